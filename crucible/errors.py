@@ -1,0 +1,262 @@
+"""The family of errors.
+
+CrucibleError
+├── CallerError                 the request is wrong; sending it again cannot help
+│   ├── InvalidRequest          a field has a value that is not allowed
+│   │   └── UnknownBackend      no entry point has that name
+│   ├── Unsupported             the backend lacks a capability that the request needs
+│   ├── NotFound                what the request names does not exist
+│   └── NameTaken               a save under this name exists already
+├── BackendError                the backend or the way to it failed
+│   ├── BackendUnavailable      no answer, a reset connection, a 5xx after every retry
+│   ├── RequestTimeout          an answer did not come in time
+│   ├── CapacityError           rate or concurrency limit reached; carries retry_after_ms
+│   ├── OutOfCredit             the account cannot pay; not the job's fault
+│   ├── AuthenticationFailed    the credential was refused; named, never shown
+│   ├── MalformedAnswer         the backend's answer does not follow its protocol
+│   ├── AnswerLost              the effect of a request cannot be known any more
+│   ├── RunGone                 the remote run or its session no longer exists
+│   ├── RunCorrupted            the remote run is poisoned: by flag, by error or by value
+│   ├── NoCheckpoint            nothing to recover from
+│   ├── RecoveryExhausted       every attempt at a recovery failed
+│   └── PluginError             a backend plug-in could not be loaded or broke the contract
+└── Canceled                    the caller asked to stop
+
+Each error carries what a queue needs to decide (category, code, retryable, retry_after_ms) and what a person
+needs to act (message, backend, request_id, details). Each survives pickling. ``retryable`` says whether the
+same request may succeed later; whether it is tried again is the queue's decision, not the backend's.
+"""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import ClassVar, Self
+
+from pydantic import Field, JsonValue
+
+from crucible.record import Record
+
+
+class ErrorCategory(StrEnum):
+    """What kind of thing went wrong; retry policies choose by it."""
+
+    VALIDATION = "validation"
+    RESOURCE = "resource"
+    TIMEOUT = "timeout"
+    BACKEND = "backend"
+    NETWORK = "network"
+    QUOTA = "quota"
+    PERMISSION = "permission"
+    INTERNAL = "internal"
+    CANCELED = "canceled"
+
+
+class Failure(Record):
+    """An error as data: what crosses a process boundary and what the store keeps."""
+
+    category: ErrorCategory
+    code: str
+    message: str
+    retryable: bool = False
+    retry_after_ms: int | None = Field(default=None, ge=0)
+    details: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+class CrucibleError(Exception):
+    """The root of the family."""
+
+    category: ClassVar[ErrorCategory] = ErrorCategory.INTERNAL
+    code: ClassVar[str] = "internal"
+    retryable: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        backend: str | None = None,
+        request_id: str | None = None,
+        retry_after_ms: int | None = None,
+        details: Mapping[str, JsonValue] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.backend = backend
+        self.request_id = request_id
+        self.retry_after_ms = retry_after_ms
+        self.details: dict[str, JsonValue] = dict(details or {})
+
+    def __str__(self) -> str:
+        marks = [f"backend {self.backend}"] if self.backend else []
+        marks += [f"request {self.request_id}"] if self.request_id else []
+        return f"{self.message} ({', '.join(marks)})" if marks else self.message
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild, (type(self), self.__dict__))
+
+    def failure(self) -> Failure:
+        """This error as data."""
+        details = dict(self.details)
+        if self.backend:
+            details["backend"] = self.backend
+        if self.request_id:
+            details["request_id"] = self.request_id
+        return Failure(
+            category=self.category,
+            code=self.code,
+            message=self.message,
+            retryable=self.retryable,
+            retry_after_ms=self.retry_after_ms,
+            details=details,
+        )
+
+
+def _rebuild(kind: type[CrucibleError], state: dict[str, object]) -> CrucibleError:
+    error = kind.__new__(kind, state["message"])
+    error.__dict__.update(state)
+    return error
+
+
+class CallerError(CrucibleError):
+    """The request is wrong; sending it again cannot help."""
+
+    category = ErrorCategory.VALIDATION
+    code = "invalid"
+
+
+class InvalidRequest(CallerError):
+    """A field has a value that is not allowed."""
+
+    code = "invalid_request"
+
+    @classmethod
+    def of(cls, field: str, value: object, allowed: str, *, backend: str | None = None) -> Self:
+        """An error that names the field, the value as it was given, and what is allowed."""
+        shown = repr(value)
+        if len(shown) > 120:
+            shown = shown[:117] + "..."
+        return cls(
+            f"{field}: {shown} is not allowed; {allowed}",
+            backend=backend,
+            details={"field": field, "value": shown, "allowed": allowed},
+        )
+
+
+class UnknownBackend(InvalidRequest):
+    """No entry point has that name."""
+
+    code = "unknown_backend"
+
+
+class Unsupported(CallerError):
+    """The backend lacks a capability that the request needs."""
+
+    code = "unsupported"
+
+
+class NotFound(CallerError):
+    """What the request names does not exist."""
+
+    code = "not_found"
+
+
+class NameTaken(CallerError):
+    """A save under this name exists already; if the name is ours, the earlier save succeeded."""
+
+    code = "name_taken"
+
+
+class BackendError(CrucibleError):
+    """The backend or the way to it failed."""
+
+    category = ErrorCategory.BACKEND
+    code = "backend_error"
+
+
+class BackendUnavailable(BackendError):
+    """No answer, a reset connection, or a 5xx after every retry of the request."""
+
+    category = ErrorCategory.NETWORK
+    code = "backend_unavailable"
+    retryable = True
+
+
+class RequestTimeout(BackendError):
+    """An answer did not come in time."""
+
+    category = ErrorCategory.TIMEOUT
+    code = "timeout"
+    retryable = True
+
+
+class CapacityError(BackendError):
+    """A rate or concurrency limit was reached; ``retry_after_ms`` when the backend said so."""
+
+    category = ErrorCategory.QUOTA
+    code = "capacity"
+    retryable = True
+
+
+class OutOfCredit(BackendError):
+    """The account cannot pay. Not an error of the job: it is paused and resumes by itself."""
+
+    category = ErrorCategory.QUOTA
+    code = "out_of_credit"
+    retryable = True
+
+
+class AuthenticationFailed(BackendError):
+    """The credential was refused. The error names the credential and never shows it."""
+
+    category = ErrorCategory.PERMISSION
+    code = "authentication_failed"
+
+
+class MalformedAnswer(BackendError):
+    """The backend's answer does not follow its protocol."""
+
+    code = "malformed_answer"
+
+
+class AnswerLost(BackendError):
+    """The effect of a request cannot be known any more (HTTP 410 on a future, or the future is unknown)."""
+
+    code = "answer_lost"
+    retryable = True
+
+
+class RunGone(BackendError):
+    """The remote run or its session no longer exists."""
+
+    code = "run_gone"
+    retryable = True
+
+
+class RunCorrupted(BackendError):
+    """The remote run is poisoned: the service flagged it, refused it as such, or returned NaN or inf."""
+
+    code = "run_corrupted"
+    retryable = True
+
+
+class NoCheckpoint(BackendError):
+    """There is no usable checkpoint to recover from."""
+
+    code = "no_checkpoint"
+
+
+class RecoveryExhausted(BackendError):
+    """Every attempt at a recovery failed."""
+
+    code = "max_attempts_exceeded"
+
+
+class PluginError(BackendError):
+    """A backend plug-in could not be loaded, or broke the contract."""
+
+    code = "plugin_error"
+
+
+class Canceled(CrucibleError):
+    """The caller asked to stop."""
+
+    category = ErrorCategory.CANCELED
+    code = "canceled"
