@@ -1,8 +1,8 @@
 """What a plug-in implements: ``Backend``, and beside it ``TrainingBackend`` or ``CommandBackend``.
 
-A plug-in's entry point (group ``crucible.backends``) is a class. It is called with its settings as a mapping, or
-with nothing, and must do no I/O until it is opened. All methods are async; the blocking face is made from them
-in one place (``crucible.connect``).
+A plug-in's entry point (group ``crucible.backends``) is a class. It is called with its settings as a mapping,
+or with nothing, and must do no I/O until it is opened. All methods are async; the blocking face is made from
+them in one place (``crucible.connect``).
 """
 
 from abc import ABC, abstractmethod
@@ -75,7 +75,7 @@ class Backend(ABC):
 
     @abstractmethod
     def stream(self, prompt: Prompt) -> AsyncIterator[StreamEvent]:
-        """The same answer in events; folding them gives exactly the ``Completion``. Raises as ``complete``."""
+        """The same answer in events; folding them gives the ``Completion``. Raises as ``complete``."""
 
     @abstractmethod
     async def health_check(self) -> Health:

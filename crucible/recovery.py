@@ -15,8 +15,8 @@ class RecoveryPolicy(Record):
     """How a run that failed is brought back.
 
     ``checkpoint_strategy``: ``latest``, ``best_loss``, or the path of one specific checkpoint.
-    ``on_recovery(old, new, checkpoint)`` and ``on_failure(run_id, reason)`` are called in the recovering process
-    and are not part of the policy's JSON.
+    ``on_recovery(old, new, checkpoint)`` and ``on_failure(run_id, reason)`` are called in the recovering
+    process and are not part of the policy's JSON.
     """
 
     enabled: bool = False
@@ -43,7 +43,7 @@ class RecoveryPolicy(Record):
         )
 
     def backoff_before(self, attempt: int) -> int:
-        """Milliseconds to wait before ``attempt`` (0 is the first): min(backoff * 2^attempt, max), 0 for the first."""
+        """Milliseconds before ``attempt``, counted from 0: nothing, then min(backoff * 2^(attempt-1), max)."""
         if attempt <= 0:
             return 0
         return int(min(self.backoff_ms * 2 ** min(attempt - 1, 40), self.max_backoff_ms))
@@ -91,8 +91,11 @@ class RecoveryRequest:
 
 @dataclass(frozen=True, slots=True)
 class RecoveredRun:
-    """A new remote run holding the state of ``checkpoint``. ``optimizer_requested`` says what was asked of the
-    service; whether the optimizer really came back is for the caller to prove by the repeated steps."""
+    """A new remote run holding the state of ``checkpoint``.
+
+    ``optimizer_requested`` says what was asked of the service; whether the optimizer really came back is for the
+    caller to prove by the repeated steps.
+    """
 
     run: LiveRun
     checkpoint: CheckpointRef

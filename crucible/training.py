@@ -92,7 +92,7 @@ class RunFeatures(Record):
     loss_tolerance: float = Field(
         default=0.0,
         ge=0,
-        description="relative difference at which two losses of the same step count as equal",
+        description="relative difference up to which two losses of a step are equal",
     )
 
 
@@ -159,7 +159,7 @@ class Intent(Record):
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What an optimizer step gave: ``loss`` is the weighted mean over the batch, in nats per trained token."""
+    """What an optimizer step gave: ``loss`` is the weighted mean over the batch, in nats per token."""
 
     loss: float
     tokens: int
