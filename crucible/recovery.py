@@ -28,9 +28,7 @@ class RecoveryPolicy(Record):
     poll_interval_ms: int = Field(default=30_000, ge=10, le=3_600_000)
     on_cold_optimizer: Literal["continue", "stop"] = "continue"
     on_repeated_corruption: Literal["stop", "skip_batch"] = "stop"
-    on_recovery: Callable[[Any, Any, CheckpointRef], object] | None = Field(
-        default=None, exclude=True, repr=False
-    )
+    on_recovery: Callable[[Any, Any, CheckpointRef], object] | None = Field(default=None, exclude=True, repr=False)
     on_failure: Callable[[str, object], object] | None = Field(default=None, exclude=True, repr=False)
 
     @field_validator("checkpoint_strategy")
@@ -38,12 +36,10 @@ class RecoveryPolicy(Record):
     def _known_strategy_or_path(cls, value: str) -> str:
         if value in ("latest", "best_loss") or "://" in value:
             return value
-        raise ValueError(
-            "allowed are latest, best_loss, or the path of a checkpoint (tinker://RUN/weights/NAME)"
-        )
+        raise ValueError("allowed are latest, best_loss, or the path of a checkpoint (tinker://RUN/weights/NAME)")
 
     def backoff_before(self, attempt: int) -> int:
-        """Milliseconds before ``attempt``, counted from 0: nothing, then min(backoff * 2^(attempt-1), max)."""
+        """Milliseconds before ``attempt``, from 0: nothing, then min(backoff * 2^(attempt-1), max)."""
         if attempt <= 0:
             return 0
         return int(min(self.backoff_ms * 2 ** min(attempt - 1, 40), self.max_backoff_ms))
@@ -93,8 +89,8 @@ class RecoveryRequest:
 class RecoveredRun:
     """A new remote run holding the state of ``checkpoint``.
 
-    ``optimizer_requested`` says what was asked of the service; whether the optimizer really came back is for the
-    caller to prove by the repeated steps.
+    ``optimizer_requested`` says what was asked of the service; whether the optimizer really came back is for
+    the caller to prove by the repeated steps.
     """
 
     run: LiveRun

@@ -1,0 +1,155 @@
+"""Job: the unit of work, its priority, resources and constraints."""
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, Self
+
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    Field,
+    JsonValue,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from crucible.errors import Failure
+from crucible.record import Record
+from nsai_work.errors import InvalidJob
+from nsai_work.identifiers import new_job_id
+from nsai_work.lifecycle import JobStatus
+from nsai_work.payloads import JobKind, Payload, parse_payload
+from nsai_work.policies import RetryPolicy
+
+
+class Priority(StrEnum):
+    """Which queue a job waits in; a claim takes from the most urgent first."""
+
+    REALTIME = "realtime"
+    INTERACTIVE = "interactive"
+    BATCH = "batch"
+    OFFLINE = "offline"
+
+    @property
+    def rank(self) -> int:
+        """0 is the most urgent."""
+        return list(Priority).index(self)
+
+
+class Resources(Record):
+    """What a job needs. ``timeout_ms`` limits one attempt."""
+
+    cpu: float | None = Field(default=None, gt=0)
+    memory_mb: int | None = Field(default=None, gt=0)
+    gpu: str | None = None
+    gpu_count: int | None = Field(default=None, ge=0)
+    timeout_ms: int | None = Field(default=None, ge=1)
+    max_cost_usd: float | None = Field(default=None, ge=0)
+
+
+class Constraints(Record):
+    """Where and when a job may run."""
+
+    required_backends: tuple[str, ...] = ()
+    preferred_backends: tuple[str, ...] = ()
+    excluded_backends: tuple[str, ...] = ()
+    depends_on: tuple[str, ...] = ()
+    not_before: AwareDatetime | None = None
+    deadline: AwareDatetime | None = None
+    concurrency_group: str | None = Field(default=None, min_length=1, max_length=200)
+    max_concurrent_in_group: int | None = Field(default=None, ge=1)
+    session_id: str | None = None
+    locality: str | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.concurrency_group is None) != (self.max_concurrent_in_group is None):
+            raise ValueError("concurrency_group and max_concurrent_in_group go together")
+        both = set(self.required_backends) & set(self.excluded_backends)
+        if both:
+            raise ValueError(f"{', '.join(sorted(both))} is both required and excluded")
+        if self.not_before and self.deadline and self.deadline <= self.not_before:
+            raise ValueError("deadline must be after not_before")
+        return self
+
+
+class Job(Record):
+    """A durable piece of work.
+
+    Users fill in ``kind``, ``backend`` and ``payload`` and what they care for of the rest; the store fills in
+    what follows ``metadata``. ``attempt`` counts claims, ``epoch`` is the fencing token of the newest one.
+    """
+
+    id: str = Field(default_factory=lambda: new_job_id(datetime.now(UTC)), min_length=1, max_length=64)
+    kind: JobKind
+    backend: str = Field(default="tinkex", min_length=1, max_length=100)
+    payload: dict[str, JsonValue]
+    name: str | None = Field(default=None, max_length=200)
+    parent_id: str | None = None
+    priority: Priority = Priority.BATCH
+    tenant_id: str = Field(default="default", min_length=1, max_length=200)
+    namespace: str = Field(default="default", min_length=1, max_length=200)
+    owner: str | None = Field(default=None, max_length=200)
+    tags: tuple[str, ...] = ()
+    resources: Resources = Resources()
+    constraints: Constraints = Constraints()
+    retry_policy: RetryPolicy = RetryPolicy()
+    idempotency_key: str | None = Field(default=None, min_length=1, max_length=200)
+    trace_id: str | None = None
+    span_id: str | None = None
+    metadata: dict[str, JsonValue] = Field(default_factory=dict)
+
+    status: JobStatus = JobStatus.PENDING
+    wait_reason: str | None = None
+    attempt: int = Field(default=0, ge=0)
+    epoch: int = Field(default=0, ge=0)
+    created_at: AwareDatetime | None = None
+    queued_at: AwareDatetime | None = None
+    run_at: AwareDatetime | None = None
+    started_at: AwareDatetime | None = None
+    completed_at: AwareDatetime | None = None
+    cancel_requested_at: AwareDatetime | None = None
+    worker_id: str | None = None
+    result: dict[str, JsonValue] | None = None
+    error: Failure | None = None
+
+    @field_validator("payload", mode="before")
+    @classmethod
+    def _plain(cls, value: Any) -> Any:
+        return _to_json(value)
+
+    @model_validator(mode="after")
+    def _normalised(self) -> Self:
+        # defaults are written out, so that a later version's defaults do not change a job that is stored
+        normal = self.parsed_payload.model_dump(mode="json")
+        if normal != self.payload:
+            object.__setattr__(self, "payload", normal)
+        return self
+
+    @property
+    def parsed_payload(self) -> Payload:
+        """The payload as its kind's type."""
+        return parse_payload(self.kind, self.payload)
+
+    @classmethod
+    def parse(cls, data: object) -> Self:
+        """A job from what a file or a message held.
+
+        Raises:
+            InvalidJob: naming every wrong field.
+        """
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            raise InvalidJob.from_validation(error) from None
+
+
+def _to_json(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, dict):
+        return {key: _to_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_to_json(item) for item in value]
+    return value

@@ -1,0 +1,1 @@
+"""The training driver: data, plan, journal, resume."""
