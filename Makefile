@@ -1,0 +1,55 @@
+# make demo   everything from a fresh clone: environment, install, a training run that is corrupted and recovers
+# make test   the tests (those that need a service say which environment variable they miss)
+# make check  format, lint, types, package arrows, tests
+# make chaos  the long chaos form: hundreds of real kills
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+export PYTHONWARNINGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint check chaos peers clean
+
+help:
+	@sed -n 's/^# //p' Makefile | head -4
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "nsai-work needs Python 3.11 or later; run make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# a stamp for each set of extras: installed once, and again when the pins change
+$(VENV)/.installed-demo: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install -q -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.installed-test: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install -q -c constraints.txt -e ".[test]"
+	@touch $@ $(VENV)/.installed-demo
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install -q -c constraints.txt -e ".[dev]"
+	@touch $@ $(VENV)/.installed-test $(VENV)/.installed-demo
+
+demo: $(VENV)/.installed-demo
+	$(BIN)/nsai-work demo
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -q -m "not long and not peers"
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+check: lint test
+
+chaos: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -q -s -m long --timeout=3600 tests/chaos
+
+peers: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -q -m peers --timeout=900 tests/peers
+
+clean:
+	rm -rf $(VENV) demo-output .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -1,0 +1,75 @@
+"""Fixtures for every test: an isolated home, no way out but loopback, and services by URL."""
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "nsai", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+)
+settings.load_profile("nsai")
+
+SERVICES = {
+    "postgres": "NSAI_TEST_POSTGRES_URL",
+    "redis": "NSAI_TEST_REDIS_URL",
+    "amqp": "NSAI_TEST_AMQP_URL",
+}
+
+
+def service_url(service: str) -> str:
+    """The URL of a service, or a skip that says what is missing (a failure where services are required)."""
+    variable = SERVICES[service]
+    url = os.environ.get(variable)
+    if url:
+        return url
+    message = f"set {variable} to run the tests that need {service}"
+    if os.environ.get("NSAI_TEST_REQUIRE_SERVICES"):
+        pytest.fail(f"services are required here: {message}")
+    pytest.skip(message)
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> str:
+    """SQLAlchemy URL of a PostgreSQL database in which a test may make schemas."""
+    return service_url("postgres")
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> str:
+    """URL of a Redis database."""
+    return service_url("redis")
+
+
+@pytest.fixture(scope="session")
+def amqp_url() -> str:
+    """URL of a RabbitMQ virtual host."""
+    return service_url("amqp")
+
+
+@pytest.fixture(autouse=True)
+def _isolated_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in list(os.environ):
+        if variable.startswith(("NSAI_WORK_", "TINKER_", "OPENAI_")):
+            monkeypatch.delenv(variable)
+    monkeypatch.setenv("NSAI_WORK_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _loopback_only() -> Iterator[None]:
+    real_connect = socket.socket.connect
+
+    def connect(self: socket.socket, address: Any) -> None:
+        if self.family in (socket.AF_INET, socket.AF_INET6):
+            host = str(address[0])
+            if not (host.startswith("127.") or host in ("::1", "localhost")):
+                raise PermissionError(f"tests may only connect to loopback, not to {host}")
+        return real_connect(self, address)
+
+    socket.socket.connect = connect  # type: ignore[method-assign]
+    yield
+    socket.socket.connect = real_connect  # type: ignore[method-assign]
