@@ -1,0 +1,107 @@
+"""The blocking face of any backend, made from its async one in this one place."""
+
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, TypeVar
+
+from pydantic import JsonValue
+
+from crucible.backend import Backend, Health
+from crucible.capabilities import Capabilities
+from crucible.completion import Completion
+from crucible.errors import CallerError
+from crucible.guard import ask_capabilities, ask_completion, ask_health, ask_stream
+from crucible.prompt import Prompt
+from crucible.registry import load_backend
+from crucible.stream import StreamEvent
+
+if TYPE_CHECKING:
+    from anyio.abc import ObjectSendStream
+    from anyio.from_thread import BlockingPortal
+
+T = TypeVar("T")
+
+
+def connect(name: str, config: Mapping[str, JsonValue] | None = None) -> "BlockingBackend":
+    """The backend of that name for code that is not async: ``with connect(name) as backend: ...``.
+
+    Raises:
+        UnknownBackend, PluginError, InvalidRequest: as ``load_backend``, and before anything is opened.
+    """
+    return BlockingBackend(load_backend(name, config))
+
+
+class BlockingBackend:
+    """A backend on an event loop of its own, in a thread that lives as long as the ``with`` block."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._stack: ExitStack | None = None
+        self._portal: BlockingPortal | None = None
+
+    @property
+    def name(self) -> str:
+        """The entry-point name."""
+        return self._backend.name
+
+    def __enter__(self) -> Self:
+        from anyio.from_thread import start_blocking_portal
+
+        with ExitStack() as stack:
+            self._portal = stack.enter_context(start_blocking_portal())
+            opened: AbstractContextManager[object] = self._portal.wrap_async_context_manager(self._backend)
+            stack.enter_context(opened)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        stack, self._stack, self._portal = self._stack, None, None
+        if stack is not None:
+            stack.__exit__(kind, error, trace)
+
+    def capabilities(self) -> Capabilities:
+        """What the backend can do."""
+        return self._call(ask_capabilities, self._backend)
+
+    def complete(self, prompt: Prompt) -> Completion:
+        """Answer a prompt. Raises as ``Backend.complete``; a ``Ctrl-C`` cancels the call."""
+        return self._call(ask_completion, self._backend, prompt)
+
+    def health_check(self) -> Health:
+        """Whether the backend can serve now."""
+        return self._call(ask_health, self._backend)
+
+    def stream(self, prompt: Prompt) -> Iterator[StreamEvent]:
+        """The answer in events as they come; leaving the loop early stops the backend."""
+        import anyio
+
+        portal = self._opened()
+        # One task drives the whole stream: an async generator must not be resumed by different tasks.
+        send, receive = anyio.create_memory_object_stream[StreamEvent](16)
+        pump = portal.start_task_soon(self._pump, prompt, send)
+        try:
+            while True:
+                try:
+                    yield portal.call(receive.receive)
+                except anyio.EndOfStream:
+                    break
+            pump.result()
+        finally:
+            pump.cancel()
+            portal.call(receive.aclose)
+
+    async def _pump(self, prompt: Prompt, send: "ObjectSendStream[StreamEvent]") -> None:
+        async with send:
+            async for event in ask_stream(self._backend, prompt):
+                await send.send(event)
+
+    def _call(self, function: Callable[..., Awaitable[T]], *args: object) -> T:
+        return self._opened().call(function, *args)
+
+    def _opened(self) -> "BlockingPortal":
+        if self._portal is None:
+            raise CallerError(f"open it first: with connect({self.name!r}) as backend", backend=self.name)
+        return self._portal

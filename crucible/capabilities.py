@@ -1,0 +1,44 @@
+"""What a backend can do, as data."""
+
+from pydantic import Field
+
+from crucible.finite import FiniteObject
+from crucible.record import Record
+
+
+class Capabilities(Record):
+    """What a backend claims. Whatever is not claimed is refused before anything is sent."""
+
+    backend_id: str = Field(min_length=1)
+    provider: str = Field(min_length=1)
+    models: tuple[str, ...] = ()
+    default_model: str | None = None
+    accepts_other_models: bool = False
+    """Names outside ``models`` may work too (paths of checkpoints, say); the backend refuses the unknown ones."""
+    context_lengths: dict[str, int] = Field(default_factory=dict)
+    """Tokens of context by model, where known."""
+    supports_streaming: bool = False
+    token_streaming: bool = False
+    """Whether a stream's pieces come while the model generates; otherwise they are cut from the whole answer."""
+    supports_tools: bool = False
+    supports_vision: bool = False
+    supports_audio: bool = False
+    supports_json_mode: bool = False
+    supports_json_schema: bool = False
+    supports_extended_thinking: bool = False
+    supports_caching: bool = False
+    supports_training: bool = False
+    supports_logprobs: bool = False
+    supports_n: bool = False
+    options: tuple[str, ...] | None = None
+    """The names of the sampling options that are honoured; ``None`` means all of them."""
+    commands: tuple[str, ...] = ()
+    """The commands that a ``CommandBackend`` knows."""
+    max_tokens: int | None = Field(default=None, ge=1)
+    max_context_length: int | None = Field(default=None, ge=1)
+    max_images_per_request: int | None = Field(default=None, ge=0)
+    requests_per_minute: int | None = Field(default=None, ge=0)
+    tokens_per_minute: int | None = Field(default=None, ge=0)
+    cost_per_million_input: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    cost_per_million_output: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    metadata: FiniteObject = Field(default_factory=dict)

@@ -1,0 +1,31 @@
+"""JSON that every reader takes: no NaN and no infinity, which JSON cannot say and which would come back as null."""
+
+import math
+from typing import Annotated
+
+from pydantic import AfterValidator, JsonValue
+
+
+def _refuse_non_finite(value: JsonValue) -> JsonValue:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{value} has no place in JSON; use null or a string")
+    if isinstance(value, dict):
+        for item in value.values():
+            _refuse_non_finite(item)
+    elif isinstance(value, list):
+        for item in value:
+            _refuse_non_finite(item)
+    return value
+
+
+def _refuse_in_object(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    for item in value.values():
+        _refuse_non_finite(item)
+    return value
+
+
+FiniteJson = Annotated[JsonValue, AfterValidator(_refuse_non_finite)]
+"""Any JSON value."""
+
+FiniteObject = Annotated[dict[str, JsonValue], AfterValidator(_refuse_in_object)]
+"""A JSON object."""

@@ -1,0 +1,257 @@
+"""A prompt: a conversation, the tools it may use, and how the answer is to be made."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
+from typing import Annotated, Literal, Self, TypeAlias
+
+from pydantic import Field, JsonValue, field_validator, model_validator
+
+from crucible.errors import MalformedAnswer
+from crucible.finite import FiniteJson, FiniteObject
+from crucible.json_schema import check_json_schema
+from crucible.media import IMAGE_TYPES, decode_image
+from crucible.options import Options
+from crucible.record import Record
+
+
+class Role(StrEnum):
+    """Who speaks."""
+
+    SYSTEM = "system"
+    USER = "user"
+    ASSISTANT = "assistant"
+    TOOL = "tool"
+
+
+class TextPart(Record):
+    """Plain text."""
+
+    type: Literal["text"] = "text"
+    text: str
+
+
+class ImagePart(Record):
+    """An image, by address or by its bytes."""
+
+    type: Literal["image"] = "image"
+    url: str | None = None
+    base64: str | None = Field(default=None, repr=False)
+    media_type: str | None = None
+
+    @model_validator(mode="after")
+    def _an_image(self) -> Self:
+        if (self.url is None) == (self.base64 is None):
+            raise ValueError("an image needs either url or base64, and not both")
+        if self.url is not None:
+            _check_url(self.url, r"data:image/[a-z.+-]+;base64,")
+        if self.media_type is not None and self.media_type not in IMAGE_TYPES:
+            raise ValueError(f"media_type {self.media_type!r} is not allowed; allowed are {', '.join(IMAGE_TYPES)}")
+        if self.base64 is not None:
+            if self.media_type is None:
+                raise ValueError("an image given by base64 needs media_type")
+            decode_image(self.base64, self.media_type)
+        elif self.url is not None and self.url.startswith("data:"):
+            decode_image(self.url.partition(",")[2], None)
+        return self
+
+
+class AudioPart(Record):
+    """Sound, by address or by its bytes."""
+
+    type: Literal["audio"] = "audio"
+    url: str | None = None
+    base64: str | None = Field(default=None, repr=False, min_length=1)
+    format: str | None = Field(default=None, min_length=1)
+
+    @model_validator(mode="after")
+    def _a_sound(self) -> Self:
+        if (self.url is None) == (self.base64 is None):
+            raise ValueError("audio needs either url or base64, and not both")
+        if self.url is not None:
+            _check_url(self.url, r"data:audio/[a-z0-9.+-]+;base64,")
+        return self
+
+
+class ToolResultPart(Record):
+    """What a tool answered to a call made earlier in the conversation."""
+
+    type: Literal["tool_result"] = "tool_result"
+    tool_call_id: str = Field(min_length=1)
+    content: FiniteJson
+
+
+Part: TypeAlias = Annotated[TextPart | ImagePart | AudioPart | ToolResultPart, Field(discriminator="type")]
+
+
+class ToolCall(Record):
+    """A model's wish to call a tool. ``arguments`` is an object, or its JSON text as the model wrote it."""
+
+    id: str = Field(min_length=1)
+    name: str = Field(min_length=1)
+    arguments: FiniteObject | str = Field(default_factory=dict)
+
+    def parsed_arguments(self) -> dict[str, JsonValue]:
+        """The arguments as an object.
+
+        Raises:
+            MalformedAnswer: the text that the model wrote is no JSON object.
+        """
+        if not isinstance(self.arguments, str):
+            return self.arguments
+        try:
+            value = json.loads(self.arguments or "{}")
+        except ValueError as exc:
+            raise MalformedAnswer(f"arguments of tool call {self.id}: not JSON ({exc})") from exc
+        if not isinstance(value, dict):
+            raise MalformedAnswer(f"arguments of tool call {self.id}: {type(value).__name__} instead of an object")
+        return value
+
+
+class Message(Record):
+    """One turn. ``content`` is text, or parts in order; an assistant that only calls tools may have none."""
+
+    role: Role
+    content: str | tuple[Part, ...] | None = None
+    name: str | None = Field(default=None, min_length=1)
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = Field(default=None, min_length=1)
+
+    @field_validator("tool_calls", mode="before")
+    @classmethod
+    def _none_is_none(cls, value: object) -> object:
+        return () if value is None else value
+
+    @model_validator(mode="after")
+    def _fitting_its_role(self) -> Self:
+        if self.content == ():
+            raise ValueError("content must not be an empty list of parts")
+        if self.tool_calls and self.role is not Role.ASSISTANT:
+            raise ValueError(f"tool_calls belong to the assistant, not to {self.role.value}")
+        if len({call.id for call in self.tool_calls}) != len(self.tool_calls):
+            raise ValueError("tool_calls must have different ids")
+        if self.content is None and self.role is not Role.ASSISTANT:
+            raise ValueError(f"a message of {self.role.value} needs content")
+        if self.tool_call_id is not None and self.role is not Role.TOOL:
+            raise ValueError(f"tool_call_id belongs to role tool, not to {self.role.value}")
+        results = [part for part in self.parts() if isinstance(part, ToolResultPart)]
+        if results and self.role not in (Role.TOOL, Role.USER):
+            raise ValueError(f"a tool_result belongs to role tool or user, not to {self.role.value}")
+        if self.role is Role.TOOL and self.tool_call_id is None and not results:
+            raise ValueError("a message of tool needs tool_call_id, or parts of type tool_result")
+        return self
+
+    def parts(self) -> tuple[TextPart | ImagePart | AudioPart | ToolResultPart, ...]:
+        """The content as parts, also when it was given as text."""
+        if self.content is None:
+            return ()
+        return (TextPart(text=self.content),) if isinstance(self.content, str) else self.content
+
+    def text(self) -> str:
+        """The text of all text parts, joined."""
+        return "".join(part.text for part in self.parts() if isinstance(part, TextPart))
+
+
+class Tool(Record):
+    """A tool that the model may call; ``parameters`` is the JSON Schema of its arguments."""
+
+    name: str = Field(min_length=1, max_length=128)
+    description: str | None = None
+    parameters: FiniteObject = Field(default_factory=dict)
+    strict: bool | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _unwrapped(cls, value: object) -> object:
+        """The form of OpenAI's API ({type: function, function: {...}}) says the same."""
+        if isinstance(value, Mapping) and value.get("type") == "function":
+            inner = value.get("function")
+            return inner if isinstance(inner, Mapping) else {k: v for k, v in value.items() if k != "type"}
+        return value
+
+    @field_validator("parameters")
+    @classmethod
+    def _a_schema(cls, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        check_json_schema(value, "parameters")
+        return value
+
+
+class ToolChoice(StrEnum):
+    """Whether the model may, may not or must call a tool."""
+
+    AUTO = "auto"
+    NONE = "none"
+    REQUIRED = "required"
+
+
+class NamedTool(Record):
+    """The one tool that the model must call."""
+
+    name: str = Field(min_length=1)
+
+
+class Prompt(Record):
+    """What a backend is asked to complete."""
+
+    messages: tuple[Message, ...] = ()
+    system: str | None = None
+    """Stands before the messages, as a first message of the system would."""
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice | NamedTool | None = None
+    options: Options = Options()
+    request_id: str | None = None
+    trace_id: str | None = None
+    metadata: FiniteObject = Field(default_factory=dict)
+
+    @field_validator("messages", "tools", "options", "metadata", mode="before")
+    @classmethod
+    def _null_is_the_default(cls, value: object, info: object) -> object:
+        if value is not None:
+            return value
+        name = getattr(info, "field_name", "")
+        return {"options": Options(), "metadata": {}}.get(name, ())
+
+    @field_validator("messages")
+    @classmethod
+    def _results_follow_calls(cls, messages: tuple[Message, ...]) -> tuple[Message, ...]:
+        called: set[str] = set()
+        for index, message in enumerate(messages):
+            for wanted in _answered_calls(message):
+                if wanted not in called:
+                    raise ValueError(
+                        f"messages[{index}]: tool result {wanted!r} has no earlier tool call with that id"
+                    )
+            called.update(call.id for call in message.tool_calls)
+        return messages
+
+    @model_validator(mode="after")
+    def _choosing_among_its_tools(self) -> Self:
+        names = [tool.name for tool in self.tools]
+        if len(set(names)) != len(names):
+            raise ValueError("tools must have different names")
+        if isinstance(self.tool_choice, NamedTool) and self.tool_choice.name not in names:
+            raise ValueError(f"tool_choice names {self.tool_choice.name!r}, which is not among the tools: {names}")
+        if self.tool_choice is ToolChoice.REQUIRED and not names:
+            raise ValueError("tool_choice required needs tools")
+        return self
+
+    def conversation(self) -> tuple[Message, ...]:
+        """The messages with ``system`` as the first of them."""
+        if self.system is None:
+            return self.messages
+        return (Message(role=Role.SYSTEM, content=self.system), *self.messages)
+
+
+def _answered_calls(message: Message) -> Iterator[str]:
+    if message.tool_call_id is not None:
+        yield message.tool_call_id
+    for part in message.parts():
+        if isinstance(part, ToolResultPart):
+            yield part.tool_call_id
+
+
+def _check_url(url: str, data_pattern: str) -> None:
+    if re.match(r"https?://[^/\s]+", url) is None and re.match(data_pattern, url) is None:
+        shown = url if len(url) <= 60 else url[:57] + "..."
+        raise ValueError(f"url {shown!r} is not allowed; allowed are http:// and https:// addresses and data: URLs")

@@ -1,0 +1,94 @@
+"""Backends by entry-point name. The only file that names stevedore, and it imports it only to load one."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import Final
+
+from pydantic import JsonValue
+
+from crucible.backend import Backend
+from crucible.errors import CrucibleError, PluginError, UnknownBackend
+
+GROUP: Final = "crucible.backends"
+
+
+@dataclass(frozen=True, slots=True)
+class BackendEntry:
+    """A registered backend: what is known of it without importing it."""
+
+    name: str
+    package: str | None
+    version: str | None
+    target: str
+
+
+def backend_entries() -> tuple[BackendEntry, ...]:
+    """All registered backends by name, duplicates included. Imports none of them."""
+    found = {_entry(point) for point in entry_points(group=GROUP)}
+    return tuple(sorted(found, key=lambda entry: (entry.name, entry.target, entry.package or "")))
+
+
+def backend_names() -> tuple[str, ...]:
+    """The names that ``load_backend`` knows. Imports nothing."""
+    return tuple(sorted({point.name for point in entry_points(group=GROUP)}))
+
+
+def load_backend(name: str, config: Mapping[str, JsonValue] | None = None) -> Backend:
+    """The backend of that name, with its settings, not yet opened.
+
+    Raises:
+        UnknownBackend: no entry point has that name; the error lists those that exist.
+        PluginError: two packages claim the name, the plug-in fails to import, or it is no ``Backend``.
+        InvalidRequest: a setting is wrong.
+    """
+    kind = _load_class(name)
+    try:
+        backend = kind(config)
+    except CrucibleError:
+        raise
+    except Exception as exc:
+        raise PluginError(f"the backend {name!r} fails when it is made: {exc!r}", backend=name) from exc
+    if not isinstance(backend, Backend):
+        raise PluginError(f"the plug-in {name!r} made {type(backend).__name__}, which is no Backend", backend=name)
+    return backend
+
+
+def _load_class(name: str) -> type[Backend]:
+    _require_one(name)
+    from stevedore.driver import DriverManager
+
+    try:
+        # invoke_on_load would hand out the class in place of an instance that is falsy.
+        kind: object = DriverManager(GROUP, name, invoke_on_load=False).driver
+    except Exception as exc:
+        raise PluginError(f"the backend {name!r} cannot be imported: {exc!r}", backend=name) from exc
+    if not (isinstance(kind, type) and issubclass(kind, Backend)):
+        raise PluginError(
+            f"the entry point {name!r} is {kind!r}; it must name a class that implements crucible.Backend",
+            backend=name,
+        )
+    return kind
+
+
+def _require_one(name: str) -> None:
+    claims = [entry for entry in backend_entries() if entry.name == name]
+    if not claims:
+        known = ", ".join(backend_names()) or "none"
+        raise UnknownBackend(
+            f"backend: no backend is called {name!r}; known are: {known}",
+            details={"field": "backend", "value": name, "known": list(backend_names())},
+        )
+    if len(claims) > 1:
+        who = "; ".join(f"{entry.target} of {entry.package or 'an unknown package'}" for entry in claims)
+        raise PluginError(f"the name {name!r} is claimed {len(claims)} times: {who}. Remove one", backend=name)
+
+
+def _entry(point: EntryPoint) -> BackendEntry:
+    dist = point.dist
+    return BackendEntry(
+        name=point.name,
+        package=dist.name if dist else None,
+        version=dist.version if dist else None,
+        target=point.value,
+    )

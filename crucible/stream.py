@@ -1,0 +1,339 @@
+"""A completion in events, and back: folding a whole stream gives exactly the completion.
+
+A stream is ``start``, any number of ``delta`` and ``end`` (one end for each answer), at most one ``usage``, then
+``done`` or ``error``. ``seq`` counts from 0 without gaps, so a reader knows when it has missed something.
+"""
+
+from collections.abc import AsyncIterable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Annotated, Literal, TypeAlias, TypeVar
+
+from pydantic import Field, JsonValue, TypeAdapter
+
+from crucible.completion import Choice, Completion, FinishReason, Thinking, TokenLogprob, Usage
+from crucible.errors import BackendError, CrucibleError, Failure, MalformedAnswer
+from crucible.finite import FiniteJson, FiniteObject
+from crucible.prompt import Message, Part, Role, ToolCall
+from crucible.record import Record
+
+T = TypeVar("T")
+
+
+class StartEvent(Record):
+    """The answer begins."""
+
+    type: Literal["start"] = "start"
+    seq: int = Field(ge=0)
+    model: str | None = None
+    request_id: str | None = None
+    trace_id: str | None = None
+
+
+class ToolCallDelta(Record):
+    """A piece of the tool call at ``position``: the first carries id and name; texts of arguments are joined."""
+
+    position: int = Field(ge=0)
+    id: str | None = None
+    name: str | None = None
+    arguments: FiniteObject | str | None = None
+
+
+class DeltaEvent(Record):
+    """A piece of the answer ``index``. Texts, thoughts, token ids and log probabilities are appended."""
+
+    type: Literal["delta"] = "delta"
+    seq: int = Field(ge=0)
+    index: int = Field(default=0, ge=0)
+    text: str | None = None
+    part: Part | None = None
+    thinking: str | None = None
+    tool_call: ToolCallDelta | None = None
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    tokens: tuple[int, ...] | None = None
+
+
+class EndEvent(Record):
+    """The answer ``index`` is whole."""
+
+    type: Literal["end"] = "end"
+    seq: int = Field(ge=0)
+    index: int = Field(default=0, ge=0)
+    finish_reason: FinishReason | None = None
+    raw_finish_reason: str | None = None
+    thinking_tokens: int | None = None
+    name: str | None = None
+
+
+class UsageEvent(Record):
+    """What was used, as the provider counted it in the end."""
+
+    type: Literal["usage"] = "usage"
+    seq: int = Field(ge=0)
+    usage: Usage
+
+
+class ErrorEvent(Record):
+    """The answer broke off; nothing follows."""
+
+    type: Literal["error"] = "error"
+    seq: int = Field(ge=0)
+    failure: Failure
+
+
+class DoneEvent(Record):
+    """All is said; nothing follows."""
+
+    type: Literal["done"] = "done"
+    seq: int = Field(ge=0)
+    latency_ms: float | None = None
+    time_to_first_token_ms: float | None = None
+    cost: float | None = None
+    raw_response: FiniteJson = None
+    metadata: FiniteObject = Field(default_factory=dict)
+
+
+StreamEvent: TypeAlias = Annotated[
+    StartEvent | DeltaEvent | EndEvent | UsageEvent | ErrorEvent | DoneEvent, Field(discriminator="type")
+]
+
+
+def read_event(data: JsonValue) -> StreamEvent:
+    """An event from its JSON. Raises pydantic's ValidationError."""
+    event: StreamEvent = TypeAdapter[StreamEvent](StreamEvent).validate_python(data)
+    return event
+
+
+def fold(events: Iterable[StreamEvent]) -> Completion:
+    """The completion that a whole stream adds up to.
+
+    Raises:
+        MalformedAnswer: events are missing, out of order, or contradict each other.
+        BackendError: the stream ended with an error; its class is the error's own.
+    """
+    folding = Folding()
+    for event in events:
+        folding.add(event)
+    return folding.completion()
+
+
+async def collect(events: AsyncIterable[StreamEvent]) -> Completion:
+    """``fold`` for a stream that is still coming in."""
+    folding = Folding()
+    async for event in events:
+        folding.add(event)
+    return folding.completion()
+
+
+@dataclass(slots=True)
+class _Call:
+    id: str | None = None
+    name: str | None = None
+    arguments: dict[str, JsonValue] | str | None = None
+
+    def add(self, delta: ToolCallDelta) -> None:
+        self.id = self.id or delta.id
+        self.name = self.name or delta.name
+        if delta.arguments is None:
+            return
+        if self.arguments is None:
+            self.arguments = delta.arguments
+        elif isinstance(self.arguments, str) and isinstance(delta.arguments, str):
+            self.arguments += delta.arguments
+        else:
+            raise MalformedAnswer(f"tool call {self.id}: arguments came both as text and as an object")
+
+
+@dataclass(slots=True)
+class _Answer:
+    text: list[str] | None = None
+    parts: list[Part] | None = None
+    thinking: list[str] | None = None
+    calls: dict[int, _Call] = field(default_factory=dict)
+    logprobs: list[TokenLogprob] | None = None
+    tokens: list[int] | None = None
+    end: EndEvent | None = None
+
+    def add(self, delta: DeltaEvent) -> None:
+        if self.end is not None:
+            raise MalformedAnswer(f"event {delta.seq}: a delta for answer {delta.index}, which has ended")
+        if delta.text is not None:
+            self.text = _appended(self.text or [], delta.text)
+        if delta.part is not None:
+            self.parts = _appended(self.parts or [], delta.part)
+        if self.text is not None and self.parts is not None:
+            raise MalformedAnswer(f"event {delta.seq}: answer {delta.index} has both plain text and parts")
+        if delta.thinking is not None:
+            self.thinking = _appended(self.thinking or [], delta.thinking)
+        if delta.tool_call is not None:
+            self.calls.setdefault(delta.tool_call.position, _Call()).add(delta.tool_call)
+        if delta.logprobs is not None:
+            self.logprobs = [*(self.logprobs or ()), *delta.logprobs]
+        if delta.tokens is not None:
+            self.tokens = [*(self.tokens or ()), *delta.tokens]
+
+    def choice(self, index: int) -> Choice:
+        if self.end is None:
+            raise MalformedAnswer(f"the stream ended, but answer {index} did not")
+        return Choice(
+            index=index,
+            message=Message(
+                role=Role.ASSISTANT,
+                content=self._content(),
+                name=self.end.name,
+                tool_calls=tuple(_whole(call) for _, call in sorted(self.calls.items())),
+            ),
+            finish_reason=self.end.finish_reason,
+            raw_finish_reason=self.end.raw_finish_reason,
+            thinking=None
+            if self.thinking is None
+            else Thinking(content="".join(self.thinking), tokens=self.end.thinking_tokens),
+            logprobs=None if self.logprobs is None else tuple(self.logprobs),
+            tokens=None if self.tokens is None else tuple(self.tokens),
+        )
+
+    def _content(self) -> str | tuple[Part, ...] | None:
+        if self.parts is not None:
+            return tuple(self.parts)
+        return None if self.text is None else "".join(self.text)
+
+
+class Folding:
+    """A stream on its way to a completion; ``add`` each event as it comes."""
+
+    def __init__(self) -> None:
+        self._seq = -1
+        self._start: StartEvent | None = None
+        self._answers: dict[int, _Answer] = {}
+        self._usage: Usage | None = None
+        self._done: DoneEvent | None = None
+
+    def add(self, event: StreamEvent) -> None:
+        """Take the next event. Raises as ``fold``."""
+        if event.seq != self._seq + 1:
+            raise MalformedAnswer(f"event {event.seq} came after event {self._seq}: one is missing or repeated")
+        if self._done is not None:
+            raise MalformedAnswer(f"event {event.seq} ({event.type}) came after done")
+        self._seq = event.seq
+        if (self._start is None) != isinstance(event, StartEvent):
+            raise MalformedAnswer(f"event {event.seq} is {event.type}; a stream has one start, as its first event")
+        match event:
+            case StartEvent():
+                self._start = event
+            case DeltaEvent():
+                self._answers.setdefault(event.index, _Answer()).add(event)
+            case EndEvent():
+                answer = self._answers.setdefault(event.index, _Answer())
+                if answer.end is not None:
+                    raise MalformedAnswer(f"event {event.seq}: answer {event.index} ended twice")
+                answer.end = event
+            case UsageEvent():
+                self._usage = event.usage
+            case DoneEvent():
+                self._done = event
+            case ErrorEvent():
+                raise error_from(event.failure)
+
+    def completion(self) -> Completion:
+        """The whole. Raises MalformedAnswer when the stream is not at its end."""
+        if self._start is None or self._done is None:
+            raise MalformedAnswer(f"the stream broke off after event {self._seq}, before done")
+        return Completion(
+            choices=tuple(answer.choice(index) for index, answer in sorted(self._answers.items())),
+            model=self._start.model,
+            usage=self._usage,
+            latency_ms=self._done.latency_ms,
+            time_to_first_token_ms=self._done.time_to_first_token_ms,
+            request_id=self._start.request_id,
+            trace_id=self._start.trace_id,
+            cost=self._done.cost,
+            raw_response=self._done.raw_response,
+            metadata=self._done.metadata,
+        )
+
+
+def events_of(completion: Completion, *, piece_chars: int = 64) -> Iterator[StreamEvent]:
+    """A whole completion as a stream whose texts come in pieces of at most ``piece_chars``: for backends whose
+    service streams nothing. ``fold`` of it gives the completion back."""
+    seq = 0
+    yield StartEvent(
+        seq=seq, model=completion.model, request_id=completion.request_id, trace_id=completion.trace_id
+    )
+    for choice in completion.choices:
+        for delta in _deltas(choice, piece_chars):
+            seq += 1
+            yield delta.model_copy(update={"seq": seq, "index": choice.index})
+        seq += 1
+        yield EndEvent(
+            seq=seq,
+            index=choice.index,
+            finish_reason=choice.finish_reason,
+            raw_finish_reason=choice.raw_finish_reason,
+            thinking_tokens=choice.thinking.tokens if choice.thinking else None,
+            name=choice.message.name,
+        )
+    if completion.usage is not None:
+        seq += 1
+        yield UsageEvent(seq=seq, usage=completion.usage)
+    yield DoneEvent(
+        seq=seq + 1,
+        latency_ms=completion.latency_ms,
+        time_to_first_token_ms=completion.time_to_first_token_ms,
+        cost=completion.cost,
+        raw_response=completion.raw_response,
+        metadata=completion.metadata,
+    )
+
+
+def _deltas(choice: Choice, piece_chars: int) -> Iterator[DeltaEvent]:
+    if choice.thinking is not None:
+        for piece in _pieces(choice.thinking.content, piece_chars):
+            yield DeltaEvent(seq=0, thinking=piece)
+    content = choice.message.content
+    if isinstance(content, str):
+        for piece in _pieces(content, piece_chars):
+            yield DeltaEvent(seq=0, text=piece)
+    else:
+        for part in content or ():
+            yield DeltaEvent(seq=0, part=part)
+    for position, call in enumerate(choice.message.tool_calls):
+        named = ToolCallDelta(position=position, id=call.id, name=call.name, arguments=call.arguments)
+        yield DeltaEvent(seq=0, tool_call=named)
+    if choice.tokens is not None or choice.logprobs is not None:
+        yield DeltaEvent(seq=0, tokens=choice.tokens, logprobs=choice.logprobs)
+
+
+def _pieces(text: str, size: int) -> Iterator[str]:
+    """At least one piece: an empty text is not the same as none."""
+    for start in range(0, max(1, len(text)), size):
+        yield text[start : start + size]
+
+
+def _whole(call: _Call) -> ToolCall:
+    if call.id is None or call.name is None:
+        raise MalformedAnswer(f"a tool call has no {'id' if call.id is None else 'name'}")
+    return ToolCall(id=call.id, name=call.name, arguments={} if call.arguments is None else call.arguments)
+
+
+def _appended(items: list[T], item: T) -> list[T]:
+    items.append(item)
+    return items
+
+
+def error_from(failure: Failure) -> CrucibleError:
+    """A failure as the error it was; BackendError when its code is not one of ours."""
+    kind = next((kind for kind in _kinds(CrucibleError) if kind.code == failure.code), BackendError)
+    details = dict(failure.details)
+    backend, request_id = details.pop("backend", None), details.pop("request_id", None)
+    return kind(
+        failure.message,
+        backend=backend if isinstance(backend, str) else None,
+        request_id=request_id if isinstance(request_id, str) else None,
+        retry_after_ms=failure.retry_after_ms,
+        details=details,
+    )
+
+
+def _kinds(root: type[CrucibleError]) -> Iterator[type[CrucibleError]]:
+    yield root
+    for child in root.__subclasses__():
+        yield from _kinds(child)
