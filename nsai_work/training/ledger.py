@@ -32,7 +32,8 @@ class ResumeMode(StrEnum):
 
 class RemoteRun(Record):
     """One remote run in the lineage of a job. ``generation`` counts from 1; ``from_step`` optimizer steps were in
-    the state it began with."""
+    the state it began with; ``first_seq_id`` is the first sequence number that the driver's own operations use
+    (a backend may have spent some on restoring or on finding out what the service can do)."""
 
     generation: int = Field(ge=1)
     ref: RunRef
@@ -40,6 +41,7 @@ class RemoteRun(Record):
     resume: ResumeMode
     restored_from: str | None = None
     end_reason: str | None = None
+    first_seq_id: int = Field(default=1, ge=0)
 
 
 class StepRecord(Record):
@@ -95,7 +97,8 @@ class LedgerSnapshot:
 
     ``steps`` are those that count, in order, without gaps from 1. ``superseded`` holds for each step number the
     newest record that was superseded (what a repeated step is compared with). ``open_intents`` are the operations
-    of the newest run whose result was never recorded, in order of sequence number.
+    of the newest run whose result was never recorded, in order of sequence number. ``last_seq_id`` is the newest
+    sequence number ever journaled for the newest run, open or closed; None before the first.
     """
 
     runs: Sequence[RemoteRun]
@@ -103,6 +106,7 @@ class LedgerSnapshot:
     superseded: dict[int, StepRecord]
     open_intents: Sequence[Intent]
     checkpoints: Sequence[CheckpointRecord]
+    last_seq_id: int | None = None
 
     @property
     def run(self) -> RemoteRun | None:
@@ -160,8 +164,12 @@ class Ledger(Protocol):
         last_seq_id: int,
         size_bytes: int | None = None,
         sampler_path: str | None = None,
+        metric: float | None = None,
     ) -> None:
-        """Second phase: the save is there and verified. Closes the intent. Emits ``checkpoint.committed``."""
+        """Second phase: the save is there and verified. Closes the intent. Emits ``checkpoint.committed``.
+
+        ``metric``, when given, is that of its step: saves are sent before their step's result is known.
+        """
         ...
 
     async def set_sampler_path(self, name: str, sampler_path: str) -> None:
