@@ -1,0 +1,196 @@
+"""``FakeBackend``: completes, trains and runs commands in this process, and fails as it is told."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from typing import ClassVar
+
+from pydantic import JsonValue
+
+from backends.fake import commands, recovery
+from backends.fake.checkpoints import CheckpointFolder, CheckpointPath
+from backends.fake.model import BASE_MODELS, CONTEXT_LENGTH, MAX_RANK, Model
+from backends.fake.run import REMOTE_RUNS, FakeRun
+from backends.fake.sampling import Piece, generate
+from backends.fake.settings import FakeSettings, scripted_error
+from crucible.backend import Command, CommandBackend, Health, TrainingBackend
+from crucible.capabilities import Capabilities
+from crucible.completion import Completion, FinishReason, TokenLogprob, Usage
+from crucible.errors import InvalidRequest, NoCheckpoint, NotFound, RunCorrupted, RunGone
+from crucible.prompt import Prompt
+from crucible.reading import read_record
+from crucible.recovery import RecoveredRun, RecoveryEventName, RecoveryObserver, RecoveryRequest
+from crucible.stream import DeltaEvent, DoneEvent, EndEvent, StartEvent, StreamEvent, UsageEvent, collect
+from crucible.tokenizer import ByteTokenizer, Tokenizer
+from crucible.training import CheckpointCheck, LiveRun, RunRef, RunSpec
+
+
+class FakeBackend(TrainingBackend, CommandBackend):
+    """A backend without a service. ``config``: see ``FakeSettings``."""
+
+    name: ClassVar[str] = "fake"
+
+    def __init__(self, config: Mapping[str, JsonValue] | None = None) -> None:
+        self._settings = read_record(FakeSettings, dict(config or {}), backend="fake")
+        self._checkpoints = CheckpointFolder(self._settings.folder())
+        self._models: dict[str, Model] = {}
+        self._failures = [step.model_copy() for step in self._settings.script.fail for _ in range(step.times)]
+        self._answered = 0
+        self._runs_made = 0
+
+    async def capabilities(self) -> Capabilities:
+        return Capabilities(
+            backend_id="fake",
+            provider="fake",
+            models=BASE_MODELS,
+            default_model=BASE_MODELS[0],
+            accepts_other_models=True,
+            context_lengths=dict.fromkeys(BASE_MODELS, CONTEXT_LENGTH),
+            max_context_length=CONTEXT_LENGTH,
+            supports_streaming=True,
+            token_streaming=True,
+            supports_training=True,
+            supports_logprobs=True,
+            supports_n=True,
+            options=("temperature", "max_tokens", "top_p", "top_k", "stop", "seed"),
+            commands=tuple(commands.COMMANDS),
+            metadata={"adapter_max_rank": MAX_RANK},
+        )
+
+    async def health_check(self) -> Health:
+        return Health(ok=True, details={"home": str(self._settings.folder())})
+
+    async def complete(self, prompt: Prompt) -> Completion:
+        return await collect(self.stream(prompt))
+
+    async def stream(self, prompt: Prompt) -> AsyncIterator[StreamEvent]:
+        began = time.monotonic()
+        await self.check_prompt(prompt)
+        self._fail_as_scripted()
+        await asyncio.sleep(self._settings.script.delay_ms / 1000)
+        name = prompt.options.model or BASE_MODELS[0]
+        tokens = ByteTokenizer().render_prompt(
+            [{"role": message.role, "content": message.text()} for message in prompt.conversation()]
+        )
+        model = await self._model(name)
+        seq, used, first_ms = 0, 0, None
+        yield StartEvent(seq=0, model=name, request_id=prompt.request_id, trace_id=prompt.trace_id)
+        for index in range(prompt.options.n):
+            finish = FinishReason.STOP
+            for piece in self._pieces(model, tokens, prompt, index):
+                first_ms = first_ms or _ms_since(began)
+                seq, used, finish = seq + 1, used + len(piece.tokens), piece.finish or finish
+                yield _delta(seq, index, piece, prompt.options.logprobs)
+                await asyncio.sleep(0)
+            seq += 1
+            yield EndEvent(seq=seq, index=index, finish_reason=finish)
+        yield UsageEvent(seq=seq + 1, usage=Usage.of(len(tokens), used))
+        yield DoneEvent(seq=seq + 2, latency_ms=_ms_since(began), time_to_first_token_ms=first_ms)
+
+    async def check_spec(self, spec: RunSpec) -> None:
+        if spec.base_model not in BASE_MODELS:
+            raise InvalidRequest.of(
+                "base_model", spec.base_model, f"allowed are {', '.join(BASE_MODELS)}", backend="fake"
+            )
+        if spec.lora.rank > MAX_RANK:
+            raise InvalidRequest.of("lora.rank", spec.lora.rank, f"at most {MAX_RANK}", backend="fake")
+
+    async def tokenizer(self, base_model: str) -> Tokenizer:
+        await self.check_spec(RunSpec(base_model=base_model))
+        return ByteTokenizer()
+
+    async def start(self, spec: RunSpec) -> LiveRun:
+        await self.check_spec(spec)
+        return self._new_run(Model.new(spec.base_model, spec.lora), spec)
+
+    async def attach(self, ref: RunRef, *, next_seq_id: int) -> LiveRun:
+        run = REMOTE_RUNS.get(ref.run_id)
+        if run is None:
+            raise RunGone(f"run {ref.run_id} lived in another process, or was closed", backend="fake")
+        if run.corrupted:
+            raise RunCorrupted(f"run {ref.run_id} is corrupted", backend="fake")
+        spec = RunSpec(base_model=run.model.base_model, lora=run.model.lora)
+        return FakeRun(run, spec, self._checkpoints, self._settings.script, next_seq_id)
+
+    async def recover(self, request: RecoveryRequest, *, observe: RecoveryObserver) -> RecoveredRun:
+        policy, failed = request.policy, request.failed.run_id
+        say = recovery.Announcer(failed, observe)
+        await say(RecoveryEventName.STARTED, reason=request.reason, attempt=0)
+        try:
+            checkpoint, model = await recovery.choose(request, self._checkpoints, say)
+        except NoCheckpoint as exc:
+            await say(RecoveryEventName.FAILED, reason=exc.message)
+            if policy.on_failure is not None:
+                policy.on_failure(failed, "no_checkpoint")
+            raise
+        run = self._new_run(model, request.spec)
+        await say(RecoveryEventName.CLIENT_CREATED, run_id=run.ref.run_id)
+        await say(RecoveryEventName.COMPLETED, run_id=run.ref.run_id, checkpoint=checkpoint.path)
+        if policy.on_recovery is not None:
+            policy.on_recovery(request.failed, run, checkpoint)
+        return RecoveredRun(run, checkpoint, policy.restore_optimizer)
+
+    async def check_checkpoint(self, path: str, spec: RunSpec) -> CheckpointCheck:
+        return recovery.check(path, spec, self._checkpoints)
+
+    async def delete_checkpoint(self, path: str) -> None:
+        self._checkpoints.delete(CheckpointPath.parse(path))
+
+    async def check_command(self, command: Command) -> None:
+        commands.read_command(command)
+
+    async def execute(self, command: Command) -> dict[str, JsonValue]:
+        return await commands.execute(command, self._settings.folder() / "commands")
+
+    def _new_run(self, model: Model, spec: RunSpec) -> FakeRun:
+        corruption = self._settings.script.corrupt
+        if corruption is not None and self._runs_made >= corruption.runs:
+            corruption = None
+        self._runs_made += 1
+        return FakeRun(REMOTE_RUNS.new(model, corruption), spec, self._checkpoints, self._settings.script)
+
+    def _fail_as_scripted(self) -> None:
+        if self._failures:
+            failure = self._failures.pop(0)
+            raise scripted_error(failure.code, "completion", failure.retry_after_ms)
+
+    async def _model(self, name: str) -> Model:
+        if name in BASE_MODELS:
+            if name not in self._models:
+                self._models[name] = Model.new(name, RunSpec(base_model=name).lora)
+            return self._models[name]
+        if not name.startswith("fake://"):
+            raise InvalidRequest.of(
+                "options.model",
+                name,
+                f"allowed are {', '.join(BASE_MODELS)}, and paths of checkpoints (fake://RUN/weights/NAME)",
+                backend="fake",
+            )
+        try:
+            return (await asyncio.to_thread(self._checkpoints.model, CheckpointPath.parse(name), optimizer=False))[
+                0
+            ]
+        except NotFound as exc:
+            raise InvalidRequest.of("options.model", name, exc.message, backend="fake") from exc
+
+    def _pieces(self, model: Model, tokens: Sequence[int], prompt: Prompt, index: int) -> Iterable[Piece]:
+        answers = self._settings.script.answers
+        if not answers:
+            return generate(model, tokens, prompt.options, index)
+        text = answers[self._answered % len(answers)]
+        self._answered += 1
+        spoken = tuple(ByteTokenizer().encode(text))
+        shown = tuple(
+            TokenLogprob(token=ByteTokenizer().decode([token]), token_id=token, logprob=0.0) for token in spoken
+        )
+        return [Piece(text, spoken, shown, FinishReason.STOP)]
+
+
+def _delta(seq: int, index: int, piece: Piece, logprobs: bool) -> DeltaEvent:
+    return DeltaEvent(
+        seq=seq, index=index, text=piece.text, tokens=piece.tokens, logprobs=piece.logprobs if logprobs else None
+    )
+
+
+def _ms_since(began: float) -> float:
+    return (time.monotonic() - began) * 1000

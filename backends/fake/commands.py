@@ -1,0 +1,75 @@
+"""The commands of the scripted backend: ``noop``, ``echo``, ``sleep`` and ``fail``."""
+
+import asyncio
+from pathlib import Path
+from typing import Final
+
+from pydantic import Field, JsonValue
+
+from backends.fake.settings import FailureCode, scripted_error
+from crucible.backend import Command
+from crucible.errors import InvalidRequest
+from crucible.reading import read_record
+from crucible.record import Record
+
+
+class Noop(Record):
+    """Does nothing."""
+
+
+class Echo(Record):
+    """Gives back ``value``."""
+
+    value: JsonValue = None
+
+
+class Sleep(Record):
+    """Waits ``ms`` milliseconds."""
+
+    ms: int = Field(ge=0, le=86_400_000)
+
+
+class Fail(Record):
+    """Fails with ``code`` the first ``times`` times that ``key`` is tried, in whatever process; then succeeds."""
+
+    code: FailureCode = "backend_unavailable"
+    times: int = Field(default=1, ge=0, le=10_000)
+    key: str = Field(default="fail", pattern=r"^[A-Za-z0-9_-]+$")
+    retry_after_ms: int | None = Field(default=None, ge=0)
+
+
+COMMANDS: Final[dict[str, type[Record]]] = {"echo": Echo, "fail": Fail, "noop": Noop, "sleep": Sleep}
+
+
+def read_command(command: Command) -> Record:
+    """The command's arguments, checked. Raises InvalidRequest."""
+    kind = COMMANDS.get(command.name)
+    if kind is None:
+        raise InvalidRequest.of("name", command.name, f"allowed are {', '.join(COMMANDS)}", backend="fake")
+    return read_record(kind, command.arguments, backend="fake")
+
+
+async def execute(command: Command, folder: Path) -> dict[str, JsonValue]:
+    """Run a command; ``folder`` keeps the count of failures."""
+    match read_command(command):
+        case Echo(value=value):
+            return {"value": value}
+        case Sleep(ms=ms):
+            await asyncio.sleep(ms / 1000)
+            return {"slept_ms": ms}
+        case Fail() as fail:
+            return _fail(fail, folder)
+        case _:
+            return {}
+
+
+def _fail(fail: Fail, folder: Path) -> dict[str, JsonValue]:
+    folder.mkdir(parents=True, exist_ok=True)
+    for attempt in range(1, fail.times + 1):
+        try:
+            # Exclusive creation counts right even when two processes try at once.
+            (folder / f"{fail.key}.{attempt}").open("x").close()
+        except FileExistsError:
+            continue
+        raise scripted_error(fail.code, f"command fail, attempt {attempt} of {fail.times},", fail.retry_after_ms)
+    return {"failures": fail.times}
