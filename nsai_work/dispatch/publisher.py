@@ -1,0 +1,117 @@
+"""Sends wake-ups, straight through kombu, in the form that Celery reads.
+
+A wake-up that cannot be sent is no error: the job is in the store, and a worker's own look or the sweeper finds
+it. So a publisher never raises and never blocks for long; after a failure it leaves the broker alone for a while.
+"""
+
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from kombu import Connection, Producer
+
+from nsai_work.clock import Clock, SystemClock
+from nsai_work.dispatch.broker import broker_connection
+from nsai_work.dispatch.queues import queue_name, wake_queues
+from nsai_work.dispatch.wakeup import WakeUp, encode
+from nsai_work.job import Priority
+from nsai_work.settings import Settings, redacted
+
+log = structlog.get_logger(__name__)
+
+PUBLISH_TIMEOUT_S = 2.0
+QUIET_AFTER_FAILURE_S = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Hint:
+    """A wake-up and the queue it goes to."""
+
+    wake: WakeUp
+    priority: Priority
+
+
+class Publisher:
+    """One per process and broker; safe to use from several threads, and after a fork."""
+
+    def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
+        self._settings = settings
+        self._clock = clock or SystemClock()
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+        self._connection: Connection | None = None
+        self._producer: Producer | None = None
+        self._quiet_until = 0.0
+
+    def publish(self, hints: Sequence[Hint]) -> bool:
+        """Send hints; False when the broker could not be reached (some may have been sent)."""
+        if not hints:
+            return True
+        with self._lock:
+            self._forget_after_fork()
+            if self._clock.monotonic() < self._quiet_until:
+                return False
+            # a broker that was restarted closed our idle connection: that shows only now, so try once more
+            return self._send(hints, last=self._producer is None) or (
+                self._quiet_until == 0.0 and self._send(hints, last=True)
+            )
+
+    def close(self) -> None:
+        """Close the connection; a later publish opens it again."""
+        with self._lock:
+            self._forget_after_fork()
+            self._drop()
+
+    def _send(self, hints: Sequence[Hint], *, last: bool) -> bool:
+        try:
+            producer = self._open()
+            for hint in hints:
+                self._publish_one(producer, hint)
+        except Exception as error:  # noqa: BLE001  # whatever a broker's client raises costs latency only
+            self._drop()
+            if last:
+                self._quiet_until = self._clock.monotonic() + QUIET_AFTER_FAILURE_S
+                log.warning(
+                    "broker.unreachable", broker=redacted(self._settings.broker_url), error=type(error).__name__
+                )
+            return False
+        self._quiet_until = 0.0
+        return True
+
+    def _publish_one(self, producer: Any, hint: Hint) -> None:
+        message = encode(hint.wake)
+        producer.publish(
+            message.body,
+            exchange="",
+            routing_key=queue_name(self._settings.queue_prefix, hint.priority),
+            content_type="application/json",
+            content_encoding="utf-8",
+            headers=message.headers,
+            correlation_id=message.correlation_id,
+            timeout=PUBLISH_TIMEOUT_S,
+            confirm_timeout=PUBLISH_TIMEOUT_S,
+        )
+
+    def _open(self) -> Any:
+        if self._producer is None:
+            settings = self._settings
+            self._connection = broker_connection(settings)
+            self._connection.ensure_connection(max_retries=1, interval_start=0, timeout=PUBLISH_TIMEOUT_S)
+            channel = self._connection.default_channel
+            for queue in wake_queues(settings.queue_prefix, settings.broker_url):
+                queue(channel).declare()
+            self._producer = Producer(channel, auto_declare=False)
+        return self._producer
+
+    def _drop(self) -> None:
+        connection, self._connection, self._producer = self._connection, None, None
+        if connection is not None:
+            connection.collect(socket_timeout=0.5)
+
+    def _forget_after_fork(self) -> None:
+        if self._pid != os.getpid():
+            # the sockets belong to the parent: closing them here would end its connection
+            self._pid, self._connection, self._producer, self._quiet_until = os.getpid(), None, None, 0.0

@@ -1,0 +1,82 @@
+"""The one message on the wire, in Celery's message protocol 2."""
+
+import json
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from crucible.record import Record
+
+TASK_NAME = "nsai_work.wake"
+MAX_BODY_BYTES = 4096
+
+
+class WakeUp(Record):
+    """A hint that a job may be claimed. ``epoch`` is the one it had when the hint was sent; ``traceparent`` is the
+    W3C trace context of whoever submitted it."""
+
+    job_id: str = Field(min_length=1, max_length=64)
+    epoch: int = Field(ge=0, lt=2**53)
+    traceparent: str | None = Field(default=None, max_length=100)
+
+
+class BadWakeUp(StrEnum):
+    """Why a message on the queue is no wake-up."""
+
+    TOO_LARGE = "too_large"
+    NOT_JSON = "not_json"
+    WRONG_SHAPE = "wrong_shape"
+    UNKNOWN_TASK = "unknown_task"
+
+
+@dataclass(frozen=True, slots=True)
+class WireMessage:
+    """A wake-up as Celery expects it: body and headers."""
+
+    body: bytes
+    headers: dict[str, Any]
+    correlation_id: str
+
+
+def encode(wake: WakeUp) -> WireMessage:
+    """The message that Celery's own ``apply_async`` would send for this call."""
+    body = json.dumps([[], wake.model_dump(), {}], separators=(",", ":")).encode()
+    headers = {
+        "lang": "py",
+        "task": TASK_NAME,
+        "id": wake.job_id,
+        "root_id": wake.job_id,
+        "parent_id": None,
+        "group": None,
+        "retries": 0,
+        "eta": None,
+        "expires": None,
+        "timelimit": [None, None],
+        "argsrepr": "()",
+        "kwargsrepr": "{}",
+        "origin": "nsai-work",
+        "ignore_result": True,
+    }
+    return WireMessage(body=body, headers=headers, correlation_id=wake.job_id)
+
+
+def decode(body: object) -> WakeUp | BadWakeUp:
+    """The wake-up in a message's body, or what is wrong with it. Never raises."""
+    if isinstance(body, memoryview):
+        body = bytes(body)
+    if not isinstance(body, str | bytes):
+        return BadWakeUp.NOT_JSON
+    if len(body) > MAX_BODY_BYTES:
+        return BadWakeUp.TOO_LARGE
+    try:
+        content = json.loads(body)
+    except (ValueError, RecursionError):
+        return BadWakeUp.NOT_JSON
+    if not (isinstance(content, list) and len(content) == 3 and isinstance(content[1], dict)):
+        return BadWakeUp.WRONG_SHAPE
+    try:
+        return WakeUp.model_validate(content[1])
+    except ValidationError:
+        return BadWakeUp.WRONG_SHAPE
