@@ -1,0 +1,187 @@
+"""``nsai-work doctor``: is this installation able to submit and work jobs, and if not, what to do."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from crucible.errors import CrucibleError, PluginError
+from nsai_work.cli.exit_codes import ExitCode
+from nsai_work.cli.output import stdout_console, write_json
+from nsai_work.cli.report import describe_error
+
+if TYPE_CHECKING:
+    from nsai_work.settings import Settings
+
+
+class Verdict(StrEnum):
+    """Ok; or a note (something is not there that may not be needed); or broken, which makes the exit code 1."""
+
+    OK = "ok"
+    NOTE = "note"
+    BROKEN = "broken"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check found, and what to do about it."""
+
+    subject: str
+    verdict: Verdict
+    detail: str
+    advice: str | None = None
+
+
+def doctor(
+    json_output: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
+    """Check settings, database, broker, home and backends; say what to do about what is broken."""
+    findings = list(_examine())
+    if json_output:
+        write_json([{**_as_data(finding)} for finding in findings])
+    else:
+        _print(findings)
+    if any(finding.verdict is Verdict.BROKEN for finding in findings):
+        raise typer.Exit(ExitCode.FAILED)
+
+
+def _examine() -> Iterator[Finding]:
+    from nsai_work.cli.opening import read_settings
+
+    try:
+        settings = read_settings()
+    except CrucibleError as error:
+        yield Finding("settings", Verdict.BROKEN, error.message, "correct the variable in the environment")
+        return
+    yield Finding("settings", Verdict.OK, _settings_text(settings))
+    for subject, check in _CHECKS.items():
+        yield _guarded(subject, lambda check=check: check(settings))
+    yield from _backends()
+
+
+def _guarded(subject: str, check: Callable[[], Finding]) -> Finding:
+    try:
+        return check()
+    except CrucibleError as error:
+        message, _, hint = describe_error(error).removeprefix("error: ").partition("\n  hint: ")
+        return Finding(subject, Verdict.BROKEN, message, hint or None)
+    except Exception as error:
+        return Finding(subject, Verdict.BROKEN, f"{type(error).__name__}: {error}")
+
+
+def _settings_text(settings: "Settings") -> str:
+    from nsai_work.settings import redacted
+
+    database, broker = redacted(settings.database_url), redacted(settings.broker_url)
+    return f"home {settings.home}, database {database}, broker {broker}"
+
+
+def _home(settings: "Settings") -> Finding:
+    import os
+    import tempfile
+
+    home = settings.make_home()
+    try:
+        with tempfile.NamedTemporaryFile(dir=home, prefix="doctor-"):
+            pass
+    except OSError as error:
+        advice = "make the folder writable, or set NSAI_WORK_HOME to another"
+        return Finding("home", Verdict.BROKEN, f"{home} cannot be written: {os.strerror(error.errno or 0)}", advice)
+    return Finding("home", Verdict.OK, f"{home} is writable")
+
+
+def _database(settings: "Settings") -> Finding:
+    from nsai_work.cli.opening import open_job_store
+
+    store = open_job_store(settings)
+    return Finding("database", Verdict.OK, f"answers; schema {store.schema_version()}")
+
+
+def _broker(settings: "Settings") -> Finding:
+    from kombu.exceptions import OperationalError
+
+    from nsai_work.dispatch.broker import broker_connection
+    from nsai_work.settings import redacted
+
+    shown = redacted(settings.broker_url)
+    try:
+        with broker_connection(settings) as connection:
+            connection.ensure_connection(max_retries=1, interval_start=0.1)
+    except (OperationalError, OSError) as error:
+        advice = "check NSAI_WORK_BROKER_URL and that the broker runs; jobs are worked without it, a little later"
+        return Finding("broker", Verdict.BROKEN, f"{shown} does not answer: {error}", advice)
+    return Finding("broker", Verdict.OK, f"{shown} answers")
+
+
+def _dev_server(settings: "Settings") -> Finding:
+    import json
+
+    import httpx
+
+    file = settings.home / "dev-server.json"
+    if not file.exists():
+        return Finding("dev server", Verdict.NOTE, "none runs in this home", "nsai-work dev-server starts one")
+    url = str(json.loads(file.read_text())["url"])
+    try:
+        httpx.get(f"{url}/api/v1/healthz", timeout=2.0)
+    except httpx.HTTPError as error:
+        advice = f"start it again, or remove {file}"
+        return Finding("dev server", Verdict.NOTE, f"{url} does not answer ({type(error).__name__})", advice)
+    return Finding("dev server", Verdict.OK, url)
+
+
+_CHECKS: dict[str, Callable[["Settings"], Finding]] = {
+    "home": _home,
+    "database": _database,
+    "broker": _broker,
+    "dev server": _dev_server,
+}
+
+
+def _backends() -> Iterator[Finding]:
+    from crucible.registry import backend_names
+
+    for name in backend_names():
+        yield _guarded(f"backend {name}", lambda name=name: _backend(name))
+
+
+def _backend(name: str) -> Finding:
+    from crucible.blocking import connect
+
+    subject = f"backend {name}"
+    try:
+        with connect(name) as backend:
+            health = backend.health_check()
+    except PluginError:
+        raise
+    except CrucibleError as error:
+        return Finding(subject, Verdict.NOTE, error.message, "needed only for jobs of this backend")
+    if not health.ok:
+        return Finding(subject, Verdict.NOTE, f"loads; cannot serve now: {health.reason}")
+    return Finding(subject, Verdict.OK, "loads and can serve")
+
+
+def _as_data(finding: Finding) -> dict[str, str | None]:
+    return {
+        "subject": finding.subject,
+        "verdict": finding.verdict.value,
+        "detail": finding.detail,
+        "advice": finding.advice,
+    }
+
+
+_STYLES = {Verdict.OK: "green", Verdict.NOTE: "yellow", Verdict.BROKEN: "bold red"}
+
+
+def _print(findings: list[Finding]) -> None:
+    from rich.text import Text
+
+    console = stdout_console()
+    width = max(len(finding.subject) for finding in findings)
+    for finding in findings:
+        mark = Text(f"{finding.verdict:<6}", style=_STYLES[finding.verdict])
+        console.print(Text.assemble(mark, f"  {finding.subject:<{width}}  {finding.detail}"))
+        if finding.advice:
+            console.print(f"{'':<{width + 8}}  -> {finding.advice}")

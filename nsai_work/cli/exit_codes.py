@@ -1,0 +1,32 @@
+"""What the exit status of ``nsai-work`` says to a script."""
+
+from enum import IntEnum
+
+from crucible.errors import AuthenticationFailed, CallerError, CrucibleError, ErrorCategory, NotFound
+from nsai_work.errors import JobNotFound
+from nsai_work.lifecycle import JobStatus
+
+
+class ExitCode(IntEnum):
+    """0 done, 1 failed, 2 bad input, 3 not found, 124 timed out waiting, 130 interrupted."""
+
+    DONE = 0
+    FAILED = 1
+    BAD_INPUT = 2
+    NOT_FOUND = 3
+    WAIT_TIMEOUT = 124
+    INTERRUPTED = 130
+
+
+def exit_code_of(error: CrucibleError) -> ExitCode:
+    """The code for an error that ended a command. A credential is part of the input."""
+    if isinstance(error, NotFound | JobNotFound):
+        return ExitCode.NOT_FOUND
+    if isinstance(error, CallerError | AuthenticationFailed) or error.category is ErrorCategory.VALIDATION:
+        return ExitCode.BAD_INPUT
+    return ExitCode.FAILED
+
+
+def exit_code_for(status: JobStatus) -> ExitCode:
+    """The code of a command that waited for a job: only success is 0."""
+    return ExitCode.DONE if status is JobStatus.SUCCEEDED else ExitCode.FAILED

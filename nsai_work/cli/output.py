@@ -1,0 +1,91 @@
+"""Data on stdout: JSON for scripts, tables for people."""
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import BaseModel, JsonValue
+from rich.console import Console
+from rich.table import Table
+
+
+def write_json(value: JsonValue, *, indent: int | None = 2) -> None:
+    """One JSON document on stdout; ``indent=None`` puts it on one line, flushed, for a stream of them."""
+    sys.stdout.write(json.dumps(value, indent=indent, allow_nan=False, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+
+
+def as_json(record: BaseModel) -> dict[str, JsonValue]:
+    """A record as JSON data."""
+    data: dict[str, JsonValue] = record.model_dump(mode="json")
+    return data
+
+
+def write_table(headings: Sequence[str], rows: Iterable[Sequence[Any]], *, nothing: str) -> None:
+    """A plain table on stdout, in full width when piped; ``nothing`` is said when there are no rows."""
+    console = stdout_console()
+    cells = [[_cell(value) for value in row] for row in rows]
+    if not cells:
+        console.print(nothing, markup=False)
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for index, (heading, column) in enumerate(zip(headings, zip(*cells, strict=True), strict=True)):
+        numeric = all(_is_number(text) for text in column)
+        # on a narrow terminal texts are folded; the first column (an id, a name) is what people copy
+        table.add_column(
+            heading, justify="right" if numeric else "left", no_wrap=index == 0 or numeric, overflow="fold"
+        )
+    for row in cells:
+        table.add_row(*row)
+    console.print(table)
+
+
+def write_pairs(pairs: Iterable[tuple[str, Any]]) -> None:
+    """Name and value a line; what has no value is left out."""
+    console = stdout_console()
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, value in pairs:
+        if value not in (None, "", (), [], {}):
+            grid.add_row(name, _cell(value))
+    console.print(grid)
+
+
+def stdout_console() -> Console:
+    """A console on stdout that does not cut lines when nobody looks at a terminal."""
+    console = Console(highlight=False, markup=False, soft_wrap=False)
+    if not console.is_terminal:
+        console.width = 10_000
+    return console
+
+
+def ago(moment: datetime | None, now: datetime) -> str:
+    """How long ago, in the largest unit that fits."""
+    if moment is None:
+        return "-"
+    seconds = int((now - moment.astimezone(UTC)).total_seconds())
+    if seconds < 0:
+        return f"in {-seconds} s"
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds // size} {unit} ago"
+    return f"{seconds} s ago"
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list | tuple | set | frozenset):
+        return ", ".join(map(str, value)) or "-"
+    return str(value)
+
+
+def _is_number(text: str) -> bool:
+    return text.replace(".", "", 1).replace("-", "", 1).replace("e-", "", 1).isdigit() or text == "-"

@@ -1,0 +1,69 @@
+"""``nsai-work run``: submit a job and work it in this process. No server, no worker."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from crucible.errors import InvalidRequest
+from nsai_work.cli.exit_codes import ExitCode, exit_code_for
+from nsai_work.cli.opening import open_job_store, read_settings
+from nsai_work.cli.output import as_json, write_json, write_pairs
+from nsai_work.cli.report import describe_failure
+from nsai_work.cli.submit import JobFile
+from nsai_work.cli.views import steps_wanted, view_for
+from nsai_work.lifecycle import JobStatus
+
+if TYPE_CHECKING:
+    from nsai_work.job import Job
+
+
+def run(
+    file: JobFile,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the job as JSON at the end.")] = False,
+) -> None:
+    """Submit a job and work it here, with a progress bar. Ctrl-C stops it cleanly; it can be resumed."""
+    from nsai_work.jobfile import load_jobs
+    from nsai_work.submit import submit
+    from nsai_work.worker import run_inline
+
+    settings = read_settings()
+    jobs = load_jobs(file)
+    if len(jobs) != 1:
+        raise InvalidRequest.of(
+            "FILE", str(file), f"run takes one job, and it holds {len(jobs)}; use nsai-work submit"
+        )
+    handle = submit(jobs[0], settings)
+    with view_for(Console(stderr=True), total=steps_wanted(jobs[0])) as view:
+        view.say(f"job {handle.id}")
+        run_inline([handle.id], settings, on_event=view.see)
+    job = open_job_store(settings).get(handle.id)
+    if json_output:
+        write_json(as_json(job))
+    else:
+        _tell_the_end(job)
+    raise typer.Exit(exit_code_for(job.status) if job.status.ended else ExitCode.INTERRUPTED)
+
+
+def _tell_the_end(job: "Job") -> None:
+    if job.status is JobStatus.SUCCEEDED:
+        write_pairs(_result_facts(job))
+    elif job.status.ended:
+        typer.echo(describe_failure(job.error) if job.error else f"{job.status}", err=True)
+        typer.echo(
+            f"  to go on from its newest checkpoint: nsai-work retry {job.id}, then nsai-work worker", err=True
+        )
+    else:
+        typer.echo(f"stopped; nothing is lost. To go on: nsai-work worker (job {job.id} is {job.status})", err=True)
+
+
+def _result_facts(job: "Job") -> list[tuple[str, object]]:
+    result = job.result or {}
+    facts: list[tuple[str, object]] = [("status", job.status)]
+    facts += [
+        (name.replace("_", " "), value) for name, value in result.items() if not isinstance(value, dict | list)
+    ]
+    model = result.get("model")
+    if model:
+        facts.append(("try it", f'nsai-work complete --backend {job.backend} --model {model} "your prompt"'))
+    return facts
