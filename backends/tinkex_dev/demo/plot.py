@@ -30,7 +30,7 @@ class LossPlot:
 
     def svg(self) -> str:
         """The picture as an SVG document."""
-        frame = _Frame(len(self.undisturbed), max([*self.undisturbed, *self.recovered]))
+        frame = _Frame(len(self.undisturbed), max([*self.undisturbed, *self.recovered, 1e-6]))
         parts = [
             *_head(self),
             _repeated_band(frame, self.resumed_from, self.corrupted_at),

@@ -1,0 +1,44 @@
+"""What the exit status says."""
+
+import pytest
+
+from crucible.errors import (
+    AuthenticationFailed,
+    BackendUnavailable,
+    CrucibleError,
+    InvalidRequest,
+    NotFound,
+    PluginError,
+    UnknownBackend,
+    Unsupported,
+)
+from nsai_work.cli.exit_codes import exit_code_for, exit_code_of
+from nsai_work.errors import DataChanged, IllegalTransition, InvalidJob, JobNotFound, StoreUnavailable
+from nsai_work.lifecycle import JobStatus
+
+CASES = [
+    (InvalidRequest, 2),
+    (InvalidJob, 2),
+    (UnknownBackend, 2),
+    (Unsupported, 2),
+    (AuthenticationFailed, 2),
+    (DataChanged, 2),
+    (IllegalTransition, 2),
+    (NotFound, 3),
+    (JobNotFound, 3),
+    (BackendUnavailable, 1),
+    (PluginError, 1),
+    (StoreUnavailable, 1),
+]
+
+
+@pytest.mark.parametrize(("kind", "code"), CASES, ids=[kind.__name__ for kind, _ in CASES])
+def test_each_kind_of_error_has_its_exit_code(kind: type[CrucibleError], code: int) -> None:
+    """A script can tell its own mistake from the service's."""
+    assert exit_code_of(kind("something")) == code
+
+
+@pytest.mark.parametrize("status", list(JobStatus), ids=str)
+def test_only_success_is_zero(status: JobStatus) -> None:
+    """Whoever waits for a job gets 0 exactly when it succeeded."""
+    assert (exit_code_for(status) == 0) == (status is JobStatus.SUCCEEDED)

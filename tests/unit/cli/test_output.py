@@ -1,0 +1,40 @@
+"""Data on stdout."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from nsai_work.cli.output import ago, write_table
+
+NOW = datetime(2026, 1, 2, 12, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 s ago"), (59, "59 s ago"), (60, "1 min ago"), (7200, "2 h ago"), (200_000, "2 d ago"), (-5, "in 5 s")],
+    ids=str,
+)
+def test_ago_uses_the_largest_unit_that_fits(seconds: int, text: str) -> None:
+    """Short, and never 0 of a unit."""
+    assert ago(NOW - timedelta(seconds=seconds), NOW) == text
+
+
+def test_a_piped_table_cuts_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    """What a script or a log gets has every character."""
+    write_table(("ID", "LOSS"), [("x" * 300, 0.123456789)], nothing="none")
+
+    assert "x" * 300 in capsys.readouterr().out
+
+
+def test_brackets_are_text(capsys: pytest.CaptureFixture[str]) -> None:
+    """What users wrote is never taken for markup."""
+    write_table(("NAME",), [("[red]a[/red]",)], nothing="none")
+
+    assert "[red]a[/red]" in capsys.readouterr().out
+
+
+def test_no_rows_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    """An empty store is not an empty screen."""
+    write_table(("ID",), [], nothing="no jobs")
+
+    assert capsys.readouterr().out == "no jobs\n"
