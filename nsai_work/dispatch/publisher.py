@@ -70,7 +70,7 @@ class Publisher:
             producer = self._open()
             for hint in hints:
                 self._publish_one(producer, hint)
-        except Exception as error:  # noqa: BLE001  # whatever a broker's client raises costs latency only
+        except Exception as error:  # whatever a broker's client raises costs latency only
             self._drop()
             if last:
                 self._quiet_until = self._clock.monotonic() + QUIET_AFTER_FAILURE_S

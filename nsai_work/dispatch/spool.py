@@ -92,7 +92,7 @@ class Channel(virtual.Channel):  # type: ignore[misc]  # kombu is untyped
             self._folder(queue).rmdir()
 
 
-class Transport(virtual.Transport):  # type: ignore[misc]
+class Transport(virtual.Transport):  # type: ignore[misc]  # kombu is untyped
     """Polls the spool directory; ``polling_interval`` comes from the transport options."""
 
     Channel = Channel
@@ -112,7 +112,8 @@ class Transport(virtual.Transport):  # type: ignore[misc]
 
 def _listing(folder: Path) -> list[str]:
     try:
-        return sorted(name for name in os.listdir(folder) if name.endswith(".msg") and not name.startswith("."))
+        with os.scandir(folder) as entries:
+            return sorted(entry.name for entry in entries if entry.name.endswith(".msg") and entry.name[0] != ".")
     except FileNotFoundError:
         return []
 
@@ -150,7 +151,7 @@ def _checked(message: Any) -> dict[str, Any]:
 def _remove_litter(folder: Path) -> None:
     """Remove what a process that died between two renames left behind."""
     too_old = time.time() - 3600
-    for entry in os.scandir(folder):
+    for entry in folder.iterdir():
         with contextlib.suppress(OSError):
             if entry.name.startswith(".") and entry.stat().st_mtime < too_old:
-                os.unlink(entry.path)
+                entry.unlink()
