@@ -4,6 +4,7 @@
 the adapter alone.
 """
 
+import io
 import json
 import os
 import re
@@ -134,7 +135,7 @@ class CheckpointFolder:
 
     def _read(self, path: CheckpointPath) -> tuple[CheckpointInfo, Mapping[str, Array]]:
         try:
-            with np.load(self._file(path), allow_pickle=False) as stored:
+            with np.load(io.BytesIO(self._file(path).read_bytes()), allow_pickle=False) as stored:
                 arrays = {name: stored[name] for name in stored.files}
             meta: JsonValue = json.loads(arrays.pop("info").tobytes())
             info = CheckpointInfo.model_validate(meta)

@@ -1,0 +1,282 @@
+"""The suite for backends that train: steps, saves, exact resumption, and the refusal of what cannot work."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from crucible.backend import Backend, TrainingBackend
+from crucible.errors import CrucibleError, InvalidRequest, NoCheckpoint
+from crucible.recovery import RecoveryEvent, RecoveryPolicy, RecoveryRequest
+from crucible.testing.completing import BackendContract
+from crucible.testing.loop import run_opened
+from crucible.tokenizer import Tokenizer
+from crucible.training import (
+    CheckpointRef,
+    Datum,
+    IntentKind,
+    LiveRun,
+    LoraSpec,
+    OptimizerSpec,
+    RunSpec,
+    RunState,
+    SaveResult,
+    StepRequest,
+    StepResult,
+)
+
+_COURSE = ("started", "checkpoint_selected", "client_created", "completed")
+_TALKS = (
+    ("What grows on the apple tree?", "Apples grow on it."),
+    ("What grows on the pear tree?", "Pears grow on it."),
+)
+
+
+class TrainingBackendContract(BackendContract):
+    """Subclass it and give the ``backend`` fixture; it includes ``BackendContract``."""
+
+    base_model = "tiny-lm"
+    rank = 8
+    learning_rate = 1e-2
+    tolerance = 0.0
+    """Relative difference at which two losses count as equal; 0.0 for a deterministic service."""
+
+    @pytest.fixture
+    def backend(self) -> TrainingBackend:
+        """The backend under test."""
+        raise NotImplementedError("give a fixture called backend")
+
+    @property
+    def spec(self) -> RunSpec:
+        """What the suite's runs are made from."""
+        return RunSpec(base_model=self.base_model, lora=LoraSpec(rank=self.rank, seed=0))
+
+    def test_it_claims_to_train(self, backend: Backend) -> None:
+        """A backend of this interface says so in its capabilities."""
+        assert self.claimed(backend).supports_training
+
+    def test_an_unknown_base_model_is_refused(self, backend: TrainingBackend) -> None:
+        """Before anything is made, with the field and what is allowed."""
+        spec = RunSpec(base_model="no-such-model-anywhere")
+        with pytest.raises(InvalidRequest, match="base_model"):
+            run_opened(backend, lambda opened: opened.check_spec(spec))
+
+    def test_a_tokenizer_renders_examples(self, backend: TrainingBackend) -> None:
+        """Its ids lie in its vocabulary, and only what the assistant says is trained."""
+        tokenizer = run_opened(backend, lambda opened: opened.tokenizer(self.base_model))
+        example = tokenizer.render_example(_messages(0))
+
+        assert all(0 <= token < tokenizer.vocab_size for token in example.tokens)
+        assert len(example.tokens) == len(example.weights)
+        assert 0 < sum(example.weights) < len(example.weights)
+        assert tokenizer.decode(tokenizer.encode("Grüß Gott")) == "Grüß Gott"
+
+    def test_preparing_sends_nothing_and_repeats(self, backend: TrainingBackend) -> None:
+        """Sequence numbers are reserved in order, and the same request has the same digest in every run."""
+
+        async def body(opened: TrainingBackend) -> None:
+            batch = await self._batch(opened)
+            run, other = await opened.start(self.spec), await opened.start(self.spec)
+            first, again = run.prepare_step(self._step(1, batch)), other.prepare_step(self._step(1, batch))
+            second = run.prepare_step(self._step(2, batch))
+            assert first.intent.digest == again.intent.digest != second.intent.digest
+            assert second.intent.first_seq_id == first.intent.last_seq_id + 1
+            assert run.next_seq_id == second.intent.last_seq_id + 1
+            assert (first.intent.kind, first.intent.step) == (IntentKind.STEP, 1)
+            await run.close(unload=True)
+            await other.close(unload=True)
+
+        run_opened(backend, body)
+
+    def test_it_learns(self, backend: TrainingBackend) -> None:
+        """The loss of a batch falls when it is trained on, also with the next step sent before the last result."""
+
+        async def body(opened: TrainingBackend) -> list[float]:
+            run = await opened.start(self.spec)
+            losses = await self._train(run, await self._batch(opened), 1, 8)
+            await run.close(unload=True)
+            return losses
+
+        losses = run_opened(backend, body)
+
+        assert losses[-1] < 0.98 * losses[0]
+
+    def test_a_run_is_repeatable(self, backend: TrainingBackend) -> None:
+        """The same spec, seed and data give the same losses."""
+
+        async def body(opened: TrainingBackend) -> list[list[float]]:
+            batch = await self._batch(opened)
+            return [await self._train(await opened.start(self.spec), batch, 1, 3) for _ in range(2)]
+
+        first, second = run_opened(backend, body)
+
+        assert first == pytest.approx(second, rel=self.tolerance, abs=0)
+
+    def test_a_repeated_intent_counts_once(self, backend: TrainingBackend) -> None:
+        """Where the service is known to replay, a step that is sent again is not made again."""
+
+        async def body(opened: TrainingBackend) -> None:
+            batch = await self._batch(opened)
+            run, alone = await opened.start(self.spec), await opened.start(self.spec)
+            if not run.features.replays:
+                return
+            prepared = run.prepare_step(self._step(1, batch))
+            first = await (await run.send(prepared)).result()
+            second = await (await run.send(prepared)).result()
+            assert first.loss == second.loss
+            assert await self._train(run, batch, 2, 2) == await self._after(alone, batch)
+
+        run_opened(backend, body)
+
+    def test_another_process_may_take_over(self, backend: TrainingBackend) -> None:
+        """A live run is found again by its ref, with the sequence numbers going on; or that is refused."""
+
+        async def body(opened: TrainingBackend) -> None:
+            batch = await self._batch(opened)
+            run, alone = await opened.start(self.spec), await opened.start(self.spec)
+            first = await self._train(run, batch, 1, 1)
+            ref = type(run.ref).model_validate_json(run.ref.model_dump_json())
+            await run.close()
+            try:
+                taken = await opened.attach(ref, next_seq_id=run.next_seq_id)
+            except CrucibleError as exc:
+                assert exc.code in ("unsupported", "run_gone")  # noqa: PT017 - either answer is within the contract
+                return
+            assert (await taken.health()).state is RunState.ALIVE
+            rest = await self._train(taken, batch, 2, 2)
+            assert first + rest == await self._train(alone, batch, 1, 3)
+
+        run_opened(backend, body)
+
+    def test_a_checkpoint_resumes_exactly(self, backend: TrainingBackend) -> None:
+        """Recovered with its optimizer, a run goes on with the losses it would have had."""
+
+        async def body(opened: TrainingBackend) -> tuple[list[float], list[float], list[RecoveryEvent]]:
+            batch = await self._batch(opened)
+            run = await opened.start(self.spec)
+            await self._train(run, batch, 1, 3)
+            saved = await self._save(run, "contract-a", 3)
+            going_on = await self._train(run, batch, 4, 3)
+            events: list[RecoveryEvent] = []
+            ref = CheckpointRef(path=saved.path, name="contract-a", step=3)
+            recovered = await opened.recover(self._request(run, ref), observe=events.append)
+            assert recovered.checkpoint.path == saved.path
+            assert recovered.run.ref.run_id != run.ref.run_id
+            assert recovered.optimizer_requested
+            return going_on, await self._train(recovered.run, batch, 4, 3), events
+
+        going_on, resumed, events = run_opened(backend, body)
+
+        assert resumed == pytest.approx(going_on, rel=self.tolerance, abs=0)
+        names = [event.name.rpartition(".")[2] for event in events]
+        assert [name for name in names if name in _COURSE] == list(_COURSE)
+
+    def test_a_repeated_save_is_adopted(self, backend: TrainingBackend) -> None:
+        """A save that is made again under our own name finds what is there."""
+
+        async def body(opened: TrainingBackend) -> None:
+            run = await opened.start(self.spec)
+            await self._train(run, await self._batch(opened), 1, 1)
+            first, second = await self._save(run, "contract-b", 1), await self._save(run, "contract-b", 1)
+            assert (first.path, first.adopted) == (second.path, False)
+            assert second.adopted
+
+        run_opened(backend, body)
+
+    def test_a_bad_checkpoint_is_passed_over(self, backend: TrainingBackend) -> None:
+        """A deleted checkpoint is rejected with an event, and the next older one is used."""
+
+        async def body(opened: TrainingBackend) -> None:
+            batch = await self._batch(opened)
+            run = await opened.start(self.spec)
+            await self._train(run, batch, 1, 1)
+            old = await self._save(run, "contract-old", 1)
+            await self._train(run, batch, 2, 1)
+            new = await self._save(run, "contract-new", 2)
+            await opened.delete_checkpoint(new.path)
+            await opened.delete_checkpoint(new.path)
+            assert not (await opened.check_checkpoint(new.path, self.spec)).usable
+            assert (await opened.check_checkpoint(old.path, self.spec)).usable
+            events: list[str] = []
+            request = self._request(
+                run,
+                CheckpointRef(path=new.path, name="contract-new", step=2),
+                CheckpointRef(path=old.path, name="contract-old", step=1),
+            )
+            recovered = await opened.recover(request, observe=lambda event: events.append(event.name))
+            assert recovered.checkpoint.path == old.path
+            assert any(name.endswith(".checkpoint_rejected") for name in events)
+
+        run_opened(backend, body)
+
+    def test_a_checkpoint_of_another_shape_is_unusable(self, backend: TrainingBackend) -> None:
+        """A recovery never relies on a checkpoint whose rank differs."""
+
+        async def body(opened: TrainingBackend) -> None:
+            run = await opened.start(self.spec)
+            await self._train(run, await self._batch(opened), 1, 1)
+            saved = await self._save(run, "contract-c", 1)
+            other = RunSpec(base_model=self.base_model, lora=LoraSpec(rank=self.rank * 2, seed=0))
+            found = await opened.check_checkpoint(saved.path, other)
+            assert not found.usable
+            assert found.reason
+            assert "rank" in found.reason
+
+        run_opened(backend, body)
+
+    def test_without_a_checkpoint_there_is_no_recovery(self, backend: TrainingBackend) -> None:
+        """The error says so at once, whatever the policy allows."""
+
+        async def body(opened: TrainingBackend) -> None:
+            run = await opened.start(self.spec)
+            with pytest.raises(NoCheckpoint):
+                await opened.recover(self._request(run), observe=lambda event: None)
+
+        run_opened(backend, body)
+
+    def test_a_trained_checkpoint_answers(self, backend: TrainingBackend) -> None:
+        """Weights saved for sampling are a model to complete with."""
+
+        async def body(opened: TrainingBackend) -> str:
+            run = await opened.start(self.spec)
+            await self._train(run, await self._batch(opened), 1, 2)
+            prepared = run.prepare_save("contract-s", step=2, kind=IntentKind.SAVE_SAMPLER)
+            saved = await (await run.send(prepared)).result()
+            completion = await opened.complete(self.prompt(_TALKS[0][0], model=saved.path))
+            return completion.model or ""
+
+        assert run_opened(backend, body)
+
+    async def _batch(self, backend: TrainingBackend) -> Sequence[Datum]:
+        tokenizer = await backend.tokenizer(self.base_model)
+        return [_datum(tokenizer, index) for index in range(len(_TALKS))]
+
+    def _step(self, step: int, batch: Sequence[Datum]) -> StepRequest:
+        return StepRequest(step, batch, OptimizerSpec(learning_rate=self.learning_rate))
+
+    async def _train(self, run: LiveRun, batch: Sequence[Datum], first: int, count: int) -> list[float]:
+        """Losses of ``count`` steps, all sent before the first result is asked for."""
+        steps = range(first, first + count)
+        pending = [await run.send(run.prepare_step(self._step(step, batch))) for step in steps]
+        results: list[StepResult] = [await one.result() for one in pending]
+        return [result.loss for result in results]
+
+    async def _after(self, run: LiveRun, batch: Sequence[Datum]) -> list[float]:
+        return (await self._train(run, batch, 1, 3))[1:]
+
+    async def _save(self, run: LiveRun, name: str, step: int) -> SaveResult:
+        return await (await run.send(run.prepare_save(name, step=step, kind=IntentKind.SAVE_STATE))).result()
+
+    def _request(self, run: LiveRun, *candidates: CheckpointRef) -> RecoveryRequest:
+        policy = RecoveryPolicy(enabled=True, max_attempts=2, backoff_ms=10)
+        return RecoveryRequest(run.ref, self.spec, "the contract asks for it", policy, candidates)
+
+
+def _messages(index: int) -> list[dict[str, str]]:
+    asked, answered = _TALKS[index]
+    return [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
+
+
+def _datum(tokenizer: Tokenizer, index: int) -> Datum:
+    example = tokenizer.render_example(_messages(index))
+    inputs = {"target_tokens": example.tokens[1:], "weights": example.weights[1:]}
+    return Datum(example.tokens[:-1], inputs)

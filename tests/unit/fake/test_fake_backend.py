@@ -1,0 +1,211 @@
+"""The scripted backend does what its script says, and counts what it does."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backends.fake import FakeBackend
+from crucible import (
+    CapacityError,
+    Command,
+    CrucibleError,
+    InvalidRequest,
+    Options,
+    Prompt,
+    RequestTimeout,
+    RunCorrupted,
+    RunGone,
+)
+from crucible.testing.loop import run_opened
+from crucible.training import Datum, LiveRun, LoraSpec, OptimizerSpec, RunSpec, RunState, StepRequest
+
+SPEC = RunSpec(base_model="tiny-lm", lora=LoraSpec(rank=4, seed=0))
+BATCH = [Datum([1, 2, 3], {"target_tokens": [2, 3, 4], "weights": [0.0, 1.0, 1.0]})]
+
+
+def prompt(**options: Any) -> Prompt:
+    """A short prompt."""
+    return Prompt(messages=[{"role": "user", "content": "Hi"}], options=Options(**options))
+
+
+async def step(run: LiveRun, number: int, batch: list[Datum] = BATCH) -> float:
+    """One optimizer step."""
+    prepared = run.prepare_step(StepRequest(number, batch, OptimizerSpec(learning_rate=1e-2)))
+    return (await (await run.send(prepared)).result()).loss
+
+
+def test_scripted_failures_come_first_and_then_the_answers() -> None:
+    """In their order, each as often as the script says."""
+    script = {
+        "fail": [{"code": "timeout", "times": 2}, {"code": "capacity", "retry_after_ms": 50}],
+        "answers": ["One.", "Two."],
+    }
+
+    async def body(backend: FakeBackend) -> list[str]:
+        seen = []
+        for _ in range(6):
+            try:
+                seen.append((await backend.complete(prompt())).text)
+            except CrucibleError as exc:
+                seen.append(f"{type(exc).__name__} {exc.retry_after_ms}")
+        return seen
+
+    seen = run_opened(FakeBackend({"script": script}), body)
+
+    assert seen == [
+        f"{RequestTimeout.__name__} None",
+        f"{RequestTimeout.__name__} None",
+        f"{CapacityError.__name__} 50",
+        "One.",
+        "Two.",
+        "One.",
+    ]
+
+
+@pytest.mark.parametrize("mode", ["flag", "nan"])
+def test_a_scripted_corruption_strikes_the_first_run_alone(mode: str) -> None:
+    """By flag it is seen in the run's health; by value it is seen in the loss only."""
+
+    async def body(backend: FakeBackend) -> None:
+        run = await backend.start(SPEC)
+        await step(run, 1)
+        with pytest.raises(RunCorrupted):
+            await step(run, 2)
+        with pytest.raises(RunCorrupted):
+            await step(run, 3)
+        state = (await run.health()).state
+        assert state is (RunState.CORRUPTED if mode == "flag" else RunState.ALIVE)
+        if mode == "flag":
+            assert isinstance(await run.watch(10), RunCorrupted)
+        other = await backend.start(SPEC)
+        for number in (1, 2, 3):
+            await step(other, number)
+
+    run_opened(FakeBackend({"script": {"corrupt": {"after_steps": 2, "mode": mode}}}), body)
+
+
+def test_a_closed_run_is_gone() -> None:
+    """Nothing can be sent to it, and nobody can attach."""
+
+    async def body(backend: FakeBackend) -> None:
+        run = await backend.start(SPEC)
+        await run.close(unload=True)
+        with pytest.raises(RunGone):
+            await step(run, 1)
+        with pytest.raises(RunGone):
+            await backend.attach(run.ref, next_seq_id=1)
+        assert (await run.health()).state is RunState.GONE
+
+    run_opened(FakeBackend(), body)
+
+
+@pytest.mark.parametrize(
+    ("batch", "named"),
+    [
+        ([], "batch"),
+        ([Datum([], {"target_tokens": [], "weights": []})], "batch[0].target_tokens"),
+        ([Datum([1, 2], {"target_tokens": [1], "weights": [1.0, 1.0]})], "batch[0].target_tokens"),
+        ([Datum([1], {"target_tokens": [1], "weights": [float("nan")]})], "batch[0].weights"),
+        ([Datum([320], {"target_tokens": [1], "weights": [1.0]})], "batch[0].tokens: 320"),
+        ([Datum([1], {"target_tokens": [1], "weights": [0.0]})], "add up to 0"),
+    ],
+    ids=["empty", "no tokens", "lengths", "nan", "vocabulary", "no weight"],
+)
+def test_a_bad_batch_is_refused_before_it_is_sent(batch: list[Datum], named: str) -> None:
+    """The error names the example and the field; the run stays usable."""
+
+    async def body(backend: FakeBackend) -> None:
+        run = await backend.start(SPEC)
+        with pytest.raises(InvalidRequest) as caught:
+            await step(run, 1, batch)
+        assert named in str(caught.value)
+        assert await step(run, 1) > 0
+
+    run_opened(FakeBackend(), body)
+
+
+def test_a_failing_command_counts_across_instances() -> None:
+    """Another process, another instance: the count goes on, and then it succeeds."""
+    command = Command(name="fail", arguments={"code": "timeout", "times": 2, "key": "k"})
+
+    def once() -> object:
+        try:
+            return run_opened(FakeBackend(), lambda backend: backend.execute(command))
+        except RequestTimeout:
+            return "failed"
+
+    assert [once() for _ in range(4)] == ["failed", "failed", {"failures": 2}, {"failures": 2}]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "result"),
+    [("noop", {}, {}), ("echo", {"value": [1, None]}, {"value": [1, None]}), ("sleep", {"ms": 1}, {"slept_ms": 1})],
+)
+def test_commands_do_what_they_are_called(name: str, arguments: dict[str, Any], result: object) -> None:
+    """Small and honest."""
+    command = Command(name=name, arguments=arguments)
+
+    assert run_opened(FakeBackend(), lambda backend: backend.execute(command)) == result
+
+
+@pytest.mark.parametrize(
+    ("command", "named"),
+    [
+        (Command(name="fly"), "allowed are echo, fail, noop, sleep"),
+        (Command(name="sleep"), "ms"),
+        (Command(name="sleep", arguments={"ms": -1}), "ms"),
+        (Command(name="noop", arguments={"x": 1}), "x"),
+    ],
+    ids=["unknown", "missing", "negative", "surplus"],
+)
+def test_a_wrong_command_is_refused(command: Command, named: str) -> None:
+    """With the field and what is allowed, before anything runs."""
+    with pytest.raises(InvalidRequest, match=named):
+        run_opened(FakeBackend(), lambda backend: backend.check_command(command))
+
+
+def test_a_checkpoint_expires(tmp_path: Path) -> None:
+    """After its time it is as good as gone."""
+    from backends.fake.checkpoints import CheckpointFolder, CheckpointPath
+    from backends.fake.model import Model
+    from crucible import NotFound
+
+    now = 1000.0
+    folder = CheckpointFolder(tmp_path, lambda: now)
+    path = CheckpointPath.parse("fake://run/weights/a")
+    folder.save(path, Model.new("tiny-lm", LoraSpec(rank=2)), step=3, ttl_s=60)
+
+    assert folder.info(path).step == 3
+    now = 1061.0
+    with pytest.raises(NotFound, match="expired"):
+        folder.info(path)
+
+
+def test_a_torn_checkpoint_is_unusable(tmp_path: Path) -> None:
+    """Half a file is said to be unreadable, and never loaded."""
+
+    async def body(backend: FakeBackend) -> None:
+        from crucible import IntentKind
+
+        run = await backend.start(SPEC)
+        saved = await (await run.send(run.prepare_save("a", step=0, kind=IntentKind.SAVE_STATE))).result()
+        file = tmp_path / saved.path.removeprefix("fake://")
+        file = file.with_name(file.name + ".npz")
+        file.write_bytes(file.read_bytes()[:100])
+        found = await backend.check_checkpoint(saved.path, SPEC)
+        assert not found.usable
+        assert "cannot be read" in (found.reason or "")
+
+    run_opened(FakeBackend({"home": str(tmp_path)}), body)
+
+
+def test_hundreds_of_runs_share_a_loop() -> None:
+    """Each keeps its own weights, and equal ones train alike."""
+
+    async def body(backend: FakeBackend) -> set[float]:
+        runs = [await backend.start(SPEC) for _ in range(100)]
+        return set(await asyncio.gather(*(step(run, 1) for run in runs)))
+
+    assert len(run_opened(FakeBackend(), body)) == 1
