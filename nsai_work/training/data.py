@@ -1,0 +1,212 @@
+"""Training data: read, checked line by line, pinned by digest, and shared by all runs of a process.
+
+A JSONL file holds one example a line, ``{"messages": [{"role": ..., "content": ...}, ...]}`` or ``{"text": ...}``;
+other fields of a line are left alone. A text file holds one example a paragraph.
+"""
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+from weakref import WeakValueDictionary
+
+from nsai_work.errors import DataChanged, InvalidJob
+from nsai_work.payloads import DataSource
+
+ROLES: Final = ("system", "user", "assistant", "tool")
+
+Conversation: TypeAlias = tuple[dict[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One example: a conversation, or a plain text. ``line`` is where it begins in its file, from 1."""
+
+    content: Conversation | str
+    line: int
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True)
+class Dataset:
+    """All examples of a file, in its order."""
+
+    path: str
+    sha256: str
+    format: str
+    examples: tuple[Example, ...]
+
+
+# runs of one process that train on the same content share one copy, for as long as any of them lives
+_shared: WeakValueDictionary[tuple[str, str], Dataset] = WeakValueDictionary()
+_reading = threading.Lock()
+
+
+def pin_data(source: DataSource, *, base: Path | None = None) -> DataSource:
+    """Check the data and fix it: the path made absolute (from ``base``), the format decided, the digest filled in.
+
+    Raises:
+        InvalidJob: the file is missing, empty or not what it should be; names the line and the field.
+        DataChanged: the source names a digest, and the content has another.
+    """
+    path = (base or Path.cwd()) / Path(source.path).expanduser()
+    dataset = load_data(source.model_copy(update={"path": str(path)}))
+    return source.model_copy(
+        update={"path": str(path.absolute()), "sha256": dataset.sha256, "format": dataset.format}
+    )
+
+
+def load_data(source: DataSource) -> Dataset:
+    """The data of a source; blocking. Content that another run of this process holds is not read again.
+
+    Raises:
+        InvalidJob, DataChanged: as ``pin_data``.
+    """
+    with _reading:
+        if source.sha256 is not None and source.format != "auto":
+            held = _shared.get((source.sha256, source.format))
+            if held is not None:
+                return held
+        dataset = _read(source)
+        return _shared.setdefault((dataset.sha256, dataset.format), dataset)
+
+
+def _read(source: DataSource) -> Dataset:
+    path = Path(source.path)
+    digest = hashlib.sha256()
+    try:
+        if not path.is_file():
+            raise _refuse(path, "is a directory" if path.is_dir() else "does not exist", "name an existing file")
+        with path.open("rb") as file:
+            kind = source.format if source.format != "auto" else _detect(path, file.readline())
+            file.seek(0)
+            lines = _hashed_lines(file, digest)
+            parse = _conversations if kind == "jsonl" else _paragraphs
+            try:
+                examples = tuple(parse(path, lines))
+            except InvalidJob:
+                # what was submitted was valid, so a pinned file that is invalid now has changed; say that first
+                _exhaust(lines)
+                _check_digest(source, digest.hexdigest())
+                raise
+    except OSError as exc:
+        raise _refuse(path, f"cannot be read ({exc.strerror})", "name a readable file") from exc
+    _check_digest(source, digest.hexdigest())
+    if not examples:
+        raise _refuse(path, "holds no example", "at least one is needed")
+    return Dataset(str(path), digest.hexdigest(), kind, examples)
+
+
+def _hashed_lines(file: Iterable[bytes], digest: "hashlib._Hash") -> Iterator[tuple[int, bytes]]:
+    for number, line in enumerate(file, start=1):
+        digest.update(line)
+        yield number, line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+
+
+def _exhaust(lines: Iterator[tuple[int, bytes]]) -> None:
+    for _ in lines:
+        pass
+
+
+def _check_digest(source: DataSource, found: str) -> None:
+    if source.sha256 not in (None, found):
+        raise DataChanged(
+            f"payload.data: {source.path} is not what it was when the job was submitted "
+            f"(sha256 {found[:12]}..., pinned {str(source.sha256)[:12]}...); restore the file, or submit a new job",
+            details={"field": "payload.data.sha256", "path": source.path, "found": found},
+        )
+
+
+def _detect(path: Path, first_line: bytes) -> str:
+    if path.suffix.lower() in (".jsonl", ".ndjson", ".json"):
+        return "jsonl"
+    if path.suffix.lower() in (".txt", ".md", ".text"):
+        return "text"
+    return "jsonl" if first_line.lstrip(b"\xef\xbb\xbf \t").startswith(b"{") else "text"
+
+
+def _paragraphs(path: Path, lines: Iterator[tuple[int, bytes]]) -> Iterator[Example]:
+    held: list[str] = []
+    begins = 1
+    for number, raw in lines:
+        text = _decode(path, number, raw)
+        if text.strip():
+            begins = begins if held else number
+            held.append(text)
+        elif held:
+            yield Example("".join(held).strip(), begins)
+            held = []
+    if held:
+        yield Example("".join(held).strip(), begins)
+
+
+def _conversations(path: Path, lines: Iterator[tuple[int, bytes]]) -> Iterator[Example]:
+    for number, raw in lines:
+        text = _decode(path, number, raw)
+        if text.strip():
+            yield Example(_content(path, number, text), number)
+
+
+def _decode(path: Path, line: int, raw: bytes) -> str:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as exc:
+        raise _refuse(path, f"is not UTF-8 at byte {exc.start} of the line", "save it as UTF-8", line) from None
+
+
+def _content(path: Path, line: int, text: str) -> Conversation | str:
+    try:
+        row = json.loads(text)
+    except (ValueError, RecursionError) as exc:
+        reason = exc.msg if isinstance(exc, json.JSONDecodeError) else "nested too deep"
+        raise _refuse(path, f"is not JSON ({reason})", "each line is one JSON object", line) from None
+    if not isinstance(row, dict):
+        raise _refuse(path, f"is a JSON {type(row).__name__}", "each line is one JSON object", line)
+    if ("messages" in row) == ("text" in row):
+        state = "has both messages and text" if "messages" in row else "has neither messages nor text"
+        raise _refuse(path, state, 'give {"messages": [...]} or {"text": "..."}', line)
+    if "text" in row:
+        return _filled(path, line, "text", row["text"])
+    return _messages(path, line, row["messages"])
+
+
+def _messages(path: Path, line: int, messages: Any) -> Conversation:
+    if not isinstance(messages, list) or not messages:
+        state = "messages is empty" if messages == [] else f"messages is a {type(messages).__name__}"
+        raise _refuse(path, state, "messages is a list with at least one message", line, "messages")
+    conversation = tuple(_message(path, line, index, message) for index, message in enumerate(messages))
+    if not any(message["role"] == "assistant" for message in conversation):
+        raise _refuse(path, "has no message of the assistant", "nothing can be learned from it", line, "messages")
+    return conversation
+
+
+def _message(path: Path, line: int, index: int, message: Any) -> dict[str, str]:
+    field = f"messages[{index}]"
+    if not isinstance(message, dict):
+        raise _refuse(path, f"{field} is a {type(message).__name__}", "a message is an object", line, field)
+    unknown = sorted(set(message) - {"role", "content"})
+    if unknown:
+        raise _refuse(path, f"{field}.{unknown[0]} is unknown", "a message has role and content", line, field)
+    if message.get("role") not in ROLES:
+        shown = f"{field}.role is {message.get('role')!r}" if "role" in message else f"{field}.role is missing"
+        raise _refuse(path, shown, f"allowed are {', '.join(ROLES)}", line, f"{field}.role")
+    return {"role": message["role"], "content": _filled(path, line, f"{field}.content", message.get("content"))}
+
+
+def _filled(path: Path, line: int, field: str, value: Any) -> str:
+    if not isinstance(value, str):
+        state = f"{field} is missing" if value is None else f"{field} is a {type(value).__name__}"
+        raise _refuse(path, state, f"{field} is text", line, field)
+    if not value:
+        raise _refuse(path, f"{field} is empty", "give it some text", line, field)
+    return value
+
+
+def _refuse(path: Path, state: str, allowed: str, line: int | None = None, field: str | None = None) -> InvalidJob:
+    place = f"{path}" if line is None else f"{path}, line {line}"
+    return InvalidJob(
+        f"payload.data.path: {place}: {state}; {allowed}",
+        details={"field": "payload.data.path", "path": str(path), "line": line, "data_field": field},
+    )
