@@ -1,0 +1,47 @@
+"""Where a running development server says that it listens, so that a client without settings can find it."""
+
+import contextlib
+import json
+import os
+from pathlib import Path
+from typing import Final
+
+_FILE_NAME: Final = "dev-server.json"
+
+
+def dev_server_file(home: Path | None = None) -> Path:
+    """The file in which a development server leaves ``{"url", "pid"}`` while it runs.
+
+    ``home`` is NSAI_WORK_HOME; without it, the environment's, else the user's own state folder.
+    """
+    if home is None:
+        named = os.environ.get("NSAI_WORK_HOME")
+        if named:
+            home = Path(named)
+        else:
+            from platformdirs import user_state_path
+
+            home = user_state_path("nsai-work")
+    return home / _FILE_NAME
+
+
+def running_dev_server(home: Path | None = None) -> str | None:
+    """The URL of the development server that runs on this machine, or None if none does."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        found = json.loads(dev_server_file(home).read_text())
+        url, pid = found["url"], found["pid"]
+        if isinstance(url, str) and isinstance(pid, int) and _is_alive(pid):
+            return url
+    return None
+
+
+def _is_alive(pid: int) -> bool:
+    if pid <= 0:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,58 @@
+"""Asking for the result of a promise."""
+
+import asyncio
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from backends.tinkex_dev.encoding import loss_outputs_json, samples_json
+from backends.tinkex_dev.exchange import PROTOBUF, answer, read
+from backends.tinkex_dev.promises import Failed, LossOutputs, Plain, Promise, Result
+from backends.tinkex_dev.requests import RetrieveFuture
+from backends.tinkex_dev.service import Service
+
+
+class FutureRoutes:
+    """retrieve_future, held open until the result is there or patience ends; cancel_future."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("/retrieve_future", self.retrieve, methods=["POST"]),
+            Route("/cancel_future", self.cancel, methods=["POST"]),
+        ]
+
+    async def retrieve(self, request: Request) -> Response:
+        body = await read(request, RetrieveFuture)
+        promise = self._service.promises.get(body.request_id)
+        if not promise.done.is_set():
+            try:
+                await asyncio.wait_for(promise.done.wait(), self._service.options.hold_s)
+            except TimeoutError:
+                return self._try_again(promise)
+        assert promise.result is not None
+        return _encoded(promise.result, wants_protobuf=PROTOBUF in request.headers.get("accept", ""))
+
+    def _try_again(self, promise: Promise) -> Response:
+        state = {"queue_state": "active", "queue_state_reason": None}
+        if self._service.options.try_again_status == 408:
+            return answer({"request_id": promise.id, **state}, 408)
+        return answer({"type": "try_again", "request_id": promise.id, **state})
+
+    async def cancel(self, request: Request) -> Response:
+        body = await read(request, RetrieveFuture)
+        self._service.promises.get(body.request_id)
+        return Response(status_code=204)
+
+
+def _encoded(result: Result, *, wants_protobuf: bool) -> Response:
+    if isinstance(result, Failed):
+        return answer({"error": result.error, "category": result.category})
+    if isinstance(result, Plain):
+        return answer(result.body)
+    if isinstance(result, LossOutputs):
+        return answer(loss_outputs_json(result))
+    return answer(samples_json(result))

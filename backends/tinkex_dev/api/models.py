@@ -1,0 +1,175 @@
+"""Making, describing and unloading models."""
+
+import hashlib
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from backends.tinkex_dev.errors import Refused
+from backends.tinkex_dev.exchange import answer, read
+from backends.tinkex_dev.promises import Plain, Promise
+from backends.tinkex_dev.records import LoraRecord, RunRecord
+from backends.tinkex_dev.requests import CreateModel, LoadWeights, OfModel, OfPath
+from backends.tinkex_dev.runs import LiveRun
+from backends.tinkex_dev.service import Service, digest_of_body
+from crucible.tokenizer import ByteTokenizer
+
+ADAM = {"type": "adamw"}
+
+
+class ModelRoutes:
+    """create_model, get_info, unload_model and weights_info; and a model made by loading a checkpoint."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("/create_model", self.create, methods=["POST"]),
+            Route("/get_info", self.info, methods=["POST"]),
+            Route("/unload_model", self.unload, methods=["POST"]),
+            Route("/weights_info", self.weights_info, methods=["POST"]),
+        ]
+
+    async def create(self, request: Request) -> Response:
+        body = await read(request, CreateModel)
+        self._service.hear(body.session_id)
+        self._service.network(body.base_model)
+        digest = digest_of_body("create_model", body.model_dump())
+        run_id = f"{body.session_id}:train:{body.model_seq_id}"
+        earlier = self._created_before(run_id, digest)
+        if earlier is not None:
+            return answer(earlier.receipt())
+        seed = body.lora_config.seed
+        lora = LoraRecord(
+            rank=body.lora_config.rank,
+            seed=self._own_seed(run_id) if seed is None else seed,
+            train_unembed=body.lora_config.train_unembed,
+            train_mlp=body.lora_config.train_mlp,
+            train_attn=body.lora_config.train_attn,
+        )
+        _refuse_nothing_to_train(lora)
+        run = self._service.create_run(
+            body.session_id,
+            body.model_seq_id,
+            base_model=body.base_model,
+            lora=lora,
+            user_metadata=body.user_metadata,
+        )
+        return answer(self._submit_creation(run, digest).receipt())
+
+    def _submit_creation(self, run: LiveRun, digest: str) -> Promise:
+        async def work() -> Plain:
+            await self._service.take_time()
+            self._service.note(run, "create_model", 0, digest)
+            return Plain({"type": "create_model", "model_id": run.record.id})
+
+        promise = self._service.promises.make("create_model", run.record.id)
+        run.remember_creation(digest, promise)
+        run.lane.submit(None, promise, work)
+        return promise
+
+    def _own_seed(self, run_id: str) -> int:
+        number = run_id.rpartition(":")[2]
+        digest = hashlib.sha256(f"{self._service.options.seed}:adapter:{number}".encode()).digest()
+        return int.from_bytes(digest[:6], "big")
+
+    def _created_before(self, run_id: str, digest: str) -> Promise | None:
+        run = self._service.live.get(run_id)
+        return run.created_by(digest) if run is not None and self._service.replay else None
+
+    async def load_into_new(self, body: LoadWeights) -> Promise:
+        """A new model whose first act is to load a checkpoint."""
+        if body.session_id is None or body.model_seq_id is None:
+            raise Refused(
+                422,
+                [{"type": "missing", "loc": ["body", "model_id"], "msg": "or session_id and model_seq_id"}],
+            )
+        service = self._service
+        service.hear(body.session_id)
+        digest = digest_of_body("load_weights", body.model_dump())
+        run_id = f"{body.session_id}:train:{body.model_seq_id}"
+        earlier = self._created_before(run_id, digest)
+        if earlier is not None:
+            return earlier
+        saved = service.checkpoints.find(body.path)
+        if body.base_model is not None and body.base_model != saved.base_model:
+            raise Refused(400, f"checkpoint {body.path} is of {saved.base_model}, not of {body.base_model}")
+        run = service.create_run(
+            body.session_id,
+            body.model_seq_id,
+            base_model=saved.base_model,
+            lora=saved.lora,
+            user_metadata=body.user_metadata,
+        )
+
+        async def work() -> Plain:
+            await service.take_time()
+            return await service.load(run, saved, seq_id=0, digest=digest, optimizer=body.optimizer)
+
+        promise = service.promises.make("load_weights", run.record.id)
+        run.remember_creation(digest, promise)
+        run.lane.submit(None, promise, work)
+        return promise
+
+    async def info(self, request: Request) -> Response:
+        run = self._service.live_run((await read(request, OfModel)).model_id)
+        return answer(_info(run.record))
+
+    async def unload(self, request: Request) -> Response:
+        run = self._service.live_run((await read(request, OfModel)).model_id)
+        promise = self._service.promises.make("unload_model", run.record.id)
+
+        async def work() -> Plain:
+            self._service.live.pop(run.record.id, None)
+            self._service.note(run, "unload_model", None, "")
+            return Plain({"type": "unload_model", "model_id": run.record.id})
+
+        run.lane.submit(None, promise, work)
+        return answer(promise.receipt())
+
+    async def weights_info(self, request: Request) -> Response:
+        body = await read(request, OfPath)
+        saved = self._service.checkpoints.find(body.tinker_path)
+        return answer(
+            {
+                "base_model": saved.base_model,
+                "optimizer_config": ADAM,
+                "is_lora": True,
+                "lora_rank": saved.lora.rank,
+                "train_unembed": saved.lora.train_unembed,
+                "train_mlp": saved.lora.train_mlp,
+                "train_attn": saved.lora.train_attn,
+            }
+        )
+
+
+def _info(record: RunRecord) -> dict[str, object]:
+    return {
+        "type": "get_info",
+        "model_id": record.id,
+        "model_name": record.base_model,
+        "is_lora": True,
+        "lora_rank": record.lora.rank,
+        "optimizer_config": ADAM,
+        "model_data": {
+            "arch": "tiny-lm",
+            "model_name": record.base_model,
+            "tokenizer_id": ByteTokenizer().tokenizer_id,
+        },
+    }
+
+
+def _refuse_nothing_to_train(lora: LoraRecord) -> None:
+    if not (lora.train_mlp or lora.train_attn or lora.train_unembed):
+        raise Refused(
+            422,
+            [
+                {
+                    "type": "value_error",
+                    "loc": ["body", "lora_config", "train_mlp"],
+                    "msg": "one of train_mlp, train_attn and train_unembed must be true",
+                }
+            ],
+        )

@@ -1,0 +1,189 @@
+"""Sampling sessions, and sampling from a base model, a checkpoint or a snapshot."""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from backends.tinkex_dev.errors import InvalidField, Refused
+from backends.tinkex_dev.exchange import answer, read
+from backends.tinkex_dev.lane import outcome_of
+from backends.tinkex_dev.model.adapter import Adapter
+from backends.tinkex_dev.model.network import Network
+from backends.tinkex_dev.model.sampling import HowToSample, draw, score_prompt
+from backends.tinkex_dev.options import CONTEXT_LENGTH
+from backends.tinkex_dev.promises import Samples
+from backends.tinkex_dev.records import CheckpointKind, SamplerRecord
+from backends.tinkex_dev.requests import CreateSamplingSession, Sample, SamplingParams
+from backends.tinkex_dev.service import Service, digest_of_body
+from backends.tinkex_dev.tensors import tokens_of_chunks
+from crucible.tokenizer import ByteTokenizer
+
+_DEFAULT_MAX_TOKENS = 512
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """What to sample from."""
+
+    network: Network
+    adapter: Adapter | None
+
+
+class SamplingRoutes:
+    """create_sampling_session and asample."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._asked: dict[tuple[str, int], tuple[str, str]] = {}
+        self._loaded: dict[str, tuple[str, Adapter]] = {}
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("/create_sampling_session", self.create, methods=["POST"]),
+            Route("/asample", self.sample, methods=["POST"]),
+        ]
+
+    async def create(self, request: Request) -> Response:
+        body = await read(request, CreateSamplingSession)
+        self._service.hear(body.session_id)
+        if (body.base_model is None) == (body.model_path is None):
+            raise InvalidField.at(("base_model",), "one of base_model and model_path is needed")
+        base_model = self._check_source(body.base_model, body.model_path)
+        sampler = SamplerRecord(
+            id=f"{body.session_id}:sample:{body.sampling_session_seq_id}",
+            session_id=body.session_id,
+            base_model=base_model,
+            model_path=body.model_path,
+        )
+        earlier = self._service.samplers.get(sampler.id)
+        if earlier is not None and earlier != sampler:
+            raise Refused(409, f"sampling session {sampler.id} exists and samples from something else")
+        if earlier is None:
+            self._service.add_sampler(sampler)
+        return answer({"type": "create_sampling_session", "sampling_session_id": sampler.id}, 201)
+
+    def _check_source(self, base_model: str | None, model_path: str | None) -> str:
+        if model_path is None:
+            return self._service.network(str(base_model)).name
+        saved = self._service.checkpoints.find(model_path)
+        if saved.kind is not CheckpointKind.SAMPLER:
+            raise Refused(
+                400, f"{model_path} is a training checkpoint; save_weights_for_sampler makes one to sample from"
+            )
+        return saved.base_model
+
+    async def sample(self, request: Request) -> Response:
+        body = await read(request, Sample)
+        sampler = self._sampler_of(body)
+        prompt = tokens_of_chunks(body.prompt.chunks, ("prompt", "chunks"))
+        how = _how(body.sampling_params, len(prompt))
+        digest = digest_of_body("sample", body.model_dump())
+        key = (sampler.id, body.seq_id) if body.seq_id is not None and body.sampling_session_id else None
+        if key in self._asked and self._service.replay:
+            earlier, request_id = self._asked[key]
+            if earlier != digest:
+                raise Refused(409, f"seq_id {body.seq_id} of {sampler.id} was used for another request")
+            return answer(self._service.promises.get(request_id).receipt())
+        promise = self._service.promises.make("sample")
+        promise.extra = {"sample_sequence_ids": [f"{promise.id}:{n}" for n in range(body.num_samples)]}
+        if key is not None:
+            self._asked[key] = (digest, promise.id)
+        seed = body.sampling_params.seed
+        if seed is None:
+            seed = self._seed_of(sampler.id, digest)
+
+        async def work() -> Samples:
+            await self._service.take_time()
+            return await self._service.compute(lambda: self._draw(sampler, prompt.tolist(), how, abs(seed), body))
+
+        async def keep() -> None:
+            promise.keep(await outcome_of(work))
+
+        self._service.start(keep())
+        return answer(promise.receipt())
+
+    def _sampler_of(self, body: Sample) -> SamplerRecord:
+        if body.sampling_session_id is not None:
+            sampler = self._service.samplers.get(body.sampling_session_id)
+            if sampler is None:
+                raise Refused(404, f"Sampling session {body.sampling_session_id!r} not found")
+            self._service.hear(sampler.session_id)
+            return sampler
+        if body.base_model is None and body.model_path is None:
+            raise InvalidField.at(
+                ("sampling_session_id",), "one of sampling_session_id, base_model and model_path is needed"
+            )
+        base_model = self._check_source(body.base_model, body.model_path)
+        return SamplerRecord(id="", session_id="", base_model=base_model, model_path=body.model_path)
+
+    def _seed_of(self, sampler_id: str, digest: str) -> int:
+        """A seed for a request without one: another for each request, the same on each server like this."""
+        number = sampler_id.rpartition(":")[2]
+        mixed = hashlib.sha256(f"{self._service.options.seed}:{number}:{digest}".encode()).digest()
+        return int.from_bytes(mixed[:6], "big")
+
+    def _draw(
+        self, sampler: SamplerRecord, prompt: list[int], how: HowToSample, seed: int, body: Sample
+    ) -> Samples:
+        source = self._source(sampler)
+        adapters = source.adapter.low_rank if source.adapter is not None else {}
+        with np.errstate(all="ignore"):
+            sequences = [
+                draw(
+                    source.network,
+                    adapters,
+                    prompt,
+                    how,
+                    np.random.default_rng([seed, place]),
+                    top=body.topk_sample_logprobs,
+                )
+                for place in range(body.num_samples)
+            ]
+            if not (body.prompt_logprobs or body.topk_prompt_logprobs):
+                return Samples(sequences)
+            scores = score_prompt(
+                source.network,
+                adapters,
+                prompt,
+                top=body.topk_prompt_logprobs,
+                last=body.prompt_logprobs_last_n,
+            )
+        return Samples(sequences, scores)
+
+    def _source(self, sampler: SamplerRecord) -> _Source:
+        network = self._service.network(sampler.base_model)
+        if sampler.id in self._service.snapshots:
+            return _Source(network, self._service.snapshots[sampler.id])
+        if sampler.model_path is None:
+            return _Source(network, None)
+        saved = self._service.checkpoints.find(sampler.model_path)
+        known = self._loaded.get(saved.path)
+        if known is None or known[0] != saved.sha256:
+            known = (saved.sha256, self._service.checkpoints.read(saved, optimizer=False))
+            self._loaded[saved.path] = known
+        return _Source(network, known[1])
+
+
+def _how(params: SamplingParams, prompt_length: int) -> HowToSample:
+    room = CONTEXT_LENGTH - prompt_length
+    wanted = params.max_tokens if params.max_tokens is not None else min(_DEFAULT_MAX_TOKENS, room)
+    if wanted > room:
+        raise InvalidField.at(
+            ("sampling_params", "max_tokens"),
+            f"{wanted} tokens after a prompt of {prompt_length} exceed the context of {CONTEXT_LENGTH}",
+        )
+    tokens, texts = _stops(params.stop)
+    return HowToSample(wanted, params.temperature, params.top_k, params.top_p, tokens, texts)
+
+
+def _stops(stop: str | list[str] | list[int] | None) -> tuple[frozenset[int], tuple[bytes, ...]]:
+    """None stops at the end of turn, an empty list nowhere, anything else at itself and at the end of turn."""
+    if stop == []:
+        return frozenset(), ()
+    listed = [stop] if isinstance(stop, str) else stop or []
+    tokens = {value for value in listed if isinstance(value, int)} | {ByteTokenizer.END}
+    return frozenset(tokens), tuple(value.encode() for value in listed if isinstance(value, str) and value)

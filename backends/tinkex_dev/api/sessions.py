@@ -1,0 +1,122 @@
+"""Sessions and what a client asks before it begins."""
+
+from typing import Any, Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from backends.tinkex_dev.errors import Refused
+from backends.tinkex_dev.exchange import answer, metadata_of, number_in_query, read, read_body
+from backends.tinkex_dev.options import CONTEXT_LENGTH, SUPPORTED_MODELS
+from backends.tinkex_dev.requests import CreateSession, Heartbeat
+from backends.tinkex_dev.service import Service
+
+_CLIENT_CONFIG: Final[dict[str, object]] = {
+    "pjwt_auth_enabled": False,
+    "credential_default_source": "api_key",
+    "parallel_fwdbwd_chunks": True,
+    "proto_compress_fwdbwd": False,
+    "fwdbwd_max_chunk_len": 1024,
+    "fwdbwd_max_chunk_bytes_count": 5_000_000,
+}
+
+
+class SessionRoutes:
+    """Health, capabilities, client settings, sessions and their listing."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("/healthz", self.health),
+            Route("/get_server_capabilities", self.capabilities),
+            Route("/client/config", self.client_config, methods=["POST"]),
+            Route("/client/dynamic_config", self.dynamic_config, methods=["POST"]),
+            Route("/create_session", self.create, methods=["POST"]),
+            Route("/session_heartbeat", self.heartbeat, methods=["POST"]),
+            Route("/telemetry", self.telemetry, methods=["POST"]),
+            Route("/sessions", self.list),
+            Route("/sessions/{session_id}", self.show),
+            Route("/samplers/{sampler_id}", self.sampler),
+        ]
+
+    async def health(self, _request: Request) -> Response:
+        return answer({"status": "ok"})
+
+    async def capabilities(self, _request: Request) -> Response:
+        models = [
+            {
+                "model_name": name,
+                "max_context_length": CONTEXT_LENGTH,
+                "trainable": True,
+                "sampleable": True,
+                "description": _description(name),
+            }
+            for name in SUPPORTED_MODELS
+        ]
+        return answer({"supported_models": models})
+
+    async def client_config(self, request: Request) -> Response:
+        await read_body(request)
+        return answer(_CLIENT_CONFIG | self._service.options.client_config)
+
+    async def dynamic_config(self, request: Request) -> Response:
+        await read_body(request)
+        return answer({"refresh_interval_sec": 300, "sample_cancel_enabled": False})
+
+    async def create(self, request: Request) -> Response:
+        body = await read(request, CreateSession)
+        session = self._service.open_session(**body.model_dump())
+        return answer(
+            {
+                "type": "create_session",
+                "session_id": session.id,
+                "info_message": None,
+                "warning_message": None,
+                "error_message": None,
+            },
+            201,
+        )
+
+    async def heartbeat(self, request: Request) -> Response:
+        self._service.hear((await read(request, Heartbeat)).session_id)
+        return answer({"type": "session_heartbeat"})
+
+    async def telemetry(self, request: Request) -> Response:
+        await read_body(request)
+        return answer({"status": "accepted"})
+
+    async def list(self, request: Request) -> Response:
+        limit = number_in_query(request, "limit", 20)
+        offset = number_in_query(request, "offset", 0)
+        newest = sorted(self._service.sessions.values(), key=lambda s: (s.created_at, s.id), reverse=True)
+        return answer({"sessions": [session.id for session in newest[offset : offset + limit]]})
+
+    async def show(self, request: Request) -> Response:
+        session_id = request.path_params["session_id"]
+        session = self._service.sessions.get(session_id)
+        if session is None:
+            raise Refused(404, f"Session {session_id!r} not found")
+        shown: dict[str, Any] = {
+            "training_run_ids": [r.id for r in self._service.runs.values() if r.session_id == session_id],
+            "sampler_ids": [s.id for s in self._service.samplers.values() if s.session_id == session_id],
+            "user_metadata": metadata_of(session.user_metadata),
+        }
+        return answer(shown)
+
+    async def sampler(self, request: Request) -> Response:
+        sampler_id = request.path_params["sampler_id"]
+        sampler = self._service.samplers.get(sampler_id)
+        if sampler is None:
+            raise Refused(404, f"Sampler {sampler_id!r} not found")
+        return answer(
+            {"sampler_id": sampler.id, "base_model": sampler.base_model, "model_path": sampler.model_path}
+        )
+
+
+def _description(name: str) -> str:
+    if name == "tiny-lm":
+        return "a tiny byte-level model for development"
+    return f"a stand-in for {name}: the architecture of tiny-lm with base weights of its own"

@@ -1,0 +1,251 @@
+"""What trains a model: each call takes its place in the model's line and is answered with a promise."""
+
+import asyncio
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final, TypeVar
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from backends.tinkex_dev.api.models import ModelRoutes
+from backends.tinkex_dev.checkpoints import valid_name
+from backends.tinkex_dev.errors import InvalidField, OperationFailed, Refused
+from backends.tinkex_dev.exchange import PROTOBUF, answer, parse, read, read_body
+from backends.tinkex_dev.model.adapter import AdamStep
+from backends.tinkex_dev.promises import LossOutputs, Plain, Promise
+from backends.tinkex_dev.records import CheckpointKind, CheckpointRecord, SamplerRecord
+from backends.tinkex_dev.requests import (
+    Body,
+    Forward,
+    ForwardBackward,
+    LoadWeights,
+    OptimStep,
+    SaveWeights,
+    SaveWeightsForSampler,
+)
+from backends.tinkex_dev.runs import Batch, LiveRun
+from backends.tinkex_dev.service import Service, digest_of_body, ttl_end
+from backends.tinkex_dev.tensors import batch_of_json
+
+_BIG: Final = 64 * 1024
+B = TypeVar("B", bound=Body)
+T = TypeVar("T")
+
+
+class TrainingRoutes:
+    """forward_backward, forward, optim_step, and the saving and loading of weights."""
+
+    def __init__(self, service: Service, models: ModelRoutes) -> None:
+        self._service = service
+        self._models = models
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("/forward_backward", self.forward_backward, methods=["POST"]),
+            Route("/forward", self.forward, methods=["POST"]),
+            Route("/optim_step", self.optim_step, methods=["POST"]),
+            Route("/save_weights", self.save_weights, methods=["POST"]),
+            Route("/save_weights_for_sampler", self.save_for_sampler, methods=["POST"]),
+            Route("/load_weights", self.load_weights, methods=["POST"]),
+        ]
+
+    async def forward_backward(self, request: Request) -> Response:
+        data = await read_body(request)
+        if request.headers.get("content-type", "").startswith(PROTOBUF):
+            raise Refused(415, "protobuf requests are not supported yet")
+        body = await _parse(data, ForwardBackward)
+        run = self._service.live_run(body.model_id)
+        place = ("forward_backward_input",)
+        with _refusal_skips(run, body.seq_id):
+            batch = await _elsewhere(
+                len(data),
+                lambda: batch_of_json(body.forward_backward_input, place, forward_only=body.forward_only),
+            )
+        return answer(self._submit_batch(run, body.seq_id, batch).receipt())
+
+    async def forward(self, request: Request) -> Response:
+        data = await read_body(request)
+        body = await _parse(data, Forward)
+        run = self._service.live_run(body.model_id)
+        with _refusal_skips(run, body.seq_id):
+            batch = await _elsewhere(
+                len(data), lambda: batch_of_json(body.forward_input, ("forward_input",), forward_only=True)
+            )
+        return answer(self._submit_batch(run, body.seq_id, batch).receipt())
+
+    def _submit_batch(self, run: LiveRun, seq_id: int | None, batch: Batch) -> Promise:
+        service = self._service
+        kind = "forward" if batch.forward_only else "forward_backward"
+        digest = _digest_of_batch(kind, batch)
+
+        async def work() -> LossOutputs:
+            await service.take_time()
+            await service.poison_if_due(run)
+            result = await service.compute(lambda: run.forward_backward(batch))
+            service.note(run, kind, seq_id, digest, loss=result.metrics["loss:sum"])
+            return result
+
+        return service.submit(run, kind, seq_id, digest, work)
+
+    async def optim_step(self, request: Request) -> Response:
+        body = await read(request, OptimStep)
+        service, run = self._service, self._service.live_run(body.model_id)
+        digest = digest_of_body("optim_step", body.adam_params.model_dump())
+        how = AdamStep(**body.adam_params.model_dump())
+
+        async def work() -> Plain:
+            await service.take_time()
+            metrics = await service.compute(lambda: run.optim_step(how))
+            service.note(run, "optim_step", body.seq_id, digest)
+            await service.poison_if_due(run)
+            return Plain({"metrics": metrics})
+
+        return answer(service.submit(run, "optim_step", body.seq_id, digest, work).receipt())
+
+    async def save_weights(self, request: Request) -> Response:
+        body = await read(request, SaveWeights)
+        run = self._service.live_run(body.model_id)
+        return answer(self._submit_save(run, CheckpointKind.TRAINING, body, overwrite=body.overwrite).receipt())
+
+    async def save_for_sampler(self, request: Request) -> Response:
+        body = await read(request, SaveWeightsForSampler)
+        run = self._service.live_run(body.model_id)
+        if body.path is None:
+            return answer(self._submit_snapshot(run, body).receipt())
+        return answer(self._submit_save(run, CheckpointKind.SAMPLER, body, overwrite=False).receipt())
+
+    def _submit_save(
+        self,
+        run: LiveRun,
+        kind: CheckpointKind,
+        body: SaveWeights | SaveWeightsForSampler,
+        *,
+        overwrite: bool,
+    ) -> Promise:
+        service = self._service
+        verb = "save_weights" if kind is CheckpointKind.TRAINING else "save_weights_for_sampler"
+        digest = digest_of_body(verb, body.model_dump(exclude={"model_id", "seq_id"}))
+        name = _name(body.path, run, body.seq_id)
+
+        def save() -> CheckpointRecord:
+            return service.checkpoints.save(
+                run,
+                kind,
+                name,
+                overwrite=overwrite,
+                expires_at=ttl_end(service.clock.now(), body.ttl_seconds),
+                user_metadata=body.user_metadata,
+            )
+
+        async def work() -> Plain:
+            await service.take_time()
+            run.refuse_if_poisoned()
+            saved = await service.compute(save)
+            run.saving.discard((kind, name))
+            service.update_run(run, save=True)
+            service.note(run, verb, body.seq_id, digest, path=saved.path)
+            return Plain({"type": verb, "path": saved.path})
+
+        def check() -> None:
+            self._reserve(run, kind, name, overwrite=overwrite)
+
+        with _refusal_skips(run, body.seq_id):
+            return service.submit(run, verb, body.seq_id, digest, work, check=check)
+
+    def _submit_snapshot(self, run: LiveRun, body: SaveWeightsForSampler) -> Promise:
+        """Weights for one sampling session, kept as long as the server runs."""
+        service = self._service
+        verb = "save_weights_for_sampler"
+        digest = digest_of_body(verb, body.model_dump(exclude={"model_id", "seq_id"}))
+
+        async def work() -> Plain:
+            await service.take_time()
+            run.refuse_if_poisoned()
+            number = body.sampling_session_seq_id
+            sampler_id = f"{run.record.session_id}:sample:{uuid.uuid4().hex if number is None else number}"
+            service.snapshots[sampler_id] = await service.compute(run.adapter.copy)
+            service.add_sampler(
+                SamplerRecord(id=sampler_id, session_id=run.record.session_id, base_model=run.record.base_model)
+            )
+            service.note(run, verb, body.seq_id, digest, sampler=sampler_id)
+            return Plain({"type": verb, "sampling_session_id": sampler_id})
+
+        return service.submit(run, verb, body.seq_id, digest, work)
+
+    async def load_weights(self, request: Request) -> Response:
+        body = await read(request, LoadWeights)
+        if body.model_id is None:
+            return answer((await self._models.load_into_new(body)).receipt())
+        service, run = self._service, self._service.live_run(body.model_id)
+        digest = digest_of_body("load_weights", body.model_dump(exclude={"model_id", "seq_id"}))
+        with _refusal_skips(run, body.seq_id):
+            saved = service.checkpoints.find(body.path)
+
+            def check() -> None:
+                if service.options.strict_load and run.has_trained:
+                    raise Refused(
+                        400,
+                        f"load_weights must be the first training request of model {run.record.id}; "
+                        "create a new model and load into it",
+                    )
+
+            async def work() -> Plain:
+                await service.take_time()
+                return await service.load(run, saved, seq_id=body.seq_id, digest=digest, optimizer=body.optimizer)
+
+            promise = service.submit(run, "load_weights", body.seq_id, digest, work, check=check)
+        return answer(promise.receipt())
+
+    def _reserve(self, run: LiveRun, kind: CheckpointKind, name: str, *, overwrite: bool) -> None:
+        taken = self._service.checkpoints.is_taken(run.record.id, kind, name) or (kind, name) in run.saving
+        if taken and not overwrite:
+            raise Refused(409, f"Checkpoint tinker://{run.record.id}/{kind.value}/{name} already exists")
+        run.saving.add((kind, name))
+
+
+@contextmanager
+def _refusal_skips(run: LiveRun, seq_id: int | None) -> Iterator[None]:
+    """A request that is refused within does not hold up the model's later ones."""
+    try:
+        yield
+    except (Refused, OperationFailed):
+        if seq_id is not None:
+            run.lane.skip(seq_id)
+        raise
+
+
+async def _parse(data: bytes, kind: type[B]) -> B:
+    return await _elsewhere(len(data), lambda: parse(data, kind))
+
+
+async def _elsewhere(size: int, work: Callable[[], T]) -> T:
+    """Small work is done at once; big work leaves the event loop free."""
+    return work() if size < _BIG else await asyncio.to_thread(work)
+
+
+def _digest_of_batch(kind: str, batch: Batch) -> str:
+    def arrays() -> Iterator[bytes]:
+        for example in batch.examples:
+            yield example.tokens.tobytes()
+            for name in sorted(example.loss_inputs):
+                value = example.loss_inputs[name]
+                yield f"{name}:{value.dtype.str}:{value.shape}".encode()
+                yield value.tobytes()
+
+    return digest_of_body(kind, {"loss_fn": batch.loss_fn, "config": sorted(batch.config.items())}, *arrays())
+
+
+def _name(path: str | None, run: LiveRun, seq_id: int | None) -> str:
+    """The name to save under: the one asked for, or one made of the seq_id."""
+    if path is None:
+        return f"auto-{run.lane.next_seq if seq_id is None else seq_id:06d}"
+    if valid_name(path):
+        return path
+    if seq_id is not None:
+        run.lane.skip(seq_id)
+    raise InvalidField.at(
+        ("path",), f"{path!r} is not allowed; a name of letters, digits, '.', '_' and '-', at most 200, is"
+    )

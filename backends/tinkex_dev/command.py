@@ -1,0 +1,101 @@
+"""``nsai-work dev-server``."""
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from backends.tinkex_dev.options import DEFAULT_PORT
+
+
+def dev_server(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free port.")] = DEFAULT_PORT,
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    state: Annotated[
+        Path | None, typer.Option(help="Where checkpoints and runs are kept. [default: under NSAI_WORK_HOME]")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Base weights and adapters derive from it.")] = 0,
+    latency_ms: Annotated[float, typer.Option(min=0, help="Added to every HTTP call.")] = 0,
+    work_ms: Annotated[float, typer.Option(min=0, help="Added to every operation of a model.")] = 0,
+    session_ttl_s: Annotated[
+        float, typer.Option(min=0.1, help="A session ends when it is not heard of for so long.")
+    ] = 120,
+    require_key: Annotated[
+        str | None, typer.Option(help="The only API key to accept. [default: any that begins with tml-]")
+    ] = None,
+    max_runs: Annotated[int | None, typer.Option(min=1, help="More live models than this: 429.")] = None,
+    no_replay: Annotated[
+        bool, typer.Option("--no-replay", help="Run a repeated seq_id again, as some servers do.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the address as JSON.")] = False,
+) -> None:
+    """Run a Tinker-compatible server on this machine: real training of a tiny model, no key, no GPU."""
+    from backends.tinkex.discovery import dev_server_file
+    from backends.tinkex_dev.server import DEV_KEY, DevServer
+
+    home = dev_server_file().parent
+    server = DevServer(
+        state or home / "dev-server",
+        host=host,
+        port=port,
+        seed=seed,
+        latency_ms=latency_ms,
+        work_ms=work_ms,
+        session_ttl_s=session_ttl_s,
+        require_key=require_key,
+        max_runs=max_runs,
+        replay=not no_replay,
+    )
+    stopping = _stop_on_signals()
+    try:
+        server.start()
+    except OSError as error:
+        typer.echo(f"cannot listen on {host}:{port}: {error.strerror}; choose another --port", err=True)
+        raise typer.Exit(2) from None
+    with _announced(server.url):
+        if as_json:
+            typer.echo(json.dumps({"url": server.url, "pid": os.getpid()}))
+        else:
+            typer.echo(f"listening on {server.url}")
+            typer.echo(f"export TINKER_BASE_URL={server.url} TINKER_API_KEY={require_key or DEV_KEY}")
+        sys.stdout.flush()
+        stopping.wait()
+        server.stop()
+
+
+def _stop_on_signals() -> threading.Event:
+    """An event that the signals which end a process set."""
+    stopped = threading.Event()
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        stopped.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, on_signal)
+    return stopped
+
+
+@contextlib.contextmanager
+def _announced(url: str) -> Iterator[None]:
+    """Leave word of where the server listens, as long as it does."""
+    from backends.tinkex.discovery import dev_server_file
+
+    file = dev_server_file()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    draft = file.with_name(f".{file.name}.{os.getpid()}")
+    draft.write_text(json.dumps({"url": url, "pid": os.getpid()}))
+    draft.replace(file)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError, ValueError):
+            if json.loads(file.read_text()).get("pid") == os.getpid():
+                file.unlink()

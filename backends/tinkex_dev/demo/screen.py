@@ -1,0 +1,63 @@
+"""What the demo shows: lines that read the same on a terminal, in a pipe and in a picture."""
+
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+PICTURE_WIDTH = 100
+BAR = 28
+
+
+class Screen:
+    """Writes to stdout; remembers what it wrote when it is to become a picture."""
+
+    def __init__(self, *, recording: bool = False) -> None:
+        self._console = Console(
+            record=recording,
+            highlight=False,
+            width=PICTURE_WIDTH if recording or not sys.stdout.isatty() else None,
+        )
+        self._scene = 0
+
+    def title(self, text: str) -> None:
+        """The first line."""
+        self._console.print(Text(text, style="bold"))
+
+    def scene(self, text: str) -> None:
+        """A numbered heading."""
+        self._scene += 1
+        self._console.print()
+        self._console.print(Text.assemble((f"{self._scene}  ", "bold cyan"), (text, "bold")))
+
+    def line(self, mark: str, text: str, *, style: str = "", note: str = "") -> None:
+        """One thing that happened."""
+        self._console.print(Text.assemble("   ", (f"{mark} ", style), (text, style), (f"  {note}", "dim")))
+
+    def step(self, step: int, total: int, loss: float, first_loss: float) -> None:
+        """A step, with its loss as a bar against the first one."""
+        share = min(1.0, loss / first_loss) if first_loss > 0 else 0.0
+        filled = round(share * BAR)
+        bar = ("━" * filled, "blue"), ("━" * (BAR - filled), "bright_black")
+        width = len(str(total))
+        self._console.print(Text.assemble(f"     step {step:>{width}}/{total}  loss {loss:7.4f}  ", *bar))
+
+    def pairs(self, rows: list[tuple[str, str]], *, style: str = "") -> None:
+        """Names and values in two columns."""
+        grid = Table.grid(padding=(0, 2))
+        grid.add_column(style="dim", no_wrap=True)
+        grid.add_column(style=style, overflow="fold")
+        for name, value in rows:
+            grid.add_row(Text(f"   {name}"), Text(value))
+        self._console.print(grid)
+
+    def blank(self) -> None:
+        """An empty line."""
+        self._console.print()
+
+    def save(self, path: Path) -> None:
+        """The picture of all that was written."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(self._console.export_svg(title="nsai-work demo"))

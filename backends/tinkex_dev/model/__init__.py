@@ -1,0 +1,1 @@
+"""The arithmetic: a tiny language model with low-rank adapters, its losses, its optimizer and its sampler."""

@@ -1,0 +1,169 @@
+"""What a run learns: low-rank matrices, their gradients, and the optimizer's memory of them."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backends.tinkex_dev.model.network import SITES, Array, LowRank
+
+_ALPHA: Final = 32.0
+_FLAG_OF_SITE: Final = {
+    "mlp_in": "train_mlp",
+    "mlp_out": "train_mlp",
+    "attn": "train_attn",
+    "unembed": "train_unembed",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterShape:
+    """Which matrices learn, and how narrow they are."""
+
+    rank: int
+    train_mlp: bool = True
+    train_attn: bool = True
+    train_unembed: bool = True
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        return tuple(site for site in SITES if getattr(self, _FLAG_OF_SITE[site]))
+
+
+@dataclass(frozen=True, slots=True)
+class AdamStep:
+    """The numbers of one optimizer step."""
+
+    learning_rate: float
+    beta1: float
+    beta2: float
+    eps: float
+    weight_decay: float
+    grad_clip_norm: float
+
+
+class Adapter:
+    """One run's weights, the gradient gathered since its last step, and Adam's two moments."""
+
+    def __init__(self, shape: AdapterShape, seed: int, *, dtype: type[np.floating] = np.float32) -> None:
+        self.shape = shape
+        rng = np.random.default_rng([seed, shape.rank])
+        self.weights: dict[str, Array] = {}
+        for site, (wide, out) in SITES.items():
+            drawn = rng.standard_normal((wide, shape.rank)) / np.sqrt(wide)
+            if site in shape.sites:
+                self.weights[f"{site}.down"] = drawn.astype(dtype)
+                self.weights[f"{site}.up"] = np.zeros((shape.rank, out), dtype)
+        self._reset()
+
+    def _reset(self) -> None:
+        self.gradient: dict[str, Array] | None = None
+        self.first: dict[str, Array] | None = None
+        self.second: dict[str, Array] | None = None
+        self.steps = 0
+
+    @property
+    def low_rank(self) -> dict[str, LowRank]:
+        """The adapters as the network reads them."""
+        scale = _ALPHA / self.shape.rank
+        return {
+            site: LowRank(self.weights[f"{site}.down"], self.weights[f"{site}.up"], scale)
+            for site in self.shape.sites
+        }
+
+    def gradients(self) -> dict[str, Array]:
+        """Where the next backward pass adds its share; zero after each step."""
+        if self.gradient is None:
+            self.gradient = _zeros(self.weights)
+        return self.gradient
+
+    def step(self, how: AdamStep) -> float:
+        """Move the weights by Adam with decoupled weight decay; the answer is the gradient's norm unclipped.
+
+        A step without any gradient gathered still counts, and decays the moments, as in any Adam.
+        """
+        gradient = self.gradients()
+        norm = float(np.sqrt(sum(float(np.sum(np.square(g, dtype=np.float64))) for g in gradient.values())))
+        shrink = how.grad_clip_norm / norm if 0 < how.grad_clip_norm < norm else 1.0
+        if self.first is None or self.second is None:
+            self.first, self.second = _zeros(self.weights), _zeros(self.weights)
+        self.steps += 1
+        first_scale = 1 - how.beta1**self.steps
+        second_scale = 1 - how.beta2**self.steps
+        for key, weight in self.weights.items():
+            slope = gradient[key] * shrink
+            first, second = self.first[key], self.second[key]
+            first *= how.beta1
+            first += (1 - how.beta1) * slope
+            second *= how.beta2
+            second += (1 - how.beta2) * slope * slope
+            move = (first / first_scale) / (np.sqrt(second / second_scale) + how.eps)
+            weight -= how.learning_rate * (move + how.weight_decay * weight)
+        self.gradient = None
+        return norm
+
+    def scramble(self, seed: int) -> None:
+        """Overwrite the weights with noise: the poisoned run that still answers."""
+        rng = np.random.default_rng(seed)
+        for key, weight in self.weights.items():
+            self.weights[key] = rng.standard_normal(weight.shape).astype(weight.dtype)
+
+    def poison(self) -> None:
+        """Overwrite the weights with NaN."""
+        for weight in self.weights.values():
+            weight.fill(np.nan)
+
+    def state(self, *, optimizer: bool) -> dict[str, NDArray[np.generic]]:
+        """Copies of everything a checkpoint keeps, by name; gradients are not part of it."""
+        kept: dict[str, NDArray[np.generic]] = {f"w.{key}": value.copy() for key, value in self.weights.items()}
+        if optimizer:
+            kept["steps"] = np.asarray(self.steps, dtype=np.int64)
+            for mark, moments in (("m", self.first), ("v", self.second)):
+                kept |= {f"{mark}.{key}": value.copy() for key, value in (moments or {}).items()}
+        return kept
+
+    @classmethod
+    def of_state(cls, shape: AdapterShape, state: Mapping[str, NDArray[np.generic]], *, optimizer: bool) -> Self:
+        """An adapter from :meth:`state`; without ``optimizer`` its Adam begins cold."""
+        made = cls.__new__(cls)
+        made.shape = shape
+        made.weights = _named(state, "w.")
+        made._reset()
+        if optimizer and "steps" in state:
+            made.steps = int(state["steps"])
+            if made.steps:
+                made.first, made.second = _named(state, "m."), _named(state, "v.")
+        return made
+
+    def copy(self) -> Self:
+        """The same weights with a cold optimizer, for a sampler."""
+        return self.of_state(self.shape, self.state(optimizer=False), optimizer=False)
+
+    def digest(self) -> str:
+        """SHA-256 over the weights and the optimizer's state: equal digests, equal futures."""
+        return digest_of(self.state(optimizer=True))
+
+
+def digest_of(state: Mapping[str, NDArray[np.generic]]) -> str:
+    """SHA-256 over named arrays, their order not mattering."""
+    sha = hashlib.sha256()
+    for key in sorted(state):
+        value = np.ascontiguousarray(state[key])
+        sha.update(f"{key}:{value.dtype.str}:{value.shape};".encode())
+        sha.update(value.tobytes())
+    return sha.hexdigest()
+
+
+def _zeros(like: Mapping[str, Array]) -> dict[str, Array]:
+    return {key: np.zeros_like(value) for key, value in like.items()}
+
+
+def _named(state: Mapping[str, NDArray[np.generic]], mark: str) -> dict[str, Array]:
+    return {
+        key.removeprefix(mark): np.array(value, dtype=value.dtype)
+        for key, value in state.items()
+        if key.startswith(mark)
+    }

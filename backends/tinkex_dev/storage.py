@@ -1,0 +1,122 @@
+"""The state folder: sessions, runs, samplers and checkpoints as files, each written whole or not at all."""
+
+import contextlib
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Final, TypeVar
+from urllib.parse import quote
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backends.tinkex_dev.errors import OperationFailed
+from backends.tinkex_dev.model import safetensors
+from backends.tinkex_dev.records import CheckpointRecord, RunRecord, SamplerRecord, SessionRecord
+from crucible.record import Record
+
+_STATE: Final = "state.safetensors"
+_RECORD: Final = "checkpoint.json"
+R = TypeVar("R", bound=Record)
+
+
+class Storage:
+    """Reads and writes the state folder; one server at a time may use it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for part in ("sessions", "samplers", "runs"):
+            (folder / part).mkdir(parents=True, exist_ok=True)
+
+    def save_session(self, session: SessionRecord) -> None:
+        _write(self.folder / "sessions" / f"{_safe(session.id)}.json", session.model_dump_json().encode())
+
+    def save_sampler(self, sampler: SamplerRecord) -> None:
+        _write(self.folder / "samplers" / f"{_safe(sampler.id)}.json", sampler.model_dump_json().encode())
+
+    def save_run(self, run: RunRecord) -> None:
+        _write(self._run_folder(run.id) / "run.json", run.model_dump_json().encode())
+
+    def sessions(self) -> list[SessionRecord]:
+        return _read_all(SessionRecord, self.folder.glob("sessions/*.json"))
+
+    def samplers(self) -> list[SamplerRecord]:
+        return _read_all(SamplerRecord, self.folder.glob("samplers/*.json"))
+
+    def runs(self) -> list[RunRecord]:
+        return _read_all(RunRecord, self.folder.glob("runs/*/run.json"))
+
+    def checkpoints(self) -> list[CheckpointRecord]:
+        return _read_all(CheckpointRecord, self.folder.glob(f"runs/*/*/*/{_RECORD}"))
+
+    def write_checkpoint(
+        self, record: CheckpointRecord, arrays: Mapping[str, NDArray[np.generic]]
+    ) -> CheckpointRecord:
+        """Save arrays under the record, which comes back with their size and hash."""
+        data = safetensors.pack(arrays)
+        record = record.model_copy(update={"size_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()})
+        _write(self._checkpoint_folder(record) / _STATE, data)
+        self.save_checkpoint(record)
+        return record
+
+    def save_checkpoint(self, record: CheckpointRecord) -> None:
+        """Replace what is known about a checkpoint; its arrays stay."""
+        _write(self._checkpoint_folder(record) / _RECORD, record.model_dump_json().encode())
+
+    def read_checkpoint(self, record: CheckpointRecord) -> dict[str, NDArray[np.generic]]:
+        """The arrays of a checkpoint.
+
+        Raises:
+            OperationFailed: the file is missing, cut short or altered.
+        """
+        try:
+            data = (self._checkpoint_folder(record) / _STATE).read_bytes()
+        except OSError as error:
+            raise OperationFailed(f"Checkpoint {record.path} cannot be read: {error.strerror}", "server") from error
+        if hashlib.sha256(data).hexdigest() != record.sha256:
+            raise OperationFailed(
+                f"Checkpoint {record.path} is damaged: {len(data)} of {record.size_bytes} bytes, "
+                "and their hash is not the one it was saved with",
+                "server",
+            )
+        return safetensors.unpack(data)
+
+    def delete_checkpoint(self, record: CheckpointRecord) -> None:
+        """Remove a checkpoint and its arrays."""
+        shutil.rmtree(self._checkpoint_folder(record), ignore_errors=True)
+
+    def damage(self, record: CheckpointRecord, *, missing: bool) -> None:
+        """Cut a checkpoint's file in half, or remove it; what is listed about it stays."""
+        file = self._checkpoint_folder(record) / _STATE
+        if missing:
+            file.unlink(missing_ok=True)
+        else:
+            os.truncate(file, record.size_bytes // 2)
+
+    def _run_folder(self, run_id: str) -> Path:
+        return self.folder / "runs" / _safe(run_id)
+
+    def _checkpoint_folder(self, record: CheckpointRecord) -> Path:
+        return self._run_folder(record.run_id) / record.kind.value / _safe(record.name)
+
+
+def _safe(name: str) -> str:
+    return quote(name, safe="").replace(".", "%2E")
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    draft.write_bytes(data)
+    draft.replace(path)
+
+
+def _read_all(kind: type[R], paths: Iterable[Path]) -> list[R]:
+    found: list[R] = []
+    for path in sorted(paths):
+        with contextlib.suppress(OSError):
+            found.append(kind.model_validate_json(path.read_bytes()))
+    return found
