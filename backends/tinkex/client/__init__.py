@@ -1,0 +1,1 @@
+"""The clients: one implementation on coroutines, used blocking or awaited."""

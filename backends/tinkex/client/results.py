@@ -1,0 +1,77 @@
+"""How each kind of result is read, and what in it shows that the run is poisoned."""
+
+import math
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+
+from backends.tinkex.client.connection import read_record
+from backends.tinkex.client.result_poll import Decoding
+from backends.tinkex.errors import BACKEND
+from backends.tinkex.types.arrays import is_numpy
+from backends.tinkex.types.forward_backward_output import ForwardBackwardOutput
+from backends.tinkex.types.responses import OptimStepResponse
+from backends.tinkex.types.sample_response import SampleResponse
+from crucible.errors import RunCorrupted
+
+R = TypeVar("R", bound=BaseModel)
+
+
+def record_decoding(kind: type[R], route: str) -> Decoding[R]:
+    """A result that always comes as JSON."""
+    return Decoding(from_json=_reader(kind, route))
+
+
+def pass_decoding(route: str) -> Decoding[ForwardBackwardOutput]:
+    """The result of a forward or forward_backward."""
+    return Decoding(from_json=_reader(ForwardBackwardOutput, route))
+
+
+def sample_decoding(route: str = "asample") -> Decoding[SampleResponse]:
+    """The result of a sampling request."""
+    return Decoding(from_json=_reader(SampleResponse, route))
+
+
+def _reader(kind: type[R], route: str) -> Callable[[Any], R]:
+    def read(value: Any) -> R:
+        return read_record(value, kind, route)
+
+    return read
+
+
+def check_pass(output: ForwardBackwardOutput, model_id: str, request_id: str | None) -> ForwardBackwardOutput:
+    """The output itself. Raises RunCorrupted when a metric is not finite or a loss is NaN."""
+    for name, value in output.metrics.items():
+        if not math.isfinite(value):
+            raise _poisoned(f"the metric {name} is {value}", model_id, request_id)
+    for index, record in enumerate(output.loss_fn_outputs):
+        for name, tensor in record.items():
+            if tensor.dtype == "float32" and _has_nan(tensor.data):
+                raise _poisoned(f"{name} of datum {index} has NaN", model_id, request_id)
+    return output
+
+
+def check_step(output: OptimStepResponse, model_id: str, request_id: str | None) -> OptimStepResponse:
+    """The output itself. Raises RunCorrupted when a metric is not finite."""
+    for name, value in output.metrics.items():
+        if not math.isfinite(value):
+            raise _poisoned(f"the metric {name} is {value}", model_id, request_id)
+    return output
+
+
+def _poisoned(what: str, model_id: str, request_id: str | None) -> RunCorrupted:
+    return RunCorrupted(
+        f"run {model_id} is poisoned: {what}",
+        backend=BACKEND,
+        request_id=request_id,
+        details={"run_id": model_id, "detected_by": "value"},
+    )
+
+
+def _has_nan(values: Any) -> bool:
+    total = float(values.sum()) if is_numpy(values) else sum(values)
+    if not math.isnan(total):
+        return False
+    flat = values.ravel().tolist() if is_numpy(values) else values
+    return any(math.isnan(value) for value in flat)

@@ -1,0 +1,41 @@
+"""From what a server says of a model to its tokenizer."""
+
+from typing import Any, Final
+
+from backends.tinkex.errors import BACKEND
+from backends.tinkex.types.model_info import GetInfoResponse
+from crucible.errors import NotFound, Unsupported
+
+_BYTE_TOKENIZER: Final = "nsai/byte-320"
+_BYTE_VOCABULARY: Final = 320
+
+
+def known_vocab_size(info: GetInfoResponse) -> int | None:
+    """The number of token ids, where it is known without loading anything."""
+    return _BYTE_VOCABULARY if info.model_data.tokenizer_id == _BYTE_TOKENIZER else None
+
+
+def load_tokenizer(info: GetInfoResponse) -> Any:
+    """``crucible.tokenizer.ByteTokenizer`` for its own id; a ``transformers`` tokenizer for every other.
+
+    Raises:
+        Unsupported: ``transformers`` is not installed.
+        NotFound: there is no tokenizer under that name.
+    """
+    name = info.model_data.tokenizer_id or info.base_model
+    if name == _BYTE_TOKENIZER:
+        from crucible.tokenizer import ByteTokenizer
+
+        return ByteTokenizer()
+    if not name:
+        raise Unsupported("the server names neither a tokenizer nor a base model", backend=BACKEND)
+    try:
+        from transformers import AutoTokenizer
+    except ImportError as error:
+        raise Unsupported(
+            f"the tokenizer {name} needs the package transformers (pip install transformers)", backend=BACKEND
+        ) from error
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise NotFound(f"no tokenizer {name}: {error}", backend=BACKEND) from error

@@ -1,0 +1,14 @@
+"""Checkpoints of a run or of the caller."""
+
+from pydantic import Field
+
+from backends.tinkex.types.checkpoint import Checkpoint
+from backends.tinkex.types.cursor import Cursor
+from backends.tinkex.types.wire_record import ReadRecord
+
+
+class CheckpointsList(ReadRecord):
+    """One page of checkpoints; without a cursor it is all of them."""
+
+    checkpoints: list[Checkpoint] = Field(default_factory=list)
+    cursor: Cursor | None = None

@@ -1,0 +1,14 @@
+"""The flags that a server sets for its clients."""
+
+from pydantic import Field
+
+from backends.tinkex.types.wire_record import ReadRecord
+
+
+class ClientConfig(ReadRecord):
+    """Flags of ``client/config``; what the server leaves out has the official client's default."""
+
+    proto_compress_fwdbwd: bool = False
+    parallel_fwdbwd_chunks: bool = True
+    fwdbwd_max_chunk_len: int = Field(default=1024, ge=1)
+    fwdbwd_max_chunk_bytes_count: int = Field(default=5_000_000, ge=1)

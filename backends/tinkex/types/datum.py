@@ -1,0 +1,56 @@
+"""One training example."""
+
+from typing import Any, Final
+
+from pydantic import ConfigDict, field_validator
+
+from backends.tinkex.types.arrays import is_numpy, is_torch
+from backends.tinkex.types.model_input import ModelInput
+from backends.tinkex.types.tensor_data import TensorData
+from backends.tinkex.types.wire_record import SentRecord
+
+_WHOLE_NUMBERS: Final = frozenset({"target_tokens"})
+
+
+class Datum(SentRecord):
+    """An input, and the arrays that the loss reads: ``target_tokens``, ``weights``, ``logprobs``,
+    ``advantages``... Lists and arrays are held without a copy and become ``TensorData``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    model_input: ModelInput
+    loss_fn_inputs: dict[str, TensorData]
+
+    @field_validator("loss_fn_inputs", mode="before")
+    @classmethod
+    def _as_tensors(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {key: _as_tensor(key, item) for key, item in value.items()}
+
+    def body(self) -> dict[str, Any]:
+        """The JSON form."""
+        return {
+            "model_input": self.model_input.body(),
+            "loss_fn_inputs": {key: tensor.body() for key, tensor in self.loss_fn_inputs.items()},
+        }
+
+
+def _as_tensor(key: str, value: Any) -> Any:
+    if isinstance(value, TensorData | dict):
+        return value
+    if is_torch(value):
+        return TensorData.from_torch(value)
+    if is_numpy(value):
+        return TensorData.from_numpy(value)
+    if isinstance(value, ModelInput):
+        value = value.to_ints()
+    if isinstance(value, list | tuple) and value and isinstance(value[0], list | tuple):
+        import numpy as np
+
+        return TensorData.from_numpy(np.asarray(value, dtype="int64" if key in _WHOLE_NUMBERS else "float32"))
+    return TensorData(
+        data=value,
+        dtype="int64" if key in _WHOLE_NUMBERS else "float32",
+        shape=(len(value),) if isinstance(value, list | tuple | range) else None,
+    )

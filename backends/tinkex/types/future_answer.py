@@ -1,0 +1,59 @@
+"""What ``retrieve_future`` may say instead of a result."""
+
+from enum import StrEnum
+
+from pydantic import Field, field_validator
+
+from backends.tinkex.types.wire_record import ReadRecord
+
+
+class QueueState(StrEnum):
+    """Why a request waits."""
+
+    ACTIVE = "active"
+    PAUSED_CAPACITY = "paused_capacity"
+    PAUSED_RATE_LIMIT = "paused_rate_limit"
+    UNKNOWN = "unknown"
+
+    @classmethod
+    def _missing_(cls, value: object) -> "QueueState":
+        return cls.UNKNOWN
+
+
+class TryAgainResponse(ReadRecord):
+    """Not ready: ask again."""
+
+    request_id: str | None = None
+    queue_state: QueueState = QueueState.UNKNOWN
+    queue_state_reason: str | None = None
+
+
+class RequestErrorCategory(StrEnum):
+    """Whose fault a failed request is, as the server sees it."""
+
+    UNKNOWN = "unknown"
+    SERVER = "server"
+    USER = "user"
+
+    @classmethod
+    def _missing_(cls, value: object) -> "RequestErrorCategory":
+        return cls.UNKNOWN
+
+
+class RequestFailedResponse(ReadRecord):
+    """The request failed for good."""
+
+    error: str = "the server gave no reason"
+    category: RequestErrorCategory = RequestErrorCategory.UNKNOWN
+
+    @field_validator("category", mode="before")
+    @classmethod
+    def _any_case(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
+
+
+class CompleteMetadata(ReadRecord):
+    """The result is there but large: ask again without ``allow_metadata_only``."""
+
+    status: str = "complete_metadata"
+    response_payload_size: int | None = Field(default=None, ge=0)

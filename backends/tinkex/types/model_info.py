@@ -1,0 +1,29 @@
+"""What a server says of a live model."""
+
+from pydantic import Field
+
+from backends.tinkex.types.wire_record import ReadRecord
+
+
+class ModelData(ReadRecord):
+    """Architecture and names; servers differ in which of the two names they give."""
+
+    arch: str | None = None
+    model_name: str | None = None
+    base_model: str | None = None
+    tokenizer_id: str | None = None
+
+
+class GetInfoResponse(ReadRecord):
+    """A live model."""
+
+    model_id: str = ""
+    model_data: ModelData = Field(default_factory=ModelData)
+    is_lora: bool | None = None
+    lora_rank: int | None = None
+    model_name: str | None = None
+
+    @property
+    def base_model(self) -> str | None:
+        """The name of the base model, wherever the server put it."""
+        return self.model_data.model_name or self.model_name or self.model_data.base_model

@@ -1,0 +1,26 @@
+"""How tokens are drawn."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import Field
+
+from backends.tinkex.types.wire_record import SentRecord
+
+
+class SamplingParams(SentRecord):
+    """``stop`` is a string, strings, or token ids. ``top_k`` -1 and ``top_p`` 1 cut nothing."""
+
+    max_tokens: int | None = Field(default=None, ge=1)
+    seed: int | None = None
+    stop: str | Sequence[str] | Sequence[int] | None = None
+    temperature: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    top_k: int = Field(default=-1, ge=-1)
+    top_p: float = Field(default=1.0, ge=0, le=1)
+
+    def body(self) -> dict[str, Any]:
+        """The JSON form; a single stop string goes out as a list, which every server takes."""
+        body = super().body()
+        if isinstance(self.stop, str):
+            body["stop"] = [self.stop]
+        return body

@@ -1,0 +1,25 @@
+"""Which models a server offers."""
+
+from pydantic import Field
+
+from backends.tinkex.types.wire_record import ReadRecord
+
+
+class SupportedModel(ReadRecord):
+    """One model. What the server does not say is None."""
+
+    model_name: str = ""
+    max_context_length: int | None = None
+    trainable: bool | None = None
+    sampleable: bool | None = None
+
+
+class ServerCapabilities(ReadRecord):
+    """What a server can do."""
+
+    supported_models: list[SupportedModel] = Field(default_factory=list)
+
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        """The names of the models, in the server's order."""
+        return tuple(model.model_name for model in self.supported_models if model.model_name)

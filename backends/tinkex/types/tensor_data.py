@@ -1,0 +1,152 @@
+"""An array of numbers with its type and shape: dense, or sparse by rows (CSR)."""
+
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from pydantic import ConfigDict, model_validator
+
+from backends.tinkex.types.arrays import Numbers, as_list, as_numpy, is_numpy, same_numbers
+from backends.tinkex.types.wire_record import ReadRecord
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+TensorDtype = Literal["float32", "int64"]
+
+
+class TensorData(ReadRecord):
+    """``data`` is held as given (list or numpy array, no copy). Without ``dtype`` it is read off the data.
+
+    Sparse: ``data`` are the listed values, ``sparse_crow_indices`` the row pointers, ``sparse_col_indices``
+    the columns, and ``shape`` the dense shape.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=(), arbitrary_types_allowed=True)
+
+    data: Numbers
+    dtype: TensorDtype
+    shape: tuple[int, ...] | None = None
+    sparse_crow_indices: Numbers | None = None
+    sparse_col_indices: Numbers | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_off(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or "data" not in value:
+            return value
+        data = value["data"]
+        if value.get("dtype") is None:
+            value = {**value, "dtype": _dtype_of(data)}
+        if is_numpy(data) and value.get("shape") is None and value.get("sparse_crow_indices") is None:
+            value = {**value, "shape": data.shape}
+        return value
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if (self.sparse_crow_indices is None) != (self.sparse_col_indices is None):
+            raise ValueError("sparse_crow_indices and sparse_col_indices belong together")
+        if self.sparse_crow_indices is None:
+            if self.shape is not None and _product(self.shape) != self.size:
+                raise ValueError(f"shape {self.shape} does not hold {self.size} numbers")
+        elif self.shape is None or len(self.shape) != 2:
+            raise ValueError("a sparse tensor needs its dense shape (rows, columns)")
+        return self
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether only some entries are listed."""
+        return self.sparse_crow_indices is not None
+
+    @property
+    def size(self) -> int:
+        """How many numbers ``data`` holds."""
+        return int(self.data.size) if is_numpy(self.data) else len(self.data)
+
+    @property
+    def length(self) -> int:
+        """The first dimension: how many positions this describes."""
+        if self.shape:
+            return self.shape[0]
+        return len(self.data) if self.shape is None else 1
+
+    @classmethod
+    def from_numpy(cls, array: "NDArray[Any]") -> Self:
+        """Hold an array, without a copy."""
+        return cls(data=array, dtype=_dtype_of(array), shape=array.shape)
+
+    @classmethod
+    def from_torch(cls, tensor: Any) -> Self:
+        """Hold a torch tensor's memory (moved to the CPU, bfloat16 and half widened to float32)."""
+        held = tensor.detach().cpu()
+        held = held.float() if held.is_floating_point() else held.long()
+        return cls.from_numpy(held.contiguous().numpy())
+
+    def to_numpy(self) -> "NDArray[Any]":
+        """The dense array in its shape; the very array that is held when it fits already."""
+        values = as_numpy(self.data, self.dtype)
+        if self.sparse_crow_indices is None:
+            return values if self.shape is None else values.reshape(self.shape)
+        return self._densified(values)
+
+    def to_torch(self) -> Any:
+        """The dense tensor. Needs torch."""
+        import torch
+
+        array = self.to_numpy()
+        return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+    def tolist(self) -> list[Any]:
+        """The dense numbers, nested by shape."""
+        if self.shape is None or (len(self.shape) == 1 and not self.is_sparse):
+            return as_list(self.data)
+        nested: list[Any] = self.to_numpy().tolist()
+        return nested
+
+    def body(self) -> dict[str, Any]:
+        """The JSON form."""
+        body: dict[str, Any] = {"data": as_list(self.data), "dtype": self.dtype}
+        if self.shape is not None:
+            body["shape"] = list(self.shape)
+        if self.sparse_crow_indices is not None:
+            body["sparse_crow_indices"] = as_list(self.sparse_crow_indices)
+            body["sparse_col_indices"] = as_list(self.sparse_col_indices)
+        return body
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, TensorData):
+            return NotImplemented
+        return (
+            (self.dtype, self.shape) == (other.dtype, other.shape)
+            and same_numbers(self.data, other.data)
+            and same_numbers(self.sparse_crow_indices, other.sparse_crow_indices)
+            and same_numbers(self.sparse_col_indices, other.sparse_col_indices)
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def _densified(self, values: "NDArray[Any]") -> "NDArray[Any]":
+        import numpy as np
+
+        dense = np.zeros(self.shape or (), dtype=values.dtype)
+        pointers = as_numpy(self.sparse_crow_indices, "int64")
+        rows = np.repeat(np.arange(len(pointers) - 1), np.diff(pointers))
+        dense[rows, as_numpy(self.sparse_col_indices, "int64")] = values
+        return dense
+
+
+def _dtype_of(data: Any) -> str:
+    if is_numpy(data):
+        if data.dtype.kind in "iub":
+            return "int64"
+        if data.dtype.kind == "f":
+            return "float32"
+        raise ValueError(f"numpy arrays of {data.dtype} are not allowed; allowed are integers and floats")
+    if isinstance(data, list | tuple | range) and all(type(item) is int for item in data):
+        return "int64"
+    return "float32"
+
+
+def _product(shape: tuple[int, ...]) -> int:
+    size = 1
+    for side in shape:
+        size *= side
+    return size

@@ -1,0 +1,1 @@
+"""The wire: HTTP, encodings, retries, and what is learned of a server."""

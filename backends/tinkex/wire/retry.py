@@ -1,0 +1,37 @@
+"""When one HTTP request is sent again, and how long to wait before."""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+_RETRYABLE: Final = frozenset({408, 425, 429})
+_NEVER: Final = frozenset({501, 505})
+
+
+@dataclass(frozen=True, slots=True)
+class RetryConfig:
+    """Exponential backoff with full jitter. The same bytes go out again under the same idempotency key.
+
+    ``give_up_after_s`` bounds the time from the first attempt; the error of the last attempt is then raised.
+    ``jitter`` gives a number in [0, 1).
+    """
+
+    initial_delay_s: float = 0.5
+    max_delay_s: float = 30.0
+    give_up_after_s: float = 300.0
+    jitter: Callable[[], float] = field(default=random.random, repr=False, compare=False)
+
+    def delay_s(self, attempt: int, asked_ms: int | None) -> float:
+        """Seconds before attempt ``attempt`` + 1. What the server asked for is a floor, spread by up to 10 %."""
+        ceiling = min(self.max_delay_s, self.initial_delay_s * 2 ** min(attempt, 30))
+        drawn: float = ceiling * (0.5 + 0.5 * self.jitter())
+        if asked_ms is None:
+            return drawn
+        asked: float = asked_ms / 1000 * (1 + 0.1 * self.jitter())
+        return asked
+
+
+def is_retryable(status: int) -> bool:
+    """Whether an answer of this status may turn out otherwise when the same request is sent again."""
+    return status in _RETRYABLE or (status >= 500 and status not in _NEVER)

@@ -1,0 +1,313 @@
+"""HTTP to one server: pools per event loop, retries of one request, answers of bounded size.
+
+A retry sends the same bytes under the same idempotency key. What is a refusal for good comes back as an
+``Answer`` too: the caller knows what was sought and names the error.
+"""
+
+import asyncio
+import contextlib
+import os
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakKeyDictionary
+
+from backends.tinkex.errors import BACKEND, retry_after_ms
+from backends.tinkex.settings import Endpoint
+from backends.tinkex.wire.body import JSON, Body
+from backends.tinkex.wire.retry import RetryConfig, is_retryable
+from crucible.errors import AnswerLost, BackendUnavailable, MalformedAnswer, RequestTimeout
+
+if TYPE_CHECKING:
+    import httpx
+
+_MAX_CONNECTIONS: Final = 2048
+_STREAMS_PER_CLIENT: Final = 64
+_TRUNCATED_TRIES: Final = 3
+_NOT_TAKEN: Final = frozenset({408, 425, 429, 503})
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """``answer_bytes`` bounds one answer; more is a MalformedAnswer. Timeouts are for one attempt."""
+
+    answer_bytes: int = 512 * 1024 * 1024
+    connect_timeout_s: float = 15.0
+    read_timeout_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request. ``path`` begins with a slash, below the server's address."""
+
+    method: str
+    path: str
+    body: Body | None = None
+    accept: str = JSON
+    headers: Mapping[str, str] = field(default_factory=dict)
+    params: Mapping[str, Any] = field(default_factory=dict)
+    read_timeout_s: float | None = None
+    retries: bool = True
+    repeatable: bool = True
+    """False: were it run twice it would count twice, so what may have arrived is not sent again."""
+
+    @property
+    def route(self) -> str:
+        """The last words of the path, for messages."""
+        return self.path.removeprefix("/api/v1/")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer."""
+
+    status: int
+    headers: Mapping[str, str]
+    content: bytes
+
+    @property
+    def ok(self) -> bool:
+        """2xx."""
+        return 200 <= self.status < 300
+
+    @property
+    def media_type(self) -> str:
+        """Without parameters, in lower case."""
+        return self.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+class Transport:
+    """All HTTP to one server. Usable from several event loops; each has its own connections."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        retry: RetryConfig | None = None,
+        limits: Limits | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self.endpoint = endpoint
+        self.retry = retry or RetryConfig()
+        self.limits = limits or Limits()
+        self.clock = clock
+        self.sleep = sleep
+        self._pools: WeakKeyDictionary[asyncio.AbstractEventLoop, _Pool] = WeakKeyDictionary()
+        self._pid = os.getpid()
+
+    async def send(self, call: Call) -> Answer:
+        """Send until there is an answer that sending again would not change, or the time for it is over.
+
+        Raises:
+            BackendUnavailable: no connection, or a broken one, after every retry.
+            RequestTimeout: no answer came in time, after every retry.
+            MalformedAnswer: the answer was too large, or cut short again and again.
+            AnswerLost: the call is not ``repeatable`` and it is not known whether it arrived.
+        """
+        headers = self._headers(call)
+        begun = self.clock()
+        attempt = truncated = 0
+        while True:
+            trouble: Answer | BackendUnavailable | RequestTimeout | MalformedAnswer
+            try:
+                answer = await self._once(call, headers)
+                if not call.retries or not is_retryable(answer.status):
+                    return answer
+                if not call.repeatable and answer.status not in _NOT_TAKEN:
+                    raise _lost(call, f"the server answered {answer.status}")
+                trouble = answer
+            except _CutShort as error:
+                truncated += 1
+                trouble = MalformedAnswer(f"{call.route}: {error}", backend=BACKEND)
+                if not call.repeatable:
+                    raise _lost(call, "the answer was cut short") from error
+                if truncated >= _TRUNCATED_TRIES or not call.retries:
+                    raise trouble from error
+            except (BackendUnavailable, RequestTimeout) as error:
+                if not call.repeatable and not error.details.get("never_sent"):
+                    raise _lost(call, error.message) from error
+                if not call.retries:
+                    raise
+                trouble = error
+            asked = retry_after_ms(trouble.headers) if isinstance(trouble, Answer) else None
+            delay = self.retry.delay_s(attempt, asked)
+            if self.clock() - begun + delay > self.retry.give_up_after_s:
+                if isinstance(trouble, Answer):
+                    return trouble
+                raise trouble
+            attempt += 1
+            await self.sleep(delay)
+
+    async def download(self, url: str, *, authenticated: bool) -> AsyncIterator[bytes]:
+        """Stream a file. The credential goes along only where ``authenticated`` says so.
+
+        Raises:
+            BackendUnavailable: the connection failed or broke off.
+            NotFound and the like are the caller's: an answer that is not 2xx raises BackendUnavailable naming it.
+        """
+        import httpx
+
+        pool = self._pool()
+        headers = self.endpoint.headers() if authenticated else {}
+        with pool.lease() as client, _translated("download"):
+            async with client.stream("GET", url, headers=headers, follow_redirects=False) as response:
+                if response.status_code != httpx.codes.OK:
+                    raise BackendUnavailable(
+                        f"download answered {response.status_code}",
+                        backend=BACKEND,
+                        details={"status": response.status_code},
+                    )
+                async for block in response.aiter_bytes(256 * 1024):
+                    yield block
+
+    async def aclose(self) -> None:
+        """Close this loop's connections."""
+        pool = self._pools.pop(asyncio.get_running_loop(), None)
+        if pool is not None:
+            await pool.aclose()
+
+    def url(self, path: str) -> str:
+        """The full address of a path."""
+        return self.endpoint.base_url + path
+
+    def _headers(self, call: Call) -> dict[str, str]:
+        headers = {"Accept": call.accept, **self.endpoint.headers(), **call.headers}
+        if call.method == "POST":
+            headers.setdefault("X-Idempotency-Key", str(uuid.uuid4()))
+        if call.body is not None:
+            headers["Content-Type"] = call.body.media_type
+            headers["Content-Length"] = str(call.body.size)
+            if call.body.encoding:
+                headers["Content-Encoding"] = call.body.encoding
+        return headers
+
+    async def _once(self, call: Call, headers: Mapping[str, str]) -> Answer:
+        import httpx
+
+        pool = self._pool()
+        timeout = httpx.Timeout(
+            call.read_timeout_s or self.limits.read_timeout_s, connect=self.limits.connect_timeout_s, pool=None
+        )
+        content = None if call.body is None else _stream(call.body)
+        with pool.lease() as client, _translated(call.route):
+            async with client.stream(
+                call.method,
+                self.url(call.path),
+                params={key: value for key, value in call.params.items() if value is not None} or None,
+                headers=dict(headers),
+                content=content,
+                timeout=timeout,
+                follow_redirects=False,
+            ) as response:
+                content_read = await self._read(response, call.route)
+                return Answer(response.status_code, response.headers, content_read)
+
+    async def _read(self, response: "httpx.Response", route: str) -> bytes:
+        blocks: list[bytes] = []
+        size = 0
+        async for block in response.aiter_bytes():
+            size += len(block)
+            if size > self.limits.answer_bytes:
+                raise MalformedAnswer(
+                    f"{route}: the answer is larger than {self.limits.answer_bytes} bytes", backend=BACKEND
+                )
+            blocks.append(block)
+        return blocks[0] if len(blocks) == 1 else b"".join(blocks)
+
+    def _pool(self) -> "_Pool":
+        if self._pid != os.getpid():
+            self._pools = WeakKeyDictionary()
+            self._pid = os.getpid()
+        loop = asyncio.get_running_loop()
+        pool = self._pools.get(loop)
+        if pool is None:
+            pool = self._pools[loop] = _Pool(http2=self.endpoint.base_url.startswith("https:"))
+        return pool
+
+
+class _Pool:
+    """Clients of one event loop. HTTP/2 has a limit of streams in a connection and our long polls hold them,
+    so a client that is full gets a sibling; over HTTP/1.1 one client with many connections serves."""
+
+    def __init__(self, *, http2: bool) -> None:
+        self._http2 = http2
+        self._clients: list[httpx.AsyncClient] = []
+        self._busy: list[int] = []
+
+    @contextlib.contextmanager
+    def lease(self) -> Any:
+        index = self._free()
+        self._busy[index] += 1
+        try:
+            yield self._clients[index]
+        finally:
+            self._busy[index] -= 1
+
+    def _free(self) -> int:
+        room = _STREAMS_PER_CLIENT if self._http2 else _MAX_CONNECTIONS
+        for index, busy in enumerate(self._busy):
+            if busy < room:
+                return index
+        self._clients.append(self._new_client())
+        self._busy.append(0)
+        return len(self._busy) - 1
+
+    def _new_client(self) -> "httpx.AsyncClient":
+        import httpx
+
+        limits = httpx.Limits(
+            max_connections=_MAX_CONNECTIONS, max_keepalive_connections=256, keepalive_expiry=30.0
+        )
+        return httpx.AsyncClient(http2=self._http2, limits=limits, headers={"User-Agent": "nsai-work-tinkex"})
+
+    async def aclose(self) -> None:
+        clients, self._clients, self._busy = self._clients, [], []
+        for client in clients:
+            await client.aclose()
+
+
+class _CutShort(Exception):
+    """The connection ended inside an answer."""
+
+
+@contextlib.contextmanager
+def _translated(route: str) -> Any:
+    """httpx's errors as ours: the one place."""
+    import httpx
+
+    try:
+        yield
+    except httpx.DecodingError as error:
+        raise MalformedAnswer(f"{route}: the answer cannot be decompressed", backend=BACKEND) from error
+    except httpx.RemoteProtocolError as error:
+        if "incomplete" in str(error) or "without sending complete" in str(error):
+            raise _CutShort("the answer was cut short") from error
+        raise BackendUnavailable(f"{route}: the connection broke: {error}", backend=BACKEND) from error
+    except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+        raise BackendUnavailable(
+            f"{route}: no connection to the server ({type(error).__name__}: {error})",
+            backend=BACKEND,
+            details={"never_sent": True},
+        ) from error
+    except httpx.TimeoutException as error:
+        raise RequestTimeout(f"{route}: no answer in time ({type(error).__name__})", backend=BACKEND) from error
+    except httpx.TransportError as error:
+        raise BackendUnavailable(
+            f"{route}: the server cannot be reached ({type(error).__name__}: {error})", backend=BACKEND
+        ) from error
+
+
+def _lost(call: Call, why: str) -> AnswerLost:
+    return AnswerLost(
+        f"{call.route}: {why}; whether the request took effect is not known, and this server would run it again",
+        backend=BACKEND,
+        details={"route": call.route},
+    )
+
+
+async def _stream(body: Body) -> AsyncIterator[bytes]:
+    for block in body.blocks():
+        yield block
