@@ -11,6 +11,7 @@ from backends.tinkex_dev.exchange import answer, metadata_of, number_in_query, r
 from backends.tinkex_dev.options import CONTEXT_LENGTH, SUPPORTED_MODELS
 from backends.tinkex_dev.requests import CreateSession, Heartbeat
 from backends.tinkex_dev.service import Service
+from crucible.tokenizer import ByteTokenizer
 
 _CLIENT_CONFIG: Final[dict[str, object]] = {
     "pjwt_auth_enabled": False,
@@ -53,6 +54,7 @@ class SessionRoutes:
                 "trainable": True,
                 "sampleable": True,
                 "description": _description(name),
+                "tokenizer_id": ByteTokenizer().tokenizer_id,
             }
             for name in SUPPORTED_MODELS
         ]
