@@ -17,7 +17,7 @@ LEARNING = {"learning_rate": 1e-2, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8}
 def plan(
     base_model: str, *, stages: tuple[str, ...] = DEV_STAGES, steps: int = 6, save_after: int = 3, rank: int = 8
 ) -> Plan:
-    """A round of ``steps`` optimizer steps with a save in the middle; token ids are bytes, below every vocabulary."""
+    """A round of ``steps`` optimizer steps with a save in the middle; token ids are bytes."""
     return {
         "base_model": base_model,
         "rank": rank,

@@ -1,9 +1,12 @@
-"""One round with the official SDK, run by the Python of its own environment: plan (JSON) in, numbers (JSON) out.
+"""One round with a client of the Tinker API: plan (JSON) in, numbers (JSON) out.
 
-``sdk_round.py PLAN OUT``; the SDK is used as its documentation shows, and nothing in it is replaced. Where
-versions differ in how a client is made (a client, or a future of one), ``settled`` accepts both.
+``client_round.py PLAN OUT CLIENT``: CLIENT is the module that offers ``ServiceClient`` and ``types``, be it the
+official SDK (``tinker``, run by the Python of its own environment) or ours (``backends.tinkex``). The calls are
+the same for both; that one script can drive either is part of the claim. Where versions differ in how a client
+is made (a client, or a future of one), ``settled`` accepts both.
 """
 
+import importlib
 import json
 import os
 import sys
@@ -14,8 +17,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import tinker
-from tinker import types
+api = importlib.import_module(sys.argv[3])
+types: Any = api.types
 
 TIMEOUT_S = 60
 LOSSES: dict[str, dict[str, float]] = {
@@ -32,7 +35,7 @@ def settled(value: Any) -> Any:
     return value if result is None else result(timeout=TIMEOUT_S)
 
 
-def datum(example: dict[str, Any], *names: str, **more: list[float]) -> types.Datum:
+def datum(example: dict[str, Any], *names: str, **more: list[float]) -> Any:
     """An example with the named tensors."""
     tensors = {name: example[name] for name in names} | more
     return types.Datum(
@@ -46,7 +49,7 @@ def datum(example: dict[str, Any], *names: str, **more: list[float]) -> types.Da
     )
 
 
-def numbers(output: types.ForwardBackwardOutput) -> dict[str, Any]:
+def numbers(output: Any) -> dict[str, Any]:
     """A forward_backward's answer as plain numbers."""
     logprobs = [[float(x) for x in one["logprobs"].data] for one in output.loss_fn_outputs]
     return {"metrics": dict(output.metrics), "logprobs": logprobs}
@@ -57,8 +60,8 @@ class Round:
 
     def __init__(self, plan: dict[str, Any]) -> None:
         self.plan = plan
-        self.found: dict[str, Any] = {"sdk": tinker.__version__}
-        self.service = tinker.ServiceClient()
+        self.found: dict[str, Any] = {}
+        self.service = api.ServiceClient()
         self.rest = self.service.create_rest_client()
         self.adam = types.AdamParams(**plan["adam"])
         self.batches = [
@@ -90,7 +93,7 @@ class Round:
         """Train, look without training, save in the middle, train on."""
         middle, last = self.plan["save_after"], self.plan["steps"]
         self.client = self.new_client()
-        self.found["info"] = self.client.get_info().model_data.model_name
+        self.found["info"] = settled(self.client.get_info()).model_data.model_name
         self.found["before"] = self.steps(self.client, 0, middle)
         self.found["saved"] = self.client.save_state("middle").result(timeout=TIMEOUT_S).path
         self.found["after"] = self.steps(self.client, middle, last)
@@ -193,8 +196,9 @@ class Round:
         """The status that a call is refused with."""
         try:
             call(argument).result(timeout=TIMEOUT_S)
-        except tinker.APIStatusError as error:
-            return error.status_code
+        except Exception as error:
+            status: int = getattr(error, "status_code", None) or error.details["status"]  # type: ignore[attr-defined]
+            return status
         return "not refused"
 
 
@@ -214,9 +218,9 @@ def main(plan_file: str, out_file: str) -> None:
     work = Round(plan)
     for stage in plan["stages"]:
         getattr(work, stage)()
-        print(f"{stage} done at {time.monotonic() - began:.1f} s", file=sys.stderr, flush=True)
+        print(f"{stage} done at {time.monotonic() - began:.1f} s", file=sys.stderr, flush=True)  # noqa: T201
     Path(out_file).write_text(json.dumps(work.found))
-    # the SDK's background threads may hold the interpreter back; all that was asked for has been written
+    # a client's background threads may hold the interpreter back; all that was asked for has been written
     os._exit(0)
 
 
