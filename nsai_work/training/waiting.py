@@ -2,13 +2,19 @@
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from crucible.errors import RunCorrupted
 from crucible.training import LiveRun
 from nsai_work.control import Control, stop_error
 
 T = TypeVar("T")
+
+
+class Wait(Protocol):
+    """Awaits a coroutine, and may end the wait by raising."""
+
+    async def __call__(self, coroutine: Coroutine[Any, Any, T], /) -> T: ...
 
 
 class Waiter:

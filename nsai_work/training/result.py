@@ -1,0 +1,45 @@
+"""What a finished training job hands to its user, read from the journal."""
+
+from pydantic import JsonValue
+
+from nsai_work.training.checkpoints import final_checkpoint
+from nsai_work.training.ledger import LedgerSnapshot, RemoteRun
+from nsai_work.training.lineage import SKIPPED, worst_resume
+from nsai_work.training.plan import Plan
+
+
+def is_finished(snapshot: LedgerSnapshot, plan: Plan) -> bool:
+    """Whether all steps are recorded, and their final state and its sampling weights are saved."""
+    final = final_checkpoint(snapshot.checkpoints, plan.total_steps)
+    return snapshot.last_step == plan.total_steps and final is not None and final.sampler_path is not None
+
+
+def training_result(snapshot: LedgerSnapshot, plan: Plan) -> dict[str, JsonValue]:
+    """The job's result. ``model`` is the path to sample from; ``resume`` is the weakest resume of all."""
+    final = final_checkpoint(snapshot.checkpoints, plan.total_steps)
+    assert final is not None
+    losses = [step.loss for step in snapshot.steps]
+    return {
+        "loss": losses[-1],
+        "first_loss": losses[0],
+        "steps": snapshot.last_step,
+        "epochs": round(snapshot.last_step / plan.steps_per_epoch, 3),
+        "tokens": sum(step.tokens for step in snapshot.steps),
+        "checkpoint": final.path,
+        "model": final.sampler_path,
+        "resume": worst_resume(snapshot.runs).value,
+        "recoveries": len(snapshot.runs) - 1,
+        "skipped_steps": [step.step for step in snapshot.steps if SKIPPED in step.metrics],
+        "lineage": [_run(run) for run in snapshot.runs],
+    }
+
+
+def _run(run: RemoteRun) -> dict[str, JsonValue]:
+    return {
+        "generation": run.generation,
+        "run_id": run.ref.run_id,
+        "from_step": run.from_step,
+        "resume": run.resume.value,
+        "restored_from": run.restored_from,
+        "end_reason": run.end_reason,
+    }
