@@ -13,6 +13,7 @@ from nsai_work.cli.database import database_app
 from nsai_work.cli.doctor import doctor
 from nsai_work.cli.exit_codes import ExitCode, exit_code_of
 from nsai_work.cli.inspect_jobs import checkpoints, list_jobs, show, steps
+from nsai_work.cli.opening import close_all
 from nsai_work.cli.plugin_commands import CommandGroup
 from nsai_work.cli.report import report_error
 from nsai_work.cli.run import run
@@ -86,6 +87,8 @@ def run_app() -> None:
         sys.exit(ExitCode.INTERRUPTED)
     except BrokenPipeError:
         _leave_the_pipe()
+    finally:
+        close_all()
 
 
 def _leave_the_pipe() -> None:

@@ -36,7 +36,7 @@ def complete(
     """Complete a prompt: streamed to a terminal, whole to a pipe, as data with --json."""
     from crucible.blocking import connect
 
-    options = {
+    options: dict[str, object] = {
         "model": model, "max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed,
         "stop": stop or [],
     }  # fmt: skip

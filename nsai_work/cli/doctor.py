@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -57,7 +58,7 @@ def _examine() -> Iterator[Finding]:
         return
     yield Finding("settings", Verdict.OK, _settings_text(settings))
     for subject, check in _CHECKS.items():
-        yield _guarded(subject, lambda check=check: check(settings))
+        yield _guarded(subject, partial(check, settings))
     yield from _backends()
 
 
@@ -93,9 +94,9 @@ def _home(settings: "Settings") -> Finding:
 
 
 def _database(settings: "Settings") -> Finding:
-    from nsai_work.cli.opening import open_job_store
+    from nsai_work.cli.opening import the_store
 
-    store = open_job_store(settings)
+    store = the_store(settings)
     return Finding("database", Verdict.OK, f"answers; schema {store.schema_version()}")
 
 
@@ -144,7 +145,7 @@ def _backends() -> Iterator[Finding]:
     from crucible.registry import backend_names
 
     for name in backend_names():
-        yield _guarded(f"backend {name}", lambda name=name: _backend(name))
+        yield _guarded(f"backend {name}", partial(_backend, name))
 
 
 def _backend(name: str) -> Finding:

@@ -7,10 +7,11 @@ import typer
 from pydantic import JsonValue
 
 from nsai_work.cli.job_id import find_job
-from nsai_work.cli.opening import open_job_store
+from nsai_work.cli.opening import the_store
 from nsai_work.cli.output import ago, as_json, write_json, write_pairs, write_table
 from nsai_work.cli.report import describe_failure
 from nsai_work.lifecycle import JobStatus
+from nsai_work.payloads import JobKind
 
 if TYPE_CHECKING:
     from nsai_work.job import Job
@@ -21,8 +22,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def list_jobs(
-    status: Annotated[list[JobStatus] | None, typer.Option(help="Only this status; may be repeated.")] = None,
-    kind: Annotated[str | None, typer.Option(help="Only this kind.")] = None,
+    status: Annotated[JobStatus | None, typer.Option(help="Only this status.")] = None,
+    kind: Annotated[JobKind | None, typer.Option(help="Only this kind.")] = None,
     backend: Annotated[str | None, typer.Option(help="Only this backend.")] = None,
     tenant: Annotated[str | None, typer.Option(help="Only this tenant's.")] = None,
     tag: Annotated[str | None, typer.Option(help="Only those with this tag.")] = None,
@@ -31,10 +32,10 @@ def list_jobs(
     json_output: AsJson = False,
 ) -> None:
     """List jobs, newest first."""
-    from nsai_work.store import JobFilter
+    from nsai_work.store.records import JobFilter
 
-    wanted = JobFilter(status=tuple(status or ()), kind=kind, backend=backend, tenant_id=tenant, tag=tag)
-    jobs = open_job_store().list_jobs(wanted, limit=limit, after=after)
+    wanted = JobFilter(status=status, kind=kind, backend=backend, tenant_id=tenant, tag=tag)
+    jobs = the_store().list_jobs(wanted, limit=limit, after=after)
     if json_output:
         write_json([as_json(job) for job in jobs])
         return
@@ -48,7 +49,7 @@ def list_jobs(
 
 def show(job_id: JobId, json_output: AsJson = False) -> None:
     """Show a job: its state, its result or error, and the remote runs under it."""
-    store = open_job_store()
+    store = the_store()
     job = find_job(store, job_id)
     if json_output:
         write_json(as_json(job))
@@ -67,7 +68,7 @@ def show(job_id: JobId, json_output: AsJson = False) -> None:
 
 def steps(job_id: JobId, json_output: AsJson = False) -> None:
     """List the optimizer steps that count, in order, each once."""
-    store = open_job_store()
+    store = the_store()
     records = store.steps(find_job(store, job_id).id)
     if json_output:
         write_json([as_json(record) for record in records])
@@ -78,7 +79,7 @@ def steps(job_id: JobId, json_output: AsJson = False) -> None:
 
 def checkpoints(job_id: JobId, json_output: AsJson = False) -> None:
     """List the checkpoints: where they lie, their step and metric, and whether they are kept."""
-    store = open_job_store()
+    store = the_store()
     records = store.checkpoints(find_job(store, job_id).id)
     if json_output:
         write_json([checkpoint_json(record) for record in records])

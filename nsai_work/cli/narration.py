@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from nsai_work.cli.run_progress import JobEvent
 
 Data = Mapping[str, Any]
+Line = Callable[[Data], "str | None"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,9 +19,10 @@ class Note:
 
 
 def narrate(event: JobEvent) -> Note | None:
-    """The line for an event; None for one that says nothing to a person."""
-    known = _LINES.get(_family(event.name))
-    return known(event.data) if known else None
+    """The line for an event; None for one that says nothing new to a person."""
+    line, style = _LINES.get(_family(event.name), (None, ""))
+    text = line(event.data) if line else None
+    return Note(text, style) if text else None
 
 
 def _family(name: str) -> str:
@@ -29,33 +31,75 @@ def _family(name: str) -> str:
     return f"recovery.{rest}" if separator else name
 
 
-def _reason(data: Data) -> str:
-    reason = data.get("reason") or data.get("error") or data.get("message")
+def _because(data: Data) -> str:
+    reason = data.get("reason") or data.get("message") or data.get("error")
     if isinstance(reason, Mapping):
         reason = reason.get("message")
     return f": {reason}" if reason else ""
 
 
-def _run_began(data: Data) -> Note | None:
-    if data.get("generation", 1) == 1 and data.get("resume") in (None, "fresh"):
-        return Note(f"remote run {data.get('run_id', '?')} began", "dim")
-    where = f"from step {data.get('from_step')}"
-    return Note(f"goes on {where} in remote run {data.get('run_id', '?')} ({data.get('resume')} resume)", "green")
+def _running(data: Data) -> str:
+    attempt = data.get("attempt", 1)
+    return f"running on {data.get('worker_id')}" + (f", attempt {attempt}" if attempt != 1 else "")
 
 
-def _checkpoint(data: Data) -> Note:
+def _queued(data: Data) -> str | None:
+    # the first time is not worth a line: everything is queued at some time
+    return f"back in the queue{_because(data)}" if data.get("from") == "running" else None
+
+
+def _checkpoint(data: Data) -> str:
     metric = data.get("metric")
     shown = f", loss {metric:.4f}" if isinstance(metric, int | float) else ""
-    return Note(f"checkpoint at step {data.get('step')}: {data.get('path') or data.get('name')}{shown}", "cyan")
+    return f"checkpoint at step {data.get('step')}{shown}: {data.get('path') or data.get('name')}"
 
 
-def _plain(text: str, style: str) -> Callable[[Data], Note]:
-    return lambda data: Note(text + _reason(data), style)
+def _restored(data: Data) -> str:
+    return f"goes on from step {data.get('from_step')} in the new remote run {data.get('run_id')}"
 
 
-_LINES: dict[str, Callable[[Data], Note | None]] = {
-    "run.began": _run_began,
-    "checkpoint.committed": _checkpoint,
-    "recovery.detected": _plain("the run is corrupted", "bold red"),
-    "recovery.started": _plain("recovery begins", "yellow"),
+def _warm(data: Data) -> str:
+    return (
+        f"took the live remote run over at step {data.get('step')}; {data.get('replayed', 0)} operations replayed"
+    )
+
+
+def _verified(data: Data) -> str:
+    return f"the resume is exact: step {data.get('step')} has the loss it had before"
+
+
+def _cold(data: Data) -> str:
+    return (
+        f"the resume is cold: the {data.get('missing')} did not come back (step {data.get('step')} has loss "
+        f"{data.get('loss')}, before {data.get('expected_loss')})"
+    )
+
+
+def _said(text: str) -> Line:
+    return lambda data: text + _because(data)
+
+
+_LINES: Final[dict[str, tuple[Line, str]]] = {
+    "submit.unverified": (_said("accepted unchecked, its service could not be asked"), "yellow"),
+    "job.queued": (_queued, "yellow"),
+    "job.running": (_running, "dim"),
+    "job.failed": (_said("failed"), "bold red"),
+    "job.canceled": (_said("canceled"), "bold yellow"),
+    "job.timeout": (_said("timed out"), "bold red"),
+    "job.succeeded": (lambda data: "succeeded", "bold green"),
+    "job.cancel_requested": (lambda data: "asked to stop", "yellow"),
+    "resume.fresh": (lambda data: f"remote run {data.get('run_id')}", "dim"),
+    "resume.warm": (_warm, "green"),
+    "resume.restored": (_restored, "green"),
+    "resume.verified": (_verified, "green"),
+    "resume.cold": (_cold, "bold red"),
+    "step.skipped": (lambda data: f"step {data.get('step')} is left out: its batch poisons the run", "bold yellow"),
+    "checkpoint.committed": (_checkpoint, "cyan"),
+    "checkpoint.lost": (lambda data: f"checkpoint {data.get('name')} is lost{_because(data)}", "red"),
+    "recovery.detected": (_said("the run is corrupted"), "bold red"),
+    "recovery.started": (_said("recovery begins"), "yellow"),
+    "recovery.checkpoint_selected": (lambda data: f"checkpoint selected: {data.get('path')}", "yellow"),
+    "recovery.checkpoint_rejected": (lambda data: f"passed over {data.get('path')}{_because(data)}", "red"),
+    "recovery.failed": (_said("an attempt to recover failed"), "red"),
+    "recovery.exhausted": (_said("recovery gave up"), "bold red"),
 }

@@ -1,4 +1,4 @@
-"""The store and settings of this process, opened when a command needs them."""
+"""The settings and the store of this process, opened when a command needs them."""
 
 from typing import TYPE_CHECKING
 
@@ -14,16 +14,22 @@ def read_settings() -> "Settings":
     return Settings()
 
 
-def open_job_store(settings: "Settings | None" = None) -> "Store":
-    """The store these settings name.
+def the_store(settings: "Settings | None" = None) -> "Store":
+    """The store that the settings name; closed when the command ends.
 
     Raises:
         StoreUnavailable: the database does not answer.
     """
-    from nsai_work.clock import SystemClock
-    from nsai_work.store import open_store
+    from nsai_work.connections import job_store
 
-    settings = settings or read_settings()
-    if settings.database_url.startswith("sqlite"):
-        settings.make_home()
-    return open_store(settings.database_url, SystemClock())
+    return job_store(settings or read_settings())
+
+
+def close_all() -> None:
+    """Close what this process opened, if it opened anything."""
+    import sys
+
+    if "nsai_work.connections" in sys.modules:
+        from nsai_work.connections import close_connections
+
+        close_connections()

@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from crucible.errors import InvalidRequest
 from nsai_work.cli.exit_codes import ExitCode, exit_code_for
-from nsai_work.cli.opening import open_job_store, read_settings
+from nsai_work.cli.opening import read_settings, the_store
 from nsai_work.cli.output import as_json, write_json, write_pairs
 from nsai_work.cli.report import describe_failure
 from nsai_work.cli.submit import JobFile
@@ -23,21 +22,17 @@ def run(
     json_output: Annotated[bool, typer.Option("--json", help="Print the job as JSON at the end.")] = False,
 ) -> None:
     """Submit a job and work it here, with a progress bar. Ctrl-C stops it cleanly; it can be resumed."""
-    from nsai_work.jobfile import load_jobs
-    from nsai_work.submit import submit
+    from nsai_work.jobfile import load_job
+    from nsai_work.submission import submit
     from nsai_work.worker import run_inline
 
     settings = read_settings()
-    jobs = load_jobs(file)
-    if len(jobs) != 1:
-        raise InvalidRequest.of(
-            "FILE", str(file), f"run takes one job, and it holds {len(jobs)}; use nsai-work submit"
-        )
-    handle = submit(jobs[0], settings)
-    with view_for(Console(stderr=True), total=steps_wanted(jobs[0])) as view:
+    wanted = load_job(file)
+    handle = submit(wanted, settings)
+    with view_for(Console(stderr=True), total=steps_wanted(wanted)) as view:
         view.say(f"job {handle.id}")
         run_inline([handle.id], settings, on_event=view.see)
-    job = open_job_store(settings).get(handle.id)
+    job = the_store(settings).get(handle.id)
     if json_output:
         write_json(as_json(job))
     else:

@@ -1,15 +1,13 @@
 """A job's events added up: what a progress bar shows. Pure; the same events give the same state."""
 
-from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from pydantic import JsonValue
 
-WINDOW = 20
-"""Steps over which the speed is measured: long enough to be steady, short enough to follow a change."""
+T = TypeVar("T", int, int | None)
 
 
 class JobEvent(Protocol):
@@ -27,43 +25,41 @@ class JobEvent(Protocol):
 
 @dataclass(slots=True)
 class RunProgress:
-    """Where a job is. Feed it every event in order with ``see``."""
+    """Where a job is. Feed it every event in order with ``see``.
+
+    ``done`` and ``total`` count optimizer steps, or rows of a batch; after a resume ``done`` goes back.
+    """
 
     status: str = "pending"
     done: int = 0
     total: int | None = None
     loss: float | None = None
-    first_loss: float | None = None
+    tokens_per_s: float | None = None
     checkpoints: int = 0
     recoveries: int = 0
-    resume: str | None = None
-    _speed: deque[tuple[datetime, int]] = field(default_factory=lambda: deque(maxlen=WINDOW))
 
     def see(self, event: JobEvent) -> None:
         """Take the next event in."""
         if event.name.startswith("job."):
             self.status = event.name.removeprefix("job.")
         elif event.name == "step":
-            self._see_step(event)
+            self._see_step(event.data)
+        elif event.name == "inference.progress":
+            self.done = _whole(event.data.get("done"), self.done)
+            self.total = _whole(event.data.get("total"), self.total)
+        elif event.name == "resume.restored":
+            self.recoveries += 1
+            self.done = _whole(event.data.get("from_step"), self.done)
         elif event.name == "checkpoint.committed":
             self.checkpoints += 1
-        elif event.name.endswith(".recovery.completed"):
-            self.recoveries += 1
 
-    @property
-    def tokens_per_s(self) -> float | None:
-        """Training tokens a second over the last steps; None before two steps."""
-        if len(self._speed) < 2:
-            return None
-        seconds = (self._speed[-1][0] - self._speed[0][0]).total_seconds()
-        tokens = sum(count for _, count in list(self._speed)[1:])
-        return tokens / seconds if seconds > 0 else None
+    def _see_step(self, data: Mapping[str, JsonValue]) -> None:
+        self.done = _whole(data.get("step"), self.done)
+        self.total = _whole(data.get("total_steps"), self.total)
+        loss, speed = data.get("loss"), data.get("tokens_per_s")
+        self.loss = float(loss) if isinstance(loss, int | float) else self.loss
+        self.tokens_per_s = float(speed) if isinstance(speed, int | float) else self.tokens_per_s
 
-    def _see_step(self, event: JobEvent) -> None:
-        step, loss, tokens = (event.data.get(name) for name in ("step", "loss", "tokens"))
-        if isinstance(step, int):
-            self.done = step
-        if isinstance(loss, int | float):
-            self.loss = float(loss)
-            self.first_loss = self.loss if self.first_loss is None else self.first_loss
-        self._speed.append((event.at, tokens if isinstance(tokens, int) else 0))
+
+def _whole(value: JsonValue, otherwise: T) -> int | T:
+    return value if isinstance(value, int) else otherwise

@@ -4,13 +4,13 @@ import typer
 
 from nsai_work.cli.inspect_jobs import AsJson, JobId
 from nsai_work.cli.job_id import find_job
-from nsai_work.cli.opening import open_job_store
+from nsai_work.cli.opening import the_store
 from nsai_work.cli.output import write_json
 
 
 def cancel(job_id: JobId, json_output: AsJson = False) -> None:
     """Cancel a job: at once if it waits, within one step if it runs."""
-    store = open_job_store()
+    store = the_store()
     job = find_job(store, job_id)
     store.request_cancel(job.id)
     _say(store.get(job.id).status, job.id, json_output)
@@ -18,7 +18,7 @@ def cancel(job_id: JobId, json_output: AsJson = False) -> None:
 
 def retry(job_id: JobId, json_output: AsJson = False) -> None:
     """Queue a job again that failed, was canceled or timed out; it goes on from its newest checkpoint."""
-    store = open_job_store()
+    store = the_store()
     job = find_job(store, job_id)
     store.retry(job.id)
     _say(store.get(job.id).status, job.id, json_output)
@@ -26,7 +26,7 @@ def retry(job_id: JobId, json_output: AsJson = False) -> None:
 
 def promote(job_id: JobId, name: str = typer.Argument(help="The checkpoint's name.")) -> None:
     """Keep a checkpoint for good, whatever the checkpoint policy says."""
-    store = open_job_store()
+    store = the_store()
     job = find_job(store, job_id)
     store.promote(job.id, name)
     typer.echo(f"{name} is kept for good")

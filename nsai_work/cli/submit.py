@@ -9,7 +9,7 @@ from pydantic import JsonValue
 
 from nsai_work.cli.exit_codes import ExitCode, exit_code_for
 from nsai_work.cli.follow import follow
-from nsai_work.cli.opening import open_job_store, read_settings
+from nsai_work.cli.opening import read_settings, the_store
 from nsai_work.cli.output import write_json
 from nsai_work.cli.watch import Timeout
 
@@ -29,7 +29,7 @@ def submit(
 ) -> None:
     """Submit the jobs of a file. Nothing is stored unless every one of them is right."""
     from nsai_work.jobfile import load_jobs
-    from nsai_work.submit import submit_many
+    from nsai_work.submission import submit_many
 
     settings = read_settings()
     jobs = load_jobs(file)
@@ -40,7 +40,7 @@ def submit(
     else:
         typer.echo("\n".join(ids))
     if wait:
-        raise typer.Exit(_wait(open_job_store(settings), ids, timeout))
+        raise typer.Exit(_wait(the_store(settings), ids, timeout))
 
 
 def _wait(store: "Store", ids: list[str], timeout_s: float | None) -> ExitCode:

@@ -36,9 +36,10 @@ class DemoFolder:
         """The loss plot."""
         return self.root / "loss.svg"
 
-    def log(self, name: str) -> Path:
-        """What a process of the demo writes to its stderr."""
-        return self.root / f"{name}.log"
+    @property
+    def worker_log(self) -> Path:
+        """What the worker says."""
+        return self.root / "worker.log"
 
 
 def prepare_folder(root: Path) -> DemoFolder:

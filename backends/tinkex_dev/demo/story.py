@@ -1,0 +1,163 @@
+"""What happens in the demo, in order."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import JsonValue
+
+from backends.tinkex_dev.demo.folder import DemoFolder
+from backends.tinkex_dev.demo.outcome import RunOutcome, compare
+from backends.tinkex_dev.demo.plot import LossPlot
+from backends.tinkex_dev.demo.screen import Screen
+from backends.tinkex_dev.demo.stage import Stage, set_stage
+from backends.tinkex_dev.demo.watching import watch_run
+
+if TYPE_CHECKING:
+    from nsai_work import Job
+
+BASE_MODEL = "tiny-lm"
+WORK_MS = 15.0
+"""What a step costs more than the tiny model needs, so that an eye can follow the run."""
+QUESTION = "What does a keel do?"
+JOB_TIMEOUT_S = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """When what happens, in optimizer steps."""
+
+    steps: int
+
+    @property
+    def save_every(self) -> int:
+        """Six checkpoints in a run."""
+        return max(1, self.steps // 6)
+
+    @property
+    def corrupt_after(self) -> int:
+        """A bit past the middle, and past a checkpoint, so that there are steps to repeat."""
+        return self.steps // 2 + max(2, self.save_every // 2)
+
+
+class Story:
+    """Two runs of the same job, one of them corrupted half-way, held against each other."""
+
+    def __init__(self, screen: Screen, folder: DemoFolder, *, steps: int) -> None:
+        self._screen = screen
+        self._folder = folder
+        self._schedule = Schedule(steps)
+
+    def tell(self) -> bool:
+        """Run it all; whether both runs ended the same, bit for bit."""
+        began = time.monotonic()
+        self._screen.title("A training run is corrupted half-way, and recovers by itself.")
+        self._screen.scene("A development server and a worker, each a process of its own")
+        with set_stage(self._folder, work_ms=WORK_MS) as stage:
+            url = stage.server.url
+            self._screen.line("✓", f"server  {url}", note="speaks the Tinker protocol; its gradients are real")
+            self._screen.line("✓", f"worker  process {stage.worker_pid}", note="takes jobs from the store")
+            corrupted = self._corrupted_run(stage)
+            undisturbed = self._undisturbed_run(stage)
+            equal = self._verdict(corrupted, undisturbed)
+            self._tell_what_it_learnt(corrupted)
+        self._tell_where_things_lie(corrupted, undisturbed)
+        self._close(equal, time.monotonic() - began)
+        return equal
+
+    def _corrupted_run(self, stage: Stage) -> RunOutcome:
+        after = self._schedule.corrupt_after
+        self._screen.scene(
+            f'submit(Job(kind="training_step", backend="tinkex", ...)), corrupted after step {after}'
+        )
+        stage.server.fault(kind="corrupt", mode="flag", after_optim_steps=after)
+        return self._run(stage, "corrupted", show_steps=True)
+
+    def _undisturbed_run(self, stage: Stage) -> RunOutcome:
+        self._screen.scene("The same job, left alone")
+        stage.server.clear_faults()
+        return self._run(stage, "undisturbed", show_steps=False)
+
+    def _run(self, stage: Stage, name: str, *, show_steps: bool) -> RunOutcome:
+        from nsai_work import submit
+
+        handle = submit(self._job(name))
+        self._screen.line("→", f"job {handle.id}")
+        return watch_run(handle, stage.server, self._screen, show_steps=show_steps, timeout_s=JOB_TIMEOUT_S)
+
+    def _job(self, name: str) -> "Job":
+        from nsai_work import CheckpointPolicy, Job
+
+        policy = CheckpointPolicy(strategy="steps", save_every=self._schedule.save_every, keep_last=3)
+        payload: dict[str, JsonValue] = {
+            "base_model": BASE_MODEL,
+            "data": {"path": str(self._folder.data)},
+            "lora": {"rank": 16},
+            "optimizer": {"learning_rate": 4e-3},
+            "batch_size": 8,
+            "max_steps": self._schedule.steps,
+            "seed": 7,
+            "checkpoint_policy": policy.model_dump(mode="json"),
+            "recovery": {"enabled": True, "backoff_ms": 200},
+        }
+        return Job(kind="training_step", backend="tinkex", name=f"demo: {name}", payload=payload)
+
+    def _verdict(self, corrupted: RunOutcome, undisturbed: RunOutcome) -> bool:
+        self._screen.scene("Held against each other")
+        findings = compare(corrupted, undisturbed)
+        for finding in findings:
+            style = "green" if finding.equal else "bold red"
+            self._screen.line("✓" if finding.equal else "✗", finding.text, style=style, note=finding.note)
+        return all(finding.equal for finding in findings)
+
+    def _tell_what_it_learnt(self, run: RunOutcome) -> None:
+        from crucible import Options, Prompt, connect
+
+        self._screen.scene(f'What it learnt: "{QUESTION}"')
+        rows = []
+        with connect("tinkex") as backend:
+            for name, model in (("base model", BASE_MODEL), ("trained", run.model)):
+                options = Options(model=model, temperature=0.0, max_tokens=60, stop=("\n",))
+                asked = Prompt.model_validate(
+                    {"messages": [{"role": "user", "content": QUESTION}], "options": options}
+                )
+                rows.append((name, _printable(backend.complete(asked).text)))
+        self._screen.pairs(rows)
+
+    def _tell_where_things_lie(self, corrupted: RunOutcome, undisturbed: RunOutcome) -> None:
+        plot = LossPlot(
+            undisturbed.losses,
+            corrupted.losses,
+            corrupted_at=corrupted.corrupted_at,
+            resumed_from=corrupted.resumed_from,
+        )
+        self._folder.plot.write_text(plot.svg())
+        self._screen.scene("Where things lie")
+        self._screen.pairs(
+            [
+                ("loss plot", _shown(self._folder.plot)),
+                ("checkpoints", _shown(self._folder.server_state)),
+                ("look at it", f"NSAI_WORK_HOME={_shown(self._folder.home)} nsai-work show {corrupted.job_id}"),
+            ]
+        )
+
+    def _close(self, equal: bool, seconds: float) -> None:
+        self._screen.blank()
+        if equal:
+            text = "The recovered run equals the undisturbed one: every loss, every weight."
+            self._screen.line("✓", text, style="bold green", note=f"{seconds:.0f} s")
+        else:
+            self._screen.line("✗", "The recovered run differs from the undisturbed one.", style="bold red")
+
+
+def _printable(text: str) -> str:
+    """A model's answer as a line: what cannot be printed is shown as its code."""
+    shown = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+    return f'"{shown}"'
+
+
+def _shown(path: Path) -> str:
+    """A path as the user would type it here."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)

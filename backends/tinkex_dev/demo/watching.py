@@ -1,0 +1,102 @@
+"""A run as it happens: its events from the store, told on the screen, and what it came to."""
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from backends.tinkex_dev.demo.outcome import RunOutcome
+from backends.tinkex_dev.demo.screen import Screen
+from backends.tinkex_dev.remote_control import RemoteControl
+from crucible.errors import RequestTimeout
+
+if TYPE_CHECKING:
+    from nsai_work import JobHandle
+
+LOOK_EVERY_S = 0.05
+
+
+class RunTelling:
+    """Takes a run's events in order; shows what matters and remembers what is compared later."""
+
+    def __init__(self, screen: Screen, total: int, *, show_steps: bool) -> None:
+        self._screen = screen
+        self._total = total
+        self._show_steps = show_steps
+        self._first_loss = 0.0
+        self._newest = 0
+        self.corrupted_at = 0
+        self.resumed_from = 0
+        self.recoveries = 0
+
+    def see(self, name: str, data: dict[str, Any]) -> None:
+        """Take the next event."""
+        _, _, recovery = name.partition(".recovery.")
+        if name == "step":
+            self._step(int(data["step"]), float(data["loss"]))
+        elif name == "checkpoint.committed":
+            self._saved(data)
+        elif recovery:
+            self._recovery(recovery, data)
+
+    def _step(self, step: int, loss: float) -> None:
+        self._first_loss = self._first_loss or loss
+        self._newest = step
+        every = max(1, self._total // 12)
+        if self._show_steps and (step == 1 or step % every == 0):
+            self._screen.step(step, self._total, loss, self._first_loss)
+
+    def _saved(self, data: dict[str, Any]) -> None:
+        if self._show_steps:
+            self._screen.line(
+                "●", f"checkpoint at step {data.get('step')}", style="cyan", note=str(data.get("path", ""))
+            )
+
+    def _recovery(self, what: str, data: dict[str, Any]) -> None:
+        details = data.get("details", data)
+        if what == "detected":
+            self.corrupted_at = self._newest
+            self._screen.line("✗", "the run is corrupted", style="bold red", note=str(details.get("reason", "")))
+        elif what == "checkpoint_selected":
+            self._screen.line("↺", f"checkpoint selected: step {details.get('step')}", style="yellow")
+        elif what == "client_created":
+            self._screen.line("↺", "a new remote run, weights and optimizer restored", style="yellow")
+        elif what == "completed":
+            self.recoveries += 1
+            self.resumed_from = int(details.get("step") or 0)
+            self._screen.line("✓", "recovered", style="green")
+
+
+def watch_run(
+    handle: "JobHandle", server: RemoteControl, screen: Screen, *, show_steps: bool, timeout_s: float
+) -> RunOutcome:
+    """Follow a run to its end.
+
+    Raises:
+        CrucibleError: it failed; the error is of the kind it failed with.
+        RequestTimeout: it did not end in time.
+    """
+    began = time.monotonic()
+    telling = RunTelling(screen, int(str(handle.job().payload["max_steps"])), show_steps=show_steps)
+    seen = 0
+    ended = False
+    while not ended:
+        ended = handle.status().ended
+        for event in handle.events(after=seen):
+            telling.see(event.name, event.data)
+            seen = event.seq
+        if not ended and time.monotonic() - began > timeout_s:
+            raise RequestTimeout(f"job {handle.id} has not ended after {timeout_s:g} s; worker.log may say why")
+        time.sleep(LOOK_EVERY_S)
+    result = handle.result(timeout=0)
+    steps = handle.steps()
+    screen.line("✓", f"done: {len(steps)} steps, loss {steps[0].loss:.4f} → {steps[-1].loss:.4f}", style="green")
+    final = next(item for item in reversed(handle.checkpoints()) if item.kept and item.final)
+    return RunOutcome(
+        job_id=handle.id,
+        losses=tuple(step.loss for step in steps),
+        weights=server.checkpoint_digest(str(final.path)),
+        model=str(result["model"]),
+        resume=str(result.get("resume", "")),
+        corrupted_at=telling.corrupted_at,
+        resumed_from=telling.resumed_from,
+        recoveries=telling.recoveries,
+    )

@@ -1,0 +1,171 @@
+"""The real command line in processes of its own, and the servers it talks to."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pytest
+
+Done: TypeAlias = "subprocess.CompletedProcess[str]"
+
+ROOT = Path(__file__).parents[2]
+TIMEOUT_S = 60
+
+
+@dataclass(frozen=True)
+class Cli:
+    """Runs ``nsai-work`` with an environment that holds nothing of ours but a home of its own."""
+
+    home: Path
+    variables: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What its processes see."""
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("NSAI_WORK_", "TINKER_", "OPENAI_"))
+        }
+        return {**kept, "NSAI_WORK_HOME": str(self.home), "COLUMNS": "200", **self.variables}
+
+    def command(self, *arguments: object) -> list[str]:
+        """The command line of a call."""
+        return [sys.executable, "-m", "nsai_work.cli", *map(str, arguments)]
+
+    def run(
+        self, *arguments: object, stdin: str = "", timeout: float = TIMEOUT_S
+    ) -> "subprocess.CompletedProcess[str]":
+        """Call it, and wait for its end."""
+        return subprocess.run(
+            self.command(*arguments),
+            env=self.environment,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    def json(self, *arguments: object, code: int = 0) -> Any:
+        """Call it with ``--json``, require the exit code, and read what it printed."""
+        done = self.run(*arguments, "--json")
+        assert done.returncode == code, done.stderr + done.stdout
+        return json.loads(done.stdout)
+
+    @contextmanager
+    def running(self, *arguments: object) -> Iterator["subprocess.Popen[str]"]:
+        """Call it and let it run; it is told to stop at the end."""
+        process = subprocess.Popen(
+            self.command(*arguments),
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=TIMEOUT_S)
+
+    @contextmanager
+    def dev_server(self, *arguments: object) -> Iterator[str]:
+        """A development server that announces itself in this home."""
+        with self.running("dev-server", "--port", 0, "--json", *arguments) as process:
+            assert process.stdout is not None
+            yield json.loads(process.stdout.readline())["url"]
+
+    def stored(self) -> int:
+        """How many jobs this home's store holds, read without a process."""
+        from nsai_work.clock import SystemClock
+        from nsai_work.store import open_store
+
+        file = self.home / "nsai-work.db"
+        if not file.exists():
+            return 0
+        store = open_store(f"sqlite:///{file}", SystemClock())
+        try:
+            return len(store.list_jobs(limit=100))
+        finally:
+            store.close()
+
+    def wait_for(self, job_id: str, *statuses: str) -> dict[str, Any]:
+        """The job, once it has one of these statuses."""
+
+        def look() -> dict[str, Any] | None:
+            job: dict[str, Any] = self.json("show", job_id)
+            return job if job["status"] in statuses else None
+
+        return until(look, f"job {job_id} is {' or '.join(statuses)}")
+
+
+def until(look: Callable[[], Any], what: str, timeout: float = TIMEOUT_S) -> Any:
+    """What ``look`` gives as soon as it gives something."""
+    deadline = time.monotonic() + timeout
+    while not (found := look()):
+        assert time.monotonic() < deadline, f"not within {timeout} s: {what}"
+    return found
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Cli:
+    """The command line with an empty home."""
+    return Cli(tmp_path / "home")
+
+
+@pytest.fixture
+def conversations(tmp_path: Path) -> Path:
+    """A small data set."""
+    file = tmp_path / "conversations.jsonl"
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": f"What is {n} plus {n}?"},
+                {"role": "assistant", "content": f"{n + n}."},
+            ]
+        }
+        for n in range(8)
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+@pytest.fixture
+def job(conversations: Path) -> dict[str, Any]:
+    """A small training job for the scripted backend."""
+    return {
+        "kind": "training_step",
+        "backend": "fake",
+        "payload": {
+            "base_model": "tiny-lm",
+            "data": {"path": conversations.name},
+            "lora": {"rank": 4},
+            "optimizer": {"learning_rate": 0.01},
+            "batch_size": 4,
+            "max_steps": 6,
+            "checkpoint_policy": {"save_every": 2, "keep_last": 2},
+        },
+    }
+
+
+@pytest.fixture
+def job_file(tmp_path: Path) -> Callable[[Any], Path]:
+    """Writes a job file beside the data."""
+
+    def write(content: Any) -> Path:
+        file = tmp_path / "job.json"
+        file.write_text(content if isinstance(content, str) else json.dumps(content))
+        return file
+
+    return write

@@ -1,0 +1,128 @@
+"""The commands that need no queue: complete, backends, doctor, db."""
+
+import json
+import struct
+import zlib
+from pathlib import Path
+
+from tests.acceptance.conftest import Cli
+
+
+def test_complete_prints_the_answer(cli: Cli) -> None:
+    """From an argument and from stdin; the same seed gives the same answer."""
+    options = ("--backend", "fake", "--model", "tiny-lm", "--max-tokens", 12, "--seed", 7, "--temperature", 0.7)
+
+    argued = cli.run("complete", *options, "Hello")
+    piped = cli.run("complete", *options, "-", stdin="Hello")
+
+    assert argued.returncode == 0, argued.stderr
+    assert argued.stdout == piped.stdout
+    assert argued.stdout.endswith("\n")
+
+
+def test_complete_as_json(cli: Cli) -> None:
+    """The whole completion, with usage."""
+    completion = cli.json("complete", "--backend", "fake", "--model", "tiny-lm", "--max-tokens", 5, "Hello")
+
+    assert completion["choices"][0]["message"]["role"] == "assistant"
+    assert completion["usage"]["completion_tokens"] <= 5
+
+
+def test_complete_refuses_what_is_wrong(cli: Cli, tmp_path: Path) -> None:
+    """Unknown backend and model, options out of range, an image that is none: exit code 2, each named."""
+    text = tmp_path / "picture.png"
+    text.write_text("no picture")
+    cases = [
+        (("--backend", "nonesuch", "Hi"), "nonesuch"),
+        (("--backend", "fake", "--model", "gpt-17", "Hi"), "gpt-17"),
+        (("--backend", "fake", "--temperature", -1, "Hi"), "temperature"),
+        (("--backend", "fake", "--image", text, "Hi"), "image"),
+        (("--backend", "fake", ""), "prompt"),
+    ]
+    for arguments, word in cases:
+        done = cli.run("complete", *arguments)
+        assert done.returncode == 2, (arguments, done.stderr)
+        assert word in done.stderr
+
+
+def test_complete_refuses_an_image_where_nobody_sees(cli: Cli, tmp_path: Path) -> None:
+    """A real image reaches the backend's own check, which says that it has no eyes."""
+    picture = tmp_path / "dot.png"
+    picture.write_bytes(_dot())
+
+    done = cli.run("complete", "--backend", "fake", "--model", "tiny-lm", "--image", picture, "What is this?")
+
+    assert done.returncode == 2
+    assert "supports_vision" in done.stderr
+
+
+def test_backends_lists_what_is_installed(cli: Cli) -> None:
+    """Name, package, version, health and capabilities; one without its key is away, not broken."""
+    listed = {item["name"]: item for item in cli.json("backends")}
+
+    assert listed["fake"]["health"]["ok"] is True
+    assert listed["fake"]["capabilities"]["supports_training"] is True
+    assert listed["fake"]["package"] == "nsai-work"
+    assert listed["tinkex"]["health"]["ok"] is False
+    assert "TINKER_API_KEY" in listed["tinkex"]["health"]["reason"]
+
+
+def test_backends_finds_the_dev_server(cli: Cli) -> None:
+    """Beside a running dev server, tinkex can serve."""
+    with cli.dev_server():
+        (listed,) = cli.json("backends", "tinkex")
+
+    assert listed["health"]["ok"] is True, listed
+    assert "tiny-lm" in listed["capabilities"]["models"]
+
+
+def test_doctor_is_content_with_a_fresh_home(cli: Cli) -> None:
+    """Nothing is broken in an empty home; what is not set up is a note with what to do."""
+    findings = {item["subject"]: item for item in cli.json("doctor")}
+
+    assert {findings[name]["verdict"] for name in ("settings", "home", "database", "broker")} == {"ok"}
+    assert findings["backend fake"]["verdict"] == "ok"
+    assert findings["dev server"]["verdict"] == "note"
+    assert "nsai-work dev-server" in findings["dev server"]["advice"]
+
+
+def test_doctor_says_what_is_broken_and_shows_no_password(cli: Cli) -> None:
+    """A database and a broker that do not answer: exit code 1, named, and their passwords hidden."""
+    broken = Cli(
+        cli.home,
+        {
+            "NSAI_WORK_DATABASE_URL": "postgresql+psycopg://me:hunter2@127.0.0.1:1/none",
+            "NSAI_WORK_BROKER_URL": "amqp://me:hunter2@127.0.0.1:1//",
+        },
+    )
+    done = broken.run("doctor", "--json")
+
+    assert done.returncode == 1
+    findings = {item["subject"]: item for item in json.loads(done.stdout)}
+    assert findings["database"]["verdict"] == "broken"
+    assert findings["broker"]["verdict"] == "broken"
+    assert "hunter2" not in done.stdout + done.stderr
+
+
+def test_db_upgrade_twice(cli: Cli) -> None:
+    """The second time nothing happens."""
+    for _ in range(2):
+        done = cli.run("db", "upgrade")
+        assert done.returncode == 0, done.stderr
+        assert "up to date" in done.stdout
+
+
+def test_version(cli: Cli) -> None:
+    """One line."""
+    assert cli.run("--version").stdout.startswith("nsai-work ")
+
+
+def _dot() -> bytes:
+    """A PNG of one pixel."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\x00\x00")) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body

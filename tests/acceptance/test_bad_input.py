@@ -1,0 +1,209 @@
+"""Bad input: refused at submit with exit code 2, the field and what is allowed; nothing is stored."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.acceptance.conftest import Cli
+
+Job = dict[str, Any]
+
+
+def at(path: str, value: Any) -> Callable[[Job], None]:
+    """A change of one field of the job."""
+
+    def change(job: Job) -> None:
+        *parents, last = path.split(".")
+        for name in parents:
+            job = job.setdefault(name, {})
+        job[last] = value
+
+    return change
+
+
+FIELDS = {
+    "unknown backend": (at("backend", "nonesuch"), ["backend", "nonesuch", "fake", "tinkex"]),
+    "unknown kind": (at("kind", "training"), ["kind", "training_step"]),
+    "unknown model": (at("payload.base_model", "gpt-17"), ["base_model", "gpt-17", "tiny-lm"]),
+    "unknown field": (at("payload.batchsize", 8), ["payload.batchsize", "unknown field"]),
+    "unknown field of the job": (at("retries", 8), ["retries", "unknown field"]),
+    "missing field": (lambda job: job["payload"].pop("data"), ["payload.data", "required"]),
+    "negative batch size": (
+        at("payload.batch_size", -1),
+        ["payload.batch_size", "-1", "greater than or equal to 1"],
+    ),
+    "no steps": (at("payload.max_steps", 0), ["payload.max_steps", "greater than or equal to 1"]),
+    "rate that is none": (at("payload.optimizer.learning_rate", -1e-4), ["learning_rate", "greater than 0"]),
+    "absurd rank": (at("payload.lora.rank", 100_000), ["payload.lora.rank", "1024"]),
+    "negative retries": (at("retry_policy.max_attempts", -3), ["retry_policy.max_attempts", "-3"]),
+    "delays upside down": (
+        at("retry_policy", {"initial_delay_ms": 90_000, "max_delay_ms": 1_000}),
+        ["retry_policy", "max_delay_ms"],
+    ),
+    "unknown backoff": (at("retry_policy.backoff_type", "random"), ["backoff_type", "exponential"]),
+    "never save": (at("payload.checkpoint_policy.save_every", 0), ["save_every", "greater than or equal to 1"]),
+    "keep none": (at("payload.checkpoint_policy.keep_last", -1), ["keep_last", "greater than or equal to 1"]),
+    "unknown strategy": (at("payload.checkpoint_policy.strategy", "often"), ["strategy", "steps", "epoch"]),
+    "unknown checkpoint to recover": (
+        at("payload.recovery", {"enabled": True, "checkpoint_strategy": "newest"}),
+        ["checkpoint_strategy", "latest", "best_loss"],
+    ),
+    "deadline before its start": (
+        at("constraints", {"not_before": "2030-01-02T00:00:00Z", "deadline": "2030-01-01T00:00:00Z"}),
+        ["deadline", "not_before"],
+    ),
+    "dependency that does not exist": (
+        at("constraints", {"depends_on": ["no-such-job"]}),
+        ["depends_on", "no-such-job"],
+    ),
+    "credential in the file": (at("metadata", {"api_key": "tml-secret"}), ["api_key", "environment"]),
+}
+
+DATA = {
+    "missing": (None, ["conversations.jsonl"]),
+    "empty": ("", ["conversations.jsonl", "empty"]),
+    "not JSONL": ("once upon a time\n", ["line 1", "JSON"]),
+    "broken line": ('{"text": "fine"}\n{"text": "fine"}\n{"text": \n{"text": "fine"}\n', ["line 3"]),
+    "unknown role": ('{"messages": [{"role": "bot", "content": "x"}]}\n', ["line 1", "role", "assistant"]),
+    "no conversation": ('{"messages": []}\n', ["line 1", "messages"]),
+}
+
+
+def assert_refused(cli: Cli, file: Path, words: list[str]) -> None:
+    """Exit code 2, each word in the message, no traceback, and an empty store."""
+    done = cli.run("submit", file)
+    assert done.returncode == 2, done.stderr + done.stdout
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in done.stderr, done.stderr
+    assert cli.stored() == 0
+
+
+@pytest.mark.parametrize(("change", "words"), FIELDS.values(), ids=FIELDS.keys())
+def test_wrong_field(
+    cli: Cli, job: Job, job_file: Callable[[Any], Path], change: Callable[[Job], None], words: list[str]
+) -> None:
+    """The message names the field, the value and what is allowed."""
+    change(job)
+
+    assert_refused(cli, job_file(job), words)
+
+
+@pytest.mark.parametrize(("content", "words"), DATA.values(), ids=DATA.keys())
+def test_wrong_data(
+    cli: Cli,
+    job: Job,
+    conversations: Path,
+    job_file: Callable[[Any], Path],
+    content: str | None,
+    words: list[str],
+) -> None:
+    """The message names the file, and the line where there is one."""
+    if content is None:
+        conversations.unlink()
+    else:
+        conversations.write_text(content)
+
+    assert_refused(cli, job_file(job), words)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("kind: [", ["job.json", "line"]),
+        ("", ["job.json"]),
+        ("just text", ["job.json"]),
+        ("- 1\n- 2\n", ["jobs[0]"]),
+        ("!!python/object/apply:os.system ['true']", ["job.json"]),
+    ],
+    ids=["not YAML", "empty", "text", "list of numbers", "a tag that builds objects"],
+)
+def test_wrong_file(cli: Cli, job_file: Callable[[Any], Path], content: str, words: list[str]) -> None:
+    """A file that is no job says so, with its name."""
+    assert_refused(cli, job_file(content), words)
+
+
+def test_missing_file(cli: Cli, tmp_path: Path) -> None:
+    """A job file that is not there is named."""
+    assert_refused(cli, tmp_path / "nothing.yaml", ["nothing.yaml"])
+
+
+def test_one_wrong_job_keeps_the_others_out(cli: Cli, job: Job, job_file: Callable[[Any], Path]) -> None:
+    """All jobs of a file are stored, or none."""
+    wrong = json.loads(json.dumps(job))
+    wrong["payload"]["batch_size"] = 0
+
+    assert_refused(cli, job_file([job, wrong]), ["jobs[1]", "batch_size"])
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({}, ["TINKER_API_KEY"]),
+        ({"TINKER_API_KEY": "tml-x", "TINKER_BASE_URL": "localhost:8000"}, ["TINKER_BASE_URL", "http"]),
+        ({"TINKER_API_KEY": "tml-x", "TINKER_BASE_URL": "ftp://localhost"}, ["TINKER_BASE_URL", "http"]),
+    ],
+    ids=["no key", "no scheme", "wrong scheme"],
+)
+def test_wrong_service_settings(
+    cli: Cli, job: Job, job_file: Callable[[Any], Path], variables: dict[str, str], words: list[str]
+) -> None:
+    """A service that cannot be used is refused at submit, naming the variable and never the key."""
+    job["backend"] = "tinkex"
+
+    assert_refused(Cli(cli.home, variables), job_file(job), words)
+    assert "tml-x" not in Cli(cli.home, variables).run("submit", job_file(job)).stderr
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("NSAI_WORK_LEASE_TTL_S", "-1"),
+        ("NSAI_WORK_BROKER_URL", "rabbit"),
+        ("NSAI_WORK_DATABASE_URL", "mysql://x/y"),
+        ("NSAI_WORK_CONCURRENCY", "many"),
+    ],
+)
+def test_wrong_settings(cli: Cli, job: Job, job_file: Callable[[Any], Path], variable: str, value: str) -> None:
+    """A wrong environment variable is named."""
+    done = Cli(cli.home, {variable: value}).run("submit", job_file(job))
+
+    assert done.returncode == 2
+    assert variable in done.stderr
+
+
+def test_errors_as_json(cli: Cli, job: Job, job_file: Callable[[Any], Path]) -> None:
+    """With --json the error is one object on stderr, and stdout stays empty."""
+    job["backend"] = "nonesuch"
+
+    done = cli.run("submit", job_file(job), "--json")
+
+    assert done.returncode == 2
+    assert done.stdout == ""
+    error = json.loads(done.stderr)["error"]
+    assert error["code"] == "unknown_backend"
+    assert "fake" in error["details"]["known"]
+
+
+@pytest.mark.parametrize("command", ["show", "steps", "checkpoints", "watch", "cancel", "retry"])
+def test_unknown_job_is_3(cli: Cli, command: str) -> None:
+    """A script can tell a missing job from a wrong call."""
+    done = cli.run(command, "01900000-0000-7000-8000-000000000000")
+
+    assert done.returncode == 3
+    assert "01900000-0000-7000-8000-000000000000" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["nonesuch"], ["show"], ["list", "--status", "odd"], ["submit"], ["watch", "x", "--timeout", "-1"]],
+    ids=" ".join,
+)
+def test_wrong_call_is_2(cli: Cli, arguments: list[str]) -> None:
+    """Unknown commands, missing arguments and wrong options are bad input too."""
+    assert cli.run(*arguments).returncode == 2

@@ -1,0 +1,179 @@
+"""Jobs from the command line to their end, in real processes."""
+
+import json
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.acceptance.conftest import ROOT, Cli, until
+
+Job = dict[str, Any]
+Write = Callable[[Any], Path]
+
+
+@pytest.fixture
+def example(tmp_path: Path) -> Path:
+    """A copy of the shipped example, so that nothing is written into the source tree."""
+    return Path(shutil.copytree(ROOT / "examples", tmp_path / "examples")) / "train.yaml"
+
+
+def test_the_example_runs_beside_a_dev_server(cli: Cli, example: Path) -> None:
+    """``nsai-work dev-server`` and ``nsai-work run examples/train.yaml``: no key, no address, no other setting."""
+    wanted = yaml.safe_load(example.read_text())["payload"]
+
+    with cli.dev_server():
+        job = cli.json("run", example)
+        shown = cli.run("show", job["id"])
+        answer = cli.run(
+            "complete", "--model", job["result"]["model"], "--max-tokens", 20, "--temperature", 0, "Hi"
+        )
+
+    assert job["status"] == "succeeded"
+    assert job["backend"] == "tinkex"
+    assert job["result"]["loss"] < job["result"]["first_loss"] / 2
+    steps = cli.json("steps", job["id"])
+    assert [step["step"] for step in steps] == list(range(1, wanted["max_steps"] + 1))
+    assert job["result"]["model"] in shown.stdout
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout.strip()
+
+
+def test_submit_and_worker_in_separate_processes(cli: Cli, example: Path) -> None:
+    """The embedded default carries a job from one process to another."""
+    with cli.dev_server(), cli.running("worker"):
+        job_id = cli.json("submit", example)["id"]
+        watched = cli.run("watch", job_id, "--timeout", 60)
+
+    assert watched.returncode == 0, watched.stderr
+    assert "step 1/" in watched.stdout
+    assert "succeeded" in watched.stdout
+    assert "\x1b" not in watched.stdout
+
+
+def test_swapping_the_backend_changes_nothing_else(cli: Cli, example: Path) -> None:
+    """The same file with ``backend: fake`` runs, without a server."""
+    text = example.read_text()
+    assert "backend: tinkex" in text
+    example.write_text(text.replace("backend: tinkex", "backend: fake"))
+
+    job = cli.json("run", example)
+
+    assert (job["status"], job["backend"]) == ("succeeded", "fake")
+    assert job["result"]["loss"] < job["result"]["first_loss"]
+
+
+def test_run_tells_the_result_and_how_to_use_it(cli: Cli, job: Job, job_file: Write) -> None:
+    """Data on stdout, progress on stderr, and the command that completes a prompt with the new model."""
+    done = cli.run("run", job_file(job))
+
+    assert done.returncode == 0, done.stderr
+    assert "step 1/6" in done.stderr
+    assert "checkpoint at step 2" in done.stderr
+    assert "nsai-work complete --backend fake --model fake://" in done.stdout
+    assert "\x1b" not in done.stderr + done.stdout
+
+
+def test_what_scripts_read(cli: Cli, job: Job, job_file: Write) -> None:
+    """show, steps, checkpoints, list and watch print data of a fixed form."""
+    job_id = cli.json("submit", job_file(job))["id"]
+    assert cli.json("run", job_file(job))["status"] == "succeeded"
+    listed = cli.json("list")
+    done = next(item for item in listed if item["status"] == "succeeded")
+
+    steps = cli.json("steps", done["id"])
+    checkpoints = cli.json("checkpoints", done["id"])
+    events = [json.loads(line) for line in cli.run("watch", done["id"], "--json").stdout.splitlines()]
+
+    assert [item["id"] for item in listed] == [done["id"], job_id]
+    assert cli.json("show", done["id"])["result"] == done["result"]
+    assert [(step["step"], step["epoch"]) for step in steps] == [(1, 0), (2, 0), (3, 1), (4, 1), (5, 2), (6, 2)]
+    assert all(isinstance(step["loss"], float) for step in steps)
+    assert {item["step"] for item in checkpoints if item["kept"]} >= {4, 6}
+    assert all({"path", "step", "metric", "kept"} <= set(item) for item in checkpoints)
+    assert [event["seq"] for event in events] == sorted(event["seq"] for event in events)
+    assert events[-1]["name"] == "job.succeeded"
+
+
+def test_a_part_of_the_id_will_do(cli: Cli, job: Job, job_file: Write) -> None:
+    """The end of an id is enough while it fits one job; a beginning that fits two is refused."""
+    one, other = (cli.json("submit", job_file(job))["id"] for _ in range(2))
+
+    assert cli.json("show", one[-12:])["id"] == one
+    common = cli.run("show", one[:6])
+    assert common.returncode == 2
+    assert one in common.stderr
+    assert other in common.stderr
+
+
+def test_cancel_while_waiting(cli: Cli, job: Job, job_file: Write) -> None:
+    """A job that nobody has begun is canceled at once, and a retry queues it again."""
+    job_id = cli.json("submit", job_file(job))["id"]
+
+    assert cli.json("cancel", job_id) == {"id": job_id, "status": "canceled"}
+    assert cli.run("watch", job_id).returncode == 1
+    assert cli.json("retry", job_id)["status"] == "queued"
+    assert cli.run("retry", job_id).returncode == 2
+
+
+def test_cancel_while_running(cli: Cli, job: Job, job_file: Write) -> None:
+    """A running job stops within a step."""
+    job["backend"] = "tinkex"
+    job["payload"]["max_steps"] = 5000
+    with cli.dev_server("--work-ms", 20), cli.running("worker"):
+        job_id = cli.json("submit", job_file(job))["id"]
+        until(lambda: cli.json("steps", job_id), "the first step")
+        cli.run("cancel", job_id)
+        ended = cli.wait_for(job_id, "canceled")
+
+    assert ended["status"] == "canceled"
+    assert len(cli.json("steps", job_id)) < 5000
+
+
+def test_waiting_too_long_is_124(cli: Cli, job: Job, job_file: Write) -> None:
+    """A script that gives up waiting knows it, and the job stays."""
+    submitted = cli.run("submit", job_file(job), "--wait", "--timeout", 0.2)
+    job_id = submitted.stdout.strip()
+
+    assert submitted.returncode == 124
+    assert cli.run("watch", job_id, "--timeout", 0.2).returncode == 124
+    assert cli.json("show", job_id)["status"] == "queued"
+
+
+def test_a_job_that_fails_is_1_and_says_why(cli: Cli, job_file: Write) -> None:
+    """The error is told with its code, on stderr, without a traceback."""
+    wanted = {
+        "kind": "backend_command",
+        "backend": "fake",
+        "payload": {"command": "fail", "arguments": {"code": "invalid_request"}},
+        "retry_policy": {"max_attempts": 1},
+    }
+    done = cli.run("run", job_file(wanted))
+
+    assert done.returncode == 1
+    assert "invalid_request" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_leaves_a_job_that_goes_on(cli: Cli, job: Job, job_file: Write) -> None:
+    """``run`` stops cleanly; a worker carries the same job to its end, every step once."""
+    job["backend"] = "tinkex"
+    job["payload"]["max_steps"] = 60
+    with cli.dev_server("--work-ms", 20):
+        with cli.running("run", job_file(job)) as process:
+            job_id = until(lambda: [item["id"] for item in cli.json("list", "--status", "running")], "it runs")[0]
+            until(lambda: cli.json("steps", job_id), "the first step")
+            process.send_signal(signal.SIGINT)
+            output, _ = process.communicate(timeout=30)
+        assert process.returncode == 130, output
+        assert "nsai-work worker" in output
+        assert cli.json("show", job_id)["status"] == "queued"
+        with cli.running("worker"):
+            ended = cli.wait_for(job_id, "succeeded", "failed")
+
+    assert ended["status"] == "succeeded", ended["error"]
+    assert [step["step"] for step in cli.json("steps", job_id)] == list(range(1, 61))

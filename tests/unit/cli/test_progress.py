@@ -1,0 +1,136 @@
+"""A job's events added up, told and shown."""
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import JsonValue
+from rich.console import Console
+
+from nsai_work.cli.narration import narrate
+from nsai_work.cli.run_progress import RunProgress
+from nsai_work.cli.views import BarView, PlainView, facts_line, view_for
+
+
+@dataclass(frozen=True)
+class Event:
+    """An event as the store gives it."""
+
+    name: str
+    data: Mapping[str, JsonValue] = field(default_factory=dict)
+    seq: int = 1
+    at: datetime = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def step(number: int, loss: float = 1.5) -> Event:
+    """A step of a run of ten."""
+    return Event("step", {"step": number, "total_steps": 10, "loss": loss, "tokens_per_s": 1234.5})
+
+
+CORRUPTED = [
+    Event("job.queued", {"from": "pending"}),
+    Event("job.running", {"attempt": 1, "worker_id": "w"}),
+    Event("resume.fresh", {"run_id": "r1", "from_step": 0}),
+    *(step(number) for number in range(1, 7)),
+    Event("checkpoint.committed", {"step": 5, "path": "tinker://r1/weights/5", "metric": 1.5}),
+    Event("tinkex.recovery.detected", {"reason": "flagged"}),
+    Event("tinkex.recovery.checkpoint_selected", {"path": "tinker://r1/weights/5", "step": 5}),
+    Event("resume.restored", {"run_id": "r2", "from_step": 5}),
+]
+
+
+def test_a_recovered_run_is_back_at_its_checkpoint() -> None:
+    """The bar shows the step axis of the job: it goes back to where the run goes on."""
+    progress = RunProgress()
+    for event in CORRUPTED:
+        progress.see(event)
+
+    assert (progress.status, progress.done, progress.total) == ("running", 5, 10)
+    assert (progress.checkpoints, progress.recoveries) == (1, 1)
+    assert facts_line(progress) == "loss 1.5000  1,234 tok/s  1 ckpt  1 recovered"
+
+
+def test_plain_lines_tell_the_recovery_and_have_no_escapes() -> None:
+    """A log of a piped run reads like a report."""
+    out = io.StringIO()
+    with PlainView(Console(file=out), RunProgress(total=10)) as view:
+        for event in CORRUPTED:
+            view.see(event)
+
+    text = out.getvalue()
+    assert "\x1b" not in text
+    assert "the run is corrupted: flagged" in text
+    assert "goes on from step 5 in the new remote run r2" in text
+    assert text.index("step 6/10") < text.index("corrupted")
+
+
+def test_plain_lines_do_not_grow_with_the_run() -> None:
+    """A run of 10,000 steps is about 20 lines, its last step among them."""
+    out = io.StringIO()
+    with PlainView(Console(file=out), RunProgress(total=10_000)) as view:
+        for number in range(1, 10_001):
+            view.see(Event("step", {"step": number, "total_steps": 10_000, "loss": 1.0}))
+
+    lines = out.getvalue().splitlines()
+    assert len(lines) <= 22
+    assert lines[-1].startswith("step 10000/10000")
+
+
+def test_a_terminal_gets_a_bar() -> None:
+    """With the step, the loss, and the notes above it."""
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=120)
+    view = view_for(console, total=10)
+    assert isinstance(view, BarView)
+    with view:
+        for event in CORRUPTED:
+            view.see(event)
+
+    text = out.getvalue()
+    assert "5/10" in text
+    assert "loss 1.5000" in text
+    assert "the run is corrupted" in text
+
+
+def test_what_a_service_says_is_never_markup() -> None:
+    """Brackets in a reason are shown as they are."""
+    out = io.StringIO()
+    with BarView(Console(file=out, force_terminal=True, width=200), RunProgress()) as view:
+        view.see(Event("tinkex.recovery.detected", {"reason": "[/bold] [link=x]"}))
+
+    assert "[/bold] [link=x]" in out.getvalue()
+
+
+names = st.one_of(
+    st.sampled_from([event.name for event in CORRUPTED]),
+    st.sampled_from(["resume.cold", "resume.warm", "job.failed", "inference.progress", "fake.recovery.failed"]),
+    st.text(max_size=30),
+)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+keys = st.sampled_from(
+    ["step", "loss", "total_steps", "tokens_per_s", "reason", "error", "from_step", "metric", "from"]
+)
+
+
+@given(st.lists(st.builds(Event, names, st.dictionaries(keys, values)), max_size=20))
+def test_no_event_breaks_the_view(events: list[Event]) -> None:
+    """Whatever a newer worker or a plug-in writes, an older command line goes on showing."""
+    progress = RunProgress()
+    for event in events:
+        progress.see(event)
+        narrate(event)
+        facts_line(progress)
+
+
+@pytest.mark.parametrize("name", ["step", "checkpoint.deleted", "something.new"])
+def test_what_says_nothing_new_has_no_line(name: str) -> None:
+    """Steps belong to the bar, and unknown events to --json."""
+    assert narrate(Event(name)) is None
