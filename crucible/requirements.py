@@ -10,7 +10,7 @@ from crucible.prompt import AudioPart, ImagePart, Prompt, Role, ToolChoice, Tool
 
 _SAMPLING: Final = (
     "temperature", "max_tokens", "top_p", "top_k", "frequency_penalty", "presence_penalty", "stop", "seed",
-    "timeout_ms", "extra",
+    "timeout_ms", "top_logprobs", "extra",
 )  # fmt: skip
 
 

@@ -1,8 +1,6 @@
 """A training run of the scripted backend: it lives as long as the process, and answers a repeat from its record."""
 
 import asyncio
-import hashlib
-import json
 import math
 import threading
 import uuid
@@ -11,11 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar
 
-import numpy as np
-
 from backends.fake.checkpoints import CheckpointFolder, CheckpointPath
 from backends.fake.model import Model
 from backends.fake.settings import Script, ScriptedCorruption
+from crucible.digest import save_digest, step_digest
 from crucible.errors import InvalidRequest, NameTaken, NotFound, RunCorrupted, RunGone
 from crucible.training import (
     Datum,
@@ -145,7 +142,7 @@ class FakeRun(LiveRun):
         self, name: str, *, step: int, kind: IntentKind, ttl_s: int | None = None
     ) -> Prepared[SaveResult]:
         path = CheckpointPath.of_save(self._run.run_id, kind, name)
-        digest = hashlib.sha256(json.dumps([kind, name, step]).encode()).hexdigest()
+        digest = save_digest(kind, name, step, ttl_s)
         return Prepared(self._intent(kind, 1, step, digest, name), _Save(path, ttl_s))
 
     async def send(self, prepared: Prepared[T]) -> Pending[T]:
@@ -235,24 +232,6 @@ class FakeRun(LiveRun):
         if info.step != step:
             return NameTaken(f"{save.path} holds step {info.step}, not {step}", backend="fake")
         return SaveResult(str(save.path), adopted=True)
-
-
-def step_digest(request: StepRequest) -> str:
-    """A digest of all that determines a step's effect, whatever the arrays' type."""
-    made = hashlib.sha256()
-    head = [request.step, request.loss_fn, sorted(request.loss_config.items()), request.optimizer.model_dump()]
-    made.update(json.dumps(head, sort_keys=True).encode())
-    for datum in request.batch:
-        _digest_array(made, "tokens", np.asarray(datum.tokens))
-        for name in sorted(datum.loss_inputs):
-            _digest_array(made, name, np.asarray(datum.loss_inputs[name]))
-    return made.hexdigest()
-
-
-def _digest_array(made: Any, name: str, values: "np.ndarray[Any, Any]") -> None:
-    kind = "<f8" if values.dtype.kind == "f" else "<i8"
-    made.update(f"{name}:{kind}:{len(values)};".encode())
-    made.update(values.astype(kind).tobytes())
 
 
 def _check_batch(request: StepRequest) -> None:

@@ -1,0 +1,256 @@
+"""``TinkexBackend``: completions and training through any service that speaks the Tinker API."""
+
+import asyncio
+import contextlib
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, ClassVar, Final
+
+from pydantic import JsonValue
+
+from backends.tinkex.backend_settings import TinkexBackendSettings
+from backends.tinkex.client.service import ServiceClient
+from backends.tinkex.client.training import TrainingClient
+from backends.tinkex.errors import BACKEND, invalid
+from backends.tinkex.models import ModelSource, find_model
+from backends.tinkex.recovery import RecoveryExecutor, validate
+from backends.tinkex.render import tokenizer_named
+from backends.tinkex.run import TinkexRun
+from backends.tinkex.sampler import sample
+from backends.tinkex.types.client_config import ClientConfig
+from backends.tinkex.types.server_capabilities import ServerCapabilities, SupportedModel
+from crucible.backend import Health, TrainingBackend
+from crucible.capabilities import Capabilities
+from crucible.completion import Completion
+from crucible.errors import CallerError, CrucibleError, NotFound, RunCorrupted, RunGone
+from crucible.prompt import Prompt
+from crucible.reading import read_record
+from crucible.recovery import RecoveredRun, RecoveryObserver, RecoveryRequest
+from crucible.requirements import require
+from crucible.stream import StreamEvent, events_of
+from crucible.tokenizer import Tokenizer
+from crucible.training import CheckpointCheck, LiveRun, RunRef, RunSpec, RunState
+
+if TYPE_CHECKING:
+    from backends.tinkex.client.sampling import SamplingClient
+
+_DEV_ARCHITECTURE: Final = "tiny-lm"
+_FOREIGN_TOLERANCE: Final = 1e-3
+_SAMPLERS_KEPT: Final = 64
+
+
+class TinkexBackend(TrainingBackend):
+    """One service, reached on the event loop that opened the backend. ``config``: ``TinkexBackendSettings``."""
+
+    name: ClassVar[str] = BACKEND
+
+    def __init__(self, config: Mapping[str, JsonValue] | None = None) -> None:
+        self._settings = read_record(TinkexBackendSettings, dict(config or {}), backend=BACKEND)
+        self._service: ServiceClient | None = None
+        self._executor: RecoveryExecutor | None = None
+        self._tokenizers: dict[str, Tokenizer] = {}
+        self._samplers: OrderedDict[str, SamplingClient] = OrderedDict()
+        self._sampling: ServiceClient | None = None
+        # Settings are wrong at once, not when the first request is sent.
+        self._new_service()
+
+    async def open(self) -> None:
+        if self._service is None:
+            self._service = self._new_service()
+            self._executor = RecoveryExecutor(self._service, max_concurrent=self._settings.max_recoveries)
+
+    async def close(self) -> None:
+        service, self._service = self._service, None
+        sampling, self._sampling = self._sampling, None
+        self._samplers.clear()
+        if self._executor is not None:
+            await self._executor.close()
+        if sampling is not None:
+            await sampling.end_sessions()
+        if service is not None:
+            await service.aclose()
+
+    @property
+    def service(self) -> ServiceClient:
+        """The client underneath. Raises CallerError when the backend is not open."""
+        if self._service is None:
+            raise CallerError("open the backend first: async with backend: ...", backend=BACKEND)
+        return self._service
+
+    async def capabilities(self) -> Capabilities:
+        return _capabilities(await self.service.get_server_capabilities())
+
+    async def health_check(self) -> Health:
+        try:
+            health = await self.service.create_rest_client().health()
+            served = await self.service.get_server_capabilities()
+        except CrucibleError as error:
+            return Health(ok=False, reason=str(error), details={"code": error.code})
+        return Health(
+            ok=True,
+            details={
+                "base_url": self.service.connection.server,
+                "status": health.status,
+                "models": len(served.supported_models),
+            },
+        )
+
+    async def complete(self, prompt: Prompt) -> Completion:
+        capabilities = await self.capabilities()
+        require(prompt, capabilities)
+        model = prompt.options.model or capabilities.default_model or ""
+        source = await find_model(self.service.create_rest_client(), model, capabilities.models)
+        tokenizer = await self.tokenizer(source.base_model)
+        try:
+            return await sample(await self._sampler(source), source, tokenizer, prompt)
+        except RunGone:
+            # The session that we sample in has ended: it was not heard of for too long. A sample changes nothing.
+            await self._forget_samplers()
+            return await sample(await self._sampler(source), source, tokenizer, prompt)
+
+    async def stream(self, prompt: Prompt) -> AsyncIterator[StreamEvent]:
+        for event in events_of(await self.complete(prompt)):
+            yield event
+
+    async def check_spec(self, spec: RunSpec) -> None:
+        models = _trainable((await self.service.get_server_capabilities()).supported_models)
+        if models and spec.base_model not in models:
+            raise invalid("base_model", spec.base_model, f"the service trains {', '.join(models)}")
+        if not (spec.lora.train_mlp or spec.lora.train_attn or spec.lora.train_unembed):
+            raise invalid("lora", "nothing to train", "one of train_mlp, train_attn, train_unembed must be true")
+
+    async def tokenizer(self, base_model: str) -> Tokenizer:
+        if base_model not in self._tokenizers:
+            served = await self.service.get_server_capabilities()
+            models = {model.model_name: model for model in served.supported_models}
+            if models and base_model not in models:
+                raise invalid("base_model", base_model, f"the service has {', '.join(models)}")
+            named = (models[base_model].model_extra or {}).get("tokenizer_id") if base_model in models else None
+            self._tokenizers[base_model] = await asyncio.to_thread(tokenizer_named, str(named or base_model))
+        return self._tokenizers[base_model]
+
+    async def start(self, spec: RunSpec) -> LiveRun:
+        # Each run has a session of its own, so that it can be taken over, and can end, alone.
+        service = self.service.with_new_session()
+        lora = spec.lora
+        try:
+            client = await service.create_lora_training_client_async(
+                spec.base_model,
+                rank=lora.rank,
+                seed=lora.seed,
+                train_mlp=lora.train_mlp,
+                train_attn=lora.train_attn,
+                train_unembed=lora.train_unembed,
+                user_metadata=spec.user_metadata,
+            )
+            await client.probe_replay()
+            return await self._run(client, spec)
+        except BaseException:
+            await service.end_sessions()
+            raise
+
+    async def attach(self, ref: RunRef, *, next_seq_id: int) -> LiveRun:
+        details = ref.details
+        service = self.service.with_new_session()
+        client = TrainingClient.attach(
+            service,
+            model_id=ref.run_id,
+            session_id=ref.session_id,
+            next_seq_id=next_seq_id,
+            config=ClientConfig.model_validate(details.get("config") or {}),
+        )
+        replays = details.get("replays")
+        if isinstance(replays, bool) and service.features.replays_seq_id is None:
+            service.connection.memory.learn(replays_seq_id=replays)
+        try:
+            await client.keep_alive()
+            run = await self._run(client, RunSpec.model_validate(details["spec"]))
+            health = await run.health()
+        except BaseException:
+            await service.end_sessions()
+            raise
+        if health.state is RunState.ALIVE:
+            return run
+        await run.close()
+        kind = RunCorrupted if health.state is RunState.CORRUPTED else RunGone
+        raise kind(f"run {ref.run_id}: {health.reason}", backend=BACKEND, details={"run_id": ref.run_id})
+
+    async def recover(self, request: RecoveryRequest, *, observe: RecoveryObserver) -> RecoveredRun:
+        assert self.service is not None
+        assert self._executor is not None
+        recovered = await self._executor.recover(request, observe=observe)
+        run = await self._run(recovered.client, request.spec)
+        return RecoveredRun(run, recovered.checkpoint, recovered.optimizer_requested)
+
+    async def check_checkpoint(self, path: str, spec: RunSpec) -> CheckpointCheck:
+        return await validate(self.service.create_rest_client(), path, spec, datetime.now(UTC))
+
+    async def delete_checkpoint(self, path: str) -> None:
+        with contextlib.suppress(NotFound, RunGone):
+            await self.service.create_rest_client().delete_checkpoint_from_tinker_path(path)
+
+    def _new_service(self) -> ServiceClient:
+        return ServiceClient.on_caller_loop(
+            self._settings.api_key,
+            self._settings.base_url,
+            user_metadata=self._settings.user_metadata,
+            heartbeat_s=self._settings.heartbeat_s,
+            no_progress_s=self._settings.no_progress_s,
+        )
+
+    async def _run(self, client: TrainingClient, spec: RunSpec) -> TinkexRun:
+        tolerance = self._settings.loss_tolerance
+        if tolerance is None:
+            info = await client.get_info()
+            tolerance = 0.0 if info.model_data.arch == _DEV_ARCHITECTURE else _FOREIGN_TOLERANCE
+        return TinkexRun(client, spec, loss_tolerance=tolerance)
+
+    async def _sampler(self, source: ModelSource) -> "SamplingClient":
+        key = source.path or source.base_model
+        if key not in self._samplers:
+            if self._sampling is None:
+                self._sampling = self.service.with_new_session()
+            base_model = None if source.path else source.base_model
+            try:
+                made = await self._sampling.create_sampling_client_async(source.path, base_model)
+            except NotFound as error:
+                raise invalid("options.model", source.name, error.message) from error
+            self._samplers[key] = made
+            while len(self._samplers) > _SAMPLERS_KEPT:
+                self._samplers.popitem(last=False)
+        return self._samplers[key]
+
+    async def _forget_samplers(self) -> None:
+        sampling, self._sampling = self._sampling, None
+        self._samplers.clear()
+        if sampling is not None:
+            await sampling.end_sessions()
+
+
+def _trainable(models: list[SupportedModel]) -> list[str]:
+    return [model.model_name for model in models if model.model_name and model.trainable is not False]
+
+
+def _capabilities(served: ServerCapabilities) -> Capabilities:
+    models = served.model_names
+    lengths = {
+        model.model_name: model.max_context_length
+        for model in served.supported_models
+        if model.model_name and model.max_context_length
+    }
+    return Capabilities(
+        backend_id=BACKEND,
+        provider=BACKEND,
+        models=models,
+        default_model=models[0] if models else None,
+        accepts_other_models=True,
+        context_lengths=lengths,
+        max_context_length=max(lengths.values(), default=None),
+        supports_streaming=True,
+        token_streaming=False,
+        supports_training=True,
+        supports_logprobs=True,
+        supports_n=True,
+        options=("temperature", "max_tokens", "top_p", "top_k", "stop", "seed", "timeout_ms"),
+    )
