@@ -94,7 +94,7 @@ class SamplingRoutes:
             self._asked[key] = (digest, promise.id)
         seed = body.sampling_params.seed
         if seed is None:
-            seed = self._seed_of(sampler.id, digest)
+            seed = self._seed_of(sampler.id, body)
 
         async def work() -> Samples:
             await self._service.take_time()
@@ -120,10 +120,14 @@ class SamplingRoutes:
         base_model = self._check_source(body.base_model, body.model_path)
         return SamplerRecord(id="", session_id="", base_model=base_model, model_path=body.model_path)
 
-    def _seed_of(self, sampler_id: str, digest: str) -> int:
-        """A seed for a request without one: another for each request, the same on each server like this."""
+    def _seed_of(self, sampler_id: str, body: Sample) -> int:
+        """A seed for a request without one: another for each request, the same on each server like this.
+
+        Names that are made at random (of sessions and runs) have no part in it.
+        """
+        asked = digest_of_body("seed", body.model_dump(exclude={"sampling_session_id", "model_path"}))
         number = sampler_id.rpartition(":")[2]
-        mixed = hashlib.sha256(f"{self._service.options.seed}:{number}:{digest}".encode()).digest()
+        mixed = hashlib.sha256(f"{self._service.options.seed}:{number}:{asked}".encode()).digest()
         return int.from_bytes(mixed[:6], "big")
 
     def _draw(

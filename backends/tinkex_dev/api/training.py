@@ -1,9 +1,10 @@
 """What trains a model: each call takes its place in the model's line and is answered with a promise."""
 
 import asyncio
+import contextlib
+import json
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Final, TypeVar
 
 from starlette.requests import Request
@@ -13,7 +14,7 @@ from starlette.routing import Route
 from backends.tinkex_dev.api.models import ModelRoutes
 from backends.tinkex_dev.checkpoints import valid_name
 from backends.tinkex_dev.errors import InvalidField, OperationFailed, Refused
-from backends.tinkex_dev.exchange import PROTOBUF, answer, parse, read, read_body
+from backends.tinkex_dev.exchange import PROTOBUF, answer, parse, read_body
 from backends.tinkex_dev.model.adapter import AdamStep
 from backends.tinkex_dev.promises import LossOutputs, Plain, Promise
 from backends.tinkex_dev.records import CheckpointKind, CheckpointRecord, SamplerRecord
@@ -56,7 +57,7 @@ class TrainingRoutes:
         data = await read_body(request)
         if request.headers.get("content-type", "").startswith(PROTOBUF):
             raise Refused(415, "protobuf requests are not supported yet")
-        body = await _parse(data, ForwardBackward)
+        body = await self._parse(data, ForwardBackward)
         run = self._service.live_run(body.model_id)
         place = ("forward_backward_input",)
         with _refusal_skips(run, body.seq_id):
@@ -68,7 +69,7 @@ class TrainingRoutes:
 
     async def forward(self, request: Request) -> Response:
         data = await read_body(request)
-        body = await _parse(data, Forward)
+        body = await self._parse(data, Forward)
         run = self._service.live_run(body.model_id)
         with _refusal_skips(run, body.seq_id):
             batch = await _elsewhere(
@@ -91,7 +92,7 @@ class TrainingRoutes:
         return service.submit(run, kind, seq_id, digest, work)
 
     async def optim_step(self, request: Request) -> Response:
-        body = await read(request, OptimStep)
+        body = await self._parse(await read_body(request), OptimStep)
         service, run = self._service, self._service.live_run(body.model_id)
         digest = digest_of_body("optim_step", body.adam_params.model_dump())
         how = AdamStep(**body.adam_params.model_dump())
@@ -106,12 +107,12 @@ class TrainingRoutes:
         return answer(service.submit(run, "optim_step", body.seq_id, digest, work).receipt())
 
     async def save_weights(self, request: Request) -> Response:
-        body = await read(request, SaveWeights)
+        body = await self._parse(await read_body(request), SaveWeights)
         run = self._service.live_run(body.model_id)
         return answer(self._submit_save(run, CheckpointKind.TRAINING, body, overwrite=body.overwrite).receipt())
 
     async def save_for_sampler(self, request: Request) -> Response:
-        body = await read(request, SaveWeightsForSampler)
+        body = await self._parse(await read_body(request), SaveWeightsForSampler)
         run = self._service.live_run(body.model_id)
         if body.path is None:
             return answer(self._submit_snapshot(run, body).receipt())
@@ -176,7 +177,7 @@ class TrainingRoutes:
         return service.submit(run, verb, body.seq_id, digest, work)
 
     async def load_weights(self, request: Request) -> Response:
-        body = await read(request, LoadWeights)
+        body = await self._parse(await read_body(request), LoadWeights)
         if body.model_id is None:
             return answer((await self._models.load_into_new(body)).receipt())
         service, run = self._service, self._service.live_run(body.model_id)
@@ -199,6 +200,23 @@ class TrainingRoutes:
             promise = service.submit(run, "load_weights", body.seq_id, digest, work, check=check)
         return answer(promise.receipt())
 
+    async def _parse(self, data: bytes, kind: type[B]) -> B:
+        """The body as a record. One that is refused does not hold up its model's later requests."""
+        try:
+            return await _elsewhere(len(data), lambda: parse(data, kind))
+        except InvalidField:
+            self._skip_if_named(data)
+            raise
+
+    def _skip_if_named(self, data: bytes) -> None:
+        with contextlib.suppress(ValueError, RecursionError):
+            body = json.loads(data)
+            if isinstance(body, dict):
+                model_id, seq_id = body.get("model_id"), body.get("seq_id")
+                run = self._service.live.get(model_id) if isinstance(model_id, str) else None
+                if run is not None and isinstance(seq_id, int):
+                    run.lane.skip(seq_id)
+
     def _reserve(self, run: LiveRun, kind: CheckpointKind, name: str, *, overwrite: bool) -> None:
         taken = self._service.checkpoints.is_taken(run.record.id, kind, name) or (kind, name) in run.saving
         if taken and not overwrite:
@@ -206,7 +224,7 @@ class TrainingRoutes:
         run.saving.add((kind, name))
 
 
-@contextmanager
+@contextlib.contextmanager
 def _refusal_skips(run: LiveRun, seq_id: int | None) -> Iterator[None]:
     """A request that is refused within does not hold up the model's later ones."""
     try:
@@ -215,10 +233,6 @@ def _refusal_skips(run: LiveRun, seq_id: int | None) -> Iterator[None]:
         if seq_id is not None:
             run.lane.skip(seq_id)
         raise
-
-
-async def _parse(data: bytes, kind: type[B]) -> B:
-    return await _elsewhere(len(data), lambda: parse(data, kind))
 
 
 async def _elsewhere(size: int, work: Callable[[], T]) -> T:

@@ -1,0 +1,63 @@
+"""Sessions live by being heard of; keys are asked for."""
+
+import pytest
+
+from backends.tinkex_dev.server import DevServer
+
+
+def test_a_session_ends_without_a_heartbeat(api, server):
+    """After the time to live its models are unloaded and its heartbeat is 404; what it saved stays."""
+    session = api.session()
+    model = api.model(session)
+    api.do("save_weights", model_id=model, seq_id=1, path="a")
+
+    server.fault(kind="advance_clock", seconds=121)
+
+    assert api.call("optim_step", model_id=model, seq_id=2, adam_params={}).status_code == 404
+    assert api.call("session_heartbeat", session_id=session).status_code == 404
+    assert api.http.get(f"sessions/{session}").json()["training_run_ids"] == [model]
+
+
+@pytest.mark.parametrize("sign", ["heartbeat", "request"])
+def test_a_session_that_is_heard_of_lives(api, server, sign: str):
+    """A heartbeat keeps it, and so does any request of its models."""
+    session = api.session()
+    model = api.model(session)
+
+    for number in range(3):
+        server.fault(kind="advance_clock", seconds=80)
+        if sign == "heartbeat":
+            api.ok("session_heartbeat", session_id=session)
+        else:
+            api.result(api.optim_step(model, number + 1))
+
+    assert api.ok("get_info", model_id=model)["model_id"] == model
+
+
+def test_expiry_on_command(api, server):
+    """One session ends, the other goes on."""
+    ended, alive = api.session(), api.session()
+    models = [api.model(session) for session in (ended, alive)]
+
+    server.fault(kind="expire_session", session_id=ended)
+
+    assert [api.call("get_info", model_id=model).status_code for model in models] == [404, 200]
+
+
+def test_a_key_is_asked_for(server, connect):
+    """Health is open; all else wants a key that begins with tml-, and the refusal does not repeat it."""
+    api = connect(server, key="sk-secret")
+
+    refused = api.call("create_session", tags=[])
+
+    assert api.http.get("healthz").status_code == 200
+    assert refused.status_code == 401
+    assert "sk-secret" not in refused.text
+
+
+def test_one_key_can_be_required(tmp_path, connect):
+    """With a required key no other is taken, and it is in no representation of the settings."""
+    with DevServer(tmp_path, require_key="tml-only-this") as server:
+        assert connect(server, key="tml-other").http.get("training_runs").status_code == 401
+        assert connect(server, key="tml-only-this").http.get("training_runs").status_code == 200
+        assert "tml-only-this" not in repr(server.options)
