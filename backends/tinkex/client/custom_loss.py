@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from backends.tinkex.client.batch_checks import check_batch
 from backends.tinkex.client.operation import Operation
-from backends.tinkex.client.passes import Pass, send_pass
+from backends.tinkex.client.passes import send_pass
 from backends.tinkex.client.results import check_pass, pass_decoding
 from backends.tinkex.errors import BACKEND, invalid
 from backends.tinkex.types.datum import Datum
@@ -18,6 +18,7 @@ from backends.tinkex.types.forward_backward_output import ForwardBackwardOutput
 from backends.tinkex.types.responses import AcceptedRequest
 from backends.tinkex.types.tensor_data import TensorData
 from backends.tinkex.wire.chunking import chunked, joined
+from backends.tinkex.wire.pass_request_codec import PassRequest
 from crucible.errors import MalformedAnswer
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class _CustomPass:
         return await self._send_pass(seq_id, self._backward[index - len(self._chunks)], forward_only=False)
 
     async def _send_pass(self, seq_id: int, data: Sequence[Datum], *, forward_only: bool) -> AcceptedRequest:
-        request = Pass(self._client.model_id, seq_id, data, _LOSS, None, forward_only)
+        request = PassRequest(self._client.model_id, seq_id, data, _LOSS, None, forward_only)
         return await send_pass(self._client.service.connection, request)
 
     async def _apply_loss(self) -> None:

@@ -3,10 +3,11 @@
 from typing import TYPE_CHECKING
 
 from backends.tinkex.client.connection import Connection
-from backends.tinkex.client.passes import Pass, send_pass
+from backends.tinkex.client.passes import send_pass
 from backends.tinkex.client.results import pass_decoding
 from backends.tinkex.types.datum import Datum
 from backends.tinkex.types.model_input import ModelInput
+from backends.tinkex.wire.pass_request_codec import PassRequest
 from crucible.errors import InvalidRequest, Unsupported
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ async def probe_replay(client: "TrainingClient") -> bool | None:
         return connection.features.replays_seq_id
     with client.lane.guard:
         ticket = client.lane.take(1, None)
-    request = Pass(client.model_id, ticket.first, [_tiny()], "cross_entropy", None, forward_only=True)
+    request = PassRequest(client.model_id, ticket.first, [_tiny()], "cross_entropy", None, forward_only=True)
     try:
         async with client.lane.turn(ticket):
             first = await send_pass(connection, request)
@@ -37,7 +38,7 @@ async def probe_replay(client: "TrainingClient") -> bool | None:
     return replays
 
 
-async def _same_id(connection: Connection, request: Pass, request_id: str) -> bool:
+async def _same_id(connection: Connection, request: PassRequest, request_id: str) -> bool:
     try:
         return (await send_pass(connection, request)).request_id == request_id
     except InvalidRequest:

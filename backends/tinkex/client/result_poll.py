@@ -6,7 +6,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from backends.tinkex.client.connection import Connection, read_record
 from backends.tinkex.client.queue_reporter import QueueReporter
-from backends.tinkex.errors import BACKEND, Sought, error_of, failure_of, retry_after_ms
+from backends.tinkex.errors import BACKEND, Sought, error_of, failure_of, malformed, retry_after_ms
 from backends.tinkex.types.future_answer import (
     CompleteMetadata,
     QueueState,
@@ -14,6 +14,7 @@ from backends.tinkex.types.future_answer import (
     TryAgainResponse,
 )
 from backends.tinkex.wire.body import JSON, PROTOBUF, json_body
+from backends.tinkex.wire.protobuf_read import ProtobufError
 from backends.tinkex.wire.retry import is_retryable
 from backends.tinkex.wire.transport import Answer, Call
 from crucible.errors import BackendUnavailable, RequestTimeout
@@ -111,7 +112,10 @@ class ResultPoll(Generic[T]):
         awaited = self._awaited
         if answer.media_type == PROTOBUF and awaited.decoding.from_protobuf is not None:
             self._connection.memory.learn(answer_encoding="protobuf")
-            return _Found(awaited.decoding.from_protobuf(answer.content))
+            try:
+                return _Found(awaited.decoding.from_protobuf(answer.content))
+            except ProtobufError as error:
+                raise malformed(str(error), route=awaited.route, request_id=awaited.request_id) from error
         value = self._connection.read_json(answer, awaited.route, awaited.request_id)
         if isinstance(value, dict):
             if value.get("type") == "try_again":

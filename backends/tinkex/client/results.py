@@ -13,6 +13,8 @@ from backends.tinkex.types.arrays import is_numpy
 from backends.tinkex.types.forward_backward_output import ForwardBackwardOutput
 from backends.tinkex.types.responses import OptimStepResponse
 from backends.tinkex.types.sample_response import SampleResponse
+from backends.tinkex.wire.pass_output_codec import read_pass_output
+from backends.tinkex.wire.sample_codec import read_sample_response
 from crucible.errors import RunCorrupted
 
 R = TypeVar("R", bound=BaseModel)
@@ -25,12 +27,12 @@ def record_decoding(kind: type[R], route: str) -> Decoding[R]:
 
 def pass_decoding(route: str) -> Decoding[ForwardBackwardOutput]:
     """The result of a forward or forward_backward."""
-    return Decoding(from_json=_reader(ForwardBackwardOutput, route))
+    return Decoding(from_json=_reader(ForwardBackwardOutput, route), from_protobuf=read_pass_output)
 
 
 def sample_decoding(route: str = "asample") -> Decoding[SampleResponse]:
     """The result of a sampling request."""
-    return Decoding(from_json=_reader(SampleResponse, route))
+    return Decoding(from_json=_reader(SampleResponse, route), from_protobuf=read_sample_response)
 
 
 def _reader(kind: type[R], route: str) -> Callable[[Any], R]:

@@ -10,7 +10,7 @@ from backends.tinkex.client.batch_checks import check_batch
 from backends.tinkex.client.connection import named_unsupported
 from backends.tinkex.client.lane import Lane
 from backends.tinkex.client.operation import Operation
-from backends.tinkex.client.passes import Pass, send_pass
+from backends.tinkex.client.passes import send_pass
 from backends.tinkex.client.queue_reporter import QueueReporter
 from backends.tinkex.client.result_poll import Awaited, Decoding, ResultPoll
 from backends.tinkex.client.results import check_pass, check_step, pass_decoding, record_decoding
@@ -40,6 +40,7 @@ from backends.tinkex.types.responses import (
 from backends.tinkex.types.wire_record import SentRecord
 from backends.tinkex.wire.body import json_body
 from backends.tinkex.wire.chunking import chunked, joined
+from backends.tinkex.wire.pass_request_codec import PassRequest
 from crucible.errors import CrucibleError, InvalidRequest
 
 if TYPE_CHECKING:
@@ -352,7 +353,7 @@ class TrainingClient:
 
         def send(seq: int, index: int) -> Coroutine[Any, Any, AcceptedRequest]:
             return send_pass(
-                self._connection, Pass(self.model_id, seq, chunks[index], loss_fn, config, forward_only)
+                self._connection, PassRequest(self.model_id, seq, chunks[index], loss_fn, config, forward_only)
             )
 
         async def finish(accepted: Sequence[AcceptedRequest]) -> ForwardBackwardOutput:

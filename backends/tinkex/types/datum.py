@@ -49,8 +49,6 @@ def _as_tensor(key: str, value: Any) -> Any:
         import numpy as np
 
         return TensorData.from_numpy(np.asarray(value, dtype="int64" if key in _WHOLE_NUMBERS else "float32"))
-    return TensorData(
-        data=value,
-        dtype="int64" if key in _WHOLE_NUMBERS else "float32",
-        shape=(len(value),) if isinstance(value, list | tuple | range) else None,
-    )
+    if not isinstance(value, list | tuple | range):
+        raise ValueError(f"{key}: expected a list, a tuple, a numpy array or a torch tensor of numbers")  # noqa: TRY004
+    return TensorData.trusted(value, "int64" if key in _WHOLE_NUMBERS else "float32", (len(value),))

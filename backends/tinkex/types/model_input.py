@@ -83,7 +83,8 @@ class ModelInput(SentRecord):
     @classmethod
     def from_ints(cls, tokens: Sequence[int]) -> Self:
         """Text only, as token ids; a list or array is held, not copied."""
-        return cls(chunks=[EncodedTextChunk(tokens=tokens)])
+        made: Self = cls.model_construct(chunks=[EncodedTextChunk(tokens=tokens)])
+        return made
 
     @classmethod
     def empty(cls) -> Self:

@@ -1,0 +1,66 @@
+"""Writing protobuf by hand: tags, varints, and pieces of memory that are passed on as they are."""
+
+import struct
+from functools import lru_cache
+from typing import Any, Final
+
+from backends.tinkex.types.arrays import is_numpy
+from backends.tinkex.wire.body import Piece
+
+VARINT: Final = 0
+FIXED64: Final = 1
+BYTES: Final = 2
+FIXED32: Final = 5
+_UINT64: Final = 2**64 - 1
+
+
+def varint(value: int) -> bytes:
+    """An integer; a negative one as its 64-bit two's complement."""
+    value &= _UINT64
+    if value < 0x80:
+        return bytes((value,))
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+@lru_cache(maxsize=1024)
+def tag(number: int, wire_type: int) -> bytes:
+    """What begins a field."""
+    return varint(number << 3 | wire_type)
+
+
+@lru_cache(maxsize=8192)
+def header(number: int, size: int) -> bytes:
+    """What begins a field of ``size`` bytes."""
+    return tag(number, BYTES) + varint(size)
+
+
+def delimited(number: int, content: bytes) -> bytes:
+    """A field of bytes, of text already encoded, or of a message already written."""
+    return header(number, len(content)) + content
+
+
+def text(number: int, value: str) -> bytes:
+    """A field of text."""
+    return delimited(number, value.encode())
+
+
+def integer(number: int, value: int) -> bytes:
+    """A field of an integer, boolean or enum."""
+    return tag(number, VARINT) + varint(value)
+
+
+def double(number: int, value: float) -> bytes:
+    """A field of a double."""
+    return tag(number, FIXED64) + struct.pack("<d", value)
+
+
+def memory_of(array: Any) -> Piece:
+    """The bytes of a C-contiguous array, without a copy."""
+    if is_numpy(array) and array.size == 0:
+        return b""
+    return memoryview(array).cast("B")
