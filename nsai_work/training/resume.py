@@ -45,7 +45,8 @@ def _unproven(live: Live, proof: Proof) -> ResumeUnproven:
     missing = "weights" if proof.weights_differ else "optimizer's state"
     return ResumeUnproven(
         f"the {missing} did not come back from {live.record.restored_from}: step {proof.step} has loss "
-        f"{proof.got!r} where it had {proof.expected!r} before; recovery.on_cold_optimizer: continue would go on regardless",
+        f"{proof.got!r} where it had {proof.expected!r} before; with recovery.on_cold_optimizer: continue "
+        "the job would go on regardless",
         backend=live.run.ref.backend,
         details=_details(live, proof),
     )

@@ -1,0 +1,160 @@
+"""Runs drivers over the service in memory, kills them where a test says, and knows what must have come out."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nsai_work.clock import SystemClock
+from nsai_work.control import Control
+from nsai_work.job import Job
+from nsai_work.payloads import TrainingStep
+from nsai_work.training.driver import train
+from tests.integration.training.ledger_in_memory import Journal, LedgerInMemory
+from tests.integration.training.service import Service, ServiceBackend
+
+STEPS = 7
+
+
+class Killed(BaseException):
+    """The process dies here."""
+
+
+@dataclass
+class Reaper:
+    """Kills a driver at its k-th contact with the world outside; after that nothing gets out any more."""
+
+    at: int | None = None
+    contacts: int = 0
+    dead: bool = False
+
+    def cross(self) -> None:
+        """One contact."""
+        self.contacts += 1
+        if self.contacts == self.at:
+            self.dead = True
+        if self.dead:
+            raise Killed
+
+
+class MortalLedger:
+    """A ledger whose owner may die before or after each write."""
+
+    def __init__(self, ledger: LedgerInMemory, reaper: Reaper) -> None:
+        self._ledger = ledger
+        self._reaper = reaper
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._ledger, name)
+
+        async def mortal(*args: Any, **kwargs: Any) -> Any:
+            self._reaper.cross()
+            result = await method(*args, **kwargs)
+            self._reaper.cross()
+            return result
+
+        return mortal
+
+
+@dataclass
+class Scene:
+    """One job, its journal, and the service it trains on."""
+
+    payload: TrainingStep
+    service: Service = field(default_factory=Service)
+    journal: Journal = field(default_factory=Journal)
+    slept: list[float] = field(default_factory=list)
+    job: Job = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.job = Job(id="01234567-89ab-7def-8123-456789abcdef", kind="training_step", payload=self.payload)
+
+    async def sleep(self, seconds: float) -> None:
+        """Time that costs nothing."""
+        self.slept.append(seconds)
+
+    async def drive(
+        self, *, kill_at: int | None = None, control: Control | None = None, reaper: Reaper | None = None
+    ) -> dict[str, Any]:
+        """One owner's attempt, in a process of its own."""
+        reaper = reaper or Reaper(kill_at)
+        scripted = self.service.hook
+
+        def hook(event: str, details: dict[str, Any]) -> None:
+            reaper.cross()
+            scripted(event, details)
+
+        self.service.hook = hook
+        try:
+            return await train(
+                job=self.job,
+                payload=self.payload,
+                backend=ServiceBackend(self.service),
+                ledger=MortalLedger(self.journal.claim(), reaper),
+                control=control or Control(),
+                clock=SystemClock(),
+                sleep=self.sleep,
+                jitter=lambda: 0.0,
+            )
+        finally:
+            self.service.hook = scripted
+
+    async def survive(self, kills: Iterable[int]) -> dict[str, Any]:
+        """Drive on, with one death at each of these contacts, until the job is done."""
+        for kill_at in kills:
+            try:
+                return await self.drive(kill_at=kill_at)
+            except Killed:
+                continue
+        return await self.drive()
+
+    @property
+    def losses(self) -> list[float]:
+        """The loss of every step that counts."""
+        return [step.loss for step in self.journal.steps]
+
+    def newest_applied(self) -> list[int]:
+        """The steps that the newest remote run applied."""
+        return self.service.newest.applied
+
+    def check_complete(self, steps: int = STEPS) -> None:
+        """The steps have no gap, and no remote run applied a step twice or out of order."""
+        assert [step.step for step in self.journal.steps] == list(range(1, steps + 1))
+        for run in self.service.runs.values():
+            if run.applied:
+                first = run.applied[0]
+                assert run.applied == list(range(first, first + len(run.applied))), "applied twice or out of order"
+        for remote in self.journal.runs:
+            applied = self.service.runs[remote.ref.run_id].applied
+            assert not applied or applied[0] == remote.from_step + 1
+
+
+def write_data(folder: Path, examples: int = 10) -> Path:
+    """Training data that differs from line to line."""
+    path = folder / "data.jsonl"
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": f"What is {number} times {number}?"},
+                {"role": "assistant", "content": f"It is {number * number}" + "." * number},
+            ]
+        }
+        for number in range(1, examples + 1)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def payload_of(folder: Path, **fields: Any) -> TrainingStep:
+    """A small training job."""
+    settings: dict[str, Any] = {
+        "base_model": "tiny",
+        "data": {"path": str(write_data(folder))},
+        "batch_size": 4,
+        "max_steps": STEPS,
+        "optimizer": {"learning_rate": 0.05},
+        "checkpoint_policy": {"save_every": 2, "keep_last": 2},
+        "recovery": {"enabled": True, "backoff_ms": 1000, "poll_interval_ms": 10},
+    }
+    return TrainingStep.model_validate(settings | fields)

@@ -1,0 +1,176 @@
+"""The run journal in memory, strict about its contract: what a driver must not do fails at once."""
+
+from collections.abc import Sequence
+
+from pydantic import JsonValue
+
+from crucible.errors import InvalidRequest
+from crucible.training import Intent
+from nsai_work.errors import LeaseLost
+from nsai_work.training.ledger import (
+    CheckpointRecord,
+    CheckpointStatus,
+    LedgerSnapshot,
+    RemoteRun,
+    ResumeMode,
+    StepRecord,
+)
+
+
+class Journal:
+    """What outlives every owner."""
+
+    def __init__(self) -> None:
+        self.epoch = 0
+        self.runs: list[RemoteRun] = []
+        self.steps: list[StepRecord] = []
+        self.superseded: dict[int, StepRecord] = {}
+        self.intents: dict[tuple[int, int], Intent] = {}
+        self.closed: set[tuple[int, int]] = set()
+        self.checkpoints: dict[str, CheckpointRecord] = {}
+        self.events: list[tuple[str, dict[str, JsonValue]]] = []
+
+    def claim(self) -> "LedgerInMemory":
+        """A new owner; every earlier one is fenced off."""
+        self.epoch += 1
+        return LedgerInMemory(self, self.epoch)
+
+    def events_named(self, name: str) -> list[dict[str, JsonValue]]:
+        """The data of all events of a name."""
+        return [data for found, data in self.events if found == name]
+
+
+class LedgerInMemory:
+    """One owner's view."""
+
+    def __init__(self, journal: Journal, epoch: int) -> None:
+        self.journal = journal
+        self._epoch = epoch
+
+    def _own(self) -> Journal:
+        if self._epoch != self.journal.epoch:
+            raise LeaseLost("another owner has the job")
+        return self.journal
+
+    async def load(self) -> LedgerSnapshot:
+        journal = self._own()
+        generation = journal.runs[-1].generation if journal.runs else 0
+        mine = sorted(key for key in journal.intents if key[0] == generation)
+        return LedgerSnapshot(
+            runs=tuple(journal.runs),
+            steps=tuple(journal.steps),
+            superseded=dict(journal.superseded),
+            open_intents=tuple(journal.intents[key] for key in mine if key not in journal.closed),
+            checkpoints=tuple(journal.checkpoints.values()),
+            last_seq_id=mine[-1][1] if mine else None,
+        )
+
+    async def begin_run(self, run: RemoteRun) -> None:
+        journal = self._own()
+        assert run.generation == len(journal.runs) + 1
+        assert all(earlier.end_reason is not None for earlier in journal.runs), "an earlier run was not fenced"
+        assert run.from_step <= len(journal.steps), "a restore must not leave a gap"
+        for step in journal.steps[run.from_step :]:
+            journal.superseded[step.step] = step
+        del journal.steps[run.from_step :]
+        journal.closed |= set(journal.intents)
+        journal.runs.append(run)
+
+    async def end_run(self, generation: int, reason: str) -> None:
+        journal = self._own()
+        assert generation == journal.runs[-1].generation
+        journal.runs[-1] = journal.runs[-1].model_copy(update={"end_reason": reason})
+
+    async def set_resume(self, generation: int, resume: ResumeMode) -> None:
+        journal = self._own()
+        run = journal.runs[generation - 1]
+        assert (run.resume, resume) in (
+            (ResumeMode.FRESH, ResumeMode.WARM),
+            (ResumeMode.UNVERIFIED, ResumeMode.EXACT),
+            (ResumeMode.UNVERIFIED, ResumeMode.COLD),
+        )
+        journal.runs[generation - 1] = run.model_copy(update={"resume": resume})
+
+    async def intend(self, generation: int, intents: Sequence[Intent]) -> None:
+        for intent in intents:
+            self._enter(generation, intent)
+
+    def _enter(self, generation: int, intent: Intent) -> None:
+        journal = self._own()
+        assert generation == journal.runs[-1].generation
+        assert journal.runs[-1].end_reason is None, "a fenced run may intend nothing"
+        key = (generation, intent.last_seq_id)
+        if key in journal.intents:
+            assert journal.intents[key] == intent
+            return
+        last = max((seq for made, seq in journal.intents if made == generation), default=None)
+        expected = journal.runs[-1].first_seq_id if last is None else last + 1
+        assert intent.first_seq_id == expected, "sequence numbers must have no gap"
+        journal.intents[key] = intent
+
+    async def complete_step(self, record: StepRecord, last_seq_id: int) -> None:
+        journal = self._own()
+        key = (record.generation, last_seq_id)
+        if "skipped" not in record.metrics:
+            assert journal.intents[key].step == record.step
+            self._close(key)
+        if record.step == len(journal.steps) and journal.steps[-1].generation == record.generation:
+            return
+        assert record.step == len(journal.steps) + 1, "steps must come in order"
+        journal.steps.append(record)
+
+    def _close(self, key: tuple[int, int]) -> None:
+        journal = self.journal
+        earlier = [other for other in journal.intents if other[0] == key[0] and other[1] < key[1]]
+        assert all(other in journal.closed for other in earlier), "results must be recorded in order"
+        journal.closed.add(key)
+
+    async def close_intent(self, generation: int, last_seq_id: int) -> None:
+        self._own()
+        self._close((generation, last_seq_id))
+
+    async def plan_checkpoint(self, checkpoint: CheckpointRecord, intent: Intent) -> None:
+        journal = self._own()
+        assert checkpoint.status is CheckpointStatus.PENDING
+        assert checkpoint.name == intent.name
+        self._enter(checkpoint.generation, intent)
+        journal.checkpoints.setdefault(checkpoint.name, checkpoint)
+
+    async def commit_checkpoint(
+        self,
+        name: str,
+        *,
+        path: str,
+        last_seq_id: int,
+        size_bytes: int | None = None,
+        sampler_path: str | None = None,
+        metric: float | None = None,
+    ) -> None:
+        journal = self._own()
+        row = journal.checkpoints[name]
+        assert row.status in (CheckpointStatus.PENDING, CheckpointStatus.COMMITTED)
+        self._close((row.generation, last_seq_id))
+        update = {
+            "status": CheckpointStatus.COMMITTED,
+            "path": path,
+            "size_bytes": size_bytes,
+            "sampler_path": sampler_path,
+            "metric": metric,
+        }
+        journal.checkpoints[name] = row.model_copy(update=update)
+        journal.events.append(("checkpoint.committed", {"name": name, "path": path, "step": row.step}))
+
+    async def set_sampler_path(self, name: str, sampler_path: str) -> None:
+        journal = self._own()
+        assert journal.checkpoints[name].kept
+        journal.checkpoints[name] = journal.checkpoints[name].model_copy(update={"sampler_path": sampler_path})
+
+    async def mark_checkpoint(self, name: str, status: CheckpointStatus, note: str | None = None) -> None:
+        journal = self._own()
+        row = journal.checkpoints[name]
+        if row.promoted and status is CheckpointStatus.DELETING:
+            raise InvalidRequest.of("checkpoint", name, "it is promoted")
+        journal.checkpoints[name] = row.model_copy(update={"status": status, "note": note})
+
+    async def event(self, name: str, data: dict[str, JsonValue]) -> None:
+        self._own().events.append((name, data))
