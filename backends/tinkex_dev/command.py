@@ -35,6 +35,7 @@ def dev_server(
     no_replay: Annotated[
         bool, typer.Option("--no-replay", help="Run a repeated seq_id again, as some servers do.")
     ] = False,
+    json_only: Annotated[bool, typer.Option("--json-only", help="Refuse protobuf, as some servers do.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the address as JSON.")] = False,
 ) -> None:
     """Run a Tinker-compatible server on this machine: real training of a tiny model, no key, no GPU."""
@@ -53,6 +54,7 @@ def dev_server(
         require_key=require_key,
         max_runs=max_runs,
         replay=not no_replay,
+        protobuf=not json_only,
     )
     stopping = _stop_on_signals()
     try:

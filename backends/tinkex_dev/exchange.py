@@ -6,6 +6,7 @@ from typing import Any, Final, TypeVar
 
 import zstandard
 from pydantic import ValidationError
+from pydantic_core import from_json, to_json
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -54,10 +55,10 @@ async def read(request: Request, kind: type[B]) -> B:
 def parse(data: bytes, kind: type[B]) -> B:
     """The same, from bytes."""
     try:
-        return kind.model_validate(json.loads(data))
+        return kind.model_validate(from_json(data))
     except ValidationError as error:
         raise InvalidField(422, _places(error)) from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise InvalidField(
             422, [{"type": "json_invalid", "loc": ["body"], "msg": f"the body is not JSON: {error}"}]
         ) from None
@@ -72,7 +73,17 @@ def _places(error: ValidationError) -> list[dict[str, object]]:
 
 def answer(body: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """A JSON answer. NaN is written as the word NaN, as some servers do and JSON readers in Python accept."""
-    return Response(json.dumps(body).encode(), status, headers, media_type=JSON)
+    return Response(to_json(body, inf_nan_mode="constants"), status, headers, media_type=JSON)
+
+
+def wants_protobuf(request: Request) -> bool:
+    """Whether the caller reads protobuf answers."""
+    return PROTOBUF in request.headers.get("accept", "")
+
+
+def sends_protobuf(request: Request) -> bool:
+    """Whether the body is protobuf."""
+    return request.headers.get("content-type", "").startswith(PROTOBUF)
 
 
 def refusal(error: Refused) -> Response:

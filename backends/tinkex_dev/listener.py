@@ -69,11 +69,20 @@ async def serving(options: Options, clock: Clock, listening: socket.socket) -> A
             yield service
         finally:
             ticks.cancel()
-            server.force_exit = True
-            for connection in list(server.server_state.connections):
-                connection.transport.abort()
-            await server.shutdown(sockets=[listening])
+            await _stop(server)
             service.close()
+
+
+async def _stop(server: uvicorn.Server) -> None:
+    """Stop at once: uvicorn's own way waits for calls that may be held for minutes."""
+    for listener in server.servers:
+        listener.close()
+    for connection in list(server.server_state.connections):
+        connection.transport.abort()
+    answering = list(server.server_state.tasks)
+    for task in answering:
+        task.cancel()
+    await asyncio.gather(*answering, return_exceptions=True)
 
 
 async def _tick(server: uvicorn.Server, service: Service) -> None:

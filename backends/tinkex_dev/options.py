@@ -37,5 +37,7 @@ class Options:
     """Whether a repeated seq_id is answered from the record; else it runs again."""
     strict_load: bool = True
     """Whether load_weights must be a model's first training request."""
+    protobuf: bool = True
+    """Whether protobuf is read and written; a server without it answers 415, and JSON."""
     client_config: dict[str, object] = field(default_factory=dict)
     """Flags for ``client/config``, over the server's own."""

@@ -274,7 +274,7 @@ class Service:
 
 def digest_of_body(kind: str, parts: Mapping[str, object], *arrays: bytes) -> str:
     """SHA-256 of a request's meaning, the same whichever encoding it came in."""
-    sha = hashlib.sha256(f"{kind}:{sorted(parts.items())!r}".encode())
+    sha = hashlib.sha256(f"{kind}:{sorted(parts.items())!r}".encode("utf-8", "replace"))
     for array in arrays:
         sha.update(len(array).to_bytes(8, "little"))
         sha.update(array)

@@ -27,10 +27,12 @@ def batch_of_json(body: ForwardBackwardInput, place: Place, *, forward_only: boo
         InvalidField: something in it is wrong; the error says where.
     """
     examples = [_example(datum, (*place, "data", index)) for index, datum in enumerate(body.data)]
-    return checked(Batch(examples, body.loss_fn, _numbers(body.loss_fn_config, place), forward_only), place)
+    config = finite_settings(body.loss_fn_config, place)
+    return checked(Batch(examples, body.loss_fn, config, forward_only), place)
 
 
-def _numbers(config: Mapping[str, float | str] | None, place: Place) -> dict[str, float]:
+def finite_settings(config: Mapping[str, float | str] | None, place: Place) -> dict[str, float]:
+    """A loss's settings, if they are finite numbers."""
     numbers: dict[str, float] = {}
     for key, value in (config or {}).items():
         if isinstance(value, str) or not np.isfinite(value):
@@ -73,15 +75,20 @@ def _chunk(chunk: object, place: Place) -> NDArray[np.int64]:
     if isinstance(chunk, Mapping) and kind == "encoded_text":
         return _integers(chunk.get("tokens"), (*place, "tokens"))
     if isinstance(chunk, Mapping) and kind in ("image", "image_asset_pointer"):
-        count = chunk.get("expected_tokens") or chunk.get("tokens") or _TOKENS_PER_IMAGE
-        return image_tokens(count, (*place, "expected_tokens"))
-    raise InvalidField.at(
-        (*place, "type"), f"{kind!r} is not supported; allowed are encoded_text, image, image_asset_pointer"
-    )
+        return image_tokens(chunk.get("expected_tokens") or chunk.get("tokens"), place)
+    raise unsupported_chunk(kind, place)
 
 
-def image_tokens(count: object, place: Place) -> NDArray[np.int64]:
-    """As many image tokens as an image stands for."""
+def unsupported_chunk(kind: object, place: Place) -> InvalidField:
+    """The error for a chunk that a model of bytes can make nothing of."""
+    allowed = "encoded_text, image, image_asset_pointer"
+    return InvalidField.at((*place, "type"), f"{kind!r} is not supported; allowed are {allowed}")
+
+
+def image_tokens(expected: object, place: Place) -> NDArray[np.int64]:
+    """As many image tokens as an image stands for; sixteen where it does not say."""
+    place = (*place, "expected_tokens")
+    count = _TOKENS_PER_IMAGE if expected is None else expected
     if not isinstance(count, int) or isinstance(count, bool) or not 0 < count <= CONTEXT_LENGTH:
         raise InvalidField.at(place, f"{count!r} is not allowed; 1 to {CONTEXT_LENGTH} tokens are")
     return np.full(count, ByteTokenizer.IMAGE, dtype=np.int64)

@@ -7,8 +7,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from backends.tinkex_dev.encoding import loss_outputs_json, samples_json
-from backends.tinkex_dev.exchange import PROTOBUF, answer, read
-from backends.tinkex_dev.promises import Failed, LossOutputs, Plain, Promise, Result
+from backends.tinkex_dev.exchange import PROTOBUF, answer, read, wants_protobuf
+from backends.tinkex_dev.promises import Failed, LossOutputs, Plain, Promise, Result, Samples
 from backends.tinkex_dev.requests import RetrieveFuture
 from backends.tinkex_dev.service import Service
 
@@ -34,7 +34,8 @@ class FutureRoutes:
             except TimeoutError:
                 return self._try_again(promise)
         assert promise.result is not None
-        return _encoded(promise.result, wants_protobuf=PROTOBUF in request.headers.get("accept", ""))
+        packed = self._service.options.protobuf and wants_protobuf(request)
+        return _packed(promise.result) if packed else _plain(promise.result)
 
     def _try_again(self, promise: Promise) -> Response:
         state = {"queue_state": "active", "queue_state_reason": None}
@@ -48,7 +49,17 @@ class FutureRoutes:
         return Response(status_code=204)
 
 
-def _encoded(result: Result, *, wants_protobuf: bool) -> Response:
+def _packed(result: Result) -> Response:
+    from backends.tinkex_dev.protobuf import loss_outputs_bytes, samples_bytes
+
+    if isinstance(result, LossOutputs):
+        return Response(loss_outputs_bytes(result), media_type=PROTOBUF)
+    if isinstance(result, Samples):
+        return Response(samples_bytes(result), media_type=PROTOBUF)
+    return _plain(result)
+
+
+def _plain(result: Result) -> Response:
     if isinstance(result, Failed):
         return answer({"error": result.error, "category": result.category})
     if isinstance(result, Plain):

@@ -14,7 +14,7 @@ from starlette.routing import Route
 from backends.tinkex_dev.api.models import ModelRoutes
 from backends.tinkex_dev.checkpoints import valid_name
 from backends.tinkex_dev.errors import InvalidField, OperationFailed, Refused
-from backends.tinkex_dev.exchange import PROTOBUF, answer, parse, read_body
+from backends.tinkex_dev.exchange import answer, parse, read_body, sends_protobuf
 from backends.tinkex_dev.model.adapter import AdamStep
 from backends.tinkex_dev.promises import LossOutputs, Plain, Promise
 from backends.tinkex_dev.records import CheckpointKind, CheckpointRecord, SamplerRecord
@@ -55,8 +55,8 @@ class TrainingRoutes:
 
     async def forward_backward(self, request: Request) -> Response:
         data = await read_body(request)
-        if request.headers.get("content-type", "").startswith(PROTOBUF):
-            raise Refused(415, "protobuf requests are not supported yet")
+        if sends_protobuf(request):
+            return await self._forward_backward_packed(data)
         body = await self._parse(data, ForwardBackward)
         run = self._service.live_run(body.model_id)
         place = ("forward_backward_input",)
@@ -66,6 +66,19 @@ class TrainingRoutes:
                 lambda: batch_of_json(body.forward_backward_input, place, forward_only=body.forward_only),
             )
         return answer(self._submit_batch(run, body.seq_id, batch).receipt())
+
+    async def _forward_backward_packed(self, data: bytes) -> Response:
+        if not self._service.options.protobuf:
+            raise Refused(415, "this server reads JSON only")
+        from backends.tinkex_dev.protobuf import batch_of_request, read_request
+
+        message = await _elsewhere(len(data), lambda: read_request(data))
+        if not 0 < message.seq_id < 2**31:
+            raise InvalidField.at(("seq_id",), f"{message.seq_id} is not allowed; 1 to {2**31 - 1} are")
+        run = self._service.live_run(message.model_id)
+        with _refusal_skips(run, message.seq_id):
+            batch = await _elsewhere(len(data), lambda: batch_of_request(message, ("forward_backward_input",)))
+        return answer(self._submit_batch(run, message.seq_id, batch).receipt())
 
     async def forward(self, request: Request) -> Response:
         data = await read_body(request)
