@@ -1,1 +1,59 @@
-"""."""
+"""The store: the truth about every job, in SQLite or PostgreSQL.
+
+``open_store`` gives the face for those who may wait, ``AsyncStore`` the one for an event loop. Both run the same
+functions, which take an open transaction first: ``submitting``, ``claiming``, ``ending``, ``leases``,
+``releasing``, ``steering``, ``reading``, ``journal``, ``limits`` and ``workers``.
+"""
+
+from nsai_work.store.database import Database, Tx, parse_url
+from nsai_work.store.leases import MAX_CRASHES, LeaseWatch
+from nsai_work.store.ledger import StoreLedger
+from nsai_work.store.records import (
+    AttemptRow,
+    Claim,
+    End,
+    EventRow,
+    Hint,
+    JobFilter,
+    Lease,
+    LeaseReport,
+    Limit,
+    Outcome,
+    Released,
+    Requeue,
+    Submitted,
+    Wanted,
+    WorkerRow,
+)
+from nsai_work.store.store import Store, migrate_store, open_store
+from nsai_work.store.workers import Election
+from nsai_work.store.writer import AsyncStore
+
+__all__ = [
+    "MAX_CRASHES",
+    "AsyncStore",
+    "AttemptRow",
+    "Claim",
+    "Database",
+    "Election",
+    "End",
+    "EventRow",
+    "Hint",
+    "JobFilter",
+    "Lease",
+    "LeaseReport",
+    "LeaseWatch",
+    "Limit",
+    "Outcome",
+    "Released",
+    "Requeue",
+    "Store",
+    "StoreLedger",
+    "Submitted",
+    "Tx",
+    "Wanted",
+    "WorkerRow",
+    "migrate_store",
+    "open_store",
+    "parse_url",
+]

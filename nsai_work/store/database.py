@@ -1,0 +1,202 @@
+"""The database behind a store: its engine, its transactions, and what is done when it fails."""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError
+
+from crucible.errors import InvalidRequest
+from nsai_work.clock import Clock, SystemClock
+from nsai_work.store.faults import Fault, as_work_error, classify
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+CONFLICT_TRIES: Final = 8
+_ALLOWED: Final = "sqlite:///PATH or postgresql+psycopg://USER@HOST:PORT/NAME"
+
+
+@dataclass(frozen=True, slots=True)
+class Tx:
+    """One open transaction. ``now`` is the wall clock when it began, the same for all it writes."""
+
+    connection: Connection
+    clock: Clock
+    now: datetime
+
+    @property
+    def postgres(self) -> bool:
+        """Whether rows can be locked one by one; SQLite has one writer at a time instead."""
+        return self.connection.dialect.name == "postgresql"
+
+
+@dataclass
+class Database:
+    """Connections to one database, usable from any thread and after a fork.
+
+    The tables are made or brought up to date at first use if ``migrate`` is true.
+    """
+
+    url: URL
+    clock: Clock = field(default_factory=SystemClock)
+    migrate: bool = True
+    pool_size: int = 5
+    _engine: Engine | None = None
+    _pid: int = 0
+    _ready: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def where(self) -> str:
+        """The address without its password."""
+        return self.url.render_as_string(hide_password=True)
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        with self._lock:
+            if self._engine is not None and self._pid == os.getpid():
+                self._engine.dispose()
+            self._engine = None
+
+    @contextmanager
+    def transaction(self, *, write: bool = True) -> Iterator[Tx]:
+        """One transaction, committed at the end of the block. Database errors come out untranslated."""
+        engine = self._ensure()
+        with engine.connect().execution_options(nsai_write=write) as connection, connection.begin():
+            yield Tx(connection, self.clock, self.clock.now())
+
+    def run(
+        self,
+        operation: Callable[Concatenate[Tx, P], T],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Run an operation in a transaction of its own; one that met another transaction is run again.
+
+        Raises:
+            StoreUnavailable: the database does not answer, or the conflict did not go away.
+            StoreFull: no space; nothing was written.
+        """
+        return self.retrying(lambda: self._once(True, operation, *args, **kwargs))
+
+    def read(self, operation: Callable[Concatenate[Tx, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run an operation that only reads. Raises as ``run``."""
+        return self.retrying(lambda: self._once(False, operation, *args, **kwargs))
+
+    def _once(
+        self, write: bool, operation: Callable[Concatenate[Tx, P], T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        with self.transaction(write=write) as tx:
+            return operation(tx, *args, **kwargs)
+
+    def retrying(self, attempt: Callable[[], T]) -> T:
+        """Try again on conflicts, and once over a fresh connection when the old one turns out dead."""
+        conflicts = aways = 0
+        while True:
+            try:
+                return attempt()
+            except DBAPIError as error:
+                fault = classify(error)
+                if fault is Fault.BUG:
+                    raise
+                conflicts += fault is Fault.CONFLICT
+                aways += fault is Fault.AWAY
+                stale = aways == 1 and error.connection_invalidated
+                if fault is Fault.CONFLICT and conflicts < CONFLICT_TRIES:
+                    time.sleep(0.002 * 2**conflicts * (0.5 + (conflicts * 0.37) % 0.5))
+                elif not stale:
+                    raise as_work_error(fault, error, self.where) from error
+
+    def _ensure(self) -> Engine:
+        engine = self._engine
+        if engine is not None and self._pid == os.getpid() and self._ready:
+            return engine
+        with self._lock:
+            if self._engine is None or self._pid != os.getpid():
+                if self._engine is not None:
+                    # made before a fork: the sockets belong to the parent, so forget them without closing
+                    self._engine.dispose(close=False)
+                self._engine, self._pid = make_engine(self.url, self.pool_size), os.getpid()
+            if self.migrate and not self._ready:
+                from nsai_work.store.migrate import upgrade
+
+                upgrade(self._engine)
+            self._ready = True
+            return self._engine
+
+
+def parse_url(url: str | URL) -> URL:
+    """A database address that the store can use.
+
+    Raises:
+        InvalidRequest: it is none, or of a database that is not supported. A password in it is not shown.
+    """
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise InvalidRequest.of("database_url", "(not shown: it may hold a password)", f"use {_ALLOWED}") from None
+    if parsed.drivername in ("postgresql", "postgres"):
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    if parsed.drivername not in ("sqlite", "sqlite+pysqlite", "postgresql+psycopg"):
+        raise InvalidRequest.of("database_url", parsed.drivername, f"use {_ALLOWED}")
+    if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
+        raise InvalidRequest.of(
+            "database_url", parsed.database, "give the path of a file: other processes must find it"
+        )
+    return parsed
+
+
+def make_engine(url: URL, pool_size: int = 5) -> Engine:
+    """An engine set up for the store. Connects to nothing yet."""
+    if url.get_backend_name() == "sqlite":
+        return _sqlite_engine(url, pool_size)
+    connect_args: dict[str, Any] = {
+        # a plan made for any argument may read a million rows where the actual one needs a single probe
+        "prepare_threshold": None,
+        "application_name": "nsai-work",
+        "connect_timeout": 5,
+        "keepalives_idle": 10,
+        "tcp_user_timeout": 15_000,
+    }
+    connect_args = {key: value for key, value in connect_args.items() if key not in url.query}
+    return create_engine(
+        url, pool_size=pool_size, max_overflow=10, pool_timeout=10, hide_parameters=True, connect_args=connect_args
+    )
+
+
+def _sqlite_engine(url: URL, pool_size: int) -> Engine:
+    assert url.database is not None
+    Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(
+        url, pool_size=pool_size, max_overflow=10, hide_parameters=True, connect_args={"timeout": 10.0}
+    )
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:
+    # the driver must not open transactions by itself: _begin_sqlite does
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA busy_timeout = 10000")
+    cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.execute("PRAGMA synchronous = FULL")
+    cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # IMMEDIATE takes the write lock at the start: a transaction that read first and then wants to write would
+    # fail at once, without waiting, if another had written in between
+    write = connection.get_execution_options().get("nsai_write", True)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")

@@ -1,0 +1,134 @@
+"""Lanes: the queues that ready jobs of equal conditions wait in.
+
+A lane is *active* while it may hold ready jobs; claims look at active lanes only. Whoever makes a job ready
+holds a shared lock on its lane, and whoever puts a lane to sleep an exclusive one, so that no ready job is left
+in a sleeping lane.
+"""
+
+import hashlib
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ScalarSelect, Table, exists, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from nsai_work.job import Job
+from nsai_work.lifecycle import JobStatus
+from nsai_work.placement import candidate_backends, model_of
+from nsai_work.store.database import Tx
+from nsai_work.store.schema import jobs, lane_backends, lanes, limits, status_in, turns
+
+
+@dataclass(frozen=True, slots=True)
+class LaneKey:
+    """The conditions that all jobs of a lane share."""
+
+    tenant_id: str
+    rank: int
+    kind: str
+    model: str
+    backends: tuple[str, ...]
+    group_key: str | None
+    group_max: int | None
+
+    @property
+    def digest(self) -> str:
+        """A short text that is equal for equal conditions."""
+        parts = (self.tenant_id, self.rank, self.kind, self.model, self.backends, self.group_key, self.group_max)
+        return hashlib.blake2b(json.dumps(parts).encode(), digest_size=24).hexdigest()
+
+
+def lane_key(job: Job) -> LaneKey:
+    """The lane a job waits in. A concurrency group is one tenant's, within a namespace."""
+    group = job.constraints.concurrency_group
+    return LaneKey(
+        tenant_id=job.tenant_id,
+        rank=job.priority.rank,
+        kind=str(job.kind),
+        model=model_of(job),
+        backends=candidate_backends(job),
+        group_key=None if group is None else json.dumps([job.tenant_id, job.namespace, group]),
+        group_max=job.constraints.max_concurrent_in_group,
+    )
+
+
+def open_lanes(tx: Tx, keys: Collection[LaneKey]) -> dict[LaneKey, int]:
+    """The ids of the lanes with these conditions; those that do not exist yet are made."""
+    by_digest = {key.digest: key for key in keys}
+    known = _find(tx, list(by_digest))
+    missing = {digest: key for digest, key in by_digest.items() if digest not in known}
+    for digest in sorted(missing):
+        _make(tx, digest, missing[digest])
+    if missing:
+        known |= _find(tx, sorted(missing))
+    return {by_digest[digest]: lane_id for digest, lane_id in known.items()}
+
+
+def _find(tx: Tx, digests: list[str]) -> dict[str, int]:
+    statement = select(lanes.c.key, lanes.c.id).where(lanes.c.key.in_(digests))
+    return {row.key: row.id for row in tx.connection.execute(statement)}
+
+
+def insert_new(tx: Tx, table: Table, values: Sequence[dict[str, Any]]) -> None:
+    """Insert rows; those whose key is there already stay as they are."""
+    if tx.postgres:
+        tx.connection.execute(postgresql.insert(table).on_conflict_do_nothing(), values)
+    else:
+        tx.connection.execute(sqlite.insert(table).on_conflict_do_nothing(), values)
+
+
+def _make(tx: Tx, digest: str, key: LaneKey) -> None:
+    row = {
+        "key": digest,
+        "tenant_id": key.tenant_id,
+        "rank": key.rank,
+        "kind": key.kind,
+        "model": key.model,
+        "group_key": key.group_key,
+        "group_max": key.group_max,
+        "active": True,
+    }
+    insert_new(tx, lanes, [row])
+    lane_id = _find(tx, [digest])[digest]
+    backends = [
+        {"lane_id": lane_id, "preference": place, "backend": name} for place, name in enumerate(key.backends)
+    ]
+    insert_new(tx, lane_backends, backends)
+    insert_new(tx, turns, [{"tenant_id": key.tenant_id, "rank": key.rank, "turn": 0}])
+    if key.group_key is not None:
+        insert_new(tx, limits, [{"scope": "group", "key": key.group_key, "model": "*", "max_running": None}])
+
+
+def activate(tx: Tx, lane_ids: Collection[int]) -> None:
+    """Make sure that claims look at these lanes. To be called before this transaction ends that made jobs ready."""
+    if not lane_ids:
+        return
+    statement = select(lanes.c.id, lanes.c.active).where(lanes.c.id.in_(sorted(lane_ids))).order_by(lanes.c.id)
+    rows = tx.connection.execute(statement.with_for_update(key_share=True, read=True)).all()
+    asleep = [row.id for row in rows if not row.active]
+    if asleep:
+        tx.connection.execute(update(lanes).where(lanes.c.id.in_(asleep)).values(active=True))
+
+
+def put_to_sleep(tx: Tx) -> None:
+    """Put lanes to sleep that hold no ready job, unless someone is just adding one. To be run in a transaction
+    of its own, since others wait for the locks it takes."""
+    empty = select(lanes.c.id).where(lanes.c.active, front_of(lanes.c.id).is_(None)).order_by(lanes.c.id)
+    locked = tx.connection.execute(empty.with_for_update(skip_locked=True)).scalars().all()
+    if locked:
+        # asked again now that they are locked: a job may have come in between the question and the lock
+        still = update(lanes).where(lanes.c.id.in_(locked), ~exists().where(*ready_in(lanes.c.id)))
+        tx.connection.execute(still.values(active=False))
+
+
+def ready_in(lane_id: Any) -> tuple[Any, ...]:
+    """The conditions of a job that may be claimed at once, as the index of ready jobs states them."""
+    return (jobs.c.lane_id == lane_id, status_in(JobStatus.QUEUED), jobs.c.run_at.is_(None))
+
+
+def front_of(lane_id: Any) -> ScalarSelect[int]:
+    """The position of the first ready job of a lane, or null: one probe of the index."""
+    first = select(jobs.c.position).where(*ready_in(lane_id)).order_by(jobs.c.position).limit(1)
+    return first.correlate_except(jobs).scalar_subquery()

@@ -1,0 +1,78 @@
+"""The training driver's ledger, kept in the store."""
+
+from collections.abc import Sequence
+
+from pydantic import JsonValue
+
+from crucible.training import Intent
+from nsai_work.store import journal
+from nsai_work.store.records import Claim
+from nsai_work.store.writer import AsyncStore
+from nsai_work.training.ledger import (
+    CheckpointRecord,
+    CheckpointStatus,
+    LedgerSnapshot,
+    RemoteRun,
+    ResumeMode,
+    StepRecord,
+)
+
+
+class StoreLedger:
+    """``nsai_work.training.ledger.Ledger`` for one claim. Each call returns once it is committed."""
+
+    def __init__(self, store: AsyncStore, claim: Claim) -> None:
+        self._store = store
+        self._claim = claim
+
+    async def load(self) -> LedgerSnapshot:
+        return await self._store.run(journal.snapshot, self._claim)
+
+    async def begin_run(self, run: RemoteRun) -> None:
+        await self._store.run(journal.begin_run, self._claim, run)
+
+    async def end_run(self, generation: int, reason: str) -> None:
+        await self._store.run(journal.end_run, self._claim, generation, reason)
+
+    async def set_resume(self, generation: int, resume: ResumeMode) -> None:
+        await self._store.run(journal.set_resume, self._claim, generation, resume)
+
+    async def intend(self, generation: int, intents: Sequence[Intent]) -> None:
+        await self._store.run(journal.intend, self._claim, generation, intents)
+
+    async def complete_step(self, record: StepRecord, last_seq_id: int) -> None:
+        await self._store.run(journal.complete_step, self._claim, record, last_seq_id)
+
+    async def close_intent(self, generation: int, last_seq_id: int) -> None:
+        await self._store.run(journal.close_intent, self._claim, generation, last_seq_id)
+
+    async def plan_checkpoint(self, checkpoint: CheckpointRecord, intent: Intent) -> None:
+        await self._store.run(journal.plan_checkpoint, self._claim, checkpoint, intent)
+
+    async def commit_checkpoint(
+        self,
+        name: str,
+        *,
+        path: str,
+        last_seq_id: int,
+        size_bytes: int | None = None,
+        sampler_path: str | None = None,
+    ) -> None:
+        await self._store.run(
+            journal.commit_checkpoint,
+            self._claim,
+            name,
+            path=path,
+            last_seq_id=last_seq_id,
+            size_bytes=size_bytes,
+            sampler_path=sampler_path,
+        )
+
+    async def set_sampler_path(self, name: str, sampler_path: str) -> None:
+        await self._store.run(journal.set_sampler_path, self._claim, name, sampler_path)
+
+    async def mark_checkpoint(self, name: str, status: CheckpointStatus, note: str | None = None) -> None:
+        await self._store.run(journal.mark_checkpoint, self._claim, name, status, note)
+
+    async def event(self, name: str, data: dict[str, JsonValue]) -> None:
+        await self._store.run(journal.append_event, self._claim, name, data)

@@ -1,0 +1,15 @@
+"""What Alembic runs. The connection comes from ``nsai_work.store.migrate``, already in a transaction."""
+
+from alembic import context
+
+from nsai_work.store.migrate import VERSION_TABLE
+from nsai_work.store.schema import metadata
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=metadata,
+    version_table=VERSION_TABLE,
+    render_as_batch=True,
+    transactional_ddl=False,
+)
+context.run_migrations()

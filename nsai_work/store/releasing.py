@@ -1,0 +1,126 @@
+"""What becomes due by itself: delays that are over, times that have come, deadlines that have passed."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, Row, func, or_, select, update
+
+from nsai_work.errors import JobTimeout
+from nsai_work.lifecycle import JobStatus
+from nsai_work.store.database import Tx
+from nsai_work.store.dependents import after_end, settle
+from nsai_work.store.lanes import activate, front_of
+from nsai_work.store.records import Hint, Released
+from nsai_work.store.rows import RANKS, failure_json
+from nsai_work.store.schema import dependencies, jobs, lanes, status_in
+from nsai_work.store.transitions import Move, lock_rows, move
+
+CLOCK_SKEW: Final = timedelta(seconds=60)
+"""How far the clocks of two machines may differ before a delay begun "in the future" means that a clock was
+set back."""
+
+_WAITING: Final = (JobStatus.PENDING, JobStatus.QUEUED)
+
+
+def _due(now: datetime) -> ColumnElement[bool]:
+    set_back = jobs.c.delayed_since > now + CLOCK_SKEW
+    return jobs.c.run_at.is_not(None) & or_(jobs.c.run_at <= now, set_back)
+
+
+def release_delayed(tx: Tx, limit: int = 500) -> int:
+    """Make queued jobs claimable whose delay is over. Waits for nobody."""
+    due = select(jobs.c.seq, jobs.c.lane_id).where(status_in(*_WAITING), _due(tx.now))
+    due = due.where(jobs.c.status == str(JobStatus.QUEUED)).order_by(jobs.c.run_at).limit(limit)
+    rows = lock_rows(tx, due, skip_locked=True)
+    if rows:
+        these = update(jobs).where(jobs.c.seq.in_([row.seq for row in rows]))
+        tx.connection.execute(these.values(run_at=None, delayed_since=None))
+        activate(tx, {row.lane_id for row in rows})
+    return len(rows)
+
+
+def release_due(tx: Tx, limit: int = 500) -> Released:
+    """Move on what time or other jobs have decided: one sweep, at most ``limit`` jobs of each sort."""
+    released = Released()
+    released.timed_out.extend(_time_out(tx, limit))
+    release_delayed(tx, limit)
+    due = select(jobs).where(status_in(*_WAITING), _due(tx.now), jobs.c.status == str(JobStatus.PENDING))
+    rows = lock_rows(tx, due.order_by(jobs.c.run_at).limit(limit), skip_locked=True)
+    if rows:
+        # its time has come; from here on only its dependencies keep it
+        these = update(jobs).where(jobs.c.seq.in_([row.seq for row in rows]))
+        tx.connection.execute(these.values(run_at=None))
+    moved = settle(tx, [*(row.seq for row in rows), *_overlooked(tx, limit)])
+    released.queued.extend(job_id for job_id, status in moved.items() if status is JobStatus.QUEUED)
+    released.failed.extend(job_id for job_id, status in moved.items() if status is JobStatus.FAILED)
+    return released
+
+
+def _overlooked(tx: Tx, limit: int) -> Sequence[int]:
+    """Pending jobs that wait for nothing any more: there should be none."""
+    needed = jobs.alias("needed")
+    open_need = (
+        select(dependencies.c.job_seq)
+        .join_from(dependencies, needed, needed.c.seq == dependencies.c.needs_seq)
+        .where(dependencies.c.job_seq == jobs.c.seq, needed.c.status.in_(["pending", "queued", "running"]))
+        .correlate(jobs)
+        .exists()
+    )
+    statement = select(jobs.c.seq).where(status_in(JobStatus.PENDING), jobs.c.run_at.is_(None), ~open_need)
+    return tx.connection.execute(statement.limit(limit)).scalars().all()
+
+
+def _time_out(tx: Tx, limit: int) -> list[str]:
+    late = status_in(*_WAITING) & jobs.c.deadline.is_not(None) & (jobs.c.deadline <= tx.now)
+    rows = lock_rows(tx, select(jobs).where(late).order_by(jobs.c.deadline).limit(limit), skip_locked=True)
+    moves = [_timeout_move(tx, row) for row in rows]
+    move(tx, moves)
+    if moves:
+        after_end(tx, [row.seq for row in rows])
+    return [row.id for row in rows]
+
+
+def _timeout_move(tx: Tx, row: Row[Any]) -> Move:
+    failure = JobTimeout(
+        f"the job's deadline, {row.deadline.isoformat()}, passed while it was {row.status}",
+        details={"deadline": row.deadline.isoformat()},
+    ).failure()
+    values = {"error": failure_json(failure), "completed_at": tx.now, "run_at": None, "wait_reason": None}
+    return Move(row, JobStatus.TIMEOUT, values, {"code": failure.code, "message": failure.message})
+
+
+def next_due(tx: Tx) -> datetime | None:
+    """When the next delayed job becomes due, so that a worker knows how long it may sleep."""
+    moment: datetime | None = tx.connection.execute(
+        select(func.min(jobs.c.run_at)).where(status_in(*_WAITING), jobs.c.run_at.is_not(None))
+    ).scalar()
+    return moment
+
+
+def overdue_hints(tx: Tx, *, older_than_s: float, per_lane: int = 20, limit: int = 200) -> list[Hint]:
+    """Ready jobs that nobody has taken for a while: the wake-ups to publish once more.
+
+    The fronts of the lanes suffice: who takes one looks for the next by itself.
+    """
+    active = select(lanes.c.id, front_of(lanes.c.id).label("front")).where(lanes.c.active).subquery()
+    fronts = tx.connection.execute(select(active).where(active.c.front.is_not(None)).order_by(active.c.front)).all()
+    before = tx.now - timedelta(seconds=older_than_s)
+    hints: list[Hint] = []
+    for lane in fronts:
+        statement = (
+            select(jobs.c.id, jobs.c.epoch, jobs.c.rank, jobs.c.queued_at)
+            .where(jobs.c.lane_id == lane.id, status_in(JobStatus.QUEUED), jobs.c.run_at.is_(None))
+            .order_by(jobs.c.position)
+            .limit(per_lane)
+        )
+        rows = tx.connection.execute(statement)
+        hints += [
+            Hint(row.id, row.epoch, RANKS[row.rank])
+            for row in rows
+            # one that was queued in the future tells of a clock that was set back
+            if row.queued_at <= before or row.queued_at > tx.now + CLOCK_SKEW
+        ]
+        if len(hints) >= limit:
+            break
+    return hints[:limit]

@@ -1,0 +1,66 @@
+"""Between jobs and their rows."""
+
+from datetime import datetime
+from typing import Any, Final
+
+from sqlalchemy import Row, Select, select
+
+from crucible.errors import Failure
+from nsai_work.job import Job, Priority
+from nsai_work.store.schema import jobs, specs
+
+STATE_FIELDS: Final = frozenset({
+    "status", "wait_reason", "attempt", "epoch", "created_at", "queued_at", "run_at", "started_at", "completed_at",
+    "cancel_requested_at", "worker_id", "result", "error",
+})  # fmt: skip
+"""The fields of a job that the store fills in. All others never change."""
+
+RANKS: Final = {priority.rank: priority for priority in Priority}
+
+
+def select_jobs() -> Select[Any]:
+    """Every column of the jobs, with what the user asked for."""
+    return select(jobs, specs.c.spec).join_from(jobs, specs, specs.c.job_seq == jobs.c.seq)
+
+
+def spec_of(job: Job) -> dict[str, Any]:
+    """The part of a job that never changes, as JSON."""
+    return job.model_dump(mode="json", exclude=set(STATE_FIELDS))
+
+
+def job_of(row: Row[Any], **changed: object) -> Job:
+    """The job a row stands for; ``changed`` overrides its state."""
+    values = row._mapping
+    state = {name: values[name] for name in STATE_FIELDS}
+    return Job.model_validate({**values["spec"], **state, **changed})
+
+
+def failure_of(value: dict[str, Any] | None) -> Failure | None:
+    """A failure as it was stored."""
+    return None if value is None else Failure.model_validate(value)
+
+
+def failure_json(failure: Failure | None) -> dict[str, Any] | None:
+    """A failure as it is stored."""
+    return None if failure is None else failure.model_dump(mode="json")
+
+
+def new_row(job: Job, *, now: datetime) -> dict[str, Any]:
+    """The row of a job that has just come in; the caller adds seq, lane_id, position, status and times."""
+    return {
+        "id": job.id,
+        "tenant_id": job.tenant_id,
+        "namespace": job.namespace,
+        "kind": str(job.kind),
+        "backend": job.backend,
+        "rank": job.priority.rank,
+        "idempotency_key": job.idempotency_key,
+        "parent_id": job.parent_id,
+        "attempt": 0,
+        "epoch": 0,
+        "crashes": 0,
+        "progress": 0,
+        "beat": 0,
+        "created_at": now,
+        "deadline": job.constraints.deadline,
+    }

@@ -1,0 +1,188 @@
+"""The store, for those who may wait: submit, steer and look, from any thread."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import URL
+
+from nsai_work.clock import Clock, SystemClock
+from nsai_work.job import Job
+from nsai_work.lifecycle import JobStatus
+from nsai_work.store import (
+    claiming,
+    ending,
+    journal,
+    lanes,
+    leases,
+    limits,
+    reading,
+    releasing,
+    steering,
+    submitting,
+    workers,
+)
+from nsai_work.store.database import Database, Tx, parse_url
+from nsai_work.store.leases import MAX_CRASHES
+from nsai_work.store.records import (
+    AttemptRow,
+    Claim,
+    End,
+    EventRow,
+    Hint,
+    JobFilter,
+    Lease,
+    LeaseReport,
+    Limit,
+    Released,
+    Requeue,
+    Submitted,
+    Wanted,
+    WorkerRow,
+)
+from nsai_work.training.ledger import CheckpointRecord, RemoteRun, StepRecord
+
+
+def open_store(url: str | URL, clock: Clock | None = None, *, migrate: bool = True) -> "Store":
+    """A store at a database address. Connects at first use, and then makes or upgrades its tables unless
+    ``migrate`` is false.
+
+    Raises:
+        InvalidRequest: the address is none that the store can use.
+    """
+    return Store(Database(parse_url(url), clock or SystemClock(), migrate))
+
+
+def migrate_store(url: str | URL) -> None:
+    """Make the tables at a database address, or bring them up to date. Raises as ``Store``'s methods."""
+    store = open_store(url, migrate=True)
+    try:
+        store.ping()
+    finally:
+        store.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """Each method is one transaction. All of them raise StoreUnavailable when the database does not answer and
+    StoreFull when there is no space; nothing is ever half-written. What else one raises, the function of the same
+    name in the modules beside this one tells."""
+
+    database: Database
+
+    def close(self) -> None:
+        """Close the connections. The store can be used again."""
+        self.database.close()
+
+    def ping(self) -> None:
+        """Raise StoreUnavailable unless the database answers and its tables are there."""
+        self.database.read(_touch)
+
+    def submit(self, jobs: Sequence[Job]) -> list[Submitted]:
+        """Store jobs: all of them or none."""
+        return self.database.run(submitting.submit, jobs)
+
+    def request_cancel(self, job_id: str, tenant_id: str | None = None) -> JobStatus:
+        """Cancel a job, or tell it to stop; the status after it."""
+        return self.database.run(steering.request_cancel, job_id, tenant_id)
+
+    def retry(self, job_id: str, tenant_id: str | None = None) -> None:
+        """Open an ended job again."""
+        self.database.run(steering.retry, job_id, tenant_id)
+
+    def promote(self, job_id: str, name: str, tenant_id: str | None = None) -> CheckpointRecord:
+        """Keep a checkpoint for good."""
+
+        def operation(tx: Tx) -> CheckpointRecord:
+            return journal.promote(tx, reading.seq_of(tx, job_id, tenant_id), name)
+
+        return self.database.run(operation)
+
+    def get(self, job_id: str, tenant_id: str | None = None) -> Job:
+        """A job. Raises JobNotFound."""
+        return self.database.read(reading.get, job_id, tenant_id)
+
+    def list_jobs(
+        self, wanted: JobFilter | None = None, *, limit: int = 100, after: str | None = None
+    ) -> list[Job]:
+        """Jobs, the newest first, from the one after ``after`` on."""
+        return self.database.read(reading.list_jobs, wanted or JobFilter(), limit=limit, after=after)
+
+    def events(self, job_id: str, after: int = 0, limit: int = 1000) -> list[EventRow]:
+        """A job's log, from the entry after ``after`` on."""
+        return self.database.read(reading.job_events, job_id, after=after, limit=limit)
+
+    def events_all(self, after: int = 0, limit: int = 1000) -> list[EventRow]:
+        """All logs together."""
+        return self.database.read(reading.all_events, after=after, limit=limit)
+
+    def attempts(self, job_id: str) -> list[AttemptRow]:
+        """Who worked at a job."""
+        return self.database.read(reading.job_attempts, job_id)
+
+    def steps(self, job_id: str) -> list[StepRecord]:
+        """The optimizer steps that count, in order."""
+        return self.database.read(lambda tx: journal.job_steps(tx, reading.seq_of(tx, job_id)))
+
+    def checkpoints(self, job_id: str) -> list[CheckpointRecord]:
+        """All checkpoints, also those that are gone."""
+        return self.database.read(lambda tx: journal.job_checkpoints(tx, reading.seq_of(tx, job_id)))
+
+    def runs(self, job_id: str) -> list[RemoteRun]:
+        """The lineage of remote runs."""
+        return self.database.read(lambda tx: journal.job_runs(tx, reading.seq_of(tx, job_id)))
+
+    def workers(self) -> list[WorkerRow]:
+        """All workers ever entered, the newest first."""
+        return self.database.read(workers.list_workers)
+
+    def claim(self, wanted: Wanted) -> list[Claim]:
+        """Take ready jobs."""
+        return self.database.run(claiming.claim, wanted)
+
+    def heartbeat(self, claims: Sequence[Claim], lease_ttl_s: float) -> LeaseReport:
+        """Renew leases."""
+        return self.database.run(leases.heartbeat, claims, lease_ttl_s)
+
+    def finish(self, end: End) -> None:
+        """End a job. Raises LeaseLost."""
+        self.database.run(ending.finish, end)
+
+    def requeue(self, back: Requeue) -> JobStatus:
+        """Give a job back. Raises LeaseLost."""
+        return self.database.run(ending.requeue, back)
+
+    def leases(self) -> list[Lease]:
+        """All leases, for a LeaseWatch."""
+        return self.database.read(leases.leases)
+
+    def reclaim(self, expired: Sequence[Lease], *, max_crashes: int = MAX_CRASHES) -> dict[str, JobStatus]:
+        """Take expired leases from their owners."""
+        return self.database.run(leases.reclaim, expired, max_crashes=max_crashes)
+
+    def release_due(self) -> Released:
+        """Move on what time or other jobs have decided."""
+        released = self.database.run(releasing.release_due)
+        self.database.run(lanes.put_to_sleep)
+        return released
+
+    def overdue_hints(self, older_than_s: float = 5.0) -> list[Hint]:
+        """The wake-ups to publish once more."""
+        return self.database.read(releasing.overdue_hints, older_than_s=older_than_s)
+
+    def set_tenant_quota(self, tenant_id: str, max_running: int | None) -> None:
+        """Limit how many jobs of a tenant run at once."""
+        self.database.run(limits.set_tenant_quota, tenant_id, max_running)
+
+    def set_model_limit(self, credential: str, max_running: int | None, *, model: str = "*") -> None:
+        """Limit how many jobs run at once with a credential."""
+        self.database.run(limits.set_model_limit, credential, max_running, model=model)
+
+    def limits(self) -> list[Limit]:
+        """The limits that are set."""
+        return self.database.read(limits.shared_limits)
+
+
+def _touch(tx: Tx) -> None:
+    from nsai_work.store.schema import workers as table
+
+    tx.connection.execute(table.select().limit(1)).all()

@@ -1,0 +1,192 @@
+"""Submit: jobs come in whole, in one transaction, or not at all."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+from sqlalchemy import ColumnElement, Row, func, insert, or_, select, tuple_
+
+from nsai_work.errors import InvalidJob
+from nsai_work.job import Job
+from nsai_work.lifecycle import JobStatus
+from nsai_work.store.database import Tx
+from nsai_work.store.dependents import settle
+from nsai_work.store.lanes import activate, lane_key, open_lanes
+from nsai_work.store.records import Submitted
+from nsai_work.store.rows import RANKS, new_row, spec_of
+from nsai_work.store.schema import dependencies, job_numbers, jobs, specs, tags
+from nsai_work.store.transitions import append_events
+
+Key: TypeAlias = tuple[str, str, str]
+
+
+def submit(tx: Tx, submitted: Sequence[Job]) -> list[Submitted]:
+    """Store jobs, each queued, or pending while a dependency is unmet or its time has not come.
+
+    A job may depend on an earlier one of the same call. One that is there already (by idempotency key within
+    tenant and namespace, or by id with the same content) is not stored again.
+
+    Raises:
+        InvalidJob: a job cannot be stored; nothing is.
+    """
+    for job in submitted:
+        _check(tx, job)
+    present = _present(tx, submitted)
+    fresh: dict[str, Job] = {}
+    twins: dict[Key, str] = {}
+    for job in submitted:
+        key = _key(job)
+        known = job.id in present or job.id in fresh or (key is not None and (key in present or key in twins))
+        if not known:
+            fresh[job.id] = job
+            if key is not None:
+                twins[key] = job.id
+    stored = _store(tx, list(fresh.values())) if fresh else {}
+    return [_answer(job, present, fresh, twins, stored) for job in submitted]
+
+
+def _key(job: Job) -> Key | None:
+    return None if job.idempotency_key is None else (job.tenant_id, job.namespace, job.idempotency_key)
+
+
+def _check(tx: Tx, job: Job) -> None:
+    deadline = job.constraints.deadline
+    if deadline is not None and deadline <= tx.now:
+        raise _invalid(
+            "constraints.deadline", f"{deadline.isoformat()} has passed already; give a later one or none"
+        )
+    if job.id in job.constraints.depends_on:
+        raise _invalid("constraints.depends_on", "a job cannot depend on itself")
+
+
+def _invalid(field: str, message: str) -> InvalidJob:
+    return InvalidJob(f"{field}: {message}", details={"fields": [field]})
+
+
+def _present(tx: Tx, submitted: Sequence[Job]) -> Mapping[str | Key, Row[Any]]:
+    """The jobs that are there already, by id and by idempotency key."""
+    same: list[ColumnElement[bool]] = [jobs.c.id.in_([job.id for job in submitted])]
+    keys = [key for job in submitted if (key := _key(job)) is not None]
+    if keys:
+        columns = tuple_(jobs.c.tenant_id, jobs.c.namespace, jobs.c.idempotency_key)
+        same.append(jobs.c.idempotency_key.is_not(None) & columns.in_(keys))
+    found: dict[str | Key, Row[Any]] = {}
+    for row in tx.connection.execute(select(jobs).where(or_(*same))):
+        found[row.id] = row
+        if row.idempotency_key is not None:
+            found[(row.tenant_id, row.namespace, row.idempotency_key)] = row
+    _refuse_taken_ids(tx, submitted, found)
+    return found
+
+
+def _refuse_taken_ids(tx: Tx, submitted: Sequence[Job], found: Mapping[str | Key, Row[Any]]) -> None:
+    for job in submitted:
+        row = found.get(job.id)
+        if row is None:
+            continue
+        spec = tx.connection.execute(select(specs.c.spec).where(specs.c.job_seq == row.seq)).scalar_one()
+        if spec != spec_of(job):
+            raise _invalid("id", f"{job.id!r} belongs to another job; leave the id out to get a new one")
+
+
+def _answer(
+    job: Job,
+    present: Mapping[str | Key, Row[Any]],
+    fresh: Mapping[str, Job],
+    twins: Mapping[Key, str],
+    stored: Mapping[str, Submitted],
+) -> Submitted:
+    if fresh.get(job.id) is job:
+        return stored[job.id]
+    key = _key(job)
+    row = present.get(job.id) or (present.get(key) if key is not None else None)
+    if row is not None:
+        return Submitted(row.id, row.epoch, JobStatus(row.status), RANKS[row.rank], created=False)
+    twin = stored[job.id if key is None or job.id in stored else twins[key]]
+    return Submitted(twin.job_id, twin.epoch, twin.status, twin.priority, created=False)
+
+
+def _store(tx: Tx, fresh: Sequence[Job]) -> dict[str, Submitted]:
+    numbers = _numbers(tx, len(fresh))
+    seqs = {job.id: seq for job, seq in zip(fresh, numbers, strict=True)}
+    needs = _needs(tx, fresh, seqs)
+    lane_ids = open_lanes(tx, {lane_key(job) for job in fresh})
+    rows = [_row(tx, job, seqs[job.id], lane_ids[lane_key(job)], waits=job.id in needs) for job in fresh]
+    _insert(tx, fresh, rows, needs, seqs)
+    settled = settle(tx, [seqs[job_id] for job_id in needs]) if needs else {}
+    return {
+        row["id"]: Submitted(row["id"], 0, settled.get(row["id"], row["status"]), RANKS[row["rank"]], created=True)
+        for row in rows
+    }
+
+
+def _numbers(tx: Tx, count: int) -> list[int]:
+    if tx.postgres:
+        series = func.generate_series(1, count).table_valued("number")
+        return sorted(tx.connection.execute(select(job_numbers.next_value()).select_from(series)).scalars())
+    newest = tx.connection.execute(select(func.max(jobs.c.seq))).scalar() or 0
+    return list(range(newest + 1, newest + 1 + count))
+
+
+def _needs(tx: Tx, fresh: Sequence[Job], seqs: Mapping[str, int]) -> dict[str, list[int]]:
+    """For each job that depends on others: their seqs. Their rows stay locked, so that none ends unseen."""
+    wanted = {name for job in fresh for name in job.constraints.depends_on}
+    if not wanted:
+        return {}
+    statement = select(jobs.c.seq, jobs.c.id, jobs.c.tenant_id).where(jobs.c.id.in_(sorted(wanted)))
+    locked = statement.order_by(jobs.c.seq).with_for_update(read=True)
+    known = {(row.tenant_id, row.id): row.seq for row in tx.connection.execute(locked)}
+    needs: dict[str, list[int]] = {}
+    for job in fresh:
+        for name in job.constraints.depends_on:
+            seq = known.get((job.tenant_id, name))
+            if seq is None:
+                raise _invalid(
+                    "constraints.depends_on",
+                    f"there is no job {name!r} of tenant {job.tenant_id!r}; submit it first, or in the same call "
+                    "before the jobs that depend on it",
+                )
+            needs.setdefault(job.id, []).append(seq)
+        known[(job.tenant_id, job.id)] = seqs[job.id]
+    return needs
+
+
+def _row(tx: Tx, job: Job, seq: int, lane_id: int, *, waits: bool) -> dict[str, Any]:
+    not_before = job.constraints.not_before
+    later = not_before is not None and not_before > tx.now
+    status = JobStatus.PENDING if waits or later else JobStatus.QUEUED
+    lane = lane_key(job)
+    return {
+        **new_row(job, now=tx.now),
+        "seq": seq,
+        "position": seq,
+        "lane_id": lane_id,
+        "model": lane.model,
+        "group_key": lane.group_key,
+        "status": status,
+        "queued_at": tx.now if status is JobStatus.QUEUED else None,
+        "run_at": not_before if later else None,
+    }
+
+
+def _insert(
+    tx: Tx,
+    fresh: Sequence[Job],
+    rows: Sequence[dict[str, Any]],
+    needs: Mapping[str, Sequence[int]],
+    seqs: Mapping[str, int],
+) -> None:
+    execute = tx.connection.execute
+    execute(insert(jobs), rows)
+    execute(insert(specs), [{"job_seq": seqs[job.id], "spec": spec_of(job)} for job in fresh])
+    labels = [{"tag": tag, "job_seq": seqs[job.id]} for job in fresh for tag in dict.fromkeys(job.tags)]
+    if labels:
+        execute(insert(tags), labels)
+    edges = [{"needs_seq": seq, "job_seq": seqs[name]} for name, needed in needs.items() for seq in set(needed)]
+    if edges:
+        execute(insert(dependencies), edges)
+    activate(tx, {row["lane_id"] for row in rows if row["status"] is JobStatus.QUEUED})
+    entries = [
+        (row["seq"], "job.submitted", {"to": str(row["status"]), "kind": row["kind"], "backend": row["backend"]})
+        for row in rows
+    ]
+    append_events(tx, entries)

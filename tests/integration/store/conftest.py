@@ -1,0 +1,107 @@
+"""A store on each database, empty for each test, driven by a clock that the test sets."""
+
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine, make_url, text
+
+from nsai_work import store as stores
+from nsai_work.job import Job
+from nsai_work.store import Store, Wanted, migrate_store, open_store
+
+
+class ManualClock:
+    """Two clocks that move only when told: the wall clock may step, the monotonic one only rises."""
+
+    def __init__(self) -> None:
+        self.wall = datetime(2026, 1, 1, tzinfo=UTC)
+        self.steady = 1_000.0
+
+    def now(self) -> datetime:
+        return self.wall
+
+    def monotonic(self) -> float:
+        return self.steady
+
+    def pass_time(self, seconds: float) -> None:
+        self.wall += timedelta(seconds=seconds)
+        self.steady += seconds
+
+    def step_wall(self, seconds: float) -> None:
+        self.wall += timedelta(seconds=seconds)
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    """The clock of the test's store."""
+    return ManualClock()
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated, empty SQLite file to copy."""
+    path = tmp_path_factory.mktemp("template") / "jobs.db"
+    migrate_store(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture
+def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
+    """The address of an empty SQLite store."""
+    path = tmp_path / "jobs.db"
+    shutil.copy(sqlite_template, path)
+    return f"sqlite:///{path}"
+
+
+@pytest.fixture
+def schema_url(postgres_url: str) -> Iterator[str]:
+    """The address of an empty schema of the test PostgreSQL."""
+    server = postgres_url
+    schema = f"store_{secrets.token_hex(6)}"
+    engine = create_engine(server, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text(f"CREATE SCHEMA {schema}"))
+    url = make_url(server).update_query_dict({"options": f"-csearch_path={schema}"})
+    yield url.render_as_string(hide_password=False)
+    with engine.connect() as connection:
+        connection.execute(text(f"DROP SCHEMA {schema} CASCADE"))
+    engine.dispose()
+
+
+@pytest.fixture(params=["sqlite", pytest.param("schema", id="postgres", marks=pytest.mark.postgres)])
+def url(request: pytest.FixtureRequest) -> str:
+    """The address of an empty store, on each database."""
+    found: str = request.getfixturevalue(f"{request.param}_url")
+    return found
+
+
+@pytest.fixture
+def store(url: str, clock: ManualClock) -> Iterator[Store]:
+    """An empty store."""
+    opened = open_store(url, clock)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def make_job() -> Callable[..., Job]:
+    """Makes a small command job; any field can be given."""
+
+    def make(**fields: object) -> Job:
+        return Job.parse({"kind": "tool_call", "backend": "fake", "payload": {"command": "noop"}, **fields})
+
+    return make
+
+
+@pytest.fixture
+def wanted() -> Callable[..., Wanted]:
+    """What worker w1 asks for: one job with a lease of 10 seconds, unless told otherwise."""
+
+    def make(worker_id: str = "w1", limit: int = 1, lease_ttl_s: float = 10.0, **fields: object) -> Wanted:
+        return stores.Wanted(worker_id, limit, lease_ttl_s, **fields)  # type: ignore[arg-type]
+
+    return make
