@@ -123,6 +123,7 @@ class _Driver:
     async def _work(self, live: Live) -> None:
         await send_unsent(self._assignment, live)
         while live.in_flight or not live.agenda.finished:
+            self._assignment.wait.check()
             await fill(self._assignment, live)
             await finish_oldest(self._assignment, live, self._assignment.wait)
 

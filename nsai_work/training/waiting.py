@@ -49,6 +49,10 @@ class Waiter:
         finally:
             await _end(task)
 
+    def check(self) -> None:
+        """Raise now if the job was told to stop."""
+        self._control.check()
+
     async def watch(self, run: LiveRun, poll_interval_ms: int) -> None:
         """From now on, end a wait when the service marks this run corrupted."""
         await self.unwatch()

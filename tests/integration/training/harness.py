@@ -1,5 +1,6 @@
 """Runs drivers over the service in memory, kills them where a test says, and knows what must have come out."""
 
+import asyncio
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -71,8 +72,10 @@ class Scene:
         self.job = Job(id="01234567-89ab-7def-8123-456789abcdef", kind="training_step", payload=self.payload)
 
     async def sleep(self, seconds: float) -> None:
-        """Time that costs nothing."""
+        """Time that costs nothing but turns of the loop: whatever is ready happens meanwhile."""
         self.slept.append(seconds)
+        for _ in range(200):
+            await asyncio.sleep(0)
 
     async def drive(
         self, *, kill_at: int | None = None, control: Control | None = None, reaper: Reaper | None = None

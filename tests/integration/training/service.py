@@ -107,7 +107,7 @@ class Saved:
 
 
 class Service:
-    """What stays when clients come and go. ``hook(event, details)`` sees every call and may raise or change things."""
+    """What stays when clients come and go. ``hook(event, details)`` sees every call, and may raise."""
 
     def __init__(self, *, replays: bool | None = True, restores_optimizer: bool = True, attachable: bool = True):
         self.features = RunFeatures(replays=replays, restores_optimizer=restores_optimizer)
@@ -245,7 +245,7 @@ class ServiceRun(LiveRun):
         return RunHealth(state=RunState.ALIVE if self.remote.alive else RunState.GONE)
 
     async def watch(self, poll_interval_ms: int) -> RunCorrupted:
-        while not self.remote.corrupted:
+        while not self.remote.corrupted:  # noqa: ASYNC110 - a poll is what a real client does
             await asyncio.sleep(poll_interval_ms / 1000)
         return RunCorrupted(f"{self.remote.run_id} is corrupted")
 
@@ -328,5 +328,3 @@ class ServiceBackend(TrainingBackend):
         self.service.hook("delete", {"path": path})
         await asyncio.sleep(0)
         self.service.saved.pop(path, None)
-
-
