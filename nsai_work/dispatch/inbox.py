@@ -3,11 +3,10 @@
 from collections import Counter
 from collections.abc import Callable
 
-import structlog
-
 from nsai_work.dispatch.wakeup import BadWakeUp, WakeUp
+from nsai_work.logs import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class Inbox:

@@ -7,31 +7,22 @@ it. So a publisher never raises and never blocks for long; after a failure it le
 import os
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import structlog
 from kombu import Connection, Producer
 
 from nsai_work.clock import Clock, SystemClock
 from nsai_work.dispatch.broker import broker_connection
 from nsai_work.dispatch.queues import queue_name, wake_queues
 from nsai_work.dispatch.wakeup import WakeUp, encode
-from nsai_work.job import Priority
+from nsai_work.logs import get_logger
 from nsai_work.settings import Settings, redacted
+from nsai_work.store.records import Hint
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 PUBLISH_TIMEOUT_S = 2.0
 QUIET_AFTER_FAILURE_S = 3.0
-
-
-@dataclass(frozen=True, slots=True)
-class Hint:
-    """A wake-up and the queue it goes to."""
-
-    wake: WakeUp
-    priority: Priority
 
 
 class Publisher:
@@ -46,8 +37,8 @@ class Publisher:
         self._producer: Producer | None = None
         self._quiet_until = 0.0
 
-    def publish(self, hints: Sequence[Hint]) -> bool:
-        """Send hints; False when the broker could not be reached (some may have been sent)."""
+    def publish(self, hints: Sequence[Hint], traceparent: str | None = None) -> bool:
+        """Send hints as wake-ups; False when the broker could not be reached (some may have been sent)."""
         if not hints:
             return True
         with self._lock:
@@ -55,8 +46,8 @@ class Publisher:
             if self._clock.monotonic() < self._quiet_until:
                 return False
             # a broker that was restarted closed our idle connection: that shows only now, so try once more
-            return self._send(hints, last=self._producer is None) or (
-                self._quiet_until == 0.0 and self._send(hints, last=True)
+            return self._send(hints, traceparent, last=self._producer is None) or (
+                self._quiet_until == 0.0 and self._send(hints, traceparent, last=True)
             )
 
     def close(self) -> None:
@@ -65,11 +56,11 @@ class Publisher:
             self._forget_after_fork()
             self._drop()
 
-    def _send(self, hints: Sequence[Hint], *, last: bool) -> bool:
+    def _send(self, hints: Sequence[Hint], traceparent: str | None, *, last: bool) -> bool:
         try:
             producer = self._open()
             for hint in hints:
-                self._publish_one(producer, hint)
+                self._publish_one(producer, hint, traceparent)
         except Exception as error:  # whatever a broker's client raises costs latency only
             self._drop()
             if last:
@@ -81,8 +72,8 @@ class Publisher:
         self._quiet_until = 0.0
         return True
 
-    def _publish_one(self, producer: Any, hint: Hint) -> None:
-        message = encode(hint.wake)
+    def _publish_one(self, producer: Any, hint: Hint, traceparent: str | None) -> None:
+        message = encode(WakeUp(job_id=hint.job_id, epoch=hint.epoch, traceparent=traceparent))
         producer.publish(
             message.body,
             exchange="",

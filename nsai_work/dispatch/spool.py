@@ -22,6 +22,7 @@ from kombu.utils.json import dumps, loads
 
 SCHEME = "spool"
 MAX_FILE_BYTES = 1 << 20
+LONGEST_DRAIN_S = 0.25
 logger = logging.getLogger(__name__)
 _count = itertools.count()
 
@@ -100,6 +101,10 @@ class Transport(virtual.Transport):  # type: ignore[misc]  # kombu is untyped
     polling_interval = 0.01
     driver_type = SCHEME
     driver_name = SCHEME
+
+    def drain_events(self, connection: Any, timeout: float | None = None) -> None:
+        """Deliver the next message. Gives up sooner than asked: a worker is to notice soon that it should stop."""
+        super().drain_events(connection, timeout=min(timeout or LONGEST_DRAIN_S, LONGEST_DRAIN_S))
 
     def driver_version(self) -> str:
         """Nothing foreign drives this transport."""

@@ -1,0 +1,64 @@
+"""Logs: structured events through the standard library's logging, so that whoever embeds us decides where they go.
+
+A library says nothing below WARNING unless it is asked to. Tracebacks are plain: values of variables, which may be
+prompts or credentials, are never shown.
+"""
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Mapping, MutableMapping
+from typing import Any
+
+import structlog
+
+from nsai_work.settings import Settings
+
+Render = Callable[[Mapping[str, Any]], str]
+
+
+def _as_text(event: Mapping[str, Any]) -> str:
+    head = str(event.get("event", ""))
+    rest = " ".join(f"{key}={_shown(value)}" for key, value in event.items() if key != "event")
+    return f"{head} {rest}".rstrip()
+
+
+def _shown(value: object) -> str:
+    text = str(value)
+    return json.dumps(text) if not text or set(text) & set(' "=\n') else text
+
+
+def _as_json(event: Mapping[str, Any]) -> str:
+    return json.dumps(event, default=str)
+
+
+_render: Render = _as_text
+
+
+def get_logger(name: str) -> structlog.stdlib.BoundLogger:
+    """A logger for events: ``log.info("job.claimed", job_id=...)``."""
+    logger: structlog.stdlib.BoundLogger = structlog.wrap_logger(
+        logging.getLogger(name),
+        processors=[structlog.stdlib.filter_by_level, structlog.contextvars.merge_contextvars, _to_logging],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        context_class=dict,
+        cache_logger_on_first_use=False,
+    )
+    return logger
+
+
+def _to_logging(logger: Any, method: str, event: MutableMapping[str, Any]) -> tuple[tuple[str], dict[str, Any]]:
+    exc_info = event.pop("exc_info", None)
+    return (_render(event),), {"exc_info": exc_info}
+
+
+def configure_logging(settings: Settings) -> None:
+    """Set logging up for a process that is ours: one event a line on stderr. Libraries never call this."""
+    global _render
+    as_json = settings.log_format == "json"
+    _render = _as_json if as_json else _as_text
+    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
+    line = "%(message)s" if as_json else "%(asctime)s %(levelname)s %(message)s"
+    logging.basicConfig(level=level, format=line, stream=sys.stderr)
+    for noisy in ("celery", "kombu", "amqp", "httpx", "httpcore", "alembic"):
+        logging.getLogger(noisy).setLevel(max(level, logging.WARNING))

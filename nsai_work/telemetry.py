@@ -1,0 +1,131 @@
+"""What is seen from outside: one structured event per transition, and OpenTelemetry spans.
+
+Only the OpenTelemetry API is used, so without an SDK in the process spans cost nothing and go nowhere. Nothing
+here logs prompts, completions or payloads. A hook gets the same record as the log; one that raises is logged.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.propagate import extract, inject
+from pydantic import JsonValue
+
+from nsai_work.job import Job
+from nsai_work.logs import get_logger
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span, Tracer
+
+log = get_logger("nsai_work.jobs")
+
+
+@dataclass(frozen=True, slots=True)
+class JobEvent:
+    """One thing that happened to a job in this process. ``name`` is ``job.claimed``, ``job.succeeded``, ..."""
+
+    name: str
+    job_id: str
+    kind: str
+    backend: str
+    epoch: int
+    attempt: int
+    details: dict[str, JsonValue] = field(default_factory=dict)
+
+
+JobHook = Callable[[JobEvent], None]
+_hooks: list[JobHook] = []
+_hooks_lock = threading.Lock()
+
+
+def add_hook(hook: JobHook) -> Callable[[], None]:
+    """Call ``hook`` with every event of this process from now on. Returns the function that removes it."""
+    with _hooks_lock:
+        _hooks.append(hook)
+
+    def remove() -> None:
+        with _hooks_lock:
+            if hook in _hooks:
+                _hooks.remove(hook)
+
+    return remove
+
+
+def emit(event: JobEvent) -> None:
+    """Log an event and hand it to the hooks. Never raises."""
+    log.info(
+        event.name,
+        job_id=event.job_id,
+        kind=event.kind,
+        backend=event.backend,
+        epoch=event.epoch,
+        attempt=event.attempt,
+        **event.details,
+    )
+    for hook in tuple(_hooks):
+        try:
+            hook(event)
+        except Exception:
+            log.exception("telemetry.hook_failed", event_name=event.name)
+
+
+@dataclass(frozen=True, slots=True)
+class SubmitTrace:
+    """The trace that a submission belongs to, if there is one."""
+
+    traceparent: str | None = None
+    trace_id: str | None = None
+    span_id: str | None = None
+
+    def mark(self, job: Job) -> Job:
+        """The job with its trace noted, unless the caller noted one."""
+        if self.trace_id is None or job.trace_id is not None:
+            return job
+        return job.model_copy(update={"trace_id": self.trace_id, "span_id": self.span_id})
+
+
+@contextmanager
+def submitting(count: int) -> Iterator[SubmitTrace]:
+    """The span of a submission."""
+    with _tracer().start_as_current_span("nsai_work.submit", attributes={"nsai_work.jobs": count}) as span:
+        yield _submit_trace(span)
+
+
+@contextmanager
+def working(job: Job, epoch: int) -> "Iterator[Span]":
+    """The span of one attempt, in the trace of the submission."""
+    attributes: dict[str, str | int] = {
+        "nsai_work.job_id": job.id,
+        "nsai_work.kind": str(job.kind),
+        "nsai_work.backend": job.backend,
+        "nsai_work.epoch": epoch,
+    }
+    with _tracer().start_as_current_span("nsai_work.work", context=_parent(job), attributes=attributes) as span:
+        yield span
+
+
+def _tracer() -> "Tracer":
+    return trace.get_tracer("nsai_work")
+
+
+def _submit_trace(span: "Span") -> SubmitTrace:
+    context = span.get_span_context()
+    if not context.is_valid:
+        return SubmitTrace()
+    carrier: dict[str, str] = {}
+    inject(carrier)
+    return SubmitTrace(
+        traceparent=carrier.get("traceparent"),
+        trace_id=trace.format_trace_id(context.trace_id),
+        span_id=trace.format_span_id(context.span_id),
+    )
+
+
+def _parent(job: Job) -> Context | None:
+    if job.trace_id is None or job.span_id is None:
+        return None
+    return extract({"traceparent": f"00-{job.trace_id}-{job.span_id}-01"})

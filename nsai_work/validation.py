@@ -1,0 +1,154 @@
+"""What is checked before a job is stored: all that can be known now, so that a job that is queued can run.
+
+A backend whose service cannot be reached does not refuse the job: it is accepted, and marked as unverified.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+
+from crucible.backend import Backend, CommandBackend, TrainingBackend
+from crucible.errors import AuthenticationFailed, BackendError, CallerError, PluginError, Unsupported
+from crucible.registry import backend_names, load_backend
+from nsai_work.credentials import refuse_credentials
+from nsai_work.errors import InvalidJob
+from nsai_work.job import Job
+from nsai_work.payloads import CommandPayload, Composite, DataSource, Inference, TrainingStep
+
+
+def validated(jobs: Sequence[Job], *, now: datetime, timeout_s: float) -> list[tuple[Job, str | None]]:
+    """The jobs with their data pinned, each with the reason why its backend could not be asked (or None).
+
+    Raises:
+        InvalidJob, InvalidRequest, UnknownBackend, Unsupported, AuthenticationFailed, PluginError: the first job
+            that is wrong; nothing has been stored.
+    """
+    for job in jobs:
+        _check_fields(job, now)
+    pinned = [_pinned(job) for job in jobs]
+    needing = [job for job in pinned if job.kind != "composite"]
+    if not needing:
+        return [(job, None) for job in pinned]
+    doubts = _run(_ask_backends(needing, timeout_s))
+    return [(job, doubts.get(job.id)) for job in pinned]
+
+
+def _check_fields(job: Job, now: datetime) -> None:
+    refuse_credentials(job.model_dump(mode="json", include={"payload", "metadata", "tags", "name"}))
+    _check_backend_names(job)
+    deadline = job.constraints.deadline
+    if deadline is not None and deadline <= now:
+        raise InvalidJob(f"constraints.deadline: {deadline.isoformat()} has passed; name a time in the future")
+
+
+def _check_backend_names(job: Job) -> None:
+    known = backend_names()
+    if job.backend not in known:
+        # raises the error that lists the known ones
+        load_backend(job.backend)
+    for field in ("required_backends", "preferred_backends"):
+        for name in getattr(job.constraints, field):
+            if name not in known:
+                raise InvalidJob.of(f"constraints.{field}", name, f"known are: {', '.join(known)}")
+
+
+def backend_to_ask(job: Job) -> str:
+    """The backend a job is checked against: the first that its constraints ask for."""
+    constraints = job.constraints
+    wishes = (*constraints.preferred_backends, job.backend, *constraints.required_backends)
+    allowed = [
+        name
+        for name in wishes
+        if name not in constraints.excluded_backends
+        and (not constraints.required_backends or name in constraints.required_backends)
+    ]
+    if not allowed:
+        raise InvalidJob(
+            f"constraints: no backend is left for this job; backend is {job.backend!r}, and it is excluded"
+        )
+    return allowed[0]
+
+
+def _pinned(job: Job) -> Job:
+    from nsai_work.training.data import pin_data
+
+    payload = job.parsed_payload
+    if isinstance(payload, TrainingStep):
+        return _with_payload(job, "data", pin_data(payload.data))
+    if isinstance(payload, Inference) and payload.input is not None:
+        return _with_payload(job, "input", _pin_prompts(payload.input))
+    return job
+
+
+def _with_payload(job: Job, field: str, source: DataSource) -> Job:
+    payload = {**job.payload, field: source.model_dump(mode="json")}
+    return job.model_copy(update={"payload": payload})
+
+
+def _pin_prompts(source: DataSource) -> DataSource:
+    from nsai_work.inference import pin_prompts
+
+    return pin_prompts(source)
+
+
+def _run(work: "asyncio.coroutines.Coroutine[object, object, dict[str, str]]") -> dict[str, str]:  # type: ignore[name-defined]
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    # called from async code (a notebook): a loop cannot run inside another
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, work).result()
+
+
+async def _ask_backends(jobs: Sequence[Job], timeout_s: float) -> dict[str, str]:
+    by_backend: dict[str, list[Job]] = {}
+    for job in jobs:
+        by_backend.setdefault(backend_to_ask(job), []).append(job)
+    doubts: dict[str, str] = {}
+    for name, group in by_backend.items():
+        doubts.update(await _ask(load_backend(name), group, timeout_s))
+    return doubts
+
+
+async def _ask(backend: Backend, jobs: Sequence[Job], timeout_s: float) -> dict[str, str]:
+    """Why a job could not be checked, by job id; empty when all were."""
+    asked: set[str] = set()
+    try:
+        async with asyncio.timeout(timeout_s), backend:
+            for job in jobs:
+                await _check(backend, job)
+                asked.add(job.id)
+    except (CallerError, AuthenticationFailed, PluginError):
+        raise
+    except TimeoutError:
+        return {job.id: f"{backend.name} did not answer in {timeout_s:g} s" for job in jobs if job.id not in asked}
+    except BackendError as error:
+        return {job.id: f"{error.code}: {error.message}" for job in jobs if job.id not in asked}
+    return {}
+
+
+async def _check(backend: Backend, job: Job) -> None:
+    payload = job.parsed_payload
+    if isinstance(payload, TrainingStep):
+        await _training(backend).check_spec(payload.run_spec())
+    elif isinstance(payload, Inference):
+        if payload.prompt is not None:
+            await backend.check_prompt(payload.prompt)
+    elif isinstance(payload, CommandPayload):
+        await _commands(backend).check_command(payload.to_command())
+    elif isinstance(payload, Composite):
+        return
+
+
+def _training(backend: Backend) -> TrainingBackend:
+    if not isinstance(backend, TrainingBackend):
+        raise Unsupported(f"backend: {backend.name!r} does not train", backend=backend.name)
+    return backend
+
+
+def _commands(backend: Backend) -> CommandBackend:
+    if not isinstance(backend, CommandBackend):
+        raise Unsupported(f"backend: {backend.name!r} runs no commands", backend=backend.name)
+    return backend

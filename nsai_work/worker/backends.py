@@ -1,0 +1,55 @@
+"""The backends of a worker process: each opened once, on its event loop, and shared by all its jobs."""
+
+import asyncio
+
+from crucible.backend import Backend
+from crucible.registry import backend_names, load_backend
+from nsai_work.clock import Clock
+from nsai_work.logs import get_logger
+
+log = get_logger(__name__)
+
+
+class BackendPool:
+    """Backends by entry-point name."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._open: dict[str, Backend] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._resting: dict[str, float] = {}
+
+    def available(self) -> dict[str, str]:
+        """The backends that jobs may be claimed for now, with the name of the account each uses."""
+        now = self._clock.monotonic()
+        self._resting = {name: until for name, until in self._resting.items() if until > now}
+        return {name: name for name in backend_names() if name not in self._resting}
+
+    def rest(self, name: str, seconds: float) -> None:
+        """Take no jobs for a backend that does not answer, so that they go elsewhere or wait unharmed."""
+        until = self._clock.monotonic() + seconds
+        self._resting[name] = max(until, self._resting.get(name, 0.0))
+
+    async def get(self, name: str) -> Backend:
+        """The open backend of that name.
+
+        Raises:
+            UnknownBackend, PluginError, InvalidRequest: it cannot be made here; the next call tries again.
+            BackendError: it could not be opened.
+        """
+        async with self._locks.setdefault(name, asyncio.Lock()):
+            if name not in self._open:
+                backend = load_backend(name)
+                await backend.open()
+                self._open[name] = backend
+            return self._open[name]
+
+    async def close(self) -> None:
+        """Close all of them; one that fails to close is logged."""
+        while self._open:
+            name, backend = self._open.popitem()
+            try:
+                async with asyncio.timeout(5):
+                    await backend.close()
+            except Exception:
+                log.exception("backend.close_failed", backend=name)

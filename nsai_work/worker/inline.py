@@ -1,0 +1,86 @@
+"""``nsai-work run``: work exactly these jobs in this process, without any broker."""
+
+import asyncio
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+
+from nsai_work.settings import Settings
+from nsai_work.store.records import EventRow
+from nsai_work.worker.ownership import Ownership
+from nsai_work.worker.runtime import Runtime, Work, open_runtime
+
+LOOK_S = 0.05
+
+OnEvent = Callable[[EventRow], None]
+
+
+def run_inline(job_ids: Sequence[str], settings: Settings, on_event: OnEvent | None = None) -> None:
+    """Work these jobs until all have ended; ``on_event`` is called with each of their events, in order.
+
+    Ctrl-C or SIGTERM hands them back to the queue at their next border and returns; a second Ctrl-C raises
+    KeyboardInterrupt at once. A job that another worker has is only watched.
+
+    Raises:
+        StoreUnavailable: the database does not answer.
+        JobNotFound: a job does not exist.
+    """
+    asyncio.run(_run(tuple(job_ids), settings, on_event or _ignore))
+
+
+def _ignore(event: EventRow) -> None:
+    return
+
+
+async def _run(job_ids: Sequence[str], settings: Settings, on_event: OnEvent) -> None:
+    work = Work(job_ids=job_ids, concurrency=max(len(job_ids), 1))
+    runtime = await open_runtime(settings, work, publisher=None)
+    working = asyncio.create_task(runtime.run())
+    following = asyncio.create_task(_follow(runtime.ownership, job_ids, on_event))
+    try:
+        with _stop_on_sigterm(runtime):
+            await asyncio.wait({working, following}, return_when=asyncio.FIRST_COMPLETED)
+            await _until_handed_over(runtime, working)
+    except asyncio.CancelledError:
+        # Ctrl-C: asyncio cancels its main task; the hand-over is what it asks for
+        await _until_handed_over(runtime, working)
+    finally:
+        following.cancel()
+        await asyncio.wait({following})
+    if not following.cancelled():
+        following.result()
+
+
+async def _until_handed_over(runtime: Runtime, working: "asyncio.Task[None]") -> None:
+    runtime.stop()
+    await working
+
+
+@contextlib.contextmanager
+def _stop_on_sigterm(runtime: Runtime) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, runtime.stop)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
+
+
+async def _follow(ownership: Ownership, job_ids: Sequence[str], on_event: OnEvent) -> None:
+    """Pass events on until every job has ended and nothing more is to come."""
+    after = dict.fromkeys(job_ids, 0)
+    while after:
+        for job_id in list(after):
+            # the status first: what is written between the two looks is then in the page
+            ended = (await ownership.status(job_id)).ended
+            page = await ownership.events(job_id, after[job_id])
+            for event in page:
+                on_event(event)
+                after[job_id] = event.seq
+            if ended and not page:
+                del after[job_id]
+        await asyncio.sleep(LOOK_S)

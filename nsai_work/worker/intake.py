@@ -1,0 +1,140 @@
+"""Turns hints, ended jobs and the clock into claims.
+
+It does not matter which job a hint names: what is run next is decided by the claim, in the store. A claim that got
+all it asked for is followed by another; else the intake waits for the next reason to look.
+"""
+
+import asyncio
+from collections import Counter, OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
+
+from crucible.errors import CrucibleError
+from nsai_work.clock import Clock
+from nsai_work.dispatch.wakeup import WakeUp
+from nsai_work.logs import get_logger
+from nsai_work.store.records import Claim
+
+log = get_logger(__name__)
+
+# claims of one transaction: enough to share its cost, few enough to keep other workers busy too
+LARGEST_BATCH = 64
+REMEMBERED = 10_000
+CHECKED_PER_LOOK = 50
+
+Take = Callable[[int], Awaitable[Sequence[Claim]]]
+Epochs = Callable[[Sequence[str]], Awaitable[dict[str, int]]]
+
+
+class Intake:
+    """The claiming loop of one worker. ``wake`` and ``look`` are called on the event loop.
+
+    ``counts`` says what hints were: useful, taken (somebody has it), stale (of an older epoch), unknown.
+    """
+
+    def __init__(
+        self,
+        take: Take,
+        begin: Callable[[Claim, float], None],
+        epochs: Epochs,
+        clock: Clock,
+        *,
+        concurrency: int,
+        poll_interval_s: float,
+    ) -> None:
+        self._take = take
+        self._begin = begin
+        self._epochs = epochs
+        self._clock = clock
+        self._concurrency = concurrency
+        self._poll_interval_s = poll_interval_s
+        self._running = 0
+        self._reason = asyncio.Event()
+        self._hints: OrderedDict[str, int] = OrderedDict()
+        self._seen: OrderedDict[str, int] = OrderedDict()
+        self.counts: Counter[str] = Counter()
+
+    @property
+    def running(self) -> int:
+        """Jobs that this worker runs now."""
+        return self._running
+
+    def wake(self, wake: WakeUp) -> None:
+        """A hint has come."""
+        if len(self._hints) < REMEMBERED:
+            self._hints[wake.job_id] = wake.epoch
+        self._reason.set()
+
+    def look(self) -> None:
+        """Something may have become claimable."""
+        self._reason.set()
+
+    def ended(self) -> None:
+        """A job has ended: there is a place, and others may have been waiting for this one."""
+        self._running -= 1
+        self._reason.set()
+
+    async def run(self) -> None:
+        """Claim for ever."""
+        while True:
+            asked = min(self._concurrency - self._running, LARGEST_BATCH)
+            self._reason.clear()
+            got = await self._claim(asked) if asked > 0 else 0
+            if asked <= 0 or got < asked:
+                await self._check_hints()
+                await self._wait()
+
+    async def _claim(self, asked: int) -> int:
+        sent_at = self._clock.monotonic()
+        try:
+            claims = await self._take(asked)
+        except CrucibleError as error:
+            log.warning("claim.failed", error=error.code)
+            await asyncio.sleep(min(1.0, self._poll_interval_s))
+            return 0
+        for claim in claims:
+            self._remember(claim)
+            self._running += 1
+            self._begin(claim, sent_at)
+        return len(claims)
+
+    async def _wait(self) -> None:
+        try:
+            async with asyncio.timeout(self._poll_interval_s):
+                await self._reason.wait()
+        except TimeoutError:
+            pass
+
+    def _remember(self, claim: Claim) -> None:
+        self._seen[claim.job_id] = claim.epoch
+        self._seen.move_to_end(claim.job_id)
+        if len(self._seen) > REMEMBERED:
+            self._seen.popitem(last=False)
+        if self._hints.pop(claim.job_id, None) is not None:
+            self.counts["useful"] += 1
+
+    async def _check_hints(self) -> None:
+        """Say what became of hints that led to no claim here; all of them are harmless."""
+        strange: dict[str, int] = {}
+        while self._hints and len(strange) < CHECKED_PER_LOOK:
+            job_id, epoch = self._hints.popitem(last=False)
+            if job_id in self._seen:
+                self.counts["taken" if epoch >= self._seen[job_id] - 1 else "stale"] += 1
+            else:
+                strange[job_id] = epoch
+        if strange:
+            await self._judge_hints(strange)
+
+    async def _judge_hints(self, hints: dict[str, int]) -> None:
+        try:
+            known = await self._epochs(list(hints))
+        except CrucibleError:
+            return
+        for job_id, epoch in hints.items():
+            if job_id not in known:
+                self.counts["unknown"] += 1
+                log.warning("wake.unknown_job", job_id=job_id, count=self.counts["unknown"])
+            elif epoch < known[job_id] - 1:
+                self.counts["stale"] += 1
+                log.info("wake.stale", job_id=job_id, epoch=epoch, current=known[job_id])
+            else:
+                self.counts["taken"] += 1

@@ -1,0 +1,191 @@
+"""A worker's inside: intake, leases, sweeper and the running jobs, all on one event loop.
+
+``Runtime.run`` lives from start to stop on the loop it is called on; RuntimeThread gives it a thread of its own.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nsai_work.clock import Clock, SystemClock
+from nsai_work.control import StopReason
+from nsai_work.dispatch.publisher import Publisher
+from nsai_work.dispatch.sweeper import Sweeper
+from nsai_work.dispatch.wakeup import WakeUp
+from nsai_work.job import Priority
+from nsai_work.logs import get_logger
+from nsai_work.settings import Settings
+from nsai_work.store.records import Claim
+from nsai_work.worker.attempt import Attempt
+from nsai_work.worker.backends import BackendPool
+from nsai_work.worker.execute import Executor
+from nsai_work.worker.intake import Intake
+from nsai_work.worker.leases import LeaseKeeper
+from nsai_work.worker.ownership import Ownership, open_ownership
+
+log = get_logger(__name__)
+
+PART_RESTART_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a worker takes: these priorities, or (for ``run_inline``) exactly these jobs."""
+
+    priorities: Sequence[Priority] = tuple(Priority)
+    job_ids: Sequence[str] | None = None
+    concurrency: int = 100
+
+
+class Runtime:
+    """The parts of one worker, wired together. Made and used on one event loop, but for ``wake_soon``."""
+
+    def __init__(
+        self, settings: Settings, work: Work, ownership: Ownership, publisher: Publisher | None, clock: Clock
+    ) -> None:
+        self._settings = settings
+        self._work = work
+        self.ownership = ownership
+        self._attempts: set[Attempt] = set()
+        self._stopping = asyncio.Event()
+        self._hurrying = asyncio.Event()
+        self.backends = BackendPool(clock)
+        self.leases = LeaseKeeper(
+            ownership.heartbeat, clock, ttl_s=settings.lease_ttl_s, interval_s=settings.heartbeat_interval_s
+        )
+        self.intake = Intake(
+            self._take,
+            self._begin,
+            ownership.epochs,
+            clock,
+            concurrency=work.concurrency,
+            poll_interval_s=settings.poll_interval_s,
+        )
+        self.sweeper = Sweeper(ownership, publisher, clock, self.intake.look, settings)
+        self._executor = Executor(
+            ownership,
+            self.backends,
+            clock,
+            ownership.ledger,
+            shutdown_grace_s=settings.shutdown_grace_s,
+            credit_poll_s=settings.credit_poll_s,
+        )
+
+    def wake(self, wake: WakeUp) -> None:
+        """Take a hint."""
+        self.intake.wake(wake)
+
+    def stop(self) -> None:
+        """Claim no more, hand running jobs over, then end. Idempotent."""
+        self._stopping.set()
+
+    def hurry(self) -> None:
+        """Give running jobs no more time."""
+        self._stopping.set()
+        self._hurrying.set()
+
+    async def run(self, on_ready: Callable[[], None] = lambda: None) -> None:
+        """Work until told to stop."""
+        await self.ownership.register(self.backends.available())
+        log.info("worker.started", worker_id=self.ownership.worker_id, concurrency=self._work.concurrency)
+        intake = asyncio.create_task(_forever("intake", self.intake.run))
+        parts = [
+            asyncio.create_task(_forever(name, part))
+            for name, part in {
+                "leases": self.leases.keep,
+                "lease guard": self.leases.guard,
+                "sweeper": self.sweeper.run,
+            }.items()
+        ]
+        try:
+            on_ready()
+            await self._stopping.wait()
+            await _cancel(intake)
+            await self._hand_over()
+        finally:
+            await _cancel(intake, *parts)
+            await self._abandon()
+            await self.backends.close()
+            await self.ownership.close()
+            log.info("worker.stopped", worker_id=self.ownership.worker_id)
+
+    async def _take(self, limit: int) -> Sequence[Claim]:
+        return await self.ownership.claim(
+            limit,
+            job_ids=self._work.job_ids,
+            priorities=self._work.priorities,
+            backends=self.backends.available(),
+        )
+
+    def _begin(self, claim: Claim, claimed_at: float) -> None:
+        attempt = Attempt(claim, renewed_at=claimed_at)
+        self._attempts.add(attempt)
+        self.leases.add(attempt)
+        attempt.task = asyncio.create_task(self._attempt(attempt), name=f"job {claim.job_id}")
+
+    async def _attempt(self, attempt: Attempt) -> None:
+        try:
+            await self._executor.execute(attempt)
+        except Exception:
+            # the executor itself is at fault; the lease runs out and the job is taken over
+            log.exception("worker.executor_failed", job_id=attempt.job_id)
+        finally:
+            self.leases.remove(attempt)
+            self._attempts.discard(attempt)
+            self.intake.ended()
+
+    async def _hand_over(self) -> None:
+        """Ask every job to stop at its next border; leave when all have, or when time is up."""
+        for attempt in self._attempts:
+            attempt.control.stop(StopReason.SHUTDOWN)
+        tasks = {attempt.task for attempt in self._attempts if attempt.task is not None}
+        if not tasks:
+            return
+        hurry = asyncio.create_task(self._hurrying.wait())
+        everything = asyncio.create_task(asyncio.wait(tasks))
+        # the executors give each job the grace period; this is the net below them
+        limit = self._settings.shutdown_grace_s + 15
+        await asyncio.wait({hurry, everything}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+        hurry.cancel()
+        everything.cancel()
+
+    async def _abandon(self) -> None:
+        """Cancel what still runs and give its leases back."""
+        left = list(self._attempts)
+        if not left:
+            return
+        for attempt in left:
+            log.warning("job.cut_short", job_id=attempt.job_id)
+        await _cancel(*(attempt.task for attempt in left if attempt.task is not None))
+        await self.ownership.release([attempt.claim for attempt in left], "the worker was shut down at once")
+
+
+async def _forever(name: str, part: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """A part that fails is started again: no error of one job or one statement may leave a worker half dead."""
+    while True:
+        try:
+            await part()
+        except Exception:
+            log.exception("worker.part_failed", part=name)
+            await asyncio.sleep(PART_RESTART_S)
+
+
+async def _cancel(*tasks: "asyncio.Task[Any]") -> None:
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks, timeout=10)
+
+
+async def open_runtime(
+    settings: Settings, work: Work, *, publisher: Publisher | None, clock: Clock | None = None
+) -> Runtime:
+    """A runtime with its own connection to the store.
+
+    Raises:
+        StoreUnavailable: the database does not answer.
+    """
+    clock = clock or SystemClock()
+    ownership = await open_ownership(settings, clock)
+    return Runtime(settings, work, ownership, publisher, clock)

@@ -1,0 +1,115 @@
+"""A runtime in a thread of its own, for a Celery worker.
+
+Nothing is made before ``start``, and what is made belongs to the process that called it: after a fork the child
+starts its own.
+"""
+
+import asyncio
+import os
+import threading
+from collections import deque
+
+from nsai_work.dispatch.publisher import Publisher
+from nsai_work.dispatch.wakeup import WakeUp
+from nsai_work.settings import Settings
+from nsai_work.worker.runtime import Runtime, Work, open_runtime
+
+
+class RuntimeThread:
+    """Starts, wakes and stops a runtime from any thread."""
+
+    def __init__(self, settings: Settings, work: Work) -> None:
+        self._settings = settings
+        self._work = work
+        self._reset()
+
+    def _reset(self) -> None:
+        self._pid = os.getpid()
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._runtime: Runtime | None = None
+        self._ready = threading.Event()
+        self._failure: BaseException | None = None
+        self._hints: deque[WakeUp] = deque()
+
+    def start(self) -> None:
+        """Start; returns when it claims jobs.
+
+        Raises:
+            StoreUnavailable: the database does not answer.
+        """
+        if self._pid != os.getpid():
+            self._reset()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._main, name="nsai-work runtime", daemon=True)
+            self._thread.start()
+        self._ready.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    def wake(self, wake: WakeUp) -> None:
+        """Take a hint; dropped when nothing runs here."""
+        if self._pid != os.getpid():
+            return
+        # one call into the loop serves all hints that come before it is run
+        first = not self._hints
+        self._hints.append(wake)
+        if first:
+            self._call(self._drain)
+
+    def stop(self) -> None:
+        """Hand running jobs over and end; returns when that is done."""
+        self.ask_to_stop()
+        thread = self._thread
+        if thread is not None and self._pid == os.getpid() and thread is not threading.current_thread():
+            thread.join()
+
+    def ask_to_stop(self) -> None:
+        """Begin to stop; returns at once, so a signal handler may call it."""
+        if self._runtime is not None:
+            self._call(self._runtime.stop)
+
+    def hurry(self) -> None:
+        """Give running jobs no more time."""
+        if self._runtime is not None:
+            self._call(self._runtime.hurry)
+
+    def join(self, timeout_s: float | None = None) -> bool:
+        """Wait for the end; whether it has come."""
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+        return self._thread is None or not self._thread.is_alive()
+
+    def _main(self) -> None:
+        try:
+            asyncio.run(self._run())
+        except BaseException as error:
+            self._failure = error
+        finally:
+            self._loop = None
+            self._ready.set()
+
+    async def _run(self) -> None:
+        publisher = Publisher(self._settings)
+        self._loop = asyncio.get_running_loop()
+        try:
+            self._runtime = await open_runtime(self._settings, self._work, publisher=publisher)
+            await self._runtime.run(on_ready=self._ready.set)
+        finally:
+            publisher.close()
+
+    def _drain(self) -> None:
+        while self._hints:
+            hint = self._hints.popleft()
+            if self._runtime is not None:
+                self._runtime.wake(hint)
+
+    def _call(self, function: "object") -> None:
+        loop = self._loop
+        if loop is None or not callable(function):
+            return
+        try:
+            loop.call_soon_threadsafe(function)
+        except RuntimeError:
+            # the loop has just closed: whoever asked wanted it to end, or lost a hint
+            return

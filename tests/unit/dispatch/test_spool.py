@@ -1,0 +1,100 @@
+"""The embedded transport, through kombu's public face."""
+
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kombu import Connection, Consumer, Producer, Queue
+
+from nsai_work.dispatch.spool import register_spool
+
+QUEUE = "q.batch"
+
+
+@pytest.fixture
+def connection(tmp_path: Path) -> Any:
+    """A connection to a fresh spool directory."""
+    register_spool()
+    with Connection(f"spool://localhost{tmp_path}/spool", transport_options={"polling_interval": 0.001}) as opened:
+        Queue(QUEUE, exchange=None, routing_key=QUEUE)(opened.default_channel).declare()
+        yield opened
+
+
+def _send(connection: Any, *bodies: Any) -> None:
+    producer = Producer(connection.default_channel, auto_declare=False)
+    for body in bodies:
+        producer.publish(body, exchange="", routing_key=QUEUE)
+
+
+def _receive(connection: Any, idle_s: float = 0.05) -> list[Any]:
+    """Everything that comes until nothing has come for a while."""
+    got: list[Any] = []
+
+    def take(body: Any, message: Any) -> None:
+        message.ack()
+        got.append(body)
+
+    queue = Queue(QUEUE, exchange=None, routing_key=QUEUE)
+    with Consumer(connection.default_channel, [queue], callbacks=[take], accept=["json"], auto_declare=False):
+        while True:
+            try:
+                connection.drain_events(timeout=idle_s)
+            except TimeoutError:
+                return got
+
+
+def test_messages_come_in_order_and_once(connection: Any) -> None:
+    """First in, first out, and nothing is left behind."""
+    _send(connection, *range(50))
+
+    assert _receive(connection) == list(range(50))
+    assert _receive(connection) == []
+
+
+def test_a_file_that_is_no_message_is_dropped(connection: Any, tmp_path: Path) -> None:
+    """Stray, broken and half-written files neither stop a reader nor hide real messages."""
+    folder = tmp_path / "spool" / QUEUE
+    (folder / "0.msg").write_bytes(b"rubbish")
+    (folder / "1.msg").write_bytes(b'{"body": 1}')
+    (folder / "2.msg").write_bytes(b"\xff\xfe")
+    (folder / "3.msg").write_bytes(b'{"body": "!", "properties": {"body_encoding": "base64"}, "headers": {}}')
+    (folder / ".4.msg.part").write_bytes(b"half")
+    (folder / "README").write_text("hello")
+    _send(connection, 7)
+
+    assert _receive(connection) == [7]
+    assert sorted(path.name for path in folder.iterdir()) == [".4.msg.part", "README"]
+
+
+def test_the_queue_directory_may_vanish(connection: Any, tmp_path: Path) -> None:
+    """Whoever clears the directory loses hints, and nothing else."""
+    folder = tmp_path / "spool" / QUEUE
+    folder.rmdir()
+    _send(connection, 8)
+
+    assert _receive(connection) == [8]
+
+
+def _drain_in_child(url: str, results: Any) -> None:
+    register_spool()
+    with Connection(url, transport_options={"polling_interval": 0.001}) as connection:
+        results.put(_receive(connection, idle_s=0.3))
+
+
+def test_two_processes_share_a_queue(connection: Any, tmp_path: Path) -> None:
+    """Each message is read by exactly one of two processes, also while they are written."""
+    context = get_context("spawn")
+    results = context.Queue()
+    url = f"spool://localhost{tmp_path}/spool"
+    children = [context.Process(target=_drain_in_child, args=(url, results)) for _ in range(2)]
+    _send(connection, *range(100))
+    for child in children:
+        child.start()
+    _send(connection, *range(100, 300))
+    got = [results.get(timeout=30) for _ in children]
+    for child in children:
+        child.join(timeout=30)
+    left = _receive(connection)
+
+    assert sorted(got[0] + got[1] + left) == list(range(300))

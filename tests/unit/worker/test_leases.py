@@ -1,0 +1,100 @@
+"""The owner's side of a lease: it stops before anybody else may have the job."""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from nsai_work.control import StopReason
+from nsai_work.errors import StoreUnavailable
+from nsai_work.job import Job
+from nsai_work.payloads import JobKind
+from nsai_work.store.records import Claim, LeaseReport
+from nsai_work.worker.attempt import Attempt
+from nsai_work.worker.leases import LeaseKeeper
+
+TTL_S = 10.0
+
+
+class HandClock:
+    """A clock that a test moves by hand."""
+
+    def __init__(self) -> None:
+        self.seconds = 100.0
+
+    def now(self) -> datetime:
+        return datetime.fromtimestamp(self.seconds, UTC)
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+
+def _attempt(job_id: str, renewed_at: float) -> Attempt:
+    job = Job(id=job_id, kind=JobKind.COMPOSITE, payload={})
+    claim = Claim(job=job, seq=1, epoch=1, attempt=1, worker_id="w", backend="fake", credential="fake")
+    return Attempt(claim, renewed_at=renewed_at)
+
+
+def _report(held: Sequence[str] = (), lost: Sequence[str] = (), cancel: Sequence[str] = ()) -> LeaseReport:
+    return LeaseReport(frozenset(held), frozenset(lost), frozenset(cancel))
+
+
+def test_a_store_that_is_away_costs_the_lease_in_time() -> None:
+    """While beats fail a job goes on, and stops before its lease can have passed to another."""
+    clock = HandClock()
+
+    async def away(claims: Sequence[Claim]) -> LeaseReport:
+        raise StoreUnavailable("away")
+
+    async def scenario() -> None:
+        keeper = LeaseKeeper(away, clock, ttl_s=TTL_S, interval_s=1)
+        attempt = _attempt("a", clock.monotonic())
+        keeper.add(attempt)
+        clock.seconds += TTL_S * 0.7
+        await keeper.beat()
+        keeper.stop_overdue()
+        assert attempt.control.reason is None
+        clock.seconds += TTL_S * 0.2
+        keeper.stop_overdue()
+        assert attempt.control.reason is StopReason.LEASE_LOST
+
+    asyncio.run(scenario())
+
+
+def test_a_lease_counts_from_when_the_beat_was_sent() -> None:
+    """An answer that took long gives no more time than its beat did: others count from what they saw."""
+    clock = HandClock()
+
+    async def slow(claims: Sequence[Claim]) -> LeaseReport:
+        clock.seconds += TTL_S * 0.7
+        return _report(held=["a"])
+
+    async def scenario() -> None:
+        keeper = LeaseKeeper(slow, clock, ttl_s=TTL_S, interval_s=1)
+        attempt = _attempt("a", clock.monotonic())
+        keeper.add(attempt)
+        await keeper.beat()
+        clock.seconds += TTL_S * 0.2
+        keeper.stop_overdue()
+        assert attempt.control.reason is StopReason.LEASE_LOST
+
+    asyncio.run(scenario())
+
+
+def test_what_the_store_says_reaches_the_right_job() -> None:
+    """One beat for three jobs: one is held, one is to be canceled, one is lost."""
+    clock = HandClock()
+
+    async def answer(claims: Sequence[Claim]) -> LeaseReport:
+        assert {claim.job_id for claim in claims} == {"held", "cancel", "lost"}
+        return _report(held=["held", "cancel"], lost=["lost"], cancel=["cancel"])
+
+    async def scenario() -> None:
+        keeper = LeaseKeeper(answer, clock, ttl_s=TTL_S, interval_s=1)
+        attempts = {name: _attempt(name, clock.monotonic()) for name in ("held", "cancel", "lost")}
+        for attempt in attempts.values():
+            keeper.add(attempt)
+        await keeper.beat()
+        reasons = {name: attempt.control.reason for name, attempt in attempts.items()}
+        assert reasons == {"held": None, "cancel": StopReason.CANCEL, "lost": StopReason.LEASE_LOST}
+
+    asyncio.run(scenario())
