@@ -73,22 +73,29 @@ app.command("complete", rich_help_panel="Backends")(complete)
 
 
 def run_app() -> None:
-    """Run the command of this process. A CrucibleError becomes a message; a traceback is shown only when
+    """Run the command of this process. An error becomes a message; a traceback is shown only when
     NSAI_WORK_DEBUG is set."""
-    as_json = "--json" in sys.argv[1:]
     try:
         app(prog_name="nsai-work")
-    except CrucibleError as error:
-        if os.environ.get(DEBUG_VARIABLE):
-            raise
-        report_error(error, as_json=as_json)
-        sys.exit(exit_code_of(error))
     except KeyboardInterrupt:
         sys.exit(ExitCode.INTERRUPTED)
     except BrokenPipeError:
         _leave_the_pipe()
+    except Exception as error:
+        if os.environ.get(DEBUG_VARIABLE):
+            raise
+        known = error if isinstance(error, CrucibleError) else _unexpected(error)
+        report_error(known, as_json="--json" in sys.argv[1:])
+        sys.exit(exit_code_of(known))
     finally:
         close_all()
+
+
+def _unexpected(error: Exception) -> CrucibleError:
+    return CrucibleError(
+        f"this is a mistake in the program: {type(error).__name__}: {error}\n"
+        f"{DEBUG_VARIABLE}=1 shows where it comes from"
+    )
 
 
 def _leave_the_pipe() -> None:

@@ -95,9 +95,14 @@ def _home(settings: "Settings") -> Finding:
 
 def _database(settings: "Settings") -> Finding:
     from nsai_work.cli.opening import the_store
+    from nsai_work.settings import redacted
+    from nsai_work.store.migrate import HEAD, current_version
 
-    store = the_store(settings)
-    return Finding("database", Verdict.OK, f"answers; schema {store.schema_version()}")
+    version = the_store(settings).database.read(lambda tx: current_version(tx.connection))
+    detail = f"{redacted(settings.database_url)} answers; its schema is {version or 'missing'}"
+    if version != HEAD:
+        return Finding("database", Verdict.BROKEN, f"{detail}, and {HEAD} is needed", "nsai-work db upgrade")
+    return Finding("database", Verdict.OK, detail)
 
 
 def _broker(settings: "Settings") -> Finding:

@@ -25,9 +25,12 @@ def follow(
     while True:
         # the status is read before the events: whatever led to the end is then among them
         status = store.get(job_id).status
-        for event in store.events(job_id, after=seen):
+        page = store.events(job_id, after=seen)
+        for event in page:
             see(event)
             seen = event.seq
+        if page:
+            continue
         if status.ended:
             return status
         if deadline is not None and time.monotonic() >= deadline:

@@ -8,10 +8,18 @@ if TYPE_CHECKING:
 
 
 def read_settings() -> "Settings":
-    """The settings of the environment. Raises InvalidRequest naming the variable that is wrong."""
+    """The settings of the environment; logs go to stderr from now on, warnings and worse unless asked for more.
+
+    Raises:
+        InvalidRequest: a variable is wrong; the error names it.
+    """
+    from nsai_work.logs import configure_logging
     from nsai_work.settings import Settings
 
-    return Settings()
+    settings = Settings()
+    chosen = "log_level" in settings.model_fields_set
+    configure_logging(settings if chosen else settings.model_copy(update={"log_level": "warning"}))
+    return settings
 
 
 def the_store(settings: "Settings | None" = None) -> "Store":

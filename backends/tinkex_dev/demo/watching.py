@@ -77,13 +77,15 @@ def watch_run(
     began = time.monotonic()
     telling = RunTelling(screen, int(str(handle.job().payload["max_steps"])), show_steps=show_steps)
     seen = 0
-    ended = False
-    while not ended:
+    while True:
+        # the status is read before the events: whatever led to the end is then among them
         ended = handle.status().ended
         for event in handle.events(after=seen):
             telling.see(event.name, event.data)
             seen = event.seq
-        if not ended and time.monotonic() - began > timeout_s:
+        if ended:
+            break
+        if time.monotonic() - began > timeout_s:
             raise RequestTimeout(f"job {handle.id} has not ended after {timeout_s:g} s; worker.log may say why")
         time.sleep(LOOK_EVERY_S)
     result = handle.result(timeout=0)
