@@ -261,6 +261,7 @@ def commit_checkpoint(
     last_seq_id: int,
     size_bytes: int | None = None,
     sampler_path: str | None = None,
+    metric: float | None = None,
 ) -> None:
     """Second phase of a save: it is there and verified. Committing it again changes nothing."""
     fence(tx, claim)
@@ -268,9 +269,10 @@ def commit_checkpoint(
     _close(tx, claim, row.generation, last_seq_id)
     if row.status == CheckpointStatus.COMMITTED and row.path == path:
         return
+    metric = row.metric if metric is None else metric
     values = {"path": path, "size_bytes": size_bytes, "sampler_path": sampler_path or row.sampler_path}
-    _update_checkpoint(tx, row, status=str(CheckpointStatus.COMMITTED), **values)
-    data = {"name": name, "step": row.step, "generation": row.generation, "path": path, "metric": row.metric}
+    _update_checkpoint(tx, row, status=str(CheckpointStatus.COMMITTED), metric=metric, **values)
+    data = {"name": name, "step": row.step, "generation": row.generation, "path": path, "metric": metric}
     append_events(tx, [(claim.seq, "checkpoint.committed", data)])
 
 

@@ -57,6 +57,7 @@ class StoreLedger:
         last_seq_id: int,
         size_bytes: int | None = None,
         sampler_path: str | None = None,
+        metric: float | None = None,
     ) -> None:
         await self._store.run(
             journal.commit_checkpoint,
@@ -66,6 +67,7 @@ class StoreLedger:
             last_seq_id=last_seq_id,
             size_bytes=size_bytes,
             sampler_path=sampler_path,
+            metric=metric,
         )
 
     async def set_sampler_path(self, name: str, sampler_path: str) -> None:

@@ -231,6 +231,7 @@ runs: Final = Table(
     Column("generation", Integer, nullable=False),
     Column("ref", Json, nullable=False),
     Column("from_step", BigInteger, nullable=False),
+    Column("first_seq_id", BigInteger, nullable=False),
     Column("resume", String(20), nullable=False),
     Column("restored_from", String),
     Column("end_reason", String),

@@ -257,6 +257,7 @@ def upgrade() -> None:
         sa.Column("generation", sa.Integer(), nullable=False),
         sa.Column("ref", sa.Text(), nullable=False),
         sa.Column("from_step", sa.BigInteger(), nullable=False),
+        sa.Column("first_seq_id", sa.BigInteger(), nullable=False),
         sa.Column("resume", sa.String(length=20), nullable=False),
         sa.Column("restored_from", sa.String(), nullable=True),
         sa.Column("end_reason", sa.String(), nullable=True),
