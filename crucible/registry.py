@@ -1,8 +1,11 @@
 """Backends by entry-point name. The only file that names stevedore, and it imports it only to load one."""
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Final
 
 from pydantic import JsonValue
@@ -25,13 +28,13 @@ class BackendEntry:
 
 def backend_entries() -> tuple[BackendEntry, ...]:
     """All registered backends by name, duplicates included. Imports none of them."""
-    found = {_entry(point) for point in entry_points(group=GROUP)}
+    found = {_entry(point) for point in _installed(_places())}
     return tuple(sorted(found, key=lambda entry: (entry.name, entry.target, entry.package or "")))
 
 
 def backend_names() -> tuple[str, ...]:
     """The names that ``load_backend`` knows. Imports nothing."""
-    return tuple(sorted({point.name for point in entry_points(group=GROUP)}))
+    return tuple(sorted({point.name for point in _installed(_places())}))
 
 
 def load_backend(name: str, config: Mapping[str, JsonValue] | None = None) -> Backend:
@@ -42,7 +45,7 @@ def load_backend(name: str, config: Mapping[str, JsonValue] | None = None) -> Ba
         PluginError: two packages claim the name, the plug-in fails to import, or it is no ``Backend``.
         InvalidRequest: a setting is wrong.
     """
-    kind = _load_class(name)
+    kind = _load_class(name, _places())
     try:
         backend = kind(config)
     except CrucibleError:
@@ -54,7 +57,28 @@ def load_backend(name: str, config: Mapping[str, JsonValue] | None = None) -> Ba
     return backend
 
 
-def _load_class(name: str) -> type[Backend]:
+def _places() -> tuple[tuple[str, int], ...]:
+    """Where packages are looked for, and when each place last changed: what is installed later is found."""
+    return tuple((place, _changed_at(place)) for place in sys.path)
+
+
+def _changed_at(place: str) -> int:
+    try:
+        return Path(place or ".").stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+@lru_cache(maxsize=8)
+def _installed(places: tuple[tuple[str, int], ...]) -> tuple[EntryPoint, ...]:
+    # reading the metadata of all packages takes 20 ms; a queue asks for every job
+    del places
+    return tuple(entry_points(group=GROUP))
+
+
+@lru_cache(maxsize=64)
+def _load_class(name: str, places: tuple[tuple[str, int], ...]) -> type[Backend]:
+    del places
     _require_one(name)
     from stevedore.driver import DriverManager
 
