@@ -1,6 +1,6 @@
 """The run journal of training jobs, written by owners under the fence of their claim's epoch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import JsonValue
@@ -49,6 +49,7 @@ def snapshot(tx: Tx, claim: Claim) -> LedgerSnapshot:
         superseded=_superseded(tx, claim.seq),
         open_intents=_open_intents(tx, claim.seq, lineage[-1].generation) if lineage else [],
         checkpoints=job_checkpoints(tx, claim.seq),
+        last_seq_id=_last_seq_id(tx, claim.seq, lineage[-1].generation) if lineage else None,
     )
 
 
@@ -60,6 +61,7 @@ def job_runs(tx: Tx, seq: int) -> list[RemoteRun]:
             generation=row.generation,
             ref=RunRef.model_validate(row.ref),
             from_step=row.from_step,
+            first_seq_id=row.first_seq_id,
             resume=ResumeMode(row.resume),
             restored_from=row.restored_from,
             end_reason=row.end_reason,
@@ -97,6 +99,12 @@ def _open_intents(tx: Tx, seq: int, generation: int) -> list[Intent]:
     mine = (intents.c.job_seq == seq) & (intents.c.generation == generation) & intents.c.closed.is_(False)
     rows = tx.connection.execute(select(intents.c.intent).where(mine).order_by(intents.c.last_seq_id))
     return [Intent.model_validate(value) for value in rows.scalars()]
+
+
+def _last_seq_id(tx: Tx, seq: int, generation: int) -> int | None:
+    mine = (intents.c.job_seq == seq) & (intents.c.generation == generation)
+    newest: int | None = tx.connection.execute(select(func.max(intents.c.last_seq_id)).where(mine)).scalar_one()
+    return newest
 
 
 def job_checkpoints(tx: Tx, seq: int) -> list[CheckpointRecord]:
@@ -181,7 +189,9 @@ def close_intent(tx: Tx, claim: Claim, generation: int, last_seq_id: int) -> Non
     _close(tx, claim, generation, last_seq_id)
 
 
-def complete_step(tx: Tx, claim: Claim, record: StepRecord, last_seq_id: int) -> None:
+def complete_step(
+    tx: Tx, claim: Claim, record: StepRecord, last_seq_id: int, progress: Mapping[str, JsonValue] | None = None
+) -> None:
     """Record a step and close its intent. A step further than any before is progress, and clears the crashes."""
     mine = (jobs.c.seq == claim.seq) & (jobs.c.epoch == claim.epoch) & status_in(JobStatus.RUNNING)
     further = (
@@ -203,8 +213,8 @@ def complete_step(tx: Tx, claim: Claim, record: StepRecord, last_seq_id: int) ->
         return
     insert_new(tx, steps, [_step_row(tx, claim, record)])
     _close(tx, claim, record.generation, last_seq_id)
-    data = record.model_dump(mode="json", exclude={"recorded_at"})
-    append_events(tx, [(claim.seq, "step.completed", data)])
+    data = record.model_dump(mode="json", exclude={"recorded_at"}) | dict(progress or {})
+    append_events(tx, [(claim.seq, "step", data)])
 
 
 def _step_row(tx: Tx, claim: Claim, record: StepRecord) -> dict[str, Any]:

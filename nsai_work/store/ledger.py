@@ -1,6 +1,6 @@
 """The training driver's ledger, kept in the store."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pydantic import JsonValue
 
@@ -40,8 +40,10 @@ class StoreLedger:
     async def intend(self, generation: int, intents: Sequence[Intent]) -> None:
         await self._store.run(journal.intend, self._claim, generation, intents)
 
-    async def complete_step(self, record: StepRecord, last_seq_id: int) -> None:
-        await self._store.run(journal.complete_step, self._claim, record, last_seq_id)
+    async def complete_step(
+        self, record: StepRecord, last_seq_id: int, progress: Mapping[str, JsonValue] | None = None
+    ) -> None:
+        await self._store.run(journal.complete_step, self._claim, record, last_seq_id, progress)
 
     async def close_intent(self, generation: int, last_seq_id: int) -> None:
         await self._store.run(journal.close_intent, self._claim, generation, last_seq_id)

@@ -4,7 +4,7 @@ Every method is one transaction, fenced by the epoch of the claim it was made fo
 nothing is written and LeaseLost is raised. The store implements this (nsai_work/store/ledger.py).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -143,9 +143,11 @@ class Ledger(Protocol):
         """Journal what is about to be sent. Entering an intent that is there already changes nothing."""
         ...
 
-    async def complete_step(self, record: StepRecord, last_seq_id: int) -> None:
+    async def complete_step(
+        self, record: StepRecord, last_seq_id: int, progress: Mapping[str, JsonValue] | None = None
+    ) -> None:
         """Record a step's result and close its intent. Recording the same step of the same generation twice
-        changes nothing."""
+        changes nothing. Emits ``step``: the record, and what ``progress`` adds."""
         ...
 
     async def close_intent(self, generation: int, last_seq_id: int) -> None:

@@ -8,6 +8,8 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+from pydantic import JsonValue
+
 from crucible.errors import RunCorrupted
 from crucible.training import Intent, IntentKind, Pending, Prepared, SaveResult, StepRequest, StepResult
 from nsai_work.training.agenda import Operation
@@ -140,26 +142,17 @@ async def _record_step(assignment: Assignment, live: Live, intent: Intent, resul
         metrics={name: value for name, value in result.metrics.items() if math.isfinite(value)},
         recorded_at=assignment.clock.now(),
     )
-    await assignment.ledger.complete_step(record, intent.last_seq_id)
+    await assignment.ledger.complete_step(record, intent.last_seq_id, _told(assignment, live, record))
     live.progress.advance(record)
-    await _tell(assignment, live, record)
     await check_resume(assignment, live, record)
 
 
-async def _tell(assignment: Assignment, live: Live, record: StepRecord) -> None:
+def _told(assignment: Assignment, live: Live, record: StepRecord) -> dict[str, JsonValue]:
     rate = live.tokens_per_s(assignment.clock.monotonic(), record.tokens)
-    await assignment.ledger.event(
-        "step",
-        {
-            "step": record.step,
-            "total_steps": assignment.plan.total_steps,
-            "epoch": record.epoch,
-            "loss": record.loss,
-            "tokens": record.tokens,
-            "tokens_per_s": None if rate is None else round(rate, 1),
-            "generation": record.generation,
-        },
-    )
+    return {
+        "total_steps": assignment.plan.total_steps,
+        "tokens_per_s": None if rate is None else round(rate, 1),
+    }
 
 
 async def _record_skipped(assignment: Assignment, live: Live, operation: Operation) -> None:
@@ -176,7 +169,7 @@ async def _record_skipped(assignment: Assignment, live: Live, operation: Operati
         recorded_at=assignment.clock.now(),
     )
     # no intent has this number: nothing was sent
-    await assignment.ledger.complete_step(record, 0)
+    await assignment.ledger.complete_step(record, 0, _told(assignment, live, record))
     live.progress.advance(record)
     lines = assignment.datums.lines(assignment.plan.batch(step))
     await assignment.ledger.event("step.skipped", {"step": step, "lines": [*lines]})

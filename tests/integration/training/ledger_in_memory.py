@@ -1,6 +1,6 @@
 """The run journal in memory, strict about its contract: what a driver must not do fails at once."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pydantic import JsonValue
 
@@ -108,7 +108,9 @@ class LedgerInMemory:
         assert intent.first_seq_id == expected, "sequence numbers must have no gap"
         journal.intents[key] = intent
 
-    async def complete_step(self, record: StepRecord, last_seq_id: int) -> None:
+    async def complete_step(
+        self, record: StepRecord, last_seq_id: int, progress: Mapping[str, JsonValue] | None = None
+    ) -> None:
         journal = self._own()
         key = (record.generation, last_seq_id)
         if "skipped" not in record.metrics:
@@ -118,6 +120,7 @@ class LedgerInMemory:
             return
         assert record.step == len(journal.steps) + 1, "steps must come in order"
         journal.steps.append(record)
+        journal.events.append(("step", {"step": record.step, "loss": record.loss, **(progress or {})}))
 
     def _close(self, key: tuple[int, int]) -> None:
         journal = self.journal
