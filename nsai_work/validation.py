@@ -24,8 +24,9 @@ def validated(jobs: Sequence[Job], *, now: datetime, timeout_s: float) -> list[t
         InvalidJob, InvalidRequest, UnknownBackend, Unsupported, AuthenticationFailed, PluginError: the first job
             that is wrong; nothing has been stored.
     """
+    known = backend_names()
     for job in jobs:
-        _check_fields(job, now)
+        _check_fields(job, now, known)
     pinned = [_pinned(job) for job in jobs]
     needing = [job for job in pinned if job.kind != "composite"]
     if not needing:
@@ -34,16 +35,15 @@ def validated(jobs: Sequence[Job], *, now: datetime, timeout_s: float) -> list[t
     return [(job, doubts.get(job.id)) for job in pinned]
 
 
-def _check_fields(job: Job, now: datetime) -> None:
+def _check_fields(job: Job, now: datetime, known: Sequence[str]) -> None:
     refuse_credentials(job.model_dump(mode="json", include={"payload", "metadata", "tags", "name"}))
-    _check_backend_names(job)
+    _check_backend_names(job, known)
     deadline = job.constraints.deadline
     if deadline is not None and deadline <= now:
         raise InvalidJob(f"constraints.deadline: {deadline.isoformat()} has passed; name a time in the future")
 
 
-def _check_backend_names(job: Job) -> None:
-    known = backend_names()
+def _check_backend_names(job: Job, known: Sequence[str]) -> None:
     if job.backend not in known:
         # raises the error that lists the known ones
         load_backend(job.backend)

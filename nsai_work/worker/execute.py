@@ -114,6 +114,7 @@ class Executor:
         out and another worker takes over."""
         if outcome.verdict is Verdict.ABANDON or attempt.control.reason is StopReason.LEASE_LOST:
             return False
+        attempt.recording = True
         try:
             if outcome.verdict in _ENDS:
                 await self.ownership.finish(_end(attempt.claim, outcome))

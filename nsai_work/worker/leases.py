@@ -77,7 +77,7 @@ class LeaseKeeper:
                 attempt.control.stop(StopReason.LEASE_LOST)
 
     def _apply(self, attempt: Attempt, report: LeaseReport, sent_at: float) -> None:
-        if attempt.job_id in report.lost:
+        if attempt.job_id in report.lost and not attempt.recording:
             log.warning("lease.lost", job_id=attempt.job_id, epoch=attempt.claim.epoch)
             attempt.control.stop(StopReason.LEASE_LOST)
         elif attempt.job_id in report.held:
