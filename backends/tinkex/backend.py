@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import time
+import weakref
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime
@@ -20,10 +22,11 @@ from backends.tinkex.run import TinkexRun
 from backends.tinkex.sampler import sample
 from backends.tinkex.types.client_config import ClientConfig
 from backends.tinkex.types.server_capabilities import ServerCapabilities, SupportedModel
+from backends.tinkex.wire.retry import RetryConfig
 from crucible.backend import Health, TrainingBackend
 from crucible.capabilities import Capabilities
 from crucible.completion import Completion
-from crucible.errors import CallerError, CrucibleError, NotFound, RunCorrupted, RunGone
+from crucible.errors import BackendUnavailable, CallerError, CrucibleError, NotFound, RunCorrupted, RunGone
 from crucible.prompt import Prompt
 from crucible.reading import read_record
 from crucible.recovery import RecoveredRun, RecoveryObserver, RecoveryRequest
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
 _DEV_ARCHITECTURE: Final = "tiny-lm"
 _FOREIGN_TOLERANCE: Final = 1e-3
 _SAMPLERS_KEPT: Final = 64
+_OFFER_HOLDS_S: Final = 30.0
 
 
 class TinkexBackend(TrainingBackend):
@@ -52,11 +56,15 @@ class TinkexBackend(TrainingBackend):
         self._tokenizers: dict[str, Tokenizer] = {}
         self._samplers: OrderedDict[str, SamplingClient] = OrderedDict()
         self._sampling: ServiceClient | None = None
+        self._asking = asyncio.Lock()
+        self._offer: tuple[float, ServerCapabilities] | None = None
+        self._runs: weakref.WeakSet[ServiceClient] = weakref.WeakSet()
         # Settings are wrong at once, not when the first request is sent.
         self._new_service()
 
     async def open(self) -> None:
         if self._service is None:
+            self._asking, self._offer = asyncio.Lock(), None
             self._service = self._new_service()
             self._executor = RecoveryExecutor(self._service, max_concurrent=self._settings.max_recoveries)
 
@@ -66,8 +74,8 @@ class TinkexBackend(TrainingBackend):
         self._samplers.clear()
         if self._executor is not None:
             await self._executor.close()
-        if sampling is not None:
-            await sampling.end_sessions()
+        for session in [*self._runs, *([sampling] if sampling is not None else [])]:
+            await session.end_sessions()
         if service is not None:
             await service.aclose()
 
@@ -79,19 +87,17 @@ class TinkexBackend(TrainingBackend):
         return self._service
 
     async def capabilities(self) -> Capabilities:
-        return _capabilities(await self.service.get_server_capabilities())
+        return _capabilities(await self._served())
 
     async def health_check(self) -> Health:
         try:
-            health = await self.service.create_rest_client().health()
-            served = await self.service.get_server_capabilities()
+            served = await self._ask_what_is_served()
         except CrucibleError as error:
             return Health(ok=False, reason=str(error), details={"code": error.code})
         return Health(
             ok=True,
             details={
                 "base_url": self.service.connection.server,
-                "status": health.status,
                 "models": len(served.supported_models),
             },
         )
@@ -114,7 +120,7 @@ class TinkexBackend(TrainingBackend):
             yield event
 
     async def check_spec(self, spec: RunSpec) -> None:
-        models = _trainable((await self.service.get_server_capabilities()).supported_models)
+        models = _trainable((await self._served()).supported_models)
         if models and spec.base_model not in models:
             raise invalid("base_model", spec.base_model, f"the service trains {', '.join(models)}")
         if not (spec.lora.train_mlp or spec.lora.train_attn or spec.lora.train_unembed):
@@ -122,7 +128,7 @@ class TinkexBackend(TrainingBackend):
 
     async def tokenizer(self, base_model: str) -> Tokenizer:
         if base_model not in self._tokenizers:
-            served = await self.service.get_server_capabilities()
+            served = await self._served()
             models = {model.model_name: model for model in served.supported_models}
             if models and base_model not in models:
                 raise invalid("base_model", base_model, f"the service has {', '.join(models)}")
@@ -177,8 +183,7 @@ class TinkexBackend(TrainingBackend):
         raise kind(f"run {ref.run_id}: {health.reason}", backend=BACKEND, details={"run_id": ref.run_id})
 
     async def recover(self, request: RecoveryRequest, *, observe: RecoveryObserver) -> RecoveredRun:
-        assert self.service is not None
-        assert self._executor is not None
+        assert self._executor is not None, "open the backend first"
         recovered = await self._executor.recover(request, observe=observe)
         run = await self._run(recovered.client, request.spec)
         return RecoveredRun(run, recovered.checkpoint, recovered.optimizer_requested)
@@ -197,9 +202,29 @@ class TinkexBackend(TrainingBackend):
             user_metadata=self._settings.user_metadata,
             heartbeat_s=self._settings.heartbeat_s,
             no_progress_s=self._settings.no_progress_s,
+            retry=RetryConfig(give_up_after_s=self._settings.give_up_after_s),
         )
 
+    async def _served(self) -> ServerCapabilities:
+        """What the service offers, as it said lately. Raises BackendUnavailable soon when it is away: people wait
+        for this."""
+        async with self._asking:
+            if self._offer is None or time.monotonic() - self._offer[0] > _OFFER_HOLDS_S:
+                self._offer = (time.monotonic(), await self._ask_what_is_served())
+            return self._offer[1]
+
+    async def _ask_what_is_served(self) -> ServerCapabilities:
+        limit = self._settings.ask_within_s
+        try:
+            async with asyncio.timeout(limit):
+                return await self.service.get_server_capabilities()
+        except TimeoutError as error:
+            raise BackendUnavailable(
+                f"no answer from {self.service.connection.server} within {limit:g} s", backend=BACKEND
+            ) from error
+
     async def _run(self, client: TrainingClient, spec: RunSpec) -> TinkexRun:
+        self._runs.add(client.service)
         tolerance = self._settings.loss_tolerance
         if tolerance is None:
             info = await client.get_info()

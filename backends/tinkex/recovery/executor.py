@@ -173,21 +173,18 @@ class RecoveryExecutor:
                 await task.say(
                     RecoveryEventName.CHECKPOINT_SELECTED, task.run_id, path=checkpoint.path, step=checkpoint.step
                 )
-                try:
-                    client = await self._restore(task, checkpoint)
-                except CrucibleError as error:
-                    if not blames_checkpoint(error):
-                        raise
-                    reason = str(error)
-                else:
-                    await task.say(RecoveryEventName.CLIENT_CREATED, task.run_id, new_run_id=client.model_id)
-                    return RecoveredClient(client, checkpoint, task.policy.restore_optimizer)
+                restored = await self._restore(task, checkpoint)
+                if not isinstance(restored, CrucibleError):
+                    await task.say(RecoveryEventName.CLIENT_CREATED, task.run_id, new_run_id=restored.model_id)
+                    return RecoveredClient(restored, checkpoint, task.policy.restore_optimizer)
+                reason = str(restored)
             rejected.append(f"{checkpoint.path}: {reason}")
             await task.say(RecoveryEventName.CHECKPOINT_REJECTED, task.run_id, path=checkpoint.path, reason=reason)
         raise NoCheckpoint(f"no checkpoint of run {task.run_id} is usable: {'; '.join(rejected)}", backend="tinkex")
 
-    async def _restore(self, task: _Task, checkpoint: CheckpointRef) -> "TrainingClient":
-        """A new run in the state of the checkpoint: some services load into nothing else."""
+    async def _restore(self, task: _Task, checkpoint: CheckpointRef) -> "TrainingClient | CrucibleError":
+        """A new run in the state of the checkpoint (some services load into nothing else), or the error that makes
+        the checkpoint unusable. Raises what is not the checkpoint's fault."""
         spec = task.spec or await self._spec_of(checkpoint.path)
         # The old session may be what was lost.
         service = self._service.with_new_session()
@@ -205,8 +202,10 @@ class RecoveryExecutor:
                 await client.load_state_with_optimizer(checkpoint.path)
             else:
                 await client.load_state(checkpoint.path)
-        except BaseException:
+        except BaseException as error:
             await _abandon(client)
+            if isinstance(error, CrucibleError) and blames_checkpoint(error):
+                return error
             raise
         return client
 
@@ -231,7 +230,7 @@ async def _abandon(client: "TrainingClient") -> None:
 
 
 def blames_checkpoint(error: CrucibleError) -> bool:
-    """Whether a restore failed because of the checkpoint (the next older may do), not because of the way to it.
+    """Whether a load failed because of the checkpoint (the next older may do), not because of the way to it.
 
     A load that the service accepted and then failed has ``category`` in its details, whatever its words.
     """
