@@ -1,6 +1,7 @@
 """Numbers held as they were given, numpy arrays and plain lists alike: never copied, numpy not imported for it."""
 
 import sys
+from array import array
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import PlainSerializer, PlainValidator
@@ -55,9 +56,7 @@ def same_numbers(left: Any, right: Any) -> bool:
 
 
 def _held(value: Any) -> Any:
-    if isinstance(value, list | tuple | range) or is_numpy(value):
-        return value
-    if isinstance(value, memoryview):
+    if isinstance(value, list | tuple | range | array | memoryview) or is_numpy(value):
         return value
     raise ValueError("expected a list, a tuple or a numpy array of numbers")
 
