@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, and_, case, exists, func, or_, select
+from sqlalchemy import ColumnElement, Row, Select, and_, case, exists, false, func, or_, select
 
 from nsai_work.lifecycle import JobStatus
 from nsai_work.store.database import Tx
@@ -29,9 +30,22 @@ class Candidate:
     backends: tuple[tuple[str, str], ...]
 
 
-def find_candidates(tx: Tx, wanted: Wanted) -> list[Candidate]:
-    """The lanes that are not full, the most urgent first, then by the tenants' turns."""
-    rows = tx.connection.execute(_statement(wanted)).all()
+def find_candidates(tx: Tx, wanted: Wanted, *, limited: bool) -> list[Candidate]:
+    """The lanes that are not full, the most urgent first, then by the tenants' turns.
+
+    ``limited`` says whether any limit is set at all; without, a much simpler question is asked.
+    """
+    statement = _statement(
+        limited,
+        None if wanted.backends is None else tuple(sorted(wanted.backends.items())),
+        None if wanted.kinds is None else tuple(str(kind) for kind in wanted.kinds),
+        None if wanted.priorities is None else tuple(priority.rank for priority in wanted.priorities),
+    )
+    if wanted.job_ids is not None:
+        theirs = select(jobs.c.lane_id).where(jobs.c.id.in_(list(wanted.job_ids))).distinct()
+        lane_ids = tx.connection.execute(theirs).scalars().all()
+        statement = statement.where(statement.selected_columns.id.in_(lane_ids))
+    rows = tx.connection.execute(statement).all()
     found: dict[int, list[Row[Any]]] = {}
     for row in rows:
         found.setdefault(row.id, []).append(row)
@@ -53,51 +67,49 @@ def _candidate(rows: Sequence[Row[Any]]) -> Candidate:
     )
 
 
-def _statement(wanted: Wanted) -> Select[Any]:
-    credential = _credential(wanted)
-    conditions: list[ColumnElement[bool]] = [lanes.c.active, *_asked_for(wanted)]
+@lru_cache(maxsize=64)
+def _statement(
+    limited: bool,
+    backends: tuple[tuple[str, str], ...] | None,
+    kinds: tuple[str, ...] | None,
+    ranks: tuple[int, ...] | None,
+) -> Select[Any]:
+    # kept, because building it takes longer than running it
+    credential = _credential(backends)
+    bound = exists().where(_applies(credential)).correlate(lanes, lane_backends)
+    columns = (
+        *(lanes.c[name] for name in ("id", "tenant_id", "rank", "model", "group_key", "group_max")),
+        lane_backends.c.backend,
+        lane_backends.c.preference,
+        credential.label("credential"),
+        turns.c.turn,
+        front_of(lanes.c.id).label("front"),
+        (bound if limited else false()).label("limited"),
+    )
     lane = (
-        select(
-            lanes.c.id,
-            lanes.c.tenant_id,
-            lanes.c.rank,
-            lanes.c.model,
-            lanes.c.group_key,
-            lanes.c.group_max,
-            lane_backends.c.backend,
-            lane_backends.c.preference,
-            credential.label("credential"),
-            turns.c.turn,
-            front_of(lanes.c.id).label("front"),
-            exists().where(_applies(credential)).correlate(lanes, lane_backends).label("limited"),
-        )
+        select(*columns)
         .join_from(lanes, lane_backends, lane_backends.c.lane_id == lanes.c.id)
         .join(turns, and_(turns.c.tenant_id == lanes.c.tenant_id, turns.c.rank == lanes.c.rank))
-        .where(*conditions, ~_group_is_full(), ~_limit_is_reached(credential))
-        .subquery()
+        .where(lanes.c.active)
     )
-    return select(lane).where(lane.c.front.is_not(None)).order_by(lane.c.rank, lane.c.turn, lane.c.front, lane.c.id)
+    if backends is not None:
+        lane = lane.where(lane_backends.c.backend.in_([name for name, _ in backends]))
+    if kinds is not None:
+        lane = lane.where(lanes.c.kind.in_(kinds))
+    if ranks is not None:
+        lane = lane.where(lanes.c.rank.in_(ranks))
+    if limited:
+        lane = lane.where(~_group_is_full(), ~_limit_is_reached(credential))
+    found = lane.subquery()
+    order = (found.c.rank, found.c.turn, found.c.front, found.c.id)
+    return select(found).where(found.c.front.is_not(None)).order_by(*order)
 
 
-def _credential(wanted: Wanted) -> ColumnElement[str]:
-    named = {backend: name for backend, name in (wanted.backends or {}).items() if name != backend}
+def _credential(backends: tuple[tuple[str, str], ...] | None) -> ColumnElement[str]:
+    named = {backend: name for backend, name in backends or () if name != backend}
     if not named:
         return lane_backends.c.backend
     return case(named, value=lane_backends.c.backend, else_=lane_backends.c.backend)
-
-
-def _asked_for(wanted: Wanted) -> list[ColumnElement[bool]]:
-    conditions: list[ColumnElement[bool]] = []
-    if wanted.backends is not None:
-        conditions.append(lane_backends.c.backend.in_(sorted(wanted.backends)))
-    if wanted.kinds is not None:
-        conditions.append(lanes.c.kind.in_([str(kind) for kind in wanted.kinds]))
-    if wanted.priorities is not None:
-        conditions.append(lanes.c.rank.in_([priority.rank for priority in wanted.priorities]))
-    if wanted.job_ids is not None:
-        theirs = select(jobs.c.lane_id).where(jobs.c.id.in_(list(wanted.job_ids)))
-        conditions.append(lanes.c.id.in_(theirs.scalar_subquery()))
-    return conditions
 
 
 def _applies(credential: ColumnElement[str]) -> ColumnElement[bool]:

@@ -8,9 +8,9 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import Row, func, insert, literal, select, update
+from sqlalchemy import Row, bindparam, exists, func, insert, literal, select, update
 
 from nsai_work.lifecycle import JobStatus, check_transition
 from nsai_work.store.candidates import Candidate, find_candidates
@@ -19,10 +19,16 @@ from nsai_work.store.columns import UtcTime
 from nsai_work.store.database import Tx
 from nsai_work.store.lanes import ready_in
 from nsai_work.store.records import Claim, Wanted
-from nsai_work.store.releasing import release_delayed
+from nsai_work.store.releasing import CLOCK_SKEW, due_condition, release_delayed
 from nsai_work.store.rows import job_of, select_jobs
-from nsai_work.store.schema import attempts, jobs, turns
+from nsai_work.store.schema import attempts, jobs, limits, turns
 from nsai_work.store.transitions import append_events, lock_rows
+
+# asked first, since mostly both are false
+_OUTLOOK: Final = select(
+    exists().where(due_condition(bindparam("now", type_=UtcTime()), bindparam("set_back", type_=UtcTime()))),
+    exists().where(limits.c.key.is_not(None)),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +44,10 @@ def claim(tx: Tx, wanted: Wanted) -> list[Claim]:
     """Take up to ``wanted.limit`` ready jobs; each gets a lease, a new epoch and one more attempt."""
     if wanted.limit <= 0 or wanted.job_ids == []:
         return []
-    release_delayed(tx)
-    candidates = find_candidates(tx, wanted)
+    due, limited = tx.connection.execute(_OUTLOOK, {"now": tx.now, "set_back": tx.now + CLOCK_SKEW}).one()
+    if due:
+        release_delayed(tx)
+    candidates = find_candidates(tx, wanted, limited=limited)
     if not candidates:
         return []
     capacity = measure(tx, candidates)
@@ -109,12 +117,12 @@ def _move_back(tx: Tx, rank: int, served: Sequence[str]) -> None:
     by that one."""
     if not served:
         return
-    mine = select(turns.c.tenant_id).where(turns.c.rank == rank, turns.c.tenant_id.in_(list(served)))
-    locked = set(tx.connection.execute(mine.with_for_update(skip_locked=True)).scalars())
-    last = tx.connection.execute(select(func.max(turns.c.turn)).where(turns.c.rank == rank)).scalar() or 0
-    for place, tenant in enumerate((name for name in served if name in locked), start=last + 1):
-        this = (turns.c.rank == rank) & (turns.c.tenant_id == tenant)
-        tx.connection.execute(update(turns).where(this).values(turn=place))
+    these = (turns.c.rank == rank) & turns.c.tenant_id.in_(list(served))
+    mine = select(turns.c.tenant_id).where(these).with_for_update(skip_locked=True)
+    others = turns.alias("others")
+    last = select(func.max(others.c.turn)).where(others.c.rank == rank).scalar_subquery()
+    moved = update(turns).where(turns.c.rank == rank, turns.c.tenant_id.in_(mine.scalar_subquery()))
+    tx.connection.execute(moved.values(turn=last + 1))
 
 
 def _own(tx: Tx, wanted: Wanted, taken: Sequence[_Taken]) -> list[Claim]:

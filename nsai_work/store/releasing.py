@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Row, func, or_, select, update
+from sqlalchemy import ColumnElement, Row, and_, func, or_, select, update
 
 from nsai_work.errors import JobTimeout
 from nsai_work.lifecycle import JobStatus
@@ -23,16 +23,23 @@ set back."""
 _WAITING: Final = (JobStatus.PENDING, JobStatus.QUEUED)
 
 
-def _due(now: datetime) -> ColumnElement[bool]:
-    set_back = jobs.c.delayed_since > now + CLOCK_SKEW
-    return jobs.c.run_at.is_not(None) & or_(jobs.c.run_at <= now, set_back)
+def due_condition(now: Any, set_back: Any) -> ColumnElement[bool]:
+    """Whether a waiting job's time has come. ``set_back`` is ``now`` and CLOCK_SKEW later."""
+    return and_(
+        status_in(*_WAITING),
+        jobs.c.run_at.is_not(None),
+        or_(jobs.c.run_at <= now, jobs.c.delayed_since > set_back),
+    )
+
+
+def _due(tx: Tx, status: JobStatus) -> ColumnElement[bool]:
+    return and_(due_condition(tx.now, tx.now + CLOCK_SKEW), jobs.c.status == str(status))
 
 
 def release_delayed(tx: Tx, limit: int = 500) -> int:
     """Make queued jobs claimable whose delay is over. Waits for nobody."""
-    due = select(jobs.c.seq, jobs.c.lane_id).where(status_in(*_WAITING), _due(tx.now))
-    due = due.where(jobs.c.status == str(JobStatus.QUEUED)).order_by(jobs.c.run_at).limit(limit)
-    rows = lock_rows(tx, due, skip_locked=True)
+    due = select(jobs.c.seq, jobs.c.lane_id).where(_due(tx, JobStatus.QUEUED))
+    rows = lock_rows(tx, due.order_by(jobs.c.run_at).limit(limit), skip_locked=True)
     if rows:
         these = update(jobs).where(jobs.c.seq.in_([row.seq for row in rows]))
         tx.connection.execute(these.values(run_at=None, delayed_since=None))
@@ -45,7 +52,7 @@ def release_due(tx: Tx, limit: int = 500) -> Released:
     released = Released()
     released.timed_out.extend(_time_out(tx, limit))
     release_delayed(tx, limit)
-    due = select(jobs).where(status_in(*_WAITING), _due(tx.now), jobs.c.status == str(JobStatus.PENDING))
+    due = select(jobs).where(_due(tx, JobStatus.PENDING))
     rows = lock_rows(tx, due.order_by(jobs.c.run_at).limit(limit), skip_locked=True)
     if rows:
         # its time has come; from here on only its dependencies keep it

@@ -1,0 +1,140 @@
+"""Does a claim cost more when more jobs wait? Claim and list latency at 1,000, 100,000 and 1,000,000 queued jobs.
+
+    python benchmarks/backlog.py --url postgresql+psycopg://USER@HOST/NAME [--sizes 1000,100000,1000000]
+
+Works in a schema of its own, which it drops. The last two lines are the ratios of largest to smallest: below 1.5
+is the aim.
+"""
+
+import argparse
+import os
+import secrets
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from sqlalchemy import create_engine, make_url, text
+
+from nsai_work.job import Job
+from nsai_work.lifecycle import JobStatus
+from nsai_work.store import End, JobFilter, Store, Wanted, open_store
+
+TENANTS = 20
+FILL = """
+INSERT INTO nsai_jobs (seq, id, position, {columns})
+SELECT nextval('nsai_job_numbers'), gen_random_uuid()::text, 0, {columns}
+FROM nsai_jobs, generate_series(1, :copies) WHERE status = 'queued'
+"""
+NUMBER = "UPDATE nsai_jobs SET position = seq WHERE position = 0"
+SPECS = """
+INSERT INTO nsai_job_specs (job_seq, spec)
+SELECT jobs.seq, jsonb_set(model.spec::jsonb, '{id}', to_jsonb(jobs.id))::text
+FROM nsai_jobs AS jobs
+JOIN (SELECT DISTINCT ON (lane_id) lane_id, spec FROM nsai_jobs JOIN nsai_job_specs ON job_seq = seq) AS model
+USING (lane_id) LEFT JOIN nsai_job_specs AS there ON there.job_seq = jobs.seq WHERE there.job_seq IS NULL
+"""
+KEPT = """
+SELECT string_agg(quote_ident(column_name), ', ') FROM information_schema.columns
+WHERE table_schema = current_schema() AND table_name = 'nsai_jobs' AND column_name NOT IN ('seq', 'id', 'position')
+"""
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds of one operation."""
+
+    p50: float
+    p99: float
+
+
+def main() -> int:
+    """Measure, print, and fail if the cost is not flat."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--url", default=os.environ.get("NSAI_TEST_POSTGRES_URL"))
+    parser.add_argument("--sizes", default="1000,100000,1000000")
+    parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--aim", type=float, default=1.5)
+    options = parser.parse_args()
+    if not options.url:
+        parser.error("give --url or NSAI_TEST_POSTGRES_URL")
+    sizes = [int(size) for size in options.sizes.split(",")]
+    claims: list[Latency] = []
+    lists: list[Latency] = []
+    print(f"{'queued':>10} {'claim p50':>10} {'p99':>8} {'list p50':>10} {'p99':>8}   (ms, {TENANTS} tenants)")
+    for size in sizes:
+        with empty_store(options.url) as store:
+            fill(store, size)
+            claims.append(measure(lambda store=store: claim_and_finish(store), options.rounds))
+            lists.append(measure(lambda store=store: store.list_jobs(JobFilter(), limit=50), options.rounds))
+        claim, listing = claims[-1], lists[-1]
+        print(
+            f"{size:>10,} {claim.p50:>10.2f} {claim.p99:>8.2f} {listing.p50:>10.2f} {listing.p99:>8.2f}", flush=True
+        )
+    ratios = [series[-1].p50 / series[0].p50 for series in (claims, lists)]
+    print(f"claim: largest to smallest {ratios[0]:.2f} (aim: under {options.aim})")
+    print(f"list:  largest to smallest {ratios[1]:.2f} (aim: under {options.aim})")
+    return 0 if max(ratios) < options.aim else 1
+
+
+@contextmanager
+def empty_store(url: str) -> Iterator[Store]:
+    """A store in a new schema."""
+    schema = f"backlog_{secrets.token_hex(4)}"
+    engine = create_engine(url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text(f"CREATE SCHEMA {schema}"))
+    store = open_store(make_url(url).update_query_dict({"options": f"-csearch_path={schema}"}))
+    try:
+        yield store
+    finally:
+        store.close()
+        with engine.connect() as connection:
+            connection.execute(text(f"DROP SCHEMA {schema} CASCADE"))
+        engine.dispose()
+
+
+def fill(store: Store, size: int) -> None:
+    """Submit one job for each tenant, then multiply them in the database."""
+    store.submit([_job(f"tenant-{number}") for number in range(TENANTS)])
+
+    def multiply(tx: object) -> None:
+        connection = tx.connection  # type: ignore[attr-defined]
+        columns = connection.execute(text(KEPT)).scalar_one()
+        connection.execute(text(FILL.format(columns=columns)), {"copies": size // TENANTS - 1})
+        connection.execute(text(NUMBER))
+        connection.execute(text(SPECS))
+
+    store.database.run(multiply)
+    with store.database._ensure().connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("VACUUM ANALYZE"))
+
+
+def _job(tenant: str) -> Job:
+    return Job.parse({"kind": "tool_call", "payload": {"command": "noop"}, "backend": "fake", "tenant_id": tenant})
+
+
+def claim_and_finish(store: Store) -> float:
+    """Milliseconds of one claim; the job is finished outside the measured time."""
+    start = time.perf_counter()
+    claims = store.claim(Wanted("bench", 1, 30.0))
+    elapsed = time.perf_counter() - start
+    store.finish(End(claims[0], JobStatus.SUCCEEDED))
+    return elapsed * 1000
+
+
+def measure(operation: Callable[[], object], rounds: int) -> Latency:
+    """The latency of an operation that says its own milliseconds, or is timed from outside."""
+    times: list[float] = []
+    for _ in range(rounds + 10):
+        start = time.perf_counter()
+        own = operation()
+        times.append(own if isinstance(own, float) else (time.perf_counter() - start) * 1000)
+    ordered = sorted(times[10:])
+    return Latency(statistics.median(ordered), ordered[int(len(ordered) * 0.99)])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
