@@ -1,5 +1,6 @@
 """One training example."""
 
+from array import array
 from typing import Any, Final
 
 from pydantic import ConfigDict, field_validator
@@ -49,6 +50,6 @@ def _as_tensor(key: str, value: Any) -> Any:
         import numpy as np
 
         return TensorData.from_numpy(np.asarray(value, dtype="int64" if key in _WHOLE_NUMBERS else "float32"))
-    if not isinstance(value, list | tuple | range):
+    if not isinstance(value, list | tuple | range | array):
         raise ValueError(f"{key}: expected a list, a tuple, a numpy array or a torch tensor of numbers")  # noqa: TRY004
     return TensorData.trusted(value, "int64" if key in _WHOLE_NUMBERS else "float32", (len(value),))
