@@ -1,0 +1,142 @@
+"""Submit in one process, work in another; and whatever lies on the queue besides."""
+
+import json
+import time
+from typing import Any
+
+import pytest
+from kombu import Producer
+
+from nsai_work import submit, submit_many
+from nsai_work.dispatch.app import make_app
+from nsai_work.dispatch.broker import broker_connection
+from nsai_work.dispatch.queues import queue_name
+from nsai_work.dispatch.wakeup import TASK_NAME
+from nsai_work.job import Priority
+from nsai_work.lifecycle import JobStatus
+from nsai_work.store import Hint
+from tests.rig import Rig, command, until
+
+
+def _send(rig: Rig, body: Any, headers: dict[str, Any] | None = None, **options: Any) -> None:
+    """Put anything on the batch queue."""
+    with broker_connection(rig.settings()) as connection:
+        producer = Producer(connection.default_channel, auto_declare=False)
+        queue = queue_name(rig.prefix, Priority.BATCH)
+        producer.publish(body, exchange="", routing_key=queue, headers=headers or {}, **options)
+
+
+def _wake_body(**fields: Any) -> bytes:
+    return json.dumps([[], fields, {}]).encode()
+
+
+RAW = {"content_type": "application/json", "content_encoding": "utf-8"}
+OURS = {"task": TASK_NAME, "id": "x"}
+
+
+def test_a_job_is_worked_in_another_process(rig: Rig) -> None:
+    """The wake-up reaches the worker long before it would look by itself."""
+    rig.start_worker(poll_interval_s=60, sweep_interval_s=60)
+    settings = rig.settings()
+    submit(command(), settings).result(timeout=20)
+
+    begun = time.monotonic()
+    handle = submit(command("echo", arguments={"value": [1, None, "ü"]}), settings)
+
+    assert handle.result(timeout=20) == {"value": [1, None, "ü"]}
+    assert time.monotonic() - begun < 10
+    assert [event.name for event in handle.events(follow=True)] == ["job.submitted", "job.running", "job.succeeded"]
+
+
+def test_many_jobs_each_end_once_on_two_workers(rig: Rig) -> None:
+    """Whoever takes which job, each is claimed once."""
+    rig.start_worker()
+    rig.start_worker()
+
+    handles = submit_many([command("echo", arguments={"value": n}) for n in range(150)], rig.settings())
+    results = [handle.result(timeout=40) for handle in handles]
+
+    assert results == [{"value": n} for n in range(150)]
+    names = [event.name for event in rig.store.events_all(limit=1000)]
+    assert {name: names.count(name) for name in set(names)} == {
+        "job.submitted": 150,
+        "job.running": 150,
+        "job.succeeded": 150,
+    }
+
+
+def test_celerys_own_way_of_sending_wakes_too(rig: Rig) -> None:
+    """Any Celery program can wake a worker: the message is Celery's."""
+    rig.start_worker(poll_interval_s=60, sweep_interval_s=60)
+    settings = rig.settings()
+    entry = rig.store.submit([command()])[0]
+    app = make_app(settings, lambda: pytest.fail("no worker runs here"))
+    with app:
+        queue = queue_name(rig.prefix, Priority.BATCH)
+        app.send_task(TASK_NAME, kwargs={"job_id": entry.job_id, "epoch": entry.epoch}, queue=queue)
+
+    rig.handle(entry.job_id).result(timeout=20)
+
+
+def test_rubbish_on_the_queue_is_acknowledged_and_counted(rig: Rig) -> None:
+    """Not JSON, a wrong shape, a foreign task, an unknown job, an old epoch, a huge body: nothing stops the worker,
+    and nothing comes back."""
+    worker = rig.start_worker()
+    settings = rig.settings()
+    done = submit(command(), settings)
+    done.result(timeout=20)
+    ended = rig.store.get(done.id)
+
+    _send(rig, b"not json", OURS, **RAW)
+    _send(rig, b"not json", **RAW)
+    _send(rig, b"x" * 1_000_000, OURS, **RAW)
+    _send(rig, {"a": 1})
+    _send(rig, [1, 2, 3], {"task": "os.system", "id": "x"})
+    _send(rig, b"\x80\x04N.", OURS, content_type="application/x-python-serialize", content_encoding="binary")
+    _send(rig, _wake_body(job_id="x" * 1000, epoch=0), OURS, **RAW)
+    _send(rig, _wake_body(job_id="no such job", epoch=0), OURS, **RAW)
+    _send(rig, _wake_body(job_id=done.id, epoch=0), OURS, **RAW)
+    _send(rig, _wake_body(job_id=done.id, epoch=0), OURS, **RAW)
+
+    assert submit(command(), settings).result(timeout=20) == {}
+    until(lambda: "wake.unknown_job" in worker.text(), "the unknown job was logged", worker.text)
+    until(lambda: "reason=unknown_task" in worker.text(), "the foreign task was logged", worker.text)
+    assert rig.store.get(done.id) == ended
+    assert worker.process.poll() is None
+    with broker_connection(settings) as connection:
+        left = connection.default_channel.queue_declare(queue_name(rig.prefix, Priority.BATCH), passive=True)
+    assert left.message_count == 0
+
+
+@pytest.mark.redis
+def test_a_redis_list_full_of_rubbish_does_not_stop_a_worker(redis_url: str, rig: Rig) -> None:
+    """What kombu itself cannot read costs the connection, not the worker with all its jobs."""
+    if not rig.broker_url.startswith("redis"):
+        pytest.skip("about the Redis transport")
+    import redis
+
+    worker = rig.start_worker()
+    with redis.Redis.from_url(redis_url) as client:
+        client.lpush(queue_name(rig.prefix, Priority.BATCH), "rubbish", "{}", "[]", b"\xff\xfe")
+
+    assert submit(command(), rig.settings()).result(timeout=20) == {}
+    assert worker.process.poll() is None
+
+
+def test_a_stale_or_doubled_hint_runs_nothing_twice(rig: Rig) -> None:
+    """A hint for a job that runs, or has run, changes nothing."""
+    from nsai_work.connections import publisher
+
+    rig.start_worker()
+    settings = rig.settings()
+    handle = submit(command("sleep", arguments={"ms": 300}), settings)
+    until(lambda: handle.status() is JobStatus.RUNNING, "it runs")
+
+    for epoch in (0, 0, 1, 1, 7):
+        publisher(settings).publish([Hint(handle.id, epoch, Priority.BATCH)])
+    handle.result(timeout=20)
+    for epoch in (0, 1, 2):
+        publisher(settings).publish([Hint(handle.id, epoch, Priority.BATCH)])
+    submit(command(), settings).result(timeout=20)
+
+    assert len(rig.store.attempts(handle.id)) == 1
