@@ -122,7 +122,7 @@ def _facts(job: "Job") -> list[tuple[str, object]]:
         ("created", _moment(job.created_at, now)),
         ("started", _moment(job.started_at, now)),
         ("completed", _moment(job.completed_at, now)),
-        ("model", job.payload.get("base_model")),
+        ("base model", job.payload.get("base_model")),
     ]
     result = job.result or {}
     return facts + [

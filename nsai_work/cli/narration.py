@@ -40,7 +40,7 @@ def _because(data: Data) -> str:
 
 def _running(data: Data) -> str:
     attempt = data.get("attempt", 1)
-    return f"running on {data.get('worker_id')}" + (f", attempt {attempt}" if attempt != 1 else "")
+    return f"running, attempt {attempt}" if attempt != 1 else "running"
 
 
 def _queued(data: Data) -> str | None:
@@ -75,6 +75,15 @@ def _cold(data: Data) -> str:
     )
 
 
+def _incident(data: Data) -> str:
+    return f"{data.get('error')} at step {data.get('step')}{_because(data)}"
+
+
+def _attempt(data: Data) -> str | None:
+    attempt = data.get("attempt")
+    return f"recovery, attempt {attempt + 1}" if isinstance(attempt, int) and attempt else None
+
+
 def _said(text: str) -> Line:
     return lambda data: text + _because(data)
 
@@ -93,11 +102,13 @@ _LINES: Final[dict[str, tuple[Line, str]]] = {
     "resume.restored": (_restored, "green"),
     "resume.verified": (_verified, "green"),
     "resume.cold": (_cold, "bold red"),
+    "training.incident": (_incident, "bold red"),
     "step.skipped": (lambda data: f"step {data.get('step')} is left out: its batch poisons the run", "bold yellow"),
     "checkpoint.committed": (_checkpoint, "cyan"),
+    "checkpoint.promoted": (lambda data: f"checkpoint {data.get('name')} is kept for good", "cyan"),
     "checkpoint.lost": (lambda data: f"checkpoint {data.get('name')} is lost{_because(data)}", "red"),
     "recovery.detected": (_said("the run is corrupted"), "bold red"),
-    "recovery.started": (_said("recovery begins"), "yellow"),
+    "recovery.started": (_attempt, "yellow"),
     "recovery.checkpoint_selected": (lambda data: f"checkpoint selected: {data.get('path')}", "yellow"),
     "recovery.checkpoint_rejected": (lambda data: f"passed over {data.get('path')}{_because(data)}", "red"),
     "recovery.failed": (_said("an attempt to recover failed"), "red"),

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, JsonValue
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 
 def write_json(value: JsonValue, *, indent: int | None = 2) -> None:
@@ -44,19 +45,17 @@ def write_table(headings: Sequence[str], rows: Iterable[Sequence[Any]], *, nothi
 
 def write_pairs(pairs: Iterable[tuple[str, Any]]) -> None:
     """Name and value a line; what has no value is left out."""
+    shown = [(name, _cell(value)) for name, value in pairs if value not in (None, "", (), [], {})]
+    width = max((len(name) for name, _ in shown), default=0)
     console = stdout_console()
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="bold", no_wrap=True)
-    grid.add_column(overflow="fold")
-    for name, value in pairs:
-        if value not in (None, "", (), [], {}):
-            grid.add_row(name, _cell(value))
-    console.print(grid)
+    for name, value in shown:
+        console.print(Text.assemble((f"{name:<{width}}", "bold"), "  ", value), overflow="fold")
 
 
 def stdout_console() -> Console:
     """A console on stdout that does not cut lines when nobody looks at a terminal."""
-    console = Console(highlight=False, markup=False, soft_wrap=False)
+    # a run's id may hold :train:, which is no emoji
+    console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
         console.width = 10_000
     return console

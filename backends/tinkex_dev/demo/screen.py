@@ -4,7 +4,6 @@ import sys
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 PICTURE_WIDTH = 100
@@ -24,38 +23,39 @@ class Screen:
 
     def title(self, text: str) -> None:
         """The first line."""
-        self._console.print(Text(text, style="bold"))
+        self._write(Text(text, style="bold"))
 
     def scene(self, text: str) -> None:
         """A numbered heading."""
         self._scene += 1
         self._console.print()
-        self._console.print(Text.assemble((f"{self._scene}  ", "bold cyan"), (text, "bold")))
+        self._write(Text.assemble((f"{self._scene}  ", "bold cyan"), (text, "bold")))
 
     def line(self, mark: str, text: str, *, style: str = "", note: str = "") -> None:
         """One thing that happened."""
-        self._console.print(Text.assemble("   ", (f"{mark} ", style), (text, style), (f"  {note}", "dim")))
+        self._write(Text.assemble("   ", (f"{mark} ", style), (text, style), (f"  {note}" if note else "", "dim")))
 
-    def step(self, step: int, total: int, loss: float, first_loss: float) -> None:
+    def step(self, step: int, total: int, loss: float, first_loss: float, *, note: str = "") -> None:
         """A step, with its loss as a bar against the first one."""
         share = min(1.0, loss / first_loss) if first_loss > 0 else 0.0
         filled = round(share * BAR)
-        bar = ("━" * filled, "blue"), ("━" * (BAR - filled), "bright_black")
-        width = len(str(total))
-        self._console.print(Text.assemble(f"     step {step:>{width}}/{total}  loss {loss:7.4f}  ", *bar))
+        bar = ("━" * filled, "blue"), ("┄" * (BAR - filled), "bright_black")
+        head = f"     step {step:>{len(str(total))}}/{total}  loss {loss:6.4f}  "
+        self._write(Text.assemble(head, *bar, (f"  {note}", "yellow")))
 
-    def pairs(self, rows: list[tuple[str, str]], *, style: str = "") -> None:
+    def pairs(self, rows: list[tuple[str, str]]) -> None:
         """Names and values in two columns."""
-        grid = Table.grid(padding=(0, 2))
-        grid.add_column(style="dim", no_wrap=True)
-        grid.add_column(style=style, overflow="fold")
+        width = max(len(name) for name, _ in rows)
         for name, value in rows:
-            grid.add_row(Text(f"   {name}"), Text(value))
-        self._console.print(grid)
+            self._write(Text.assemble("   ", (f"{name:<{width}}", "dim"), "  ", value))
 
     def blank(self) -> None:
         """An empty line."""
         self._console.print()
+
+    def _write(self, text: Text) -> None:
+        text.rstrip()
+        self._console.print(text, soft_wrap=not self._console.record)
 
     def save(self, path: Path) -> None:
         """The picture of all that was written."""

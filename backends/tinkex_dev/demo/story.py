@@ -13,6 +13,7 @@ from backends.tinkex_dev.demo.plot import LossPlot
 from backends.tinkex_dev.demo.screen import Screen
 from backends.tinkex_dev.demo.stage import Stage, set_stage
 from backends.tinkex_dev.demo.watching import watch_run
+from crucible.errors import CrucibleError
 
 if TYPE_CHECKING:
     from nsai_work import Job
@@ -84,7 +85,11 @@ class Story:
 
         handle = submit(self._job(name))
         self._screen.line("→", f"job {handle.id}")
-        return watch_run(handle, stage.server, self._screen, show_steps=show_steps, timeout_s=JOB_TIMEOUT_S)
+        try:
+            return watch_run(handle, stage.server, self._screen, show_steps=show_steps, timeout_s=JOB_TIMEOUT_S)
+        except CrucibleError:
+            self._screen.line("✗", f"the worker's log is {_shown(self._folder.worker_log)}", style="red")
+            raise
 
     def _job(self, name: str) -> "Job":
         from nsai_work import CheckpointPolicy, Job

@@ -1,7 +1,8 @@
 """A run as it happens: its events from the store, told on the screen, and what it came to."""
 
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
 
 from backends.tinkex_dev.demo.outcome import RunOutcome
 from backends.tinkex_dev.demo.screen import Screen
@@ -22,7 +23,7 @@ class RunTelling:
         self._total = total
         self._show_steps = show_steps
         self._first_loss = 0.0
-        self._newest = 0
+        self._furthest = 0
         self.corrupted_at = 0
         self.resumed_from = 0
         self.recoveries = 0
@@ -30,39 +31,53 @@ class RunTelling:
     def see(self, name: str, data: dict[str, Any]) -> None:
         """Take the next event."""
         _, _, recovery = name.partition(".recovery.")
-        if name == "step":
-            self._step(int(data["step"]), float(data["loss"]))
-        elif name == "checkpoint.committed":
-            self._saved(data)
-        elif recovery:
-            self._recovery(recovery, data)
+        tell = _TOLD.get(recovery or name)
+        if tell is not None:
+            tell(self, data)
 
-    def _step(self, step: int, loss: float) -> None:
+    def _step(self, data: dict[str, Any]) -> None:
+        step, loss = int(data["step"]), float(data["loss"])
         self._first_loss = self._first_loss or loss
-        self._newest = step
+        again, self._furthest = step <= self._furthest, max(step, self._furthest)
         every = max(1, self._total // 12)
-        if self._show_steps and (step == 1 or step % every == 0):
-            self._screen.step(step, self._total, loss, self._first_loss)
+        if self._show_steps and (step == 1 or step % every == 0 or again):
+            self._screen.step(step, self._total, loss, self._first_loss, note="again" if again else "")
 
     def _saved(self, data: dict[str, Any]) -> None:
         if self._show_steps:
-            self._screen.line(
-                "●", f"checkpoint at step {data.get('step')}", style="cyan", note=str(data.get("path", ""))
-            )
+            self._screen.line("●", f"checkpoint at step {data['step']}", style="cyan", note=str(data["name"]))
 
-    def _recovery(self, what: str, data: dict[str, Any]) -> None:
-        details = data.get("details", data)
-        if what == "detected":
-            self.corrupted_at = self._newest
-            self._screen.line("✗", "the run is corrupted", style="bold red", note=str(details.get("reason", "")))
-        elif what == "checkpoint_selected":
-            self._screen.line("↺", f"checkpoint selected: step {details.get('step')}", style="yellow")
-        elif what == "client_created":
-            self._screen.line("↺", "a new remote run, weights and optimizer restored", style="yellow")
-        elif what == "completed":
-            self.recoveries += 1
-            self.resumed_from = int(details.get("step") or 0)
-            self._screen.line("✓", "recovered", style="green")
+    def _incident(self, data: dict[str, Any]) -> None:
+        self.corrupted_at = int(data["step"]) - 1
+        reason = str(data["reason"]).partition(":")[0]
+        self._screen.line("✗", f"{data['error']} before step {data['step']}", style="bold red", note=reason)
+
+    def _selected(self, data: dict[str, Any]) -> None:
+        self._screen.line("↺", f"recovery selects the checkpoint of step {data['step']}", style="yellow")
+
+    def _restored(self, data: dict[str, Any]) -> None:
+        self.recoveries += 1
+        self.resumed_from = int(data["from_step"])
+        text = f"a new remote run goes on from step {self.resumed_from}, weights and optimizer restored"
+        self._screen.line("↺", text, style="yellow")
+
+    def _verified(self, data: dict[str, Any]) -> None:
+        text = f"proven: step {data['step']} has the loss it had before, {data['loss']!r}"
+        self._screen.line("✓", text, style="green")
+
+    def _cold(self, data: dict[str, Any]) -> None:
+        self._screen.line("✗", f"the {data['missing']} did not come back", style="bold red")
+
+
+_TOLD: Final[dict[str, Callable[[RunTelling, dict[str, Any]], None]]] = {
+    "step": RunTelling._step,
+    "checkpoint.committed": RunTelling._saved,
+    "training.incident": RunTelling._incident,
+    "checkpoint_selected": RunTelling._selected,
+    "resume.restored": RunTelling._restored,
+    "resume.verified": RunTelling._verified,
+    "resume.cold": RunTelling._cold,
+}
 
 
 def watch_run(
