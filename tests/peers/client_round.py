@@ -172,8 +172,9 @@ class Round:
         self.found["mine"] = len(mine)
         weights = rest.get_weights_info_by_tinker_path(saved).result(timeout=TIMEOUT_S)
         self.found["weights"] = [weights.base_model, weights.is_lora, weights.lora_rank]
-        url = settled(rest.get_checkpoint_archive_url_from_tinker_path(saved)).url
-        self.found["archive"] = sorted(archive_members(url))
+        if hasattr(rest, "get_checkpoint_archive_url_from_tinker_path"):  # the newest SDK has done away with it
+            url = settled(rest.get_checkpoint_archive_url_from_tinker_path(saved)).url
+            self.found["archive"] = sorted(archive_members(url))
         rest.set_checkpoint_ttl_from_tinker_path(saved, 3600).result(timeout=TIMEOUT_S)
         rest.publish_checkpoint_from_tinker_path(saved).result(timeout=TIMEOUT_S)
         self.found["published"] = self.listed(run_id)

@@ -1,0 +1,82 @@
+"""Our one client on servers that others wrote: what they offer works, what they lack is said by name."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from foreign import Served
+from foreign_round import Outcomes, mean_loss, whole_round
+from plan import Plan, plan
+
+from backends.tinkex import ServiceClient
+
+SAME = ("before", "after", "looked", "restored", "restored_cold", "scored_trained", "scored_base")
+SAMPLED = ("sampled_trained", "sampled_direct", "sampled_base")
+
+
+def client_of(served: Served) -> ServiceClient:
+    """Our client, told nothing but where the server is."""
+    return ServiceClient(served.key, served.url)
+
+
+@pytest.fixture(scope="module")
+def tuft_round(tuft: Served, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcomes]:
+    """The whole round on TuFT."""
+    with client_of(tuft) as service:
+        yield whole_round(service, plan(tuft.base_model), tmp_path_factory.mktemp("tuft-round"))
+
+
+@pytest.fixture(scope="module")
+def skyrl_round(skyrl: Served, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcomes]:
+    """The whole round on SkyRL."""
+    with client_of(skyrl) as service:
+        yield whole_round(service, plan(skyrl.base_model), tmp_path_factory.mktemp("skyrl-round"))
+
+
+def check_that_what_is_lacking_is_named(done: Outcomes, served: Served) -> None:
+    """An Unsupported says what is missing and where."""
+    for name in done.unsupported:
+        error = done.errors[name]
+        assert error.details["server"] == served.url, name
+        assert error.details["capability"], name
+
+
+def test_skyrl_does_the_round_and_what_it_lacks_is_named(skyrl: Served, skyrl_round: Outcomes) -> None:
+    """JSON only, no checkpoints of a user, no sessions, no deletion: the rest of the round works."""
+    print(report("SkyRL 0.3.0", skyrl_round))  # noqa: T201
+
+    assert skyrl_round.unsupported == {
+        *("top", "stream", "list_user_checkpoints", "list_sessions", "get_session"),
+        *("archive", "ttl", "publish", "unpublish", "delete", "delete_again"),
+    }
+    check_that_what_is_lacking_is_named(skyrl_round, skyrl)
+    assert skyrl_round.values["replay"] is False
+    assert skyrl_round.values["restored"] == skyrl_round.values["restored_cold"]
+    assert skyrl_round.values["features"].replays_seq_id is False
+
+
+def test_on_skyrl_our_numbers_are_those_of_the_official_sdk(skyrl: Served, provided: Any, round_of: Any) -> None:
+    """The same data and seed: losses and log-probabilities, step by step, and samples with a seed."""
+    asked = plan(skyrl.base_model, stages=("train", "restore", "sample"))
+    theirs = round_of(provided("sdk-0.24.1"), "tinker", skyrl.url, skyrl.key, asked)
+    ours = round_of(Path(sys.executable), "backends.tinkex", skyrl.url, skyrl.key, asked)
+
+    print("\nSkyRL 0.3.0, nats per token:  SDK 0.24.1", losses(theirs, asked), " ours", losses(ours, asked))  # noqa: T201
+    assert losses(ours, asked) == losses(theirs, asked)
+    for name in (*SAME, *SAMPLED):
+        assert ours[name] == theirs[name], name
+
+
+def losses(found: dict[str, Any], asked: Plan) -> list[float]:
+    """The mean loss of each step."""
+    steps = [step["logprobs"] for step in found["before"] + found["after"]]
+    return [mean_loss(step, batch) for step, batch in zip(steps, asked["batches"], strict=True)]
+
+
+def report(name: str, done: Outcomes) -> str:
+    """How each call ended, for the log."""
+    worked = ", ".join(done.values)
+    lacking = ", ".join(sorted(done.unsupported))
+    return f"\n{name}\n  works: {worked}\n  Unsupported: {lacking}\n  refused: {done.codes()}"
