@@ -6,11 +6,11 @@ has waited longest. No claim waits for another: rows that another transaction ho
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, Final
 
-from sqlalchemy import Row, bindparam, exists, func, insert, literal, select, update
+from sqlalchemy import Row, Select, bindparam, exists, func, insert, literal, select, update
 
 from nsai_work.lifecycle import JobStatus, check_transition
 from nsai_work.store.candidates import Candidate, find_candidates
@@ -50,66 +50,83 @@ def claim(tx: Tx, wanted: Wanted) -> list[Claim]:
     candidates = find_candidates(tx, wanted, limited=limited)
     if not candidates:
         return []
-    capacity = measure(tx, candidates)
-    taken: list[_Taken] = []
+    picking = _Picking(tx, wanted, measure(tx, candidates))
     for _, group in groupby(candidates, key=lambda candidate: candidate.rank):
-        taken += _take_in_turns(tx, wanted, list(group), capacity, wanted.limit - len(taken))
-        if len(taken) >= wanted.limit:
+        _pick_in_turns(picking, list(group))
+        if not picking.missing:
             break
-    return _own(tx, wanted, taken)
+    return _own(tx, wanted, picking.taken)
 
 
-def _take_in_turns(
-    tx: Tx, wanted: Wanted, candidates: Sequence[Candidate], capacity: Capacity, limit: int
-) -> list[_Taken]:
+@dataclass
+class _Picking:
+    """What a claim has picked so far. ``passed`` is, by lane, the last position it has been to."""
+
+    tx: Tx
+    wanted: Wanted
+    capacity: Capacity
+    taken: list[_Taken] = field(default_factory=list)
+    passed: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def missing(self) -> int:
+        """How many jobs are still asked for."""
+        return self.wanted.limit - len(self.taken)
+
+    def pick(self, lane: Candidate, asked: int) -> int:
+        """Lock up to so many jobs at the front of a lane; how many there were."""
+        got = 0
+        for backend, credential in lane.backends:
+            room = min(asked - got, self.capacity.room(lane, credential))
+            if room <= 0:
+                continue
+            rows = lock_rows(self.tx, self._front(lane, room), skip_locked=True)
+            if rows:
+                self.passed[lane.lane_id] = rows[-1].position
+            self.capacity.use(lane, credential, len(rows))
+            self.taken += [_Taken(row, backend, credential) for row in rows]
+            got += len(rows)
+        return got
+
+    def _front(self, lane: Candidate, count: int) -> Select[Any]:
+        statement = select_jobs().where(*ready_in(lane.lane_id)).order_by(jobs.c.position).limit(count)
+        if self.wanted.job_ids is not None:
+            statement = statement.where(jobs.c.id.in_(list(self.wanted.job_ids)))
+        if lane.lane_id in self.passed:
+            statement = statement.where(jobs.c.position > self.passed[lane.lane_id])
+        return statement
+
+
+def _pick_in_turns(picking: _Picking, candidates: Sequence[Candidate]) -> None:
+    """Pick from lanes of one priority: the tenants in rotation, in equal shares, until enough or none is left."""
     waiting = {tenant: deque(lanes) for tenant, lanes in _by_tenant(candidates)}
     several = len(waiting) > 1
-    taken: list[_Taken] = []
-    served: dict[str, None] = {}
-    while waiting and len(taken) < limit:
-        share = max(1, (limit - len(taken)) // len(waiting))
+    served: set[str] = set()
+    while waiting and picking.missing:
+        share = max(1, picking.missing // len(waiting))
         for tenant, lanes in list(waiting.items()):
-            asked = min(share, limit - len(taken))
-            got = _take(tx, wanted, lanes[0], capacity, asked)
-            taken += got
+            asked = min(share, picking.missing)
+            got = picking.pick(lanes[0], asked)
             if got:
-                served.pop(tenant, None)
-                served[tenant] = None
-            if len(got) < asked:
+                served.add(tenant)
+            if got < asked:
                 lanes.popleft()
             else:
                 lanes.rotate(-1)
             if not lanes:
                 del waiting[tenant]
-            if len(taken) >= limit:
+            if not picking.missing:
                 break
     if several:
-        _move_back(tx, candidates[0].rank, list(served))
-    return taken
+        _move_back(picking.tx, candidates[0].rank, sorted(served))
 
 
 def _by_tenant(candidates: Sequence[Candidate]) -> Iterator[tuple[str, list[Candidate]]]:
-    tenants = dict.fromkeys(candidate.tenant_id for candidate in candidates)
-    for tenant in tenants:
-        lanes = [candidate for candidate in candidates if candidate.tenant_id == tenant]
+    tenants: dict[str, list[Candidate]] = {}
+    for candidate in candidates:
+        tenants.setdefault(candidate.tenant_id, []).append(candidate)
+    for tenant, lanes in tenants.items():
         yield tenant, sorted(lanes, key=lambda lane: lane.front)
-
-
-def _take(tx: Tx, wanted: Wanted, lane: Candidate, capacity: Capacity, asked: int) -> list[_Taken]:
-    taken: list[_Taken] = []
-    for backend, credential in lane.backends:
-        room = min(asked - len(taken), capacity.room(lane, credential))
-        if room <= 0:
-            continue
-        statement = select_jobs().where(*ready_in(lane.lane_id)).order_by(jobs.c.position).limit(room)
-        if wanted.job_ids is not None:
-            statement = statement.where(jobs.c.id.in_(list(wanted.job_ids)))
-        if taken:
-            statement = statement.where(jobs.c.seq.not_in([one.row.seq for one in taken]))
-        rows = lock_rows(tx, statement, skip_locked=True)
-        capacity.use(lane, credential, len(rows))
-        taken += [_Taken(row, backend, credential) for row in rows]
-    return taken
 
 
 def _move_back(tx: Tx, rank: int, served: Sequence[str]) -> None:

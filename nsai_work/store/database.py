@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
 
 from crucible.errors import InvalidRequest
 from nsai_work.clock import Clock, SystemClock
@@ -106,9 +106,9 @@ class Database:
                 return attempt()
             except DBAPIError as error:
                 fault = classify(error)
-                if fault is Fault.BUG:
-                    raise
                 conflicts += fault is Fault.CONFLICT
+                if fault is Fault.BUG or (conflicts == CONFLICT_TRIES and isinstance(error, IntegrityError)):
+                    raise
                 aways += fault is Fault.AWAY
                 stale = aways == 1 and error.connection_invalidated
                 if fault is Fault.CONFLICT and conflicts < CONFLICT_TRIES:

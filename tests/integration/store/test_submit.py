@@ -1,0 +1,196 @@
+"""Submit: whole or not at all, once per key, and ready only when what a job waits for has come."""
+
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+
+from nsai_work.errors import InvalidJob, JobNotFound
+from nsai_work.job import Job
+from nsai_work.lifecycle import JobStatus
+from nsai_work.store import End, JobFilter, Store, Wanted
+
+MakeJob = Callable[..., Job]
+Want = Callable[..., Wanted]
+
+
+def test_a_job_comes_back_as_it_was_submitted(store: Store, make_job: MakeJob) -> None:
+    """What the user gave is kept to the letter; the store adds state, not opinions."""
+    job = make_job(tags=["a", "b"], metadata={"note": "\x00 and \ud800 survive", "nan": float("nan")}, owner="me")
+    store.submit([job])
+
+    found = store.get(job.id)
+
+    assert repr(found.metadata) == repr(job.metadata)
+    same = found.model_copy(update={"status": job.status, "created_at": None, "queued_at": None, "metadata": {}})
+    assert same == job.model_copy(update={"metadata": {}})
+    assert (found.status, found.attempt, found.epoch) == (JobStatus.QUEUED, 0, 0)
+
+
+def test_a_job_is_submitted_with_its_event(store: Store, make_job: MakeJob) -> None:
+    """The first row of a job's log is its submission."""
+    (entry,) = store.submit([make_job()])
+
+    assert [event.name for event in store.events(entry.job_id)] == ["job.submitted"]
+
+
+def test_the_same_key_gives_the_same_job(store: Store, make_job: MakeJob) -> None:
+    """An idempotency key makes one job per tenant and namespace, within a call and across calls."""
+    first = make_job(idempotency_key="k")
+    twin = make_job(idempotency_key="k")
+    other_tenant = make_job(idempotency_key="k", tenant_id="other")
+    other_space = make_job(idempotency_key="k", namespace="other")
+
+    one, two, three, four = store.submit([first, twin, other_tenant, other_space])
+    (again,) = store.submit([make_job(idempotency_key="k")])
+
+    assert [entry.created for entry in (one, two, three, four, again)] == [True, False, True, True, False]
+    assert one.job_id == two.job_id == again.job_id == first.id
+    assert len(store.list_jobs()) == 3
+
+
+def test_submitting_a_job_again_changes_nothing(store: Store, make_job: MakeJob) -> None:
+    """A submit whose answer was lost may be repeated."""
+    job = make_job()
+    store.submit([job])
+
+    (again,) = store.submit([job])
+
+    assert (again.job_id, again.created) == (job.id, False)
+    assert len(store.events(job.id)) == 1
+
+
+def test_another_job_under_a_taken_id_is_refused(store: Store, make_job: MakeJob) -> None:
+    """An id belongs to one job for ever."""
+    job = make_job()
+    store.submit([job])
+
+    with pytest.raises(InvalidJob, match=r"id: .*another job"):
+        store.submit([make_job(), make_job(id=job.id, name="different")])
+
+    assert len(store.list_jobs()) == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        pytest.param(
+            {"constraints": {"depends_on": ["nobody"]}}, "depends_on: there is no job 'nobody'", id="unknown"
+        ),
+        pytest.param({"constraints": {"deadline": "2020-01-01T00:00:00Z"}}, "deadline: .*passed", id="late"),
+        pytest.param({"constraints": {"excluded_backends": ["fake"]}}, "no backend", id="nowhere"),
+        pytest.param({"id": "me", "constraints": {"depends_on": ["me"]}}, "cannot depend on itself", id="itself"),
+    ],
+)
+def test_one_bad_job_keeps_all_out(
+    store: Store, make_job: MakeJob, fields: dict[str, object], message: str
+) -> None:
+    """A call stores all of its jobs or none."""
+    with pytest.raises(InvalidJob, match=message):
+        store.submit([make_job(), make_job(**fields)])
+
+    assert store.list_jobs() == []
+    assert store.events_all() == []
+
+
+def test_a_job_of_another_tenant_cannot_be_depended_on(store: Store, make_job: MakeJob) -> None:
+    """Tenants see their own jobs, also as dependencies."""
+    theirs = make_job(tenant_id="them")
+    store.submit([theirs])
+
+    with pytest.raises(InvalidJob, match="there is no job"):
+        store.submit([make_job(constraints={"depends_on": [theirs.id]})])
+    with pytest.raises(JobNotFound):
+        store.get(theirs.id, tenant_id="default")
+
+
+def test_a_dependent_is_queued_when_all_have_succeeded(store: Store, make_job: MakeJob, wanted: Want) -> None:
+    """A job waits, with its reason, until the last of its dependencies has succeeded."""
+    first, second = make_job(), make_job()
+    last = make_job(constraints={"depends_on": [first.id, second.id]})
+    entries = store.submit([first, second, last])
+
+    assert [entry.status for entry in entries] == [JobStatus.QUEUED, JobStatus.QUEUED, JobStatus.PENDING]
+    assert store.get(last.id).wait_reason == f"depends on {first.id}, {second.id}"
+
+    claims = store.claim(wanted(limit=5))
+    store.finish(End(claims[0], JobStatus.SUCCEEDED))
+    assert store.get(last.id).status is JobStatus.PENDING
+
+    store.finish(End(claims[1], JobStatus.SUCCEEDED))
+    assert [claim.job_id for claim in store.claim(wanted(limit=5))] == [last.id]
+
+
+def test_a_failed_dependency_fails_all_that_hang_on_it(store: Store, make_job: MakeJob) -> None:
+    """A chain breaks as a whole, and each job says why."""
+    first = make_job()
+    second = make_job(constraints={"depends_on": [first.id]})
+    third = make_job(constraints={"depends_on": [second.id]})
+    store.submit([first, second, third])
+
+    store.request_cancel(first.id)
+
+    failed = [store.get(job.id) for job in (second, third)]
+    assert [job.status for job in failed] == [JobStatus.FAILED] * 2
+    assert [job.error.code for job in failed if job.error] == ["dependency_failed"] * 2
+    assert first.id in (failed[0].error.message if failed[0].error else "")
+    (late,) = store.submit([make_job(constraints={"depends_on": [first.id]})])
+    assert late.status is JobStatus.FAILED
+
+
+def test_a_job_waits_for_its_time(store: Store, make_job: MakeJob, wanted: Want, clock: object) -> None:
+    """not_before is a moment of the wall clock; a sweep queues the job once it has come."""
+    job = make_job(constraints={"not_before": clock.now() + timedelta(hours=1)})
+    (entry,) = store.submit([job])
+
+    assert entry.status is JobStatus.PENDING
+    assert store.release_due().queued == []
+    assert "not before" in (store.get(job.id).wait_reason or "")
+
+    clock.pass_time(3600)
+    assert store.release_due().queued == [job.id]
+    assert len(store.claim(wanted())) == 1
+
+
+def test_time_and_dependency_both_count(store: Store, make_job: MakeJob, clock: object, wanted: Want) -> None:
+    """Whichever comes last queues the job."""
+    first = make_job()
+    later = clock.now() + timedelta(hours=1)
+    both = make_job(constraints={"depends_on": [first.id], "not_before": later})
+    store.submit([first, both])
+    (claim,) = store.claim(wanted())
+
+    store.finish(End(claim, JobStatus.SUCCEEDED))
+    assert store.get(both.id).status is JobStatus.PENDING
+
+    clock.pass_time(3600)
+    assert store.release_due().queued == [both.id]
+
+
+def test_a_deadline_ends_what_still_waits(store: Store, make_job: MakeJob, clock: object) -> None:
+    """A job whose deadline passes while it waits times out, and what depends on it fails."""
+    job = make_job(constraints={"deadline": clock.now() + timedelta(seconds=10)})
+    after = make_job(constraints={"depends_on": [job.id]})
+    store.submit([job, after])
+
+    clock.pass_time(11)
+    released = store.release_due()
+
+    assert released.timed_out == [job.id]
+    assert store.get(job.id).status is JobStatus.TIMEOUT
+    assert store.get(after.id).status is JobStatus.FAILED
+
+
+def test_lists_are_newest_first_and_paged(store: Store, make_job: MakeJob) -> None:
+    """A page begins after the last job of the page before; filters narrow it."""
+    jobs = [make_job(tags=["odd"] if number % 2 else []) for number in range(5)]
+    store.submit(jobs)
+    newest_first = [job.id for job in reversed(jobs)]
+
+    page = store.list_jobs(limit=2)
+    rest = store.list_jobs(limit=10, after=page[-1].id)
+
+    assert [job.id for job in page + rest] == newest_first
+    assert [job.id for job in store.list_jobs(JobFilter(tag="odd"))] == [jobs[3].id, jobs[1].id]
+    assert store.list_jobs(JobFilter(status=JobStatus.RUNNING)) == []
+    assert store.list_jobs(JobFilter(tenant_id="nobody")) == []
