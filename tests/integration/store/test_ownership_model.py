@@ -1,0 +1,260 @@
+"""Many owners, observers and an adversarial clock against one store, checked against what must always hold."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from sqlalchemy import text
+
+from nsai_work.errors import LeaseLost
+from nsai_work.job import Job
+from nsai_work.lifecycle import ENDED, JobStatus
+from nsai_work.store import Claim, End, Lease, LeaseWatch, Requeue, Store, Wanted
+from nsai_work.store.journal import complete_step
+from nsai_work.store.schema import metadata
+from nsai_work.training.ledger import StepRecord
+
+TTL_S = 10.0
+OWNERS = 3
+OBSERVERS = 2
+
+
+@dataclass
+class Held:
+    """A claim as its owner sees it. ``renewed_at``: when, by the steady clock, its last good beat was sent."""
+
+    claim: Claim
+    renewed_at: float
+    let_go: bool = False
+    beat_sent_at: float | None = None
+
+    def valid(self, now: float) -> bool:
+        """Whether the owner still believes, rightly, that the job is its own."""
+        return not self.let_go and now - self.renewed_at < TTL_S
+
+
+@dataclass
+class Observer:
+    """Somebody who watches leases; what it has seen expired it may act on much later."""
+
+    watch: LeaseWatch = field(default_factory=LeaseWatch)
+    expired: list[Lease] = field(default_factory=list)
+
+
+class Ownership(RuleBasedStateMachine):
+    """The moves that owners, observers, users and the clock may make, in any order."""
+
+    store: Store
+    clock: Any
+
+    def __init__(self) -> None:
+        super().__init__()
+        _empty(self.store)
+        self.jobs: list[str] = []
+        self.held: list[Held] = []
+        self.observers = [Observer() for _ in range(OBSERVERS)]
+
+    @property
+    def now(self) -> float:
+        """The steady clock, which all share but for an offset that does not matter."""
+        return float(self.clock.monotonic())
+
+    @rule(count=st.integers(1, 3), tenant=st.sampled_from("ab"), depends=st.booleans())
+    def submit(self, count: int, tenant: str, depends: bool) -> None:
+        """Somebody submits jobs, perhaps depending on an earlier one of the same tenant."""
+        for _ in range(count):
+            mine = [job_id for job_id in self.jobs if job_id.startswith(tenant)]
+            needs = [mine[-1]] if depends and mine else []
+            job = Job(
+                id=f"{tenant}{len(self.jobs)}",
+                kind="tool_call",
+                payload={"command": "noop"},
+                tenant_id=tenant,
+                constraints={"depends_on": needs},
+            )
+            self.store.submit([job])
+            self.jobs.append(job.id)
+
+    @rule(owner=st.integers(1, OWNERS), limit=st.integers(1, 3))
+    def claim(self, owner: int, limit: int) -> None:
+        """An owner takes jobs."""
+        sent_at = self.now
+        for claim in self.store.claim(Wanted(f"w{owner}", limit, TTL_S)):
+            self.held.append(Held(claim, sent_at))
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data())
+    def send_beat(self, data: st.DataObject) -> None:
+        """A heartbeat leaves its owner; it may land late, or never."""
+        held = data.draw(st.sampled_from(self.held))
+        if held.beat_sent_at is None:
+            held.beat_sent_at = self.now
+
+    @precondition(lambda self: any(held.beat_sent_at is not None for held in self.held))
+    @rule(data=st.data())
+    def land_beat(self, data: st.DataObject) -> None:
+        """A heartbeat arrives at the store, however late, and its answer at the owner."""
+        held = data.draw(st.sampled_from([one for one in self.held if one.beat_sent_at is not None]))
+        sent_at, held.beat_sent_at = held.beat_sent_at, None
+        report = self.store.heartbeat([held.claim], TTL_S)
+        assert report.held == {held.claim.job_id} if self._current(held) else report.lost == {held.claim.job_id}
+        if report.lost:
+            assert not held.valid(self.now)
+            held.let_go = True
+        elif held.valid(self.now):
+            held.renewed_at = sent_at
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data(), how=st.sampled_from(["finish", "fail", "retry", "pause", "step"]))
+    def write(self, data: st.DataObject, how: str) -> None:
+        """An owner writes, perhaps long after it has lost the job."""
+        held = data.draw(st.sampled_from(self.held))
+        current, before = self._current(held), self._state(held)
+        again = held.let_go and self._repeats(held, how)
+        try:
+            self._write(held, how)
+        except LeaseLost:
+            assert not held.valid(self.now), "an owner with a valid lease was fenced off"
+            assert not current
+            held.let_go = True
+        else:
+            assert current or again, "a stale owner's write was accepted"
+            held.let_go = held.let_go or how != "step"
+        if not current:
+            assert self._state(held) == before, "a stale owner changed something"
+
+    def _write(self, held: Held, how: str) -> None:
+        claim = held.claim
+        if how == "finish":
+            self.store.finish(End(claim, JobStatus.SUCCEEDED, result={"epoch": claim.epoch}))
+        elif how == "fail":
+            self.store.finish(End(claim, JobStatus.FAILED))
+        elif how == "step":
+            self.store.database.run(complete_step, claim, _step(claim), 1)
+        else:
+            self.store.requeue(Requeue(claim, how, delay_s=5.0, counts=how == "retry"))
+
+    def _repeats(self, held: Held, how: str) -> bool:
+        """Whether this only repeats what the claim's attempt is known to have ended with."""
+        wanted = {"finish": "succeeded", "fail": "failed", "retry": "retried", "pause": "released"}.get(how)
+        attempts = {one.epoch: one.outcome for one in self.store.attempts(held.claim.job_id)}
+        return wanted is not None and attempts.get(held.claim.epoch) == wanted
+
+    @rule(seconds=st.sampled_from([0.5, 3.0, 6.0, 11.0]))
+    def pass_time(self, seconds: float) -> None:
+        """Time passes for everybody."""
+        self.clock.pass_time(seconds)
+
+    @rule(hours=st.sampled_from([-1, 1]))
+    def step_wall_clock(self, hours: int) -> None:
+        """Somebody sets the wall clock."""
+        self.clock.step_wall(3600 * hours)
+
+    @rule(number=st.integers(0, OBSERVERS - 1))
+    def observe(self, number: int) -> None:
+        """An observer looks at the leases."""
+        observer = self.observers[number]
+        observer.expired = observer.watch.expired(self.store.leases(), self.now)
+
+    @rule(number=st.integers(0, OBSERVERS - 1))
+    def reclaim(self, number: int) -> None:
+        """An observer acts on what it saw, perhaps long ago."""
+        self.store.reclaim(self.observers[number].expired, max_crashes=3)
+
+    @rule()
+    def sweep(self) -> None:
+        """Somebody sweeps."""
+        self.store.release_due()
+
+    @precondition(lambda self: self.jobs)
+    @rule(data=st.data(), retry=st.booleans())
+    def steer(self, data: st.DataObject, retry: bool) -> None:
+        """A user cancels a job, or opens an ended one again."""
+        job_id = data.draw(st.sampled_from(self.jobs))
+        if not retry:
+            self.store.request_cancel(job_id)
+        elif self.store.get(job_id).status in ENDED - {JobStatus.SUCCEEDED}:
+            self.store.retry(job_id)
+
+    @invariant()
+    def one_owner_at_most(self) -> None:
+        """Never two owners with valid leases for one job."""
+        owners = Counter(held.claim.job_id for held in self.held if held.valid(self.now))
+        assert all(count == 1 for count in owners.values()), owners
+
+    def teardown(self) -> None:
+        """No job is ever lost: left to one good worker, every one of them ends, and its log is without a gap."""
+        for _ in range(4 * len(self.jobs) + 4):
+            self.clock.pass_time(TTL_S + 60)
+            watch = LeaseWatch()
+            watch.expired(self.store.leases(), self.now)
+            self.clock.pass_time(TTL_S + 1)
+            self.store.reclaim(watch.expired(self.store.leases(), self.now))
+            self.store.release_due()
+            for claim in self.store.claim(Wanted("last", 50, TTL_S)):
+                self.store.finish(End(claim, JobStatus.SUCCEEDED))
+            if all(job.status.ended for job in self.store.list_jobs(limit=1000)):
+                break
+        found = {job.id: job for job in self.store.list_jobs(limit=1000)}
+        assert set(found) == set(self.jobs)
+        for job in found.values():
+            assert job.status.ended, f"{job.id} is still {job.status} ({job.wait_reason})"
+            self._check_log(job)
+
+    def _check_log(self, job: Job) -> None:
+        status = None
+        for event in self.store.events(job.id):
+            if "to" in event.data:
+                assert event.data.get("from") == status
+                status = event.data["to"]
+        assert status == job.status
+        epochs = [attempt.epoch for attempt in self.store.attempts(job.id)]
+        assert epochs == list(range(1, job.epoch + 1))
+
+    def _current(self, held: Held) -> bool:
+        job = self.store.get(held.claim.job_id)
+        return job.status is JobStatus.RUNNING and job.epoch == held.claim.epoch
+
+    def _state(self, held: Held) -> object:
+        job_id = held.claim.job_id
+        return (self.store.get(job_id), self.store.steps(job_id), len(self.store.events(job_id)))
+
+
+def _step(claim: Claim) -> StepRecord:
+    return StepRecord(step=claim.epoch, epoch=0, loss=1.0, tokens=1, learning_rate=0.1, generation=claim.epoch)
+
+
+def _empty(store: Store) -> None:
+    def operation(tx: Any) -> None:
+        if tx.postgres:
+            tx.connection.execute(text(f"TRUNCATE {', '.join(metadata.tables)} CASCADE"))
+        else:
+            for table in reversed(metadata.sorted_tables):
+                tx.connection.execute(table.delete())
+
+    store.database.run(operation)
+
+
+@pytest.fixture
+def machine(store: Store, clock: Any) -> Callable[[], Ownership]:
+    """Makes machines over one store."""
+    return type("OwnershipHere", (Ownership,), {"store": store, "clock": clock})
+
+
+def test_ownership_holds_whatever_happens(machine: Callable[[], Ownership], url: str) -> None:
+    """Never two owners with valid leases, never a write by a stale one, never a lost job."""
+    examples = 20 if url.startswith("sqlite") else 8
+    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+        machine,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=40,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
