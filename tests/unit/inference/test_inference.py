@@ -1,0 +1,231 @@
+"""Inference jobs: every prompt is answered once, whatever happens in between."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from pydantic import JsonValue
+
+from crucible import Backend, Capabilities, Choice, Completion, Message, Prompt, Usage
+from crucible.backend import Health
+from crucible.errors import BackendUnavailable, CrucibleError, InvalidRequest, Unsupported
+from crucible.stream import StreamEvent
+from nsai_work.control import Control, StopReason
+from nsai_work.errors import DataChanged, HandOver, InvalidJob
+from nsai_work.inference import pin_prompts, run_inference
+from nsai_work.payloads import DataSource, Inference
+
+
+class Echo(Backend):
+    """Answers with the prompt's own text, later prompts sooner."""
+
+    name: ClassVar[str] = "echo"
+
+    def __init__(self, fails: Callable[[str], CrucibleError | None] = lambda text: None) -> None:
+        super().__init__()
+        self.fails = fails
+        self.asked: list[str] = []
+        self.at_once = 0
+        self.most_at_once = 0
+
+    async def capabilities(self) -> Capabilities:
+        return Capabilities(backend_id="echo", provider="tests")
+
+    async def complete(self, prompt: Prompt) -> Completion:
+        text = prompt.messages[-1].text()
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        for _ in range(20 - int(text) % 20):
+            await asyncio.sleep(0)
+        self.at_once -= 1
+        self.asked.append(text)
+        error = self.fails(text)
+        if error is not None:
+            raise error
+        choice = Choice(message=Message(role="assistant", content=text))
+        return Completion(choices=(choice,), usage=Usage.of(1, 2))
+
+    def stream(self, prompt: Prompt) -> AsyncIterator[StreamEvent]:
+        raise Unsupported("echo does not stream")
+
+    async def health_check(self) -> Health:
+        return Health(ok=True)
+
+
+def write_prompts(folder: Path, count: int = 30) -> DataSource:
+    """A file of prompts."""
+    path = folder / "prompts.jsonl"
+    path.write_text("".join(json.dumps({"id": f"p{n}", "prompt": str(n)}) + "\n" for n in range(1, count + 1)))
+    return pin_prompts(DataSource(path=str(path)))
+
+
+def run(payload: Inference, backend: Backend, control: Control | None = None) -> dict[str, Any]:
+    """Run a job to its end."""
+    events: list[dict[str, JsonValue]] = []
+
+    async def event(name: str, data: dict[str, JsonValue]) -> None:
+        assert name == "inference.progress"
+        events.append(data)
+
+    async def work() -> dict[str, JsonValue]:
+        return await run_inference(payload, backend, control=control or Control(), event=event)
+
+    result = asyncio.run(work())
+    return {"result": result, "events": events}
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    """The answers in a file."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_one_prompt_gives_its_completion() -> None:
+    """The result is the completion as JSON."""
+    prompt = Prompt(messages=[{"role": "user", "content": "7"}])
+    result = run(Inference(prompt=prompt), Echo())["result"]
+    assert Completion.model_validate(result).text == "7"
+
+
+def test_a_file_is_answered_in_its_order_and_n_at_a_time(tmp_path: Path) -> None:
+    """Answers come in any order, and stand in the order of their prompts at the end."""
+    output, backend = tmp_path / "answers.jsonl", Echo()
+
+    done = run(Inference(input=write_prompts(tmp_path), output=str(output), concurrency=4), backend)
+
+    assert [row["id"] for row in rows(output)] == [f"p{n}" for n in range(1, 31)]
+    assert [row["completion"]["choices"][0]["message"]["content"] for row in rows(output)] == [
+        str(n) for n in range(1, 31)
+    ]
+    assert backend.most_at_once == 4
+    assert done["result"]["succeeded"] == 30
+    assert done["result"]["completion_tokens"] == 60
+    assert done["events"][0] == {"done": 0, "total": 30, "failed": 0}
+    assert done["events"][-1] == {"done": 30, "total": 30, "failed": 0}
+
+
+def test_what_is_answered_is_not_asked_again(tmp_path: Path) -> None:
+    """A torn last line is cut off, and its prompt asked again."""
+    output, source = tmp_path / "answers.jsonl", write_prompts(tmp_path)
+    payload = Inference(input=source, output=str(output), concurrency=3)
+    run(payload, Echo())
+    lines = output.read_bytes().splitlines(keepends=True)
+    output.write_bytes(b"".join(lines[10:]) + lines[5] + lines[0][:30])
+
+    backend = Echo()
+    done = run(payload, backend)
+
+    assert sorted(backend.asked, key=int) == [str(n) for n in range(1, 11) if n != 6]
+    assert [row["line"] for row in rows(output)] == list(range(1, 31))
+    assert done["result"]["rows"] == 30
+
+
+def test_a_row_at_fault_keeps_its_error_and_the_others_go_on(tmp_path: Path) -> None:
+    """Also on the next attempt it is not asked again."""
+    output, source = tmp_path / "answers.jsonl", write_prompts(tmp_path)
+    backend = Echo(lambda text: InvalidRequest.of("prompt", text, "no sevens") if "7" in text else None)
+    payload = Inference(input=source, output=str(output))
+    done = run(payload, backend)
+    assert done["result"]["failed"] == 3
+    assert [row["id"] for row in rows(output) if "error" in row] == ["p7", "p17", "p27"]
+    assert rows(output)[6]["error"]["code"] == "invalid_request"
+
+    again = Echo()
+    run(payload, again)
+    assert again.asked == []
+
+
+def test_a_service_that_is_away_ends_the_attempt_and_keeps_what_is_done(tmp_path: Path) -> None:
+    """The queue tries again later; nothing is asked twice."""
+    output, source = tmp_path / "answers.jsonl", write_prompts(tmp_path)
+    payload = Inference(input=source, output=str(output), concurrency=2)
+    first = Echo(lambda text: BackendUnavailable("away") if text == "20" else None)
+    with pytest.raises(BackendUnavailable):
+        run(payload, first)
+    kept = {row["id"] for row in rows(output)}
+    assert kept
+
+    second = Echo()
+    run(payload, second)
+
+    assert not {f"p{text}" for text in second.asked} & kept
+    assert len(rows(output)) == 30
+
+
+def test_a_stop_ends_it_and_the_next_owner_goes_on(tmp_path: Path) -> None:
+    """As for every job."""
+    output, source, control = tmp_path / "answers.jsonl", write_prompts(tmp_path), Control()
+    payload = Inference(input=source, output=str(output), concurrency=2)
+
+    def stop(text: str) -> None:
+        if text == "9":
+            control.stop(StopReason.SHUTDOWN)
+
+    with pytest.raises(HandOver):
+        run(payload, Echo(stop), control)
+    second = Echo()
+    run(payload, second)
+    assert len(rows(output)) == 30
+    assert len(second.asked) < 30
+
+
+def test_answers_to_other_prompts_are_not_taken_for_ours(tmp_path: Path) -> None:
+    """The digest of each prompt stands beside its answer."""
+    output = tmp_path / "answers.jsonl"
+    run(Inference(input=write_prompts(tmp_path), output=str(output)), Echo())
+    other = tmp_path / "other.jsonl"
+    other.write_text('{"prompt": "99"}\n')
+    with pytest.raises(InvalidJob, match=r"answers another prompt at line 1; name another file"):
+        run(Inference(input=pin_prompts(DataSource(path=str(other))), output=str(output)), Echo())
+
+
+def test_a_changed_input_is_refused(tmp_path: Path) -> None:
+    """It is pinned at submit."""
+    source = write_prompts(tmp_path)
+    Path(source.path).write_text('{"prompt": "1"}\n')
+    with pytest.raises(DataChanged, match="submit a new job"):
+        run(Inference(input=source, output=str(tmp_path / "answers.jsonl")), Echo())
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (None, "does not exist"),
+        ("", "holds no prompt"),
+        ("\n\n", "holds no prompt"),
+        ('{"prompt": "1"}\n{"prompt"\n', "line 2: is not JSON"),
+        ('["1"]\n', "line 1: is a JSON list"),
+        ('{"prompt": ""}\n', "line 1: prompt is not allowed so"),
+        ('{"options": {}}\n', "line 1: has neither messages nor prompt"),
+        ('{"prompt": "1", "options": {"temperature": -1}}\n', "line 1.options.temperature"),
+        ('{"messages": [{"role": "robot", "content": "x"}]}\n', "line 1.messages.0.role"),
+        ('{"prompt": "1", "promt": 1}\n', "line 1.promt: unknown field"),
+    ],
+    ids=["missing", "empty", "blank", "broken", "list", "no text", "nothing", "option", "role", "unknown"],
+)
+def test_bad_input_names_line_and_field(tmp_path: Path, content: str | None, complaint: str) -> None:
+    """At submit, before anything is stored or asked."""
+    path = tmp_path / "prompts.jsonl"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(InvalidJob) as caught:
+        pin_prompts(DataSource(path=str(path)))
+    assert complaint in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [(None, "cannot be written"), ("hello\n", "holds something else at line 1"), ('{"a": 1}\n', "something else")],
+    ids=["no folder", "text", "other rows"],
+)
+def test_an_output_that_is_not_ours_is_left_alone(tmp_path: Path, content: str | None, complaint: str) -> None:
+    """Nothing of it is overwritten."""
+    output = tmp_path / ("missing/answers.jsonl" if content is None else "answers.jsonl")
+    if content is not None:
+        output.write_text(content)
+    with pytest.raises(InvalidJob, match=complaint):
+        run(Inference(input=write_prompts(tmp_path), output=str(output)), Echo())
+    if content is not None:
+        assert output.read_text() == content
