@@ -65,7 +65,7 @@ class Plan:
         """The learning rate of a step: never 0, because a decay ends just after the last step."""
         warmup = min(self.schedule.warmup_steps, self.total_steps)
         if step <= warmup:
-            return self.optimizer.learning_rate * step / warmup
+            return self.optimizer.learning_rate * (step / warmup)
         done = (step - 1 - warmup) / max(self.total_steps - warmup, 1)
         match self.schedule.shape:
             case "constant":

@@ -1,0 +1,143 @@
+"""Training data: every mistake is found before anything is stored, and named by file, line and field."""
+
+import gc
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nsai_work.errors import DataChanged, InvalidJob
+from nsai_work.payloads import DataSource
+from nsai_work.training.data import ROLES, load_data, pin_data
+
+GOOD = '{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}\n'
+
+
+def source(folder: Path, content: str | bytes, name: str = "data.jsonl") -> DataSource:
+    """A file with this content."""
+    path = folder / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return DataSource(path=str(path))
+
+
+def messages(*turns: object) -> str:
+    """A line holding these messages."""
+    return json.dumps({"messages": turns}) + "\n"
+
+
+BAD = {
+    "empty": ("", "holds no example"),
+    "blank lines": ("\n \n", "holds no example"),
+    "broken line": (GOOD + GOOD + '{"messages": [\n', "line 3: is not JSON"),
+    "not JSON at all": ("once upon a time\n", "line 1: is not JSON"),
+    "a list": ("[1]\n", "line 1: is a JSON list"),
+    "neither": ('{"prompt": "x"}\n', "line 1: has neither messages nor text"),
+    "both": ('{"text": "x", "messages": []}\n', "line 1: has both messages and text"),
+    "no messages": (GOOD + '{"messages": []}\n', "line 2: messages is empty"),
+    "messages is text": ('{"messages": "x"}\n', "line 1: messages is a str"),
+    "message is text": (messages("x"), "line 1: messages[0] is a str"),
+    "unknown role": (
+        GOOD + messages({"role": "bot", "content": "x"}),
+        "line 2: messages[0].role is 'bot'; allowed",
+    ),
+    "no role": (messages({"content": "x"}), "line 1: messages[0].role is missing"),
+    "no content": (messages({"role": "user"}), "line 1: messages[0].content is missing"),
+    "empty content": (messages({"role": "user", "content": ""}), "line 1: messages[0].content is empty"),
+    "content is a list": (messages({"role": "user", "content": []}), "messages[0].content is a list"),
+    "unknown field": (messages({"role": "user", "content": "x", "weight": 1}), "messages[0].weight is unknown"),
+    "no assistant": (messages({"role": "user", "content": "x"}), "line 1: has no message of the assistant"),
+    "empty text": ('{"text": ""}\n', "line 1: text is empty"),
+    "not UTF-8": (GOOD.encode() + b'{"text": "\xff"}\n', "line 2: is not UTF-8"),
+    "nested too deep": ("[" * 100_000 + "\n", "line 1: is not JSON"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_data_names_line_and_field(tmp_path: Path, case: str) -> None:
+    """The message says where, what is wrong and what is allowed."""
+    content, complaint = BAD[case]
+    with pytest.raises(InvalidJob) as caught:
+        pin_data(source(tmp_path, content))
+    assert complaint in caught.value.message
+    assert "data.jsonl" in caught.value.message
+    assert caught.value.details["field"] == "payload.data.path"
+
+
+def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
+    """What is there is said, and what is wanted."""
+    with pytest.raises(InvalidJob, match=r"nothing\.jsonl: does not exist; name an existing file"):
+        pin_data(DataSource(path=str(tmp_path / "nothing.jsonl")))
+    with pytest.raises(InvalidJob, match="is a directory"):
+        pin_data(DataSource(path=str(tmp_path)))
+
+
+def test_pinning_makes_the_source_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker elsewhere finds the same file, and knows that it is the same."""
+    source(tmp_path, GOOD)
+    monkeypatch.chdir(tmp_path)
+    pinned = pin_data(DataSource(path="data.jsonl"))
+    assert pinned.path == str(tmp_path / "data.jsonl")
+    assert pinned.format == "jsonl"
+    assert pinned.sha256 is not None
+    assert pin_data(DataSource(path="data.jsonl"), base=tmp_path) == pinned
+    assert pin_data(pinned) == pinned
+
+
+@pytest.mark.parametrize("content", [GOOD + GOOD, "", "broken"], ids=["longer", "empty", "broken"])
+def test_changed_data_is_told_from_bad_data(tmp_path: Path, content: str) -> None:
+    """Whatever became of the file: what was valid at submit is not the job's mistake now."""
+    pinned = pin_data(source(tmp_path, GOOD))
+    gc.collect()
+    source(tmp_path, content)
+    with pytest.raises(DataChanged, match="sha256"):
+        load_data(pinned)
+
+
+def test_text_is_one_example_a_paragraph(tmp_path: Path) -> None:
+    """Blank lines part them; each knows its line."""
+    dataset = load_data(source(tmp_path, "one\ntwo\n\n\nthree\n", "story.txt"))
+    assert [(example.content, example.line) for example in dataset.examples] == [("one\ntwo", 1), ("three", 5)]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "kind"),
+    [("a.jsonl", GOOD, "jsonl"), ("a.txt", "{", "text"), ("a", GOOD, "jsonl"), ("b", "Once", "text")],
+)
+def test_the_format_is_found(tmp_path: Path, name: str, content: str, kind: str) -> None:
+    """By the name's ending, else by the first line."""
+    assert load_data(source(tmp_path, content, name)).format == kind
+
+
+def test_a_byte_order_mark_and_other_fields_do_no_harm(tmp_path: Path) -> None:
+    """Files as other programs write them."""
+    row = '{"id": 7, "text": "hello"}\n'
+    assert load_data(source(tmp_path, b"\xef\xbb\xbf" + row.encode())).examples[0].content == "hello"
+
+
+def test_runs_of_a_process_share_one_copy(tmp_path: Path) -> None:
+    """The same content is held once, under any path, and let go with its last user."""
+    first = load_data(source(tmp_path, GOOD, "a.jsonl"))
+    assert load_data(source(tmp_path, GOOD, "b.jsonl")) is first
+    pinned = pin_data(DataSource(path=str(tmp_path / "a.jsonl")))
+    (tmp_path / "a.jsonl").unlink()
+    assert load_data(pinned) is first, "what is held needs no file"
+    del first
+    gc.collect()
+    with pytest.raises(InvalidJob, match="does not exist"):
+        load_data(pinned)
+
+
+TURN = st.fixed_dictionaries({"role": st.sampled_from(ROLES), "content": st.text(min_size=1, max_size=30)})
+
+
+@given(st.lists(st.lists(TURN, min_size=1, max_size=4), min_size=1, max_size=5))
+def test_whatever_is_valid_is_read_back(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[list[dict[str, str]]]
+) -> None:
+    """Any text in any turn, as long as the assistant speaks."""
+    rows = [[*row, {"role": "assistant", "content": "yes"}] for row in rows]
+    content = "".join(json.dumps({"messages": row}) + "\n" for row in rows)
+    dataset = load_data(source(tmp_path_factory.mktemp("data"), content))
+    assert [list(example.content) for example in dataset.examples] == rows

@@ -1,0 +1,68 @@
+"""Datums: each token is to predict the one after it, and only what the assistant says counts."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crucible.tokenizer import ByteTokenizer
+from nsai_work.errors import InvalidJob
+from nsai_work.payloads import DataSource
+from nsai_work.training import datums as module
+from nsai_work.training.data import load_data
+from nsai_work.training.datums import Datums, shared_datums, to_datum
+
+TOKENIZER = ByteTokenizer()
+TURN = st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant"]), "content": st.text(max_size=12)})
+
+
+@given(st.lists(TURN, min_size=1, max_size=4), st.integers(2, 60))
+def test_targets_are_the_tokens_shifted_by_one(messages: list[dict[str, str]], max_tokens: int) -> None:
+    """Cut to max_tokens before the shift, weights along with their tokens."""
+    rendered = TOKENIZER.render_example(messages)
+    datum = to_datum(rendered, max_tokens)
+    kept = list(rendered.tokens[:max_tokens])
+    assert list(datum.tokens) == kept[:-1]
+    assert list(datum.loss_inputs["target_tokens"]) == kept[1:]
+    assert list(datum.loss_inputs["weights"]) == list(rendered.weights[1 : len(kept)])
+
+
+def test_only_the_assistant_is_learned() -> None:
+    """Its words and the end of its turn; nothing of the user's, and no role marker."""
+    messages = [{"role": "user", "content": "ab"}, {"role": "assistant", "content": "cd"}]
+    datum = to_datum(TOKENIZER.render_example(messages), 100)
+    targets, weights = datum.loss_inputs["target_tokens"], datum.loss_inputs["weights"]
+    learned = [token for token, weight in zip(targets, weights, strict=True) if weight]
+    assert learned == [*b"cd", TOKENIZER.END]
+
+
+def data(folder: Path, *lines: str) -> DataSource:
+    """A file of texts."""
+    path = folder / "data.jsonl"
+    path.write_text("".join(f'{{"messages": [{{"role": "user", "content": "{line}"}}, '
+                            f'{{"role": "assistant", "content": "ok"}}]}}\n' for line in lines))  # fmt: skip
+    return DataSource(path=str(path))
+
+
+def test_an_example_of_which_nothing_would_be_learned_is_refused(tmp_path: Path) -> None:
+    """It would poison a batch of its own with 0/0; the message says where and how to mend it."""
+    dataset = load_data(data(tmp_path, "a", "b" * 50))
+    with pytest.raises(InvalidJob, match=r"line 2: has its first token to learn at place 54.*after 20 tokens"):
+        Datums(dataset, TOKENIZER, 20)
+
+
+def test_what_is_not_kept_is_rendered_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Big data costs time instead of memory; the datums are the same."""
+    dataset = load_data(data(tmp_path, "a", "bb", "ccc"))
+    everything = Datums(dataset, TOKENIZER, 100).batch([2, 0, 1])
+    monkeypatch.setattr(module, "CACHED_TOKENS", 10)
+    assert Datums(dataset, TOKENIZER, 100).batch([2, 0, 1]) == everything
+
+
+def test_runs_of_a_process_share_their_datums(tmp_path: Path) -> None:
+    """One rendering for all runs over the same data with the same tokenizer and cut."""
+    dataset = load_data(data(tmp_path, "a"))
+    first = shared_datums(dataset, TOKENIZER, 100)
+    assert shared_datums(dataset, ByteTokenizer(), 100) is first
+    assert shared_datums(dataset, TOKENIZER, 50) is not first

@@ -1,0 +1,170 @@
+"""The table of failures: what is seen, what is done."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crucible.errors import (
+    AnswerLost,
+    AuthenticationFailed,
+    BackendError,
+    BackendUnavailable,
+    Canceled,
+    CapacityError,
+    CrucibleError,
+    InvalidRequest,
+    MalformedAnswer,
+    NameTaken,
+    NoCheckpoint,
+    NotFound,
+    OutOfCredit,
+    PluginError,
+    RecoveryExhausted,
+    RequestTimeout,
+    RunCorrupted,
+    RunGone,
+    Unsupported,
+)
+from crucible.recovery import RecoveryPolicy
+from crucible.training import RunHealth, RunState
+from nsai_work.training.decision import Action, Seen, decide, looks_at_health
+
+ON = RecoveryPolicy(enabled=True, max_attempts=3, backoff_ms=1000)
+OFF = RecoveryPolicy()
+SKIP = RecoveryPolicy(enabled=True, on_repeated_corruption="skip_batch")
+ALIVE, GONE, CORRUPTED = (RunHealth(state=state) for state in RunState)
+
+TABLE: dict[str, tuple[Seen, Action]] = {
+    # timeout, reset, 408, 5xx, 429: transient
+    "timeout": (Seen(RequestTimeout("x"), ON, replays=True), Action.REPLAY),
+    "unavailable": (Seen(BackendUnavailable("x"), ON, replays=True, effect_unknown=True), Action.REPLAY),
+    "over capacity": (Seen(CapacityError("x"), ON, replays=True), Action.REPLAY),
+    "unavailable, nothing unknown": (Seen(BackendUnavailable("x"), ON, replays=False), Action.REPLAY),
+    "unavailable, unknown, no replay": (
+        Seen(BackendUnavailable("x"), ON, replays=False, effect_unknown=True),
+        Action.RESTORE,
+    ),
+    "unavailable, unknown, not known": (
+        Seen(BackendUnavailable("x"), ON, replays=None, effect_unknown=True),
+        Action.RESTORE,
+    ),
+    "unavailable for too long": (Seen(BackendUnavailable("x"), ON, replays=True, incidents=4), Action.FAIL),
+    "unavailable without recovery": (Seen(BackendUnavailable("x"), OFF, replays=True), Action.REPLAY),
+    # 410, an unknown future: the effect is not known
+    "answer lost, alive": (Seen(AnswerLost("x"), ON, health=ALIVE, replays=True), Action.REPLAY),
+    "answer lost, alive, no replay": (Seen(AnswerLost("x"), ON, health=ALIVE, replays=False), Action.RESTORE),
+    "answer lost, alive, not known": (Seen(AnswerLost("x"), ON, health=ALIVE), Action.RESTORE),
+    "answer lost, gone": (Seen(AnswerLost("x"), ON, health=GONE, replays=True), Action.RESTORE),
+    "answer lost, corrupted": (Seen(AnswerLost("x"), ON, health=CORRUPTED, replays=True), Action.RESTORE),
+    "answer lost, cannot be asked": (Seen(AnswerLost("x"), ON, replays=True), Action.RESTORE),
+    "answer makes no sense": (Seen(MalformedAnswer("x"), ON, health=ALIVE, replays=True), Action.REPLAY),
+    "operation failed": (Seen(BackendError("x"), ON, health=ALIVE, replays=True), Action.RESTORE),
+    # 404, session ended
+    "gone": (Seen(RunGone("x"), ON), Action.RESTORE),
+    "gone without recovery": (Seen(RunGone("x"), OFF), Action.FAIL),
+    "gone too often": (Seen(RunGone("x"), ON, incidents=4), Action.FAIL),
+    # corrupted, NaN
+    "corrupted": (Seen(RunCorrupted("x"), ON, times_poisoned=1), Action.RESTORE),
+    "corrupted without recovery": (Seen(RunCorrupted("x"), OFF, times_poisoned=1), Action.FAIL),
+    "the same step again": (Seen(RunCorrupted("x"), ON, times_poisoned=2), Action.FAIL),
+    "the same step again, skip": (Seen(RunCorrupted("x"), SKIP, times_poisoned=2), Action.SKIP_BATCH),
+    "failed, and found corrupted": (
+        Seen(BackendError("x"), SKIP, health=CORRUPTED, times_poisoned=2),
+        Action.SKIP_BATCH,
+    ),
+    "skips that lead nowhere": (Seen(RunCorrupted("x"), SKIP, times_poisoned=2, incidents=4), Action.FAIL),
+    # 402
+    "out of credit": (Seen(OutOfCredit("x"), ON, replays=True), Action.PAUSE),
+    "out of credit without recovery": (Seen(OutOfCredit("x"), OFF), Action.PAUSE),
+    # 400, 422, 401, 403, and what sending again cannot help
+    "wrong input": (Seen(InvalidRequest("x"), ON), Action.FAIL),
+    "unsupported": (Seen(Unsupported("x"), ON), Action.FAIL),
+    "not found": (Seen(NotFound("x"), ON), Action.FAIL),
+    "a name that is not ours": (Seen(NameTaken("x"), ON), Action.FAIL),
+    "credential": (Seen(AuthenticationFailed("x"), ON), Action.FAIL),
+    "no checkpoint": (Seen(NoCheckpoint("x"), ON), Action.FAIL),
+    "exhausted": (Seen(RecoveryExhausted("x"), ON), Action.FAIL),
+    "plug-in": (Seen(PluginError("x"), ON), Action.FAIL),
+    "canceled": (Seen(Canceled("x"), ON), Action.FAIL),
+}
+
+
+@pytest.mark.parametrize("case", TABLE)
+def test_the_table(case: str) -> None:
+    """Each row of the design's table, and the corners between them."""
+    seen, action = TABLE[case]
+    assert decide(seen).action is action
+
+
+@pytest.mark.parametrize(
+    ("seen", "delays"),
+    [
+        (RunGone("x"), [0, 1000, 2000]),
+        (BackendUnavailable("x"), [1000, 2000, 4000]),
+        (CapacityError("x", retry_after_ms=3000), [3000, 3000, 4000]),
+    ],
+    ids=["gone", "unavailable", "told when"],
+)
+def test_waits_grow(seen: CrucibleError, delays: list[int]) -> None:
+    """A restore begins at once, a request that has just failed waits; never less than the service asks for."""
+    made = [decide(Seen(seen, ON, replays=True, incidents=count)).delay_ms for count in (1, 2, 3)]
+    assert made == delays
+
+
+def test_the_end_names_the_way_out() -> None:
+    """Stop and ask: the error is not retried by the queue, and says what a person can do."""
+    decision = decide(Seen(RunCorrupted("loss is nan"), ON, times_poisoned=2))
+    assert isinstance(decision.error, RecoveryExhausted)
+    assert not decision.error.retryable
+    assert "skip_batch" in decision.error.message
+    assert "loss is nan" in decision.error.message
+
+
+@pytest.mark.parametrize(
+    ("error", "looks"),
+    [
+        (AnswerLost("x"), True),
+        (BackendError("x"), True),
+        (RunGone("x"), False),
+        (RunCorrupted("x"), False),
+        (BackendUnavailable("x"), False),
+        (OutOfCredit("x"), False),
+        (InvalidRequest("x"), False),
+    ],
+)
+def test_the_service_is_asked_only_when_it_matters(error: CrucibleError, looks: bool) -> None:
+    """An error that says enough needs no second request."""
+    assert looks_at_health(error) is looks
+
+
+ERRORS = (AnswerLost, BackendError, BackendUnavailable, RunGone, RunCorrupted, MalformedAnswer, RequestTimeout)
+
+
+@given(
+    error=st.sampled_from(ERRORS),
+    enabled=st.booleans(),
+    health=st.sampled_from([None, ALIVE, GONE, CORRUPTED]),
+    replays=st.sampled_from([None, True, False]),
+    effect_unknown=st.booleans(),
+    incidents=st.integers(1, 10),
+    poisoned=st.integers(0, 5),
+)
+def test_what_may_run_twice_is_never_sent_twice(
+    error: type[CrucibleError],
+    enabled: bool,
+    health: RunHealth | None,
+    replays: bool | None,
+    effect_unknown: bool,
+    incidents: int,
+    poisoned: int,
+) -> None:
+    """For anything that can be seen: no repeat where the effect is unknown and repeats are not known to be safe; no
+    restore that the policy does not allow; and an end after max_attempts."""
+    policy = RecoveryPolicy(enabled=enabled, max_attempts=3)
+    decision = decide(Seen(error("x"), policy, health, replays, effect_unknown, incidents, poisoned))
+    if decision.action is Action.REPLAY:
+        assert replays or (not effect_unknown and not issubclass(error, AnswerLost))
+    if decision.action in (Action.RESTORE, Action.SKIP_BATCH):
+        assert enabled
+    if incidents > 3:
+        assert decision.action is Action.FAIL

@@ -1,0 +1,136 @@
+"""What the remote runs of a job say together, and what repeated steps prove."""
+
+import pytest
+
+from crucible.training import RunRef
+from nsai_work.training.ledger import (
+    CheckpointRecord,
+    CheckpointStatus,
+    LedgerSnapshot,
+    RemoteRun,
+    ResumeMode,
+    StepRecord,
+)
+from nsai_work.training.lineage import EndReason, candidates, counts, skipped_steps, times_poisoned, worst_resume
+from nsai_work.training.proof import Proof, comparable, prove
+
+
+def run(
+    generation: int, from_step: int = 0, resume: ResumeMode = ResumeMode.UNVERIFIED, end: str | None = None
+) -> RemoteRun:
+    """A remote run."""
+    ref = RunRef(backend="b", run_id=f"run-{generation}")
+    return RemoteRun(generation=generation, ref=ref, from_step=from_step, resume=resume, end_reason=end)
+
+
+def step(number: int, loss: float, generation: int = 1, **metrics: float) -> StepRecord:
+    """A step."""
+    return StepRecord(
+        step=number, epoch=0, loss=loss, tokens=1, learning_rate=0.1, generation=generation, metrics=metrics
+    )
+
+
+def saved(
+    number: int, generation: int = 1, status: CheckpointStatus = CheckpointStatus.COMMITTED
+) -> CheckpointRecord:
+    """A checkpoint."""
+    name = f"g{generation}-s{number}"
+    return CheckpointRecord(name=name, step=number, generation=generation, status=status, path=f"x://r/{name}")
+
+
+@pytest.mark.parametrize("message", ["loss is nan", "", "a: b at step 3: c", "two\nlines"])
+def test_an_end_reason_is_read_back(message: str) -> None:
+    """Whatever the error said."""
+    reason = EndReason("run_corrupted", 51, message)
+    assert EndReason.parse(str(reason)) == reason
+
+
+def test_someone_elses_reason_is_nobodys() -> None:
+    """A reason in other words counts for nothing."""
+    assert EndReason.parse("went away") is None
+    assert times_poisoned([run(1, end="went away")], 1) == 0
+
+
+def test_steps_that_poison_twice_are_left_out_if_the_policy_says_so() -> None:
+    """Once is bad luck, twice is the batch; being gone is neither."""
+    ends = [("run_corrupted", 5), ("run_corrupted", 9), ("run_gone", 5), ("run_corrupted", 5), ("run_gone", 9)]
+    runs = [run(place, end=str(EndReason(code, at, "x"))) for place, (code, at) in enumerate(ends, start=1)]
+    assert times_poisoned(runs, 5) == 2
+    assert skipped_steps(runs, skip_batch=True) == {5}
+    assert skipped_steps(runs, skip_batch=False) == frozenset()
+
+
+def test_only_checkpoints_on_the_line_that_counts_are_candidates() -> None:
+    """A later run went back to step 4: what an earlier one saved after that has been superseded."""
+    runs = [run(1), run(2, from_step=4)]
+    assert [counts(saved(number), runs, last_step=6) for number in (2, 4, 6)] == [True, True, False]
+    assert counts(saved(6, generation=2), runs, last_step=6)
+    assert not counts(saved(7, generation=2), runs, last_step=6)
+    snapshot = LedgerSnapshot(
+        runs=runs,
+        steps=[step(number, 1.0) for number in range(1, 7)],
+        superseded={},
+        open_intents=(),
+        checkpoints=[saved(2), saved(4), saved(6), saved(6, 2), saved(5, 2, CheckpointStatus.LOST)],
+    )
+    assert [row.name for row in candidates(snapshot)] == ["g2-s6", "g1-s4", "g1-s2"]
+
+
+@pytest.mark.parametrize(
+    ("modes", "worst"),
+    [
+        (["fresh"], "fresh"),
+        (["warm"], "warm"),
+        (["fresh", "exact"], "exact"),
+        (["exact", "unverified", "warm"], "unverified"),
+        (["cold", "exact"], "cold"),
+    ],
+)
+def test_a_job_is_as_good_as_its_weakest_resume(modes: list[str], worst: str) -> None:
+    """Never silently less than asked for."""
+    runs = [run(place, resume=ResumeMode(mode)) for place, mode in enumerate(modes, start=1)]
+    assert worst_resume(runs) == worst
+
+
+RESTORED = run(2, from_step=4)
+BEFORE = {5: step(5, 1.5), 6: step(6, 1.25)}
+
+
+@pytest.mark.parametrize(
+    ("after", "tolerance", "proof"),
+    [
+        ({}, 0.0, None),
+        ({5: 1.5}, 0.0, None),
+        ({5: 1.5, 6: 1.25}, 0.0, Proof(ResumeMode.EXACT, 6, 1.25, 1.25)),
+        ({5: 1.4}, 0.0, Proof(ResumeMode.COLD, 5, 1.5, 1.4, weights_differ=True)),
+        ({5: 1.5, 6: 1.3}, 0.0, Proof(ResumeMode.COLD, 6, 1.25, 1.3)),
+        ({5: 1.5000001, 6: 1.25}, 1e-6, Proof(ResumeMode.EXACT, 6, 1.25, 1.25)),
+        ({5: 1.5000001}, 0.0, Proof(ResumeMode.COLD, 5, 1.5, 1.5000001, weights_differ=True)),
+    ],
+    ids=[
+        "nothing yet",
+        "one step is no proof",
+        "exact",
+        "no weights",
+        "no optimizer",
+        "tolerated",
+        "not tolerated",
+    ],
+)
+def test_repeated_steps_prove_a_resume(after: dict[int, float], tolerance: float, proof: Proof | None) -> None:
+    """The first shows the weights, the second the optimizer."""
+    repeated = {number: step(number, loss, 2) for number, loss in after.items()}
+    assert prove(RESTORED, repeated, BEFORE, tolerance) == proof
+
+
+def test_without_superseded_steps_nothing_is_proven() -> None:
+    """A restore from the newest step repeats nothing."""
+    assert prove(RESTORED, {5: step(5, 1.5, 2), 6: step(6, 1.25, 2)}, {5: BEFORE[5]}, 0.0) is None
+
+
+def test_steps_of_a_cold_run_are_no_measure() -> None:
+    """Unless the checkpoint is that run's own; a step that was left out never is."""
+    runs = [run(1, resume=ResumeMode.FRESH), run(2, resume=ResumeMode.COLD)]
+    superseded = {5: step(5, 1.0, 1), 6: step(6, 1.0, 2), 7: step(7, 1.0, 1, skipped=1.0)}
+    assert set(comparable(superseded, runs, 1)) == {5}
+    assert set(comparable(superseded, runs, 2)) == {5, 6}

@@ -1,0 +1,96 @@
+"""A wait ends with its own result, with a stop, or with the service's word on the run."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from crucible.errors import Canceled, RunCorrupted
+from nsai_work.control import Control, StopReason
+from nsai_work.training.waiting import Waiter, within
+
+
+class Watched:
+    """A run that is corrupted when told so."""
+
+    def __init__(self) -> None:
+        self.corrupted = asyncio.Event()
+
+    async def watch(self, poll_interval_ms: int) -> RunCorrupted:
+        await self.corrupted.wait()
+        return RunCorrupted("flagged")
+
+
+async def never(ended: list[str]) -> None:
+    """Waits for ever, and notes its end."""
+    try:
+        await asyncio.Event().wait()
+    finally:
+        ended.append("ended")
+
+
+def test_a_stop_ends_a_wait_and_what_it_waited_for() -> None:
+    """Nothing goes on in the background."""
+
+    async def scene() -> list[str]:
+        control, ended = Control(), []
+        wait = Waiter(control)
+        task = asyncio.create_task(wait(never(ended)))
+        await asyncio.sleep(0)
+        control.stop(StopReason.CANCEL)
+        with pytest.raises(Canceled):
+            await task
+        with pytest.raises(Canceled):
+            await wait(never(ended))
+        await wait.close()
+        return ended
+
+    assert asyncio.run(scene()) == ["ended"]
+
+
+def test_a_flagged_run_ends_a_wait() -> None:
+    """Until it is not watched any more."""
+
+    async def scene() -> str:
+        run: Any = Watched()
+        wait = Waiter(Control())
+        await wait.watch(run, 10)
+        run.corrupted.set()
+        with pytest.raises(RunCorrupted, match="flagged"):
+            await wait(never([]))
+        await wait.unwatch()
+        result = await wait(asyncio.sleep(0, "went on"))
+        await wait.close()
+        return result
+
+    assert asyncio.run(scene()) == "went on"
+
+
+def test_a_result_that_is_there_is_not_lost_to_a_stop() -> None:
+    """What came first counts; the stop takes effect at the next wait."""
+
+    async def scene() -> str:
+        control = Control()
+        wait = Waiter(control)
+
+        async def work() -> str:
+            control.stop(StopReason.SHUTDOWN)
+            return "done"
+
+        try:
+            return await wait(work())
+        finally:
+            await wait.close()
+
+    assert asyncio.run(scene()) == "done"
+
+
+def test_a_deadline_ends_a_wait() -> None:
+    """As TimeoutError."""
+
+    async def scene() -> None:
+        deadline = asyncio.create_task(asyncio.sleep(0))
+        with pytest.raises(TimeoutError):
+            await within(asyncio.Event().wait(), deadline)
+
+    asyncio.run(scene())
