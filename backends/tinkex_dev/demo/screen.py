@@ -1,5 +1,6 @@
 """What the demo shows: lines that read the same on a terminal, in a pipe and in a picture."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -8,6 +9,9 @@ from rich.text import Text
 
 PICTURE_WIDTH = 100
 BAR = 28
+PLAIN = "default"
+INDENT, GAP = ("   ", ""), ("  ", "")
+"""Blanks are parts of their own, without a style: some viewers of SVG drop those that a text begins with."""
 
 
 class Screen:
@@ -23,41 +27,43 @@ class Screen:
 
     def title(self, text: str) -> None:
         """The first line."""
-        self._write(Text(text, style="bold"))
+        self._write((text, "bold"))
 
     def scene(self, text: str) -> None:
         """A numbered heading."""
         self._scene += 1
         self._console.print()
-        self._write(Text.assemble((f"{self._scene}  ", "bold cyan"), (text, "bold")))
+        self._write((str(self._scene), "bold cyan"), GAP, (text, "bold"))
 
-    def line(self, mark: str, text: str, *, style: str = "", note: str = "") -> None:
+    def line(self, mark: str, text: str, *, style: str = PLAIN, note: str = "") -> None:
         """One thing that happened."""
-        self._write(Text.assemble("   ", (f"{mark} ", style), (text, style), (f"  {note}" if note else "", "dim")))
+        self._write(INDENT, (f"{mark} {text}", style), GAP, (note, "dim"))
 
     def step(self, step: int, total: int, loss: float, first_loss: float, *, note: str = "") -> None:
         """A step, with its loss as a bar against the first one."""
         share = min(1.0, loss / first_loss) if first_loss > 0 else 0.0
         filled = round(share * BAR)
         bar = ("━" * filled, "blue"), ("┄" * (BAR - filled), "bright_black")
-        head = f"     step {step:>{len(str(total))}}/{total}  loss {loss:6.4f}  "
-        self._write(Text.assemble(head, *bar, (f"  {note}", "yellow")))
+        head = f"step {step:>{len(str(total))}}/{total}  loss {loss:6.4f}"
+        self._write(INDENT, GAP, (head, PLAIN), GAP, *bar, GAP, (note, "yellow"))
 
     def pairs(self, rows: list[tuple[str, str]]) -> None:
         """Names and values in two columns."""
         width = max(len(name) for name, _ in rows)
         for name, value in rows:
-            self._write(Text.assemble("   ", (f"{name:<{width}}", "dim"), "  ", value))
+            self._write(INDENT, (f"{name:<{width}}", "dim"), GAP, (value, PLAIN))
 
     def blank(self) -> None:
         """An empty line."""
         self._console.print()
 
-    def _write(self, text: Text) -> None:
+    def _write(self, *parts: tuple[str, str]) -> None:
+        text = Text.assemble(*parts)
         text.rstrip()
         self._console.print(text, soft_wrap=not self._console.record)
 
     def save(self, path: Path) -> None:
-        """The picture of all that was written."""
+        """The picture of all that was written. It refers to nothing outside itself, fonts included."""
+        picture = self._console.export_svg(title="nsai-work demo")
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(self._console.export_svg(title="nsai-work demo"))
+        path.write_text(re.sub(r"@font-face \{.*?\}", "", picture, flags=re.DOTALL))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from nsai_work import Job
 
 BASE_MODEL = "tiny-lm"
-WORK_MS = 15.0
+WORK_MS = 10.0
 """What a step costs more than the tiny model needs, so that an eye can follow the run."""
 QUESTION = "What does a keel do?"
 JOB_TIMEOUT_S = 120.0

@@ -49,8 +49,9 @@ class RunTelling:
 
     def _incident(self, data: dict[str, Any]) -> None:
         self.corrupted_at = int(data["step"]) - 1
-        reason = str(data["reason"]).partition(":")[0]
-        self._screen.line("✗", f"{data['error']} before step {data['step']}", style="bold red", note=reason)
+        what = "the run is corrupted" if data["error"] == "run_corrupted" else str(data["error"])
+        reason = f"before step {data['step']}: {str(data['reason']).partition(':')[0]}"
+        self._screen.line("✗", what, style="bold red", note=reason)
 
     def _selected(self, data: dict[str, Any]) -> None:
         self._screen.line("↺", f"recovery selects the checkpoint of step {data['step']}", style="yellow")
