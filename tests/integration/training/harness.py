@@ -2,19 +2,23 @@
 
 import asyncio
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
+from crucible.backend import TrainingBackend
+from crucible.training import LiveRun, Pending
 from nsai_work.clock import SystemClock
 from nsai_work.control import Control
 from nsai_work.job import Job
 from nsai_work.payloads import TrainingStep
 from nsai_work.training.driver import train
-from tests.integration.training.ledger_in_memory import Journal, LedgerInMemory
+from nsai_work.training.ledger import Ledger
+from tests.integration.training.ledger_in_memory import Journal
 from tests.integration.training.service import Service, ServiceBackend
 
+T = TypeVar("T")
 STEPS = 7
 
 
@@ -42,7 +46,7 @@ class Reaper:
 class MortalLedger:
     """A ledger whose owner may die before or after each write."""
 
-    def __init__(self, ledger: LedgerInMemory, reaper: Reaper) -> None:
+    def __init__(self, ledger: Ledger, reaper: Reaper) -> None:
         self._ledger = ledger
         self._reaper = reaper
 
@@ -50,12 +54,80 @@ class MortalLedger:
         method = getattr(self._ledger, name)
 
         async def mortal(*args: Any, **kwargs: Any) -> Any:
-            self._reaper.cross()
-            result = await method(*args, **kwargs)
-            self._reaper.cross()
-            return result
+            return await _mortal(method(*args, **kwargs), self._reaper)
 
         return mortal
+
+
+class MortalRun:
+    """A live run whose driver may die before or after each call."""
+
+    def __init__(self, run: LiveRun, reaper: Reaper) -> None:
+        self._run = run
+        self._reaper = reaper
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._run, name)
+
+    async def send(self, prepared: Any) -> Any:
+        return MortalPending(await _mortal(self._run.send(prepared), self._reaper), self._reaper)
+
+    async def health(self) -> Any:
+        return await _mortal(self._run.health(), self._reaper)
+
+    async def close(self, *, unload: bool = False) -> None:
+        # the dead close nothing
+        await self._run.close(unload=unload and not self._reaper.dead)
+
+
+@dataclass
+class MortalPending:
+    """A result that may never be read."""
+
+    pending: Pending[Any]
+    reaper: Reaper
+
+    async def result(self) -> Any:
+        return await _mortal(self.pending.result(), self.reaper)
+
+
+class MortalBackend:
+    """A backend whose user may die before or after each call."""
+
+    def __init__(self, backend: TrainingBackend, reaper: Reaper) -> None:
+        self._backend = backend
+        self._reaper = reaper
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    async def start(self, spec: Any) -> Any:
+        return MortalRun(await _mortal(self._backend.start(spec), self._reaper), self._reaper)
+
+    async def attach(self, ref: Any, *, next_seq_id: int) -> Any:
+        attached = await _mortal(self._backend.attach(ref, next_seq_id=next_seq_id), self._reaper)
+        return MortalRun(attached, self._reaper)
+
+    async def recover(self, request: Any, *, observe: Any) -> Any:
+        recovered = await _mortal(self._backend.recover(request, observe=observe), self._reaper)
+        return replace(recovered, run=MortalRun(recovered.run, self._reaper))
+
+    async def check_checkpoint(self, path: str, spec: Any) -> Any:
+        return await _mortal(self._backend.check_checkpoint(path, spec), self._reaper)
+
+    async def delete_checkpoint(self, path: str) -> None:
+        await _mortal(self._backend.delete_checkpoint(path), self._reaper)
+
+
+async def _mortal(work: Coroutine[Any, Any, T], reaper: Reaper) -> T:
+    try:
+        reaper.cross()
+    except Killed:
+        work.close()
+        raise
+    result = await work
+    reaper.cross()
+    return result
 
 
 @dataclass
@@ -65,6 +137,8 @@ class Scene:
     payload: TrainingStep
     service: Service = field(default_factory=Service)
     journal: Journal = field(default_factory=Journal)
+    new_backend: Callable[[], TrainingBackend] | None = None
+    """A real backend in place of the service in memory."""
     slept: list[float] = field(default_factory=list)
     job: Job = field(init=False)
 
@@ -82,26 +156,22 @@ class Scene:
     ) -> dict[str, Any]:
         """One owner's attempt, in a process of its own."""
         reaper = reaper or Reaper(kill_at)
-        scripted = self.service.hook
-
-        def hook(event: str, details: dict[str, Any]) -> None:
-            reaper.cross()
-            scripted(event, details)
-
-        self.service.hook = hook
-        try:
+        backend = self.new_backend() if self.new_backend else ServiceBackend(self.service)
+        async with backend:
             return await train(
                 job=self.job,
                 payload=self.payload,
-                backend=ServiceBackend(self.service),
-                ledger=MortalLedger(self.journal.claim(), reaper),
+                backend=cast(TrainingBackend, MortalBackend(backend, reaper)),
+                ledger=MortalLedger(self.claim(), reaper),
                 control=control or Control(),
                 clock=SystemClock(),
                 sleep=self.sleep,
                 jitter=lambda: 0.0,
             )
-        finally:
-            self.service.hook = scripted
+
+    def claim(self) -> Ledger:
+        """The journal, for a new owner."""
+        return self.journal.claim()
 
     async def survive(self, kills: Iterable[int]) -> dict[str, Any]:
         """Drive on, with one death at each of these contacts, until the job is done."""
