@@ -1,0 +1,132 @@
+"""From a prompt to the body of a chat completion. Every field that the protocol has is kept."""
+
+import json
+from collections.abc import Iterator
+from typing import Any, Final
+
+from crucible.options import Options, ResponseFormat
+from crucible.prompt import (
+    AudioPart,
+    ImagePart,
+    Message,
+    NamedTool,
+    Prompt,
+    Role,
+    TextPart,
+    Tool,
+    ToolCall,
+    ToolResultPart,
+)
+
+PLAIN_OPTIONS: Final = ("temperature", "top_p", "frequency_penalty", "presence_penalty", "seed")
+
+
+def request_body(prompt: Prompt, model: str, limit_field: str) -> dict[str, Any]:
+    """The body; what is not part of OpenAI's own protocol stands under ``extra_body``."""
+    options = prompt.options
+    body: dict[str, Any] = {
+        "model": model,
+        "messages": [wire for message in prompt.conversation() for wire in _messages(message)],
+        **{name: getattr(options, name) for name in PLAIN_OPTIONS if getattr(options, name) is not None},
+    }
+    if options.max_tokens is not None:
+        body[limit_field] = options.max_tokens
+    if options.stop:
+        body["stop"] = list(options.stop)
+    if options.n > 1:
+        body["n"] = options.n
+    if options.logprobs:
+        body["logprobs"] = True
+    if options.top_logprobs is not None:
+        body["top_logprobs"] = options.top_logprobs
+    if prompt.tools:
+        body["tools"] = [_tool(tool) for tool in prompt.tools]
+    if prompt.tool_choice is not None:
+        body["tool_choice"] = _tool_choice(prompt)
+    if options.response_format is not None:
+        body["response_format"] = _response_format(options)
+    extra = dict(options.extra)
+    if options.top_k is not None:
+        extra["top_k"] = options.top_k
+    if extra:
+        body["extra_body"] = extra
+    return body
+
+
+def _messages(message: Message) -> Iterator[dict[str, Any]]:
+    """One message, and one more for every tool result among its parts: the protocol wants them apart."""
+    rest: list[TextPart | ImagePart | AudioPart] = []
+    for part in message.parts():
+        if isinstance(part, ToolResultPart):
+            yield {"role": "tool", "tool_call_id": part.tool_call_id, "content": _as_text(part.content)}
+        else:
+            rest.append(part)
+    if message.role is Role.TOOL and message.tool_call_id is None:
+        if rest:
+            yield {"role": "user", "content": _content(message, rest)}
+        return
+    if not rest and message.parts():
+        return
+    wire: dict[str, Any] = {"role": message.role.value, "content": _content(message, rest)}
+    if message.name is not None:
+        wire["name"] = message.name
+    if message.tool_call_id is not None:
+        wire["tool_call_id"] = message.tool_call_id
+    if message.tool_calls:
+        wire["tool_calls"] = [_tool_call(call) for call in message.tool_calls]
+    yield wire
+
+
+def _content(message: Message, parts: list[TextPart | ImagePart | AudioPart]) -> Any:
+    if message.content is None or isinstance(message.content, str):
+        return message.content
+    return [_part(part) for part in parts]
+
+
+def _part(part: TextPart | ImagePart | AudioPart) -> dict[str, Any]:
+    if isinstance(part, TextPart):
+        return {"type": "text", "text": part.text}
+    if isinstance(part, ImagePart):
+        url = part.url or f"data:{part.media_type};base64,{part.base64}"
+        return {"type": "image_url", "image_url": {"url": url}}
+    if part.base64 is not None:
+        return {"type": "input_audio", "input_audio": {"data": part.base64, "format": part.format or "wav"}}
+    return {"type": "audio_url", "audio_url": {"url": part.url}}
+
+
+def _tool_call(call: ToolCall) -> dict[str, Any]:
+    arguments = call.arguments if isinstance(call.arguments, str) else json.dumps(call.arguments)
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
+
+
+def _tool(tool: Tool) -> dict[str, Any]:
+    function: dict[str, Any] = {"name": tool.name, "parameters": tool.parameters or {"type": "object"}}
+    if tool.description is not None:
+        function["description"] = tool.description
+    if tool.strict is not None:
+        function["strict"] = tool.strict
+    return {"type": "function", "function": function}
+
+
+def _tool_choice(prompt: Prompt) -> Any:
+    choice = prompt.tool_choice
+    if isinstance(choice, NamedTool):
+        return {"type": "function", "function": {"name": choice.name}}
+    return None if choice is None else choice.value
+
+
+def _response_format(options: Options) -> dict[str, Any]:
+    match options.response_format:
+        case ResponseFormat.JSON_SCHEMA:
+            schema = options.json_schema or {}
+            title = schema.get("title")
+            name = title if isinstance(title, str) and title.isidentifier() else "answer"
+            return {"type": "json_schema", "json_schema": {"name": name, "schema": schema}}
+        case ResponseFormat.JSON:
+            return {"type": "json_object"}
+        case _:
+            return {"type": "text"}
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
