@@ -7,8 +7,10 @@ import contextlib
 import os
 import secrets
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -124,6 +126,74 @@ class Rig:
                 worker.process.wait(WAIT_S)
         close_connections()
         _remove_queues(self)
+
+
+class Proxy:
+    """A way to a service that can be cut and opened again. Passes bytes, and nothing else."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._target = (host, port)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._open = threading.Event()
+        self._open.set()
+        self._ends: list[socket.socket] = []
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+        self._thread.start()
+
+    def open(self) -> None:
+        """Let connections through from now on."""
+        self._open.set()
+
+    def cut(self) -> None:
+        """End all connections, and refuse new ones."""
+        with self._lock:
+            self._open.clear()
+            ends, self._ends = self._ends, []
+        for end in ends:
+            _shut(end)
+
+    def close(self) -> None:
+        """The end."""
+        self.cut()
+        _shut(self._listener)
+        self._thread.join(WAIT_S)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self._listener.accept()
+            except OSError:
+                return
+            far = self._connect()
+            if far is None:
+                _shut(near)
+                continue
+            with self._lock:
+                self._ends += [near, far]
+            for source, sink in ((near, far), (far, near)):
+                threading.Thread(target=_pump, args=(source, sink), daemon=True).start()
+
+    def _connect(self) -> socket.socket | None:
+        try:
+            return socket.create_connection(self._target) if self._open.is_set() else None
+        except OSError:
+            return None
+
+
+def _pump(source: socket.socket, sink: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            sink.sendall(data)
+    _shut(source)
+    _shut(sink)
+
+
+def _shut(end: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        end.shutdown(socket.SHUT_RDWR)
+    end.close()
 
 
 def until(

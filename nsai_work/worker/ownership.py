@@ -30,7 +30,9 @@ class Ownership:
         self._writer = writer
         self._settings = settings
         self._worker = WorkerId.of_this_process()
-        self._election = workers.Election(SWEEP, str(self._worker), settings.lease_ttl_s)
+        # two leaders do no harm, so a silent one is replaced long before a lease would run out
+        leader_ttl_s = max(1.0, 3 * settings.sweep_interval_s)
+        self._election = workers.Election(SWEEP, str(self._worker), leader_ttl_s)
 
     @property
     def worker_id(self) -> str:

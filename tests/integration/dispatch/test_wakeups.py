@@ -10,7 +10,7 @@ from kombu import Producer
 from nsai_work import submit, submit_many
 from nsai_work.dispatch.app import make_app
 from nsai_work.dispatch.broker import broker_connection
-from nsai_work.dispatch.queues import queue_name
+from nsai_work.dispatch.queues import queue_name, wake_queue
 from nsai_work.dispatch.wakeup import TASK_NAME
 from nsai_work.job import Priority
 from nsai_work.lifecycle import JobStatus
@@ -104,8 +104,8 @@ def test_rubbish_on_the_queue_is_acknowledged_and_counted(rig: Rig) -> None:
     assert rig.store.get(done.id) == ended
     assert worker.process.poll() is None
     with broker_connection(settings) as connection:
-        left = connection.default_channel.queue_declare(queue_name(rig.prefix, Priority.BATCH), passive=True)
-    assert left.message_count == 0
+        queue = wake_queue(rig.prefix, Priority.BATCH, rig.broker_url)(connection.default_channel)
+        assert queue.get() is None
 
 
 @pytest.mark.redis

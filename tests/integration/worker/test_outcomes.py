@@ -1,0 +1,281 @@
+"""What becomes of jobs: on a worker's runtime in this process, without broker and without Celery."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crucible.errors import AuthenticationFailed, BackendUnavailable, Canceled, InvalidRequest
+from nsai_work import Job, JobHandle, Settings, submit, submit_many
+from nsai_work.connections import close_connections, job_store
+from nsai_work.errors import CrucibleError, InvalidJob, JobTimeout
+from nsai_work.lifecycle import JobStatus
+from nsai_work.worker.runtime import Work
+from nsai_work.worker.thread import RuntimeThread
+from tests.rig import command, until
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Iterator[Settings]:
+    """An embedded store, looked at often."""
+    yield Settings(
+        home=tmp_path,
+        poll_interval_s=0.1,
+        sweep_interval_s=0.1,
+        lease_ttl_s=2,
+        credit_poll_s=0.2,
+        shutdown_grace_s=1,
+    )
+    close_connections()
+
+
+@pytest.fixture
+def runtime(settings: Settings) -> Iterator[RuntimeThread]:
+    """A worker in this process."""
+    started = RuntimeThread(settings, Work(concurrency=20))
+    settings.make_home()
+    started.start()
+    yield started
+    started.stop()
+
+
+def fail(code: str, times: int = 1, **fields: Any) -> Job:
+    """A job that fails so many times and then succeeds."""
+    arguments = {"code": code, "times": times, "key": "k", **fields.pop("arguments", {})}
+    policy = {"max_attempts": 3, "initial_delay_ms": 10, "jitter": False}
+    return command("fail", arguments=arguments, retry_policy=policy, **fields)
+
+
+def _outcomes(handle: JobHandle, settings: Settings) -> list[str | None]:
+    return [attempt.outcome for attempt in job_store(settings).attempts(handle.id)]
+
+
+@pytest.fixture(autouse=True)
+def _fake_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NSAI_WORK_HOME", str(tmp_path))
+
+
+def test_a_transient_failure_is_tried_again(runtime: RuntimeThread, settings: Settings) -> None:
+    """Two failures, then success: three attempts, one job, one result."""
+    handle = submit(fail("backend_unavailable", 2), settings)
+
+    assert handle.result(timeout=20) == {"failures": 2}
+    assert _outcomes(handle, settings) == ["retried", "retried", "succeeded"]
+
+
+def test_the_last_attempts_error_is_the_jobs(runtime: RuntimeThread, settings: Settings) -> None:
+    """When attempts are used up, the submitter gets the error of the kind it was."""
+    handle = submit(fail("backend_unavailable", 9), settings)
+
+    with pytest.raises(BackendUnavailable, match="as scripted"):
+        handle.result(timeout=20)
+    assert _outcomes(handle, settings) == ["retried", "retried", "failed"]
+
+
+def test_a_refused_credential_fails_the_job_and_not_the_worker(runtime: RuntimeThread, settings: Settings) -> None:
+    """One job's credential is no reason for others to fail."""
+    handle = submit(fail("authentication_failed"), settings)
+
+    with pytest.raises(AuthenticationFailed):
+        handle.result(timeout=20)
+    assert submit(command(), settings).result(timeout=20) == {}
+
+
+@pytest.mark.parametrize("code", ["out_of_credit", "capacity"])
+def test_what_is_not_the_jobs_fault_uses_no_attempt(code: str, runtime: RuntimeThread, settings: Settings) -> None:
+    """Out of credit, or at the service's limit: the job waits with its reason and goes on by itself."""
+    handle = submit(fail(code, 5, arguments={"retry_after_ms": 50}), settings)
+
+    assert handle.result(timeout=20) == {"failures": 5}
+    assert _outcomes(handle, settings) == ["released"] * 5 + ["succeeded"]
+    assert handle.job().attempt == 1
+    reasons = [event.data.get("reason") for event in handle.events() if event.name == "job.queued"]
+    assert all("credit" in str(reason) or "limit" in str(reason) for reason in reasons)
+
+
+def test_retry_after_is_honoured(runtime: RuntimeThread, settings: Settings) -> None:
+    """A service that names a time is not asked before."""
+    handle = submit(fail("backend_unavailable", 1, arguments={"retry_after_ms": 700}), settings)
+    handle.result(timeout=20)
+
+    first, second = job_store(settings).attempts(handle.id)
+    assert first.ended_at is not None
+    assert second.started_at - first.ended_at >= timedelta(seconds=0.65)
+
+
+def test_a_running_job_is_canceled(runtime: RuntimeThread, settings: Settings) -> None:
+    """It stops soon, and says that it was canceled."""
+    handle = submit(command("sleep", arguments={"ms": 60_000}), settings)
+    until(lambda: handle.status() is JobStatus.RUNNING, "it runs")
+
+    handle.cancel()
+
+    with pytest.raises(Canceled):
+        handle.result(timeout=10)
+    assert handle.status() is JobStatus.CANCELED
+
+
+@pytest.mark.parametrize(
+    "limit",
+    [
+        {"resources": {"timeout_ms": 200}},
+        {"constraints": {"deadline": None}},
+    ],
+    ids=["timeout_ms", "deadline"],
+)
+def test_a_time_limit_ends_a_job(limit: dict[str, Any], runtime: RuntimeThread, settings: Settings) -> None:
+    """An attempt's limit and the job's deadline both take effect while it runs."""
+    if "constraints" in limit:
+        limit = {"constraints": {"deadline": datetime.now(UTC) + timedelta(seconds=1)}}
+    handle = submit(command("sleep", arguments={"ms": 60_000}, **limit), settings)
+
+    with pytest.raises(JobTimeout):
+        handle.result(timeout=10)
+    assert handle.status() is JobStatus.TIMEOUT
+
+
+def test_jobs_wait_for_what_they_depend_on(runtime: RuntimeThread, settings: Settings) -> None:
+    """A composite ends after its parts; a failed part fails what needs it."""
+    good = [command("sleep", arguments={"ms": 100}) for _ in range(2)]
+    bad = fail("authentication_failed")
+    joined = Job.parse(
+        {"kind": "composite", "payload": {}, "constraints": {"depends_on": [job.id for job in good]}}
+    )
+    doomed = Job.parse({"kind": "composite", "payload": {}, "constraints": {"depends_on": [bad.id]}})
+
+    handles = submit_many([*good, bad, joined, doomed], settings)
+
+    assert handles[3].result(timeout=20) == {}
+    starts = [job_store(settings).get(handle.id) for handle in handles]
+    assert starts[3].started_at is not None
+    assert all(part.completed_at and part.completed_at <= starts[3].started_at for part in starts[:2])
+    with pytest.raises(CrucibleError):
+        handles[4].result(timeout=20)
+
+
+def test_a_hundred_jobs_wait_at_once(runtime: RuntimeThread, settings: Settings) -> None:
+    """Waiting jobs share one loop: a hundred of a second each take little more than a second per twenty places."""
+    handles = submit_many([command("sleep", arguments={"ms": 300}) for _ in range(60)], settings)
+
+    for handle in handles:
+        assert handle.result(timeout=30) == {"slept_ms": 300}
+    jobs = [handle.job() for handle in handles]
+    busy = [(job.started_at, job.completed_at) for job in jobs if job.started_at and job.completed_at]
+    moments = sorted(start for start, _ in busy)
+    most = max(sum(start <= moment <= end for start, end in busy) for moment in moments)
+    assert 10 <= most <= 20
+
+
+def test_stopping_gives_jobs_back_at_once(settings: Settings) -> None:
+    """A worker that is stopped leaves nothing running behind; its job is queued, with no attempt used."""
+    settings.make_home()
+    first = RuntimeThread(settings, Work())
+    first.start()
+    handle = submit(command("sleep", arguments={"ms": 60_000}), settings)
+    until(lambda: handle.status() is JobStatus.RUNNING, "it runs")
+
+    first.hurry()
+    first.stop()
+
+    job = handle.job()
+    assert (job.status, job.attempt) == (JobStatus.QUEUED, 0)
+    assert _outcomes(handle, settings) == ["released"]
+
+
+@pytest.mark.parametrize(
+    ("job", "error", "names"),
+    [
+        ({"kind": "tool_call", "backend": "nope", "payload": {"command": "noop"}}, InvalidRequest, "fake, tinkex"),
+        ({"kind": "tool_call", "backend": "fake", "payload": {"command": "x"}}, InvalidRequest, "allowed are echo"),
+        (
+            {"kind": "tool_call", "backend": "fake", "payload": {"command": "sleep", "arguments": {"ms": -1}}},
+            InvalidRequest,
+            "ms",
+        ),
+        (
+            {
+                "kind": "training_step",
+                "backend": "fake",
+                "payload": {"base_model": "tiny-lm", "data": {"path": "missing.jsonl"}, "max_steps": 1},
+            },
+            InvalidJob,
+            "missing.jsonl",
+        ),
+        (
+            {
+                "kind": "tool_call",
+                "backend": "fake",
+                "payload": {"command": "noop"},
+                "constraints": {"deadline": "2020-01-01T00:00:00Z"},
+            },
+            InvalidJob,
+            "deadline",
+        ),
+        (
+            {
+                "kind": "tool_call",
+                "backend": "fake",
+                "payload": {"command": "noop"},
+                "constraints": {"required_backends": ["nope"]},
+            },
+            InvalidJob,
+            "required_backends",
+        ),
+        (
+            {
+                "kind": "tool_call",
+                "backend": "fake",
+                "payload": {"command": "echo", "arguments": {"value": {"api_key": "abc"}}},
+            },
+            InvalidJob,
+            "credential",
+        ),
+        ({"kind": "tool_call", "backend": "tinkex", "payload": {"command": "noop"}}, CrucibleError, "tinkex"),
+    ],
+    ids=["backend", "command", "argument", "data", "deadline", "required", "credential", "no-commands"],
+)
+def test_bad_input_is_refused_whole(
+    job: dict[str, Any], error: type[Exception], names: str, settings: Settings
+) -> None:
+    """The error names what is wrong, and nothing is stored: not even the good job beside it."""
+    with pytest.raises(error, match=names):
+        submit_many([command(), Job.parse(job)], settings)
+
+    assert job_store(settings).list_jobs() == []
+
+
+def test_the_same_idempotency_key_is_one_job(runtime: RuntimeThread, settings: Settings) -> None:
+    """Submitting again gives the job that is there."""
+    first = submit(command(idempotency_key="once"), settings)
+    first.result(timeout=20)
+
+    assert submit(command(idempotency_key="once"), settings).id == first.id
+    assert _outcomes(first, settings) == ["succeeded"]
+
+
+def test_async_code_has_the_same(runtime: RuntimeThread, settings: Settings) -> None:
+    """The async twins do what their blocking sisters do, without blocking the loop."""
+    import asyncio
+
+    from nsai_work import asubmit
+
+    async def scenario() -> list[str]:
+        handle = await asubmit(command("echo", arguments={"value": 1}), settings)
+        assert await handle.aresult(timeout=20) == {"value": 1}
+        assert await handle.astatus() is JobStatus.SUCCEEDED
+        assert await handle.asteps() == []
+        assert await handle.acheckpoints() == []
+        return [event.name async for event in handle.aevents(follow=True)]
+
+    assert asyncio.run(scenario()) == ["job.submitted", "job.running", "job.succeeded"]
+
+
+def test_result_gives_up_when_told(settings: Settings) -> None:
+    """A timeout is about the waiting, not about the job."""
+    handle = submit(command(), settings)
+
+    with pytest.raises(TimeoutError, match="has not ended yet"):
+        handle.result(timeout=0.05)
+    assert handle.status() is JobStatus.QUEUED
