@@ -29,37 +29,17 @@ FIELDS = {
     "unknown kind": (at("kind", "training"), ["kind", "training_step"]),
     "unknown model": (at("payload.base_model", "gpt-17"), ["base_model", "gpt-17", "tiny-lm"]),
     "unknown field": (at("payload.batchsize", 8), ["payload.batchsize", "unknown field"]),
-    "unknown field of the job": (at("retries", 8), ["retries", "unknown field"]),
-    "missing field": (lambda job: job["payload"].pop("data"), ["payload.data", "required"]),
     "negative batch size": (
         at("payload.batch_size", -1),
         ["payload.batch_size", "-1", "greater than or equal to 1"],
     ),
-    "no steps": (at("payload.max_steps", 0), ["payload.max_steps", "greater than or equal to 1"]),
     "rate that is none": (at("payload.optimizer.learning_rate", -1e-4), ["learning_rate", "greater than 0"]),
-    "absurd rank": (at("payload.lora.rank", 100_000), ["payload.lora.rank", "1024"]),
     "negative retries": (at("retry_policy.max_attempts", -3), ["retry_policy.max_attempts", "-3"]),
-    "delays upside down": (
-        at("retry_policy", {"initial_delay_ms": 90_000, "max_delay_ms": 1_000}),
-        ["retry_policy", "max_delay_ms"],
-    ),
-    "unknown backoff": (at("retry_policy.backoff_type", "random"), ["backoff_type", "exponential"]),
+    "absurd retries": (at("retry_policy.max_attempts", 10**9), ["retry_policy.max_attempts", "10000"]),
     "never save": (at("payload.checkpoint_policy.save_every", 0), ["save_every", "greater than or equal to 1"]),
-    "keep none": (at("payload.checkpoint_policy.keep_last", -1), ["keep_last", "greater than or equal to 1"]),
     "unknown strategy": (at("payload.checkpoint_policy.strategy", "often"), ["strategy", "steps", "epoch"]),
-    "unknown checkpoint to recover": (
-        at("payload.recovery", {"enabled": True, "checkpoint_strategy": "newest"}),
-        ["checkpoint_strategy", "latest", "best_loss"],
-    ),
-    "deadline before its start": (
-        at("constraints", {"not_before": "2030-01-02T00:00:00Z", "deadline": "2030-01-01T00:00:00Z"}),
-        ["deadline", "not_before"],
-    ),
-    "dependency that does not exist": (
-        at("constraints", {"depends_on": ["no-such-job"]}),
-        ["depends_on", "no-such-job"],
-    ),
     "credential in the file": (at("metadata", {"api_key": "tml-secret"}), ["api_key", "environment"]),
+    "unknown dependency": (at("constraints", {"depends_on": ["no-such-job"]}), ["depends_on", "no-such-job"]),
 }
 
 DATA = {
@@ -67,8 +47,6 @@ DATA = {
     "empty": ("", ["conversations.jsonl", "empty"]),
     "not JSONL": ("once upon a time\n", ["line 1", "JSON"]),
     "broken line": ('{"text": "fine"}\n{"text": "fine"}\n{"text": \n{"text": "fine"}\n', ["line 3"]),
-    "unknown role": ('{"messages": [{"role": "bot", "content": "x"}]}\n', ["line 1", "role", "assistant"]),
-    "no conversation": ('{"messages": []}\n', ["line 1", "messages"]),
 }
 
 
@@ -116,12 +94,9 @@ def test_wrong_data(
     ("content", "words"),
     [
         ("kind: [", ["job.json", "line"]),
-        ("", ["job.json"]),
-        ("just text", ["job.json"]),
-        ("- 1\n- 2\n", ["jobs[0]"]),
         ("!!python/object/apply:os.system ['true']", ["job.json"]),
     ],
-    ids=["not YAML", "empty", "text", "list of numbers", "a tag that builds objects"],
+    ids=["not YAML", "a tag that builds objects"],
 )
 def test_wrong_file(cli: Cli, job_file: Callable[[Any], Path], content: str, words: list[str]) -> None:
     """A file that is no job says so, with its name."""
@@ -160,23 +135,6 @@ def test_wrong_service_settings(
     assert "tml-x" not in Cli(cli.home, variables).run("submit", job_file(job)).stderr
 
 
-@pytest.mark.parametrize(
-    ("variable", "value"),
-    [
-        ("NSAI_WORK_LEASE_TTL_S", "-1"),
-        ("NSAI_WORK_BROKER_URL", "rabbit"),
-        ("NSAI_WORK_DATABASE_URL", "mysql://x/y"),
-        ("NSAI_WORK_CONCURRENCY", "many"),
-    ],
-)
-def test_wrong_settings(cli: Cli, job: Job, job_file: Callable[[Any], Path], variable: str, value: str) -> None:
-    """A wrong environment variable is named."""
-    done = Cli(cli.home, {variable: value}).run("submit", job_file(job))
-
-    assert done.returncode == 2
-    assert variable in done.stderr
-
-
 def test_errors_as_json(cli: Cli, job: Job, job_file: Callable[[Any], Path]) -> None:
     """With --json the error is one object on stderr, and stdout stays empty."""
     job["backend"] = "nonesuch"
@@ -190,7 +148,7 @@ def test_errors_as_json(cli: Cli, job: Job, job_file: Callable[[Any], Path]) -> 
     assert "fake" in error["details"]["known"]
 
 
-@pytest.mark.parametrize("command", ["show", "steps", "checkpoints", "watch", "cancel", "retry"])
+@pytest.mark.parametrize("command", ["show", "watch", "cancel"])
 def test_unknown_job_is_3(cli: Cli, command: str) -> None:
     """A script can tell a missing job from a wrong call."""
     done = cli.run(command, "01900000-0000-7000-8000-000000000000")
@@ -201,7 +159,7 @@ def test_unknown_job_is_3(cli: Cli, command: str) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["nonesuch"], ["show"], ["list", "--status", "odd"], ["submit"], ["watch", "x", "--timeout", "-1"]],
+    [["nonesuch"], ["show"], ["list", "--status", "odd"]],
     ids=" ".join,
 )
 def test_wrong_call_is_2(cli: Cli, arguments: list[str]) -> None:

@@ -1,0 +1,132 @@
+"""Bad input that needs no process of its own to be seen: the same command line, called here.
+
+The cases that users meet most are in tests/acceptance/test_bad_input.py, in real processes.
+"""
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nsai_work.cli import main
+
+Job = dict[str, Any]
+
+
+def at(path: str, value: Any) -> Callable[[Job], None]:
+    """A change of one field of the job."""
+
+    def change(job: Job) -> None:
+        *parents, last = path.split(".")
+        for name in parents:
+            job = job.setdefault(name, {})
+        job[last] = value
+
+    return change
+
+
+FIELDS = {
+    "unknown field of the job": (at("retries", 8), ["retries", "unknown field"]),
+    "missing field": (lambda job: job["payload"].pop("data"), ["payload.data", "required"]),
+    "no steps": (at("payload.max_steps", 0), ["payload.max_steps", "greater than or equal to 1"]),
+    "absurd rank": (at("payload.lora.rank", 100_000), ["payload.lora.rank", "1024"]),
+    "absurd delay": (at("retry_policy.max_delay_ms", 10**12), ["retry_policy.max_delay_ms", "604800000"]),
+    "unknown backoff": (at("retry_policy.backoff_type", "random"), ["backoff_type", "exponential"]),
+    "keep none": (at("payload.checkpoint_policy.keep_last", -1), ["keep_last", "greater than or equal to 1"]),
+    "unknown checkpoint to recover": (
+        at("payload.recovery", {"enabled": True, "checkpoint_strategy": "newest"}),
+        ["checkpoint_strategy", "latest", "best_loss"],
+    ),
+    "deadline before its start": (
+        at("constraints", {"not_before": "2030-01-02T00:00:00Z", "deadline": "2030-01-01T00:00:00Z"}),
+        ["deadline", "not_before"],
+    ),
+}
+
+
+DATA = {
+    "unknown role": ('{"messages": [{"role": "bot", "content": "x"}]}\n', ["line 1", "role", "assistant"]),
+    "no conversation": ('{"messages": []}\n', ["line 1", "messages"]),
+}
+
+FILES = {
+    "empty": ("", ["job.json"]),
+    "text": ("just text", ["job.json"]),
+    "list of numbers": ("- 1\n- 2\n", ["jobs[0]"]),
+}
+
+SETTINGS = {
+    "NSAI_WORK_LEASE_TTL_S": "-1",
+    "NSAI_WORK_BROKER_URL": "rabbit",
+    "NSAI_WORK_DATABASE_URL": "mysql://x/y",
+    "NSAI_WORK_CONCURRENCY": "many",
+}
+
+Refused = Callable[[str, list[str]], None]
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    """A right job; its data lies beside the job file."""
+    (tmp_path / "data.jsonl").write_text('{"text": "once upon a time"}\n')
+    payload = {"base_model": "tiny-lm", "data": {"path": "data.jsonl"}, "max_steps": 2}
+    return {"kind": "training_step", "backend": "fake", "payload": payload}
+
+
+@pytest.fixture
+def refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Refused]:
+    """Submits the text of a job file, and requires exit code 2, each of the words, and that no store was made."""
+    handlers, level = logging.root.handlers[:], logging.root.level
+
+    def submit(text: str, words: list[str]) -> None:
+        file = tmp_path / "job.json"
+        file.write_text(text)
+        monkeypatch.setattr(sys, "argv", ["nsai-work", "submit", str(file)])
+        with pytest.raises(SystemExit) as exited:
+            main()
+        shown = capsys.readouterr()
+        assert exited.value.code == 2, shown.err
+        assert shown.out == ""
+        for word in words:
+            assert word in shown.err
+        assert not (tmp_path / "home" / "nsai-work.db").exists()
+
+    yield submit
+    # the command set logging up for its process, which here is everybody's
+    logging.root.handlers[:], logging.root.level = handlers, level
+
+
+@pytest.mark.parametrize(("change", "words"), FIELDS.values(), ids=FIELDS.keys())
+def test_wrong_field(job: Job, refused: Refused, change: Callable[[Job], None], words: list[str]) -> None:
+    """The message names the field, the value and what is allowed."""
+    change(job)
+
+    refused(json.dumps(job), words)
+
+
+@pytest.mark.parametrize(("content", "words"), DATA.values(), ids=DATA.keys())
+def test_wrong_data(job: Job, tmp_path: Path, refused: Refused, content: str, words: list[str]) -> None:
+    """The message names the line and what is allowed."""
+    (tmp_path / "data.jsonl").write_text(content)
+
+    refused(json.dumps(job), words)
+
+
+@pytest.mark.parametrize(("content", "words"), FILES.values(), ids=FILES.keys())
+def test_wrong_file(refused: Refused, content: str, words: list[str]) -> None:
+    """A file that is no job says so, with its name or its entry."""
+    refused(content, words)
+
+
+@pytest.mark.parametrize("variable", SETTINGS)
+def test_wrong_settings(job: Job, refused: Refused, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    """A wrong environment variable is named."""
+    monkeypatch.setenv(variable, SETTINGS[variable])
+
+    refused(json.dumps(job), [variable])
