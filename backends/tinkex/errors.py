@@ -93,7 +93,9 @@ _CHECKPOINT_GONE: Final = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _TAKEN: Final = re.compile(r"already exists|name (is )?taken", re.IGNORECASE)
-_SESSION: Final = re.compile(r"session", re.IGNORECASE)
+_SESSION_GONE: Final = re.compile(
+    r"session.{0,80}(not found|does not exist|expired|ended)|unknown session", re.IGNORECASE | re.DOTALL
+)
 _ORDER: Final = re.compile(r"\bseq(uence)?(_id| id)?\b|expected \d+", re.IGNORECASE)
 _UNKNOWN_ROUTE: Final = frozenset({"", "Not Found", "Method Not Allowed"})
 
@@ -197,9 +199,9 @@ def _not_found(refusal: Refusal, said: _Said) -> type[CrucibleError]:
     if refusal.sought is Sought.FUTURE:
         return by_words or AnswerLost
     if refusal.sought is Sought.CHECKPOINT:
-        return by_words or NotFound
+        return by_words or (RunGone if _SESSION_GONE.search(said.text) else NotFound)
     if refusal.sought is Sought.MODEL:
-        return RunGone if _SESSION.search(said.text) else InvalidRequest
+        return RunGone if _SESSION_GONE.search(said.text) else InvalidRequest
     if refusal.sought in (Sought.RUN, Sought.SESSION, Sought.SAVE):
         return RunGone
     return NotFound

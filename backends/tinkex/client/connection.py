@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -19,6 +20,7 @@ from crucible.errors import CrucibleError, Unsupported
 SDK_VERSION: Final = "0.38.0"
 """The version of the protocol that is spoken; servers choose their flags by it."""
 
+_BUSY: Final = frozenset({408, 425, 429, 502, 503, 504})
 R = TypeVar("R", bound=BaseModel)
 _log = logging.getLogger(__name__)
 
@@ -55,9 +57,11 @@ class Connection:
         call = Call("POST", _api(path), json_body(body), retries=retries)
         return self.read(await self.ask(call, sought=sought), answer, call.route)
 
-    async def submit(self, path: str, body: Body, *, sought: Sought, repeatable: bool = True) -> AcceptedRequest:
+    async def submit(
+        self, path: str, body: Body, *, sought: Sought, repeatable: bool = True, retries: bool = True
+    ) -> AcceptedRequest:
         """POST a request whose result comes later; returns once the server has accepted it."""
-        call = Call("POST", _api(path), body, repeatable=repeatable)
+        call = Call("POST", _api(path), body, repeatable=repeatable, retries=retries)
         return self.read(await self.ask(call, sought=sought), AcceptedRequest, call.route)
 
     async def ask(self, call: Call, *, sought: Sought, request_id: str | None = None) -> Answer:
@@ -107,8 +111,10 @@ class Connection:
 
     async def offers(self, method: str, path: str, *, params: Mapping[str, Any] | None = None) -> bool:
         """Whether the server has a route at all, asked with something that does not exist there."""
-        call = Call(method, _api(path), params=params or {})
+        call = Call(method, _api(path), params=params or {}, retries=False)
         answer = await self.transport.send(call)
+        if answer.status in _BUSY:
+            answer = await self.transport.send(replace(call, retries=True))
         if answer.status in (401, 402, 403):
             raise error_of(self.refusal(answer, call.route, Sought.SERVICE))
         return not is_unknown_route(self.refusal(answer, call.route, Sought.RECORD))

@@ -17,9 +17,16 @@ from backends.tinkex.wire.chunking import datum_bytes
 from backends.tinkex.wire.compression import compressed
 from backends.tinkex.wire.features import Encoding
 from backends.tinkex.wire.pass_request_codec import PassRequest, write_pass_request
-from crucible.errors import CrucibleError, InvalidRequest, Unsupported
+from crucible.errors import (
+    BackendUnavailable,
+    CapacityError,
+    CrucibleError,
+    InvalidRequest,
+    RequestTimeout,
+    Unsupported,
+)
 
-_OTHER_ENCODING: Final = frozenset({400, 415, 422})
+_OTHER_ENCODING: Final = frozenset({400, 415, 422, 500})
 _LARGE: Final = 1_000_000
 
 
@@ -32,22 +39,34 @@ async def send_pass(connection: Connection, request: PassRequest) -> AcceptedReq
         body = write_pass_request(request)
     except Unsupported:
         return await _without_protobuf(connection, request)
+    if known == "protobuf":
+        return await _send_protobuf(connection, request, body)
     try:
-        return _learned(connection, "protobuf", await _send_protobuf(connection, request, body))
-    except InvalidRequest as refused:
-        if known == "protobuf" or refused.details.get("status") not in _OTHER_ENCODING:
-            raise
-        return await _instead(connection, request, refused)
+        # Not sent again here: a JSON server may answer bytes that it cannot read with 500, time after time.
+        return _learned(connection, "protobuf", await _send_protobuf(connection, request, body, retries=False))
+    except (InvalidRequest, BackendUnavailable) as refused:
+        if refused.details.get("status") not in _OTHER_ENCODING:
+            if isinstance(refused, InvalidRequest):
+                raise
+            return await _send_protobuf(connection, request, body)
+        return await _instead(connection, request, body, refused)
+    except (CapacityError, RequestTimeout):
+        return await _send_protobuf(connection, request, body)
 
 
-async def _instead(connection: Connection, request: PassRequest, refused: InvalidRequest) -> AcceptedRequest:
+async def _instead(
+    connection: Connection, request: PassRequest, body: Body, refused: InvalidRequest | BackendUnavailable
+) -> AcceptedRequest:
+    """JSON, after protobuf was refused by a server whose encoding is not known."""
     try:
         return _learned(connection, "json", await _send_json(connection, request))
     except CrucibleError as error:
         if error.details.get("status") == 415 or isinstance(error, Unsupported):
             connection.memory.learn(request_encoding="protobuf")
-            raise refused from None
-        if refused.details.get("status") == 415:
+            if isinstance(refused, InvalidRequest):
+                raise refused from None
+            return await _send_protobuf(connection, request, body)
+        if refused.details.get("status") in (415, 500):
             connection.memory.learn(request_encoding="json")
         raise
 
@@ -68,11 +87,17 @@ def _learned(connection: Connection, encoding: Encoding, accepted: AcceptedReque
     return accepted
 
 
-async def _send_protobuf(connection: Connection, request: PassRequest, body: Body) -> AcceptedRequest:
+async def _send_protobuf(
+    connection: Connection, request: PassRequest, body: Body, *, retries: bool = True
+) -> AcceptedRequest:
     if (await connection.client_config()).proto_compress_fwdbwd:
         body = await asyncio.to_thread(compressed, body)
     return await connection.submit(
-        "forward_backward", body, sought=Sought.RUN, repeatable=_repeatable(connection, request)
+        "forward_backward",
+        body,
+        sought=Sought.RUN,
+        repeatable=_repeatable(connection, request),
+        retries=retries,
     )
 
 

@@ -169,6 +169,8 @@ class RestClient:
         from backends.tinkex.client.download import download_file
 
         archive = await self._archive_url(checkpoint)
+        if urlsplit(archive.url).scheme not in ("http", "https"):
+            raise unsupported("archives over HTTP", server=self._connection.server)
         ours = _origin(archive.url) == _origin(self._connection.server)
         await download_file(self._connection.transport, archive.url, target, authenticated=ours)
         return target

@@ -58,6 +58,7 @@ class ResultPoll(Generic[T]):
         self._begun = self._progress = self._transport.clock()
         self._iteration = 0
         self._bare_400 = 0
+        self._bugs = 0
         self._troubled_since: float | None = None
         self._troubles = 0
         self._naps = 0
@@ -150,10 +151,14 @@ class ResultPoll(Generic[T]):
         elif answer.status == 400 and not _is_json(answer) and self._bare_400 < _BARE_400_TRIES:
             self._bare_400 += 1
             await self._back_off(BackendUnavailable(error.message, backend=BACKEND), None)
-        elif is_retryable(answer.status) and not _is_final(error):
+        elif is_retryable(answer.status) and not _is_final(error) and not self._same_bug(answer):
             await self._back_off(error, retry_after_ms(answer.headers))
         else:
             raise error
+
+    def _same_bug(self, answer: Answer) -> bool:
+        self._bugs += answer.status == 500
+        return self._bugs >= self._transport.retry.attempts_at_500
 
     def _try_again(self, answer: Answer) -> TryAgainResponse:
         try:

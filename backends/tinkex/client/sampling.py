@@ -140,7 +140,7 @@ class SamplingClient:
         raise AssertionError("unreachable")
 
     async def _sample_once(self, body: dict[str, Any]) -> SampleResponse:
-        accepted = await self._connection.submit("asample", json_body(body), sought=Sought.RUN)
+        accepted = await self._connection.submit("asample", json_body(body), sought=Sought.CHECKPOINT)
         awaited = Awaited(
             accepted.request_id,
             "asample",

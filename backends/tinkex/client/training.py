@@ -16,7 +16,7 @@ from backends.tinkex.client.result_poll import Awaited, Decoding, ResultPoll
 from backends.tinkex.client.results import check_pass, check_step, pass_decoding, record_decoding
 from backends.tinkex.client.session import Session
 from backends.tinkex.client.tokenizers import known_vocab_size, load_tokenizer
-from backends.tinkex.errors import Sought, invalid
+from backends.tinkex.errors import Sought, invalid, unsupported
 from backends.tinkex.types.adam_params import AdamParams
 from backends.tinkex.types.checkpoint_path import ParsedCheckpointTinkerPath
 from backends.tinkex.types.client_config import ClientConfig
@@ -388,7 +388,7 @@ class TrainingClient:
     def _save_state(
         self, name: str, ttl_seconds: int | None, overwrite: bool, seq_id: int | None
     ) -> "Operation[SaveWeightsResponse]":
-        _check_save(name, ttl_seconds)
+        self._check_save(name, ttl_seconds)
         return self._plain(
             "save_weights",
             lambda seq: SaveWeightsRequest(
@@ -410,7 +410,7 @@ class TrainingClient:
         seq_id: int | None,
         sampling_session_seq_id: int | None = None,
     ) -> "Operation[SaveWeightsForSamplerResponse]":
-        _check_save(name, ttl_seconds)
+        self._check_save(name, ttl_seconds)
         return self._plain(
             "save_weights_for_sampler",
             lambda seq: SaveWeightsForSamplerRequest(
@@ -484,9 +484,10 @@ class TrainingClient:
         decoding = record_decoding(UnloadModelResponse, "unload_model")
         return await self.fetch(accepted.request_id, "unload_model", "UnloadModel", decoding)
 
-
-def _check_save(name: str | None, ttl_seconds: int | None) -> None:
-    if name is not None and (not name or "/" in name or name in (".", "..")):
-        raise invalid("name", name, "a name without slashes")
-    if ttl_seconds is not None and ttl_seconds < 1:
-        raise invalid("ttl_seconds", ttl_seconds, "at least 1 second")
+    def _check_save(self, name: str | None, ttl_seconds: int | None) -> None:
+        if name is not None and (not name or "/" in name or name in (".", "..")):
+            raise invalid("name", name, "a name without slashes")
+        if ttl_seconds is not None and ttl_seconds < 1:
+            raise invalid("ttl_seconds", ttl_seconds, "at least 1 second")
+        if ttl_seconds is not None and self._connection.features.ttl is False:
+            raise unsupported("ttl_seconds", server=self._connection.server)

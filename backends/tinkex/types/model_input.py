@@ -81,10 +81,9 @@ class ModelInput(SentRecord):
     chunks: list[ModelInputChunk]
 
     @classmethod
-    def from_ints(cls, tokens: Sequence[int]) -> Self:
+    def from_ints(cls, tokens: Sequence[int]) -> "ModelInput":
         """Text only, as token ids; a list or array is held, not copied."""
-        made: Self = cls.model_construct(chunks=[EncodedTextChunk(tokens=tokens)])
-        return made
+        return ModelInput.model_construct(chunks=[EncodedTextChunk(tokens=tokens)])
 
     @classmethod
     def empty(cls) -> Self:

@@ -14,12 +14,14 @@ class RetryConfig:
     """Exponential backoff with full jitter. The same bytes go out again under the same idempotency key.
 
     ``give_up_after_s`` bounds the time from the first attempt; the error of the last attempt is then raised.
+    ``attempts_at_500`` bounds attempts that end in a plain 500: most often that is one and the same bug again.
     ``jitter`` gives a number in [0, 1).
     """
 
     initial_delay_s: float = 0.5
     max_delay_s: float = 30.0
     give_up_after_s: float = 300.0
+    attempts_at_500: int = 5
     jitter: Callable[[], float] = field(default=random.random, repr=False, compare=False)
 
     def delay_s(self, attempt: int, asked_ms: int | None) -> float:

@@ -109,7 +109,7 @@ class Transport:
         """
         headers = self._headers(call)
         begun = self.clock()
-        attempt = truncated = 0
+        attempt = truncated = bugs = 0
         while True:
             trouble: Answer | BackendUnavailable | RequestTimeout | MalformedAnswer
             try:
@@ -118,6 +118,9 @@ class Transport:
                     return answer
                 if not call.repeatable and answer.status not in _NOT_TAKEN:
                     raise _lost(call, f"the server answered {answer.status}")
+                bugs += answer.status == 500
+                if bugs >= self.retry.attempts_at_500:
+                    return answer
                 trouble = answer
             except _CutShort as error:
                 truncated += 1
