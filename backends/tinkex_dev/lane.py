@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from backends.tinkex_dev.errors import OperationFailed
+from backends.tinkex_dev.errors import OperationFailed, Refused
 from backends.tinkex_dev.promises import Failed, Promise, Result
 
 Work = Callable[[], Awaitable[Result]]
@@ -24,7 +24,8 @@ class Lane:
     a seq_id runs when its turn of arrival comes. Closing the lane fails what waits.
     """
 
-    def __init__(self, *, first: int = 1) -> None:
+    def __init__(self, keep: Callable[[Promise, Result], None] = Promise.keep, *, first: int = 1) -> None:
+        self._keep = keep
         self.next_seq = first
         self._waiting: dict[int, _Operation] = {}
         self._refused: set[int] = set()
@@ -77,7 +78,7 @@ class Lane:
 
     async def _run(self) -> None:
         while (operation := self._take()) is not None:
-            operation.promise.keep(await outcome_of(operation.work))
+            self._keep(operation.promise, await outcome_of(operation.work))
 
 
 async def outcome_of(work: Work) -> Result:
@@ -86,5 +87,7 @@ async def outcome_of(work: Work) -> Result:
         return await work()
     except OperationFailed as error:
         return Failed(error.message, error.fault_of)
+    except Refused as error:
+        return Failed(error.message, "user")
     except Exception as error:
         return Failed(f"{type(error).__name__}: {error}", "server")

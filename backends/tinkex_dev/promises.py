@@ -11,7 +11,8 @@ from backends.tinkex_dev.errors import Refused
 from backends.tinkex_dev.model.network import Array
 from backends.tinkex_dev.model.sampling import Drawn, PromptScores
 
-_KEPT: Final = 20_000
+_KEPT: Final = 50_000
+_KEPT_BYTES: Final = 256 * 1024 * 1024
 _PREFIX: Final = "req-"
 
 
@@ -28,6 +29,11 @@ class LossOutputs:
 
     outputs: Sequence[Mapping[str, Array]]
     metrics: Mapping[str, float]
+
+    @property
+    def size(self) -> int:
+        """Bytes of its arrays."""
+        return sum(value.nbytes for output in self.outputs for value in output.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +71,11 @@ class Promise:
         self.result = result
         self.done.set()
 
+    @property
+    def size(self) -> int:
+        """About how many bytes its answer holds."""
+        return self.result.size if isinstance(self.result, LossOutputs) else 0
+
     def receipt(self) -> dict[str, object]:
         """What the mutating call itself is answered with."""
         named = {"model_id": self.model_id} if self.model_id else {}
@@ -76,14 +87,34 @@ class Promises:
 
     def __init__(self) -> None:
         self._by_id: OrderedDict[str, Promise] = OrderedDict()
+        self._bytes = 0
 
     def make(self, kind: str, model_id: str | None = None) -> Promise:
         """A new promise, not yet kept."""
         promise = Promise(f"{_PREFIX}{uuid.uuid4().hex}", kind, model_id)
         self._by_id[promise.id] = promise
-        while len(self._by_id) > _KEPT and next(iter(self._by_id.values())).done.is_set():
-            self._by_id.popitem(last=False)
+        if len(self._by_id) > _KEPT:
+            self._drop_oldest()
         return promise
+
+    def keep(self, promise: Promise, result: Result) -> None:
+        """Keep a promise; if too much is then held, the oldest answers are dropped."""
+        promise.keep(result)
+        self._bytes += promise.size
+        while self._bytes > _KEPT_BYTES and self._drop_oldest():
+            pass
+
+    def _drop_oldest(self) -> bool:
+        oldest = next(iter(self._by_id.values()))
+        if not oldest.done.is_set():
+            return False
+        self._drop(oldest)
+        return True
+
+    def _drop(self, promise: Promise) -> None:
+        del self._by_id[promise.id]
+        self._bytes -= promise.size
+        promise.result = None  # a run's record of requests still holds the promise
 
     def get(self, request_id: str) -> Promise:
         """The promise of that name.
@@ -100,7 +131,7 @@ class Promises:
 
     def forget(self, model_id: str | None = None) -> int:
         """Drop kept answers, of one model or of all; says how many."""
-        gone = [p.id for p in self._by_id.values() if p.done.is_set() and model_id in (None, p.model_id)]
-        for request_id in gone:
-            del self._by_id[request_id]
+        gone = [p for p in self._by_id.values() if p.done.is_set() and model_id in (None, p.model_id)]
+        for promise in gone:
+            self._drop(promise)
         return len(gone)

@@ -84,3 +84,5 @@ class SamplerRecord(Record):
     session_id: str
     base_model: str
     model_path: str | None = None
+    snapshot: bool = False
+    """Whether it samples from weights that were saved for it alone; those go with their session."""

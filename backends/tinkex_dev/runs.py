@@ -47,7 +47,7 @@ class LiveRun:
     record: RunRecord
     network: Network
     adapter: Adapter
-    lane: Lane = field(default_factory=Lane)
+    lane: Lane
     poisoned: CorruptionMode | None = None
     saving: set[tuple[CheckpointKind, str]] = field(default_factory=set)
     """Names of checkpoints that are in line to be written."""

@@ -113,6 +113,8 @@ class Service:
     def end_session(self, session_id: str) -> None:
         """End a session: its live models are gone, what it saved stays."""
         self._heard.pop(session_id, None)
+        for sampler_id in [key for key in self.snapshots if key.startswith(f"{session_id}:")]:
+            del self.snapshots[sampler_id]
         for run in [run for run in self.live.values() if run.record.session_id == session_id]:
             self.lose(run.record.id, "its session ended")
 
@@ -156,7 +158,9 @@ class Service:
             last_request_time=now,
             user_metadata=user_metadata,
         )
-        run = LiveRun(record, self.network(base_model), Adapter(adapter_shape(lora), lora.seed), Lane(first=1))
+        run = LiveRun(
+            record, self.network(base_model), Adapter(adapter_shape(lora), lora.seed), Lane(self.promises.keep)
+        )
         self.runs[run_id] = record
         self.live[run_id] = run
         self.storage.save_run(record)
@@ -264,6 +268,17 @@ class Service:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def snapshot(self, sampler_id: str) -> Adapter:
+        """The weights that were saved for one sampling session alone.
+
+        Raises:
+            Refused: 404 if they are gone with their session.
+        """
+        found = self.snapshots.get(sampler_id)
+        if found is None:
+            raise Refused(404, f"The weights of sampling session {sampler_id} are gone: its session ended")
+        return found
 
     def add_sampler(self, sampler: SamplerRecord) -> SamplerRecord:
         """Remember a sampling session."""

@@ -1,7 +1,9 @@
 """Sampling sessions, and sampling from a base model, a checkpoint or a snapshot."""
 
 import hashlib
+from collections import OrderedDict
 from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
 from starlette.requests import Request
@@ -22,7 +24,9 @@ from backends.tinkex_dev.service import Service, digest_of_body
 from backends.tinkex_dev.tensors import tokens_of_chunks
 from crucible.tokenizer import ByteTokenizer
 
-_DEFAULT_MAX_TOKENS = 512
+_DEFAULT_MAX_TOKENS: Final = 512
+_REMEMBERED: Final = 50_000
+_LOADED: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +42,8 @@ class SamplingRoutes:
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._asked: dict[tuple[str, int], tuple[str, str]] = {}
-        self._loaded: dict[str, tuple[str, Adapter]] = {}
+        self._asked: OrderedDict[tuple[str, int], tuple[str, str]] = OrderedDict()
+        self._loaded: OrderedDict[str, tuple[str, Adapter]] = OrderedDict()
 
     def routes(self) -> list[Route]:
         return [
@@ -83,7 +87,7 @@ class SamplingRoutes:
         how = _how(body.sampling_params, len(prompt))
         digest = digest_of_body("sample", body.model_dump())
         key = (sampler.id, body.seq_id) if body.seq_id is not None and body.sampling_session_id else None
-        if key in self._asked and self._service.replay:
+        if key is not None and key in self._asked and self._service.replay:
             earlier, request_id = self._asked[key]
             if earlier != digest:
                 raise Refused(409, f"seq_id {body.seq_id} of {sampler.id} was used for another request")
@@ -92,6 +96,7 @@ class SamplingRoutes:
         promise.extra = {"sample_sequence_ids": [f"{promise.id}:{n}" for n in range(body.num_samples)]}
         if key is not None:
             self._asked[key] = (digest, promise.id)
+            _keep_newest(self._asked, _REMEMBERED)
         seed = body.sampling_params.seed
         if seed is None:
             seed = self._seed_of(sampler.id, body)
@@ -101,7 +106,7 @@ class SamplingRoutes:
             return await self._service.compute(lambda: self._draw(sampler, prompt.tolist(), how, abs(seed), body))
 
         async def keep() -> None:
-            promise.keep(await outcome_of(work))
+            self._service.promises.keep(promise, await outcome_of(work))
 
         self._service.start(keep())
         return answer(promise.receipt())
@@ -160,8 +165,8 @@ class SamplingRoutes:
 
     def _source(self, sampler: SamplerRecord) -> _Source:
         network = self._service.network(sampler.base_model)
-        if sampler.id in self._service.snapshots:
-            return _Source(network, self._service.snapshots[sampler.id])
+        if sampler.snapshot:
+            return _Source(network, self._service.snapshot(sampler.id))
         if sampler.model_path is None:
             return _Source(network, None)
         saved = self._service.checkpoints.find(sampler.model_path)
@@ -169,7 +174,13 @@ class SamplingRoutes:
         if known is None or known[0] != saved.sha256:
             known = (saved.sha256, self._service.checkpoints.read(saved, optimizer=False))
             self._loaded[saved.path] = known
+            _keep_newest(self._loaded, _LOADED)
         return _Source(network, known[1])
+
+
+def _keep_newest(table: OrderedDict[Any, Any], count: int) -> None:
+    while len(table) > count:
+        table.popitem(last=False)
 
 
 def _how(params: SamplingParams, prompt_length: int) -> HowToSample:

@@ -40,6 +40,7 @@ class SessionRoutes:
             Route("/telemetry", self.telemetry, methods=["POST"]),
             Route("/sessions", self.list),
             Route("/sessions/{session_id}", self.show),
+            Route("/sessions/{session_id}/finish", self.finish, methods=["POST"]),
             Route("/samplers/{sampler_id}", self.sampler),
         ]
 
@@ -107,6 +108,13 @@ class SessionRoutes:
             "user_metadata": metadata_of(session.user_metadata),
         }
         return answer(shown)
+
+    async def finish(self, request: Request) -> Response:
+        """The client is done: its live models are unloaded."""
+        await read_body(request)
+        session_id = self._service.hear(request.path_params["session_id"]).id
+        self._service.end_session(session_id)
+        return Response(status_code=204)
 
     async def sampler(self, request: Request) -> Response:
         sampler_id = request.path_params["sampler_id"]

@@ -182,7 +182,9 @@ class TrainingRoutes:
             sampler_id = f"{run.record.session_id}:sample:{uuid.uuid4().hex if number is None else number}"
             service.snapshots[sampler_id] = await service.compute(run.adapter.copy)
             service.add_sampler(
-                SamplerRecord(id=sampler_id, session_id=run.record.session_id, base_model=run.record.base_model)
+                SamplerRecord(
+                    id=sampler_id, session_id=run.record.session_id, base_model=run.record.base_model, snapshot=True
+                )
             )
             service.note(run, verb, body.seq_id, digest, sampler=sampler_id)
             return Plain({"type": verb, "sampling_session_id": sampler_id})

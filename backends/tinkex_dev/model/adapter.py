@@ -130,12 +130,12 @@ class Adapter:
         """An adapter from :meth:`state`; without ``optimizer`` its Adam begins cold."""
         made = cls.__new__(cls)
         made.shape = shape
-        made.weights = _named(state, "w.")
+        made.weights = _named(state, "w.", shape)
         made._reset()
         if optimizer and "steps" in state:
             made.steps = int(state["steps"])
             if made.steps:
-                made.first, made.second = _named(state, "m."), _named(state, "v.")
+                made.first, made.second = _named(state, "m.", shape), _named(state, "v.", shape)
         return made
 
     def copy(self) -> Self:
@@ -161,9 +161,7 @@ def _zeros(like: Mapping[str, Array]) -> dict[str, Array]:
     return {key: np.zeros_like(value) for key, value in like.items()}
 
 
-def _named(state: Mapping[str, NDArray[np.generic]], mark: str) -> dict[str, Array]:
-    return {
-        key.removeprefix(mark): np.array(value, dtype=value.dtype)
-        for key, value in state.items()
-        if key.startswith(mark)
-    }
+def _named(state: Mapping[str, NDArray[np.generic]], mark: str, shape: AdapterShape) -> dict[str, Array]:
+    """The arrays of one mark, in the order of a new adapter: sums over them then have the same last bits."""
+    keys = [f"{site}.{part}" for site in shape.sites for part in ("down", "up")]
+    return {key: np.array(state[f"{mark}{key}"]) for key in keys}

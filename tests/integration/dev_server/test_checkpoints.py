@@ -35,6 +35,25 @@ def test_a_run_restored_with_its_optimizer_goes_on_bit_for_bit(api, server):
     assert before[-1] > after[0]
 
 
+def test_a_restore_is_exact_with_clipped_gradients_too(api, server):
+    """Clipping divides by a sum over all matrices: the restored run adds them up in the same order."""
+    session = api.session()
+
+    def steps(model: str, first: int) -> str:
+        for seq_id in range(first, first + 6, 2):
+            api.forward_backward(model, seq_id)
+            how = {"learning_rate": 1e-2, "grad_clip_norm": 0.1, "weight_decay": 0.01}
+            api.do("optim_step", model_id=model, seq_id=seq_id + 1, adam_params=how)
+        return server.weights_digest(model)
+
+    whole = api.model(session)
+    steps(whole, 1)
+    path = api.do("save_weights", model_id=whole, seq_id=7, path="three")["path"]
+    after = steps(whole, 8)
+
+    assert steps(restored(api, session, 1, path), 2) == after
+
+
 def test_without_its_optimizer_the_second_step_differs(api):
     """Weights alone give the same first loss, and then another course."""
     session = api.session()

@@ -61,3 +61,18 @@ def test_one_key_can_be_required(tmp_path, connect):
         assert connect(server, key="tml-other").http.get("training_runs").status_code == 401
         assert connect(server, key="tml-only-this").http.get("training_runs").status_code == 200
         assert "tml-only-this" not in repr(server.options)
+
+
+def test_a_finished_session_takes_its_models_and_snapshots_along(api):
+    """finish ends the session: its models and the weights saved for its samplers are gone."""
+    session = api.session()
+    model = api.model(session)
+    sampler = api.do("save_weights_for_sampler", model_id=model, seq_id=1, sampling_session_seq_id=0)
+    prompt = {"chunks": [{"type": "encoded_text", "tokens": [258, 65, 256, 259]}]}
+    body = {"sampling_session_id": sampler["sampling_session_id"], "prompt": prompt, "sampling_params": {}}
+    assert api.call("asample", seq_id=0, **body).status_code == 200
+
+    assert api.call(f"sessions/{session}/finish", reason={"type": "success"}).status_code == 204
+
+    assert api.call("get_info", model_id=model).status_code == 404
+    assert api.call("asample", seq_id=1, **body).status_code == 404

@@ -1,0 +1,67 @@
+"""The server as a process: how it says where it is, and that it goes quietly."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import httpx
+import pytest
+
+from backends.tinkex.discovery import dev_server_file, running_dev_server
+from backends.tinkex_dev.server import DevProcess
+
+
+def test_it_says_where_it_listens_and_is_found(tmp_path):
+    """The address is printed and left in the home folder while it runs, and gone afterwards."""
+    with DevProcess(tmp_path / "state") as server:
+        assert httpx.get(f"{server.url}/api/v1/healthz", trust_env=False).json() == {"status": "ok"}
+        assert running_dev_server() == server.url
+        assert json.loads(dev_server_file().read_text())["pid"] == server.pid
+
+    assert running_dev_server() is None
+    assert not dev_server_file().exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "terminate"])
+def test_a_signal_ends_it_well_though_a_call_is_held(tmp_path, number: int):
+    """Exit status 0 at once, with a client waiting for a promise; plain text names the address and the key."""
+    command = [sys.executable, "-m", "backends.tinkex_dev", "--port", "0", "--state", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        lines = [process.stdout.readline() for _ in range(2)]
+        os.kill(process.pid, number)
+        status = process.wait(10)
+
+    assert lines[0].startswith("listening on http://127.0.0.1:")
+    assert lines[1].startswith("export TINKER_BASE_URL=http://127.0.0.1:")
+    assert status == 0
+
+
+def test_a_port_that_is_taken_is_said(tmp_path):
+    """Exit status 2 and a line that says what to do."""
+    with DevProcess(tmp_path / "a") as server:
+        port = server.url.rpartition(":")[2]
+        command = [sys.executable, "-m", "backends.tinkex_dev", "--port", port, "--state", str(tmp_path / "b")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 2
+    assert "choose another --port" in done.stderr
+
+
+def test_what_was_saved_survives_a_kill(tmp_path, connect):
+    """Killed without warning: the checkpoint loads in the next process, and training goes on exactly."""
+    with DevProcess(tmp_path) as server:
+        api = connect(server)
+        model = api.model(api.session())
+        api.train(model, 2)
+        path = api.do("save_weights", model_id=model, seq_id=5, path="two")["path"]
+        after = api.train(model, 2, first_seq=6)
+        server.kill()
+
+    with DevProcess(tmp_path) as server:
+        api = connect(server)
+        model = api.model(api.session())
+        api.do("load_weights", model_id=model, seq_id=1, path=path, optimizer=True)
+        assert api.train(model, 2, first_seq=2) == after
+        assert [e["step"] for e in server.log(kind="optim_step")] == [1, 2, 3, 4, 3, 4]
