@@ -3,26 +3,31 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from pydantic import JsonValue
 
-from backends.fake import commands, recovery
-from backends.fake.checkpoints import CheckpointFolder, CheckpointPath
+from backends.fake import commands
+from backends.fake.checkpoints import FakeCheckpoints
+from backends.fake.engine import FakeEngine
 from backends.fake.model import BASE_MODELS, CONTEXT_LENGTH, MAX_RANK, Model
-from backends.fake.run import REMOTE_RUNS, FakeRun
 from backends.fake.sampling import Piece, generate
 from backends.fake.settings import FakeSettings, scripted_error
+from backends.local.checkpoints import CheckpointPath
+from backends.local.recovery import LocalRecovery, check
+from backends.local.run import REMOTE_RUNS, LocalRun, RemoteRun
 from crucible.backend import Command, CommandBackend, Health, TrainingBackend
 from crucible.capabilities import Capabilities
 from crucible.completion import Completion, FinishReason, TokenLogprob, Usage
-from crucible.errors import InvalidRequest, NoCheckpoint, NotFound, RunCorrupted, RunGone
+from crucible.errors import InvalidRequest, NotFound, RunCorrupted, RunGone
 from crucible.prompt import Prompt
 from crucible.reading import read_record
-from crucible.recovery import RecoveredRun, RecoveryEventName, RecoveryObserver, RecoveryRequest
+from crucible.recovery import RecoveredRun, RecoveryObserver, RecoveryRequest
 from crucible.stream import DeltaEvent, DoneEvent, EndEvent, StartEvent, StreamEvent, UsageEvent, collect
 from crucible.tokenizer import ByteTokenizer, Tokenizer
-from crucible.training import CheckpointCheck, LiveRun, RunRef, RunSpec
+from crucible.training import CheckpointCheck, LiveRun, RunFeatures, RunRef, RunSpec
+
+_FEATURES: Final = RunFeatures(replays=True, restores_optimizer=True, sets_corrupted_flag=True)
 
 
 class FakeBackend(TrainingBackend, CommandBackend):
@@ -32,7 +37,7 @@ class FakeBackend(TrainingBackend, CommandBackend):
 
     def __init__(self, config: Mapping[str, JsonValue] | None = None) -> None:
         self._settings = read_record(FakeSettings, dict(config or {}), backend="fake")
-        self._checkpoints = CheckpointFolder(self._settings.folder())
+        self._checkpoints = FakeCheckpoints(self.name, self._settings.folder())
         self._models: dict[str, Model] = {}
         self._failures = [step.model_copy() for step in self._settings.script.fail for _ in range(step.times)]
         self._answered = 0
@@ -101,40 +106,24 @@ class FakeBackend(TrainingBackend, CommandBackend):
 
     async def start(self, spec: RunSpec) -> LiveRun:
         await self.check_spec(spec)
-        return self._new_run(Model.new(spec.base_model, spec.lora), spec)
+        return self._new_run(FakeEngine(Model.new(spec.base_model, spec.lora), spec))
 
     async def attach(self, ref: RunRef, *, next_seq_id: int) -> LiveRun:
         run = REMOTE_RUNS.get(ref.run_id)
         if run is None:
             raise RunGone(f"run {ref.run_id} lived in another process, or was closed", backend="fake")
-        if run.corrupted:
+        if run.engine.corrupted:
             raise RunCorrupted(f"run {ref.run_id} is corrupted", backend="fake")
-        spec = RunSpec(base_model=run.model.base_model, lora=run.model.lora)
-        return FakeRun(run, spec, self._checkpoints, self._settings.script, next_seq_id)
+        return self._drive(run, next_seq_id)
 
     async def recover(self, request: RecoveryRequest, *, observe: RecoveryObserver) -> RecoveredRun:
-        policy, failed = request.policy, request.failed.run_id
-        say = recovery.Announcer(failed, observe)
-        await say(RecoveryEventName.STARTED, reason=request.reason, attempt=0)
-        try:
-            checkpoint, model = await recovery.choose(request, self._checkpoints, say)
-        except NoCheckpoint as exc:
-            await say(RecoveryEventName.FAILED, reason=exc.message)
-            if policy.on_failure is not None:
-                policy.on_failure(failed, "no_checkpoint")
-            raise
-        run = self._new_run(model, request.spec)
-        await say(RecoveryEventName.CLIENT_CREATED, run_id=run.ref.run_id)
-        await say(RecoveryEventName.COMPLETED, run_id=run.ref.run_id, checkpoint=checkpoint.path)
-        if policy.on_recovery is not None:
-            policy.on_recovery(request.failed, run, checkpoint)
-        return RecoveredRun(run, checkpoint, policy.restore_optimizer)
+        return await LocalRecovery(request, self._checkpoints, observe, self._new_run).run()
 
     async def check_checkpoint(self, path: str, spec: RunSpec) -> CheckpointCheck:
-        return recovery.check(path, spec, self._checkpoints)
+        return check(path, spec, self._checkpoints)
 
     async def delete_checkpoint(self, path: str) -> None:
-        self._checkpoints.delete(CheckpointPath.parse(path))
+        self._checkpoints.delete(CheckpointPath.parse(path, self.name))
 
     async def check_command(self, command: Command) -> None:
         commands.read_command(command)
@@ -142,12 +131,16 @@ class FakeBackend(TrainingBackend, CommandBackend):
     async def execute(self, command: Command) -> dict[str, JsonValue]:
         return await commands.execute(command, self._settings.folder() / "commands")
 
-    def _new_run(self, model: Model, spec: RunSpec) -> FakeRun:
+    def _new_run(self, engine: FakeEngine) -> LiveRun:
         corruption = self._settings.script.corrupt
-        if corruption is not None and self._runs_made >= corruption.runs:
-            corruption = None
+        if corruption is not None and self._runs_made < corruption.runs:
+            engine.corruption = corruption
         self._runs_made += 1
-        return FakeRun(REMOTE_RUNS.new(model, corruption), spec, self._checkpoints, self._settings.script)
+        return self._drive(REMOTE_RUNS.new(engine, self.name))
+
+    def _drive(self, run: RemoteRun, next_seq_id: int = 1) -> LiveRun:
+        delay_s = self._settings.script.delay_ms / 1000
+        return LocalRun(run, self._checkpoints, features=_FEATURES, next_seq_id=next_seq_id, delay_s=delay_s)
 
     def _fail_as_scripted(self) -> None:
         if self._failures:
@@ -167,9 +160,8 @@ class FakeBackend(TrainingBackend, CommandBackend):
                 backend="fake",
             )
         try:
-            return (await asyncio.to_thread(self._checkpoints.model, CheckpointPath.parse(name), optimizer=False))[
-                0
-            ]
+            path = CheckpointPath.parse(name, self.name)
+            return (await asyncio.to_thread(self._checkpoints.load, path, optimizer=False))[0].model
         except NotFound as exc:
             raise InvalidRequest.of("options.model", name, exc.message, backend="fake") from exc
 

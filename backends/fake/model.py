@@ -24,7 +24,7 @@ BASE_MODELS: Final = ("tiny-lm", "llama-3.2-1b", "llama-3.2-3b", "qwen/qwen2.5-7
 
 MAX_RANK: Final = 256
 CONTEXT_LENGTH: Final = 32_768
-_VOCAB: Final = ByteTokenizer().vocab_size
+VOCAB_SIZE: Final = ByteTokenizer().vocab_size
 _ADAPTER: Final = ("first", "second", "up")
 
 
@@ -51,14 +51,14 @@ class Model:
         frozen = np.random.default_rng(_seed("fake-base", base_model))
         made = np.random.default_rng(_seed("fake-adapter", base_model, lora.seed or 0, lora.rank))
         adapter = {
-            "first": made.normal(0.0, 0.3, (_VOCAB, lora.rank)),
-            "second": made.normal(0.0, 0.3, (_VOCAB, lora.rank)),
-            "up": np.zeros((lora.rank, _VOCAB)),
+            "first": made.normal(0.0, 0.3, (VOCAB_SIZE, lora.rank)),
+            "second": made.normal(0.0, 0.3, (VOCAB_SIZE, lora.rank)),
+            "up": np.zeros((lora.rank, VOCAB_SIZE)),
         }
         return cls(
             base_model=base_model,
             lora=lora,
-            bias=frozen.normal(0.0, 0.5, _VOCAB),
+            bias=frozen.normal(0.0, 0.5, VOCAB_SIZE),
             adapter=adapter,
             gradients={name: np.zeros_like(value) for name, value in adapter.items()},
             momentum={name: np.zeros_like(value) for name, value in adapter.items()},

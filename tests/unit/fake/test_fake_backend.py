@@ -9,11 +9,15 @@ import pytest
 from backends.fake import FakeBackend
 from crucible import (
     CapacityError,
+    CheckpointRef,
     Command,
     CrucibleError,
     InvalidRequest,
+    NoCheckpoint,
     Options,
     Prompt,
+    RecoveryPolicy,
+    RecoveryRequest,
     RequestTimeout,
     RunCorrupted,
     RunGone,
@@ -168,14 +172,16 @@ def test_a_wrong_command_is_refused(command: Command, named: str) -> None:
 
 def test_a_checkpoint_expires(tmp_path: Path) -> None:
     """After its time it is as good as gone."""
-    from backends.fake.checkpoints import CheckpointFolder, CheckpointPath
+    from backends.fake.checkpoints import FakeCheckpoints
+    from backends.fake.engine import FakeEngine
     from backends.fake.model import Model
+    from backends.local.checkpoints import CheckpointPath
     from crucible import NotFound
 
     now = 1000.0
-    folder = CheckpointFolder(tmp_path, lambda: now)
-    path = CheckpointPath.parse("fake://run/weights/a")
-    folder.save(path, Model.new("tiny-lm", LoraSpec(rank=2)), step=3, ttl_s=60)
+    folder = FakeCheckpoints("fake", tmp_path, lambda: now)
+    path = CheckpointPath.parse("fake://run/weights/a", "fake")
+    folder.save(path, FakeEngine(Model.new("tiny-lm", SPEC.lora), SPEC), step=3, ttl_s=60)
 
     assert folder.info(path).step == 3
     now = 1061.0
@@ -191,12 +197,14 @@ def test_a_torn_checkpoint_is_unusable(tmp_path: Path) -> None:
 
         run = await backend.start(SPEC)
         saved = await (await run.send(run.prepare_save("a", step=0, kind=IntentKind.SAVE_STATE))).result()
-        file = tmp_path / saved.path.removeprefix("fake://")
-        file = file.with_name(file.name + ".npz")
+        file = tmp_path / saved.path.removeprefix("fake://") / "arrays.npz"
         file.write_bytes(file.read_bytes()[:100])
-        found = await backend.check_checkpoint(saved.path, SPEC)
-        assert not found.usable
-        assert "cannot be read" in (found.reason or "")
+        policy = RecoveryPolicy(enabled=True)
+        request = RecoveryRequest(
+            run.ref, SPEC, "test", policy, (CheckpointRef(path=saved.path, name="a", step=0),)
+        )
+        with pytest.raises(NoCheckpoint, match="cannot be read"):
+            await backend.recover(request, observe=lambda event: None)
 
     run_opened(FakeBackend({"home": str(tmp_path)}), body)
 

@@ -1,0 +1,1 @@
+"""What backends that train in this process share: runs, checkpoints on disk, recovery. No backend of its own."""

@@ -1,0 +1,166 @@
+"""Checkpoints in a folder: ``NAME://RUN/weights/...`` with the optimizer, ``.../sampler_weights/...`` without."""
+
+import os
+import re
+import shutil
+import tempfile
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Generic, TypeVar
+
+from backends.local.engine import Engine
+from crucible.errors import InvalidRequest, NotFound
+from crucible.record import Record
+from crucible.training import IntentKind, RunSpec
+
+E = TypeVar("E", bound=Engine)
+
+_PATH: Final = re.compile(r"([a-z]+)://([A-Za-z0-9_-]+)/(weights|sampler_weights)/([A-Za-z0-9._-]+)")
+_FOLDERS: Final = {IntentKind.SAVE_STATE: "weights", IntentKind.SAVE_SAMPLER: "sampler_weights"}
+_STATE: Final = "state.json"
+
+
+class CheckpointInfo(Record):
+    """What is written beside the weights."""
+
+    spec: RunSpec
+    step: int
+    has_optimizer: bool
+    saved_at: float
+    expires_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointPath:
+    """A checkpoint's place. ``scheme`` is the backend's name."""
+
+    scheme: str
+    run_id: str
+    folder: str
+    name: str
+
+    @classmethod
+    def parse(cls, text: str, scheme: str) -> "CheckpointPath":
+        """Raises InvalidRequest for anything but a path of that backend."""
+        match = _PATH.fullmatch(text)
+        if match is None or match[1] != scheme or match[4] in (".", ".."):
+            raise InvalidRequest.of(
+                "path",
+                text,
+                f"allowed are {scheme}://RUN/weights/NAME and {scheme}://RUN/sampler_weights/NAME",
+                backend=scheme,
+            )
+        return cls(match[1], match[2], match[3], match[4])
+
+    @classmethod
+    def of_save(cls, scheme: str, run_id: str, kind: IntentKind, name: str) -> "CheckpointPath":
+        """The place of a save. Raises InvalidRequest for a name that is no file name."""
+        return cls.parse(f"{scheme}://{run_id}/{_FOLDERS[kind]}/{name}", scheme)
+
+    @property
+    def has_optimizer(self) -> bool:
+        """Whether training can go on from it."""
+        return self.folder == "weights"
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.run_id}/{self.folder}/{self.name}"
+
+
+class CheckpointStore(ABC, Generic[E]):
+    """All checkpoints of one backend under one folder, each a folder that appears whole or not at all.
+
+    ``now`` gives seconds since the epoch.
+    """
+
+    def __init__(self, scheme: str, home: Path, now: Callable[[], float] = time.time) -> None:
+        self.scheme = scheme
+        self._home = home
+        self._now = now
+
+    @abstractmethod
+    def _write(self, engine: E, folder: Path, *, optimizer: bool) -> None:
+        """Write the engine's state into an empty folder."""
+
+    @abstractmethod
+    def _read(self, folder: Path, info: CheckpointInfo, *, optimizer: bool) -> E:
+        """An engine in the state that ``_write`` wrote. Raises OSError, ValueError or KeyError for a broken one."""
+
+    def save(self, path: CheckpointPath, engine: E, *, step: int, ttl_s: int | None) -> None:
+        """Write the engine's state. Raises FileExistsError when the name is taken."""
+        info = CheckpointInfo(
+            spec=engine.spec,
+            step=step,
+            has_optimizer=path.has_optimizer,
+            saved_at=self._now(),
+            expires_at=None if ttl_s is None else self._now() + ttl_s,
+        )
+        target = self.folder_of(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(dir=target.parent, suffix=".part"))
+        try:
+            self._write(engine, made, optimizer=path.has_optimizer)
+            (made / _STATE).write_text(info.model_dump_json())
+            for file in made.iterdir():
+                _flush(file)
+            made.rename(target)
+        except BaseException:
+            shutil.rmtree(made, ignore_errors=True)
+            raise
+
+    def info(self, path: CheckpointPath) -> CheckpointInfo:
+        """What a checkpoint is. Raises NotFound when it is missing, expired or unreadable."""
+        try:
+            info = CheckpointInfo.model_validate_json((self.folder_of(path) / _STATE).read_text())
+        except FileNotFoundError:
+            raise NotFound(f"checkpoint {path} does not exist", backend=self.scheme) from None
+        except (OSError, ValueError) as exc:
+            raise NotFound(f"checkpoint {path} cannot be read: {exc}", backend=self.scheme) from exc
+        if info.expires_at is not None and info.expires_at <= self._now():
+            raise NotFound(f"checkpoint {path} has expired", backend=self.scheme)
+        return info
+
+    def load(self, path: CheckpointPath, *, optimizer: bool) -> tuple[E, CheckpointInfo]:
+        """An engine in the state of the checkpoint. Raises NotFound as ``info``."""
+        info = self.info(path)
+        try:
+            engine = self._read(self.folder_of(path), info, optimizer=optimizer and info.has_optimizer)
+        except (OSError, ValueError, KeyError, RuntimeError) as exc:
+            raise NotFound(f"checkpoint {path} cannot be read: {exc}", backend=self.scheme) from exc
+        return engine, info
+
+    def of_run(self, run_id: str) -> tuple[tuple[CheckpointPath, CheckpointInfo], ...]:
+        """A run's readable training states, newest first."""
+        found = []
+        for state in (self._home / run_id / "weights").glob(f"*/{_STATE}"):
+            path = CheckpointPath(self.scheme, run_id, "weights", state.parent.name)
+            try:
+                found.append((path, self.info(path)))
+            except NotFound:
+                continue
+        return tuple(sorted(found, key=lambda item: (item[1].step, item[1].saved_at), reverse=True))
+
+    def delete(self, path: CheckpointPath) -> None:
+        """Remove a checkpoint; one that is gone is fine."""
+        folder = self.folder_of(path)
+        gone = folder.with_name(f"{folder.name}.{os.getpid()}.gone")
+        try:
+            folder.rename(gone)
+        except FileNotFoundError:
+            return
+        shutil.rmtree(gone, ignore_errors=True)
+
+    def size_bytes(self, path: CheckpointPath) -> int:
+        """What the files take; 0 when there are none."""
+        return sum(file.stat().st_size for file in self.folder_of(path).glob("*"))
+
+    def folder_of(self, path: CheckpointPath) -> Path:
+        """Where the files lie."""
+        return self._home / path.run_id / path.folder / path.name
+
+
+def _flush(file: Path) -> None:
+    with file.open("rb") as opened:
+        os.fsync(opened.fileno())

@@ -1,0 +1,237 @@
+"""A training run that lives as long as the process, and answers a repeat from its record."""
+
+import asyncio
+import threading
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass, field
+from typing import Any, Final, Generic, TypeVar
+
+from backends.local.checkpoints import CheckpointPath, CheckpointStore
+from backends.local.engine import Engine
+from crucible.digest import save_digest, step_digest
+from crucible.errors import BackendError, CrucibleError, InvalidRequest, NameTaken, NotFound, RunCorrupted, RunGone
+from crucible.training import (
+    Intent,
+    IntentKind,
+    LiveRun,
+    Pending,
+    Prepared,
+    RunFeatures,
+    RunHealth,
+    RunRef,
+    RunState,
+    SaveResult,
+    StepRequest,
+    StepResult,
+)
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class RemoteRun:
+    """What a service would hold: the engine, and a record of every operation by its first sequence number."""
+
+    run_id: str
+    engine: Engine
+    drivers: int = 0
+    record: dict[int, tuple[str, "Future[Any]"]] = field(default_factory=dict)
+
+
+class RemoteRuns:
+    """The runs of this process. Of those that nobody drives only the newest are remembered."""
+
+    def __init__(self, most_idle: int = 16) -> None:
+        self._most_idle = most_idle
+        self._runs: OrderedDict[str, RemoteRun] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def new(self, engine: Engine, prefix: str) -> RemoteRun:
+        """A new run around an engine."""
+        run = RemoteRun(f"{prefix}-{uuid.uuid4().hex[:16]}", engine)
+        with self._lock:
+            idle = [run_id for run_id, known in self._runs.items() if known.drivers == 0]
+            for run_id in idle[: -self._most_idle]:
+                del self._runs[run_id]
+            self._runs[run.run_id] = run
+        return run
+
+    def get(self, run_id: str) -> RemoteRun | None:
+        """The run, if it still lives."""
+        with self._lock:
+            return self._runs.get(run_id)
+
+    def drop(self, run_id: str) -> None:
+        """Forget a run; its checkpoints stay."""
+        with self._lock:
+            self._runs.pop(run_id, None)
+
+
+REMOTE_RUNS: Final = RemoteRuns()
+"""Stands for the service: shared by all backends of a process, so that one may attach to what another began."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Accepted(Pending[T], Generic[T]):
+    """An operation in line, whose outcome is told after a delay."""
+
+    outcome: "Future[T]"
+    delay_s: float
+
+    async def result(self) -> T:
+        if self.delay_s:
+            await asyncio.sleep(self.delay_s)
+        # Whoever gives up waiting cancels nothing: the operation takes effect.
+        return await asyncio.shield(asyncio.wrap_future(self.outcome))
+
+
+@dataclass(frozen=True, slots=True)
+class _Save:
+    path: CheckpointPath
+    ttl_s: int | None
+
+
+class LocalRun(LiveRun):
+    """Drives a ``RemoteRun``. With an ``executor`` (of one thread) operations are computed there in their order,
+    without it when they are sent."""
+
+    def __init__(
+        self,
+        run: RemoteRun,
+        store: CheckpointStore[Any],
+        *,
+        features: RunFeatures,
+        next_seq_id: int = 1,
+        delay_s: float = 0.0,
+        executor: Executor | None = None,
+    ) -> None:
+        self._run = run
+        self._store = store
+        self._features = features
+        self._next_seq_id = next_seq_id
+        self._delay_s = delay_s
+        self._executor = executor
+        self._open = True
+        run.drivers += 1
+
+    @property
+    def ref(self) -> RunRef:
+        return RunRef(backend=self._store.scheme, run_id=self._run.run_id)
+
+    @property
+    def features(self) -> RunFeatures:
+        return self._features
+
+    @property
+    def next_seq_id(self) -> int:
+        return self._next_seq_id
+
+    def prepare_step(self, request: StepRequest) -> Prepared[StepResult]:
+        self._run.engine.check(request)
+        return Prepared(self._intent(IntentKind.STEP, 2, request.step, step_digest(request)), request)
+
+    def prepare_save(
+        self, name: str, *, step: int, kind: IntentKind, ttl_s: int | None = None
+    ) -> Prepared[SaveResult]:
+        path = CheckpointPath.of_save(self._store.scheme, self._run.run_id, kind, name)
+        digest = save_digest(kind, name, step, ttl_s)
+        return Prepared(self._intent(kind, 1, step, digest, name), _Save(path, ttl_s))
+
+    async def send(self, prepared: Prepared[T]) -> Pending[T]:
+        if REMOTE_RUNS.get(self._run.run_id) is None:
+            raise RunGone(f"run {self._run.run_id} no longer lives", backend=self._store.scheme)
+        seq_id, digest = prepared.intent.first_seq_id, prepared.intent.digest
+        known = self._run.record.get(seq_id)
+        if known is None:
+            known = self._run.record[seq_id] = (digest, self._begin(prepared))
+        elif known[0] != digest:
+            raise InvalidRequest.of(
+                "seq_id", seq_id, "it was used for another request already", backend=self._store.scheme
+            )
+        return _Accepted(known[1], self._delay_s)
+
+    async def health(self) -> RunHealth:
+        if REMOTE_RUNS.get(self._run.run_id) is None:
+            return RunHealth(state=RunState.GONE, reason="the run was closed")
+        if self._run.engine.corrupted:
+            return RunHealth(state=RunState.CORRUPTED, reason="the run is marked corrupted")
+        return RunHealth(state=RunState.ALIVE)
+
+    async def watch(self, poll_interval_ms: int) -> RunCorrupted:
+        while True:
+            if self._run.engine.corrupted:
+                return self._corrupted()
+            await asyncio.sleep(poll_interval_ms / 1000)
+
+    async def close(self, *, unload: bool = False) -> None:
+        if self._open:
+            self._open = False
+            self._run.drivers -= 1
+        if unload:
+            REMOTE_RUNS.drop(self._run.run_id)
+
+    def weights_digest(self) -> str:
+        """A hash of the trained weights' bits."""
+        return self._run.engine.digest()
+
+    def _intent(self, kind: IntentKind, count: int, step: int, digest: str, name: str | None = None) -> Intent:
+        first = self._next_seq_id
+        self._next_seq_id += count
+        return Intent(
+            kind=kind,
+            run_id=self._run.run_id,
+            first_seq_id=first,
+            last_seq_id=first + count - 1,
+            step=step,
+            digest=digest,
+            name=name,
+        )
+
+    def _begin(self, prepared: Prepared[Any]) -> "Future[Any]":
+        body, step = prepared.body, prepared.intent.step
+        if isinstance(body, StepRequest):
+            return self._compute(lambda: self._run.engine.train(body))
+        if isinstance(body, _Save):
+            return self._compute(lambda: self._save(body, step))
+        raise InvalidRequest.of("prepared.body", type(body).__name__, "it must come from prepare_*")
+
+    def _compute(self, work: Callable[[], T]) -> "Future[T]":
+        def guarded() -> T:
+            if self._run.engine.corrupted:
+                raise self._corrupted()
+            try:
+                return work()
+            except CrucibleError:
+                raise
+            except Exception as exc:
+                raise BackendError(f"the operation failed: {exc!r}", backend=self._store.scheme) from exc
+
+        if self._executor is not None:
+            return self._executor.submit(guarded)
+        done: Future[T] = Future()
+        try:
+            done.set_result(guarded())
+        except CrucibleError as exc:
+            done.set_exception(exc)
+        return done
+
+    def _save(self, save: _Save, step: int) -> SaveResult:
+        try:
+            info = self._store.info(save.path)
+        except NotFound:
+            self._store.delete(save.path)
+            self._store.save(save.path, self._run.engine, step=step, ttl_s=save.ttl_s)
+            return SaveResult(str(save.path))
+        if info.step != step:
+            raise NameTaken(f"{save.path} holds step {info.step}, not {step}", backend=self._store.scheme)
+        return SaveResult(str(save.path), adopted=True)
+
+    def _corrupted(self) -> RunCorrupted:
+        return RunCorrupted(
+            f"run {self._run.run_id} is corrupted",
+            backend=self._store.scheme,
+            details={"run_id": self._run.run_id},
+        )
