@@ -15,7 +15,7 @@ from backends.tinkex.types.responses import AcceptedRequest
 from backends.tinkex.wire.body import Body, json_body
 from backends.tinkex.wire.features import FeatureMemory, ServerFeatures
 from backends.tinkex.wire.transport import Answer, Call, Transport
-from crucible.errors import CrucibleError, Unsupported
+from crucible.errors import BackendUnavailable, CrucibleError, Unsupported
 
 SDK_VERSION: Final = "0.38.0"
 """The version of the protocol that is spoken; servers choose their flags by it."""
@@ -112,7 +112,10 @@ class Connection:
     async def offers(self, method: str, path: str, *, params: Mapping[str, Any] | None = None) -> bool:
         """Whether the server has a route at all, asked with something that does not exist there."""
         call = Call(method, _api(path), params=params or {}, retries=False)
-        answer = await self.transport.send(call)
+        try:
+            answer = await self.transport.send(call)
+        except BackendUnavailable:
+            answer = await self.transport.send(replace(call, retries=True))
         if answer.status in _BUSY:
             answer = await self.transport.send(replace(call, retries=True))
         if answer.status in (401, 402, 403):

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 _MAX_CONNECTIONS: Final = 2048
 _STREAMS_PER_CLIENT: Final = 64
+_KEPT_CONNECTIONS: Final = 256
+_KEPT_S: Final = 4.0
+"""Shorter than servers keep idle connections (uvicorn: 5 s), so that a request seldom meets one that closes."""
 _TRUNCATED_TRIES: Final = 3
 _NOT_TAKEN: Final = frozenset({408, 425, 429, 503})
 
@@ -195,7 +198,7 @@ class Transport:
             call.read_timeout_s or self.limits.read_timeout_s, connect=self.limits.connect_timeout_s, pool=None
         )
         content = None if call.body is None else _stream(call.body)
-        with pool.lease() as client, _translated(call.route):
+        with pool.lease(fresh=not call.repeatable) as client, _translated(call.route):
             async with client.stream(
                 call.method,
                 self.url(call.path),
@@ -239,9 +242,18 @@ class _Pool:
         self._http2 = http2
         self._clients: list[httpx.AsyncClient] = []
         self._busy: list[int] = []
+        self._unshared: httpx.AsyncClient | None = None
 
     @contextlib.contextmanager
-    def lease(self) -> Any:
+    def lease(self, *, fresh: bool = False) -> Any:
+        """A client to send one request with. ``fresh``: over a new connection, since one that was kept open may
+        be closed by the server at the very moment of sending, and then nobody knows whether the request arrived.
+        """
+        if fresh:
+            if self._unshared is None:
+                self._unshared = self._new_client(keep=0)
+            yield self._unshared
+            return
         index = self._free()
         self._busy[index] += 1
         try:
@@ -258,17 +270,18 @@ class _Pool:
         self._busy.append(0)
         return len(self._busy) - 1
 
-    def _new_client(self) -> "httpx.AsyncClient":
+    def _new_client(self, *, keep: int = _KEPT_CONNECTIONS) -> "httpx.AsyncClient":
         import httpx
 
         limits = httpx.Limits(
-            max_connections=_MAX_CONNECTIONS, max_keepalive_connections=256, keepalive_expiry=30.0
+            max_connections=_MAX_CONNECTIONS, max_keepalive_connections=keep, keepalive_expiry=_KEPT_S
         )
         return httpx.AsyncClient(http2=self._http2, limits=limits, headers={"User-Agent": "nsai-work-tinkex"})
 
     async def aclose(self) -> None:
         clients, self._clients, self._busy = self._clients, [], []
-        for client in clients:
+        unshared, self._unshared = self._unshared, None
+        for client in (*clients, *([] if unshared is None else [unshared])):
             await client.aclose()
 
 
