@@ -28,16 +28,18 @@ class Killed(BaseException):
 
 @dataclass
 class Reaper:
-    """Kills a driver at its k-th contact with the world outside; after that nothing gets out any more."""
+    """Kills a driver at its k-th contact with the world outside, or once something is so; after that nothing gets
+    out any more."""
 
     at: int | None = None
+    when: Callable[[], bool] = lambda: False
     contacts: int = 0
     dead: bool = False
 
     def cross(self) -> None:
         """One contact."""
         self.contacts += 1
-        if self.contacts == self.at:
+        if self.contacts == self.at or self.when():
             self.dead = True
         if self.dead:
             raise Killed

@@ -1,0 +1,275 @@
+"""The same promises over real HTTP: the tinkex backend and the development server, and the fake backend.
+
+The server's own log says what it really did; the digest of a checkpoint is that of weights and optimizer state.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pytest
+
+from backends.fake import FakeBackend
+from backends.tinkex.backend import TinkexBackend
+from backends.tinkex_dev import faults
+from backends.tinkex_dev.server import DevServer
+from crucible.backend import TrainingBackend
+from crucible.errors import OutOfCredit
+from nsai_work.control import Control, StopReason
+from nsai_work.errors import HandOver
+from tests.integration.training.harness import Killed, Reaper, Scene, payload_of
+
+pytestmark = pytest.mark.anyio
+
+Scenes: TypeAlias = Callable[..., Scene]
+STEPS = 8
+POLICY = {"save_every": 3, "keep_last": 2}
+
+
+@dataclass(frozen=True)
+class Alone:
+    """What the run that nothing happened to came to, and how often it touched the world outside."""
+
+    losses: list[float]
+    digest: str
+    contacts: int
+
+
+def scene_on(server: DevServer, folder: Path, **fields: Any) -> Scene:
+    """One job on a server, each owner with a backend of its own."""
+
+    def new_backend() -> TrainingBackend:
+        return TinkexBackend({"base_url": server.url, "api_key": "tml-dev", "give_up_after_s": 5.0})
+
+    settings = {
+        "base_model": "tiny-lm",
+        "lora": {"rank": 4, "seed": 0},
+        "max_steps": STEPS,
+        "optimizer": {"learning_rate": 0.02},
+        "checkpoint_policy": POLICY,
+    }
+    return Scene(payload_of(folder, **(settings | fields)), new_backend=new_backend)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Alone:
+    """The undisturbed run. Servers with the same seed train to the same bits, so one is enough for all tests."""
+    folder, counted = tmp_path_factory.mktemp("alone"), Reaper()
+    with DevServer(folder / "server", seed=0, hold_s=2.0) as server:
+        scene = scene_on(server, folder)
+        result = asyncio.run(scene.drive(reaper=counted))
+        return Alone(scene.losses, server.checkpoint_digest(str(result["checkpoint"])), counted.contacts)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[DevServer]:
+    """A server that nothing else uses."""
+    with DevServer(tmp_path / "server", seed=0, hold_s=2.0) as server:
+        yield server
+
+
+@pytest.fixture
+def make_scene(tmp_path: Path, server: DevServer) -> Scenes:
+    """Makes jobs on the server."""
+
+    def make(**fields: Any) -> Scene:
+        return scene_on(server, tmp_path, **fields)
+
+    return make
+
+
+def applied(server: DevServer, scene: Scene) -> dict[str, list[int]]:
+    """The optimizer steps that the server made, by remote run of the job."""
+    entries = server.log(kind="optim_step")
+    made: dict[str, list[int]] = {run.ref.run_id: [] for run in scene.journal.runs}
+    for entry in entries:
+        if entry["model_id"] in made:
+            made[entry["model_id"]].append(entry["step"])
+    return made
+
+
+def check_equal(server: DevServer, scene: Scene, alone: Alone, result: dict[str, Any]) -> None:
+    """Same losses, same weights and optimizer state, no step twice in any remote run."""
+    assert [step.step for step in scene.journal.steps] == list(range(1, STEPS + 1))
+    assert scene.losses == alone.losses
+    assert server.checkpoint_digest(result["checkpoint"]) == alone.digest
+    for steps in applied(server, scene).values():
+        assert steps == list(range(steps[0], steps[0] + len(steps))) if steps else True
+
+
+async def test_a_run_killed_at_many_points_is_taken_over_warm(
+    server: DevServer, make_scene: Scenes, alone: Alone
+) -> None:
+    """One remote run, each optimizer step once in the server's log, the same bits at the end."""
+    for kill_at in range(3, alone.contacts + 1, 13):
+        scene = make_scene()
+        result = await scene.survive([kill_at])
+        check_equal(server, scene, alone, result)
+        [steps] = applied(server, scene).values()
+        assert len(steps) == STEPS
+        assert result["recoveries"] == 0
+
+
+async def test_a_run_killed_again_and_again_is_taken_over_warm(
+    server: DevServer, make_scene: Scenes, alone: Alone
+) -> None:
+    """Seven deaths, one remote run."""
+    scene = make_scene(pipeline_depth=4)
+    result = await scene.survive([17, 11, 23, 9, 14, 10, 31])
+    check_equal(server, scene, alone, result)
+    [steps] = applied(server, scene).values()
+    assert len(steps) == STEPS
+    assert result["resume"] == "warm"
+
+
+async def test_where_repeats_run_again_a_death_means_a_restore(tmp_path: Path, alone: Alone) -> None:
+    """A server that does not know repeats: new runs from checkpoints, and still the same bits."""
+    with DevServer(tmp_path / "other", seed=0, hold_s=2.0, replay=False) as server:
+        for kill_at in range(12, alone.contacts + 1, 23):
+            scene = scene_on(server, tmp_path)
+            result = await scene.survive([kill_at])
+            check_equal(server, scene, alone, result)
+            assert result["resume"] in ("fresh", "warm", "exact", "unverified")
+
+
+FAULTS: dict[str, list[Any]] = {
+    "flagged": [faults.CorruptRun(after_optim_steps=5)],
+    "poisoned with NaN, without a flag": [faults.CorruptRun(after_optim_steps=5, mode=faults.CorruptionMode.NAN)],
+    "5xx": [faults.RouteFault(route="optim_step", status=503, skip=3, count=2)],
+    "reset before the answer": [
+        faults.RouteFault(route="forward_backward", reset=True, after=True, skip=3, count=2)
+    ],
+    "reset of the save's answer": [faults.RouteFault(route="save_weights", reset=True, after=True)],
+    "429": [faults.RouteFault(route="forward_backward", status=429, retry_after_s=0.05, skip=4)],
+    "410 on futures": [faults.RouteFault(route="retrieve_future", status=410, skip=6)],
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_a_fault_changes_no_bit(server: DevServer, make_scene: Scenes, alone: Alone, fault: str) -> None:
+    """Over real HTTP too."""
+    for placed in FAULTS[fault]:
+        server.fault(placed)
+
+    scene = make_scene()
+    result = await scene.drive()
+
+    check_equal(server, scene, alone, result)
+    assert not server.faults(), "the fault has struck"
+    assert result["resume"] in ("fresh", "exact", "unverified")
+    if fault.startswith(("flagged", "poisoned")):
+        assert result["recoveries"] == 1
+
+
+async def test_scrambled_weights_are_caught(server: DevServer, make_scene: Scenes, alone: Alone) -> None:
+    """A run that is flagged and goes on answering from broken weights: none of it ends in the result."""
+    server.fault(faults.CorruptRun(after_optim_steps=5, mode=faults.CorruptionMode.SILENT))
+    scene = make_scene(checkpoint_policy={"save_every": 1, "keep_last": 3})
+    result = await scene.drive()
+    assert server.checkpoint_digest(result["checkpoint"]) == alone.digest
+    assert scene.losses == alone.losses
+
+
+async def test_a_lost_run_is_restored_and_proven(server: DevServer, make_scene: Scenes, alone: Alone) -> None:
+    """The owner dies, and the model with it: the next one restores, repeats two steps and finds them equal."""
+    scene = make_scene()
+    with pytest.raises(Killed):
+        await scene.drive(reaper=Reaper(when=lambda: len(scene.journal.steps) == 5))
+    server.fault(faults.LoseModel(model_id=scene.journal.runs[-1].ref.run_id))
+
+    result = await scene.drive()
+
+    check_equal(server, scene, alone, result)
+    assert result["resume"] == "exact"
+    assert [run["from_step"] for run in result["lineage"]] == [0, 3]
+
+
+async def test_a_server_that_forgets_the_optimizer_is_found_out(server: DevServer, make_scene: Scenes) -> None:
+    """It says nothing; the second repeated step does."""
+    scene = make_scene()
+    with pytest.raises(Killed):
+        await scene.drive(reaper=Reaper(when=lambda: len(scene.journal.steps) == 5))
+    server.fault(faults.LoseModel(model_id=scene.journal.runs[-1].ref.run_id))
+    server.fault(faults.ColdOptimizer())
+
+    result = await scene.drive()
+
+    assert result["resume"] == "cold"
+    [event] = scene.journal.events_named("resume.cold")
+    assert event["missing"] == "optimizer"
+
+
+async def test_a_server_that_restarts_in_the_middle(
+    tmp_path: Path, make_scene: Scenes, alone: Alone, server: DevServer
+) -> None:
+    """Its models are gone, its checkpoints are not."""
+    scene = make_scene()
+    with pytest.raises(Killed):
+        await scene.drive(kill_at=40)
+    server.stop()
+    server.start()
+    result = await scene.drive()
+    check_equal(server, scene, alone, result)
+    assert result["recoveries"] == 1
+
+
+async def test_a_damaged_checkpoint_is_passed_over(server: DevServer, make_scene: Scenes, alone: Alone) -> None:
+    """The one before it does."""
+    scene = make_scene()
+    with pytest.raises(Killed):
+        await scene.drive(reaper=Reaper(when=lambda: len(scene.journal.steps) == 7))
+    newest = max((row for row in scene.journal.checkpoints.values() if row.kept), key=lambda row: row.step)
+    assert newest.step == 6
+    server.fault(faults.LoseModel(model_id=scene.journal.runs[-1].ref.run_id))
+    server.fault(faults.DamageCheckpoint(path=str(newest.path)))
+
+    result = await scene.drive()
+
+    check_equal(server, scene, alone, result)
+    assert result["lineage"][-1]["from_step"] == 3
+
+
+async def test_out_of_credit_waits_and_goes_on(server: DevServer, make_scene: Scenes, alone: Alone) -> None:
+    """The error goes up to the worker, which lets the job wait; later the same run goes on."""
+    scene = make_scene()
+    with pytest.raises(Killed):
+        await scene.drive(kill_at=30)
+    server.fault(faults.OutOfCredit())
+    with pytest.raises(OutOfCredit):
+        await scene.drive()
+    server.fault(faults.OutOfCredit(on=False))
+    result = await scene.drive()
+    check_equal(server, scene, alone, result)
+    assert result["resume"] == "warm"
+
+
+async def test_a_shutdown_hands_the_run_over(server: DevServer, make_scene: Scenes, alone: Alone) -> None:
+    """What is under way is recorded first; the successor replays nothing."""
+    scene, control = make_scene(), Control()
+
+    class Stopping(Reaper):
+        def cross(self) -> None:
+            super().cross()
+            if self.contacts == 30:
+                control.stop(StopReason.SHUTDOWN)
+
+    with pytest.raises(HandOver):
+        await scene.drive(control=control, reaper=Stopping())
+    result = await scene.drive()
+    check_equal(server, scene, alone, result)
+    assert result["resume"] == "warm"
+
+
+async def test_the_fake_backend_keeps_the_same_promises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another backend, nothing else changed: killed at many points, the losses are equal."""
+    fields = {"base_model": "tiny-lm", "lora": {"rank": 4, "seed": 0}, "checkpoint_policy": POLICY}
+    new_backend: Callable[[], TrainingBackend] = FakeBackend
+    alone, counted = Scene(payload_of(tmp_path, **fields), new_backend=new_backend), Reaper()
+    await alone.drive(reaper=counted)
+    for kill_at in range(2, counted.contacts + 1, 7):
+        scene = Scene(payload_of(tmp_path, **fields), new_backend=new_backend)
+        result = await scene.survive([kill_at, 25])
+        assert scene.losses == alone.losses
+        assert result["recoveries"] == 0
