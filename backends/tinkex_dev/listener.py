@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import uvicorn
 from starlette.types import Receive, Scope, Send
 from threadpoolctl import threadpool_limits
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from backends.tinkex_dev.app import application
 from backends.tinkex_dev.clock import Clock
@@ -19,7 +19,7 @@ from backends.tinkex_dev.service import Service
 _SWEEP_S = 1.0
 
 
-class _Protocol(H11Protocol):
+class _Protocol(HttpToolsProtocol):
     """Leaves the connection in the scope, so that a fault can cut it."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
