@@ -1,108 +1,113 @@
 """The contract of backends and their callers: prompts, completions, training, and how to find a backend.
 
-Importing this needs pydantic alone; what is heavier is imported when it is used.
+Every name is imported when it is first used: importing this package costs next to nothing, and pydantic is the
+heaviest thing that any of its names needs.
 """
 
-from crucible.backend import Backend, Command, CommandBackend, Health, TrainingBackend
-from crucible.blocking import BlockingBackend, connect
-from crucible.capabilities import Capabilities
-from crucible.completion import (
-    Choice,
-    Completion,
-    FinishReason,
-    Thinking,
-    TokenLogprob,
-    TopLogprob,
-    Usage,
-    UsageSource,
-)
-from crucible.errors import (
-    AnswerLost,
-    AuthenticationFailed,
-    BackendError,
-    BackendUnavailable,
-    CallerError,
-    Canceled,
-    CapacityError,
-    CrucibleError,
-    ErrorCategory,
-    Failure,
-    InvalidRequest,
-    MalformedAnswer,
-    NameTaken,
-    NoCheckpoint,
-    NotFound,
-    OutOfCredit,
-    PluginError,
-    RecoveryExhausted,
-    RequestTimeout,
-    RunCorrupted,
-    RunGone,
-    UnknownBackend,
-    Unsupported,
-)
-from crucible.options import CacheControl, Options, ResponseFormat
-from crucible.prompt import (
-    AudioPart,
-    ImagePart,
-    Message,
-    NamedTool,
-    Part,
-    Prompt,
-    Role,
-    TextPart,
-    Tool,
-    ToolCall,
-    ToolChoice,
-    ToolResultPart,
-)
-from crucible.reading import read_json, read_record
-from crucible.recovery import (
-    RecoveredRun,
-    RecoveryEvent,
-    RecoveryEventName,
-    RecoveryObserver,
-    RecoveryPolicy,
-    RecoveryRequest,
-)
-from crucible.registry import BackendEntry, backend_entries, backend_names, load_backend
-from crucible.requirements import require
-from crucible.stream import (
-    DeltaEvent,
-    DoneEvent,
-    EndEvent,
-    ErrorEvent,
-    Folding,
-    StartEvent,
-    StreamEvent,
-    ToolCallDelta,
-    UsageEvent,
-    collect,
-    events_of,
-    fold,
-    read_event,
-)
-from crucible.tokenizer import ByteTokenizer, RenderedExample, Tokenizer
-from crucible.training import (
-    CheckpointCheck,
-    CheckpointRef,
-    Datum,
-    Intent,
-    IntentKind,
-    LiveRun,
-    LoraSpec,
-    OptimizerSpec,
-    Pending,
-    Prepared,
-    RunFeatures,
-    RunHealth,
-    RunRef,
-    RunSpec,
-    RunState,
-    SaveResult,
-    StepRequest,
-    StepResult,
-)
+import importlib
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from crucible.backend import Backend, Command, CommandBackend, Health, TrainingBackend
+    from crucible.blocking import BlockingBackend, connect
+    from crucible.capabilities import Capabilities
+    from crucible.completion import (
+        Choice,
+        Completion,
+        FinishReason,
+        Thinking,
+        TokenLogprob,
+        TopLogprob,
+        Usage,
+        UsageSource,
+    )
+    from crucible.errors import (
+        AnswerLost,
+        AuthenticationFailed,
+        BackendError,
+        BackendUnavailable,
+        CallerError,
+        Canceled,
+        CapacityError,
+        CrucibleError,
+        ErrorCategory,
+        Failure,
+        InvalidRequest,
+        MalformedAnswer,
+        NameTaken,
+        NoCheckpoint,
+        NotFound,
+        OutOfCredit,
+        PluginError,
+        RecoveryExhausted,
+        RequestTimeout,
+        RunCorrupted,
+        RunGone,
+        UnknownBackend,
+        Unsupported,
+    )
+    from crucible.options import CacheControl, Options, ResponseFormat
+    from crucible.prompt import (
+        AudioPart,
+        ImagePart,
+        Message,
+        NamedTool,
+        Part,
+        Prompt,
+        Role,
+        TextPart,
+        Tool,
+        ToolCall,
+        ToolChoice,
+        ToolResultPart,
+    )
+    from crucible.reading import read_json, read_record
+    from crucible.recovery import (
+        RecoveredRun,
+        RecoveryEvent,
+        RecoveryEventName,
+        RecoveryObserver,
+        RecoveryPolicy,
+        RecoveryRequest,
+    )
+    from crucible.registry import BackendEntry, backend_entries, backend_names, load_backend
+    from crucible.requirements import require
+    from crucible.stream import (
+        DeltaEvent,
+        DoneEvent,
+        EndEvent,
+        ErrorEvent,
+        Folding,
+        StartEvent,
+        StreamEvent,
+        ToolCallDelta,
+        UsageEvent,
+        collect,
+        events_of,
+        fold,
+        read_event,
+    )
+    from crucible.tokenizer import ByteTokenizer, RenderedExample, Tokenizer
+    from crucible.training import (
+        CheckpointCheck,
+        CheckpointRef,
+        Datum,
+        Intent,
+        IntentKind,
+        LiveRun,
+        LoraSpec,
+        OptimizerSpec,
+        Pending,
+        Prepared,
+        RunFeatures,
+        RunHealth,
+        RunRef,
+        RunSpec,
+        RunState,
+        SaveResult,
+        StepRequest,
+        StepResult,
+    )
 
 __all__ = [
     "AnswerLost",
@@ -207,3 +212,146 @@ __all__ = [
     "read_record",
     "require",
 ]
+
+_HOMES: Final = {
+    "crucible.backend": (
+        "Backend",
+        "Command",
+        "CommandBackend",
+        "Health",
+        "TrainingBackend",
+    ),
+    "crucible.blocking": (
+        "BlockingBackend",
+        "connect",
+    ),
+    "crucible.capabilities": ("Capabilities",),
+    "crucible.completion": (
+        "Choice",
+        "Completion",
+        "FinishReason",
+        "Thinking",
+        "TokenLogprob",
+        "TopLogprob",
+        "Usage",
+        "UsageSource",
+    ),
+    "crucible.errors": (
+        "AnswerLost",
+        "AuthenticationFailed",
+        "BackendError",
+        "BackendUnavailable",
+        "CallerError",
+        "Canceled",
+        "CapacityError",
+        "CrucibleError",
+        "ErrorCategory",
+        "Failure",
+        "InvalidRequest",
+        "MalformedAnswer",
+        "NameTaken",
+        "NoCheckpoint",
+        "NotFound",
+        "OutOfCredit",
+        "PluginError",
+        "RecoveryExhausted",
+        "RequestTimeout",
+        "RunCorrupted",
+        "RunGone",
+        "UnknownBackend",
+        "Unsupported",
+    ),
+    "crucible.options": (
+        "CacheControl",
+        "Options",
+        "ResponseFormat",
+    ),
+    "crucible.prompt": (
+        "AudioPart",
+        "ImagePart",
+        "Message",
+        "NamedTool",
+        "Part",
+        "Prompt",
+        "Role",
+        "TextPart",
+        "Tool",
+        "ToolCall",
+        "ToolChoice",
+        "ToolResultPart",
+    ),
+    "crucible.reading": (
+        "read_json",
+        "read_record",
+    ),
+    "crucible.recovery": (
+        "RecoveredRun",
+        "RecoveryEvent",
+        "RecoveryEventName",
+        "RecoveryObserver",
+        "RecoveryPolicy",
+        "RecoveryRequest",
+    ),
+    "crucible.registry": (
+        "BackendEntry",
+        "backend_entries",
+        "backend_names",
+        "load_backend",
+    ),
+    "crucible.requirements": ("require",),
+    "crucible.stream": (
+        "DeltaEvent",
+        "DoneEvent",
+        "EndEvent",
+        "ErrorEvent",
+        "Folding",
+        "StartEvent",
+        "StreamEvent",
+        "ToolCallDelta",
+        "UsageEvent",
+        "collect",
+        "events_of",
+        "fold",
+        "read_event",
+    ),
+    "crucible.tokenizer": (
+        "ByteTokenizer",
+        "RenderedExample",
+        "Tokenizer",
+    ),
+    "crucible.training": (
+        "CheckpointCheck",
+        "CheckpointRef",
+        "Datum",
+        "Intent",
+        "IntentKind",
+        "LiveRun",
+        "LoraSpec",
+        "OptimizerSpec",
+        "Pending",
+        "Prepared",
+        "RunFeatures",
+        "RunHealth",
+        "RunRef",
+        "RunSpec",
+        "RunState",
+        "SaveResult",
+        "StepRequest",
+        "StepResult",
+    ),
+}
+_HOME_OF: Final = {name: home for home, names in _HOMES.items() for name in names}
+
+if not TYPE_CHECKING:  # to a type checker, a name that is not imported above does not exist
+
+    def __getattr__(name: str) -> Any:
+        home = _HOME_OF.get(name)
+        if home is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(importlib.import_module(home), name)
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return __all__

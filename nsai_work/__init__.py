@@ -1,17 +1,18 @@
 """Durable jobs for machine-learning work.
 
-Importing this needs pydantic alone; the store, Celery and the backends are imported when they are used.
+Every name is imported when it is first used: importing this package costs next to nothing. Jobs and policies
+need pydantic alone; the store, Celery and the backends come with what uses them.
 """
 
-from typing import TYPE_CHECKING, Any
-
-from nsai_work.job import Constraints, Job, Priority, Resources
-from nsai_work.lifecycle import JobStatus
-from nsai_work.payloads import JobKind
-from nsai_work.policies import CheckpointPolicy, RetryPolicy
+import importlib
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from nsai_work.handle import JobHandle
+    from nsai_work.job import Constraints, Job, Priority, Resources
+    from nsai_work.lifecycle import JobStatus
+    from nsai_work.payloads import JobKind
+    from nsai_work.policies import CheckpointPolicy, RetryPolicy
     from nsai_work.settings import Settings
     from nsai_work.submission import asubmit, submit, submit_many
 
@@ -31,21 +32,26 @@ __all__ = [
     "submit_many",
 ]
 
-_LAZY = {
-    "JobHandle": "nsai_work.handle",
-    "Settings": "nsai_work.settings",
-    "asubmit": "nsai_work.submission",
-    "submit": "nsai_work.submission",
-    "submit_many": "nsai_work.submission",
+_HOMES: Final = {
+    "nsai_work.handle": ("JobHandle",),
+    "nsai_work.job": ("Constraints", "Job", "Priority", "Resources"),
+    "nsai_work.lifecycle": ("JobStatus",),
+    "nsai_work.payloads": ("JobKind",),
+    "nsai_work.policies": ("CheckpointPolicy", "RetryPolicy"),
+    "nsai_work.settings": ("Settings",),
+    "nsai_work.submission": ("asubmit", "submit", "submit_many"),
 }
+_HOME_OF: Final = {name: home for home, names in _HOMES.items() for name in names}
 
+if not TYPE_CHECKING:  # to a type checker, a name that is not imported above does not exist
 
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        from importlib import import_module
-
-        return getattr(import_module(_LAZY[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name: str) -> Any:
+        home = _HOME_OF.get(name)
+        if home is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(importlib.import_module(home), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:
