@@ -70,7 +70,7 @@ class Rig:
             "database_url": self.database_url,
             "broker_url": self.broker_url,
             "queue_prefix": self.prefix,
-            "lease_ttl_s": 3.0,
+            "lease_ttl_s": 5.0,
             "poll_interval_s": 0.5,
             "sweep_interval_s": 0.2,
             "shutdown_grace_s": 10.0,

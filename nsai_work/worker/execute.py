@@ -112,11 +112,13 @@ class Executor:
     async def _record(self, attempt: Attempt, outcome: Outcome) -> bool:
         """Tell the store. False when the job is no longer ours, or the store cannot be told: then the lease runs
         out and another worker takes over."""
-        if outcome.verdict is Verdict.ABANDON or attempt.control.reason is StopReason.LEASE_LOST:
-            return False
         attempt.recording = True
+        lost = outcome.verdict is Verdict.ABANDON or attempt.control.reason is StopReason.LEASE_LOST
         try:
-            if outcome.verdict in _ENDS:
+            if lost:
+                # stopped in time, but perhaps nobody has taken it: then it need not wait, and it killed no worker
+                await self.ownership.requeue(Requeue(attempt.claim, reason="the lease ran out", counts=False))
+            elif outcome.verdict in _ENDS:
                 await self.ownership.finish(_end(attempt.claim, outcome))
             else:
                 await self.ownership.requeue(_requeue(attempt.claim, outcome))
@@ -125,7 +127,7 @@ class Executor:
         except CrucibleError as error:
             log.warning("job.not_recorded", job_id=attempt.job_id, verdict=str(outcome.verdict), error=error.code)
             return False
-        return True
+        return not lost
 
 
 def _end(claim: Claim, outcome: Outcome) -> End:

@@ -22,7 +22,7 @@ from nsai_work.lifecycle import JobStatus
 from nsai_work.store import Hint
 from tests.rig import Proxy, Rig, until
 
-LEASE_TTL_S = 3.0
+LEASE_TTL_S = 8.0
 
 
 @dataclass

@@ -13,6 +13,9 @@ from nsai_work.lifecycle import JobStatus
 from tests.rig import Proxy, Rig, command, own_database, until
 
 
+LEASE_S = 3.0
+
+
 def _running(handle: JobHandle) -> None:
     until(lambda: handle.status() is JobStatus.RUNNING, "the job runs")
 
@@ -124,9 +127,9 @@ def database(postgres_url: str) -> Iterator[tuple[Proxy, str, str]]:
 
 
 @pytest.mark.postgres
-@pytest.mark.parametrize(("away_s", "outcomes"), [(1.0, ["succeeded"]), (6.0, ["lost", "succeeded"])])
+@pytest.mark.parametrize(("away_s", "first_outcomes"), [(1.0, {"succeeded"}), (5.0, {"released", "lost"})])
 def test_a_database_that_is_away(
-    away_s: float, outcomes: list[str], database: tuple[Proxy, str, str], tmp_path: Path
+    away_s: float, first_outcomes: set[str], database: tuple[Proxy, str, str], tmp_path: Path
 ) -> None:
     """For less than a lease: the worker holds its job and records its end afterwards. For longer: it stops the job
     in time, another (here itself, later) takes over. It never ends, and nothing is lost or doubled."""
@@ -134,17 +137,20 @@ def test_a_database_that_is_away(
     rig = Rig(tmp_path, through, f"spool://localhost{tmp_path}/spool")
     observer = Rig(tmp_path, direct, rig.broker_url, prefix=rig.prefix)
     try:
-        worker = rig.start_worker(lease_ttl_s=3)
+        worker = rig.start_worker(lease_ttl_s=LEASE_S)
         handle = submit(command("sleep", arguments={"ms": 3500}), observer.settings())
         _running(handle)
         proxy.cut()
         time.sleep(away_s)
-        if away_s > 3:
-            until(lambda: "job.abandoned" in worker.text(), "the worker stopped in time", worker.text)
+        if away_s > LEASE_S:
+            until(lambda: "lease.overdue" in worker.text(), "the worker stopped in time", worker.text)
         proxy.open()
 
         assert handle.result(timeout=30) == {"slept_ms": 3500}
-        assert _outcomes(observer, handle) == outcomes
+        outcomes = _outcomes(observer, handle)
+        assert outcomes[0] in first_outcomes
+        assert outcomes[-1] == "succeeded"
+        assert len(outcomes) <= 2
         assert worker.process.poll() is None
     finally:
         rig.close()
