@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import ClassVar, Final
 
 from pydantic import JsonValue
@@ -11,19 +11,20 @@ from backends.fake import commands
 from backends.fake.checkpoints import FakeCheckpoints
 from backends.fake.engine import FakeEngine
 from backends.fake.model import BASE_MODELS, CONTEXT_LENGTH, MAX_RANK, Model
-from backends.fake.sampling import Piece, generate
 from backends.fake.settings import FakeSettings, scripted_error
+from backends.local.answering import answer
 from backends.local.checkpoints import CheckpointPath
 from backends.local.recovery import LocalRecovery, check
 from backends.local.run import REMOTE_RUNS, LocalRun, RemoteRun
+from backends.local.sampling import Array, Continue, Piece, generate
 from crucible.backend import Command, CommandBackend, Health, TrainingBackend
 from crucible.capabilities import Capabilities
-from crucible.completion import Completion, FinishReason, TokenLogprob, Usage
+from crucible.completion import Completion, FinishReason, TokenLogprob
 from crucible.errors import InvalidRequest, NotFound, RunCorrupted, RunGone
 from crucible.prompt import Prompt
 from crucible.reading import read_record
 from crucible.recovery import RecoveredRun, RecoveryObserver, RecoveryRequest
-from crucible.stream import DeltaEvent, DoneEvent, EndEvent, StartEvent, StreamEvent, UsageEvent, collect
+from crucible.stream import StreamEvent, collect
 from crucible.tokenizer import ByteTokenizer, Tokenizer
 from crucible.training import CheckpointCheck, LiveRun, RunFeatures, RunRef, RunSpec
 
@@ -78,19 +79,15 @@ class FakeBackend(TrainingBackend, CommandBackend):
             [{"role": message.role, "content": message.text()} for message in prompt.conversation()]
         )
         model = await self._model(name)
-        seq, used, first_ms = 0, 0, None
-        yield StartEvent(seq=0, model=name, request_id=prompt.request_id, trace_id=prompt.trace_id)
-        for index in range(prompt.options.n):
-            finish = FinishReason.STOP
-            for piece in self._pieces(model, tokens, prompt, index):
-                first_ms = first_ms or _ms_since(began)
-                seq, used, finish = seq + 1, used + len(piece.tokens), piece.finish or finish
-                yield _delta(seq, index, piece, prompt.options.logprobs)
-                await asyncio.sleep(0)
-            seq += 1
-            yield EndEvent(seq=seq, index=index, finish_reason=finish)
-        yield UsageEvent(seq=seq + 1, usage=Usage.of(len(tokens), used))
-        yield DoneEvent(seq=seq + 2, latency_ms=_ms_since(began), time_to_first_token_ms=first_ms)
+        events = answer(
+            prompt,
+            model=name,
+            prompt_tokens=len(tokens),
+            pieces=lambda index: self._pieces(model, tokens, prompt, index),
+            began=began,
+        )
+        async for event in events:
+            yield event
 
     async def check_spec(self, spec: RunSpec) -> None:
         if spec.base_model not in BASE_MODELS:
@@ -165,10 +162,19 @@ class FakeBackend(TrainingBackend, CommandBackend):
         except NotFound as exc:
             raise InvalidRequest.of("options.model", name, exc.message, backend="fake") from exc
 
-    def _pieces(self, model: Model, tokens: Sequence[int], prompt: Prompt, index: int) -> Iterable[Piece]:
+    async def _pieces(
+        self, model: Model, tokens: Sequence[int], prompt: Prompt, index: int
+    ) -> AsyncIterator[Piece]:
+        for piece in self._scripted() or generate(
+            _following(model), tokens, prompt.options, ByteTokenizer(), index
+        ):
+            yield piece
+            await asyncio.sleep(0)
+
+    def _scripted(self) -> list[Piece]:
         answers = self._settings.script.answers
         if not answers:
-            return generate(model, tokens, prompt.options, index)
+            return []
         text = answers[self._answered % len(answers)]
         self._answered += 1
         spoken = tuple(ByteTokenizer().encode(text))
@@ -178,11 +184,13 @@ class FakeBackend(TrainingBackend, CommandBackend):
         return [Piece(text, spoken, shown, FinishReason.STOP)]
 
 
-def _delta(seq: int, index: int, piece: Piece, logprobs: bool) -> DeltaEvent:
-    return DeltaEvent(
-        seq=seq, index=index, text=piece.text, tokens=piece.tokens, logprobs=piece.logprobs if logprobs else None
-    )
+def _following(model: Model) -> Continue:
+    """The model looks back two tokens only."""
+    known: list[int] = []
 
+    def forward(new: Sequence[int]) -> Array:
+        known[:] = [*known, *new][-2:]
+        row: Array = model.logits(known)[-1]
+        return row
 
-def _ms_since(began: float) -> float:
-    return (time.monotonic() - began) * 1000
+    return forward

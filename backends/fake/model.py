@@ -14,10 +14,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from backends.local.sampling import Array, log_softmax
 from crucible.tokenizer import ByteTokenizer
 from crucible.training import LoraSpec, OptimizerSpec
-
-Array = NDArray[np.float64]
 
 BASE_MODELS: Final = ("tiny-lm", "llama-3.2-1b", "llama-3.2-3b", "qwen/qwen2.5-7b")
 """``tiny-lm`` and the names of well-known models, for which this one stands in under other frozen weights."""
@@ -142,10 +141,3 @@ class Model:
         before = np.concatenate(([ByteTokenizer.PAD], now[:-1]))
         hidden: Array = self.adapter["first"][now] + self.adapter["second"][before]
         return (now, before), hidden
-
-
-def log_softmax(logits: Array) -> Array:
-    """Log probabilities of each row."""
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    result: Array = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-    return result

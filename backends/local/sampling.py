@@ -1,16 +1,23 @@
-"""Answers of the small model, token by token."""
+"""Answers token by token, from anything that gives logits."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
-from backends.fake.model import Array, Model, log_softmax
 from crucible.completion import FinishReason, TokenLogprob, TopLogprob
 from crucible.options import Options
-from crucible.tokenizer import ByteTokenizer
+from crucible.tokenizer import Tokenizer
+
+Array: TypeAlias = NDArray[np.float64]
+
+Continue: TypeAlias = Callable[[Sequence[int]], Array]
+"""Takes the tokens that are new (first the prompt, then one by one) and gives the logits of the next."""
 
 _DEFAULT_MAX_TOKENS = 64
+_HALF_A_CHARACTER = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,34 +30,45 @@ class Piece:
     finish: FinishReason | None = None
 
 
-def generate(model: Model, prompt: Sequence[int], options: Options, index: int = 0) -> Iterator[Piece]:
+def generate(
+    forward: Continue, prompt: Sequence[int], options: Options, tokenizer: Tokenizer, index: int = 0
+) -> Iterator[Piece]:
     """Answer ``index`` to a rendered prompt. Greedy unless a temperature is given; a seed fixes the draw.
 
     The tokens of a stop sequence are counted and its text is not given.
     """
     random = np.random.default_rng(None if options.seed is None else (options.seed % 2**63, index))
-    tokenizer = ByteTokenizer()
-    context, made, given = list(prompt[-2:]), list[int](), 0
+    made: list[int] = []
+    given = 0
     limit = options.max_tokens or _DEFAULT_MAX_TOKENS
+    new = list(prompt)
     while True:
-        row = log_softmax(model.logits(context)[-1])
+        row = log_softmax(forward(new))
         token = _draw(row, options, random)
-        context = [context[-1], token]
-        shown = (_logprob(row, token, options),)
+        new = [token]
+        shown = (_logprob(row, token, options, tokenizer),)
         if token in tokenizer.stop_tokens:
-            yield Piece(_text(tokenizer, made, given, whole=True), (token,), shown, FinishReason.STOP)
+            yield Piece(tokenizer.decode(made)[given:], (token,), shown, FinishReason.STOP)
             return
         made.append(token)
-        stopped = _before_stop(tokenizer.decode(made), options.stop)
+        text = tokenizer.decode(made)
+        stopped = _before_stop(text, options.stop)
         if stopped is not None:
             yield Piece(stopped[given:], (token,), shown, FinishReason.STOP)
             return
         last = len(made) >= limit
-        text = _text(tokenizer, made, given, whole=last, held=0 if last else _longest(options.stop))
-        given += len(text)
-        yield Piece(text, (token,), shown, FinishReason.LENGTH if last else None)
+        piece = text[given:] if last else text[given : max(given, _settled(text, options.stop))]
+        given += len(piece)
+        yield Piece(piece, (token,), shown, FinishReason.LENGTH if last else None)
         if last:
             return
+
+
+def log_softmax(logits: Array) -> Array:
+    """Log probabilities of each row."""
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    result: Array = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return result
 
 
 def _draw(row: Array, options: Options, random: np.random.Generator) -> int:
@@ -67,13 +85,10 @@ def _draw(row: Array, options: Options, random: np.random.Generator) -> int:
     return int(order[min(int(np.searchsorted(weights, random.random() * weights[-1])), len(order) - 1)])
 
 
-def _text(tokenizer: ByteTokenizer, made: list[int], given: int, *, whole: bool, held: int = 0) -> str:
-    """The text not given yet, less what may still turn out to be half a character or half a stop sequence."""
-    text = tokenizer.decode(made)
-    if whole:
-        return text[given:]
-    settled = len(text) - (4 if text.endswith("\N{REPLACEMENT CHARACTER}") else 0) - held
-    return text[given : max(given, settled)]
+def _settled(text: str, stops: Sequence[str]) -> int:
+    """How much of the text can no longer turn out to be half a character or half a stop sequence."""
+    held = max((len(stop) for stop in stops), default=0)
+    return len(text) - held - (_HALF_A_CHARACTER if text.endswith("\N{REPLACEMENT CHARACTER}") else 0)
 
 
 def _before_stop(text: str, stops: Sequence[str]) -> str | None:
@@ -81,12 +96,7 @@ def _before_stop(text: str, stops: Sequence[str]) -> str | None:
     return text[: min(places)] if places else None
 
 
-def _longest(stops: Sequence[str]) -> int:
-    return max((len(stop) for stop in stops), default=0)
-
-
-def _logprob(row: Array, token: int, options: Options) -> TokenLogprob:
-    tokenizer = ByteTokenizer()
+def _logprob(row: Array, token: int, options: Options, tokenizer: Tokenizer) -> TokenLogprob:
     best = np.argsort(-row, kind="stable")[: options.top_logprobs or 0]
     top = tuple(
         TopLogprob(token=tokenizer.decode([int(other)]), token_id=int(other), logprob=float(row[other]))
