@@ -37,7 +37,8 @@ class DataSource(Record):
 
 
 class LearningRateSchedule(Record):
-    """How the learning rate moves: ``warmup_steps`` up from 0, then constant, or down to 0 at the last step."""
+    """How the learning rate moves: ``warmup_steps`` up from 0, then constant, or down so that it would reach 0 one
+    step after the last."""
 
     shape: Literal["constant", "linear", "cosine"] = "constant"
     warmup_steps: int = Field(default=0, ge=0)

@@ -126,8 +126,9 @@ def _again(seen: Seen) -> Decision:
 def _effect_unknown(seen: Seen) -> Decision:
     lost = isinstance(seen.error, AnswerLost | MalformedAnswer)
     alive = _says(seen.health, RunState.ALIVE)
-    # an operation that failed is answered from the record as failed, so only a lost answer is worth a second look
-    if lost and alive and seen.replays is True and seen.incidents <= seen.policy.max_attempts:
+    # an operation that failed is answered from the record as failed, so only a lost answer is worth a second look;
+    # one that stays lost ends in a restore while there are attempts left for it
+    if lost and alive and seen.replays is True and seen.incidents < max(seen.policy.max_attempts, 2):
         delay = seen.policy.backoff_before(seen.incidents - 1)
         return Decision(Action.REPLAY, seen.error.message, seen.error, delay)
     return _restore(seen, seen.error.message)

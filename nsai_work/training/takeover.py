@@ -49,8 +49,9 @@ async def _take_over(assignment: Assignment, snapshot: LedgerSnapshot, run: Remo
         _prepare_again(assignment, live, snapshot.open_intents)
         await _tell_warm(assignment, live, snapshot)
         await check_resume(assignment, live)
-    except BaseException:
-        await live_run.close()
+    except BaseException as exc:
+        # a run that cannot be gone on with is fenced next: it need not keep its place at the service
+        await live_run.close(unload=isinstance(exc, AnswerLost))
         raise
     return live
 

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from crucible.errors import AnswerLost, BackendUnavailable
 from tests.integration.training.harness import STEPS, Killed, Reaper, Scene, payload_of
-from tests.integration.training.service import Service
+from tests.integration.training.service import Run, Service
 
 pytestmark = pytest.mark.anyio
 
@@ -101,6 +102,57 @@ async def test_killed_again_and_again(
     check_equal(scene, alone, result)
     assert result["resume"] in ("fresh", "warm", "exact", "unverified")
     assert not scene.journal.events_named("resume.cold")
+
+
+FAULTS = ["gone", "lost", "away"]
+FAULT = st.tuples(st.sampled_from(FAULTS), st.sampled_from(["send", "sent", "result"]), st.integers(1, STEPS))
+
+
+@settings(max_examples=60, derandomize=True)
+@given(
+    faults=st.lists(FAULT, max_size=4),
+    poisoned=st.none() | st.integers(1, STEPS),
+    kills=st.lists(st.integers(1, 70), max_size=5),
+    kind=st.sampled_from(sorted(SERVICES)),
+    depth=st.integers(1, 4),
+)
+async def test_deaths_and_faults_together(
+    tmp_path_factory: pytest.TempPathFactory,
+    faults: list[tuple[str, str, int]],
+    poisoned: int | None,
+    kills: list[int],
+    kind: str,
+    depth: int,
+) -> None:
+    """Runs that vanish, answers that are lost, a service that is away, a poisoned run, and deaths in between."""
+    folder = tmp_path_factory.mktemp("data")
+    alone = await undisturbed(folder)
+    recovery = {"enabled": True, "max_attempts": 50, "poll_interval_ms": 10}
+    scene = Scene(payload_of(folder, pipeline_depth=depth, recovery=recovery), Service(**SERVICES[kind]))
+    waiting = [*faults, *([("poison", "result", poisoned)] if poisoned else [])]
+
+    def hook(event: str, details: dict[str, Any]) -> None:
+        for fault in waiting:
+            name, when, step = fault
+            if event == when and details["intent"].step == step:
+                waiting.remove(fault)
+                strike(name, details["run"])
+
+    scene.service.hook = hook
+    check_equal(scene, alone, await scene.survive(kills))
+
+
+def strike(fault: str, run: Run) -> None:
+    """What a fault does."""
+    match fault:
+        case "gone":
+            run.alive = False
+        case "lost":
+            raise AnswerLost("410")
+        case "poison":
+            run.corrupted = True
+        case _:
+            raise BackendUnavailable("away")
 
 
 async def test_a_killed_driver_is_really_dead(tmp_path: Path) -> None:

@@ -54,6 +54,10 @@ TABLE: dict[str, tuple[Seen, Action]] = {
     "answer lost, alive": (Seen(AnswerLost("x"), ON, health=ALIVE, replays=True), Action.REPLAY),
     "answer lost, alive, no replay": (Seen(AnswerLost("x"), ON, health=ALIVE, replays=False), Action.RESTORE),
     "answer lost, alive, not known": (Seen(AnswerLost("x"), ON, health=ALIVE), Action.RESTORE),
+    "answer lost again and again": (
+        Seen(AnswerLost("x"), ON, health=ALIVE, replays=True, incidents=3),
+        Action.RESTORE,
+    ),
     "answer lost, gone": (Seen(AnswerLost("x"), ON, health=GONE, replays=True), Action.RESTORE),
     "answer lost, corrupted": (Seen(AnswerLost("x"), ON, health=CORRUPTED, replays=True), Action.RESTORE),
     "answer lost, cannot be asked": (Seen(AnswerLost("x"), ON, replays=True), Action.RESTORE),
