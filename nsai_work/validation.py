@@ -4,9 +4,12 @@ A backend whose service cannot be reached does not refuse the job: it is accepte
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from pathlib import Path
+
+from pydantic import JsonValue
 
 from crucible.backend import Backend, CommandBackend, TrainingBackend
 from crucible.errors import AuthenticationFailed, BackendError, CallerError, PluginError, Unsupported
@@ -15,6 +18,7 @@ from nsai_work.credentials import refuse_credentials
 from nsai_work.errors import InvalidJob
 from nsai_work.job import Job
 from nsai_work.payloads import CommandPayload, Composite, DataSource, Inference, TrainingStep
+from nsai_work.placement import candidate_backends
 
 
 def validated(jobs: Sequence[Job], *, now: datetime, timeout_s: float) -> list[tuple[Job, str | None]]:
@@ -53,59 +57,44 @@ def _check_backend_names(job: Job, known: Sequence[str]) -> None:
                 raise InvalidJob.of(f"constraints.{field}", name, f"known are: {', '.join(known)}")
 
 
-def backend_to_ask(job: Job) -> str:
-    """The backend a job is checked against: the first that its constraints ask for."""
-    constraints = job.constraints
-    wishes = (*constraints.preferred_backends, job.backend, *constraints.required_backends)
-    allowed = [
-        name
-        for name in wishes
-        if name not in constraints.excluded_backends
-        and (not constraints.required_backends or name in constraints.required_backends)
-    ]
-    if not allowed:
-        raise InvalidJob(
-            f"constraints: no backend is left for this job; backend is {job.backend!r}, and it is excluded"
-        )
-    return allowed[0]
-
-
 def _pinned(job: Job) -> Job:
     from nsai_work.training.data import pin_data
 
     payload = job.parsed_payload
     if isinstance(payload, TrainingStep):
-        return _with_payload(job, "data", pin_data(payload.data))
+        return _with_payload(job, data=pin_data(payload.data).model_dump(mode="json"))
     if isinstance(payload, Inference) and payload.input is not None:
-        return _with_payload(job, "input", _pin_prompts(payload.input))
+        return _pinned_batch(job, payload.input)
     return job
 
 
-def _with_payload(job: Job, field: str, source: DataSource) -> Job:
-    payload = {**job.payload, field: source.model_dump(mode="json")}
-    return job.model_copy(update={"payload": payload})
-
-
-def _pin_prompts(source: DataSource) -> DataSource:
+def _pinned_batch(job: Job, source: DataSource) -> Job:
     from nsai_work.inference import pin_prompts
 
-    return pin_prompts(source)
+    # a worker runs in another folder
+    output = str(Path(str(job.payload["output"])).expanduser().absolute())
+    return _with_payload(job, input=pin_prompts(source).model_dump(mode="json"), output=output)
 
 
-def _run(work: "asyncio.coroutines.Coroutine[object, object, dict[str, str]]") -> dict[str, str]:  # type: ignore[name-defined]
+def _with_payload(job: Job, **changes: JsonValue) -> Job:
+    return job.model_copy(update={"payload": {**job.payload, **changes}})
+
+
+def _run(work: Coroutine[object, object, dict[str, str]]) -> dict[str, str]:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
         return asyncio.run(work)
     # called from async code (a notebook): a loop cannot run inside another
     with ThreadPoolExecutor(1) as pool:
-        return pool.submit(asyncio.run, work).result()
+        return pool.submit(lambda: asyncio.run(work)).result()
 
 
 async def _ask_backends(jobs: Sequence[Job], timeout_s: float) -> dict[str, str]:
     by_backend: dict[str, list[Job]] = {}
     for job in jobs:
-        by_backend.setdefault(backend_to_ask(job), []).append(job)
+        for name in candidate_backends(job):
+            by_backend.setdefault(name, []).append(job)
     doubts: dict[str, str] = {}
     for name, group in by_backend.items():
         doubts.update(await _ask(load_backend(name), group, timeout_s))

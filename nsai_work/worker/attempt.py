@@ -10,7 +10,7 @@ from nsai_work.store.records import Claim
 @dataclass(slots=True, eq=False)
 class Attempt:
     """``renewed_at`` is this process's monotonic clock just before the last heartbeat that succeeded was sent.
-    ``recording``: its end is on its way to the store, so a lease that is gone may have been given up by ourselves."""
+    ``recording``: its end is on its way to the store, so a lease that is gone may have been given up here."""
 
     claim: Claim
     renewed_at: float

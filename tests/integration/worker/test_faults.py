@@ -12,7 +12,6 @@ from nsai_work import JobHandle, submit
 from nsai_work.lifecycle import JobStatus
 from tests.rig import Proxy, Rig, command, own_database, until
 
-
 LEASE_S = 3.0
 
 
