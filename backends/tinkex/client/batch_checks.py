@@ -84,16 +84,25 @@ def _check_numbers(name: str, tensor: TensorData, field: str, vocab_size: int | 
 
 
 def _first_bad(values: Any, *, nan_only: bool) -> float | None:
+    if is_numpy(values):
+        import numpy as np
+
+        bad = np.isnan(values) if nan_only else ~np.isfinite(values)
+        return float(values[bad][0]) if bad.any() else None
+    if _sum_is_finite(values):
+        return None
+    return next((float(value) for value in values if _is_bad(value, nan_only=nan_only)), None)
+
+
+def _is_bad(value: float, *, nan_only: bool) -> bool:
+    return math.isnan(value) or (not nan_only and math.isinf(value))
+
+
+def _sum_is_finite(values: Any) -> bool:
+    """One fast pass over a list: a sum is not finite when a number in it is not."""
     try:
-        total = float(values.sum()) if is_numpy(values) else float(math.fsum(values))
+        return math.isfinite(math.fsum(values))
     except (OverflowError, ValueError):
-        total = math.nan
+        return False
     except TypeError:
-        return None
-    if math.isfinite(total):
-        return None
-    flat = values.ravel().tolist() if is_numpy(values) else values
-    for value in flat:
-        if math.isnan(value) or (not nan_only and math.isinf(value)):
-            return float(value)
-    return None
+        return True  # no numbers: what they are is found when they are written

@@ -72,8 +72,8 @@ def _poisoned(what: str, model_id: str, request_id: str | None) -> RunCorrupted:
 
 
 def _has_nan(values: Any) -> bool:
-    total = float(values.sum()) if is_numpy(values) else sum(values)
-    if not math.isnan(total):
-        return False
-    flat = values.ravel().tolist() if is_numpy(values) else values
-    return any(math.isnan(value) for value in flat)
+    if is_numpy(values):
+        import numpy as np
+
+        return bool(np.isnan(values).any())
+    return any(math.isnan(value) for value in values)

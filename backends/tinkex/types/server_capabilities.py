@@ -12,6 +12,7 @@ class SupportedModel(ReadRecord):
     max_context_length: int | None = None
     trainable: bool | None = None
     sampleable: bool | None = None
+    tokenizer_id: str | None = None
 
 
 class ServerCapabilities(ReadRecord):

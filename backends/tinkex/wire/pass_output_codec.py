@@ -101,9 +101,9 @@ def _cut(
             raise ProtobufError(f"{name}.offsets: {begin} to {end} is no range of whole numbers in the data")
         part = values[begin // item : end // item]
         if trailing:
-            if row <= 0 or part.size % row:
+            if row < 0 or (part.size % row if row else part.size):
                 raise ProtobufError(f"{name}: {part.size} numbers are no rows of shape {trailing}")
-            part = part.reshape((part.size // row, *trailing))
+            part = part.reshape((part.size // row if row else 0, *trailing))
         cut.append(TensorData.trusted(part, dtype, part.shape))
         previous = end
     return cut

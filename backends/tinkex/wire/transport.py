@@ -230,7 +230,7 @@ class Transport:
         loop = asyncio.get_running_loop()
         pool = self._pools.get(loop)
         if pool is None:
-            pool = self._pools[loop] = _Pool(http2=self.endpoint.base_url.startswith("https:"))
+            pool = self._pools[loop] = _Pool(self.endpoint)
         return pool
 
 
@@ -238,8 +238,10 @@ class _Pool:
     """Clients of one event loop. HTTP/2 has a limit of streams in a connection and our long polls hold them,
     so a client that is full gets a sibling; over HTTP/1.1 one client with many connections serves."""
 
-    def __init__(self, *, http2: bool) -> None:
-        self._http2 = http2
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._http2 = endpoint.base_url.startswith("https:")
+        # A proxy from the environment leads away from this machine.
+        self._through_proxies = not endpoint.is_local
         self._clients: list[httpx.AsyncClient] = []
         self._busy: list[int] = []
         self._unshared: httpx.AsyncClient | None = None
@@ -276,7 +278,12 @@ class _Pool:
         limits = httpx.Limits(
             max_connections=_MAX_CONNECTIONS, max_keepalive_connections=keep, keepalive_expiry=_KEPT_S
         )
-        return httpx.AsyncClient(http2=self._http2, limits=limits, headers={"User-Agent": "nsai-work-tinkex"})
+        return httpx.AsyncClient(
+            http2=self._http2,
+            limits=limits,
+            headers={"User-Agent": "nsai-work-tinkex"},
+            trust_env=self._through_proxies,
+        )
 
     async def aclose(self) -> None:
         clients, self._clients, self._busy = self._clients, [], []

@@ -1,0 +1,189 @@
+"""One table from what a server says to the family of errors."""
+
+import json
+import pickle
+from typing import Any
+
+import pytest
+
+from backends.tinkex.errors import (
+    Refusal,
+    RequestNotSent,
+    Sought,
+    WrongLoop,
+    error_of,
+    failure_of,
+    is_unknown_route,
+    malformed,
+    retry_after_ms,
+    unsupported,
+)
+from crucible.errors import (
+    AnswerLost,
+    AuthenticationFailed,
+    BackendUnavailable,
+    CapacityError,
+    CrucibleError,
+    InvalidRequest,
+    MalformedAnswer,
+    NameTaken,
+    NotFound,
+    OutOfCredit,
+    RequestTimeout,
+    RunCorrupted,
+    RunGone,
+    Unsupported,
+)
+
+
+def refusal(status: int, detail: Any, sought: Sought = Sought.RUN, **headers: str) -> Refusal:
+    """An answer as most servers write it."""
+    body = json.dumps({"detail": detail}).encode()
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return Refusal(status, "optim_step", body, sought, named, request_id="req-1")
+
+
+MODEL_GONE = "Model 'model_1' not found"
+TABLE = [
+    pytest.param(refusal(401, "bad key"), AuthenticationFailed, id="401"),
+    pytest.param(refusal(403, "forbidden"), AuthenticationFailed, id="403"),
+    pytest.param(refusal(402, "no credit"), OutOfCredit, id="402"),
+    pytest.param(refusal(404, MODEL_GONE), RunGone, id="404 run"),
+    pytest.param(refusal(404, "Session not found", Sought.SESSION), RunGone, id="404 session"),
+    pytest.param(refusal(404, "Future not found", Sought.FUTURE), AnswerLost, id="404 future"),
+    pytest.param(refusal(404, "Unknown model: x", Sought.FUTURE), RunGone, id="404 future of a lost run"),
+    pytest.param(refusal(404, "Checkpoint a not found.", Sought.FUTURE), NotFound, id="404 future of a bad path"),
+    pytest.param(refusal(404, "Model not found", Sought.CHECKPOINT), NotFound, id="404 checkpoint"),
+    pytest.param(refusal(404, "Model not found", Sought.RECORD), NotFound, id="404 record"),
+    pytest.param(refusal(404, "Unknown model: nope", Sought.MODEL), InvalidRequest, id="404 base model"),
+    pytest.param(
+        refusal(404, "Failed to create sampling session: Unknown model: x", Sought.MODEL),
+        InvalidRequest,
+        id="404 base model of a session",
+    ),
+    pytest.param(refusal(404, "Session not found", Sought.MODEL), RunGone, id="404 session of a new model"),
+    pytest.param(refusal(404, "Not Found"), Unsupported, id="404 route"),
+    pytest.param(refusal(405, "Method Not Allowed"), Unsupported, id="405"),
+    pytest.param(refusal(501, "later"), Unsupported, id="501"),
+    pytest.param(refusal(408, "slow"), RequestTimeout, id="408"),
+    pytest.param(refusal(409, "Checkpoint 'a' already exists", Sought.SAVE), NameTaken, id="409 save"),
+    pytest.param(refusal(409, "conflict", Sought.SAVE), NameTaken, id="409 save, terse"),
+    pytest.param(refusal(409, "expected seq_id 2, got 3", Sought.SAVE), InvalidRequest, id="409 order of a save"),
+    pytest.param(refusal(409, "expected 2, got 3"), InvalidRequest, id="409 order"),
+    pytest.param(refusal(409, "Checkpoint already exists", Sought.FUTURE), NameTaken, id="409 future of a save"),
+    pytest.param(refusal(410, "gone", Sought.FUTURE), AnswerLost, id="410 future"),
+    pytest.param(refusal(410, "gone"), RunGone, id="410 run"),
+    pytest.param(refusal(429, "slow down"), CapacityError, id="429"),
+    pytest.param(refusal(400, "no"), InvalidRequest, id="400"),
+    pytest.param(refusal(413, "too large"), InvalidRequest, id="413"),
+    pytest.param(refusal(422, "no"), InvalidRequest, id="422"),
+    pytest.param(refusal(400, "Model model_1 not loaded", Sought.FUTURE), RunGone, id="400 future of a lost run"),
+    pytest.param(refusal(400, "the model is poisoned"), RunCorrupted, id="400 poisoned"),
+    pytest.param(refusal(500, "loss is NaN"), RunCorrupted, id="500 NaN"),
+    pytest.param(refusal(500, "Internal Server Error"), BackendUnavailable, id="500"),
+    pytest.param(refusal(503, "later"), BackendUnavailable, id="503"),
+    pytest.param(refusal(302, "elsewhere"), MalformedAnswer, id="302"),
+]
+
+
+@pytest.mark.parametrize(("said", "kind"), TABLE)
+def test_every_refusal_has_its_error(said: Refusal, kind: type[CrucibleError]) -> None:
+    """The kind is right, and status, route, backend and request id are in it."""
+    error = error_of(said)
+
+    assert type(error) is kind
+    assert error.details["status"] == said.status
+    assert error.details["route"] == "optim_step"
+    assert (error.backend, error.request_id) == ("tinkex", "req-1")
+
+
+@pytest.mark.parametrize(
+    ("message", "category", "kind"),
+    [
+        pytest.param("bad loss_fn", "user", InvalidRequest, id="user"),
+        pytest.param("worker died", "server", BackendUnavailable, id="server"),
+        pytest.param("who knows", "unknown", BackendUnavailable, id="unknown"),
+        pytest.param("run r is corrupted", "server", RunCorrupted, id="corrupted"),
+        pytest.param("non-finite gradients", "server", RunCorrupted, id="not finite"),
+        pytest.param("model m was unloaded", "server", RunGone, id="gone"),
+        pytest.param("Checkpoint tinker://r/weights/a does not exist", "user", NotFound, id="checkpoint"),
+    ],
+)
+def test_every_failed_future_has_its_error(message: str, category: str, kind: type[CrucibleError]) -> None:
+    """By the words first, then by whose fault the server says it is."""
+    error = failure_of(message, category, route="optim_step", request_id="r1")
+
+    assert type(error) is kind
+    assert error.request_id == "r1"
+    assert message in str(error)
+
+
+def test_the_field_is_named() -> None:
+    """A server's list of what is wrong gives its first place as the field."""
+    detail = [
+        {"loc": ["body", "adam_params", "beta1"], "msg": "must be below 1"},
+        {"loc": ["body", "x"], "msg": "y"},
+    ]
+
+    error = error_of(refusal(422, detail))
+
+    assert error.details["field"] == "adam_params.beta1"
+    assert "must be below 1" in str(error)
+
+
+def test_the_credential_is_named_not_shown() -> None:
+    """A refused key is spoken of by the name of its variable."""
+    assert "TINKER_API_KEY" in str(error_of(refusal(401, "no")))
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({"retry-after": "2"}, 2000),
+        ({"retry-after": "0.5"}, 500),
+        ({"retry-after-ms": "70", "retry-after": "9"}, 70),
+        ({"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"}, None),
+        ({"retry-after": "-1"}, None),
+        ({"retry-after": "nan"}, None),
+        ({"retry-after": "1e12"}, None),
+        ({}, None),
+    ],
+)
+def test_what_the_server_asks_to_wait(headers: dict[str, str], expected: int | None) -> None:
+    """Seconds or milliseconds; nonsense counts as unsaid."""
+    assert retry_after_ms(headers) == expected
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"<html>gateway</html>", b"\xff\xfe", b"[1]", b'{"detail": {"a": 1}}', b"9" * 10**6]
+)
+def test_any_body_of_a_refusal_is_understood(body: bytes) -> None:
+    """What cannot be read is left out; what is endless is cut."""
+    error = error_of(Refusal(500, "optim_step", body, Sought.RUN, {}))
+
+    assert isinstance(error, BackendUnavailable)
+    assert len(str(error)) < 2000
+
+
+def test_a_missing_route_is_told_from_a_missing_thing() -> None:
+    """Only a bare 404 is a missing route."""
+    assert is_unknown_route(refusal(404, "Not Found"))
+    assert not is_unknown_route(refusal(404, "Checkpoint not found"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        error_of(refusal(429, "later", retry_after="3")),
+        RequestNotSent("not sent", details={"seq_id": 3}),
+        WrongLoop("await it"),
+        malformed("no JSON", route="get_info"),
+        unsupported("archives", server="http://x"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_errors_survive_pickling(error: CrucibleError) -> None:
+    """With all they carry."""
+    copy = pickle.loads(pickle.dumps(error))
+
+    assert (type(copy), str(copy), copy.failure()) == (type(error), str(error), error.failure())
