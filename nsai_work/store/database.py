@@ -69,7 +69,7 @@ class Database:
     @contextmanager
     def transaction(self, *, write: bool = True) -> Iterator[Tx]:
         """One transaction, committed at the end of the block. Database errors come out untranslated."""
-        engine = self._ensure()
+        engine = self.engine()
         with engine.connect().execution_options(nsai_write=write) as connection, connection.begin():
             yield Tx(connection, self.clock, self.clock.now())
 
@@ -116,7 +116,8 @@ class Database:
                 elif not stale:
                     raise as_work_error(fault, error, self.where) from error
 
-    def _ensure(self) -> Engine:
+    def engine(self) -> Engine:
+        """The engine; at first use it is made and its tables are brought up to date. Raises as ``upgrade``."""
         engine = self._engine
         if engine is not None and self._pid == os.getpid() and self._ready:
             return engine
