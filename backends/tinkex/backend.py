@@ -132,8 +132,8 @@ class TinkexBackend(TrainingBackend):
             models = {model.model_name: model for model in served.supported_models}
             if models and base_model not in models:
                 raise invalid("base_model", base_model, f"the service has {', '.join(models)}")
-            named = (models[base_model].model_extra or {}).get("tokenizer_id") if base_model in models else None
-            self._tokenizers[base_model] = await asyncio.to_thread(tokenizer_named, str(named or base_model))
+            named = models[base_model].tokenizer_id if base_model in models else None
+            self._tokenizers[base_model] = await asyncio.to_thread(tokenizer_named, named or base_model)
         return self._tokenizers[base_model]
 
     async def start(self, spec: RunSpec) -> LiveRun:
