@@ -135,10 +135,9 @@ class Faults:
     """The faults that wait for their moment. Those that strike at once are not kept here."""
 
     def __init__(self) -> None:
-        self.out_of_credit = False
-        self.cold_loads = 0
         self._corruptions: list[CorruptRun] = []
         self._routes: list[RouteFault] = []
+        self.clear()
 
     def add(self, fault: CorruptRun | RouteFault) -> None:
         """Keep a fault for later."""
@@ -149,7 +148,10 @@ class Faults:
 
     def clear(self) -> None:
         """Nothing is broken from now on; what was broken stays so."""
-        self.__init__()  # type: ignore[misc]
+        self.out_of_credit = False
+        self.cold_loads = 0
+        self._corruptions.clear()
+        self._routes.clear()
 
     def corruption_due(self, model_id: str, steps: int) -> CorruptionMode | None:
         """How the run is poisoned now, if its time has come; that fault is then spent."""

@@ -44,33 +44,33 @@ class _Server(uvicorn.Server):
 async def serving(options: Options, clock: Clock, listening: socket.socket) -> AsyncIterator[Service]:
     """Serve on a bound socket as long as the context is open.
 
-    Linear algebra is held to one thread: how a sum is split over threads changes its last bits, and the same
-    seed must give the same numbers on any number of cores.
+    Linear algebra is held to one thread, in this process for good: how a sum is split over threads changes its
+    last bits, and the same seed must give the same numbers on any number of cores.
     """
-    with threadpool_limits(1, user_api="blas"):
-        service = Service(options, clock)
-        config = uvicorn.Config(
-            application(service),
-            http=_Protocol,
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            log_level="warning",
-            access_log=False,
-            timeout_keep_alive=75,
-            backlog=1024,
-        )
-        server = _Server(config)
-        config.load()
-        server.lifespan = config.lifespan_class(config)
-        await server.startup(sockets=[listening])
-        ticks = asyncio.create_task(_tick(server, service))
-        try:
-            yield service
-        finally:
-            ticks.cancel()
-            await _stop(server)
-            service.close()
+    threadpool_limits(1, user_api="blas")
+    service = Service(options, clock)
+    config = uvicorn.Config(
+        application(service),
+        http=_Protocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        timeout_keep_alive=75,
+        backlog=1024,
+    )
+    server = _Server(config)
+    config.load()
+    server.lifespan = config.lifespan_class(config)
+    await server.startup(sockets=[listening])
+    ticks = asyncio.create_task(_tick(server, service))
+    try:
+        yield service
+    finally:
+        ticks.cancel()
+        await _stop(server)
+        service.close()
 
 
 async def _stop(server: uvicorn.Server) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,9 @@ from backends.tinkex_dev.model.losses import evaluate
 from backends.tinkex_dev.model.network import Array, Network
 from backends.tinkex_dev.promises import LossOutputs, Promise
 from backends.tinkex_dev.records import CheckpointKind, LoraRecord, RunRecord
+
+_REMEMBERED: Final = 1024
+"""Requests of one model that are recognised when they come again; a client has a few of them open at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +81,8 @@ class LiveRun:
     def remember(self, seq_id: int, digest: str, promise: Promise) -> None:
         """Record a request, so that its repetition is recognised."""
         self._asked[seq_id] = _Asked(digest, promise)
+        while len(self._asked) > _REMEMBERED:
+            del self._asked[next(iter(self._asked))]
 
     def remember_creation(self, digest: str, promise: Promise) -> None:
         """Record the request that made this run."""

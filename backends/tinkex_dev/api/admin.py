@@ -1,5 +1,6 @@
 """``/dev/``: breaking things on command, and looking behind the curtain. For this machine only."""
 
+import asyncio
 import json
 
 from pydantic import TypeAdapter, ValidationError
@@ -91,9 +92,10 @@ class AdminRoutes:
     async def log(self, request: Request) -> Response:
         _only_here(request)
         query = request.query_params
-        return answer(
-            {"entries": self._service.journal.entries(model_id=query.get("model_id"), kind=query.get("kind"))}
+        found = await asyncio.to_thread(
+            self._service.journal.entries, model_id=query.get("model_id"), kind=query.get("kind")
         )
+        return answer({"entries": found})
 
     async def live_runs(self, request: Request) -> Response:
         _only_here(request)
