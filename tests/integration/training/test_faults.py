@@ -26,7 +26,7 @@ from crucible.training import IntentKind, StepResult
 from nsai_work.control import Control, StopReason
 from nsai_work.errors import DataChanged, HandOver, JobTimeout, LeaseLost, ResumeUnproven
 from nsai_work.training.ledger import CheckpointStatus
-from tests.integration.training.harness import STEPS, Scene, payload_of
+from tests.integration.training.harness import STEPS, Killed, Reaper, Scene, payload_of
 from tests.integration.training.ledger_in_memory import LedgerInMemory
 from tests.integration.training.service import Service
 
@@ -156,7 +156,8 @@ async def test_what_a_poisoned_run_saved_is_never_committed(tmp_path: Path, kind
         poisoned.append(intent.name)
         if kind == "error":
             raise RunCorrupted("poisoned")
-        details["run"].corrupted = True
+        # after the result is out, and before the service is asked how the run is
+        asyncio.get_running_loop().call_soon(flag, details)
 
     scene.service.hook = hook
     await scene.drive()
@@ -198,6 +199,23 @@ async def test_a_proven_resume_is_exact(tmp_path: Path) -> None:
     assert result["resume"] == "exact"
     [event] = scene.journal.events_named("resume.verified")
     assert event["step"] == 5
+    again = [row.step for row in scene.journal.checkpoints.values() if row.generation == 2]
+    assert again == [6, 7], "what it was restored from is not saved again"
+
+
+async def test_what_cannot_be_made_again_is_not_sent_again(tmp_path: Path, alone: Scene) -> None:
+    """The open intent's digest is not what this owner comes to: it restores instead of sending something else."""
+    scene = Scene(payload_of(tmp_path))
+    with pytest.raises(Killed):
+        await scene.drive(reaper=Reaper(when=lambda: len(scene.journal.steps) == 4))
+    for key in set(scene.journal.intents) - scene.journal.closed:
+        scene.journal.intents[key] = scene.journal.intents[key].model_copy(update={"digest": "0" * 64})
+
+    result = await scene.drive()
+
+    assert scene.losses == alone.losses
+    assert [run["from_step"] for run in result["lineage"]] == [0, 2]
+    assert "cannot be made again" in str(result["lineage"][0]["end_reason"])
 
 
 @pytest.mark.parametrize(("on_repeated", "ends"), [("stop", False), ("skip_batch", True)])

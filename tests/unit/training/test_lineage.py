@@ -3,6 +3,8 @@
 import pytest
 
 from crucible.training import RunRef
+from nsai_work.payloads import TrainingStep
+from nsai_work.training.checkpoints import doomed
 from nsai_work.training.ledger import (
     CheckpointRecord,
     CheckpointStatus,
@@ -90,6 +92,31 @@ def test_a_job_is_as_good_as_its_weakest_resume(modes: list[str], worst: str) ->
     """Never silently less than asked for."""
     runs = [run(place, resume=ResumeMode(mode)) for place, mode in enumerate(modes, start=1)]
     assert worst_resume(runs) == worst
+
+
+@pytest.mark.parametrize(
+    ("policy", "recovery", "gone"),
+    [
+        ({"keep_last": 1, "save_best": False}, {}, [4, 2]),
+        ({"keep_last": 1}, {}, [4]),
+        ({"keep_last": 2, "save_best": False}, {}, [2]),
+        ({"keep_last": 1, "save_best": False}, {"checkpoint_strategy": "best_loss"}, [4]),
+        ({"keep_last": 1, "save_best": False}, {"checkpoint_strategy": "x://r/g1-s4"}, [2]),
+        ({"strategy": "all", "keep_last": 1}, {}, []),
+    ],
+    ids=["last", "and best", "two", "a recovery wants the best", "a recovery wants that one", "all"],
+)
+def test_what_a_recovery_would_choose_is_never_let_go(
+    policy: dict[str, object], recovery: dict[str, object], gone: list[int]
+) -> None:
+    """Retention is the policy's, but for what the recovery policy would come back to."""
+    payload = TrainingStep.model_validate(
+        {"base_model": "m", "data": {"path": "x"}, "checkpoint_policy": policy, "recovery": recovery}
+    )
+    losses = {2: 0.5, 4: 0.8, 6: 0.9}
+    rows = [saved(number).model_copy(update={"metric": loss}) for number, loss in losses.items()]
+    rows.append(saved(8, status=CheckpointStatus.PENDING))
+    assert [row.step for row in doomed(payload, rows)] == gone
 
 
 RESTORED = run(2, from_step=4)
