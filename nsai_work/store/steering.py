@@ -5,7 +5,7 @@ from typing import Any
 from sqlalchemy import Row, select, update
 
 from crucible.errors import Canceled
-from nsai_work.errors import JobNotFound
+from nsai_work.errors import IllegalTransition, JobNotFound
 from nsai_work.lifecycle import JobStatus
 from nsai_work.store.database import Tx
 from nsai_work.store.dependents import after_end
@@ -72,6 +72,12 @@ def retry(tx: Tx, job_id: str, tenant_id: str | None = None) -> None:
         IllegalTransition: it has not ended, or it succeeded.
     """
     row = locked_job(tx, job_id, tenant_id)
+    if not JobStatus(row.status).ended:
+        # the table has moves from here to queued, but they are the owner's and the sweep's
+        raise IllegalTransition(
+            f"job {job_id!r} is {row.status}; only a job that has ended can be tried again",
+            details={"job_id": job_id, "from": row.status},
+        )
     values = {
         "attempt": 0,
         "crashes": 0,

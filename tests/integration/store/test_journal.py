@@ -1,0 +1,186 @@
+"""The run journal: the next owner of a training job finds what the last one wrote, and nothing of a stale one."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from crucible.errors import InvalidRequest, NotFound
+from crucible.training import Intent, IntentKind, RunRef
+from nsai_work.errors import LeaseLost
+from nsai_work.job import Job
+from nsai_work.store import AsyncStore, Claim, Requeue, Store, StoreLedger, Wanted
+from nsai_work.training.ledger import CheckpointRecord, CheckpointStatus, Ledger, RemoteRun, ResumeMode, StepRecord
+
+MakeJob = Callable[..., Job]
+Want = Callable[..., Wanted]
+
+
+@pytest.fixture
+def claim(store: Store, make_job: MakeJob, wanted: Want) -> Claim:
+    """A job that w1 runs."""
+    store.submit([make_job()])
+    return store.claim(wanted())[0]
+
+
+def run_record(generation: int, from_step: int = 0) -> RemoteRun:
+    ref = RunRef(backend="fake", run_id=f"run{generation}")
+    return RemoteRun(generation=generation, ref=ref, from_step=from_step, resume=ResumeMode.FRESH)
+
+
+def step_record(step: int, generation: int = 1, loss: float = 0.1) -> StepRecord:
+    return StepRecord(
+        step=step, epoch=0, loss=loss, tokens=8, learning_rate=1e-4, generation=generation, metrics={"x": 1e-17}
+    )
+
+
+def intent(seq_id: int, step: int, kind: IntentKind = IntentKind.STEP, generation: int = 1) -> Intent:
+    return Intent(
+        kind=kind, run_id=f"run{generation}", first_seq_id=seq_id, last_seq_id=seq_id, step=step, digest="d"
+    )
+
+
+def with_ledger(store: Store, claim: Claim, story: Callable[[Ledger], object]) -> None:
+    """Run a story against the ledger of a claim."""
+
+    async def tell() -> None:
+        face = AsyncStore(store.database)
+        try:
+            await story(StoreLedger(face, claim))
+        finally:
+            await face.close()
+
+    asyncio.run(tell())
+
+
+def test_steps_and_open_intents_survive_their_owner(store: Store, claim: Claim, wanted: Want) -> None:
+    """A new owner finds the steps that were recorded, exactly, and the intents whose result never came."""
+
+    async def first(ledger: Ledger) -> None:
+        await ledger.begin_run(run_record(1))
+        await ledger.intend(1, [intent(1, 1), intent(2, 2), intent(3, 3)])
+        await ledger.intend(1, [intent(2, 2)])
+        await ledger.complete_step(step_record(1, loss=0.1 + 0.2), 1)
+        await ledger.complete_step(step_record(1, loss=9.9), 1)
+
+    async def second(ledger: Ledger) -> None:
+        snapshot = await ledger.load()
+        assert snapshot.run == run_record(1)
+        assert [(step.step, step.loss, step.metrics) for step in snapshot.steps] == [(1, 0.1 + 0.2, {"x": 1e-17})]
+        assert snapshot.open_intents == [intent(2, 2), intent(3, 3)]
+
+    with_ledger(store, claim, first)
+    store.requeue(Requeue(claim, "handed over", counts=False))
+    with_ledger(store, store.claim(wanted("w2"))[0], second)
+    assert [event.name for event in store.events(claim.job_id)].count("step") == 1
+
+
+def test_a_restore_supersedes_later_steps(store: Store, claim: Claim) -> None:
+    """One step axis: what ran after the restored state is set aside, kept for comparison, and run again."""
+
+    async def story(ledger: Ledger) -> None:
+        await ledger.begin_run(run_record(1))
+        await ledger.intend(1, [intent(step, step) for step in range(1, 6)])
+        for step in range(1, 5):
+            await ledger.complete_step(step_record(step, loss=float(step)), step)
+        await ledger.end_run(1, "corrupted")
+        await ledger.begin_run(run_record(2, from_step=2))
+        await ledger.complete_step(step_record(3, generation=2, loss=30.0), 1)
+        await ledger.set_resume(2, ResumeMode.EXACT)
+        snapshot = await ledger.load()
+        assert [(one.step, one.loss) for one in snapshot.steps] == [(1, 1.0), (2, 2.0), (3, 30.0)]
+        assert {step: one.loss for step, one in snapshot.superseded.items()} == {3: 3.0, 4: 4.0}
+        assert snapshot.open_intents == []
+        assert [(run.end_reason, run.resume) for run in snapshot.runs] == [("corrupted", "fresh"), (None, "exact")]
+
+    with_ledger(store, claim, story)
+    assert [step.step for step in store.steps(claim.job_id)] == [1, 2, 3]
+    assert [run.generation for run in store.runs(claim.job_id)] == [1, 2]
+
+
+def test_a_checkpoint_is_saved_in_two_phases(store: Store, claim: Claim) -> None:
+    """Pending first, then committed with its path; both phases may be repeated."""
+    planned = CheckpointRecord(name="000002-g1", step=2, generation=1, metric=0.5)
+    save = intent(7, 2, IntentKind.SAVE_STATE)
+
+    async def story(ledger: Ledger) -> None:
+        await ledger.begin_run(run_record(1))
+        for _ in range(2):
+            await ledger.plan_checkpoint(planned, save)
+        snapshot = await ledger.load()
+        assert [(one.name, one.status) for one in snapshot.checkpoints] == [("000002-g1", CheckpointStatus.PENDING)]
+        assert snapshot.open_intents == [save]
+        for _ in range(2):
+            await ledger.commit_checkpoint("000002-g1", path="x://1", last_seq_id=7, size_bytes=10)
+        await ledger.set_sampler_path("000002-g1", "x://s")
+        snapshot = await ledger.load()
+        (kept,) = snapshot.checkpoints
+        assert (kept.kept, kept.path, kept.sampler_path, kept.size_bytes) == (True, "x://1", "x://s", 10)
+        assert snapshot.open_intents == []
+        with pytest.raises(NotFound, match="no checkpoint 'other'"):
+            await ledger.commit_checkpoint("other", path="x", last_seq_id=1)
+
+    with_ledger(store, claim, story)
+    assert [event.name for event in store.events(claim.job_id)].count("checkpoint.committed") == 1
+
+
+def test_a_promoted_checkpoint_stays(store: Store, claim: Claim) -> None:
+    """Promotion needs no claim, and no owner can delete what was promoted."""
+
+    async def save(ledger: Ledger) -> None:
+        for name in ("a", "b"):
+            seq_id = ord(name)
+            await ledger.plan_checkpoint(
+                CheckpointRecord(name=name, step=1, generation=1), intent(seq_id, 1, IntentKind.SAVE_STATE)
+            )
+        await ledger.commit_checkpoint("a", path="x://a", last_seq_id=ord("a"))
+
+    async def delete(ledger: Ledger) -> None:
+        with pytest.raises(InvalidRequest, match="promoted"):
+            await ledger.mark_checkpoint("a", CheckpointStatus.DELETING)
+        await ledger.mark_checkpoint("b", CheckpointStatus.LOST, "never arrived")
+
+    with_ledger(store, claim, save)
+    assert store.promote(claim.job_id, "a").promoted
+    with pytest.raises(InvalidRequest, match="only a committed one"):
+        store.promote(claim.job_id, "b")
+    with pytest.raises(NotFound):
+        store.promote(claim.job_id, "c")
+    with_ledger(store, claim, delete)
+    assert [(one.name, one.status, one.note) for one in store.checkpoints(claim.job_id)] == [
+        ("a", CheckpointStatus.COMMITTED, None),
+        ("b", CheckpointStatus.LOST, "never arrived"),
+    ]
+
+
+def test_a_stale_owner_writes_nothing_into_the_journal(store: Store, claim: Claim, wanted: Want) -> None:
+    """Every method of the ledger is fenced, also the reading one."""
+
+    async def story(ledger: Ledger) -> None:
+        planned = CheckpointRecord(name="c", step=1, generation=1)
+        calls = {
+            "load": ledger.load(),
+            "begin_run": ledger.begin_run(run_record(1)),
+            "end_run": ledger.end_run(1, "x"),
+            "set_resume": ledger.set_resume(1, ResumeMode.WARM),
+            "intend": ledger.intend(1, [intent(1, 1)]),
+            "complete_step": ledger.complete_step(step_record(1), 1),
+            "close_intent": ledger.close_intent(1, 1),
+            "plan_checkpoint": ledger.plan_checkpoint(planned, intent(1, 1)),
+            "commit_checkpoint": ledger.commit_checkpoint("c", path="x", last_seq_id=1),
+            "set_sampler_path": ledger.set_sampler_path("c", "x"),
+            "mark_checkpoint": ledger.mark_checkpoint("c", CheckpointStatus.DELETED),
+            "event": ledger.event("note", {}),
+        }
+        answers = await asyncio.gather(*calls.values(), return_exceptions=True)
+        assert {name: type(answer) for name, answer in zip(calls, answers, strict=True)} == dict.fromkeys(
+            calls, LeaseLost
+        )
+
+    store.requeue(Requeue(claim, "handed over", counts=False))
+    store.claim(wanted("w2"))
+    before = store.events(claim.job_id)
+    with_ledger(store, claim, story)
+
+    assert store.events(claim.job_id) == before
+    assert store.steps(claim.job_id) == store.runs(claim.job_id) == store.checkpoints(claim.job_id) == []

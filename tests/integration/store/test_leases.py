@@ -1,0 +1,154 @@
+"""Leases: an owner beats, an observer watches, and only silence as long as the lease costs the owner its job."""
+
+from collections.abc import Callable
+
+import pytest
+
+from nsai_work.errors import LeaseLost
+from nsai_work.job import Job
+from nsai_work.lifecycle import JobStatus
+from nsai_work.store import Claim, Election, End, Lease, LeaseWatch, Store, Wanted
+from nsai_work.store.journal import complete_step
+from nsai_work.store.workers import register_worker, worker_seen
+from nsai_work.training.ledger import StepRecord
+from nsai_work.worker_id import WorkerId
+
+MakeJob = Callable[..., Job]
+Want = Callable[..., Wanted]
+
+
+@pytest.fixture
+def claim(store: Store, make_job: MakeJob, wanted: Want) -> Claim:
+    """A job that w1 runs with a lease of 10 seconds."""
+    store.submit([make_job()])
+    return store.claim(wanted())[0]
+
+
+def silence(store: Store, clock: object) -> list[Lease]:
+    """What a new observer finds expired when nobody has beaten for 11 seconds."""
+    watch = LeaseWatch()
+    watch.expired(store.leases(), clock.monotonic())
+    clock.pass_time(11)
+    return watch.expired(store.leases(), clock.monotonic())
+
+
+def test_a_silent_owner_loses_its_job(store: Store, claim: Claim, wanted: Want, clock: object) -> None:
+    """After its lease has passed unbeaten the job goes to another, and the old owner is fenced off."""
+    assert store.reclaim(silence(store, clock)) == {claim.job_id: JobStatus.QUEUED}
+
+    (other,) = store.claim(wanted("w2"))
+
+    assert other.job_id == claim.job_id
+    assert store.heartbeat([claim, other], 10).held == {claim.job_id}
+    assert store.heartbeat([claim], 10).lost == {claim.job_id}
+    with pytest.raises(LeaseLost):
+        store.finish(End(claim, JobStatus.SUCCEEDED))
+    assert [one.outcome for one in store.attempts(claim.job_id)] == ["lost", None]
+
+
+def test_an_owner_that_beats_keeps_its_job(store: Store, claim: Claim, clock: object) -> None:
+    """A beat between the look and the take-over defeats it."""
+    expired = silence(store, clock)
+    store.heartbeat([claim], 10)
+
+    assert store.reclaim(expired) == {}
+    store.finish(End(claim, JobStatus.SUCCEEDED))
+
+
+@pytest.mark.parametrize("step_s", [-3600, 3600], ids=["back", "forward"])
+def test_no_wall_clock_decides(store: Store, claim: Claim, clock: object, step_s: int) -> None:
+    """A wall clock that steps by an hour neither ends a lease nor keeps a dead one alive."""
+    watch = LeaseWatch()
+    watch.expired(store.leases(), clock.monotonic())
+    clock.step_wall(step_s)
+    assert watch.expired(store.leases(), clock.monotonic()) == []
+
+    clock.steady += 11
+
+    assert [lease.job_id for lease in watch.expired(store.leases(), clock.monotonic())] == [claim.job_id]
+
+
+def test_a_job_that_kills_its_workers_is_parked(store: Store, claim: Claim, wanted: Want, clock: object) -> None:
+    """Three workers lost in a row without progress: the job fails and names them."""
+    for number in (2, 3):
+        store.reclaim(silence(store, clock))
+        store.claim(wanted(f"w{number}"))
+
+    assert store.reclaim(silence(store, clock)) == {claim.job_id: JobStatus.FAILED}
+
+    error = store.get(claim.job_id).error
+    assert error is not None
+    assert error.code == "poison_job"
+    assert [one["worker_id"] for one in error.details["attempts"]] == ["w3", "w2", "w1"]
+
+
+def test_progress_clears_the_crashes(store: Store, claim: Claim, wanted: Want, clock: object) -> None:
+    """A job that gets further each time is never parked, however often its workers die."""
+    for step in range(1, 8):
+        store.database.run(complete_step, claim, _step(step), step)
+        assert store.reclaim(silence(store, clock)) == {claim.job_id: JobStatus.QUEUED}
+        (claim,) = store.claim(wanted())
+
+    assert claim.attempt == 1
+    # going over old ground is no progress
+    store.database.run(complete_step, claim, _step(3, generation=2), 99)
+    store.reclaim(silence(store, clock), max_crashes=1)
+    assert store.get(claim.job_id).status is JobStatus.FAILED
+
+
+def _step(step: int, generation: int = 1) -> StepRecord:
+    return StepRecord(step=step, epoch=0, loss=1.0, tokens=1, learning_rate=0.1, generation=generation)
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [{"max_attempts": 1}, {"retryable_errors": ["timeout"]}],
+    ids=["one-attempt", "worker-loss-not-listed"],
+)
+def test_a_policy_may_forbid_a_second_run(
+    store: Store, make_job: MakeJob, wanted: Want, clock: object, policy: dict[str, object]
+) -> None:
+    """A job that must not run twice fails with its worker."""
+    (entry,) = store.submit([make_job(retry_policy=policy)])
+    store.claim(wanted())
+
+    store.reclaim(silence(store, clock))
+
+    error = store.get(entry.job_id).error
+    assert error is not None
+    assert error.code == "worker_lost"
+
+
+def test_a_canceled_job_of_a_dead_worker_ends(store: Store, claim: Claim, clock: object) -> None:
+    """Nobody needs to run it again only to stop it."""
+    store.request_cancel(claim.job_id)
+
+    assert store.reclaim(silence(store, clock)) == {claim.job_id: JobStatus.CANCELED}
+
+
+def test_one_candidate_leads_until_it_is_silent(store: Store, clock: object) -> None:
+    """An election has one winner; its silence, or its resignation, gives another the lead."""
+    run = store.database.run
+    first, second = Election("sweep", "w1", 10), Election("sweep", "w2", 10)
+
+    assert [run(first.campaign), run(second.campaign), run(first.campaign)] == [True, False, True]
+    clock.pass_time(11)
+    assert run(second.campaign) is False, "the leader had beaten since the second looked last"
+    clock.pass_time(11)
+    assert run(second.campaign) is True
+    assert run(first.campaign) is False
+    run(second.resign)
+    assert run(first.campaign) is True
+
+
+def test_workers_are_listed(store: Store, clock: object) -> None:
+    """Who works here, since when, and whether it has stopped."""
+    me = WorkerId.of_this_process()
+    store.database.run(register_worker, me, version="1", backends={"fake": "fake"})
+    clock.pass_time(5)
+    store.database.run(worker_seen, str(me), stopped=True)
+
+    (row,) = store.workers()
+
+    assert (row.id, row.pid, row.backends) == (str(me), me.pid, {"fake": "fake"})
+    assert row.stopped_at == row.seen_at == clock.now()
