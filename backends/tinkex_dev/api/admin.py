@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from typing import Final
 
 from pydantic import TypeAdapter, ValidationError
 from starlette.requests import Request
@@ -15,7 +16,7 @@ from backends.tinkex_dev.runs import LiveRun
 from backends.tinkex_dev.service import Service
 
 _FAULT: TypeAdapter[faults.Fault] = TypeAdapter(faults.Fault)
-_HERE = ("127.0.0.1", "::1", "testclient")
+_HERE: Final = ("127.0.0.1", "::1")
 
 
 class AdminRoutes:

@@ -1,0 +1,63 @@
+"""A model's line of operations."""
+
+import asyncio
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from backends.tinkex_dev.lane import Lane
+from backends.tinkex_dev.promises import Failed, Plain, Promise
+
+
+@settings(max_examples=30)
+@given(order=st.permutations(range(1, 8)), refused=st.sets(st.integers(1, 7), max_size=3))
+def test_every_order_of_arrival_runs_in_order_of_number(order: list[int], refused: set[int]):
+    """What is refused is passed over, and all the rest run by their numbers."""
+    ran: list[int] = []
+
+    async def main() -> None:
+        lane = Lane()
+        promises = []
+        for number in order:
+            if number in refused:
+                lane.skip(number)
+                continue
+            promises.append(Promise(str(number), "x", None))
+
+            async def work(number: int = number) -> Plain:
+                await asyncio.sleep(0)
+                ran.append(number)
+                return Plain({})
+
+            lane.submit(number, promises[-1], work)
+            await asyncio.sleep(0)
+        await asyncio.wait_for(asyncio.gather(*(promise.done.wait() for promise in promises)), 5)
+
+    asyncio.run(main())
+
+    assert ran == sorted(set(order) - refused)
+
+
+def test_a_closed_lane_fails_what_waits_and_what_comes():
+    """Nobody waits for ever for a model that is gone, and what fails does not stop the line."""
+
+    async def main() -> list[object]:
+        lane = Lane()
+
+        async def broken() -> Plain:
+            raise ZeroDivisionError("oh")
+
+        promises = [Promise(str(number), "x", None) for number in range(3)]
+        lane.submit(1, promises[0], broken)
+        lane.submit(3, promises[1], broken)
+        await promises[0].done.wait()
+        lane.close("gone")
+        lane.submit(4, promises[2], broken)
+        await asyncio.gather(*(promise.done.wait() for promise in promises))
+        return [promise.result for promise in promises]
+
+    assert asyncio.run(main()) == [
+        Failed("ZeroDivisionError: oh", "server"),
+        Failed("gone", "server"),
+        Failed("gone", "server"),
+    ]
