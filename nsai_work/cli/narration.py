@@ -51,7 +51,13 @@ def _queued(data: Data) -> str | None:
 def _checkpoint(data: Data) -> str:
     metric = data.get("metric")
     shown = f", loss {metric:.4f}" if isinstance(metric, int | float) else ""
-    return f"checkpoint at step {data.get('step')}{shown}: {data.get('path') or data.get('name')}"
+    return f"checkpoint at step {data.get('step')}{shown}: {data.get('name')}"
+
+
+def _lost(data: Data) -> str | None:
+    # the journal's own entry says only that; the driver's says why
+    reason = data.get("reason")
+    return f"checkpoint {data.get('name')} does not count: {reason}" if reason else None
 
 
 def _restored(data: Data) -> str:
@@ -106,7 +112,7 @@ _LINES: Final[dict[str, tuple[Line, str]]] = {
     "step.skipped": (lambda data: f"step {data.get('step')} is left out: its batch poisons the run", "bold yellow"),
     "checkpoint.committed": (_checkpoint, "cyan"),
     "checkpoint.promoted": (lambda data: f"checkpoint {data.get('name')} is kept for good", "cyan"),
-    "checkpoint.lost": (lambda data: f"checkpoint {data.get('name')} is lost{_because(data)}", "red"),
+    "checkpoint.lost": (_lost, "yellow"),
     "recovery.detected": (_said("the run is corrupted"), "bold red"),
     "recovery.started": (_attempt, "yellow"),
     "recovery.checkpoint_selected": (lambda data: f"checkpoint selected: {data.get('path')}", "yellow"),

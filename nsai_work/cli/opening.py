@@ -7,8 +7,9 @@ if TYPE_CHECKING:
     from nsai_work.store import Store
 
 
-def read_settings() -> "Settings":
-    """The settings of the environment; logs go to stderr from now on, warnings and worse unless asked for more.
+def read_settings(*, quiet: bool = True) -> "Settings":
+    """The settings of the environment; logs go to stderr from now on, if ``quiet`` only warnings and worse unless
+    NSAI_WORK_LOG_LEVEL asks for more.
 
     Raises:
         InvalidRequest: a variable is wrong; the error names it.
@@ -17,8 +18,10 @@ def read_settings() -> "Settings":
     from nsai_work.settings import Settings
 
     settings = Settings()
-    chosen = "log_level" in settings.model_fields_set
-    configure_logging(settings if chosen else settings.model_copy(update={"log_level": "warning"}))
+    if quiet and "log_level" not in settings.model_fields_set:
+        configure_logging(settings.model_copy(update={"log_level": "warning"}))
+    else:
+        configure_logging(settings)
     return settings
 
 

@@ -19,6 +19,6 @@ def worker(
     """Work jobs until told to stop. Ctrl-C or SIGTERM once: hand running jobs over and leave; twice: at once."""
     from nsai_work.worker import run_worker
 
-    settings = read_settings()
+    settings = read_settings(quiet=False)
     settings.make_home()
     run_worker(settings, queues=tuple(queue or Priority), concurrency=concurrency or settings.concurrency)

@@ -14,10 +14,14 @@ from typing import Any, TypeAlias
 
 import pytest
 
+from nsai_work import Job
+from nsai_work.store import Store, open_store
+
 Done: TypeAlias = "subprocess.CompletedProcess[str]"
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 60
+LOOK_EVERY_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -86,28 +90,42 @@ class Cli:
             assert process.stdout is not None
             yield json.loads(process.stdout.readline())["url"]
 
-    def stored(self) -> int:
-        """How many jobs this home's store holds, read without a process."""
-        from nsai_work.clock import SystemClock
-        from nsai_work.store import open_store
-
-        file = self.home / "nsai-work.db"
-        if not file.exists():
-            return 0
-        store = open_store(f"sqlite:///{file}", SystemClock())
+    @contextmanager
+    def store(self) -> Iterator[Store]:
+        """This home's store, looked into without a process: a test that waits must not take the worker's time."""
+        store = open_store(f"sqlite:///{self.home / 'nsai-work.db'}")
         try:
-            return len(store.list_jobs(limit=100))
+            yield store
         finally:
             store.close()
 
-    def wait_for(self, job_id: str, *statuses: str) -> dict[str, Any]:
+    def stored(self) -> list[Job]:
+        """The jobs of this home's store, newest first."""
+        if not (self.home / "nsai-work.db").exists():
+            return []
+        with self.store() as store:
+            return store.list_jobs()
+
+    def wait_for_step(self) -> str:
+        """The newest job's id, once its first optimizer step is recorded."""
+
+        def look() -> str | None:
+            jobs = self.stored()
+            with self.store() as store:
+                return jobs[0].id if jobs and store.steps(jobs[0].id) else None
+
+        return str(until(look, "the first step"))
+
+    def wait_for(self, job_id: str, *statuses: str) -> Job:
         """The job, once it has one of these statuses."""
 
-        def look() -> dict[str, Any] | None:
-            job: dict[str, Any] = self.json("show", job_id)
-            return job if job["status"] in statuses else None
+        def look() -> Job | None:
+            with self.store() as store:
+                job = store.get(job_id)
+            return job if job.status in statuses else None
 
-        return until(look, f"job {job_id} is {' or '.join(statuses)}")
+        found: Job = until(look, f"job {job_id} is {' or '.join(statuses)}")
+        return found
 
 
 def until(look: Callable[[], Any], what: str, timeout: float = TIMEOUT_S) -> Any:
@@ -115,6 +133,7 @@ def until(look: Callable[[], Any], what: str, timeout: float = TIMEOUT_S) -> Any
     deadline = time.monotonic() + timeout
     while not (found := look()):
         assert time.monotonic() < deadline, f"not within {timeout} s: {what}"
+        time.sleep(LOOK_EVERY_S)
     return found
 
 

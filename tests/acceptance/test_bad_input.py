@@ -59,7 +59,7 @@ def assert_refused(cli: Cli, file: Path, words: list[str]) -> None:
     assert "Traceback" not in done.stderr
     for word in words:
         assert word in done.stderr, done.stderr
-    assert cli.stored() == 0
+    assert cli.stored() == []
 
 
 @pytest.mark.parametrize(("change", "words"), FIELDS.values(), ids=FIELDS.keys())

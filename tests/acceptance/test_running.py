@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.acceptance.conftest import ROOT, Cli, until
+from tests.acceptance.conftest import ROOT, Cli
 
 Job = dict[str, Any]
 Write = Callable[[Any], Path]
@@ -126,11 +126,11 @@ def test_cancel_while_running(cli: Cli, job: Job, job_file: Write) -> None:
     job["payload"]["max_steps"] = 5000
     with cli.dev_server("--work-ms", 20), cli.running("worker"):
         job_id = cli.json("submit", job_file(job))["id"]
-        until(lambda: cli.json("steps", job_id), "the first step")
+        assert cli.wait_for_step() == job_id
         cli.run("cancel", job_id)
         ended = cli.wait_for(job_id, "canceled")
 
-    assert ended["status"] == "canceled"
+    assert ended.status == "canceled"
     assert len(cli.json("steps", job_id)) < 5000
 
 
@@ -165,15 +165,14 @@ def test_ctrl_c_leaves_a_job_that_goes_on(cli: Cli, job: Job, job_file: Write) -
     job["payload"]["max_steps"] = 60
     with cli.dev_server("--work-ms", 20):
         with cli.running("run", job_file(job)) as process:
-            job_id = until(lambda: [item["id"] for item in cli.json("list", "--status", "running")], "it runs")[0]
-            until(lambda: cli.json("steps", job_id), "the first step")
+            job_id = cli.wait_for_step()
             process.send_signal(signal.SIGINT)
             output, _ = process.communicate(timeout=30)
         assert process.returncode == 130, output
         assert "nsai-work worker" in output
-        assert cli.json("show", job_id)["status"] == "queued"
+        assert cli.stored()[0].status == "queued"
         with cli.running("worker"):
             ended = cli.wait_for(job_id, "succeeded", "failed")
 
-    assert ended["status"] == "succeeded", ended["error"]
+    assert ended.status == "succeeded", ended.error
     assert [step["step"] for step in cli.json("steps", job_id)] == list(range(1, 61))
