@@ -26,8 +26,6 @@ PLAIN = {
     "nsai_work.payloads",
     "nsai_work.policies",
 }
-# the demo is a command that shows the whole product, not a backend
-WHOLE_PRODUCT = {Path("backends/tinkex_dev/demo.py")}
 
 
 def imported_modules(path: Path) -> set[str]:
@@ -48,9 +46,7 @@ def test_a_package_imports_only_what_its_arrow_allows(package: str) -> None:
             where = f"{path.relative_to(ROOT)} imports {name}"
             assert name.split(".")[0] in ALLOWED[package], where
             if package == "backends" and name.startswith("nsai_work"):
-                relative = path.relative_to(ROOT)
-                whole = relative in WHOLE_PRODUCT or relative.is_relative_to("backends/tinkex_dev/demo")
-                assert whole or name in PLAIN, where
+                assert name in PLAIN, where
 
 
 def test_only_one_file_names_stevedore() -> None:
