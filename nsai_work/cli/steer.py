@@ -1,8 +1,10 @@
 """``cancel``, ``retry`` and ``promote``: what a person may do to a job from outside."""
 
+from typing import Annotated
+
 import typer
 
-from nsai_work.cli.inspect_jobs import AsJson, JobId
+from nsai_work.cli.inspect_jobs import AsJson, JobId, checkpoint_json
 from nsai_work.cli.job_id import find_job
 from nsai_work.cli.opening import the_store
 from nsai_work.cli.output import write_json
@@ -24,12 +26,18 @@ def retry(job_id: JobId, json_output: AsJson = False) -> None:
     _say(store.get(job.id).status, job.id, json_output)
 
 
-def promote(job_id: JobId, name: str = typer.Argument(help="The checkpoint's name.")) -> None:
+def promote(
+    job_id: JobId,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A checkpoint's name, as checkpoints lists it.")],
+    json_output: AsJson = False,
+) -> None:
     """Keep a checkpoint for good, whatever the checkpoint policy says."""
     store = the_store()
-    job = find_job(store, job_id)
-    store.promote(job.id, name)
-    typer.echo(f"{name} is kept for good")
+    kept = store.promote(find_job(store, job_id).id, name)
+    if json_output:
+        write_json(checkpoint_json(kept))
+    else:
+        typer.echo(f"{name} is kept for good: {kept.path}")
 
 
 def _say(status: str, job_id: str, json_output: bool) -> None:

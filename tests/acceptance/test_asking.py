@@ -104,6 +104,28 @@ def test_doctor_says_what_is_broken_and_shows_no_password(cli: Cli) -> None:
     assert "hunter2" not in done.stdout + done.stderr
 
 
+def test_a_broken_plugin_is_listed_with_its_error(cli: Cli, tmp_path: Path) -> None:
+    """A package whose backend and command cannot be imported: the rest works, and doctor exits with 1."""
+    installed = tmp_path / "site" / "acme_broken-1.2.dist-info"
+    installed.mkdir(parents=True)
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-broken\nVersion: 1.2\n")
+    target = "acme = acme_that_is_not_there:Thing\n"
+    (installed / "entry_points.txt").write_text(f"[crucible.backends]\n{target}\n[nsai_work.commands]\n{target}")
+    beside = Cli(cli.home, {"PYTHONPATH": str(tmp_path / "site")})
+
+    listed = {item["name"]: item for item in beside.json("backends")}
+    findings = {item["subject"]: item for item in beside.json("doctor", code=1)}
+    called = beside.run("acme")
+
+    assert (listed["acme"]["package"], listed["acme"]["version"]) == ("acme-broken", "1.2")
+    assert "acme_that_is_not_there" in listed["acme"]["error"]["message"]
+    assert listed["fake"]["error"] is None
+    assert findings["backend acme"]["verdict"] == "broken"
+    assert called.returncode == 1
+    assert "acme_that_is_not_there" in called.stderr
+    assert "Traceback" not in called.stderr
+
+
 def test_db_upgrade_twice(cli: Cli) -> None:
     """The second time nothing happens."""
     for _ in range(2):

@@ -110,6 +110,17 @@ def test_a_part_of_the_id_will_do(cli: Cli, job: Job, job_file: Write) -> None:
     assert other in common.stderr
 
 
+def test_a_promoted_checkpoint_is_marked(cli: Cli, job: Job, job_file: Write) -> None:
+    """A checkpoint can be kept for good after the run; one that does not exist is not found."""
+    done = cli.json("run", job_file(job))
+    first = next(item for item in cli.json("checkpoints", done["id"]) if item["kept"])
+
+    kept = cli.json("promote", done["id"], first["name"])
+
+    assert (kept["name"], kept["promoted"]) == (first["name"], True)
+    assert cli.run("promote", done["id"], "no-such-checkpoint").returncode == 3
+
+
 def test_cancel_while_waiting(cli: Cli, job: Job, job_file: Write) -> None:
     """A job that nobody has begun is canceled at once, and a retry queues it again."""
     job_id = cli.json("submit", job_file(job))["id"]
