@@ -42,7 +42,7 @@ class Tx:
 class Database:
     """Connections to one database, usable from any thread and after a fork.
 
-    The tables are made or brought up to date at first use if ``migrate`` is true.
+    At first use the tables are made or brought up to date; if ``migrate`` is false they are only looked at.
     """
 
     url: URL
@@ -127,11 +127,11 @@ class Database:
                     # made before a fork: the sockets belong to the parent, so forget them without closing
                     self._engine.dispose(close=False)
                 self._engine, self._pid = make_engine(self.url, self.pool_size), os.getpid()
-            if self.migrate and not self._ready:
-                from nsai_work.store.migrate import upgrade
+            if not self._ready:
+                from nsai_work.store.migrate import check, upgrade
 
-                upgrade(self._engine)
-            self._ready = True
+                (upgrade if self.migrate else check)(self._engine)
+                self._ready = True
             return self._engine
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Final
 
 from sqlalchemy import Connection, Engine, inspect, text
-from sqlalchemy.exc import DBAPIError
 
 from nsai_work.errors import StoreUnavailable
 
@@ -32,6 +31,18 @@ def upgrade(engine: Engine) -> None:
         version = current_version(connection)
         if version != HEAD:
             _run_alembic(connection, version)
+
+
+def check(engine: Engine) -> None:
+    """Raise StoreUnavailable unless the tables have the version that this code needs. Changes nothing."""
+    with engine.connect().execution_options(nsai_write=False) as connection, connection.begin():
+        version = current_version(connection)
+    if version != HEAD:
+        found = "missing" if version is None else f"of version {version}"
+        raise StoreUnavailable(
+            f"the job store's tables are {found}, and {HEAD} is needed; run: nsai-work db upgrade",
+            details={"version": version, "needed": HEAD},
+        )
 
 
 def current_version(connection: Connection) -> str | None:
@@ -58,13 +69,3 @@ def _run_alembic(connection: Connection, version: str | None) -> None:
             "it is newer than this installation: upgrade nsai-work",
             details={"version": version},
         ) from error
-
-
-def migrate(engine: Engine) -> str:
-    """As ``upgrade``; answers with the version that the tables then have."""
-    try:
-        upgrade(engine)
-    except DBAPIError:
-        engine.dispose()
-        raise
-    return HEAD

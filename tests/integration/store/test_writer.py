@@ -1,0 +1,186 @@
+"""The event loop's face: what waits is committed together, and one that fails spoils nothing for the others."""
+
+import asyncio
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.event import listen
+
+from crucible.errors import CrucibleError
+from nsai_work.errors import LeaseLost, StoreFull, StoreUnavailable
+from nsai_work.job import Job
+from nsai_work.lifecycle import JobStatus
+from nsai_work.store import AsyncStore, Database, End, JobFilter, Requeue, Store, Tx, Wanted, open_store, parse_url
+from nsai_work.store.journal import append_event
+from nsai_work.store.submitting import submit
+
+MakeJob = Callable[..., Job]
+Want = Callable[..., Wanted]
+
+
+def test_what_waits_together_is_committed_together(store: Store, make_job: MakeJob, wanted: Want) -> None:
+    """A hundred finishes and events cost a few commits, and each is answered."""
+    store.submit([make_job() for _ in range(100)])
+    claims = store.claim(wanted(limit=100))
+    commits: list[object] = []
+    listen(store.database.engine(), "commit", commits.append)
+
+    async def story() -> None:
+        face = AsyncStore(store.database)
+        await asyncio.gather(*(face.run(append_event, claim, "note", {}) for claim in claims))
+        await asyncio.gather(*(face.finish(End(claim, JobStatus.SUCCEEDED)) for claim in claims))
+        await face.close()
+
+    asyncio.run(story())
+
+    assert len(commits) <= 20
+    assert len(store.list_jobs(JobFilter(status=JobStatus.SUCCEEDED), limit=200)) == 100
+
+
+def test_one_that_fails_does_not_spoil_the_others(store: Store, make_job: MakeJob) -> None:
+    """Whatever goes wrong in one operation, the ones beside it are committed, once, and nothing of it is."""
+
+    def write_then_raise(tx: Tx) -> None:
+        submit(tx, [make_job(name="half")])
+        raise LookupError("on purpose")
+
+    def write_then_break(tx: Tx) -> None:
+        submit(tx, [make_job(name="half")])
+        tx.connection.execute(text("SELECT no_such_column FROM nsai_jobs"))
+
+    async def story() -> list[object]:
+        face = AsyncStore(store.database)
+        good = [face.run(submit, [make_job(name="good")]) for _ in range(10)]
+        answers = await asyncio.gather(
+            *good[:5], face.run(write_then_raise), *good[5:], face.run(write_then_break), return_exceptions=True
+        )
+        await face.close()
+        return list(answers)
+
+    answers = asyncio.run(story())
+
+    assert isinstance(answers[5], LookupError)
+    assert "no_such_column" in str(answers[11])
+    assert [job.name for job in store.list_jobs()] == ["good"] * 10
+
+
+def test_a_stale_owner_among_others_hears_it_alone(store: Store, make_job: MakeJob, wanted: Want) -> None:
+    """In a merged operation each gets its own ruling."""
+    store.submit([make_job(), make_job()])
+    stale, good = store.claim(wanted(limit=2))
+    store.requeue(Requeue(stale, "handed over", counts=False))
+
+    async def story() -> list[object]:
+        face = AsyncStore(store.database)
+        ends = [End(claim, JobStatus.SUCCEEDED) for claim in (stale, good)]
+        answers = await asyncio.gather(*map(face.finish, ends), return_exceptions=True)
+        await face.close()
+        return list(answers)
+
+    lost, done = asyncio.run(story())
+
+    assert isinstance(lost, LeaseLost)
+    assert done is None
+
+
+def test_a_database_that_is_away_is_waited_for_then_given_up(unused_tcp_port: int) -> None:
+    """After its patience a call fails with a clear error, and the password is not in it."""
+    url = f"postgresql+psycopg://me:secret-word@127.0.0.1:{unused_tcp_port}/nowhere"
+    store = open_store(url)
+
+    async def story() -> None:
+        face = AsyncStore(store.database, patience_s=0.3, retry_every_s=0.05)
+        with pytest.raises(StoreUnavailable) as caught:
+            await face.claim(Wanted("w", 1, 10))
+        assert "secret-word" not in f"{caught.value!r} {caught.value.failure()}"
+        await face.close()
+        with pytest.raises(StoreUnavailable, match="closed"):
+            await face.claim(Wanted("w", 1, 10))
+
+    asyncio.run(story())
+    with pytest.raises(StoreUnavailable, match="does not answer"):
+        store.submit([])
+    store.close()
+
+
+@pytest.fixture
+def unused_tcp_port() -> int:
+    """A port of this machine on which nobody listens."""
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def test_a_database_that_comes_back_is_used_again(store: Store, make_job: MakeJob) -> None:
+    """Connections that died are replaced; the call that met them succeeds."""
+    store.submit([make_job()])
+    if store.database.url.get_backend_name() == "sqlite":
+        pytest.skip("a file has no connections to lose")
+    with store.database.transaction() as victim:
+        pid = victim.connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
+    killer = Database(store.database.url)
+    with killer.transaction() as tx:
+        tx.connection.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
+    killer.close()
+
+    assert len(store.list_jobs()) == 1
+
+
+def test_a_full_disk_is_a_clear_error_and_nothing_is_half_written(
+    sqlite_url: str, make_job: MakeJob, wanted: Want
+) -> None:
+    """When SQLite has no more room, callers are told, and what was there stays whole and readable."""
+    store = open_store(sqlite_url)
+    store.submit([make_job()])
+    engine = store.database.engine()
+    pages = store.database.read(lambda tx: tx.connection.execute(text("PRAGMA page_count")).scalar_one())
+    listen(engine, "connect", lambda raw, _: raw.execute(f"PRAGMA max_page_count = {pages + 4}"))
+    engine.dispose()
+    large = {"payload": {"command": "x", "arguments": {"text": "x" * 100_000}}}
+
+    with pytest.raises(StoreFull, match="disk of the job store is full"):
+        store.submit([make_job(), make_job(**large)])
+
+    async def story() -> list[object]:
+        face = AsyncStore(store.database)
+        jobs = [make_job(**large), make_job()]
+        answers = await asyncio.gather(*(face.run(submit, [job]) for job in jobs), return_exceptions=True)
+        await face.close()
+        return list(answers)
+
+    full, small = asyncio.run(story())
+    assert isinstance(full, StoreFull)
+    assert not isinstance(small, CrucibleError)
+    assert len(store.list_jobs()) == 2
+    assert len(store.claim(wanted(limit=5))) == 2
+    store.close()
+
+
+def test_a_forked_process_gets_connections_of_its_own(store: Store, make_job: MakeJob) -> None:
+    """A store that was used before a fork works in both processes."""
+    store.submit([make_job()])
+    child = os.fork()
+    if child == 0:
+        try:
+            store.submit([make_job()])
+            os._exit(0)
+        finally:
+            os._exit(1)
+    _, status = os.waitpid(child, 0)
+
+    assert os.waitstatus_to_exitcode(status) == 0
+    store.submit([make_job()])
+    assert len(store.list_jobs()) == 3
+
+
+def test_a_missing_folder_is_made(tmp_path: Path) -> None:
+    """The embedded store needs nothing but a path."""
+    store = open_store(parse_url(f"sqlite:///{tmp_path}/deep/in/jobs.db"))
+    store.ping()
+    store.close()
