@@ -1,0 +1,101 @@
+"""The pages say what is so: their Python runs, and their tables are held against the code."""
+
+import inspect
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+import crucible.errors
+import nsai_work.errors
+from crucible.errors import CrucibleError
+from nsai_work.settings import Settings
+from tests.acceptance.conftest import Cli
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+
+
+def python_of(page: Path) -> str:
+    """All Python blocks of a page, in order, as one script."""
+    return "\n".join(re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL))
+
+
+def first_column(page: Path) -> set[str]:
+    """The names in backquotes in the first column of the page's tables."""
+    rows = [line.split("|")[1] for line in page.read_text().splitlines() if line.startswith("| `")]
+    return {name for cell in rows for name in re.findall(r"`([^`]+)`", cell)}
+
+
+def test_the_readme_runs(cli: Cli, tmp_path: Path) -> None:
+    """Its Python, as it stands, trains on a dev server through a worker and asks the trained model."""
+    script = tmp_path / "readme.py"
+    script.write_text(python_of(ROOT / "README.md"))
+
+    with cli.dev_server(), cli.running("worker"):
+        done = subprocess.run(
+            [sys.executable, str(script)],
+            cwd=ROOT,
+            env={**cli.environment, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=110,
+            check=False,
+        )
+
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert re.match(r"^[0-9a-f-]{36} \w+$", lines[0])
+    assert [int(line.split()[0]) for line in lines[1:41]] == list(range(1, 41))
+    assert lines[41].strip(), "the model's answer"
+
+
+def test_the_page_on_faults_runs(tmp_path: Path) -> None:
+    """Its Python does what it says: two refusals, one step applied."""
+    script = tmp_path / "faults.py"
+    script.write_text(python_of(DOCS / "howto" / "faults.md") + "\nassert len(applied) == 1, applied\n")
+
+    subprocess.run([sys.executable, str(script)], cwd=tmp_path, env={**os.environ}, timeout=60, check=True)
+
+
+def test_every_error_code_is_on_its_page() -> None:
+    """docs/reference/errors.md has each code of the family once."""
+    codes = {
+        kind.code
+        for module in (crucible.errors, nsai_work.errors)
+        for _, kind in inspect.getmembers(module, inspect.isclass)
+        if issubclass(kind, CrucibleError)
+    }
+
+    listed = re.findall(r"^\| `(\w+)` \|", (DOCS / "reference" / "errors.md").read_text(), re.MULTILINE)
+
+    assert sorted(listed) == sorted(codes)
+
+
+def test_every_setting_is_on_its_page() -> None:
+    """docs/reference/settings.md has each variable, and none that is not read."""
+    read = {f"NSAI_WORK_{name.upper()}" for name in Settings.model_fields} | {"NSAI_WORK_DEBUG"}
+
+    assert first_column(DOCS / "reference" / "settings.md") == read
+
+
+def test_every_fault_is_on_its_page() -> None:
+    """docs/howto/faults.md has each kind of fault."""
+    from backends.tinkex_dev import faults
+
+    union: Any = get_args(faults.Fault)[0]
+    kinds = {get_args(kind.model_fields["kind"].annotation)[0] for kind in get_args(union)}
+
+    assert first_column(DOCS / "howto" / "faults.md") == kinds
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))], ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    """Every relative link of a page is a file."""
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
