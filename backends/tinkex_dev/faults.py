@@ -74,6 +74,22 @@ class OutOfCredit(Record):
     on: bool = True
 
 
+class QueueState(StrEnum):
+    """What a server says of the queue while an answer is not there yet."""
+
+    ACTIVE = "active"
+    PAUSED_CAPACITY = "paused_capacity"
+    PAUSED_RATE_LIMIT = "paused_rate_limit"
+
+
+class PauseQueue(Record):
+    """Take requests and do not work on them, saying why to those who ask; ``active`` ends it."""
+
+    kind: Literal["pause"] = "pause"
+    state: QueueState = QueueState.PAUSED_CAPACITY
+    reason: str | None = None
+
+
 class NoReplay(Record):
     """Run a repeated seq_id again instead of answering from the record, until switched off."""
 
@@ -123,6 +139,7 @@ Fault = Annotated[
     | ColdOptimizer
     | DamageCheckpoint
     | OutOfCredit
+    | PauseQueue
     | NoReplay
     | Latency
     | AdvanceClock

@@ -13,7 +13,7 @@ from pydantic import JsonValue
 from backends.tinkex_dev.checkpoints import Checkpoints
 from backends.tinkex_dev.clock import Clock
 from backends.tinkex_dev.errors import OperationFailed, Refused
-from backends.tinkex_dev.faults import CorruptionMode, Faults
+from backends.tinkex_dev.faults import CorruptionMode, Faults, PauseQueue, QueueState
 from backends.tinkex_dev.journal import Journal
 from backends.tinkex_dev.lane import Lane, Work
 from backends.tinkex_dev.model.adapter import Adapter
@@ -44,6 +44,9 @@ class Service:
         self.work_ms = options.work_ms
         self.replay = options.replay
         self.faults = Faults()
+        self.queue = PauseQueue(state=QueueState.ACTIVE)
+        self._working = asyncio.Event()
+        self._working.set()
         self.promises = Promises()
         self.storage = Storage(options.state_dir)
         self.journal = Journal(options.state_dir / "log.jsonl", clock)
@@ -240,8 +243,17 @@ class Service:
         self.note(run, "load_weights", seq_id, digest, path=saved.path, optimizer=optimizer)
         return Plain({"type": "load_weights", "path": saved.path, "model_id": run.record.id})
 
+    def pause(self, how: PauseQueue) -> None:
+        """Stop beginning operations, or go on if the state is ``active``."""
+        self.queue = how
+        if how.state is QueueState.ACTIVE:
+            self._working.set()
+        else:
+            self._working.clear()
+
     async def take_time(self) -> None:
-        """Let an operation take as long as the server was told that operations take."""
+        """Wait until the queue is not paused, and as long as the server was told that operations take."""
+        await self._working.wait()
         if self.work_ms:
             await asyncio.sleep(self.work_ms / 1000)
 

@@ -70,6 +70,8 @@ class AdminRoutes:
                 service.checkpoints.damage(service.checkpoints.find(fault.path), missing=fault.how == "missing")
             case faults.OutOfCredit():
                 service.faults.out_of_credit = fault.on
+            case faults.PauseQueue():
+                service.pause(fault)
             case faults.NoReplay():
                 service.replay = not fault.on
             case faults.Latency():

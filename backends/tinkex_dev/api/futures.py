@@ -38,7 +38,8 @@ class FutureRoutes:
         return _packed(promise.result) if packed else _plain(promise.result)
 
     def _try_again(self, promise: Promise) -> Response:
-        state = {"queue_state": "active", "queue_state_reason": None}
+        queue = self._service.queue
+        state = {"queue_state": queue.state.value, "queue_state_reason": queue.reason}
         if self._service.options.try_again_status == 408:
             return answer({"request_id": promise.id, **state}, 408)
         return answer({"type": "try_again", "request_id": promise.id, **state})

@@ -127,6 +127,23 @@ def test_out_of_credit_is_402_until_it_is_not(api, server):
     assert "metrics" in api.result(api.optim_step(model, 1))
 
 
+@pytest.mark.parametrize("state", ["paused_capacity", "paused_rate_limit"])
+def test_a_paused_queue_says_why_and_goes_on(tmp_path, connect, state: str):
+    """What is taken waits, whoever asks is told the state and the reason; afterwards it runs."""
+    with DevServer(tmp_path, hold_s=0.05) as server:
+        api = connect(server)
+        model = api.model(api.session())
+        server.fault(kind="pause", state=state, reason="no room")
+        receipt = api.optim_step(model, 1)
+
+        waiting = api.call("retrieve_future", request_id=receipt["request_id"])
+        server.fault(kind="pause", state="active")
+
+        assert waiting.status_code == 408
+        assert (waiting.json()["queue_state"], waiting.json()["queue_state_reason"]) == (state, "no room")
+        assert "metrics" in api.result(receipt)
+
+
 def test_forgotten_answers_are_410(api, server):
     """The promise is gone, what it did is not."""
     model = api.model(api.session())
