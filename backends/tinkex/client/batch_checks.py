@@ -101,7 +101,7 @@ def _is_bad(value: float, *, nan_only: bool) -> bool:
 def _sum_is_finite(values: Any) -> bool:
     """One fast pass over a list: a sum is not finite when a number in it is not."""
     try:
-        return math.isfinite(math.fsum(values))
+        return math.isfinite(sum(values))
     except (OverflowError, ValueError):
         return False
     except TypeError:

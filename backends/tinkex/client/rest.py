@@ -1,6 +1,7 @@
 """Runs, checkpoints and sessions: what a server keeps."""
 
-from collections.abc import Coroutine
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 from urllib.parse import quote, urljoin, urlsplit
@@ -22,7 +23,6 @@ from backends.tinkex.wire.body import json_body
 from backends.tinkex.wire.transport import Call
 from crucible.errors import Unsupported
 
-T = TypeVar("T")
 R = TypeVar("R", bound=BaseModel)
 
 
@@ -120,7 +120,11 @@ class RestClient:
     def _get(
         self, path: str, kind: type[R], *, sought: Sought = Sought.RECORD, params: dict[str, Any] | None = None
     ) -> ApiFuture[R]:
-        return self._runner.start(self._named(self._connection.get(path, kind, sought=sought, params=params), path))
+        return self._runner.start(self._got(path, kind, sought, params))
+
+    async def _got(self, path: str, kind: type[R], sought: Sought, params: dict[str, Any] | None) -> R:
+        with self._named(path):
+            return await self._connection.get(path, kind, sought=sought, params=params)
 
     def _change(
         self,
@@ -136,18 +140,20 @@ class RestClient:
     ) -> None:
         path = _path_of(checkpoint) + suffix
         call = Call(method, path, None if body is None else json_body(body))
-        await self._named(self._connection.ask(call, sought=Sought.RECORD), f"{method} {call.route}")
+        with self._named(f"{method} {call.route}"):
+            await self._connection.ask(call, sought=Sought.RECORD)
 
-    async def _named(self, work: Coroutine[Any, Any, T], what: str) -> T:
+    @contextlib.contextmanager
+    def _named(self, what: str) -> Iterator[None]:
         try:
-            return await work
+            yield
         except Unsupported as error:
             raise unsupported(what, server=self._connection.server) from error
 
     async def _weights_info(self, checkpoint: ParsedCheckpointTinkerPath) -> WeightsInfo:
         body = {"tinker_path": checkpoint.tinker_path}
-        work = self._connection.post("weights_info", body, WeightsInfo, sought=Sought.CHECKPOINT)
-        return await self._named(work, "weights_info")
+        with self._named("weights_info"):
+            return await self._connection.post("weights_info", body, WeightsInfo, sought=Sought.CHECKPOINT)
 
     async def _archive_url(self, checkpoint: ParsedCheckpointTinkerPath) -> CheckpointArchiveUrl:
         call = Call("GET", f"{_path_of(checkpoint)}/archive")

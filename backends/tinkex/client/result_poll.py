@@ -17,11 +17,12 @@ from backends.tinkex.wire.body import JSON, PROTOBUF, json_body
 from backends.tinkex.wire.protobuf_read import ProtobufError
 from backends.tinkex.wire.retry import is_retryable
 from backends.tinkex.wire.transport import Answer, Call
-from crucible.errors import BackendUnavailable, RequestTimeout
+from crucible.errors import BackendUnavailable, MalformedAnswer, RequestTimeout, RunCorrupted
 
 T = TypeVar("T")
 HANG_UP_S: Final = 45.0
 _BARE_400_TRIES: Final = 3
+_CUT_SHORT_TRIES: Final = 3
 _QUICKEST_S: Final = 0.02
 _LONGEST_NAP_S: Final = 1.0
 
@@ -58,7 +59,7 @@ class ResultPoll(Generic[T]):
         self._begun = self._progress = self._transport.clock()
         self._iteration = 0
         self._bare_400 = 0
-        self._bugs = 0
+        self._bugs = self._cut_short = 0
         self._troubled_since: float | None = None
         self._troubles = 0
         self._naps = 0
@@ -81,6 +82,13 @@ class ResultPoll(Generic[T]):
                 await self._nap(asked_at)
                 continue
             except BackendUnavailable as error:
+                await self._back_off(error, None)
+                continue
+            except MalformedAnswer as error:
+                self._cut_short += 1
+                error.request_id = self._awaited.request_id
+                if not error.details.get("cut_short") or self._cut_short >= _CUT_SHORT_TRIES:
+                    raise
                 await self._back_off(error, None)
                 continue
             self._iteration += 1
@@ -219,6 +227,4 @@ def _is_json(answer: Answer) -> bool:
 
 def _is_final(error: Exception) -> bool:
     """A 5xx that says the run is poisoned will not say otherwise."""
-    from crucible.errors import RunCorrupted
-
     return isinstance(error, RunCorrupted)

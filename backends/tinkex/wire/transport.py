@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
 
-from backends.tinkex.errors import BACKEND, retry_after_ms
+from backends.tinkex.errors import BACKEND, Refusal, Sought, error_of, retry_after_ms
 from backends.tinkex.settings import Endpoint
 from backends.tinkex.wire.body import JSON, Body
 from backends.tinkex.wire.retry import RetryConfig, is_retryable
@@ -127,7 +127,7 @@ class Transport:
                 trouble = answer
             except _CutShort as error:
                 truncated += 1
-                trouble = MalformedAnswer(f"{call.route}: {error}", backend=BACKEND)
+                trouble = MalformedAnswer(f"{call.route}: {error}", backend=BACKEND, details={"cut_short": True})
                 if not call.repeatable:
                     raise _lost(call, "the answer was cut short") from error
                 if truncated >= _TRUNCATED_TRIES or not call.retries:
@@ -151,21 +151,17 @@ class Transport:
         """Stream a file. The credential goes along only where ``authenticated`` says so.
 
         Raises:
-            BackendUnavailable: the connection failed or broke off.
-            NotFound and the like are the caller's: an answer that is not 2xx raises BackendUnavailable naming it.
+            BackendUnavailable: the connection failed or broke off, or the server failed.
+            NotFound, AuthenticationFailed and the like: as the server answers.
         """
         import httpx
 
         pool = self._pool()
         headers = self.endpoint.headers() if authenticated else {}
-        with pool.lease() as client, _translated("download"):
+        with pool.lease() as client, _whole("download"), _translated("download"):
             async with client.stream("GET", url, headers=headers, follow_redirects=False) as response:
                 if response.status_code != httpx.codes.OK:
-                    raise BackendUnavailable(
-                        f"download answered {response.status_code}",
-                        backend=BACKEND,
-                        details={"status": response.status_code},
-                    )
+                    raise error_of(await self._refusal(response))
                 async for block in response.aiter_bytes(256 * 1024):
                     yield block
 
@@ -210,6 +206,10 @@ class Transport:
             ) as response:
                 content_read = await self._read(response, call.route)
                 return Answer(response.status_code, response.headers, content_read)
+
+    async def _refusal(self, response: "httpx.Response") -> Refusal:
+        said = await self._read(response, "download")
+        return Refusal(response.status_code, "download", said, Sought.RECORD, response.headers)
 
     async def _read(self, response: "httpx.Response", route: str) -> bytes:
         blocks: list[bytes] = []
@@ -294,6 +294,15 @@ class _Pool:
 
 class _CutShort(Exception):
     """The connection ended inside an answer."""
+
+
+@contextlib.contextmanager
+def _whole(route: str) -> Any:
+    """What is cut short is no file."""
+    try:
+        yield
+    except _CutShort as error:
+        raise BackendUnavailable(f"{route}: {error}", backend=BACKEND) from error
 
 
 @contextlib.contextmanager
