@@ -1,0 +1,128 @@
+"""A base model with a LoRA adapter and Adam, on torch."""
+
+import hashlib
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+from backends.local.batches import check_batch
+from backends.local.engine import Engine
+from backends.peft.bases import Bases, import_torch, seeded
+from backends.peft.settings import BACKEND
+from crucible.errors import InvalidRequest, RunCorrupted
+from crucible.training import Datum, LoraSpec, RunSpec, StepRequest, StepResult
+
+_ATTENTION: Final = frozenset({"q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj", "c_attn", "query_key_value"})
+_MLP: Final = frozenset(
+    {"gate_proj", "up_proj", "down_proj", "gate_up_proj", "c_fc", "dense_h_to_4h", "dense_4h_to_h"}
+)
+_UNEMBED: Final = frozenset({"lm_head", "embed_out"})
+
+
+class PeftEngine(Engine):
+    """One example at a time, so that gradients do not depend on how a batch is padded. The random state is the
+    engine's own: runs do not disturb each other."""
+
+    def __init__(self, spec: RunSpec, bases: Bases, lora_alpha: int) -> None:
+        torch = import_torch()
+        from peft import LoraConfig, get_peft_model
+
+        self.spec = spec
+        self._device = bases.device()
+        self._vocab_size = bases.tokenizer(spec.base_model).vocab_size
+        base = bases.model(spec.base_model)
+        config = LoraConfig(
+            task_type="CAUSAL_LM",
+            r=spec.lora.rank,
+            lora_alpha=lora_alpha,
+            lora_dropout=0.0,
+            target_modules=sorted(_targets(base, spec.lora)),
+        )
+        with torch.random.fork_rng():
+            seeded(torch, "adapter", spec.lora.seed or 0)
+            self.model = get_peft_model(base, config)
+            self.random_state = torch.random.get_rng_state()
+        self.model.train()
+        self.trained = {name: value for name, value in self.model.named_parameters() if value.requires_grad}
+        self.optimizer = torch.optim.AdamW(list(self.trained.values()), foreach=False)
+        self._corrupted = False
+
+    @property
+    def corrupted(self) -> bool:
+        return self._corrupted
+
+    def check(self, request: StepRequest) -> None:
+        check_batch(request, vocab_size=self._vocab_size, backend=BACKEND)
+
+    def train(self, request: StepRequest) -> StepResult:
+        self.optimizer.zero_grad()
+        losses: list[float] = []
+        weights: list[float] = []
+        with self._own_randomness():
+            for datum in request.batch:
+                losses += self._backward(datum)
+                weights += [float(weight) for weight in datum.loss_inputs["weights"]]
+        if not all(map(math.isfinite, losses)):
+            self._corrupted = True
+            raise RunCorrupted(f"the loss of step {request.step} is not finite", backend=BACKEND)
+        norm = self._step(request)
+        tokens = sum(len(datum.tokens) for datum in request.batch)
+        return StepResult(loss=math.fsum(losses) / math.fsum(weights), tokens=tokens, metrics={"grad_norm": norm})
+
+    def digest(self) -> str:
+        made = hashlib.sha256()
+        for name, value in sorted(self.trained.items()):
+            made.update(name.encode())
+            made.update(value.detach().cpu().float().numpy().tobytes())
+        return made.hexdigest()
+
+    def _backward(self, datum: Datum) -> list[float]:
+        """Adds the gradients of one example; returns the weighted loss of each of its tokens."""
+        torch = import_torch()
+        tokens = torch.as_tensor([int(token) for token in datum.tokens], device=self._device)
+        targets = torch.as_tensor([int(token) for token in datum.loss_inputs["target_tokens"]], device=self._device)
+        weights = torch.as_tensor([float(weight) for weight in datum.loss_inputs["weights"]], device=self._device)
+        logits = self.model(input_ids=tokens[None]).logits[0].float()
+        chosen = torch.log_softmax(logits, dim=-1).gather(1, targets[:, None])[:, 0]
+        losses = -(weights * chosen)
+        losses.sum().backward()
+        values: list[float] = losses.detach().double().cpu().tolist()
+        return values
+
+    def _step(self, request: StepRequest) -> float:
+        torch = import_torch()
+        how = request.optimizer
+        limit = how.grad_clip_norm if how.grad_clip_norm > 0 else math.inf
+        norm = float(torch.nn.utils.clip_grad_norm_(self.trained.values(), limit, foreach=False))
+        for group in self.optimizer.param_groups:
+            group.update(
+                lr=how.learning_rate, betas=(how.beta1, how.beta2), eps=how.eps, weight_decay=how.weight_decay
+            )
+        self.optimizer.step()
+        return norm
+
+    @contextmanager
+    def _own_randomness(self) -> Iterator[None]:
+        torch = import_torch()
+        with torch.random.fork_rng():
+            torch.random.set_rng_state(self.random_state)
+            yield
+            self.random_state = torch.random.get_rng_state()
+
+
+def _targets(base: Any, lora: LoraSpec) -> set[str]:
+    wanted = (
+        (_ATTENTION if lora.train_attn else frozenset())
+        | (_MLP if lora.train_mlp else frozenset())
+        | (_UNEMBED if lora.train_unembed and not base.config.tie_word_embeddings else frozenset())
+    )
+    found = {name.rpartition(".")[2] for name, _ in base.named_modules()} & wanted
+    if not found:
+        raise InvalidRequest.of(
+            "lora",
+            lora.model_dump(),
+            "nothing of this model would be trained; set one of train_* to true",
+            backend=BACKEND,
+        )
+    return found
