@@ -77,12 +77,20 @@ async def _stop(server: uvicorn.Server) -> None:
     """Stop at once: uvicorn's own way waits for calls that may be held for minutes."""
     for listener in server.servers:
         listener.close()
+    await _few_turns()  # connections that are just being accepted become known
     for connection in list(server.server_state.connections):
         connection.transport.abort()
     answering = list(server.server_state.tasks)
     for task in answering:
         task.cancel()
     await asyncio.gather(*answering, return_exceptions=True)
+    await _few_turns()  # and those that were cut are really closed
+
+
+async def _few_turns() -> None:
+    """Let the event loop run what is ready."""
+    for _ in range(3):
+        await asyncio.sleep(0)
 
 
 async def _tick(server: uvicorn.Server, service: Service) -> None:
