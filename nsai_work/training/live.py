@@ -9,6 +9,7 @@ from crucible.backend import TrainingBackend
 from crucible.training import IntentKind, LiveRun, Pending, Prepared, RunSpec, SaveResult, StepResult
 from nsai_work.clock import Clock
 from nsai_work.payloads import TrainingStep
+from nsai_work.policies import CheckpointStrategy
 from nsai_work.training.agenda import Agenda, Metrics, Operation
 from nsai_work.training.datums import Datums
 from nsai_work.training.ledger import (
@@ -135,13 +136,13 @@ def metric_of(assignment: Assignment, record: StepRecord | None) -> float | None
 
 def known_metrics(assignment: Assignment, live: Live) -> Metrics:
     """What the agenda may know of the metric."""
-    progress = live.progress
-    policy = assignment.payload.checkpoint_policy
+    policy, progress = assignment.payload.checkpoint_policy, live.progress
     best: float | None = None
-    for checkpoint in progress.checkpoints.values():
-        verified = checkpoint.status not in (CheckpointStatus.PENDING, CheckpointStatus.LOST)
-        if verified and policy.is_better(checkpoint.metric, best):
-            best = checkpoint.metric
+    if policy.strategy is CheckpointStrategy.BEST:  # nothing else asks for it
+        for checkpoint in progress.checkpoints.values():
+            verified = checkpoint.status not in (CheckpointStatus.PENDING, CheckpointStatus.LOST)
+            if verified and policy.is_better(checkpoint.metric, best):
+                best = checkpoint.metric
     return Metrics(progress.last_step, metric_of(assignment, progress.last), best)
 
 

@@ -173,7 +173,7 @@ class LedgerInMemory:
         row = journal.checkpoints[name]
         if row.promoted and status is CheckpointStatus.DELETING:
             raise InvalidRequest.of("checkpoint", name, "it is promoted")
-        journal.checkpoints[name] = row.model_copy(update={"status": status, "note": note})
+        journal.checkpoints[name] = row.model_copy(update={"status": status, "note": note or row.note})
 
     async def event(self, name: str, data: dict[str, JsonValue]) -> None:
         self._own().events.append((name, data))

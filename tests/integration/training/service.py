@@ -14,6 +14,7 @@ from typing import Any, ClassVar, TypeVar
 
 from crucible import Capabilities, Completion, Prompt
 from crucible.backend import Health, TrainingBackend
+from crucible.checkpoint_choice import in_order
 from crucible.errors import InvalidRequest, NoCheckpoint, RunCorrupted, RunGone, Unsupported
 from crucible.recovery import RecoveredRun, RecoveryEvent, RecoveryObserver, RecoveryRequest
 from crucible.stream import StreamEvent
@@ -302,7 +303,7 @@ class ServiceBackend(TrainingBackend):
 
     async def recover(self, request: RecoveryRequest, *, observe: RecoveryObserver) -> RecoveredRun:
         self.service.hook("recover", {"request": request})
-        for candidate in request.candidates:
+        for candidate in in_order(request.policy.checkpoint_strategy, request.candidates):
             saved = self.service.saved.get(candidate.path)
             if saved is None or not saved.usable:
                 details = {"path": candidate.path, "reason": "not usable"}

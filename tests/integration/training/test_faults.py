@@ -313,6 +313,27 @@ async def test_a_broken_checkpoint_is_passed_over(tmp_path: Path, alone: Scene) 
     assert "456789abcdef-g001-s000004" in lost
 
 
+async def test_a_recovery_to_the_best_checkpoint_leaves_no_gap(tmp_path: Path) -> None:
+    """Going back further than need be: what was saved after it does not count any more, and is let go."""
+    recovery = {"enabled": True, "checkpoint_strategy": "best_loss", "poll_interval_ms": 10}
+    diverging = {"optimizer": {"learning_rate": 1.0}, "checkpoint_policy": {"save_every": 1}}
+    alone = Scene(payload_of(tmp_path, **diverging))
+    await alone.drive()
+    best = min(alone.journal.steps, key=lambda step: step.loss).step
+    assert best == 5
+    scene = Scene(payload_of(tmp_path, recovery=recovery, **diverging))
+    scene.service.hook = once("result", 7, kill_run)
+
+    result = await scene.drive()
+
+    scene.check_complete()
+    assert scene.losses == alone.losses
+    assert [run["from_step"] for run in result["lineage"]] == [0, best]
+    gone = [row for row in scene.journal.checkpoints.values() if row.note == "its steps were superseded"]
+    assert gone
+    assert all(row.status is CheckpointStatus.DELETED and row.generation == 1 for row in gone)
+
+
 async def test_without_any_checkpoint_the_job_begins_again(tmp_path: Path, alone: Scene) -> None:
     """Its seed makes that exact."""
     scene = Scene(payload_of(tmp_path, checkpoint_policy={"strategy": "last"}))
