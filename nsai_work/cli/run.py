@@ -55,6 +55,11 @@ def _tell_the_end(job: "Job") -> None:
 def _result_facts(job: "Job") -> list[tuple[str, object]]:
     result = job.result or {}
     facts: list[tuple[str, object]] = [("status", job.status)]
+    if job.kind == "inference" and "choices" in result:
+        from crucible import Completion
+
+        completion = Completion.model_validate(result)
+        return [*facts, ("model", completion.model), ("answer", completion.text)]
     facts += [
         (name.replace("_", " "), value) for name, value in result.items() if not isinstance(value, dict | list)
     ]
