@@ -2,9 +2,10 @@
 
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, Self
+from typing import Annotated, Any, Self, TypeAlias
 
 from pydantic import (
+    AfterValidator,
     AwareDatetime,
     BaseModel,
     Field,
@@ -21,6 +22,16 @@ from nsai_work.identifiers import new_job_id
 from nsai_work.lifecycle import JobStatus
 from nsai_work.payloads import JobKind, Payload, parse_payload
 from nsai_work.policies import RetryPolicy
+
+
+def storable(text: str) -> str:
+    """The text itself, if every database can keep it: none takes NUL, and lone surrogates are no characters."""
+    if "\x00" in text or any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError("must not contain NUL or a lone surrogate")
+    return text
+
+
+Word: TypeAlias = Annotated[str, AfterValidator(storable)]
 
 
 class Priority(StrEnum):
@@ -51,13 +62,13 @@ class Resources(Record):
 class Constraints(Record):
     """Where and when a job may run."""
 
-    required_backends: tuple[str, ...] = ()
-    preferred_backends: tuple[str, ...] = ()
-    excluded_backends: tuple[str, ...] = ()
-    depends_on: tuple[str, ...] = ()
+    required_backends: tuple[Word, ...] = ()
+    preferred_backends: tuple[Word, ...] = ()
+    excluded_backends: tuple[Word, ...] = ()
+    depends_on: tuple[Word, ...] = ()
     not_before: AwareDatetime | None = None
     deadline: AwareDatetime | None = None
-    concurrency_group: str | None = Field(default=None, min_length=1, max_length=200)
+    concurrency_group: Word | None = Field(default=None, min_length=1, max_length=200)
     max_concurrent_in_group: int | None = Field(default=None, ge=1)
     session_id: str | None = None
     locality: str | None = None
@@ -81,21 +92,21 @@ class Job(Record):
     what follows ``metadata``. ``attempt`` counts claims, ``epoch`` is the fencing token of the newest one.
     """
 
-    id: str = Field(default_factory=lambda: new_job_id(datetime.now(UTC)), min_length=1, max_length=64)
+    id: Word = Field(default_factory=lambda: new_job_id(datetime.now(UTC)), min_length=1, max_length=64)
     kind: JobKind
-    backend: str = Field(default="tinkex", min_length=1, max_length=100)
+    backend: Word = Field(default="tinkex", min_length=1, max_length=100)
     payload: dict[str, JsonValue]
-    name: str | None = Field(default=None, max_length=200)
-    parent_id: str | None = None
+    name: Word | None = Field(default=None, max_length=200)
+    parent_id: Word | None = None
     priority: Priority = Priority.BATCH
-    tenant_id: str = Field(default="default", min_length=1, max_length=200)
-    namespace: str = Field(default="default", min_length=1, max_length=200)
-    owner: str | None = Field(default=None, max_length=200)
-    tags: tuple[str, ...] = ()
+    tenant_id: Word = Field(default="default", min_length=1, max_length=200)
+    namespace: Word = Field(default="default", min_length=1, max_length=200)
+    owner: Word | None = Field(default=None, max_length=200)
+    tags: tuple[Word, ...] = ()
     resources: Resources = Resources()
     constraints: Constraints = Constraints()
     retry_policy: RetryPolicy = RetryPolicy()
-    idempotency_key: str | None = Field(default=None, min_length=1, max_length=200)
+    idempotency_key: Word | None = Field(default=None, min_length=1, max_length=200)
     trace_id: str | None = None
     span_id: str | None = None
     metadata: dict[str, JsonValue] = Field(default_factory=dict)

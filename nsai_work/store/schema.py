@@ -29,7 +29,7 @@ from sqlalchemy import (
 )
 
 from nsai_work.lifecycle import JobStatus
-from nsai_work.store.columns import BigKey, Json, UtcTime
+from nsai_work.store.columns import BigKey, Json, Remark, UtcTime
 
 metadata: Final = MetaData()
 job_numbers: Final = Sequence("nsai_job_numbers", metadata=metadata, data_type=BigInteger())
@@ -71,7 +71,7 @@ lane_backends: Final = Table(
     metadata,
     Column("lane_id", BigInteger, ForeignKey("nsai_lanes.id", ondelete="CASCADE"), nullable=False),
     Column("preference", SmallInteger, nullable=False),
-    Column("backend", String(100), nullable=False),
+    Column("backend", String, nullable=False),
     PrimaryKeyConstraint("lane_id", "preference"),
 )
 
@@ -102,14 +102,14 @@ jobs: Final = Table(
     Column("tenant_id", String(200), nullable=False),
     Column("namespace", String(200), nullable=False),
     Column("kind", String(40), nullable=False),
-    Column("backend", String(100), nullable=False),
+    Column("backend", String, nullable=False),
     Column("rank", SmallInteger, nullable=False),
     Column("idempotency_key", String(200)),
     Column("parent_id", String),
     Column("lane_id", BigInteger, ForeignKey("nsai_lanes.id"), nullable=False),
     Column("position", BigInteger, nullable=False),
     Column("status", String(10), nullable=False),
-    Column("wait_reason", String),
+    Column("wait_reason", Remark),
     Column("attempt", Integer, nullable=False),
     Column("epoch", BigInteger, nullable=False),
     Column("crashes", Integer, nullable=False),
@@ -117,7 +117,7 @@ jobs: Final = Table(
     Column("beat", BigInteger, nullable=False),
     Column("lease_ttl_ms", BigInteger),
     Column("worker_id", String),
-    Column("claimed_backend", String(100)),
+    Column("claimed_backend", String),
     Column("credential", String),
     Column("model", String, nullable=False),
     Column("group_key", String),
@@ -182,7 +182,7 @@ events: Final = Table(
     Column("seq", BigKey, primary_key=True),
     _job_column(),
     Column("at", UtcTime, nullable=False),
-    Column("name", String(100), nullable=False),
+    Column("name", String, nullable=False),
     Column("data", Json, nullable=False),
     Index("nsai_events_of", "job_seq", "seq"),
 )
@@ -194,7 +194,7 @@ attempts: Final = Table(
     Column("epoch", BigInteger, nullable=False),
     Column("attempt", Integer, nullable=False),
     Column("worker_id", String, nullable=False),
-    Column("backend", String(100), nullable=False),
+    Column("backend", String, nullable=False),
     Column("started_at", UtcTime, nullable=False),
     Column("ended_at", UtcTime),
     Column("outcome", String(20)),
@@ -234,7 +234,7 @@ runs: Final = Table(
     Column("first_seq_id", BigInteger, nullable=False),
     Column("resume", String(20), nullable=False),
     Column("restored_from", String),
-    Column("end_reason", String),
+    Column("end_reason", Remark),
     Column("started_at", UtcTime, nullable=False),
     PrimaryKeyConstraint("job_seq", "generation"),
 )
@@ -283,7 +283,7 @@ checkpoints: Final = Table(
     Column("size_bytes", BigInteger),
     Column("created_at", UtcTime, nullable=False),
     Column("expires_at", UtcTime),
-    Column("note", String),
+    Column("note", Remark),
     PrimaryKeyConstraint("job_seq", "name"),
     UniqueConstraint("job_seq", "generation", "step", "name", name="nsai_checkpoints_order"),
 )

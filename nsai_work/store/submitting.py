@@ -6,8 +6,9 @@ from typing import Any, TypeAlias
 from sqlalchemy import ColumnElement, Row, func, insert, or_, select, tuple_
 
 from nsai_work.errors import InvalidJob
-from nsai_work.job import Job
+from nsai_work.job import Job, storable
 from nsai_work.lifecycle import JobStatus
+from nsai_work.placement import model_of
 from nsai_work.store.database import Tx
 from nsai_work.store.dependents import settle
 from nsai_work.store.lanes import activate, lane_key, open_lanes
@@ -54,6 +55,10 @@ def _check(tx: Tx, job: Job) -> None:
         raise _invalid(
             "constraints.deadline", f"{deadline.isoformat()} has passed already; give a later one or none"
         )
+    try:
+        storable(model_of(job))
+    except ValueError as error:
+        raise _invalid("payload", f"the model's name {error}") from None
     if job.id in job.constraints.depends_on:
         raise _invalid("constraints.depends_on", "a job cannot depend on itself")
 

@@ -8,7 +8,7 @@ import pytest
 from nsai_work.errors import InvalidJob, JobNotFound
 from nsai_work.job import Job
 from nsai_work.lifecycle import JobStatus
-from nsai_work.store import End, JobFilter, Store, Wanted
+from nsai_work.store import End, JobFilter, Requeue, Store, Wanted
 
 MakeJob = Callable[..., Job]
 Want = Callable[..., Wanted]
@@ -194,3 +194,22 @@ def test_lists_are_newest_first_and_paged(store: Store, make_job: MakeJob) -> No
     assert [job.id for job in store.list_jobs(JobFilter(tag="odd"))] == [jobs[3].id, jobs[1].id]
     assert store.list_jobs(JobFilter(status=JobStatus.RUNNING)) == []
     assert store.list_jobs(JobFilter(tenant_id="nobody")) == []
+
+
+def test_a_model_name_no_database_can_keep_is_refused(store: Store) -> None:
+    """The name a limit would count is a column, so it is looked at before anything is stored."""
+    payload = {"base_model": "a\x00b", "data": {"path": "d"}, "max_steps": 1}
+
+    with pytest.raises(InvalidJob, match="payload: the model's name"):
+        store.submit([Job.parse({"kind": "training_step", "payload": payload})])
+    assert store.list_jobs() == []
+
+
+def test_strange_words_of_others_are_kept_as_far_as_possible(store: Store, make_job: MakeJob, wanted: Want) -> None:
+    """A reason with NUL in it, as a service might send, does not break the pause it explains."""
+    store.submit([make_job()])
+    (claim,) = store.claim(wanted())
+
+    store.requeue(Requeue(claim, "out of \x00 credit \ud800", delay_s=5))
+
+    assert "out of \ufffd credit ?" in (store.get(claim.job_id).wait_reason or "")

@@ -1,0 +1,48 @@
+"""The life of a job: no sequence of moves leaves the table."""
+
+import contextlib
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nsai_work.errors import IllegalTransition
+from nsai_work.lifecycle import ENDED, TRANSITIONS, JobStatus, check_transition
+
+
+@pytest.mark.parametrize("old", JobStatus)
+@pytest.mark.parametrize("new", JobStatus)
+def test_each_move_is_in_the_table_or_refused(old: JobStatus, new: JobStatus) -> None:
+    """There is no third case, and a refusal names both ends and what is allowed."""
+    if new in TRANSITIONS[old]:
+        check_transition(old, new)
+    else:
+        with pytest.raises(IllegalTransition, match=f"from {old} to {new}"):
+            check_transition(old, new)
+
+
+@given(st.lists(st.sampled_from(JobStatus), max_size=30))
+def test_a_life_never_leaves_its_table(wishes: list[JobStatus]) -> None:
+    """Whatever is asked for, only allowed moves happen; a success is final; running comes only from queued."""
+    life = [JobStatus.PENDING]
+    for wish in wishes:
+        with contextlib.suppress(IllegalTransition):
+            check_transition(life[-1], wish)
+            life.append(wish)
+
+    for old, new in pairwise(life):
+        assert new in TRANSITIONS[old]
+        assert old is not JobStatus.SUCCEEDED
+        assert new is not JobStatus.RUNNING or old is JobStatus.QUEUED
+        assert new is not JobStatus.PENDING
+
+
+def test_every_status_is_in_the_table_and_can_end() -> None:
+    """From everywhere an end can be reached."""
+    assert set(TRANSITIONS) == set(JobStatus)
+    for status in JobStatus:
+        reachable = {status}
+        for _ in JobStatus:
+            reachable |= {new for old in reachable for new in TRANSITIONS[old]}
+        assert reachable & ENDED
