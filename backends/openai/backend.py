@@ -13,7 +13,7 @@ from backends.openai.settings import BACKEND, Claim, OpenAISettings, Option
 from crucible.backend import Backend, Health
 from crucible.capabilities import Capabilities
 from crucible.completion import Completion, Usage
-from crucible.errors import CallerError, CrucibleError, PluginError
+from crucible.errors import CallerError, CrucibleError, Unsupported
 from crucible.prompt import Prompt
 from crucible.reading import read_record
 from crucible.requirements import require
@@ -41,7 +41,7 @@ class OpenAIBackend(Backend):
         try:
             from openai import AsyncOpenAI
         except ImportError as exc:
-            raise PluginError(
+            raise Unsupported(
                 "the package openai is not installed; pip install 'nsai-work[openai]'", backend=BACKEND
             ) from exc
         self._client = AsyncOpenAI(

@@ -6,7 +6,7 @@ from typing import Any
 
 from backends.peft.settings import BACKEND, TINY, PeftSettings
 from crucible.chat_template import TemplateTokenizer
-from crucible.errors import BackendUnavailable, InvalidRequest, PluginError
+from crucible.errors import BackendUnavailable, InvalidRequest, Unsupported
 from crucible.tokenizer import ByteTokenizer, Tokenizer
 
 
@@ -64,13 +64,13 @@ class Bases:
 
 
 def import_torch() -> Any:
-    """The package torch. Raises PluginError when the extra is not installed."""
+    """The package torch. Raises Unsupported when the extra is not installed."""
     try:
         import peft
         import torch
         import transformers
     except ImportError as exc:
-        raise PluginError(
+        raise Unsupported(
             f"the package {exc.name} is not installed; pip install 'nsai-work[peft]'", backend=BACKEND
         ) from exc
     del peft, transformers
