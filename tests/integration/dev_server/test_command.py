@@ -65,3 +65,16 @@ def test_what_was_saved_survives_a_kill(tmp_path, connect):
         api.do("load_weights", model_id=model, seq_id=1, path=path, optimizer=True)
         assert api.train(model, 2, first_seq=2) == after
         assert [e["step"] for e in server.log(kind="optim_step")] == [1, 2, 3, 4, 3, 4]
+
+
+def test_the_number_of_threads_changes_no_bit(tmp_path, connect):
+    """Told to use one thread or two for linear algebra, the server computes the same losses and weights."""
+    seen = []
+    for threads in ("1", "2"):
+        environment = os.environ | {"OPENBLAS_NUM_THREADS": threads}
+        with DevProcess(tmp_path / threads, environment=environment) as server:
+            api = connect(server)
+            model = api.model(api.session(), rank=16)
+            seen.append((api.train(model, 3), server.weights_digest(model)))
+
+    assert seen[0] == seen[1]
