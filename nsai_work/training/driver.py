@@ -16,7 +16,7 @@ from typing import Final
 from pydantic import JsonValue
 
 from crucible.backend import TrainingBackend
-from crucible.errors import BackendError, CallerError, Canceled, CrucibleError
+from crucible.errors import BackendError, CallerError, Canceled, CrucibleError, RunCorrupted
 from crucible.training import RunHealth
 from nsai_work.clock import Clock
 from nsai_work.control import Control
@@ -144,7 +144,9 @@ class _Driver:
                     self._live.send_again()
         if decision.delay_ms:
             delay_s = decision.delay_ms / 1000 * (1 + self._jitter() / 4)
-            await self._assignment.wait(_sleep(self._assignment.sleep, delay_s))
+            # a run that is marked corrupted meanwhile is still marked at the next wait, where that is mended
+            with suppress(RunCorrupted):
+                await self._assignment.wait(_sleep(self._assignment.sleep, delay_s))
 
     async def _look(self, error: CrucibleError, snapshot: LedgerSnapshot) -> Seen:
         furthest = Progress.of(snapshot).furthest

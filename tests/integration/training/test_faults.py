@@ -143,6 +143,23 @@ async def test_the_flag_is_seen_while_nothing_else_fails(tmp_path: Path, alone: 
     assert scene.losses == alone.losses
 
 
+async def test_the_flag_is_seen_during_a_wait_before_a_repeat(
+    tmp_path: Path, alone: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One failure follows another before the first is mended: both are."""
+    scene = Scene(payload_of(tmp_path))
+    scene.service.hook = once("send", 4, throw(BackendUnavailable("away")))
+
+    async def sleep(seconds: float) -> None:
+        scene.service.newest.corrupted = True
+        await asyncio.Event().wait()  # until the flag ends it
+
+    monkeypatch.setattr(scene, "sleep", sleep)
+    result = await asyncio.wait_for(scene.drive(), 10)
+    assert result["recoveries"] == 1
+    assert scene.losses == alone.losses
+
+
 @pytest.mark.parametrize("kind", ["flag", "error"])
 async def test_what_a_poisoned_run_saved_is_never_committed(tmp_path: Path, kind: str) -> None:
     """The run is poisoned between a save and its check: the save stays uncommitted."""
