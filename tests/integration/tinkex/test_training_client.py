@@ -25,7 +25,8 @@ def train(client: TrainingClient, batch: list[Datum], steps: int) -> list[float]
     pending = []
     for _ in range(steps):
         pending.append(client.forward_backward(batch, "cross_entropy"))
-        client.optim_step(ADAM)
+        step = client.optim_step(ADAM)
+    step.result(30)
     return [one.result(30).metrics["loss:sum"] for one in pending]
 
 
