@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, Final
 
-from sqlalchemy import Row, Select, bindparam, exists, func, insert, literal, select, update
+from sqlalchemy import Row, Select, bindparam, exists, func, insert, literal, or_, select, update
 
 from nsai_work.lifecycle import JobStatus, check_transition
 from nsai_work.store.candidates import Candidate, find_candidates
@@ -19,14 +19,17 @@ from nsai_work.store.columns import UtcTime
 from nsai_work.store.database import Tx
 from nsai_work.store.lanes import ready_in
 from nsai_work.store.records import Claim, Wanted
-from nsai_work.store.releasing import CLOCK_SKEW, due_condition, release_delayed
+from nsai_work.store.releasing import CLOCK_SKEW, clock_was_set_back, release_delayed, time_has_come
 from nsai_work.store.rows import job_of, select_jobs
 from nsai_work.store.schema import attempts, jobs, limits, turns
 from nsai_work.store.transitions import append_events, lock_rows
 
 # asked first, since mostly both are false
 _OUTLOOK: Final = select(
-    exists().where(due_condition(bindparam("now", type_=UtcTime()), bindparam("set_back", type_=UtcTime()))),
+    or_(
+        exists().where(time_has_come(bindparam("now", type_=UtcTime()))),
+        exists().where(clock_was_set_back(bindparam("bound", type_=UtcTime()))),
+    ),
     exists().where(limits.c.key.is_not(None)),
 )
 
@@ -44,7 +47,7 @@ def claim(tx: Tx, wanted: Wanted) -> list[Claim]:
     """Take up to ``wanted.limit`` ready jobs; each gets a lease, a new epoch and one more attempt."""
     if wanted.limit <= 0 or wanted.job_ids == []:
         return []
-    due, limited = tx.connection.execute(_OUTLOOK, {"now": tx.now, "set_back": tx.now + CLOCK_SKEW}).one()
+    due, limited = tx.connection.execute(_OUTLOOK, {"now": tx.now, "bound": tx.now + CLOCK_SKEW}).one()
     if due:
         release_delayed(tx)
     candidates = find_candidates(tx, wanted, limited=limited)

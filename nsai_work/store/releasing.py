@@ -10,7 +10,7 @@ from nsai_work.errors import JobTimeout
 from nsai_work.lifecycle import JobStatus
 from nsai_work.store.database import Tx
 from nsai_work.store.dependents import after_end, settle
-from nsai_work.store.lanes import activate, front_of
+from nsai_work.store.lanes import activate, front_of, ready_in
 from nsai_work.store.records import Hint, Released
 from nsai_work.store.rows import RANKS, failure_json
 from nsai_work.store.schema import dependencies, jobs, lanes, status_in
@@ -23,17 +23,19 @@ set back."""
 _WAITING: Final = (JobStatus.PENDING, JobStatus.QUEUED)
 
 
-def due_condition(now: Any, set_back: Any) -> ColumnElement[bool]:
-    """Whether a waiting job's time has come. ``set_back`` is ``now`` and CLOCK_SKEW later."""
-    return and_(
-        status_in(*_WAITING),
-        jobs.c.run_at.is_not(None),
-        or_(jobs.c.run_at <= now, jobs.c.delayed_since > set_back),
-    )
+def time_has_come(now: Any) -> ColumnElement[bool]:
+    """A waiting job's ``run_at`` has passed."""
+    return and_(status_in(*_WAITING), jobs.c.run_at.is_not(None), jobs.c.run_at <= now)
+
+
+def clock_was_set_back(bound: Any) -> ColumnElement[bool]:
+    """A delay began "in the future". ``bound`` is now and CLOCK_SKEW later."""
+    return and_(status_in(*_WAITING), jobs.c.delayed_since.is_not(None), jobs.c.delayed_since > bound)
 
 
 def _due(tx: Tx, status: JobStatus) -> ColumnElement[bool]:
-    return and_(due_condition(tx.now, tx.now + CLOCK_SKEW), jobs.c.status == str(status))
+    due = or_(time_has_come(tx.now), clock_was_set_back(tx.now + CLOCK_SKEW))
+    return and_(due, jobs.c.status == str(status))
 
 
 def release_delayed(tx: Tx, limit: int = 500) -> int:
@@ -65,17 +67,22 @@ def release_due(tx: Tx, limit: int = 500) -> Released:
 
 
 def _overlooked(tx: Tx, limit: int) -> Sequence[int]:
-    """Pending jobs that wait for nothing any more: there should be none."""
+    """Of the oldest pending jobs those that wait for nothing any more: there should be none."""
     needed = jobs.alias("needed")
+    oldest = (
+        select(jobs.c.seq)
+        .where(status_in(JobStatus.PENDING), jobs.c.run_at.is_(None))
+        .order_by(jobs.c.seq)
+        .limit(limit)
+        .subquery()
+    )
     open_need = (
         select(dependencies.c.job_seq)
         .join_from(dependencies, needed, needed.c.seq == dependencies.c.needs_seq)
-        .where(dependencies.c.job_seq == jobs.c.seq, needed.c.status.in_(["pending", "queued", "running"]))
-        .correlate(jobs)
+        .where(dependencies.c.job_seq == oldest.c.seq, needed.c.status.in_(["pending", "queued", "running"]))
         .exists()
     )
-    statement = select(jobs.c.seq).where(status_in(JobStatus.PENDING), jobs.c.run_at.is_(None), ~open_need)
-    return tx.connection.execute(statement.limit(limit)).scalars().all()
+    return tx.connection.execute(select(oldest.c.seq).where(~open_need)).scalars().all()
 
 
 def _time_out(tx: Tx, limit: int) -> list[str]:
@@ -105,29 +112,22 @@ def next_due(tx: Tx) -> datetime | None:
     return moment
 
 
-def overdue_hints(tx: Tx, *, older_than_s: float, per_lane: int = 20, limit: int = 200) -> list[Hint]:
+def overdue_hints(tx: Tx, *, older_than_s: float, limit: int = 200) -> list[Hint]:
     """Ready jobs that nobody has taken for a while: the wake-ups to publish once more.
 
-    The fronts of the lanes suffice: who takes one looks for the next by itself.
+    The front of each lane suffices: who takes one looks for the next by itself.
     """
-    active = select(lanes.c.id, front_of(lanes.c.id).label("front")).where(lanes.c.active).subquery()
-    fronts = tx.connection.execute(select(active).where(active.c.front.is_not(None)).order_by(active.c.front)).all()
-    before = tx.now - timedelta(seconds=older_than_s)
-    hints: list[Hint] = []
-    for lane in fronts:
-        statement = (
-            select(jobs.c.id, jobs.c.epoch, jobs.c.rank, jobs.c.queued_at)
-            .where(jobs.c.lane_id == lane.id, status_in(JobStatus.QUEUED), jobs.c.run_at.is_(None))
-            .order_by(jobs.c.position)
-            .limit(per_lane)
-        )
-        rows = tx.connection.execute(statement)
-        hints += [
-            Hint(row.id, row.epoch, RANKS[row.rank])
-            for row in rows
-            # one that was queued in the future tells of a clock that was set back
-            if row.queued_at <= before or row.queued_at > tx.now + CLOCK_SKEW
-        ]
-        if len(hints) >= limit:
-            break
-    return hints[:limit]
+    lane = select(lanes.c.id, front_of(lanes.c.id).label("front")).where(lanes.c.active).subquery()
+    overdue = or_(
+        jobs.c.queued_at <= tx.now - timedelta(seconds=older_than_s),
+        # one that was queued in the future tells of a clock that was set back
+        jobs.c.queued_at > tx.now + CLOCK_SKEW,
+    )
+    statement = (
+        select(jobs.c.id, jobs.c.epoch, jobs.c.rank)
+        .join_from(lane, jobs, and_(*ready_in(lane.c.id), jobs.c.position == lane.c.front))
+        .where(overdue)
+        .order_by(jobs.c.rank, jobs.c.position)
+        .limit(limit)
+    )
+    return [Hint(row.id, row.epoch, RANKS[row.rank]) for row in tx.connection.execute(statement)]

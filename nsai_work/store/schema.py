@@ -134,6 +134,11 @@ jobs: Final = Table(
     # the front of each lane
     _partial("nsai_jobs_ready", "lane_id", "position", where="status = 'queued' AND run_at IS NULL"),
     _partial("nsai_jobs_delayed", "run_at", where="status IN ('pending', 'queued') AND run_at IS NOT NULL"),
+    _partial(
+        "nsai_jobs_delayed_since",
+        "delayed_since",
+        where="status IN ('pending', 'queued') AND delayed_since IS NOT NULL",
+    ),
     _partial("nsai_jobs_deadline", "deadline", where="status IN ('pending', 'queued') AND deadline IS NOT NULL"),
     _partial("nsai_jobs_running_tenant", "tenant_id", where="status = 'running'"),
     _partial("nsai_jobs_running_group", "group_key", where="status = 'running' AND group_key IS NOT NULL"),

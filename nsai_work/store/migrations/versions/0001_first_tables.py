@@ -117,6 +117,14 @@ def upgrade() -> None:
         sqlite_where=sa.text("status IN ('pending', 'queued') AND deadline IS NOT NULL"),
     )
     op.create_index(
+        "nsai_jobs_delayed_since",
+        "nsai_jobs",
+        ["delayed_since"],
+        unique=False,
+        postgresql_where=sa.text("status IN ('pending', 'queued') AND delayed_since IS NOT NULL"),
+        sqlite_where=sa.text("status IN ('pending', 'queued') AND delayed_since IS NOT NULL"),
+    )
+    op.create_index(
         "nsai_jobs_delayed",
         "nsai_jobs",
         ["run_at"],
