@@ -125,12 +125,6 @@ class SamplingParams(Body):
     top_p: float = Field(default=1.0, gt=0, le=1)
 
 
-class TargetTensor(Body):
-    data: list[float] | list[int]
-    dtype: str = "int64"
-    shape: list[int] | None = None
-
-
 class Sample(Body):
     prompt: Prompt
     sampling_params: SamplingParams
@@ -143,6 +137,8 @@ class Sample(Body):
     topk_prompt_logprobs: int = Field(default=0, ge=0, le=320)
     topk_sample_logprobs: int = Field(default=0, ge=0, le=320)
     prompt_logprobs_last_n: int | None = Field(default=None, ge=1)
+    target_prompt_logprobs: Any = None
+    prompt_alt_tokens_k: int = Field(default=0, ge=0)
 
 
 class RetrieveFuture(Body):

@@ -82,6 +82,7 @@ class SamplingRoutes:
 
     async def sample(self, request: Request) -> Response:
         body = await read(request, Sample)
+        _refuse_unsupported(body)
         sampler = self._sampler_of(body)
         prompt = tokens_of_chunks(body.prompt.chunks, ("prompt", "chunks"))
         how = _how(body.sampling_params, len(prompt))
@@ -181,6 +182,13 @@ class SamplingRoutes:
 def _keep_newest(table: OrderedDict[Any, Any], count: int) -> None:
     while len(table) > count:
         table.popitem(last=False)
+
+
+def _refuse_unsupported(body: Sample) -> None:
+    """Say what this server does not have, rather than leave it out of the answer."""
+    for field in ("target_prompt_logprobs", "prompt_alt_tokens_k"):
+        if getattr(body, field):
+            raise InvalidField.at((field,), "the development server does not support it")
 
 
 def _how(params: SamplingParams, prompt_length: int) -> HowToSample:

@@ -112,3 +112,12 @@ def test_a_training_checkpoint_is_not_for_sampling(api):
 
     assert refused.status_code == 400
     assert "save_weights_for_sampler" in refused.json()["detail"]
+
+
+@pytest.mark.parametrize("field", [{"target_prompt_logprobs": {"data": [1]}}, {"prompt_alt_tokens_k": 2}])
+def test_what_the_server_lacks_is_refused_by_name(api, field):
+    """422 names the field; nothing is left out silently."""
+    refused = api.call("asample", base_model="tiny-lm", prompt=PROMPT, sampling_params={}, **field)
+
+    assert refused.status_code == 422
+    assert refused.json()["detail"][0]["loc"] == ["body", *field]
