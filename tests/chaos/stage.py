@@ -39,6 +39,7 @@ class Stage:
     alive: list[int] = field(default_factory=list)
     _zygote: "subprocess.Popen[str] | None" = None
     _logs: int = 0
+    _seen: dict[str, int] = field(default_factory=dict)
 
     def open(self) -> None:
         """Start the workers."""
@@ -166,20 +167,23 @@ class Stage:
         return [handle for handle in self.handles if not handle.status().ended]
 
     def wait_for_progress(self, timeout_s: float) -> None:
-        """Until every unfinished job has recorded a step since its worker last died: a job that kills its worker
-        three times without any progress is parked, and rightly so."""
-        before = {handle.id: self._progress(handle) for handle in self.unfinished()}
+        """Until every unfinished job has recorded a step further than any before: a job that costs three workers
+        in a row without such progress is parked, and rightly so."""
+        before = {handle.id: self._furthest(handle) for handle in self.unfinished()}
 
         def moved() -> bool:
             return all(
-                handle.status().ended or self._progress(handle) != before.get(handle.id)
+                handle.status().ended or self._furthest(handle) > before.get(handle.id, 0)
                 for handle in self.unfinished()
             )
 
         until(moved, "every job makes progress", self.story, timeout_s=timeout_s)
 
-    def _progress(self, handle: JobHandle) -> tuple[int, int]:
-        return len(handle.steps()), len(self.rig.store.runs(handle.id))
+    def _furthest(self, handle: JobHandle) -> int:
+        """The furthest step ever: a restore goes back, and does not count again until it has passed that."""
+        seen = max(self._seen.get(handle.id, 0), len(handle.steps()))
+        self._seen[handle.id] = seen
+        return seen
 
     def story(self) -> str:
         """What to read when something went wrong."""

@@ -89,7 +89,7 @@ def _chaos(
             while stage.counts["kills"] < kills:
                 stage.handles = []
                 stage.submit([training_job(data, steps=steps, seed=number) for number in range(jobs)])
-                _play(stage, acts(stage), until_kills=kills, patience_s=60)
+                _play(stage, acts(stage), until_kills=kills, patience_s=120)
                 server.clear_faults()
                 until(lambda: not stage.unfinished(), "every job ends", stage.story, timeout_s=120)
                 for handle, truth in zip(stage.handles, truths, strict=True):

@@ -1,0 +1,40 @@
+"""DBOS, on PostgreSQL or SQLite."""
+
+import os
+import signal
+from collections.abc import Sequence
+
+from dbos import DBOS, DBOSClient, DBOSConfig, Queue
+
+from benchmarks.dispatch_subjects import book
+
+URL = os.environ["BENCH_DATABASE"]
+
+
+def work() -> None:
+    config: DBOSConfig = {
+        "name": "bench",
+        "system_database_url": URL,
+        "run_admin_server": False,
+        "log_level": "ERROR",
+    }
+    DBOS(config=config)
+    DBOS.launch()
+    DBOS.register_queue("bench")
+    DBOS.workflow(name="body")(book.body)
+    DBOS.launch()
+    signal.pause()
+
+
+_clients: list[DBOSClient] = []
+
+
+def submit(keys: Sequence[str]) -> None:
+    if not _clients:
+        _clients.append(DBOSClient(system_database_url=URL))
+    for key in keys:
+        _clients[0].enqueue({"queue_name": "bench", "workflow_name": "body"}, key)
+
+
+if __name__ == "__main__":
+    book.main(work, submit, bulk=False)

@@ -1,0 +1,27 @@
+"""Celery as it comes; with ``BENCH_RESULTS`` it keeps its own row for each result."""
+
+import os
+from collections.abc import Sequence
+
+from celery import Celery
+
+from benchmarks.dispatch_subjects import book
+
+app = Celery("bench", broker=os.environ["BENCH_BROKER"], backend=os.environ.get("BENCH_RESULTS") or None)
+app.conf.task_default_queue = os.environ["BENCH_QUEUE"]
+app.conf.task_ignore_result = not os.environ.get("BENCH_RESULTS")
+app.conf.broker_connection_retry_on_startup = True
+body = app.task(name="body")(book.body)
+
+
+def work() -> None:
+    app.worker_main(["worker", "--concurrency=2", "--loglevel=ERROR", "--without-gossip", "--without-mingle"])
+
+
+def submit(keys: Sequence[str]) -> None:
+    for key in keys:
+        body.delay(key)
+
+
+if __name__ == "__main__":
+    book.main(work, submit, bulk=False)
