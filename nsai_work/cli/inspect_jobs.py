@@ -7,6 +7,7 @@ import typer
 from pydantic import JsonValue
 
 from nsai_work.cli.job_id import find_job
+from nsai_work.cli.job_result import result_facts
 from nsai_work.cli.opening import the_store
 from nsai_work.cli.output import ago, as_json, write_json, write_pairs, write_table
 from nsai_work.cli.report import describe_failure
@@ -124,10 +125,7 @@ def _facts(job: "Job") -> list[tuple[str, object]]:
         ("completed", _moment(job.completed_at, now)),
         ("base model", job.payload.get("base_model")),
     ]
-    result = job.result or {}
-    return facts + [
-        (name.replace("_", " "), value) for name, value in result.items() if not isinstance(value, dict | list)
-    ]
+    return facts + result_facts(job.result)
 
 
 def _moment(moment: datetime | None, now: datetime) -> str | None:

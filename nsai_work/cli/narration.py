@@ -45,7 +45,11 @@ def _running(data: Data) -> str:
 
 def _queued(data: Data) -> str | None:
     # the first time is not worth a line: everything is queued at some time
-    return f"back in the queue{_because(data)}" if data.get("from") == "running" else None
+    if data.get("from") != "running":
+        return None
+    delay = data.get("delay_s")
+    later = f" (again in {delay:.1f} s)" if isinstance(delay, int | float) and delay else ""
+    return f"back in the queue{_because(data)}{later}"
 
 
 def _checkpoint(data: Data) -> str:

@@ -6,12 +6,14 @@ import typer
 from rich.console import Console
 
 from nsai_work.cli.exit_codes import ExitCode, exit_code_for
+from nsai_work.cli.job_result import result_facts
 from nsai_work.cli.opening import read_settings, the_store
 from nsai_work.cli.output import as_json, write_json, write_pairs
 from nsai_work.cli.report import describe_failure
 from nsai_work.cli.submit import JobFile
 from nsai_work.cli.views import steps_wanted, view_for
 from nsai_work.lifecycle import JobStatus
+from nsai_work.payloads import JobKind
 
 if TYPE_CHECKING:
     from nsai_work.job import Job
@@ -53,17 +55,8 @@ def _tell_the_end(job: "Job") -> None:
 
 
 def _result_facts(job: "Job") -> list[tuple[str, object]]:
-    result = job.result or {}
-    facts: list[tuple[str, object]] = [("status", job.status)]
-    if job.kind == "inference" and "choices" in result:
-        from crucible import Completion
-
-        completion = Completion.model_validate(result)
-        return [*facts, ("model", completion.model), ("answer", completion.text)]
-    facts += [
-        (name.replace("_", " "), value) for name, value in result.items() if not isinstance(value, dict | list)
-    ]
-    model = result.get("model")
-    if model:
+    facts: list[tuple[str, object]] = [("status", job.status), *result_facts(job.result)]
+    model = (job.result or {}).get("model")
+    if model and job.kind is JobKind.TRAINING_STEP:
         facts.append(("try it", f'nsai-work complete --backend {job.backend} --model {model} "your prompt"'))
     return facts

@@ -37,6 +37,7 @@ class RunProgress:
     tokens_per_s: float | None = None
     checkpoints: int = 0
     recoveries: int = 0
+    failed_rows: int = 0
 
     def see(self, event: JobEvent) -> None:
         """Take the next event in."""
@@ -47,6 +48,7 @@ class RunProgress:
         elif event.name == "inference.progress":
             self.done = _whole(event.data.get("done"), self.done)
             self.total = _whole(event.data.get("total"), self.total)
+            self.failed_rows = _whole(event.data.get("failed"), self.failed_rows)
         elif event.name == "resume.restored":
             self.recoveries += 1
             self.done = _whole(event.data.get("from_step"), self.done)

@@ -13,6 +13,7 @@ from nsai_work.cli.run_progress import JobEvent, RunProgress
 if TYPE_CHECKING:
     from nsai_work.job import Job
 
+_COUNTED = {"step": "step", "inference.progress": "rows"}
 PLAIN_LINES = 20
 """About so many step lines are written of a run, however long it is."""
 
@@ -90,7 +91,6 @@ class PlainView:
     def __init__(self, console: Console, progress: RunProgress) -> None:
         self._console = console
         self._progress = progress
-        self._stride = max(1, (progress.total or PLAIN_LINES * 10) // PLAIN_LINES)
 
     def __enter__(self) -> Self:
         return self
@@ -106,8 +106,9 @@ class PlainView:
         note = narrate(event)
         if note is not None:
             self.say(note.text)
-        elif event.name == "step" and self._deserves_a_line():
-            self.say(f"step {self._progress.done}{_of(self._progress.total)}  {facts_line(self._progress)}")
+        elif event.name in _COUNTED and self._deserves_a_line():
+            counted = f"{_COUNTED[event.name]} {self._progress.done}{_of(self._progress.total)}"
+            self.say(f"{counted}  {facts_line(self._progress)}".rstrip())
 
     def say(self, text: str, style: str = "") -> None:
         """A line, flushed, so that a reader of the pipe sees it at once."""
@@ -116,8 +117,9 @@ class PlainView:
         self._console.file.flush()
 
     def _deserves_a_line(self) -> bool:
-        done = self._progress.done
-        return done == 1 or done % self._stride == 0 or done == self._progress.total
+        done, total = self._progress.done, self._progress.total
+        stride = max(1, (total or PLAIN_LINES * 10) // PLAIN_LINES)
+        return done == 1 or done % stride == 0 or done == total
 
 
 def facts_line(progress: RunProgress) -> str:
@@ -129,6 +131,8 @@ def facts_line(progress: RunProgress) -> str:
         facts.append(f"{progress.tokens_per_s:,.0f} tok/s")
     if progress.checkpoints:
         facts.append(f"{progress.checkpoints} ckpt")
+    if progress.failed_rows:
+        facts.append(f"{progress.failed_rows} failed")
     if progress.recoveries:
         facts.append(f"{progress.recoveries} recovered")
     return "  ".join(facts)

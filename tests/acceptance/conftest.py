@@ -20,7 +20,7 @@ from nsai_work.store import Store, open_store
 Done: TypeAlias = "subprocess.CompletedProcess[str]"
 
 ROOT = Path(__file__).parents[2]
-TIMEOUT_S = 60
+TIMEOUT_S = 110
 LOOK_EVERY_S = 0.1
 
 

@@ -148,7 +148,7 @@ def test_errors_as_json(cli: Cli, job: Job, job_file: Callable[[Any], Path]) -> 
     assert "fake" in error["details"]["known"]
 
 
-@pytest.mark.parametrize("command", ["show", "watch", "cancel"])
+@pytest.mark.parametrize("command", ["show", "cancel"])
 def test_unknown_job_is_3(cli: Cli, command: str) -> None:
     """A script can tell a missing job from a wrong call."""
     done = cli.run(command, "01900000-0000-7000-8000-000000000000")
@@ -159,7 +159,7 @@ def test_unknown_job_is_3(cli: Cli, command: str) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["nonesuch"], ["show"], ["list", "--status", "odd"]],
+    [["nonesuch"], ["list", "--status", "odd"]],
     ids=" ".join,
 )
 def test_wrong_call_is_2(cli: Cli, arguments: list[str]) -> None:

@@ -1,0 +1,54 @@
+"""Which job a person means."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from crucible.errors import InvalidRequest
+from nsai_work import Job
+from nsai_work.cli.job_id import find_job
+from nsai_work.errors import JobNotFound
+from nsai_work.identifiers import new_job_id
+from nsai_work.store import Store, open_store
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    """A store with two jobs of the same minute and one of a year later."""
+    store = open_store(f"sqlite:///{tmp_path / 'jobs.db'}")
+    ids = [new_job_id(NOW + timedelta(days=days)) for days in (0, 0, 365)]
+    payload = {"command": "noop"}
+    store.submit([Job(id=job_id, kind="backend_command", backend="fake", payload=payload) for job_id in ids])
+    yield store
+    store.close()
+
+
+def test_a_unique_beginning_or_end_will_do(store: Store) -> None:
+    """The whole id, its end, or as much of its beginning as fits one job."""
+    for job in store.list_jobs():
+        assert find_job(store, job.id).id == job.id
+        assert find_job(store, job.id[-12:]).id == job.id
+    newest = store.list_jobs()[0]
+    assert find_job(store, newest.id[:10]).id == newest.id
+
+
+def test_what_fits_several_is_refused_with_their_ids(store: Store) -> None:
+    """The person sees which ones it fits."""
+    one, other = (job.id for job in store.list_jobs()[1:])
+
+    with pytest.raises(InvalidRequest, match="fits 2 jobs") as refused:
+        find_job(store, one[:10])
+
+    assert one in str(refused.value)
+    assert other in str(refused.value)
+
+
+@pytest.mark.parametrize("text", ["", "0", "019", "ffffffff", "%", "01900000-0000-7000-8000-000000000000"])
+def test_what_fits_none_is_not_found(store: Store, text: str) -> None:
+    """Too short a part is never matched: a typing mistake must not steer some other job."""
+    with pytest.raises(JobNotFound):
+        find_job(store, text)
