@@ -26,9 +26,19 @@ from nsai_work.policies import RetryPolicy
 
 def storable(text: str) -> str:
     """The text itself, if every database can keep it: none takes NUL, and lone surrogates are no characters."""
-    if "\x00" in text or any("\ud800" <= character <= "\udfff" for character in text):
+    if "\x00" in text or not _has_only_characters(text):
         raise ValueError("must not contain NUL or a lone surrogate")
     return text
+
+
+def _has_only_characters(text: str) -> bool:
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 Word: TypeAlias = Annotated[str, AfterValidator(storable)]

@@ -169,9 +169,12 @@ def make_engine(url: URL, pool_size: int = 5) -> Engine:
         "tcp_user_timeout": 15_000,
     }
     connect_args = {key: value for key, value in connect_args.items() if key not in url.query}
-    return create_engine(
+    engine = create_engine(
         url, pool_size=pool_size, max_overflow=10, pool_timeout=10, hide_parameters=True, connect_args=connect_args
     )
+    # many rows in one INSERT statement, instead of one statement a row
+    engine.dialect.use_insertmanyvalues_wo_returning = True
+    return engine
 
 
 def _sqlite_engine(url: URL, pool_size: int) -> Engine:
