@@ -125,9 +125,11 @@ class SamplingClient:
         return self._service.runner.wait(self.get_tokenizer_async())
 
     async def get_tokenizer_async(self) -> Any:
-        """As ``get_tokenizer``."""
+        """As ``get_tokenizer``. The server's list of models may name it; else the model's own name is its name."""
         name = self.base_model or (await self.get_sampler()).base_model
-        return load_tokenizer(GetInfoResponse(model_data=ModelData(model_name=name)))
+        offered = await self._service.get_server_capabilities()
+        known = next((model.tokenizer_id for model in offered.supported_models if model.model_name == name), None)
+        return load_tokenizer(GetInfoResponse(model_data=ModelData(model_name=name, tokenizer_id=known)))
 
     async def _sample(self, body: dict[str, Any]) -> SampleResponse:
         self._session.keep_alive()
