@@ -103,7 +103,7 @@ async def test_a_run_killed_at_many_points_is_taken_over_warm(
     server: DevServer, make_scene: Scenes, alone: Alone
 ) -> None:
     """One remote run, each optimizer step once in the server's log, the same bits at the end."""
-    for kill_at in range(3, alone.contacts + 1, 13):
+    for kill_at in range(3, alone.contacts + 1, 17):
         scene = make_scene()
         result = await scene.survive([kill_at])
         check_equal(server, scene, alone, result)
@@ -127,7 +127,7 @@ async def test_a_run_killed_again_and_again_is_taken_over_warm(
 async def test_where_repeats_run_again_a_death_means_a_restore(tmp_path: Path, alone: Alone) -> None:
     """A server that does not know repeats: new runs from checkpoints, and still the same bits."""
     with DevServer(tmp_path / "other", seed=0, hold_s=2.0, replay=False) as server:
-        for kill_at in range(12, alone.contacts + 1, 23):
+        for kill_at in range(12, alone.contacts + 1, 29):
             scene = scene_on(server, tmp_path)
             result = await scene.survive([kill_at])
             check_equal(server, scene, alone, result)
