@@ -1,0 +1,88 @@
+"""One job file on backends that train inside the worker: killed at a random step, it resumes exactly."""
+
+import importlib.util
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nsai_work import Job, JobHandle, submit
+from tests.rig import Rig, until
+
+STEPS = {"fake": 80, "peft": 12}
+"""Enough that the kill comes in the middle."""
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    """SQLite and the embedded transport; the tiny Llama stands in for the one that the file names."""
+    made = Rig(tmp_path, f"sqlite:///{tmp_path}/work.db", f"spool://localhost{tmp_path}/spool")
+    made.variables["NSAI_WORK_PEFT_MODELS"] = json.dumps({"llama-3.2-1b": "nsai/tiny-llama"})
+    made.variables["OMP_NUM_THREADS"] = "1"
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def job(backend: str, data: Path) -> Job:
+    """The same for every backend but its name."""
+    return Job(
+        kind="training_step",
+        backend=backend,
+        payload={
+            "base_model": "llama-3.2-1b",
+            "data": {"path": str(data)},
+            "lora": {"rank": 4},
+            "optimizer": {"learning_rate": 3e-3},
+            "batch_size": 2,
+            "max_steps": STEPS[backend],
+            "seed": 0,
+            "checkpoint_policy": {"strategy": "steps", "save_every": 3},
+        },
+    )
+
+
+def losses(handle: JobHandle) -> list[float]:
+    """What counts, in order."""
+    return [step.loss for step in handle.steps()]
+
+
+@pytest.mark.parametrize(
+    "backend",
+    [
+        "fake",
+        pytest.param(
+            "peft",
+            marks=[
+                pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs the extra peft"),
+                pytest.mark.timeout(300),
+            ],
+        ),
+    ],
+)
+def test_a_killed_worker_costs_no_step_and_no_bit(rig: Rig, tmp_path: Path, backend: str) -> None:
+    """SIGKILL after the first checkpoint: another worker restores it with its optimizer, and every loss is the one
+    of a run that was left alone."""
+    data = tmp_path / "talks.jsonl"
+    talks = [
+        [{"role": "user", "content": f"What is {n} and {n}?"}, {"role": "assistant", "content": f"It is {2 * n}."}]
+        for n in range(8)
+    ]
+    data.write_text("".join(json.dumps({"messages": talk}) + "\n" for talk in talks))
+    left_alone = submit(job(backend, data), rig.settings())
+    worker = rig.start_worker()
+    left_alone.result(timeout=120)
+
+    killed = submit(job(backend, data), rig.settings())
+    until(lambda: any(save.status == "committed" for save in killed.checkpoints()), "a checkpoint", worker.text)
+    worker.kill()
+    seen = len(losses(killed))
+    rig.start_worker()
+    result = killed.result(timeout=120)
+
+    assert 3 <= seen < STEPS[backend]
+    assert losses(killed) == losses(left_alone)
+    assert len(losses(killed)) == STEPS[backend]
+    assert result["resume"] != "cold"
