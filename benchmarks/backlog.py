@@ -26,16 +26,18 @@ TENANTS = 20
 WARM_UP = 20
 FILL = """
 INSERT INTO nsai_jobs (seq, id, position, {columns})
-SELECT nextval('nsai_job_numbers'), gen_random_uuid()::text, 0, {columns}
-FROM nsai_jobs, generate_series(1, :copies) WHERE status = 'queued'
+SELECT number, gen_random_uuid()::text, number, {columns}
+FROM (
+    SELECT nextval('nsai_job_numbers') AS number, {columns}
+    FROM nsai_jobs, generate_series(1, :copies) WHERE status = 'queued'
+) AS many
 """
-NUMBER = "UPDATE nsai_jobs SET position = seq WHERE position = 0"
 SPECS = """
 INSERT INTO nsai_job_specs (job_seq, spec)
-SELECT jobs.seq, jsonb_set(model.spec::jsonb, '{id}', to_jsonb(jobs.id))::text
+SELECT jobs.seq, replace(first.spec, first.id, jobs.id)
 FROM nsai_jobs AS jobs
-JOIN (SELECT DISTINCT ON (lane_id) lane_id, spec FROM nsai_jobs JOIN nsai_job_specs ON job_seq = seq) AS model
-USING (lane_id) LEFT JOIN nsai_job_specs AS there ON there.job_seq = jobs.seq WHERE there.job_seq IS NULL
+JOIN (SELECT id, lane_id, spec FROM nsai_jobs JOIN nsai_job_specs ON job_seq = seq) AS first USING (lane_id)
+WHERE jobs.id <> first.id
 """
 KEPT = """
 SELECT string_agg(quote_ident(column_name), ', ') FROM information_schema.columns
@@ -103,7 +105,6 @@ def fill(store: Store, size: int) -> None:
         connection = tx.connection  # type: ignore[attr-defined]
         columns = connection.execute(text(KEPT)).scalar_one()
         connection.execute(text(FILL.format(columns=columns)), {"copies": size // TENANTS - 1})
-        connection.execute(text(NUMBER))
         connection.execute(text(SPECS))
 
     store.database.run(multiply)

@@ -3,6 +3,7 @@
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from sqlalchemy import create_engine, make_url, text
 from nsai_work import store as stores
 from nsai_work.job import Job
 from nsai_work.store import Store, Wanted, migrate_store, open_store
+from nsai_work.store.migrate import HEAD, VERSION_TABLE
+from nsai_work.store.schema import metadata
 
 
 class ManualClock:
@@ -57,10 +60,9 @@ def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
     return f"sqlite:///{path}"
 
 
-@pytest.fixture
-def schema_url(postgres_url: str) -> Iterator[str]:
-    """The address of an empty schema of the test PostgreSQL."""
-    server = postgres_url
+@contextmanager
+def new_schema(server: str) -> Iterator[str]:
+    """The address of a new schema of a PostgreSQL database; it is dropped afterwards."""
     schema = f"store_{secrets.token_hex(6)}"
     engine = create_engine(server, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
@@ -72,7 +74,33 @@ def schema_url(postgres_url: str) -> Iterator[str]:
     engine.dispose()
 
 
-@pytest.fixture(params=["sqlite", pytest.param("schema", id="postgres", marks=pytest.mark.postgres)])
+@pytest.fixture
+def schema_url(postgres_url: str) -> Iterator[str]:
+    """The address of a schema without any tables."""
+    with new_schema(postgres_url) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres_url: str) -> Iterator[str]:
+    """The address of a schema with all tables, for the tests of this session, one after the other."""
+    with new_schema(postgres_url) as url:
+        migrate_store(url)
+        yield url
+
+
+@pytest.fixture
+def postgres_store_url(postgres_template: str) -> str:
+    """The address of empty tables on PostgreSQL."""
+    engine = create_engine(postgres_template)
+    with engine.begin() as connection:
+        connection.execute(text(f"TRUNCATE {', '.join(metadata.tables)} CASCADE"))
+        connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '{HEAD}'"))
+    engine.dispose()
+    return postgres_template
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres_store", id="postgres", marks=pytest.mark.postgres)])
 def url(request: pytest.FixtureRequest) -> str:
     """The address of an empty store, on each database."""
     found: str = request.getfixturevalue(f"{request.param}_url")

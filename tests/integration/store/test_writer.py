@@ -13,7 +13,7 @@ from crucible.errors import CrucibleError
 from nsai_work.errors import LeaseLost, StoreFull, StoreUnavailable
 from nsai_work.job import Job
 from nsai_work.lifecycle import JobStatus
-from nsai_work.store import AsyncStore, Database, End, JobFilter, Requeue, Store, Tx, Wanted, open_store, parse_url
+from nsai_work.store import AsyncStore, End, JobFilter, Requeue, Store, Tx, Wanted, open_store, parse_url
 from nsai_work.store.journal import append_event
 from nsai_work.store.submitting import submit
 
@@ -117,19 +117,19 @@ def unused_tcp_port() -> int:
         return port
 
 
-def test_a_database_that_comes_back_is_used_again(store: Store, make_job: MakeJob) -> None:
-    """Connections that died are replaced; the call that met them succeeds."""
+@pytest.mark.postgres
+def test_a_connection_that_died_is_replaced(postgres_store_url: str, make_job: MakeJob) -> None:
+    """The call that meets a dead connection succeeds over a new one."""
+    store, other = open_store(postgres_store_url), open_store(postgres_store_url)
     store.submit([make_job()])
-    if store.database.url.get_backend_name() == "sqlite":
-        pytest.skip("a file has no connections to lose")
-    with store.database.transaction() as victim:
-        pid = victim.connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
-    killer = Database(store.database.url)
-    with killer.transaction() as tx:
-        tx.connection.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
-    killer.close()
+    with store.database.transaction() as tx:
+        pid = tx.connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
+
+    other.database.run(lambda tx: tx.connection.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": pid}))
 
     assert len(store.list_jobs()) == 1
+    store.close()
+    other.close()
 
 
 def test_a_full_disk_is_a_clear_error_and_nothing_is_half_written(
