@@ -188,6 +188,6 @@ def _print(findings: list[Finding]) -> None:
     width = max(len(finding.subject) for finding in findings)
     for finding in findings:
         mark = Text(f"{finding.verdict:<6}", style=_STYLES[finding.verdict])
-        console.print(Text.assemble(mark, f"  {finding.subject:<{width}}  {finding.detail}"))
+        console.print(Text.assemble(mark, f"  {finding.subject:<{width}}  {finding.detail}"), soft_wrap=True)
         if finding.advice:
-            console.print(f"{'':<{width + 8}}  -> {finding.advice}")
+            console.print(f"{'':<{width + 8}}  -> {finding.advice}", soft_wrap=True)

@@ -42,10 +42,10 @@ def list_jobs(
         return
     now = datetime.now(UTC)
     rows = [
-        (job.id, job.name, job.kind, job.backend, job.status, ago(job.created_at, now), _remark(job))
+        (job.id, job.status, ago(job.created_at, now), job.kind, job.backend, job.name, _remark(job))
         for job in jobs
     ]
-    write_table(("ID", "NAME", "KIND", "BACKEND", "STATUS", "CREATED", ""), rows, nothing="no jobs")
+    write_table(("ID", "STATUS", "CREATED", "KIND", "BACKEND", "NAME", ""), rows, nothing="no jobs")
 
 
 def show(job_id: JobId, json_output: AsJson = False) -> None:

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import BaseModel, JsonValue
+from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 
@@ -25,22 +25,29 @@ def as_json(record: BaseModel) -> dict[str, JsonValue]:
 
 
 def write_table(headings: Sequence[str], rows: Iterable[Sequence[Any]], *, nothing: str) -> None:
-    """A plain table on stdout, in full width when piped; ``nothing`` is said when there are no rows."""
+    """A plain table on stdout; ``nothing`` is said when there are no rows.
+
+    Nothing is cut or folded: a terminal wraps what is too wide, and what people copy stays in one piece.
+    """
     console = stdout_console()
     cells = [[_cell(value) for value in row] for row in rows]
     if not cells:
-        console.print(nothing, markup=False)
+        console.print(Text(nothing))
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for index, (heading, column) in enumerate(zip(headings, zip(*cells, strict=True), strict=True)):
-        numeric = all(_is_number(text) for text in column)
-        # on a narrow terminal texts are folded; the first column (an id, a name) is what people copy
-        table.add_column(
-            heading, justify="right" if numeric else "left", no_wrap=index == 0 or numeric, overflow="fold"
-        )
+    columns = list(zip(*cells, strict=True))
+    widths = [max(map(cell_len, (head, *column))) for head, column in zip(headings, columns, strict=True)]
+    numeric = [all(map(_is_number, column)) for column in columns]
+    console.print(Text(_row(headings, widths, numeric), style="bold"), soft_wrap=True)
     for row in cells:
-        table.add_row(*row)
-    console.print(table)
+        console.print(Text(_row(row, widths, numeric)), soft_wrap=True)
+
+
+def _row(cells: Sequence[str], widths: Sequence[int], numeric: Sequence[bool]) -> str:
+    parts = []
+    for text, width, right in zip(cells, widths, numeric, strict=True):
+        gap = " " * (width - cell_len(text))
+        parts.append(gap + text if right else text + gap)
+    return "  ".join(parts).rstrip()
 
 
 def write_pairs(pairs: Iterable[tuple[str, Any]]) -> None:
@@ -49,16 +56,13 @@ def write_pairs(pairs: Iterable[tuple[str, Any]]) -> None:
     width = max((len(name) for name, _ in shown), default=0)
     console = stdout_console()
     for name, value in shown:
-        console.print(Text.assemble((f"{name:<{width}}", "bold"), "  ", value), overflow="fold")
+        console.print(Text.assemble((f"{name:<{width}}", "bold"), "  ", value), soft_wrap=True)
 
 
 def stdout_console() -> Console:
-    """A console on stdout that does not cut lines when nobody looks at a terminal."""
+    """A console on stdout that shows texts as they are."""
     # a run's id may hold :train:, which is no emoji
-    console = Console(highlight=False, markup=False, emoji=False)
-    if not console.is_terminal:
-        console.width = 10_000
-    return console
+    return Console(highlight=False, markup=False, emoji=False)
 
 
 def ago(moment: datetime | None, now: datetime) -> str:
