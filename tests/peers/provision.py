@@ -62,6 +62,7 @@ PEERS = {
     for peer in (
         *(Peer(f"sdk-{version}", "requirements-sdk.txt", (f"tinker=={version}",)) for version in SDK_VERSIONS),
         Peer("tuft", "requirements-tuft.txt"),
+        Peer("cookbook", "requirements-cookbook.txt"),
         # with this pydantic and Python 3.11, SkyRL's request models need the backport of TypedDict
         Peer("skyrl", "requirements-skyrl.txt", startup=_TYPED_DICT),
     )

@@ -11,7 +11,9 @@ from foreign_round import Outcomes, mean_loss, whole_round
 from plan import Plan, plan
 
 from backends.tinkex import ServiceClient
+from crucible.errors import BackendUnavailable, InvalidRequest, NotFound
 
+TUFT_FAILS = ("unpublish", "delete_again", "unknown_run", "unknown_checkpoint", "unloaded")
 SAME = ("before", "after", "looked", "restored", "restored_cold", "scored_trained", "scored_base")
 SAMPLED = ("sampled_trained", "sampled_direct", "sampled_base")
 
@@ -43,13 +45,30 @@ def check_that_what_is_lacking_is_named(done: Outcomes, served: Served) -> None:
         assert error.details["capability"], name
 
 
+def test_tuft_does_the_round_and_what_it_lacks_is_named(tuft: Served, tuft_round: Outcomes) -> None:
+    """Protobuf only, and strict: everything is accepted as we send it, and the numbers are the dummy's own."""
+    print(report("TuFT 0.2.2", tuft_round))  # noqa: T201
+
+    assert tuft_round.unsupported == {"stream", "archive", "archive_sampler", "ttl"}
+    check_that_what_is_lacking_is_named(tuft_round, tuft)
+    assert tuft_round.codes() == {
+        "unknown_model": InvalidRequest.code,
+        "unknown_weights": NotFound.code,
+        # this server answers 500 where it does not find what is asked for
+        **dict.fromkeys(TUFT_FAILS, BackendUnavailable.code),
+    }
+    assert tuft_round.values["features"].request_encoding == "protobuf"
+    assert tuft_round.values["replay"] is False
+    assert tuft_round.values["sample"] == tuft_round.values["sample_again"]
+
+
 def test_skyrl_does_the_round_and_what_it_lacks_is_named(skyrl: Served, skyrl_round: Outcomes) -> None:
     """JSON only, no checkpoints of a user, no sessions, no deletion: the rest of the round works."""
     print(report("SkyRL 0.3.0", skyrl_round))  # noqa: T201
 
     assert skyrl_round.unsupported == {
         *("top", "stream", "list_user_checkpoints", "list_sessions", "get_session"),
-        *("archive", "ttl", "publish", "unpublish", "delete", "delete_again"),
+        *("archive", "archive_sampler", "ttl", "publish", "unpublish", "delete", "delete_again"),
     }
     check_that_what_is_lacking_is_named(skyrl_round, skyrl)
     assert skyrl_round.values["replay"] is False
