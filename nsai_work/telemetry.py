@@ -4,6 +4,7 @@ Only the OpenTelemetry API is used, so without an SDK in the process spans cost 
 here logs prompts, completions or payloads. A hook gets the same record as the log; one that raises is logged.
 """
 
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span, Tracer
 
 log = get_logger("nsai_work.jobs")
+_logger = logging.getLogger("nsai_work.jobs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,8 @@ def add_hook(hook: JobHook) -> Callable[[], None]:
 
 def emit(event: JobEvent) -> None:
     """Log an event and hand it to the hooks. Never raises."""
+    if not _hooks and not _logger.isEnabledFor(logging.INFO):
+        return
     log.info(
         event.name,
         job_id=event.job_id,

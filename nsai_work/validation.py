@@ -12,13 +12,22 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from crucible.backend import Backend, CommandBackend, TrainingBackend
-from crucible.errors import AuthenticationFailed, BackendError, CallerError, PluginError, Unsupported
+from crucible.errors import (
+    AuthenticationFailed,
+    BackendError,
+    CallerError,
+    CrucibleError,
+    PluginError,
+    Unsupported,
+)
 from crucible.registry import backend_names, load_backend
 from nsai_work.credentials import refuse_credentials
 from nsai_work.errors import InvalidJob
 from nsai_work.job import Job
-from nsai_work.payloads import CommandPayload, Composite, DataSource, Inference, TrainingStep
+from nsai_work.payloads import CommandPayload, DataSource, Inference, TrainingStep
 from nsai_work.placement import candidate_backends
+
+QUESTIONS_AT_ONCE = 16
 
 
 def validated(jobs: Sequence[Job], *, now: datetime, timeout_s: float) -> list[tuple[Job, str | None]]:
@@ -102,20 +111,46 @@ async def _ask_backends(jobs: Sequence[Job], timeout_s: float) -> dict[str, str]
 
 
 async def _ask(backend: Backend, jobs: Sequence[Job], timeout_s: float) -> dict[str, str]:
-    """Why a job could not be checked, by job id; empty when all were."""
-    asked: set[str] = set()
+    """Why a job could not be checked, by job id; empty when all were. What many jobs ask alike is asked once."""
+    groups: dict[str, list[Job]] = {}
+    for job in jobs:
+        groups.setdefault(_question(job), []).append(job)
+    places = asyncio.Semaphore(QUESTIONS_AT_ONCE)
     try:
         async with asyncio.timeout(timeout_s), backend:
-            for job in jobs:
-                await _check(backend, job)
-                asked.add(job.id)
-    except (CallerError, AuthenticationFailed, PluginError):
-        raise
+            answers = await asyncio.gather(*(_answer(backend, group[0], places) for group in groups.values()))
     except TimeoutError:
-        return {job.id: f"{backend.name} did not answer in {timeout_s:g} s" for job in jobs if job.id not in asked}
+        return {job.id: f"{backend.name} did not answer in {timeout_s:g} s" for job in jobs}
     except BackendError as error:
-        return {job.id: f"{error.code}: {error.message}" for job in jobs if job.id not in asked}
-    return {}
+        _raise_if_refused(error)
+        return {job.id: f"{error.code}: {error.message}" for job in jobs}
+    doubts: dict[str, str] = {}
+    for group, doubt in zip(groups.values(), answers, strict=True):
+        _raise_if_refused(doubt)
+        if doubt is not None:
+            doubts |= {job.id: f"{doubt.code}: {doubt.message}" for job in group}
+    return doubts
+
+
+def _raise_if_refused(error: CrucibleError | None) -> None:
+    """A service that is away leaves a doubt; anything that a retry cannot help refuses the job."""
+    if isinstance(error, CallerError | AuthenticationFailed | PluginError):
+        raise error
+
+
+def _question(job: Job) -> str:
+    payload = job.parsed_payload
+    asked = payload.run_spec() if isinstance(payload, TrainingStep) else payload
+    return f"{type(payload).__name__} {asked.model_dump_json()}"
+
+
+async def _answer(backend: Backend, job: Job, places: asyncio.Semaphore) -> CrucibleError | None:
+    async with places:
+        try:
+            await _check(backend, job)
+        except (CallerError, BackendError) as error:
+            return error
+    return None
 
 
 async def _check(backend: Backend, job: Job) -> None:
@@ -127,8 +162,6 @@ async def _check(backend: Backend, job: Job) -> None:
             await backend.check_prompt(payload.prompt)
     elif isinstance(payload, CommandPayload):
         await _commands(backend).check_command(payload.to_command())
-    elif isinstance(payload, Composite):
-        return
 
 
 def _training(backend: Backend) -> TrainingBackend:

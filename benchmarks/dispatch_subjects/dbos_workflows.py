@@ -4,7 +4,7 @@ import os
 import signal
 from collections.abc import Sequence
 
-from dbos import DBOS, DBOSClient, DBOSConfig, Queue
+from dbos import DBOS, DBOSClient, DBOSConfig
 
 from benchmarks.dispatch_subjects import book
 

@@ -20,6 +20,8 @@ from nsai_work.worker_id import known_dead
 
 log = get_logger(__name__)
 
+AGAIN_AFTER_S = 10.0
+
 
 class SweepStore(Protocol):
     """What a sweep asks of the store."""
@@ -52,6 +54,7 @@ class Sweeper:
         self._on_change = on_change
         self._settings = settings
         self._watch = LeaseWatch()
+        self._sent: dict[tuple[str, int], float] = {}
 
     async def run(self) -> None:
         """Sweep for ever; a store that does not answer is tried again."""
@@ -86,5 +89,14 @@ class Sweeper:
         if not hints:
             return
         self._on_change()
-        if self._publisher is not None:
-            await asyncio.to_thread(self._publisher.publish, hints)
+        fresh = self._not_sent_lately(hints)
+        if self._publisher is not None and fresh:
+            await asyncio.to_thread(self._publisher.publish, fresh)
+
+    def _not_sent_lately(self, hints: Sequence[Hint]) -> list[Hint]:
+        """A backlog that all workers are busy with needs no hint a second: each is sent again after a while."""
+        now = self._clock.monotonic()
+        self._sent = {key: at for key, at in self._sent.items() if now - at < AGAIN_AFTER_S}
+        fresh = [hint for hint in hints if (hint.job_id, hint.epoch) not in self._sent]
+        self._sent.update({(hint.job_id, hint.epoch): now for hint in fresh})
+        return fresh

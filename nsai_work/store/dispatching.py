@@ -1,12 +1,13 @@
-"""What dispatch asks beside claims: what became of hinted jobs, and a note in the log of a job nobody owns."""
+"""What dispatch asks beside claims: what became of hinted jobs, who is to stop, and a note from outside."""
 
 from collections.abc import Sequence
 
 from pydantic import JsonValue
 from sqlalchemy import select
 
+from nsai_work.lifecycle import JobStatus
 from nsai_work.store.database import Tx
-from nsai_work.store.schema import jobs
+from nsai_work.store.schema import jobs, status_in
 from nsai_work.store.steering import locked_job
 from nsai_work.store.transitions import append_events
 
@@ -21,3 +22,9 @@ def add_event(tx: Tx, job_id: str, name: str, data: dict[str, JsonValue]) -> Non
     """Append to a job's log from outside. Raises JobNotFound."""
     row = locked_job(tx, job_id, None)
     append_events(tx, [(row.seq, name, data)])
+
+
+def cancel_requests(tx: Tx, worker_id: str) -> frozenset[str]:
+    """The jobs of this worker that somebody wants to stop."""
+    mine = status_in(JobStatus.RUNNING) & (jobs.c.worker_id == worker_id) & jobs.c.cancel_requested_at.is_not(None)
+    return frozenset(tx.connection.execute(select(jobs.c.id).where(mine)).scalars())

@@ -20,7 +20,11 @@ log = get_logger(__name__)
 # the owner lets go at this part of the lease; an observer waits for all of it, by a clock that may run 10% off
 OWNERS_SHARE = 0.8
 
+# a lease may be long; a person who cancels a job waits
+CANCEL_LOOK_S = 0.5
+
 Heartbeat = Callable[[Sequence[Claim]], Awaitable[LeaseReport]]
+CancelRequests = Callable[[], Awaitable[frozenset[str]]]
 
 
 class LeaseKeeper:
@@ -47,6 +51,20 @@ class LeaseKeeper:
         while True:
             await asyncio.sleep(self._interval_s)
             await self.beat()
+
+    async def watch_cancels(self, requests: CancelRequests) -> None:
+        """Pass requests to cancel on, sooner than the next beat would, for ever."""
+        while True:
+            await asyncio.sleep(CANCEL_LOOK_S)
+            if not self._attempts:
+                continue
+            try:
+                wanted = await requests()
+            except CrucibleError:
+                # the next beat says it too, and the guard watches over both
+                continue
+            for job_id in wanted & self._attempts.keys():
+                self._attempts[job_id].control.stop(StopReason.CANCEL)
 
     async def guard(self) -> None:
         """Stop what has not been renewed in time, for ever. Apart from ``keep``, which may hang in the store."""

@@ -68,6 +68,10 @@ class Ownership:
         """Renew leases, in one statement."""
         return await self._writer.heartbeat(claims, self._settings.lease_ttl_s)
 
+    async def cancel_requests(self) -> frozenset[str]:
+        """The jobs of this worker that somebody wants to stop."""
+        return await self._writer.run(dispatching.cancel_requests, self.worker_id)
+
     async def finish(self, end: End) -> None:
         """End a job. Raises LeaseLost."""
         await self._writer.finish(end)

@@ -4,9 +4,10 @@
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 
 from nsai_work.clock import Clock, SystemClock
 from nsai_work.control import StopReason
@@ -21,12 +22,15 @@ from nsai_work.worker.attempt import Attempt
 from nsai_work.worker.backends import BackendPool
 from nsai_work.worker.execute import Executor
 from nsai_work.worker.intake import Intake
+from nsai_work.worker.lag import LagMeter
 from nsai_work.worker.leases import LeaseKeeper
 from nsai_work.worker.ownership import Ownership, open_ownership
 
 log = get_logger(__name__)
 
 PART_RESTART_S = 1.0
+
+Part: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,7 @@ class Runtime:
             concurrency=work.concurrency,
             poll_interval_s=settings.poll_interval_s,
         )
+        self.lag = LagMeter(clock, lease_ttl_s=settings.lease_ttl_s)
         self.sweeper = Sweeper(ownership, publisher, clock, self.intake.look, settings)
         self._executor = Executor(
             ownership,
@@ -90,14 +95,7 @@ class Runtime:
         await self.ownership.register(self.backends.available())
         log.info("worker.started", worker_id=self.ownership.worker_id, concurrency=self._work.concurrency)
         intake = asyncio.create_task(_forever("intake", self.intake.run))
-        parts = [
-            asyncio.create_task(_forever(name, part))
-            for name, part in {
-                "leases": self.leases.keep,
-                "lease guard": self.leases.guard,
-                "sweeper": self.sweeper.run,
-            }.items()
-        ]
+        parts = [asyncio.create_task(_forever(name, part)) for name, part in self._parts()]
         try:
             on_ready()
             await self._stopping.wait()
@@ -108,7 +106,20 @@ class Runtime:
             await self._abandon()
             await self.backends.close()
             await self.ownership.close()
-            log.info("worker.stopped", worker_id=self.ownership.worker_id)
+            log.info(
+                "worker.stopped",
+                worker_id=self.ownership.worker_id,
+                loop_late_p50_ms=self.lag.quantile_ms(0.5),
+                loop_late_p99_ms=self.lag.quantile_ms(0.99),
+                loop_late_max_ms=self.lag.quantile_ms(1.0),
+            )
+
+    def _parts(self) -> Iterator[tuple[str, Part]]:
+        yield "leases", self.leases.keep
+        yield "lease guard", self.leases.guard
+        yield "cancel watch", partial(self.leases.watch_cancels, self.ownership.cancel_requests)
+        yield "sweeper", self.sweeper.run
+        yield "lag meter", self.lag.run
 
     async def _take(self, limit: int) -> Sequence[Claim]:
         return await self.ownership.claim(
@@ -161,7 +172,7 @@ class Runtime:
         await self.ownership.release([attempt.claim for attempt in left], "the worker was shut down at once")
 
 
-async def _forever(name: str, part: Callable[[], Coroutine[Any, Any, None]]) -> None:
+async def _forever(name: str, part: Part) -> None:
     """A part that fails is started again: no error of one job or one statement may leave a worker half dead."""
     while True:
         try:

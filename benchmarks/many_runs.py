@@ -1,0 +1,137 @@
+"""How many training runs can one worker process drive? 500 at once against the development server, 100 ms away.
+
+    python benchmarks/many_runs.py [--runs 500] [--steps 10] [--latency-ms 100] [--aim-mib 2]
+
+Prints the worker's memory per run (growth over its memory after one run, divided by the runs), how late its event
+loop was, and steps per second. Exits with 1 if a run did not succeed or a run cost more memory than the aim.
+"""
+
+import argparse
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from backends.tinkex_dev.server import DEV_KEY, DevProcess
+from nsai_work import Job, JobHandle, Settings, submit_many
+from nsai_work.connections import close_connections, job_store
+from nsai_work.lifecycle import JobStatus
+from nsai_work.store import JobFilter
+
+PATIENCE_S = 1800
+
+
+def main() -> int:
+    """Measure, print, judge."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=int, default=500)
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--latency-ms", type=float, default=100)
+    parser.add_argument("--database", default="", help="PostgreSQL URL of an empty database; SQLite without it")
+    parser.add_argument("--aim-mib", type=float, default=2.0)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        os.environ["NSAI_WORK_HOME"] = str(folder)
+        with DevProcess(folder / "service", "--latency-ms", str(options.latency_ms)) as server:
+            os.environ.update(TINKER_BASE_URL=server.url, TINKER_API_KEY=DEV_KEY)
+            return measure(options, folder)
+
+
+def measure(options: argparse.Namespace, folder: Path) -> int:
+    """One run first, for what a worker needs anyway; then all at once."""
+    settings = Settings(home=folder, database_url=options.database, concurrency=options.runs, log_level="info")
+    data = _write_data(folder)
+    log = folder / "worker.log"
+    with log.open("wb") as output:
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "nsai_work.cli", "worker", "--concurrency", str(options.runs)],
+            env={**os.environ, "NSAI_WORK_DATABASE_URL": settings.database_url},
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        submit_many([_job(data, 2, 0)], settings)[0].result(timeout=PATIENCE_S)
+        before = _memory_mib(worker.pid)
+        begun = time.monotonic()
+        handles = submit_many([_job(data, options.steps, seed) for seed in range(1, options.runs + 1)], settings)
+        submitted = time.monotonic() - begun
+        peak, most = _watch(worker.pid, settings, handles)
+        took = time.monotonic() - begun
+    finally:
+        worker.send_signal(signal.SIGTERM)
+        worker.wait(60)
+    succeeded = sum(handle.status() is JobStatus.SUCCEEDED for handle in handles)
+    close_connections()
+    each = (peak - before) / options.runs
+    late = re.findall(r"loop_late_(\w+)_ms=([\d.]+)", log.read_text())
+    print(f"runs succeeded     {succeeded} of {options.runs}, {most} at once at the most")
+    print(f"submitted in       {submitted:.1f} s")
+    print(f"all ended in       {took:.1f} s, {options.runs * options.steps / took:.0f} steps/s")
+    print(f"worker memory      {before:.0f} MiB after one run, {peak:.0f} MiB at its peak: {each:.2f} MiB a run")
+    print("loop late          " + ", ".join(f"{name} {value} ms" for name, value in late))
+    return 0 if succeeded == options.runs and each <= options.aim_mib else 1
+
+
+def _watch(pid: int, settings: Settings, handles: list[JobHandle]) -> tuple[float, int]:
+    store, peak, most = job_store(settings), 0.0, 0
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        peak = max(peak, _memory_mib(pid))
+        running = store.list_jobs(JobFilter(status=JobStatus.RUNNING), limit=len(handles))
+        queued = store.list_jobs(JobFilter(status=JobStatus.QUEUED), limit=1)
+        most = max(most, len(running))
+        if not running and not queued:
+            return peak, most
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{len(running)} runs have not ended")
+        time.sleep(0.5)
+
+
+def _memory_mib(pid: int) -> float:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) / 1024
+    return 0.0
+
+
+def _job(data: Path, steps: int, seed: int) -> Job:
+    return Job.parse(
+        {
+            "kind": "training_step",
+            "backend": "tinkex",
+            "payload": {
+                "base_model": "tiny-lm",
+                "data": {"path": str(data)},
+                "lora": {"rank": 4},
+                "batch_size": 4,
+                "max_steps": steps,
+                "seed": seed,
+                "checkpoint_policy": {"strategy": "last"},
+            },
+        }
+    )
+
+
+def _write_data(folder: Path) -> Path:
+    file = folder / "sums.jsonl"
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": f"What is {n} plus {n}?"},
+                {"role": "assistant", "content": f"{n + n}."},
+            ]
+        }
+        for n in range(50)
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+if __name__ == "__main__":
+    sys.exit(main())
