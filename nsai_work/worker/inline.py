@@ -38,9 +38,11 @@ async def _run(job_ids: Sequence[str], settings: Settings, on_event: OnEvent) ->
     runtime = await open_runtime(settings, work, publisher=None)
     working = asyncio.create_task(runtime.run())
     following = asyncio.create_task(_follow(runtime.ownership, job_ids, on_event))
+    ended = False
     try:
         with _stop_on_sigterm(runtime):
             await asyncio.wait({working, following}, return_when=asyncio.FIRST_COMPLETED)
+            ended = following.done()
             await _until_handed_over(runtime, working)
     except asyncio.CancelledError:
         # Ctrl-C: asyncio cancels its main task; the hand-over is what it asks for
@@ -48,7 +50,8 @@ async def _run(job_ids: Sequence[str], settings: Settings, on_event: OnEvent) ->
     finally:
         following.cancel()
         await asyncio.wait({following})
-    if not following.cancelled():
+    # a hand-over closes the store, which may take the follower in the middle of a look
+    if ended:
         following.result()
 
 
