@@ -33,7 +33,11 @@ def run(
     handle = submit(wanted, settings)
     with view_for(Console(stderr=True), total=steps_wanted(wanted)) as view:
         view.say(f"job {handle.id}")
-        run_inline([handle.id], settings, on_event=view.see)
+        try:
+            run_inline([handle.id], settings, on_event=view.see)
+        except KeyboardInterrupt:
+            # the second Ctrl-C: what was under way is found in the journal by whoever goes on
+            view.say("stopped at once")
     job = the_store(settings).get(handle.id)
     if json_output:
         write_json(as_json(job))

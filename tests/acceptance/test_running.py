@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.acceptance.conftest import ROOT, Cli
+from tests.acceptance.conftest import ROOT, Cli, until
 
 Job = dict[str, Any]
 Write = Callable[[Any], Path]
@@ -190,3 +190,20 @@ def test_ctrl_c_leaves_a_job_that_goes_on(cli: Cli, job: Job, job_file: Write) -
 
     assert ended.status == "succeeded", ended.error
     assert [step["step"] for step in cli.json("steps", job_id)] == list(range(1, 61))
+
+
+def test_ctrl_c_twice_stops_at_once(cli: Cli, job_file: Write) -> None:
+    """A job that will not stop keeps nobody waiting, and is not lost either."""
+    command = {"command": "sleep", "arguments": {"ms": 100_000}}
+    sleeping = {"kind": "backend_command", "backend": "fake", "payload": command}
+    with cli.running("run", job_file(sleeping)) as process:
+        assert process.stdout is not None
+        until(lambda: "running" in process.stdout.readline(), "it runs")
+        process.send_signal(signal.SIGINT)
+        until(lambda: cli.stored()[0].status == "running", "the first one is patient")
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=60)
+
+    assert process.returncode == 130, output
+    assert "Traceback" not in output
+    assert "nsai-work worker" in output
