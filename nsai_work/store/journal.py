@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import JsonValue
-from sqlalchemy import Row, case, func, select, update
+from sqlalchemy import Row, func, select, update
 
 from crucible.errors import InvalidRequest, NotFound
 from crucible.training import Intent, RunRef
@@ -14,6 +14,7 @@ from nsai_work.store.ending import lease_lost
 from nsai_work.store.lanes import insert_new
 from nsai_work.store.records import Claim
 from nsai_work.store.schema import checkpoints, intents, jobs, runs, status_in, steps
+from nsai_work.store.stepping import NewIntents, StepDone, complete_steps, intend_many
 from nsai_work.store.transitions import append_events
 from nsai_work.training.ledger import (
     CheckpointRecord,
@@ -162,20 +163,9 @@ def set_resume(tx: Tx, claim: Claim, generation: int, resume: ResumeMode) -> Non
 
 def intend(tx: Tx, claim: Claim, generation: int, new: Sequence[Intent]) -> None:
     """Journal what is about to be sent."""
-    fence(tx, claim)
-    rows = [
-        {
-            "job_seq": claim.seq,
-            "generation": generation,
-            "last_seq_id": intent.last_seq_id,
-            "intent": intent.model_dump(mode="json"),
-            "closed": False,
-            "intended_at": tx.now,
-        }
-        for intent in new
-    ]
-    if rows:
-        insert_new(tx, intents, rows)
+    (ruling,) = intend_many(tx, [NewIntents(claim, generation, new)])
+    if ruling is not None:
+        raise ruling
 
 
 def _close(tx: Tx, claim: Claim, generation: int, last_seq_id: int) -> None:
@@ -193,43 +183,9 @@ def complete_step(
     tx: Tx, claim: Claim, record: StepRecord, last_seq_id: int, progress: Mapping[str, JsonValue] | None = None
 ) -> None:
     """Record a step and close its intent. A step further than any before is progress, and clears the crashes."""
-    mine = (jobs.c.seq == claim.seq) & (jobs.c.epoch == claim.epoch) & status_in(JobStatus.RUNNING)
-    further = (
-        update(jobs)
-        .where(mine)
-        .values(
-            progress=case((jobs.c.progress < record.step, record.step), else_=jobs.c.progress),
-            crashes=case((jobs.c.progress < record.step, 0), else_=jobs.c.crashes),
-        )
-    )
-    if tx.connection.execute(further).rowcount != 1:
-        raise lease_lost(claim)
-    known = (
-        select(func.count())
-        .select_from(steps)
-        .where(steps.c.job_seq == claim.seq, steps.c.step == record.step, steps.c.generation == record.generation)
-    )
-    if tx.connection.execute(known).scalar_one():
-        return
-    insert_new(tx, steps, [_step_row(tx, claim, record)])
-    _close(tx, claim, record.generation, last_seq_id)
-    data = record.model_dump(mode="json", exclude={"recorded_at"}) | dict(progress or {})
-    append_events(tx, [(claim.seq, "step", data)])
-
-
-def _step_row(tx: Tx, claim: Claim, record: StepRecord) -> dict[str, Any]:
-    return {
-        "job_seq": claim.seq,
-        "step": record.step,
-        "generation": record.generation,
-        "superseded_by": None,
-        "pass_epoch": record.epoch,
-        "loss": record.loss,
-        "tokens": record.tokens,
-        "learning_rate": record.learning_rate,
-        "metrics": dict(record.metrics),
-        "recorded_at": record.recorded_at or tx.now,
-    }
+    (ruling,) = complete_steps(tx, [StepDone(claim, record, last_seq_id, progress or {})])
+    if ruling is not None:
+        raise ruling
 
 
 def append_event(tx: Tx, claim: Claim, name: str, data: dict[str, JsonValue]) -> None:

@@ -7,6 +7,7 @@ from pydantic import JsonValue
 from crucible.training import Intent
 from nsai_work.store import journal
 from nsai_work.store.records import Claim
+from nsai_work.store.stepping import NewIntents, StepDone, complete_steps, intend_many
 from nsai_work.store.writer import AsyncStore
 from nsai_work.training.ledger import (
     CheckpointRecord,
@@ -38,12 +39,13 @@ class StoreLedger:
         await self._store.run(journal.set_resume, self._claim, generation, resume)
 
     async def intend(self, generation: int, intents: Sequence[Intent]) -> None:
-        await self._store.run(journal.intend, self._claim, generation, intents)
+        await self._store.run_merged(intend_many, NewIntents(self._claim, generation, intents))
 
     async def complete_step(
         self, record: StepRecord, last_seq_id: int, progress: Mapping[str, JsonValue] | None = None
     ) -> None:
-        await self._store.run(journal.complete_step, self._claim, record, last_seq_id, progress)
+        done = StepDone(self._claim, record, last_seq_id, progress or {})
+        await self._store.run_merged(complete_steps, done)
 
     async def close_intent(self, generation: int, last_seq_id: int) -> None:
         await self._store.run(journal.close_intent, self._claim, generation, last_seq_id)

@@ -184,3 +184,25 @@ def test_a_stale_owner_writes_nothing_into_the_journal(store: Store, claim: Clai
 
     assert store.events(claim.job_id) == before
     assert store.steps(claim.job_id) == store.runs(claim.job_id) == store.checkpoints(claim.job_id) == []
+
+
+def test_steps_of_many_jobs_are_journaled_together(store: Store, make_job: MakeJob, wanted: Want) -> None:
+    """Fifty runs that step at once each find their own record; a stale one among them hears it alone."""
+    store.submit([make_job() for _ in range(50)])
+    claims = store.claim(wanted(limit=50))
+    store.requeue(Requeue(claims[7], "handed over", counts=False))
+
+    async def tell() -> list[object]:
+        face = AsyncStore(store.database)
+        ledgers = [StoreLedger(face, claim) for claim in claims]
+        await asyncio.gather(*(one.intend(1, [intent(1, 1)]) for one in ledgers), return_exceptions=True)
+        twice = [one.complete_step(step_record(1, loss=float(n)), 1) for n, one in enumerate(ledgers) for _ in "ab"]
+        answers = await asyncio.gather(*twice, return_exceptions=True)
+        await face.close()
+        return list(answers)
+
+    answers = asyncio.run(tell())
+
+    assert [n // 2 for n, answer in enumerate(answers) if isinstance(answer, LeaseLost)] == [7, 7]
+    for number, claim in enumerate(claims):
+        assert [step.loss for step in store.steps(claim.job_id)] == ([] if number == 7 else [float(number)])
