@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from typing import Any, Final
 
@@ -147,15 +148,24 @@ def is_unknown_route(refusal: Refusal) -> bool:
 
 
 def retry_after_ms(headers: Mapping[str, str]) -> int | None:
-    """What the server asks to wait: ``retry-after-ms``, or ``Retry-After`` in seconds. A date counts as unsaid."""
+    """What the server asks to wait: ``retry-after-ms``, or ``Retry-After`` in seconds or as a date."""
     for name, scale in (("retry-after-ms", 1.0), ("retry-after", 1000.0)):
+        said = headers.get(name, "")
         try:
-            wait = float(headers.get(name, "")) * scale
+            wait = float(said) * scale
         except ValueError:
-            continue
+            wait = _until(said, headers.get("date", ""))
         if 0 <= wait <= 86_400_000:
             return int(wait)
     return None
+
+
+def _until(then: str, now: str) -> float:
+    """Milliseconds between two HTTP dates, by the server's own clock; -1 where one is missing or none."""
+    try:
+        return (parsedate_to_datetime(then) - parsedate_to_datetime(now)).total_seconds() * 1000
+    except (TypeError, ValueError, OverflowError):
+        return -1.0
 
 
 @dataclass(frozen=True, slots=True)

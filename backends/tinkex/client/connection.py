@@ -51,10 +51,17 @@ class Connection:
         return self.read(await self.ask(call, sought=sought), answer, call.route)
 
     async def post(
-        self, path: str, body: Any, answer: type[R], *, sought: Sought = Sought.SERVICE, retries: bool = True
+        self,
+        path: str,
+        body: Any,
+        answer: type[R],
+        *,
+        sought: Sought = Sought.SERVICE,
+        retries: bool = True,
+        read_timeout_s: float | None = None,
     ) -> R:
         """POST JSON and read the record that comes back at once. Raises CrucibleError."""
-        call = Call("POST", _api(path), json_body(body), retries=retries)
+        call = Call("POST", _api(path), json_body(body), retries=retries, read_timeout_s=read_timeout_s)
         return self.read(await self.ask(call, sought=sought), answer, call.route)
 
     async def submit(

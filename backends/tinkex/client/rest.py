@@ -43,7 +43,7 @@ class RestClient:
 
     def get_training_run(self, training_run_id: str) -> ApiFuture[TrainingRun]:
         """One run. From the future: NotFound."""
-        return self._get(f"training_runs/{_part(training_run_id, 'training_run_id')}", TrainingRun)
+        return self._runner.start(self._run(f"training_runs/{_part(training_run_id, 'training_run_id')}"))
 
     def get_training_run_by_tinker_path(self, tinker_path: str) -> ApiFuture[TrainingRun]:
         """The run that a checkpoint belongs to."""
@@ -56,7 +56,7 @@ class RestClient:
     def list_checkpoints(self, training_run_id: str) -> ApiFuture[CheckpointsList]:
         """The checkpoints of one run."""
         path = f"training_runs/{_part(training_run_id, 'training_run_id')}/checkpoints"
-        return self._get(path, CheckpointsList)
+        return self._runner.start(self._checkpoints(path))
 
     def list_user_checkpoints(self, limit: int = 100, offset: int = 0) -> ApiFuture[CheckpointsList]:
         """One page of the caller's checkpoints, of all runs."""
@@ -121,6 +121,20 @@ class RestClient:
         self, path: str, kind: type[R], *, sought: Sought = Sought.RECORD, params: dict[str, Any] | None = None
     ) -> ApiFuture[R]:
         return self._runner.start(self._got(path, kind, sought, params))
+
+    async def _run(self, path: str) -> TrainingRun:
+        run = await self._got(path, TrainingRun, Sought.RECORD, None)
+        if run.corrupted and not self._connection.features.corrupted_flag:
+            self._connection.memory.learn(corrupted_flag=True)
+        elif "corrupted" not in run.model_fields_set and self._connection.features.corrupted_flag is None:
+            self._connection.memory.learn(corrupted_flag=False)
+        return run
+
+    async def _checkpoints(self, path: str) -> CheckpointsList:
+        found = await self._got(path, CheckpointsList, Sought.RECORD, None)
+        if found.checkpoints and not self._connection.features.durable_checkpoints:
+            self._connection.memory.learn(durable_checkpoints=True)
+        return found
 
     async def _got(self, path: str, kind: type[R], sought: Sought, params: dict[str, Any] | None) -> R:
         with self._named(path):
@@ -187,7 +201,9 @@ def _parsed(tinker_path: str) -> ParsedCheckpointTinkerPath:
 
 
 def _path_of(checkpoint: ParsedCheckpointTinkerPath) -> str:
-    run, identity = checkpoint.training_run_id, checkpoint.checkpoint_id
+    """In the form of the tinker path: a server that names a save without its kind looks it up without it too."""
+    run = checkpoint.training_run_id
+    identity = checkpoint.tinker_path.removeprefix(f"tinker://{run}/")
     return f"/api/v1/training_runs/{quote(run, safe='')}/checkpoints/{quote(identity)}"
 
 

@@ -14,6 +14,7 @@ from backends.tinkex.types.future_answer import (
     TryAgainResponse,
 )
 from backends.tinkex.wire.body import JSON, PROTOBUF, json_body
+from backends.tinkex.wire.features import Encoding
 from backends.tinkex.wire.protobuf_read import ProtobufError
 from backends.tinkex.wire.retry import is_retryable
 from backends.tinkex.wire.transport import Answer, Call
@@ -120,7 +121,7 @@ class ResultPoll(Generic[T]):
     def _found(self, answer: Answer) -> "_Found[T] | None":
         awaited = self._awaited
         if answer.media_type == PROTOBUF and awaited.decoding.from_protobuf is not None:
-            self._connection.memory.learn(answer_encoding="protobuf")
+            self._learn("protobuf")
             try:
                 return _Found(awaited.decoding.from_protobuf(answer.content))
             except ProtobufError as error:
@@ -136,8 +137,12 @@ class ResultPoll(Generic[T]):
             if "error" in value and (value["error"] is not None or "category" in value):
                 self._failed(read_record(value, RequestFailedResponse, awaited.route, awaited.request_id))
         if awaited.decoding.from_protobuf is not None:
-            self._connection.memory.learn(answer_encoding="json")
+            self._learn("json")
         return _Found(awaited.decoding.from_json(value))
+
+    def _learn(self, encoding: Encoding) -> None:
+        if self._connection.features.answer_encoding != encoding:
+            self._connection.memory.learn(answer_encoding=encoding)
 
     def _failed(self, failed: RequestFailedResponse) -> None:
         raise failure_of(

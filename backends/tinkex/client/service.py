@@ -244,6 +244,10 @@ class ServiceClient:
         """
         return self.runner.start(probe_features(self, base_model))
 
+    def confirm_optimizer_restore(self, proved: bool) -> None:
+        """Remember what repeated steps have shown: the optimizer came back after a load, or it did not."""
+        self.connection.memory.learn(optimizer_restore=proved)
+
     # --- the end --------------------------------------------------------------------------------------------
 
     def close(self) -> None:

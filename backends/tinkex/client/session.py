@@ -17,6 +17,7 @@ from crucible.errors import CrucibleError, RunGone, Unsupported
 
 HEARTBEAT_S: Final = 10.0
 _WARN_AFTER_S: Final = 120.0
+_BEAT_TIMEOUT_S: Final = 10.0
 _log = logging.getLogger(__name__)
 
 SessionLost = Callable[[str, CrucibleError], None]
@@ -136,7 +137,12 @@ class Session:
             await asyncio.sleep(self._heartbeat_s)
             try:
                 await self._connection.post(
-                    "session_heartbeat", body, ReadRecord, sought=Sought.SESSION, retries=False
+                    "session_heartbeat",
+                    body,
+                    ReadRecord,
+                    sought=Sought.SESSION,
+                    retries=False,
+                    read_timeout_s=_BEAT_TIMEOUT_S,
                 )
                 alive, warned = transport.clock(), False
             except Unsupported:

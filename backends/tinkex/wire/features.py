@@ -12,7 +12,7 @@ class ServerFeatures(Record):
     """What a server has. ``None`` means not known yet.
 
     ``replays_seq_id``: a repeated sequence number is answered from the record, not run again.
-    ``optimizer_restore``: stays None until repeated steps have proved it; ``confirm_optimizer_restore`` says so.
+    ``optimizer_restore``: None until repeated steps have shown it (``ServiceClient.confirm_optimizer_restore``).
     ``corrupted_flag``: the server writes ``corrupted`` into its training runs. Writing False is no proof that it
     would ever write True, so detection by error and by value goes on either way.
     """
@@ -21,7 +21,6 @@ class ServerFeatures(Record):
     request_encoding: Encoding | None = None
     answer_encoding: Encoding | None = None
     compression: bool | None = None
-    forward: Literal["protobuf", "json"] | None = None
     replays_seq_id: bool | None = None
     durable_checkpoints: bool | None = None
     optimizer_restore: bool | None = None

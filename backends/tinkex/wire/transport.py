@@ -7,6 +7,7 @@ A retry sends the same bytes under the same idempotency key. What is a refusal f
 import asyncio
 import contextlib
 import os
+import ssl
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -23,9 +24,10 @@ from crucible.errors import AnswerLost, BackendUnavailable, MalformedAnswer, Req
 if TYPE_CHECKING:
     import httpx
 
-_MAX_CONNECTIONS: Final = 2048
 _STREAMS_PER_CLIENT: Final = 64
-_KEPT_CONNECTIONS: Final = 256
+_CONNECTIONS_PER_CLIENT: Final = 8
+"""A pool looks at every connection it has for each request, with system calls for the idle ones: with 20 runs in
+one process, pools of 64 cost more time than all the rest."""
 _KEPT_S: Final = 4.0
 """Shorter than servers keep idle connections (uvicorn: 5 s), so that a request seldom meets one that closes."""
 _TRUNCATED_TRIES: Final = 3
@@ -156,9 +158,8 @@ class Transport:
         """
         import httpx
 
-        pool = self._pool()
         headers = self.endpoint.headers() if authenticated else {}
-        with pool.lease() as client, _whole("download"), _translated("download"):
+        with self._pool().lease_for(url) as client, _whole("download"), _translated("download"):
             async with client.stream("GET", url, headers=headers, follow_redirects=False) as response:
                 if response.status_code != httpx.codes.OK:
                     raise error_of(await self._refusal(response))
@@ -235,13 +236,16 @@ class Transport:
 
 
 class _Pool:
-    """Clients of one event loop. HTTP/2 has a limit of streams in a connection and our long polls hold them,
-    so a client that is full gets a sibling; over HTTP/1.1 one client with many connections serves."""
+    """Clients of one event loop. A client that is busy gets a sibling: HTTP/2 limits the streams of a connection
+    and our long polls hold them, and over HTTP/1.1 a pool looks at all of its connections for each request."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._http2 = endpoint.base_url.startswith("https:")
+        self._per_client = _STREAMS_PER_CLIENT if self._http2 else _CONNECTIONS_PER_CLIENT
         # A proxy from the environment leads away from this machine.
         self._through_proxies = not endpoint.is_local
+        self._tls: ssl.SSLContext | None = None
+        self._elsewhere: httpx.AsyncClient | None = None
         self._clients: list[httpx.AsyncClient] = []
         self._busy: list[int] = []
         self._unshared: httpx.AsyncClient | None = None
@@ -263,32 +267,45 @@ class _Pool:
         finally:
             self._busy[index] -= 1
 
+    def lease_for(self, url: str) -> Any:
+        """A client for an address that may lie on another server."""
+        if self._http2 or not url.startswith("https:"):
+            return self.lease()
+        if self._elsewhere is None:
+            import httpx
+
+            self._elsewhere = httpx.AsyncClient(trust_env=self._through_proxies)
+        return contextlib.nullcontext(self._elsewhere)
+
     def _free(self) -> int:
-        room = _STREAMS_PER_CLIENT if self._http2 else _MAX_CONNECTIONS
         for index, busy in enumerate(self._busy):
-            if busy < room:
+            if busy < self._per_client:
                 return index
-        self._clients.append(self._new_client())
+        self._clients.append(self._new_client(keep=None if self._http2 else _CONNECTIONS_PER_CLIENT))
         self._busy.append(0)
         return len(self._busy) - 1
 
-    def _new_client(self, *, keep: int = _KEPT_CONNECTIONS) -> "httpx.AsyncClient":
+    def _new_client(self, *, keep: int | None = None) -> "httpx.AsyncClient":
         import httpx
 
-        limits = httpx.Limits(
-            max_connections=_MAX_CONNECTIONS, max_keepalive_connections=keep, keepalive_expiry=_KEPT_S
-        )
+        if self._tls is None:
+            # Reading all authorities takes long; over plain HTTP none is needed, and a context without any
+            # refuses every certificate.
+            self._tls = httpx.create_ssl_context() if self._http2 else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=keep, keepalive_expiry=_KEPT_S)
         return httpx.AsyncClient(
             http2=self._http2,
             limits=limits,
             headers={"User-Agent": "nsai-work-tinkex"},
             trust_env=self._through_proxies,
+            verify=self._tls,
         )
 
     async def aclose(self) -> None:
         clients, self._clients, self._busy = self._clients, [], []
-        unshared, self._unshared = self._unshared, None
-        for client in (*clients, *([] if unshared is None else [unshared])):
+        clients += [client for client in (self._unshared, self._elsewhere) if client is not None]
+        self._unshared = self._elsewhere = None
+        for client in clients:
             await client.aclose()
 
 

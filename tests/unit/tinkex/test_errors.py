@@ -143,6 +143,8 @@ def test_the_credential_is_named_not_shown() -> None:
         ({"retry-after": "0.5"}, 500),
         ({"retry-after-ms": "70", "retry-after": "9"}, 70),
         ({"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"}, None),
+        ({"retry-after": "Wed, 21 Oct 2026 07:28:05 GMT", "date": "Wed, 21 Oct 2026 07:28:00 GMT"}, 5000),
+        ({"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT", "date": "Wed, 21 Oct 2026 07:28:05 GMT"}, None),
         ({"retry-after": "-1"}, None),
         ({"retry-after": "nan"}, None),
         ({"retry-after": "1e12"}, None),
@@ -150,7 +152,7 @@ def test_the_credential_is_named_not_shown() -> None:
     ],
 )
 def test_what_the_server_asks_to_wait(headers: dict[str, str], expected: int | None) -> None:
-    """Seconds or milliseconds; nonsense counts as unsaid."""
+    """Seconds, milliseconds, or a date by the server's own clock; nonsense counts as unsaid."""
     assert retry_after_ms(headers) == expected
 
 
