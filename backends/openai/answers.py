@@ -82,7 +82,10 @@ class Chunks:
         index, delta = wire.index, wire.delta
         self._open.add(index)
         if index in self._ended:
-            raise MalformedAnswer(f"answer {index} goes on after its end", backend="openai")
+            # Some servers send the usage with one more empty piece.
+            if delta is not None and (delta.content or delta.tool_calls):
+                raise MalformedAnswer(f"answer {index} goes on after its end", backend="openai")
+            return
         if delta is not None:
             yield from self._of_delta(index, delta, wire)
         if wire.finish_reason is None:
