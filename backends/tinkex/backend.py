@@ -180,7 +180,8 @@ class TinkexBackend(TrainingBackend):
             return run
         await run.close()
         kind = RunCorrupted if health.state is RunState.CORRUPTED else RunGone
-        raise kind(f"run {ref.run_id}: {health.reason}", backend=BACKEND, details={"run_id": ref.run_id})
+        details: dict[str, JsonValue] = {"run_id": ref.run_id, "detected_by": "flag"}
+        raise kind(f"run {ref.run_id}: {health.reason}", backend=BACKEND, details=details)
 
     async def recover(self, request: RecoveryRequest, *, observe: RecoveryObserver) -> RecoveredRun:
         assert self._executor is not None, "open the backend first"

@@ -66,7 +66,9 @@ async def _require_well(live: Live, wait: Wait) -> None:
     ref, reason = live.run.ref, health.reason or "the service does not say why"
     if health.state is RunState.CORRUPTED:
         raise RunCorrupted(
-            f"run {ref.run_id} is corrupted: {reason}", backend=ref.backend, details={"run_id": ref.run_id}
+            f"run {ref.run_id} is corrupted: {reason}",
+            backend=ref.backend,
+            details={"run_id": ref.run_id, "detected_by": "flag"},
         )
     if health.state is RunState.GONE:
         raise RunGone(f"run {ref.run_id} is gone: {reason}", backend=ref.backend, details={"run_id": ref.run_id})

@@ -27,7 +27,7 @@ from nsai_work.training.data import load_data
 from nsai_work.training.datums import shared_datums
 from nsai_work.training.decision import Action, Decision, Seen, decide, looks_at_health
 from nsai_work.training.ledger import Ledger, LedgerSnapshot
-from nsai_work.training.lineage import POISONED, EndReason, times_poisoned
+from nsai_work.training.lineage import EndReason, end_code, times_poisoned
 from nsai_work.training.live import Assignment, Live, Progress
 from nsai_work.training.pipeline import fill, finish_oldest, send_unsent
 from nsai_work.training.plan import Plan
@@ -186,7 +186,7 @@ class _Driver:
         """This remote run counts no more. What it still does has no way into the journal."""
         run = snapshot.run
         if run is not None and run.end_reason is None:
-            code = POISONED if decision.poisoned else decision.error.code
+            code = end_code(decision.error, poisoned=decision.poisoned)
             reason = EndReason(code, snapshot.last_step + 1, decision.reason)
             await self._assignment.ledger.end_run(run.generation, str(reason))
         await self._leave(unload=True)

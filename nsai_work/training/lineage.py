@@ -5,10 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
+from crucible.errors import CrucibleError
 from crucible.training import CheckpointRef
 from nsai_work.training.ledger import CheckpointRecord, CheckpointStatus, LedgerSnapshot, RemoteRun, ResumeMode
 
 POISONED: Final = "run_corrupted"
+FLAGGED: Final = "run_flagged"
+"""Poisoned too, but seen by the service's mark only: until then it went on answering, who knows with what."""
 SKIPPED: Final = "skipped"
 """The metric that marks the record of a step which was left out."""
 
@@ -34,7 +37,23 @@ class EndReason:
 def times_poisoned(runs: Sequence[RemoteRun], step: int) -> int:
     """How many runs were poisoned when this step was next."""
     reasons = (EndReason.parse(run.end_reason) for run in runs if run.end_reason is not None)
-    return sum(reason is not None and reason.code == POISONED and reason.step == step for reason in reasons)
+    poisoned = (reason for reason in reasons if reason is not None and reason.code in (POISONED, FLAGGED))
+    return sum(reason.step == step for reason in poisoned)
+
+
+def end_code(error: CrucibleError, *, poisoned: bool) -> str:
+    """The code under which a run that ended with this error is fenced."""
+    if not poisoned:
+        return error.code
+    return FLAGGED if error.details.get("detected_by") == "flag" else POISONED
+
+
+def suspect_generations(runs: Sequence[RemoteRun]) -> frozenset[int]:
+    """The runs whose last steps may have come from poisoned weights before anybody noticed."""
+    reasons = {run.generation: EndReason.parse(run.end_reason) for run in runs if run.end_reason is not None}
+    return frozenset(
+        generation for generation, reason in reasons.items() if reason is not None and reason.code == FLAGGED
+    )
 
 
 def skipped_steps(runs: Sequence[RemoteRun], *, skip_batch: bool) -> frozenset[int]:

@@ -98,6 +98,7 @@ class Live:
     progress: Progress
     agenda: Agenda
     superseded: dict[int, StepRecord]
+    suspect: frozenset[int] = frozenset()
     repeated: dict[int, StepRecord] = field(default_factory=dict)
     in_flight: deque[InFlight] = field(default_factory=deque)
     marks: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=16))

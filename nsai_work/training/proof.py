@@ -14,8 +14,9 @@ from nsai_work.training.lineage import SKIPPED
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What the repeated steps have shown: ``exact`` or ``cold``. ``step`` is the one that showed it;
-    ``weights_differ`` says that not only the optimizer is missing."""
+    """What the repeated steps have shown: ``exact`` or ``cold``; or ``unverified``, if a step differs from a record
+    that poisoned weights may have made. ``step`` is the one that showed it; ``weights_differ`` says that not only
+    the optimizer is missing."""
 
     mode: ResumeMode
     step: int
@@ -34,10 +35,12 @@ def prove(
     repeated: Mapping[int, StepRecord],
     superseded: Mapping[int, StepRecord],
     tolerance: float,
+    suspect: frozenset[int] = frozenset(),
 ) -> Proof | None:
     """What is shown by the steps repeated so far; None while nothing is.
 
-    ``superseded`` holds only records that may be compared with (``comparable``).
+    ``superseded`` holds only records that may be compared with (``comparable``). A step that equals a record of a
+    ``suspect`` generation is shown equal; one that differs shows nothing.
     """
     shown: Proof | None = None
     for place, step in enumerate((run.from_step + 1, run.from_step + 2)):
@@ -45,7 +48,8 @@ def prove(
         if before is None or after is None:
             return None
         if not equal_losses(before.loss, after.loss, tolerance):
-            return Proof(ResumeMode.COLD, step, before.loss, after.loss, weights_differ=place == 0)
+            mode = ResumeMode.UNVERIFIED if before.generation in suspect else ResumeMode.COLD
+            return Proof(mode, step, before.loss, after.loss, weights_differ=place == 0)
         shown = Proof(ResumeMode.EXACT, step, before.loss, after.loss)
     return shown
 

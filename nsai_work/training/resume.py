@@ -18,8 +18,12 @@ async def check_resume(assignment: Assignment, live: Live, record: StepRecord | 
         return
     if record is not None and record.step <= live.record.from_step + 2:
         live.repeated[record.step] = record
-    proof = prove(live.record, live.repeated, live.superseded, live.run.features.loss_tolerance)
+    proof = prove(live.record, live.repeated, live.superseded, live.run.features.loss_tolerance, live.suspect)
     if proof is None:
+        return
+    if proof.mode is ResumeMode.UNVERIFIED:
+        if record is not None and record.step == proof.step:
+            await assignment.ledger.event("resume.inconclusive", _details(live, proof))
         return
     live.record = live.record.model_copy(update={"resume": proof.mode})
     await assignment.ledger.set_resume(live.record.generation, proof.mode)
@@ -37,8 +41,12 @@ def _details(live: Live, proof: Proof) -> dict[str, JsonValue]:
         "step": proof.step,
         "expected_loss": proof.expected,
         "loss": proof.got,
-        "missing": None if proof.mode is ResumeMode.EXACT else "weights" if proof.weights_differ else "optimizer",
+        "missing": _missing(proof) if proof.mode is ResumeMode.COLD else None,
     }
+
+
+def _missing(proof: Proof) -> str:
+    return "weights" if proof.weights_differ else "optimizer"
 
 
 def _unproven(live: Live, proof: Proof) -> ResumeUnproven:

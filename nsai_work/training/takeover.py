@@ -15,7 +15,7 @@ from nsai_work.errors import InvalidJob
 from nsai_work.training.agenda import Agenda, last_done, run_name
 from nsai_work.training.checkpoints import mark_lost, tidy
 from nsai_work.training.ledger import CheckpointRecord, LedgerSnapshot, RemoteRun, ResumeMode
-from nsai_work.training.lineage import candidates, skipped_steps, to_ref
+from nsai_work.training.lineage import candidates, skipped_steps, suspect_generations, to_ref
 from nsai_work.training.live import Assignment, Live, Progress, known_metrics
 from nsai_work.training.pipeline import prepare
 from nsai_work.training.proof import comparable
@@ -258,5 +258,6 @@ def _live(assignment: Assignment, snapshot: LedgerSnapshot, live_run: LiveRun, r
         progress=Progress.of(snapshot),
         agenda=agenda,
         superseded=comparable(snapshot.superseded, snapshot.runs, source),
+        suspect=suspect_generations(snapshot.runs),
         repeated=repeated,
     )

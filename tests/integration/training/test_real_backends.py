@@ -172,6 +172,30 @@ async def test_scrambled_weights_are_caught(server: DevServer, make_scene: Scene
     assert scene.losses == alone.losses
 
 
+async def test_poisoned_losses_are_no_evidence_against_a_restore(
+    server: DevServer, make_scene: Scenes, alone: Alone
+) -> None:
+    """The run was flagged late; step 5 was recorded from scrambled weights, and that its repeat differs is none."""
+    scene = make_scene(pipeline_depth=1, recovery={"enabled": True, "backoff_ms": 0, "on_cold_optimizer": "stop"})
+
+    class Poisoning(Reaper):
+        struck = False
+
+        def cross(self) -> None:
+            super().cross()
+            if len(scene.journal.steps) == 4 and not self.struck:
+                self.struck = True
+                run_id = scene.journal.runs[-1].ref.run_id
+                server.fault(faults.CorruptRun(model_id=run_id, mode=faults.CorruptionMode.SILENT))
+
+    result = await scene.drive(reaper=Poisoning())
+
+    check_equal(server, scene, alone, result)
+    assert result["resume"] == "unverified"
+    [event] = scene.journal.events_named("resume.inconclusive")
+    assert event["step"] == 5
+
+
 async def test_a_lost_run_is_restored_and_proven(server: DevServer, make_scene: Scenes, alone: Alone) -> None:
     """The owner dies, and the model with it: the next one restores, repeats two steps and finds them equal."""
     scene = make_scene()

@@ -150,6 +150,14 @@ def test_repeated_steps_prove_a_resume(after: dict[int, float], tolerance: float
     assert prove(RESTORED, repeated, BEFORE, tolerance) == proof
 
 
+def test_a_step_of_a_poisoned_run_proves_only_by_being_equal() -> None:
+    """What a flagged run answered last may be wrong: equal is equal, but different shows nothing."""
+    same = {number: step(number, BEFORE[number].loss, 2) for number in BEFORE}
+    assert prove(RESTORED, same, BEFORE, 0.0, frozenset({1})) == Proof(ResumeMode.EXACT, 6, 1.25, 1.25)
+    other = {**same, 6: step(6, 1.3, 2)}
+    assert prove(RESTORED, other, BEFORE, 0.0, frozenset({1})) == Proof(ResumeMode.UNVERIFIED, 6, 1.25, 1.3)
+
+
 def test_without_superseded_steps_nothing_is_proven() -> None:
     """A restore from the newest step repeats nothing."""
     assert prove(RESTORED, {5: step(5, 1.5, 2), 6: step(6, 1.25, 2)}, {5: BEFORE[5]}, 0.0) is None
