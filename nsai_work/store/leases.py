@@ -24,8 +24,9 @@ from nsai_work.store.rows import failure_json, failure_of
 from nsai_work.store.schema import attempts, jobs, specs, status_in
 from nsai_work.store.transitions import Move, lock_rows, move
 
-MAX_CRASHES: Final = 3
-"""How many workers a job may take down in a row, without progress, before it is parked."""
+MAX_CRASHES: Final = 5
+"""How many workers a job may take down in a row, without progress, before it is parked. Deaths have many causes
+(deploys, spot machines), so this is apart from the attempts that a retry policy grants to the job's own errors."""
 
 
 def heartbeat(tx: Tx, claims: Sequence[Claim], lease_ttl_s: float) -> LeaseReport:
@@ -137,11 +138,9 @@ def _give_up(tx: Tx, row: Row[Any], crashes: int, max_crashes: int) -> Failure |
     lost = _lost(row)
     if lost.code not in policy.retryable_errors and lost.category not in policy.retryable_errors:
         return lost
-    if crashes < min(max_crashes, policy.max_attempts):
-        return None
-    if policy.max_attempts < max_crashes:
+    if policy.max_attempts == 1:
         return lost
-    return _poison(tx, row, crashes)
+    return None if crashes < max_crashes else _poison(tx, row, crashes)
 
 
 def _poison(tx: Tx, row: Row[Any], crashes: int) -> Failure:

@@ -69,8 +69,8 @@ def test_no_wall_clock_decides(store: Store, claim: Claim, clock: object, step_s
 
 
 def test_a_job_that_kills_its_workers_is_parked(store: Store, claim: Claim, wanted: Want, clock: object) -> None:
-    """Three workers lost in a row without progress: the job fails and names them."""
-    for number in (2, 3):
+    """Five workers lost in a row without progress: the job fails and names them."""
+    for number in (2, 3, 4, 5):
         store.reclaim(silence(store, clock))
         store.claim(wanted(f"w{number}"))
 
@@ -79,7 +79,7 @@ def test_a_job_that_kills_its_workers_is_parked(store: Store, claim: Claim, want
     error = store.get(claim.job_id).error
     assert error is not None
     assert error.code == "poison_job"
-    assert [one["worker_id"] for one in error.details["attempts"]] == ["w3", "w2", "w1"]
+    assert [one["worker_id"] for one in error.details["attempts"]] == ["w5", "w4", "w3", "w2", "w1"]
 
 
 def test_progress_clears_the_crashes(store: Store, claim: Claim, wanted: Want, clock: object) -> None:
