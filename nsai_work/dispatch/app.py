@@ -1,7 +1,7 @@
 """The Celery application: an adapter, and nothing that the store does not know better.
 
 What is set here, and what is not used on purpose (results, retries, countdowns, revokes, chords, beat, remote
-control), is explained in docs/explanation. ``celery -A nsai_work.dispatch.celery_app worker`` works too, with any
+control), is explained in docs/explanation. ``celery -A nsai_work.worker.celery_app worker`` works too, with any
 pool: the wake-up is handed over by the consumer itself and never reaches the pool.
 """
 

@@ -187,7 +187,11 @@ def test_stopping_gives_jobs_back_at_once(settings: Settings) -> None:
 @pytest.mark.parametrize(
     ("job", "error", "names"),
     [
-        ({"kind": "tool_call", "backend": "nope", "payload": {"command": "noop"}}, InvalidRequest, "known are: fake"),
+        (
+            {"kind": "tool_call", "backend": "nope", "payload": {"command": "noop"}},
+            InvalidRequest,
+            "known are: fake",
+        ),
         ({"kind": "tool_call", "backend": "fake", "payload": {"command": "x"}}, InvalidRequest, "allowed are echo"),
         (
             {"kind": "tool_call", "backend": "fake", "payload": {"command": "sleep", "arguments": {"ms": -1}}},

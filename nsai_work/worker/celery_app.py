@@ -1,0 +1,23 @@
+"""For those who run Celery's own command: ``celery -A nsai_work.worker.celery_app worker``, with any pool.
+
+The application is made when it is asked for, not when this module is imported.
+"""
+
+from functools import lru_cache
+
+from nsai_work.dispatch.app import WorkApp, make_app
+from nsai_work.settings import Settings
+from nsai_work.worker.runtime import Work
+from nsai_work.worker.thread import RuntimeThread
+
+
+@lru_cache(maxsize=1)
+def _app() -> WorkApp:
+    settings = Settings()
+    return make_app(settings, lambda: RuntimeThread(settings, Work(concurrency=settings.concurrency)))
+
+
+def __getattr__(name: str) -> WorkApp:
+    if name in ("app", "celery"):
+        return _app()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

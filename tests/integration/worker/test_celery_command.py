@@ -1,0 +1,35 @@
+"""Celery's own command runs our worker too, with any pool: the wake-up never reaches the pool, and nothing is made
+before a fork."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nsai_work import submit
+from tests.rig import Rig, WorkerProcess, command, until
+
+CELERY = "celery -A nsai_work.worker.celery_app:app worker --concurrency 2 --loglevel INFO".split()
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_a_job_is_worked_by_celerys_command(pool: str, tmp_path: Path) -> None:
+    """It is woken, works, and leaves when asked to."""
+    rig = Rig(tmp_path, f"sqlite:///{tmp_path}/jobs.db", f"spool://localhost{tmp_path}/spool")
+    log = tmp_path / "celery.log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *CELERY, "--pool", pool],
+            env=rig.environment(poll_interval_s=60, sweep_interval_s=60),
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        )
+    worker = WorkerProcess(process, log)
+    rig.workers.append(worker)
+    try:
+        until(lambda: "ready." in worker.text() or process.poll() is not None, "it is ready", worker.text)
+        assert submit(command("echo", arguments={"value": 7}), rig.settings()).result(timeout=20) == {"value": 7}
+        assert worker.terminate() == 0
+    finally:
+        rig.close()
