@@ -10,7 +10,7 @@ import pytest
 from nsai_work import submit
 from tests.rig import Rig, WorkerProcess, command, until
 
-CELERY = "celery -A nsai_work.worker.celery_app:app worker --concurrency 2 --loglevel INFO".split()
+CELERY = ["celery", "-A", "nsai_work.worker.celery_app:app", "worker", "--concurrency", "2", "--loglevel", "INFO"]
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])

@@ -23,6 +23,7 @@ class Queue:
         self.begun: list[Claim] = []
         self.known: dict[str, int] = {}
         self.failures = 0
+        self.took = asyncio.Event()
 
     async def take(self, limit: int) -> Sequence[Claim]:
         self.asked.append(limit)
@@ -35,6 +36,7 @@ class Queue:
 
     def begin(self, claim: Claim, at: float) -> None:
         self.begun.append(claim)
+        self.took.set()
 
     async def epochs(self, job_ids: Sequence[str]) -> dict[str, int]:
         return {job_id: self.known[job_id] for job_id in job_ids if job_id in self.known}
@@ -106,8 +108,7 @@ def test_it_looks_by_itself() -> None:
         await _settle()
         queue.ready = 1
         async with asyncio.timeout(5):
-            while not queue.begun:
-                await asyncio.sleep(0.005)
+            await queue.took.wait()
         task.cancel()
 
     asyncio.run(scenario())
@@ -121,8 +122,7 @@ def test_a_store_that_is_away_is_asked_again() -> None:
         queue.failures = 2
         task = asyncio.create_task(_intake(queue, poll_interval_s=0.01).run())
         async with asyncio.timeout(5):
-            while not queue.begun:
-                await asyncio.sleep(0.005)
+            await queue.took.wait()
         task.cancel()
 
     asyncio.run(scenario())
