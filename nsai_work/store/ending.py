@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, TypeAlias
 
-from sqlalchemy import Row, bindparam, select, update
+from sqlalchemy import Row, select, tuple_, update
 
 from crucible.errors import Canceled, CrucibleError
 from nsai_work.errors import LeaseLost
@@ -136,16 +136,12 @@ def lease_lost(claim: Claim) -> LeaseLost:
 
 def close_attempts(tx: Tx, ended: Sequence[tuple[Row[Any], str, dict[str, Any] | None]]) -> None:
     """Say how the attempts of these (locked) jobs' current epochs ended."""
-    if not ended:
-        return
-    this = (attempts.c.job_seq == bindparam("b_seq")) & (attempts.c.epoch == bindparam("b_epoch"))
-    statement = (
-        update(attempts)
-        .where(this)
-        .values(ended_at=bindparam("ended_at"), outcome=bindparam("outcome"), failure=bindparam("failure"))
-    )
-    parameters = [
-        {"b_seq": row.seq, "b_epoch": row.epoch, "ended_at": tx.now, "outcome": outcome, "failure": failure}
-        for row, outcome, failure in ended
-    ]
-    tx.connection.execute(statement, parameters)
+    groups: dict[str, list[tuple[int, int]]] = {}
+    values: dict[str, dict[str, Any]] = {}
+    for row, outcome, failure in ended:
+        value = {"ended_at": tx.now, "outcome": outcome, "failure": failure}
+        groups.setdefault(repr(value), []).append((row.seq, row.epoch))
+        values[repr(value)] = value
+    for name, keys in groups.items():
+        these = tuple_(attempts.c.job_seq, attempts.c.epoch).in_(keys)
+        tx.connection.execute(update(attempts).where(these).values(values[name]))

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Row, Select, bindparam, insert, select, update
+from sqlalchemy import Row, Select, bindparam, insert, select, tuple_, update
 
 from crucible.errors import CrucibleError
 from nsai_work.lifecycle import JobStatus, check_transition
@@ -56,11 +56,17 @@ def move(tx: Tx, moves: Sequence[Move]) -> None:
 
 
 def _write(tx: Tx, columns: tuple[str, ...], parameters: list[dict[str, Any]]) -> None:
-    fenced = (jobs.c.seq == bindparam("b_seq")) & (jobs.c.epoch == bindparam("b_epoch"))
-    statement = update(jobs).where(fenced).values({name: bindparam(name) for name in columns})
-    changed = tx.connection.execute(statement, parameters).rowcount
-    if changed != len(parameters):
-        raise CrucibleError(f"{len(parameters)} locked jobs were to move, {changed} did")
+    first = parameters[0]
+    if all(one[name] == first[name] for one in parameters for name in columns):
+        # one statement for all, where one each would be planned each
+        these = tuple_(jobs.c.seq, jobs.c.epoch).in_([(one["b_seq"], one["b_epoch"]) for one in parameters])
+        result = tx.connection.execute(update(jobs).where(these).values({name: first[name] for name in columns}))
+    else:
+        fenced = (jobs.c.seq == bindparam("b_seq")) & (jobs.c.epoch == bindparam("b_epoch"))
+        statement = update(jobs).where(fenced).values({name: bindparam(name) for name in columns})
+        result = tx.connection.execute(statement, parameters)
+    if result.rowcount != len(parameters):
+        raise CrucibleError(f"{len(parameters)} locked jobs were to move, {result.rowcount} did")
 
 
 def _event_data(one: Move) -> dict[str, Any]:
