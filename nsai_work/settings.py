@@ -43,7 +43,7 @@ class Settings(BaseSettings):
     lease_ttl_s: float = Field(default=15.0, ge=0.5, le=3600, allow_inf_nan=False)
     poll_interval_s: float = Field(default=5.0, ge=0.05, le=300, allow_inf_nan=False)
     sweep_interval_s: float = Field(default=1.0, ge=0.05, le=300, allow_inf_nan=False)
-    spool_poll_ms: int = Field(default=10, ge=1, le=10_000)
+    spool_poll_ms: int = Field(default=5, ge=1, le=10_000)
     shutdown_grace_s: float = Field(default=20.0, ge=0, le=3600, allow_inf_nan=False)
     credit_poll_s: float = Field(default=300.0, ge=0.05, le=86_400, allow_inf_nan=False)
     store_timeout_s: float = Field(default=10.0, ge=0.1, le=3600, allow_inf_nan=False)

@@ -1,0 +1,94 @@
+"""``run_inline``: exactly these jobs, in this process, without any broker."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nsai_work import Settings, submit
+from nsai_work.connections import close_connections, job_store
+from nsai_work.lifecycle import JobStatus
+from nsai_work.store import EventRow
+from nsai_work.worker import run_inline
+from tests.rig import Rig, command, until
+
+RUN = """
+import sys
+from nsai_work import Settings
+from nsai_work.worker import run_inline
+run_inline(sys.argv[1:], Settings())
+"""
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Iterator[Settings]:
+    """An embedded store."""
+    yield Settings(home=tmp_path, sweep_interval_s=0.1, poll_interval_s=0.1)
+    close_connections()
+
+
+def test_only_the_named_jobs_are_worked(settings: Settings) -> None:
+    """Their events are told in order; another job in the same queue is left alone."""
+    other = submit(command(), settings)
+    mine = submit(command("echo", arguments={"value": 1}), settings)
+    seen: list[EventRow] = []
+
+    run_inline([mine.id], settings, on_event=seen.append)
+
+    assert [event.name for event in seen] == ["job.submitted", "job.running", "job.succeeded"]
+    assert mine.result(timeout=1) == {"value": 1}
+    assert other.status() is JobStatus.QUEUED
+
+
+def test_it_works_inside_a_program_that_has_a_loop(settings: Settings) -> None:
+    """From a thread of an async program, as from a notebook's."""
+    import asyncio
+
+    handle = submit(command(), settings)
+    asyncio.run(asyncio.to_thread(run_inline, [handle.id], settings))
+
+    assert handle.status() is JobStatus.SUCCEEDED
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_being_told_to_stop_hands_the_job_back(number: signal.Signals, tmp_path: Path) -> None:
+    """Ctrl-C loses nothing: the job waits in the queue, with no attempt used."""
+    rig = Rig(tmp_path, f"sqlite:///{tmp_path}/jobs.db", f"spool://localhost{tmp_path}/spool")
+    handle = submit(command("sleep", arguments={"ms": 60_000}), rig.settings())
+    process = subprocess.Popen(
+        [sys.executable, "-c", RUN, handle.id], env=rig.environment(shutdown_grace_s=0.2), stderr=subprocess.PIPE
+    )
+    try:
+        until(lambda: handle.status() is JobStatus.RUNNING, "it runs")
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=20)
+
+        assert process.returncode == 0, errors.decode()
+        job = handle.job()
+        assert (job.status, job.attempt) == (JobStatus.QUEUED, 0)
+    finally:
+        process.kill()
+        process.wait()
+        rig.close()
+
+
+def test_a_service_that_is_away_refuses_nothing(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What could not be checked is accepted, and its log says so."""
+    monkeypatch.setenv("TINKER_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("TINKER_API_KEY", "tml-test")
+    (tmp_path / "texts.jsonl").write_text('{"text": "hello"}\n')
+    job = {
+        "kind": "training_step",
+        "backend": "tinkex",
+        "payload": {"base_model": "m", "data": {"path": str(tmp_path / "texts.jsonl")}, "max_steps": 1},
+    }
+    from nsai_work import Job
+
+    handle = submit(Job.parse(job), settings.model_copy(update={"submit_timeout_s": 1.0}))
+
+    assert [event.name for event in job_store(settings).events(handle.id)] == ["job.submitted", "submit.unverified"]
