@@ -61,9 +61,10 @@ class Checkpoints:
     def all(self, *, run_id: str | None = None) -> list[CheckpointRecord]:
         """The checkpoints, of one run if asked, the newest first."""
         now = self._clock.now()
-        for record in [r for r in self._known.values() if r.expires_at is not None and r.expires_at <= now]:
+        # copies: models save in their own threads meanwhile
+        for record in [r for r in list(self._known.values()) if r.expires_at is not None and r.expires_at <= now]:
             self.delete(record)
-        found = [record for record in self._known.values() if run_id in (None, record.run_id)]
+        found = [record for record in list(self._known.values()) if run_id in (None, record.run_id)]
         return sorted(found, key=lambda record: (record.time, record.step, record.path), reverse=True)
 
     def find(self, text: str) -> CheckpointRecord:
