@@ -76,7 +76,6 @@ def main(log_folder: str, max_steps: int) -> None:
         lora_rank=PLAN["rank"],
         save_every=PLAN["save_after"],
         eval_every=0,
-        submit_ahead=0,  # with more, a save holds steps that its note does not count, and a resume repeats them
         max_steps=max_steps,
     )
     asyncio.run(train.main(config))
