@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import logging
 import os
+import random
 import secrets
 from collections.abc import Callable
 from typing import Final, Self
@@ -17,7 +18,7 @@ from crucible.errors import CrucibleError, RunGone, Unsupported
 
 HEARTBEAT_S: Final = 10.0
 _WARN_AFTER_S: Final = 120.0
-_BEAT_TIMEOUT_S: Final = 10.0
+_BEAT_TIMEOUT_S: Final = 30.0
 _log = logging.getLogger(__name__)
 
 SessionLost = Callable[[str, CrucibleError], None]
@@ -134,7 +135,8 @@ class Session:
         warned = False
         body = {"session_id": session_id, "type": "session_heartbeat"}
         while True:
-            await asyncio.sleep(self._heartbeat_s)
+            # Spread, so that runs that began together do not beat together for ever.
+            await asyncio.sleep(self._heartbeat_s * random.uniform(0.8, 1.0))  # noqa: S311
             try:
                 await self._connection.post(
                     "session_heartbeat",
