@@ -2,6 +2,7 @@
 # make test   the tests (those that need a service say which environment variable they miss)
 # make check  format, lint, types, package arrows, tests
 # make chaos  the long chaos form: hundreds of real kills
+# make peers  the official SDK on our dev server, and our client on foreign servers (installs them; about 2.5 GB)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -12,7 +13,7 @@ export PYTHONWARNINGS ?=
 .PHONY: help demo test lint check chaos peers clean
 
 help:
-	@sed -n 's/^# //p' Makefile | head -4
+	@sed -n 's/^# //p' Makefile | head -5
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "nsai-work needs Python 3.11 or later; run make PYTHON=/path/to/python3.11"; exit 1; }
@@ -49,6 +50,7 @@ chaos: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q -s -m long --timeout=3600 tests/chaos
 
 peers: $(VENV)/.installed-test
+	$(BIN)/python tests/peers/provision.py
 	$(BIN)/python -m pytest -q -m peers --timeout=900 tests/peers
 
 clean:
