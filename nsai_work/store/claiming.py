@@ -153,7 +153,7 @@ def _own(tx: Tx, wanted: Wanted, taken: Sequence[_Taken]) -> list[Claim]:
     for backend, credential in ways:
         seqs = [one.row.seq for one in taken if (one.backend, one.credential) == (backend, credential)]
         tx.connection.execute(
-            update(jobs).where(jobs.c.seq.in_(seqs)).values(_owned(tx, wanted, backend, credential))
+            update(jobs).where(tx.one_of(jobs.c.seq, seqs)).values(_owned(tx, wanted, backend, credential))
         )
     claims = [_claim_of(tx, wanted, one) for one in taken]
     tx.connection.execute(insert(attempts), [_attempt_row(tx, one) for one in claims])

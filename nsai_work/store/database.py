@@ -3,14 +3,15 @@
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy import URL, ColumnElement, Connection, Engine, any_, create_engine, event, literal, make_url
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
 
 from crucible.errors import InvalidRequest
@@ -36,6 +37,12 @@ class Tx:
     def postgres(self) -> bool:
         """Whether rows can be locked one by one; SQLite has one writer at a time instead."""
         return self.connection.dialect.name == "postgresql"
+
+    def one_of(self, column: ColumnElement[T], values: Iterable[T]) -> ColumnElement[bool]:
+        """Whether the column has one of the values. On PostgreSQL they are one parameter, however many."""
+        if self.postgres:
+            return column == any_(literal(list(values), ARRAY(column.type)))
+        return column.in_(list(values))
 
 
 @dataclass

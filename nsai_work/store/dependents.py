@@ -16,7 +16,7 @@ from nsai_work.store.transitions import Move, lock_rows, move
 
 def after_end(tx: Tx, ended_seqs: Collection[int]) -> dict[str, JobStatus]:
     """Settle the jobs that depend on these, which have just ended in this transaction."""
-    statement = select(dependencies.c.job_seq).where(dependencies.c.needs_seq.in_(list(ended_seqs))).distinct()
+    statement = select(dependencies.c.job_seq).where(tx.one_of(dependencies.c.needs_seq, ended_seqs)).distinct()
     waiting = tx.connection.execute(statement).scalars().all()
     return settle(tx, waiting) if waiting else {}
 

@@ -69,7 +69,7 @@ def _invalid(field: str, message: str) -> InvalidJob:
 
 def _present(tx: Tx, submitted: Sequence[Job]) -> Mapping[str | Key, Row[Any]]:
     """The jobs that are there already, by id and by idempotency key."""
-    same: list[ColumnElement[bool]] = [jobs.c.id.in_([job.id for job in submitted])]
+    same: list[ColumnElement[bool]] = [tx.one_of(jobs.c.id, [job.id for job in submitted])]
     keys = [key for job in submitted if (key := _key(job)) is not None]
     if keys:
         columns = tuple_(jobs.c.tenant_id, jobs.c.namespace, jobs.c.idempotency_key)

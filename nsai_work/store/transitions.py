@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Row, Select, bindparam, insert, select, tuple_, update
+from sqlalchemy import Row, Select, bindparam, insert, select, update
 
 from crucible.errors import CrucibleError
 from nsai_work.lifecycle import JobStatus, check_transition
@@ -31,7 +31,7 @@ def lock_rows(tx: Tx, statement: Select[Any], *, skip_locked: bool = False) -> S
 
 def lock_by_id(tx: Tx, job_ids: Iterable[str]) -> dict[str, Row[Any]]:
     """The locked rows of some jobs, by id; in one order, so that two transactions do not wait crosswise."""
-    statement = select(jobs).where(jobs.c.id.in_(list(job_ids))).order_by(jobs.c.seq)
+    statement = select(jobs).where(tx.one_of(jobs.c.id, job_ids)).order_by(jobs.c.seq)
     return {row.id: row for row in lock_rows(tx, statement)}
 
 
@@ -59,7 +59,7 @@ def _write(tx: Tx, columns: tuple[str, ...], parameters: list[dict[str, Any]]) -
     first = parameters[0]
     if all(one[name] == first[name] for one in parameters for name in columns):
         # one statement for all, where one each would be planned each
-        these = tuple_(jobs.c.seq, jobs.c.epoch).in_([(one["b_seq"], one["b_epoch"]) for one in parameters])
+        these = tx.one_of(jobs.c.seq, [one["b_seq"] for one in parameters])
         result = tx.connection.execute(update(jobs).where(these).values({name: first[name] for name in columns}))
     else:
         fenced = (jobs.c.seq == bindparam("b_seq")) & (jobs.c.epoch == bindparam("b_epoch"))
