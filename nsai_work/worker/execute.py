@@ -29,6 +29,8 @@ log = get_logger(__name__)
 
 # a training run stops at its next step border by itself; this is how long it may take to get there
 BORDER_GRACE_S = 10.0
+# one job's bad luck must not keep the others waiting for long
+LONGEST_REST_S = 5.0
 
 _ENDS = {
     Verdict.SUCCEEDED: JobStatus.SUCCEEDED,
@@ -106,7 +108,7 @@ class Executor:
             credit_poll_ms=int(self.credit_poll_s * 1000),
         )
         if isinstance(error, BackendUnavailable) and outcome.verdict is Verdict.RETRY:
-            self.backends.rest(claim.backend, outcome.delay_ms / 1000)
+            self.backends.rest(claim.backend, min(outcome.delay_ms / 1000, LONGEST_REST_S))
         return outcome
 
     async def _record(self, attempt: Attempt, outcome: Outcome) -> bool:

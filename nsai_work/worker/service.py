@@ -30,7 +30,9 @@ def run_worker(
     """
     configure_logging(settings)
     work = Work(priorities=tuple(queues), concurrency=concurrency or settings.concurrency)
-    runtime = RuntimeThread(settings, work)
+    runtime = RuntimeThread(settings, work, on_end=_stop_consuming)
+    # a worker of an earlier call in this process may have left its wish to stop behind
+    state.should_stop = state.should_terminate = None
     # before Celery, which would turn an error of the store into a log line
     runtime.start()
     try:
@@ -38,11 +40,17 @@ def run_worker(
             _serve(make_app(settings, lambda: runtime), settings, queues)
     finally:
         runtime.stop()
+    if runtime.failure is not None:
+        raise runtime.failure
+
+
+def _stop_consuming() -> None:
+    """A consumer without a runtime would only throw hints away."""
+    if state.should_stop is None:
+        state.should_stop = 1
 
 
 def _serve(app: WorkApp, settings: Settings, queues: Sequence[Priority]) -> None:
-    # a worker of an earlier call in this process may have left its wish to stop behind
-    state.should_stop = state.should_terminate = None
     worker = app.WorkController(
         # nothing is executed by the pool; solo is the one that costs nothing
         pool_cls="solo",

@@ -8,19 +8,24 @@ import asyncio
 import os
 import threading
 from collections import deque
+from collections.abc import Callable
 
 from nsai_work.dispatch.publisher import Publisher
 from nsai_work.dispatch.wakeup import WakeUp
+from nsai_work.logs import get_logger
 from nsai_work.settings import Settings
 from nsai_work.worker.runtime import Runtime, Work, open_runtime
 
+log = get_logger(__name__)
+
 
 class RuntimeThread:
-    """Starts, wakes and stops a runtime from any thread."""
+    """Starts, wakes and stops a runtime from any thread. ``on_end`` is called in its thread when it has ended."""
 
-    def __init__(self, settings: Settings, work: Work) -> None:
+    def __init__(self, settings: Settings, work: Work, on_end: Callable[[], None] = lambda: None) -> None:
         self._settings = settings
         self._work = work
+        self._on_end = on_end
         self._reset()
 
     def _reset(self) -> None:
@@ -57,6 +62,11 @@ class RuntimeThread:
         if first:
             self._call(self._drain)
 
+    @property
+    def failure(self) -> BaseException | None:
+        """What ended the runtime, if it did not end in order."""
+        return self._failure
+
     def stop(self) -> None:
         """Hand running jobs over and end; returns when that is done."""
         self.ask_to_stop()
@@ -85,9 +95,12 @@ class RuntimeThread:
             asyncio.run(self._run())
         except BaseException as error:
             self._failure = error
+            if self._ready.is_set():
+                log.critical("worker.runtime_failed", exc_info=error)
         finally:
             self._loop = None
             self._ready.set()
+            self._on_end()
 
     async def _run(self) -> None:
         publisher = Publisher(self._settings)
@@ -104,9 +117,9 @@ class RuntimeThread:
             if self._runtime is not None:
                 self._runtime.wake(hint)
 
-    def _call(self, function: "object") -> None:
+    def _call(self, function: Callable[[], None]) -> None:
         loop = self._loop
-        if loop is None or not callable(function):
+        if loop is None:
             return
         try:
             loop.call_soon_threadsafe(function)
