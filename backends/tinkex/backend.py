@@ -169,6 +169,10 @@ class TinkexBackend(TrainingBackend):
         replays = details.get("replays")
         if isinstance(replays, bool) and service.features.replays_seq_id is None:
             service.connection.memory.learn(replays_seq_id=replays)
+        encoding = details.get("encoding")
+        if encoding and service.features.request_encoding is None:
+            # A repeat is the same bytes, so it is in the same encoding.
+            service.connection.memory.learn(request_encoding=encoding)
         try:
             await client.keep_alive()
             run = await self._run(client, RunSpec.model_validate(details["spec"]))
@@ -180,8 +184,8 @@ class TinkexBackend(TrainingBackend):
             return run
         await run.close()
         kind = RunCorrupted if health.state is RunState.CORRUPTED else RunGone
-        details: dict[str, JsonValue] = {"run_id": ref.run_id, "detected_by": "flag"}
-        raise kind(f"run {ref.run_id}: {health.reason}", backend=BACKEND, details=details)
+        seen: dict[str, JsonValue] = {"run_id": ref.run_id, "detected_by": "flag"}
+        raise kind(f"run {ref.run_id}: {health.reason}", backend=BACKEND, details=seen)
 
     async def recover(self, request: RecoveryRequest, *, observe: RecoveryObserver) -> RecoveredRun:
         assert self._executor is not None, "open the backend first"

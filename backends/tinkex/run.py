@@ -95,6 +95,7 @@ class TinkexRun(LiveRun):
             details={
                 "base_url": self._client.service.connection.server,
                 "replays": self._client.service.features.replays_seq_id,
+                "encoding": self._client.service.features.request_encoding,
                 "config": self._client.config.model_dump(mode="json"),
                 "spec": self._spec.model_dump(mode="json"),
             },
