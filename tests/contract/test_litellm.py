@@ -1,9 +1,6 @@
 """The litellm backend keeps the contract, through LiteLLM and over real HTTP."""
 
-import importlib.util
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -21,13 +18,7 @@ from crucible import (
 )
 from crucible.testing import BackendContract
 from crucible.testing.loop import run_opened
-
-_SPEC = importlib.util.spec_from_file_location("openai_server", Path(__file__).parent / "openai_server.py")
-assert _SPEC is not None
-assert _SPEC.loader is not None
-openai_server = importlib.util.module_from_spec(_SPEC)
-sys.modules["openai_server"] = openai_server
-_SPEC.loader.exec_module(openai_server)
+from tests.contract.openai_server import KEY, OpenAIServer
 
 # What LiteLLM warns of on import or use is LiteLLM's.
 pytestmark = pytest.mark.filterwarnings("default")
@@ -37,9 +28,9 @@ WEATHER = {"name": "weather", "parameters": {"type": "object", "properties": {"t
 
 
 @pytest.fixture(scope="module")
-def server() -> "Iterator[openai_server.OpenAIServer]":
+def server() -> Iterator[OpenAIServer]:
     """One server for all tests here."""
-    with openai_server.OpenAIServer() as server:
+    with OpenAIServer() as server:
         yield server
 
 
@@ -49,7 +40,7 @@ def backend(server) -> LiteLLMBackend:
     return LiteLLMBackend(
         {
             "api_base": server.url,
-            "api_key": openai_server.KEY,
+            "api_key": KEY,
             "models": ["openai/tiny-lm"],
             "max_retries": 0,
             "without_options": ["top_k"],

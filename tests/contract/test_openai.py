@@ -6,9 +6,6 @@ import pytest
 
 pytest.importorskip("openai")
 
-import importlib.util
-import sys
-from pathlib import Path
 
 from backends.openai import OpenAIBackend
 from crucible import (
@@ -26,28 +23,22 @@ from crucible import (
 )
 from crucible.testing import BackendContract
 from crucible.testing.loop import run_opened
-
-_SPEC = importlib.util.spec_from_file_location("openai_server", Path(__file__).parent / "openai_server.py")
-assert _SPEC is not None
-assert _SPEC.loader is not None
-openai_server = importlib.util.module_from_spec(_SPEC)
-sys.modules["openai_server"] = openai_server
-_SPEC.loader.exec_module(openai_server)
+from tests.contract.openai_server import KEY, OpenAIServer
 
 WEATHER = {"name": "weather", "parameters": {"type": "object", "properties": {"town": {"type": "string"}}}}
 
 
 @pytest.fixture(scope="module")
-def server() -> "Iterator[openai_server.OpenAIServer]":
+def server() -> Iterator[OpenAIServer]:
     """One server for all tests here."""
-    with openai_server.OpenAIServer() as server:
+    with OpenAIServer() as server:
         yield server
 
 
 @pytest.fixture
 def backend(server) -> OpenAIBackend:
     """A backend for the server, which tries nothing twice."""
-    return OpenAIBackend({"base_url": server.url, "api_key": openai_server.KEY, "max_retries": 0})
+    return OpenAIBackend({"base_url": server.url, "api_key": KEY, "max_retries": 0})
 
 
 def prompt(**fields: object) -> Prompt:
@@ -72,7 +63,7 @@ class TestOpenAIWithLess(BackendContract):
         return OpenAIBackend(
             {
                 "base_url": server.url,
-                "api_key": openai_server.KEY,
+                "api_key": KEY,
                 "without": ["supports_streaming", "supports_tools", "supports_vision", "supports_n"],
                 "without_options": ["seed", "stop"],
             }
