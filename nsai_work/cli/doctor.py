@@ -131,7 +131,7 @@ def _dev_server(settings: "Settings") -> Finding:
         return Finding("dev server", Verdict.NOTE, "none runs in this home", "nsai-work dev-server starts one")
     url = str(json.loads(file.read_text())["url"])
     try:
-        httpx.get(f"{url}/api/v1/healthz", timeout=2.0)
+        httpx.get(f"{url}/api/v1/healthz", timeout=2.0, trust_env=False).raise_for_status()
     except httpx.HTTPError as error:
         advice = f"start it again, or remove {file}"
         return Finding("dev server", Verdict.NOTE, f"{url} does not answer ({type(error).__name__})", advice)

@@ -29,15 +29,13 @@ def test_complete_as_json(cli: Cli) -> None:
 
 
 def test_complete_refuses_what_is_wrong(cli: Cli, tmp_path: Path) -> None:
-    """Unknown backend and model, options out of range, an image that is none: exit code 2, each named."""
+    """An unknown model, an option out of range, an image that is none: exit code 2, each named."""
     text = tmp_path / "picture.png"
     text.write_text("no picture")
     cases = [
-        (("--backend", "nonesuch", "Hi"), "nonesuch"),
         (("--backend", "fake", "--model", "gpt-17", "Hi"), "gpt-17"),
         (("--backend", "fake", "--temperature", -1, "Hi"), "temperature"),
         (("--backend", "fake", "--image", text, "Hi"), "image"),
-        (("--backend", "fake", ""), "prompt"),
     ]
     for arguments, word in cases:
         done = cli.run("complete", *arguments)
@@ -67,13 +65,16 @@ def test_backends_lists_what_is_installed(cli: Cli) -> None:
     assert "TINKER_API_KEY" in listed["tinkex"]["health"]["reason"]
 
 
-def test_backends_finds_the_dev_server(cli: Cli) -> None:
-    """Beside a running dev server, tinkex can serve."""
-    with cli.dev_server():
+def test_a_running_dev_server_is_found(cli: Cli) -> None:
+    """Beside it, tinkex can serve without any setting, and doctor sees both."""
+    with cli.dev_server() as url:
         (listed,) = cli.json("backends", "tinkex")
+        findings = {item["subject"]: item for item in cli.json("doctor")}
 
     assert listed["health"]["ok"] is True, listed
     assert "tiny-lm" in listed["capabilities"]["models"]
+    assert (findings["dev server"]["verdict"], findings["dev server"]["detail"]) == ("ok", url)
+    assert findings["backend tinkex"]["verdict"] == "ok"
 
 
 def test_doctor_is_content_with_a_fresh_home(cli: Cli) -> None:
