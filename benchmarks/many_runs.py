@@ -57,12 +57,12 @@ def measure(options: argparse.Namespace, folder: Path) -> int:
         )
     try:
         submit_many([_job(data, 2, 0)], settings)[0].result(timeout=PATIENCE_S)
-        before = _memory_mib(worker.pid)
+        before, cpu_before = _memory_mib(worker.pid), _cpu_s(worker.pid)
         begun = time.monotonic()
         handles = submit_many([_job(data, options.steps, seed) for seed in range(1, options.runs + 1)], settings)
         submitted = time.monotonic() - begun
         peak, most = _watch(worker.pid, settings, handles)
-        took = time.monotonic() - begun
+        took, cpu = time.monotonic() - begun, _cpu_s(worker.pid) - cpu_before
     finally:
         worker.send_signal(signal.SIGTERM)
         worker.wait(60)
@@ -73,6 +73,7 @@ def measure(options: argparse.Namespace, folder: Path) -> int:
     print(f"runs succeeded     {succeeded} of {options.runs}, {most} at once at the most")
     print(f"submitted in       {submitted:.1f} s")
     print(f"all ended in       {took:.1f} s, {options.runs * options.steps / took:.0f} steps/s")
+    print(f"worker time        {cpu:.1f} s of CPU, {cpu / options.runs / options.steps * 1000:.1f} ms a step")
     print(f"worker memory      {before:.0f} MiB after one run, {peak:.0f} MiB at its peak: {each:.2f} MiB a run")
     print("loop late          " + ", ".join(f"{name} {value} ms" for name, value in late))
     return 0 if succeeded == options.runs and each <= options.aim_mib else 1
@@ -98,6 +99,11 @@ def _memory_mib(pid: int) -> float:
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) / 1024
     return 0.0
+
+
+def _cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _job(data: Path, steps: int, seed: int) -> Job:
