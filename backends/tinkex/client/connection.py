@@ -86,13 +86,14 @@ class Connection:
             body=answer.content,
             sought=sought,
             headers=answer.headers,
-            request_id=request_id or answer.headers.get("x-request-id"),
+            request_id=request_id or answer.request_id,
             credential=API_KEY_NAME,
         )
 
     def read(self, answer: Answer, kind: type[R], route: str, request_id: str | None = None) -> R:
         """The answer as a record. Raises MalformedAnswer."""
-        return read_record(self.read_json(answer, route, request_id), kind, route, request_id)
+        named = request_id or answer.request_id
+        return read_record(self.read_json(answer, route, named), kind, route, named)
 
     def read_json(self, answer: Answer, route: str, request_id: str | None = None) -> Any:
         """The answer as JSON; an empty one is an empty object. Raises MalformedAnswer."""

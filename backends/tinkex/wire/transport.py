@@ -19,7 +19,7 @@ from backends.tinkex.errors import BACKEND, Refusal, Sought, error_of, retry_aft
 from backends.tinkex.settings import Endpoint
 from backends.tinkex.wire.body import JSON, Body
 from backends.tinkex.wire.retry import RetryConfig, is_retryable
-from crucible.errors import AnswerLost, BackendUnavailable, MalformedAnswer, RequestTimeout
+from crucible.errors import AnswerLost, BackendUnavailable, CrucibleError, MalformedAnswer, RequestTimeout
 
 if TYPE_CHECKING:
     import httpx
@@ -71,6 +71,8 @@ class Answer:
     status: int
     headers: Mapping[str, str]
     content: bytes
+    request_id: str
+    """The server's own id of the request where it gave one, else the id under which it was sent."""
 
     @property
     def ok(self) -> bool:
@@ -112,7 +114,15 @@ class Transport:
             MalformedAnswer: the answer was too large, or cut short again and again.
             AnswerLost: the call is not ``repeatable`` and it is not known whether it arrived.
         """
-        headers = self._headers(call)
+        sent_as = str(uuid.uuid4())
+        try:
+            return await self._answered(call, sent_as)
+        except CrucibleError as error:
+            error.request_id = error.request_id or sent_as
+            raise
+
+    async def _answered(self, call: Call, sent_as: str) -> Answer:
+        headers = self._headers(call, sent_as)
         begun = self.clock()
         attempt = truncated = bugs = 0
         while True:
@@ -176,10 +186,10 @@ class Transport:
         """The full address of a path."""
         return self.endpoint.base_url + path
 
-    def _headers(self, call: Call) -> dict[str, str]:
-        headers = {"Accept": call.accept, **self.endpoint.headers(), **call.headers}
+    def _headers(self, call: Call, sent_as: str) -> dict[str, str]:
+        headers = {"Accept": call.accept, **self.endpoint.headers(), "X-Request-Id": sent_as, **call.headers}
         if call.method == "POST":
-            headers.setdefault("X-Idempotency-Key", str(uuid.uuid4()))
+            headers.setdefault("X-Idempotency-Key", sent_as)
         if call.body is not None:
             headers["Content-Type"] = call.body.media_type
             headers["Content-Length"] = str(call.body.size)
@@ -206,7 +216,8 @@ class Transport:
                 follow_redirects=False,
             ) as response:
                 content_read = await self._read(response, call.route)
-                return Answer(response.status_code, response.headers, content_read)
+                named = response.headers.get("x-request-id") or headers["X-Request-Id"]
+                return Answer(response.status_code, response.headers, content_read, named)
 
     async def _refusal(self, response: "httpx.Response") -> Refusal:
         said = await self._read(response, "download")

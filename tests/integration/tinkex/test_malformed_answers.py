@@ -73,9 +73,11 @@ def test_an_acceptance_that_is_none(rude: RudeServer, client: TrainingClient, re
     """The error names the route."""
     rude.script("optim_step", reply)
 
-    with pytest.raises(MalformedAnswer, match="optim_step"):
+    with pytest.raises(MalformedAnswer, match="optim_step") as caught:
         client.optim_step(AdamParams()).result(10)
 
+    sent = [heard for heard in rude.heard if heard.route == "optim_step"]
+    assert caught.value.request_id == sent[-1].headers["x-idempotency-key"]
     assert usable(rude, client)
 
 
