@@ -1,5 +1,5 @@
 """Every provider that LiteLLM reaches, by LiteLLM's own model names. Extra: ``litellm``."""
 
-from backends.litellm.backend import LiteLLMBackend
+from backends.litellm_backend.backend import LiteLLMBackend
 
 __all__ = ["LiteLLMBackend"]
