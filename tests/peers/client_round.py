@@ -181,6 +181,10 @@ class Round:
         rest.set_checkpoint_ttl_from_tinker_path(saved, None).result(timeout=TIMEOUT_S)
         rest.unpublish_checkpoint_from_tinker_path(saved).result(timeout=TIMEOUT_S)
         self.found["unpublished"] = self.listed(run_id)
+        self.client.save_state("kept", ttl_seconds=3600).result(timeout=TIMEOUT_S)
+        self.found["expiring"] = self.listed(run_id)
+        self.client.save_state("kept", overwrite=True).result(timeout=TIMEOUT_S)
+        self.found["overwritten"] = self.listed(run_id)
         rest.delete_checkpoint_from_tinker_path(saved).result(timeout=TIMEOUT_S)
         self.found["deleted"] = self.listed(run_id)
         self.found["deleted_twice"] = self.refusal(rest.delete_checkpoint_from_tinker_path, saved)
@@ -190,7 +194,7 @@ class Round:
         """The run's checkpoints without what differs between rounds."""
         listed = self.rest.list_checkpoints(run_id).result(timeout=TIMEOUT_S).checkpoints
         rows = [[one.checkpoint_id, one.checkpoint_type, one.public, one.expires_at is not None] for one in listed]
-        return sorted(row for row in rows if "trained" in row[0] or "middle" in row[0])
+        return sorted(row for row in rows if row[0].rpartition("/")[2] in ("kept", "middle", "trained"))
 
     @staticmethod
     def refusal(call: Any, argument: str) -> int | str:

@@ -108,7 +108,10 @@ def test_checkpoints_are_listed_described_fetched_expired_published_and_deleted(
     assert found["listed"] == [[trained, "sampler", False, False], [middle, "training", False, False]]
     assert found["published"] == [[trained, "sampler", False, False], [middle, "training", True, True]]
     assert found["unpublished"] == found["listed"]
-    assert found["deleted"] == [[trained, "sampler", False, False]]
+    kept = "weights/kept"
+    assert [kept, "training", False, True] in found["expiring"]
+    assert [kept, "training", False, False] in found["overwritten"]
+    assert found["deleted"] == [[trained, "sampler", False, False], [kept, "training", False, False]]
     assert found["weights"] == [MODEL, True, the_plan()["rank"]]
     assert client == NEWEST or "adapter_model.safetensors" in found["archive"]
     assert (found["deleted_twice"], found["unknown_run"], found["corrupted"]) == (404, 404, False)
