@@ -1,0 +1,83 @@
+"""LiteLLM itself: imported when it is needed, kept quiet, and its connections closed."""
+
+import asyncio
+import contextlib
+import inspect
+import os
+import threading
+from collections import Counter
+from typing import Any, Final
+
+from backends.litellm_backend.settings import BACKEND
+from crucible.errors import Unsupported
+
+_NO_DOWNLOADS: Final = {
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+    "LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS": "True",
+}
+_MODE: Final = "LITELLM_MODE"
+
+_importing = threading.Lock()
+_open: Counter[int] = Counter()
+
+
+async def opened() -> Any:
+    """The library, for a backend on the running event loop; ``closed`` takes it back.
+
+    Raises:
+        Unsupported: it is not installed.
+    """
+    # In a thread, because the import takes seconds.
+    library = await asyncio.to_thread(_imported)
+    _open[id(asyncio.get_running_loop())] += 1
+    return library
+
+
+async def closed(library: Any) -> None:
+    """Close the library's connections once no backend on the running event loop is open any more.
+
+    LiteLLM keeps one client for each address, key and event loop, found by the loop's address in memory: left
+    there, the clients of a loop that is gone would be handed to the next one.
+    """
+    loop = id(asyncio.get_running_loop())
+    _open[loop] -= 1
+    if _open[loop] > 0:
+        return
+    del _open[loop]
+    clients: dict[str, Any] = getattr(library.in_memory_llm_clients_cache, "cache_dict", {})
+    for key in [key for key in clients if key.endswith(f"-{loop}")]:
+        await _close(clients.pop(key))
+
+
+async def _close(client: Any) -> None:
+    method = getattr(client, "close", None) or getattr(client, "aclose", None)
+    if method is None:
+        return
+    with contextlib.suppress(Exception):
+        done = method()
+        if inspect.isawaitable(done):
+            await done
+
+
+def _imported() -> Any:
+    with _importing:
+        # LiteLLM reads these two not only on import. They stay, so that it never fetches tables from the network.
+        os.environ.update(_NO_DOWNLOADS)
+        before = os.environ.get(_MODE)
+        # In any other mode the import puts the nearest .env file into this process's environment.
+        os.environ[_MODE] = "PRODUCTION"
+        try:
+            import litellm
+        except ImportError as exc:
+            raise Unsupported(
+                "the package litellm is not installed; pip install 'nsai-work[litellm]'", backend=BACKEND
+            ) from exc
+        finally:
+            if before is None:
+                del os.environ[_MODE]
+            else:
+                os.environ[_MODE] = before
+        # Advice on the terminal, and tokenizers from a hub for counts that nobody asked for.
+        litellm.suppress_debug_info = True
+        litellm.disable_hf_tokenizer_download = True
+        return litellm

@@ -1,0 +1,21 @@
+"""Whether a server that the settings name answers."""
+
+from pydantic import JsonValue
+
+from crucible.backend import Health
+
+
+async def reach(address: str, key: str | None) -> Health:
+    """Ask for the list of models, which costs nothing. Any answer but a refused key or a 5xx counts."""
+    import httpx
+
+    headers = {} if key is None else {"authorization": f"Bearer {key}"}
+    details: dict[str, JsonValue] = {"api_base": address}
+    try:
+        async with httpx.AsyncClient(timeout=10.0) as client:
+            status = (await client.get(f"{address.rstrip('/')}/models", headers=headers)).status_code
+    except httpx.HTTPError as exc:
+        return Health(ok=False, reason=f"{address} cannot be reached: {exc!r}", details=details)
+    if status in (401, 403):
+        return Health(ok=False, reason=f"{address} refused the credential (HTTP {status})", details=details)
+    return Health(ok=status < 500, reason=None if status < 500 else f"HTTP {status}", details=details)
