@@ -100,13 +100,14 @@ class LiteLLMBackend(Backend):
             for event in events_of(await self.complete(prompt)):
                 yield event
             return
-        began, first_ms, chunks = time.monotonic(), None, Chunks()
-        started = ended = False
+        began, first_ms, chunks, started = time.monotonic(), None, Chunks(), False
         stream: Any = None
         try:
             stream = await self._opened.acompletion(
                 **arguments(prompt, facts, self._settings), stream=True, stream_options={"include_usage": True}
             )
+            # Where the provider counts nothing, LiteLLM would, and fetch the prompt's images for that.
+            stream.count_prompt_tokens = _nothing
             async for chunk in stream:
                 if not started:
                     started = True
@@ -119,12 +120,8 @@ class LiteLLMBackend(Backend):
                 for event in chunks.events(chunk):
                     if event.type == "end":
                         _require_an_end(stream)
-                        ended = True
                     first_ms = first_ms or _ms_since(began)
                     yield event
-                if ended and not _counted_by_provider(stream):
-                    # LiteLLM would now count by itself, for which it may fetch images and tokenizers.
-                    break
             chunks.finish()
         except Exception as exc:
             raise translated(exc, facts.model, self._settings.key()) from None
@@ -169,6 +166,10 @@ def _require_an_end(stream: Any) -> None:
         getattr(stream, "received_finish_reason", None) or getattr(stream, "intermittent_finish_reason", None)
     ) is None:
         raise BackendUnavailable("the stream broke off before the answer had ended", backend=BACKEND)
+
+
+def _nothing() -> int:
+    return 0
 
 
 def _counted_by_provider(stream: Any) -> bool:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import socket
 import subprocess
 import sys
 import traceback
@@ -240,14 +241,20 @@ def test_a_stream_that_breaks_off_is_no_answer(server: Server, backend: LiteLLMB
         server.break_stream_after = None
 
 
-def test_a_stream_without_counts_is_estimated(server: Server, backend: LiteLLMBackend) -> None:
-    """And says so; its cost is not known, and LiteLLM looks at no image to count its tokens."""
+def test_a_stream_without_counts_is_estimated(server: Server) -> None:
+    """And says so; its cost is not known, and LiteLLM does not fetch the image to count its tokens."""
     backend = made(server, cost_per_million_input=1, cost_per_million_output=2)
     server.uncounted = True
-    try:
-        completion = run_opened(backend, lambda opened: collect(opened.stream(prompt())))
-    finally:
-        server.uncounted = False
+    with socket.create_server(("127.0.0.1", 0)) as place:
+        place.setblocking(False)
+        image = {"type": "image", "url": f"http://127.0.0.1:{place.getsockname()[1]}/a.png"}
+        asked = prompt(messages=[{"role": "user", "content": [image]}])
+        try:
+            completion = run_opened(backend, lambda opened: collect(opened.stream(asked)))
+        finally:
+            server.uncounted = False
+        with pytest.raises(BlockingIOError):
+            place.accept()
 
     assert completion.usage is not None
     assert completion.usage.source is UsageSource.ESTIMATED
@@ -301,7 +308,7 @@ def test_a_refused_key_is_not_healthy(server: Server) -> None:
 
 def test_nothing_but_the_named_server_is_asked(server: Server, tmp_path: Path) -> None:
     """From before LiteLLM's import to the end of a process: one address, no callbacks of the process, no .env file
-    read, and no variable changed but the two that keep LiteLLM from the network."""
+    read, and no variable changed but those that keep LiteLLM from the network."""
     (tmp_path / ".env").write_text("FROM_DOTENV=1\n")
     script = """
 import asyncio, json, os, sys
@@ -349,5 +356,10 @@ print(json.dumps([places, sorted(changed), len(seen)]))
     port = int(server.url.split(":")[2].split("/")[0])
     assert places
     assert {(host, int(at)) for host, at in places} == {("127.0.0.1", port)}
-    assert changed == ["LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS", "LITELLM_LOCAL_MODEL_COST_MAP"]
     assert seen == 0
+    # the last is LiteLLM's own doing: tiktoken reads the tables that LiteLLM brings instead of fetching them
+    assert changed == [
+        "LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS",
+        "LITELLM_LOCAL_MODEL_COST_MAP",
+        "TIKTOKEN_CACHE_DIR",
+    ]
