@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from backends.fake.settings import Script
+from backends.litellm_backend.settings import LiteLLMSettings
 from backends.openai.settings import OpenAISettings
 from backends.peft.settings import PeftSettings
 from backends.tinkex.backend_settings import TinkexBackendSettings
@@ -21,6 +22,7 @@ PAGE = (Path(__file__).parents[3] / "docs" / "reference" / "backends.md").read_t
         ("fake", Script, "script."),
         ("peft", PeftSettings, ""),
         ("openai", OpenAISettings, ""),
+        ("litellm", LiteLLMSettings, ""),
     ],
 )
 def test_settings_stand_on_the_page(backend: str, settings: type[Record], prefix: str) -> None:
