@@ -40,6 +40,7 @@ def dev_server(
 ) -> None:
     """Run a Tinker-compatible server on this machine: real training of a tiny model, no key, no GPU."""
     from backends.tinkex.discovery import dev_server_file
+    from backends.tinkex_dev.errors import StateUnusable
     from backends.tinkex_dev.server import DEV_KEY, DevServer
 
     home = dev_server_file().parent
@@ -59,8 +60,11 @@ def dev_server(
     stopping = _stop_on_signals()
     try:
         server.start()
+    except StateUnusable as error:
+        typer.echo(f"error: {error.message}; name another folder with --state", err=True)
+        raise typer.Exit(2) from None
     except OSError as error:
-        typer.echo(f"cannot listen on {host}:{port}: {error.strerror}; choose another --port", err=True)
+        typer.echo(f"error: cannot listen on {host}:{port}: {error.strerror}; choose another --port", err=True)
         raise typer.Exit(2) from None
     with _announced(server.url):
         if as_json:

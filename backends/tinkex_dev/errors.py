@@ -1,8 +1,9 @@
 """What the server answers when it does not do what it was asked.
 
 CallerError
-└── Refused             an HTTP status with a ``detail``: the request itself is turned down
-    └── InvalidField    422, and the place in the body that is wrong
+├── Refused             an HTTP status with a ``detail``: the request itself is turned down
+│   └── InvalidField    422, and the place in the body that is wrong
+└── StateUnusable       the server does not start: its state folder cannot be written, or another server has it
 BackendError
 └── OperationFailed     the request was taken, its future ends with ``error`` and ``category``
 """
@@ -34,6 +35,12 @@ class InvalidField(Refused):
     def at(cls, place: Sequence[str | int], message: str) -> Self:
         """The error for one place in the body."""
         return cls(422, [{"type": "value_error", "loc": ["body", *place], "msg": message}])
+
+
+class StateUnusable(CallerError):
+    """The state folder cannot be written, or another live server uses it."""
+
+    code = "state_unusable"
 
 
 class OperationFailed(BackendError):

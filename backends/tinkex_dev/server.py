@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from backends.tinkex_dev.clock import Clock
+from backends.tinkex_dev.occupancy import occupied
 from backends.tinkex_dev.options import Options
 from backends.tinkex_dev.remote_control import RemoteControl
 
@@ -47,6 +48,7 @@ class DevServer(RemoteControl):
 
         Raises:
             OSError: the port cannot be had.
+            StateUnusable: the state folder cannot be written, or another live server uses it.
         """
         self._ready.clear()
         self._thread = threading.Thread(target=self._main, name="tinkex-dev", daemon=True)
@@ -87,10 +89,11 @@ class DevServer(RemoteControl):
 
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
-        with _listening(self.options.host, self.options.port) as listening:
+        options = self.options
+        with occupied(options.state_dir), _listening(options.host, options.port) as listening:
             host, port = listening.getsockname()[:2]
             self._url = f"http://{host}:{port}"
-            async with serving(self.options, self.clock, listening):
+            async with serving(options, self.clock, listening):
                 self._ready.set()
                 await self._stop.wait()
 

@@ -10,7 +10,8 @@ import httpx
 import pytest
 
 from backends.tinkex.discovery import dev_server_file, running_dev_server
-from backends.tinkex_dev.server import DevProcess
+from backends.tinkex_dev.errors import StateUnusable
+from backends.tinkex_dev.server import DevProcess, DevServer
 
 
 def test_it_says_where_it_listens_and_is_found(tmp_path):
@@ -47,6 +48,31 @@ def test_a_port_that_is_taken_is_said(tmp_path):
 
     assert done.returncode == 2
     assert "choose another --port" in done.stderr
+
+
+def test_a_second_server_on_one_state_folder_is_refused(tmp_path):
+    """Exit status 2, and what to do; the folder is free again as soon as the first one is gone, even by a kill."""
+    command = [sys.executable, "-m", "backends.tinkex_dev", "--port", "0", "--state", str(tmp_path)]
+    with DevProcess(tmp_path) as first:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        pid = first.pid
+        first.kill()
+
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"error: the state folder {tmp_path} is in use by another server (process {pid}); "
+        "name another folder with --state\n"
+    )
+    with DevServer(tmp_path) as again:
+        assert httpx.get(f"{again.url}/api/v1/healthz", trust_env=False).status_code == 200
+
+
+def test_a_state_folder_that_cannot_be_made_is_said(tmp_path):
+    """The complaint is about the folder, and not about the port."""
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(StateUnusable, match=r"state folder .* cannot be used: Not a directory"):
+        DevServer(tmp_path / "file" / "state").start()
 
 
 def test_what_was_saved_survives_a_kill(tmp_path, connect):

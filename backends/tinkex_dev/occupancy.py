@@ -1,0 +1,43 @@
+"""One server at a time on a state folder: two would write over each other's files."""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from backends.tinkex_dev.errors import StateUnusable
+
+_LOCK: Final = ".server.lock"
+
+
+@contextlib.contextmanager
+def occupied(folder: Path) -> Iterator[None]:
+    """Hold the folder, which is made if it is missing. The system lets go of it however the process ends.
+
+    Raises:
+        StateUnusable: another live server holds it, or it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StateUnusable(f"the state folder {folder} cannot be used: {error.strerror}") from error
+    try:
+        _lock(lock, folder)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _lock(lock: int, folder: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        holder = os.pread(lock, 20, 0).decode(errors="replace").strip()
+        raise StateUnusable(
+            f"the state folder {folder} is in use by another server" + (f" (process {holder})" if holder else "")
+        ) from error
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, str(os.getpid()).encode(), 0)
