@@ -169,7 +169,6 @@ def _owned(tx: Tx, wanted: Wanted, backend: str, credential: str) -> dict[str, A
         "beat": 0,
         "lease_ttl_ms": int(wanted.lease_ttl_s * 1000),
         "worker_id": wanted.worker_id,
-        "claimed_backend": backend,
         "credential": credential,
         "started_at": func.coalesce(jobs.c.started_at, literal(tx.now, UtcTime())),
         "delayed_since": None,

@@ -83,7 +83,6 @@ def released(tx: Tx, row: Row[Any], delay_s: float) -> dict[str, Any]:
         # kept beside run_at: when the clock has been set back, this lies in the future
         "delayed_since": tx.now if delayed else None,
         "worker_id": None,
-        "claimed_backend": None,
         "credential": None,
         "lease_ttl_ms": None,
     }

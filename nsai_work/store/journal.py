@@ -249,7 +249,7 @@ def set_sampler_path(tx: Tx, claim: Claim, name: str, sampler_path: str) -> None
 
 
 def mark_checkpoint(tx: Tx, claim: Claim, name: str, status: CheckpointStatus, note: str | None = None) -> None:
-    """Move a checkpoint to deleting, deleted or lost.
+    """Move a checkpoint to deleting, deleted or lost; ``note`` is the reason, and the event says it.
 
     Raises:
         InvalidRequest: it is promoted, and so never deleted.
@@ -258,8 +258,9 @@ def mark_checkpoint(tx: Tx, claim: Claim, name: str, status: CheckpointStatus, n
     row = _locked_checkpoint(tx, claim.seq, name)
     if row.promoted and status is CheckpointStatus.DELETING:
         raise InvalidRequest.of("checkpoint", name, "it is promoted, which keeps it for good")
-    _update_checkpoint(tx, row, status=str(status), note=note if note is not None else row.note)
-    data = {"name": name, "step": row.step, "note": note}
+    reason = row.note if note is None else note
+    _update_checkpoint(tx, row, status=str(status), note=reason)
+    data = {"name": name, "step": row.step, "path": row.path, "reason": reason}
     append_events(tx, [(claim.seq, f"checkpoint.{status}", data)])
 
 

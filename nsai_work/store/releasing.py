@@ -1,10 +1,10 @@
 """What becomes due by itself: delays that are over, times that have come, deadlines that have passed."""
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Row, and_, func, or_, select, update
+from sqlalchemy import ColumnElement, Row, and_, or_, select, update
 
 from nsai_work.errors import JobTimeout
 from nsai_work.lifecycle import JobStatus
@@ -102,14 +102,6 @@ def _timeout_move(tx: Tx, row: Row[Any]) -> Move:
     ).failure()
     values = {"error": failure_json(failure), "completed_at": tx.now, "run_at": None, "wait_reason": None}
     return Move(row, JobStatus.TIMEOUT, values, {"code": failure.code, "message": failure.message})
-
-
-def next_due(tx: Tx) -> datetime | None:
-    """When the next delayed job becomes due, so that a worker knows how long it may sleep."""
-    moment: datetime | None = tx.connection.execute(
-        select(func.min(jobs.c.run_at)).where(status_in(*_WAITING), jobs.c.run_at.is_not(None))
-    ).scalar()
-    return moment
 
 
 def overdue_hints(tx: Tx, *, older_than_s: float, limit: int = 200) -> list[Hint]:

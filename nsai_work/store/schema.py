@@ -117,7 +117,6 @@ jobs: Final = Table(
     Column("beat", BigInteger, nullable=False),
     Column("lease_ttl_ms", BigInteger),
     Column("worker_id", String),
-    Column("claimed_backend", String),
     Column("credential", String),
     Column("model", String, nullable=False),
     Column("group_key", String),

@@ -151,6 +151,8 @@ def test_a_promoted_checkpoint_stays(store: Store, claim: Claim) -> None:
         ("a", CheckpointStatus.COMMITTED, None),
         ("b", CheckpointStatus.LOST, "never arrived"),
     ]
+    lost = [event.data for event in store.events(claim.job_id) if event.name == "checkpoint.lost"]
+    assert lost == [{"name": "b", "step": 1, "path": None, "reason": "never arrived"}]
 
 
 def test_a_stale_owner_writes_nothing_into_the_journal(store: Store, claim: Claim, wanted: Want) -> None:

@@ -84,7 +84,6 @@ def upgrade() -> None:
         sa.Column("beat", sa.BigInteger(), nullable=False),
         sa.Column("lease_ttl_ms", sa.BigInteger(), nullable=True),
         sa.Column("worker_id", sa.String(), nullable=True),
-        sa.Column("claimed_backend", sa.String(), nullable=True),
         sa.Column("credential", sa.String(), nullable=True),
         sa.Column("model", sa.String(), nullable=False),
         sa.Column("group_key", sa.String(), nullable=True),
