@@ -1,4 +1,4 @@
-"""A rig on each pair of store and broker that we promise."""
+"""Rigs: the embedded one, and one on each pair of store and broker that we promise."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,3 +27,11 @@ def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rig]:
         made = Rig(tmp_path, database_url, broker_url)
         yield made
         made.close()
+
+
+@pytest.fixture
+def embedded(tmp_path: Path) -> Iterator[Rig]:
+    """A rig without any server, for what does not depend on the pair."""
+    made = Rig(tmp_path, f"sqlite:///{tmp_path}/jobs.db", f"spool://localhost{tmp_path}/spool")
+    yield made
+    made.close()

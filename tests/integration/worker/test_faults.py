@@ -38,36 +38,36 @@ def test_a_killed_workers_job_is_taken_over(rig: Rig) -> None:
     assert _outcomes(rig, handle) == ["lost", "succeeded"]
 
 
-def test_a_zombie_changes_nothing(rig: Rig) -> None:
+def test_a_zombie_changes_nothing(embedded: Rig) -> None:
     """A worker that was frozen past its lease finds its job taken over: it writes nothing, and goes on working."""
-    zombie = rig.start_worker()
-    handle = submit(command("sleep", arguments={"ms": 1000}), rig.settings())
+    zombie = embedded.start_worker()
+    handle = submit(command("sleep", arguments={"ms": 1000}), embedded.settings())
     _running(handle)
     zombie.signal(signal.SIGSTOP)
-    rig.start_worker()
+    embedded.start_worker()
 
     assert handle.result(timeout=25) == {"slept_ms": 1000}
-    ended = rig.store.get(handle.id)
+    ended = embedded.store.get(handle.id)
     zombie.signal(signal.SIGCONT)
     until(lambda: "job.abandoned" in zombie.text(), "the zombie let go", zombie.text)
 
-    assert rig.store.get(handle.id) == ended
-    assert _outcomes(rig, handle) == ["lost", "succeeded"]
+    assert embedded.store.get(handle.id) == ended
+    assert _outcomes(embedded, handle) == ["lost", "succeeded"]
     assert zombie.terminate() == 0
 
 
-def test_sigterm_hands_over(rig: Rig) -> None:
+def test_sigterm_hands_over(embedded: Rig) -> None:
     """A worker that is asked to leave gives its job back within the grace period; no attempt is used up."""
-    first = rig.start_worker(shutdown_grace_s=0.5, lease_ttl_s=60)
-    handle = submit(command("sleep", arguments={"ms": 2000}), rig.settings())
+    first = embedded.start_worker(shutdown_grace_s=0.5, lease_ttl_s=60)
+    handle = submit(command("sleep", arguments={"ms": 2000}), embedded.settings())
     _running(handle)
 
     assert first.terminate() == 0
     assert handle.status() is JobStatus.QUEUED
-    rig.start_worker()
+    embedded.start_worker()
 
     assert handle.result(timeout=25) == {"slept_ms": 2000}
-    assert _outcomes(rig, handle) == ["released", "succeeded"]
+    assert _outcomes(embedded, handle) == ["released", "succeeded"]
     assert handle.job().attempt == 1
 
 
