@@ -58,10 +58,8 @@ def _checkpoint(data: Data) -> str:
     return f"checkpoint at step {data.get('step')}{shown}: {data.get('name')}"
 
 
-def _lost(data: Data) -> str | None:
-    # the journal's own entry says only that; the driver's says why
-    reason = data.get("reason")
-    return f"checkpoint {data.get('name')} does not count: {reason}" if reason else None
+def _lost(data: Data) -> str:
+    return f"checkpoint {data.get('name')} does not count{_because(data)}"
 
 
 def _restored(data: Data) -> str:

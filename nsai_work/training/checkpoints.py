@@ -78,17 +78,11 @@ async def _lose(assignment: Assignment, live: Live, intent: Intent, reason: str)
     assert intent.name is not None
     # in this order, so that whoever takes over in between finds a pending row and saves again
     await assignment.ledger.close_intent(live.record.generation, intent.last_seq_id)
-    await mark_lost(assignment, intent.name, reason)
+    await assignment.ledger.mark_checkpoint(intent.name, CheckpointStatus.LOST, reason)
     if intent.step == assignment.plan.total_steps:
         raise BackendError(
             f"the final checkpoint {intent.name} is not usable: {reason}", backend=live.run.ref.backend
         )
-
-
-async def mark_lost(assignment: Assignment, name: str, reason: str) -> None:
-    """A checkpoint failed a check, or was never confirmed."""
-    await assignment.ledger.mark_checkpoint(name, CheckpointStatus.LOST, reason)
-    await assignment.ledger.event("checkpoint.lost", {"name": name, "reason": reason})
 
 
 async def _let_go(assignment: Assignment, progress: Progress, wait: Wait) -> None:
@@ -134,7 +128,6 @@ async def _delete(assignment: Assignment, checkpoint: CheckpointRecord, wait: Wa
         await assignment.ledger.event("checkpoint.delete_failed", {**failure})
         return
     await assignment.ledger.mark_checkpoint(checkpoint.name, CheckpointStatus.DELETED)
-    await assignment.ledger.event("checkpoint.deleted", {"name": checkpoint.name, "path": checkpoint.path})
 
 
 async def tidy(assignment: Assignment, snapshot: LedgerSnapshot) -> LedgerSnapshot:
@@ -149,7 +142,8 @@ async def _tidy_one(assignment: Assignment, snapshot: LedgerSnapshot, checkpoint
         await _delete(assignment, checkpoint, assignment.wait)
         return True
     if checkpoint.status is CheckpointStatus.PENDING and _abandoned(checkpoint, snapshot):
-        await mark_lost(assignment, checkpoint.name, "the save was never confirmed")
+        reason = "the save was never confirmed"
+        await assignment.ledger.mark_checkpoint(checkpoint.name, CheckpointStatus.LOST, reason)
         return True
     on_line = counts(checkpoint, snapshot.runs, snapshot.last_step)
     if checkpoint.kept and not checkpoint.promoted and not on_line:

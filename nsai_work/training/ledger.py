@@ -179,7 +179,8 @@ class Ledger(Protocol):
         ...
 
     async def mark_checkpoint(self, name: str, status: CheckpointStatus, note: str | None = None) -> None:
-        """Move a checkpoint to deleting, deleted or lost. Deleting a promoted one raises InvalidRequest."""
+        """Move a checkpoint to deleting, deleted or lost. Deleting a promoted one raises InvalidRequest. Emits
+        ``checkpoint.<status>`` with its name, step and path, and the note as the reason."""
         ...
 
     async def event(self, name: str, data: dict[str, JsonValue]) -> None:

@@ -13,8 +13,8 @@ from crucible.recovery import RecoveredRun, RecoveryEvent, RecoveryRequest
 from crucible.training import Intent, LiveRun
 from nsai_work.errors import InvalidJob
 from nsai_work.training.agenda import Agenda, last_done, run_name
-from nsai_work.training.checkpoints import mark_lost, tidy
-from nsai_work.training.ledger import CheckpointRecord, LedgerSnapshot, RemoteRun, ResumeMode
+from nsai_work.training.checkpoints import tidy
+from nsai_work.training.ledger import CheckpointRecord, CheckpointStatus, LedgerSnapshot, RemoteRun, ResumeMode
 from nsai_work.training.lineage import candidates, skipped_steps, suspect_generations, to_ref
 from nsai_work.training.live import Assignment, Live, Progress, known_metrics
 from nsai_work.training.pipeline import prepare
@@ -143,7 +143,7 @@ async def _recover(assignment: Assignment, snapshot: LedgerSnapshot) -> Recovere
         notes.raise_failure()
         for checkpoint in usable:
             if checkpoint.path not in notes.rejected:
-                await mark_lost(assignment, checkpoint.name, exc.message)
+                await assignment.ledger.mark_checkpoint(checkpoint.name, CheckpointStatus.LOST, exc.message)
         return None
     if notes.failure is not None:
         await recovered.run.close(unload=True)
@@ -167,7 +167,7 @@ class _Notes:
             if event.name.endswith(".checkpoint_rejected") and isinstance(path, str) and path in self._names:
                 self.rejected.add(path)
                 reason = str(event.details.get("reason") or "rejected by the recovery")
-                await mark_lost(self._assignment, self._names[path], reason)
+                await self._assignment.ledger.mark_checkpoint(self._names[path], CheckpointStatus.LOST, reason)
         except CrucibleError as exc:
             self.failure = self.failure or exc
 

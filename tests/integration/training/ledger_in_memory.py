@@ -174,6 +174,8 @@ class LedgerInMemory:
         if row.promoted and status is CheckpointStatus.DELETING:
             raise InvalidRequest.of("checkpoint", name, "it is promoted")
         journal.checkpoints[name] = row.model_copy(update={"status": status, "note": note or row.note})
+        data: dict[str, JsonValue] = {"name": name, "step": row.step, "path": row.path, "reason": note}
+        journal.events.append((f"checkpoint.{status}", data))
 
     async def event(self, name: str, data: dict[str, JsonValue]) -> None:
         self._own().events.append((name, data))
