@@ -6,7 +6,7 @@ from crucible.backend import Health
 
 
 async def reach(address: str, key: str | None) -> Health:
-    """Ask for the list of models, which costs nothing. Any answer but a refused key or a 5xx counts."""
+    """Ask for the list of models, which costs nothing. Any answer but a 5xx or a refusal of this key counts."""
     import httpx
 
     headers = {} if key is None else {"authorization": f"Bearer {key}"}
@@ -16,6 +16,6 @@ async def reach(address: str, key: str | None) -> Health:
             status = (await client.get(f"{address.rstrip('/')}/models", headers=headers)).status_code
     except httpx.HTTPError as exc:
         return Health(ok=False, reason=f"{address} cannot be reached: {exc!r}", details=details)
-    if status in (401, 403):
+    if status in (401, 403) and key is not None:
         return Health(ok=False, reason=f"{address} refused the credential (HTTP {status})", details=details)
     return Health(ok=status < 500, reason=None if status < 500 else f"HTTP {status}", details=details)

@@ -1,5 +1,6 @@
 """From a prompt to the arguments of LiteLLM's ``acompletion``, which are OpenAI's form and a few of its own."""
 
+import os
 from typing import Any
 
 from backends.litellm_backend.models import ModelFacts
@@ -66,9 +67,13 @@ def require_credential(library: Any, facts: ModelFacts, settings: LiteLLMSetting
 
 
 def missing_credentials(library: Any, facts: ModelFacts, settings: LiteLLMSettings) -> tuple[str, ...]:
-    """The variables of API keys that the provider wants and the environment lacks. Other kinds of credential
-    (roles, files) are the provider's matter."""
-    if settings.key() is not None:
+    """The variables of API keys that the provider wants and the environment lacks. Where another kind of credential
+    may serve (a token, a role, a file), nothing is missing."""
+    if settings.key() is not None or facts.provider.startswith("azure"):
         return ()
-    checked = library.validate_environment(facts.model, api_base=settings.api_base)
-    return tuple(name for name in checked.get("missing_keys", ()) if name.endswith("_API_KEY"))
+    missing = library.validate_environment(facts.model, api_base=settings.api_base).get("missing_keys", ())
+    return tuple(name for name in missing if name.endswith("_API_KEY") and not _has_token(name.split("_")[0]))
+
+
+def _has_token(provider: str) -> bool:
+    return any(name.startswith(f"{provider}_") and name.endswith("TOKEN") for name in os.environ)

@@ -119,6 +119,14 @@ def test_an_unopened_backend_says_so() -> None:
         asyncio.run(LiteLLMBackend({"models": [CLAUDE]}).capabilities())
 
 
+def test_another_kind_of_credential_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A provider's token in place of its key is not called missing."""
+    backend = LiteLLMBackend({"models": [CLAUDE]})
+    monkeypatch.setenv("ANTHROPIC_AUTH_TOKEN", "0123456789")
+
+    assert run_opened(backend, lambda opened: opened.health_check()).ok
+
+
 @pytest.mark.parametrize(
     ("model", "dollars"),
     [("openai/gpt-4o", (500 * 2.5 + 500 * 1.25 + 100 * 10) / 1e6), ("hosted_vllm/mine", None)],
