@@ -16,36 +16,44 @@ LOOK_S = 0.05
 OnEvent = Callable[[EventRow], None]
 
 
-def run_inline(job_ids: Sequence[str], settings: Settings, on_event: OnEvent | None = None) -> None:
+def run_inline(
+    job_ids: Sequence[str],
+    settings: Settings,
+    on_event: OnEvent | None = None,
+    on_stopping: Callable[[], None] | None = None,
+) -> None:
     """Work these jobs until all have ended; ``on_event`` is called with each of their events, in order.
 
-    Ctrl-C or SIGTERM hands them back to the queue at their next border and returns; a second Ctrl-C raises
-    KeyboardInterrupt at once. A job that another worker has is only watched.
+    Ctrl-C or SIGTERM hands them back to the queue at their next border and returns; ``on_stopping`` is called at
+    once, since a border may be seconds away. A second Ctrl-C raises KeyboardInterrupt. A job that another worker has is only watched.
 
     Raises:
         StoreUnavailable: the database does not answer.
         JobNotFound: a job does not exist.
     """
-    asyncio.run(_run(tuple(job_ids), settings, on_event or _ignore))
+    asyncio.run(_run(tuple(job_ids), settings, on_event or _ignore, on_stopping or _ignore))
 
 
-def _ignore(event: EventRow) -> None:
+def _ignore(*_: EventRow) -> None:
     return
 
 
-async def _run(job_ids: Sequence[str], settings: Settings, on_event: OnEvent) -> None:
+async def _run(
+    job_ids: Sequence[str], settings: Settings, on_event: OnEvent, on_stopping: Callable[[], None]
+) -> None:
     work = Work(job_ids=job_ids, concurrency=max(len(job_ids), 1))
     runtime = await open_runtime(settings, work, publisher=None)
     working = asyncio.create_task(runtime.run())
     following = asyncio.create_task(_follow(runtime.ownership, job_ids, on_event))
     ended = False
     try:
-        with _stop_on_sigterm(runtime):
+        with _on_sigterm(runtime.stop, on_stopping):
             await asyncio.wait({working, following}, return_when=asyncio.FIRST_COMPLETED)
             ended = following.done()
             await _until_handed_over(runtime, working)
     except asyncio.CancelledError:
         # Ctrl-C: asyncio cancels its main task; the hand-over is what it asks for
+        on_stopping()
         await _until_handed_over(runtime, working)
     finally:
         following.cancel()
@@ -61,12 +69,12 @@ async def _until_handed_over(runtime: Runtime, working: "asyncio.Task[None]") ->
 
 
 @contextlib.contextmanager
-def _stop_on_sigterm(runtime: Runtime) -> Iterator[None]:
+def _on_sigterm(*actions: Callable[[], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGTERM, runtime.stop)
+    loop.add_signal_handler(signal.SIGTERM, lambda: [action() for action in actions])
     try:
         yield
     finally:

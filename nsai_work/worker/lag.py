@@ -17,12 +17,13 @@ KEPT = 10_000
 
 
 class LagMeter:
-    """Measures, remembers the newest measurements, and warns."""
+    """Measures, remembers the newest measurements, and warns. ``late``: the newest was a good part of a lease."""
 
     def __init__(self, clock: Clock, *, lease_ttl_s: float) -> None:
         self._clock = clock
         self._warn_at_s = lease_ttl_s / 5
         self._seen: deque[float] = deque(maxlen=KEPT)
+        self.late = False
 
     async def run(self) -> None:
         """Measure for ever."""
@@ -31,7 +32,8 @@ class LagMeter:
             await asyncio.sleep(INTERVAL_S)
             late_s = max(self._clock.monotonic() - before - INTERVAL_S, 0.0)
             self._seen.append(late_s)
-            if late_s > self._warn_at_s:
+            self.late = late_s > self._warn_at_s
+            if self.late:
                 log.warning("worker.loop_late", late_s=round(late_s, 3))
 
     def quantile_ms(self, share: float) -> float:

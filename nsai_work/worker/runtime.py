@@ -122,6 +122,9 @@ class Runtime:
         yield "lag meter", self.lag.run
 
     async def _take(self, limit: int) -> Sequence[Claim]:
+        if self.lag.late and self.intake.running:
+            # more jobs would cost the leases of those that run; other workers take them, or this one later
+            return []
         return await self.ownership.claim(
             limit,
             job_ids=self._work.job_ids,
