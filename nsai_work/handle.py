@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 from pydantic import JsonValue
 
 from crucible.errors import Canceled, CrucibleError, Failure
-from nsai_work.connections import job_store
+from nsai_work.connections import job_store, publisher
 from nsai_work.errors import JobTimeout, WorkError, error_of
 from nsai_work.job import Job
 from nsai_work.lifecycle import JobStatus
@@ -59,6 +59,20 @@ class JobHandle:
         self._store().request_cancel(self.id)
         return self.status()
 
+    def retry(self) -> JobStatus:
+        """Queue the job again, with all its attempts before it, and wake a worker. What it has recorded stays: a
+        training job goes on from its newest checkpoint.
+
+        Raises:
+            IllegalTransition: it has not ended, or it succeeded.
+        """
+        from nsai_work.store import Hint
+
+        self._store().retry(self.id)
+        job = self.job()
+        publisher(self._settings).publish([Hint(job_id=job.id, epoch=job.epoch, priority=job.priority)])
+        return job.status
+
     def events(self, *, follow: bool = False, after: int = 0) -> "Iterator[EventRow]":
         """The job's log after entry number ``after``; with ``follow`` until the job has ended."""
         pause = FIRST_LOOK_S
@@ -107,6 +121,10 @@ class JobHandle:
     async def acancel(self) -> JobStatus:
         """``cancel`` for async code."""
         return await asyncio.to_thread(self.cancel)
+
+    async def aretry(self) -> JobStatus:
+        """``retry`` for async code."""
+        return await asyncio.to_thread(self.retry)
 
     async def aevents(self, *, follow: bool = False, after: int = 0) -> "AsyncIterator[EventRow]":
         """``events`` for async code."""

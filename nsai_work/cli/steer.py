@@ -6,7 +6,7 @@ import typer
 
 from nsai_work.cli.inspect_jobs import AsJson, JobId, checkpoint_json
 from nsai_work.cli.job_id import find_job
-from nsai_work.cli.opening import the_store
+from nsai_work.cli.opening import read_settings, the_store
 from nsai_work.cli.output import write_json
 
 
@@ -20,10 +20,11 @@ def cancel(job_id: JobId, json_output: AsJson = False) -> None:
 
 def retry(job_id: JobId, json_output: AsJson = False) -> None:
     """Queue a job again that failed, was canceled or timed out; it goes on from its newest checkpoint."""
-    store = the_store()
-    job = find_job(store, job_id)
-    store.retry(job.id)
-    _say(store.get(job.id).status, job.id, json_output)
+    from nsai_work.handle import JobHandle
+
+    settings = read_settings()
+    handle = JobHandle(find_job(the_store(settings), job_id).id, settings)
+    _say(handle.retry(), handle.id, json_output)
 
 
 def promote(
