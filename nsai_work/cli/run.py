@@ -18,6 +18,8 @@ from nsai_work.payloads import JobKind
 if TYPE_CHECKING:
     from nsai_work.job import Job
 
+STOPPING = "stopping: what is under way is finished or handed over first; Ctrl-C again stops at once"
+
 
 def run(
     file: JobFile,
@@ -34,7 +36,7 @@ def run(
     with view_for(Console(stderr=True), total=steps_wanted(wanted)) as view:
         view.say(f"job {handle.id}")
         try:
-            run_inline([handle.id], settings, on_event=view.see)
+            run_inline([handle.id], settings, on_event=view.see, on_stopping=lambda: view.say(STOPPING, "yellow"))
         except KeyboardInterrupt:
             # the second Ctrl-C: what was under way is found in the journal by whoever goes on
             view.say("stopped at once")

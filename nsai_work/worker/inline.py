@@ -25,7 +25,8 @@ def run_inline(
     """Work these jobs until all have ended; ``on_event`` is called with each of their events, in order.
 
     Ctrl-C or SIGTERM hands them back to the queue at their next border and returns; ``on_stopping`` is called at
-    once, since a border may be seconds away. A second Ctrl-C raises KeyboardInterrupt. A job that another worker has is only watched.
+    once, since a border may be seconds away. A second Ctrl-C raises KeyboardInterrupt. A job that another
+    worker has is only watched.
 
     Raises:
         StoreUnavailable: the database does not answer.

@@ -19,7 +19,7 @@ RUN = """
 import sys
 from nsai_work import Settings
 from nsai_work.worker import run_inline
-run_inline(sys.argv[1:], Settings())
+run_inline(sys.argv[1:], Settings(), on_stopping=lambda: print("stopping", file=sys.stderr))
 """
 
 
@@ -55,7 +55,7 @@ def test_it_works_inside_a_program_that_has_a_loop(settings: Settings) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_being_told_to_stop_hands_the_job_back(number: signal.Signals, tmp_path: Path) -> None:
-    """Ctrl-C loses nothing: the job waits in the queue, with no attempt used."""
+    """Ctrl-C is answered, and loses nothing: the job waits in the queue, with no attempt used."""
     rig = Rig(tmp_path, f"sqlite:///{tmp_path}/jobs.db", f"spool://localhost{tmp_path}/spool")
     handle = submit(command("sleep", arguments={"ms": 60_000}), rig.settings())
     process = subprocess.Popen(
@@ -67,6 +67,7 @@ def test_being_told_to_stop_hands_the_job_back(number: signal.Signals, tmp_path:
         _, errors = process.communicate(timeout=20)
 
         assert process.returncode == 0, errors.decode()
+        assert errors.decode().count("stopping") == 1
         job = handle.job()
         assert (job.status, job.attempt) == (JobStatus.QUEUED, 0)
     finally:
