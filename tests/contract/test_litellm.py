@@ -241,6 +241,18 @@ def test_a_stream_that_breaks_off_is_no_answer(server: Server, backend: LiteLLMB
         server.break_stream_after = None
 
 
+def test_a_stream_may_be_left_early(backend: LiteLLMBackend) -> None:
+    """Its connection is given back, and the backend goes on."""
+
+    async def body(opened: LiteLLMBackend) -> None:
+        events = opened.stream(prompt())
+        await anext(events)
+        await events.aclose()
+        assert (await opened.complete(prompt())).choices
+
+    run_opened(backend, body)
+
+
 def test_a_stream_without_counts_is_estimated(server: Server) -> None:
     """And says so; its cost is not known, and LiteLLM does not fetch the image to count its tokens."""
     backend = made(server, cost_per_million_input=1, cost_per_million_output=2)
