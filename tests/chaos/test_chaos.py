@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from nsai_work import Job
+from nsai_work import Job, JobHandle, submit_many
 from nsai_work.worker import run_inline
 from tests.chaos.stage import (
     Stage,
@@ -37,14 +37,16 @@ def _seed() -> int:
     return int(os.environ.get("NSAI_CHAOS_SEED") or random.SystemRandom().randrange(10**6))
 
 
-def _undisturbed(rig: Rig, stage: Stage, job: Job, monkeypatch: pytest.MonkeyPatch) -> Truth:
-    """Run a job to its end in this process, before any worker lives."""
-    from nsai_work import submit
-
+def _undisturbed(rig: Rig, stage: Stage, jobs: list[Job], monkeypatch: pytest.MonkeyPatch) -> list[Truth]:
+    """Run jobs to their end in this process, before any worker lives."""
     for name, value in rig.variables.items():
         monkeypatch.setenv(name, value)
-    handle = submit(job, rig.settings())
-    run_inline([handle.id], rig.settings())
+    handles = submit_many(jobs, rig.settings())
+    run_inline([handle.id for handle in handles], rig.settings(lease_ttl_s=60))
+    return [_truth(stage, handle) for handle in handles]
+
+
+def _truth(stage: Stage, handle: JobHandle) -> Truth:
     result = handle.result(timeout=1)
     assert result["recoveries"] == 0
     return Truth([step.loss for step in handle.steps()], stage.server.checkpoint_digest(str(result["checkpoint"])))
@@ -80,10 +82,8 @@ def _chaos(
     with training_service(tmp_path / "service", work_ms=10) as server:
         rig.variables.update(service_variables(server))
         stage = Stage(rig, server, random.Random(seed), broker=broker)
-        truths = [
-            _undisturbed(rig, stage, training_job(data, steps=steps, seed=number), monkeypatch)
-            for number in range(jobs)
-        ]
+        plan = [training_job(data, steps=steps, seed=number) for number in range(jobs)]
+        truths = _undisturbed(rig, stage, plan, monkeypatch)
         stage.open()
         try:
             while stage.counts["kills"] < kills:
