@@ -29,6 +29,7 @@ from nsai_work.worker.ownership import Ownership, open_ownership
 log = get_logger(__name__)
 
 PART_RESTART_S = 1.0
+SLACK_S = 0.005
 
 Part: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 
@@ -140,7 +141,10 @@ class Runtime:
 
     async def _attempt(self, attempt: Attempt) -> None:
         try:
-            await self._executor.execute(attempt)
+            outcome = await self._executor.execute(attempt)
+            if outcome.delay_ms:
+                # it will be due then; who else looks sooner may have it
+                asyncio.get_running_loop().call_later(outcome.delay_ms / 1000 + SLACK_S, self.intake.look)
         except Exception:
             # the executor itself is at fault; the lease runs out and the job is taken over
             log.exception("worker.executor_failed", job_id=attempt.job_id)

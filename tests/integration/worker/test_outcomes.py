@@ -10,6 +10,7 @@ import pytest
 from crucible.errors import AuthenticationFailed, BackendUnavailable, Canceled, InvalidRequest
 from nsai_work import Job, JobHandle, Settings, submit, submit_many
 from nsai_work.connections import close_connections, job_store
+from nsai_work.dispatch.wakeup import WakeUp
 from nsai_work.errors import CrucibleError, InvalidJob, JobTimeout
 from nsai_work.lifecycle import JobStatus
 from nsai_work.worker.runtime import Work
@@ -283,3 +284,21 @@ def test_result_gives_up_when_told(settings: Settings) -> None:
     with pytest.raises(TimeoutError, match="has not ended yet"):
         handle.result(timeout=0.05)
     assert handle.status() is JobStatus.QUEUED
+
+
+def test_a_retry_is_not_late(tmp_path: Path) -> None:
+    """The worker that gave a job back looks for it when its delay is over, whatever its polling interval."""
+    slow = Settings(home=tmp_path, poll_interval_s=60, sweep_interval_s=60)
+    slow.make_home()
+    runtime = RuntimeThread(slow, Work())
+    runtime.start()
+    try:
+        handle = submit(
+            fail("backend_unavailable", 1), slow.model_copy(update={"broker_url": "amqp://127.0.0.1:9//"})
+        )
+        runtime.wake(WakeUp(job_id=handle.id, epoch=0))
+
+        assert handle.result(timeout=20) == {"failures": 1}
+    finally:
+        runtime.stop()
+        close_connections()
