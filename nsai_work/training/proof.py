@@ -7,9 +7,13 @@ and the one after it whether the optimizer did: its state went into the update b
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from nsai_work.training.ledger import RemoteRun, ResumeMode, StepRecord
 from nsai_work.training.lineage import SKIPPED
+
+REPEATABLE_TOLERANCE: Final = 1e-5
+"""How far apart losses may be on a server that has just repeated one exactly: what other company in a batch does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,17 +43,23 @@ def prove(
 ) -> Proof | None:
     """What is shown by the steps repeated so far; None while nothing is.
 
+    A server that repeats the first step's loss bit for bit is held to that at the next one: what a missing
+    optimizer changes may be less than the ``tolerance`` that other servers' arithmetic needs.
+
     ``superseded`` holds only records that may be compared with (``comparable``). A step that equals a record of a
     ``suspect`` generation is shown equal; one that differs shows nothing.
     """
     shown: Proof | None = None
+    allowed = tolerance
     for place, step in enumerate((run.from_step + 1, run.from_step + 2)):
         before, after = superseded.get(step), repeated.get(step)
         if before is None or after is None:
             return None
-        if not equal_losses(before.loss, after.loss, tolerance):
+        if not equal_losses(before.loss, after.loss, allowed):
             mode = ResumeMode.UNVERIFIED if before.generation in suspect else ResumeMode.COLD
             return Proof(mode, step, before.loss, after.loss, weights_differ=place == 0)
+        if before.loss == after.loss:
+            allowed = min(tolerance, REPEATABLE_TOLERANCE)
         shown = Proof(ResumeMode.EXACT, step, before.loss, after.loss)
     return shown
 

@@ -133,6 +133,9 @@ BEFORE = {5: step(5, 1.5), 6: step(6, 1.25)}
         ({5: 1.5, 6: 1.3}, 0.0, Proof(ResumeMode.COLD, 6, 1.25, 1.3)),
         ({5: 1.5000001, 6: 1.25}, 1e-6, Proof(ResumeMode.EXACT, 6, 1.25, 1.25)),
         ({5: 1.5000001}, 0.0, Proof(ResumeMode.COLD, 5, 1.5, 1.5000001, weights_differ=True)),
+        ({5: 1.5, 6: 1.2505}, 1e-3, Proof(ResumeMode.COLD, 6, 1.25, 1.2505)),
+        ({5: 1.5001, 6: 1.2505}, 1e-3, Proof(ResumeMode.EXACT, 6, 1.25, 1.2505)),
+        ({5: 1.5, 6: 1.250001}, 1e-3, Proof(ResumeMode.EXACT, 6, 1.25, 1.250001)),
     ],
     ids=[
         "nothing yet",
@@ -142,6 +145,9 @@ BEFORE = {5: step(5, 1.5), 6: step(6, 1.25)}
         "no optimizer",
         "tolerated",
         "not tolerated",
+        "no optimizer, on a server that repeats itself exactly",
+        "a server that does not",
+        "other company in a batch",
     ],
 )
 def test_repeated_steps_prove_a_resume(after: dict[int, float], tolerance: float, proof: Proof | None) -> None:
