@@ -118,8 +118,11 @@ class Round:
         base = settled(self.service.create_sampling_client(base_model=plan["base_model"]))
         prompt = types.ModelInput.from_ints(plan["prompt"])
         for name, sampler in (("trained", trained), ("direct", direct), ("base", base)):
+            # one at a time: a server that samples what waits together may draw otherwise in other company
             answers = [
-                sampler.sample(prompt, num_samples=2, sampling_params=types.SamplingParams(**params))
+                sampler.sample(prompt, num_samples=2, sampling_params=types.SamplingParams(**params)).result(
+                    timeout=TIMEOUT_S
+                )
                 for params in plan["sampling"]
             ]
             self.found[f"sampled_{name}"] = [
@@ -129,7 +132,7 @@ class Round:
                         "logprobs": list(one.logprobs or []),
                         "stop": str(one.stop_reason),
                     }
-                    for one in answer.result(timeout=TIMEOUT_S).sequences
+                    for one in answer.sequences
                 ]
                 for answer in answers
             ]
