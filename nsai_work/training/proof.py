@@ -13,7 +13,7 @@ from nsai_work.training.ledger import RemoteRun, ResumeMode, StepRecord
 from nsai_work.training.lineage import SKIPPED
 
 REPEATABLE_TOLERANCE: Final = 1e-5
-"""How far apart losses may be on a server that has just repeated one exactly: what other company in a batch does."""
+"""How far apart losses may be where one was just repeated exactly: what other company in a batch can do."""
 
 
 @dataclass(frozen=True, slots=True)
