@@ -11,6 +11,8 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
+from nsai_work.cli.plain_text import plain_line, plain_text
+
 
 def write_json(value: JsonValue, *, indent: int | None = 2) -> None:
     """One JSON document on stdout; ``indent=None`` puts it on one line, flushed, for a stream of them."""
@@ -30,7 +32,7 @@ def write_table(headings: Sequence[str], rows: Iterable[Sequence[Any]], *, nothi
     Nothing is cut or folded: a terminal wraps what is too wide, and what people copy stays in one piece.
     """
     console = stdout_console()
-    cells = [[_cell(value) for value in row] for row in rows]
+    cells = [[plain_line(_cell(value)) for value in row] for row in rows]
     if not cells:
         console.print(Text(nothing))
         return
@@ -52,7 +54,7 @@ def _row(cells: Sequence[str], widths: Sequence[int], numeric: Sequence[bool]) -
 
 def write_pairs(pairs: Iterable[tuple[str, Any]]) -> None:
     """Name and value a line; what has no value is left out."""
-    shown = [(name, _cell(value)) for name, value in pairs if value not in (None, "", (), [], {})]
+    shown = [(name, plain_text(_cell(value))) for name, value in pairs if value not in (None, "", (), [], {})]
     width = max((len(name) for name, _ in shown), default=0)
     console = stdout_console()
     for name, value in shown:

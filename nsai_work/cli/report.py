@@ -5,6 +5,9 @@ import sys
 
 from crucible.errors import CrucibleError, Failure
 from nsai_work.cli.advice import advice_for
+from nsai_work.cli.plain_text import plain_text, shortened
+
+MOST_LINES = 40
 
 
 def report_error(error: CrucibleError, *, as_json: bool) -> None:
@@ -28,6 +31,8 @@ def describe_failure(failure: Failure) -> str:
 
 
 def _describe(message: str, advice: str | None) -> str:
-    lines = message.splitlines() or ["(no message)"]
+    lines = [shortened(line) for line in plain_text(message).split("\n") if line] or ["(no message)"]
+    if len(lines) > MOST_LINES:
+        lines[MOST_LINES:] = [f"... and {len(lines) - MOST_LINES} more"]
     text = "\n".join([f"error: {lines[0]}", *(f"       {line}" for line in lines[1:])])
     return f"{text}\n  hint: {advice}" if advice else text

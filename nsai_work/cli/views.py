@@ -8,6 +8,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.text import Text
 
 from nsai_work.cli.narration import narrate
+from nsai_work.cli.plain_text import plain_text
 from nsai_work.cli.run_progress import JobEvent, RunProgress
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class BarView:
 
     def say(self, text: str, style: str = "") -> None:
         """A line above the bar."""
-        self._bar.console.print(Text(text, style=style))
+        self._bar.console.print(Text(plain_text(text), style=style))
 
 
 class PlainView:
@@ -113,7 +114,7 @@ class PlainView:
     def say(self, text: str, style: str = "") -> None:
         """A line, flushed, so that a reader of the pipe sees it at once."""
         del style
-        self._console.file.write(text + "\n")
+        self._console.file.write(plain_text(text) + "\n")
         self._console.file.flush()
 
     def _deserves_a_line(self) -> bool:

@@ -38,3 +38,10 @@ def test_no_rows_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     write_table(("ID",), [], nothing="no jobs")
 
     assert capsys.readouterr().out == "no jobs\n"
+
+
+def test_a_name_cannot_break_its_row(capsys: pytest.CaptureFixture[str]) -> None:
+    """A line is a row, whatever is in its cells."""
+    write_table(("NAME",), [("a\nb\x1b[2J",)], nothing="none")
+
+    assert capsys.readouterr().out.splitlines()[1] == "a\\nb\\x1b[2J"

@@ -32,3 +32,19 @@ def test_json_is_one_object_on_stderr(capsys: pytest.CaptureFixture[str]) -> Non
     assert captured.out == ""
     assert error["code"] == "invalid_request"
     assert error["details"]["field"] == "batch_size"
+
+
+def test_text_of_others_cannot_play_with_the_terminal() -> None:
+    """Escape sequences, direction marks and lone surrogates are shown as escapes."""
+    text = describe_error(InvalidRequest("a\x1b[2J\u202eb\ud800\rc\nd: wrong"))
+
+    assert text == "error: a\\x1b[2J\\u202eb\\ud800\\rc\n       d: wrong"
+
+
+def test_a_megabyte_is_not_repeated() -> None:
+    """What is too long for anybody to read is cut, and so is a list of thousands of complaints."""
+    text = describe_error(InvalidRequest("\n".join(["x" * 1_000_000] * 1_000)))
+
+    assert len(text) < 60_000
+    assert "(1,000,000 characters)" in text
+    assert text.endswith("... and 960 more")
