@@ -13,6 +13,7 @@ import yaml
 from nsai_work.credentials import refuse_credentials
 from nsai_work.errors import InvalidJob
 from nsai_work.job import Job
+from nsai_work.user_paths import expanded
 
 MAX_BYTES = 16 << 20
 # where a payload holds a path
@@ -147,7 +148,7 @@ def _resolved(data: dict[str, Any], place: tuple[str, ...], base: Path) -> dict[
     if rest and isinstance(value, dict):
         return {**data, head: _resolved(value, tuple(rest), base)}
     if not rest and isinstance(value, str) and value:
-        return {**data, head: str(base / Path(value).expanduser())}
+        return {**data, head: str(base / expanded(value))}
     return data
 
 

@@ -61,7 +61,11 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute_home(cls, values: Any) -> Any:
         if isinstance(values, dict) and isinstance(values.get("home"), str | Path):
-            values = {**values, "home": Path(values["home"]).expanduser().absolute()}
+            try:
+                home = Path(values["home"]).expanduser().absolute()
+            except RuntimeError:
+                raise ValueError("HOME: begins with ~ and the name of a user that does not exist") from None
+            values = {**values, "home": home}
         return values
 
     @model_validator(mode="after")

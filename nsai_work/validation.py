@@ -7,7 +7,6 @@ import asyncio
 from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
-from pathlib import Path
 
 from pydantic import JsonValue
 
@@ -26,6 +25,7 @@ from nsai_work.errors import InvalidJob
 from nsai_work.job import Job
 from nsai_work.payloads import CommandPayload, DataSource, Inference, TrainingStep
 from nsai_work.placement import candidate_backends
+from nsai_work.user_paths import expanded
 
 QUESTIONS_AT_ONCE = 16
 
@@ -81,7 +81,7 @@ def _pinned_batch(job: Job, source: DataSource) -> Job:
     from nsai_work.inference import pin_prompts
 
     # a worker runs in another folder
-    output = str(Path(str(job.payload["output"])).expanduser().absolute())
+    output = str(expanded(str(job.payload["output"])).absolute())
     return _with_payload(job, input=pin_prompts(source).model_dump(mode="json"), output=output)
 
 

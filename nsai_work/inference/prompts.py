@@ -16,6 +16,7 @@ from pydantic import JsonValue, ValidationError
 from crucible import Prompt
 from nsai_work.errors import DataChanged, InvalidJob
 from nsai_work.payloads import DataSource
+from nsai_work.user_paths import expanded
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ def pin_prompts(source: DataSource, *, base: Path | None = None) -> DataSource:
         InvalidJob: the file is missing, empty, or a line is no prompt; names the line and the field.
         DataChanged: the source names a digest, and the content has another.
     """
-    path = ((base or Path.cwd()) / Path(source.path).expanduser()).absolute()
+    path = ((base or Path.cwd()) / expanded(source.path)).absolute()
     if source.format == "text":
         raise InvalidJob("payload.input.format: 'text' is not allowed; prompts come as jsonl")
     if sum(1 for _ in read_prompts(path)) == 0:

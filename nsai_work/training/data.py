@@ -15,6 +15,7 @@ from weakref import WeakValueDictionary
 
 from nsai_work.errors import DataChanged, InvalidJob
 from nsai_work.payloads import DataSource
+from nsai_work.user_paths import expanded
 
 ROLES: Final = ("system", "user", "assistant", "tool")
 
@@ -51,7 +52,7 @@ def pin_data(source: DataSource, *, base: Path | None = None) -> DataSource:
         InvalidJob: the file is missing, empty or not what it should be; names the line and the field.
         DataChanged: the source names a digest, and the content has another.
     """
-    path = (base or Path.cwd()) / Path(source.path).expanduser()
+    path = (base or Path.cwd()) / expanded(source.path)
     dataset = load_data(source.model_copy(update={"path": str(path)}))
     return source.model_copy(
         update={"path": str(path.absolute()), "sha256": dataset.sha256, "format": dataset.format}

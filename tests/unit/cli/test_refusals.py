@@ -30,6 +30,7 @@ def at(path: str, value: Any) -> Callable[[Job], None]:
 
 
 FIELDS = {
+    "home of nobody": (at("payload.data.path", "~nobody-has-this-name/x"), ["payload.data.path", "does not exist"]),
     "unknown field of the job": (at("retries", 8), ["retries", "unknown field"]),
     "missing field": (lambda job: job["payload"].pop("data"), ["payload.data", "required"]),
     "no steps": (at("payload.max_steps", 0), ["payload.max_steps", "greater than or equal to 1"]),
@@ -64,6 +65,7 @@ SETTINGS = {
     "NSAI_WORK_BROKER_URL": "rabbit",
     "NSAI_WORK_DATABASE_URL": "mysql://x/y",
     "NSAI_WORK_CONCURRENCY": "many",
+    "NSAI_WORK_HOME": "~nobody-has-this-name/home",
 }
 
 Refused = Callable[[str, list[str]], None]
