@@ -5,34 +5,45 @@ import contextlib
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from pydantic import JsonValue
 
 from backends.tinkex.backend_settings import TinkexBackendSettings
+from backends.tinkex.claims import EVERYTHING, claims, refuse_unsayable
 from backends.tinkex.client.service import ServiceClient
 from backends.tinkex.client.training import TrainingClient
+from backends.tinkex.discovery import running_dev_server
 from backends.tinkex.errors import BACKEND, invalid
 from backends.tinkex.models import ModelSource, find_model
 from backends.tinkex.recovery import RecoveryExecutor, validate
 from backends.tinkex.render import tokenizer_named
 from backends.tinkex.run import TinkexRun
-from backends.tinkex.sampler import sample
+from backends.tinkex.sampler import TOP_LOGPROBS, sample
+from backends.tinkex.settings import TinkexSettings
 from backends.tinkex.types.client_config import ClientConfig
 from backends.tinkex.types.server_capabilities import ServerCapabilities, SupportedModel
 from backends.tinkex.wire.retry import RetryConfig
 from crucible.backend import Health, TrainingBackend
 from crucible.capabilities import Capabilities
 from crucible.completion import Completion
-from crucible.errors import BackendUnavailable, CallerError, CrucibleError, NotFound, RunCorrupted, RunGone
-from crucible.prompt import Prompt
+from crucible.errors import (
+    BackendUnavailable,
+    CallerError,
+    CrucibleError,
+    NotFound,
+    RunCorrupted,
+    RunGone,
+    Unsupported,
+)
+from crucible.prompt import Message, Prompt, TextPart
 from crucible.reading import read_record
 from crucible.recovery import RecoveredRun, RecoveryObserver, RecoveryRequest
 from crucible.requirements import require
 from crucible.stream import StreamEvent, events_of
-from crucible.tokenizer import Tokenizer
+from crucible.tokenizer import ChatFeatures, Tokenizer
 from crucible.training import CheckpointCheck, LiveRun, RunRef, RunSpec, RunState
 
 if TYPE_CHECKING:
@@ -59,21 +70,26 @@ class TinkexBackend(TrainingBackend):
         self._asking = asyncio.Lock()
         self._offer: tuple[float, ServerCapabilities] | None = None
         self._runs: weakref.WeakSet[ServiceClient] = weakref.WeakSet()
+        self._left: list[Callable[[], Awaitable[None]]] = []
+        self._features: dict[str, tuple[float, ChatFeatures]] = {}
+        self._lacking: set[str] = set()
         # Settings are wrong at once, not when the first request is sent.
         self._new_service()
 
     async def open(self) -> None:
         if self._service is None:
             self._asking, self._offer = asyncio.Lock(), None
-            self._service = self._new_service()
-            self._executor = RecoveryExecutor(self._service, max_concurrent=self._settings.max_recoveries)
+            self._use(self._new_service())
 
     async def close(self) -> None:
         service, self._service = self._service, None
         sampling, self._sampling = self._sampling, None
+        left, self._left = self._left, []
         self._samplers.clear()
         if self._executor is not None:
             await self._executor.close()
+        for close in left:
+            await close()
         for session in [*self._runs, *([sampling] if sampling is not None else [])]:
             await session.end_sessions()
         if service is not None:
@@ -84,10 +100,13 @@ class TinkexBackend(TrainingBackend):
         """The client underneath. Raises CallerError when the backend is not open."""
         if self._service is None:
             raise CallerError("open the backend first: async with backend: ...", backend=BACKEND)
+        self._follow_dev_server(self._service)
         return self._service
 
     async def capabilities(self) -> Capabilities:
-        return _capabilities(await self._served())
+        """What the service can do with its first model. A prompt is checked against the model that it names."""
+        served = await self._served()
+        return claims(served, await self._features_of_default(served), self._lacking)
 
     async def health_check(self) -> Health:
         try:
@@ -102,18 +121,21 @@ class TinkexBackend(TrainingBackend):
             },
         )
 
+    async def check_prompt(self, prompt: Prompt) -> None:
+        served = await self._served()
+        require(prompt, claims(served, EVERYTHING, self._lacking))
+        refuse_unsayable(prompt, EVERYTHING)
+        if prompt.tools or prompt.options.extended_thinking or any(map(_is_more_than_text, prompt.messages)):
+            await self._prepared(prompt)
+
     async def complete(self, prompt: Prompt) -> Completion:
-        capabilities = await self.capabilities()
-        require(prompt, capabilities)
-        model = prompt.options.model or capabilities.default_model or ""
-        source = await find_model(self.service.create_rest_client(), model, capabilities.models)
-        tokenizer = await self.tokenizer(source.base_model)
+        source, tokenizer = await self._prepared(prompt)
         try:
-            return await sample(await self._sampler(source), source, tokenizer, prompt)
+            return await self._sampled(source, tokenizer, prompt)
         except RunGone:
             # The session that we sample in has ended: it was not heard of for too long. A sample changes nothing.
             await self._forget_samplers()
-            return await sample(await self._sampler(source), source, tokenizer, prompt)
+            return await self._sampled(source, tokenizer, prompt)
 
     async def stream(self, prompt: Prompt) -> AsyncIterator[StreamEvent]:
         for event in events_of(await self.complete(prompt)):
@@ -188,7 +210,8 @@ class TinkexBackend(TrainingBackend):
         raise kind(f"run {ref.run_id}: {health.reason}", backend=BACKEND, details=seen)
 
     async def recover(self, request: RecoveryRequest, *, observe: RecoveryObserver) -> RecoveredRun:
-        assert self._executor is not None, "open the backend first"
+        service = self.service
+        assert self._executor is not None, f"{service} has one"
         recovered = await self._executor.recover(request, observe=observe)
         run = await self._run(recovered.client, request.spec)
         return RecoveredRun(run, recovered.checkpoint, recovered.optimizer_requested)
@@ -200,15 +223,73 @@ class TinkexBackend(TrainingBackend):
         with contextlib.suppress(NotFound, RunGone):
             await self.service.create_rest_client().delete_checkpoint_from_tinker_path(path)
 
-    def _new_service(self) -> ServiceClient:
+    def _new_service(self, found: str | None = None) -> ServiceClient:
         return ServiceClient.on_caller_loop(
             self._settings.api_key,
-            self._settings.base_url,
+            self._settings.base_url or found,
             user_metadata=self._settings.user_metadata,
             heartbeat_s=self._settings.heartbeat_s,
             no_progress_s=self._settings.no_progress_s,
             retry=RetryConfig(give_up_after_s=self._settings.give_up_after_s),
         )
+
+    def _use(self, service: ServiceClient) -> None:
+        self._service = service
+        self._executor = RecoveryExecutor(service, max_concurrent=self._settings.max_recoveries)
+
+    def _follow_dev_server(self, service: ServiceClient) -> None:
+        """Where nothing but its own file led to a development server, go where that file leads now: it may have
+        been started again on another port. Runs on the old one fail by themselves."""
+        if self._settings.base_url is not None or not service.connection.transport.endpoint.is_local:
+            return
+        url = running_dev_server()
+        if url is None or url == service.connection.server or TinkexSettings().base_url:
+            return
+        if self._executor is not None:
+            self._left.append(self._executor.close)
+        if self._sampling is not None:
+            self._left.append(self._sampling.end_sessions)
+        self._left.append(service.aclose)
+        self._use(self._new_service(url))
+        self._offer, self._sampling = None, None
+        self._samplers.clear()
+        self._tokenizers.clear()
+        self._features.clear()
+
+    async def _prepared(self, prompt: Prompt) -> tuple[ModelSource, Tokenizer]:
+        """What to sample from and its tokenizer, once nothing in the prompt is beyond them."""
+        served = await self._served()
+        offer = claims(served, EVERYTHING, self._lacking)
+        require(prompt, offer)
+        name = prompt.options.model or offer.default_model or ""
+        source = await find_model(self.service.create_rest_client(), name, offer.models)
+        tokenizer = await self.tokenizer(source.base_model)
+        require(prompt, claims(served, tokenizer.features, self._lacking))
+        refuse_unsayable(prompt, tokenizer.features)
+        return source, tokenizer
+
+    async def _sampled(self, source: ModelSource, tokenizer: Tokenizer, prompt: Prompt) -> Completion:
+        try:
+            return await sample(await self._sampler(source), source, tokenizer, prompt)
+        except Unsupported as error:
+            if error.details.get("field") == TOP_LOGPROBS:
+                self._lacking.add("top_logprobs")
+            raise
+
+    async def _features_of_default(self, served: ServerCapabilities) -> ChatFeatures:
+        """Those of the first model's template; none where its tokenizer cannot be had here and now."""
+        name = next(iter(served.model_names), None)
+        if name is None:
+            return ChatFeatures()
+        known = self._features.get(name)
+        if known is None or time.monotonic() - known[0] > _OFFER_HOLDS_S:
+            try:
+                async with asyncio.timeout(self._settings.ask_within_s):
+                    features = (await self.tokenizer(name)).features
+            except (CrucibleError, TimeoutError):
+                features = ChatFeatures()
+            known = self._features[name] = (time.monotonic(), features)
+        return known[1]
 
     async def _served(self) -> ServerCapabilities:
         """What the service offers, as it said lately. Raises BackendUnavailable soon when it is away: people wait
@@ -262,25 +343,6 @@ def _trainable(models: list[SupportedModel]) -> list[str]:
     return [model.model_name for model in models if model.model_name and model.trainable is not False]
 
 
-def _capabilities(served: ServerCapabilities) -> Capabilities:
-    models = served.model_names
-    lengths = {
-        model.model_name: model.max_context_length
-        for model in served.supported_models
-        if model.model_name and model.max_context_length
-    }
-    return Capabilities(
-        backend_id=BACKEND,
-        provider=BACKEND,
-        models=models,
-        default_model=models[0] if models else None,
-        accepts_other_models=True,
-        context_lengths=lengths,
-        max_context_length=max(lengths.values(), default=None),
-        supports_streaming=True,
-        token_streaming=False,
-        supports_training=True,
-        supports_logprobs=True,
-        supports_n=True,
-        options=("temperature", "max_tokens", "top_p", "top_k", "stop", "seed", "timeout_ms"),
-    )
+def _is_more_than_text(message: Message) -> bool:
+    more = message.name is not None or message.tool_calls or message.tool_call_id is not None
+    return bool(more) or not all(isinstance(part, TextPart) for part in message.parts())

@@ -4,21 +4,37 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from backends.tinkex.errors import BACKEND
 from backends.tinkex.models import ModelSource
-from backends.tinkex.types.model_input import ModelInput
+from backends.tinkex.render import model_input
+from backends.tinkex.types.model_input import EncodedTextChunk, ModelInput
 from backends.tinkex.types.sample_response import SampledSequence, SampleResponse
 from backends.tinkex.types.sampling_params import SamplingParams
-from crucible.completion import Choice, Completion, FinishReason, TokenLogprob, Usage
-from crucible.errors import RequestTimeout
+from crucible.chat import chat_of
+from crucible.completion import (
+    Choice,
+    Completion,
+    FinishReason,
+    Thinking,
+    TokenLogprob,
+    TopLogprob,
+    Usage,
+    UsageSource,
+)
+from crucible.errors import InvalidRequest, RequestTimeout, Unsupported
 from crucible.options import Options
 from crucible.prompt import Message, Prompt, Role
+from crucible.spoken import THINK, THOUGHT, take_apart
 from crucible.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from backends.tinkex.client.sampling import SamplingClient
+
+TOP_LOGPROBS: Final = "options.top_logprobs"
+_TOP_FIELD: Final = "topk_sample_logprobs"
+_TAIL: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,31 +51,63 @@ async def sample(client: "SamplingClient", source: ModelSource, tokenizer: Token
 
     Raises:
         RequestTimeout: ``options.timeout_ms`` passed.
+        Unsupported: the service tells no likely tokens (``options.top_logprobs``), or takes no such image.
         BackendError: the service failed.
     """
     began = time.monotonic()
-    tokens = tokenizer.render_prompt(
-        [{"role": message.role.value, "content": message.text()} for message in prompt.conversation()]
-    )
-    limit = prompt.options.timeout_ms
-    future = client.sample(ModelInput.from_ints(tokens), prompt.options.n, _params(prompt.options, tokenizer))
-    try:
-        async with asyncio.timeout(None if limit is None else limit / 1000):
-            answer = await future
-    except TimeoutError as error:
-        raise RequestTimeout(f"no answer within timeout_ms={limit}", backend=BACKEND) from error
+    chat, options = chat_of(prompt), prompt.options
+    given = model_input(chat, tokenizer)
+    answer, request_id = await _ask(client, given, options, tokenizer)
+    reader = _Reader(tokenizer, options, bool(chat.tools), _opens_thinking(given, tokenizer), len(prompt.messages))
+    choices = tuple(reader.choice(index, one) for index, one in enumerate(answer.sequences))
     return Completion(
-        choices=tuple(_choice(index, one, tokenizer, prompt.options) for index, one in enumerate(answer.sequences)),
+        choices=choices,
         model=source.name,
-        usage=_usage(len(tokens), answer),
+        usage=_usage(given, answer, choices),
         latency_ms=(time.monotonic() - began) * 1000,
-        request_id=prompt.request_id or future.request_id,
+        request_id=prompt.request_id or request_id,
         trace_id=prompt.trace_id,
         metadata={"base_model": source.base_model, "model_path": source.path, "tokenizer": tokenizer.tokenizer_id},
     )
 
 
-def _params(options: Options, tokenizer: Tokenizer) -> SamplingParams:
+async def _ask(
+    client: "SamplingClient", given: ModelInput, options: Options, tokenizer: Tokenizer
+) -> tuple[SampleResponse, str | None]:
+    limit, top = options.timeout_ms, options.top_logprobs or 0
+    future = client.sample(given, options.n, sampling_params(options, tokenizer), topk_sample_logprobs=top)
+    try:
+        async with asyncio.timeout(None if limit is None else limit / 1000):
+            answer = await future
+    except TimeoutError as error:
+        raise RequestTimeout(f"no answer within timeout_ms={limit}", backend=BACKEND) from error
+    except InvalidRequest as error:
+        if top and _TOP_FIELD in str(error):
+            raise _no_top() from error
+        raise
+    if top and any(one.tokens and one.topk_logprobs is None for one in answer.sequences):
+        raise _no_top()
+    return answer, future.request_id
+
+
+def _no_top() -> Unsupported:
+    return Unsupported(
+        f"{TOP_LOGPROBS}: the service does not tell the most likely tokens of what it samples",
+        backend=BACKEND,
+        details={"field": TOP_LOGPROBS},
+    )
+
+
+def _opens_thinking(given: ModelInput, tokenizer: Tokenizer) -> bool:
+    """Whether the template has begun the thinking, so that the model writes only its end."""
+    last = given.chunks[-1]
+    if not isinstance(last, EncodedTextChunk):
+        return False
+    return tokenizer.decode(list(last.tokens)[-_TAIL:]).rstrip().endswith(THINK)
+
+
+def sampling_params(options: Options, tokenizer: Tokenizer) -> SamplingParams:
+    """The options that travel as such. Those of ``n`` and log-probabilities are fields of the request itself."""
     # The service takes strings or ids, not both. The ids must be there, for they end the turn; a string that is one
     # token goes with them, and a longer one is found in the answer.
     stop = [*tokenizer.stop_tokens]
@@ -77,16 +125,41 @@ def _params(options: Options, tokenizer: Tokenizer) -> SamplingParams:
     )
 
 
-def _choice(index: int, sequence: SampledSequence, tokenizer: Tokenizer, options: Options) -> Choice:
-    cut = _cut(sequence, tokenizer, options.stop)
-    return Choice(
-        index=index,
-        message=Message(role=Role.ASSISTANT, content=cut.text),
-        finish_reason=cut.finish,
-        raw_finish_reason=sequence.stop_reason or None,
-        tokens=cut.tokens,
-        logprobs=_logprobs(cut.tokens, sequence.logprobs, tokenizer) if options.logprobs else None,
-    )
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """Reads sequences as answers. ``turn`` numbers the tool calls that come without an id."""
+
+    tokenizer: Tokenizer
+    options: Options
+    calls: bool
+    opened: bool
+    turn: int
+
+    def choice(self, index: int, sequence: SampledSequence) -> Choice:
+        cut = _cut(sequence, self.tokenizer, self.options.stop)
+        thinks = self.options.extended_thinking
+        spoken = take_apart(cut.text, thinks=thinks, opened=self.opened, calls=self.calls, turn=self.turn)
+        called = spoken.tool_calls and cut.finish is FinishReason.STOP
+        return Choice(
+            index=index,
+            message=Message(
+                role=Role.ASSISTANT,
+                content=spoken.content or (None if spoken.tool_calls else ""),
+                tool_calls=spoken.tool_calls,
+            ),
+            finish_reason=FinishReason.TOOL_CALLS if called else cut.finish,
+            raw_finish_reason=sequence.stop_reason or None,
+            thinking=None if spoken.thinking is None else self._thinking(spoken.thinking, cut),
+            tokens=cut.tokens,
+            logprobs=_logprobs(cut.tokens, sequence, self.tokenizer, self.options)
+            if self.options.logprobs
+            else None,
+        )
+
+    def _thinking(self, thought: str, cut: _Cut) -> Thinking:
+        ended = THOUGHT in cut.text
+        tokens = _until_stop(cut.tokens, self.tokenizer, (THOUGHT,)) if ended else cut.tokens
+        return Thinking(content=thought, tokens=len(tokens))
 
 
 def _cut(sequence: SampledSequence, tokenizer: Tokenizer, stops: Sequence[str]) -> _Cut:
@@ -115,21 +188,36 @@ def _until_stop(tokens: tuple[int, ...], tokenizer: Tokenizer, stops: Sequence[s
 
 
 def _logprobs(
-    tokens: Sequence[int], logprobs: Sequence[float] | None, tokenizer: Tokenizer
+    tokens: Sequence[int], sequence: SampledSequence, tokenizer: Tokenizer, options: Options
 ) -> tuple[TokenLogprob, ...] | None:
-    if logprobs is None:
+    if sequence.logprobs is None:
         return None
+    rows = (sequence.topk_logprobs or []) if options.top_logprobs else []
     return tuple(
-        TokenLogprob(token=tokenizer.decode([token]), token_id=token, logprob=logprob)
-        for token, logprob in zip(tokens, logprobs, strict=False)
+        TokenLogprob(
+            token=tokenizer.decode([token]),
+            token_id=token,
+            logprob=logprob,
+            top=tuple(
+                TopLogprob(token=tokenizer.decode([other]), token_id=other, logprob=chance)
+                for other, chance in (rows[place] if place < len(rows) else None) or ()
+            ),
+        )
+        for place, (token, logprob) in enumerate(zip(tokens, sequence.logprobs, strict=False))
     )
 
 
-def _usage(prompt_tokens: int, answer: SampleResponse) -> Usage:
+def _usage(given: ModelInput, answer: SampleResponse, choices: Sequence[Choice]) -> Usage:
+    """Only the service knows how many tokens an image takes: with images, the prompt's count is an estimate."""
+    lengths = [chunk.length for chunk in given.chunks]
+    prompt_tokens = sum(length or 0 for length in lengths)
     generated = sum(len(sequence.tokens) for sequence in answer.sequences)
+    thought = [choice.thinking.tokens or 0 for choice in choices if choice.thinking is not None]
     return Usage(
         prompt_tokens=prompt_tokens,
         completion_tokens=generated,
         total_tokens=prompt_tokens + generated,
         cached_tokens=answer.prompt_cache_hit_tokens or None,
+        thinking_tokens=sum(thought) if thought else None,
+        source=UsageSource.ESTIMATED if None in lengths else UsageSource.PROVIDER,
     )

@@ -65,8 +65,9 @@ class SamplingClient:
         sampling_params: SamplingParams,
         include_prompt_logprobs: bool = False,
         topk_prompt_logprobs: int = 0,
+        topk_sample_logprobs: int = 0,
     ) -> ApiFuture[SampleResponse]:
-        """Draw sequences.
+        """Draw sequences. ``topk_sample_logprobs``: how many likely tokens to tell at each place of them.
 
         Raises (at once): InvalidRequest for a wrong prompt or number. An answer that the server lost is asked
         for again, since a sample changes nothing.
@@ -75,6 +76,8 @@ class SamplingClient:
             raise invalid("num_samples", num_samples, "at least 1")
         if topk_prompt_logprobs < 0:
             raise invalid("topk_prompt_logprobs", topk_prompt_logprobs, "0 or more")
+        if topk_sample_logprobs < 0:
+            raise invalid("topk_sample_logprobs", topk_sample_logprobs, "0 or more")
         _check_prompt(prompt)
         body: dict[str, Any] = {
             "prompt": prompt.body(),
@@ -87,6 +90,9 @@ class SamplingClient:
             body["prompt_logprobs"] = True
         if topk_prompt_logprobs:
             body["topk_prompt_logprobs"] = topk_prompt_logprobs
+        if topk_sample_logprobs:
+            # Older servers refuse a field that they do not know.
+            body["topk_sample_logprobs"] = topk_sample_logprobs
         return self._service.runner.start(self._sample(body))
 
     def compute_logprobs(self, prompt: ModelInput) -> ApiFuture[list[float | None]]:

@@ -6,7 +6,7 @@ import pytest
 
 from backends.tinkex.backend import TinkexBackend
 from backends.tinkex_dev.server import DevServer
-from crucible import FinishReason, InvalidRequest, Options, Prompt, RequestTimeout, Unsupported, connect, fold
+from crucible import FinishReason, InvalidRequest, Options, Prompt, RequestTimeout, connect, fold
 from crucible.testing.loop import run_opened
 from crucible.training import RunSpec
 
@@ -184,10 +184,3 @@ def test_a_spec_is_checked_by_what_the_service_trains(backend: TinkexBackend) ->
     """The error lists what there is."""
     with pytest.raises(InvalidRequest, match=r"base_model: 'gpt-nothing'.*tiny-lm"):
         run_opened(backend, lambda opened: opened.check_spec(RunSpec(base_model="gpt-nothing")))
-
-
-def test_tools_are_refused_without_a_template_for_them(backend: TinkexBackend) -> None:
-    """Nothing is dropped in silence."""
-    asked = Prompt(messages=[{"role": "user", "content": "Hi"}], tools=[{"name": "look"}])
-    with pytest.raises(Unsupported, match="tools"):
-        run_opened(backend, lambda opened: opened.complete(asked))

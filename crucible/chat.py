@@ -1,0 +1,91 @@
+"""A prompt in the form that chat templates read: plain messages, tools, and whether the model is to think.
+
+A message is a mapping with ``role`` and ``content``, and where it has them ``name``, ``tool_calls`` and
+``tool_call_id``. ``content`` is text; where there are images, a list of ``{"type": "text", "text": ...}`` and
+``{"type": "image"}``, whose images stand in ``Chat.images`` in the same order. Tools and tool calls have the form
+of OpenAI's API, with the arguments as an object.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from crucible.errors import MalformedAnswer
+from crucible.prompt import ImagePart, Message, Prompt, Role, TextPart, Tool, ToolCall, ToolChoice, ToolResultPart
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedImage:
+    """An image and the field of the prompt that holds it."""
+
+    place: str
+    image: ImagePart
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """What a template renders."""
+
+    messages: tuple[Mapping[str, Any], ...]
+    tools: tuple[Mapping[str, Any], ...] = ()
+    thinking: bool = False
+    images: tuple[PlacedImage, ...] = ()
+
+
+def chat_of(prompt: Prompt) -> Chat:
+    """The conversation of a prompt. Tools that may not be called (``tool_choice`` none) are not offered."""
+    system = [] if prompt.system is None else [{"role": Role.SYSTEM.value, "content": prompt.system}]
+    offered = () if prompt.tool_choice is ToolChoice.NONE else prompt.tools
+    return Chat(
+        messages=(*system, *(turn for message in prompt.messages for turn in _turns(message))),
+        tools=tuple(_tool(tool) for tool in offered),
+        thinking=prompt.options.extended_thinking,
+        images=tuple(
+            PlacedImage(f"messages[{index}].content[{number}]", part)
+            for index, message in enumerate(prompt.messages)
+            for number, part in enumerate(message.parts())
+            if isinstance(part, ImagePart)
+        ),
+    )
+
+
+def _turns(message: Message) -> Iterator[dict[str, Any]]:
+    """One turn for every tool result among the parts, and one for the rest."""
+    results = [part for part in message.parts() if isinstance(part, ToolResultPart)]
+    for result in results:
+        yield {"role": Role.TOOL.value, "tool_call_id": result.tool_call_id, "content": result.content}
+    rest = [part for part in message.parts() if not isinstance(part, ToolResultPart)]
+    if results and not rest:
+        return
+    role = Role.USER if message.role is Role.TOOL and message.tool_call_id is None else message.role
+    turn: dict[str, Any] = {"role": role.value, "content": _content(rest)}
+    if message.name is not None:
+        turn["name"] = message.name
+    if message.tool_call_id is not None:
+        turn["tool_call_id"] = message.tool_call_id
+    if message.tool_calls:
+        turn["tool_calls"] = [_call(call) for call in message.tool_calls]
+    yield turn
+
+
+def _content(parts: list[Any]) -> str | list[dict[str, Any]]:
+    if not any(isinstance(part, ImagePart) for part in parts):
+        return "".join(part.text for part in parts if isinstance(part, TextPart))
+    return [
+        {"type": "text", "text": part.text} if isinstance(part, TextPart) else {"type": "image"} for part in parts
+    ]
+
+
+def _call(call: ToolCall) -> dict[str, Any]:
+    try:
+        arguments: Any = call.parsed_arguments()
+    except MalformedAnswer:
+        # The model wrote it so, and sees it again as it was.
+        arguments = call.arguments
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
+
+
+def _tool(tool: Tool) -> dict[str, Any]:
+    described = {} if tool.description is None else {"description": tool.description}
+    parameters = tool.parameters or {"type": "object", "properties": {}}
+    return {"type": "function", "function": {"name": tool.name, **described, "parameters": parameters}}
