@@ -2,18 +2,20 @@
 # make test   the tests (those that need a service say which environment variable they miss)
 # make check  format, lint, types, package arrows, tests
 # make chaos  the long chaos form: hundreds of real kills
+# make extras-test  the tests of the peft and litellm extras, in an environment of their own (torch; LiteLLM needs an older openai)
 # make peers  the official SDK on our dev server, and our client on foreign servers (installs them; about 2.5 GB)
 PYTHON ?= python3
 VENV := .venv
+EXTRAS := .venv-extras
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 export PYTHONWARNINGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint check chaos peers clean
+.PHONY: help demo test lint check chaos extras-test peers clean
 
 help:
-	@sed -n 's/^# //p' Makefile | head -5
+	@sed -n 's/^# //p' Makefile | head -6
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "nsai-work needs Python 3.11 or later; run make PYTHON=/path/to/python3.11"; exit 1; }
@@ -53,5 +55,14 @@ peers: $(VENV)/.installed-test
 	$(BIN)/python tests/peers/provision.py
 	$(BIN)/python -m pytest -q -m peers --timeout=900 tests/peers
 
+# heavy, and at odds with the pins of constraints.txt: kept out of the test environment
+$(EXTRAS)/.installed: pyproject.toml constraints-extras.txt | $(BIN)/python
+	$(PYTHON) -m venv $(EXTRAS)
+	$(EXTRAS)/bin/python -m pip --disable-pip-version-check install -q -c constraints-extras.txt -e ".[test,peft,transformers,litellm]"
+	@touch $@
+
+extras-test: $(EXTRAS)/.installed
+	$(EXTRAS)/bin/python -m pytest -q tests/contract/test_litellm.py tests/contract/test_peft.py tests/unit/litellm_backend
+
 clean:
-	rm -rf $(VENV) demo-output .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	rm -rf $(VENV) $(EXTRAS) demo-output .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
