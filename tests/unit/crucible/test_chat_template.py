@@ -4,8 +4,10 @@ import pytest
 
 pytest.importorskip("transformers")
 
-from crucible import InvalidRequest, Unsupported
+from crucible import InvalidRequest, Options, Prompt, ToolCall, Unsupported
+from crucible.chat import chat_of
 from crucible.chat_template import TemplateTokenizer
+from crucible.spoken import take_apart
 
 pytestmark = pytest.mark.filterwarnings("default")
 
@@ -30,7 +32,7 @@ def tokenizer(template: str | None = TEMPLATE) -> TemplateTokenizer:
     core = Tokenizer(models.BPE(vocab={letter: place for place, letter in enumerate(alphabet)}, merges=[]))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
-    core.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
+    core.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|image_pad|>"])
     made = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|endoftext|>")
     made.chat_template = template
     return TemplateTokenizer("test", made)
@@ -82,3 +84,105 @@ def test_a_template_that_will_not_do_is_named(template: str | None, kind: type, 
     """With the reason, and never wrong weights in silence."""
     with pytest.raises(kind, match=said):
         tokenizer(template).render_example(TALK)
+
+
+WITH_ALL = """
+{%- if tools %}<|im_start|>system
+<tools>
+{%- for tool in tools %}
+{{ tool | tojson }}
+{%- endfor %}
+</tools><|im_end|>
+{% endif %}
+{%- for m in messages %}<|im_start|>{{ m.role }}
+{% if m.role == 'tool' %}<tool_response>
+{{ m.content }}
+</tool_response>
+{%- elif m.content is string %}{{ m.content }}
+{%- else %}
+{%- for part in m.content %}
+{%- if part.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part.text }}{% endif %}
+{%- endfor %}
+{%- endif %}
+{%- for call in m.tool_calls %}
+<tool_call>
+{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}
+</tool_call>
+{%- endfor %}<|im_end|>
+{% endfor %}
+{%- if add_generation_prompt %}<|im_start|>assistant
+{% if enable_thinking is defined and enable_thinking is false %}<think>
+
+</think>
+
+{% endif %}{% endif %}"""
+OTHER_CALLS = WITH_ALL.replace('{"name": "', "<function=").replace('", "arguments": ', ">").replace("}}}", "}}")
+ALWAYS_THINKS = TEMPLATE.replace("assistant\n", "assistant\n<think>\n")
+NAMED = TEMPLATE.replace("{{ m['role'] }}", "{{ m['role'] }} {{ m['name'] }}")
+
+
+@pytest.mark.parametrize(
+    ("template", "tools", "thinking", "names", "images"),
+    [
+        (None, False, False, False, False),
+        (TEMPLATE, False, False, False, False),
+        (WITH_ALL, True, True, False, True),
+        (OTHER_CALLS, False, True, False, True),
+        (ALWAYS_THINKS, False, True, False, False),
+        (NAMED, False, False, True, False),
+        ("{{ raise_exception('Never.') }}", False, False, False, False),
+    ],
+    ids=["none", "plain", "all", "calls of another form", "always thinks", "names", "refuses"],
+)
+def test_what_a_template_knows_is_found_out(
+    template: str | None, tools: bool, thinking: bool, names: bool, images: bool
+) -> None:
+    """By rendering with it; tool calls count only if they can be read back."""
+    found = tokenizer(template).features
+
+    assert (found.tools, found.thinking, found.names) == (tools, thinking, names)
+    assert (found.image_token is not None) is images
+
+
+def test_a_conversation_with_tools_is_rendered_whole() -> None:
+    """Tools, the call, its result; and the call can be read back from what was rendered."""
+    made = tokenizer(WITH_ALL)
+    call = ToolCall(id="1", name="weather", arguments={"town": "Bonn", "days": [1, 2]})
+    prompt = Prompt(
+        messages=[
+            {"role": "user", "content": "Rain?"},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "content": [{"type": "tool_result", "tool_call_id": "1", "content": {"mm": 3}}]},
+        ],
+        tools=[{"name": "weather", "description": "Tells."}],
+    )
+    text = made.decode(made.render_chat(chat_of(prompt)))
+
+    assert '"description": "Tells."' in text
+    assert '<tool_response>\n{"mm": 3}\n</tool_response>' in text
+    assert (
+        take_apart(text, thinks=False, opened=False, calls=True, turn=0).tool_calls[0].arguments == call.arguments
+    )
+    assert text.endswith("<think>\n\n</think>\n\n")
+
+
+def test_thinking_is_the_templates_own_switch() -> None:
+    """Asked for, the template leaves the model to think."""
+    asked = Prompt(messages=[{"role": "user", "content": "x"}], options=Options(extended_thinking=True))
+    made = tokenizer(WITH_ALL)
+
+    assert made.decode(made.render_chat(chat_of(asked))).endswith("assistant\n")
+
+
+def test_each_image_stands_at_its_marker() -> None:
+    """Between the texts around it; a text that forges a marker is refused."""
+    image = {"type": "image", "url": "https://example.org/a.png"}
+    made = tokenizer(WITH_ALL)
+
+    def tokens(text: str) -> list[int]:
+        prompt = Prompt(messages=[{"role": "user", "content": [{"type": "text", "text": text}, image]}])
+        return made.render_chat(chat_of(prompt))
+
+    assert tokens("x").count(made.features.image_token or -1) == 1
+    with pytest.raises(InvalidRequest, match="2 places for 1 images"):
+        tokens("<|image_pad|>")
