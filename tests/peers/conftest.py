@@ -20,7 +20,7 @@ Found = dict[str, Any]
 Provider = Callable[[str], Path]
 RoundOf = Callable[[Path, str, str, str, Plan], Found]
 
-ROUND_TIMEOUT_S = 300
+ROUND_TIMEOUT_S = 600
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
