@@ -21,7 +21,7 @@ from nsai_work.errors import InvalidJob
 from nsai_work.identifiers import new_job_id
 from nsai_work.lifecycle import JobStatus
 from nsai_work.payloads import JobKind, Payload, parse_payload
-from nsai_work.policies import RetryPolicy
+from nsai_work.policies import TEN_YEARS_S, RetryPolicy
 
 
 def storable(text: str) -> str:
@@ -61,12 +61,12 @@ class Priority(StrEnum):
 class Resources(Record):
     """What a job needs. ``timeout_ms`` limits one attempt."""
 
-    cpu: float | None = Field(default=None, gt=0)
-    memory_mb: int | None = Field(default=None, gt=0)
-    gpu: str | None = None
-    gpu_count: int | None = Field(default=None, ge=0)
-    timeout_ms: int | None = Field(default=None, ge=1)
-    max_cost_usd: float | None = Field(default=None, ge=0)
+    cpu: float | None = Field(default=None, gt=0, le=1_000_000, allow_inf_nan=False)
+    memory_mb: int | None = Field(default=None, gt=0, le=1_000_000_000)
+    gpu: Word | None = Field(default=None, max_length=200)
+    gpu_count: int | None = Field(default=None, ge=0, le=1_000_000)
+    timeout_ms: int | None = Field(default=None, ge=1, le=TEN_YEARS_S * 1000)
+    max_cost_usd: float | None = Field(default=None, ge=0, allow_inf_nan=False)
 
 
 class Constraints(Record):
@@ -79,7 +79,7 @@ class Constraints(Record):
     not_before: AwareDatetime | None = None
     deadline: AwareDatetime | None = None
     concurrency_group: Word | None = Field(default=None, min_length=1, max_length=200)
-    max_concurrent_in_group: int | None = Field(default=None, ge=1)
+    max_concurrent_in_group: int | None = Field(default=None, ge=1, le=1_000_000)
     session_id: str | None = None
     locality: str | None = None
 
@@ -143,6 +143,8 @@ class Job(Record):
     @model_validator(mode="after")
     def _normalised(self) -> Self:
         # defaults are written out, so that a later version's defaults do not change a job that is stored
+        _require_characters(self.payload, "payload")
+        _require_characters(self.metadata, "metadata")
         normal = self.parsed_payload.model_dump(mode="json")
         if normal != self.payload:
             object.__setattr__(self, "payload", normal)
@@ -164,6 +166,20 @@ class Job(Record):
             return cls.model_validate(data)
         except ValidationError as error:
             raise InvalidJob.from_validation(error) from None
+
+
+def _require_characters(value: object, place: str) -> None:
+    """Raise InvalidJob for the first lone surrogate: neither a service nor a terminal could be told it."""
+    if isinstance(value, str):
+        if not _has_only_characters(value):
+            raise InvalidJob(f"{place}: must not contain a lone surrogate (got {value!a:.80})")
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            _require_characters(key, place)
+            _require_characters(item, f"{place}.{key}")
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            _require_characters(item, f"{place}.{index}")
 
 
 def _to_json(value: Any) -> Any:

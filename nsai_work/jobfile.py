@@ -4,6 +4,8 @@ Only plain data is read: no tags that build objects, no aliases (a few lines of 
 Relative paths of data are taken from the file's own directory. Errors name the file, the line and the field.
 """
 
+import contextlib
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -72,11 +74,18 @@ class _Loader(yaml.SafeLoader):
             raise yaml.constructor.ConstructorError(problem="aliases are not read here", problem_mark=mark)
         return super().compose_node(parent, index)
 
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except ValueError as error:
+            problem = f"{str(node.value)[:40]!r} is no {node.tag.rpartition(':')[2]} that can be read"
+            raise yaml.constructor.ConstructorError(problem=problem, problem_mark=node.start_mark) from error
+
 
 def _compose(file: Path, text: str) -> Any:
     try:
-        # JSON is YAML, but for tabs between tokens and a few escapes; both are rare in files people write
-        node = yaml.compose(text, Loader=_Loader)
+        # JSON is YAML, but for tabs between tokens, and a few escapes that nobody writes
+        node = yaml.compose(_without_tabs(text), Loader=_Loader)
     except yaml.YAMLError as error:
         raise _unreadable(file, error) from error
     except RecursionError as error:
@@ -87,14 +96,21 @@ def _compose(file: Path, text: str) -> Any:
     return node
 
 
+def _without_tabs(text: str) -> str:
+    """The text; if it is JSON, its tabs as blanks: they stand only between tokens, where YAML takes none."""
+    if "\t" in text and text.lstrip().startswith(("{", "[")):
+        with contextlib.suppress(ValueError, RecursionError):
+            json.loads(text)
+            return text.replace("\t", " ")
+    return text
+
+
 def _construct(file: Path, node: Any) -> Any:
     loader = _Loader("")
     try:
         return loader.construct_document(node)
     except yaml.YAMLError as error:
         raise _unreadable(file, error) from error
-    except ValueError as error:
-        raise InvalidJob(f"{file}: {error}") from error
     finally:
         loader.dispose()
 
@@ -102,7 +118,7 @@ def _construct(file: Path, node: Any) -> Any:
 def _unreadable(file: Path, error: yaml.YAMLError) -> InvalidJob:
     mark = getattr(error, "problem_mark", None)
     place = f", line {mark.line + 1}" if mark else ""
-    problem = getattr(error, "problem", None) or str(error)
+    problem = getattr(error, "problem", None) or str(error).partition("\n")[0]
     return InvalidJob(f"{file}{place}: not plain YAML or JSON: {problem}")
 
 

@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import Literal, TypeAlias
 
-from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
+from pydantic import Field, FiniteFloat, JsonValue, ValidationError, field_validator, model_validator
 
 from crucible import Prompt
 from crucible.backend import Command
@@ -13,6 +13,8 @@ from crucible.recovery import RecoveryPolicy
 from crucible.training import LoraSpec, OptimizerSpec, RunSpec
 from nsai_work.errors import InvalidJob
 from nsai_work.policies import CheckpointPolicy
+
+MOST_STEPS = 1_000_000_000
 
 
 class JobKind(StrEnum):
@@ -41,7 +43,7 @@ class LearningRateSchedule(Record):
     step after the last."""
 
     shape: Literal["constant", "linear", "cosine"] = "constant"
-    warmup_steps: int = Field(default=0, ge=0)
+    warmup_steps: int = Field(default=0, ge=0, le=MOST_STEPS)
 
 
 class TrainingStep(Record):
@@ -52,18 +54,18 @@ class TrainingStep(Record):
     ``max_tokens`` cuts longer examples (in tokens of the model's tokenizer).
     """
 
-    base_model: str = Field(min_length=1)
+    base_model: str = Field(min_length=1, max_length=1_000)
     data: DataSource
     lora: LoraSpec = LoraSpec()
-    loss_fn: str = Field(default="cross_entropy", min_length=1)
-    loss_fn_config: dict[str, float] = Field(default_factory=dict)
+    loss_fn: str = Field(default="cross_entropy", min_length=1, max_length=200)
+    loss_fn_config: dict[str, FiniteFloat] = Field(default_factory=dict)
     optimizer: OptimizerSpec = OptimizerSpec()
     schedule: LearningRateSchedule = LearningRateSchedule()
     batch_size: int = Field(default=32, ge=1, le=65_536)
-    max_steps: int | None = Field(default=None, ge=1)
-    epochs: int | None = Field(default=None, ge=1)
+    max_steps: int | None = Field(default=None, ge=1, le=MOST_STEPS)
+    epochs: int | None = Field(default=None, ge=1, le=1_000_000)
     seed: int = Field(default=0, ge=0, lt=2**31)
-    max_tokens: int = Field(default=4096, ge=2)
+    max_tokens: int = Field(default=4096, ge=2, le=100_000_000)
     pipeline_depth: int = Field(default=2, ge=1, le=64)
     checkpoint_policy: CheckpointPolicy = CheckpointPolicy()
     recovery: RecoveryPolicy = RecoveryPolicy(enabled=True, backoff_ms=1_000)

@@ -117,6 +117,9 @@ class SavedCheckpoint:
     promoted: bool = False
 
 
+TEN_YEARS_S = 315_360_000
+
+
 class CheckpointPolicy(Record):
     """When to save, what to keep, what to delete.
 
@@ -128,12 +131,12 @@ class CheckpointPolicy(Record):
     """
 
     strategy: CheckpointStrategy = CheckpointStrategy.STEPS
-    save_every: int = Field(default=100, ge=1)
-    keep_last: int = Field(default=5, ge=1)
+    save_every: int = Field(default=100, ge=1, le=1_000_000_000)
+    keep_last: int = Field(default=5, ge=1, le=1_000_000)
     save_best: bool = True
-    best_metric: str = Field(default="loss", min_length=1)
+    best_metric: str = Field(default="loss", min_length=1, max_length=200)
     best_mode: Literal["min", "max"] = "min"
-    ttl: int | None = Field(default=None, ge=60)
+    ttl: int | None = Field(default=None, ge=60, le=TEN_YEARS_S)
 
     def wants_save(self, facts: StepFacts) -> bool:
         """Whether the state after this step is to be saved."""

@@ -1,5 +1,6 @@
 """The command tree of ``nsai-work``, and the one place where its errors become messages and exit codes."""
 
+import io
 import os
 import sys
 from typing import Annotated
@@ -75,6 +76,7 @@ app.command("complete", rich_help_panel="Backends")(complete)
 def run_app() -> None:
     """Run the command of this process. An error becomes a message; a traceback is shown only when
     NSAI_WORK_DEBUG is set."""
+    _show_every_character()
     try:
         app(prog_name="nsai-work")
     except KeyboardInterrupt:
@@ -89,6 +91,13 @@ def run_app() -> None:
         sys.exit(exit_code_of(known))
     finally:
         close_all()
+
+
+def _show_every_character() -> None:
+    # what the terminal's encoding lacks, and lone surrogates in a service's answer, are shown as escapes
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _unexpected(error: Exception) -> CrucibleError:

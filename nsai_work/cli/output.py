@@ -16,7 +16,8 @@ from nsai_work.cli.plain_text import plain_line, plain_text
 
 def write_json(value: JsonValue, *, indent: int | None = 2) -> None:
     """One JSON document on stdout; ``indent=None`` puts it on one line, flushed, for a stream of them."""
-    sys.stdout.write(json.dumps(value, indent=indent, allow_nan=False, ensure_ascii=False) + "\n")
+    ascii_only = (sys.stdout.encoding or "").lower() != "utf-8"
+    sys.stdout.write(json.dumps(value, indent=indent, allow_nan=False, ensure_ascii=ascii_only) + "\n")
     sys.stdout.flush()
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import JsonValue, ValidationError
+from pydantic_core import PydanticSerializationError
 
 from crucible import Prompt
 from nsai_work.errors import DataChanged, InvalidJob
@@ -72,9 +73,9 @@ def read_prompts(path: Path) -> Iterator[PromptRow]:
     Raises:
         InvalidJob: as ``pin_prompts``.
     """
-    if not path.is_file():
-        raise _refuse(path, "is a directory" if path.is_dir() else "does not exist", "name an existing file")
     try:
+        if not path.is_file():
+            raise _refuse(path, "is a directory" if path.is_dir() else "does not exist", "name an existing file")
         with path.open("rb") as file:
             for line, raw in enumerate(file, start=1):
                 text = raw.removeprefix(b"\xef\xbb\xbf") if line == 1 else raw
@@ -86,7 +87,9 @@ def read_prompts(path: Path) -> Iterator[PromptRow]:
 
 def _row(path: Path, line: int, raw: bytes) -> PromptRow:
     try:
-        row = json.loads(raw)
+        row = json.loads(raw.decode())
+    except UnicodeDecodeError as exc:
+        raise _refuse(path, f"is not UTF-8 at byte {exc.start} of the line", "save it as UTF-8", line) from None
     except (ValueError, RecursionError):
         raise _refuse(path, "is not JSON", "each line is one JSON object", line) from None
     if not isinstance(row, dict):
@@ -106,11 +109,21 @@ def _prompt(path: Path, line: int, row: dict[str, Any]) -> Prompt:
     except ValidationError as exc:
         complaints = InvalidJob.from_validation(exc, prefix=f"payload.input.path: {path}, line {line}")
         raise InvalidJob(complaints.message, details={"field": "payload.input.path", "line": line}) from None
+    if not _has_only_characters(prompt):
+        raise _refuse(path, "holds a lone surrogate", "texts are Unicode characters", line)
     if not prompt.conversation():
         raise _refuse(
             path, "has neither messages nor prompt", 'give {"messages": [...]} or {"prompt": "..."}', line
         )
     return prompt
+
+
+def _has_only_characters(prompt: Prompt) -> bool:
+    try:
+        prompt.model_dump_json()
+    except PydanticSerializationError:
+        return False
+    return True
 
 
 def _refuse(path: Path, state: str, allowed: str, line: int | None = None) -> InvalidJob:

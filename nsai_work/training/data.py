@@ -160,8 +160,10 @@ def _decode(path: Path, line: int, raw: bytes) -> str:
 def _content(path: Path, line: int, text: str) -> Conversation | str:
     try:
         row = json.loads(text)
+    except json.JSONDecodeError as exc:
+        raise _refuse(path, f"is not JSON ({exc.msg})", "each line is one JSON object", line) from None
     except (ValueError, RecursionError) as exc:
-        reason = exc.msg if isinstance(exc, json.JSONDecodeError) else "nested too deep"
+        reason = "nested too deep" if isinstance(exc, RecursionError) else "a number has too many digits"
         raise _refuse(path, f"is not JSON ({reason})", "each line is one JSON object", line) from None
     if not isinstance(row, dict):
         raise _refuse(path, f"is a JSON {type(row).__name__}", "each line is one JSON object", line)
@@ -202,7 +204,17 @@ def _filled(path: Path, line: int, field: str, value: Any) -> str:
         raise _refuse(path, state, f"{field} is text", line, field)
     if not value:
         raise _refuse(path, f"{field} is empty", "give it some text", line, field)
+    if not value.isascii():
+        _require_characters(path, line, field, value)
     return value
+
+
+def _require_characters(path: Path, line: int, field: str, value: str) -> None:
+    try:
+        value.encode()
+    except UnicodeEncodeError as exc:
+        state = f"{field} holds a lone surrogate ({ascii(value[exc.start])[1:-1]})"
+        raise _refuse(path, state, "no tokenizer reads it", line, field) from None
 
 
 def _refuse(path: Path, state: str, allowed: str, line: int | None = None, field: str | None = None) -> InvalidJob:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from nsai_work.cli import main
+from nsai_work.jobfile import load_job
 
 Job = dict[str, Any]
 
@@ -42,6 +43,13 @@ FIELDS = {
         at("payload.recovery", {"enabled": True, "checkpoint_strategy": "newest"}),
         ["checkpoint_strategy", "latest", "best_loss"],
     ),
+    "absurd number of steps": (at("payload.max_steps", 10**29), ["payload.max_steps", "1000000000"]),
+    "absurd time limit": (at("resources", {"timeout_ms": 10**29}), ["resources.timeout_ms", "less than"]),
+    "absurd group": (
+        at("constraints", {"concurrency_group": "g", "max_concurrent_in_group": 2**63}),
+        ["constraints.max_concurrent_in_group", "1000000"],
+    ),
+    "lone surrogate": (at("payload.loss_fn", "a\ud800"), ["payload.loss_fn", "lone surrogate", "\\ud800"]),
     "deadline before its start": (
         at("constraints", {"not_before": "2030-01-02T00:00:00Z", "deadline": "2030-01-01T00:00:00Z"}),
         ["deadline", "not_before"],
@@ -51,6 +59,8 @@ FIELDS = {
 
 DATA = {
     "unknown role": ('{"messages": [{"role": "bot", "content": "x"}]}\n', ["line 1", "role", "assistant"]),
+    "lone surrogate": ('{"text": "a\\ud800"}\n', ["line 1", "text", "lone surrogate", "\\ud800"]),
+    "number of many digits": ('{"text": "a", "n": ' + "9" * 5000 + "}\n", ["line 1", "digits"]),
     "no conversation": ('{"messages": []}\n', ["line 1", "messages"]),
 }
 
@@ -58,6 +68,9 @@ FILES = {
     "empty": ("", ["job.json"]),
     "text": ("just text", ["job.json"]),
     "list of numbers": ("- 1\n- 2\n", ["jobs[0]"]),
+    "no such day": ("kind: composite\nname: 2020-13-45\n", ["line 2", "'2020-13-45'", "timestamp"]),
+    "number of many digits": ("name: " + "9" * 5000, ["line 1", "int"]),
+    "control character": ("kind: a\x00b", ["#x0000"]),
 }
 
 SETTINGS = {
@@ -132,3 +145,10 @@ def test_wrong_settings(job: Job, refused: Refused, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv(variable, SETTINGS[variable])
 
     refused(json.dumps(job), [variable])
+
+
+def test_json_may_be_indented_by_tabs(job: Job, tmp_path: Path) -> None:
+    """YAML takes no tabs there, JSON does; a tab within a text is no JSON, and is not touched."""
+    (tmp_path / "job.json").write_text(json.dumps(job, indent="\t"))
+
+    assert load_job(tmp_path / "job.json").backend == "fake"

@@ -202,8 +202,9 @@ def test_a_changed_input_is_refused(tmp_path: Path) -> None:
         ('{"prompt": "1", "options": {"temperature": -1}}\n', "line 1.options.temperature"),
         ('{"messages": [{"role": "robot", "content": "x"}]}\n', "line 1.messages.0.role"),
         ('{"prompt": "1", "promt": 1}\n', "line 1.promt: unknown field"),
+        ('{"prompt": "\\ud800"}\n', "line 1: holds a lone surrogate"),
     ],
-    ids=["missing", "empty", "blank", "broken", "list", "no text", "nothing", "option", "role", "unknown"],
+    ids=["missing", "empty", "blank", "broken", "list", "no text", "nothing", "option", "role", "unknown", "half"],
 )
 def test_bad_input_names_line_and_field(tmp_path: Path, content: str | None, complaint: str) -> None:
     """At submit, before anything is stored or asked."""
@@ -213,6 +214,21 @@ def test_bad_input_names_line_and_field(tmp_path: Path, content: str | None, com
     with pytest.raises(InvalidJob) as caught:
         pin_prompts(DataSource(path=str(path)))
     assert complaint in caught.value.message
+
+
+def test_a_file_in_another_encoding_is_refused(tmp_path: Path) -> None:
+    """Its lines could not be told apart."""
+    path = tmp_path / "prompts.jsonl"
+    path.write_bytes('{"prompt": "1"}'.encode("utf-16"))
+
+    with pytest.raises(InvalidJob, match="line 1: is not UTF-8 at byte 0"):
+        pin_prompts(DataSource(path=str(path)))
+
+
+def test_a_path_that_no_file_can_have_is_refused(tmp_path: Path) -> None:
+    """As one that does not exist."""
+    with pytest.raises(InvalidJob, match="cannot be read"):
+        pin_prompts(DataSource(path=str(tmp_path / ("a" * 300))))
 
 
 @pytest.mark.parametrize(
