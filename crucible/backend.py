@@ -36,6 +36,9 @@ class Backend(ABC):
     name: ClassVar[str]
     """The entry-point name this class is registered under."""
 
+    requires: ClassVar[tuple[str, ...]] = ()
+    """Modules of optional packages that the backend cannot do without: where one is missing, no job is taken."""
+
     def __init__(self, config: Mapping[str, JsonValue] | None = None) -> None:
         """Validate settings. No I/O.
 

@@ -1,5 +1,6 @@
 """Backends by entry-point name. The only file that names stevedore, and it imports it only to load one."""
 
+import importlib.util
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -55,6 +56,26 @@ def load_backend(name: str, config: Mapping[str, JsonValue] | None = None) -> Ba
     if not isinstance(backend, Backend):
         raise PluginError(f"the plug-in {name!r} made {type(backend).__name__}, which is no Backend", backend=name)
     return backend
+
+
+def why_unusable(name: str) -> str | None:
+    """Why a backend cannot be used in this process, or None if nothing speaks against it.
+
+    Its plug-in is imported, the packages that it ``requires`` are looked for, and nothing is made or opened.
+    """
+    try:
+        kind = _load_class(name, _places())
+    except CrucibleError as error:
+        return error.message
+    missing = [module for module in kind.requires if not _is_installed(module)]
+    return f"not installed: {', '.join(missing)}" if missing else None
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
 
 
 def _places() -> tuple[tuple[str, int], ...]:

@@ -36,6 +36,7 @@ class LiteLLMBackend(Backend):
     """
 
     name: ClassVar[str] = BACKEND
+    requires: ClassVar[tuple[str, ...]] = ("litellm",)
 
     def __init__(self, config: Mapping[str, JsonValue] | None = None) -> None:
         self._settings = settings = read_record(LiteLLMSettings, dict(config or {}), backend=BACKEND)

@@ -27,6 +27,7 @@ class OpenAIBackend(Backend):
     """One server. ``config``: ``OpenAISettings``."""
 
     name: ClassVar[str] = BACKEND
+    requires: ClassVar[tuple[str, ...]] = ("openai",)
 
     def __init__(self, config: Mapping[str, JsonValue] | None = None) -> None:
         self._settings = read_record(OpenAISettings, dict(config or {}), backend=BACKEND)

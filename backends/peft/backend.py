@@ -38,6 +38,7 @@ class PeftBackend(TrainingBackend):
     """All computing is done in one thread, in the order in which it was asked for. ``config``: ``PeftSettings``."""
 
     name: ClassVar[str] = BACKEND
+    requires: ClassVar[tuple[str, ...]] = ("torch", "transformers", "peft", "safetensors")
 
     def __init__(self, config: Mapping[str, JsonValue] | None = None) -> None:
         self._settings = read_record(PeftSettings, dict(config or {}), backend=BACKEND)

@@ -3,7 +3,7 @@
 import asyncio
 
 from crucible.backend import Backend
-from crucible.registry import backend_names, load_backend
+from crucible.registry import backend_names, load_backend, why_unusable
 from nsai_work.clock import Clock
 from nsai_work.logs import get_logger
 
@@ -11,19 +11,38 @@ log = get_logger(__name__)
 
 
 class BackendPool:
-    """Backends by entry-point name."""
+    """Backends by entry-point name.
 
-    def __init__(self, clock: Clock) -> None:
+    ``only_usable``: a backend that cannot be imported here, or whose packages are missing, is left to other
+    workers; that is looked at once. Otherwise its jobs are taken, and fail with the reason.
+    """
+
+    def __init__(self, clock: Clock, *, only_usable: bool = True) -> None:
         self._clock = clock
+        self._only_usable = only_usable
+        self._usable: dict[str, bool] = {}
         self._open: dict[str, Backend] = {}
         self._locks: dict[str, asyncio.Lock] = {}
         self._resting: dict[str, float] = {}
 
     def available(self) -> dict[str, str]:
-        """The backends that jobs may be claimed for now, with the name of the account each uses."""
+        """The backends that jobs may be claimed for now, with the name of the account each uses.
+
+        The first call imports them, which may take seconds: make it in a thread.
+        """
         now = self._clock.monotonic()
         self._resting = {name: until for name, until in self._resting.items() if until > now}
-        return {name: name for name in backend_names() if name not in self._resting}
+        return {name: name for name in backend_names() if name not in self._resting and self._is_usable(name)}
+
+    def _is_usable(self, name: str) -> bool:
+        if not self._only_usable:
+            return True
+        if name not in self._usable:
+            reason = why_unusable(name)
+            self._usable[name] = reason is None
+            if reason is not None:
+                log.warning("backend.unusable", backend=name, reason=reason)
+        return self._usable[name]
 
     def rest(self, name: str, seconds: float) -> None:
         """Take no jobs for a backend that does not answer, so that they go elsewhere or wait unharmed."""

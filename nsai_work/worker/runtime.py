@@ -55,7 +55,8 @@ class Runtime:
         self._attempts: set[Attempt] = set()
         self._stopping = asyncio.Event()
         self._hurrying = asyncio.Event()
-        self.backends = BackendPool(clock)
+        # jobs that were asked for by name must not wait for another worker
+        self.backends = BackendPool(clock, only_usable=work.job_ids is None)
         self.leases = LeaseKeeper(
             ownership.heartbeat, clock, ttl_s=settings.lease_ttl_s, interval_s=settings.heartbeat_interval_s
         )
@@ -93,7 +94,7 @@ class Runtime:
 
     async def run(self, on_ready: Callable[[], None] = lambda: None) -> None:
         """Work until told to stop."""
-        await self.ownership.register(self.backends.available())
+        await self.ownership.register(await asyncio.to_thread(self.backends.available))
         log.info("worker.started", worker_id=self.ownership.worker_id, concurrency=self._work.concurrency)
         intake = asyncio.create_task(_forever("intake", self.intake.run))
         parts = [asyncio.create_task(_forever(name, part)) for name, part in self._parts()]
