@@ -28,7 +28,7 @@ from tests.chaos.stage import (
     verify,
     write_lessons,
 )
-from tests.rig import Proxy, Rig, until
+from tests.rig import Proxy, Rig
 
 pytestmark = pytest.mark.chaos
 
@@ -91,7 +91,8 @@ def _chaos(
                 stage.submit([training_job(data, steps=steps, seed=number) for number in range(jobs)])
                 _play(stage, acts(stage), until_kills=kills, patience_s=120)
                 server.clear_faults()
-                until(lambda: not stage.unfinished(), "every job ends", stage.story, timeout_s=120)
+                while stage.unfinished():
+                    stage.wait_for_progress(120)
                 for handle, truth in zip(stage.handles, truths, strict=True):
                     verify(stage, handle, truth)
         finally:
