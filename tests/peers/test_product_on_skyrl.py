@@ -13,7 +13,7 @@ from foreign import Served
 from plan import TEXTS
 from provision import HERE
 
-STEPS, SAVE_EVERY, DIES_AFTER = 10, 4, 7
+STEPS, SAVE_EVERY, DIES_AFTER = 16, 6, 8
 
 
 @pytest.fixture
