@@ -32,8 +32,9 @@ def load_tokenizer(info: GetInfoResponse) -> Any:
     try:
         from transformers import AutoTokenizer
     except ImportError as error:
+        remedy = 'pip install "nsai-work[transformers]"'
         raise Unsupported(
-            f"the tokenizer {name} needs the package transformers (pip install transformers)", backend=BACKEND
+            f"the tokenizer {name} needs the package transformers: {remedy}", backend=BACKEND
         ) from error
     try:
         return AutoTokenizer.from_pretrained(name)
