@@ -64,5 +64,6 @@ def _result_facts(job: "Job") -> list[tuple[str, object]]:
     facts: list[tuple[str, object]] = [("status", job.status), *result_facts(job.result)]
     model = (job.result or {}).get("model")
     if model and job.kind is JobKind.TRAINING_STEP:
-        facts.append(("try it", f'nsai-work complete --backend {job.backend} --model {model} "your prompt"'))
+        command = f"nsai-work complete --backend {job.backend} --temperature 0 --model {model}"
+        facts.append(("try it", f'{command} "your prompt"'))
     return facts
