@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from crucible.errors import CrucibleError
+from crucible.errors import CrucibleError, InvalidRequest
 from nsai_work.cli.backends import backends
 from nsai_work.cli.complete import complete
 from nsai_work.cli.database import database_app
@@ -78,6 +78,7 @@ def run_app() -> None:
     NSAI_WORK_DEBUG is set."""
     _show_every_character()
     try:
+        _require_text(sys.argv[1:])
         app(prog_name="nsai-work")
     except KeyboardInterrupt:
         sys.exit(ExitCode.INTERRUPTED)
@@ -98,6 +99,12 @@ def _show_every_character() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def _require_text(arguments: list[str]) -> None:
+    for argument in arguments:
+        if not argument.isascii() and argument.encode(errors="replace").decode() != argument:
+            raise InvalidRequest.of("argument", argument, "it must be UTF-8 text")
 
 
 def _unexpected(error: Exception) -> CrucibleError:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from crucible.stream import StreamEvent
 
 STDIN = "-"
+MAX_IMAGE_BYTES = 64 << 20
 
 
 def complete(
@@ -73,6 +74,10 @@ def _image_part(path: Path) -> dict[str, object]:
     from crucible.media import IMAGE_TYPES, image_media_type
 
     try:
+        if not path.is_file():
+            raise InvalidRequest.of("--image", str(path), "it must be a file")
+        if path.stat().st_size > MAX_IMAGE_BYTES:
+            raise InvalidRequest.of("--image", str(path), f"it must not be larger than {MAX_IMAGE_BYTES >> 20} MiB")
         content = path.read_bytes()
     except OSError as error:
         raise InvalidRequest.of("--image", str(path), f"it cannot be read: {error.strerror}") from error

@@ -150,7 +150,7 @@ def parse_url(url: str | URL) -> URL:
     """
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         raise InvalidRequest.of("database_url", "(not shown: it may hold a password)", f"use {_ALLOWED}") from None
     if parsed.drivername in ("postgresql", "postgres"):
         parsed = parsed.set(drivername="postgresql+psycopg")
@@ -186,7 +186,11 @@ def make_engine(url: URL, pool_size: int = 5) -> Engine:
 
 def _sqlite_engine(url: URL, pool_size: int) -> Engine:
     assert url.database is not None
-    Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(url.database).parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidRequest.of("database_url", str(folder), f"cannot create it: {error.strerror}") from error
     engine = create_engine(
         url, pool_size=pool_size, max_overflow=10, hide_parameters=True, connect_args={"timeout": 10.0}
     )

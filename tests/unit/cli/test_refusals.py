@@ -82,6 +82,7 @@ SETTINGS = {
 }
 
 Refused = Callable[[str, list[str]], None]
+RefusedCall = Callable[[list[str], list[str]], None]
 
 
 @pytest.fixture
@@ -93,16 +94,26 @@ def job(tmp_path: Path) -> Job:
 
 
 @pytest.fixture
-def refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Refused]:
-    """Submits the text of a job file, and requires exit code 2, each of the words, and that no store was made."""
-    handlers, level = logging.root.handlers[:], logging.root.level
+def refused(tmp_path: Path, refused_call: RefusedCall) -> Refused:
+    """Submits the text of a job file, which must be refused as ``refused_call`` says."""
 
     def submit(text: str, words: list[str]) -> None:
         file = tmp_path / "job.json"
         file.write_text(text)
-        monkeypatch.setattr(sys, "argv", ["nsai-work", "submit", str(file)])
+        refused_call(["submit", str(file)], words)
+
+    return submit
+
+
+@pytest.fixture
+def refused_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[RefusedCall]:
+    """Calls the command line, and requires exit code 2, each of the words, and that no store was made."""
+    handlers, level = logging.root.handlers[:], logging.root.level
+
+    def call(arguments: list[str], words: list[str]) -> None:
+        monkeypatch.setattr(sys, "argv", ["nsai-work", *arguments])
         with pytest.raises(SystemExit) as exited:
             main()
         shown = capsys.readouterr()
@@ -112,7 +123,7 @@ def refused(
             assert word in shown.err
         assert not (tmp_path / "home" / "nsai-work.db").exists()
 
-    yield submit
+    yield call
     # the command set logging up for its process, which here is everybody's
     logging.root.handlers[:], logging.root.level = handlers, level
 
@@ -139,6 +150,13 @@ def test_wrong_file(refused: Refused, content: str, words: list[str]) -> None:
     refused(content, words)
 
 
+def test_a_database_url_that_is_none(job: Job, refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not repeated: it may hold a password."""
+    monkeypatch.setenv("NSAI_WORK_DATABASE_URL", "postgresql://u:pass@word@[::1")
+
+    refused(json.dumps(job), ["database_url: '(not shown: it may hold a password)' is not allowed"])
+
+
 @pytest.mark.parametrize("variable", SETTINGS)
 def test_wrong_settings(job: Job, refused: Refused, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     """A wrong environment variable is named."""
@@ -152,3 +170,15 @@ def test_json_may_be_indented_by_tabs(job: Job, tmp_path: Path) -> None:
     (tmp_path / "job.json").write_text(json.dumps(job, indent="\t"))
 
     assert load_job(tmp_path / "job.json").backend == "fake"
+
+
+ARGUMENTS = {
+    "not UTF-8": (["show", "a\udcff"], ["argument", "UTF-8"]),
+    "image without an end": (["complete", "--backend", "fake", "--image", "/dev/zero", "hi"], ["--image", "file"]),
+}
+
+
+@pytest.mark.parametrize(("arguments", "words"), ARGUMENTS.values(), ids=ARGUMENTS.keys())
+def test_wrong_arguments(refused_call: RefusedCall, arguments: list[str], words: list[str]) -> None:
+    """Refused before anything is opened."""
+    refused_call(arguments, words)
