@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 if importlib.util.find_spec("litellm") is None:
-    pytest.skip("the extra litellm is not installed; make extras-test runs these", allow_module_level=True)
+    pytest.skip("the extra litellm is not installed; make extras runs these", allow_module_level=True)
 
 from backends.litellm_backend import LiteLLMBackend
 from crucible import (

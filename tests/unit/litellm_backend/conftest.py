@@ -12,7 +12,7 @@ import pytest
 def library() -> Any:
     """LiteLLM, or a skip that says how to get it."""
     if importlib.util.find_spec("litellm") is None:
-        pytest.skip("the extra litellm is not installed; make extras-test runs these")
+        pytest.skip("the extra litellm is not installed; make extras runs these")
     from backends.litellm_backend.library import opened
 
     return asyncio.run(opened())
