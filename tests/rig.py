@@ -23,7 +23,7 @@ from nsai_work import Job, JobHandle, Settings
 from nsai_work.connections import close_connections, job_store
 from nsai_work.store import Store
 
-WAIT_S = 30.0
+WAIT_S = 60.0
 
 
 @dataclass

@@ -1,7 +1,6 @@
 """Submit in one process, work in another; and whatever lies on the queue besides."""
 
 import json
-import time
 from typing import Any
 
 import pytest
@@ -36,15 +35,13 @@ OURS = {"task": TASK_NAME, "id": "x"}
 
 def test_a_job_is_worked_in_another_process(rig: Rig) -> None:
     """The wake-up reaches the worker long before it would look by itself."""
-    rig.start_worker(poll_interval_s=60, sweep_interval_s=60)
+    rig.start_worker(poll_interval_s=300, sweep_interval_s=300)
     settings = rig.settings()
-    submit(command(), settings).result(timeout=20)
+    submit(command(), settings).result(timeout=60)
 
-    begun = time.monotonic()
     handle = submit(command("echo", arguments={"value": [1, None, "ü"]}), settings)
 
-    assert handle.result(timeout=20) == {"value": [1, None, "ü"]}
-    assert time.monotonic() - begun < 10
+    assert handle.result(timeout=60) == {"value": [1, None, "ü"]}
     assert [event.name for event in handle.events(follow=True)] == ["job.submitted", "job.running", "job.succeeded"]
 
 
@@ -54,7 +51,7 @@ def test_many_jobs_each_end_once_on_two_workers(rig: Rig) -> None:
     rig.start_worker()
 
     handles = submit_many([command("echo", arguments={"value": n}) for n in range(150)], rig.settings())
-    results = [handle.result(timeout=40) for handle in handles]
+    results = [handle.result(timeout=90) for handle in handles]
 
     assert results == [{"value": n} for n in range(150)]
     names = [event.name for event in rig.store.events_all(limit=1000)]
@@ -67,7 +64,7 @@ def test_many_jobs_each_end_once_on_two_workers(rig: Rig) -> None:
 
 def test_celerys_own_way_of_sending_wakes_too(rig: Rig) -> None:
     """Any Celery program can wake a worker: the message is Celery's."""
-    rig.start_worker(poll_interval_s=60, sweep_interval_s=60)
+    rig.start_worker(poll_interval_s=300, sweep_interval_s=300)
     settings = rig.settings()
     entry = rig.store.submit([command()])[0]
     app = make_app(settings, lambda: pytest.fail("no worker runs here"))
@@ -75,7 +72,7 @@ def test_celerys_own_way_of_sending_wakes_too(rig: Rig) -> None:
         queue = queue_name(rig.prefix, Priority.BATCH)
         app.send_task(TASK_NAME, kwargs={"job_id": entry.job_id, "epoch": entry.epoch}, queue=queue)
 
-    rig.handle(entry.job_id).result(timeout=20)
+    rig.handle(entry.job_id).result(timeout=60)
 
 
 def test_rubbish_on_the_queue_is_acknowledged_and_counted(rig: Rig) -> None:
@@ -84,7 +81,7 @@ def test_rubbish_on_the_queue_is_acknowledged_and_counted(rig: Rig) -> None:
     worker = rig.start_worker()
     settings = rig.settings()
     done = submit(command(), settings)
-    done.result(timeout=20)
+    done.result(timeout=60)
     ended = rig.store.get(done.id)
 
     _send(rig, b"not json", OURS, **RAW)
@@ -98,7 +95,7 @@ def test_rubbish_on_the_queue_is_acknowledged_and_counted(rig: Rig) -> None:
     _send(rig, _wake_body(job_id=done.id, epoch=0), OURS, **RAW)
     _send(rig, _wake_body(job_id=done.id, epoch=0), OURS, **RAW)
 
-    assert submit(command(), settings).result(timeout=20) == {}
+    assert submit(command(), settings).result(timeout=60) == {}
     until(lambda: "wake.unknown_job" in worker.text(), "the unknown job was logged", worker.text)
     until(lambda: "reason=unknown_task" in worker.text(), "the foreign task was logged", worker.text)
     assert rig.store.get(done.id) == ended
@@ -119,7 +116,7 @@ def test_a_redis_list_full_of_rubbish_does_not_stop_a_worker(redis_url: str, rig
     with redis.Redis.from_url(redis_url) as client:
         client.lpush(queue_name(rig.prefix, Priority.BATCH), "rubbish", "{}", "[]", b"\xff\xfe")
 
-    assert submit(command(), rig.settings()).result(timeout=20) == {}
+    assert submit(command(), rig.settings()).result(timeout=60) == {}
     assert worker.process.poll() is None
 
 
@@ -134,9 +131,9 @@ def test_a_stale_or_doubled_hint_runs_nothing_twice(rig: Rig) -> None:
 
     for epoch in (0, 0, 1, 1, 7):
         publisher(settings).publish([Hint(handle.id, epoch, Priority.BATCH)])
-    handle.result(timeout=20)
+    handle.result(timeout=60)
     for epoch in (0, 1, 2):
         publisher(settings).publish([Hint(handle.id, epoch, Priority.BATCH)])
-    submit(command(), settings).result(timeout=20)
+    submit(command(), settings).result(timeout=60)
 
     assert len(rig.store.attempts(handle.id)) == 1

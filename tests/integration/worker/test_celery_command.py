@@ -21,7 +21,7 @@ def test_a_job_is_worked_by_celerys_command(pool: str, tmp_path: Path) -> None:
     with log.open("wb") as file:
         process = subprocess.Popen(
             [sys.executable, "-m", *CELERY, "--pool", pool],
-            env=rig.environment(poll_interval_s=60, sweep_interval_s=60),
+            env=rig.environment(poll_interval_s=300, sweep_interval_s=300),
             stdout=file,
             stderr=subprocess.STDOUT,
         )
@@ -29,7 +29,7 @@ def test_a_job_is_worked_by_celerys_command(pool: str, tmp_path: Path) -> None:
     rig.workers.append(worker)
     try:
         until(lambda: "ready." in worker.text() or process.poll() is not None, "it is ready", worker.text)
-        assert submit(command("echo", arguments={"value": 7}), rig.settings()).result(timeout=20) == {"value": 7}
+        assert submit(command("echo", arguments={"value": 7}), rig.settings()).result(timeout=60) == {"value": 7}
         assert worker.terminate() == 0
     finally:
         rig.close()

@@ -25,16 +25,14 @@ def _outcomes(rig: Rig, handle: JobHandle) -> list[str | None]:
 
 def test_a_killed_workers_job_is_taken_over(rig: Rig) -> None:
     """On the same machine a death is seen at once, long before the lease runs out; the job ends, and ends once."""
-    first = rig.start_worker(lease_ttl_s=60)
+    first = rig.start_worker(lease_ttl_s=600)
     handle = submit(command("sleep", arguments={"ms": 1000}), rig.settings())
     _running(handle)
 
     first.kill()
-    begun = time.monotonic()
-    rig.start_worker(lease_ttl_s=60)
+    rig.start_worker(lease_ttl_s=600)
 
-    assert handle.result(timeout=25) == {"slept_ms": 1000}
-    assert time.monotonic() - begun < 20
+    assert handle.result(timeout=60) == {"slept_ms": 1000}
     assert _outcomes(rig, handle) == ["lost", "succeeded"]
 
 
@@ -46,7 +44,7 @@ def test_a_zombie_changes_nothing(embedded: Rig) -> None:
     zombie.signal(signal.SIGSTOP)
     embedded.start_worker()
 
-    assert handle.result(timeout=25) == {"slept_ms": 1000}
+    assert handle.result(timeout=60) == {"slept_ms": 1000}
     ended = embedded.store.get(handle.id)
     zombie.signal(signal.SIGCONT)
     until(lambda: "job.abandoned" in zombie.text(), "the zombie let go", zombie.text)
@@ -58,7 +56,7 @@ def test_a_zombie_changes_nothing(embedded: Rig) -> None:
 
 def test_sigterm_hands_over(embedded: Rig) -> None:
     """A worker that is asked to leave gives its job back within the grace period; no attempt is used up."""
-    first = embedded.start_worker(shutdown_grace_s=0.5, lease_ttl_s=60)
+    first = embedded.start_worker(shutdown_grace_s=0.5, lease_ttl_s=600)
     handle = submit(command("sleep", arguments={"ms": 2000}), embedded.settings())
     _running(handle)
 
@@ -66,7 +64,7 @@ def test_sigterm_hands_over(embedded: Rig) -> None:
     assert handle.status() is JobStatus.QUEUED
     embedded.start_worker()
 
-    assert handle.result(timeout=25) == {"slept_ms": 2000}
+    assert handle.result(timeout=60) == {"slept_ms": 2000}
     assert _outcomes(embedded, handle) == ["released", "succeeded"]
     assert handle.job().attempt == 1
 
@@ -91,12 +89,12 @@ def test_a_broker_that_is_away_costs_latency_only(broker: Proxy, amqp_url: str, 
         handle = submit(command(), rig.settings())
         assert time.monotonic() - begun < 10
         worker = rig.start_worker(poll_interval_s=1, sweep_interval_s=0.5)
-        assert handle.result(timeout=20) == {}
+        assert handle.result(timeout=60) == {}
 
         broker.open()
         until(lambda: _hint_arrives(rig, worker.text), "a wake-up arrives again", worker.text, timeout_s=60)
         broker.cut()
-        assert submit(command(), rig.settings()).result(timeout=20) == {}
+        assert submit(command(), rig.settings()).result(timeout=60) == {}
         assert worker.process.poll() is None
         broker.open()
     finally:
@@ -145,7 +143,7 @@ def test_a_database_that_is_away(
             until(lambda: "lease.overdue" in worker.text(), "the worker stopped in time", worker.text)
         proxy.open()
 
-        assert handle.result(timeout=30) == {"slept_ms": 3500}
+        assert handle.result(timeout=60) == {"slept_ms": 3500}
         outcomes = _outcomes(observer, handle)
         assert outcomes[0] in first_outcomes
         assert outcomes[-1] == "succeeded"

@@ -64,7 +64,7 @@ def test_being_told_to_stop_hands_the_job_back(number: signal.Signals, tmp_path:
     try:
         until(lambda: handle.status() is JobStatus.RUNNING, "it runs")
         process.send_signal(number)
-        _, errors = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=60)
 
         assert process.returncode == 0, errors.decode()
         assert errors.decode().count("stopping") == 1
