@@ -38,7 +38,7 @@ demo: $(VENV)/.installed-demo
 	$(BIN)/nsai-work demo
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -q -m "not long and not peers"
+	$(BIN)/python -m pytest -q -m "not long and not peers" -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
