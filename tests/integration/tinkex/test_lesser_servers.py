@@ -1,0 +1,77 @@
+"""The backend on servers that lack something: refused by name, remembered, and said in the capabilities."""
+
+import sys
+from collections.abc import Iterator
+
+import pytest
+from rude_server import RudeServer, Said, said
+
+from backends.tinkex.backend import TinkexBackend
+from crucible import Options, Prompt, Unsupported
+from crucible.capabilities import Capabilities
+from crucible.testing.loop import run_opened
+
+SAMPLES = said(
+    {
+        "type": "sample",
+        "sequences": [{"stop_reason": "stop", "tokens": [72, 105, 256], "logprobs": [-1.0, -2.0, -3.0]}],
+    }
+)
+UNKNOWN_FIELD = said(
+    {"detail": [{"type": "extra_forbidden", "loc": ["body", "topk_sample_logprobs"], "msg": "not permitted"}]}, 422
+)
+
+
+@pytest.fixture
+def rude() -> Iterator[RudeServer]:
+    """A server of bytes with little else."""
+    with RudeServer() as server:
+        models = [{"model_name": "m", "tokenizer_id": "nsai/byte-320"}]
+        server.script("get_server_capabilities", said({"supported_models": models}))
+        server.script("create_sampling_session", said({"sampling_session_id": "s:0"}))
+        server.script("asample", said({"request_id": "drawn"}))
+        server.futures["drawn"] = [SAMPLES]
+        yield server
+
+
+def asked(**options: object) -> Prompt:
+    """A short prompt."""
+    return Prompt(messages=[{"role": "user", "content": "Hi"}], options=Options.model_validate(options))
+
+
+@pytest.mark.parametrize("reply", [UNKNOWN_FIELD, said({"request_id": "drawn"})], ids=["refuses", "leaves out"])
+def test_a_server_without_likely_tokens_is_remembered(rude: RudeServer, reply: Said) -> None:
+    """The option is refused by name, is no longer claimed, and plain log-probabilities still work."""
+    rude.script("asample", reply, said({"request_id": "drawn"}))
+
+    async def body(opened: TinkexBackend) -> Capabilities:
+        with pytest.raises(Unsupported, match=r"options\.top_logprobs"):
+            await opened.complete(asked(logprobs=True, top_logprobs=2))
+        heard = len(rude.bodies("asample"))
+        with pytest.raises(Unsupported, match=r"options\.top_logprobs"):
+            await opened.complete(asked(logprobs=True, top_logprobs=2))
+        assert len(rude.bodies("asample")) == heard
+        completion = await opened.complete(asked(logprobs=True))
+        assert [item.logprob for item in completion.choices[0].logprobs or ()] == [-1.0, -2.0, -3.0]
+        assert "topk_sample_logprobs" not in rude.bodies("asample")[-1]
+        return await opened.capabilities()
+
+    claimed = run_opened(TinkexBackend({"base_url": rude.url}), body)
+
+    assert claimed.options is not None
+    assert "top_logprobs" not in claimed.options
+
+
+def test_without_its_tokenizer_a_model_claims_no_tools(rude: RudeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And says which package is missing when it is asked."""
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    rude.script("get_server_capabilities", said({"supported_models": [{"model_name": "far/away"}]}))
+
+    async def body(opened: TinkexBackend) -> Capabilities:
+        with pytest.raises(Unsupported, match="far/away needs the package transformers"):
+            await opened.complete(Prompt(messages=asked().messages, tools=[{"name": "go"}]))
+        return await opened.capabilities()
+
+    claimed = run_opened(TinkexBackend({"base_url": rude.url}), body)
+
+    assert (claimed.supports_tools, claimed.supports_vision, claimed.supports_extended_thinking) == (False,) * 3
