@@ -5,7 +5,7 @@ intents of a run that is taken over are always its newest ones, and all steps be
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pydantic import JsonValue
@@ -55,11 +55,24 @@ async def fill(assignment: Assignment, live: Live) -> None:
         under_way = live.steps_in_flight + sum(entry.operation.kind is IntentKind.STEP for entry in fresh)
         if operation.kind is IntentKind.STEP and under_way >= assignment.payload.pipeline_depth:
             break
+        if _must_wait(live, operation, fresh):
+            break
         fresh.append(prepare(assignment, live, operation))
         live.agenda.take(operation)
     await _journal(assignment, live, fresh)
     live.in_flight.extend(fresh)
     await send_unsent(assignment, live)
+
+
+def _must_wait(live: Live, operation: Operation, fresh: Sequence[InFlight]) -> bool:
+    """Whether a save must not be under way together with anything else: a service that keeps no record of sequence
+    numbers may not keep their order either, and a save that overtakes a step saves another state than its own."""
+    if live.run.features.replays is True:
+        return False
+    under_way = [entry.operation for entry in (*live.in_flight, *fresh) if not entry.operation.skipped]
+    if operation.kind is IntentKind.STEP:
+        return any(other.kind is not IntentKind.STEP for other in under_way)
+    return bool(under_way)
 
 
 async def _journal(assignment: Assignment, live: Live, entries: Iterable[InFlight]) -> None:

@@ -507,3 +507,30 @@ async def test_a_finished_job_is_not_trained_again(tmp_path: Path) -> None:
     scene.service.hook = lambda event, details: contacts.append(event)
     assert await scene.drive() == first
     assert contacts == []
+
+
+@pytest.mark.parametrize("replays", [True, False, None], ids=["replays", "repeats", "unknown"])
+async def test_a_save_stands_alone_where_the_order_is_not_known_to_be_kept(
+    tmp_path: Path, replays: bool | None
+) -> None:
+    """Where a step might overtake a save, the two are never under way together; elsewhere the pipeline stays full."""
+    scene = Scene(
+        payload_of(tmp_path, pipeline_depth=3, checkpoint_policy={"save_every": 2}),
+        service=Service(replays=replays),
+    )
+    under_way: dict[int, IntentKind] = {}
+    together: set[frozenset[IntentKind]] = set()
+
+    def hook(event: str, details: dict[str, Any]) -> None:
+        if event == "send":
+            under_way[details["intent"].last_seq_id] = details["intent"].kind
+            together.add(frozenset(under_way.values()))
+        elif event == "result":
+            under_way.pop(details["intent"].last_seq_id, None)
+
+    scene.service.hook = hook
+    await scene.drive()
+
+    scene.check_complete()
+    mixed = [kinds for kinds in together if len(kinds) > 1]
+    assert bool(mixed) == (replays is True)
