@@ -513,7 +513,7 @@ async def test_a_finished_job_is_not_trained_again(tmp_path: Path) -> None:
 async def test_a_save_stands_alone_where_the_order_is_not_known_to_be_kept(
     tmp_path: Path, replays: bool | None
 ) -> None:
-    """Where a step might overtake a save, the two are never under way together; elsewhere the pipeline stays full."""
+    """Where a step might overtake a save, the two never are under way together; elsewhere they are."""
     scene = Scene(
         payload_of(tmp_path, pipeline_depth=3, checkpoint_policy={"save_every": 2}),
         service=Service(replays=replays),
