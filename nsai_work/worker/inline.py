@@ -47,18 +47,18 @@ async def _run(
     working = asyncio.create_task(runtime.run())
     following = asyncio.create_task(_follow(runtime.ownership, job_ids, on_event))
     ended = False
-    try:
-        with _on_sigterm(runtime.stop, on_stopping):
+    with _sigterm_as_ctrl_c():
+        try:
             await asyncio.wait({working, following}, return_when=asyncio.FIRST_COMPLETED)
             ended = following.done()
             await _until_handed_over(runtime, working)
-    except asyncio.CancelledError:
-        # Ctrl-C: asyncio cancels its main task; the hand-over is what it asks for
-        on_stopping()
-        await _until_handed_over(runtime, working)
-    finally:
-        following.cancel()
-        await asyncio.wait({following})
+        except asyncio.CancelledError:
+            # Ctrl-C: asyncio cancels its main task; the hand-over is what it asks for
+            on_stopping()
+            await _until_handed_over(runtime, working)
+        finally:
+            following.cancel()
+            await asyncio.wait({following})
     # a hand-over closes the store, which may take the follower in the middle of a look
     if ended:
         following.result()
@@ -66,16 +66,25 @@ async def _run(
 
 async def _until_handed_over(runtime: Runtime, working: "asyncio.Task[None]") -> None:
     runtime.stop()
-    await working
+    # unlike "await working", this leaves the work alone when the waiting is cancelled
+    await asyncio.wait({working})
+    working.result()
 
 
 @contextlib.contextmanager
-def _on_sigterm(*actions: Callable[[], None]) -> Iterator[None]:
+def _sigterm_as_ctrl_c() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGTERM, lambda: [action() for action in actions])
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+
+    def told() -> None:
+        # whoever sends it to the process and to its group sends it twice
+        loop.add_signal_handler(signal.SIGTERM, lambda: None)
+        task.cancel()
+
+    loop.add_signal_handler(signal.SIGTERM, told)
     try:
         yield
     finally:

@@ -53,6 +53,11 @@ def test_it_works_inside_a_program_that_has_a_loop(settings: Settings) -> None:
     assert handle.status() is JobStatus.SUCCEEDED
 
 
+def _tell(process: "subprocess.Popen[bytes]", number: signal.Signals) -> bool:
+    process.send_signal(number)
+    return process.poll() is not None
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_being_told_to_stop_hands_the_job_back(number: signal.Signals, tmp_path: Path) -> None:
     """Ctrl-C is answered, and loses nothing: the job waits in the queue, with no attempt used."""
@@ -64,6 +69,9 @@ def test_being_told_to_stop_hands_the_job_back(number: signal.Signals, tmp_path:
     try:
         until(lambda: handle.status() is JobStatus.RUNNING, "it runs")
         process.send_signal(number)
+        if number is signal.SIGTERM:
+            # as timeout(1) does, which tells the process and then its group
+            until(lambda: handle.status() is not JobStatus.RUNNING or _tell(process, number), "it leaves")
         _, errors = process.communicate(timeout=60)
 
         assert process.returncode == 0, errors.decode()
