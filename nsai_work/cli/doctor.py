@@ -25,6 +25,9 @@ class Verdict(StrEnum):
     BROKEN = "broken"
 
 
+ROOM_NEEDED = 1 << 20
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """What one check found, and what to do about it."""
@@ -85,10 +88,11 @@ def _home(settings: "Settings") -> Finding:
 
     home = settings.make_home()
     try:
-        with tempfile.NamedTemporaryFile(dir=home, prefix="doctor-"):
-            pass
+        with tempfile.NamedTemporaryFile(dir=home, prefix="doctor-") as file:
+            # a full disk still takes an empty file
+            file.write(bytes(ROOM_NEEDED))
     except OSError as error:
-        advice = "make the folder writable, or set NSAI_WORK_HOME to another"
+        advice = "make room and the folder writable, or set NSAI_WORK_HOME to another"
         return Finding("home", Verdict.BROKEN, f"{home} cannot be written: {os.strerror(error.errno or 0)}", advice)
     return Finding("home", Verdict.OK, f"{home} is writable")
 
