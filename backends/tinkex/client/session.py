@@ -5,7 +5,6 @@ import contextlib
 import itertools
 import logging
 import os
-import random
 import secrets
 from collections.abc import Callable
 from typing import Final, Self
@@ -19,6 +18,7 @@ from crucible.errors import CrucibleError, RunGone, Unsupported
 HEARTBEAT_S: Final = 10.0
 _WARN_AFTER_S: Final = 120.0
 _BEAT_TIMEOUT_S: Final = 30.0
+_CHANCE: Final = secrets.SystemRandom()
 _log = logging.getLogger(__name__)
 
 SessionLost = Callable[[str, CrucibleError], None]
@@ -135,8 +135,9 @@ class Session:
         warned = False
         body = {"session_id": session_id, "type": "session_heartbeat"}
         while True:
-            # Spread, so that runs that began together do not beat together for ever.
-            await asyncio.sleep(self._heartbeat_s * random.uniform(0.8, 1.0))  # noqa: S311
+            # Spread, so that runs that began together do not beat together for ever; not by the generator that a
+            # script has seeded, whose numbers would then depend on the time.
+            await asyncio.sleep(self._heartbeat_s * _CHANCE.uniform(0.8, 1.0))
             try:
                 await self._connection.post(
                     "session_heartbeat",

@@ -22,7 +22,7 @@ class RetryConfig:
     max_delay_s: float = 30.0
     give_up_after_s: float = 300.0
     attempts_at_500: int = 5
-    jitter: Callable[[], float] = field(default=random.random, repr=False, compare=False)
+    jitter: Callable[[], float] = field(default=random.SystemRandom().random, repr=False, compare=False)
 
     def delay_s(self, attempt: int, asked_ms: int | None) -> float:
         """Seconds before attempt ``attempt`` + 1. What the server asked for is a floor, spread by up to 10 %."""
