@@ -125,10 +125,10 @@ def measure(subject: Subject, python: str, options: argparse.Namespace) -> Figur
         with _worker(command, environment, folder):
             warm = _warm_up(command, environment, book)
             _submit(command, environment, "bulk", options.jobs, 0)
-            _wait(book, warm + options.jobs)
+            _wait(book, warm + options.jobs + 1)
             time.sleep(1)
             _submit(command, environment, "probe", options.probes, 0.05)
-            _wait(book, warm + options.jobs + options.probes)
+            _wait(book, warm + options.jobs + options.probes + 2)
         return _figures(environment["BENCH_OUT"], options.jobs)
 
 
@@ -138,8 +138,8 @@ def _warm_up(command: list[str], environment: dict[str, str], book: Path) -> int
     for turn in range(20):
         with contextlib.suppress(subprocess.CalledProcessError):
             _submit(command, environment, f"warm{turn}-", 10, 0.02)
-            done += 10
-            if done == 20:
+            done += 11
+            if done == 22:
                 break
         time.sleep(1)
     _wait(book, done)
@@ -149,9 +149,9 @@ def _warm_up(command: list[str], environment: dict[str, str], book: Path) -> int
 def _figures(book: str, jobs: int) -> Figures:
     submitted, ran = _read(book + ".submitted"), _read(book + ".ran")
     began = _read(book + ".began") or ran
-    bulk = [key for key in ran if key.startswith("bulk")]
+    bulk = [key for key in ran if key.startswith("bulk") and key in submitted]
     span = max(ran[key] for key in bulk) - min(submitted[key] for key in bulk)
-    waits = sorted(began[key] - submitted[key] for key in ran if key.startswith("probe"))
+    waits = sorted(began[key] - submitted[key] for key in ran if key.startswith("probe") and key in submitted)
     return Figures(jobs / span, waits[len(waits) // 2] * 1000, waits[int(len(waits) * 0.99)] * 1000)
 
 

@@ -36,6 +36,7 @@ class RuntimeThread:
         self._ready = threading.Event()
         self._failure: BaseException | None = None
         self._hints: deque[WakeUp] = deque()
+        self._drain_asked = False
 
     def start(self) -> None:
         """Start; returns when it claims jobs.
@@ -56,10 +57,11 @@ class RuntimeThread:
         """Take a hint; dropped when nothing runs here."""
         if self._pid != os.getpid():
             return
-        # one call into the loop serves all hints that come before it is run
-        first = not self._hints
+        # one call into the loop serves all hints that come before it is run; appended first, so that a drain that
+        # has not begun finds it, and one that has lets this thread ask for the next
         self._hints.append(wake)
-        if first:
+        if not self._drain_asked:
+            self._drain_asked = True
             self._call(self._drain)
 
     @property
@@ -112,6 +114,7 @@ class RuntimeThread:
             publisher.close()
 
     def _drain(self) -> None:
+        self._drain_asked = False
         while self._hints:
             hint = self._hints.popleft()
             if self._runtime is not None:
