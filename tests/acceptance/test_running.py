@@ -76,7 +76,7 @@ def test_run_tells_the_result_and_how_to_use_it(cli: Cli, job: Job, job_file: Wr
     assert done.returncode == 0, done.stderr
     assert "step 1/6" in done.stderr
     assert "checkpoint at step 2" in done.stderr
-    assert "nsai-work complete --backend fake --model fake://" in done.stdout
+    assert "nsai-work complete --backend fake --temperature 0 --model fake://" in done.stdout
     assert "\x1b" not in done.stderr + done.stdout
 
 
