@@ -41,7 +41,7 @@ class BackendPool:
             reason = why_unusable(name)
             self._usable[name] = reason is None
             if reason is not None:
-                log.warning("backend.unusable", backend=name, reason=reason)
+                log.info("backend.unusable", backend=name, reason=reason)
         return self._usable[name]
 
     def rest(self, name: str, seconds: float) -> None:
