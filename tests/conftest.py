@@ -1,6 +1,7 @@
 """Fixtures for every test: an isolated home, no way out but loopback, and services by URL."""
 
 import os
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,6 +58,12 @@ def _isolated_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         if variable.startswith(("NSAI_WORK_", "TINKER_", "OPENAI_")):
             monkeypatch.delenv(variable)
     monkeypatch.setenv("NSAI_WORK_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _ctrl_c_works() -> None:
+    """A shell starts what runs in its background with SIGINT ignored, and every process a test starts inherits it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="session")
