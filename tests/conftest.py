@@ -62,7 +62,7 @@ def _isolated_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.fixture(autouse=True, scope="session")
 def _ctrl_c_works() -> None:
-    """A shell starts what runs in its background with SIGINT ignored, and every process a test starts inherits it."""
+    """A shell starts what runs in its background with SIGINT ignored, and all that a test starts inherits it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
