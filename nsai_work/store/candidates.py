@@ -3,15 +3,23 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Row, Select, and_, case, exists, false, func, or_, select
+from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, case, exists, false, func, or_, select
 
 from nsai_work.lifecycle import JobStatus
-from nsai_work.store.database import Tx
+from nsai_work.store.columns import UtcTime
+from nsai_work.store.database import PREPARED, Tx
 from nsai_work.store.lanes import front_of
 from nsai_work.store.records import Wanted
+from nsai_work.store.releasing import CLOCK_SKEW, clock_was_set_back, time_has_come
 from nsai_work.store.schema import jobs, lane_backends, lanes, limits, status_in, turns
+
+_DUE: Final = or_(
+    exists().where(time_has_come(bindparam("now", type_=UtcTime()))),
+    exists().where(clock_was_set_back(bindparam("bound", type_=UtcTime()))),
+)
+_FACTS: Final = select(_DUE.label("due"), exists().where(limits.c.key.is_not(None)).label("limits_set")).subquery()
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,26 +38,35 @@ class Candidate:
     backends: tuple[tuple[str, str], ...]
 
 
-def find_candidates(tx: Tx, wanted: Wanted, *, limited: bool) -> list[Candidate]:
-    """The lanes that are not full, the most urgent first, then by the tenants' turns.
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What a worker finds when it looks for work: the lanes that are not full, the most urgent first, then by the
+    tenants' turns; whether some job's delay is over, which nobody has noted yet; and whether any limit is set."""
 
-    ``limited`` says whether any limit is set at all; without, a much simpler question is asked.
-    """
+    candidates: Sequence[Candidate]
+    delay_over: bool
+    limits_set: bool
+
+
+def look(tx: Tx, wanted: Wanted, *, limited: bool) -> Outlook:
+    """The outlook for a worker. Without ``limited`` a much simpler question is asked, which leaves limits out."""
     statement = _statement(
         limited,
         None if wanted.backends is None else tuple(sorted(wanted.backends.items())),
         None if wanted.kinds is None else tuple(str(kind) for kind in wanted.kinds),
         None if wanted.priorities is None else tuple(priority.rank for priority in wanted.priorities),
+        wanted.job_ids is not None,
     )
+    values: dict[str, object] = {"now": tx.now, "bound": tx.now + CLOCK_SKEW}
     if wanted.job_ids is not None:
         theirs = select(jobs.c.lane_id).where(jobs.c.id.in_(list(wanted.job_ids))).distinct()
-        lane_ids = tx.connection.execute(theirs).scalars().all()
-        statement = statement.where(statement.selected_columns.id.in_(lane_ids))
-    rows = tx.connection.execute(statement).all()
+        values["lane_ids"] = tx.connection.execute(theirs).scalars().all()
+    rows = tx.connection.execute(statement, values).all()
     found: dict[int, list[Row[Any]]] = {}
     for row in rows:
-        found.setdefault(row.id, []).append(row)
-    return [_candidate(same) for same in found.values()]
+        if row.id is not None:
+            found.setdefault(row.id, []).append(row)
+    return Outlook([_candidate(same) for same in found.values()], bool(rows[0].due), bool(rows[0].limits_set))
 
 
 def _candidate(rows: Sequence[Row[Any]]) -> Candidate:
@@ -73,6 +90,7 @@ def _statement(
     backends: tuple[tuple[str, str], ...] | None,
     kinds: tuple[str, ...] | None,
     ranks: tuple[int, ...] | None,
+    named: bool,
 ) -> Select[Any]:
     # kept, because building it takes longer than running it
     credential = _credential(backends)
@@ -98,11 +116,15 @@ def _statement(
         lane = lane.where(lanes.c.kind.in_(kinds))
     if ranks is not None:
         lane = lane.where(lanes.c.rank.in_(ranks))
+    if named:
+        lane = lane.where(lanes.c.id.in_(bindparam("lane_ids", expanding=True)))
     if limited:
         lane = lane.where(~_group_is_full(), ~_limit_is_reached(credential))
     found = lane.subquery()
     order = (found.c.rank, found.c.turn, found.c.front, found.c.id)
-    return select(found).where(found.c.front.is_not(None)).order_by(*order)
+    both = _FACTS.outerjoin(found, found.c.front.is_not(None))
+    statement = select(_FACTS, found).select_from(both).order_by(*order)
+    return statement if named else statement.execution_options(**PREPARED)
 
 
 def _credential(backends: tuple[tuple[str, str], ...] | None) -> ColumnElement[str]:

@@ -7,31 +7,26 @@ has waited longest. No claim waits for another: rows that another transaction ho
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import groupby
 from typing import Any, Final
 
-from sqlalchemy import Row, Select, bindparam, exists, func, insert, literal, or_, select, update
+from sqlalchemy import BigInteger, Integer, Row, Select, bindparam, func, select, update
 
 from nsai_work.lifecycle import JobStatus, check_transition
-from nsai_work.store.candidates import Candidate, find_candidates
+from nsai_work.store.candidates import Candidate, look
 from nsai_work.store.capacity import Capacity, measure
-from nsai_work.store.columns import UtcTime
-from nsai_work.store.database import Tx
+from nsai_work.store.database import PREPARED, Tx
 from nsai_work.store.lanes import ready_in
 from nsai_work.store.records import Claim, Wanted
-from nsai_work.store.releasing import CLOCK_SKEW, clock_was_set_back, release_delayed, time_has_come
+from nsai_work.store.releasing import release_delayed
 from nsai_work.store.rows import job_of, select_jobs
-from nsai_work.store.schema import attempts, jobs, limits, turns
-from nsai_work.store.transitions import append_events, lock_rows
+from nsai_work.store.schema import attempts, jobs, turns
+from nsai_work.store.transitions import plan_events
+from nsai_work.store.writes import Writes
 
-# asked first, since mostly both are false
-_OUTLOOK: Final = select(
-    or_(
-        exists().where(time_has_come(bindparam("now", type_=UtcTime()))),
-        exists().where(clock_was_set_back(bindparam("bound", type_=UtcTime()))),
-    ),
-    exists().where(limits.c.key.is_not(None)),
-)
+_START: Final = -1
+"""Before the first position of any lane."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +42,7 @@ def claim(tx: Tx, wanted: Wanted) -> list[Claim]:
     """Take up to ``wanted.limit`` ready jobs; each gets a lease, a new epoch and one more attempt."""
     if wanted.limit <= 0 or wanted.job_ids == []:
         return []
-    due, limited = tx.connection.execute(_OUTLOOK, {"now": tx.now, "bound": tx.now + CLOCK_SKEW}).one()
-    if due:
-        release_delayed(tx)
-    candidates = find_candidates(tx, wanted, limited=limited)
+    candidates = _candidates(tx, wanted)
     if not candidates:
         return []
     picking = _Picking(tx, wanted, measure(tx, candidates))
@@ -59,6 +51,16 @@ def claim(tx: Tx, wanted: Wanted) -> list[Claim]:
         if not picking.missing:
             break
     return _own(tx, wanted, picking.taken)
+
+
+def _candidates(tx: Tx, wanted: Wanted) -> Sequence[Candidate]:
+    # mostly no limit is set and no delay has just ended, so one look will do
+    outlook = look(tx, wanted, limited=False)
+    if outlook.delay_over:
+        release_delayed(tx)
+    if outlook.delay_over or outlook.limits_set:
+        outlook = look(tx, wanted, limited=outlook.limits_set)
+    return outlook.candidates
 
 
 @dataclass
@@ -83,7 +85,7 @@ class _Picking:
             room = min(asked - got, self.capacity.room(lane, credential))
             if room <= 0:
                 continue
-            rows = lock_rows(self.tx, self._front(lane, room), skip_locked=True)
+            rows = self._front(lane, room)
             if rows:
                 self.passed[lane.lane_id] = rows[-1].position
             self.capacity.use(lane, credential, len(rows))
@@ -91,13 +93,26 @@ class _Picking:
             got += len(rows)
         return got
 
-    def _front(self, lane: Candidate, count: int) -> Select[Any]:
-        statement = select_jobs().where(*ready_in(lane.lane_id)).order_by(jobs.c.position).limit(count)
+    def _front(self, lane: Candidate, count: int) -> Sequence[Row[Any]]:
+        """Lock the first so many ready jobs of a lane that nobody else is taking."""
+        values: dict[str, object] = {
+            "lane_id": lane.lane_id,
+            "count": count,
+            "passed": self.passed.get(lane.lane_id, _START),
+        }
         if self.wanted.job_ids is not None:
-            statement = statement.where(jobs.c.id.in_(list(self.wanted.job_ids)))
-        if lane.lane_id in self.passed:
-            statement = statement.where(jobs.c.position > self.passed[lane.lane_id])
-        return statement
+            values["job_ids"] = list(self.wanted.job_ids)
+        return self.tx.connection.execute(_front_of_lane(self.wanted.job_ids is not None), values).all()
+
+
+@lru_cache
+def _front_of_lane(named: bool) -> Select[Any]:
+    lane_id, passed = (bindparam(name, type_=BigInteger()) for name in ("lane_id", "passed"))
+    statement = select_jobs().where(*ready_in(lane_id), jobs.c.position > passed).order_by(jobs.c.position)
+    if named:
+        statement = statement.where(jobs.c.id.in_(bindparam("job_ids", expanding=True)))
+    statement = statement.limit(bindparam("count", type_=Integer())).with_for_update(of=jobs, skip_locked=True)
+    return statement if named else statement.execution_options(**PREPARED)
 
 
 def _pick_in_turns(picking: _Picking, candidates: Sequence[Candidate]) -> None:
@@ -149,28 +164,26 @@ def _own(tx: Tx, wanted: Wanted, taken: Sequence[_Taken]) -> list[Claim]:
     if not taken:
         return []
     check_transition(JobStatus.QUEUED, JobStatus.RUNNING)
-    ways = sorted({(one.backend, one.credential) for one in taken})
-    for backend, credential in ways:
-        seqs = [one.row.seq for one in taken if (one.backend, one.credential) == (backend, credential)]
-        tx.connection.execute(
-            update(jobs).where(tx.one_of(jobs.c.seq, seqs)).values(_owned(tx, wanted, backend, credential))
-        )
     claims = [_claim_of(tx, wanted, one) for one in taken]
-    tx.connection.execute(insert(attempts), [_attempt_row(tx, one) for one in claims])
-    append_events(tx, [_event(one) for one in claims])
+    writes = Writes()
+    writes.update(jobs, [_job_row(tx, wanted, one) for one in claims], by=("seq",), exact=True)
+    writes.insert(attempts, [_attempt_row(tx, one) for one in claims])
+    plan_events(tx, [_event(one) for one in claims], writes)
+    writes.run(tx)
     return claims
 
 
-def _owned(tx: Tx, wanted: Wanted, backend: str, credential: str) -> dict[str, Any]:
+def _job_row(tx: Tx, wanted: Wanted, claim: Claim) -> dict[str, Any]:
     return {
+        "seq": claim.seq,
         "status": str(JobStatus.RUNNING),
-        "epoch": jobs.c.epoch + 1,
-        "attempt": jobs.c.attempt + 1,
+        "epoch": claim.epoch,
+        "attempt": claim.attempt,
         "beat": 0,
         "lease_ttl_ms": int(wanted.lease_ttl_s * 1000),
         "worker_id": wanted.worker_id,
-        "credential": credential,
-        "started_at": func.coalesce(jobs.c.started_at, literal(tx.now, UtcTime())),
+        "credential": claim.credential,
+        "started_at": claim.job.started_at,
         "delayed_since": None,
         "wait_reason": None,
     }

@@ -10,7 +10,19 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
-from sqlalchemy import URL, ColumnElement, Connection, Engine, any_, create_engine, event, literal, make_url
+from sqlalchemy import (
+    URL,
+    ColumnElement,
+    Connection,
+    Engine,
+    String,
+    any_,
+    bindparam,
+    create_engine,
+    event,
+    literal,
+    make_url,
+)
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
 
@@ -22,6 +34,10 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 CONFLICT_TRIES: Final = 8
+PREPARED: Final[dict[str, Any]] = {"nsai_prepared": True}
+"""Execution options of a statement that PostgreSQL is to keep on the connection, parsed and planned. Only for those
+that are the same text each time and are best answered by the same plan whatever their values are."""
+
 _ALLOWED: Final = "sqlite:///PATH or postgresql+psycopg://USER@HOST:PORT/NAME"
 
 
@@ -41,8 +57,21 @@ class Tx:
     def one_of(self, column: ColumnElement[T], values: Iterable[T]) -> ColumnElement[bool]:
         """Whether the column has one of the values. On PostgreSQL they are one parameter, however many."""
         if self.postgres:
-            return column == any_(literal(list(values), ARRAY(column.type)))
+            return column == any_(literal(list(values), array_of(column)))
         return column.in_(list(values))
+
+
+def one_of_these(column: ColumnElement[Any], parameter: str, *, postgres: bool) -> ColumnElement[bool]:
+    """As ``Tx.one_of``, for a statement that is kept: the values come as a list with each execution."""
+    if postgres:
+        return column == any_(bindparam(parameter, type_=array_of(column)))
+    return column.in_(bindparam(parameter, expanding=True))
+
+
+def array_of(column: ColumnElement[Any]) -> "ARRAY[Any]":
+    """The type of an array of a column's values."""
+    # a cast to VARCHAR(10) would cut a longer text off, where the column itself refuses it
+    return ARRAY(String() if isinstance(column.type, String) else column.type)
 
 
 @dataclass
@@ -168,8 +197,9 @@ def make_engine(url: URL, pool_size: int = 5) -> Engine:
     if url.get_backend_name() == "sqlite":
         return _sqlite_engine(url, pool_size)
     connect_args: dict[str, Any] = {
-        # a plan made for any argument may read a million rows where the actual one needs a single probe
-        "prepare_threshold": None,
+        # nothing by itself, however often it is run: a plan made for any argument may read a million rows where
+        # the actual one needs a single probe
+        "prepare_threshold": 2**31,
         "application_name": "nsai-work",
         "connect_timeout": 5,
         "keepalives_idle": 10,
@@ -179,9 +209,15 @@ def make_engine(url: URL, pool_size: int = 5) -> Engine:
     engine = create_engine(
         url, pool_size=pool_size, max_overflow=10, pool_timeout=10, hide_parameters=True, connect_args=connect_args
     )
-    # many rows in one INSERT statement, instead of one statement a row
-    engine.dialect.use_insertmanyvalues_wo_returning = True
+    event.listen(engine, "do_execute", _execute_prepared)
     return engine
+
+
+def _execute_prepared(cursor: Any, statement: str, parameters: Any, context: Any) -> bool:
+    if context is None or not context.execution_options.get("nsai_prepared"):
+        return False
+    cursor.execute(statement, parameters, prepare=True)
+    return True
 
 
 def _sqlite_engine(url: URL, pool_size: int) -> Engine:

@@ -2,13 +2,14 @@
 
 from collections import defaultdict
 from collections.abc import Collection
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Row, select
+from sqlalchemy import Row, Select, select
 
 from crucible.errors import ErrorCategory, Failure
 from nsai_work.lifecycle import JobStatus
-from nsai_work.store.database import Tx
+from nsai_work.store.database import PREPARED, Tx, one_of_these
 from nsai_work.store.rows import failure_json
 from nsai_work.store.schema import dependencies, jobs, status_in
 from nsai_work.store.transitions import Move, lock_rows, move
@@ -16,9 +17,14 @@ from nsai_work.store.transitions import Move, lock_rows, move
 
 def after_end(tx: Tx, ended_seqs: Collection[int]) -> dict[str, JobStatus]:
     """Settle the jobs that depend on these, which have just ended in this transaction."""
-    statement = select(dependencies.c.job_seq).where(tx.one_of(dependencies.c.needs_seq, ended_seqs)).distinct()
-    waiting = tx.connection.execute(statement).scalars().all()
+    waiting = tx.connection.execute(_waiting_for(tx.postgres), {"ended": list(ended_seqs)}).scalars().all()
     return settle(tx, waiting) if waiting else {}
+
+
+@lru_cache
+def _waiting_for(postgres: bool) -> Select[int]:
+    these = one_of_these(dependencies.c.needs_seq, "ended", postgres=postgres)
+    return select(dependencies.c.job_seq).where(these).distinct().execution_options(**PREPARED)
 
 
 def settle(tx: Tx, seqs: Collection[int]) -> dict[str, JobStatus]:

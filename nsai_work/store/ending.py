@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, TypeAlias
 
-from sqlalchemy import Row, select, tuple_, update
+from sqlalchemy import Row, select
 
 from crucible.errors import Canceled, CrucibleError
 from nsai_work.errors import LeaseLost
@@ -14,7 +14,8 @@ from nsai_work.store.dependents import after_end
 from nsai_work.store.records import Claim, End, Outcome, Requeue
 from nsai_work.store.rows import failure_json
 from nsai_work.store.schema import attempts
-from nsai_work.store.transitions import Move, lock_by_id, move
+from nsai_work.store.transitions import Move, lock_by_id, plan_moves
+from nsai_work.store.writes import Writes
 
 Ruling: TypeAlias = CrucibleError | None
 
@@ -37,8 +38,10 @@ def finish_many(tx: Tx, ends: Sequence[End]) -> list[Ruling]:
         check_transition(JobStatus.RUNNING, end.status)
     held, rulings = _fence(tx, [(end.claim, str(end.status)) for end in ends])
     moves = [_end_move(tx, held[index], end) for index, end in enumerate(ends) if index in held]
-    move(tx, moves)
-    close_attempts(tx, [(one.row, str(one.status), one.values["error"]) for one in moves])
+    writes = Writes()
+    plan_moves(tx, moves, writes)
+    close_attempts(tx, [(one.row, str(one.status), one.values["error"]) for one in moves], writes)
+    writes.run(tx)
     if moves:
         after_end(tx, [one.row.seq for one in moves])
     return rulings
@@ -65,8 +68,10 @@ def requeue(tx: Tx, back: Requeue) -> JobStatus:
     event = {"reason": back.reason, "delay_s": back.delay_s, "attempt": values.get("attempt", row.attempt)}
     if back.failure is not None:
         event["failure"] = failure_json(back.failure)
-    move(tx, [Move(row, JobStatus.QUEUED, values, event)])
-    close_attempts(tx, [(row, _requeue_outcome(back), failure_json(back.failure))])
+    writes = Writes()
+    plan_moves(tx, [Move(row, JobStatus.QUEUED, values, event)], writes)
+    close_attempts(tx, [(row, _requeue_outcome(back), failure_json(back.failure))], writes)
+    writes.run(tx)
     return JobStatus.QUEUED
 
 
@@ -133,14 +138,10 @@ def lease_lost(claim: Claim) -> LeaseLost:
     )
 
 
-def close_attempts(tx: Tx, ended: Sequence[tuple[Row[Any], str, dict[str, Any] | None]]) -> None:
-    """Say how the attempts of these (locked) jobs' current epochs ended."""
-    groups: dict[str, list[tuple[int, int]]] = {}
-    values: dict[str, dict[str, Any]] = {}
-    for row, outcome, failure in ended:
-        value = {"ended_at": tx.now, "outcome": outcome, "failure": failure}
-        groups.setdefault(repr(value), []).append((row.seq, row.epoch))
-        values[repr(value)] = value
-    for name, keys in groups.items():
-        these = tuple_(attempts.c.job_seq, attempts.c.epoch).in_(keys)
-        tx.connection.execute(update(attempts).where(these).values(values[name]))
+def close_attempts(tx: Tx, ended: Sequence[tuple[Row[Any], str, dict[str, Any] | None]], writes: Writes) -> None:
+    """Say with other writes how the attempts of these (locked) jobs' current epochs ended."""
+    rows = [
+        {"job_seq": row.seq, "epoch": row.epoch, "ended_at": tx.now, "outcome": outcome, "failure": failure}
+        for row, outcome, failure in ended
+    ]
+    writes.update(attempts, rows, by=("job_seq", "epoch"))

@@ -11,11 +11,11 @@ from crucible.training import Intent, RunRef
 from nsai_work.lifecycle import JobStatus
 from nsai_work.store.database import Tx
 from nsai_work.store.ending import lease_lost
-from nsai_work.store.lanes import insert_new
 from nsai_work.store.records import Claim
 from nsai_work.store.schema import checkpoints, intents, jobs, runs, status_in, steps
 from nsai_work.store.stepping import NewIntents, StepDone, complete_steps, intend_many
 from nsai_work.store.transitions import append_events
+from nsai_work.store.writes import insert_new
 from nsai_work.training.ledger import (
     CheckpointRecord,
     CheckpointStatus,

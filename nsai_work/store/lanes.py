@@ -7,18 +7,19 @@ in a sleeping lane.
 
 import hashlib
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import ScalarSelect, Table, exists, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Column, Row, ScalarSelect, Select, exists, select, update
 
 from nsai_work.job import Job
 from nsai_work.lifecycle import JobStatus
 from nsai_work.placement import candidate_backends, model_of
-from nsai_work.store.database import Tx
+from nsai_work.store.database import PREPARED, Tx, one_of_these
 from nsai_work.store.schema import jobs, lane_backends, lanes, limits, status_in, turns
+from nsai_work.store.writes import insert_new
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,29 +55,23 @@ def lane_key(job: Job) -> LaneKey:
     )
 
 
-def open_lanes(tx: Tx, keys: Collection[LaneKey]) -> dict[LaneKey, int]:
-    """The ids of the lanes with these conditions; those that do not exist yet are made."""
+def open_lanes(tx: Tx, keys: Collection[LaneKey], ready: Collection[LaneKey]) -> dict[LaneKey, int]:
+    """The ids of the lanes with these conditions; those that do not exist yet are made. Claims look at those of
+    them in ``ready``, which get ready jobs in this transaction."""
     by_digest = {key.digest: key for key in keys}
     known = _find(tx, list(by_digest))
-    missing = {digest: key for digest, key in by_digest.items() if digest not in known}
-    for digest in sorted(missing):
-        _make(tx, digest, missing[digest])
+    missing = sorted(by_digest.keys() - {row.key for row in known})
     if missing:
-        known |= _find(tx, sorted(missing))
-    return {by_digest[digest]: lane_id for digest, lane_id in known.items()}
+        for digest in missing:
+            _make(tx, digest, by_digest[digest])
+        known = _find(tx, list(by_digest))
+    _awaken(tx, [row for row in known if by_digest[row.key] in ready])
+    return {by_digest[row.key]: row.id for row in known}
 
 
-def _find(tx: Tx, digests: list[str]) -> dict[str, int]:
-    statement = select(lanes.c.key, lanes.c.id).where(lanes.c.key.in_(digests))
-    return {row.key: row.id for row in tx.connection.execute(statement)}
-
-
-def insert_new(tx: Tx, table: Table, values: Sequence[dict[str, Any]]) -> None:
-    """Insert rows; those whose key is there already stay as they are."""
-    if tx.postgres:
-        tx.connection.execute(postgresql.insert(table).on_conflict_do_nothing(), values)
-    else:
-        tx.connection.execute(sqlite.insert(table).on_conflict_do_nothing(), values)
+def _find(tx: Tx, digests: list[str]) -> Sequence[Row[Any]]:
+    """Lanes with a shared lock: one that is active stays so until this transaction ends."""
+    return tx.connection.execute(_locked(lanes.c.key, tx.postgres), {"wanted": digests}).all()
 
 
 def _make(tx: Tx, digest: str, key: LaneKey) -> None:
@@ -91,7 +86,7 @@ def _make(tx: Tx, digest: str, key: LaneKey) -> None:
         "active": True,
     }
     insert_new(tx, lanes, [row])
-    lane_id = _find(tx, [digest])[digest]
+    (lane_id,) = (row.id for row in _find(tx, [digest]))
     backends = [
         {"lane_id": lane_id, "preference": place, "backend": name} for place, name in enumerate(key.backends)
     ]
@@ -103,13 +98,21 @@ def _make(tx: Tx, digest: str, key: LaneKey) -> None:
 
 def activate(tx: Tx, lane_ids: Collection[int]) -> None:
     """Make sure that claims look at these lanes. To be called before this transaction ends that made jobs ready."""
-    if not lane_ids:
-        return
-    statement = select(lanes.c.id, lanes.c.active).where(lanes.c.id.in_(sorted(lane_ids))).order_by(lanes.c.id)
-    rows = tx.connection.execute(statement.with_for_update(key_share=True, read=True)).all()
-    asleep = [row.id for row in rows if not row.active]
+    if lane_ids:
+        _awaken(tx, tx.connection.execute(_locked(lanes.c.id, tx.postgres), {"wanted": sorted(lane_ids)}).all())
+
+
+def _awaken(tx: Tx, locked: Iterable[Row[Any]]) -> None:
+    asleep = [row.id for row in locked if not row.active]
     if asleep:
         tx.connection.execute(update(lanes).where(lanes.c.id.in_(asleep)).values(active=True))
+
+
+@lru_cache
+def _locked(column: Column[Any], postgres: bool) -> Select[Any]:
+    these = one_of_these(column, "wanted", postgres=postgres)
+    statement = select(lanes.c.key, lanes.c.id, lanes.c.active).where(these).order_by(lanes.c.id)
+    return statement.with_for_update(key_share=True, read=True).execution_options(**PREPARED)
 
 
 def put_to_sleep(tx: Tx) -> None:

@@ -22,7 +22,8 @@ from nsai_work.store.ending import close_attempts, released
 from nsai_work.store.records import Claim, Lease, LeaseReport, Outcome
 from nsai_work.store.rows import failure_json, failure_of
 from nsai_work.store.schema import attempts, jobs, specs, status_in
-from nsai_work.store.transitions import Move, lock_rows, move
+from nsai_work.store.transitions import Move, lock_rows, plan_moves
+from nsai_work.store.writes import Writes
 
 MAX_CRASHES: Final = 5
 """How many workers a job may take down in a row, without progress, before it is parked. Deaths have many causes
@@ -97,8 +98,10 @@ def reclaim(tx: Tx, expired: Sequence[Lease], *, max_crashes: int = MAX_CRASHES)
         tx, statement.where(status_in(JobStatus.RUNNING), unchanged).order_by(jobs.c.seq), skip_locked=True
     )
     moves = [_reclaim_move(tx, row, max_crashes) for row in rows]
-    move(tx, moves)
-    close_attempts(tx, [(row, str(Outcome.LOST), failure_json(_lost(row))) for row in rows])
+    writes = Writes()
+    plan_moves(tx, moves, writes)
+    close_attempts(tx, [(row, str(Outcome.LOST), failure_json(_lost(row))) for row in rows], writes)
+    writes.run(tx)
     ended = [one.row.seq for one in moves if one.status.ended]
     if ended:
         after_end(tx, ended)

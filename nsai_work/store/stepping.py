@@ -9,17 +9,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import JsonValue
-from sqlalchemy import bindparam, insert, select, tuple_, update
+from sqlalchemy import select, tuple_
 
 from crucible.errors import CrucibleError
 from crucible.training import Intent
 from nsai_work.lifecycle import JobStatus
 from nsai_work.store.database import Tx
 from nsai_work.store.ending import lease_lost
-from nsai_work.store.lanes import insert_new
 from nsai_work.store.records import Claim
 from nsai_work.store.schema import intents, jobs, status_in, steps
-from nsai_work.store.transitions import append_events
+from nsai_work.store.transitions import plan_events
+from nsai_work.store.writes import Writes, insert_new
 from nsai_work.training.ledger import StepRecord
 
 
@@ -80,8 +80,7 @@ def intend_many(tx: Tx, news: Sequence[NewIntents]) -> list[CrucibleError | None
         if (new.claim.seq, new.claim.epoch) in held
         for intent in new.intents
     ]
-    if rows:
-        insert_new(tx, intents, rows)
+    insert_new(tx, intents, rows)
     return _rulings([new.claim for new in news], held)
 
 
@@ -95,10 +94,12 @@ def complete_steps(tx: Tx, done: Sequence[StepDone]) -> list[CrucibleError | Non
     mine = {one.key: one for one in reversed(done) if (one.claim.seq, one.claim.epoch) in held}
     fresh = [mine[key] for key in sorted(mine.keys() - _recorded(tx, mine))]
     if fresh:
-        tx.connection.execute(insert(steps), [_step_row(tx, one) for one in fresh])
-        _close(tx, fresh)
-        _note_progress(tx, fresh, held)
-        append_events(tx, [(one.claim.seq, "step", _event_data(one)) for one in fresh])
+        writes = Writes()
+        writes.insert(steps, [_step_row(tx, one) for one in fresh])
+        writes.update(intents, [_closed(one) for one in fresh], by=("job_seq", "generation", "last_seq_id"))
+        writes.update(jobs, _progress(fresh, held), by=("seq",))
+        plan_events(tx, [(one.claim.seq, "step", _event_data(one)) for one in fresh], writes)
+        writes.run(tx)
     return _rulings([one.claim for one in done], held)
 
 
@@ -108,28 +109,21 @@ def _recorded(tx: Tx, keys: Iterable[tuple[int, int, int]]) -> set[tuple[int, in
     return {(row.job_seq, row.step, row.generation) for row in rows}
 
 
-def _close(tx: Tx, done: Sequence[StepDone]) -> None:
-    this = (
-        (intents.c.job_seq == bindparam("b_seq"))
-        & (intents.c.generation == bindparam("b_generation"))
-        & (intents.c.last_seq_id == bindparam("b_last"))
-    )
-    parameters = [
-        {"b_seq": one.claim.seq, "b_generation": one.record.generation, "b_last": one.last_seq_id} for one in done
-    ]
-    tx.connection.execute(update(intents).where(this).values(closed=True), parameters)
+def _closed(one: StepDone) -> dict[str, Any]:
+    return {
+        "job_seq": one.claim.seq,
+        "generation": one.record.generation,
+        "last_seq_id": one.last_seq_id,
+        "closed": True,
+    }
 
 
-def _note_progress(tx: Tx, done: Sequence[StepDone], held: Mapping[tuple[int, int], int]) -> None:
+def _progress(done: Sequence[StepDone], held: Mapping[tuple[int, int], int]) -> list[dict[str, Any]]:
     furthest: dict[int, int] = {}
     for one in done:
         if one.record.step > held[(one.claim.seq, one.claim.epoch)]:
             furthest[one.claim.seq] = max(one.record.step, furthest.get(one.claim.seq, 0))
-    if furthest:
-        statement = update(jobs).where(jobs.c.seq == bindparam("b_seq"))
-        parameters = [{"b_seq": seq, "progress": step, "crashes": 0} for seq, step in sorted(furthest.items())]
-        changed = statement.values(progress=bindparam("progress"), crashes=bindparam("crashes"))
-        tx.connection.execute(changed, parameters)
+    return [{"seq": seq, "progress": step, "crashes": 0} for seq, step in sorted(furthest.items())]
 
 
 def _step_row(tx: Tx, one: StepDone) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 
 from sqlalchemy import URL
 
@@ -79,7 +80,9 @@ class Store:
 
     def submit(self, jobs: Sequence[Job]) -> list[Submitted]:
         """Store jobs: all of them or none."""
-        return self.database.run(submitting.submit, jobs)
+        # a job that has just been made is not there yet; one with a key of its user's may well be
+        tries = count(1 if any(job.idempotency_key is not None for job in jobs) else 0)
+        return self.database.run(lambda tx: submitting.submit(tx, jobs, look_first=next(tries) > 0))
 
     def request_cancel(self, job_id: str, tenant_id: str | None = None) -> JobStatus:
         """Cancel a job, or tell it to stop; the status after it."""

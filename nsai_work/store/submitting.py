@@ -1,37 +1,45 @@
 """Submit: jobs come in whole, in one transaction, or not at all."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, TypeAlias
 
-from sqlalchemy import ColumnElement, Row, func, insert, or_, select, tuple_
+from sqlalchemy import ColumnElement, Integer, Row, bindparam, func, or_, select, tuple_
 
 from nsai_work.errors import InvalidJob
 from nsai_work.job import Job, storable
 from nsai_work.lifecycle import JobStatus
 from nsai_work.placement import model_of
-from nsai_work.store.database import Tx
+from nsai_work.store.database import PREPARED, Tx
 from nsai_work.store.dependents import settle
-from nsai_work.store.lanes import activate, lane_key, open_lanes
+from nsai_work.store.lanes import LaneKey, lane_key, open_lanes
 from nsai_work.store.records import Submitted
 from nsai_work.store.rows import RANKS, new_row, spec_of
 from nsai_work.store.schema import dependencies, job_numbers, jobs, specs, tags
-from nsai_work.store.transitions import append_events
+from nsai_work.store.transitions import plan_events
+from nsai_work.store.writes import Writes
 
 Key: TypeAlias = tuple[str, str, str]
 
+_SERIES: Final = func.generate_series(1, bindparam("count", type_=Integer())).table_valued("number")
+_NEXT_NUMBERS: Final = select(job_numbers.next_value()).select_from(_SERIES).execution_options(**PREPARED)
+_NEWEST_NUMBER: Final = select(func.max(jobs.c.seq))
 
-def submit(tx: Tx, submitted: Sequence[Job]) -> list[Submitted]:
+
+def submit(tx: Tx, submitted: Sequence[Job], *, look_first: bool = True) -> list[Submitted]:
     """Store jobs, each queued, or pending while a dependency is unmet or its time has not come.
 
     A job may depend on an earlier one of the same call. One that is there already (by idempotency key within
-    tenant and namespace, or by id with the same content) is not stored again.
+    tenant and namespace, or by id with the same content) is not stored again. ``look_first=False`` takes it for
+    granted that none is: where that was wrong, the database raises a conflict, and nothing is stored.
 
     Raises:
         InvalidJob: a job cannot be stored; nothing is.
     """
     for job in submitted:
         _check(tx, job)
-    present = _present(tx, submitted)
+    present = _present(tx, submitted) if look_first else {}
     fresh: dict[str, Job] = {}
     twins: dict[Key, str] = {}
     for job in submitted:
@@ -114,8 +122,10 @@ def _store(tx: Tx, fresh: Sequence[Job]) -> dict[str, Submitted]:
     numbers = _numbers(tx, len(fresh))
     seqs = {job.id: seq for job, seq in zip(fresh, numbers, strict=True)}
     needs = _needs(tx, fresh, seqs)
-    lane_ids = open_lanes(tx, {lane_key(job) for job in fresh})
-    rows = [_row(tx, job, seqs[job.id], lane_ids[lane_key(job)], waits=job.id in needs) for job in fresh]
+    arrivals = [_arrival(tx, job, waits=job.id in needs) for job in fresh]
+    ready = {one.lane for one in arrivals if one.status is JobStatus.QUEUED}
+    lane_ids = open_lanes(tx, {one.lane for one in arrivals}, ready)
+    rows = [_row(tx, one, seqs[one.job.id], lane_ids[one.lane]) for one in arrivals]
     _insert(tx, fresh, rows, needs, seqs)
     settled = settle(tx, [seqs[job_id] for job_id in needs]) if needs else {}
     return {
@@ -126,9 +136,8 @@ def _store(tx: Tx, fresh: Sequence[Job]) -> dict[str, Submitted]:
 
 def _numbers(tx: Tx, count: int) -> list[int]:
     if tx.postgres:
-        series = func.generate_series(1, count).table_valued("number")
-        return sorted(tx.connection.execute(select(job_numbers.next_value()).select_from(series)).scalars())
-    newest = tx.connection.execute(select(func.max(jobs.c.seq))).scalar() or 0
+        return sorted(tx.connection.execute(_NEXT_NUMBERS, {"count": count}).scalars())
+    newest = tx.connection.execute(_NEWEST_NUMBER).scalar() or 0
     return list(range(newest + 1, newest + 1 + count))
 
 
@@ -155,21 +164,34 @@ def _needs(tx: Tx, fresh: Sequence[Job], seqs: Mapping[str, int]) -> dict[str, l
     return needs
 
 
-def _row(tx: Tx, job: Job, seq: int, lane_id: int, *, waits: bool) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class _Arrival:
+    """A job that comes in, where it will wait, and whether it has to wait for its time."""
+
+    job: Job
+    lane: LaneKey
+    status: JobStatus
+    run_at: datetime | None
+
+
+def _arrival(tx: Tx, job: Job, *, waits: bool) -> _Arrival:
     not_before = job.constraints.not_before
     later = not_before is not None and not_before > tx.now
     status = JobStatus.PENDING if waits or later else JobStatus.QUEUED
-    lane = lane_key(job)
+    return _Arrival(job, lane_key(job), status, not_before if later else None)
+
+
+def _row(tx: Tx, one: _Arrival, seq: int, lane_id: int) -> dict[str, Any]:
     return {
-        **new_row(job, now=tx.now),
+        **new_row(one.job, now=tx.now),
         "seq": seq,
         "position": seq,
         "lane_id": lane_id,
-        "model": lane.model,
-        "group_key": lane.group_key,
-        "status": status,
-        "queued_at": tx.now if status is JobStatus.QUEUED else None,
-        "run_at": not_before if later else None,
+        "model": one.lane.model,
+        "group_key": one.lane.group_key,
+        "status": one.status,
+        "queued_at": tx.now if one.status is JobStatus.QUEUED else None,
+        "run_at": one.run_at,
     }
 
 
@@ -180,18 +202,16 @@ def _insert(
     needs: Mapping[str, Sequence[int]],
     seqs: Mapping[str, int],
 ) -> None:
-    execute = tx.connection.execute
-    execute(insert(jobs), rows)
-    execute(insert(specs), [{"job_seq": seqs[job.id], "spec": spec_of(job)} for job in fresh])
     labels = [{"tag": tag, "job_seq": seqs[job.id]} for job in fresh for tag in dict.fromkeys(job.tags)]
-    if labels:
-        execute(insert(tags), labels)
     edges = [{"needs_seq": seq, "job_seq": seqs[name]} for name, needed in needs.items() for seq in set(needed)]
-    if edges:
-        execute(insert(dependencies), edges)
-    activate(tx, {row["lane_id"] for row in rows if row["status"] is JobStatus.QUEUED})
     entries = [
         (row["seq"], "job.submitted", {"to": str(row["status"]), "kind": row["kind"], "backend": row["backend"]})
         for row in rows
     ]
-    append_events(tx, entries)
+    writes = Writes()
+    writes.insert(jobs, rows)
+    writes.insert(specs, [{"job_seq": seqs[job.id], "spec": spec_of(job)} for job in fresh])
+    writes.insert(tags, labels)
+    writes.insert(dependencies, edges)
+    plan_events(tx, entries, writes)
+    writes.run(tx)

@@ -3,10 +3,10 @@
 from sqlalchemy import insert, select, update
 
 from nsai_work.store.database import Tx
-from nsai_work.store.lanes import insert_new
 from nsai_work.store.leases import LeaseWatch
 from nsai_work.store.records import Lease, WorkerRow
 from nsai_work.store.schema import elections, workers
+from nsai_work.store.writes import insert_new
 from nsai_work.worker_id import WorkerId
 
 
