@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
-# a worker that is woken takes whatever is due until nothing is: more hints than this only cost time
-MAX_HINTS = 100
+# a worker that is woken takes whatever is due until nothing is: one hint for each worker is enough
+MAX_HINTS = 32
 
 
 def submit(job: Job, settings: Settings | None = None) -> JobHandle:

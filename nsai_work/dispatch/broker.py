@@ -16,7 +16,7 @@ def transport_options(settings: Settings) -> dict[str, Any]:
     if settings.embedded_broker:
         return {"polling_interval": settings.spool_poll_ms / 1000}
     if is_amqp(settings.broker_url):
-        return {"confirm_publish": True, "read_timeout": 5, "write_timeout": 5}
+        return {"read_timeout": 5, "write_timeout": 5}
     # wake-ups are acknowledged on arrival, so nothing is in flight for long: restore soon what a dead worker held
     return {
         "visibility_timeout": 60,

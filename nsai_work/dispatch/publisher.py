@@ -13,7 +13,8 @@ from kombu import Connection, Producer
 
 from nsai_work.clock import Clock, SystemClock
 from nsai_work.dispatch.broker import broker_connection
-from nsai_work.dispatch.queues import queue_name, wake_queues
+from nsai_work.dispatch.confirms import Confirms
+from nsai_work.dispatch.queues import is_amqp, queue_name, wake_queues
 from nsai_work.dispatch.wakeup import WakeUp, encode
 from nsai_work.logs import get_logger
 from nsai_work.settings import Settings, redacted
@@ -35,6 +36,7 @@ class Publisher:
         self._pid = os.getpid()
         self._connection: Connection | None = None
         self._producer: Producer | None = None
+        self._confirms: Confirms | None = None
         self._quiet_until = 0.0
 
     def publish(self, hints: Sequence[Hint], traceparent: str | None = None) -> bool:
@@ -59,8 +61,12 @@ class Publisher:
     def _send(self, hints: Sequence[Hint], traceparent: str | None, *, last: bool) -> bool:
         try:
             producer = self._open()
+            if self._confirms is not None:
+                self._confirms.expect(len(hints))
             for hint in hints:
                 self._publish_one(producer, hint, traceparent)
+            if self._confirms is not None:
+                self._confirms.wait(PUBLISH_TIMEOUT_S)
         except Exception as error:  # whatever a broker's client raises costs latency only
             self._drop()
             if last:
@@ -83,7 +89,6 @@ class Publisher:
             headers=message.headers,
             correlation_id=message.correlation_id,
             timeout=PUBLISH_TIMEOUT_S,
-            confirm_timeout=PUBLISH_TIMEOUT_S,
         )
 
     def _open(self) -> Any:
@@ -94,15 +99,17 @@ class Publisher:
             channel = self._connection.default_channel
             for queue in wake_queues(settings.queue_prefix, settings.broker_url):
                 queue(channel).declare()
+            self._confirms = Confirms(channel, self._clock) if is_amqp(settings.broker_url) else None
             self._producer = Producer(channel, auto_declare=False)
         return self._producer
 
     def _drop(self) -> None:
-        connection, self._connection, self._producer = self._connection, None, None
+        connection, self._connection, self._producer, self._confirms = self._connection, None, None, None
         if connection is not None:
             connection.collect(socket_timeout=0.5)
 
     def _forget_after_fork(self) -> None:
         if self._pid != os.getpid():
             # the sockets belong to the parent: closing them here would end its connection
-            self._pid, self._connection, self._producer, self._quiet_until = os.getpid(), None, None, 0.0
+            self._pid, self._connection, self._quiet_until = os.getpid(), None, 0.0
+            self._producer = self._confirms = None

@@ -7,17 +7,18 @@ in a sleeping lane.
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Column, Row, ScalarSelect, Select, exists, select, update
+from sqlalchemy import ColumnElement, Row, ScalarSelect, Select, exists, select, update
 
 from nsai_work.job import Job
 from nsai_work.lifecycle import JobStatus
 from nsai_work.placement import candidate_backends, model_of
 from nsai_work.store.database import PREPARED, Tx, one_of_these
+from nsai_work.store.numbering import numbers_column, numbers_of
 from nsai_work.store.schema import jobs, lane_backends, lanes, limits, status_in, turns
 from nsai_work.store.writes import insert_new
 
@@ -55,23 +56,32 @@ def lane_key(job: Job) -> LaneKey:
     )
 
 
-def open_lanes(tx: Tx, keys: Collection[LaneKey], ready: Collection[LaneKey]) -> dict[LaneKey, int]:
-    """The ids of the lanes with these conditions; those that do not exist yet are made. Claims look at those of
-    them in ``ready``, which get ready jobs in this transaction."""
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where new jobs wait: the ids of their lanes, and a number for each job."""
+
+    lane_ids: Mapping[LaneKey, int]
+    numbers: Sequence[int]
+
+
+def open_lanes(tx: Tx, keys: Collection[LaneKey], *, ready: Collection[LaneKey], count: int) -> Places:
+    """Places in the lanes with these conditions for ``count`` jobs; lanes that do not exist yet are made. Claims look
+    at those in ``ready``, which get ready jobs in this transaction."""
     by_digest = {key.digest: key for key in keys}
-    known = _find(tx, list(by_digest))
+    known = _find(tx, by_digest, count)
     missing = sorted(by_digest.keys() - {row.key for row in known})
     if missing:
         for digest in missing:
             _make(tx, digest, by_digest[digest])
-        known = _find(tx, list(by_digest))
+        known = _find(tx, by_digest, count)
     _awaken(tx, [row for row in known if by_digest[row.key] in ready])
-    return {by_digest[row.key]: row.id for row in known}
+    numbers = numbers_of(known[0].numbers, count, postgres=tx.postgres)
+    return Places({by_digest[row.key]: row.id for row in known}, numbers)
 
 
-def _find(tx: Tx, digests: list[str]) -> Sequence[Row[Any]]:
+def _find(tx: Tx, digests: Collection[str], count: int) -> Sequence[Row[Any]]:
     """Lanes with a shared lock: one that is active stays so until this transaction ends."""
-    return tx.connection.execute(_locked(lanes.c.key, tx.postgres), {"wanted": digests}).all()
+    return tx.connection.execute(_locked_with_numbers(tx.postgres), {"wanted": list(digests), "count": count}).all()
 
 
 def _make(tx: Tx, digest: str, key: LaneKey) -> None:
@@ -86,7 +96,7 @@ def _make(tx: Tx, digest: str, key: LaneKey) -> None:
         "active": True,
     }
     insert_new(tx, lanes, [row])
-    (lane_id,) = (row.id for row in _find(tx, [digest]))
+    lane_id = tx.connection.execute(select(lanes.c.id).where(lanes.c.key == digest)).scalar_one()
     backends = [
         {"lane_id": lane_id, "preference": place, "backend": name} for place, name in enumerate(key.backends)
     ]
@@ -99,7 +109,7 @@ def _make(tx: Tx, digest: str, key: LaneKey) -> None:
 def activate(tx: Tx, lane_ids: Collection[int]) -> None:
     """Make sure that claims look at these lanes. To be called before this transaction ends that made jobs ready."""
     if lane_ids:
-        _awaken(tx, tx.connection.execute(_locked(lanes.c.id, tx.postgres), {"wanted": sorted(lane_ids)}).all())
+        _awaken(tx, tx.connection.execute(_locked_by_id(tx.postgres), {"wanted": sorted(lane_ids)}).all())
 
 
 def _awaken(tx: Tx, locked: Iterable[Row[Any]]) -> None:
@@ -109,10 +119,19 @@ def _awaken(tx: Tx, locked: Iterable[Row[Any]]) -> None:
 
 
 @lru_cache
-def _locked(column: Column[Any], postgres: bool) -> Select[Any]:
-    these = one_of_these(column, "wanted", postgres=postgres)
-    statement = select(lanes.c.key, lanes.c.id, lanes.c.active).where(these).order_by(lanes.c.id)
-    return statement.with_for_update(key_share=True, read=True).execution_options(**PREPARED)
+def _locked_by_id(postgres: bool) -> Select[Any]:
+    return _locked(select(lanes.c.id, lanes.c.active), one_of_these(lanes.c.id, "wanted", postgres=postgres))
+
+
+@lru_cache
+def _locked_with_numbers(postgres: bool) -> Select[Any]:
+    columns = (lanes.c.key, lanes.c.id, lanes.c.active, numbers_column(postgres).label("numbers"))
+    return _locked(select(*columns), one_of_these(lanes.c.key, "wanted", postgres=postgres))
+
+
+def _locked(statement: Select[Any], these: ColumnElement[bool]) -> Select[Any]:
+    ordered = statement.where(these).order_by(lanes.c.id)
+    return ordered.with_for_update(of=lanes, key_share=True, read=True).execution_options(**PREPARED)
 
 
 def put_to_sleep(tx: Tx) -> None:

@@ -3,28 +3,24 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
-from sqlalchemy import ColumnElement, Integer, Row, bindparam, func, or_, select, tuple_
+from sqlalchemy import ColumnElement, Row, or_, select, tuple_
 
 from nsai_work.errors import InvalidJob
 from nsai_work.job import Job, storable
 from nsai_work.lifecycle import JobStatus
 from nsai_work.placement import model_of
-from nsai_work.store.database import PREPARED, Tx
+from nsai_work.store.database import Tx
 from nsai_work.store.dependents import settle
 from nsai_work.store.lanes import LaneKey, lane_key, open_lanes
 from nsai_work.store.records import Submitted
 from nsai_work.store.rows import RANKS, new_row, spec_of
-from nsai_work.store.schema import dependencies, job_numbers, jobs, specs, tags
+from nsai_work.store.schema import dependencies, jobs, specs, tags
 from nsai_work.store.transitions import plan_events
 from nsai_work.store.writes import Writes
 
 Key: TypeAlias = tuple[str, str, str]
-
-_SERIES: Final = func.generate_series(1, bindparam("count", type_=Integer())).table_valued("number")
-_NEXT_NUMBERS: Final = select(job_numbers.next_value()).select_from(_SERIES).execution_options(**PREPARED)
-_NEWEST_NUMBER: Final = select(func.max(jobs.c.seq))
 
 
 def submit(tx: Tx, submitted: Sequence[Job], *, look_first: bool = True) -> list[Submitted]:
@@ -119,26 +115,18 @@ def _answer(
 
 
 def _store(tx: Tx, fresh: Sequence[Job]) -> dict[str, Submitted]:
-    numbers = _numbers(tx, len(fresh))
-    seqs = {job.id: seq for job, seq in zip(fresh, numbers, strict=True)}
-    needs = _needs(tx, fresh, seqs)
-    arrivals = [_arrival(tx, job, waits=job.id in needs) for job in fresh]
+    arrivals = [_arrival(tx, job) for job in fresh]
     ready = {one.lane for one in arrivals if one.status is JobStatus.QUEUED}
-    lane_ids = open_lanes(tx, {one.lane for one in arrivals}, ready)
-    rows = [_row(tx, one, seqs[one.job.id], lane_ids[one.lane]) for one in arrivals]
+    places = open_lanes(tx, {one.lane for one in arrivals}, ready=ready, count=len(arrivals))
+    seqs = {job.id: seq for job, seq in zip(fresh, places.numbers, strict=True)}
+    needs = _needs(tx, fresh, seqs)
+    rows = [_row(tx, one, seqs[one.job.id], places.lane_ids[one.lane]) for one in arrivals]
     _insert(tx, fresh, rows, needs, seqs)
     settled = settle(tx, [seqs[job_id] for job_id in needs]) if needs else {}
     return {
         row["id"]: Submitted(row["id"], 0, settled.get(row["id"], row["status"]), RANKS[row["rank"]], created=True)
         for row in rows
     }
-
-
-def _numbers(tx: Tx, count: int) -> list[int]:
-    if tx.postgres:
-        return sorted(tx.connection.execute(_NEXT_NUMBERS, {"count": count}).scalars())
-    newest = tx.connection.execute(_NEWEST_NUMBER).scalar() or 0
-    return list(range(newest + 1, newest + 1 + count))
 
 
 def _needs(tx: Tx, fresh: Sequence[Job], seqs: Mapping[str, int]) -> dict[str, list[int]]:
@@ -174,10 +162,10 @@ class _Arrival:
     run_at: datetime | None
 
 
-def _arrival(tx: Tx, job: Job, *, waits: bool) -> _Arrival:
+def _arrival(tx: Tx, job: Job) -> _Arrival:
     not_before = job.constraints.not_before
     later = not_before is not None and not_before > tx.now
-    status = JobStatus.PENDING if waits or later else JobStatus.QUEUED
+    status = JobStatus.PENDING if job.constraints.depends_on or later else JobStatus.QUEUED
     return _Arrival(job, lane_key(job), status, not_before if later else None)
 
 
