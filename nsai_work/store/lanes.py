@@ -65,8 +65,8 @@ class Places:
 
 
 def open_lanes(tx: Tx, keys: Collection[LaneKey], *, ready: Collection[LaneKey], count: int) -> Places:
-    """Places in the lanes with these conditions for ``count`` jobs; lanes that do not exist yet are made. Claims look
-    at those in ``ready``, which get ready jobs in this transaction."""
+    """Places for ``count`` jobs in the lanes with these conditions; lanes that do not exist yet are made. Claims
+    look at those in ``ready``, which get ready jobs in this transaction."""
     by_digest = {key.digest: key for key in keys}
     known = _find(tx, by_digest, count)
     missing = sorted(by_digest.keys() - {row.key for row in known})

@@ -1,4 +1,4 @@
-"""The numbers of new jobs: they rise in the order in which jobs come in, which is the order in which they are taken."""
+"""The numbers of new jobs: they rise in the order in which jobs come in, and so are taken."""
 
 from functools import lru_cache
 from typing import Any

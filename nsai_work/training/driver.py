@@ -29,7 +29,7 @@ from nsai_work.training.decision import Action, Decision, Seen, decide, looks_at
 from nsai_work.training.ledger import Ledger, LedgerSnapshot
 from nsai_work.training.lineage import EndReason, end_code, times_poisoned
 from nsai_work.training.live import Assignment, Live, Progress
-from nsai_work.training.pipeline import fill, finish_oldest, send_unsent
+from nsai_work.training.pipeline import fill, finish_oldest
 from nsai_work.training.plan import Plan
 from nsai_work.training.result import is_finished, training_result
 from nsai_work.training.takeover import connect
@@ -121,7 +121,6 @@ class _Driver:
         return training_result(snapshot, assignment.plan)
 
     async def _work(self, live: Live) -> None:
-        await send_unsent(self._assignment, live)
         while live.in_flight or not live.agenda.finished:
             self._assignment.wait.check()
             await fill(self._assignment, live)
@@ -129,6 +128,8 @@ class _Driver:
 
     async def _mend(self, error: CrucibleError) -> None:
         """Do about a failure what the table says."""
+        if self._live is not None:
+            await self._live.sender.stop()
         snapshot = await self._assignment.ledger.load()
         seen = await self._look(error, snapshot)
         decision = decide(seen)
@@ -196,6 +197,7 @@ class _Driver:
         live = self._live
         if live is None:
             return
+        await live.sender.stop()
         deadline = asyncio.ensure_future(_sleep(self._assignment.sleep, DRAIN_GRACE_S))
         try:
             while live.in_flight and not live.in_flight[0].unsent:
@@ -210,6 +212,7 @@ class _Driver:
         live, self._live = self._live, None
         await self._assignment.wait.unwatch()
         if live is not None:
+            await live.sender.stop()
             # a run that cannot be told to end ends by itself, without heartbeats
             with suppress(CrucibleError):
                 await live.run.close(unload=unload)

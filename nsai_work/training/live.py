@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from crucible.backend import TrainingBackend
-from crucible.training import IntentKind, LiveRun, Pending, Prepared, RunSpec, SaveResult, StepResult
+from crucible.training import IntentKind, LiveRun, RunSpec
 from nsai_work.clock import Clock
 from nsai_work.payloads import TrainingStep
 from nsai_work.policies import CheckpointStrategy
-from nsai_work.training.agenda import Agenda, Metrics, Operation
+from nsai_work.training.agenda import Agenda, Metrics
 from nsai_work.training.datums import Datums
+from nsai_work.training.in_flight import InFlight
 from nsai_work.training.ledger import (
     CheckpointRecord,
     CheckpointStatus,
@@ -22,6 +23,7 @@ from nsai_work.training.ledger import (
 )
 from nsai_work.training.lineage import counts
 from nsai_work.training.plan import Plan
+from nsai_work.training.sender import Sender
 from nsai_work.training.waiting import Waiter
 
 
@@ -39,21 +41,6 @@ class Assignment:
     clock: Clock
     wait: Waiter
     sleep: Callable[[float], Awaitable[None]]
-
-
-@dataclass(slots=True)
-class InFlight:
-    """An operation whose result is not recorded yet. A skipped step is never ``prepared``; what is prepared and not
-    ``pending`` has to be sent (again)."""
-
-    operation: Operation
-    prepared: Prepared[StepResult] | Prepared[SaveResult] | None = None
-    pending: Pending[StepResult] | Pending[SaveResult] | None = None
-
-    @property
-    def unsent(self) -> bool:
-        """Whether it has to be sent before its result can be awaited."""
-        return self.prepared is not None and self.pending is None
 
 
 @dataclass(slots=True)
@@ -101,8 +88,12 @@ class Live:
     suspect: frozenset[int] = frozenset()
     repeated: dict[int, StepRecord] = field(default_factory=dict)
     in_flight: deque[InFlight] = field(default_factory=deque)
+    sender: Sender = field(init=False)
     marks: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=16))
     """When the newest results came, and how many tokens each had."""
+
+    def __post_init__(self) -> None:
+        self.sender = Sender(self.run, self.in_flight)
 
     @property
     def steps_in_flight(self) -> int:

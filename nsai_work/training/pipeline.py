@@ -1,4 +1,4 @@
-"""The pipeline: prepare, journal, send; then await the oldest result and record it.
+"""The pipeline: prepare, journal, have it sent; then await the oldest result and record it.
 
 Operations are recorded in the order in which they were sent, whatever the service finishes first. So the open
 intents of a run that is taken over are always its newest ones, and all steps before a recorded one are recorded.
@@ -11,12 +11,13 @@ from typing import Any
 from pydantic import JsonValue
 
 from crucible.errors import RunCorrupted
-from crucible.training import Intent, IntentKind, Pending, Prepared, SaveResult, StepRequest, StepResult
+from crucible.training import Intent, IntentKind, Pending, SaveResult, StepRequest, StepResult
 from nsai_work.training.agenda import Operation
 from nsai_work.training.checkpoints import finish_sampler, finish_save
+from nsai_work.training.in_flight import InFlight
 from nsai_work.training.ledger import CheckpointRecord, StepRecord
 from nsai_work.training.lineage import SKIPPED
-from nsai_work.training.live import Assignment, InFlight, Live, expiry, known_metrics
+from nsai_work.training.live import Assignment, Live, expiry, known_metrics
 from nsai_work.training.resume import check_resume
 from nsai_work.training.waiting import Wait
 
@@ -48,8 +49,13 @@ def step_request(assignment: Assignment, step: int) -> StepRequest:
 
 
 async def fill(assignment: Assignment, live: Live) -> None:
-    """Prepare, journal and send until the pipeline is full. A save goes out at once behind its step, so that the
-    pipeline need not run dry for it."""
+    """Prepare and journal until the pipeline is full, and have it sent. A save goes out at once behind its step, so
+    that the pipeline need not run dry for it.
+
+    Raises:
+        CrucibleError: an earlier send failed.
+    """
+    live.sender.start()
     fresh: list[InFlight] = []
     while (operation := live.agenda.peek(known_metrics(assignment, live))) is not None:
         under_way = live.steps_in_flight + sum(entry.operation.kind is IntentKind.STEP for entry in fresh)
@@ -61,7 +67,7 @@ async def fill(assignment: Assignment, live: Live) -> None:
         live.agenda.take(operation)
     await _journal(assignment, live, fresh)
     live.in_flight.extend(fresh)
-    await send_unsent(assignment, live)
+    live.sender.start()
 
 
 def _must_wait(live: Live, operation: Operation, fresh: Sequence[InFlight]) -> bool:
@@ -105,21 +111,13 @@ def _row(assignment: Assignment, live: Live, operation: Operation) -> Checkpoint
     )
 
 
-async def send_unsent(assignment: Assignment, live: Live) -> None:
-    """Send what is journaled and not sent, in order."""
-    for entry in live.in_flight:
-        if entry.unsent:
-            prepared: Prepared[Any] | None = entry.prepared
-            assert prepared is not None
-            entry.pending = await assignment.wait(live.run.send(prepared))
-
-
 async def finish_oldest(assignment: Assignment, live: Live, wait: Wait) -> None:
     """Await the oldest result and record it."""
     entry = live.in_flight[0]
     if entry.prepared is None:
         await _record_skipped(assignment, live, entry.operation)
     else:
+        await wait(live.sender.sent(entry))
         pending: Pending[Any] | None = entry.pending
         assert pending is not None
         result: StepResult | SaveResult = await wait(pending.result())

@@ -275,13 +275,21 @@ async def test_recovery_gives_up_when_nothing_moves(tmp_path: Path) -> None:
     with pytest.raises(RecoveryExhausted, match="no new step"):
         await scene.drive()
     assert scene.slept == [1.0, 2.0]
-    assert len(scene.service.runs) == 4
+    told = scene.journal.events_named("training.incident")
+    # the step that was under way when the first send failed was recorded, and the count began anew
+    assert [(event["incidents"], event["action"]) for event in told[-4:]] == [
+        (1, "restore"),
+        (2, "restore"),
+        (3, "restore"),
+        (4, "fail"),
+    ]
+    assert {event["step"] for event in told[-4:]} == {4}
 
 
 async def test_a_service_that_stays_away_is_left_to_the_queue(tmp_path: Path, alone: Scene) -> None:
     """The error goes up as it is, retryable; the next attempt takes the run over warm."""
     scene = Scene(payload_of(tmp_path))
-    scene.service.hook = once("send", 4, throw(BackendUnavailable("away")), times=4)
+    scene.service.hook = once("send", 4, throw(BackendUnavailable("away")), times=5)
     with pytest.raises(BackendUnavailable):
         await scene.drive()
 

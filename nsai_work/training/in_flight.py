@@ -1,0 +1,21 @@
+"""One operation of a remote run that is under way."""
+
+from dataclasses import dataclass
+
+from crucible.training import Pending, Prepared, SaveResult, StepResult
+from nsai_work.training.agenda import Operation
+
+
+@dataclass(slots=True)
+class InFlight:
+    """An operation whose result is not recorded yet. A skipped step is never ``prepared``; what is prepared and not
+    ``pending`` has to be sent (again)."""
+
+    operation: Operation
+    prepared: Prepared[StepResult] | Prepared[SaveResult] | None = None
+    pending: Pending[StepResult] | Pending[SaveResult] | None = None
+
+    @property
+    def unsent(self) -> bool:
+        """Whether it has to be sent before its result can be awaited."""
+        return self.prepared is not None and self.pending is None
