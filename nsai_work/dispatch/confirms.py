@@ -34,7 +34,8 @@ class Confirms:
 
         Raises:
             TimeoutError: it did not within the time.
-            ConnectionError: it refused a message, or the connection broke (which may raise other errors too).
+            ConnectionError: it refused a message.
+            Exception: what the broker's client raises when the connection breaks.
         """
         deadline = self._clock.monotonic() + timeout_s
         while self._open:
@@ -48,7 +49,10 @@ class Confirms:
 
     def _on_ack(self, delivery_tag: int, multiple: bool) -> None:
         # one that is confirmed by itself may overtake others; "multiple" means this and all before it
-        self._open = {tag for tag in self._open if tag > delivery_tag} if multiple else self._open - {delivery_tag}
+        if multiple:
+            self._open = {tag for tag in self._open if tag > delivery_tag}
+        else:
+            self._open.discard(delivery_tag)
 
     def _on_nack(self, delivery_tag: int, multiple: bool) -> None:
         self._refused += 1

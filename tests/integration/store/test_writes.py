@@ -1,0 +1,150 @@
+"""Several writes of one transaction: what arrives, what is skipped, and what is refused, on each database."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sqlalchemy import select
+from sqlalchemy.exc import DBAPIError
+
+from crucible.errors import CrucibleError
+from nsai_work.store import Store
+from nsai_work.store.database import Tx
+from nsai_work.store.schema import elections, workers
+from nsai_work.store.writes import Writes, insert_new
+
+WHEN = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+
+
+def election(name: str, holder: str = "w1", term: int = 1) -> dict[str, Any]:
+    return {"name": name, "holder": holder, "term": term, "beat": 0}
+
+
+def worker(name: str, **fields: Any) -> dict[str, Any]:
+    row = {"id": name, "host": "h", "pid": 1, "version": "1", "backends": {}, "started_at": WHEN, "seen_at": WHEN}
+    return {**row, "stopped_at": None, **fields}
+
+
+def stored(store: Store, table: Any) -> list[dict[str, Any]]:
+    return store.database.read(
+        lambda tx: [dict(row._mapping) for row in tx.connection.execute(select(table).order_by(*table.primary_key))]
+    )
+
+
+def test_inserts_and_updates_of_several_tables_arrive_together(store: Store) -> None:
+    """Times, JSON and nulls come back as they were; rows that are updated get each its own values."""
+    store.database.run(insert_new, elections, [election("a"), election("b")])
+
+    def operation(tx: Tx) -> None:
+        writes = Writes()
+        writes.insert(workers, [worker("w1", backends={"ü\x00": [1, None]}), worker("w2", stopped_at=WHEN)])
+        moved = [{"name": "a", "holder": "w2", "term": 7}, {"name": "b", "holder": "w3", "term": 8}]
+        writes.update(elections, moved, by=("name",), exact=True)
+        writes.run(tx)
+
+    store.database.run(operation)
+
+    assert stored(store, workers) == [
+        worker("w1", backends={"ü\x00": [1, None]}),
+        worker("w2", stopped_at=WHEN),
+    ]
+    assert stored(store, elections) == [election("a", "w2", 7), election("b", "w3", 8)]
+
+
+def test_a_row_that_is_there_stays_as_it_is(store: Store) -> None:
+    """``skip_present`` is for what several processes may enter at the same moment."""
+    store.database.run(insert_new, elections, [election("a", "first")])
+    store.database.run(insert_new, elections, [election("a", "second"), election("b", "second")])
+
+    assert [row["holder"] for row in stored(store, elections)] == ["first", "second"]
+
+
+def test_an_exact_update_that_misses_a_row_undoes_everything(store: Store) -> None:
+    """A caller that holds its rows' locks must find them; if not, nothing is half-written."""
+    store.database.run(insert_new, elections, [election("a")])
+
+    def operation(tx: Tx) -> None:
+        writes = Writes()
+        writes.insert(workers, [worker("w1")])
+        writes.update(elections, [{"name": "a", "term": 2}, {"name": "gone", "term": 2}], by=("name",), exact=True)
+        writes.run(tx)
+
+    with pytest.raises(CrucibleError, match="2 rows of nsai_elections were to change, 1 did"):
+        store.database.run(operation)
+
+    assert stored(store, workers) == []
+    assert stored(store, elections) == [election("a")]
+
+
+def test_nothing_to_write_is_nothing_sent(store: Store) -> None:
+    """An empty collection needs no statement."""
+
+    def operation(tx: Tx) -> None:
+        writes = Writes()
+        writes.insert(workers, [])
+        writes.update(elections, [], by=("name",), exact=True)
+        writes.run(tx)
+
+    store.database.run(operation)
+
+    assert stored(store, workers) == []
+
+
+@pytest.mark.postgres
+def test_a_text_too_long_for_its_column_is_refused_not_cut(postgres_store_url: str) -> None:
+    """An array of VARCHAR(40) would silently cut its elements to size."""
+    from nsai_work.store import open_store
+
+    store = open_store(postgres_store_url)
+    with pytest.raises(DBAPIError, match="too long"):
+        store.database.run(insert_new, workers, [worker("w1", version="v" * 41)])
+    assert stored(store, workers) == []
+    store.close()
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=8)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    rows=st.lists(
+        st.tuples(TEXT, st.integers(-(2**31), 2**31 - 1), st.dictionaries(TEXT, TEXT, max_size=2)),
+        max_size=6,
+        unique_by=lambda row: row[0],
+    )
+)
+def test_any_rows_come_back(rows: list[tuple[str, int, dict[str, str]]], sqlite_template: Any) -> None:
+    """Quotes, braces, commas and backslashes in arrays are values like any other."""
+    _round_trip(f"sqlite:///{sqlite_template}", rows)
+
+
+@pytest.mark.postgres
+@settings(max_examples=25, deadline=None)
+@given(
+    rows=st.lists(
+        st.tuples(TEXT, st.integers(-(2**31), 2**31 - 1), st.dictionaries(TEXT, TEXT, max_size=2)),
+        max_size=6,
+        unique_by=lambda row: row[0],
+    )
+)
+def test_any_rows_come_back_from_postgres(
+    rows: list[tuple[str, int, dict[str, str]]], postgres_template: str
+) -> None:
+    """As above, through PostgreSQL's arrays."""
+    _round_trip(postgres_template, rows)
+
+
+def _round_trip(url: str, rows: list[tuple[str, int, dict[str, str]]]) -> None:
+    from nsai_work.store import open_store
+
+    store = open_store(url)
+    given_rows = [worker(name, pid=pid, backends=backends) for name, pid, backends in rows]
+    try:
+        store.database.run(lambda tx: tx.connection.execute(workers.delete()))
+        store.database.run(insert_new, workers, given_rows)
+        assert {row["id"]: row for row in stored(store, workers)} == {row["id"]: row for row in given_rows}
+        store.database.run(lambda tx: tx.connection.execute(workers.delete()))
+    finally:
+        store.close()

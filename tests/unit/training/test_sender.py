@@ -1,0 +1,105 @@
+"""The sender: in order, without a gap, and with its error kept for whoever asks next."""
+
+import asyncio
+from collections import deque
+from typing import Any
+
+import pytest
+
+from crucible.errors import BackendUnavailable
+from crucible.training import IntentKind
+from nsai_work.training.agenda import Operation
+from nsai_work.training.in_flight import InFlight
+from nsai_work.training.sender import Sender
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """The driver is written for asyncio."""
+    return "asyncio"
+
+
+class Line:
+    """A remote run's line: each send waits for its permit, and may be told to fail."""
+
+    def __init__(self) -> None:
+        self.sent: list[int] = []
+        self.permits: asyncio.Queue[Exception | None] = asyncio.Queue()
+
+    async def send(self, prepared: Any) -> Any:
+        error = await self.permits.get()
+        if error is not None:
+            raise error
+        self.sent.append(prepared)
+        return f"pending {prepared}"
+
+
+def entry(step: int, *, skipped: bool = False) -> InFlight:
+    operation = Operation(IntentKind.STEP, step, skipped=skipped)
+    return InFlight(operation) if skipped else InFlight(operation, prepared=step)  # type: ignore[arg-type]
+
+
+def sender_of(*entries: InFlight) -> tuple[Sender, Line, deque[InFlight]]:
+    line, under_way = Line(), deque(entries)
+    return Sender(line, under_way), line, under_way  # type: ignore[arg-type]
+
+
+async def test_all_that_is_unsent_goes_out_in_order_also_what_comes_later() -> None:
+    """A skipped step has nothing to send; one that is added while another is on its way follows it."""
+    sender, line, under_way = sender_of(entry(1), entry(2, skipped=True), entry(3))
+    sender.start()
+    await asyncio.sleep(0)
+    under_way.append(entry(4))
+    for _ in range(3):
+        line.permits.put_nowait(None)
+
+    await sender.sent(under_way[-1])
+
+    assert line.sent == [1, 3, 4]
+    assert not any(one.unsent for one in under_way)
+
+
+async def test_whoever_waits_for_one_does_not_wait_for_those_after_it() -> None:
+    """The oldest result can be looked for while the next request is on its way."""
+    sender, line, under_way = sender_of(entry(1), entry(2))
+    line.permits.put_nowait(None)
+
+    async with asyncio.timeout(5):
+        await sender.sent(under_way[0])
+
+    assert under_way[1].unsent
+    await sender.stop()
+
+
+async def test_an_error_comes_up_and_what_failed_stays_unsent() -> None:
+    """Nothing after a request that failed is sent; after a stop all of it is sent again."""
+    sender, line, under_way = sender_of(entry(1), entry(2))
+    line.permits.put_nowait(BackendUnavailable("away"))
+    with pytest.raises(BackendUnavailable):
+        await sender.sent(under_way[1])
+    assert [one.unsent for one in under_way] == [True, True]
+    with pytest.raises(BackendUnavailable):
+        sender.start()
+
+    await sender.stop()
+    for _ in range(2):
+        line.permits.put_nowait(None)
+    await sender.sent(under_way[1])
+
+    assert line.sent == [1, 2]
+
+
+async def test_a_stop_leaves_what_was_on_its_way_as_unsent() -> None:
+    """Whether it arrived is not known."""
+    sender, line, under_way = sender_of(entry(1))
+    sender.start()
+    await asyncio.sleep(0)
+
+    await sender.stop()
+    line.permits.put_nowait(None)
+    await asyncio.sleep(0)
+
+    assert under_way[0].unsent
+    assert line.sent == []
