@@ -1,11 +1,13 @@
 """What stands before every route: latency, faults, the key, credit, and answers to resent posts."""
 
 import asyncio
+import contextlib
 import hashlib
 import secrets
 from collections import OrderedDict
 from typing import Any, Final
 
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from backends.tinkex_dev.errors import Refused
@@ -43,10 +45,12 @@ class Gate:
         if self._service.latency_ms:
             await asyncio.sleep(self._service.latency_ms / 1000)
         fault = self._service.faults.strike(route)
-        if fault is not None:
-            await self._disturb(fault, scope, receive, send, headers, route)
-            return
-        await self._pass(scope, receive, send, headers, route)
+        # a client that hangs up before its body has arrived gets no answer, and is no error of the server
+        with contextlib.suppress(ClientDisconnect):
+            if fault is not None:
+                await self._disturb(fault, scope, receive, send, headers, route)
+            else:
+                await self._pass(scope, receive, send, headers, route)
 
     async def _disturb(
         self, fault: RouteFault, scope: Scope, receive: Receive, send: Send, headers: dict[str, str], route: str

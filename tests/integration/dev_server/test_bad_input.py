@@ -2,7 +2,9 @@
 
 import copy
 import json
+import socket
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -175,3 +177,16 @@ def test_a_wrong_page_is_refused(api, query: str):
 
     assert refused.status_code == 422
     assert refused.json()["detail"][0]["loc"][0] == "query"
+
+
+def test_a_client_that_hangs_up_in_the_middle_is_no_error_of_the_server(api, server, caplog) -> None:
+    """Half a body and then nothing: the server says nothing about itself, and answers the next."""
+    address = urlsplit(server.url)
+    with socket.create_connection((address.hostname, address.port), timeout=10) as line:
+        head = "POST /api/v1/get_info HTTP/1.1\r\nHost: x\r\nX-API-Key: tml-test\r\nContent-Length: 1000\r\n\r\n"
+        line.sendall(head.encode() + b'{"model_id"')
+        line.shutdown(socket.SHUT_WR)
+        assert line.recv(1000) == b""
+
+    assert api.http.get("healthz").status_code == 200
+    assert [record.getMessage() for record in caplog.records if record.name.startswith("uvicorn")] == []
