@@ -38,6 +38,10 @@ PREPARED: Final[dict[str, Any]] = {"nsai_prepared": True}
 """Execution options of a statement that PostgreSQL is to keep on the connection, parsed and planned. Only for those
 that are the same text each time and are best answered by the same plan whatever their values are."""
 
+PREPARED_PARAMETER: Final = "prepared"
+"""``?prepared=off`` in a PostgreSQL address: keep no statements. For poolers that give each transaction another
+connection of the server and do not know of prepared statements (PgBouncer before 1.21 in transaction mode)."""
+
 _ALLOWED: Final = "sqlite:///PATH or postgresql+psycopg://USER@HOST:PORT/NAME"
 
 
@@ -189,17 +193,22 @@ def parse_url(url: str | URL) -> URL:
         raise InvalidRequest.of(
             "database_url", parsed.database, "give the path of a file: other processes must find it"
         )
+    prepared = parsed.query.get(PREPARED_PARAMETER, "on")
+    if prepared not in ("on", "off"):
+        raise InvalidRequest.of(f"database_url: {PREPARED_PARAMETER}", str(prepared), "it is on or off")
     return parsed
 
 
 def make_engine(url: URL, pool_size: int = 5) -> Engine:
     """An engine set up for the store. Connects to nothing yet."""
+    prepared = url.query.get(PREPARED_PARAMETER, "on") == "on"
+    url = url.difference_update_query([PREPARED_PARAMETER])
     if url.get_backend_name() == "sqlite":
         return _sqlite_engine(url, pool_size)
     connect_args: dict[str, Any] = {
         # nothing by itself, however often it is run: a plan made for any argument may read a million rows where
         # the actual one needs a single probe
-        "prepare_threshold": 2**31,
+        "prepare_threshold": 2**31 if prepared else None,
         "application_name": "nsai-work",
         "connect_timeout": 5,
         "keepalives_idle": 10,

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import select
+from sqlalchemy import make_url, select, text
 from sqlalchemy.exc import DBAPIError
 
 from crucible.errors import CrucibleError
@@ -101,6 +101,24 @@ def test_a_text_too_long_for_its_column_is_refused_not_cut(postgres_store_url: s
     with pytest.raises(DBAPIError, match="too long"):
         store.database.run(insert_new, workers, [worker("w1", version="v" * 41)])
     assert stored(store, workers) == []
+    store.close()
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize(("parameter", "kept"), [("on", True), ("off", False)])
+def test_prepared_statements_can_be_turned_off(postgres_store_url: str, parameter: str, kept: bool) -> None:
+    """Some poolers cannot have them; without the parameter they are used."""
+    from nsai_work.store import open_store
+
+    store = open_store(make_url(postgres_store_url).update_query_dict({"prepared": parameter}))
+    store.database.run(insert_new, workers, [worker("w1")])
+
+    count = store.database.read(
+        lambda tx: tx.connection.execute(text("SELECT count(*) FROM pg_prepared_statements")).scalar_one()
+    )
+
+    assert (count > 0) is kept
+    assert len(stored(store, workers)) == 1
     store.close()
 
 

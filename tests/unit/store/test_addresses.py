@@ -22,7 +22,15 @@ def test_known_addresses(url: str, driver: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["mysql://u:hush@h/db", "sqlite://", "sqlite:///:memory:", "hush hush", "postgresql+x://"]
+    "url",
+    [
+        "mysql://u:hush@h/db",
+        "sqlite://",
+        "sqlite:///:memory:",
+        "hush hush",
+        "postgresql+x://",
+        "postgresql://u:hush@h/d?prepared=x",
+    ],
 )
 def test_other_addresses_are_refused(url: str) -> None:
     """The error names the setting and what is allowed, never a password."""
