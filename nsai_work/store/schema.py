@@ -169,6 +169,7 @@ tags: Final = Table(
     Column("tag", String, nullable=False),
     _job_column(),
     PrimaryKeyConstraint("tag", "job_seq"),
+    Index("nsai_job_tags_of", "job_seq"),
 )
 
 dependencies: Final = Table(

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import count
 
 from sqlalchemy import URL
@@ -16,6 +17,7 @@ from nsai_work.store import (
     lanes,
     leases,
     limits,
+    pruning,
     reading,
     releasing,
     steering,
@@ -133,6 +135,14 @@ class Store:
     def runs(self, job_id: str) -> list[RemoteRun]:
         """The lineage of remote runs."""
         return self.database.read(lambda tx: journal.job_runs(tx, reading.seq_of(tx, job_id)))
+
+    def count_old(self, before: datetime) -> tuple[int, int]:
+        """How many jobs ended before this, and how many of them have checkpoints at their service."""
+        return self.database.read(pruning.count_old, before)
+
+    def prune(self, before: datetime, *, forget_checkpoints: bool = False, limit: int = 500) -> int:
+        """Forget up to ``limit`` jobs that ended before this."""
+        return self.database.run(pruning.prune, before, limit=limit, forget_checkpoints=forget_checkpoints)
 
     def workers(self) -> list[WorkerRow]:
         """All workers ever entered, the newest first."""

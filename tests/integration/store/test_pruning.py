@@ -1,0 +1,116 @@
+"""Old jobs are forgotten whole; what somebody may still need is not."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import func, select
+
+from nsai_work.job import Job
+from nsai_work.lifecycle import JobStatus
+from nsai_work.store import End, JobFilter, Store, Wanted
+from nsai_work.store.schema import checkpoints, metadata
+from nsai_work.store.writes import insert_new
+
+MakeJob = Callable[..., Job]
+MakeWanted = Callable[..., Wanted]
+
+
+def end_one(store: Store, wanted: Wanted, status: JobStatus = JobStatus.SUCCEEDED) -> str:
+    """Claim a job and end it."""
+    (claim,) = store.claim(wanted)
+    store.finish(End(claim, status))
+    return claim.job_id
+
+
+def rows_left(store: Store) -> dict[str, int]:
+    """How many rows each table that is about jobs has."""
+    about_jobs = [table for table in metadata.tables.values() if "job_seq" in table.c or table.name == "nsai_jobs"]
+    return store.database.read(
+        lambda tx: {
+            table.name: tx.connection.execute(select(func.count()).select_from(table)).scalar_one()
+            for table in about_jobs
+        }
+    )
+
+
+def ids(store: Store) -> set[str]:
+    return {job.id for job in store.list_jobs(JobFilter())}
+
+
+def test_an_old_job_goes_with_all_its_rows(store: Store, make_job: MakeJob, wanted: MakeWanted, clock: Any) -> None:
+    """Nothing of it stays in any table; one that ended later, and those that have not ended, stay whole."""
+    store.submit([make_job(tags=["a", "b"])])
+    end_one(store, wanted())
+    clock.pass_time(86_400)
+    before = clock.now()
+    young, waiting = make_job(), make_job()
+    store.submit([young, waiting])
+    end_one(store, wanted())
+
+    assert store.count_old(before) == (1, 0)
+    assert store.prune(before) == 1
+    assert store.prune(before) == 0
+
+    assert ids(store) == {young.id, waiting.id}
+    left = rows_left(store)
+    assert left["nsai_job_tags"] == 0
+    assert left["nsai_jobs"] == left["nsai_job_specs"] == 2
+    assert left["nsai_attempts"] == 1
+    assert {event.job_id for event in store.events_all()} == {young.id, waiting.id}
+
+
+def test_a_job_that_another_waits_for_stays(
+    store: Store, make_job: MakeJob, wanted: MakeWanted, clock: Any
+) -> None:
+    """Its end is what the other will be judged by."""
+    first = make_job()
+    slow = make_job()
+    store.submit([first, slow])
+    store.submit([make_job(constraints={"depends_on": [first.id, slow.id]})])
+    end_one(store, wanted(job_ids=[first.id]))
+    clock.pass_time(60)
+
+    assert store.prune(clock.now()) == 0
+
+    end_one(store, wanted(job_ids=[slow.id]))
+    assert end_one(store, wanted()) not in (first.id, slow.id)
+    clock.pass_time(60)
+    assert store.prune(clock.now()) == 3
+
+
+def test_a_job_with_checkpoints_stays_unless_they_are_to_be_forgotten(
+    store: Store, make_job: MakeJob, wanted: MakeWanted, clock: Any
+) -> None:
+    """They cost money at the service, and only the job tells whose they are."""
+    store.submit([make_job(), make_job()])
+    claims = store.claim(wanted(limit=2))
+    for claim, status in zip(claims, ("committed", "deleted"), strict=True):
+        row = {
+            "job_seq": claim.seq,
+            "name": "c",
+            "step": 1,
+            "generation": 1,
+            "status": status,
+            "created_at": clock.now(),
+        }
+        store.database.run(insert_new, checkpoints, [{**row, "promoted": False, "final": False}])
+        store.finish(End(claim, JobStatus.SUCCEEDED))
+    clock.pass_time(60)
+
+    assert store.count_old(clock.now()) == (2, 1)
+    assert store.prune(clock.now()) == 1
+    assert ids(store) == {claims[0].job_id}
+    assert store.prune(clock.now(), forget_checkpoints=True) == 1
+    assert ids(store) == set()
+
+
+def test_a_batch_is_as_large_as_asked(store: Store, make_job: MakeJob, wanted: MakeWanted, clock: Any) -> None:
+    """The oldest first."""
+    store.submit([make_job() for _ in range(5)])
+    order = [end_one(store, wanted()) for _ in range(5)]
+    before = clock.now() + timedelta(seconds=1)
+
+    assert store.prune(before, limit=2) == 2
+
+    assert ids(store) == set(order[2:])

@@ -1,0 +1,69 @@
+"""``nsai-work db prune``: how an age is read, and what a run of it says."""
+
+import json
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from crucible.errors import InvalidRequest
+from nsai_work import Job, Settings, submit
+from nsai_work.cli.app import app
+from nsai_work.cli.database import age_of
+from nsai_work.connections import close_connections
+from nsai_work.worker import run_inline
+
+
+@pytest.mark.parametrize(
+    ("text", "age"),
+    [
+        ("30d", timedelta(days=30)),
+        (" 12h ", timedelta(hours=12)),
+        ("90min", timedelta(minutes=90)),
+        ("8w", timedelta(weeks=8)),
+    ],
+)
+def test_an_age_is_a_number_and_a_unit(text: str, age: timedelta) -> None:
+    """As people write it."""
+    assert age_of(text) == age
+
+
+def read(text: str) -> timedelta | str:
+    """The age, or the words of its refusal."""
+    try:
+        return age_of(text)
+    except InvalidRequest as error:
+        return error.message
+
+
+@given(st.text(max_size=12) | st.from_regex(r"[0-9]{1,12}(min|h|d|w)", fullmatch=True))
+def test_any_other_text_is_refused_by_name(text: str) -> None:
+    """No text raises anything else, and what is accepted is a positive time of at most a century."""
+    found = read(text)
+
+    assert "--older-than" in found if isinstance(found, str) else timedelta(0) < found <= timedelta(days=36_500)
+
+
+@pytest.mark.parametrize("text", ["", "0d", "-1d", "30", "d", "1.5h", "1m", "99999999w", "٣d", "1d\n2d"])
+def test_wrong_ages(text: str) -> None:
+    """Months are no fixed time, digits are ASCII, and nothing is not old."""
+    with pytest.raises(InvalidRequest, match="30d"):
+        age_of(text)
+
+
+def test_it_counts_first_and_forgets_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job that has just ended is not old; the numbers are the same for people and for scripts."""
+    monkeypatch.setenv("NSAI_WORK_HOME", str(tmp_path))
+    handle = submit(Job(kind="tool_call", backend="fake", payload={"command": "noop"}), Settings())
+    run_inline([handle.id], Settings())
+
+    counted = CliRunner().invoke(app, ["db", "prune", "--older-than", "1h", "--dry-run", "--json"])
+    told = CliRunner().invoke(app, ["db", "prune", "--older-than", "1h"])
+
+    assert json.loads(counted.stdout) == {"older": 0, "with_checkpoints": 0, "forgotten": 0}
+    assert "0 forgotten" in told.stdout
+    assert handle.status().ended
+    close_connections()
