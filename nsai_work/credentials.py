@@ -1,9 +1,10 @@
-"""Keeps credentials out of jobs: a job is stored, shown and sent around, so nothing secret may enter one."""
+"""Keeps credentials out of what is stored, shown and sent around: out of jobs, and out of the names of accounts."""
 
 import re
 from collections.abc import Iterator
 
 from nsai_work.errors import InvalidJob
+from nsai_work.job import storable
 
 _NAMES = frozenset(
     (
@@ -15,6 +16,7 @@ _NAMES = frozenset(
 )
 _SUFFIXES = ("_api_key", "_apikey", "_password", "_secret", "_secret_key", "_access_token")
 _VALUE = re.compile(r"^(sk|tml|hf|ghp|glpat|xoxb)[-_][A-Za-z0-9_-]{16,}$")
+LONGEST_ACCOUNT_NAME = 200
 HINT = "a job never carries credentials; set the backend's environment variable where the worker runs"
 
 
@@ -22,6 +24,21 @@ def refuse_credentials(data: object) -> None:
     """Raise InvalidJob for the first field that is named or looks like a credential. Its value is not repeated."""
     for field in _suspects(data, ""):
         raise InvalidJob(f"{field}: looks like a credential; {HINT}", details={"fields": [field]})
+
+
+def account_name(text: str) -> str:
+    """The text itself, if it can be the name of an account: not empty, not long, and not the account's key.
+
+    Raises:
+        ValueError: it cannot. The message says why and does not repeat the text.
+    """
+    if not text.strip():
+        raise ValueError("must not be empty")
+    if len(text) > LONGEST_ACCOUNT_NAME:
+        raise ValueError(f"must not be longer than {LONGEST_ACCOUNT_NAME} characters")
+    if _VALUE.match(text.strip()):
+        raise ValueError("looks like a key; give the account a name of your own, which is stored and shown")
+    return storable(text)
 
 
 def _suspects(data: object, path: str) -> Iterator[str]:

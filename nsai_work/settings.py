@@ -6,15 +6,19 @@ Everything has a default that works on one machine without any server: a SQLite 
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from platformdirs import user_state_path
-from pydantic import Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from crucible.errors import InvalidRequest
+from nsai_work.credentials import account_name
+
+AccountName: TypeAlias = Annotated[str, AfterValidator(account_name)]
 
 PREFIX = "NSAI_WORK_"
+CREDENTIALS_FORM = 'must be a JSON object of a name for each backend, as {"tinkex": "team-a"}'
 BROKER_SCHEMES = ("amqp", "amqps", "pyamqp", "redis", "rediss", "spool")
 
 
@@ -24,7 +28,9 @@ class Settings(BaseSettings):
     ``database_url`` and ``broker_url`` may hold a password; they never appear in a repr. ``lease_ttl_s`` is how
     long a worker may be silent before another takes its jobs over. ``poll_interval_s`` is how often a worker looks
     for due jobs by itself, so it is the most a deaf broker can cost. ``shutdown_grace_s`` is how long running jobs
-    get to reach a border where they can be handed over.
+    get to reach a border where they can be handed over. ``credentials`` names, by backend, the account that this
+    process uses there: limits are kept by that name. It is a name, never a key; a backend that is not among them
+    goes by its own name.
 
     Raises:
         InvalidRequest: a value is not allowed; the error names the variable.
@@ -48,6 +54,7 @@ class Settings(BaseSettings):
     credit_poll_s: float = Field(default=300.0, ge=0.05, le=86_400, allow_inf_nan=False)
     store_timeout_s: float = Field(default=10.0, ge=0.1, le=3600, allow_inf_nan=False)
     submit_timeout_s: float = Field(default=15.0, ge=0.1, le=3600, allow_inf_nan=False)
+    credentials: dict[AccountName, AccountName] = Field(default_factory=dict)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] = "text"
 
@@ -56,6 +63,9 @@ class Settings(BaseSettings):
             super().__init__(**values)
         except ValidationError as error:
             raise _named(error) from None
+        except (SettingsError, RecursionError):
+            # raised for a variable that is no JSON, which only this one has to be
+            raise _refused([f"{PREFIX}CREDENTIALS: {CREDENTIALS_FORM}"]) from None
 
     @model_validator(mode="before")
     @classmethod
@@ -135,8 +145,13 @@ def _check_broker(url: str) -> None:
 
 def _named(error: ValidationError) -> InvalidRequest:
     """The complaint in terms of the variables a user set; values of URLs are not repeated."""
-    lines = [_complaint(item) for item in error.errors(include_url=False, include_context=False)]
-    return InvalidRequest("\n".join(lines), details={"fields": [line.partition(":")[0] for line in lines]})
+    return _refused([_complaint(item) for item in error.errors(include_url=False, include_context=False)])
+
+
+def _refused(complaints: list[str]) -> InvalidRequest:
+    return InvalidRequest(
+        "\n".join(complaints), details={"fields": [text.partition(":")[0] for text in complaints]}
+    )
 
 
 def _complaint(item: Any) -> str:
@@ -145,5 +160,20 @@ def _complaint(item: Any) -> str:
         return f"{PREFIX}{message}"
     field = str(item["loc"][0])
     name = field if field.startswith(PREFIX) else f"{PREFIX}{field.upper()}"
+    if field == "credentials":
+        return f"{name}: {_complaint_of_account(item['loc'], message)}"
     shown = "" if field.endswith("url") or item["type"] == "missing" else f" (got {item.get('input')!r:.80})"
     return f"{name}: {message}{shown}"
+
+
+def _complaint_of_account(place: tuple[int | str, ...], message: str) -> str:
+    """The complaint about one entry. Neither its value is repeated nor its name, unless that is in order: a person
+    may have put the key itself there."""
+    if len(place) == 1:
+        return CREDENTIALS_FORM
+    if len(place) > 2:
+        return f"the name of a backend {message}"
+    try:
+        return f"{account_name(str(place[1]))!r:.80}: {message}"
+    except ValueError:
+        return f"the name of an account {message}"

@@ -60,6 +60,8 @@ def _examine() -> Iterator[Finding]:
         yield Finding("settings", Verdict.BROKEN, error.message, "correct the variable in the environment")
         return
     yield Finding("settings", Verdict.OK, _settings_text(settings))
+    if settings.credentials:
+        yield _guarded("credentials", partial(_credentials, settings))
     for subject, check in _CHECKS.items():
         yield _guarded(subject, partial(check, settings))
     yield from _backends()
@@ -80,6 +82,17 @@ def _settings_text(settings: "Settings") -> str:
 
     database, broker = redacted(settings.database_url), redacted(settings.broker_url)
     return f"home {settings.home}, database {database}, broker {broker}"
+
+
+def _credentials(settings: "Settings") -> Finding:
+    from crucible.registry import backend_names
+
+    shown = ", ".join(f"{backend} as {name}" for backend, name in settings.credentials.items())
+    unknown = sorted(set(settings.credentials) - set(backend_names()))
+    if unknown:
+        advice = "correct NSAI_WORK_CREDENTIALS, or install the backend; nsai-work backends lists what is installed"
+        return Finding("credentials", Verdict.NOTE, f"{shown}; not installed: {', '.join(unknown)}", advice)
+    return Finding("credentials", Verdict.OK, f"jobs count against limits of {shown}")
 
 
 def _home(settings: "Settings") -> Finding:

@@ -1,6 +1,7 @@
 """The backends of a worker process: each opened once, on its event loop, and shared by all its jobs."""
 
 import asyncio
+from collections.abc import Mapping
 
 from crucible.backend import Backend
 from crucible.registry import backend_names, load_backend, why_unusable
@@ -14,11 +15,15 @@ class BackendPool:
     """Backends by entry-point name.
 
     ``only_usable``: a backend that cannot be imported here, or whose packages are missing, is left to other
-    workers; that is looked at once. Otherwise its jobs are taken, and fail with the reason.
+    workers; that is looked at once. Otherwise its jobs are taken, and fail with the reason. ``credentials`` names
+    the account that is used at a backend; one that is not among them goes by the backend's own name.
     """
 
-    def __init__(self, clock: Clock, *, only_usable: bool = True) -> None:
+    def __init__(
+        self, clock: Clock, *, only_usable: bool = True, credentials: Mapping[str, str] | None = None
+    ) -> None:
         self._clock = clock
+        self._credentials = dict(credentials or {})
         self._only_usable = only_usable
         self._usable: dict[str, bool] = {}
         self._open: dict[str, Backend] = {}
@@ -32,7 +37,8 @@ class BackendPool:
         """
         now = self._clock.monotonic()
         self._resting = {name: until for name, until in self._resting.items() if until > now}
-        return {name: name for name in backend_names() if name not in self._resting and self._is_usable(name)}
+        names = [name for name in backend_names() if name not in self._resting and self._is_usable(name)]
+        return {name: self._credentials.get(name, name) for name in names}
 
     def _is_usable(self, name: str) -> bool:
         if not self._only_usable:

@@ -56,7 +56,7 @@ class Runtime:
         self._stopping = asyncio.Event()
         self._hurrying = asyncio.Event()
         # jobs that were asked for by name must not wait for another worker
-        self.backends = BackendPool(clock, only_usable=work.job_ids is None)
+        self.backends = BackendPool(clock, only_usable=work.job_ids is None, credentials=settings.credentials)
         self.leases = LeaseKeeper(
             ownership.heartbeat, clock, ttl_s=settings.lease_ttl_s, interval_s=settings.heartbeat_interval_s
         )

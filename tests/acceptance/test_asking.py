@@ -87,6 +87,18 @@ def test_doctor_is_content_with_a_fresh_home(cli: Cli) -> None:
     assert "nsai-work dev-server" in findings["dev server"]["advice"]
 
 
+def test_doctor_shows_the_accounts_in_use(cli: Cli) -> None:
+    """By backend; one that is not installed is a note, since limits by that name would bind nobody here."""
+    named = Cli(cli.home, {"NSAI_WORK_CREDENTIALS": '{"fake": "team-a", "fakr": "team-b"}'})
+
+    findings = {item["subject"]: item for item in named.json("doctor")}
+
+    assert findings["credentials"]["verdict"] == "note"
+    assert "fake as team-a" in findings["credentials"]["detail"]
+    assert "not installed: fakr" in findings["credentials"]["detail"]
+    assert "NSAI_WORK_CREDENTIALS" in findings["credentials"]["advice"]
+
+
 def test_doctor_says_what_is_broken_and_shows_no_password(cli: Cli) -> None:
     """A database and a broker that do not answer: exit code 1, named, and their passwords hidden."""
     broken = Cli(

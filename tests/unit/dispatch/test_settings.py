@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from crucible.errors import InvalidRequest
 from nsai_work.settings import Settings, redacted
@@ -60,3 +62,60 @@ def test_passwords_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_driver_of_the_postgres_extra_is_filled_in() -> None:
     """People write postgresql://; what is installed is psycopg 3."""
     assert Settings(database_url="postgresql://h/d").database_url == "postgresql+psycopg://h/d"
+
+
+KEY = "tml-0123456789abcdef01"
+
+
+def test_credentials_are_names_by_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A JSON object; nobody has to give one."""
+    assert Settings().credentials == {}
+
+    monkeypatch.setenv("NSAI_WORK_CREDENTIALS", '{"tinkex": "team-a", "openai": "\u00fcbung"}')
+
+    assert Settings().credentials == {"tinkex": "team-a", "openai": "\u00fcbung"}
+
+
+CREDENTIALS = {
+    "no JSON": ("tinkex=team-a", "JSON object"),
+    "a list": ('["team-a"]', "JSON object"),
+    "JSON without an end": ("[" * 100_000, "JSON object"),
+    "number of many digits": ("9" * 5_000, "JSON object"),
+    "no text": ('{"tinkex": 1}', "'tinkex': .*string"),
+    "empty name": ('{"tinkex": " "}', "'tinkex': must not be empty"),
+    "empty backend": ('{"": "team-a"}', "name of a backend must not be empty"),
+    "long name": (f'{{"tinkex": "{"x" * 201}"}}', "'tinkex': must not be longer than 200"),
+    "NUL": ('{"tinkex": "a\\u0000"}', "'tinkex': .*NUL"),
+    "lone surrogate": ('{"tinkex": "a\\ud800"}', "'tinkex': .*surrogate"),
+    "key for a name": (f'{{"tinkex": "{KEY}"}}', "'tinkex': looks like a key"),
+    "key for a backend": (f'{{"{KEY}": "team-a"}}', "name of a backend looks like a key"),
+    "key for a backend without a name": (f'{{"{KEY}": ""}}', "name of an account must not be empty"),
+}
+
+
+@pytest.mark.parametrize(("value", "complaint"), CREDENTIALS.values(), ids=CREDENTIALS.keys())
+def test_credentials_that_are_none(value: str, complaint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variable and the backend are named, and what may be a key is never repeated."""
+    monkeypatch.setenv("NSAI_WORK_CREDENTIALS", value)
+
+    with pytest.raises(InvalidRequest, match=f"NSAI_WORK_CREDENTIALS: .*{complaint}") as caught:
+        Settings()
+
+    assert set(caught.value.details["fields"]) == {"NSAI_WORK_CREDENTIALS"}
+    assert KEY not in f"{caught.value} {caught.value.details}"
+
+
+def can_name_an_account(text: str) -> bool:
+    """As the page on settings says."""
+    kept = text.encode(errors="replace").decode() == text and "\x00" not in text
+    return kept and bool(text.strip()) and len(text) <= 200
+
+
+@given(st.dictionaries(st.text(), st.text() | st.text(max_size=3), max_size=3))
+def test_credentials_are_taken_as_they_are_or_refused(names: dict[str, str]) -> None:
+    """Nothing is trimmed, cut or dropped."""
+    if all(map(can_name_an_account, [*names, *names.values()])):
+        assert Settings(credentials=names).credentials == names
+    else:
+        with pytest.raises(InvalidRequest, match=r"^NSAI_WORK_CREDENTIALS: "):
+            Settings(credentials=names)

@@ -39,6 +39,15 @@ def test_it_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "fake" in pool.available()
 
 
+def test_a_backend_goes_by_the_account_that_is_used_there() -> None:
+    """Else by its own name; a name for a backend that is not here changes nothing."""
+    available = BackendPool(SystemClock(), credentials={"fake": "team-a", "nowhere": "team-b"}).available()
+
+    assert available["fake"] == "team-a"
+    assert available["tinkex"] == "tinkex"
+    assert "nowhere" not in available
+
+
 def test_a_plug_in_that_is_not_there_is_unusable() -> None:
     """Whatever is wrong with it."""
     assert "no backend is called 'nowhere'" in (why_unusable("nowhere") or "")
