@@ -2,17 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
 
-from sqlalchemy import func, select, tuple_
+from sqlalchemy import select, tuple_
 
-from nsai_work.lifecycle import JobStatus
 from nsai_work.store.candidates import Candidate
 from nsai_work.store.database import Tx
-from nsai_work.store.schema import jobs, limits, status_in
-
-LimitKey: TypeAlias = tuple[str, str, str]
-"""scope, key, model: the primary key of ``nsai_limits``."""
+from nsai_work.store.limits import LimitKey, running_under
+from nsai_work.store.schema import limits
 
 
 @dataclass
@@ -64,17 +60,4 @@ def measure(tx: Tx, candidates: Sequence[Candidate]) -> Capacity:
     if not rows and len(limited) == len(candidates):
         rows = tx.connection.execute(statement.with_for_update()).all()
     most = {(row.scope, row.key, row.model): row.max_running for row in rows}
-    return Capacity(most, {key: _count(tx, key) for key in most}, frozenset(present - most.keys()))
-
-
-def _count(tx: Tx, key: LimitKey) -> int:
-    scope, name, model = key
-    statement = select(func.count()).select_from(jobs).where(status_in(JobStatus.RUNNING))
-    if scope == "tenant":
-        statement = statement.where(jobs.c.tenant_id == name)
-    elif scope == "group":
-        statement = statement.where(jobs.c.group_key == name)
-    else:
-        statement = statement.where(jobs.c.credential == name)
-        statement = statement if model == "*" else statement.where(jobs.c.model == model)
-    return tx.connection.execute(statement).scalar_one()
+    return Capacity(most, {key: running_under(tx, key) for key in most}, frozenset(present - most.keys()))

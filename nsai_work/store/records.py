@@ -164,6 +164,14 @@ class Limit:
 
 
 @dataclass(frozen=True, slots=True)
+class LimitUse:
+    """A limit, and how many jobs run under it now. It may be more than it allows: a limit stops no running job."""
+
+    limit: Limit
+    running: int
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerRow:
     """A worker process as it described itself."""
 

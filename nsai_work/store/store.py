@@ -36,6 +36,7 @@ from nsai_work.store.records import (
     Lease,
     LeaseReport,
     Limit,
+    LimitUse,
     Released,
     Requeue,
     Submitted,
@@ -182,17 +183,21 @@ class Store:
         """The wake-ups to publish once more."""
         return self.database.read(releasing.overdue_hints, older_than_s=older_than_s)
 
-    def set_tenant_quota(self, tenant_id: str, max_running: int | None) -> None:
-        """Limit how many jobs of a tenant run at once."""
-        self.database.run(limits.set_tenant_quota, tenant_id, max_running)
+    def set_tenant_quota(self, tenant_id: str, max_running: int | None) -> LimitUse:
+        """Limit how many jobs of a tenant run at once; None lifts it. Raises InvalidRequest."""
+        return self.database.run(limits.set_limit, limits.tenant_quota(tenant_id, max_running))
 
-    def set_model_limit(self, credential: str, max_running: int | None, *, model: str = "*") -> None:
-        """Limit how many jobs run at once with a credential."""
-        self.database.run(limits.set_model_limit, credential, max_running, model=model)
+    def set_model_limit(self, credential: str, max_running: int | None, *, model: str = "*") -> LimitUse:
+        """Limit how many jobs run at once with a credential; None lifts it. Raises InvalidRequest."""
+        return self.database.run(limits.set_limit, limits.model_limit(credential, max_running, model=model))
 
     def limits(self) -> list[Limit]:
         """The limits that are set."""
         return self.database.read(limits.shared_limits)
+
+    def limits_in_use(self) -> list[LimitUse]:
+        """The limits that are set, each with how many jobs run under it."""
+        return self.database.read(limits.limits_in_use)
 
 
 def _touch(tx: Tx) -> None:

@@ -1,19 +1,23 @@
 """Why a job waits. Worked out when someone asks, so that it is true and costs the queue nothing."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, func, select
+from sqlalchemy import Row, select
 
 from nsai_work.lifecycle import JobStatus
 from nsai_work.store.database import Tx
-from nsai_work.store.schema import dependencies, jobs, lane_backends, lanes, limits, status_in
+from nsai_work.store.limits import ALL_MODELS, LimitKey, running_under, shared_limits
+from nsai_work.store.schema import dependencies, jobs, lane_backends, lanes
+from nsai_work.store.workers import accounts
 
 
 def wait_reasons(tx: Tx, rows: Sequence[Row[Any]]) -> dict[int, str]:
     """For jobs that are pending or queued: what they wait for, by seq."""
     reasons: dict[int, str] = {}
     by_lane: dict[int, str | None] = {}
+    bounds = _bounds(tx)
     for row in rows:
         if row.run_at is not None:
             why = f" ({row.wait_reason})" if row.wait_reason else ""
@@ -22,7 +26,7 @@ def wait_reasons(tx: Tx, rows: Sequence[Row[Any]]) -> dict[int, str]:
             reasons[row.seq] = _needs(tx, row.seq)
         else:
             if row.lane_id not in by_lane:
-                by_lane[row.lane_id] = _full(tx, row.lane_id)
+                by_lane[row.lane_id] = _full(tx, bounds, row.lane_id)
             reason = by_lane[row.lane_id] or row.wait_reason
             if reason is not None:
                 reasons[row.seq] = reason
@@ -40,49 +44,59 @@ def _needs(tx: Tx, seq: int) -> str:
     return f"depends on {', '.join(names)}" if names else "about to be queued"
 
 
-def _full(tx: Tx, lane_id: int) -> str | None:
+@dataclass(frozen=True, slots=True)
+class _Bounds:
+    """The limits that are set, and by backend the accounts whose limits are asked for."""
+
+    most: Mapping[LimitKey, int]
+    accounts: Mapping[str, Sequence[str]]
+
+
+def _bounds(tx: Tx) -> _Bounds:
+    most = {(one.scope, one.key, one.model): one.max_running or 0 for one in shared_limits(tx)}
+    return _Bounds(most, accounts(tx) if any(scope == "model" for scope, _, _ in most) else {})
+
+
+def _full(tx: Tx, bounds: _Bounds, lane_id: int) -> str | None:
     lane = tx.connection.execute(select(lanes).where(lanes.c.id == lane_id)).one()
-    running = select(func.count()).select_from(jobs).where(status_in(JobStatus.RUNNING))
     if lane.group_key is not None:
-        count = tx.connection.execute(running.where(jobs.c.group_key == lane.group_key)).scalar_one()
+        count = running_under(tx, ("group", lane.group_key, ALL_MODELS))
         if count >= lane.group_max:
             return f"concurrency group is full ({count} of {lane.group_max} running)"
-    quota = tx.connection.execute(_limit("tenant", lane.tenant_id, "*")).scalar()
+    quota = _reached(tx, bounds, ("tenant", lane.tenant_id, ALL_MODELS))
     if quota is not None:
-        count = tx.connection.execute(running.where(jobs.c.tenant_id == lane.tenant_id)).scalar_one()
-        if count >= quota:
-            return f"quota of tenant {lane.tenant_id} is used up ({count} of {quota} running)"
-    return _models_full(tx, lane)
+        return f"quota of tenant {lane.tenant_id} is used up ({quota})"
+    return _models_full(tx, bounds, lane) if bounds.most else None
 
 
-def _limit(scope: str, key: str, model: str) -> Any:
-    return select(limits.c.max_running).where(
-        limits.c.scope == scope, limits.c.key == key, limits.c.model == model, limits.c.max_running.is_not(None)
-    )
+def _reached(tx: Tx, bounds: _Bounds, key: LimitKey) -> str | None:
+    """How many run of how many, if there is such a limit and it is reached."""
+    most = bounds.most.get(key)
+    if most is None:
+        return None
+    count = running_under(tx, key)
+    return f"{count} of {most} running" if count >= most else None
 
 
-def _models_full(tx: Tx, lane: Row[Any]) -> str | None:
-    """The reason if every backend's limit is reached. Credentials that workers renamed are not seen here."""
+def _models_full(tx: Tx, bounds: _Bounds, lane: Row[Any]) -> str | None:
+    """The reason if the limit of every account is reached that a worker could use for this lane."""
     names = tx.connection.execute(
         select(lane_backends.c.backend)
         .where(lane_backends.c.lane_id == lane.id)
         .order_by(lane_backends.c.preference)
     )
-    reasons = [_model_full(tx, name, lane.model) for name in names.scalars()]
+    reasons = [
+        _model_full(tx, bounds, credential, lane.model)
+        for backend in names.scalars()
+        for credential in bounds.accounts.get(backend, [backend])
+    ]
     return None if None in reasons or not reasons else reasons[0]
 
 
-def _model_full(tx: Tx, credential: str, model: str) -> str | None:
-    for name in ("*", model):
-        most = tx.connection.execute(_limit("model", credential, name)).scalar()
-        if most is None:
-            continue
-        running = select(func.count()).select_from(jobs)
-        running = running.where(status_in(JobStatus.RUNNING), jobs.c.credential == credential)
-        if name != "*":
-            running = running.where(jobs.c.model == name)
-        count = tx.connection.execute(running).scalar_one()
-        if count >= most:
-            what = "all models" if name == "*" else name
-            return f"limit of {credential} for {what} is reached ({count} of {most} running)"
+def _model_full(tx: Tx, bounds: _Bounds, credential: str, model: str) -> str | None:
+    for name in (ALL_MODELS, model):
+        counts = _reached(tx, bounds, ("model", credential, name))
+        if counts is not None:
+            what = "all models" if name == ALL_MODELS else name
+            return f"limit of {credential} for {what} is reached ({counts})"
     return None

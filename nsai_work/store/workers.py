@@ -1,5 +1,8 @@
 """Worker processes: who they are, when they were last seen, and which of them leads the sweep."""
 
+from datetime import timedelta
+from typing import Final
+
 from sqlalchemy import insert, select, update
 
 from nsai_work.store.database import Tx
@@ -8,6 +11,10 @@ from nsai_work.store.records import Lease, WorkerRow
 from nsai_work.store.schema import elections, workers
 from nsai_work.store.writes import insert_new
 from nsai_work.worker_id import WorkerId
+
+SILENCE: Final = timedelta(minutes=10)
+"""A worker that was not seen for so long has gone. It is seen each time it looks whether it leads the sweep, every
+five minutes at the least."""
 
 
 def register_worker(tx: Tx, worker: WorkerId, *, version: str, backends: dict[str, str]) -> None:
@@ -26,6 +33,17 @@ def list_workers(tx: Tx) -> list[WorkerRow]:
     """All workers ever entered, the newest first."""
     rows = tx.connection.execute(select(workers).order_by(workers.c.started_at.desc(), workers.c.id))
     return [WorkerRow(**row._mapping) for row in rows]
+
+
+def accounts(tx: Tx) -> dict[str, list[str]]:
+    """By backend, the names of the accounts that workers use there, in order. For people to read: a worker that was
+    killed is among them for a while, and one whose clock is wrong may be missing."""
+    present = workers.c.stopped_at.is_(None) & (workers.c.seen_at > tx.now - SILENCE)
+    found: dict[str, set[str]] = {}
+    for used in tx.connection.execute(select(workers.c.backends).where(present)).scalars():
+        for backend, credential in used.items():
+            found.setdefault(backend, set()).add(credential)
+    return {backend: sorted(names) for backend, names in found.items()}
 
 
 class Election:

@@ -1,0 +1,189 @@
+"""Limits that all workers share: they are kept by name, and a job that waits for one says so."""
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from crucible.errors import InvalidRequest
+from nsai_work.clock import SystemClock
+from nsai_work.job import Job
+from nsai_work.lifecycle import JobStatus
+from nsai_work.store import Claim, End, Limit, LimitUse, Store, Wanted, workers
+from nsai_work.store.limits import LONGEST_MODEL_BYTES, MOST_RUNNING
+from nsai_work.worker.backends import BackendPool
+from nsai_work.worker_id import WorkerId
+from tests.integration.store.conftest import ManualClock
+
+MakeJob = Callable[..., Job]
+Want = Callable[..., Wanted]
+
+
+def train(model: str) -> Job:
+    """A job that names a model."""
+    payload = {"base_model": model, "data": {"path": "d"}, "max_steps": 1}
+    return Job.parse({"kind": "training_step", "backend": "fake", "payload": payload, "tenant_id": "t"})
+
+
+class Worker:
+    """A worker as far as the store sees it, with the account it uses at the scripted backend."""
+
+    def __init__(self, store: Store, number: int, account: str | None) -> None:
+        self._store = store
+        self._id = WorkerId("host", "boot", "namespace", number, number, "nonce")
+        credentials = {} if account is None else {"fake": account}
+        self._backends = BackendPool(SystemClock(), credentials=credentials).available()
+        store.database.run(workers.register_worker, self._id, version="1", backends=self._backends)
+
+    def claim(self) -> list[Claim]:
+        """All it can get."""
+        return self._store.claim(Wanted(str(self._id), 10, 10.0, backends=self._backends))
+
+    def leave(self) -> None:
+        """End in order."""
+        self._store.database.run(workers.worker_seen, str(self._id), stopped=True)
+
+
+def test_each_limit_counts_what_runs_under_it(store: Store, wanted: Want) -> None:
+    """By tenant, by credential, and by credential and model; concurrency groups are no limits of these."""
+    grouped = train("qwen").model_dump(mode="json", exclude={"id"})
+    grouped["constraints"] = {"concurrency_group": "g", "max_concurrent_in_group": 5}
+    store.submit([train("llama"), train("llama"), train("qwen"), Job.parse(grouped)])
+    store.claim(wanted(limit=3, backends={"fake": "team-a"}))
+    store.claim(wanted(limit=1, backends={"fake": "team-b"}))
+
+    uses = [
+        store.set_tenant_quota("t", 9),
+        store.set_tenant_quota("nobody", 0),
+        store.set_model_limit("team-a", 1),
+        store.set_model_limit("team-a", 9, model="llama"),
+        store.set_model_limit("team-b", 9),
+        store.set_model_limit("fake", 9),
+    ]
+
+    assert [use.running for use in uses] == [4, 0, 3, 2, 1, 0]
+    assert sorted(store.limits_in_use(), key=str) == sorted(uses, key=str)
+
+
+def test_a_limit_replaces_the_one_there_was(store: Store) -> None:
+    """The newest one holds; lifting is no error where there was none."""
+    store.set_tenant_quota("t", 1)
+    store.set_tenant_quota("t", 2)
+    store.set_model_limit("t", 3)
+
+    assert store.limits() == [Limit("model", "t", "*", 3), Limit("tenant", "t", "*", 2)]
+    assert store.set_tenant_quota("t", None) == LimitUse(Limit("tenant", "t", "*", None), 0)
+    store.set_tenant_quota("t", None)
+    assert store.limits() == [Limit("model", "t", "*", 3)]
+
+
+@pytest.mark.parametrize(
+    ("account", "most", "model", "field"),
+    [
+        pytest.param("a", -1, "*", "max_running", id="negative"),
+        pytest.param("a", MOST_RUNNING + 1, "*", "max_running", id="more than a database can keep"),
+        pytest.param("", 1, "*", "credential", id="no credential"),
+        pytest.param("a\x00", 1, "*", "credential", id="NUL"),
+        pytest.param("a\ud800", 1, "*", "credential", id="lone surrogate"),
+        pytest.param("a" * 201, 1, "*", "credential", id="long credential"),
+        pytest.param("a", 1, "", "model", id="no model"),
+        pytest.param("a", 1, "m\ud800", "model", id="lone surrogate in a model"),
+        pytest.param("a", 1, "\u00fc" * 501, "model", id="long model"),
+    ],
+)
+def test_what_cannot_be_a_limit_is_refused(store: Store, account: str, most: int, model: str, field: str) -> None:
+    """The field is named and the limits stay as they were."""
+    store.set_model_limit("a", 5)
+
+    with pytest.raises(InvalidRequest, match=f"^{field}: "):
+        store.set_model_limit(account, most, model=model)
+
+    assert store.limits() == [Limit("model", "a", "*", 5)]
+
+
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    name=st.text(min_size=1, max_size=200), model=st.text(min_size=1, max_size=1_000), most=st.integers(0, 10**6)
+)
+def test_every_limit_that_is_taken_is_kept(store: Store, name: str, model: str, most: int) -> None:
+    """Each database gives back what was set, whatever the names hold, and lifts it by the same names."""
+    try:
+        use = store.set_model_limit(name, most, model=model)
+        quota = store.set_tenant_quota(name, most)
+    except InvalidRequest:
+        quota = None
+    if quota is not None:
+        assert (
+            store.limits()
+            == [use.limit, quota.limit]
+            == [
+                Limit("model", name, model, most),
+                Limit("tenant", name, "*", most),
+            ]
+        )
+        store.set_tenant_quota(name, None)
+        store.set_model_limit(name, None, model=model)
+
+    assert store.limits() == []
+
+
+def test_the_longest_names_fit(store: Store) -> None:
+    """Also those that cannot be made shorter for the index."""
+    name = "".join(chr(0x20000 + 97 * n) for n in range(200))
+    model = "".join(chr(0x24000 + 89 * n) for n in range(LONGEST_MODEL_BYTES // 4))
+
+    assert store.set_model_limit(name, 1, model=model).limit == store.limits()[0]
+    store.set_tenant_quota(name, 1)
+
+
+def test_two_accounts_are_limited_each_by_itself(store: Store) -> None:
+    """Two workers with two accounts at one backend: each gets what its account may run, and what waits says for
+    which limit, until there is room."""
+    first, same, second = Worker(store, 1, "team-a"), Worker(store, 2, "team-a"), Worker(store, 3, "team-b")
+    store.set_model_limit("team-a", 1)
+    store.set_model_limit("team-b", 2, model="llama")
+    store.submit([train("llama") for _ in range(5)])
+
+    claims = first.claim()
+    assert [claim.credential for claim in claims] == ["team-a"]
+    assert same.claim() == []
+    # the other account has room, so what waits does not wait for a limit
+    assert store.list_jobs()[0].wait_reason is None
+    assert [claim.credential for claim in second.claim()] == ["team-b", "team-b"]
+    assert second.claim() == []
+
+    waiting = store.list_jobs()[0]
+    assert waiting.status is JobStatus.QUEUED
+    assert waiting.wait_reason == "limit of team-a for all models is reached (1 of 1 running)"
+    second.leave()
+    store.finish(End(claims[0], JobStatus.SUCCEEDED))
+    assert store.list_jobs()[0].wait_reason is None
+    assert len(same.claim()) == 1
+
+
+def test_a_limit_below_what_runs_stops_nothing(store: Store, make_job: MakeJob) -> None:
+    """What runs goes on, nothing new begins, and a higher limit lets it."""
+    worker = Worker(store, 1, None)
+    store.submit([make_job() for _ in range(3)])
+    assert len(worker.claim()) == 3
+    store.submit([make_job()])
+
+    assert store.set_model_limit("fake", 1).running == 3
+    assert worker.claim() == []
+    assert store.list_jobs()[0].wait_reason == "limit of fake for all models is reached (3 of 1 running)"
+
+    store.set_model_limit("fake", 4)
+    assert len(worker.claim()) == 1
+
+
+def test_a_worker_that_was_killed_is_forgotten_after_a_while(store: Store, clock: ManualClock) -> None:
+    """Its account does not hide for ever what the jobs wait for."""
+    Worker(store, 1, "team-a")
+    clock.pass_time(601)
+    worker = Worker(store, 2, "team-b")
+    store.set_model_limit("team-b", 0)
+    store.submit([train("llama")])
+
+    assert worker.claim() == []
+    assert store.list_jobs()[0].wait_reason == "limit of team-b for all models is reached (0 of 0 running)"
