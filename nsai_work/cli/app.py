@@ -14,6 +14,7 @@ from nsai_work.cli.database import database_app
 from nsai_work.cli.doctor import doctor
 from nsai_work.cli.exit_codes import ExitCode, exit_code_of
 from nsai_work.cli.inspect_jobs import checkpoints, list_jobs, show, steps
+from nsai_work.cli.limits import limits_app
 from nsai_work.cli.opening import close_all
 from nsai_work.cli.plugin_commands import CommandGroup
 from nsai_work.cli.report import report_error
@@ -68,6 +69,7 @@ app.command("retry", rich_help_panel="Jobs")(retry)
 app.command("promote", rich_help_panel="Jobs")(promote)
 app.command("worker", rich_help_panel="Service")(worker)
 app.command("doctor", rich_help_panel="Service")(doctor)
+app.add_typer(limits_app, name="limits", rich_help_panel="Service")
 app.add_typer(database_app, name="db", rich_help_panel="Service")
 app.command("backends", rich_help_panel="Backends")(backends)
 app.command("complete", rich_help_panel="Backends")(complete)

@@ -78,6 +78,7 @@ SETTINGS = {
     "NSAI_WORK_BROKER_URL": "rabbit",
     "NSAI_WORK_DATABASE_URL": "mysql://x/y",
     "NSAI_WORK_CONCURRENCY": "many",
+    "NSAI_WORK_CREDENTIALS": "tinkex=team-a",
     "NSAI_WORK_HOME": "~nobody-has-this-name/home",
 }
 
@@ -174,6 +175,17 @@ def test_json_may_be_indented_by_tabs(job: Job, tmp_path: Path) -> None:
 
 ARGUMENTS = {
     "not UTF-8": (["show", "a\udcff"], ["argument", "UTF-8"]),
+    "negative limit": (["limits", "tenant", "t", "-1"], ["MAX", "'-1'", "from 0 to 1000000, or none"]),
+    "limit that is no number": (["limits", "credential", "c", "many"], ["MAX", "'many'"]),
+    "limit of many digits": (["limits", "tenant", "t", "9" * 5000], ["MAX", "from 0"]),
+    "limit of no tenant": (["limits", "tenant", "", "1"], ["tenant_id", "empty"]),
+    "limit of a long tenant": (["limits", "tenant", "t" * 201, "1"], ["tenant_id", "200"]),
+    "limit of no credential": (["limits", "credential", " ", "1"], ["credential", "empty"]),
+    "limit of a key": (["limits", "credential", "tml-0123456789abcdef01", "1"], ["credential", "looks like a key"]),
+    "limit of no model": (["limits", "credential", "c", "1", "--model", ""], ["model", "empty"]),
+    "limit with NUL": (["limits", "tenant", "a\x00", "1"], ["tenant_id", "NUL"]),
+    "limit of a model with NUL": (["limits", "credential", "c", "1", "--model", "a\x00"], ["model", "NUL"]),
+    "limit with a lone surrogate": (["limits", "tenant", "a\ud800", "1"], ["argument", "a\\ud800", "UTF-8"]),
     "image without an end": (["complete", "--backend", "fake", "--image", "/dev/zero", "hi"], ["--image", "file"]),
 }
 
