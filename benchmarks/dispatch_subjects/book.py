@@ -28,8 +28,9 @@ def main(work: Callable[[], None], submit: Callable[[Sequence[str]], None], *, b
     prefix, count, pause_s = sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
     size = 100 if bulk and not pause_s else 1
     keys = [f"{prefix}{number}" for number in range(count)]
-    # imports and connections are not what is measured
+    # imports, connections and what a broker writes to disk for a new one are not what is measured
     submit([f"{prefix}-first"])
+    time.sleep(0.5)
     for first in range(0, count, size):
         part = keys[first : first + size]
         note(".submitted", part)
