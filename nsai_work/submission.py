@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
-# a worker that is woken takes whatever is due until nothing is: one hint for each worker is enough
-MAX_HINTS = 32
+# a worker that is woken takes whatever is due until nothing is, so one hint for each worker is enough; in a fleet
+# of more than this the others find what is left by looking, or by the sweeper's hints
+MAX_HINTS = 16
 
 
 def submit(job: Job, settings: Settings | None = None) -> JobHandle:

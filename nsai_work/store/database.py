@@ -218,8 +218,16 @@ def make_engine(url: URL, pool_size: int = 5) -> Engine:
     engine = create_engine(
         url, pool_size=pool_size, max_overflow=10, pool_timeout=10, hide_parameters=True, connect_args=connect_args
     )
+    event.listen(engine, "connect", _prepare_postgres)
     event.listen(engine, "do_execute", _execute_prepared)
     return engine
+
+
+def _prepare_postgres(connection: Any, _record: object) -> None:
+    from psycopg.types.array import ListBinaryDumper
+
+    # as text, every quote in every JSON value of an array would be escaped by itself
+    connection.adapters.register_dumper(list, ListBinaryDumper)
 
 
 def _execute_prepared(cursor: Any, statement: str, parameters: Any, context: Any) -> bool:
