@@ -3,10 +3,11 @@
     python benchmarks/dispatch.py --postgres postgresql://USER@HOST/NAME --amqp amqp://... --redis redis://...
                                   [--peers PYTHON] [--jobs 3000] [--probes 60] [--only SUBSTRING]
 
-``--peers`` is a Python that has procrastinate, dbos and this package's Celery installed; peers that are not
-installed are skipped and said to be. Throughput: jobs submitted as fast as one process can, while one worker
-process works. Latency: one job at a time on an idle system, from before the submit call to the start of its body
-(for ours: to the committed claim). All subjects run one after the other in one call of this script.
+``--peers`` is a Python that has procrastinate, dbos and Celery installed, by default the environment that
+``python tests/peers/provision.py queues`` makes; peers that are not installed are skipped and said to be.
+Throughput: jobs submitted as fast as one process can, while one worker process works. Latency: one job at a time on
+an idle system, from before the submit call to the start of its body (for ours: to the committed claim). All subjects
+run one after the other in one call of this script.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from peer_environment import QUEUES, how_to_install, peer_python
 from sqlalchemy import create_engine, make_url, text
 
 ROOT = Path(__file__).parents[1]
@@ -84,7 +86,7 @@ def main() -> int:
     parser.add_argument("--postgres", default=os.environ.get("NSAI_TEST_POSTGRES_URL"))
     parser.add_argument("--amqp", default=os.environ.get("NSAI_TEST_AMQP_URL"))
     parser.add_argument("--redis", default=os.environ.get("NSAI_TEST_REDIS_URL"))
-    parser.add_argument("--peers", default=sys.executable)
+    parser.add_argument("--peers", default=str(peer_python(QUEUES) or sys.executable))
     parser.add_argument("--jobs", type=int, default=3000)
     parser.add_argument("--probes", type=int, default=60)
     parser.add_argument("--only", default="")
@@ -93,7 +95,10 @@ def main() -> int:
     for subject in subjects(options):
         python = options.peers if subject.needs else sys.executable
         if subject.needs and not _has(python, subject.needs):
-            print(f"{subject.title:<44} skipped: {subject.needs} is not installed", flush=True)
+            print(
+                f"{subject.title:<44} skipped: {subject.needs} is not installed; {how_to_install(QUEUES)}",
+                flush=True,
+            )
             continue
         figures = measure(subject, python, options)
         measured[subject.title] = figures

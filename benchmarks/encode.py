@@ -1,8 +1,9 @@
 """From arrays to wire bytes and back, against the official SDK in the same process: time and memory, as ratios.
 
-Run it with a Python that has the official ``tinker`` and numpy, or let it find one:
+    python benchmarks/encode.py [--runs 9] [--json] [--strict] [--sdk PYTHON]
 
-    NSAI_BENCH_SDK_PYTHON=/path/to/venv/bin/python python benchmarks/encode.py
+Both run in the same process, which is one of a Python that has the official ``tinker``: by default that of the
+peers' environment of its newest version (``python tests/peers/provision.py sdk-0.38.0``).
 
 One batch: 128 datums of 4,096 tokens (uniform over a vocabulary of 151,936) with targets, weights,
 log-probabilities and advantages. Times are the best of several runs. Memory is the peak of the process beyond what
@@ -22,7 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-SDK_PYTHON = "NSAI_BENCH_SDK_PYTHON"
+from peer_environment import NEWEST_SDK, how_to_install, peer_python
+
 DATUMS, TOKENS, VOCABULARY = 128, 4096, 151_936
 AIMS = {"numpy": 10.0, "lists": 3.0, "zstd": 2.0, "decode": 1.0}
 CLEAR_REFS = Path("/proc/self/clear_refs")
@@ -43,9 +45,10 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=9)
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     parser.add_argument("--strict", action="store_true", help="exit with 1 when an aim is missed")
+    parser.add_argument("--sdk", type=Path, default=peer_python(NEWEST_SDK))
     chosen = parser.parse_args()
     if importlib.util.find_spec("tinker") is None:
-        return _elsewhere()
+        return _elsewhere(chosen.sdk)
     sys.path.insert(0, str(ROOT))
     found = measure(chosen.runs)
     print(json.dumps(found, indent=2) if chosen.json else _table(found))
@@ -55,12 +58,11 @@ def main() -> int:
     return 1 if missed and chosen.strict else 0
 
 
-def _elsewhere() -> int:
-    python = os.environ.get(SDK_PYTHON)
-    if not python:
-        print(f"the official SDK is not installed here; set {SDK_PYTHON} to a Python that has it", file=sys.stderr)
+def _elsewhere(python: Path | None) -> int:
+    if python is None:
+        print(f"the official SDK is not installed here; {how_to_install(NEWEST_SDK)}", file=sys.stderr)
         return 2
-    return os.execv(python, [python, *sys.argv])
+    return os.execv(python, [str(python), *sys.argv])
 
 
 def measure(runs: int) -> dict[str, Any]:

@@ -8,14 +8,13 @@ newest version.
 """
 
 import argparse
-import os
 import statistics
 import subprocess
 import sys
 from pathlib import Path
 
-REPOSITORY = Path(__file__).parents[1]
-NEWEST_SDK = "sdk-0.38.0"
+from peer_environment import NEWEST_SDK, REPOSITORY, how_to_install, peer_python
+
 PYDANTIC, OURS = "import pydantic", "import nsai_work, crucible"
 MODEL, JOB = "from pydantic import BaseModel", "Job, CheckpointPolicy, Prompt"
 TINKER, TINKEX, CLIENT = "import tinker", "import backends.tinkex", "tinkex.ServiceClient"
@@ -43,17 +42,10 @@ def medians(cases: dict[str, tuple[Path, str]], rounds: int) -> dict[str, float]
     return {name: statistics.median(values) for name, values in found.items()}
 
 
-def sdk_python() -> Path | None:
-    """The peers' environment of the newest SDK, if it has been made."""
-    home = os.environ.get("NSAI_PEERS_HOME")
-    python = (Path(home) if home else REPOSITORY / ".peers") / NEWEST_SDK / "bin" / "python"
-    return python if python.exists() else None
-
-
 def main() -> int:
     """Print the table; 1 if an aim is missed."""
     arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--sdk", type=Path, default=sdk_python())
+    arguments.add_argument("--sdk", type=Path, default=peer_python(NEWEST_SDK))
     arguments.add_argument("--rounds", type=int, default=15)
     chosen = arguments.parse_args()
     here = Path(sys.executable)
@@ -68,7 +60,7 @@ def main() -> int:
     if chosen.sdk is not None:
         cases[TINKER] = (chosen.sdk, "import tinker")
     else:
-        print(f"without the official SDK: `python tests/peers/provision.py {NEWEST_SDK}` installs it")
+        print(f"without the official SDK: {how_to_install(NEWEST_SDK)}")
     found = medians(cases, chosen.rounds)
     for name, median in found.items():
         print(f"{name:34} {median * 1000:7.1f} ms")

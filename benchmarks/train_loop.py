@@ -24,6 +24,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from peer_environment import NEWEST_SDK, REPOSITORY, how_to_install, peer_python
+
 from backends.tinkex import ServiceClient, types
 from backends.tinkex_dev.server import DEV_KEY, DevProcess
 from crucible.tokenizer import ByteTokenizer
@@ -32,8 +34,6 @@ from nsai_work.training.data import load_data
 from nsai_work.training.datums import shared_datums
 from nsai_work.training.plan import Plan
 
-REPOSITORY = Path(__file__).parents[1]
-NEWEST_SDK = "sdk-0.38.0"
 WARM_UP = 5
 SEQUENTIAL_AIM, FLOOR_AIM = 1.8, 1.05
 SDK_LOOP = """
@@ -156,23 +156,16 @@ def _datum(one: dict[str, Any]) -> types.Datum:
     return types.Datum(model_input=types.ModelInput.from_ints(one["tokens"]), loss_fn_inputs=inputs)
 
 
-def sdk_python() -> Path | None:
-    """The peers' environment of the newest SDK, if it has been made."""
-    home = os.environ.get("NSAI_PEERS_HOME")
-    python = (Path(home) if home else REPOSITORY / ".peers") / NEWEST_SDK / "bin" / "python"
-    return python if python.exists() else None
-
-
 def main() -> int:
     """Measure both servers; 1 if an aim is missed or the losses differ."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--latency-ms", type=float, default=50.0)
     parser.add_argument("--work-ms", type=float, default=55.0)
-    parser.add_argument("--sdk", type=Path, default=sdk_python())
+    parser.add_argument("--sdk", type=Path, default=peer_python(NEWEST_SDK))
     chosen = parser.parse_args()
     if chosen.sdk is None:
-        parser.error(f"--sdk: there is no {NEWEST_SDK}; `python tests/peers/provision.py {NEWEST_SDK}` installs it")
+        parser.error(f"--sdk: the official SDK is not there; {how_to_install(NEWEST_SDK)}")
     run = payload(chosen.steps)
     missed = compare(run, chosen.sdk, chosen.latency_ms, chosen.work_ms, floor_aim=FLOOR_AIM)
     return missed | compare(run, chosen.sdk, chosen.latency_ms, 0.0, floor_aim=None)

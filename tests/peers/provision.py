@@ -63,6 +63,7 @@ PEERS = {
         *(Peer(f"sdk-{version}", "requirements-sdk.txt", (f"tinker=={version}",)) for version in SDK_VERSIONS),
         Peer("tuft", "requirements-tuft.txt"),
         Peer("cookbook", "requirements-cookbook.txt"),
+        Peer("queues", "requirements-queues.txt"),
         # with this pydantic and Python 3.11, SkyRL's request models need the backport of TypedDict
         Peer("skyrl", "requirements-skyrl.txt", startup=_TYPED_DICT),
     )
@@ -134,12 +135,13 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
 
 
 def main(names: list[str]) -> int:
-    """Make the named environments, or all but the opt-in one."""
+    """Make the named environments, or all that the tests need: neither the opt-in one nor the benchmarks' own."""
     unknown = [name for name in names if name not in PEERS]
     if unknown:
         print(f"unknown: {', '.join(unknown)}; there are {', '.join(PEERS)}", file=sys.stderr)  # noqa: T201
         return 2
-    wanted = names or [name for name in PEERS if name != "skyrl" or os.environ.get("NSAI_TEST_SKYRL")]
+    left_out = {"queues"} if os.environ.get("NSAI_TEST_SKYRL") else {"queues", "skyrl"}
+    wanted = names or [name for name in PEERS if name not in left_out]
     for name in wanted:
         try:
             provide(name)

@@ -1,6 +1,7 @@
 """Arrays in protobuf: ``Tensor`` both ways, and views of numbers in received bytes."""
 
 import struct
+import sys
 from collections.abc import Sequence
 from enum import IntEnum
 from functools import lru_cache
@@ -59,8 +60,9 @@ def packed(values: Any, dtype: str) -> Piece:
 
 @lru_cache(maxsize=1024)
 def _packer(dtype: str, count: int) -> struct.Struct:
-    # Twice as fast as numpy or array are on a list.
-    return struct.Struct(f"<{count}{_TYPECODE[dtype]}")
+    # Twice as fast as numpy or array are on a list, and faster still where the machine's own order is the wire's.
+    order = "@" if sys.byteorder == "little" else "<"
+    return struct.Struct(f"{order}{count}{_TYPECODE[dtype]}")
 
 
 def _fits_int32(values: "NDArray[Any]") -> bool:
