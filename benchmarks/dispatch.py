@@ -5,9 +5,9 @@
 
 ``--peers`` is a Python that has procrastinate, dbos and Celery installed, by default the environment that
 ``python tests/peers/provision.py queues`` makes; peers that are not installed are skipped and said to be.
-Throughput: jobs submitted as fast as one process can, while one worker process works. Latency: one job at a time on
-an idle system, from before the submit call to the start of its body (for ours: to the committed claim). All subjects
-run one after the other in one call of this script.
+Throughput: jobs submitted as fast as one process can, while one worker process works. Latency: one job at a time
+on an idle system, from before the submit call to the start of its body (for ours: to the committed claim). All
+subjects run one after the other in one call of this script.
 """
 
 import argparse
