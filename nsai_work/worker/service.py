@@ -1,6 +1,5 @@
 """``nsai-work worker``: a runtime in its thread, fed by a Celery worker in the main thread."""
 
-import gc
 import os
 import signal
 from collections.abc import Iterator, Sequence
@@ -36,10 +35,6 @@ def run_worker(
     state.should_stop = state.should_terminate = None
     # before Celery, which would turn an error of the store into a log line
     runtime.start()
-    # all that the imports made is here to stay: a full collection that looked at it would stop the event loop for
-    # a tenth of a second each time
-    gc.collect()
-    gc.freeze()
     try:
         with _signals(runtime):
             _serve(make_app(settings, lambda: runtime), settings, queues)

@@ -5,6 +5,7 @@ starts its own.
 """
 
 import asyncio
+import gc
 import os
 import threading
 from collections import deque
@@ -109,9 +110,16 @@ class RuntimeThread:
         self._loop = asyncio.get_running_loop()
         try:
             self._runtime = await open_runtime(self._settings, self._work, publisher=publisher)
-            await self._runtime.run(on_ready=self._ready.set)
+            await self._runtime.run(on_ready=self._begin)
         finally:
             publisher.close()
+
+    def _begin(self) -> None:
+        # all that the imports made is here to stay: a full collection that looked at it would stop the event loop
+        # for a tenth of a second each time. Now, while no transaction is open that others would wait for
+        gc.collect()
+        gc.freeze()
+        self._ready.set()
 
     def _drain(self) -> None:
         self._drain_asked = False

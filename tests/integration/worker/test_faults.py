@@ -1,8 +1,10 @@
 """Real worker processes, real signals, and services that go away."""
 
 import signal
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -10,7 +12,7 @@ import pytest
 
 from nsai_work import JobHandle, submit
 from nsai_work.lifecycle import JobStatus
-from tests.rig import Proxy, Rig, command, own_database, until
+from tests.rig import Proxy, Rig, WorkerProcess, command, own_database, until
 
 LEASE_S = 3.0
 
@@ -36,12 +38,26 @@ def test_a_killed_workers_job_is_taken_over(rig: Rig) -> None:
     assert _outcomes(rig, handle) == ["lost", "succeeded"]
 
 
+def _freeze(worker: WorkerProcess, rig: Rig) -> None:
+    """Stop a worker between two transactions: in one, it would keep SQLite's lock, and everybody would wait for it."""
+    while True:
+        worker.signal(signal.SIGSTOP)
+        with closing(sqlite3.connect(rig.folder / "jobs.db", timeout=0.5, isolation_level=None)) as connection:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                worker.signal(signal.SIGCONT)
+            else:
+                connection.execute("ROLLBACK")
+                return
+
+
 def test_a_zombie_changes_nothing(embedded: Rig) -> None:
     """A worker that was frozen past its lease finds its job taken over: it writes nothing, and goes on working."""
     zombie = embedded.start_worker()
     handle = submit(command("sleep", arguments={"ms": 1000}), embedded.settings())
     _running(handle)
-    zombie.signal(signal.SIGSTOP)
+    _freeze(zombie, embedded)
     embedded.start_worker()
 
     assert handle.result(timeout=60) == {"slept_ms": 1000}
