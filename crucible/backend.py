@@ -98,6 +98,10 @@ class Backend(ABC):
 class TrainingBackend(Backend):
     """A backend that trains."""
 
+    losses: ClassVar[tuple[str, ...]] = ()
+    """The loss functions that need no more of a datum than ``target_tokens`` and ``weights``, which is what texts
+    and conversations give. A job that names another is refused at submit; empty: the service alone knows."""
+
     @abstractmethod
     async def check_spec(self, spec: RunSpec) -> None:
         """Refuse an unknown base model or an impossible adapter.
@@ -141,6 +145,15 @@ class TrainingBackend(Backend):
     @abstractmethod
     async def delete_checkpoint(self, path: str) -> None:
         """Delete a checkpoint; one that is gone already is fine."""
+
+    async def keep_checkpoint(self, path: str) -> None:
+        """Lift the expiry of a checkpoint: it stays until it is deleted. Nothing to do where none ever expires.
+
+        Raises:
+            NotFound: it is gone.
+            BackendError: the service could not be told.
+        """
+        del path
 
 
 class Command(Record):

@@ -54,6 +54,18 @@ class JobHandle:
         """The job's checkpoints."""
         return list(self._store().checkpoints(self.id))
 
+    def promote(self, name: str) -> "CheckpointRecord":
+        """Keep a checkpoint for good, whatever the checkpoint policy says; its expiry at the service is lifted.
+
+        Raises:
+            NotFound: the job has no checkpoint of that name, or it is gone at the service.
+            InvalidRequest: it is not there any more, or not there yet.
+            BackendUnavailable: the service could not be told; nothing was changed.
+        """
+        from nsai_work.promotion import promote
+
+        return promote(self._store(), self.id, name, timeout_s=self._settings.submit_timeout_s)
+
     def cancel(self) -> JobStatus:
         """Ask the job to stop. One that waits is canceled now; one that runs stops within a step."""
         self._store().request_cancel(self.id)
@@ -117,6 +129,10 @@ class JobHandle:
     async def acheckpoints(self) -> "list[CheckpointRecord]":
         """``checkpoints`` for async code."""
         return await asyncio.to_thread(self.checkpoints)
+
+    async def apromote(self, name: str) -> "CheckpointRecord":
+        """``promote`` for async code."""
+        return await asyncio.to_thread(self.promote, name)
 
     async def acancel(self) -> JobStatus:
         """``cancel`` for async code."""

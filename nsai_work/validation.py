@@ -4,8 +4,7 @@ A backend whose service cannot be reached does not refuse the job: it is accepte
 """
 
 import asyncio
-from collections.abc import Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from datetime import datetime
 
 from pydantic import JsonValue
@@ -20,6 +19,7 @@ from crucible.errors import (
     Unsupported,
 )
 from crucible.registry import backend_names, load_backend
+from nsai_work.blocking import run_blocking
 from nsai_work.credentials import refuse_credentials
 from nsai_work.errors import InvalidJob
 from nsai_work.job import Job
@@ -44,7 +44,7 @@ def validated(jobs: Sequence[Job], *, now: datetime, timeout_s: float) -> list[t
     needing = [job for job in pinned if job.kind != "composite"]
     if not needing:
         return [(job, None) for job in pinned]
-    doubts = _run(_ask_backends(needing, timeout_s))
+    doubts = run_blocking(_ask_backends(needing, timeout_s))
     return [(job, doubts.get(job.id)) for job in pinned]
 
 
@@ -89,16 +89,6 @@ def _with_payload(job: Job, **changes: JsonValue) -> Job:
     return job.model_copy(update={"payload": {**job.payload, **changes}})
 
 
-def _run(work: Coroutine[object, object, dict[str, str]]) -> dict[str, str]:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(work)
-    # called from async code (a notebook): a loop cannot run inside another
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(lambda: asyncio.run(work)).result()
-
-
 async def _ask_backends(jobs: Sequence[Job], timeout_s: float) -> dict[str, str]:
     by_backend: dict[str, list[Job]] = {}
     for job in jobs:
@@ -140,8 +130,9 @@ def _raise_if_refused(error: CrucibleError | None) -> None:
 
 def _question(job: Job) -> str:
     payload = job.parsed_payload
-    asked = payload.run_spec() if isinstance(payload, TrainingStep) else payload
-    return f"{type(payload).__name__} {asked.model_dump_json()}"
+    if isinstance(payload, TrainingStep):
+        return f"{payload.loss_fn} {payload.run_spec().model_dump_json()}"
+    return f"{type(payload).__name__} {payload.model_dump_json()}"
 
 
 async def _answer(backend: Backend, job: Job, places: asyncio.Semaphore) -> CrucibleError | None:
@@ -156,12 +147,23 @@ async def _answer(backend: Backend, job: Job, places: asyncio.Semaphore) -> Cruc
 async def _check(backend: Backend, job: Job) -> None:
     payload = job.parsed_payload
     if isinstance(payload, TrainingStep):
-        await _training(backend).check_spec(payload.run_spec())
+        trainer = _training(backend)
+        _check_loss(trainer, payload.loss_fn)
+        await trainer.check_spec(payload.run_spec())
     elif isinstance(payload, Inference):
         if payload.prompt is not None:
             await backend.check_prompt(payload.prompt)
     elif isinstance(payload, CommandPayload):
         await _commands(backend).check_command(payload.to_command())
+
+
+def _check_loss(backend: TrainingBackend, name: str) -> None:
+    if backend.losses and name not in backend.losses:
+        raise InvalidJob.of(
+            "payload.loss_fn",
+            name,
+            f"{backend.name!r} trains on texts and conversations with {', '.join(backend.losses)}",
+        )
 
 
 def _training(backend: Backend) -> TrainingBackend:

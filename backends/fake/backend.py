@@ -13,6 +13,7 @@ from backends.fake.engine import FakeEngine
 from backends.fake.model import BASE_MODELS, CONTEXT_LENGTH, MAX_RANK, Model
 from backends.fake.settings import FakeSettings, scripted_error
 from backends.local.answering import answer
+from backends.local.batches import LOSSES
 from backends.local.checkpoints import CheckpointPath
 from backends.local.recovery import LocalRecovery, check
 from backends.local.run import REMOTE_RUNS, LocalRun, RemoteRun
@@ -35,6 +36,7 @@ class FakeBackend(TrainingBackend, CommandBackend):
     """A backend without a service. ``config``: see ``FakeSettings``."""
 
     name: ClassVar[str] = "fake"
+    losses: ClassVar[tuple[str, ...]] = LOSSES
 
     def __init__(self, config: Mapping[str, JsonValue] | None = None) -> None:
         self._settings = read_record(FakeSettings, dict(config or {}), backend="fake")
@@ -121,6 +123,9 @@ class FakeBackend(TrainingBackend, CommandBackend):
 
     async def delete_checkpoint(self, path: str) -> None:
         self._checkpoints.delete(CheckpointPath.parse(path, self.name))
+
+    async def keep_checkpoint(self, path: str) -> None:
+        self._checkpoints.keep(CheckpointPath.parse(path, self.name))
 
     async def check_command(self, command: Command) -> None:
         commands.read_command(command)

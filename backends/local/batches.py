@@ -2,10 +2,13 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from crucible.errors import InvalidRequest
 from crucible.training import Datum, StepRequest
+
+LOSSES: Final = ("cross_entropy",)
+"""The loss functions that training in this process knows."""
 
 
 def check_batch(request: StepRequest, *, vocab_size: int, backend: str) -> None:
@@ -14,9 +17,9 @@ def check_batch(request: StepRequest, *, vocab_size: int, backend: str) -> None:
     Raises:
         InvalidRequest: naming the field as ``batch[3].weights``.
     """
-    if request.loss_fn != "cross_entropy":
+    if request.loss_fn not in LOSSES:
         raise InvalidRequest.of(
-            "loss_fn", request.loss_fn, f"the {backend} backend knows cross_entropy", backend=backend
+            "loss_fn", request.loss_fn, f"the {backend} backend knows {', '.join(LOSSES)}", backend=backend
         )
     if not request.batch:
         raise InvalidRequest.of("batch", [], "at least one example is needed", backend=backend)

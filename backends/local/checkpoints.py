@@ -142,6 +142,20 @@ class CheckpointStore(ABC, Generic[E]):
                 continue
         return tuple(sorted(found, key=lambda item: (item[1].step, item[1].saved_at), reverse=True))
 
+    def keep(self, path: CheckpointPath) -> None:
+        """Lift a checkpoint's expiry. Raises NotFound as ``info``."""
+        info = self.info(path)
+        if info.expires_at is None:
+            return
+        folder, kept = self.folder_of(path), info.model_copy(update={"expires_at": None})
+        try:
+            with tempfile.NamedTemporaryFile("w", dir=folder, suffix=".part", delete=False) as made:
+                made.write(kept.model_dump_json())
+            _flush(Path(made.name))
+            Path(made.name).replace(folder / _STATE)
+        except FileNotFoundError:
+            raise NotFound(f"checkpoint {path} was deleted meanwhile", backend=self.scheme) from None
+
     def delete(self, path: CheckpointPath) -> None:
         """Remove a checkpoint; one that is gone is fine."""
         folder = self.folder_of(path)

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Final, TypeVar
 from pydantic import JsonValue
 
 from backends.local.answering import answer
+from backends.local.batches import LOSSES
 from backends.local.checkpoints import CheckpointPath
 from backends.local.recovery import LocalRecovery, check
 from backends.local.run import REMOTE_RUNS, LocalRun, RemoteRun
@@ -38,6 +39,7 @@ class PeftBackend(TrainingBackend):
     """All computing is done in one thread, in the order in which it was asked for. ``config``: ``PeftSettings``."""
 
     name: ClassVar[str] = BACKEND
+    losses: ClassVar[tuple[str, ...]] = LOSSES
     requires: ClassVar[tuple[str, ...]] = ("torch", "transformers", "peft", "safetensors")
 
     def __init__(self, config: Mapping[str, JsonValue] | None = None) -> None:
@@ -134,6 +136,9 @@ class PeftBackend(TrainingBackend):
 
     async def delete_checkpoint(self, path: str) -> None:
         await asyncio.to_thread(self._store.delete, CheckpointPath.parse(path, BACKEND))
+
+    async def keep_checkpoint(self, path: str) -> None:
+        await asyncio.to_thread(self._store.keep, CheckpointPath.parse(path, BACKEND))
 
     def _new_engine(self, spec: RunSpec) -> PeftEngine:
         return PeftEngine(spec, self._bases, self._settings.lora_alpha)

@@ -59,6 +59,8 @@ class TinkexBackend(TrainingBackend):
     """One service, reached on the event loop that opened the backend. ``config``: ``TinkexBackendSettings``."""
 
     name: ClassVar[str] = BACKEND
+    # the API's others (importance_sampling, ppo, cispo, dro) read log probabilities and advantages besides
+    losses: ClassVar[tuple[str, ...]] = ("cross_entropy",)
 
     def __init__(self, config: Mapping[str, JsonValue] | None = None) -> None:
         self._settings = read_record(TinkexBackendSettings, dict(config or {}), backend=BACKEND)
@@ -222,6 +224,11 @@ class TinkexBackend(TrainingBackend):
     async def delete_checkpoint(self, path: str) -> None:
         with contextlib.suppress(NotFound, RunGone):
             await self.service.create_rest_client().delete_checkpoint_from_tinker_path(path)
+
+    async def keep_checkpoint(self, path: str) -> None:
+        # a service that knows no TTL lets nothing expire
+        with contextlib.suppress(Unsupported):
+            await self.service.create_rest_client().set_checkpoint_ttl_from_tinker_path(path, None)
 
     def _new_service(self, found: str | None = None) -> ServiceClient:
         return ServiceClient.on_caller_loop(

@@ -33,8 +33,10 @@ def promote(
     json_output: AsJson = False,
 ) -> None:
     """Keep a checkpoint for good, whatever the checkpoint policy says."""
-    store = the_store()
-    kept = store.promote(find_job(store, job_id).id, name)
+    from nsai_work.handle import JobHandle
+
+    settings = read_settings()
+    kept = JobHandle(find_job(the_store(settings), job_id).id, settings).promote(name)
     if json_output:
         write_json(checkpoint_json(kept))
     else:

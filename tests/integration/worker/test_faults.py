@@ -39,7 +39,7 @@ def test_a_killed_workers_job_is_taken_over(rig: Rig) -> None:
 
 
 def _freeze(worker: WorkerProcess, rig: Rig) -> None:
-    """Stop a worker between two transactions: in one, it would keep SQLite's lock, and everybody would wait for it."""
+    """Stop a worker between two transactions: in one, it would keep SQLite's lock, and all would wait for it."""
     while True:
         worker.signal(signal.SIGSTOP)
         with closing(sqlite3.connect(rig.folder / "jobs.db", timeout=0.5, isolation_level=None)) as connection:

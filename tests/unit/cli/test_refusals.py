@@ -35,6 +35,10 @@ FIELDS = {
     "unknown field of the job": (at("retries", 8), ["retries", "unknown field"]),
     "missing field": (lambda job: job["payload"].pop("data"), ["payload.data", "required"]),
     "no steps": (at("payload.max_steps", 0), ["payload.max_steps", "greater than or equal to 1"]),
+    "misspelt loss": (
+        at("payload.loss_fn", "cross_entropi"),
+        ["payload.loss_fn", "'cross_entropi'", "cross_entropy"],
+    ),
     "absurd rank": (at("payload.lora.rank", 100_000), ["payload.lora.rank", "1024"]),
     "absurd delay": (at("retry_policy.max_delay_ms", 10**12), ["retry_policy.max_delay_ms", "604800000"]),
     "unknown backoff": (at("retry_policy.backoff_type", "random"), ["backoff_type", "exponential"]),

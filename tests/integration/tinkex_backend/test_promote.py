@@ -1,0 +1,119 @@
+"""Promote: kept at the service first, over real HTTP, and only then written down."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from backends.tinkex.backend import TinkexBackend
+from backends.tinkex_dev.server import DEV_KEY, DevServer
+from crucible.errors import BackendUnavailable, InvalidRequest, NotFound
+from crucible.training import RunSpec
+from nsai_work import Job, JobHandle, Settings, submit
+from nsai_work.cli.app import app
+from nsai_work.connections import close_connections
+from nsai_work.worker import run_inline
+
+HOUR_S = 3600
+
+
+@pytest.fixture
+def trained(server: DevServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A job that has ended, with checkpoints that live for an hour; only the last is final and lives for good."""
+    monkeypatch.setenv("TINKER_BASE_URL", server.url)
+    monkeypatch.setenv("TINKER_API_KEY", DEV_KEY)
+    monkeypatch.setenv("NSAI_WORK_HOME", str(tmp_path / "home"))
+    (tmp_path / "data.jsonl").write_text('{"text": "the dog barks"}\n{"text": "the cat purrs"}\n')
+    payload = {
+        "base_model": "tiny-lm",
+        "data": {"path": str(tmp_path / "data.jsonl")},
+        "batch_size": 2,
+        "max_steps": 3,
+        "checkpoint_policy": {"save_every": 1, "keep_last": 5, "ttl": HOUR_S},
+    }
+    handle = submit(Job(kind="training_step", backend="tinkex", payload=payload))
+    run_inline([handle.id], Settings())
+    yield handle
+    close_connections()
+
+
+@pytest.fixture
+def at_the_service(backend: TinkexBackend) -> Callable[[str], Any]:
+    """Asks the service whether it still has a checkpoint."""
+
+    async def ask(path: str) -> bool:
+        async with backend:
+            return (await backend.check_checkpoint(path, RunSpec(base_model="tiny-lm"))).usable
+
+    return lambda path: asyncio.run(ask(path))
+
+
+def test_a_promoted_checkpoint_outlives_its_ttl(
+    trained: JobHandle, server: DevServer, at_the_service: Callable[[str], bool]
+) -> None:
+    """The one beside it, which nobody promoted, is gone when the hour has passed."""
+    first, second, last = trained.checkpoints()
+    assert (first.expires_at is None, second.expires_at is None, last.expires_at is None) == (False, False, True)
+
+    kept = trained.promote(first.name)
+    server.fault(kind="advance_clock", seconds=HOUR_S + 1)
+
+    assert kept.promoted
+    assert kept.expires_at is None
+    assert at_the_service(str(first.path))
+    assert not at_the_service(str(second.path))
+    assert trained.promote(first.name) == kept
+
+
+def test_what_is_gone_at_the_service_is_not_written_down_as_kept(trained: JobHandle, server: DevServer) -> None:
+    """The error says so, and names the checkpoint."""
+    first = trained.checkpoints()[0]
+    server.fault(kind="advance_clock", seconds=HOUR_S + 1)
+
+    with pytest.raises(NotFound, match=f"{first.name}.*gone at the service"):
+        trained.promote(first.name)
+
+    assert not trained.checkpoints()[0].promoted
+
+
+def test_a_service_that_is_away_changes_nothing(
+    trained: JobHandle, server: DevServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is promised that was not kept; afterwards it may be tried again."""
+    monkeypatch.setenv("NSAI_WORK_SUBMIT_TIMEOUT_S", "0.5")
+    first = trained.checkpoints()[0]
+    server.stop()
+
+    with pytest.raises(BackendUnavailable, match="Nothing was changed; try again"):
+        JobHandle(trained.id).promote(first.name)
+
+    assert trained.checkpoints()[0] == first
+
+
+def test_one_without_an_expiry_needs_no_service(trained: JobHandle, server: DevServer) -> None:
+    """As before: it is a matter of the policy alone."""
+    last = trained.checkpoints()[-1]
+    server.stop()
+
+    assert trained.promote(last.name).promoted
+
+
+def test_names_that_are_none(trained: JobHandle) -> None:
+    """An unknown name is not found, whatever it is."""
+    for name in ("", "no such", "\u2028"):
+        with pytest.raises((NotFound, InvalidRequest)):
+            trained.promote(name)
+
+
+def test_the_command_says_what_it_kept(trained: JobHandle) -> None:
+    """For people and for scripts."""
+    first = trained.checkpoints()[0]
+
+    told = CliRunner().invoke(app, ["promote", trained.id, first.name, "--json"])
+
+    said = json.loads(told.stdout)
+    assert (said["name"], said["promoted"], said["kept"], said["expires_at"]) == (first.name, True, True, None)
