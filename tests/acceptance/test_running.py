@@ -112,6 +112,27 @@ def test_a_promoted_checkpoint_is_marked(cli: Cli, job: Job, job_file: Write) ->
     assert cli.run("promote", done["id"], "no-such-checkpoint").returncode == 3
 
 
+def test_promote_asks_the_service_first(cli: Cli, job: Job, job_file: Write) -> None:
+    """What would expire is kept there; a service that is away is told with exit code 1, and nothing is promised."""
+    job["backend"] = "tinkex"
+    job["payload"]["checkpoint_policy"] |= {"keep_last": 3, "ttl": 3600}
+    with cli.dev_server() as url:
+        known = {"TINKER_BASE_URL": url, "TINKER_API_KEY": "tml-dev"}
+        done = Cli(cli.home, known).json("run", job_file(job))
+        first, second, _ = (item for item in cli.json("checkpoints", done["id"]) if item["kept"])
+        kept = Cli(cli.home, known).json("promote", done["id"], first["name"])
+    hasty = Cli(cli.home, {**known, "NSAI_WORK_SUBMIT_TIMEOUT_S": "0.5"})
+    away = hasty.run("promote", done["id"], second["name"], "--json")
+
+    assert first["expires_at"] is not None
+    assert (kept["name"], kept["promoted"], kept["expires_at"]) == (first["name"], True, None)
+    assert (away.returncode, away.stdout) == (1, "")
+    error = json.loads(away.stderr)["error"]
+    assert error["code"] == "backend_unavailable"
+    assert "Nothing was changed; try again" in error["message"]
+    assert [item["promoted"] for item in cli.json("checkpoints", done["id"])].count(True) == 1
+
+
 def test_cancel_while_waiting(cli: Cli, job: Job, job_file: Write) -> None:
     """A job that nobody has begun is canceled at once, and a retry queues it again."""
     job_id = cli.json("submit", job_file(job))["id"]

@@ -141,6 +141,12 @@ def test_a_promoted_checkpoint_stays(store: Store, claim: Claim) -> None:
         await ledger.mark_checkpoint("b", CheckpointStatus.LOST, "never arrived")
 
     with_ledger(store, claim, save)
+    assert not store.promotable(claim.job_id, "a").promoted
+    for ask in (store.promotable, store.promote):
+        with pytest.raises(InvalidRequest, match="it is pending; only a committed one"):
+            ask(claim.job_id, "b")
+        with pytest.raises(NotFound, match="no checkpoint 'c'"):
+            ask(claim.job_id, "c")
     assert store.promote(claim.job_id, "a").promoted
     with pytest.raises(InvalidRequest, match="only a committed one"):
         store.promote(claim.job_id, "b")

@@ -123,16 +123,15 @@ def test_prepared_statements_can_be_turned_off(postgres_store_url: str, paramete
 
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=8)
+ROWS = st.lists(
+    st.tuples(TEXT, st.integers(-(2**31), 2**31 - 1), st.dictionaries(TEXT, TEXT, max_size=2)),
+    max_size=6,
+    unique_by=lambda row: row[0],
+)
 
 
 @settings(max_examples=25, deadline=None)
-@given(
-    rows=st.lists(
-        st.tuples(TEXT, st.integers(-(2**31), 2**31 - 1), st.dictionaries(TEXT, TEXT, max_size=2)),
-        max_size=6,
-        unique_by=lambda row: row[0],
-    )
-)
+@given(rows=ROWS)
 def test_any_rows_come_back(rows: list[tuple[str, int, dict[str, str]]], sqlite_template: Any) -> None:
     """Quotes, braces, commas and backslashes in arrays are values like any other."""
     _round_trip(f"sqlite:///{sqlite_template}", rows)
@@ -140,13 +139,7 @@ def test_any_rows_come_back(rows: list[tuple[str, int, dict[str, str]]], sqlite_
 
 @pytest.mark.postgres
 @settings(max_examples=25, deadline=None)
-@given(
-    rows=st.lists(
-        st.tuples(TEXT, st.integers(-(2**31), 2**31 - 1), st.dictionaries(TEXT, TEXT, max_size=2)),
-        max_size=6,
-        unique_by=lambda row: row[0],
-    )
-)
+@given(rows=ROWS)
 def test_any_rows_come_back_from_postgres(
     rows: list[tuple[str, int, dict[str, str]]], postgres_template: str
 ) -> None:

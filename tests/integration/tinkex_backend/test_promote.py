@@ -2,17 +2,21 @@
 
 import asyncio
 import json
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from typer.testing import CliRunner
 
 from backends.tinkex.backend import TinkexBackend
 from backends.tinkex_dev.server import DEV_KEY, DevServer
-from crucible.errors import BackendUnavailable, InvalidRequest, NotFound
-from crucible.training import RunSpec
+from crucible.errors import AuthenticationFailed, BackendUnavailable, InvalidRequest, NotFound
+from crucible.testing.loop import run_opened
+from crucible.training import IntentKind, RunSpec
 from nsai_work import Job, JobHandle, Settings, submit
 from nsai_work.cli.app import app
 from nsai_work.connections import close_connections
@@ -52,6 +56,19 @@ def at_the_service(backend: TinkexBackend) -> Callable[[str], Any]:
     return lambda path: asyncio.run(ask(path))
 
 
+def listed(server: DevServer) -> dict[str, str | None]:
+    """When each checkpoint expires, as the service has it."""
+    address = f"{server.url}/api/v1/checkpoints"
+    answer = httpx.get(address, headers={"X-API-Key": DEV_KEY}, trust_env=False).json()
+    return {one["tinker_path"]: one["expires_at"] for one in answer["checkpoints"]}
+
+
+def write(statement: str, *values: str) -> None:
+    """Change the store behind everybody's back."""
+    with closing(sqlite3.connect(Settings().home / "nsai-work.db")) as connection, connection:
+        connection.execute(statement, values)
+
+
 def test_a_promoted_checkpoint_outlives_its_ttl(
     trained: JobHandle, server: DevServer, at_the_service: Callable[[str], bool]
 ) -> None:
@@ -60,6 +77,8 @@ def test_a_promoted_checkpoint_outlives_its_ttl(
     assert (first.expires_at is None, second.expires_at is None, last.expires_at is None) == (False, False, True)
 
     kept = trained.promote(first.name)
+    assert listed(server)[str(first.path)] is None
+    assert listed(server)[str(second.path)] is not None
     server.fault(kind="advance_clock", seconds=HOUR_S + 1)
 
     assert kept.promoted
@@ -92,6 +111,74 @@ def test_a_service_that_is_away_changes_nothing(
         JobHandle(trained.id).promote(first.name)
 
     assert trained.checkpoints()[0] == first
+
+
+def test_a_service_that_refuses_the_credential_changes_nothing(trained: JobHandle, server: DevServer) -> None:
+    """The error stays of its kind, and says what it means for the checkpoint."""
+    first = trained.checkpoints()[0]
+    server.fault(kind="route", route="training_runs", status=401)
+
+    with pytest.raises(AuthenticationFailed, match=f"{first.name}.*Nothing was changed"):
+        trained.promote(first.name)
+
+    assert trained.checkpoints()[0] == first
+
+
+def test_a_server_without_a_ttl_lets_nothing_expire(trained: JobHandle, server: DevServer) -> None:
+    """It has no such route, and the promise is kept all the same."""
+    server.fault(kind="route", route="training_runs", status=405, detail="Method Not Allowed")
+
+    assert trained.promote(trained.checkpoints()[0].name).promoted
+    assert not server.faults(), "it was asked"
+
+
+def test_the_weights_to_sample_from_are_kept_too(
+    trained: JobHandle, server: DevServer, training: Any, backend: TinkexBackend
+) -> None:
+    """Both at the service, before anything is written down; where one is gone, the error says what was changed."""
+    first = trained.checkpoints()[0]
+
+    async def save(name: str) -> str:
+        run = await backend.start(training.spec)
+        prepared = run.prepare_save(name, step=1, kind=IntentKind.SAVE_SAMPLER, ttl_s=HOUR_S)
+        return (await (await run.send(prepared)).result()).path
+
+    saved = run_opened(backend, lambda opened: save("s"))
+    write("UPDATE nsai_checkpoints SET sampler_path = ? WHERE name = ?", saved, first.name)
+    run_opened(backend, lambda opened: opened.delete_checkpoint(saved))
+    with pytest.raises(NotFound, match=f"{first.path} no longer expires; nothing else was changed"):
+        trained.promote(first.name)
+    assert not trained.checkpoints()[0].promoted
+
+    saved = run_opened(backend, lambda opened: save("s"))
+    write("UPDATE nsai_checkpoints SET sampler_path = ? WHERE name = ?", saved, first.name)
+    trained.promote(first.name)
+
+    assert {path: listed(server)[path] for path in (first.path, saved)} == {first.path: None, saved: None}
+
+
+def test_one_that_only_the_store_knew_to_be_kept(trained: JobHandle, server: DevServer) -> None:
+    """Promoted again, it is kept at the service too: its row has no time any more, and the policy has."""
+    first = trained.checkpoints()[0]
+    write("UPDATE nsai_checkpoints SET promoted = 1, expires_at = NULL WHERE name = ?", first.name)
+    assert listed(server)[str(first.path)] is not None
+
+    trained.promote(first.name)
+
+    assert listed(server)[str(first.path)] is None
+
+
+def test_from_async_code(trained: JobHandle, server: DevServer) -> None:
+    """The twin, and the blocking one inside of a loop, as a notebook calls it."""
+    first, second, _ = trained.checkpoints()
+
+    async def both() -> None:
+        assert (await trained.apromote(first.name)).promoted
+        assert trained.promote(second.name).promoted
+
+    asyncio.run(both())
+
+    assert [listed(server)[str(one.path)] for one in (first, second)] == [None, None]
 
 
 def test_one_without_an_expiry_needs_no_service(trained: JobHandle, server: DevServer) -> None:

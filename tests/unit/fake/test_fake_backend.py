@@ -7,6 +7,10 @@ from typing import Any
 import pytest
 
 from backends.fake import FakeBackend
+from backends.fake.checkpoints import FakeCheckpoints
+from backends.fake.engine import FakeEngine
+from backends.fake.model import Model
+from backends.local.checkpoints import CheckpointPath
 from crucible import (
     CapacityError,
     CheckpointRef,
@@ -14,6 +18,7 @@ from crucible import (
     CrucibleError,
     InvalidRequest,
     NoCheckpoint,
+    NotFound,
     Options,
     Prompt,
     RecoveryPolicy,
@@ -66,6 +71,23 @@ def test_scripted_failures_come_first_and_then_the_answers() -> None:
         "Two.",
         "One.",
     ]
+
+
+def test_a_kept_checkpoint_outlives_its_ttl(tmp_path: Path) -> None:
+    """The expiry is written beside the weights, and lifted there: the store of another process sees it too."""
+    now = [1_000.0]
+    store = FakeCheckpoints("fake", tmp_path, lambda: now[0])
+    kept, left = (CheckpointPath.parse(f"fake://run/weights/{name}", "fake") for name in ("kept", "left"))
+    for path in (kept, left):
+        store.save(path, FakeEngine(Model.new("tiny-lm", SPEC.lora), SPEC), step=1, ttl_s=60)
+
+    store.keep(kept)
+    now[0] += 61
+
+    assert FakeCheckpoints("fake", tmp_path, lambda: now[0]).load(kept, optimizer=True)[1].expires_at is None
+    with pytest.raises(NotFound, match="has expired"):
+        store.keep(left)
+    assert not list(tmp_path.rglob("*.part"))
 
 
 @pytest.mark.parametrize("mode", ["flag", "nan"])
