@@ -226,9 +226,12 @@ class TinkexBackend(TrainingBackend):
             await self.service.create_rest_client().delete_checkpoint_from_tinker_path(path)
 
     async def keep_checkpoint(self, path: str) -> None:
-        # a service that knows no TTL lets nothing expire
-        with contextlib.suppress(Unsupported):
-            await self.service.create_rest_client().set_checkpoint_ttl_from_tinker_path(path, None)
+        try:
+            # a service that knows no TTL lets nothing expire
+            with contextlib.suppress(Unsupported):
+                await self.service.create_rest_client().set_checkpoint_ttl_from_tinker_path(path, None)
+        except RunGone as error:
+            raise NotFound(error.message, backend=BACKEND, request_id=error.request_id) from error
 
     def _new_service(self, found: str | None = None) -> ServiceClient:
         return ServiceClient.on_caller_loop(

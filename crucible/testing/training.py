@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from crucible.backend import Backend, TrainingBackend
-from crucible.errors import CrucibleError, InvalidRequest, NoCheckpoint
+from crucible.errors import CrucibleError, InvalidRequest, NoCheckpoint, NotFound
 from crucible.recovery import RecoveryEvent, RecoveryPolicy, RecoveryRequest
 from crucible.testing.completing import BackendContract
 from crucible.testing.loop import run_opened
@@ -208,6 +208,24 @@ class TrainingBackendContract(BackendContract):
 
         run_opened(backend, body)
 
+    def test_a_checkpoint_is_kept_on_request(self, backend: TrainingBackend) -> None:
+        """One that would expire is there afterwards, also when it is asked for twice. One that is gone is NotFound,
+        unless checkpoints of this backend never expire."""
+
+        async def body(opened: TrainingBackend) -> None:
+            run = await opened.start(self.spec)
+            await self._train(run, await self._batch(opened), 1, 1)
+            saved = await self._save(run, "contract-d", 1, ttl_s=3600)
+            await opened.keep_checkpoint(saved.path)
+            await opened.keep_checkpoint(saved.path)
+            assert (await opened.check_checkpoint(saved.path, self.spec)).usable
+            await opened.delete_checkpoint(saved.path)
+            if type(opened).keep_checkpoint is not TrainingBackend.keep_checkpoint:
+                with pytest.raises(NotFound):
+                    await opened.keep_checkpoint(saved.path)
+
+        run_opened(backend, body)
+
     def test_a_checkpoint_of_another_shape_is_unusable(self, backend: TrainingBackend) -> None:
         """A recovery never relies on a checkpoint whose rank differs."""
 
@@ -263,8 +281,9 @@ class TrainingBackendContract(BackendContract):
     async def _after(self, run: LiveRun, batch: Sequence[Datum]) -> list[float]:
         return (await self._train(run, batch, 1, 3))[1:]
 
-    async def _save(self, run: LiveRun, name: str, step: int) -> SaveResult:
-        return await (await run.send(run.prepare_save(name, step=step, kind=IntentKind.SAVE_STATE))).result()
+    async def _save(self, run: LiveRun, name: str, step: int, ttl_s: int | None = None) -> SaveResult:
+        prepared = run.prepare_save(name, step=step, kind=IntentKind.SAVE_STATE, ttl_s=ttl_s)
+        return await (await run.send(prepared)).result()
 
     def _request(self, run: LiveRun, *candidates: CheckpointRef) -> RecoveryRequest:
         policy = RecoveryPolicy(enabled=True, max_attempts=2, backoff_ms=10)

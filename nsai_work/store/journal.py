@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import JsonValue
-from sqlalchemy import Row, func, select, update
+from sqlalchemy import Row, Select, func, select, update
 
 from crucible.errors import InvalidRequest, NotFound
 from crucible.training import Intent, RunRef
@@ -206,8 +206,15 @@ def plan_checkpoint(tx: Tx, claim: Claim, checkpoint: CheckpointRecord, intent: 
 
 
 def _locked_checkpoint(tx: Tx, seq: int, name: str) -> Row[Any]:
-    this = (checkpoints.c.job_seq == seq) & (checkpoints.c.name == name)
-    row = tx.connection.execute(select(checkpoints).where(this).with_for_update()).first()
+    return _only(tx, _named(seq, name).with_for_update(), name)
+
+
+def _named(seq: int, name: str) -> Select[Any]:
+    return select(checkpoints).where(checkpoints.c.job_seq == seq, checkpoints.c.name == name)
+
+
+def _only(tx: Tx, wanted: Select[Any], name: str) -> Row[Any]:
+    row = tx.connection.execute(wanted).first()
     if row is None:
         raise NotFound(f"the job has no checkpoint {name!r}", details={"name": name})
     return row
@@ -273,9 +280,20 @@ def promote(tx: Tx, seq: int, name: str) -> CheckpointRecord:
     """
     tx.connection.execute(select(jobs.c.seq).where(jobs.c.seq == seq).with_for_update())
     row = _locked_checkpoint(tx, seq, name)
-    if row.status != CheckpointStatus.COMMITTED:
-        raise InvalidRequest.of("checkpoint", name, f"it is {row.status}; only a committed one can be promoted")
+    _require_committed(row)
     if not row.promoted:
         _update_checkpoint(tx, row, promoted=True, expires_at=None)
         append_events(tx, [(seq, "checkpoint.promoted", {"name": name, "step": row.step})])
     return _checkpoint(_locked_checkpoint(tx, seq, name))
+
+
+def promotable(tx: Tx, seq: int, name: str) -> CheckpointRecord:
+    """The checkpoint that ``promote`` would keep, as it is now. Raises as ``promote``; nothing is changed."""
+    row = _only(tx, _named(seq, name), name)
+    _require_committed(row)
+    return _checkpoint(row)
+
+
+def _require_committed(row: Row[Any]) -> None:
+    if row.status != CheckpointStatus.COMMITTED:
+        raise InvalidRequest.of("checkpoint", row.name, f"it is {row.status}; only a committed one can be promoted")

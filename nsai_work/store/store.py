@@ -95,6 +95,10 @@ class Store:
         """Open an ended job again."""
         self.database.run(steering.retry, job_id, tenant_id)
 
+    def promotable(self, job_id: str, name: str) -> CheckpointRecord:
+        """A checkpoint, if it can be kept for good."""
+        return self.database.read(lambda tx: journal.promotable(tx, reading.seq_of(tx, job_id), name))
+
     def promote(self, job_id: str, name: str, tenant_id: str | None = None) -> CheckpointRecord:
         """Keep a checkpoint for good."""
 
