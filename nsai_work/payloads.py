@@ -1,9 +1,9 @@
 """What a job of each kind carries."""
 
 from enum import StrEnum
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Field, FiniteFloat, JsonValue, ValidationError, field_validator, model_validator
+from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
 
 from crucible import Prompt
 from crucible.backend import Command
@@ -15,6 +15,10 @@ from nsai_work.errors import InvalidJob
 from nsai_work.policies import CheckpointPolicy
 
 MOST_STEPS = 1_000_000_000
+
+LossSetting: TypeAlias = Annotated[str, Field(min_length=1, max_length=200)]
+# strict: a text or a truth value that is taken for a number is a mistake that trains on
+LossValue: TypeAlias = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 
 
 class JobKind(StrEnum):
@@ -58,7 +62,7 @@ class TrainingStep(Record):
     data: DataSource
     lora: LoraSpec = LoraSpec()
     loss_fn: str = Field(default="cross_entropy", min_length=1, max_length=200)
-    loss_fn_config: dict[str, FiniteFloat] = Field(default_factory=dict)
+    loss_fn_config: dict[LossSetting, LossValue] = Field(default_factory=dict)
     optimizer: OptimizerSpec = OptimizerSpec()
     schedule: LearningRateSchedule = LearningRateSchedule()
     batch_size: int = Field(default=32, ge=1, le=65_536)

@@ -104,6 +104,7 @@ async def _ask(backend: Backend, jobs: Sequence[Job], timeout_s: float) -> dict[
     """Why a job could not be checked, by job id; empty when all were. What many jobs ask alike is asked once."""
     groups: dict[str, list[Job]] = {}
     for job in jobs:
+        _check_loss(backend, job)
         groups.setdefault(_question(job), []).append(job)
     places = asyncio.Semaphore(QUESTIONS_AT_ONCE)
     try:
@@ -130,9 +131,8 @@ def _raise_if_refused(error: CrucibleError | None) -> None:
 
 def _question(job: Job) -> str:
     payload = job.parsed_payload
-    if isinstance(payload, TrainingStep):
-        return f"{payload.loss_fn} {payload.run_spec().model_dump_json()}"
-    return f"{type(payload).__name__} {payload.model_dump_json()}"
+    asked = payload.run_spec() if isinstance(payload, TrainingStep) else payload
+    return f"{type(payload).__name__} {asked.model_dump_json()}"
 
 
 async def _answer(backend: Backend, job: Job, places: asyncio.Semaphore) -> CrucibleError | None:
@@ -147,9 +147,7 @@ async def _answer(backend: Backend, job: Job, places: asyncio.Semaphore) -> Cruc
 async def _check(backend: Backend, job: Job) -> None:
     payload = job.parsed_payload
     if isinstance(payload, TrainingStep):
-        trainer = _training(backend)
-        _check_loss(trainer, payload.loss_fn)
-        await trainer.check_spec(payload.run_spec())
+        await _training(backend).check_spec(payload.run_spec())
     elif isinstance(payload, Inference):
         if payload.prompt is not None:
             await backend.check_prompt(payload.prompt)
@@ -157,12 +155,17 @@ async def _check(backend: Backend, job: Job) -> None:
         await _commands(backend).check_command(payload.to_command())
 
 
-def _check_loss(backend: TrainingBackend, name: str) -> None:
-    if backend.losses and name not in backend.losses:
+def _check_loss(backend: Backend, job: Job) -> None:
+    """Before anything is asked: a service that is away, or slow with another job, must not leave this in doubt."""
+    payload = job.parsed_payload
+    if not isinstance(payload, TrainingStep):
+        return
+    losses = _training(backend).losses
+    if losses and payload.loss_fn not in losses:
         raise InvalidJob.of(
             "payload.loss_fn",
-            name,
-            f"{backend.name!r} trains on texts and conversations with {', '.join(backend.losses)}",
+            payload.loss_fn,
+            f"{backend.name!r} trains on texts and conversations with {', '.join(losses)}",
         )
 
 

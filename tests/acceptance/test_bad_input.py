@@ -34,6 +34,11 @@ FIELDS = {
         ["payload.batch_size", "-1", "greater than or equal to 1"],
     ),
     "rate that is none": (at("payload.optimizer.learning_rate", -1e-4), ["learning_rate", "greater than 0"]),
+    "unknown loss": (at("payload.loss_fn", "crossentropy"), ["payload.loss_fn", "crossentropy", "cross_entropy"]),
+    "loss setting that is none": (
+        at("payload.loss_fn_config", {"beta": "high"}),
+        ["payload.loss_fn_config.beta", "high", "number"],
+    ),
     "negative retries": (at("retry_policy.max_attempts", -3), ["retry_policy.max_attempts", "-3"]),
     "absurd retries": (at("retry_policy.max_attempts", 10**9), ["retry_policy.max_attempts", "10000"]),
     "never save": (at("payload.checkpoint_policy.save_every", 0), ["save_every", "greater than or equal to 1"]),
