@@ -32,6 +32,8 @@ class Capabilities(Record):
     supports_n: bool = False
     options: tuple[str, ...] | None = None
     """The names of the sampling options that are honoured; ``None`` means all of them."""
+    losses: tuple[str, ...] = ()
+    """The loss functions that a job may train with: ``TrainingBackend.losses``. Empty: the service alone knows."""
     commands: tuple[str, ...] = ()
     """The commands that a ``CommandBackend`` knows."""
     max_tokens: int | None = Field(default=None, ge=1)

@@ -61,6 +61,7 @@ class FakeBackend(TrainingBackend, CommandBackend):
             supports_logprobs=True,
             supports_n=True,
             options=("temperature", "max_tokens", "top_p", "top_k", "stop", "seed", "top_logprobs"),
+            losses=self.losses,
             commands=tuple(commands.COMMANDS),
             metadata={"adapter_max_rank": MAX_RANK},
         )

@@ -78,6 +78,7 @@ class PeftBackend(TrainingBackend):
             supports_logprobs=True,
             supports_n=True,
             options=("temperature", "max_tokens", "top_p", "top_k", "stop", "seed", "top_logprobs"),
+            losses=self.losses,
         )
 
     async def health_check(self) -> Health:

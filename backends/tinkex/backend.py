@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 from pydantic import JsonValue
 
 from backends.tinkex.backend_settings import TinkexBackendSettings
-from backends.tinkex.claims import EVERYTHING, claims, refuse_unsayable
+from backends.tinkex.claims import EVERYTHING, LOSSES, claims, refuse_unsayable
 from backends.tinkex.client.service import ServiceClient
 from backends.tinkex.client.training import TrainingClient
 from backends.tinkex.discovery import running_dev_server
@@ -59,8 +59,7 @@ class TinkexBackend(TrainingBackend):
     """One service, reached on the event loop that opened the backend. ``config``: ``TinkexBackendSettings``."""
 
     name: ClassVar[str] = BACKEND
-    # the API's others (importance_sampling, ppo, cispo, dro) read log probabilities and advantages besides
-    losses: ClassVar[tuple[str, ...]] = ("cross_entropy",)
+    losses: ClassVar[tuple[str, ...]] = LOSSES
 
     def __init__(self, config: Mapping[str, JsonValue] | None = None) -> None:
         self._settings = read_record(TinkexBackendSettings, dict(config or {}), backend=BACKEND)

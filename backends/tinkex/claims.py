@@ -12,6 +12,9 @@ from crucible.tokenizer import ChatFeatures
 
 EVERYTHING: Final = ChatFeatures(tools=True, thinking=True, names=True, image_token=0)
 """What a template might know; whether it does is seen once the model is known."""
+LOSSES: Final = ("cross_entropy",)
+"""Those that read no more than tokens and weights. The API's others (importance_sampling, ppo, cispo, dro) read log
+probabilities and advantages besides, which no text gives: they are for users of ``TrainingClient``."""
 _OPTIONS: Final = ("temperature", "max_tokens", "top_p", "top_k", "stop", "seed", "timeout_ms", "top_logprobs")
 
 
@@ -40,6 +43,7 @@ def claims(served: ServerCapabilities, features: ChatFeatures, lacking: Collecti
         supports_logprobs=True,
         supports_n=True,
         options=tuple(option for option in _OPTIONS if option not in lacking),
+        losses=LOSSES,
     )
 
 

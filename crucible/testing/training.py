@@ -54,6 +54,11 @@ class TrainingBackendContract(BackendContract):
         """A backend of this interface says so in its capabilities."""
         assert self.claimed(backend).supports_training
 
+    def test_its_losses_are_claimed(self, backend: TrainingBackend) -> None:
+        """The class says, without asking anybody, what the capabilities say; the suite's own is among them."""
+        assert self.claimed(backend).losses == backend.losses
+        assert not backend.losses or "cross_entropy" in backend.losses
+
     def test_an_unknown_base_model_is_refused(self, backend: TrainingBackend) -> None:
         """Before anything is made, with the field and what is allowed."""
         spec = RunSpec(base_model="no-such-model-anywhere")
