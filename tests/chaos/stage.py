@@ -199,12 +199,12 @@ class Stage:
 
 
 @contextlib.contextmanager
-def training_service(folder: Path, *, work_ms: float) -> Iterator[DevProcess]:
+def training_service(folder: Path, *options: str, work_ms: float) -> Iterator[DevProcess]:
     """The development server in a process of its own."""
     folder.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "NSAI_WORK_HOME": str(folder)}
     environment.pop("PYTHONWARNINGS", None)
-    with DevProcess(folder / "state", "--work-ms", str(work_ms), environment=environment) as server:
+    with DevProcess(folder / "state", "--work-ms", str(work_ms), *options, environment=environment) as server:
         yield server
 
 
