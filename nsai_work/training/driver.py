@@ -129,7 +129,7 @@ class _Driver:
     async def _mend(self, error: CrucibleError) -> None:
         """Do about a failure what the table says."""
         if self._live is not None:
-            await self._live.sender.stop()
+            await self._live.sender.stop_orderly()
         snapshot = await self._assignment.ledger.load()
         seen = await self._look(error, snapshot)
         decision = decide(seen)
@@ -197,7 +197,7 @@ class _Driver:
         live = self._live
         if live is None:
             return
-        await live.sender.stop()
+        await live.sender.stop_orderly()
         deadline = asyncio.ensure_future(_sleep(self._assignment.sleep, DRAIN_GRACE_S))
         try:
             while live.in_flight and not live.in_flight[0].unsent:

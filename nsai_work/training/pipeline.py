@@ -117,7 +117,8 @@ async def finish_oldest(assignment: Assignment, live: Live, wait: Wait) -> None:
     if entry.prepared is None:
         await _record_skipped(assignment, live, entry.operation)
     else:
-        await wait(live.sender.sent(entry))
+        if entry.unsent:
+            await wait(live.sender.sent(entry))
         pending: Pending[Any] | None = entry.pending
         assert pending is not None
         result: StepResult | SaveResult = await wait(pending.result())

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from crucible.errors import BackendUnavailable
-from crucible.training import IntentKind
+from crucible.training import IntentKind, RunFeatures
 from nsai_work.training.agenda import Operation
 from nsai_work.training.in_flight import InFlight
 from nsai_work.training.sender import Sender
@@ -24,7 +24,8 @@ def anyio_backend() -> str:
 class Line:
     """A remote run's line: each send waits for its permit, and may be told to fail."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, replays: bool = True) -> None:
+        self.features = RunFeatures(replays=replays)
         self.sent: list[int] = []
         self.permits: asyncio.Queue[Exception | None] = asyncio.Queue()
 
@@ -41,8 +42,8 @@ def entry(step: int, *, skipped: bool = False) -> InFlight:
     return InFlight(operation) if skipped else InFlight(operation, prepared=step)  # type: ignore[arg-type]
 
 
-def sender_of(*entries: InFlight) -> tuple[Sender, Line, deque[InFlight]]:
-    line, under_way = Line(), deque(entries)
+def sender_of(*entries: InFlight, replays: bool = True) -> tuple[Sender, Line, deque[InFlight]]:
+    line, under_way = Line(replays=replays), deque(entries)
     return Sender(line, under_way), line, under_way  # type: ignore[arg-type]
 
 
@@ -103,3 +104,33 @@ async def test_a_stop_leaves_what_was_on_its_way_as_unsent() -> None:
 
     assert under_way[0].unsent
     assert line.sent == []
+
+
+async def test_where_repeats_run_twice_an_orderly_stop_waits_for_what_is_on_its_way() -> None:
+    """Accepted, it need not be repeated; and nothing after it goes out."""
+    sender, line, under_way = sender_of(entry(1), entry(2), replays=False)
+    sender.start()
+    await asyncio.sleep(0)
+    stopping = asyncio.create_task(sender.stop_orderly())
+    await asyncio.sleep(0)
+    for _ in range(2):
+        line.permits.put_nowait(None)
+
+    async with asyncio.timeout(5):
+        await stopping
+
+    assert line.sent == [1]
+    assert [one.unsent for one in under_way] == [False, True]
+
+
+async def test_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service that does not answer leaves the effect unknown, as everywhere."""
+    monkeypatch.setattr("nsai_work.training.sender.ACCEPTANCE_GRACE_S", 0.01)
+    sender, _, under_way = sender_of(entry(1), replays=False)
+    sender.start()
+    await asyncio.sleep(0)
+
+    async with asyncio.timeout(5):
+        await sender.stop_orderly()
+
+    assert under_way[0].unsent
