@@ -61,7 +61,7 @@ async def fill(assignment: Assignment, live: Live) -> None:
         under_way = live.steps_in_flight + sum(entry.operation.kind is IntentKind.STEP for entry in fresh)
         if operation.kind is IntentKind.STEP and under_way >= assignment.payload.pipeline_depth:
             break
-        if _must_wait(live, operation, fresh):
+        if _must_wait(live, fresh):
             break
         fresh.append(prepare(assignment, live, operation))
         live.agenda.take(operation)
@@ -70,15 +70,12 @@ async def fill(assignment: Assignment, live: Live) -> None:
     live.sender.start()
 
 
-def _must_wait(live: Live, operation: Operation, fresh: Sequence[InFlight]) -> bool:
-    """Whether a save must not be under way together with anything else: a service that keeps no record of sequence
-    numbers may not keep their order either, and a save that overtakes a step saves another state than its own."""
+def _must_wait(live: Live, fresh: Sequence[InFlight]) -> bool:
+    """Whether nothing else may be under way: a service that keeps no record of sequence numbers may not keep their
+    order either. A step that overtakes another is another step, and a save that does saves another state."""
     if live.run.features.replays is True:
         return False
-    under_way = [entry.operation for entry in (*live.in_flight, *fresh) if not entry.operation.skipped]
-    if operation.kind is IntentKind.STEP:
-        return any(other.kind is not IntentKind.STEP for other in under_way)
-    return bool(under_way)
+    return any(not entry.operation.skipped for entry in (*live.in_flight, *fresh))
 
 
 async def _journal(assignment: Assignment, live: Live, entries: Iterable[InFlight]) -> None:

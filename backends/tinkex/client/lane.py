@@ -1,8 +1,9 @@
-"""The order of one run's requests: sequence numbers, and one sender at a time."""
+"""The order of one run's requests: sequence numbers, one sender at a time, and where a server may not keep their
+order, one request at a time."""
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -40,10 +41,16 @@ class Lane:
 
     When one is not accepted, those made after it and still waiting are not sent (RequestNotSent), and the next
     call takes the number that the server still expects.
+
+    ``one_at_a_time``: whether a request may only be sent once the one before it has its result. A server that keeps
+    no record of sequence numbers may run an optimizer step before the gradients that were sent ahead of it: SkyRL
+    0.3.0 reads its queue in several queries, and does so when both arrive between two of them.
     """
 
-    def __init__(self, next_seq_id: int = 1) -> None:
+    def __init__(self, next_seq_id: int = 1, *, one_at_a_time: Callable[[], bool] = lambda: False) -> None:
         self._guard = threading.Lock()
+        self._one_at_a_time = one_at_a_time
+        self._newest: asyncio.Event | None = None
         self._next = next_seq_id
         self._era = 0
         self._sending: asyncio.Lock | None = None
@@ -86,10 +93,17 @@ class Lane:
                     details={"seq_id": ticket.first},
                 )
             try:
+                if self._newest is not None and self._one_at_a_time():
+                    await self._newest.wait()
                 yield
             except BaseException as error:
                 self._give_back(ticket, error)
                 raise
+
+    def under_way(self) -> asyncio.Event:
+        """Note that a request was accepted in this turn. To be set when its result is there, or nobody waits."""
+        self._newest = asyncio.Event()
+        return self._newest
 
     def _give_back(self, ticket: Ticket, error: BaseException) -> None:
         with self._guard:

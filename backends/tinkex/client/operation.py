@@ -1,5 +1,6 @@
 """One call of a run: one or several requests sent in turn, and one result."""
 
+import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -28,6 +29,8 @@ class Operation(Generic[T]):
         self._read = read
         self._before = before
         self._accepted: list[AcceptedRequest] = []
+        self._ended: asyncio.Event | None = None
+        self._abandoned = False
 
     @property
     def request_ids(self) -> list[str]:
@@ -45,10 +48,22 @@ class Operation(Generic[T]):
             for index, seq_id in enumerate(ticket.seq_ids):
                 self._accepted.append(await self._send_one(seq_id, index))
                 ticket.accepted += 1
+            self._ended = self._lane.under_way()
+            if self._abandoned:
+                self._ended.set()
 
     async def finish(self) -> T:
         """Wait for the result of what was sent."""
-        return await self._read(self._accepted)
+        try:
+            return await self._read(self._accepted)
+        finally:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Nobody waits for the result (any more): what comes after need not wait for it either."""
+        self._abandoned = True
+        if self._ended is not None:
+            self._ended.set()
 
     async def run(self, ticket: Ticket) -> T:
         """Send, then wait."""

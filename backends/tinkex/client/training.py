@@ -55,7 +55,8 @@ _OPTIONAL: Final = ("overwrite", "ttl_seconds")
 
 
 class TrainingClient:
-    """Requests of one run take effect in the order of the calls; none needs to be waited for before the next.
+    """Requests of one run take effect in the order of the calls; none needs to be waited for before the next. Where
+    a server keeps no record of sequence numbers, each is sent when the one before it has its result.
 
     Every call returns a future (``.result(timeout)`` or ``await``). ``submit_*`` are their two-phase twins:
     awaiting them gives the future once the server has accepted the request. ``seq_id`` may be given to each
@@ -75,7 +76,7 @@ class TrainingClient:
         self._connection = service.connection
         self._session = session
         self._config = config
-        self._lane = Lane(next_seq_id)
+        self._lane = Lane(next_seq_id, one_at_a_time=lambda: service.connection.features.replays_seq_id is False)
         self._info: GetInfoResponse | None = None
         self._reporter = QueueReporter(service.observer, service.connection.transport.clock, model_id)
         self.model_id = model_id
@@ -333,7 +334,11 @@ class TrainingClient:
         with self._lane.guard:
             ticket = operation.take(self._lane)
             sending = self._service.runner.start(operation.send(ticket))
-        await sending
+        try:
+            await sending
+        except BaseException:
+            operation.abandon()
+            raise
         return self._service.runner.start(operation.finish(), request_ids=lambda: operation.request_ids)
 
     def _pass(

@@ -1,0 +1,90 @@
+"""Operations on one lane: pipelined where the server keeps the order, one after the other where it may not."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from backends.tinkex.client.lane import Lane
+from backends.tinkex.client.operation import Operation
+from backends.tinkex.types.responses import AcceptedRequest
+from crucible.errors import BackendUnavailable
+
+
+class Server:
+    """Accepts at once; results come when they are let go."""
+
+    def __init__(self, *, keeps_order: bool) -> None:
+        self.lane = Lane(one_at_a_time=lambda: not keeps_order)
+        self.log: list[str] = []
+        self.results: dict[int, asyncio.Future[str]] = {}
+
+    def operation(self) -> "tuple[Operation[str], asyncio.Task[None]]":
+        """An operation that is being sent."""
+        made = Operation(self.lane, 1, None, self._send, self._read, self._before)
+        ticket = made.take(self.lane)
+        self.results[ticket.first] = asyncio.get_running_loop().create_future()
+        return made, asyncio.create_task(made.send(ticket))
+
+    async def _before(self) -> None:
+        pass
+
+    async def _send(self, seq_id: int, index: int) -> AcceptedRequest:
+        self.log.append(f"sent {seq_id}")
+        return AcceptedRequest(request_id=str(seq_id))
+
+    async def _read(self, accepted: Sequence[AcceptedRequest]) -> str:
+        return await self.results[int(accepted[0].request_id)]
+
+
+async def settled() -> None:
+    """Let everything run that can."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize(("keeps_order", "sent"), [(True, ["sent 1", "sent 2"]), (False, ["sent 1"])])
+def test_the_second_waits_for_the_first_ones_result_only_where_it_must(keeps_order: bool, sent: list[str]) -> None:
+    """A server that keeps no record may run an optimizer step before its gradients, if both lie in its queue."""
+
+    async def scene() -> None:
+        server = Server(keeps_order=keeps_order)
+        (first, sending), (second, following) = server.operation(), server.operation()
+        await sending
+        result = asyncio.create_task(first.finish())
+        await settled()
+        assert server.log == sent
+
+        server.results[1].set_result("gradients")
+        server.results[2].set_result("stepped")
+
+        assert await result == "gradients"
+        await following
+        assert await second.finish() == "stepped"
+        assert server.log == ["sent 1", "sent 2"]
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize("how", ["failed", "abandoned", "abandoned before it was accepted"])
+def test_one_that_comes_to_nothing_keeps_nobody_waiting(how: str) -> None:
+    """A result that failed, or that nobody waits for any more, is an end like any other."""
+
+    async def scene() -> None:
+        server = Server(keeps_order=False)
+        first, sending = server.operation()
+        if how == "abandoned before it was accepted":
+            first.abandon()
+        _, following = server.operation()
+        await sending
+        if how == "failed":
+            server.results[1].set_exception(BackendUnavailable("away"))
+            with pytest.raises(BackendUnavailable):
+                await first.finish()
+        first.abandon()
+
+        async with asyncio.timeout(5):
+            await following
+        assert server.log == ["sent 1", "sent 2"]
+
+    asyncio.run(scene())
