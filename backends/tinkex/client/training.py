@@ -1,6 +1,7 @@
 """One remote training run, driven by this process."""
 
 from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from pydantic import BaseModel
@@ -78,6 +79,8 @@ class TrainingClient:
         self._config = config
         self._lane = Lane(next_seq_id, one_at_a_time=lambda: service.connection.features.replays_seq_id is False)
         self._info: GetInfoResponse | None = None
+        # whether the model may hold gradients that no optimizer step has used
+        self._unused_gradients = False
         self._reporter = QueueReporter(service.observer, service.connection.transport.clock, model_id)
         self.model_id = model_id
 
@@ -96,9 +99,11 @@ class TrainingClient:
         Heartbeats for ``session_id`` begin with the first request (or ``keep_alive``).
         """
         session = service.attached_session(session_id)
-        return cls(
+        client = cls(
             service, model_id=model_id, session=session, config=config or ClientConfig(), next_seq_id=next_seq_id
         )
+        client._unused_gradients = True
+        return client
 
     def __repr__(self) -> str:
         return f"TrainingClient(model_id={self.model_id!r}, next_seq_id={self.next_seq_id})"
@@ -311,7 +316,11 @@ class TrainingClient:
         return load_tokenizer(self._info or await self.get_info())
 
     def unload(self) -> ApiFuture[UnloadModelResponse]:
-        """Ask the server to free the model. Saved checkpoints stay."""
+        """Ask the server to free the model. Saved checkpoints stay.
+
+        Gradients that no step has used are used up first where the server keeps no record of sequence numbers:
+        SkyRL 0.3.0 would leave them in the model's slot, and the next model there would learn from them.
+        """
         return self._service.runner.start(self._unload())
 
     def probe_replay(self) -> ApiFuture[bool | None]:
@@ -355,6 +364,7 @@ class TrainingClient:
         if not isinstance(loss_fn, str) or not loss_fn:
             raise invalid("loss_fn", loss_fn, "give the name of a loss, such as cross_entropy")
         chunks = chunked(data, self._config)
+        self._unused_gradients = self._unused_gradients or not forward_only
 
         def send(seq: int, index: int) -> Coroutine[Any, Any, AcceptedRequest]:
             return send_pass(
@@ -381,6 +391,7 @@ class TrainingClient:
             request_id = accepted[0].request_id
             decoding = record_decoding(OptimStepResponse, "optim_step")
             output = await self.fetch(request_id, "optim_step", "OptimStep", decoding)
+            self._unused_gradients = False
             return check_step(output, self.model_id, request_id)
 
         return self._plain(
@@ -484,6 +495,9 @@ class TrainingClient:
         return self._info
 
     async def _unload(self) -> UnloadModelResponse:
+        if self._unused_gradients and self._connection.features.replays_seq_id is False:
+            with suppress(CrucibleError):
+                await self.optim_step(AdamParams(learning_rate=0.0))
         body = json_body({"model_id": self.model_id, "type": "unload_model"})
         accepted = await self._connection.submit("unload_model", body, sought=Sought.RUN)
         decoding = record_decoding(UnloadModelResponse, "unload_model")
