@@ -29,11 +29,12 @@ def data(tmp_path: Path) -> Path:
     return file
 
 
-def test_a_killed_job_is_restored_and_says_what_the_repeated_steps_showed(
+def test_a_killed_job_is_restored_and_equals_one_left_alone(
     skyrl: Served, provided: Any, data: Path, tmp_path: Path
 ) -> None:
-    """SkyRL 0.3.0 runs a repeated seq_id again and ignores ``optimizer`` when it loads, so what came back is known
-    from the repeated steps alone. The job goes on to its end, gapless, and says what they showed."""
+    """SkyRL 0.3.0 runs a repeated seq_id again, may run an optimizer step before the gradients that were sent ahead
+    of it, and gives the place of a freed model away with the gradients in it. In spite of all that the killed run
+    ends with the losses of an undisturbed one, bit for bit, and the repeated steps prove the resume exact."""
     task = {
         "transformers": str(site_packages(provided("skyrl"))),
         "payload": {
@@ -47,23 +48,24 @@ def test_a_killed_job_is_restored_and_says_what_the_repeated_steps_showed(
         },
     }
 
-    died = work(skyrl, tmp_path, task | {"die_after": DIES_AFTER})
-    done = work(skyrl, tmp_path, task | {"die_after": 0})
+    died = work(skyrl, tmp_path / "killed", task | {"die_after": DIES_AFTER})
+    done = work(skyrl, tmp_path / "killed", task | {"die_after": 0})
+    alone = work(skyrl, tmp_path / "alone", task | {"die_after": 0})
 
     assert died.returncode == -signal.SIGKILL, died.stderr[-4000:]
     assert done.returncode == 0, done.stderr[-4000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+    assert alone.returncode == 0, alone.stderr[-4000:]
+    found, undisturbed = (json.loads(process.stdout.splitlines()[-1]) for process in (done, alone))
     shown = [event for event in found["events"] if event["name"] in ("resume.verified", "resume.cold")]
     print("\nSkyRL 0.3.0, resumed:", found["result"]["resume"], shown)  # noqa: T201
     assert found["result"]["recoveries"] == 1
     assert found["result"]["lineage"][1]["from_step"] == SAVE_EVERY
     [proof] = shown
-    came_back = proof["data"]["loss"] == pytest.approx(proof["data"]["expected_loss"], rel=1e-5)
-    assert found["result"]["resume"] == ("exact" if came_back else "cold")
-    assert proof["name"] == ("resume.verified" if came_back else "resume.cold")
+    assert (found["result"]["resume"], proof["name"]) == ("exact", "resume.verified")
     assert proof["data"]["step"] == SAVE_EVERY + 2
+    assert undisturbed["result"]["recoveries"] == 0
     assert len(found["losses"]) == STEPS
-    assert found["losses"][-1] < found["losses"][0]
+    assert found["losses"] == undisturbed["losses"]
 
 
 def site_packages(python: Path) -> Path:
@@ -74,6 +76,7 @@ def site_packages(python: Path) -> Path:
 
 def work(served: Served, folder: Path, task: dict[str, Any]) -> "subprocess.CompletedProcess[str]":
     """Run the job's process to its end, or to its death."""
+    folder.mkdir(exist_ok=True)
     task_file = folder / "task.json"
     task_file.write_text(json.dumps(task))
     environment = {"TINKER_BASE_URL": served.url, "TINKER_API_KEY": served.key, "HF_HUB_OFFLINE": "1"}
