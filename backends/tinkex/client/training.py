@@ -224,6 +224,7 @@ class TrainingClient:
         """
         from backends.tinkex.client.custom_loss import custom_operation
 
+        self._unused_gradients = True
         return self._one_phase(custom_operation(self, data, loss_fn, arrays))
 
     # --- the optimizer --------------------------------------------------------------------------------------
