@@ -33,9 +33,29 @@ def backend_entries() -> tuple[BackendEntry, ...]:
     return tuple(sorted(found, key=lambda entry: (entry.name, entry.target, entry.package or "")))
 
 
+@dataclass(frozen=True, slots=True)
+class InstalledBackends:
+    """The backends that were installed at one moment; to ask for several without looking again each time."""
+
+    places: tuple[tuple[str, int], ...]
+
+    def names(self) -> tuple[str, ...]:
+        """As ``backend_names``."""
+        return tuple(sorted({point.name for point in _installed(self.places)}))
+
+    def load(self, name: str, config: Mapping[str, JsonValue] | None = None) -> Backend:
+        """As ``load_backend``."""
+        return _made(name, _load_class(name, self.places), config)
+
+
+def installed_backends() -> InstalledBackends:
+    """The backends that are installed now. Imports none of them."""
+    return InstalledBackends(_places())
+
+
 def backend_names() -> tuple[str, ...]:
     """The names that ``load_backend`` knows. Imports nothing."""
-    return tuple(sorted({point.name for point in _installed(_places())}))
+    return installed_backends().names()
 
 
 def load_backend(name: str, config: Mapping[str, JsonValue] | None = None) -> Backend:
@@ -46,7 +66,10 @@ def load_backend(name: str, config: Mapping[str, JsonValue] | None = None) -> Ba
         PluginError: two packages claim the name, the plug-in fails to import, or it is no ``Backend``.
         InvalidRequest: a setting is wrong.
     """
-    kind = _load_class(name, _places())
+    return installed_backends().load(name, config)
+
+
+def _made(name: str, kind: type[Backend], config: Mapping[str, JsonValue] | None) -> Backend:
     try:
         backend = kind(config)
     except CrucibleError:

@@ -18,7 +18,7 @@ from crucible.errors import (
     PluginError,
     Unsupported,
 )
-from crucible.registry import backend_names, load_backend
+from crucible.registry import InstalledBackends, installed_backends
 from nsai_work.blocking import run_blocking
 from nsai_work.credentials import refuse_credentials
 from nsai_work.errors import InvalidJob
@@ -37,29 +37,30 @@ def validated(jobs: Sequence[Job], *, now: datetime, timeout_s: float) -> list[t
         InvalidJob, InvalidRequest, UnknownBackend, Unsupported, AuthenticationFailed, PluginError: the first job
             that is wrong; nothing has been stored.
     """
-    known = backend_names()
+    installed = installed_backends()
     for job in jobs:
-        _check_fields(job, now, known)
+        _check_fields(job, now, installed)
     pinned = [_pinned(job) for job in jobs]
     needing = [job for job in pinned if job.kind != "composite"]
     if not needing:
         return [(job, None) for job in pinned]
-    doubts = run_blocking(_ask_backends(needing, timeout_s))
+    doubts = run_blocking(_ask_backends(needing, installed, timeout_s))
     return [(job, doubts.get(job.id)) for job in pinned]
 
 
-def _check_fields(job: Job, now: datetime, known: Sequence[str]) -> None:
+def _check_fields(job: Job, now: datetime, installed: InstalledBackends) -> None:
     refuse_credentials(job.model_dump(mode="json", include={"payload", "metadata", "tags", "name"}))
-    _check_backend_names(job, known)
+    _check_backend_names(job, installed)
     deadline = job.constraints.deadline
     if deadline is not None and deadline <= now:
         raise InvalidJob(f"constraints.deadline: {deadline.isoformat()} has passed; name a time in the future")
 
 
-def _check_backend_names(job: Job, known: Sequence[str]) -> None:
+def _check_backend_names(job: Job, installed: InstalledBackends) -> None:
+    known = installed.names()
     if job.backend not in known:
         # raises the error that lists the known ones
-        load_backend(job.backend)
+        installed.load(job.backend)
     for field in ("required_backends", "preferred_backends"):
         for name in getattr(job.constraints, field):
             if name not in known:
@@ -89,14 +90,14 @@ def _with_payload(job: Job, **changes: JsonValue) -> Job:
     return job.model_copy(update={"payload": {**job.payload, **changes}})
 
 
-async def _ask_backends(jobs: Sequence[Job], timeout_s: float) -> dict[str, str]:
+async def _ask_backends(jobs: Sequence[Job], installed: InstalledBackends, timeout_s: float) -> dict[str, str]:
     by_backend: dict[str, list[Job]] = {}
     for job in jobs:
         for name in candidate_backends(job):
             by_backend.setdefault(name, []).append(job)
     doubts: dict[str, str] = {}
     for name, group in by_backend.items():
-        doubts.update(await _ask(load_backend(name), group, timeout_s))
+        doubts.update(await _ask(installed.load(name), group, timeout_s))
     return doubts
 
 
@@ -106,10 +107,9 @@ async def _ask(backend: Backend, jobs: Sequence[Job], timeout_s: float) -> dict[
     for job in jobs:
         _check_loss(backend, job)
         groups.setdefault(_question(job), []).append(job)
-    places = asyncio.Semaphore(QUESTIONS_AT_ONCE)
     try:
         async with asyncio.timeout(timeout_s), backend:
-            answers = await asyncio.gather(*(_answer(backend, group[0], places) for group in groups.values()))
+            answers = await _answers(backend, [group[0] for group in groups.values()])
     except TimeoutError:
         return {job.id: f"{backend.name} did not answer in {timeout_s:g} s" for job in jobs}
     except BackendError as error:
@@ -135,12 +135,23 @@ def _question(job: Job) -> str:
     return f"{type(payload).__name__} {asked.model_dump_json()}"
 
 
-async def _answer(backend: Backend, job: Job, places: asyncio.Semaphore) -> CrucibleError | None:
-    async with places:
-        try:
-            await _check(backend, job)
-        except (CallerError, BackendError) as error:
-            return error
+async def _answers(backend: Backend, jobs: Sequence[Job]) -> list[CrucibleError | None]:
+    if len(jobs) == 1:
+        return [await _answer(backend, jobs[0])]
+    places = asyncio.Semaphore(QUESTIONS_AT_ONCE)
+
+    async def in_its_place(job: Job) -> CrucibleError | None:
+        async with places:
+            return await _answer(backend, job)
+
+    return list(await asyncio.gather(*map(in_its_place, jobs)))
+
+
+async def _answer(backend: Backend, job: Job) -> CrucibleError | None:
+    try:
+        await _check(backend, job)
+    except (CallerError, BackendError) as error:
+        return error
     return None
 
 
