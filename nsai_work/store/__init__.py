@@ -28,7 +28,7 @@ from nsai_work.store.records import (
 )
 from nsai_work.store.store import Store, migrate_store, open_store
 from nsai_work.store.workers import Election
-from nsai_work.store.writer import AsyncStore
+from nsai_work.store.writer import AsyncStore, Standing
 
 __all__ = [
     "MAX_CRASHES",
@@ -49,6 +49,7 @@ __all__ = [
     "Outcome",
     "Released",
     "Requeue",
+    "Standing",
     "Store",
     "StoreLedger",
     "Submitted",

@@ -19,7 +19,7 @@ _DUE: Final = or_(
     exists().where(time_has_come(bindparam("now", type_=UtcTime()))),
     exists().where(clock_was_set_back(bindparam("bound", type_=UtcTime()))),
 )
-_FACTS: Final = select(_DUE.label("due"), exists().where(limits.c.key.is_not(None)).label("limits_set")).subquery()
+FACTS: Final = select(_DUE.label("due"), exists().where(limits.c.key.is_not(None)).label("limits_set"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +48,35 @@ class Outlook:
     limits_set: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What a worker would take, as far as it makes another statement."""
+
+    backends: tuple[tuple[str, str], ...] | None
+    kinds: tuple[str, ...] | None
+    ranks: tuple[int, ...] | None
+    named: bool
+
+    @classmethod
+    def of(cls, wanted: Wanted) -> "Choice":
+        """What this worker would take."""
+        return cls(
+            None if wanted.backends is None else tuple(sorted(wanted.backends.items())),
+            None if wanted.kinds is None else tuple(str(kind) for kind in wanted.kinds),
+            None if wanted.priorities is None else tuple(priority.rank for priority in wanted.priorities),
+            wanted.job_ids is not None,
+        )
+
+
+def times(tx: Tx) -> dict[str, object]:
+    """The parameters of ``FACTS``."""
+    return {"now": tx.now, "bound": tx.now + CLOCK_SKEW}
+
+
 def look(tx: Tx, wanted: Wanted, *, limited: bool) -> Outlook:
     """The outlook for a worker. Without ``limited`` a much simpler question is asked, which leaves limits out."""
-    statement = _statement(
-        limited,
-        None if wanted.backends is None else tuple(sorted(wanted.backends.items())),
-        None if wanted.kinds is None else tuple(str(kind) for kind in wanted.kinds),
-        None if wanted.priorities is None else tuple(priority.rank for priority in wanted.priorities),
-        wanted.job_ids is not None,
-    )
-    values: dict[str, object] = {"now": tx.now, "bound": tx.now + CLOCK_SKEW}
+    statement = _statement(Choice.of(wanted), limited)
+    values = times(tx)
     if wanted.job_ids is not None:
         theirs = select(jobs.c.lane_id).where(jobs.c.id.in_(list(wanted.job_ids))).distinct()
         values["lane_ids"] = tx.connection.execute(theirs).scalars().all()
@@ -85,15 +104,20 @@ def _candidate(rows: Sequence[Row[Any]]) -> Candidate:
 
 
 @lru_cache(maxsize=64)
-def _statement(
-    limited: bool,
-    backends: tuple[tuple[str, str], ...] | None,
-    kinds: tuple[str, ...] | None,
-    ranks: tuple[int, ...] | None,
-    named: bool,
-) -> Select[Any]:
+def _statement(choice: Choice, limited: bool) -> Select[Any]:
     # kept, because building it takes longer than running it
-    credential = _credential(backends)
+    found = lanes_for(choice, limited=limited).subquery()
+    order = (found.c.rank, found.c.turn, found.c.front, found.c.id)
+    facts = FACTS.subquery()
+    both = facts.outerjoin(found, found.c.front.is_not(None))
+    statement = select(facts, found).select_from(both).order_by(*order)
+    return statement if choice.named else statement.execution_options(**PREPARED)
+
+
+def lanes_for(choice: Choice, *, limited: bool) -> Select[Any]:
+    """Active lanes that a worker could take from, each as often as it has backends; ``front`` is null for one
+    without a ready job. Without ``limited`` those too that are full."""
+    credential = _credential(choice.backends)
     bound = exists().where(_applies(credential)).correlate(lanes, lane_backends)
     columns = (
         *(lanes.c[name] for name in ("id", "tenant_id", "rank", "model", "group_key", "group_max")),
@@ -110,21 +134,22 @@ def _statement(
         .join(turns, and_(turns.c.tenant_id == lanes.c.tenant_id, turns.c.rank == lanes.c.rank))
         .where(lanes.c.active)
     )
-    if backends is not None:
-        lane = lane.where(lane_backends.c.backend.in_([name for name, _ in backends]))
-    if kinds is not None:
-        lane = lane.where(lanes.c.kind.in_(kinds))
-    if ranks is not None:
-        lane = lane.where(lanes.c.rank.in_(ranks))
-    if named:
+    if choice.backends is not None:
+        lane = lane.where(_one_of(lane_backends.c.backend, [name for name, _ in choice.backends]))
+    if choice.kinds is not None:
+        lane = lane.where(_one_of(lanes.c.kind, choice.kinds))
+    if choice.ranks is not None:
+        lane = lane.where(_one_of(lanes.c.rank, choice.ranks))
+    if choice.named:
         lane = lane.where(lanes.c.id.in_(bindparam("lane_ids", expanding=True)))
     if limited:
         lane = lane.where(~_group_is_full(), ~_limit_is_reached(credential))
-    found = lane.subquery()
-    order = (found.c.rank, found.c.turn, found.c.front, found.c.id)
-    both = _FACTS.outerjoin(found, found.c.front.is_not(None))
-    statement = select(_FACTS, found).select_from(both).order_by(*order)
-    return statement if named else statement.execution_options(**PREPARED)
+    return lane
+
+
+def _one_of(column: ColumnElement[Any], values: Sequence[Any]) -> ColumnElement[bool]:
+    # few values, so written out one by one: the text of the statement is then the same each time
+    return or_(false(), *(column == value for value in values))
 
 
 def _credential(backends: tuple[tuple[str, str], ...] | None) -> ColumnElement[str]:

@@ -192,7 +192,7 @@ def _job_row(tx: Tx, wanted: Wanted, claim: Claim) -> dict[str, Any]:
 def _claim_of(tx: Tx, wanted: Wanted, one: _Taken) -> Claim:
     epoch, attempt = one.row.epoch + 1, one.row.attempt + 1
     job = job_of(
-        one.row,
+        one.row._mapping,
         status=JobStatus.RUNNING,
         epoch=epoch,
         attempt=attempt,

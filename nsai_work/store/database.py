@@ -106,11 +106,22 @@ class Database:
                 self._engine.dispose()
             self._engine = None
 
+    @property
+    def postgres(self) -> bool:
+        """Whether it is PostgreSQL."""
+        return self.url.get_backend_name() == "postgresql"
+
     @contextmanager
     def transaction(self, *, write: bool = True) -> Iterator[Tx]:
         """One transaction, committed at the end of the block. Database errors come out untranslated."""
         engine = self.engine()
         with engine.connect().execution_options(nsai_write=write) as connection, connection.begin():
+            yield Tx(connection, self.clock, self.clock.now())
+
+    @contextmanager
+    def single(self) -> Iterator[Tx]:
+        """A transaction of one statement, which PostgreSQL begins and commits with it; errors as above."""
+        with self.engine().connect().execution_options(nsai_single=True) as connection, connection.begin():
             yield Tx(connection, self.clock, self.clock.now())
 
     def run(
@@ -219,6 +230,7 @@ def make_engine(url: URL, pool_size: int = 5) -> Engine:
         url, pool_size=pool_size, max_overflow=10, pool_timeout=10, hide_parameters=True, connect_args=connect_args
     )
     event.listen(engine, "connect", _prepare_postgres)
+    event.listen(engine, "begin", _begin_postgres)
     event.listen(engine, "do_execute", _execute_prepared)
     return engine
 
@@ -228,6 +240,13 @@ def _prepare_postgres(connection: Any, _record: object) -> None:
 
     # as text, every quote in every JSON value of an array would be escaped by itself
     connection.adapters.register_dumper(list, ListBinaryDumper)
+    # the driver must not open transactions by itself: _begin_postgres does
+    connection.autocommit = True
+
+
+def _begin_postgres(connection: Connection) -> None:
+    if not connection.get_execution_options().get("nsai_single"):
+        connection.exec_driver_sql("BEGIN")
 
 
 def _execute_prepared(cursor: Any, statement: str, parameters: Any, context: Any) -> bool:

@@ -123,6 +123,13 @@ def _locked_by_id(postgres: bool) -> Select[Any]:
     return _locked(select(lanes.c.id, lanes.c.active), one_of_these(lanes.c.id, "wanted", postgres=postgres))
 
 
+def locked_by_key() -> Select[Any]:
+    """For PostgreSQL: the lanes whose keys are in the parameter ``wanted``, with a shared lock."""
+    return _locked(
+        select(lanes.c.key, lanes.c.id, lanes.c.active), one_of_these(lanes.c.key, "wanted", postgres=True)
+    )
+
+
 @lru_cache
 def _locked_with_numbers(postgres: bool) -> Select[Any]:
     columns = (lanes.c.key, lanes.c.id, lanes.c.active, numbers_column(postgres).label("numbers"))

@@ -68,7 +68,7 @@ def _filtered(statement: Select[Any], wanted: JobFilter) -> Select[Any]:
 def _with_reasons(tx: Tx, rows: Sequence[Row[Any]]) -> list[Job]:
     waiting = [row for row in rows if row.status in (JobStatus.PENDING, JobStatus.QUEUED)]
     reasons = wait_reasons(tx, waiting) if waiting else {}
-    return [job_of(row, wait_reason=reasons.get(row.seq, row.wait_reason)) for row in rows]
+    return [job_of(row._mapping, wait_reason=reasons.get(row.seq, row.wait_reason)) for row in rows]
 
 
 def job_events(tx: Tx, job_id: str, *, after: int = 0, limit: int = 1000) -> list[EventRow]:

@@ -1,9 +1,10 @@
 """Between jobs and their rows."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Row, Select, select
+from sqlalchemy import RowMapping, Select, select
 
 from crucible.errors import Failure
 from nsai_work.job import Job, Priority
@@ -28,9 +29,8 @@ def spec_of(job: Job) -> dict[str, Any]:
     return job.model_dump(mode="json", exclude=set(STATE_FIELDS))
 
 
-def job_of(row: Row[Any], **changed: object) -> Job:
+def job_of(values: RowMapping | Mapping[str, Any], **changed: object) -> Job:
     """The job a row stands for; ``changed`` overrides its state."""
-    values = row._mapping
     state = {name: values[name] for name in STATE_FIELDS}
     return Job.model_validate({**values["spec"], **state, **changed})
 

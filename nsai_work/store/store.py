@@ -17,11 +17,13 @@ from nsai_work.store import (
     lanes,
     leases,
     limits,
+    placing,
     pruning,
     reading,
     releasing,
     steering,
     submitting,
+    taking,
     workers,
 )
 from nsai_work.store.database import Database, Tx, parse_url
@@ -85,7 +87,20 @@ class Store:
         """Store jobs: all of them or none."""
         # a job that has just been made is not there yet; one with a key of its user's may well be
         tries = count(1 if any(job.idempotency_key is not None for job in jobs) else 0)
-        return self.database.run(lambda tx: submitting.submit(tx, jobs, look_first=next(tries) > 0))
+
+        def attempt() -> list[Submitted]:
+            first = next(tries) == 0
+            placed = self._place(jobs) if first and self.database.postgres else None
+            if placed is not None:
+                return placed
+            with self.database.transaction() as tx:
+                return submitting.submit(tx, jobs, look_first=not first)
+
+        return self.database.retrying(attempt)
+
+    def _place(self, jobs: Sequence[Job]) -> list[Submitted] | None:
+        with self.database.single() as tx:
+            return placing.place(tx, jobs)
 
     def request_cancel(self, job_id: str, tenant_id: str | None = None) -> JobStatus:
         """Cancel a job, or tell it to stop; the status after it."""
@@ -155,7 +170,19 @@ class Store:
 
     def claim(self, wanted: Wanted) -> list[Claim]:
         """Take ready jobs."""
-        return self.database.run(claiming.claim, wanted)
+
+        def attempt() -> list[Claim]:
+            taken = self._take(wanted) if self.database.postgres else None
+            if taken is not None:
+                return taken
+            with self.database.transaction() as tx:
+                return claiming.claim(tx, wanted)
+
+        return self.database.retrying(attempt)
+
+    def _take(self, wanted: Wanted) -> list[Claim] | None:
+        with self.database.single() as tx:
+            return taking.take(tx, wanted)
 
     def heartbeat(self, claims: Sequence[Claim], lease_ttl_s: float) -> LeaseReport:
         """Renew leases."""

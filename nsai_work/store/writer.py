@@ -6,52 +6,24 @@ after the commit. One that fails does not spoil the others: they are run again w
 
 import asyncio
 import os
-import queue
 import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Concatenate, Final, ParamSpec, TypeVar, cast
-
-from sqlalchemy.exc import DBAPIError
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from crucible.errors import CrucibleError
 from nsai_work.errors import StoreUnavailable
 from nsai_work.lifecycle import JobStatus
-from nsai_work.store import claiming, ending, leases
+from nsai_work.store import claiming, ending, leases, taking
 from nsai_work.store.database import Database, Tx
-from nsai_work.store.faults import Fault, as_work_error, classify
+from nsai_work.store.desk import Desk
+from nsai_work.store.grouping import Waiting, commit
+from nsai_work.store.line import Line
 from nsai_work.store.records import Claim, End, LeaseReport, Requeue, Wanted
 
 T = TypeVar("T")
 R = TypeVar("R")
 P = ParamSpec("P")
-
-GROUP_TRIES: Final = 3
-MAX_GROUP: Final = 500
-
-
-@dataclass(slots=True, eq=False)
-class _Waiting:
-    """One caller's operation. ``many`` operations of the same function are merged into one call."""
-
-    call: Callable[..., Any]
-    item: Any
-    many: bool
-    deadline: float
-    loop: asyncio.AbstractEventLoop
-    future: "asyncio.Future[Any]"
-    answer: Any = None
-    error: BaseException | None = None
-
-
-class _Failed(Exception):
-    """Inside the group's transaction: this operation failed, so the transaction must be undone."""
-
-    def __init__(self, waiting: _Waiting, error: Exception) -> None:
-        super().__init__(str(error))
-        self.waiting = waiting
-        self.error = error
 
 
 @dataclass
@@ -64,7 +36,7 @@ class AsyncStore:
     database: Database
     patience_s: float = 10.0
     retry_every_s: float = 0.25
-    _queue: "queue.SimpleQueue[_Waiting | None]" = field(default_factory=queue.SimpleQueue)
+    _desk: Desk | None = None
     _thread: threading.Thread | None = None
     _pid: int = 0
     _closing: threading.Event = field(default_factory=threading.Event)
@@ -93,7 +65,17 @@ class AsyncStore:
 
     async def claim(self, wanted: Wanted) -> list[Claim]:
         """As ``claiming.claim``."""
-        return await self.run(claiming.claim, wanted)
+        claim = self._claim(wanted)
+        self._open_desk().put(claim)
+        return cast("list[Claim]", await claim.future)
+
+    def stand_by(self, wanted: Wanted) -> "Standing | None":
+        """Claim as soon as notice is given that a job is ready; None where no notice is given."""
+        if not self.database.postgres or self._closing.is_set():
+            return None
+        claim, desk = self._claim(wanted), self._open_desk()
+        desk.stand_by(claim)
+        return Standing(claim, desk)
 
     async def heartbeat(self, claims: Sequence[Claim], lease_ttl_s: float) -> LeaseReport:
         """As ``leases.heartbeat``; gives up before the lease could have run out."""
@@ -110,128 +92,84 @@ class AsyncStore:
     async def close(self) -> None:
         """Finish what waits, then end the thread. Later calls raise StoreUnavailable."""
         self._closing.set()
-        if self._thread is not None and self._pid == os.getpid():
-            self._queue.put(None)
+        if self._thread is not None and self._desk is not None and self._pid == os.getpid():
+            self._desk.put(None)
             await asyncio.to_thread(self._thread.join)
 
+    def _claim(self, wanted: Wanted) -> Waiting:
+        return self._waiting(
+            lambda tx: claiming.claim(tx, wanted),
+            single=lambda tx: taking.take(tx, wanted),
+            patience_s=self.patience_s,
+        )
+
     async def _wait_for(self, call: Callable[..., Any], item: Any, many: bool, patience_s: float) -> Any:
-        if self._closing.is_set():
-            raise StoreUnavailable("this connection to the job store has been closed")
-        self._ensure_thread()
+        one = self._waiting(call, item=item, many=many, patience_s=patience_s)
+        self._open_desk().put(one)
+        return await one.future
+
+    def _waiting(
+        self,
+        call: Callable[..., Any],
+        *,
+        patience_s: float,
+        item: Any = None,
+        many: bool = False,
+        single: Callable[[Tx], Any] | None = None,
+    ) -> Waiting:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
-        self._queue.put(_Waiting(call, item, many, time.monotonic() + patience_s, loop, future))
-        return await future
+        return Waiting(call, item, many, self.database.clock.monotonic(), patience_s, loop, future, single)
 
-    def _ensure_thread(self) -> None:
-        if self._thread is None or self._pid != os.getpid():
+    def _open_desk(self) -> Desk:
+        if self._closing.is_set():
+            raise StoreUnavailable("this connection to the job store has been closed")
+        if self._desk is None or self._pid != os.getpid():
             # a fork copies the object but not the thread
-            self._queue = queue.SimpleQueue()
-            self._pid = os.getpid()
-            self._thread = threading.Thread(target=self._serve, args=(self._queue,), name="nsai-store", daemon=True)
+            self._pid, self._desk = os.getpid(), Desk(Line(self.database))
+            self._thread = threading.Thread(target=self._serve, args=(self._desk,), name="nsai-store", daemon=True)
             self._thread.start()
+        return self._desk
 
-    def _serve(self, waiting: "queue.SimpleQueue[_Waiting | None]") -> None:
+    def _serve(self, desk: Desk) -> None:
         ended = False
         while not ended:
-            group = [waiting.get()]
-            while len(group) < MAX_GROUP and not waiting.empty():
-                group.append(waiting.get())
+            group = desk.next_group()
             ended = None in group
             work = [one for one in group if one is not None and not one.future.cancelled()]
             try:
-                _commit(self.database, work, self.retry_every_s)
+                commit(desk.line, work, self.retry_every_s)
             except BaseException as error:
                 for one in work:
                     one.error = error
             _deliver(work)
+        desk.line.close()
 
 
-def _commit(database: Database, group: Sequence[_Waiting], retry_every_s: float) -> None:
-    """Run and commit a group; afterwards each has its answer or its error."""
-    together, alone = list(group), list[_Waiting]()
-    conflicts = 0
-    while together:
-        try:
-            _attempt(database, together)
-            break
-        except _Failed as failed:
-            together.remove(failed.waiting)
-            alone.append(failed.waiting)
-        except DBAPIError as error:
-            fault = classify(error)
-            conflicts += fault is Fault.CONFLICT
-            if fault is Fault.AWAY:
-                together = _still_patient(together, error, database.where)
-                time.sleep(retry_every_s if together else 0)
-            elif fault is Fault.CONFLICT and conflicts < GROUP_TRIES:
-                time.sleep(0.003 * conflicts)
-            else:
-                alone += together
-                break
-        except StoreUnavailable as error:
-            # from the set-up of the tables
-            for one in together:
-                one.error = error
-            break
-    for one in alone:
-        _run_alone(database, one)
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A claim that stands by."""
+
+    _claim: Waiting
+    _desk: Desk
+
+    @property
+    def done(self) -> "asyncio.Future[Sequence[Claim]]":
+        """What it took, once it has been made. Nothing, if another worker was faster."""
+        return self._claim.future
+
+    @property
+    def began_at(self) -> float:
+        """When it was begun, in seconds of the clock's monotonic time."""
+        return self._claim.since
+
+    def stand_down(self) -> bool:
+        """Take it back; false if it is being made, or has been: then ``done`` has to be waited for."""
+        return self._desk.stand_down(self._claim)
 
 
-def _attempt(database: Database, group: Sequence[_Waiting]) -> None:
-    with database.transaction() as tx:
-        merged: dict[Any, list[_Waiting]] = {}
-        for one in group:
-            if one.many:
-                merged.setdefault(one.call, []).append(one)
-            else:
-                _run(tx, one)
-        for call, ones in merged.items():
-            _run_many(tx, call, ones)
-
-
-def _run(tx: Tx, one: _Waiting) -> None:
-    try:
-        one.answer = one.call(tx)
-    except DBAPIError as error:
-        if classify(error) is Fault.BUG:
-            raise _Failed(one, error) from error
-        raise
-    except Exception as error:
-        raise _Failed(one, error) from error
-
-
-def _run_many(tx: Tx, call: Callable[..., Any], ones: Sequence[_Waiting]) -> None:
-    try:
-        answers = call(tx, [one.item for one in ones])
-    except DBAPIError:
-        raise
-    except Exception as error:
-        # which of them it was is not known: the first is run alone, and the rest tried again
-        raise _Failed(ones[0], error) from error
-    for one, answer in zip(ones, answers, strict=True):
-        one.answer, one.error = (None, answer) if isinstance(answer, CrucibleError) else (answer, None)
-
-
-def _run_alone(database: Database, one: _Waiting) -> None:
-    try:
-        database.retrying(lambda: _attempt(database, [one]))
-    except _Failed as failed:
-        one.error = failed.error
-    except Exception as error:
-        one.error = error
-
-
-def _still_patient(group: Sequence[_Waiting], error: DBAPIError, where: str) -> list[_Waiting]:
-    now = time.monotonic()
-    for one in group:
-        if one.deadline <= now:
-            one.error = as_work_error(Fault.AWAY, error, where)
-    return [one for one in group if one.error is None]
-
-
-def _deliver(group: Sequence[_Waiting]) -> None:
-    by_loop: dict[asyncio.AbstractEventLoop, list[_Waiting]] = {}
+def _deliver(group: Sequence[Waiting]) -> None:
+    by_loop: dict[asyncio.AbstractEventLoop, list[Waiting]] = {}
     for one in group:
         by_loop.setdefault(one.loop, []).append(one)
     for loop, ones in by_loop.items():
@@ -242,7 +180,7 @@ def _deliver(group: Sequence[_Waiting]) -> None:
             continue
 
 
-def _settle(ones: Sequence[_Waiting]) -> None:
+def _settle(ones: Sequence[Waiting]) -> None:
     for one in ones:
         if one.future.done():
             continue

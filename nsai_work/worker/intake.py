@@ -5,13 +5,16 @@ all it asked for is followed by another; else the intake waits for the next reas
 """
 
 import asyncio
+import contextlib
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 from crucible.errors import CrucibleError
 from nsai_work.clock import Clock
 from nsai_work.dispatch.wakeup import WakeUp
 from nsai_work.logs import get_logger
+from nsai_work.store import Standing
 from nsai_work.store.records import Claim
 
 log = get_logger(__name__)
@@ -22,6 +25,7 @@ REMEMBERED = 10_000
 CHECKED_PER_LOOK = 50
 
 Take = Callable[[int], Awaitable[Sequence[Claim]]]
+StandBy = Callable[[int], Standing | None]
 Epochs = Callable[[Sequence[str]], Awaitable[dict[str, int]]]
 
 
@@ -40,8 +44,10 @@ class Intake:
         *,
         concurrency: int,
         poll_interval_s: float,
+        stand_by: StandBy = lambda _limit: None,
     ) -> None:
         self._take = take
+        self._stand_by = stand_by
         self._begin = begin
         self._epochs = epochs
         self._clock = clock
@@ -74,35 +80,58 @@ class Intake:
         self._reason.set()
 
     async def run(self) -> None:
-        """Claim for ever."""
+        """Claim for ever. When it is cancelled, what is just being claimed is still begun: nobody else would."""
         while True:
             asked = min(self._concurrency - self._running, LARGEST_BATCH)
             self._reason.clear()
             got = await self._claim(asked) if asked > 0 else 0
             if asked <= 0 or got < asked:
                 await self._check_hints()
-                await self._wait()
+                await self._wait(asked - got)
 
     async def _claim(self, asked: int) -> int:
+        taking = asyncio.ensure_future(self._take(asked))
         sent_at = self._clock.monotonic()
         try:
-            claims = await self._take(asked)
+            got = await self._begin_taken(taking, sent_at)
+        except asyncio.CancelledError:
+            await self._begin_taken(taking, sent_at)
+            raise
+        if got is None:
+            await asyncio.sleep(min(1.0, self._poll_interval_s))
+        return got or 0
+
+    async def _begin_taken(self, taking: "asyncio.Future[Sequence[Claim]]", sent_at: float) -> int | None:
+        """Begin what a claim takes; how many that are, or None if it failed."""
+        if not taking.done():
+            await asyncio.wait({taking})
+        try:
+            claims = taking.result()
         except CrucibleError as error:
             log.warning("claim.failed", error=error.code)
-            await asyncio.sleep(min(1.0, self._poll_interval_s))
-            return 0
+            return None
         for claim in claims:
             self._remember(claim)
             self._running += 1
             self._begin(claim, sent_at)
         return len(claims)
 
-    async def _wait(self) -> None:
+    async def _wait(self, room: int) -> None:
+        """Wait for a reason to look; what a standing claim takes meanwhile is begun."""
+        standing = self._stand_by(room) if room > 0 else None
+        if standing is None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._poll_interval_s):
+                    await self._reason.wait()
+            return
+        reason = asyncio.create_task(self._reason.wait())
+        first: set[asyncio.Future[Any]] = {reason, standing.done}
         try:
-            async with asyncio.timeout(self._poll_interval_s):
-                await self._reason.wait()
-        except TimeoutError:
-            pass
+            await asyncio.wait(first, timeout=self._poll_interval_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            reason.cancel()
+            if not standing.stand_down():
+                await self._begin_taken(standing.done, standing.began_at)
 
     def _remember(self, claim: Claim) -> None:
         self._seen[claim.job_id] = claim.epoch

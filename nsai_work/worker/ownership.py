@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 
 from crucible.errors import CrucibleError
@@ -11,7 +12,7 @@ from nsai_work.connections import open_job_store
 from nsai_work.job import Priority
 from nsai_work.lifecycle import JobStatus
 from nsai_work.settings import Settings
-from nsai_work.store import AsyncStore, Store, dispatching, lanes, leases, reading, releasing, workers
+from nsai_work.store import AsyncStore, Standing, Store, dispatching, lanes, leases, reading, releasing, workers
 from nsai_work.store.database import Tx
 from nsai_work.store.ledger import StoreLedger
 from nsai_work.store.records import Claim, End, EventRow, Hint, Lease, LeaseReport, Released, Requeue, Wanted
@@ -20,6 +21,16 @@ from nsai_work.worker_id import WorkerId
 
 SWEEP = "sweep"
 LEAVE_PATIENCE_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which jobs a worker takes: of these priorities, for these backends (each with its credential's name), and of
+    ``job_ids`` only, unless that is None."""
+
+    priorities: Sequence[Priority]
+    backends: dict[str, str]
+    job_ids: Sequence[str] | None = None
 
 
 class Ownership:
@@ -45,24 +56,23 @@ class Ownership:
             workers.register_worker, self._worker, version=version("nsai-work"), backends=backends
         )
 
-    async def claim(
-        self,
-        limit: int,
-        *,
-        job_ids: Sequence[str] | None,
-        priorities: Sequence[Priority],
-        backends: dict[str, str],
-    ) -> list[Claim]:
+    async def claim(self, limit: int, choice: Choice) -> list[Claim]:
         """Take up to ``limit`` jobs."""
-        wanted = Wanted(
+        return await self._writer.claim(self._wanted(limit, choice))
+
+    def stand_by(self, limit: int, choice: Choice) -> Standing | None:
+        """Take up to ``limit`` jobs as soon as notice is given of one; None where no notice is given."""
+        return self._writer.stand_by(self._wanted(limit, choice))
+
+    def _wanted(self, limit: int, choice: Choice) -> Wanted:
+        return Wanted(
             worker_id=self.worker_id,
             limit=limit,
             lease_ttl_s=self._settings.lease_ttl_s,
-            job_ids=job_ids,
-            priorities=None if len(priorities) == len(Priority) else list(priorities),
-            backends=backends,
+            job_ids=choice.job_ids,
+            priorities=None if len(choice.priorities) == len(Priority) else list(choice.priorities),
+            backends=choice.backends,
         )
-        return await self._writer.claim(wanted)
 
     async def heartbeat(self, claims: Sequence[Claim]) -> LeaseReport:
         """Renew leases, in one statement."""

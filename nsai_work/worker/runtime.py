@@ -17,6 +17,7 @@ from nsai_work.dispatch.wakeup import WakeUp
 from nsai_work.job import Priority
 from nsai_work.logs import get_logger
 from nsai_work.settings import Settings
+from nsai_work.store import Standing
 from nsai_work.store.records import Claim
 from nsai_work.worker.attempt import Attempt
 from nsai_work.worker.backends import BackendPool
@@ -24,7 +25,7 @@ from nsai_work.worker.execute import Executor
 from nsai_work.worker.intake import Intake
 from nsai_work.worker.lag import LagMeter
 from nsai_work.worker.leases import LeaseKeeper
-from nsai_work.worker.ownership import Ownership, open_ownership
+from nsai_work.worker.ownership import Choice, Ownership, open_ownership
 
 log = get_logger(__name__)
 
@@ -67,6 +68,7 @@ class Runtime:
             clock,
             concurrency=work.concurrency,
             poll_interval_s=settings.poll_interval_s,
+            stand_by=self._stand_by,
         )
         self.lag = LagMeter(clock, lease_ttl_s=settings.lease_ttl_s)
         self.sweeper = Sweeper(ownership, publisher, clock, self.intake.look, settings)
@@ -124,15 +126,19 @@ class Runtime:
         yield "lag meter", self.lag.run
 
     async def _take(self, limit: int) -> Sequence[Claim]:
-        if self.lag.late and self.intake.running:
-            # more jobs would cost the leases of those that run; other workers take them, or this one later
-            return []
-        return await self.ownership.claim(
-            limit,
-            job_ids=self._work.job_ids,
-            priorities=self._work.priorities,
-            backends=self.backends.available(),
-        )
+        return [] if self._is_busy() else await self.ownership.claim(limit, self._choice())
+
+    def _stand_by(self, limit: int) -> Standing | None:
+        # jobs that were asked for by name are there already, or become ready by what happens here
+        by_name = self._work.job_ids is not None
+        return None if by_name or self._is_busy() else self.ownership.stand_by(limit, self._choice())
+
+    def _is_busy(self) -> bool:
+        """Whether more jobs would cost the leases of those that run; other workers take them, or this one later."""
+        return self.lag.late and self.intake.running > 0
+
+    def _choice(self) -> Choice:
+        return Choice(self._work.priorities, self.backends.available(), self._work.job_ids)
 
     def _begin(self, claim: Claim, claimed_at: float) -> None:
         attempt = Attempt(claim, renewed_at=claimed_at)
