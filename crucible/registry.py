@@ -41,7 +41,7 @@ class InstalledBackends:
 
     def names(self) -> tuple[str, ...]:
         """As ``backend_names``."""
-        return tuple(sorted({point.name for point in _installed(self.places)}))
+        return _names(self.places)
 
     def load(self, name: str, config: Mapping[str, JsonValue] | None = None) -> Backend:
         """As ``load_backend``."""
@@ -119,6 +119,11 @@ def _installed(places: tuple[tuple[str, int], ...]) -> tuple[EntryPoint, ...]:
     # reading the metadata of all packages takes 20 ms; a queue asks for every job
     del places
     return tuple(entry_points(group=GROUP))
+
+
+@lru_cache(maxsize=8)
+def _names(places: tuple[tuple[str, int], ...]) -> tuple[str, ...]:
+    return tuple(sorted({point.name for point in _installed(places)}))
 
 
 @lru_cache(maxsize=64)

@@ -1,6 +1,7 @@
 """Async work for callers that block, whether or not an event loop runs in their thread."""
 
 import asyncio
+import atexit
 import os
 import selectors
 from collections.abc import Coroutine
@@ -30,34 +31,39 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
     # to make a loop and to close it again takes longer than most work that is done here
     runner = _take()
     try:
-        result = runner.run(work)
+        # its own run() would also change the handling of signals, each time
+        loop = runner.get_loop()
+        result = loop.run_until_complete(work)
+        quiet = not asyncio.all_tasks(loop)
     except BaseException:
-        # what was under way may still be there
         runner.close()
         raise
-    _put_back(runner)
+    if quiet and len(_kept) < MOST_KEPT:
+        _kept.append(runner)
+    else:
+        runner.close()
     return result
 
 
 def _take() -> asyncio.Runner:
     global _kept, _kept_by
     if _kept_by != os.getpid():
-        # made before a fork: they belong to the parent
+        # what is there was made before a fork, and belongs to the parent
         _kept, _kept_by = [], os.getpid()
+        atexit.register(_close_kept)
     try:
         return _kept.pop()
     except IndexError:
         return asyncio.Runner(loop_factory=_make_loop)
 
 
+def _close_kept() -> None:
+    if _kept_by == os.getpid():
+        while _kept:
+            _kept.pop().close()
+
+
 def _make_loop() -> asyncio.AbstractEventLoop:
     # epoll is shared with the child of a fork, where the end of a loop would deafen its parent's
     selector = getattr(selectors, "PollSelector", selectors.SelectSelector)
     return asyncio.SelectorEventLoop(selector())
-
-
-def _put_back(runner: asyncio.Runner) -> None:
-    if len(_kept) < MOST_KEPT and not asyncio.all_tasks(runner.get_loop()):
-        _kept.append(runner)
-    else:
-        runner.close()

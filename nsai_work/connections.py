@@ -5,14 +5,15 @@ After a fork the child makes its own; a connection shared by two processes would
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from nsai_work.settings import Settings
 
 if TYPE_CHECKING:
+    from nsai_work.dispatch.courier import Courier
     from nsai_work.dispatch.publisher import Publisher
-    from nsai_work.store import Store
+    from nsai_work.store import Hint, Store
 
 T = TypeVar("T")
 
@@ -33,7 +34,31 @@ def publisher(settings: Settings) -> "Publisher":
     """The publisher for the broker these settings name."""
     from nsai_work.dispatch.publisher import Publisher
 
-    return _keep("publisher", f"{settings.broker_url} {settings.queue_prefix}", lambda: Publisher(settings))
+    return _keep("publisher", _broker(settings), lambda: Publisher(settings))
+
+
+def send_hints(settings: Settings, hints: "Sequence[Hint]", traceparent: str | None = None) -> None:
+    """Tell the broker that jobs have become ready: at once, or, where the store has given notice of them, soon.
+    Never raises."""
+    from nsai_work.dispatch.publisher import enough_of
+
+    if not hints:
+        return
+    if job_store(settings).gives_notice:
+        _courier(settings).send(enough_of(hints), traceparent)
+    else:
+        publisher(settings).publish(enough_of(hints), traceparent)
+
+
+def _courier(settings: Settings) -> "Courier":
+    from nsai_work.dispatch.courier import Courier
+    from nsai_work.dispatch.publisher import Publisher
+
+    return _keep("courier", _broker(settings), lambda: Courier(Publisher(settings)))
+
+
+def _broker(settings: Settings) -> str:
+    return f"{settings.broker_url} {settings.queue_prefix}"
 
 
 def open_job_store(settings: Settings) -> "Store":

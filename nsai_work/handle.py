@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 from pydantic import JsonValue
 
 from crucible.errors import Canceled, CrucibleError, Failure
-from nsai_work.connections import job_store, publisher
+from nsai_work.connections import job_store, send_hints
 from nsai_work.errors import JobTimeout, WorkError, error_of
 from nsai_work.job import Job
 from nsai_work.lifecycle import JobStatus
@@ -82,7 +82,7 @@ class JobHandle:
 
         self._store().retry(self.id)
         job = self.job()
-        publisher(self._settings).publish([Hint(job_id=job.id, epoch=job.epoch, priority=job.priority)])
+        send_hints(self._settings, [Hint(job_id=job.id, epoch=job.epoch, priority=job.priority)])
         return job.status
 
     def events(self, *, follow: bool = False, after: int = 0) -> "Iterator[EventRow]":

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from nsai_work import telemetry
 from nsai_work.clock import Clock, SystemClock
-from nsai_work.connections import job_store, publisher
+from nsai_work.connections import job_store, send_hints
 from nsai_work.handle import JobHandle
 from nsai_work.job import Job
 from nsai_work.lifecycle import JobStatus
@@ -22,10 +22,6 @@ if TYPE_CHECKING:
     from nsai_work.store import Submitted
 
 log = get_logger(__name__)
-
-# a worker that is woken takes whatever is due until nothing is, so one hint for each worker is enough; in a fleet
-# of more than this the others find what is left by looking, or by the sweeper's hints
-MAX_HINTS = 16
 
 
 def submit(job: Job, settings: Settings | None = None) -> JobHandle:
@@ -78,4 +74,4 @@ def _wake(settings: Settings, submitted: "Sequence[Submitted]", traceparent: str
         for entry in submitted
         if entry.created and entry.status is JobStatus.QUEUED
     ]
-    publisher(settings).publish(ready[:MAX_HINTS], traceparent=traceparent)
+    send_hints(settings, ready, traceparent=traceparent)

@@ -95,6 +95,9 @@ class SubmitTrace:
 @contextmanager
 def submitting(count: int) -> Iterator[SubmitTrace]:
     """The span of a submission."""
+    if _nobody_traces():
+        yield SubmitTrace()
+        return
     with _tracer().start_as_current_span("nsai_work.submit", attributes={"nsai_work.jobs": count}) as span:
         yield _submit_trace(span)
 
@@ -110,6 +113,12 @@ def working(job: Job, epoch: int) -> "Iterator[Span]":
     }
     with _tracer().start_as_current_span("nsai_work.work", context=_parent(job), attributes=attributes) as span:
         yield span
+
+
+def _nobody_traces() -> bool:
+    """Whether this process has no SDK, and is in nobody's trace either."""
+    unset = isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+    return unset and not trace.get_current_span().get_span_context().is_valid
 
 
 def _tracer() -> "Tracer":

@@ -49,7 +49,7 @@ def validated(jobs: Sequence[Job], *, now: datetime, timeout_s: float) -> list[t
 
 
 def _check_fields(job: Job, now: datetime, installed: InstalledBackends) -> None:
-    refuse_credentials(job.model_dump(mode="json", include={"payload", "metadata", "tags", "name"}))
+    refuse_credentials({"payload": job.payload, "metadata": job.metadata, "tags": list(job.tags), "name": job.name})
     _check_backend_names(job, installed)
     deadline = job.constraints.deadline
     if deadline is not None and deadline <= now:
@@ -103,20 +103,19 @@ async def _ask_backends(jobs: Sequence[Job], installed: InstalledBackends, timeo
 
 async def _ask(backend: Backend, jobs: Sequence[Job], timeout_s: float) -> dict[str, str]:
     """Why a job could not be checked, by job id; empty when all were. What many jobs ask alike is asked once."""
-    groups: dict[str, list[Job]] = {}
     for job in jobs:
         _check_loss(backend, job)
-        groups.setdefault(_question(job), []).append(job)
+    groups = _alike(jobs)
     try:
         async with asyncio.timeout(timeout_s), backend:
-            answers = await _answers(backend, [group[0] for group in groups.values()])
+            answers = await _answers(backend, [group[0] for group in groups])
     except TimeoutError:
         return {job.id: f"{backend.name} did not answer in {timeout_s:g} s" for job in jobs}
     except BackendError as error:
         _raise_if_refused(error)
         return {job.id: f"{error.code}: {error.message}" for job in jobs}
     doubts: dict[str, str] = {}
-    for group, doubt in zip(groups.values(), answers, strict=True):
+    for group, doubt in zip(groups, answers, strict=True):
         _raise_if_refused(doubt)
         if doubt is not None:
             doubts |= {job.id: f"{doubt.code}: {doubt.message}" for job in group}
@@ -127,6 +126,16 @@ def _raise_if_refused(error: CrucibleError | None) -> None:
     """A service that is away leaves a doubt; anything that a retry cannot help refuses the job."""
     if isinstance(error, CallerError | AuthenticationFailed | PluginError):
         raise error
+
+
+def _alike(jobs: Sequence[Job]) -> list[list[Job]]:
+    """The jobs, those together that ask the same."""
+    if len(jobs) == 1:
+        return [list(jobs)]
+    groups: dict[str, list[Job]] = {}
+    for job in jobs:
+        groups.setdefault(_question(job), []).append(job)
+    return list(groups.values())
 
 
 def _question(job: Job) -> str:

@@ -230,6 +230,11 @@ def own_database(server: str) -> Iterator[str]:
         engine.dispose()
 
 
+def without_notices(database_url: str) -> str:
+    """The address of the same database for those who are not to hear its notices."""
+    return make_url(database_url).update_query_dict({"notices": "off"}).render_as_string(hide_password=False)
+
+
 def _remove_queues(rig: Rig) -> None:
     from nsai_work.dispatch.broker import broker_connection
     from nsai_work.dispatch.queues import wake_queues

@@ -6,6 +6,7 @@ it. So a publisher never raises and never blocks for long; after a failure it le
 
 import os
 import threading
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from nsai_work.dispatch.broker import broker_connection
 from nsai_work.dispatch.confirms import Confirms
 from nsai_work.dispatch.queues import is_amqp, queue_name, wake_queues
 from nsai_work.dispatch.wakeup import WakeUp, encode
+from nsai_work.job import Priority
 from nsai_work.logs import get_logger
 from nsai_work.settings import Settings, redacted
 from nsai_work.store.records import Hint
@@ -24,6 +26,21 @@ log = get_logger(__name__)
 
 PUBLISH_TIMEOUT_S = 2.0
 QUIET_AFTER_FAILURE_S = 3.0
+
+# a worker that is woken takes whatever is due until nothing is, so one hint for each worker is enough; in a fleet
+# of more than this the others find what is left by looking, or by the sweeper's hints
+MAX_HINTS = 16
+
+
+def enough_of(hints: Sequence[Hint]) -> list[Hint]:
+    """Of the hints that jobs have become ready, as many of each priority as it takes to get a fleet to work."""
+    sent: Counter[Priority] = Counter()
+    enough: list[Hint] = []
+    for hint in hints:
+        if sent[hint.priority] < MAX_HINTS:
+            sent[hint.priority] += 1
+            enough.append(hint)
+    return enough
 
 
 class Publisher:

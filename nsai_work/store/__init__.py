@@ -5,7 +5,8 @@ functions, which take an open transaction first: ``submitting``, ``claiming``, `
 ``releasing``, ``steering``, ``reading``, ``journal``, ``limits`` and ``workers``.
 """
 
-from nsai_work.store.database import Database, Tx, parse_url
+from nsai_work.store.database import Database, Tx
+from nsai_work.store.engines import parse_url
 from nsai_work.store.leases import MAX_CRASHES, LeaseWatch
 from nsai_work.store.ledger import StoreLedger
 from nsai_work.store.records import (

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 from sqlalchemy import (
@@ -18,16 +17,13 @@ from sqlalchemy import (
     String,
     any_,
     bindparam,
-    create_engine,
-    event,
     literal,
-    make_url,
 )
 from sqlalchemy.dialects.postgresql import ARRAY
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from crucible.errors import InvalidRequest
 from nsai_work.clock import Clock, SystemClock
+from nsai_work.store.engines import NOTICES, is_on, make_engine
 from nsai_work.store.faults import Fault, as_work_error, classify
 
 T = TypeVar("T")
@@ -37,12 +33,6 @@ CONFLICT_TRIES: Final = 8
 PREPARED: Final[dict[str, Any]] = {"nsai_prepared": True}
 """Execution options of a statement that PostgreSQL is to keep on the connection, parsed and planned. Only for those
 that are the same text each time and are best answered by the same plan whatever their values are."""
-
-PREPARED_PARAMETER: Final = "prepared"
-"""``?prepared=off`` in a PostgreSQL address: keep no statements. For poolers that give each transaction another
-connection of the server and do not know of prepared statements (PgBouncer before 1.21 in transaction mode)."""
-
-_ALLOWED: Final = "sqlite:///PATH or postgresql+psycopg://USER@HOST:PORT/NAME"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +82,7 @@ class Database:
     _engine: Engine | None = None
     _pid: int = 0
     _ready: bool = False
+    _spare: Connection | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -103,13 +94,20 @@ class Database:
         """Close the idle connections."""
         with self._lock:
             if self._engine is not None and self._pid == os.getpid():
+                if self._spare is not None:
+                    self._spare.close()
                 self._engine.dispose()
-            self._engine = None
+            self._engine = self._spare = None
 
     @property
     def postgres(self) -> bool:
         """Whether it is PostgreSQL."""
         return self.url.get_backend_name() == "postgresql"
+
+    @property
+    def gives_notice(self) -> bool:
+        """Whether it tells those who listen when a job has become ready."""
+        return self.postgres and is_on(self.url, NOTICES)
 
     @contextmanager
     def transaction(self, *, write: bool = True) -> Iterator[Tx]:
@@ -121,8 +119,26 @@ class Database:
     @contextmanager
     def single(self) -> Iterator[Tx]:
         """A transaction of one statement, which PostgreSQL begins and commits with it; errors as above."""
-        with self.engine().connect().execution_options(nsai_single=True) as connection, connection.begin():
-            yield Tx(connection, self.clock, self.clock.now())
+        connection = self._single_connection()
+        try:
+            with connection.begin():
+                yield Tx(connection, self.clock, self.clock.now())
+        except BaseException:
+            connection.close()
+            raise
+        with self._lock:
+            kept = self._spare is None and self._engine is connection.engine
+            if kept:
+                self._spare = connection
+        if not kept:
+            connection.close()
+
+    def _single_connection(self) -> Connection:
+        # one stays out of the pool, which takes its time to hand it out and to clean it up
+        engine = self.engine()
+        with self._lock:
+            connection, self._spare = self._spare, None
+        return engine.connect().execution_options(nsai_single=True) if connection is None else connection
 
     def run(
         self,
@@ -177,6 +193,7 @@ class Database:
                 if self._engine is not None:
                     # made before a fork: the sockets belong to the parent, so forget them without closing
                     self._engine.dispose(close=False)
+                self._spare = None
                 self._engine, self._pid = make_engine(self.url, self.pool_size), os.getpid()
             if not self._ready:
                 from nsai_work.store.migrate import check, upgrade
@@ -184,106 +201,3 @@ class Database:
                 (upgrade if self.migrate else check)(self._engine)
                 self._ready = True
             return self._engine
-
-
-def parse_url(url: str | URL) -> URL:
-    """A database address that the store can use.
-
-    Raises:
-        InvalidRequest: it is none, or of a database that is not supported. A password in it is not shown.
-    """
-    try:
-        parsed = make_url(url)
-    except (ArgumentError, ValueError):
-        raise InvalidRequest.of("database_url", "(not shown: it may hold a password)", f"use {_ALLOWED}") from None
-    if parsed.drivername in ("postgresql", "postgres"):
-        parsed = parsed.set(drivername="postgresql+psycopg")
-    if parsed.drivername not in ("sqlite", "sqlite+pysqlite", "postgresql+psycopg"):
-        raise InvalidRequest.of("database_url", parsed.drivername, f"use {_ALLOWED}")
-    if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
-        raise InvalidRequest.of(
-            "database_url", parsed.database, "give the path of a file: other processes must find it"
-        )
-    prepared = parsed.query.get(PREPARED_PARAMETER, "on")
-    if prepared not in ("on", "off"):
-        raise InvalidRequest.of(f"database_url: {PREPARED_PARAMETER}", str(prepared), "it is on or off")
-    return parsed
-
-
-def make_engine(url: URL, pool_size: int = 5) -> Engine:
-    """An engine set up for the store. Connects to nothing yet."""
-    prepared = url.query.get(PREPARED_PARAMETER, "on") == "on"
-    url = url.difference_update_query([PREPARED_PARAMETER])
-    if url.get_backend_name() == "sqlite":
-        return _sqlite_engine(url, pool_size)
-    connect_args: dict[str, Any] = {
-        # nothing by itself, however often it is run: a plan made for any argument may read a million rows where
-        # the actual one needs a single probe
-        "prepare_threshold": 2**31 if prepared else None,
-        "application_name": "nsai-work",
-        "connect_timeout": 5,
-        "keepalives_idle": 10,
-        "tcp_user_timeout": 15_000,
-    }
-    connect_args = {key: value for key, value in connect_args.items() if key not in url.query}
-    engine = create_engine(
-        url, pool_size=pool_size, max_overflow=10, pool_timeout=10, hide_parameters=True, connect_args=connect_args
-    )
-    event.listen(engine, "connect", _prepare_postgres)
-    event.listen(engine, "begin", _begin_postgres)
-    event.listen(engine, "do_execute", _execute_prepared)
-    return engine
-
-
-def _prepare_postgres(connection: Any, _record: object) -> None:
-    from psycopg.types.array import ListBinaryDumper
-
-    # as text, every quote in every JSON value of an array would be escaped by itself
-    connection.adapters.register_dumper(list, ListBinaryDumper)
-    # the driver must not open transactions by itself: _begin_postgres does
-    connection.autocommit = True
-
-
-def _begin_postgres(connection: Connection) -> None:
-    if not connection.get_execution_options().get("nsai_single"):
-        connection.exec_driver_sql("BEGIN")
-
-
-def _execute_prepared(cursor: Any, statement: str, parameters: Any, context: Any) -> bool:
-    if context is None or not context.execution_options.get("nsai_prepared"):
-        return False
-    cursor.execute(statement, parameters, prepare=True)
-    return True
-
-
-def _sqlite_engine(url: URL, pool_size: int) -> Engine:
-    assert url.database is not None
-    folder = Path(url.database).parent
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InvalidRequest.of("database_url", str(folder), f"cannot create it: {error.strerror}") from error
-    engine = create_engine(
-        url, pool_size=pool_size, max_overflow=10, hide_parameters=True, connect_args={"timeout": 10.0}
-    )
-    event.listen(engine, "connect", _prepare_sqlite)
-    event.listen(engine, "begin", _begin_sqlite)
-    return engine
-
-
-def _prepare_sqlite(connection: Any, _record: object) -> None:
-    # the driver must not open transactions by itself: _begin_sqlite does
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA busy_timeout = 10000")
-    cursor.execute("PRAGMA journal_mode = WAL")
-    cursor.execute("PRAGMA synchronous = FULL")
-    cursor.execute("PRAGMA foreign_keys = ON")
-    cursor.close()
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    # IMMEDIATE takes the write lock at the start: a transaction that read first and then wants to write would
-    # fail at once, without waiting, if another had written in between
-    write = connection.get_execution_options().get("nsai_write", True)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")

@@ -73,6 +73,8 @@ class Direct:
         lost = bool(driver.closed)
         if lost:
             tx.connection.invalidate(error)
+            # what ended this connection has ended the idle ones too
+            tx.connection.engine.dispose()
         return DBAPIError.instance(
             self._sql, None, error, _driver_error(), hide_parameters=True, connection_invalidated=lost
         )

@@ -18,6 +18,7 @@ from nsai_work.job import Job
 from nsai_work.lifecycle import JobStatus
 from nsai_work.placement import candidate_backends, model_of
 from nsai_work.store.database import PREPARED, Tx, one_of_these
+from nsai_work.store.notices import notice
 from nsai_work.store.numbering import numbers_column, numbers_of
 from nsai_work.store.schema import jobs, lane_backends, lanes, limits, status_in, turns
 from nsai_work.store.writes import insert_new
@@ -120,7 +121,8 @@ def _awaken(tx: Tx, locked: Iterable[Row[Any]]) -> None:
 
 @lru_cache
 def _locked_by_id(postgres: bool) -> Select[Any]:
-    return _locked(select(lanes.c.id, lanes.c.active), one_of_these(lanes.c.id, "wanted", postgres=postgres))
+    columns = (lanes.c.id, lanes.c.active, *_notice(postgres))
+    return _locked(select(*columns), one_of_these(lanes.c.id, "wanted", postgres=postgres))
 
 
 def locked_by_key() -> Select[Any]:
@@ -132,8 +134,17 @@ def locked_by_key() -> Select[Any]:
 
 @lru_cache
 def _locked_with_numbers(postgres: bool) -> Select[Any]:
-    columns = (lanes.c.key, lanes.c.id, lanes.c.active, numbers_column(postgres).label("numbers"))
+    columns = (
+        *(lanes.c[name] for name in ("key", "id", "active")),
+        numbers_column(postgres).label("numbers"),
+        *_notice(postgres),
+    )
     return _locked(select(*columns), one_of_these(lanes.c.key, "wanted", postgres=postgres))
+
+
+def _notice(postgres: bool) -> Sequence[ColumnElement[Any]]:
+    # whoever locks a lane so is about to make jobs ready
+    return [notice().label("told")] if postgres else []
 
 
 def _locked(statement: Select[Any], these: ColumnElement[bool]) -> Select[Any]:

@@ -19,7 +19,7 @@ log = get_logger(__name__)
 
 @dataclass
 class Line:
-    """To be used by one thread, but for ``wake``. On SQLite, which gives no notices, it keeps nothing.
+    """To be used by one thread, but for ``wake``. On SQLite it keeps nothing, and there are no notices.
 
     ``told`` becomes true when a notice has come, and whenever one may have been missed; the user sets it back.
     """
@@ -50,10 +50,8 @@ class Line:
     def wait(self) -> None:
         """Return when a notice comes, or when ``wake`` is called."""
         connection = self._connection
-        if connection is not None:
-            self._listen(connection)
-            if self.told:
-                return
+        if connection is not None and self.database.gives_notice and self._listen(connection):
+            return
         for key, _ in self._selector.select():
             if key.fd == self._pipe[0]:
                 with contextlib.suppress(BlockingIOError):
@@ -81,19 +79,26 @@ class Line:
             self._connection = engine.connect()
         return self._connection
 
-    def _listen(self, connection: Connection) -> None:
-        """Listen on the driver's connection, which is another one after each failure. What fails here leaves the
-        line deaf until it is used again."""
+    def _listen(self, connection: Connection) -> bool:
+        """Listen on the driver's connection, which is another one after each failure; whether that is new, and so a
+        notice may have been missed. What fails here leaves the line deaf until it is used again."""
+        if connection.invalidated:
+            # the next operation connects again, and is told if that fails
+            self._deafen()
+            return False
         try:
-            driver = connection.connection.driver_connection
-            if driver is not None and driver is not self._listening:
-                self._deafen()
-                driver.add_notify_handler(self._on_notice)
-                driver.execute(f"LISTEN {CHANNEL}")
-                self._selector.register(driver.fileno(), selectors.EVENT_READ)
-                self._listening, self.told = driver, True
+            driver: Any = connection.connection.driver_connection
+            if driver is self._listening:
+                return False
+            self._deafen()
+            driver.add_notify_handler(self._on_notice)
+            driver.execute(f"LISTEN {CHANNEL}")
+            self._selector.register(driver.fileno(), selectors.EVENT_READ)
         except Exception as error:  # whatever a driver raises costs latency only
             self._break_off(connection, error)
+            return False
+        self._listening, self.told = driver, True
+        return True
 
     def _hear(self, connection: Connection) -> None:
         try:

@@ -7,19 +7,12 @@ https://www.postgresql.org/docs/current/sql-notify.html
 
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, func, literal_column, select
-
-from nsai_work.store.database import Tx
+from sqlalchemy import ColumnElement, func, literal_column
 
 CHANNEL: Final = "nsai_work_ready"
 
 
 def notice() -> ColumnElement[Any]:
-    """A column that, when it is evaluated, gives notice once its transaction is committed."""
+    """A column that, when it is evaluated, gives notice once its transaction is committed: one for each
+    transaction, however often it is evaluated."""
     return func.pg_notify(literal_column(f"'{CHANNEL}'"), literal_column("''"))
-
-
-def give_notice(tx: Tx) -> None:
-    """Tell listening workers, once this transaction is committed, that a job is ready."""
-    if tx.postgres:
-        tx.connection.execute(select(notice()))

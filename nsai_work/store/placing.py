@@ -87,12 +87,15 @@ def _given(tx: Tx, number: int, one: Arrival) -> dict[str, Any]:
         "spec": spec_of(one.job),
         "data": submitted_data(one),
     }
-    return {name: value if (plain := _processor(name)) is None else plain(value) for name, value in row.items()}
+    for name, processor in _processors(tuple(row)):
+        row[name] = processor(row[name])
+    return row
 
 
-@lru_cache
-def _processor(name: str) -> Processor | None:
-    return to_driver(_type(name))
+@lru_cache(maxsize=8)
+def _processors(names: tuple[str, ...]) -> tuple[tuple[str, Processor], ...]:
+    """The columns whose values JSON does not have as they are, each with what makes them so."""
+    return tuple((name, processor) for name in names if (processor := to_driver(_type(name))) is not None)
 
 
 def _type(name: str) -> TypeEngine[Any]:
@@ -122,7 +125,7 @@ def _statement(names: tuple[str, ...]) -> Direct:
     )
     statement = select(
         select(func.count()).select_from(arrived).scalar_subquery().label("stored"),
-        case((_nobody_is_ready(here), notice())).label("told"),
+        case((exists().select_from(arrived) & _nobody_is_ready(here), notice())).label("told"),
     )
     parts = [one.cte(f"added_{place}") for place, one in enumerate(added)]
     return Direct(statement.add_cte(_awoken(here), *parts))

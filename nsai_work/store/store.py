@@ -26,7 +26,8 @@ from nsai_work.store import (
     taking,
     workers,
 )
-from nsai_work.store.database import Database, Tx, parse_url
+from nsai_work.store.database import Database, Tx
+from nsai_work.store.engines import parse_url
 from nsai_work.store.leases import MAX_CRASHES
 from nsai_work.store.records import (
     AttemptRow,
@@ -74,6 +75,11 @@ class Store:
     name in the modules beside this one tells."""
 
     database: Database
+
+    @property
+    def gives_notice(self) -> bool:
+        """Whether workers hear from the database itself that a job has become ready."""
+        return self.database.gives_notice
 
     def close(self) -> None:
         """Close the connections. The store can be used again."""

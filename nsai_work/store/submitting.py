@@ -11,7 +11,6 @@ from nsai_work.store.arrivals import SUBMITTED, Arrival, arrival, invalid, job_r
 from nsai_work.store.database import Tx
 from nsai_work.store.dependents import settle
 from nsai_work.store.lanes import open_lanes
-from nsai_work.store.notices import give_notice
 from nsai_work.store.records import Submitted
 from nsai_work.store.rows import RANKS, spec_of
 from nsai_work.store.schema import dependencies, jobs, specs, tags
@@ -101,8 +100,6 @@ def _store(tx: Tx, arrivals: Sequence[Arrival]) -> dict[str, Submitted]:
     needs = _needs(tx, fresh, seqs)
     rows = [_row(tx, one, seqs[one.job.id], places.lane_ids[one.lane]) for one in arrivals]
     _insert(tx, arrivals, rows, needs, seqs)
-    if ready:
-        give_notice(tx)
     settled = settle(tx, [seqs[job_id] for job_id in needs]) if needs else {}
     return {
         row["id"]: Submitted(row["id"], 0, settled.get(row["id"], row["status"]), RANKS[row["rank"]], created=True)

@@ -71,7 +71,7 @@ class AsyncStore:
 
     def stand_by(self, wanted: Wanted) -> "Standing | None":
         """Claim as soon as notice is given that a job is ready; None where no notice is given."""
-        if not self.database.postgres or self._closing.is_set():
+        if not self.database.gives_notice or self._closing.is_set():
             return None
         claim, desk = self._claim(wanted), self._open_desk()
         desk.stand_by(claim)

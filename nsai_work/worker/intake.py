@@ -8,13 +8,12 @@ import asyncio
 import contextlib
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from crucible.errors import CrucibleError
 from nsai_work.clock import Clock
 from nsai_work.dispatch.wakeup import WakeUp
 from nsai_work.logs import get_logger
-from nsai_work.store import Standing
 from nsai_work.store.records import Claim
 
 log = get_logger(__name__)
@@ -25,7 +24,27 @@ REMEMBERED = 10_000
 CHECKED_PER_LOOK = 50
 
 Take = Callable[[int], Awaitable[Sequence[Claim]]]
-StandBy = Callable[[int], Standing | None]
+
+
+class StandingClaim(Protocol):
+    """A claim that is made when notice is given; see ``nsai_work.store.Standing``."""
+
+    @property
+    def done(self) -> "asyncio.Future[Sequence[Claim]]":
+        """What it took, once it has been made."""
+        ...
+
+    @property
+    def began_at(self) -> float:
+        """When it was begun, in seconds of the clock's monotonic time."""
+        ...
+
+    def stand_down(self) -> bool:
+        """Take it back; false if it is being made, or has been."""
+        ...
+
+
+StandBy = Callable[[int], StandingClaim | None]
 Epochs = Callable[[Sequence[str]], Awaitable[dict[str, int]]]
 
 
@@ -66,6 +85,10 @@ class Intake:
 
     def wake(self, wake: WakeUp) -> None:
         """A hint has come."""
+        if self._seen.get(wake.job_id, -1) > wake.epoch:
+            # it is of a job that was claimed here: what came with it was seen then too
+            self._count_seen(wake.job_id, wake.epoch)
+            return
         if len(self._hints) < REMEMBERED:
             self._hints[wake.job_id] = wake.epoch
         self._reason.set()
@@ -147,11 +170,14 @@ class Intake:
         while self._hints and len(strange) < CHECKED_PER_LOOK:
             job_id, epoch = self._hints.popitem(last=False)
             if job_id in self._seen:
-                self.counts["taken" if epoch >= self._seen[job_id] - 1 else "stale"] += 1
+                self._count_seen(job_id, epoch)
             else:
                 strange[job_id] = epoch
         if strange:
             await self._judge_hints(strange)
+
+    def _count_seen(self, job_id: str, epoch: int) -> None:
+        self.counts["taken" if epoch >= self._seen[job_id] - 1 else "stale"] += 1
 
     async def _judge_hints(self, hints: dict[str, int]) -> None:
         try:

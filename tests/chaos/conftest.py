@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.rig import Proxy, Rig, own_database
+from tests.rig import Proxy, Rig, own_database, without_notices
 
 STAGES = [
     "embedded",
@@ -30,6 +30,9 @@ def rig_and_broker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[t
             account = service.netloc.rpartition("@")[0]
             place = f"{account}@127.0.0.1:{proxy.port}" if account else f"127.0.0.1:{proxy.port}"
             database_url = stack.enter_context(own_database(request.getfixturevalue("postgres_url")))
+            if request.param == "amqp":
+                # on this stage the broker has to do it alone
+                database_url = without_notices(database_url)
             rig = Rig(tmp_path, database_url, service._replace(netloc=place).geturl())
         stack.callback(rig.close)
         yield rig, proxy

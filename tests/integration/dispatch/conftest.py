@@ -1,11 +1,14 @@
-"""A rig on each pair of store and broker that we promise."""
+"""A rig on each pair of store and broker that we promise.
+
+The database gives no notices here, so that it is the broker that has to wake the workers.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.rig import Rig, own_database
+from tests.rig import Rig, own_database, without_notices
 
 PAIRS = [
     "embedded",
@@ -24,6 +27,6 @@ def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rig]:
         return
     broker_url = request.getfixturevalue(f"{request.param}_url")
     with own_database(request.getfixturevalue("postgres_url")) as database_url:
-        made = Rig(tmp_path, database_url, broker_url)
+        made = Rig(tmp_path, without_notices(database_url), broker_url)
         yield made
         made.close()

@@ -1,5 +1,6 @@
 """Real worker processes, real signals, and services that go away."""
 
+import os
 import signal
 import sqlite3
 import time
@@ -42,6 +43,8 @@ def _freeze(worker: WorkerProcess, rig: Rig) -> None:
     """Stop a worker between two transactions: in one, it would keep SQLite's lock, and all would wait for it."""
     while True:
         worker.signal(signal.SIGSTOP)
+        # until all its threads have stopped, one may still take the lock
+        os.waitpid(worker.process.pid, os.WUNTRACED)
         with closing(sqlite3.connect(rig.folder / "jobs.db", timeout=0.5, isolation_level=None)) as connection:
             try:
                 connection.execute("BEGIN IMMEDIATE")

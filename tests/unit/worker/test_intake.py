@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import Sequence
 
+import pytest
+
 from nsai_work.clock import SystemClock
 from nsai_work.dispatch.wakeup import WakeUp
 from nsai_work.errors import StoreUnavailable
@@ -12,6 +14,23 @@ from nsai_work.store.records import Claim
 from nsai_work.worker.intake import LARGEST_BATCH, Intake
 
 FOREVER_S = 3600
+
+
+class Standing:
+    """A claim that stands by until the test gives notice."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.done: asyncio.Future[Sequence[Claim]] = asyncio.get_running_loop().create_future()
+        self.began_at = 7.0
+        self.being_made = False
+        self.down = False
+
+    def stand_down(self) -> bool:
+        if self.being_made or self.done.done():
+            return False
+        self.down = True
+        return True
 
 
 class Queue:
@@ -24,9 +43,14 @@ class Queue:
         self.known: dict[str, int] = {}
         self.failures = 0
         self.took = asyncio.Event()
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+        self.begun_at: list[float] = []
+        self.standing: list[Standing] = []
 
     async def take(self, limit: int) -> Sequence[Claim]:
         self.asked.append(limit)
+        await self.may_answer.wait()
         if self.failures:
             self.failures -= 1
             raise StoreUnavailable("away")
@@ -36,7 +60,12 @@ class Queue:
 
     def begin(self, claim: Claim, at: float) -> None:
         self.begun.append(claim)
+        self.begun_at.append(at)
         self.took.set()
+
+    def stand_by(self, limit: int) -> Standing:
+        self.standing.append(Standing(limit))
+        return self.standing[-1]
 
     async def epochs(self, job_ids: Sequence[str]) -> dict[str, int]:
         return {job_id: self.known[job_id] for job_id in job_ids if job_id in self.known}
@@ -47,7 +76,10 @@ def _claim(job_id: str) -> Claim:
     return Claim(job=job, seq=1, epoch=1, attempt=1, worker_id="w", backend="fake", credential="fake")
 
 
-def _intake(queue: Queue, *, concurrency: int = 100, poll_interval_s: float = FOREVER_S) -> Intake:
+def _intake(
+    queue: Queue, *, concurrency: int = 100, poll_interval_s: float = FOREVER_S, notices: bool = False
+) -> Intake:
+    options = {"stand_by": queue.stand_by} if notices else {}
     return Intake(
         queue.take,
         queue.begin,
@@ -55,6 +87,7 @@ def _intake(queue: Queue, *, concurrency: int = 100, poll_interval_s: float = FO
         SystemClock(),
         concurrency=concurrency,
         poll_interval_s=poll_interval_s,
+        **options,
     )
 
 
@@ -141,6 +174,132 @@ def test_hints_are_judged() -> None:
             intake.wake(WakeUp(job_id=job_id, epoch=epoch))
         await _settle()
         assert dict(intake.counts) == {"unknown": 1, "taken": 1, "stale": 1}
+        task.cancel()
+
+    asyncio.run(scenario())
+
+
+def test_a_claim_stands_by_while_there_is_room() -> None:
+    """Between looks a claim for all free places stands by; what it takes is begun, dated from when it was made."""
+
+    async def scenario() -> None:
+        queue = Queue()
+        task = asyncio.create_task(_intake(queue, concurrency=3, notices=True).run())
+        await _settle()
+        assert [standing.limit for standing in queue.standing] == [3]
+        queue.standing[0].done.set_result([_claim("told")])
+        await _settle()
+        assert [claim.job_id for claim in queue.begun] == ["told"]
+        assert queue.begun_at == [7.0]
+        # it looks whether there is more, and stands by with the places that are left
+        assert [standing.limit for standing in queue.standing] == [3, 2]
+        task.cancel()
+
+    asyncio.run(scenario())
+
+
+def test_another_reason_to_look_makes_it_stand_down() -> None:
+    """Only one claim is under way at a time; one that can no longer be taken back is waited for."""
+
+    async def scenario() -> None:
+        queue = Queue()
+        intake = _intake(queue, notices=True)
+        task = asyncio.create_task(intake.run())
+        await _settle()
+        intake.look()
+        await _settle()
+        assert queue.standing[0].down
+        assert len(queue.asked) == 2
+
+        queue.standing[1].being_made = True
+        intake.look()
+        await _settle()
+        assert len(queue.asked) == 2
+        queue.standing[1].done.set_result([_claim("late")])
+        await _settle()
+        assert [claim.job_id for claim in queue.begun] == ["late"]
+        assert len(queue.asked) == 3
+        task.cancel()
+
+    asyncio.run(scenario())
+
+
+def test_no_claim_stands_by_when_all_places_are_taken() -> None:
+    """A full worker leaves jobs to others."""
+
+    async def scenario() -> None:
+        queue = Queue(ready=5)
+        task = asyncio.create_task(_intake(queue, concurrency=2, notices=True).run())
+        await _settle()
+        assert len(queue.begun) == 2
+        assert queue.standing == []
+        task.cancel()
+
+    asyncio.run(scenario())
+
+
+def test_a_failing_standing_claim_ends_nothing() -> None:
+    """The database may go away at that moment too."""
+
+    async def scenario() -> None:
+        queue = Queue()
+        task = asyncio.create_task(_intake(queue, notices=True).run())
+        await _settle()
+        queue.ready = 1
+        queue.standing[0].done.set_exception(StoreUnavailable("away"))
+        await _settle()
+        assert len(queue.begun) == 1
+        task.cancel()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("notices", [False, True])
+def test_what_is_being_claimed_when_it_is_cancelled_is_begun(notices: bool) -> None:
+    """Nobody else would begin these jobs before their leases have run out."""
+
+    async def scenario() -> None:
+        queue = Queue()
+        intake = _intake(queue, notices=notices)
+        task = asyncio.create_task(intake.run())
+        await _settle()
+        if notices:
+            queue.standing[0].being_made = True
+        else:
+            queue.ready = 1
+            queue.may_answer.clear()
+            intake.look()
+        await _settle()
+        task.cancel()
+        await _settle()
+        assert not task.done()
+        if notices:
+            queue.standing[0].done.set_result([_claim("job")])
+        else:
+            queue.may_answer.set()
+        await _settle()
+        assert task.cancelled()
+        assert len(queue.begun) == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_hint_of_a_job_that_was_claimed_here_is_no_reason_to_look() -> None:
+    """It comes after the database's own notice; what came with it was seen with it. A newer one is a reason."""
+
+    async def scenario() -> None:
+        queue = Queue(ready=1)
+        intake = _intake(queue)
+        task = asyncio.create_task(intake.run())
+        await _settle()
+        job_id, looks = queue.begun[0].job_id, len(queue.asked)
+        intake.wake(WakeUp(job_id=job_id, epoch=0))
+        await _settle()
+        assert len(queue.asked) == looks
+        assert intake.counts["taken"] == 1
+        intake.wake(WakeUp(job_id=job_id, epoch=1))
+        await _settle()
+        assert len(queue.asked) == looks + 1
         task.cancel()
 
     asyncio.run(scenario())

@@ -1,0 +1,127 @@
+"""Addresses of databases, and engines set up for the store."""
+
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError
+
+from crucible.errors import InvalidRequest
+
+PREPARED_STATEMENTS: Final = "prepared"
+"""``?prepared=off`` in a PostgreSQL address: keep no statements. For poolers that give each transaction another
+connection of the server and do not know of prepared statements (PgBouncer before 1.21 in transaction mode)."""
+
+NOTICES: Final = "notices"
+"""``?notices=off`` in a PostgreSQL address: do not listen for notices of ready jobs. For poolers of that kind too,
+behind which nobody hears them."""
+
+_ALLOWED: Final = "sqlite:///PATH or postgresql+psycopg://USER@HOST:PORT/NAME"
+
+
+def parse_url(url: str | URL) -> URL:
+    """A database address that the store can use.
+
+    Raises:
+        InvalidRequest: it is none, or of a database that is not supported. A password in it is not shown.
+    """
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        raise InvalidRequest.of("database_url", "(not shown: it may hold a password)", f"use {_ALLOWED}") from None
+    if parsed.drivername in ("postgresql", "postgres"):
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    if parsed.drivername not in ("sqlite", "sqlite+pysqlite", "postgresql+psycopg"):
+        raise InvalidRequest.of("database_url", parsed.drivername, f"use {_ALLOWED}")
+    if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
+        raise InvalidRequest.of(
+            "database_url", parsed.database, "give the path of a file: other processes must find it"
+        )
+    for name in (PREPARED_STATEMENTS, NOTICES):
+        if (value := parsed.query.get(name, "on")) not in ("on", "off"):
+            raise InvalidRequest.of(f"database_url: {name}", str(value), "it is on or off")
+    return parsed
+
+
+def is_on(url: URL, name: str) -> bool:
+    """Whether one of the store's own parameters of an address is on, as all are by default."""
+    return url.query.get(name, "on") == "on"
+
+
+def make_engine(url: URL, pool_size: int = 5) -> Engine:
+    """An engine set up for the store. Connects to nothing yet."""
+    prepared = is_on(url, PREPARED_STATEMENTS)
+    url = url.difference_update_query([PREPARED_STATEMENTS, NOTICES])
+    if url.get_backend_name() == "sqlite":
+        return _sqlite_engine(url, pool_size)
+    connect_args: dict[str, Any] = {
+        # nothing by itself, however often it is run: a plan made for any argument may read a million rows where
+        # the actual one needs a single probe
+        "prepare_threshold": 2**31 if prepared else None,
+        "application_name": "nsai-work",
+        "connect_timeout": 5,
+        "keepalives_idle": 10,
+        "tcp_user_timeout": 15_000,
+    }
+    connect_args = {key: value for key, value in connect_args.items() if key not in url.query}
+    engine = create_engine(
+        url, pool_size=pool_size, max_overflow=10, pool_timeout=10, hide_parameters=True, connect_args=connect_args
+    )
+    event.listen(engine, "connect", _prepare_postgres)
+    event.listen(engine, "begin", _begin_postgres)
+    event.listen(engine, "do_execute", _execute_prepared)
+    return engine
+
+
+def _prepare_postgres(connection: Any, _record: object) -> None:
+    from psycopg.types.array import ListBinaryDumper
+
+    # as text, every quote in every JSON value of an array would be escaped by itself
+    connection.adapters.register_dumper(list, ListBinaryDumper)
+    # the driver must not open transactions by itself: _begin_postgres does
+    connection.autocommit = True
+
+
+def _begin_postgres(connection: Connection) -> None:
+    if not connection.get_execution_options().get("nsai_single"):
+        connection.exec_driver_sql("BEGIN")
+
+
+def _execute_prepared(cursor: Any, statement: str, parameters: Any, context: Any) -> bool:
+    if context is None or not context.execution_options.get("nsai_prepared"):
+        return False
+    cursor.execute(statement, parameters, prepare=True)
+    return True
+
+
+def _sqlite_engine(url: URL, pool_size: int) -> Engine:
+    assert url.database is not None
+    folder = Path(url.database).parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidRequest.of("database_url", str(folder), f"cannot create it: {error.strerror}") from error
+    engine = create_engine(
+        url, pool_size=pool_size, max_overflow=10, hide_parameters=True, connect_args={"timeout": 10.0}
+    )
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:
+    # the driver must not open transactions by itself: _begin_sqlite does
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA busy_timeout = 10000")
+    cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.execute("PRAGMA synchronous = FULL")
+    cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # IMMEDIATE takes the write lock at the start: a transaction that read first and then wants to write would
+    # fail at once, without waiting, if another had written in between
+    write = connection.get_execution_options().get("nsai_write", True)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
