@@ -45,14 +45,21 @@ def _freeze(worker: WorkerProcess, rig: Rig) -> None:
         worker.signal(signal.SIGSTOP)
         # until all its threads have stopped, one may still take the lock
         os.waitpid(worker.process.pid, os.WUNTRACED)
-        with closing(sqlite3.connect(rig.folder / "jobs.db", timeout=0.5, isolation_level=None)) as connection:
-            try:
-                connection.execute("BEGIN IMMEDIATE")
-            except sqlite3.OperationalError:
-                worker.signal(signal.SIGCONT)
-            else:
-                connection.execute("ROLLBACK")
-                return
+        if _has_lock(rig, wait_s=0.1):
+            return
+        worker.signal(signal.SIGCONT)
+        assert _has_lock(rig, wait_s=30), "the worker does not end its transaction"
+
+
+def _has_lock(rig: Rig, wait_s: float) -> bool:
+    """Whether SQLite's lock can be had, for a moment."""
+    with closing(sqlite3.connect(rig.folder / "jobs.db", timeout=wait_s, isolation_level=None)) as connection:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return False
+        connection.execute("ROLLBACK")
+        return True
 
 
 def test_a_zombie_changes_nothing(embedded: Rig) -> None:
