@@ -19,7 +19,7 @@ from nsai_work.settings import Settings
 from nsai_work.validation import validated
 
 if TYPE_CHECKING:
-    from nsai_work.store import Submitted
+    from nsai_work.store import Store, Submitted
 
 log = get_logger(__name__)
 
@@ -45,20 +45,24 @@ def submit_many(
     """
     if not jobs:
         return []
-    from nsai_work.store.dispatching import add_event
-
     settings = settings or Settings()
     clock = clock or SystemClock()
     with telemetry.submitting(len(jobs)) as trace:
         checked = validated([trace.mark(job) for job in jobs], now=clock.now(), timeout_s=settings.submit_timeout_s)
         store = job_store(settings)
         submitted = store.submit([job for job, _ in checked])
-        for (job, doubt), entry in zip(checked, submitted, strict=True):
+        for (_, doubt), entry in zip(checked, submitted, strict=True):
             if doubt is not None and entry.created:
-                store.database.run(add_event, entry.job_id, "submit.unverified", {"reason": doubt})
-                log.warning("submit.unverified", job_id=job.id, reason=doubt)
+                _note_doubt(store, entry.job_id, doubt)
         _wake(settings, submitted, trace.traceparent)
     return [JobHandle(entry.job_id, settings) for entry in submitted]
+
+
+def _note_doubt(store: "Store", job_id: str, doubt: str) -> None:
+    from nsai_work.store.dispatching import add_event
+
+    store.database.run(add_event, job_id, "submit.unverified", {"reason": doubt})
+    log.warning("submit.unverified", job_id=job_id, reason=doubt)
 
 
 async def asubmit(job: Job, settings: Settings | None = None) -> JobHandle:

@@ -68,10 +68,10 @@ def _check_backend_names(job: Job, installed: InstalledBackends) -> None:
 
 
 def _pinned(job: Job) -> Job:
-    from nsai_work.training.data import pin_data
-
     payload = job.parsed_payload
     if isinstance(payload, TrainingStep):
+        from nsai_work.training.data import pin_data
+
         return _with_payload(job, data=pin_data(payload.data).model_dump(mode="json"))
     if isinstance(payload, Inference) and payload.input is not None:
         return _pinned_batch(job, payload.input)

@@ -37,7 +37,7 @@ class Direct:
         self._sql = compiled.string
         self._fixed: dict[str, Any] = {}
         self._before: dict[str, Processor] = {}
-        for name, parameter in compiled.binds.items():
+        for parameter, name in compiled.bind_names.items():
             processor = to_driver(parameter.type)
             if processor is not None:
                 self._before[name] = processor

@@ -24,8 +24,9 @@ from sqlalchemy import (
     exists,
     func,
     insert,
-    literal,
+    literal_column,
     select,
+    true,
     update,
 )
 from sqlalchemy.dialects import postgresql
@@ -110,17 +111,14 @@ def _statement(names: tuple[str, ...]) -> Direct:
     here = locked_by_key().cte("here")
     arrived = _arrived(names, here)
     of_jobs = [name for name in names if name not in _OTHERS]
+    job_values = (arrived.c.seq, arrived.c.seq, arrived.c.lane_id, *(arrived.c[name] for name in of_jobs))
+    submitted: ColumnElement[str] = literal_column(f"'{SUBMITTED}'")
+    event_values = (arrived.c.seq, bindparam("now", type_=UtcTime()), submitted, arrived.c.data)
     added = (
-        insert(jobs).from_select(
-            ["seq", "position", "lane_id", *of_jobs],
-            select(arrived.c.seq, arrived.c.seq, arrived.c.lane_id, *(arrived.c[name] for name in of_jobs)),
-        ),
+        insert(jobs).from_select(["seq", "position", "lane_id", *of_jobs], select(*job_values)),
         insert(specs).from_select(["job_seq", "spec"], select(arrived.c.seq, arrived.c.spec)),
         insert(events).from_select(
-            ["job_seq", "at", "name", "data"],
-            select(arrived.c.seq, bindparam("now", type_=UtcTime()), literal(SUBMITTED), arrived.c.data).order_by(
-                arrived.c.seq
-            ),
+            ["job_seq", "at", "name", "data"], select(*event_values).order_by(arrived.c.seq)
         ),
     )
     statement = select(
@@ -134,7 +132,7 @@ def _statement(names: tuple[str, ...]) -> Direct:
 def _awoken(here: CTE) -> CTE:
     # what the lock found counts, not what the table looked like when the statement began
     asleep = (lanes.c.id == here.c.id) & ~here.c.active
-    return update(lanes).where(asleep).values(active=True).cte("awoken")
+    return update(lanes).where(asleep).values(active=true()).cte("awoken")
 
 
 def _arrived(names: tuple[str, ...], here: CTE) -> CTE:

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from crucible.errors import CrucibleError
 from nsai_work.clock import Clock
@@ -116,20 +116,42 @@ class Intake:
         taking = asyncio.ensure_future(self._take(asked))
         sent_at = self._clock.monotonic()
         try:
-            got = await self._begin_taken(taking, sent_at)
-        except asyncio.CancelledError:
-            await self._begin_taken(taking, sent_at)
-            raise
+            await asyncio.wait({taking})
+        finally:
+            # not even when this is cancelled is what is being claimed left alone
+            if not taking.done():
+                await asyncio.wait({taking})
+            got = self._begin_taken(taking, sent_at)
         if got is None:
             await asyncio.sleep(min(1.0, self._poll_interval_s))
         return got or 0
 
-    async def _begin_taken(self, taking: "asyncio.Future[Sequence[Claim]]", sent_at: float) -> int | None:
-        """Begin what a claim takes; how many that are, or None if it failed."""
-        if not taking.done():
-            await asyncio.wait({taking})
+    async def _wait(self, room: int) -> None:
+        """Wait for a reason to look. If there is room, a claim stands by meanwhile; what it takes is begun."""
+        standing = self._stand_by(room) if room > 0 else None
+        begun = asyncio.Event()
+
+        def on_told(taken: "asyncio.Future[Sequence[Claim]]") -> None:
+            assert standing is not None
+            self._begin_taken(taken, standing.began_at)
+            begun.set()
+            self._reason.set()
+
+        if standing is not None:
+            standing.done.add_done_callback(on_told)
         try:
-            claims = taking.result()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._poll_interval_s):
+                    await self._reason.wait()
+        finally:
+            if standing is not None and not standing.stand_down():
+                # before its jobs are counted, the next claim would ask for too many
+                await begun.wait()
+
+    def _begin_taken(self, taken: "asyncio.Future[Sequence[Claim]]", sent_at: float) -> int | None:
+        """Begin what a claim took; how many jobs that are, or None if it failed."""
+        try:
+            claims = taken.result()
         except CrucibleError as error:
             log.warning("claim.failed", error=error.code)
             return None
@@ -138,23 +160,6 @@ class Intake:
             self._running += 1
             self._begin(claim, sent_at)
         return len(claims)
-
-    async def _wait(self, room: int) -> None:
-        """Wait for a reason to look; what a standing claim takes meanwhile is begun."""
-        standing = self._stand_by(room) if room > 0 else None
-        if standing is None:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._poll_interval_s):
-                    await self._reason.wait()
-            return
-        reason = asyncio.create_task(self._reason.wait())
-        first: set[asyncio.Future[Any]] = {reason, standing.done}
-        try:
-            await asyncio.wait(first, timeout=self._poll_interval_s, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            reason.cancel()
-            if not standing.stand_down():
-                await self._begin_taken(standing.done, standing.began_at)
 
     def _remember(self, claim: Claim) -> None:
         self._seen[claim.job_id] = claim.epoch
