@@ -143,7 +143,7 @@ def _locked_with_numbers(postgres: bool) -> Select[Any]:
 
 
 def _notice(postgres: bool) -> Sequence[ColumnElement[Any]]:
-    # whoever locks a lane so is about to make jobs ready
+    # whoever locks a lane so makes jobs ready, or brings some that wait: then a worker looks in vain
     return [notice().label("told")] if postgres else []
 
 

@@ -24,7 +24,7 @@ LEAVE_PATIENCE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class Selection:
     """Which jobs a worker takes: of these priorities, for these backends (each with its credential's name), and of
     ``job_ids`` only, unless that is None."""
 
@@ -56,15 +56,15 @@ class Ownership:
             workers.register_worker, self._worker, version=version("nsai-work"), backends=backends
         )
 
-    async def claim(self, limit: int, choice: Choice) -> list[Claim]:
+    async def claim(self, limit: int, choice: Selection) -> list[Claim]:
         """Take up to ``limit`` jobs."""
         return await self._writer.claim(self._wanted(limit, choice))
 
-    def stand_by(self, limit: int, choice: Choice) -> Standing | None:
+    def stand_by(self, limit: int, choice: Selection) -> Standing | None:
         """Take up to ``limit`` jobs as soon as notice is given of one; None where no notice is given."""
         return self._writer.stand_by(self._wanted(limit, choice))
 
-    def _wanted(self, limit: int, choice: Choice) -> Wanted:
+    def _wanted(self, limit: int, choice: Selection) -> Wanted:
         return Wanted(
             worker_id=self.worker_id,
             limit=limit,

@@ -25,7 +25,7 @@ from nsai_work.worker.execute import Executor
 from nsai_work.worker.intake import Intake
 from nsai_work.worker.lag import LagMeter
 from nsai_work.worker.leases import LeaseKeeper
-from nsai_work.worker.ownership import Choice, Ownership, open_ownership
+from nsai_work.worker.ownership import Selection, Ownership, open_ownership
 
 log = get_logger(__name__)
 
@@ -137,8 +137,8 @@ class Runtime:
         """Whether more jobs would cost the leases of those that run; other workers take them, or this one later."""
         return self.lag.late and self.intake.running > 0
 
-    def _choice(self) -> Choice:
-        return Choice(self._work.priorities, self.backends.available(), self._work.job_ids)
+    def _choice(self) -> Selection:
+        return Selection(self._work.priorities, self.backends.available(), self._work.job_ids)
 
     def _begin(self, claim: Claim, claimed_at: float) -> None:
         attempt = Attempt(claim, renewed_at=claimed_at)
