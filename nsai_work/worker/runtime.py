@@ -25,7 +25,7 @@ from nsai_work.worker.execute import Executor
 from nsai_work.worker.intake import Intake
 from nsai_work.worker.lag import LagMeter
 from nsai_work.worker.leases import LeaseKeeper
-from nsai_work.worker.ownership import Selection, Ownership, open_ownership
+from nsai_work.worker.ownership import Ownership, Selection, open_ownership
 
 log = get_logger(__name__)
 
