@@ -19,7 +19,7 @@ from pathlib import Path
 
 from backends.tinkex_dev.server import DEV_KEY, DevProcess
 from nsai_work import Job, JobHandle, Settings, submit_many
-from nsai_work.connections import close_connections, job_store
+from nsai_work.client.connections import close_connections, job_store
 from nsai_work.lifecycle import JobStatus
 from nsai_work.store import JobFilter
 

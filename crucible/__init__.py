@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         Unsupported,
     )
     from crucible.options import CacheControl, Options, ResponseFormat
+    from crucible.parsing import read_json, read_record
     from crucible.prompt import (
         AudioPart,
         ImagePart,
@@ -61,7 +62,6 @@ if TYPE_CHECKING:
         ToolChoice,
         ToolResultPart,
     )
-    from crucible.reading import read_json, read_record
     from crucible.recovery import (
         RecoveredRun,
         RecoveryEvent,
@@ -280,7 +280,7 @@ _HOMES: Final = {
         "ToolChoice",
         "ToolResultPart",
     ),
-    "crucible.reading": (
+    "crucible.parsing": (
         "read_json",
         "read_record",
     ),

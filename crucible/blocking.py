@@ -9,9 +9,9 @@ from pydantic import JsonValue
 
 from crucible.backend import Backend, Health
 from crucible.capabilities import Capabilities
+from crucible.checked_calls import ask_capabilities, ask_completion, ask_health, ask_stream
 from crucible.completion import Completion
 from crucible.errors import CallerError
-from crucible.guard import ask_capabilities, ask_completion, ask_health, ask_stream
 from crucible.prompt import Prompt
 from crucible.registry import load_backend
 from crucible.stream import StreamEvent

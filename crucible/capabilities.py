@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from crucible.finite import FiniteObject
+from crucible.json_types import FiniteObject
 from crucible.record import Record
 
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from crucible.chat import Chat
 from crucible.errors import InvalidRequest, Unsupported
-from crucible.spoken import THINK, take_apart
+from crucible.output_parser import THINK, take_apart
 from crucible.tokenizer import ChatFeatures, RenderedExample, Tokenizer
 
 _IMAGES: Final = ("<|image_pad|>", "<|image|>", "<image>", "<image_soft_token>")

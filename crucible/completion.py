@@ -6,7 +6,7 @@ from typing import Self
 
 from pydantic import Field, field_validator, model_validator
 
-from crucible.finite import FiniteJson, FiniteObject
+from crucible.json_types import FiniteJson, FiniteObject
 from crucible.prompt import Message, Role, ToolCall
 from crucible.record import Record
 

@@ -5,8 +5,8 @@ from typing import Self
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
-from crucible.finite import FiniteObject
 from crucible.json_schema import check_json_schema
+from crucible.json_types import FiniteObject
 from crucible.record import Record
 
 

@@ -9,8 +9,8 @@ from typing import Annotated, Literal, Self, TypeAlias
 from pydantic import Field, JsonValue, field_validator, model_validator
 
 from crucible.errors import MalformedAnswer
-from crucible.finite import FiniteJson, FiniteObject
 from crucible.json_schema import check_json_schema
+from crucible.json_types import FiniteJson, FiniteObject
 from crucible.media import IMAGE_TYPES, decode_image
 from crucible.options import Options
 from crucible.record import Record

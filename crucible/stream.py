@@ -12,7 +12,7 @@ from pydantic import Field, JsonValue, TypeAdapter
 
 from crucible.completion import Choice, Completion, FinishReason, Thinking, TokenLogprob, Usage
 from crucible.errors import BackendError, CrucibleError, Failure, MalformedAnswer
-from crucible.finite import FiniteJson, FiniteObject
+from crucible.json_types import FiniteJson, FiniteObject
 from crucible.prompt import Message, Part, Role, ToolCall
 from crucible.record import Record
 

@@ -8,13 +8,13 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from nsai_work.handle import JobHandle
+    from nsai_work.client.handle import JobHandle
+    from nsai_work.client.submit import asubmit, submit, submit_many
     from nsai_work.job import Constraints, Job, Priority, Resources
     from nsai_work.lifecycle import JobStatus
     from nsai_work.payloads import JobKind
     from nsai_work.policies import CheckpointPolicy, RetryPolicy
     from nsai_work.settings import Settings
-    from nsai_work.submission import asubmit, submit, submit_many
 
 __all__ = [
     "CheckpointPolicy",
@@ -33,13 +33,13 @@ __all__ = [
 ]
 
 _HOMES: Final = {
-    "nsai_work.handle": ("JobHandle",),
+    "nsai_work.client.handle": ("JobHandle",),
     "nsai_work.job": ("Constraints", "Job", "Priority", "Resources"),
     "nsai_work.lifecycle": ("JobStatus",),
     "nsai_work.payloads": ("JobKind",),
     "nsai_work.policies": ("CheckpointPolicy", "RetryPolicy"),
     "nsai_work.settings": ("Settings",),
-    "nsai_work.submission": ("asubmit", "submit", "submit_many"),
+    "nsai_work.client.submit": ("asubmit", "submit", "submit_many"),
 }
 _HOME_OF: Final = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -20,7 +20,7 @@ from typing import Any
 from sqlalchemy import create_engine, make_url, text
 
 from nsai_work import Job, JobHandle, Settings
-from nsai_work.connections import close_connections, job_store
+from nsai_work.client.connections import close_connections, job_store
 from nsai_work.store import Store
 
 WAIT_S = 60.0

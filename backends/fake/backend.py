@@ -22,8 +22,8 @@ from crucible.backend import Command, CommandBackend, Health, TrainingBackend
 from crucible.capabilities import Capabilities
 from crucible.completion import Completion, FinishReason, TokenLogprob
 from crucible.errors import InvalidRequest, NotFound, RunCorrupted, RunGone
+from crucible.parsing import read_record
 from crucible.prompt import Prompt
-from crucible.reading import read_record
 from crucible.recovery import RecoveredRun, RecoveryObserver, RecoveryRequest
 from crucible.stream import StreamEvent, collect
 from crucible.tokenizer import ByteTokenizer, Tokenizer

@@ -9,7 +9,7 @@ from pydantic import Field, JsonValue
 from backends.fake.settings import FailureCode, scripted_error
 from crucible.backend import Command
 from crucible.errors import InvalidRequest
-from crucible.reading import read_record
+from crucible.parsing import read_record
 from crucible.record import Record
 
 

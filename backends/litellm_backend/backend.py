@@ -23,8 +23,8 @@ from crucible.backend import Backend, Health
 from crucible.capabilities import Capabilities
 from crucible.completion import Completion
 from crucible.errors import BackendUnavailable, CallerError, InvalidRequest
+from crucible.parsing import read_record
 from crucible.prompt import Prompt
-from crucible.reading import read_record
 from crucible.requirements import require
 from crucible.stream import DoneEvent, StartEvent, StreamEvent, UsageEvent, events_of
 

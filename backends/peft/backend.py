@@ -23,8 +23,8 @@ from crucible.backend import Health, TrainingBackend
 from crucible.capabilities import Capabilities
 from crucible.completion import Completion
 from crucible.errors import CallerError, CrucibleError, InvalidRequest, NotFound, RunCorrupted, RunGone
+from crucible.parsing import read_record
 from crucible.prompt import Prompt
-from crucible.reading import read_record
 from crucible.recovery import RecoveredRun, RecoveryObserver, RecoveryRequest
 from crucible.stream import StreamEvent, collect
 from crucible.tokenizer import Tokenizer

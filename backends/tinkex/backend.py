@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 from pydantic import JsonValue
 
 from backends.tinkex.backend_settings import TinkexBackendSettings
-from backends.tinkex.claims import EVERYTHING, LOSSES, claims, refuse_unsayable
+from backends.tinkex.capabilities import EVERYTHING, LOSSES, claims, refuse_unsayable
 from backends.tinkex.client.service import ServiceClient
 from backends.tinkex.client.training import TrainingClient
 from backends.tinkex.discovery import running_dev_server
@@ -38,8 +38,8 @@ from crucible.errors import (
     RunGone,
     Unsupported,
 )
+from crucible.parsing import read_record
 from crucible.prompt import Message, Prompt, TextPart
-from crucible.reading import read_record
 from crucible.recovery import RecoveredRun, RecoveryObserver, RecoveryRequest
 from crucible.requirements import require
 from crucible.stream import StreamEvent, events_of

@@ -25,8 +25,8 @@ from crucible.completion import (
 )
 from crucible.errors import InvalidRequest, RequestTimeout, Unsupported
 from crucible.options import Options
+from crucible.output_parser import THINK, THOUGHT, take_apart
 from crucible.prompt import Message, Prompt, Role
-from crucible.spoken import THINK, THOUGHT, take_apart
 from crucible.tokenizer import Tokenizer
 
 if TYPE_CHECKING:

@@ -113,7 +113,7 @@ def _home(settings: "Settings") -> Finding:
 def _database(settings: "Settings") -> Finding:
     from nsai_work.cli.opening import the_store
     from nsai_work.settings import redacted
-    from nsai_work.store.migrate import HEAD, current_version
+    from nsai_work.store.engine.migrate import HEAD, current_version
 
     version = the_store(settings).database.read(lambda tx: current_version(tx.connection))
     detail = f"{redacted(settings.database_url)} answers; its schema is {version or 'missing'}"

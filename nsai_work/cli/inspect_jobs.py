@@ -16,7 +16,7 @@ from nsai_work.payloads import JobKind
 
 if TYPE_CHECKING:
     from nsai_work.job import Job
-    from nsai_work.training.ledger import CheckpointRecord
+    from nsai_work.journal import CheckpointRecord
 
 JobId = Annotated[str, typer.Argument(metavar="ID", help="A job's id; a unique beginning or end of it will do.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]

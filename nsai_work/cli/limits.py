@@ -83,7 +83,7 @@ def read_most(text: str) -> int | None:
     Raises:
         InvalidRequest: it is neither a number that a limit can be, nor ``none``.
     """
-    from nsai_work.store.limits import MOST_RUNNING
+    from nsai_work.store.claim.limits import MOST_RUNNING
 
     if text == NO_LIMIT:
         return None

@@ -31,7 +31,7 @@ def the_store(settings: "Settings | None" = None) -> "Store":
     Raises:
         StoreUnavailable: the database does not answer.
     """
-    from nsai_work.connections import job_store
+    from nsai_work.client.connections import job_store
 
     return job_store(settings or read_settings())
 
@@ -40,7 +40,7 @@ def close_all() -> None:
     """Close what this process opened, if it opened anything."""
     import sys
 
-    if "nsai_work.connections" in sys.modules:
-        from nsai_work.connections import close_connections
+    if "nsai_work.client.connections" in sys.modules:
+        from nsai_work.client.connections import close_connections
 
         close_connections()

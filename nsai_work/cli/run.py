@@ -26,8 +26,8 @@ def run(
     json_output: Annotated[bool, typer.Option("--json", help="Print the job as JSON at the end.")] = False,
 ) -> None:
     """Submit a job and work it here, with a progress bar. Ctrl-C stops it cleanly; it can be resumed."""
-    from nsai_work.jobfile import load_job
-    from nsai_work.submission import submit
+    from nsai_work.client.jobfile import load_job
+    from nsai_work.client.submit import submit
     from nsai_work.worker import run_inline
 
     settings = read_settings()

@@ -20,7 +20,7 @@ def cancel(job_id: JobId, json_output: AsJson = False) -> None:
 
 def retry(job_id: JobId, json_output: AsJson = False) -> None:
     """Queue a job again that failed, was canceled or timed out; it goes on from its newest checkpoint."""
-    from nsai_work.handle import JobHandle
+    from nsai_work.client.handle import JobHandle
 
     settings = read_settings()
     handle = JobHandle(find_job(the_store(settings), job_id).id, settings)
@@ -33,7 +33,7 @@ def promote(
     json_output: AsJson = False,
 ) -> None:
     """Keep a checkpoint for good, whatever the checkpoint policy says."""
-    from nsai_work.handle import JobHandle
+    from nsai_work.client.handle import JobHandle
 
     settings = read_settings()
     kept = JobHandle(find_job(the_store(settings), job_id).id, settings).promote(name)

@@ -28,8 +28,8 @@ def submit(
     ] = False,
 ) -> None:
     """Submit the jobs of a file. Nothing is stored unless every one of them is right."""
-    from nsai_work.jobfile import load_jobs
-    from nsai_work.submission import submit_many
+    from nsai_work.client.jobfile import load_jobs
+    from nsai_work.client.submit import submit_many
 
     settings = read_settings()
     jobs = load_jobs(file)

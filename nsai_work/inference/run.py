@@ -12,8 +12,8 @@ from crucible.errors import AuthenticationFailed, CrucibleError
 from nsai_work.control import Control
 from nsai_work.inference.answers import Answers
 from nsai_work.inference.prompts import PromptRow, check_unchanged, read_prompts
+from nsai_work.interruptible import Waiter
 from nsai_work.payloads import Inference
-from nsai_work.training.waiting import Waiter
 
 Tell: TypeAlias = Callable[[str, dict[str, JsonValue]], Awaitable[None]]
 

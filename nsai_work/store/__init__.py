@@ -5,10 +5,12 @@ functions, which take an open transaction first: ``submitting``, ``claiming``, `
 ``releasing``, ``steering``, ``reading``, ``journal``, ``limits`` and ``workers``.
 """
 
-from nsai_work.store.database import Database, Tx
-from nsai_work.store.engines import parse_url
-from nsai_work.store.leases import MAX_CRASHES, LeaseWatch
-from nsai_work.store.ledger import StoreLedger
+from nsai_work.store.async_store import AsyncStore, Standing
+from nsai_work.store.engine.database import Database, Tx
+from nsai_work.store.engine.engines import parse_url
+from nsai_work.store.journal.adapter import StoreLedger
+from nsai_work.store.maintenance.leases import MAX_CRASHES, LeaseWatch
+from nsai_work.store.maintenance.workers import Election
 from nsai_work.store.records import (
     AttemptRow,
     Claim,
@@ -28,8 +30,6 @@ from nsai_work.store.records import (
     WorkerRow,
 )
 from nsai_work.store.store import Store, migrate_store, open_store
-from nsai_work.store.workers import Election
-from nsai_work.store.writer import AsyncStore, Standing
 
 __all__ = [
     "MAX_CRASHES",

@@ -17,11 +17,11 @@ from sqlalchemy import ColumnElement, Row, ScalarSelect, Select, exists, select,
 from nsai_work.job import Job
 from nsai_work.lifecycle import JobStatus
 from nsai_work.placement import candidate_backends, model_of
-from nsai_work.store.database import PREPARED, Tx, one_of_these
-from nsai_work.store.notices import notice
-from nsai_work.store.numbering import numbers_column, numbers_of
+from nsai_work.store.engine.bulk_write import insert_new
+from nsai_work.store.engine.database import PREPARED, Tx, one_of_these
+from nsai_work.store.engine.notify import notice
 from nsai_work.store.schema import jobs, lane_backends, lanes, limits, status_in, turns
-from nsai_work.store.writes import insert_new
+from nsai_work.store.submit.sequence import numbers_column, numbers_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ from sqlalchemy import (
 )
 
 from nsai_work.lifecycle import JobStatus
-from nsai_work.store.columns import BigKey, Json, Remark, UtcTime
+from nsai_work.store.engine.columns import BigKey, Json, Remark, UtcTime
 
 metadata: Final = MetaData()
 job_numbers: Final = Sequence("nsai_job_numbers", metadata=metadata, data_type=BigInteger())

@@ -9,26 +9,21 @@ from sqlalchemy import URL
 
 from nsai_work.clock import Clock, SystemClock
 from nsai_work.job import Job
+from nsai_work.journal import CheckpointRecord, RemoteRun, StepRecord
 from nsai_work.lifecycle import JobStatus
-from nsai_work.store import (
-    claiming,
-    ending,
-    journal,
-    lanes,
-    leases,
-    limits,
-    placing,
-    pruning,
-    reading,
-    releasing,
-    steering,
-    submitting,
-    taking,
-    workers,
-)
-from nsai_work.store.database import Database, Tx
-from nsai_work.store.engines import parse_url
-from nsai_work.store.leases import MAX_CRASHES
+from nsai_work.store import lanes
+from nsai_work.store.claim import general as claiming
+from nsai_work.store.claim import limits
+from nsai_work.store.claim import one_statement as taking
+from nsai_work.store.engine.database import Database, Tx
+from nsai_work.store.engine.engines import parse_url
+from nsai_work.store.journal import runs as journal
+from nsai_work.store.lifecycle import cancel_retry as steering
+from nsai_work.store.lifecycle import finish as ending
+from nsai_work.store.maintenance import leases, pruning, workers
+from nsai_work.store.maintenance import scheduler as releasing
+from nsai_work.store.maintenance.leases import MAX_CRASHES
+from nsai_work.store.queries import jobs as reading
 from nsai_work.store.records import (
     AttemptRow,
     Claim,
@@ -46,7 +41,8 @@ from nsai_work.store.records import (
     Wanted,
     WorkerRow,
 )
-from nsai_work.training.ledger import CheckpointRecord, RemoteRun, StepRecord
+from nsai_work.store.submit import general as submitting
+from nsai_work.store.submit import one_statement as placing
 
 
 def open_store(url: str | URL, clock: Clock | None = None, *, migrate: bool = True) -> "Store":

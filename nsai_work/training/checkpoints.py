@@ -8,12 +8,12 @@ from collections.abc import Iterable, Sequence
 
 from crucible.errors import BackendError, CallerError, InvalidRequest, RunCorrupted, RunGone
 from crucible.training import Intent, RunState, SaveResult
+from nsai_work.interruptible import Wait
+from nsai_work.journal import CheckpointRecord, CheckpointStatus, LedgerSnapshot
 from nsai_work.payloads import TrainingStep
 from nsai_work.policies import SavedCheckpoint
-from nsai_work.training.ledger import CheckpointRecord, CheckpointStatus, LedgerSnapshot
 from nsai_work.training.lineage import counts
-from nsai_work.training.live import Assignment, Live, Progress, metric_of
-from nsai_work.training.waiting import Wait
+from nsai_work.training.run_state import Assignment, Live, Progress, metric_of
 
 
 async def finish_save(assignment: Assignment, live: Live, intent: Intent, saved: SaveResult, wait: Wait) -> None:

@@ -21,19 +21,19 @@ from crucible.training import RunHealth
 from nsai_work.clock import Clock
 from nsai_work.control import Control
 from nsai_work.errors import HandOver, JobTimeout
+from nsai_work.interruptible import Waiter, within
 from nsai_work.job import Job
+from nsai_work.journal import Ledger, LedgerSnapshot
 from nsai_work.payloads import TrainingStep
 from nsai_work.training.data import load_data
 from nsai_work.training.datums import shared_datums
 from nsai_work.training.decision import Action, Decision, Seen, decide, looks_at_health
-from nsai_work.training.ledger import Ledger, LedgerSnapshot
+from nsai_work.training.entry import connect
 from nsai_work.training.lineage import EndReason, end_code, times_poisoned
-from nsai_work.training.live import Assignment, Live, Progress
 from nsai_work.training.pipeline import fill, finish_oldest
 from nsai_work.training.plan import Plan
 from nsai_work.training.result import is_finished, training_result
-from nsai_work.training.takeover import connect
-from nsai_work.training.waiting import Waiter, within
+from nsai_work.training.run_state import Assignment, Live, Progress
 
 DRAIN_GRACE_S: Final = 3.0
 """How long a driver that is told to stop waits for what is under way. What is not done then is replayed later."""

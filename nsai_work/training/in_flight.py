@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from crucible.training import Pending, Prepared, SaveResult, StepResult
-from nsai_work.training.agenda import Operation
+from nsai_work.training.operations import Operation
 
 
 @dataclass(slots=True)

@@ -7,7 +7,7 @@ from typing import Final, Self
 
 from crucible.errors import CrucibleError
 from crucible.training import CheckpointRef
-from nsai_work.training.ledger import CheckpointRecord, CheckpointStatus, LedgerSnapshot, RemoteRun, ResumeMode
+from nsai_work.journal import CheckpointRecord, CheckpointStatus, LedgerSnapshot, RemoteRun, ResumeMode
 
 POISONED: Final = "run_corrupted"
 FLAGGED: Final = "run_flagged"

@@ -12,14 +12,14 @@ from pydantic import JsonValue
 
 from crucible.errors import RunCorrupted
 from crucible.training import Intent, IntentKind, Pending, SaveResult, StepRequest, StepResult
-from nsai_work.training.agenda import Operation
+from nsai_work.interruptible import Wait
+from nsai_work.journal import CheckpointRecord, StepRecord
 from nsai_work.training.checkpoints import finish_sampler, finish_save
 from nsai_work.training.in_flight import InFlight
-from nsai_work.training.ledger import CheckpointRecord, StepRecord
 from nsai_work.training.lineage import SKIPPED
-from nsai_work.training.live import Assignment, Live, expiry, known_metrics
+from nsai_work.training.operations import Operation
 from nsai_work.training.resume import check_resume
-from nsai_work.training.waiting import Wait
+from nsai_work.training.run_state import Assignment, Live, expiry, known_metrics
 
 
 def prepare(assignment: Assignment, live: Live, operation: Operation) -> InFlight:

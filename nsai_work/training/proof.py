@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from nsai_work.training.ledger import RemoteRun, ResumeMode, StepRecord
+from nsai_work.journal import RemoteRun, ResumeMode, StepRecord
 from nsai_work.training.lineage import SKIPPED
 
 REPEATABLE_TOLERANCE: Final = 1e-5

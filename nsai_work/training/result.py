@@ -2,8 +2,8 @@
 
 from pydantic import JsonValue
 
+from nsai_work.journal import LedgerSnapshot, RemoteRun
 from nsai_work.training.checkpoints import final_checkpoint
-from nsai_work.training.ledger import LedgerSnapshot, RemoteRun
 from nsai_work.training.lineage import SKIPPED, worst_resume
 from nsai_work.training.plan import Plan
 

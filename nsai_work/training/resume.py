@@ -3,9 +3,9 @@
 from pydantic import JsonValue
 
 from nsai_work.errors import ResumeUnproven
-from nsai_work.training.ledger import ResumeMode, StepRecord
-from nsai_work.training.live import Assignment, Live
+from nsai_work.journal import ResumeMode, StepRecord
 from nsai_work.training.proof import Proof, prove
+from nsai_work.training.run_state import Assignment, Live
 
 
 async def check_resume(assignment: Assignment, live: Live, record: StepRecord | None = None) -> None:

@@ -8,7 +8,7 @@ from functools import lru_cache
 from nsai_work.dispatch.app import WorkApp, make_app
 from nsai_work.settings import Settings
 from nsai_work.worker.runtime import Work
-from nsai_work.worker.thread import RuntimeThread
+from nsai_work.worker.runtime_thread import RuntimeThread
 
 
 @lru_cache(maxsize=1)

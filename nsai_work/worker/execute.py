@@ -12,18 +12,18 @@ from nsai_work import telemetry
 from nsai_work.clock import Clock
 from nsai_work.control import StopReason
 from nsai_work.errors import LeaseLost
+from nsai_work.journal import Ledger
 from nsai_work.lifecycle import JobStatus
 from nsai_work.logs import get_logger
 from nsai_work.payloads import TrainingStep
 from nsai_work.store.records import Claim, End, Requeue
 from nsai_work.telemetry import JobEvent
-from nsai_work.training.ledger import Ledger
 from nsai_work.worker.attempt import Attempt
 from nsai_work.worker.backends import BackendPool
+from nsai_work.worker.handlers import Tools, perform
 from nsai_work.worker.outcome import Outcome, Verdict, judge, succeeded
-from nsai_work.worker.ownership import Ownership
-from nsai_work.worker.perform import Tools, perform
 from nsai_work.worker.supervise import supervised
+from nsai_work.worker.worker_store import Ownership
 
 log = get_logger(__name__)
 

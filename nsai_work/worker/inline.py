@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 from nsai_work.settings import Settings
 from nsai_work.store.records import EventRow
-from nsai_work.worker.ownership import Ownership
 from nsai_work.worker.runtime import Runtime, Work, open_runtime
+from nsai_work.worker.worker_store import Ownership
 
 LOOK_S = 0.05
 

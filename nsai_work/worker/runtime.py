@@ -12,7 +12,6 @@ from typing import Any, TypeAlias
 from nsai_work.clock import Clock, SystemClock
 from nsai_work.control import StopReason
 from nsai_work.dispatch.publisher import Publisher
-from nsai_work.dispatch.sweeper import Sweeper
 from nsai_work.dispatch.wakeup import WakeUp
 from nsai_work.job import Priority
 from nsai_work.logs import get_logger
@@ -22,10 +21,11 @@ from nsai_work.store.records import Claim
 from nsai_work.worker.attempt import Attempt
 from nsai_work.worker.backends import BackendPool
 from nsai_work.worker.execute import Executor
-from nsai_work.worker.intake import Intake
-from nsai_work.worker.lag import LagMeter
+from nsai_work.worker.fetcher import Intake
 from nsai_work.worker.leases import LeaseKeeper
-from nsai_work.worker.ownership import Ownership, Selection, open_ownership
+from nsai_work.worker.loop_lag import LagMeter
+from nsai_work.worker.maintainer import Sweeper
+from nsai_work.worker.worker_store import Ownership, Selection, open_ownership
 
 log = get_logger(__name__)
 

@@ -14,7 +14,7 @@ from nsai_work.job import Priority
 from nsai_work.logs import configure_logging
 from nsai_work.settings import Settings
 from nsai_work.worker.runtime import Work
-from nsai_work.worker.thread import RuntimeThread
+from nsai_work.worker.runtime_thread import RuntimeThread
 
 
 def run_worker(

@@ -18,7 +18,7 @@ from backends.tinkex_dev.requests import AdamParams
 from backends.tinkex_dev.server import DEV_KEY, DevProcess
 from backends.tinkex_dev.service import digest_of_body
 from nsai_work import Job, JobHandle, submit_many
-from nsai_work.connections import publisher
+from nsai_work.client.connections import publisher
 from nsai_work.job import Priority
 from nsai_work.lifecycle import JobStatus
 from nsai_work.store import Hint

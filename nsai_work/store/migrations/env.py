@@ -1,8 +1,8 @@
-"""What Alembic runs. The connection comes from ``nsai_work.store.migrate``, already in a transaction."""
+"""What Alembic runs. The connection comes from ``nsai_work.store.engine.migrate``, already in a transaction."""
 
 from alembic import context
 
-from nsai_work.store.migrate import VERSION_TABLE
+from nsai_work.store.engine.migrate import VERSION_TABLE
 from nsai_work.store.schema import metadata
 
 context.configure(

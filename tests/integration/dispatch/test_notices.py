@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from nsai_work import submit, submit_many
-from nsai_work.connections import close_connections
+from nsai_work.client.connections import close_connections
 from nsai_work.dispatch.broker import broker_connection
-from nsai_work.dispatch.courier import Courier
+from nsai_work.dispatch.debounce import Courier
 from nsai_work.dispatch.publisher import MAX_HINTS, Publisher, enough_of
 from nsai_work.dispatch.queues import wake_queue
 from nsai_work.dispatch.wakeup import WakeUp, decode

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from nsai_work import Settings, submit
-from nsai_work.connections import close_connections
+from nsai_work.client.connections import close_connections
 from nsai_work.dispatch.broker import broker_connection
 from nsai_work.dispatch.queues import queue_name
 from nsai_work.dispatch.wakeup import WakeUp, decode

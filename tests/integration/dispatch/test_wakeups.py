@@ -122,7 +122,7 @@ def test_a_redis_list_full_of_rubbish_does_not_stop_a_worker(redis_url: str, rig
 
 def test_a_stale_or_doubled_hint_runs_nothing_twice(rig: Rig) -> None:
     """A hint for a job that runs, or has run, changes nothing."""
-    from nsai_work.connections import publisher
+    from nsai_work.client.connections import publisher
 
     rig.start_worker()
     settings = rig.settings()

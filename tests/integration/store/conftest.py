@@ -13,7 +13,7 @@ from sqlalchemy import create_engine, make_url, text
 from nsai_work import store as stores
 from nsai_work.job import Job
 from nsai_work.store import Store, Wanted, migrate_store, open_store
-from nsai_work.store.migrate import HEAD, VERSION_TABLE
+from nsai_work.store.engine.migrate import HEAD, VERSION_TABLE
 from nsai_work.store.schema import metadata
 
 

@@ -10,7 +10,7 @@ from nsai_work.errors import IllegalTransition, JobNotFound, LeaseLost
 from nsai_work.job import Job
 from nsai_work.lifecycle import JobStatus
 from nsai_work.store import Claim, End, Requeue, Store, Wanted
-from nsai_work.store.ending import finish_many
+from nsai_work.store.lifecycle.finish import finish_many
 
 MakeJob = Callable[..., Job]
 Want = Callable[..., Wanted]

@@ -9,8 +9,8 @@ from crucible.errors import InvalidRequest, NotFound
 from crucible.training import Intent, IntentKind, RunRef
 from nsai_work.errors import LeaseLost
 from nsai_work.job import Job
+from nsai_work.journal import CheckpointRecord, CheckpointStatus, Ledger, RemoteRun, ResumeMode, StepRecord
 from nsai_work.store import AsyncStore, Claim, Requeue, Store, StoreLedger, Wanted
-from nsai_work.training.ledger import CheckpointRecord, CheckpointStatus, Ledger, RemoteRun, ResumeMode, StepRecord
 
 MakeJob = Callable[..., Job]
 Want = Callable[..., Wanted]

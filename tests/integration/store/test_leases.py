@@ -6,11 +6,11 @@ import pytest
 
 from nsai_work.errors import LeaseLost
 from nsai_work.job import Job
+from nsai_work.journal import StepRecord
 from nsai_work.lifecycle import JobStatus
 from nsai_work.store import Claim, Election, End, Lease, LeaseWatch, Store, Wanted
-from nsai_work.store.journal import complete_step
-from nsai_work.store.workers import register_worker, worker_seen
-from nsai_work.training.ledger import StepRecord
+from nsai_work.store.journal.runs import complete_step
+from nsai_work.store.maintenance.workers import register_worker, worker_seen
 from nsai_work.worker_id import WorkerId
 
 MakeJob = Callable[..., Job]

@@ -10,8 +10,9 @@ from crucible.errors import InvalidRequest
 from nsai_work.clock import SystemClock
 from nsai_work.job import Job
 from nsai_work.lifecycle import JobStatus
-from nsai_work.store import Claim, End, Limit, LimitUse, Store, Wanted, workers
-from nsai_work.store.limits import LONGEST_MODEL_BYTES, MOST_RUNNING
+from nsai_work.store import Claim, End, Limit, LimitUse, Store, Wanted
+from nsai_work.store.claim.limits import LONGEST_MODEL_BYTES, MOST_RUNNING
+from nsai_work.store.maintenance import workers
 from nsai_work.worker.backends import BackendPool
 from nsai_work.worker_id import WorkerId
 from tests.integration.store.conftest import ManualClock

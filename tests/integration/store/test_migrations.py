@@ -10,9 +10,9 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
 from nsai_work.errors import StoreUnavailable
-from nsai_work.store import migrate as migrating
 from nsai_work.store import migrate_store, open_store
-from nsai_work.store.migrate import HEAD, VERSION_TABLE
+from nsai_work.store.engine import migrate as migrating
+from nsai_work.store.engine.migrate import HEAD, VERSION_TABLE
 from nsai_work.store.schema import metadata
 
 

@@ -21,11 +21,11 @@ from sqlalchemy.event import listen
 
 from nsai_work.errors import LeaseLost
 from nsai_work.job import Job
+from nsai_work.journal import StepRecord
 from nsai_work.lifecycle import ENDED, JobStatus
 from nsai_work.store import Claim, End, Lease, LeaseWatch, Requeue, Store, Wanted
-from nsai_work.store.journal import complete_step
+from nsai_work.store.journal.runs import complete_step
 from nsai_work.store.schema import metadata
-from nsai_work.training.ledger import StepRecord
 
 TTL_S = 10.0
 OWNERS = 3

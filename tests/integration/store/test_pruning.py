@@ -9,8 +9,8 @@ from sqlalchemy import func, select
 from nsai_work.job import Job
 from nsai_work.lifecycle import JobStatus
 from nsai_work.store import End, JobFilter, Store, Wanted
+from nsai_work.store.engine.bulk_write import insert_new
 from nsai_work.store.schema import checkpoints, metadata
-from nsai_work.store.writes import insert_new
 
 MakeJob = Callable[..., Job]
 MakeWanted = Callable[..., Wanted]

@@ -11,9 +11,13 @@ from sqlalchemy import Table, select, text, update
 from sqlalchemy.event import listen
 
 from nsai_work.job import Job
-from nsai_work.store import Claim, Requeue, Store, Tx, Wanted, claiming, open_store, placing, submitting, taking
+from nsai_work.store import Claim, Requeue, Store, Tx, Wanted, open_store
+from nsai_work.store.claim import general as claiming
+from nsai_work.store.claim import one_statement as taking
 from nsai_work.store.lanes import put_to_sleep
 from nsai_work.store.schema import attempts, events, jobs, lanes, specs, turns
+from nsai_work.store.submit import general as submitting
+from nsai_work.store.submit import one_statement as placing
 from tests.integration.store.conftest import ManualClock
 
 pytestmark = pytest.mark.postgres

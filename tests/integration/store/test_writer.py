@@ -14,8 +14,8 @@ from nsai_work.errors import LeaseLost, StoreFull, StoreUnavailable
 from nsai_work.job import Job
 from nsai_work.lifecycle import JobStatus
 from nsai_work.store import AsyncStore, End, JobFilter, Requeue, Store, Tx, Wanted, open_store, parse_url
-from nsai_work.store.journal import append_event
-from nsai_work.store.submitting import submit
+from nsai_work.store.journal.runs import append_event
+from nsai_work.store.submit.general import submit
 
 MakeJob = Callable[..., Job]
 Want = Callable[..., Wanted]

@@ -11,9 +11,9 @@ from sqlalchemy.exc import DBAPIError
 
 from crucible.errors import CrucibleError
 from nsai_work.store import Store
-from nsai_work.store.database import Tx
+from nsai_work.store.engine.bulk_write import Writes, insert_new
+from nsai_work.store.engine.database import Tx
 from nsai_work.store.schema import elections, workers
-from nsai_work.store.writes import Writes, insert_new
 
 WHEN = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nsai_work import Job, Settings, submit, submit_many
-from nsai_work.connections import close_connections
+from nsai_work.client.connections import close_connections
 from nsai_work.errors import InvalidJob
 
 MakeJob = Callable[[str], Job]

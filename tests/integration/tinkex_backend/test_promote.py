@@ -19,7 +19,7 @@ from crucible.testing.loop import run_opened
 from crucible.training import IntentKind, RunSpec
 from nsai_work import Job, JobHandle, Settings, submit
 from nsai_work.cli.app import app
-from nsai_work.connections import close_connections
+from nsai_work.client.connections import close_connections
 from nsai_work.worker import run_inline
 
 HOUR_S = 3600

@@ -12,9 +12,9 @@ from crucible.training import LiveRun, Pending
 from nsai_work.clock import SystemClock
 from nsai_work.control import Control
 from nsai_work.job import Job
+from nsai_work.journal import Ledger
 from nsai_work.payloads import TrainingStep
 from nsai_work.training.driver import train
-from nsai_work.training.ledger import Ledger
 from tests.integration.training.ledger_in_memory import Journal
 from tests.integration.training.service import Service, ServiceBackend
 

@@ -7,7 +7,7 @@ from pydantic import JsonValue
 from crucible.errors import InvalidRequest
 from crucible.training import Intent
 from nsai_work.errors import LeaseLost
-from nsai_work.training.ledger import (
+from nsai_work.journal import (
     CheckpointRecord,
     CheckpointStatus,
     LedgerSnapshot,

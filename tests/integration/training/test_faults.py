@@ -25,7 +25,7 @@ from crucible.errors import (
 from crucible.training import IntentKind, StepResult
 from nsai_work.control import Control, StopReason
 from nsai_work.errors import DataChanged, HandOver, JobTimeout, LeaseLost, ResumeUnproven
-from nsai_work.training.ledger import CheckpointStatus
+from nsai_work.journal import CheckpointStatus
 from tests.integration.training.harness import STEPS, Killed, Reaper, Scene, payload_of
 from tests.integration.training.ledger_in_memory import LedgerInMemory
 from tests.integration.training.service import Service

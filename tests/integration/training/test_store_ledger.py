@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from nsai_work.clock import SystemClock
+from nsai_work.journal import Ledger, LedgerSnapshot
 from nsai_work.store import Claim, Requeue, Store, Wanted, open_store
-from nsai_work.store.ledger import StoreLedger
-from nsai_work.store.writer import AsyncStore
-from nsai_work.training.ledger import Ledger, LedgerSnapshot
+from nsai_work.store.async_store import AsyncStore
+from nsai_work.store.journal.adapter import StoreLedger
 from tests.integration.training.harness import Killed, Reaper, Scene, payload_of
 from tests.integration.training.service import Service
 

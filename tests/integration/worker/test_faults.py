@@ -129,7 +129,7 @@ def test_a_broker_that_is_away_costs_latency_only(broker: Proxy, amqp_url: str, 
 
 def _hint_arrives(rig: Rig, log: Callable[[], str]) -> bool:
     """Send a hint for a job that does not exist: the worker says so once it consumes again."""
-    from nsai_work.connections import publisher
+    from nsai_work.client.connections import publisher
     from nsai_work.job import Priority
     from nsai_work.store import Hint
 

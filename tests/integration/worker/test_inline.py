@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nsai_work import Settings, submit
-from nsai_work.connections import close_connections, job_store
+from nsai_work.client.connections import close_connections, job_store
 from nsai_work.lifecycle import JobStatus
 from nsai_work.store import EventRow
 from nsai_work.worker import run_inline

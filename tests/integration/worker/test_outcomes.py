@@ -9,12 +9,12 @@ import pytest
 
 from crucible.errors import AuthenticationFailed, BackendUnavailable, Canceled, InvalidRequest
 from nsai_work import Job, JobHandle, Settings, submit, submit_many
-from nsai_work.connections import close_connections, job_store
+from nsai_work.client.connections import close_connections, job_store
 from nsai_work.dispatch.wakeup import WakeUp
 from nsai_work.errors import CrucibleError, InvalidJob, JobTimeout
 from nsai_work.lifecycle import JobStatus
 from nsai_work.worker.runtime import Work
-from nsai_work.worker.thread import RuntimeThread
+from nsai_work.worker.runtime_thread import RuntimeThread
 from tests.rig import command, until
 
 

@@ -17,7 +17,7 @@ from nsai_work.cli import main
 from nsai_work.cli.limits import read_most
 from nsai_work.job import Job
 from nsai_work.store import Limit, Store, Wanted, open_store
-from nsai_work.store.limits import MOST_RUNNING, model_limit, tenant_quota
+from nsai_work.store.claim.limits import MOST_RUNNING, model_limit, tenant_quota
 
 Call = Callable[..., str]
 T = TypeVar("T")

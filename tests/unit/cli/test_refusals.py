@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from nsai_work.cli import main
-from nsai_work.jobfile import load_job
+from nsai_work.client.jobfile import load_job
 
 Job = dict[str, Any]
 

@@ -7,7 +7,7 @@ pytest.importorskip("transformers")
 from crucible import InvalidRequest, Options, Prompt, ToolCall, Unsupported
 from crucible.chat import chat_of
 from crucible.chat_template import TemplateTokenizer
-from crucible.spoken import take_apart
+from crucible.output_parser import take_apart
 
 pytestmark = pytest.mark.filterwarnings("default")
 

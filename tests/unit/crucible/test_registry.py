@@ -15,7 +15,7 @@ from crucible import (
     connect,
     load_backend,
 )
-from crucible.guard import ask_health
+from crucible.checked_calls import ask_health
 from crucible.testing.loop import run_opened
 
 PLUGIN = """

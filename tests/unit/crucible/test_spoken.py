@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crucible.spoken import Spoken, take_apart
+from crucible.output_parser import Spoken, take_apart
 
 GOOD = '<tool_call>\n{"name": "look", "arguments": {"at": "</tool_call>"}}\n</tool_call>'
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from nsai_work.client.jobfile import load_job, load_jobs
 from nsai_work.errors import InvalidJob
-from nsai_work.jobfile import load_job, load_jobs
 
 TRAIN = """\
 kind: training_step

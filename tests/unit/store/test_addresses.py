@@ -5,7 +5,7 @@ from sqlalchemy.exc import DBAPIError
 
 from crucible.errors import InvalidRequest
 from nsai_work.store import parse_url
-from nsai_work.store.faults import Fault, as_work_error, classify
+from nsai_work.store.engine.db_errors import Fault, as_work_error, classify
 
 
 @pytest.mark.parametrize(

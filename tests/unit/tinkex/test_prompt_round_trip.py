@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backends.tinkex.claims import EVERYTHING, claims, refuse_unsayable
+from backends.tinkex.capabilities import EVERYTHING, claims, refuse_unsayable
 from backends.tinkex.render import model_input
 from backends.tinkex.sampler import sampling_params
 from backends.tinkex.types.model_input import EncodedTextChunk, ModelInput
@@ -16,8 +16,8 @@ from backends.tinkex.types.server_capabilities import ServerCapabilities
 from crucible import ByteTokenizer, ImagePart, Message, Options, Prompt, TextPart, Tool, ToolCall, ToolResultPart
 from crucible.chat import chat_of
 from crucible.errors import Unsupported
+from crucible.output_parser import take_apart
 from crucible.requirements import require
-from crucible.spoken import take_apart
 from crucible.tokenizer import ChatFeatures
 
 TOKENIZER = ByteTokenizer()

@@ -3,9 +3,7 @@
 import pytest
 
 from crucible.training import RunRef
-from nsai_work.payloads import TrainingStep
-from nsai_work.training.checkpoints import doomed
-from nsai_work.training.ledger import (
+from nsai_work.journal import (
     CheckpointRecord,
     CheckpointStatus,
     LedgerSnapshot,
@@ -13,6 +11,8 @@ from nsai_work.training.ledger import (
     ResumeMode,
     StepRecord,
 )
+from nsai_work.payloads import TrainingStep
+from nsai_work.training.checkpoints import doomed
 from nsai_work.training.lineage import EndReason, candidates, counts, skipped_steps, times_poisoned, worst_resume
 from nsai_work.training.proof import Proof, comparable, prove
 

@@ -8,8 +8,8 @@ import pytest
 
 from crucible.errors import BackendUnavailable
 from crucible.training import IntentKind, RunFeatures
-from nsai_work.training.agenda import Operation
 from nsai_work.training.in_flight import InFlight
+from nsai_work.training.operations import Operation
 from nsai_work.training.sender import Sender
 
 pytestmark = pytest.mark.anyio

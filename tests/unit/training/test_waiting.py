@@ -7,7 +7,7 @@ import pytest
 
 from crucible.errors import Canceled, RunCorrupted
 from nsai_work.control import Control, StopReason
-from nsai_work.training.waiting import Waiter, within
+from nsai_work.interruptible import Waiter, within
 
 
 class Watched:

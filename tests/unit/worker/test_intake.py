@@ -11,7 +11,7 @@ from nsai_work.errors import StoreUnavailable
 from nsai_work.job import Job
 from nsai_work.payloads import JobKind
 from nsai_work.store.records import Claim
-from nsai_work.worker.intake import LARGEST_BATCH, Intake
+from nsai_work.worker.fetcher import LARGEST_BATCH, Intake
 
 FOREVER_S = 3600
 

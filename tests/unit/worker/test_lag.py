@@ -4,7 +4,7 @@ import asyncio
 import time
 
 from nsai_work.clock import SystemClock
-from nsai_work.worker.lag import INTERVAL_S, LagMeter
+from nsai_work.worker.loop_lag import INTERVAL_S, LagMeter
 
 
 def test_a_blocked_loop_is_noticed() -> None:

@@ -1,0 +1,1 @@
+"""What a submitting process uses: submit, validate, job files, the handle, promotion."""

@@ -1,0 +1,88 @@
+"""What a process keeps open for each settings: one store and one publisher, made at first use.
+
+After a fork the child makes its own; a connection shared by two processes would garble both.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from nsai_work.settings import Settings
+
+if TYPE_CHECKING:
+    from nsai_work.dispatch.debounce import Courier
+    from nsai_work.dispatch.publisher import Publisher
+    from nsai_work.store import Hint, Store
+
+T = TypeVar("T")
+
+_lock = threading.Lock()
+_kept: dict[tuple[str, int, str], Any] = {}
+
+
+def job_store(settings: Settings) -> "Store":
+    """The store these settings name, migrated if they allow it.
+
+    Raises:
+        StoreUnavailable: the database does not answer.
+    """
+    return _keep("store", settings.database_url, lambda: open_job_store(settings))
+
+
+def publisher(settings: Settings) -> "Publisher":
+    """The publisher for the broker these settings name."""
+    from nsai_work.dispatch.publisher import Publisher
+
+    return _keep("publisher", _broker(settings), lambda: Publisher(settings))
+
+
+def send_hints(settings: Settings, hints: "Sequence[Hint]", traceparent: str | None = None) -> None:
+    """Tell the broker that jobs have become ready: at once, or, where the store has given notice of them, soon.
+    Never raises."""
+    from nsai_work.dispatch.publisher import enough_of
+
+    if not hints:
+        return
+    if job_store(settings).gives_notice:
+        _courier(settings).send(enough_of(hints), traceparent)
+    else:
+        publisher(settings).publish(enough_of(hints), traceparent)
+
+
+def _courier(settings: Settings) -> "Courier":
+    from nsai_work.dispatch.debounce import Courier
+    from nsai_work.dispatch.publisher import Publisher
+
+    return _keep("courier", _broker(settings), lambda: Courier(Publisher(settings)))
+
+
+def _broker(settings: Settings) -> str:
+    return f"{settings.broker_url} {settings.queue_prefix}"
+
+
+def open_job_store(settings: Settings) -> "Store":
+    """A store of the caller's own, who closes it."""
+    from nsai_work.clock import SystemClock
+    from nsai_work.store import open_store
+
+    if settings.database_url.startswith("sqlite"):
+        settings.make_home()
+    return open_store(settings.database_url, SystemClock(), migrate=settings.migrate)
+
+
+def close_connections() -> None:
+    """Close what this process opened. Later calls open it again."""
+    with _lock:
+        mine = [key for key in _kept if key[1] == os.getpid()]
+        for key in mine:
+            _kept.pop(key).close()
+
+
+def _keep(what: str, url: str, make: Callable[[], T]) -> T:
+    key = (what, os.getpid(), url)
+    with _lock:
+        if key not in _kept:
+            _kept[key] = make()
+        kept: T = _kept[key]
+        return kept

@@ -1,0 +1,201 @@
+"""JobHandle: a job as its submitter, or anybody else in any process, sees it."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import TYPE_CHECKING, TypeVar
+
+from pydantic import JsonValue
+
+from crucible.errors import Canceled, CrucibleError, Failure
+from nsai_work.client.connections import job_store, send_hints
+from nsai_work.errors import JobTimeout, WorkError, error_of
+from nsai_work.job import Job
+from nsai_work.lifecycle import JobStatus
+from nsai_work.settings import Settings
+
+if TYPE_CHECKING:
+    from nsai_work.journal import CheckpointRecord, StepRecord
+    from nsai_work.store import EventRow, Store
+
+T = TypeVar("T")
+
+FIRST_LOOK_S = 0.01
+LONGEST_LOOK_S = 0.5
+
+
+class JobHandle:
+    """Looks a job up in the store; keeps nothing, so it may be made anywhere from an id.
+
+    Every method has an async twin with an ``a`` before its name, which leaves the event loop free.
+    All raise JobNotFound for an unknown id and StoreUnavailable when the database does not answer.
+    """
+
+    def __init__(self, job_id: str, settings: Settings | None = None) -> None:
+        self.id = job_id
+        self._settings = settings or Settings()
+
+    def __repr__(self) -> str:
+        return f"JobHandle({self.id!r})"
+
+    def job(self) -> Job:
+        """The job as it is now."""
+        return self._store().get(self.id)
+
+    def status(self) -> JobStatus:
+        """Where the job is in its life."""
+        return self.job().status
+
+    def steps(self) -> "list[StepRecord]":
+        """One record for each optimizer step that counts, in order."""
+        return list(self._store().steps(self.id))
+
+    def checkpoints(self) -> "list[CheckpointRecord]":
+        """The job's checkpoints."""
+        return list(self._store().checkpoints(self.id))
+
+    def promote(self, name: str) -> "CheckpointRecord":
+        """Keep a checkpoint for good, whatever the checkpoint policy says; its expiry at the service is lifted.
+
+        Raises:
+            NotFound: the job has no checkpoint of that name, or it is gone at the service.
+            InvalidRequest: it is not there any more, or not there yet.
+            BackendUnavailable: the service could not be told; nothing was changed.
+        """
+        from nsai_work.client.promote import promote
+
+        return promote(self._store(), self.id, name, timeout_s=self._settings.submit_timeout_s)
+
+    def cancel(self) -> JobStatus:
+        """Ask the job to stop. One that waits is canceled now; one that runs stops within a step."""
+        self._store().request_cancel(self.id)
+        return self.status()
+
+    def retry(self) -> JobStatus:
+        """Queue the job again, with all its attempts before it, and wake a worker. What it has recorded stays: a
+        training job goes on from its newest checkpoint.
+
+        Raises:
+            IllegalTransition: it has not ended, or it succeeded.
+        """
+        from nsai_work.store import Hint
+
+        self._store().retry(self.id)
+        job = self.job()
+        send_hints(self._settings, [Hint(job_id=job.id, epoch=job.epoch, priority=job.priority)])
+        return job.status
+
+    def events(self, *, follow: bool = False, after: int = 0) -> "Iterator[EventRow]":
+        """The job's log after entry number ``after``; with ``follow`` until the job has ended."""
+        pause = FIRST_LOOK_S
+        while True:
+            page, ended = self._look(after, follow)
+            yield from page
+            if page:
+                after, pause = page[-1].seq, FIRST_LOOK_S
+            elif not follow or ended:
+                return
+            else:
+                time.sleep(pause)
+                pause = min(pause * 1.5, LONGEST_LOOK_S)
+
+    def result(self, timeout: float | None = None) -> dict[str, JsonValue]:
+        """Wait for the job's end, at most ``timeout`` seconds, and return its result.
+
+        Raises:
+            CrucibleError: the job failed; the error is of the kind it failed with.
+            Canceled, JobTimeout: it was canceled, or its own time limit passed.
+            TimeoutError: it has not ended yet.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        pause = FIRST_LOOK_S
+        while not (job := self.job()).status.ended:
+            time.sleep(self._next_pause(pause, deadline))
+            pause = min(pause * 1.5, LONGEST_LOOK_S)
+        return outcome_of(job)
+
+    async def ajob(self) -> Job:
+        """``job`` for async code."""
+        return await asyncio.to_thread(self.job)
+
+    async def astatus(self) -> JobStatus:
+        """``status`` for async code."""
+        return await asyncio.to_thread(self.status)
+
+    async def asteps(self) -> "list[StepRecord]":
+        """``steps`` for async code."""
+        return await asyncio.to_thread(self.steps)
+
+    async def acheckpoints(self) -> "list[CheckpointRecord]":
+        """``checkpoints`` for async code."""
+        return await asyncio.to_thread(self.checkpoints)
+
+    async def apromote(self, name: str) -> "CheckpointRecord":
+        """``promote`` for async code."""
+        return await asyncio.to_thread(self.promote, name)
+
+    async def acancel(self) -> JobStatus:
+        """``cancel`` for async code."""
+        return await asyncio.to_thread(self.cancel)
+
+    async def aretry(self) -> JobStatus:
+        """``retry`` for async code."""
+        return await asyncio.to_thread(self.retry)
+
+    async def aevents(self, *, follow: bool = False, after: int = 0) -> "AsyncIterator[EventRow]":
+        """``events`` for async code."""
+        pause = FIRST_LOOK_S
+        while True:
+            page, ended = await asyncio.to_thread(self._look, after, follow)
+            for event in page:
+                yield event
+            if page:
+                after, pause = page[-1].seq, FIRST_LOOK_S
+            elif not follow or ended:
+                return
+            else:
+                await asyncio.sleep(pause)
+                pause = min(pause * 1.5, LONGEST_LOOK_S)
+
+    async def aresult(self, timeout: float | None = None) -> dict[str, JsonValue]:
+        """``result`` for async code."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        pause = FIRST_LOOK_S
+        while not (job := await self.ajob()).status.ended:
+            await asyncio.sleep(self._next_pause(pause, deadline))
+            pause = min(pause * 1.5, LONGEST_LOOK_S)
+        return outcome_of(job)
+
+    def _store(self) -> "Store":
+        return job_store(self._settings)
+
+    def _look(self, after: int, follow: bool) -> "tuple[list[EventRow], bool]":
+        # the status first: what is written between the two looks is then seen by the next page
+        ended = self.status().ended if follow else True
+        return list(self._store().events(self.id, after)), ended
+
+    def _next_pause(self, pause: float, deadline: float | None) -> float:
+        left = pause if deadline is None else min(pause, deadline - time.monotonic())
+        if left <= 0:
+            raise TimeoutError(f"job {self.id} has not ended yet; it goes on, and result() may be called again")
+        return left
+
+
+def outcome_of(job: Job) -> dict[str, JsonValue]:
+    """The result of a job that has ended, or the error it ended with."""
+    if job.status is JobStatus.SUCCEEDED:
+        return job.result or {}
+    raise _end_error(job)
+
+
+_WITHOUT_FAILURE: dict[JobStatus, Callable[[str], CrucibleError]] = {
+    JobStatus.CANCELED: Canceled,
+    JobStatus.TIMEOUT: JobTimeout,
+}
+
+
+def _end_error(job: Job) -> CrucibleError:
+    failure: Failure | None = job.error
+    if failure is not None:
+        return error_of(failure)
+    return _WITHOUT_FAILURE.get(job.status, WorkError)(f"job {job.id} ended as {job.status}")

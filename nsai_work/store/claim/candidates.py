@@ -1,0 +1,190 @@
+"""Which lanes a worker could take from now."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, case, exists, false, func, or_, select
+
+from nsai_work.lifecycle import JobStatus
+from nsai_work.store.engine.columns import UtcTime
+from nsai_work.store.engine.database import PREPARED, Tx
+from nsai_work.store.lanes import front_of
+from nsai_work.store.maintenance.scheduler import CLOCK_SKEW, clock_was_set_back, time_has_come
+from nsai_work.store.records import Wanted
+from nsai_work.store.schema import jobs, lane_backends, lanes, limits, status_in, turns
+
+_DUE: Final = or_(
+    exists().where(time_has_come(bindparam("now", type_=UtcTime()))),
+    exists().where(clock_was_set_back(bindparam("bound", type_=UtcTime()))),
+)
+FACTS: Final = select(_DUE.label("due"), exists().where(limits.c.key.is_not(None)).label("limits_set"))
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A lane with a ready job. ``backends`` are those it may use and the worker has, best first, each with the
+    credential the worker uses there. ``limited``: some limit applies, and must be measured under a lock."""
+
+    lane_id: int
+    tenant_id: str
+    rank: int
+    model: str
+    group_key: str | None
+    group_max: int | None
+    front: int
+    limited: bool
+    backends: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What a worker finds when it looks for work: the lanes that are not full, the most urgent first, then by the
+    tenants' turns; whether some job's delay is over, which nobody has noted yet; and whether any limit is set."""
+
+    candidates: Sequence[Candidate]
+    delay_over: bool
+    limits_set: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What a worker would take, as far as it makes another statement."""
+
+    backends: tuple[tuple[str, str], ...] | None
+    kinds: tuple[str, ...] | None
+    ranks: tuple[int, ...] | None
+    named: bool
+
+    @classmethod
+    def of(cls, wanted: Wanted) -> "Choice":
+        """What this worker would take."""
+        return cls(
+            None if wanted.backends is None else tuple(sorted(wanted.backends.items())),
+            None if wanted.kinds is None else tuple(str(kind) for kind in wanted.kinds),
+            None if wanted.priorities is None else tuple(priority.rank for priority in wanted.priorities),
+            wanted.job_ids is not None,
+        )
+
+
+def times(tx: Tx) -> dict[str, object]:
+    """The parameters of ``FACTS``."""
+    return {"now": tx.now, "bound": tx.now + CLOCK_SKEW}
+
+
+def look(tx: Tx, wanted: Wanted, *, limited: bool) -> Outlook:
+    """The outlook for a worker. Without ``limited`` a much simpler question is asked, which leaves limits out."""
+    statement = _statement(Choice.of(wanted), limited)
+    values = times(tx)
+    if wanted.job_ids is not None:
+        theirs = select(jobs.c.lane_id).where(jobs.c.id.in_(list(wanted.job_ids))).distinct()
+        values["lane_ids"] = tx.connection.execute(theirs).scalars().all()
+    rows = tx.connection.execute(statement, values).all()
+    found: dict[int, list[Row[Any]]] = {}
+    for row in rows:
+        if row.id is not None:
+            found.setdefault(row.id, []).append(row)
+    return Outlook([_candidate(same) for same in found.values()], bool(rows[0].due), bool(rows[0].limits_set))
+
+
+def _candidate(rows: Sequence[Row[Any]]) -> Candidate:
+    first = rows[0]
+    return Candidate(
+        lane_id=first.id,
+        tenant_id=first.tenant_id,
+        rank=first.rank,
+        model=first.model,
+        group_key=first.group_key,
+        group_max=first.group_max,
+        front=first.front,
+        limited=first.group_key is not None or any(row.limited for row in rows),
+        backends=tuple((row.backend, row.credential) for row in sorted(rows, key=lambda row: row.preference)),
+    )
+
+
+@lru_cache(maxsize=64)
+def _statement(choice: Choice, limited: bool) -> Select[Any]:
+    # kept, because building it takes longer than running it
+    found = lanes_for(choice, limited=limited).subquery()
+    order = (found.c.rank, found.c.turn, found.c.front, found.c.id)
+    facts = FACTS.subquery()
+    both = facts.outerjoin(found, found.c.front.is_not(None))
+    statement = select(facts, found).select_from(both).order_by(*order)
+    return statement if choice.named else statement.execution_options(**PREPARED)
+
+
+def lanes_for(choice: Choice, *, limited: bool) -> Select[Any]:
+    """Active lanes that a worker could take from, each as often as it has backends; ``front`` is null for one
+    without a ready job. Without ``limited`` those too that are full."""
+    credential = _credential(choice.backends)
+    bound = exists().where(_applies(credential)).correlate(lanes, lane_backends)
+    columns = (
+        *(lanes.c[name] for name in ("id", "tenant_id", "rank", "model", "group_key", "group_max")),
+        lane_backends.c.backend,
+        lane_backends.c.preference,
+        credential.label("credential"),
+        turns.c.turn,
+        front_of(lanes.c.id).label("front"),
+        (bound if limited else false()).label("limited"),
+    )
+    lane = (
+        select(*columns)
+        .join_from(lanes, lane_backends, lane_backends.c.lane_id == lanes.c.id)
+        .join(turns, and_(turns.c.tenant_id == lanes.c.tenant_id, turns.c.rank == lanes.c.rank))
+        .where(lanes.c.active)
+    )
+    if choice.backends is not None:
+        lane = lane.where(_one_of(lane_backends.c.backend, [name for name, _ in choice.backends]))
+    if choice.kinds is not None:
+        lane = lane.where(_one_of(lanes.c.kind, choice.kinds))
+    if choice.ranks is not None:
+        lane = lane.where(_one_of(lanes.c.rank, choice.ranks))
+    if choice.named:
+        lane = lane.where(lanes.c.id.in_(bindparam("lane_ids", expanding=True)))
+    if limited:
+        lane = lane.where(~_group_is_full(), ~_limit_is_reached(credential))
+    return lane
+
+
+def _one_of(column: ColumnElement[Any], values: Sequence[Any]) -> ColumnElement[bool]:
+    # few values, so written out one by one: the text of the statement is then the same each time
+    return or_(false(), *(column == value for value in values))
+
+
+def _credential(backends: tuple[tuple[str, str], ...] | None) -> ColumnElement[str]:
+    named = {backend: name for backend, name in backends or () if name != backend}
+    if not named:
+        return lane_backends.c.backend
+    return case(named, value=lane_backends.c.backend, else_=lane_backends.c.backend)
+
+
+def _applies(credential: ColumnElement[str]) -> ColumnElement[bool]:
+    """Whether a row of ``nsai_limits`` binds this lane on this backend."""
+    tenant = and_(limits.c.scope == "tenant", limits.c.key == lanes.c.tenant_id)
+    model = and_(limits.c.scope == "model", limits.c.key == credential, limits.c.model.in_(["*", lanes.c.model]))
+    return and_(limits.c.max_running.is_not(None), or_(tenant, model))
+
+
+def _group_is_full() -> ColumnElement[bool]:
+    running = (
+        select(func.count())
+        .select_from(jobs)
+        .where(status_in(JobStatus.RUNNING), jobs.c.group_key == lanes.c.group_key)
+        .correlate(lanes)
+        .scalar_subquery()
+    )
+    return and_(lanes.c.group_key.is_not(None), running >= lanes.c.group_max)
+
+
+def _limit_is_reached(credential: ColumnElement[str]) -> ColumnElement[bool]:
+    running = select(func.count()).select_from(jobs).where(status_in(JobStatus.RUNNING))
+    of_tenant = running.where(jobs.c.tenant_id == limits.c.key)
+    of_credential = running.where(jobs.c.credential == limits.c.key)
+    of_model = of_credential.where(jobs.c.model == limits.c.model)
+    count = case(
+        (limits.c.scope == "tenant", of_tenant.correlate(limits).scalar_subquery()),
+        (limits.c.model == "*", of_credential.correlate(limits).scalar_subquery()),
+        else_=of_model.correlate(limits).scalar_subquery(),
+    )
+    return exists().where(_applies(credential), count >= limits.c.max_running).correlate(lanes, lane_backends)

@@ -1,0 +1,113 @@
+"""Limits that all workers share: quotas of tenants, and runs per credential and model."""
+
+from typing import Final, TypeAlias
+
+from sqlalchemy import delete, func, insert, select
+
+from crucible.errors import InvalidRequest
+from nsai_work.credentials import account_name
+from nsai_work.job import storable
+from nsai_work.lifecycle import JobStatus
+from nsai_work.store.engine.database import Tx
+from nsai_work.store.records import Limit, LimitUse
+from nsai_work.store.schema import jobs, limits, status_in
+
+LimitKey: TypeAlias = tuple[str, str, str]
+"""scope, key, model: the primary key of ``nsai_limits``."""
+
+ALL_MODELS: Final = "*"
+MOST_RUNNING: Final = 1_000_000
+LONGEST_TENANT: Final = 200
+LONGEST_MODEL_BYTES: Final = 1_000
+"""With the longest credential this still fits into one entry of PostgreSQL's index."""
+
+
+def tenant_quota(tenant_id: str, max_running: int | None) -> Limit:
+    """At most so many jobs of a tenant run at once; None lifts the quota.
+
+    Raises:
+        InvalidRequest: naming ``tenant_id`` or ``max_running``.
+    """
+    _require(bool(tenant_id.strip()), "tenant_id", tenant_id, "it must not be empty")
+    longest = f"it must not be longer than {LONGEST_TENANT} characters"
+    _require(len(tenant_id) <= LONGEST_TENANT, "tenant_id", tenant_id, longest)
+    return Limit("tenant", _stored("tenant_id", tenant_id), ALL_MODELS, _most(max_running))
+
+
+def model_limit(credential: str, max_running: int | None, *, model: str = ALL_MODELS) -> Limit:
+    """At most so many jobs run at once with a credential, on one model or (``*``) on all together; None lifts the
+    limit. A credential is named as the workers name it; unless they are told otherwise, by the name of its backend.
+
+    Raises:
+        InvalidRequest: naming ``credential``, ``model`` or ``max_running``.
+    """
+    try:
+        account_name(credential)
+    except ValueError as error:
+        # it may be a key, so it is not repeated
+        raise InvalidRequest(f"credential: {error}", details={"field": "credential"}) from None
+    _require(bool(model.strip()), "model", model, "it must not be empty; * means all models together")
+    model = _stored("model", model)
+    longest = f"it must not be longer than {LONGEST_MODEL_BYTES} bytes"
+    _require(len(model.encode()) <= LONGEST_MODEL_BYTES, "model", model, longest)
+    return Limit("model", credential, model, _most(max_running))
+
+
+def _most(max_running: int | None) -> int | None:
+    if max_running is not None:
+        allowed = f"it must be from 0 to {MOST_RUNNING}, or None for no limit"
+        _require(0 <= max_running <= MOST_RUNNING, "max_running", max_running, allowed)
+    return max_running
+
+
+def _stored(field: str, text: str) -> str:
+    try:
+        return storable(text)
+    except ValueError as error:
+        raise InvalidRequest.of(field, text, f"it {error}") from None
+
+
+def _require(right: bool, field: str, value: object, allowed: str) -> None:
+    if not right:
+        raise InvalidRequest.of(field, value, allowed)
+
+
+def set_limit(tx: Tx, limit: Limit) -> LimitUse:
+    """Put a limit in place of the one there was, or lift it; what runs under it now is not stopped."""
+    this = (limits.c.scope == limit.scope) & (limits.c.key == limit.key) & (limits.c.model == limit.model)
+    tx.connection.execute(delete(limits).where(this))
+    if limit.max_running is not None:
+        row = {"scope": limit.scope, "key": limit.key, "model": limit.model, "max_running": limit.max_running}
+        tx.connection.execute(insert(limits), row)
+    return _use(tx, limit)
+
+
+def shared_limits(tx: Tx) -> list[Limit]:
+    """The limits that are set."""
+    statement = select(limits).where(limits.c.max_running.is_not(None))
+    rows = tx.connection.execute(statement.order_by(limits.c.scope, limits.c.key, limits.c.model))
+    return [Limit(row.scope, row.key, row.model, row.max_running) for row in rows]
+
+
+def limits_in_use(tx: Tx) -> list[LimitUse]:
+    """The limits that are set, each with how many jobs run under it."""
+    return [_use(tx, limit) for limit in shared_limits(tx)]
+
+
+def _use(tx: Tx, limit: Limit) -> LimitUse:
+    return LimitUse(limit, running_under(tx, (limit.scope, limit.key, limit.model)))
+
+
+def running_under(tx: Tx, key: LimitKey) -> int:
+    """How many jobs run that count against a limit (of a tenant, of a credential and model, or of a group), whether
+    or not it is set."""
+    scope, name, model = key
+    statement = select(func.count()).select_from(jobs).where(status_in(JobStatus.RUNNING))
+    if scope == "tenant":
+        statement = statement.where(jobs.c.tenant_id == name)
+    elif scope == "group":
+        statement = statement.where(jobs.c.group_key == name)
+    else:
+        statement = statement.where(jobs.c.credential == name)
+        statement = statement if model == ALL_MODELS else statement.where(jobs.c.model == model)
+    return tx.connection.execute(statement).scalar_one()

@@ -1,0 +1,1 @@
+"""The database engine: connections, transactions, group commit, bulk writes, notifications, migrations."""

@@ -1,0 +1,84 @@
+"""The training driver's ledger, kept in the store."""
+
+from collections.abc import Mapping, Sequence
+
+from pydantic import JsonValue
+
+from crucible.training import Intent
+from nsai_work.journal import (
+    CheckpointRecord,
+    CheckpointStatus,
+    LedgerSnapshot,
+    RemoteRun,
+    ResumeMode,
+    StepRecord,
+)
+from nsai_work.store.async_store import AsyncStore
+from nsai_work.store.journal import runs as journal
+from nsai_work.store.journal.steps import NewIntents, StepDone, complete_steps, intend_many
+from nsai_work.store.records import Claim
+
+
+class StoreLedger:
+    """``nsai_work.journal.Ledger`` for one claim. Each call returns once it is committed."""
+
+    def __init__(self, store: AsyncStore, claim: Claim) -> None:
+        self._store = store
+        self._claim = claim
+
+    async def load(self) -> LedgerSnapshot:
+        return await self._store.run(journal.snapshot, self._claim)
+
+    async def begin_run(self, run: RemoteRun) -> None:
+        await self._store.run(journal.begin_run, self._claim, run)
+
+    async def end_run(self, generation: int, reason: str) -> None:
+        await self._store.run(journal.end_run, self._claim, generation, reason)
+
+    async def set_resume(self, generation: int, resume: ResumeMode) -> None:
+        await self._store.run(journal.set_resume, self._claim, generation, resume)
+
+    async def intend(self, generation: int, intents: Sequence[Intent]) -> None:
+        await self._store.run_merged(intend_many, NewIntents(self._claim, generation, intents))
+
+    async def complete_step(
+        self, record: StepRecord, last_seq_id: int, progress: Mapping[str, JsonValue] | None = None
+    ) -> None:
+        done = StepDone(self._claim, record, last_seq_id, progress or {})
+        await self._store.run_merged(complete_steps, done)
+
+    async def close_intent(self, generation: int, last_seq_id: int) -> None:
+        await self._store.run(journal.close_intent, self._claim, generation, last_seq_id)
+
+    async def plan_checkpoint(self, checkpoint: CheckpointRecord, intent: Intent) -> None:
+        await self._store.run(journal.plan_checkpoint, self._claim, checkpoint, intent)
+
+    async def commit_checkpoint(
+        self,
+        name: str,
+        *,
+        path: str,
+        last_seq_id: int,
+        size_bytes: int | None = None,
+        sampler_path: str | None = None,
+        metric: float | None = None,
+    ) -> None:
+        await self._store.run(
+            journal.commit_checkpoint,
+            self._claim,
+            name,
+            path=path,
+            last_seq_id=last_seq_id,
+            size_bytes=size_bytes,
+            sampler_path=sampler_path,
+            metric=metric,
+        )
+
+    async def set_sampler_path(self, name: str, sampler_path: str) -> None:
+        await self._store.run(journal.set_sampler_path, self._claim, name, sampler_path)
+
+    async def mark_checkpoint(self, name: str, status: CheckpointStatus, note: str | None = None) -> None:
+        await self._store.run(journal.mark_checkpoint, self._claim, name, status, note)
+
+    async def event(self, name: str, data: dict[str, JsonValue]) -> None:
+        await self._store.run(journal.append_event, self._claim, name, data)

@@ -1,0 +1,1 @@
+"""Read-only queries: jobs, events, attempts, wait reasons."""

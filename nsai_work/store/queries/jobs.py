@@ -1,0 +1,109 @@
+"""What can be asked about jobs."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Row, Select, select
+
+from nsai_work.job import Job
+from nsai_work.lifecycle import JobStatus
+from nsai_work.store.engine.database import Tx
+from nsai_work.store.lifecycle.cancel_retry import job_not_found
+from nsai_work.store.queries.wait_reason import wait_reasons
+from nsai_work.store.records import AttemptRow, EventRow, JobFilter
+from nsai_work.store.rows import failure_of, job_of, select_jobs
+from nsai_work.store.schema import attempts, events, jobs, tags
+
+
+def get(tx: Tx, job_id: str, tenant_id: str | None = None) -> Job:
+    """A job.
+
+    Raises:
+        JobNotFound: no job of this tenant has the id.
+    """
+    statement = select_jobs().where(jobs.c.id == job_id)
+    if tenant_id is not None:
+        statement = statement.where(jobs.c.tenant_id == tenant_id)
+    row = tx.connection.execute(statement).first()
+    if row is None:
+        raise job_not_found(job_id)
+    return _with_reasons(tx, [row])[0]
+
+
+def seq_of(tx: Tx, job_id: str, tenant_id: str | None = None) -> int:
+    """The internal number of a job. Raises as ``get``."""
+    statement = select(jobs.c.seq).where(jobs.c.id == job_id)
+    if tenant_id is not None:
+        statement = statement.where(jobs.c.tenant_id == tenant_id)
+    seq: int | None = tx.connection.execute(statement).scalar()
+    if seq is None:
+        raise job_not_found(job_id)
+    return seq
+
+
+def list_jobs(tx: Tx, wanted: JobFilter, *, limit: int = 100, after: str | None = None) -> list[Job]:
+    """Jobs, the newest first. ``after`` is the id of the last job of the page before.
+
+    Raises:
+        JobNotFound: ``after`` is no job.
+    """
+    statement = _filtered(select_jobs(), wanted).order_by(jobs.c.seq.desc()).limit(limit)
+    if after is not None:
+        statement = statement.where(jobs.c.seq < seq_of(tx, after))
+    return _with_reasons(tx, tx.connection.execute(statement).all())
+
+
+def _filtered(statement: Select[Any], wanted: JobFilter) -> Select[Any]:
+    for name in ("status", "kind", "backend", "tenant_id", "namespace", "parent_id"):
+        value = getattr(wanted, name)
+        if value is not None:
+            statement = statement.where(jobs.c[name] == str(value))
+    if wanted.priority is not None:
+        statement = statement.where(jobs.c.rank == wanted.priority.rank)
+    if wanted.tag is not None:
+        statement = statement.where(jobs.c.seq.in_(select(tags.c.job_seq).where(tags.c.tag == wanted.tag)))
+    return statement
+
+
+def _with_reasons(tx: Tx, rows: Sequence[Row[Any]]) -> list[Job]:
+    waiting = [row for row in rows if row.status in (JobStatus.PENDING, JobStatus.QUEUED)]
+    reasons = wait_reasons(tx, waiting) if waiting else {}
+    return [job_of(row._mapping, wait_reason=reasons.get(row.seq, row.wait_reason)) for row in rows]
+
+
+def job_events(tx: Tx, job_id: str, *, after: int = 0, limit: int = 1000) -> list[EventRow]:
+    """The log of a job from the entry after ``after`` on.
+
+    Raises:
+        JobNotFound: no job has the id.
+    """
+    seq = seq_of(tx, job_id)
+    statement = select(events).where(events.c.job_seq == seq, events.c.seq > after).order_by(events.c.seq)
+    rows = tx.connection.execute(statement.limit(limit))
+    return [EventRow(row.seq, job_id, row.at, row.name, row.data) for row in rows]
+
+
+def all_events(tx: Tx, *, after: int = 0, limit: int = 1000) -> list[EventRow]:
+    """The entries of all logs. Between jobs, an entry may appear late, below a number already seen."""
+    statement = select(events, jobs.c.id.label("job_id")).join_from(events, jobs, jobs.c.seq == events.c.job_seq)
+    rows = tx.connection.execute(statement.where(events.c.seq > after).order_by(events.c.seq).limit(limit))
+    return [EventRow(row.seq, row.job_id, row.at, row.name, row.data) for row in rows]
+
+
+def job_attempts(tx: Tx, job_id: str) -> list[AttemptRow]:
+    """Who worked at a job, in order. Raises JobNotFound."""
+    seq = seq_of(tx, job_id)
+    rows = tx.connection.execute(select(attempts).where(attempts.c.job_seq == seq).order_by(attempts.c.epoch))
+    return [
+        AttemptRow(
+            epoch=row.epoch,
+            attempt=row.attempt,
+            worker_id=row.worker_id,
+            backend=row.backend,
+            started_at=row.started_at,
+            ended_at=row.ended_at,
+            outcome=row.outcome,
+            failure=failure_of(row.failure),
+        )
+        for row in rows
+    ]

@@ -1,0 +1,1 @@
+"""Submitting jobs: all of a call in one transaction, or none."""

@@ -1,0 +1,102 @@
+"""What keeps the queue moving when nobody is looking: part of every worker, done by the one that leads.
+
+A sweep takes leases from dead workers, moves on what time has decided, and publishes again what nobody has taken.
+Each step is safe when two workers do it at once; the election only saves work.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from crucible.errors import CrucibleError
+from nsai_work.clock import Clock
+from nsai_work.dispatch.publisher import Publisher
+from nsai_work.lifecycle import JobStatus
+from nsai_work.logs import get_logger
+from nsai_work.settings import Settings
+from nsai_work.store.maintenance.leases import LeaseWatch
+from nsai_work.store.records import Hint, Lease, Released
+from nsai_work.worker_id import known_dead
+
+log = get_logger(__name__)
+
+AGAIN_AFTER_S = 10.0
+
+
+class SweepStore(Protocol):
+    """What a sweep asks of the store."""
+
+    async def lead_sweep(self) -> bool: ...
+
+    async def release_due(self) -> Released: ...
+
+    async def running_leases(self) -> list[Lease]: ...
+
+    async def reclaim(self, expired: Sequence[Lease], /) -> dict[str, JobStatus]: ...
+
+    async def overdue_hints(self, older_than_s: float, /) -> list[Hint]: ...
+
+
+class Sweeper:
+    """Sweeps every ``settings.sweep_interval_s``; ``on_change`` is called when something may have become due."""
+
+    def __init__(
+        self,
+        store: SweepStore,
+        publisher: Publisher | None,
+        clock: Clock,
+        on_change: Callable[[], None],
+        settings: Settings,
+    ) -> None:
+        self._store = store
+        self._publisher = publisher
+        self._clock = clock
+        self._on_change = on_change
+        self._settings = settings
+        self._watch = LeaseWatch()
+        self._sent: dict[tuple[str, int], float] = {}
+
+    async def run(self) -> None:
+        """Sweep for ever; a store that does not answer is tried again."""
+        while True:
+            try:
+                if await self._store.lead_sweep():
+                    await self.sweep()
+            except CrucibleError as error:
+                log.warning("sweep.failed", error=error.code)
+            await asyncio.sleep(self._settings.sweep_interval_s)
+
+    async def sweep(self) -> None:
+        """One sweep."""
+        moved = await self._take_over()
+        released = await self._store.release_due()
+        if moved or released.queued or released.failed or released.timed_out:
+            self._on_change()
+        await self._publish_overdue()
+
+    async def _take_over(self) -> bool:
+        observed = await self._store.running_leases()
+        expired = set(self._watch.expired(observed, self._clock.monotonic()))
+        expired.update(lease for lease in observed if known_dead(lease.worker_id))
+        if not expired:
+            return False
+        for job_id, status in (await self._store.reclaim(list(expired))).items():
+            log.warning("sweep.lease_expired", job_id=job_id, now=str(status))
+        return True
+
+    async def _publish_overdue(self) -> None:
+        hints = await self._store.overdue_hints(self._settings.sweep_interval_s * 2)
+        if not hints:
+            return
+        self._on_change()
+        fresh = self._not_sent_lately(hints)
+        if self._publisher is not None and fresh:
+            await asyncio.to_thread(self._publisher.publish, fresh)
+
+    def _not_sent_lately(self, hints: Sequence[Hint]) -> list[Hint]:
+        """A backlog that all workers are busy with needs no hint a second: each is sent again after a while."""
+        now = self._clock.monotonic()
+        self._sent = {key: at for key, at in self._sent.items() if now - at < AGAIN_AFTER_S}
+        fresh = [hint for hint in hints if (hint.job_id, hint.epoch) not in self._sent]
+        self._sent.update({(hint.job_id, hint.epoch): now for hint in fresh})
+        return fresh
