@@ -92,7 +92,7 @@ class CheckpointRecord(Record):
 
 
 @dataclass(frozen=True, slots=True)
-class LedgerSnapshot:
+class JournalSnapshot:
     """All that a new owner needs to go on.
 
     ``steps`` are those that count, in order, without gaps from 1. ``superseded`` holds for each step number the
@@ -119,10 +119,10 @@ class LedgerSnapshot:
         return self.steps[-1].step if self.steps else 0
 
 
-class Ledger(Protocol):
+class Journal(Protocol):
     """The journal of one job, as its present owner sees it. All methods raise LeaseLost when fenced off."""
 
-    async def load(self) -> LedgerSnapshot:
+    async def load(self) -> JournalSnapshot:
         """Everything written so far."""
         ...
 

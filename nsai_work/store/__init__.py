@@ -8,7 +8,7 @@ functions, which take an open transaction first: ``submitting``, ``claiming``, `
 from nsai_work.store.async_store import AsyncStore, Standing
 from nsai_work.store.engine.database import Database, Tx
 from nsai_work.store.engine.engines import parse_url
-from nsai_work.store.journal.adapter import StoreLedger
+from nsai_work.store.journal.adapter import StoreJournal
 from nsai_work.store.maintenance.leases import MAX_CRASHES, LeaseWatch
 from nsai_work.store.maintenance.workers import Election
 from nsai_work.store.records import (
@@ -52,7 +52,7 @@ __all__ = [
     "Requeue",
     "Standing",
     "Store",
-    "StoreLedger",
+    "StoreJournal",
     "Submitted",
     "Tx",
     "Wanted",

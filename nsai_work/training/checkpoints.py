@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from crucible.errors import BackendError, CallerError, InvalidRequest, RunCorrupted, RunGone
 from crucible.training import Intent, RunState, SaveResult
 from nsai_work.interruptible import Wait
-from nsai_work.journal import CheckpointRecord, CheckpointStatus, LedgerSnapshot
+from nsai_work.journal import CheckpointRecord, CheckpointStatus, JournalSnapshot
 from nsai_work.payloads import TrainingStep
 from nsai_work.policies import SavedCheckpoint
 from nsai_work.training.lineage import counts
@@ -30,7 +30,7 @@ async def finish_save(assignment: Assignment, live: Live, intent: Intent, saved:
         await _lose(assignment, live, intent, check.reason or "the service does not say why")
         return
     metric = metric_of(assignment, live.progress.last)
-    await assignment.ledger.commit_checkpoint(
+    await assignment.journal.commit_checkpoint(
         intent.name, path=saved.path, last_seq_id=intent.last_seq_id, size_bytes=check.size_bytes, metric=metric
     )
     live.progress.checkpoints[intent.name] = CheckpointRecord(
@@ -51,8 +51,8 @@ async def finish_sampler(assignment: Assignment, live: Live, intent: Intent, sav
     final = final_checkpoint(live.progress.checkpoints.values(), intent.step)
     if final is None:
         raise BackendError("the final checkpoint is gone", backend=live.run.ref.backend)
-    await assignment.ledger.set_sampler_path(final.name, saved.path)
-    await assignment.ledger.close_intent(live.record.generation, intent.last_seq_id)
+    await assignment.journal.set_sampler_path(final.name, saved.path)
+    await assignment.journal.close_intent(live.record.generation, intent.last_seq_id)
 
 
 def final_checkpoint(checkpoints: Iterable[CheckpointRecord], step: int) -> CheckpointRecord | None:
@@ -77,8 +77,8 @@ async def _require_well(live: Live, wait: Wait) -> None:
 async def _lose(assignment: Assignment, live: Live, intent: Intent, reason: str) -> None:
     assert intent.name is not None
     # in this order, so that whoever takes over in between finds a pending row and saves again
-    await assignment.ledger.close_intent(live.record.generation, intent.last_seq_id)
-    await assignment.ledger.mark_checkpoint(intent.name, CheckpointStatus.LOST, reason)
+    await assignment.journal.close_intent(live.record.generation, intent.last_seq_id)
+    await assignment.journal.mark_checkpoint(intent.name, CheckpointStatus.LOST, reason)
     if intent.step == assignment.plan.total_steps:
         raise BackendError(
             f"the final checkpoint {intent.name} is not usable: {reason}", backend=live.run.ref.backend
@@ -111,7 +111,7 @@ async def _release(
 ) -> bool:
     """Delete a checkpoint, unless it was promoted meanwhile."""
     try:
-        await assignment.ledger.mark_checkpoint(checkpoint.name, CheckpointStatus.DELETING, note)
+        await assignment.journal.mark_checkpoint(checkpoint.name, CheckpointStatus.DELETING, note)
     except InvalidRequest:
         return False
     await _delete(assignment, checkpoint, wait)
@@ -125,25 +125,25 @@ async def _delete(assignment: Assignment, checkpoint: CheckpointRecord, wait: Wa
             await wait(assignment.backend.delete_checkpoint(checkpoint.path))
     except (BackendError, CallerError) as exc:
         failure = {"name": checkpoint.name, "path": checkpoint.path, "error": exc.code, "reason": exc.message}
-        await assignment.ledger.event("checkpoint.delete_failed", {**failure})
+        await assignment.journal.event("checkpoint.delete_failed", {**failure})
         return
-    await assignment.ledger.mark_checkpoint(checkpoint.name, CheckpointStatus.DELETED)
+    await assignment.journal.mark_checkpoint(checkpoint.name, CheckpointStatus.DELETED)
 
 
-async def tidy(assignment: Assignment, snapshot: LedgerSnapshot) -> LedgerSnapshot:
+async def tidy(assignment: Assignment, snapshot: JournalSnapshot) -> JournalSnapshot:
     """Finish what an earlier owner left half-done: deletions it began, saves that nobody will confirm any more, and
     checkpoints of a line that no longer counts. Returns the journal as it is then."""
     changed = [await _tidy_one(assignment, snapshot, checkpoint) for checkpoint in snapshot.checkpoints]
-    return await assignment.ledger.load() if any(changed) else snapshot
+    return await assignment.journal.load() if any(changed) else snapshot
 
 
-async def _tidy_one(assignment: Assignment, snapshot: LedgerSnapshot, checkpoint: CheckpointRecord) -> bool:
+async def _tidy_one(assignment: Assignment, snapshot: JournalSnapshot, checkpoint: CheckpointRecord) -> bool:
     if checkpoint.status is CheckpointStatus.DELETING:
         await _delete(assignment, checkpoint, assignment.wait)
         return True
     if checkpoint.status is CheckpointStatus.PENDING and _abandoned(checkpoint, snapshot):
         reason = "the save was never confirmed"
-        await assignment.ledger.mark_checkpoint(checkpoint.name, CheckpointStatus.LOST, reason)
+        await assignment.journal.mark_checkpoint(checkpoint.name, CheckpointStatus.LOST, reason)
         return True
     on_line = counts(checkpoint, snapshot.runs, snapshot.last_step)
     if checkpoint.kept and not checkpoint.promoted and not on_line:
@@ -151,7 +151,7 @@ async def _tidy_one(assignment: Assignment, snapshot: LedgerSnapshot, checkpoint
     return False
 
 
-def _abandoned(checkpoint: CheckpointRecord, snapshot: LedgerSnapshot) -> bool:
+def _abandoned(checkpoint: CheckpointRecord, snapshot: JournalSnapshot) -> bool:
     if any(intent.name == checkpoint.name for intent in snapshot.open_intents):
         return False
     # a save after the newest step of the newest run is made again, under the same name

@@ -23,7 +23,7 @@ from nsai_work.control import Control
 from nsai_work.errors import HandOver, JobTimeout
 from nsai_work.interruptible import Waiter, within
 from nsai_work.job import Job
-from nsai_work.journal import Ledger, LedgerSnapshot
+from nsai_work.journal import Journal, JournalSnapshot
 from nsai_work.payloads import TrainingStep
 from nsai_work.training.data import load_data
 from nsai_work.training.datums import shared_datums
@@ -44,7 +44,7 @@ async def train(
     job: Job,
     payload: TrainingStep,
     backend: TrainingBackend,
-    ledger: Ledger,
+    journal: Journal,
     control: Control,
     clock: Clock,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -71,7 +71,7 @@ async def train(
             plan=Plan.of(payload, len(datums)),
             datums=datums,
             backend=backend,
-            ledger=ledger,
+            journal=journal,
             clock=clock,
             wait=wait,
             sleep=sleep,
@@ -109,14 +109,14 @@ class _Driver:
     async def _attempt(self) -> dict[str, JsonValue]:
         assignment = self._assignment
         if self._live is None:
-            snapshot = await assignment.ledger.load()
+            snapshot = await assignment.journal.load()
             if is_finished(snapshot, assignment.plan):
                 return training_result(snapshot, assignment.plan)
             self._live = await connect(assignment, snapshot)
             del snapshot  # thousands of steps, which the work does not need
             await assignment.wait.watch(self._live.run, assignment.payload.recovery.poll_interval_ms)
         await self._work(self._live)
-        snapshot = await assignment.ledger.load()
+        snapshot = await assignment.journal.load()
         await self._leave(unload=True)
         return training_result(snapshot, assignment.plan)
 
@@ -130,7 +130,7 @@ class _Driver:
         """Do about a failure what the table says."""
         if self._live is not None:
             await self._live.sender.stop_orderly()
-        snapshot = await self._assignment.ledger.load()
+        snapshot = await self._assignment.journal.load()
         seen = await self._look(error, snapshot)
         decision = decide(seen)
         await self._tell(decision, snapshot)
@@ -149,7 +149,7 @@ class _Driver:
             with suppress(RunCorrupted):
                 await self._assignment.wait(_sleep(self._assignment.sleep, delay_s))
 
-    async def _look(self, error: CrucibleError, snapshot: LedgerSnapshot) -> Seen:
+    async def _look(self, error: CrucibleError, snapshot: JournalSnapshot) -> Seen:
         furthest = Progress.of(snapshot).furthest
         self._incidents = 1 if furthest > self._furthest else self._incidents + 1
         self._furthest = furthest
@@ -170,8 +170,8 @@ class _Driver:
             return await self._assignment.wait(self._live.run.health())
         return None
 
-    async def _tell(self, decision: Decision, snapshot: LedgerSnapshot) -> None:
-        await self._assignment.ledger.event(
+    async def _tell(self, decision: Decision, snapshot: JournalSnapshot) -> None:
+        await self._assignment.journal.event(
             "training.incident",
             {
                 "error": decision.error.code,
@@ -183,13 +183,13 @@ class _Driver:
             },
         )
 
-    async def _fence(self, decision: Decision, snapshot: LedgerSnapshot) -> None:
+    async def _fence(self, decision: Decision, snapshot: JournalSnapshot) -> None:
         """This remote run counts no more. What it still does has no way into the journal."""
         run = snapshot.run
         if run is not None and run.end_reason is None:
             code = end_code(decision.error, poisoned=decision.poisoned)
             reason = EndReason(code, snapshot.last_step + 1, decision.reason)
-            await self._assignment.ledger.end_run(run.generation, str(reason))
+            await self._assignment.journal.end_run(run.generation, str(reason))
         await self._leave(unload=True)
 
     async def _drain(self) -> None:

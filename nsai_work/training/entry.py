@@ -12,7 +12,7 @@ from crucible.errors import AnswerLost, CrucibleError, NoCheckpoint, RunGone, Un
 from crucible.recovery import RecoveredRun, RecoveryEvent, RecoveryRequest
 from crucible.training import Intent, LiveRun
 from nsai_work.errors import InvalidJob
-from nsai_work.journal import CheckpointRecord, CheckpointStatus, LedgerSnapshot, RemoteRun, ResumeMode
+from nsai_work.journal import CheckpointRecord, CheckpointStatus, JournalSnapshot, RemoteRun, ResumeMode
 from nsai_work.training.checkpoints import tidy
 from nsai_work.training.lineage import candidates, skipped_steps, suspect_generations, to_ref
 from nsai_work.training.operations import Agenda, last_done, run_name
@@ -22,7 +22,7 @@ from nsai_work.training.resume import check_resume
 from nsai_work.training.run_state import Assignment, Live, Progress, known_metrics
 
 
-async def connect(assignment: Assignment, snapshot: LedgerSnapshot) -> Live:
+async def connect(assignment: Assignment, snapshot: JournalSnapshot) -> Live:
     """A live run that holds the job's state, its open intents prepared and still to be sent.
 
     Raises:
@@ -35,7 +35,7 @@ async def connect(assignment: Assignment, snapshot: LedgerSnapshot) -> Live:
     return await _begin_again(assignment, snapshot)
 
 
-async def _take_over(assignment: Assignment, snapshot: LedgerSnapshot, run: RemoteRun) -> Live:
+async def _take_over(assignment: Assignment, snapshot: JournalSnapshot, run: RemoteRun) -> Live:
     live_run = await _attach(assignment, run, _next_seq_id(snapshot, run))
     try:
         if snapshot.open_intents and live_run.features.replays is not True:
@@ -56,7 +56,7 @@ async def _take_over(assignment: Assignment, snapshot: LedgerSnapshot, run: Remo
     return live
 
 
-def _next_seq_id(snapshot: LedgerSnapshot, run: RemoteRun) -> int:
+def _next_seq_id(snapshot: JournalSnapshot, run: RemoteRun) -> int:
     if snapshot.open_intents:
         return snapshot.open_intents[0].first_seq_id
     return run.first_seq_id if snapshot.last_seq_id is None else snapshot.last_seq_id + 1
@@ -95,12 +95,12 @@ def _irreproducible(intent: Intent) -> AnswerLost:
     )
 
 
-async def _tell_warm(assignment: Assignment, live: Live, snapshot: LedgerSnapshot) -> None:
+async def _tell_warm(assignment: Assignment, live: Live, snapshot: JournalSnapshot) -> None:
     # a restored run stays what its proof says it is: being taken over does not make it better
     if live.record.resume is ResumeMode.FRESH:
         live.record = live.record.model_copy(update={"resume": ResumeMode.WARM})
-        await assignment.ledger.set_resume(live.record.generation, ResumeMode.WARM)
-    await assignment.ledger.event(
+        await assignment.journal.set_resume(live.record.generation, ResumeMode.WARM)
+    await assignment.journal.event(
         "resume.warm",
         {
             "generation": live.record.generation,
@@ -111,7 +111,7 @@ async def _tell_warm(assignment: Assignment, live: Live, snapshot: LedgerSnapsho
     )
 
 
-async def _begin_again(assignment: Assignment, snapshot: LedgerSnapshot) -> Live:
+async def _begin_again(assignment: Assignment, snapshot: JournalSnapshot) -> Live:
     recovered = await _recover(assignment, snapshot)
     if recovered is None:
         live_run = await assignment.wait(assignment.backend.start(assignment.spec))
@@ -124,7 +124,7 @@ async def _begin_again(assignment: Assignment, snapshot: LedgerSnapshot) -> Live
     return await _enter(assignment, recovered.run, record)
 
 
-async def _recover(assignment: Assignment, snapshot: LedgerSnapshot) -> RecoveredRun | None:
+async def _recover(assignment: Assignment, snapshot: JournalSnapshot) -> RecoveredRun | None:
     """A run restored from a checkpoint; None when the job has to begin at step 0, which its seed makes exact."""
     usable = candidates(snapshot)
     if snapshot.run is None or not usable:
@@ -143,7 +143,7 @@ async def _recover(assignment: Assignment, snapshot: LedgerSnapshot) -> Recovere
         notes.raise_failure()
         for checkpoint in usable:
             if checkpoint.path not in notes.rejected:
-                await assignment.ledger.mark_checkpoint(checkpoint.name, CheckpointStatus.LOST, exc.message)
+                await assignment.journal.mark_checkpoint(checkpoint.name, CheckpointStatus.LOST, exc.message)
         return None
     if notes.failure is not None:
         await recovered.run.close(unload=True)
@@ -162,12 +162,12 @@ class _Notes:
 
     async def __call__(self, event: RecoveryEvent, /) -> None:
         try:
-            await self._assignment.ledger.event(event.name, {"run_id": event.run_id, **event.details})
+            await self._assignment.journal.event(event.name, {"run_id": event.run_id, **event.details})
             path = event.details.get("path")
             if event.name.endswith(".checkpoint_rejected") and isinstance(path, str) and path in self._names:
                 self.rejected.add(path)
                 reason = str(event.details.get("reason") or "rejected by the recovery")
-                await self._assignment.ledger.mark_checkpoint(self._names[path], CheckpointStatus.LOST, reason)
+                await self._assignment.journal.mark_checkpoint(self._names[path], CheckpointStatus.LOST, reason)
         except CrucibleError as exc:
             self.failure = self.failure or exc
 
@@ -177,11 +177,11 @@ class _Notes:
             raise self.failure
 
 
-def _generation(snapshot: LedgerSnapshot) -> int:
+def _generation(snapshot: JournalSnapshot) -> int:
     return max((run.generation for run in snapshot.runs), default=0) + 1
 
 
-def _fresh(snapshot: LedgerSnapshot, run: LiveRun) -> RemoteRun:
+def _fresh(snapshot: JournalSnapshot, run: LiveRun) -> RemoteRun:
     return RemoteRun(
         generation=_generation(snapshot),
         ref=run.ref,
@@ -191,7 +191,7 @@ def _fresh(snapshot: LedgerSnapshot, run: LiveRun) -> RemoteRun:
     )
 
 
-def _restored(snapshot: LedgerSnapshot, recovered: RecoveredRun) -> RemoteRun:
+def _restored(snapshot: JournalSnapshot, recovered: RecoveredRun) -> RemoteRun:
     path = recovered.checkpoint.path
     ours = next((row for row in snapshot.checkpoints if row.path == path), None)
     step = ours.step if ours is not None else recovered.checkpoint.step
@@ -214,9 +214,9 @@ def _restored(snapshot: LedgerSnapshot, recovered: RecoveredRun) -> RemoteRun:
 async def _enter(assignment: Assignment, live_run: LiveRun, record: RemoteRun) -> Live:
     """Enter the new run in the journal, and go on from what the journal says then."""
     try:
-        await assignment.ledger.begin_run(record)
-        await assignment.ledger.event(_name_of_begin(record), _details(record))
-        snapshot = await tidy(assignment, await assignment.ledger.load())
+        await assignment.journal.begin_run(record)
+        await assignment.journal.event(_name_of_begin(record), _details(record))
+        snapshot = await tidy(assignment, await assignment.journal.load())
         return _live(assignment, snapshot, live_run, record)
     except BaseException:
         await live_run.close()
@@ -236,7 +236,7 @@ def _details(record: RemoteRun) -> dict[str, JsonValue]:
     }
 
 
-def _live(assignment: Assignment, snapshot: LedgerSnapshot, live_run: LiveRun, record: RemoteRun) -> Live:
+def _live(assignment: Assignment, snapshot: JournalSnapshot, live_run: LiveRun, record: RemoteRun) -> Live:
     payload = assignment.payload
     skips = payload.recovery.on_repeated_corruption == "skip_batch"
     source = next((row.generation for row in snapshot.checkpoints if row.path == record.restored_from), None)

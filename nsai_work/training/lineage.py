@@ -7,7 +7,7 @@ from typing import Final, Self
 
 from crucible.errors import CrucibleError
 from crucible.training import CheckpointRef
-from nsai_work.journal import CheckpointRecord, CheckpointStatus, LedgerSnapshot, RemoteRun, ResumeMode
+from nsai_work.journal import CheckpointRecord, CheckpointStatus, JournalSnapshot, RemoteRun, ResumeMode
 
 POISONED: Final = "run_corrupted"
 FLAGGED: Final = "run_flagged"
@@ -72,7 +72,7 @@ def counts(checkpoint: CheckpointRecord, runs: Sequence[RemoteRun], last_step: i
     return checkpoint.step <= min((run.from_step for run in later), default=last_step)
 
 
-def candidates(snapshot: LedgerSnapshot) -> tuple[CheckpointRecord, ...]:
+def candidates(snapshot: JournalSnapshot) -> tuple[CheckpointRecord, ...]:
     """The checkpoints that a recovery may use, newest first."""
     usable = [
         checkpoint

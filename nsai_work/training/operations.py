@@ -7,7 +7,7 @@ operations as the one that died, and can hold each against the intent that was j
 from dataclasses import dataclass
 
 from crucible.training import IntentKind
-from nsai_work.journal import CheckpointStatus, LedgerSnapshot, RemoteRun
+from nsai_work.journal import CheckpointStatus, JournalSnapshot, RemoteRun
 from nsai_work.policies import CheckpointPolicy, CheckpointStrategy, StepFacts
 from nsai_work.training.plan import Plan
 
@@ -107,7 +107,7 @@ def sampler_name(run_name: str, step: int) -> str:
     return f"{checkpoint_name(run_name, step)}-model"
 
 
-def last_done(snapshot: LedgerSnapshot, run: RemoteRun) -> Operation | None:
+def last_done(snapshot: JournalSnapshot, run: RemoteRun) -> Operation | None:
     """The last operation of a run whose result is recorded; None before its first."""
     step = snapshot.last_step
     if step == 0:

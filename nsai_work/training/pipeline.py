@@ -87,11 +87,11 @@ async def _journal(assignment: Assignment, live: Live, entries: Iterable[InFligh
             held.append(entry.prepared.intent)
             continue
         if held:
-            await assignment.ledger.intend(live.record.generation, held)
+            await assignment.journal.intend(live.record.generation, held)
             held = []
-        await assignment.ledger.plan_checkpoint(_row(assignment, live, entry.operation), entry.prepared.intent)
+        await assignment.journal.plan_checkpoint(_row(assignment, live, entry.operation), entry.prepared.intent)
     if held:
-        await assignment.ledger.intend(live.record.generation, held)
+        await assignment.journal.intend(live.record.generation, held)
 
 
 def _row(assignment: Assignment, live: Live, operation: Operation) -> CheckpointRecord:
@@ -151,7 +151,7 @@ async def _record_step(assignment: Assignment, live: Live, intent: Intent, resul
         metrics={name: value for name, value in result.metrics.items() if math.isfinite(value)},
         recorded_at=assignment.clock.now(),
     )
-    await assignment.ledger.complete_step(record, intent.last_seq_id, _told(assignment, live, record))
+    await assignment.journal.complete_step(record, intent.last_seq_id, _told(assignment, live, record))
     live.progress.advance(record)
     await check_resume(assignment, live, record)
 
@@ -178,7 +178,7 @@ async def _record_skipped(assignment: Assignment, live: Live, operation: Operati
         recorded_at=assignment.clock.now(),
     )
     # no intent has this number: nothing was sent
-    await assignment.ledger.complete_step(record, 0, _told(assignment, live, record))
+    await assignment.journal.complete_step(record, 0, _told(assignment, live, record))
     live.progress.advance(record)
     lines = assignment.datums.lines(assignment.plan.batch(step))
-    await assignment.ledger.event("step.skipped", {"step": step, "lines": [*lines]})
+    await assignment.journal.event("step.skipped", {"step": step, "lines": [*lines]})

@@ -2,19 +2,19 @@
 
 from pydantic import JsonValue
 
-from nsai_work.journal import LedgerSnapshot, RemoteRun
+from nsai_work.journal import JournalSnapshot, RemoteRun
 from nsai_work.training.checkpoints import final_checkpoint
 from nsai_work.training.lineage import SKIPPED, worst_resume
 from nsai_work.training.plan import Plan
 
 
-def is_finished(snapshot: LedgerSnapshot, plan: Plan) -> bool:
+def is_finished(snapshot: JournalSnapshot, plan: Plan) -> bool:
     """Whether all steps are recorded, and their final state and its sampling weights are saved."""
     final = final_checkpoint(snapshot.checkpoints, plan.total_steps)
     return snapshot.last_step == plan.total_steps and final is not None and final.sampler_path is not None
 
 
-def training_result(snapshot: LedgerSnapshot, plan: Plan) -> dict[str, JsonValue]:
+def training_result(snapshot: JournalSnapshot, plan: Plan) -> dict[str, JsonValue]:
     """The job's result. ``model`` is the path to sample from; ``resume`` is the weakest resume of all."""
     final = final_checkpoint(snapshot.checkpoints, plan.total_steps)
     assert final is not None

@@ -23,12 +23,12 @@ async def check_resume(assignment: Assignment, live: Live, record: StepRecord | 
         return
     if proof.mode is ResumeMode.UNVERIFIED:
         if record is not None and record.step == proof.step:
-            await assignment.ledger.event("resume.inconclusive", _details(live, proof))
+            await assignment.journal.event("resume.inconclusive", _details(live, proof))
         return
     live.record = live.record.model_copy(update={"resume": proof.mode})
-    await assignment.ledger.set_resume(live.record.generation, proof.mode)
+    await assignment.journal.set_resume(live.record.generation, proof.mode)
     name = "resume.verified" if proof.mode is ResumeMode.EXACT else "resume.cold"
-    await assignment.ledger.event(name, _details(live, proof))
+    await assignment.journal.event(name, _details(live, proof))
     stops = assignment.payload.recovery.on_cold_optimizer == "stop"
     if proof.mode is ResumeMode.COLD and stops:
         raise _unproven(live, proof)

@@ -12,8 +12,8 @@ from nsai_work.interruptible import Waiter
 from nsai_work.journal import (
     CheckpointRecord,
     CheckpointStatus,
-    Ledger,
-    LedgerSnapshot,
+    Journal,
+    JournalSnapshot,
     RemoteRun,
     StepRecord,
 )
@@ -37,7 +37,7 @@ class Assignment:
     plan: Plan
     datums: Datums
     backend: TrainingBackend
-    ledger: Ledger
+    journal: Journal
     clock: Clock
     wait: Waiter
     sleep: Callable[[float], Awaitable[None]]
@@ -53,7 +53,7 @@ class Progress:
     checkpoints: dict[str, CheckpointRecord]
 
     @classmethod
-    def of(cls, snapshot: LedgerSnapshot) -> "Progress":
+    def of(cls, snapshot: JournalSnapshot) -> "Progress":
         """The progress that a journal shows."""
         return cls(
             last=snapshot.steps[-1] if snapshot.steps else None,

@@ -12,7 +12,7 @@ from nsai_work import telemetry
 from nsai_work.clock import Clock
 from nsai_work.control import StopReason
 from nsai_work.errors import LeaseLost
-from nsai_work.journal import Ledger
+from nsai_work.journal import Journal
 from nsai_work.lifecycle import JobStatus
 from nsai_work.logs import get_logger
 from nsai_work.payloads import TrainingStep
@@ -47,7 +47,7 @@ class Executor:
     ownership: Ownership
     backends: BackendPool
     clock: Clock
-    make_ledger: Callable[[Claim], Ledger]
+    make_journal: Callable[[Claim], Journal]
     shutdown_grace_s: float
     credit_poll_s: float
     jitter: Callable[[], float] = field(default=random.random)
@@ -64,7 +64,7 @@ class Executor:
         timer = self._start_timer(attempt)
         try:
             with telemetry.working(attempt.claim.job, attempt.claim.epoch):
-                tools = Tools(self.backends, self.make_ledger(attempt.claim), self.clock)
+                tools = Tools(self.backends, self.make_journal(attempt.claim), self.clock)
                 result = await supervised(perform(attempt, tools), attempt.control, self._grace(attempt))
                 return succeeded(result)
         except Exception as error:

@@ -7,7 +7,7 @@ from pydantic import JsonValue
 from crucible.backend import Backend, CommandBackend, TrainingBackend
 from crucible.errors import Unsupported
 from nsai_work.clock import Clock
-from nsai_work.journal import Ledger
+from nsai_work.journal import Journal
 from nsai_work.payloads import CommandPayload, Composite, Inference, TrainingStep
 from nsai_work.worker.attempt import Attempt
 from nsai_work.worker.backends import BackendPool
@@ -18,7 +18,7 @@ class Tools:
     """What performing a job needs."""
 
     backends: BackendPool
-    ledger: Ledger
+    journal: Journal
     clock: Clock
 
 
@@ -44,7 +44,7 @@ async def _train(attempt: Attempt, payload: TrainingStep, backend: Backend, tool
         job=attempt.claim.job,
         payload=payload,
         backend=backend,
-        ledger=tools.ledger,
+        journal=tools.journal,
         control=attempt.control,
         clock=tools.clock,
     )
@@ -53,7 +53,7 @@ async def _train(attempt: Attempt, payload: TrainingStep, backend: Backend, tool
 async def _infer(attempt: Attempt, payload: Inference, backend: Backend, tools: Tools) -> dict[str, JsonValue]:
     from nsai_work.inference import run_inference
 
-    return await run_inference(payload, backend, control=attempt.control, event=tools.ledger.event)
+    return await run_inference(payload, backend, control=attempt.control, event=tools.journal.event)
 
 
 async def _command(payload: CommandPayload, backend: Backend) -> dict[str, JsonValue]:

@@ -76,7 +76,7 @@ class Runtime:
             ownership,
             self.backends,
             clock,
-            ownership.ledger,
+            ownership.journal,
             shutdown_grace_s=settings.shutdown_grace_s,
             credit_poll_s=settings.credit_poll_s,
         )

@@ -10,12 +10,12 @@ from crucible.errors import CrucibleError
 from nsai_work.client.connections import open_job_store
 from nsai_work.clock import Clock
 from nsai_work.job import Priority
-from nsai_work.journal import Ledger
+from nsai_work.journal import Journal
 from nsai_work.lifecycle import JobStatus
 from nsai_work.settings import Settings
 from nsai_work.store import AsyncStore, Standing, Store, lanes
 from nsai_work.store.engine.database import Tx
-from nsai_work.store.journal.adapter import StoreLedger
+from nsai_work.store.journal.adapter import StoreJournal
 from nsai_work.store.maintenance import leases, workers
 from nsai_work.store.maintenance import scheduler as releasing
 from nsai_work.store.queries import hints as dispatching
@@ -98,9 +98,9 @@ class Ownership:
         """The epochs of those of the jobs that exist."""
         return await self._writer.run(dispatching.epochs, job_ids)
 
-    def ledger(self, claim: Claim) -> Ledger:
+    def journal(self, claim: Claim) -> Journal:
         """The journal of a claimed job."""
-        return StoreLedger(self._writer, claim)
+        return StoreJournal(self._writer, claim)
 
     async def status(self, job_id: str) -> JobStatus:
         """Where a job is in its life. Raises JobNotFound."""

@@ -1,4 +1,4 @@
-"""The training driver's ledger, kept in the store."""
+"""The training driver's journal, kept in the store."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,7 +8,7 @@ from crucible.training import Intent
 from nsai_work.journal import (
     CheckpointRecord,
     CheckpointStatus,
-    LedgerSnapshot,
+    JournalSnapshot,
     RemoteRun,
     ResumeMode,
     StepRecord,
@@ -19,14 +19,14 @@ from nsai_work.store.journal.steps import NewIntents, StepDone, complete_steps, 
 from nsai_work.store.records import Claim
 
 
-class StoreLedger:
-    """``nsai_work.journal.Ledger`` for one claim. Each call returns once it is committed."""
+class StoreJournal:
+    """``nsai_work.journal.Journal`` for one claim. Each call returns once it is committed."""
 
     def __init__(self, store: AsyncStore, claim: Claim) -> None:
         self._store = store
         self._claim = claim
 
-    async def load(self) -> LedgerSnapshot:
+    async def load(self) -> JournalSnapshot:
         return await self._store.run(journal.snapshot, self._claim)
 
     async def begin_run(self, run: RemoteRun) -> None:

@@ -11,7 +11,7 @@ from crucible.training import Intent, RunRef
 from nsai_work.journal import (
     CheckpointRecord,
     CheckpointStatus,
-    LedgerSnapshot,
+    JournalSnapshot,
     RemoteRun,
     ResumeMode,
     StepRecord,
@@ -40,11 +40,11 @@ def fence(tx: Tx, claim: Claim) -> None:
         raise lease_lost(claim)
 
 
-def snapshot(tx: Tx, claim: Claim) -> LedgerSnapshot:
+def snapshot(tx: Tx, claim: Claim) -> JournalSnapshot:
     """All that the journal holds, for an owner that begins."""
     fence(tx, claim)
     lineage = job_runs(tx, claim.seq)
-    return LedgerSnapshot(
+    return JournalSnapshot(
         runs=lineage,
         steps=job_steps(tx, claim.seq),
         superseded=_superseded(tx, claim.seq),

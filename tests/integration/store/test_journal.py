@@ -9,8 +9,8 @@ from crucible.errors import InvalidRequest, NotFound
 from crucible.training import Intent, IntentKind, RunRef
 from nsai_work.errors import LeaseLost
 from nsai_work.job import Job
-from nsai_work.journal import CheckpointRecord, CheckpointStatus, Ledger, RemoteRun, ResumeMode, StepRecord
-from nsai_work.store import AsyncStore, Claim, Requeue, Store, StoreLedger, Wanted
+from nsai_work.journal import CheckpointRecord, CheckpointStatus, Journal, RemoteRun, ResumeMode, StepRecord
+from nsai_work.store import AsyncStore, Claim, Requeue, Store, StoreJournal, Wanted
 
 MakeJob = Callable[..., Job]
 Want = Callable[..., Wanted]
@@ -40,13 +40,13 @@ def intent(seq_id: int, step: int, kind: IntentKind = IntentKind.STEP, generatio
     )
 
 
-def with_ledger(store: Store, claim: Claim, story: Callable[[Ledger], object]) -> None:
-    """Run a story against the ledger of a claim."""
+def with_journal(store: Store, claim: Claim, story: Callable[[Journal], object]) -> None:
+    """Run a story against the journal of a claim."""
 
     async def tell() -> None:
         face = AsyncStore(store.database)
         try:
-            await story(StoreLedger(face, claim))
+            await story(StoreJournal(face, claim))
         finally:
             await face.close()
 
@@ -56,44 +56,44 @@ def with_ledger(store: Store, claim: Claim, story: Callable[[Ledger], object]) -
 def test_steps_and_open_intents_survive_their_owner(store: Store, claim: Claim, wanted: Want) -> None:
     """A new owner finds the steps that were recorded, exactly, and the intents whose result never came."""
 
-    async def first(ledger: Ledger) -> None:
-        await ledger.begin_run(run_record(1))
-        await ledger.intend(1, [intent(1, 1), intent(2, 2), intent(3, 3)])
-        await ledger.intend(1, [intent(2, 2)])
-        await ledger.complete_step(step_record(1, loss=0.1 + 0.2), 1)
-        await ledger.complete_step(step_record(1, loss=9.9), 1)
+    async def first(journal: Journal) -> None:
+        await journal.begin_run(run_record(1))
+        await journal.intend(1, [intent(1, 1), intent(2, 2), intent(3, 3)])
+        await journal.intend(1, [intent(2, 2)])
+        await journal.complete_step(step_record(1, loss=0.1 + 0.2), 1)
+        await journal.complete_step(step_record(1, loss=9.9), 1)
 
-    async def second(ledger: Ledger) -> None:
-        snapshot = await ledger.load()
+    async def second(journal: Journal) -> None:
+        snapshot = await journal.load()
         assert snapshot.run == run_record(1)
         assert [(step.step, step.loss, step.metrics) for step in snapshot.steps] == [(1, 0.1 + 0.2, {"x": 1e-17})]
         assert snapshot.open_intents == [intent(2, 2), intent(3, 3)]
 
-    with_ledger(store, claim, first)
+    with_journal(store, claim, first)
     store.requeue(Requeue(claim, "handed over", counts=False))
-    with_ledger(store, store.claim(wanted("w2"))[0], second)
+    with_journal(store, store.claim(wanted("w2"))[0], second)
     assert [event.name for event in store.events(claim.job_id)].count("step") == 1
 
 
 def test_a_restore_supersedes_later_steps(store: Store, claim: Claim) -> None:
     """One step axis: what ran after the restored state is set aside, kept for comparison, and run again."""
 
-    async def story(ledger: Ledger) -> None:
-        await ledger.begin_run(run_record(1))
-        await ledger.intend(1, [intent(step, step) for step in range(1, 6)])
+    async def story(journal: Journal) -> None:
+        await journal.begin_run(run_record(1))
+        await journal.intend(1, [intent(step, step) for step in range(1, 6)])
         for step in range(1, 5):
-            await ledger.complete_step(step_record(step, loss=float(step)), step)
-        await ledger.end_run(1, "corrupted")
-        await ledger.begin_run(run_record(2, from_step=2))
-        await ledger.complete_step(step_record(3, generation=2, loss=30.0), 1)
-        await ledger.set_resume(2, ResumeMode.EXACT)
-        snapshot = await ledger.load()
+            await journal.complete_step(step_record(step, loss=float(step)), step)
+        await journal.end_run(1, "corrupted")
+        await journal.begin_run(run_record(2, from_step=2))
+        await journal.complete_step(step_record(3, generation=2, loss=30.0), 1)
+        await journal.set_resume(2, ResumeMode.EXACT)
+        snapshot = await journal.load()
         assert [(one.step, one.loss) for one in snapshot.steps] == [(1, 1.0), (2, 2.0), (3, 30.0)]
         assert {step: one.loss for step, one in snapshot.superseded.items()} == {3: 3.0, 4: 4.0}
         assert snapshot.open_intents == []
         assert [(run.end_reason, run.resume) for run in snapshot.runs] == [("corrupted", "fresh"), (None, "exact")]
 
-    with_ledger(store, claim, story)
+    with_journal(store, claim, story)
     assert [step.step for step in store.steps(claim.job_id)] == [1, 2, 3]
     assert [run.generation for run in store.runs(claim.job_id)] == [1, 2]
 
@@ -103,44 +103,44 @@ def test_a_checkpoint_is_saved_in_two_phases(store: Store, claim: Claim) -> None
     planned = CheckpointRecord(name="000002-g1", step=2, generation=1, metric=0.5)
     save = intent(7, 2, IntentKind.SAVE_STATE)
 
-    async def story(ledger: Ledger) -> None:
-        await ledger.begin_run(run_record(1))
+    async def story(journal: Journal) -> None:
+        await journal.begin_run(run_record(1))
         for _ in range(2):
-            await ledger.plan_checkpoint(planned, save)
-        snapshot = await ledger.load()
+            await journal.plan_checkpoint(planned, save)
+        snapshot = await journal.load()
         assert [(one.name, one.status) for one in snapshot.checkpoints] == [("000002-g1", CheckpointStatus.PENDING)]
         assert snapshot.open_intents == [save]
         for _ in range(2):
-            await ledger.commit_checkpoint("000002-g1", path="x://1", last_seq_id=7, size_bytes=10)
-        await ledger.set_sampler_path("000002-g1", "x://s")
-        snapshot = await ledger.load()
+            await journal.commit_checkpoint("000002-g1", path="x://1", last_seq_id=7, size_bytes=10)
+        await journal.set_sampler_path("000002-g1", "x://s")
+        snapshot = await journal.load()
         (kept,) = snapshot.checkpoints
         assert (kept.kept, kept.path, kept.sampler_path, kept.size_bytes) == (True, "x://1", "x://s", 10)
         assert snapshot.open_intents == []
         with pytest.raises(NotFound, match="no checkpoint 'other'"):
-            await ledger.commit_checkpoint("other", path="x", last_seq_id=1)
+            await journal.commit_checkpoint("other", path="x", last_seq_id=1)
 
-    with_ledger(store, claim, story)
+    with_journal(store, claim, story)
     assert [event.name for event in store.events(claim.job_id)].count("checkpoint.committed") == 1
 
 
 def test_a_promoted_checkpoint_stays(store: Store, claim: Claim) -> None:
     """Promotion needs no claim, and no owner can delete what was promoted."""
 
-    async def save(ledger: Ledger) -> None:
+    async def save(journal: Journal) -> None:
         for name in ("a", "b"):
             seq_id = ord(name)
-            await ledger.plan_checkpoint(
+            await journal.plan_checkpoint(
                 CheckpointRecord(name=name, step=1, generation=1), intent(seq_id, 1, IntentKind.SAVE_STATE)
             )
-        await ledger.commit_checkpoint("a", path="x://a", last_seq_id=ord("a"))
+        await journal.commit_checkpoint("a", path="x://a", last_seq_id=ord("a"))
 
-    async def delete(ledger: Ledger) -> None:
+    async def delete(journal: Journal) -> None:
         with pytest.raises(InvalidRequest, match="promoted"):
-            await ledger.mark_checkpoint("a", CheckpointStatus.DELETING)
-        await ledger.mark_checkpoint("b", CheckpointStatus.LOST, "never arrived")
+            await journal.mark_checkpoint("a", CheckpointStatus.DELETING)
+        await journal.mark_checkpoint("b", CheckpointStatus.LOST, "never arrived")
 
-    with_ledger(store, claim, save)
+    with_journal(store, claim, save)
     assert not store.promotable(claim.job_id, "a").promoted
     for ask in (store.promotable, store.promote):
         with pytest.raises(InvalidRequest, match="it is pending; only a committed one"):
@@ -148,7 +148,7 @@ def test_a_promoted_checkpoint_stays(store: Store, claim: Claim) -> None:
         with pytest.raises(NotFound, match="no checkpoint 'c'"):
             ask(claim.job_id, "c")
     assert store.promote(claim.job_id, "a").promoted
-    with_ledger(store, claim, delete)
+    with_journal(store, claim, delete)
     assert [(one.name, one.status, one.note) for one in store.checkpoints(claim.job_id)] == [
         ("a", CheckpointStatus.COMMITTED, None),
         ("b", CheckpointStatus.LOST, "never arrived"),
@@ -158,23 +158,23 @@ def test_a_promoted_checkpoint_stays(store: Store, claim: Claim) -> None:
 
 
 def test_a_stale_owner_writes_nothing_into_the_journal(store: Store, claim: Claim, wanted: Want) -> None:
-    """Every method of the ledger is fenced, also the reading one."""
+    """Every method of the journal is fenced, also the reading one."""
 
-    async def story(ledger: Ledger) -> None:
+    async def story(journal: Journal) -> None:
         planned = CheckpointRecord(name="c", step=1, generation=1)
         calls = {
-            "load": ledger.load(),
-            "begin_run": ledger.begin_run(run_record(1)),
-            "end_run": ledger.end_run(1, "x"),
-            "set_resume": ledger.set_resume(1, ResumeMode.WARM),
-            "intend": ledger.intend(1, [intent(1, 1)]),
-            "complete_step": ledger.complete_step(step_record(1), 1),
-            "close_intent": ledger.close_intent(1, 1),
-            "plan_checkpoint": ledger.plan_checkpoint(planned, intent(1, 1)),
-            "commit_checkpoint": ledger.commit_checkpoint("c", path="x", last_seq_id=1),
-            "set_sampler_path": ledger.set_sampler_path("c", "x"),
-            "mark_checkpoint": ledger.mark_checkpoint("c", CheckpointStatus.DELETED),
-            "event": ledger.event("note", {}),
+            "load": journal.load(),
+            "begin_run": journal.begin_run(run_record(1)),
+            "end_run": journal.end_run(1, "x"),
+            "set_resume": journal.set_resume(1, ResumeMode.WARM),
+            "intend": journal.intend(1, [intent(1, 1)]),
+            "complete_step": journal.complete_step(step_record(1), 1),
+            "close_intent": journal.close_intent(1, 1),
+            "plan_checkpoint": journal.plan_checkpoint(planned, intent(1, 1)),
+            "commit_checkpoint": journal.commit_checkpoint("c", path="x", last_seq_id=1),
+            "set_sampler_path": journal.set_sampler_path("c", "x"),
+            "mark_checkpoint": journal.mark_checkpoint("c", CheckpointStatus.DELETED),
+            "event": journal.event("note", {}),
         }
         answers = await asyncio.gather(*calls.values(), return_exceptions=True)
         assert {name: type(answer) for name, answer in zip(calls, answers, strict=True)} == dict.fromkeys(
@@ -184,7 +184,7 @@ def test_a_stale_owner_writes_nothing_into_the_journal(store: Store, claim: Clai
     store.requeue(Requeue(claim, "handed over", counts=False))
     store.claim(wanted("w2"))
     before = store.events(claim.job_id)
-    with_ledger(store, claim, story)
+    with_journal(store, claim, story)
 
     assert store.events(claim.job_id) == before
     assert store.steps(claim.job_id) == store.runs(claim.job_id) == store.checkpoints(claim.job_id) == []
@@ -198,9 +198,11 @@ def test_steps_of_many_jobs_are_journaled_together(store: Store, make_job: MakeJ
 
     async def tell() -> list[object]:
         face = AsyncStore(store.database)
-        ledgers = [StoreLedger(face, claim) for claim in claims]
-        await asyncio.gather(*(one.intend(1, [intent(1, 1)]) for one in ledgers), return_exceptions=True)
-        twice = [one.complete_step(step_record(1, loss=float(n)), 1) for n, one in enumerate(ledgers) for _ in "ab"]
+        journals = [StoreJournal(face, claim) for claim in claims]
+        await asyncio.gather(*(one.intend(1, [intent(1, 1)]) for one in journals), return_exceptions=True)
+        twice = [
+            one.complete_step(step_record(1, loss=float(n)), 1) for n, one in enumerate(journals) for _ in "ab"
+        ]
         answers = await asyncio.gather(*twice, return_exceptions=True)
         await face.close()
         return list(answers)

@@ -12,10 +12,10 @@ from crucible.training import LiveRun, Pending
 from nsai_work.clock import SystemClock
 from nsai_work.control import Control
 from nsai_work.job import Job
-from nsai_work.journal import Ledger
+from nsai_work.journal import Journal
 from nsai_work.payloads import TrainingStep
 from nsai_work.training.driver import train
-from tests.integration.training.ledger_in_memory import Journal
+from tests.integration.training.journal_in_memory import MemoryStore
 from tests.integration.training.service import Service, ServiceBackend
 
 T = TypeVar("T")
@@ -45,15 +45,15 @@ class Reaper:
             raise Killed
 
 
-class MortalLedger:
-    """A ledger whose owner may die before or after each write."""
+class MortalJournal:
+    """A journal whose owner may die before or after each write."""
 
-    def __init__(self, ledger: Ledger, reaper: Reaper) -> None:
-        self._ledger = ledger
+    def __init__(self, journal: Journal, reaper: Reaper) -> None:
+        self._journal = journal
         self._reaper = reaper
 
     def __getattr__(self, name: str) -> Any:
-        method = getattr(self._ledger, name)
+        method = getattr(self._journal, name)
 
         async def mortal(*args: Any, **kwargs: Any) -> Any:
             return await _mortal(method(*args, **kwargs), self._reaper)
@@ -138,7 +138,7 @@ class Scene:
 
     payload: TrainingStep
     service: Service = field(default_factory=Service)
-    journal: Journal = field(default_factory=Journal)
+    journal: MemoryStore = field(default_factory=MemoryStore)
     new_backend: Callable[[], TrainingBackend] | None = None
     """A real backend in place of the service in memory."""
     slept: list[float] = field(default_factory=list)
@@ -164,14 +164,14 @@ class Scene:
                 job=self.job,
                 payload=self.payload,
                 backend=cast(TrainingBackend, MortalBackend(backend, reaper)),
-                ledger=MortalLedger(self.claim(), reaper),
+                journal=MortalJournal(self.claim(), reaper),
                 control=control or Control(),
                 clock=SystemClock(),
                 sleep=self.sleep,
                 jitter=lambda: 0.0,
             )
 
-    def claim(self) -> Ledger:
+    def claim(self) -> Journal:
         """The journal, for a new owner."""
         return self.journal.claim()
 

@@ -27,7 +27,7 @@ from nsai_work.control import Control, StopReason
 from nsai_work.errors import DataChanged, HandOver, JobTimeout, LeaseLost, ResumeUnproven
 from nsai_work.journal import CheckpointStatus
 from tests.integration.training.harness import STEPS, Killed, Reaper, Scene, payload_of
-from tests.integration.training.ledger_in_memory import LedgerInMemory
+from tests.integration.training.journal_in_memory import JournalInMemory
 from tests.integration.training.service import Service
 
 pytestmark = pytest.mark.anyio
@@ -478,7 +478,7 @@ async def test_a_zombie_changes_nothing(tmp_path: Path, alone: Scene, monkeypatc
     """An owner that was asleep while another took over writes nothing, and what it sends late is harmless."""
     scene = Scene(payload_of(tmp_path))
     asleep, wake = asyncio.Event(), asyncio.Event()
-    real = LedgerInMemory.intend
+    real = JournalInMemory.intend
 
     async def sleepy(self: Any, generation: int, intents: Any) -> None:
         await real(self, generation, intents)
@@ -486,7 +486,7 @@ async def test_a_zombie_changes_nothing(tmp_path: Path, alone: Scene, monkeypatc
             asleep.set()
             await wake.wait()
 
-    monkeypatch.setattr(LedgerInMemory, "intend", sleepy)
+    monkeypatch.setattr(JournalInMemory, "intend", sleepy)
     zombie = asyncio.create_task(scene.drive())
     await asyncio.wait_for(asleep.wait(), 10)
     result = await scene.drive()

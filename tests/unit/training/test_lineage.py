@@ -6,7 +6,7 @@ from crucible.training import RunRef
 from nsai_work.journal import (
     CheckpointRecord,
     CheckpointStatus,
-    LedgerSnapshot,
+    JournalSnapshot,
     RemoteRun,
     ResumeMode,
     StepRecord,
@@ -68,7 +68,7 @@ def test_only_checkpoints_on_the_line_that_counts_are_candidates() -> None:
     assert [counts(saved(number), runs, last_step=6) for number in (2, 4, 6)] == [True, True, False]
     assert counts(saved(6, generation=2), runs, last_step=6)
     assert not counts(saved(7, generation=2), runs, last_step=6)
-    snapshot = LedgerSnapshot(
+    snapshot = JournalSnapshot(
         runs=runs,
         steps=[step(number, 1.0) for number in range(1, 7)],
         superseded={},

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from nsai_work.clock import SystemClock
-from nsai_work.journal import Ledger, LedgerSnapshot
+from nsai_work.journal import Journal, JournalSnapshot
 from nsai_work.store import Claim, Requeue, Store, Wanted, open_store
 from nsai_work.store.async_store import AsyncStore
-from nsai_work.store.journal.adapter import StoreLedger
+from nsai_work.store.journal.adapter import StoreJournal
 from tests.integration.training.harness import Killed, Reaper, Scene, payload_of
 from tests.integration.training.service import Service
 
@@ -26,11 +26,11 @@ class StoredScene(Scene):
         self.owner: Claim | None = None
         store.submit([self.job])
 
-    def claim(self) -> Ledger:
+    def claim(self) -> Journal:
         if self.owner is not None:
             self.store.requeue(Requeue(self.owner, "the worker is gone", counts=False))
         [self.owner] = self.store.claim(Wanted("w1", 1, 60.0, backends={"tinkex": "x"}))
-        return StoreLedger(self.writer, self.owner)
+        return StoreJournal(self.writer, self.owner)
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
     opened.close()
 
 
-def told(snapshot: LedgerSnapshot) -> dict[str, Any]:
+def told(snapshot: JournalSnapshot) -> dict[str, Any]:
     """All that a journal says, but when it was written."""
     untimed = {"recorded_at", "created_at", "expires_at"}
 
@@ -78,8 +78,8 @@ async def test_both_journals_tell_the_same(
     for kill_at in [*kills, 1_000_000]:
         results = [await attempt(scene, kill_at) for scene in (remembered, stored)]
         assert results[0] == results[1]
-        ledgers = (remembered.claim(), stored.claim())
-        assert told(await ledgers[1].load()) == told(await ledgers[0].load())
+        journals = (remembered.claim(), stored.claim())
+        assert told(await journals[1].load()) == told(await journals[0].load())
     await stored.writer.close()
 
 

@@ -10,14 +10,14 @@ from nsai_work.errors import LeaseLost
 from nsai_work.journal import (
     CheckpointRecord,
     CheckpointStatus,
-    LedgerSnapshot,
+    JournalSnapshot,
     RemoteRun,
     ResumeMode,
     StepRecord,
 )
 
 
-class Journal:
+class MemoryStore:
     """What outlives every owner."""
 
     def __init__(self) -> None:
@@ -30,33 +30,33 @@ class Journal:
         self.checkpoints: dict[str, CheckpointRecord] = {}
         self.events: list[tuple[str, dict[str, JsonValue]]] = []
 
-    def claim(self) -> "LedgerInMemory":
+    def claim(self) -> "JournalInMemory":
         """A new owner; every earlier one is fenced off."""
         self.epoch += 1
-        return LedgerInMemory(self, self.epoch)
+        return JournalInMemory(self, self.epoch)
 
     def events_named(self, name: str) -> list[dict[str, JsonValue]]:
         """The data of all events of a name."""
         return [data for found, data in self.events if found == name]
 
 
-class LedgerInMemory:
+class JournalInMemory:
     """One owner's view."""
 
-    def __init__(self, journal: Journal, epoch: int) -> None:
+    def __init__(self, journal: MemoryStore, epoch: int) -> None:
         self.journal = journal
         self._epoch = epoch
 
-    def _own(self) -> Journal:
+    def _own(self) -> MemoryStore:
         if self._epoch != self.journal.epoch:
             raise LeaseLost("another owner has the job")
         return self.journal
 
-    async def load(self) -> LedgerSnapshot:
+    async def load(self) -> JournalSnapshot:
         journal = self._own()
         generation = journal.runs[-1].generation if journal.runs else 0
         mine = sorted(key for key in journal.intents if key[0] == generation)
-        return LedgerSnapshot(
+        return JournalSnapshot(
             runs=tuple(journal.runs),
             steps=tuple(journal.steps),
             superseded=dict(journal.superseded),
