@@ -25,8 +25,8 @@ from nsai_work.store import End, JobFilter, Store, Wanted, open_store
 TENANTS = 20
 WARM_UP = 20
 FILL = """
-INSERT INTO nsai_jobs (seq, id, position, {columns})
-SELECT number, gen_random_uuid()::text, number, {columns}
+INSERT INTO nsai_jobs (seq, id, {columns})
+SELECT number, gen_random_uuid()::text, {columns}
 FROM (
     SELECT nextval('nsai_job_numbers') AS number, {columns}
     FROM nsai_jobs, generate_series(1, :copies) WHERE status = 'queued'
@@ -41,7 +41,7 @@ WHERE jobs.id <> first.id
 """
 KEPT = """
 SELECT string_agg(quote_ident(column_name), ', ') FROM information_schema.columns
-WHERE table_schema = current_schema() AND table_name = 'nsai_jobs' AND column_name NOT IN ('seq', 'id', 'position')
+WHERE table_schema = current_schema() AND table_name = 'nsai_jobs' AND column_name NOT IN ('seq', 'id')
 """
 
 

@@ -99,7 +99,7 @@ class Job(Record):
     """A durable piece of work.
 
     Users fill in ``kind``, ``backend`` and ``payload`` and what they care for of the rest; the store fills in
-    what follows ``metadata``. ``attempt`` counts claims, ``epoch`` is the fencing token of the newest one.
+    what follows ``metadata``. ``attempt`` counts claims, ``fence`` is the fencing token of the newest one.
     """
 
     id: Word = Field(default_factory=lambda: new_job_id(datetime.now(UTC)), min_length=1, max_length=64)
@@ -124,7 +124,7 @@ class Job(Record):
     status: JobStatus = JobStatus.PENDING
     wait_reason: str | None = None
     attempt: int = Field(default=0, ge=0)
-    epoch: int = Field(default=0, ge=0)
+    fence: int = Field(default=0, ge=0)
     created_at: AwareDatetime | None = None
     queued_at: AwareDatetime | None = None
     run_at: AwareDatetime | None = None

@@ -1,6 +1,6 @@
 """What the training driver writes down, and what a later owner finds: the run journal.
 
-Every method is one transaction, fenced by the epoch of the claim it was made for: when another owner has the job,
+Every method is one transaction, fenced by the token of the claim it was made for: when another owner has the job,
 nothing is written and LeaseLost is raised. The store implements this (nsai_work/store/journal/adapter.py).
 """
 

@@ -34,7 +34,7 @@ class JobEvent:
     job_id: str
     kind: str
     backend: str
-    epoch: int
+    fence: int
     attempt: int
     details: dict[str, JsonValue] = field(default_factory=dict)
 
@@ -66,7 +66,7 @@ def emit(event: JobEvent) -> None:
         job_id=event.job_id,
         kind=event.kind,
         backend=event.backend,
-        epoch=event.epoch,
+        fence=event.fence,
         attempt=event.attempt,
         **event.details,
     )
@@ -103,13 +103,13 @@ def submitting(count: int) -> Iterator[SubmitTrace]:
 
 
 @contextmanager
-def working(job: Job, epoch: int) -> "Iterator[Span]":
+def working(job: Job, fence: int) -> "Iterator[Span]":
     """The span of one attempt, in the trace of the submission."""
     attributes: dict[str, str | int] = {
         "nsai_work.job_id": job.id,
         "nsai_work.kind": str(job.kind),
         "nsai_work.backend": job.backend,
-        "nsai_work.epoch": epoch,
+        "nsai_work.fence": fence,
     }
     with _tracer().start_as_current_span("nsai_work.work", context=_parent(job), attributes=attributes) as span:
         yield span

@@ -82,7 +82,7 @@ class JobHandle:
 
         self._store().retry(self.id)
         job = self.job()
-        send_hints(self._settings, [Hint(job_id=job.id, epoch=job.epoch, priority=job.priority)])
+        send_hints(self._settings, [Hint(job_id=job.id, fence=job.fence, priority=job.priority)])
         return job.status
 
     def events(self, *, follow: bool = False, after: int = 0) -> "Iterator[EventRow]":

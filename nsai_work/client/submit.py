@@ -74,7 +74,7 @@ def _wake(settings: Settings, submitted: "Sequence[Submitted]", traceparent: str
     from nsai_work.store import Hint
 
     ready = [
-        Hint(job_id=entry.job_id, epoch=entry.epoch, priority=entry.priority)
+        Hint(job_id=entry.job_id, fence=entry.fence, priority=entry.priority)
         for entry in submitted
         if entry.created and entry.status is JobStatus.QUEUED
     ]

@@ -1,5 +1,5 @@
 """Dispatch: how a worker learns that there is work. Celery and kombu are known only here.
 
-A message is a wake-up: it names a job and an epoch, and any of them may be lost, doubled, late or rubbish without
+A message is a wake-up: it names a job and an fence, and any of them may be lost, doubled, late or rubbish without
 harm, because the store decides what is run and by whom.
 """

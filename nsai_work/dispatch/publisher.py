@@ -96,7 +96,7 @@ class Publisher:
         return True
 
     def _publish_one(self, producer: Any, hint: Hint, traceparent: str | None) -> None:
-        message = encode(WakeUp(job_id=hint.job_id, epoch=hint.epoch, traceparent=traceparent))
+        message = encode(WakeUp(job_id=hint.job_id, fence=hint.fence, traceparent=traceparent))
         producer.publish(
             message.body,
             exchange="",

@@ -14,11 +14,11 @@ MAX_BODY_BYTES = 4096
 
 
 class WakeUp(Record):
-    """A hint that a job may be claimed. ``epoch`` is the one it had when the hint was sent; ``traceparent`` is the
+    """A hint that a job may be claimed. ``fence`` is the one it had when the hint was sent; ``traceparent`` is the
     W3C trace context of whoever submitted it."""
 
     job_id: str = Field(min_length=1, max_length=64)
-    epoch: int = Field(ge=0, lt=2**53)
+    fence: int = Field(ge=0, lt=2**53)
     traceparent: str | None = Field(default=None, max_length=100)
 
 

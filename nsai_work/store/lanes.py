@@ -169,6 +169,6 @@ def ready_in(lane_id: Any) -> tuple[Any, ...]:
 
 
 def front_of(lane_id: Any) -> ScalarSelect[int]:
-    """The position of the first ready job of a lane, or null: one probe of the index."""
-    first = select(jobs.c.position).where(*ready_in(lane_id)).order_by(jobs.c.position).limit(1)
+    """The seq of the first ready job of a lane, or null: one probe of the index."""
+    first = select(jobs.c.seq).where(*ready_in(lane_id)).order_by(jobs.c.seq).limit(1)
     return first.correlate_except(jobs).scalar_subquery()

@@ -19,7 +19,7 @@ class Submitted:
     content, was there before: then this is the job that was there."""
 
     job_id: str
-    epoch: int
+    fence: int
     status: JobStatus
     priority: Priority
     created: bool
@@ -27,12 +27,12 @@ class Submitted:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Ownership of a job under one epoch, which fences every write of the owner. ``backend`` is the one chosen
+    """Ownership of a job under one fence, which fences every write of the owner. ``backend`` is the one chosen
     of those the job allows; ``credential`` names the account whose limits count it."""
 
     job: Job
     seq: int
-    epoch: int
+    fence: int
     attempt: int
     worker_id: str
     backend: str
@@ -99,7 +99,7 @@ class Lease:
 
     seq: int
     job_id: str
-    epoch: int
+    fence: int
     beat: int
     ttl_s: float
     worker_id: str
@@ -129,7 +129,7 @@ class EventRow:
 class AttemptRow:
     """Who worked at a job, when, and what came of it (``outcome`` is None while it runs)."""
 
-    epoch: int
+    fence: int
     attempt: int
     worker_id: str
     backend: str
@@ -199,5 +199,5 @@ class Hint:
     """A wake-up to publish: the job is ready and nobody has taken it."""
 
     job_id: str
-    epoch: int
+    fence: int
     priority: Priority

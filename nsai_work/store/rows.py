@@ -11,7 +11,7 @@ from nsai_work.job import Job, Priority
 from nsai_work.store.schema import jobs, specs
 
 STATE_FIELDS: Final = frozenset({
-    "status", "wait_reason", "attempt", "epoch", "created_at", "queued_at", "run_at", "started_at", "completed_at",
+    "status", "wait_reason", "attempt", "fence", "created_at", "queued_at", "run_at", "started_at", "completed_at",
     "cancel_requested_at", "worker_id", "result", "error",
 })  # fmt: skip
 """The fields of a job that the store fills in. All others never change."""
@@ -46,7 +46,7 @@ def failure_json(failure: Failure | None) -> dict[str, Any] | None:
 
 
 def new_row(job: Job, *, now: datetime) -> dict[str, Any]:
-    """The row of a job that has just come in; the caller adds seq, lane_id, position, status and times."""
+    """The row of a job that has just come in; the caller adds seq, lane_id, status and times."""
     return {
         "id": job.id,
         "tenant_id": job.tenant_id,
@@ -57,7 +57,7 @@ def new_row(job: Job, *, now: datetime) -> dict[str, Any]:
         "idempotency_key": job.idempotency_key,
         "parent_id": job.parent_id,
         "attempt": 0,
-        "epoch": 0,
+        "fence": 0,
         "crashes": 0,
         "progress": 0,
         "beat": 0,

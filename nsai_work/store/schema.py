@@ -107,11 +107,10 @@ jobs: Final = Table(
     Column("idempotency_key", String(200)),
     Column("parent_id", String),
     Column("lane_id", BigInteger, ForeignKey("nsai_lanes.id"), nullable=False),
-    Column("position", BigInteger, nullable=False),
     Column("status", String(10), nullable=False),
     Column("wait_reason", Remark),
     Column("attempt", Integer, nullable=False),
-    Column("epoch", BigInteger, nullable=False),
+    Column("fence", BigInteger, nullable=False),
     Column("crashes", Integer, nullable=False),
     Column("progress", BigInteger, nullable=False),
     Column("beat", BigInteger, nullable=False),
@@ -131,7 +130,7 @@ jobs: Final = Table(
     Column("result", Json),
     Column("error", Json),
     # the front of each lane
-    _partial("nsai_jobs_ready", "lane_id", "position", where="status = 'queued' AND run_at IS NULL"),
+    _partial("nsai_jobs_ready", "lane_id", "seq", where="status = 'queued' AND run_at IS NULL"),
     _partial("nsai_jobs_delayed", "run_at", where="status IN ('pending', 'queued') AND run_at IS NOT NULL"),
     _partial(
         "nsai_jobs_delayed_since",
@@ -196,7 +195,7 @@ attempts: Final = Table(
     "nsai_attempts",
     metadata,
     _job_column(),
-    Column("epoch", BigInteger, nullable=False),
+    Column("fence", BigInteger, nullable=False),
     Column("attempt", Integer, nullable=False),
     Column("worker_id", String, nullable=False),
     Column("backend", String, nullable=False),
@@ -204,7 +203,7 @@ attempts: Final = Table(
     Column("ended_at", UtcTime),
     Column("outcome", String(20)),
     Column("failure", Json),
-    PrimaryKeyConstraint("job_seq", "epoch"),
+    PrimaryKeyConstraint("job_seq", "fence"),
 )
 
 workers: Final = Table(
@@ -251,7 +250,7 @@ steps: Final = Table(
     Column("step", BigInteger, nullable=False),
     Column("generation", Integer, nullable=False),
     Column("superseded_by", Integer),
-    Column("pass_epoch", Integer, nullable=False),
+    Column("epoch", Integer, nullable=False),
     Column("loss", Float(53), nullable=False),
     Column("tokens", BigInteger, nullable=False),
     Column("learning_rate", Float(53), nullable=False),

@@ -63,7 +63,7 @@ class Executor:
     async def _work(self, attempt: Attempt) -> Outcome:
         timer = self._start_timer(attempt)
         try:
-            with telemetry.working(attempt.claim.job, attempt.claim.epoch):
+            with telemetry.working(attempt.claim.job, attempt.claim.fence):
                 tools = Tools(self.backends, self.make_journal(attempt.claim), self.clock)
                 result = await supervised(perform(attempt, tools), attempt.control, self._grace(attempt))
                 return succeeded(result)
@@ -99,7 +99,7 @@ class Executor:
     def _judge(self, attempt: Attempt, error: Exception) -> Outcome:
         claim = attempt.claim
         if not isinstance(error, CrucibleError):
-            log.error("job.unexpected_error", job_id=claim.job_id, epoch=claim.epoch, exc_info=error)
+            log.error("job.unexpected_error", job_id=claim.job_id, fence=claim.fence, exc_info=error)
         outcome = judge(
             error,
             policy=claim.job.retry_policy,
@@ -155,5 +155,5 @@ def _announce(attempt: Attempt, name: str, outcome: Outcome | None = None) -> No
     if outcome is not None and outcome.failure is not None:
         details["code"] = outcome.failure.code
     telemetry.emit(
-        JobEvent(name, claim.job_id, str(claim.job.kind), claim.backend, claim.epoch, claim.attempt, details)
+        JobEvent(name, claim.job_id, str(claim.job.kind), claim.backend, claim.fence, claim.attempt, details)
     )

@@ -45,20 +45,20 @@ class StandingClaim(Protocol):
 
 
 StandBy = Callable[[int], StandingClaim | None]
-Epochs = Callable[[Sequence[str]], Awaitable[dict[str, int]]]
+Fences = Callable[[Sequence[str]], Awaitable[dict[str, int]]]
 
 
 class Intake:
     """The claiming loop of one worker. ``wake`` and ``look`` are called on the event loop.
 
-    ``counts`` says what hints were: useful, taken (somebody has it), stale (of an older epoch), unknown.
+    ``counts`` says what hints were: useful, taken (somebody has it), stale (of an older fence), unknown.
     """
 
     def __init__(
         self,
         take: Take,
         begin: Callable[[Claim, float], None],
-        epochs: Epochs,
+        fences: Fences,
         clock: Clock,
         *,
         concurrency: int,
@@ -68,7 +68,7 @@ class Intake:
         self._take = take
         self._stand_by = stand_by
         self._begin = begin
-        self._epochs = epochs
+        self._fences = fences
         self._clock = clock
         self._concurrency = concurrency
         self._poll_interval_s = poll_interval_s
@@ -85,12 +85,12 @@ class Intake:
 
     def wake(self, wake: WakeUp) -> None:
         """A hint has come."""
-        if self._seen.get(wake.job_id, -1) > wake.epoch:
+        if self._seen.get(wake.job_id, -1) > wake.fence:
             # it is of a job that was claimed here: what came with it was seen then too
-            self._count_seen(wake.job_id, wake.epoch)
+            self._count_seen(wake.job_id, wake.fence)
             return
         if len(self._hints) < REMEMBERED:
-            self._hints[wake.job_id] = wake.epoch
+            self._hints[wake.job_id] = wake.fence
         self._reason.set()
 
     def look(self) -> None:
@@ -162,7 +162,7 @@ class Intake:
         return len(claims)
 
     def _remember(self, claim: Claim) -> None:
-        self._seen[claim.job_id] = claim.epoch
+        self._seen[claim.job_id] = claim.fence
         self._seen.move_to_end(claim.job_id)
         if len(self._seen) > REMEMBERED:
             self._seen.popitem(last=False)
@@ -173,28 +173,28 @@ class Intake:
         """Say what became of hints that led to no claim here; all of them are harmless."""
         strange: dict[str, int] = {}
         while self._hints and len(strange) < CHECKED_PER_LOOK:
-            job_id, epoch = self._hints.popitem(last=False)
+            job_id, fence = self._hints.popitem(last=False)
             if job_id in self._seen:
-                self._count_seen(job_id, epoch)
+                self._count_seen(job_id, fence)
             else:
-                strange[job_id] = epoch
+                strange[job_id] = fence
         if strange:
             await self._judge_hints(strange)
 
-    def _count_seen(self, job_id: str, epoch: int) -> None:
-        self.counts["taken" if epoch >= self._seen[job_id] - 1 else "stale"] += 1
+    def _count_seen(self, job_id: str, fence: int) -> None:
+        self.counts["taken" if fence >= self._seen[job_id] - 1 else "stale"] += 1
 
     async def _judge_hints(self, hints: dict[str, int]) -> None:
         try:
-            known = await self._epochs(list(hints))
+            known = await self._fences(list(hints))
         except CrucibleError:
             return
-        for job_id, epoch in hints.items():
+        for job_id, fence in hints.items():
             if job_id not in known:
                 self.counts["unknown"] += 1
                 log.warning("wake.unknown_job", job_id=job_id, count=self.counts["unknown"])
-            elif epoch < known[job_id] - 1:
+            elif fence < known[job_id] - 1:
                 self.counts["stale"] += 1
-                log.info("wake.stale", job_id=job_id, epoch=epoch, current=known[job_id])
+                log.info("wake.stale", job_id=job_id, fence=fence, current=known[job_id])
             else:
                 self.counts["taken"] += 1

@@ -91,12 +91,12 @@ class LeaseKeeper:
         oldest = self._clock.monotonic() - self._ttl_s * OWNERS_SHARE
         for attempt in list(self._attempts.values()):
             if attempt.renewed_at < oldest and attempt.control.reason is not StopReason.LEASE_LOST:
-                log.warning("lease.overdue", job_id=attempt.job_id, epoch=attempt.claim.epoch)
+                log.warning("lease.overdue", job_id=attempt.job_id, fence=attempt.claim.fence)
                 attempt.control.stop(StopReason.LEASE_LOST)
 
     def _apply(self, attempt: Attempt, report: LeaseReport, sent_at: float) -> None:
         if attempt.job_id in report.lost and not attempt.recording:
-            log.warning("lease.lost", job_id=attempt.job_id, epoch=attempt.claim.epoch)
+            log.warning("lease.lost", job_id=attempt.job_id, fence=attempt.claim.fence)
             attempt.control.stop(StopReason.LEASE_LOST)
         elif attempt.job_id in report.held:
             attempt.renewed_at = sent_at

@@ -97,6 +97,6 @@ class Sweeper:
         """A backlog that all workers are busy with needs no hint a second: each is sent again after a while."""
         now = self._clock.monotonic()
         self._sent = {key: at for key, at in self._sent.items() if now - at < AGAIN_AFTER_S}
-        fresh = [hint for hint in hints if (hint.job_id, hint.epoch) not in self._sent]
-        self._sent.update({(hint.job_id, hint.epoch): now for hint in fresh})
+        fresh = [hint for hint in hints if (hint.job_id, hint.fence) not in self._sent]
+        self._sent.update({(hint.job_id, hint.fence): now for hint in fresh})
         return fresh

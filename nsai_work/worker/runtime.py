@@ -64,7 +64,7 @@ class Runtime:
         self.intake = Intake(
             self._take,
             self._begin,
-            ownership.epochs,
+            ownership.fences,
             clock,
             concurrency=work.concurrency,
             poll_interval_s=settings.poll_interval_s,

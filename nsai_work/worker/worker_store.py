@@ -94,9 +94,9 @@ class Ownership:
         """Give a job back. Raises LeaseLost."""
         await self._writer.requeue(back)
 
-    async def epochs(self, job_ids: Sequence[str]) -> dict[str, int]:
-        """The epochs of those of the jobs that exist."""
-        return await self._writer.run(dispatching.epochs, job_ids)
+    async def fences(self, job_ids: Sequence[str]) -> dict[str, int]:
+        """The fences of those of the jobs that exist."""
+        return await self._writer.run(dispatching.fences, job_ids)
 
     def journal(self, claim: Claim) -> Journal:
         """The journal of a claimed job."""

@@ -194,7 +194,7 @@ class Stage:
         lines = [f"{dict(self.counts)}"]
         for handle in self.handles:
             job = handle.job()
-            lines.append(f"{handle.id}: {job.status} epoch {job.epoch} {job.wait_reason or ''} {job.error or ''}")
+            lines.append(f"{handle.id}: {job.status} fence {job.fence} {job.wait_reason or ''} {job.error or ''}")
             lines += [f"    {event.at} {event.name} {event.data}" for event in list(handle.events())[-12:]]
         logs = sorted(self.rig.folder.glob("worker-*.log"), key=lambda path: path.stat().st_mtime)[-3:]
         return "\n".join(

@@ -26,7 +26,7 @@ from nsai_work.store.rows import job_of, select_jobs
 from nsai_work.store.schema import attempts, jobs, turns
 
 _START: Final = -1
-"""Before the first position of any lane."""
+"""Before the first seq of any lane."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class _Taken:
 
 
 def claim(tx: Tx, wanted: Wanted) -> list[Claim]:
-    """Take up to ``wanted.limit`` ready jobs; each gets a lease, a new epoch and one more attempt."""
+    """Take up to ``wanted.limit`` ready jobs; each gets a lease, a new fence and one more attempt."""
     if wanted.limit <= 0 or wanted.job_ids == []:
         return []
     candidates = _candidates(tx, wanted)
@@ -65,7 +65,7 @@ def _candidates(tx: Tx, wanted: Wanted) -> Sequence[Candidate]:
 
 @dataclass
 class _Picking:
-    """What a claim has picked so far. ``passed`` is, by lane, the last position it has been to."""
+    """What a claim has picked so far. ``passed`` is, by lane, the last seq it has been to."""
 
     tx: Tx
     wanted: Wanted
@@ -87,7 +87,7 @@ class _Picking:
                 continue
             rows = self._front(lane, room)
             if rows:
-                self.passed[lane.lane_id] = rows[-1].position
+                self.passed[lane.lane_id] = rows[-1].seq
             self.capacity.use(lane, credential, len(rows))
             self.taken += [_Taken(row, backend, credential) for row in rows]
             got += len(rows)
@@ -108,7 +108,7 @@ class _Picking:
 @lru_cache
 def _front_of_lane(named: bool) -> Select[Any]:
     lane_id, passed = (bindparam(name, type_=BigInteger()) for name in ("lane_id", "passed"))
-    statement = select_jobs().where(*ready_in(lane_id), jobs.c.position > passed).order_by(jobs.c.position)
+    statement = select_jobs().where(*ready_in(lane_id), jobs.c.seq > passed).order_by(jobs.c.seq)
     if named:
         statement = statement.where(jobs.c.id.in_(bindparam("job_ids", expanding=True)))
     statement = statement.limit(bindparam("count", type_=Integer())).with_for_update(of=jobs, skip_locked=True)
@@ -177,7 +177,7 @@ def _job_row(tx: Tx, wanted: Wanted, claim: Claim) -> dict[str, Any]:
     return {
         "seq": claim.seq,
         "status": str(JobStatus.RUNNING),
-        "epoch": claim.epoch,
+        "fence": claim.fence,
         "attempt": claim.attempt,
         "beat": 0,
         "lease_ttl_ms": int(wanted.lease_ttl_s * 1000),
@@ -190,11 +190,11 @@ def _job_row(tx: Tx, wanted: Wanted, claim: Claim) -> dict[str, Any]:
 
 
 def _claim_of(tx: Tx, wanted: Wanted, one: _Taken) -> Claim:
-    epoch, attempt = one.row.epoch + 1, one.row.attempt + 1
+    fence, attempt = one.row.fence + 1, one.row.attempt + 1
     job = job_of(
         one.row._mapping,
         status=JobStatus.RUNNING,
-        epoch=epoch,
+        fence=fence,
         attempt=attempt,
         worker_id=wanted.worker_id,
         started_at=one.row.started_at or tx.now,
@@ -203,7 +203,7 @@ def _claim_of(tx: Tx, wanted: Wanted, one: _Taken) -> Claim:
     return Claim(
         job=job,
         seq=one.row.seq,
-        epoch=epoch,
+        fence=fence,
         attempt=attempt,
         worker_id=wanted.worker_id,
         backend=one.backend,
@@ -214,7 +214,7 @@ def _claim_of(tx: Tx, wanted: Wanted, one: _Taken) -> Claim:
 def _attempt_row(tx: Tx, claim: Claim) -> dict[str, Any]:
     return {
         "job_seq": claim.seq,
-        "epoch": claim.epoch,
+        "fence": claim.fence,
         "attempt": claim.attempt,
         "worker_id": claim.worker_id,
         "backend": claim.backend,
@@ -226,7 +226,7 @@ def _event(claim: Claim) -> tuple[int, str, dict[str, Any]]:
     data = {
         "from": str(JobStatus.QUEUED),
         "to": str(JobStatus.RUNNING),
-        "epoch": claim.epoch,
+        "fence": claim.fence,
         "attempt": claim.attempt,
         "worker_id": claim.worker_id,
         "backend": claim.backend,

@@ -63,7 +63,7 @@ def _claim_of(row: Mapping[str, Any], worker_id: str) -> Claim:
     return Claim(
         job=job_of(row),
         seq=row["seq"],
-        epoch=row["epoch"],
+        fence=row["fence"],
         attempt=row["attempt"],
         worker_id=worker_id,
         backend=row["chosen"],
@@ -80,8 +80,8 @@ def _statement(choice: Choice) -> Direct:
     taken = _taken(lone)
     chosen = select(lone.c.backend).scalar_subquery()
     attempt = insert(attempts).from_select(
-        ["job_seq", "epoch", "attempt", "worker_id", "backend", "started_at"],
-        select(taken.c.seq, taken.c.epoch, taken.c.attempt, taken.c.worker_id, chosen, _NOW),
+        ["job_seq", "fence", "attempt", "worker_id", "backend", "started_at"],
+        select(taken.c.seq, taken.c.fence, taken.c.attempt, taken.c.worker_id, chosen, _NOW),
     )
     event = insert(events).from_select(
         ["job_seq", "at", "name", "data"],
@@ -93,7 +93,7 @@ def _statement(choice: Choice) -> Direct:
         .select_from(
             situation.outerjoin(taken, literal_column("true")).outerjoin(specs, specs.c.job_seq == taken.c.seq)
         )
-        .order_by(taken.c.position)
+        .order_by(taken.c.seq)
         .add_cte(attempt.cte("noted"), event.cte("told"))
     )
     return Direct(statement)
@@ -122,19 +122,19 @@ def _taken(lone: CTE) -> CTE:
     front = (
         select(jobs.c.seq)
         .where(*ready_in(lane_id))
-        .order_by(jobs.c.position)
+        .order_by(jobs.c.seq)
         .limit(bindparam("count", type_=Integer()))
         .with_for_update(of=jobs, skip_locked=True)
         .cte("front")
     )
     taken = update(jobs).where(jobs.c.seq == front.c.seq)
-    return taken.values(**_owned(lone)).returning(*(jobs.c[name] for name in (*_ANSWERED, "position"))).cte("taken")
+    return taken.values(**_owned(lone)).returning(*(jobs.c[name] for name in _ANSWERED)).cte("taken")
 
 
 def _owned(lone: CTE) -> dict[str, Any]:
     return {
         "status": _words(JobStatus.RUNNING),
-        "epoch": jobs.c.epoch + _ONE,
+        "fence": jobs.c.fence + _ONE,
         "attempt": jobs.c.attempt + _ONE,
         "beat": _NONE,
         "lease_ttl_ms": bindparam("lease_ttl_ms", type_=BigInteger()),
@@ -150,7 +150,7 @@ def _event_data(taken: CTE, chosen: ColumnElement[str]) -> ColumnElement[str]:
     data = {
         "from": _words(JobStatus.QUEUED),
         "to": _words(JobStatus.RUNNING),
-        "epoch": taken.c.epoch,
+        "fence": taken.c.fence,
         "attempt": taken.c.attempt,
         "worker_id": taken.c.worker_id,
         "backend": chosen,

@@ -1,4 +1,4 @@
-"""The run journal of training jobs, written by owners under the fence of their claim's epoch."""
+"""The run journal of training jobs, written by owners under the fence of their claim's fence."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -34,7 +34,7 @@ def fence(tx: Tx, claim: Claim) -> None:
     Raises:
         LeaseLost: another owner has it.
     """
-    mine = (jobs.c.seq == claim.seq) & (jobs.c.epoch == claim.epoch)
+    mine = (jobs.c.seq == claim.seq) & (jobs.c.fence == claim.fence)
     statement = select(jobs.c.seq).where(mine, status_in(JobStatus.RUNNING)).with_for_update()
     if tx.connection.execute(statement).first() is None:
         raise lease_lost(claim)
@@ -80,7 +80,7 @@ def job_steps(tx: Tx, seq: int) -> list[StepRecord]:
 def _step(row: Row[Any]) -> StepRecord:
     return StepRecord(
         step=row.step,
-        epoch=row.pass_epoch,
+        epoch=row.epoch,
         loss=row.loss,
         tokens=row.tokens,
         learning_rate=row.learning_rate,

@@ -48,20 +48,20 @@ class StepDone:
 
 
 def fence_all(tx: Tx, claims: Iterable[Claim]) -> dict[tuple[int, int], int]:
-    """Hold those jobs for this transaction that are still their claims'; by (seq, epoch), how far each
+    """Hold those jobs for this transaction that are still their claims'; by (seq, fence), how far each
     has ever come."""
-    wanted = {(claim.seq, claim.epoch) for claim in claims}
+    wanted = {(claim.seq, claim.fence) for claim in claims}
     statement = (
-        select(jobs.c.seq, jobs.c.epoch, jobs.c.progress)
-        .where(tuple_(jobs.c.seq, jobs.c.epoch).in_(sorted(wanted)), status_in(JobStatus.RUNNING))
+        select(jobs.c.seq, jobs.c.fence, jobs.c.progress)
+        .where(tuple_(jobs.c.seq, jobs.c.fence).in_(sorted(wanted)), status_in(JobStatus.RUNNING))
         .order_by(jobs.c.seq)
         .with_for_update()
     )
-    return {(row.seq, row.epoch): row.progress for row in tx.connection.execute(statement)}
+    return {(row.seq, row.fence): row.progress for row in tx.connection.execute(statement)}
 
 
 def _rulings(claims: Sequence[Claim], held: Mapping[tuple[int, int], int]) -> list[CrucibleError | None]:
-    return [None if (claim.seq, claim.epoch) in held else lease_lost(claim) for claim in claims]
+    return [None if (claim.seq, claim.fence) in held else lease_lost(claim) for claim in claims]
 
 
 def intend_many(tx: Tx, news: Sequence[NewIntents]) -> list[CrucibleError | None]:
@@ -77,7 +77,7 @@ def intend_many(tx: Tx, news: Sequence[NewIntents]) -> list[CrucibleError | None
             "intended_at": tx.now,
         }
         for new in news
-        if (new.claim.seq, new.claim.epoch) in held
+        if (new.claim.seq, new.claim.fence) in held
         for intent in new.intents
     ]
     insert_new(tx, intents, rows)
@@ -91,7 +91,7 @@ def complete_steps(tx: Tx, done: Sequence[StepDone]) -> list[CrucibleError | Non
     count of crashes.
     """
     held = fence_all(tx, (one.claim for one in done))
-    mine = {one.key: one for one in reversed(done) if (one.claim.seq, one.claim.epoch) in held}
+    mine = {one.key: one for one in reversed(done) if (one.claim.seq, one.claim.fence) in held}
     fresh = [mine[key] for key in sorted(mine.keys() - _recorded(tx, mine))]
     if fresh:
         writes = Writes()
@@ -121,7 +121,7 @@ def _closed(one: StepDone) -> dict[str, Any]:
 def _progress(done: Sequence[StepDone], held: Mapping[tuple[int, int], int]) -> list[dict[str, Any]]:
     furthest: dict[int, int] = {}
     for one in done:
-        if one.record.step > held[(one.claim.seq, one.claim.epoch)]:
+        if one.record.step > held[(one.claim.seq, one.claim.fence)]:
             furthest[one.claim.seq] = max(one.record.step, furthest.get(one.claim.seq, 0))
     return [{"seq": seq, "progress": step, "crashes": 0} for seq, step in sorted(furthest.items())]
 
@@ -133,7 +133,7 @@ def _step_row(tx: Tx, one: StepDone) -> dict[str, Any]:
         "step": record.step,
         "generation": record.generation,
         "superseded_by": None,
-        "pass_epoch": record.epoch,
+        "epoch": record.epoch,
         "loss": record.loss,
         "tokens": record.tokens,
         "learning_rate": record.learning_rate,

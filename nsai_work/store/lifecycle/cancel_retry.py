@@ -49,7 +49,7 @@ def request_cancel(tx: Tx, job_id: str, tenant_id: str | None = None) -> JobStat
     if status is JobStatus.RUNNING:
         if row.cancel_requested_at is None:
             tx.connection.execute(update(jobs).where(jobs.c.seq == row.seq).values(cancel_requested_at=tx.now))
-            append_events(tx, [(row.seq, "job.cancel_requested", {"epoch": row.epoch})])
+            append_events(tx, [(row.seq, "job.cancel_requested", {"fence": row.fence})])
         return status
     values = {
         "cancel_requested_at": tx.now,

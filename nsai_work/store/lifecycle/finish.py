@@ -1,4 +1,4 @@
-"""How an owner lets go of a job: at its end, or back into the queue. Fenced by the epoch of the claim."""
+"""How an owner lets go of a job: at its end, or back into the queue. Fenced by the fence of the claim."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -114,7 +114,7 @@ def _fence(tx: Tx, wanted: Sequence[tuple[Claim, str]]) -> tuple[dict[int, Row[A
     for index, (claim, outcome) in enumerate(wanted):
         # popped: of two ends for one claim in a batch, the first counts
         row = rows.pop(claim.job_id, None)
-        if row is not None and row.status == JobStatus.RUNNING and row.epoch == claim.epoch:
+        if row is not None and row.status == JobStatus.RUNNING and row.fence == claim.fence:
             held[index] = row
             rulings.append(None)
         else:
@@ -124,7 +124,7 @@ def _fence(tx: Tx, wanted: Sequence[tuple[Claim, str]]) -> tuple[dict[int, Row[A
 
 def _outcome(tx: Tx, claim: Claim) -> str | None:
     statement = select(attempts.c.outcome).where(
-        attempts.c.job_seq == claim.seq, attempts.c.epoch == claim.epoch, attempts.c.worker_id == claim.worker_id
+        attempts.c.job_seq == claim.seq, attempts.c.fence == claim.fence, attempts.c.worker_id == claim.worker_id
     )
     outcome: str | None = tx.connection.execute(statement).scalar()
     return outcome
@@ -133,15 +133,15 @@ def _outcome(tx: Tx, claim: Claim) -> str | None:
 def lease_lost(claim: Claim) -> LeaseLost:
     """What the owner of a claim is told that no longer holds."""
     return LeaseLost(
-        f"job {claim.job_id}: epoch {claim.epoch} no longer owns it; stop working at it",
-        details={"job_id": claim.job_id, "epoch": claim.epoch},
+        f"job {claim.job_id}: fencing token {claim.fence} no longer owns it; stop working at it",
+        details={"job_id": claim.job_id, "fence": claim.fence},
     )
 
 
 def close_attempts(tx: Tx, ended: Sequence[tuple[Row[Any], str, dict[str, Any] | None]], writes: Writes) -> None:
-    """Say with other writes how the attempts of these (locked) jobs' current epochs ended."""
+    """Say with other writes how the attempts of these (locked) jobs' current fences ended."""
     rows = [
-        {"job_seq": row.seq, "epoch": row.epoch, "ended_at": tx.now, "outcome": outcome, "failure": failure}
+        {"job_seq": row.seq, "fence": row.fence, "ended_at": tx.now, "outcome": outcome, "failure": failure}
         for row, outcome, failure in ended
     ]
-    writes.update(attempts, rows, by=("job_seq", "epoch"))
+    writes.update(attempts, rows, by=("job_seq", "fence"))

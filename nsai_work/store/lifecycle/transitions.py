@@ -72,8 +72,8 @@ def plan_moves(tx: Tx, moves: Sequence[Move], writes: Writes) -> None:
 
 
 def _event_data(one: Move) -> dict[str, Any]:
-    epoch = one.values.get("epoch", one.row.epoch)
-    return {"from": one.row.status, "to": str(one.status), "epoch": epoch, **one.event}
+    fence = one.values.get("fence", one.row.fence)
+    return {"from": one.row.status, "to": str(one.status), "fence": fence, **one.event}
 
 
 def append_events(tx: Tx, entries: Sequence[Entry]) -> None:

@@ -1,9 +1,9 @@
 """Leases: an owner beats, an observer watches, and no wall clock decides.
 
-A lease is (epoch, beat, ttl). Its owner stops by its own monotonic clock before ttl has passed since it *began*
+A lease is (fence, beat, ttl). Its owner stops by its own monotonic clock before ttl has passed since it *began*
 its last successful beat. An observer may declare it expired only when, by the observer's own monotonic clock, it
 has seen the same beat for ttl. Since the observer saw the beat after the owner began it, the owner has stopped
-by then. The takeover names epoch and beat, so a beat that comes in between defeats it.
+by then. The takeover names fence and beat, so a beat that comes in between defeats it.
 """
 
 from collections.abc import Iterable, Sequence
@@ -34,7 +34,7 @@ def heartbeat(tx: Tx, claims: Sequence[Claim], lease_ttl_s: float) -> LeaseRepor
     """Renew the leases of one worker's claims, in one statement."""
     if not claims:
         return LeaseReport(frozenset(), frozenset(), frozenset())
-    owned = tuple_(jobs.c.seq, jobs.c.epoch).in_([(claim.seq, claim.epoch) for claim in claims])
+    owned = tuple_(jobs.c.seq, jobs.c.fence).in_([(claim.seq, claim.fence) for claim in claims])
     statement = (
         update(jobs)
         .where(status_in(JobStatus.RUNNING), owned)
@@ -52,9 +52,9 @@ def heartbeat(tx: Tx, claims: Sequence[Claim], lease_ttl_s: float) -> LeaseRepor
 
 def leases(tx: Tx) -> list[Lease]:
     """Every running job's lease."""
-    columns = (jobs.c.seq, jobs.c.id, jobs.c.epoch, jobs.c.beat, jobs.c.lease_ttl_ms, jobs.c.worker_id)
+    columns = (jobs.c.seq, jobs.c.id, jobs.c.fence, jobs.c.beat, jobs.c.lease_ttl_ms, jobs.c.worker_id)
     rows = tx.connection.execute(select(*columns).where(status_in(JobStatus.RUNNING)))
-    return [Lease(row.seq, row.id, row.epoch, row.beat, row.lease_ttl_ms / 1000, row.worker_id) for row in rows]
+    return [Lease(row.seq, row.id, row.fence, row.beat, row.lease_ttl_ms / 1000, row.worker_id) for row in rows]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +90,8 @@ def reclaim(tx: Tx, expired: Sequence[Lease], *, max_crashes: int = MAX_CRASHES)
     """
     if not expired:
         return {}
-    unchanged = tuple_(jobs.c.seq, jobs.c.epoch, jobs.c.beat).in_(
-        [(one.seq, one.epoch, one.beat) for one in expired]
+    unchanged = tuple_(jobs.c.seq, jobs.c.fence, jobs.c.beat).in_(
+        [(one.seq, one.fence, one.beat) for one in expired]
     )
     statement = select(jobs, specs.c.spec).join_from(jobs, specs, specs.c.job_seq == jobs.c.seq)
     rows = lock_rows(
@@ -111,7 +111,7 @@ def reclaim(tx: Tx, expired: Sequence[Lease], *, max_crashes: int = MAX_CRASHES)
 def _lost(row: Row[Any]) -> Failure:
     return WorkerLost(
         f"worker {row.worker_id} died or stopped answering while it had the job",
-        details={"worker_id": row.worker_id, "epoch": row.epoch},
+        details={"worker_id": row.worker_id, "fence": row.fence},
     ).failure()
 
 
@@ -148,10 +148,10 @@ def _give_up(tx: Tx, row: Row[Any], crashes: int, max_crashes: int) -> Failure |
 
 def _poison(tx: Tx, row: Row[Any], crashes: int) -> Failure:
     statement = (
-        select(attempts).where(attempts.c.job_seq == row.seq).order_by(attempts.c.epoch.desc()).limit(crashes)
+        select(attempts).where(attempts.c.job_seq == row.seq).order_by(attempts.c.fence.desc()).limit(crashes)
     )
     evidence = [
-        {"worker_id": one.worker_id, "epoch": one.epoch, "started_at": one.started_at.isoformat()}
+        {"worker_id": one.worker_id, "fence": one.fence, "started_at": one.started_at.isoformat()}
         for one in tx.connection.execute(statement)
     ]
     return Failure(

@@ -116,10 +116,10 @@ def overdue_hints(tx: Tx, *, older_than_s: float, limit: int = 200) -> list[Hint
         jobs.c.queued_at > tx.now + CLOCK_SKEW,
     )
     statement = (
-        select(jobs.c.id, jobs.c.epoch, jobs.c.rank)
-        .join_from(lane, jobs, and_(*ready_in(lane.c.id), jobs.c.position == lane.c.front))
+        select(jobs.c.id, jobs.c.fence, jobs.c.rank)
+        .join_from(lane, jobs, and_(*ready_in(lane.c.id), jobs.c.seq == lane.c.front))
         .where(overdue)
-        .order_by(jobs.c.rank, jobs.c.position)
+        .order_by(jobs.c.rank, jobs.c.seq)
         .limit(limit)
     )
-    return [Hint(row.id, row.epoch, RANKS[row.rank]) for row in tx.connection.execute(statement)]
+    return [Hint(row.id, row.fence, RANKS[row.rank]) for row in tx.connection.execute(statement)]

@@ -12,10 +12,10 @@ from nsai_work.store.lifecycle.transitions import append_events
 from nsai_work.store.schema import jobs, status_in
 
 
-def epochs(tx: Tx, job_ids: Sequence[str]) -> dict[str, int]:
-    """The epochs of those of the jobs that exist."""
-    rows = tx.connection.execute(select(jobs.c.id, jobs.c.epoch).where(jobs.c.id.in_(list(job_ids))))
-    return {row.id: row.epoch for row in rows}
+def fences(tx: Tx, job_ids: Sequence[str]) -> dict[str, int]:
+    """The fences of those of the jobs that exist."""
+    rows = tx.connection.execute(select(jobs.c.id, jobs.c.fence).where(jobs.c.id.in_(list(job_ids))))
+    return {row.id: row.fence for row in rows}
 
 
 def add_event(tx: Tx, job_id: str, name: str, data: dict[str, JsonValue]) -> None:

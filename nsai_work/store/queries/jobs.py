@@ -93,10 +93,10 @@ def all_events(tx: Tx, *, after: int = 0, limit: int = 1000) -> list[EventRow]:
 def job_attempts(tx: Tx, job_id: str) -> list[AttemptRow]:
     """Who worked at a job, in order. Raises JobNotFound."""
     seq = seq_of(tx, job_id)
-    rows = tx.connection.execute(select(attempts).where(attempts.c.job_seq == seq).order_by(attempts.c.epoch))
+    rows = tx.connection.execute(select(attempts).where(attempts.c.job_seq == seq).order_by(attempts.c.fence))
     return [
         AttemptRow(
-            epoch=row.epoch,
+            fence=row.fence,
             attempt=row.attempt,
             worker_id=row.worker_id,
             backend=row.backend,

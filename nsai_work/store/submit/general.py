@@ -87,9 +87,9 @@ def _answer(
     key = _key(job)
     row = present.get(job.id) or (present.get(key) if key is not None else None)
     if row is not None:
-        return Submitted(row.id, row.epoch, JobStatus(row.status), RANKS[row.rank], created=False)
+        return Submitted(row.id, row.fence, JobStatus(row.status), RANKS[row.rank], created=False)
     twin = stored[job.id if key is None or job.id in stored else twins[key]]
-    return Submitted(twin.job_id, twin.epoch, twin.status, twin.priority, created=False)
+    return Submitted(twin.job_id, twin.fence, twin.status, twin.priority, created=False)
 
 
 def _store(tx: Tx, arrivals: Sequence[Arrival]) -> dict[str, Submitted]:
@@ -131,7 +131,7 @@ def _needs(tx: Tx, fresh: Sequence[Job], seqs: Mapping[str, int]) -> dict[str, l
 
 
 def _row(tx: Tx, one: Arrival, seq: int, lane_id: int) -> dict[str, Any]:
-    return {**job_row(tx, one), "seq": seq, "position": seq, "lane_id": lane_id}
+    return {**job_row(tx, one), "seq": seq, "lane_id": lane_id}
 
 
 def _insert(

@@ -111,11 +111,11 @@ def _statement(names: tuple[str, ...]) -> Direct:
     here = locked_by_key().cte("here")
     arrived = _arrived(names, here)
     of_jobs = [name for name in names if name not in _OTHERS]
-    job_values = (arrived.c.seq, arrived.c.seq, arrived.c.lane_id, *(arrived.c[name] for name in of_jobs))
+    job_values = (arrived.c.seq, arrived.c.lane_id, *(arrived.c[name] for name in of_jobs))
     submitted: ColumnElement[str] = literal_column(f"'{SUBMITTED}'")
     event_values = (arrived.c.seq, bindparam("now", type_=UtcTime()), submitted, arrived.c.data)
     added = (
-        insert(jobs).from_select(["seq", "position", "lane_id", *of_jobs], select(*job_values)),
+        insert(jobs).from_select(["seq", "lane_id", *of_jobs], select(*job_values)),
         insert(specs).from_select(["job_seq", "spec"], select(arrived.c.seq, arrived.c.spec)),
         insert(events).from_select(
             ["job_seq", "at", "name", "data"], select(*event_values).order_by(arrived.c.seq)

@@ -40,7 +40,7 @@ def arrival(tx: Tx, job: Job) -> Arrival:
 
 
 def job_row(tx: Tx, one: Arrival) -> dict[str, Any]:
-    """The row of a job that comes in; the caller adds seq, position and lane_id."""
+    """The row of a job that comes in; the caller adds seq and lane_id."""
     return {
         **new_row(one.job, now=tx.now),
         "model": one.lane.model,

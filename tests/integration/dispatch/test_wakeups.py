@@ -70,13 +70,13 @@ def test_celerys_own_way_of_sending_wakes_too(rig: Rig) -> None:
     app = make_app(settings, lambda: pytest.fail("no worker runs here"))
     with app:
         queue = queue_name(rig.prefix, Priority.BATCH)
-        app.send_task(TASK_NAME, kwargs={"job_id": entry.job_id, "epoch": entry.epoch}, queue=queue)
+        app.send_task(TASK_NAME, kwargs={"job_id": entry.job_id, "fence": entry.fence}, queue=queue)
 
     rig.handle(entry.job_id).result(timeout=60)
 
 
 def test_rubbish_on_the_queue_is_acknowledged_and_counted(rig: Rig) -> None:
-    """Not JSON, a wrong shape, a foreign task, an unknown job, an old epoch, a huge body: nothing stops the worker,
+    """Not JSON, a wrong shape, a foreign task, an unknown job, an old fence, a huge body: nothing stops the worker,
     and nothing comes back."""
     worker = rig.start_worker()
     settings = rig.settings()
@@ -90,10 +90,10 @@ def test_rubbish_on_the_queue_is_acknowledged_and_counted(rig: Rig) -> None:
     _send(rig, {"a": 1})
     _send(rig, [1, 2, 3], {"task": "os.system", "id": "x"})
     _send(rig, b"\x80\x04N.", OURS, content_type="application/x-python-serialize", content_encoding="binary")
-    _send(rig, _wake_body(job_id="x" * 1000, epoch=0), OURS, **RAW)
-    _send(rig, _wake_body(job_id="no such job", epoch=0), OURS, **RAW)
-    _send(rig, _wake_body(job_id=done.id, epoch=0), OURS, **RAW)
-    _send(rig, _wake_body(job_id=done.id, epoch=0), OURS, **RAW)
+    _send(rig, _wake_body(job_id="x" * 1000, fence=0), OURS, **RAW)
+    _send(rig, _wake_body(job_id="no such job", fence=0), OURS, **RAW)
+    _send(rig, _wake_body(job_id=done.id, fence=0), OURS, **RAW)
+    _send(rig, _wake_body(job_id=done.id, fence=0), OURS, **RAW)
 
     assert submit(command(), settings).result(timeout=60) == {}
     until(lambda: "wake.unknown_job" in worker.text(), "the unknown job was logged", worker.text)
@@ -129,11 +129,11 @@ def test_a_stale_or_doubled_hint_runs_nothing_twice(rig: Rig) -> None:
     handle = submit(command("sleep", arguments={"ms": 300}), settings)
     until(lambda: handle.status() is JobStatus.RUNNING, "it runs")
 
-    for epoch in (0, 0, 1, 1, 7):
-        publisher(settings).publish([Hint(handle.id, epoch, Priority.BATCH)])
+    for fence in (0, 0, 1, 1, 7):
+        publisher(settings).publish([Hint(handle.id, fence, Priority.BATCH)])
     handle.result(timeout=60)
-    for epoch in (0, 1, 2):
-        publisher(settings).publish([Hint(handle.id, epoch, Priority.BATCH)])
+    for fence in (0, 1, 2):
+        publisher(settings).publish([Hint(handle.id, fence, Priority.BATCH)])
     submit(command(), settings).result(timeout=60)
 
     assert len(rig.store.attempts(handle.id)) == 1

@@ -33,11 +33,11 @@ def test_a_claim_raises_epoch_and_attempt_and_says_so(store: Store, make_job: Ma
     (claim,) = store.claim(wanted("w9"))
 
     job = store.get(claim.job_id)
-    assert (claim.epoch, claim.attempt, claim.backend) == (1, 1, "fake")
+    assert (claim.fence, claim.attempt, claim.backend) == (1, 1, "fake")
     assert job == claim.job
-    assert (job.status, job.epoch, job.attempt, job.worker_id) == (JobStatus.RUNNING, 1, 1, "w9")
+    assert (job.status, job.fence, job.attempt, job.worker_id) == (JobStatus.RUNNING, 1, 1, "w9")
     (attempt,) = store.attempts(job.id)
-    assert (attempt.epoch, attempt.worker_id, attempt.outcome) == (1, "w9", None)
+    assert (attempt.fence, attempt.worker_id, attempt.outcome) == (1, "w9", None)
     assert store.events(job.id)[-1].name == "job.running"
 
 

@@ -78,12 +78,12 @@ def test_many_end_at_once_and_each_gets_its_own_answer(store: Store, make_job: M
 
 @pytest.mark.parametrize(("counts", "attempt"), [(True, 2), (False, 1)], ids=["retry", "hand-over"])
 def test_what_counts_as_an_attempt(store: Store, claim: Claim, wanted: Want, counts: bool, attempt: int) -> None:
-    """A retry uses an attempt up, a pause or a hand-over does not; the epoch rises either way."""
+    """A retry uses an attempt up, a pause or a hand-over does not; the fence rises either way."""
     store.requeue(Requeue(claim, "because", counts=counts))
 
     (again,) = store.claim(wanted("w2"))
 
-    assert (again.attempt, again.epoch) == (attempt, 2)
+    assert (again.attempt, again.fence) == (attempt, 2)
 
 
 def test_a_paused_job_says_why(store: Store, claim: Claim, clock: object) -> None:
@@ -103,9 +103,9 @@ def test_a_stale_owner_changes_nothing(store: Store, claim: Claim, wanted: Want)
     (newer,) = store.claim(wanted("w2"))
     before = (store.get(claim.job_id), store.events(claim.job_id))
 
-    with pytest.raises(LeaseLost, match="epoch 1 no longer owns it"):
+    with pytest.raises(LeaseLost, match="fencing token 1 no longer owns it"):
         store.finish(End(claim, JobStatus.SUCCEEDED))
-    with pytest.raises(LeaseLost, match="epoch 1 no longer owns it"):
+    with pytest.raises(LeaseLost, match="fencing token 1 no longer owns it"):
         store.requeue(Requeue(claim, "mine", delay_s=1))
 
     assert (store.get(claim.job_id), store.events(claim.job_id)) == before
@@ -142,7 +142,7 @@ def test_an_ended_job_can_be_opened_again(store: Store, claim: Claim, wanted: Wa
     with pytest.raises(IllegalTransition, match="is queued; only a job that has ended"):
         store.retry(claim.job_id)
     (again,) = store.claim(wanted())
-    assert (again.attempt, again.epoch, again.job.error, again.job.completed_at) == (1, 2, None, None)
+    assert (again.attempt, again.fence, again.job.error, again.job.completed_at) == (1, 2, None, None)
     with pytest.raises(IllegalTransition):
         store.retry(claim.job_id)
     store.finish(End(again, JobStatus.SUCCEEDED))

@@ -1,19 +1,27 @@
 """The tables come from the migrations, whoever starts first and how many start at once."""
 
 import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from nsai_work.errors import StoreUnavailable
 from nsai_work.store import migrate_store, open_store
 from nsai_work.store.engine import migrate as migrating
+from nsai_work.store.engine.engines import make_engine, parse_url
 from nsai_work.store.engine.migrate import HEAD, VERSION_TABLE
 from nsai_work.store.schema import metadata
+
+SCRIPTS = Path(migrating.__file__).parents[1] / "migrations"
 
 
 def test_migrations_and_schema_agree(url: str) -> None:
@@ -32,7 +40,7 @@ def test_migrations_and_schema_agree(url: str) -> None:
 
 def test_the_newest_migration_is_the_one_the_code_needs() -> None:
     """HEAD, which is compared at every start, is the head of the scripts."""
-    scripts = ScriptDirectory(str(Path(migrating.__file__).parent / "migrations"))
+    scripts = ScriptDirectory(str(SCRIPTS))
 
     assert scripts.get_current_head() == HEAD
 
@@ -85,3 +93,82 @@ def test_tables_of_a_newer_version_are_refused(url: str) -> None:
     with pytest.raises(StoreUnavailable, match="newer than this installation"):
         older.ping()
     older.close()
+
+
+OLD_ROWS = """
+INSERT INTO nsai_lanes (id, key, tenant_id, rank, kind, model, active)
+VALUES (1, 'k', 't', 2, 'training_step', '', true);
+INSERT INTO nsai_jobs (seq, id, tenant_id, namespace, kind, backend, rank, lane_id, position, status, attempt,
+    epoch, crashes, progress, beat, model, created_at, error)
+VALUES (7, 'old', 't', 'n', 'training_step', 'fake', 2, 1, 7, 'failed', 1, 3, 0, 0, 0, '', 1,
+    '{"category":"resource","code":"worker_lost","message":"says \\"epoch\\": 1","details":{"epoch":3}}');
+INSERT INTO nsai_attempts (job_seq, epoch, attempt, worker_id, backend, started_at)
+VALUES (7, 3, 1, 'w', 'fake', 1);
+INSERT INTO nsai_events (seq, job_seq, at, name, data)
+VALUES (1, 7, 1, 'job.running', '{"to":"running","epoch":3}');
+INSERT INTO nsai_events (seq, job_seq, at, name, data)
+VALUES (2, 7, 1, 'step.completed', '{"step":1,"epoch":4}');
+INSERT INTO nsai_steps (job_seq, step, generation, pass_epoch, loss, tokens, learning_rate, metrics, recorded_at)
+VALUES (7, 1, 1, 4, 0.5, 1, 0.1, '{}', 1);
+"""
+NEW_ROWS = {
+    "SELECT fence FROM nsai_jobs": [3],
+    "SELECT error FROM nsai_jobs": [
+        '{"category":"resource","code":"worker_lost","message":"says \\"epoch\\": 1","details":{"fence":3}}'
+    ],
+    "SELECT fence FROM nsai_attempts": [3],
+    "SELECT epoch FROM nsai_steps": [4],
+    "SELECT data FROM nsai_events ORDER BY seq": ['{"to":"running","fence":3}', '{"step":1,"epoch":4}'],
+}
+
+
+@contextmanager
+def _bare(url: str) -> Iterator[Connection]:
+    """A transaction on a database whose tables are left as they are."""
+    engine = make_engine(parse_url(url))
+    with engine.connect() as connection, connection.begin():
+        yield connection
+    engine.dispose()
+
+
+def _alembic(run: Callable[[Config, str], None], connection: Connection, revision: str) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(SCRIPTS))
+    config.attributes["connection"] = connection
+    run(config, revision)
+
+
+def test_the_fencing_token_gets_its_name_and_keeps_its_values(bare_url: str) -> None:
+    """0003 renames columns and event keys; a pass over the data stays an epoch; and all of it can be undone."""
+    with _bare(bare_url) as connection:
+        _alembic(command.upgrade, connection, "0002")
+        for statement in OLD_ROWS.split(";\n"):
+            if statement.strip():
+                connection.exec_driver_sql(statement)
+
+    migrate_store(bare_url)
+
+    with _bare(bare_url) as connection:
+        found = {query: list(connection.execute(text(query)).scalars()) for query in NEW_ROWS}
+        assert found == NEW_ROWS
+        _alembic(command.downgrade, connection, "0002")
+        assert connection.execute(text("SELECT epoch, position FROM nsai_jobs")).one() == (3, 7)
+        assert connection.execute(text("SELECT pass_epoch FROM nsai_steps")).scalar() == 4
+
+
+def test_the_store_is_not_upgraded_beside_a_running_worker(bare_url: str) -> None:
+    """A worker of the version before would write columns that are gone; one that stopped is no obstacle."""
+    now = int(time.time() * 1_000_000)
+    with _bare(bare_url) as connection:
+        _alembic(command.upgrade, connection, "0002")
+        connection.exec_driver_sql(
+            "INSERT INTO nsai_workers (id, host, pid, version, backends, started_at, seen_at)"
+            f" VALUES ('host:1', 'host', 1, '0.1', '{{}}', {now}, {now})"
+        )
+
+    with pytest.raises(StoreUnavailable, match="with the workers stopped; stop host:1"):
+        migrate_store(bare_url)
+
+    with _bare(bare_url) as connection:
+        connection.exec_driver_sql(f"UPDATE nsai_workers SET stopped_at = {now}")
+    migrate_store(bare_url)

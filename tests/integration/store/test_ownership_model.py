@@ -145,7 +145,7 @@ class Ownership(RuleBasedStateMachine):
     def _write(self, held: Held, how: str) -> None:
         claim = held.claim
         if how == "finish":
-            self.store.finish(End(claim, JobStatus.SUCCEEDED, result={"epoch": claim.epoch}))
+            self.store.finish(End(claim, JobStatus.SUCCEEDED, result={"fence": claim.fence}))
         elif how == "fail":
             self.store.finish(End(claim, JobStatus.FAILED))
         elif how == "step":
@@ -156,8 +156,8 @@ class Ownership(RuleBasedStateMachine):
     def _repeats(self, held: Held, how: str) -> bool:
         """Whether this only repeats what the claim's attempt is known to have ended with."""
         wanted = {"finish": "succeeded", "fail": "failed", "retry": "retried", "pause": "released"}.get(how)
-        attempts = {one.epoch: one.outcome for one in self.store.attempts(held.claim.job_id)}
-        return wanted is not None and attempts.get(held.claim.epoch) == wanted
+        attempts = {one.fence: one.outcome for one in self.store.attempts(held.claim.job_id)}
+        return wanted is not None and attempts.get(held.claim.fence) == wanted
 
     @rule(seconds=st.sampled_from([3.0, 6.0, 11.0]))
     def pass_time(self, seconds: float) -> None:
@@ -237,12 +237,12 @@ class Ownership(RuleBasedStateMachine):
                 assert event.data.get("from") == status
                 status = event.data["to"]
         assert status == job.status
-        epochs = [attempt.epoch for attempt in self.store.attempts(job.id)]
-        assert epochs == list(range(1, job.epoch + 1))
+        fences = [attempt.fence for attempt in self.store.attempts(job.id)]
+        assert fences == list(range(1, job.fence + 1))
 
     def _current(self, held: Held) -> bool:
         job = self.store.get(held.claim.job_id)
-        return job.status is JobStatus.RUNNING and job.epoch == held.claim.epoch
+        return job.status is JobStatus.RUNNING and job.fence == held.claim.fence
 
     def _state(self, held: Held) -> object:
         job_id = held.claim.job_id
@@ -250,7 +250,7 @@ class Ownership(RuleBasedStateMachine):
 
 
 def _step(claim: Claim) -> StepRecord:
-    return StepRecord(step=claim.epoch, epoch=0, loss=1.0, tokens=1, learning_rate=0.1, generation=claim.epoch)
+    return StepRecord(step=claim.fence, epoch=0, loss=1.0, tokens=1, learning_rate=0.1, generation=claim.fence)
 
 
 def _empty(store: Store) -> None:

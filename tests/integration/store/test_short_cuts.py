@@ -26,7 +26,7 @@ MakeJob = Callable[..., Job]
 Want = Callable[..., Wanted]
 
 # what numbers the rows, and so differs with each
-NUMBERED = {"seq", "job_seq", "position", "id", "lane_id"}
+NUMBERED = {"seq", "job_seq", "id", "lane_id"}
 
 
 @pytest.fixture
@@ -192,7 +192,7 @@ def test_a_claim_is_stored_alike_either_way(store: Store, make_job: MakeJob, wan
 
     assert [claim.job_id for claim in claimed[1]] == ["again", "new"]
     plain = [
-        [(claim.job, claim.epoch, claim.attempt, claim.backend, claim.credential) for claim in some]
+        [(claim.job, claim.fence, claim.attempt, claim.backend, claim.credential) for claim in some]
         for some in claimed
     ]
     assert plain[0] == plain[1]

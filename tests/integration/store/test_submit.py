@@ -24,7 +24,7 @@ def test_a_job_comes_back_as_it_was_submitted(store: Store, make_job: MakeJob) -
     assert repr(found.metadata) == repr(job.metadata)
     same = found.model_copy(update={"status": job.status, "created_at": None, "queued_at": None, "metadata": {}})
     assert same == job.model_copy(update={"metadata": {}})
-    assert (found.status, found.attempt, found.epoch) == (JobStatus.QUEUED, 0, 0)
+    assert (found.status, found.attempt, found.fence) == (JobStatus.QUEUED, 0, 0)
 
 
 def test_a_job_is_submitted_with_its_event(store: Store, make_job: MakeJob) -> None:

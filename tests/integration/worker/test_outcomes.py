@@ -296,7 +296,7 @@ def test_a_retry_is_not_late(tmp_path: Path) -> None:
         handle = submit(
             fail("backend_unavailable", 1), slow.model_copy(update={"broker_url": "amqp://127.0.0.1:9//"})
         )
-        runtime.wake(WakeUp(job_id=handle.id, epoch=0))
+        runtime.wake(WakeUp(job_id=handle.id, fence=0))
 
         assert handle.result(timeout=60) == {"failures": 1}
     finally:

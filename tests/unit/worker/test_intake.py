@@ -34,7 +34,7 @@ class Standing:
 
 
 class Queue:
-    """Ready jobs, as the intake sees them: a number, and the epochs of known jobs."""
+    """Ready jobs, as the intake sees them: a number, and the fences of known jobs."""
 
     def __init__(self, ready: int = 0) -> None:
         self.ready = ready
@@ -67,13 +67,13 @@ class Queue:
         self.standing.append(Standing(limit))
         return self.standing[-1]
 
-    async def epochs(self, job_ids: Sequence[str]) -> dict[str, int]:
+    async def fences(self, job_ids: Sequence[str]) -> dict[str, int]:
         return {job_id: self.known[job_id] for job_id in job_ids if job_id in self.known}
 
 
 def _claim(job_id: str) -> Claim:
     job = Job(id=job_id, kind=JobKind.COMPOSITE, payload={})
-    return Claim(job=job, seq=1, epoch=1, attempt=1, worker_id="w", backend="fake", credential="fake")
+    return Claim(job=job, seq=1, fence=1, attempt=1, worker_id="w", backend="fake", credential="fake")
 
 
 def _intake(
@@ -83,7 +83,7 @@ def _intake(
     return Intake(
         queue.take,
         queue.begin,
-        queue.epochs,
+        queue.fences,
         SystemClock(),
         concurrency=concurrency,
         poll_interval_s=poll_interval_s,
@@ -124,7 +124,7 @@ def test_a_hint_makes_it_look() -> None:
         await _settle()
         assert len(queue.asked) == 1
         queue.ready = 1
-        intake.wake(WakeUp(job_id="any", epoch=0))
+        intake.wake(WakeUp(job_id="any", fence=0))
         await _settle()
         assert len(queue.begun) == 1
         task.cancel()
@@ -170,8 +170,8 @@ def test_hints_are_judged() -> None:
         intake = _intake(queue)
         task = asyncio.create_task(intake.run())
         await _settle()
-        for job_id, epoch in (("nobody", 0), ("taken", 0), ("old", 2)):
-            intake.wake(WakeUp(job_id=job_id, epoch=epoch))
+        for job_id, fence in (("nobody", 0), ("taken", 0), ("old", 2)):
+            intake.wake(WakeUp(job_id=job_id, fence=fence))
         await _settle()
         assert dict(intake.counts) == {"unknown": 1, "taken": 1, "stale": 1}
         task.cancel()
@@ -293,11 +293,11 @@ def test_a_hint_of_a_job_that_was_claimed_here_is_no_reason_to_look() -> None:
         task = asyncio.create_task(intake.run())
         await _settle()
         job_id, looks = queue.begun[0].job_id, len(queue.asked)
-        intake.wake(WakeUp(job_id=job_id, epoch=0))
+        intake.wake(WakeUp(job_id=job_id, fence=0))
         await _settle()
         assert len(queue.asked) == looks
         assert intake.counts["taken"] == 1
-        intake.wake(WakeUp(job_id=job_id, epoch=1))
+        intake.wake(WakeUp(job_id=job_id, fence=1))
         await _settle()
         assert len(queue.asked) == looks + 1
         task.cancel()

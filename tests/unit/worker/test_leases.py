@@ -30,7 +30,7 @@ class HandClock:
 
 def _attempt(job_id: str, renewed_at: float) -> Attempt:
     job = Job(id=job_id, kind=JobKind.COMPOSITE, payload={})
-    claim = Claim(job=job, seq=1, epoch=1, attempt=1, worker_id="w", backend="fake", credential="fake")
+    claim = Claim(job=job, seq=1, fence=1, attempt=1, worker_id="w", backend="fake", credential="fake")
     return Attempt(claim, renewed_at=renewed_at)
 
 

@@ -25,7 +25,7 @@ def test_a_hook_gets_the_record(caplog: pytest.LogCaptureFixture) -> None:
 
     assert seen == [EVENT]
     messages = [record.getMessage() for record in caplog.records]
-    assert 'job.claimed job_id=id kind=tool_call backend=fake epoch=1 attempt=1 reason="a b"' in messages
+    assert 'job.claimed job_id=id kind=tool_call backend=fake fence=1 attempt=1 reason="a b"' in messages
     assert any(message.startswith("telemetry.hook_failed") for message in messages)
 
 
