@@ -13,7 +13,6 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from typing import Any, Final
 
@@ -36,6 +35,7 @@ from crucible.errors import (
     RunGone,
     Unsupported,
 )
+from crucible.retry_after import retry_after_ms
 
 BACKEND: Final = "tinkex"
 
@@ -145,27 +145,6 @@ def is_unknown_route(refusal: Refusal) -> bool:
     if refusal.status in (405, 501):
         return True
     return refusal.status == 404 and _said(refusal.body).text.strip() in _UNKNOWN_ROUTE
-
-
-def retry_after_ms(headers: Mapping[str, str]) -> int | None:
-    """What the server asks to wait: ``retry-after-ms``, or ``Retry-After`` in seconds or as a date."""
-    for name, scale in (("retry-after-ms", 1.0), ("retry-after", 1000.0)):
-        said = headers.get(name, "")
-        try:
-            wait = float(said) * scale
-        except ValueError:
-            wait = _until(said, headers.get("date", ""))
-        if 0 <= wait <= 86_400_000:
-            return int(wait)
-    return None
-
-
-def _until(then: str, now: str) -> float:
-    """Milliseconds between two HTTP dates, by the server's own clock; -1 where one is missing or none."""
-    try:
-        return (parsedate_to_datetime(then) - parsedate_to_datetime(now)).total_seconds() * 1000
-    except (TypeError, ValueError, OverflowError):
-        return -1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from backends.tinkex.client.connection import Connection, read_record
 from backends.tinkex.client.queue_reporter import QueueReporter
-from backends.tinkex.errors import BACKEND, Sought, error_of, failure_of, malformed, retry_after_ms
+from backends.tinkex.errors import BACKEND, Sought, error_of, failure_of, malformed
 from backends.tinkex.types.future_answer import (
     CompleteMetadata,
     QueueState,
@@ -19,6 +19,7 @@ from backends.tinkex.wire.protobuf_read import ProtobufError
 from backends.tinkex.wire.retry import is_retryable
 from backends.tinkex.wire.transport import Answer, Call
 from crucible.errors import BackendUnavailable, MalformedAnswer, RequestTimeout, RunCorrupted
+from crucible.retry_after import retry_after_ms
 
 T = TypeVar("T")
 HANG_UP_S: Final = 45.0

@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
 
-from backends.tinkex.errors import BACKEND, Refusal, Sought, error_of, retry_after_ms
+from backends.tinkex.errors import BACKEND, Refusal, Sought, error_of
 from backends.tinkex.settings import Endpoint
 from backends.tinkex.wire.body import JSON, Body
 from backends.tinkex.wire.retry import RetryConfig, is_retryable
 from crucible.errors import AnswerLost, BackendUnavailable, CrucibleError, MalformedAnswer, RequestTimeout
+from crucible.retry_after import retry_after_ms
 
 if TYPE_CHECKING:
     import httpx

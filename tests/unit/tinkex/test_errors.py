@@ -15,7 +15,6 @@ from backends.tinkex.errors import (
     failure_of,
     is_unknown_route,
     malformed,
-    retry_after_ms,
     unsupported,
 )
 from crucible.errors import (
@@ -134,26 +133,6 @@ def test_the_field_is_named() -> None:
 def test_the_credential_is_named_not_shown() -> None:
     """A refused key is spoken of by the name of its variable."""
     assert "TINKER_API_KEY" in str(error_of(refusal(401, "no")))
-
-
-@pytest.mark.parametrize(
-    ("headers", "expected"),
-    [
-        ({"retry-after": "2"}, 2000),
-        ({"retry-after": "0.5"}, 500),
-        ({"retry-after-ms": "70", "retry-after": "9"}, 70),
-        ({"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"}, None),
-        ({"retry-after": "Wed, 21 Oct 2026 07:28:05 GMT", "date": "Wed, 21 Oct 2026 07:28:00 GMT"}, 5000),
-        ({"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT", "date": "Wed, 21 Oct 2026 07:28:05 GMT"}, None),
-        ({"retry-after": "-1"}, None),
-        ({"retry-after": "nan"}, None),
-        ({"retry-after": "1e12"}, None),
-        ({}, None),
-    ],
-)
-def test_what_the_server_asks_to_wait(headers: dict[str, str], expected: int | None) -> None:
-    """Seconds, milliseconds, or a date by the server's own clock; nonsense counts as unsaid."""
-    assert retry_after_ms(headers) == expected
 
 
 @pytest.mark.parametrize(
