@@ -2,6 +2,7 @@
 # make test   the tests (those that need a service say which environment variable they miss)
 # make check  format, lint, types, package arrows, tests
 # make chaos  the long chaos form: hundreds of real kills
+# make docs   the documentation site, in site/; fails at a warning or a broken link
 # make extras the tests that need torch, transformers, PEFT or LiteLLM, in an environment of their own (about 1.2 GB)
 # make peers  the official SDK on our dev server, and our client on foreign servers (installs them; about 2.5 GB)
 PYTHON ?= python3
@@ -12,10 +13,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 export PYTHONWARNINGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint check chaos extras peers clean
+.PHONY: help demo test lint check docs chaos extras peers clean
 
 help:
-	@sed -n 's/^# //p' Makefile | head -6
+	@sed -n 's/^# //p' Makefile | head -7
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "nsai-work needs Python 3.11 or later; run make PYTHON=/path/to/python3.11"; exit 1; }
@@ -34,6 +35,10 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) install -q -c constraints.txt -e ".[dev]"
 	@touch $@ $(VENV)/.installed-test $(VENV)/.installed-demo
 
+$(VENV)/.installed-docs: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install -q -c constraints.txt -e ".[docs]"
+	@touch $@ $(VENV)/.installed-demo
+
 demo: $(VENV)/.installed-demo
 	$(BIN)/nsai-work demo
 
@@ -47,6 +52,9 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/lint-imports
 
 check: lint test
+
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 chaos: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q -s -m long --timeout=3600 tests/chaos
@@ -67,4 +75,4 @@ extras: $(EXTRAS)/.installed
 		tests/unit/crucible/test_chat_template.py "tests/integration/in_process/test_sigkill.py::test_a_killed_worker_costs_no_step_and_no_bit[peft]"
 
 clean:
-	rm -rf $(VENV) $(EXTRAS) demo-output .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	rm -rf $(VENV) $(EXTRAS) demo-output .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist site

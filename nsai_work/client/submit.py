@@ -40,8 +40,7 @@ def submit_many(
 ) -> list[JobHandle]:
     """Store several jobs in one transaction: all of them or none. They may depend on each other.
 
-    Raises:
-        as ``submit``.
+    Raises as ``submit``.
     """
     if not jobs:
         return []

@@ -1,7 +1,7 @@
 """Ties the worker's runtime to the life of a Celery worker.
 
 A step of the worker's blueprint, not of its consumer's: so it runs from before the broker is connected until
-after it is gone, and jobs are worked while the broker is away.
+after it is gone, and jobs are worked while the broker is away (docs/explanation/celery.md).
 """
 
 from typing import Any, Protocol
@@ -32,7 +32,7 @@ class Runtime(Protocol):
 
 
 class RuntimeStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery is untyped
-    """Starts ``app.runtime`` before the consumer and stops it after the consumer is told to close."""
+    """Starts the runtime before the consumer, and stops it after the consumer was asked to close."""
 
     requires = ("celery.worker.components:Pool",)
     name = "nsai_work.runtime"

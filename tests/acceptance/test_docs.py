@@ -18,6 +18,7 @@ from tests.acceptance.conftest import Cli
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted(DOCS.rglob("*.md"))]
 
 
 def python_of(page: Path) -> str:
@@ -93,9 +94,20 @@ def test_every_fault_is_on_its_page() -> None:
     assert first_column(DOCS / "howto" / "faults.md") == kinds
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))], ids=lambda page: page.name)
+def anchors(page: Path) -> set[str]:
+    """The fragments by which a page's headings are reached."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\s-]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_links_lead_somewhere(page: Path) -> None:
-    """Every relative link of a page is a file."""
-    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
-        if "://" not in target:
-            assert (page.parent / target).exists(), f"{page.name}: {target}"
+    """Every relative link of a page is a file, and its fragment a heading there."""
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        target, _, fragment = link.partition("#")
+        if "://" in target:
+            continue
+        file = page.parent / target if target else page
+        assert file.exists(), f"{page.name}: {link}"
+        assert not fragment or fragment in anchors(file), f"{page.name}: {link}"

@@ -1,0 +1,32 @@
+"""The API reference has every public name, and only public names."""
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+API = Path(__file__).parents[2] / "docs" / "reference" / "api"
+PAGES = {
+    "nsai_work": "nsai_work.md",
+    "crucible": "crucible.md",
+    "crucible.testing": "crucible_testing.md",
+    "backends.tinkex": "tinkex.md",
+    "backends.tinkex.types": "tinkex_types.md",
+}
+HAVE_PAGES_OF_THEIR_OWN = {"backends.tinkex": {"types"}}
+
+
+def test_every_page_belongs_to_a_package() -> None:
+    """No page of the reference is left out of these tests."""
+    assert sorted(page.name for page in API.glob("*.md")) == sorted(PAGES.values())
+
+
+@pytest.mark.parametrize("package", PAGES)
+def test_the_reference_has_every_public_name_once(package: str) -> None:
+    """A name added to ``__all__`` fails here until its page has a line ``::: package.Name``."""
+    public = set(importlib.import_module(package).__all__) - HAVE_PAGES_OF_THEIR_OWN.get(package, set())
+
+    listed = re.findall(r"^::: (\S+)$", (API / PAGES[package]).read_text(), re.MULTILINE)
+
+    assert sorted(listed) == sorted(f"{package}.{name}" for name in public)
