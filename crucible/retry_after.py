@@ -12,8 +12,8 @@ def retry_after_ms(headers: Mapping[str, str]) -> int | None:
     """Return the delay that a server requests, in milliseconds, or None when it requests no usable delay.
 
     Reads ``retry-after-ms``, then ``Retry-After`` in seconds or as an HTTP date. A date is compared with the
-    response's own ``Date`` header, so that clock skew between client and server does not matter. Negative values, NaN
-    and delays over a day are ignored. ``headers`` must be case-insensitive or lower case.
+    response's own ``Date`` header, so that clock skew between client and server does not matter. Negative values,
+    NaN and delays over a day are ignored. ``headers`` must be case-insensitive or lower case.
     """
     for name, scale in _HEADERS:
         value = headers.get(name, "")
