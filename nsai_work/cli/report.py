@@ -31,8 +31,10 @@ def describe_failure(failure: Failure) -> str:
 
 
 def _describe(message: str, advice: str | None) -> str:
-    lines = [shortened(line) for line in plain_text(message).split("\n") if line] or ["(no message)"]
-    if len(lines) > MOST_LINES:
-        lines[MOST_LINES:] = [f"... and {len(lines) - MOST_LINES} more"]
+    whole = [line for line in message.split("\n") if line] or ["(no message)"]
+    # cut, then escape: a service may answer with megabytes
+    lines = [plain_text(shortened(line)) for line in whole[:MOST_LINES]]
+    if len(whole) > MOST_LINES:
+        lines.append(f"... and {len(whole) - MOST_LINES} more")
     text = "\n".join([f"error: {lines[0]}", *(f"       {line}" for line in lines[1:])])
     return f"{text}\n  hint: {advice}" if advice else text

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from crucible.errors import InvalidRequest, UnknownBackend
+from nsai_work.cli import report
 from nsai_work.cli.report import describe_error, report_error
 
 
@@ -41,10 +42,26 @@ def test_text_of_others_cannot_play_with_the_terminal() -> None:
     assert text == "error: a\\x1b[2J\\u202eb\\ud800\\rc\n       d: wrong"
 
 
-def test_a_megabyte_is_not_repeated() -> None:
-    """What is too long for anybody to read is cut, and so is a list of thousands of complaints."""
-    text = describe_error(InvalidRequest("\n".join(["x" * 1_000_000] * 1_000)))
+def test_long_messages_are_cut() -> None:
+    """To 40 lines of 1,000 characters, which are counted as they came and escaped after the cut."""
+    text = describe_error(InvalidRequest("\n".join(["\x1b" + "x" * 1_000] * 42)))
 
-    assert len(text) < 60_000
-    assert "(1,000,000 characters)" in text
-    assert text.endswith("... and 960 more")
+    line = "\\x1b" + "x" * 999 + "... (1,001 characters)"
+    assert text == "error: " + "\n       ".join([line] * 40 + ["... and 2 more"])
+
+
+def test_a_message_at_the_limits_is_whole() -> None:
+    """40 lines of 1,000 characters are shown as they are."""
+    text = describe_error(InvalidRequest("\n".join(["x" * 1_000] * 40)))
+
+    assert text == "error: " + "\n       ".join(["x" * 1_000] * 40)
+
+
+def test_only_what_is_shown_is_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Escaping a megabyte would take seconds, of which a kilobyte is shown."""
+    escaped: list[int] = []
+    monkeypatch.setattr(report, "plain_text", lambda text: escaped.append(len(text)) or text)
+
+    report.describe_error(InvalidRequest("x" * 1_000_000))
+
+    assert escaped == [len("x" * 1_000 + "... (1,000,000 characters)")]
