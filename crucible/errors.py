@@ -27,9 +27,9 @@ needs to act (message, backend, request_id, details). Each survives pickling. ``
 same request may succeed later; whether it is tried again is the queue's decision, not the backend's.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import Field, JsonValue
 
@@ -90,7 +90,7 @@ class CrucibleError(Exception):
         return f"{self.message} ({', '.join(marks)})" if marks else self.message
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (_rebuild, (type(self), self.__dict__))
+        return (_rebuild, (type(self), vars(self)))
 
     def failure(self) -> Failure:
         """This error as data."""
@@ -107,12 +107,6 @@ class CrucibleError(Exception):
             retry_after_ms=self.retry_after_ms,
             details=details,
         )
-
-
-def _rebuild(kind: type[CrucibleError], state: dict[str, object]) -> CrucibleError:
-    error = kind.__new__(kind, state["message"])
-    error.__dict__.update(state)
-    return error
 
 
 class CallerError(CrucibleError):
@@ -260,3 +254,34 @@ class Canceled(CrucibleError):
 
     category = ErrorCategory.CANCELED
     code = "canceled"
+
+
+def error_from(failure: Failure, *, default: type[CrucibleError] = BackendError) -> CrucibleError:
+    """Rebuild the error that a failure records, in the class that declares its code, else in ``default``."""
+    kind = next((kind for kind in _family(CrucibleError) if kind.code == failure.code), default)
+    details = dict(failure.details)
+    names = {name: details.pop(name) for name in ("backend", "request_id") if isinstance(details.get(name), str)}
+    return _rebuild(
+        kind,
+        {
+            "message": failure.message,
+            "backend": names.get("backend"),
+            "request_id": names.get("request_id"),
+            "retry_after_ms": failure.retry_after_ms,
+            "details": details,
+        },
+    )
+
+
+def _rebuild(kind: type[CrucibleError], fields: dict[str, Any]) -> CrucibleError:
+    """An error without a call to its constructor, whose parameters may be a subclass's own."""
+    error = kind.__new__(kind, fields["message"])
+    vars(error).update(fields)
+    return error
+
+
+def _family(root: type[CrucibleError]) -> Iterator[type[CrucibleError]]:
+    """The class and its subclasses, a base before what inherits its code."""
+    yield root
+    for kind in root.__subclasses__():
+        yield from _family(kind)

@@ -11,7 +11,7 @@ from typing import Annotated, Literal, TypeAlias, TypeVar
 from pydantic import Field, JsonValue, TypeAdapter
 
 from crucible.completion import Choice, Completion, FinishReason, Thinking, TokenLogprob, Usage
-from crucible.errors import BackendError, CrucibleError, Failure, MalformedAnswer
+from crucible.errors import Failure, MalformedAnswer, error_from
 from crucible.json_types import FiniteJson, FiniteObject
 from crucible.prompt import Message, Part, Role, ToolCall
 from crucible.record import Record
@@ -317,23 +317,3 @@ def _whole(call: _Call) -> ToolCall:
 def _appended(items: list[T], item: T) -> list[T]:
     items.append(item)
     return items
-
-
-def error_from(failure: Failure) -> CrucibleError:
-    """A failure as the error it was; BackendError when its code is not one of ours."""
-    kind = next((kind for kind in _kinds(CrucibleError) if kind.code == failure.code), BackendError)
-    details = dict(failure.details)
-    backend, request_id = details.pop("backend", None), details.pop("request_id", None)
-    return kind(
-        failure.message,
-        backend=backend if isinstance(backend, str) else None,
-        request_id=request_id if isinstance(request_id, str) else None,
-        retry_after_ms=failure.retry_after_ms,
-        details=details,
-    )
-
-
-def _kinds(root: type[CrucibleError]) -> Iterator[type[CrucibleError]]:
-    yield root
-    for child in root.__subclasses__():
-        yield from _kinds(child)

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 
 from pydantic import JsonValue, ValidationError
 
-from crucible.errors import CallerError, CrucibleError, ErrorCategory, Failure, InvalidRequest, NotFound
+from crucible.errors import CallerError, CrucibleError, ErrorCategory, InvalidRequest, NotFound
 
 
 class InvalidJob(InvalidRequest):
@@ -123,24 +123,3 @@ class ResumeUnproven(WorkError):
 
     category = ErrorCategory.BACKEND
     code = "cold_optimizer"
-
-
-def error_of(failure: Failure) -> CrucibleError:
-    """The error that a failure records, of its own class when the code is known, else a plain WorkError."""
-    kind = _kinds().get(failure.code, WorkError)
-    error = kind(failure.message, retry_after_ms=failure.retry_after_ms, details=failure.details)
-    backend = failure.details.get("backend")
-    error.backend = backend if isinstance(backend, str) else None
-    return error
-
-
-def _kinds() -> dict[str, type[CrucibleError]]:
-    found: dict[str, type[CrucibleError]] = {}
-    waiting: list[type[CrucibleError]] = [CrucibleError]
-    while waiting:
-        kind = waiting.pop()
-        # the class that states a code itself, not one that only inherits it
-        if "code" in vars(kind):
-            found.setdefault(kind.code, kind)
-        waiting.extend(kind.__subclasses__())
-    return found

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import JsonValue
 
-from crucible.errors import Canceled, CrucibleError, Failure
+from crucible.errors import Canceled, CrucibleError, Failure, error_from
 from nsai_work.client.connections import job_store, send_hints
-from nsai_work.errors import JobTimeout, WorkError, error_of
+from nsai_work.errors import JobTimeout, WorkError
 from nsai_work.job import Job
 from nsai_work.lifecycle import JobStatus
 from nsai_work.settings import Settings
@@ -197,5 +197,5 @@ _WITHOUT_FAILURE: dict[JobStatus, Callable[[str], CrucibleError]] = {
 def _end_error(job: Job) -> CrucibleError:
     failure: Failure | None = job.error
     if failure is not None:
-        return error_of(failure)
+        return error_from(failure, default=WorkError)
     return _WITHOUT_FAILURE.get(job.status, WorkError)(f"job {job.id} ended as {job.status}")

@@ -8,10 +8,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from crucible.backend import TrainingBackend
-from crucible.errors import BackendError, BackendUnavailable, CrucibleError, NotFound, Unsupported
+from crucible.errors import (
+    BackendError,
+    BackendUnavailable,
+    CrucibleError,
+    NotFound,
+    Unsupported,
+    error_from,
+)
 from crucible.registry import load_backend
 from nsai_work.blocking import run_blocking
-from nsai_work.errors import error_of
 from nsai_work.journal import CheckpointRecord
 from nsai_work.payloads import TrainingStep
 
@@ -90,7 +96,7 @@ def _untold(
     )
     failure = error.failure()
     details = {**failure.details, "name": record.name}
-    return error_of(failure.model_copy(update={"message": message, "details": details}))
+    return error_from(failure.model_copy(update={"message": message, "details": details}))
 
 
 def _changed(kept: Sequence[str]) -> str:
