@@ -1,4 +1,4 @@
-"""Waiting for one thing while others may end the wait: a stop from outside, or the service's word on the run."""
+"""Awaiting a coroutine with early exits: a stop request, a run marked corrupted, or a deadline."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -11,14 +11,18 @@ from nsai_work.control import Control, stop_error
 T = TypeVar("T")
 
 
-class Wait(Protocol):
-    """Awaits a coroutine, and may end the wait by raising."""
+class Awaiter(Protocol):
+    """Awaits a coroutine, but may raise before it is done."""
 
     async def __call__(self, coroutine: Coroutine[Any, Any, T], /) -> T: ...
 
 
-class Waiter:
-    """One per attempt at a job. ``close`` it at the end."""
+class InterruptibleAwaiter:
+    """Awaits coroutines on behalf of an attempt, until its ``Control`` requests a stop or the watched run is
+    corrupted.
+
+    Call ``close`` at the end of the attempt.
+    """
 
     def __init__(self, control: Control) -> None:
         self._control = control
@@ -26,10 +30,10 @@ class Waiter:
         self._watch: asyncio.Task[RunCorrupted] | None = None
 
     async def __call__(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """The coroutine's result, if it comes first.
+        """Return the coroutine's result, if it is done first.
 
         Raises:
-            Canceled, JobTimeout, HandOver, LeaseLost: the job was told to stop; the coroutine is canceled.
+            Canceled, JobTimeout, HandOver, LeaseLost: a stop was requested; the coroutine is canceled.
             RunCorrupted: the watched run was marked corrupted; the coroutine is canceled.
         """
         if self._control.reason is not None:
@@ -50,31 +54,32 @@ class Waiter:
             await _end(task)
 
     def check(self) -> None:
-        """Raise now if the job was told to stop."""
+        """Raise if a stop was requested."""
         self._control.check()
 
     async def watch(self, run: LiveRun, poll_interval_ms: int) -> None:
-        """From now on, end a wait when the service marks this run corrupted."""
+        """Watch a run instead of the previous one. Calls raise ``RunCorrupted`` once the service marks it
+        corrupted."""
         await self.unwatch()
         self._watch = asyncio.create_task(run.watch(poll_interval_ms))
 
     async def unwatch(self) -> None:
-        """Watch no run any more."""
+        """Stop watching the run, if any."""
         watch, self._watch = self._watch, None
         await _end(watch)
 
     async def close(self) -> None:
-        """End everything that runs beside the job."""
+        """Cancel the background tasks."""
         stop, self._stop = self._stop, None
         await _end(stop)
         await self.unwatch()
 
 
 async def within(coroutine: Coroutine[Any, Any, T], deadline: "asyncio.Task[None]") -> T:
-    """The coroutine's result, if it comes before the deadline's task is done.
+    """Return the coroutine's result, if it is done before the ``deadline`` task.
 
     Raises:
-        TimeoutError: the deadline came first; the coroutine is canceled.
+        TimeoutError: the deadline passed first; the coroutine is canceled.
     """
     task = asyncio.create_task(coroutine)
     try:
@@ -89,5 +94,5 @@ async def within(coroutine: Coroutine[Any, Any, T], deadline: "asyncio.Task[None
 async def _end(task: asyncio.Task[Any] | None) -> None:
     if task is not None:
         task.cancel()
-        # waits for the end without raising what the task raised: it is not the outcome any more
+        # awaits the task without raising its error, which no longer matters
         await asyncio.gather(task, return_exceptions=True)

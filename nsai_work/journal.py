@@ -1,7 +1,7 @@
-"""What the training driver writes down, and what a later owner finds: the run journal.
+"""The run journal of a training job: its records, the snapshot that a new owner loads, the ``Journal`` protocol.
 
-Every method is one transaction, fenced by the token of the claim it was made for: when another owner has the job,
-nothing is written and LeaseLost is raised. The store implements this (nsai_work/store/journal/adapter.py).
+Every method of ``Journal`` is one transaction, fenced by the fencing token of its claim: if another owner has the
+job, nothing is written and LeaseLost is raised. ``nsai_work.store.journal.adapter`` implements it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,11 +16,11 @@ from crucible.training import Intent, RunRef
 
 
 class ResumeMode(StrEnum):
-    """How the newest remote run came to hold the job's state.
+    """How a remote run obtained the job's state.
 
-    ``fresh``: made new, at step 0. ``warm``: the same live model, taken over. ``exact``: restored, and shown equal
-    by the steps that ran again. ``unverified``: restored, too few steps ran again to compare. ``cold``: restored,
-    but the repeated steps differ: the optimizer (or even the weights) did not come back.
+    ``fresh``: new, at step 0. ``warm``: the same live model, taken over. ``exact``: restored, and proven equal by
+    the repeated steps. ``unverified``: restored, with too few repeated steps to compare. ``cold``: restored, but
+    the repeated steps differ: the optimizer state, or even the weights, were not restored.
     """
 
     FRESH = "fresh"
@@ -31,9 +31,9 @@ class ResumeMode(StrEnum):
 
 
 class RemoteRun(Record):
-    """One remote run in the lineage of a job. ``generation`` counts from 1; ``from_step`` optimizer steps were in
-    the state it began with; ``first_seq_id`` is the first sequence number that the driver's own operations use
-    (a backend may have spent some on restoring or on finding out what the service can do)."""
+    """A remote run in the lineage of a job. ``generation`` counts from 1; ``from_step`` is the number of optimizer
+    steps in its initial state; ``first_seq_id`` is the first sequence number of the driver's own operations (a
+    backend may have used some for a restore or for feature detection)."""
 
     generation: int = Field(ge=1)
     ref: RunRef
@@ -45,8 +45,8 @@ class RemoteRun(Record):
 
 
 class StepRecord(Record):
-    """One optimizer step that counts. ``loss`` is the weighted mean in nats per token; ``epoch`` is the pass over
-    the data it belongs to, from 0."""
+    """A recorded optimizer step. ``loss`` is the weighted mean in nats per token; ``epoch`` is the pass over the
+    data, from 0."""
 
     step: int = Field(ge=1)
     epoch: int = Field(ge=0)
@@ -59,7 +59,8 @@ class StepRecord(Record):
 
 
 class CheckpointStatus(StrEnum):
-    """Pending: a save may be under way. Committed: verified, a recovery may use it. Lost: it failed a check."""
+    """State of a checkpoint. Pending: the save may be in flight. Committed: verified, usable by a recovery. Lost:
+    it failed verification."""
 
     PENDING = "pending"
     COMMITTED = "committed"
@@ -69,7 +70,7 @@ class CheckpointStatus(StrEnum):
 
 
 class CheckpointRecord(Record):
-    """A checkpoint of a job. ``name`` carries the generation; ``kept`` is false once the policy has let it go."""
+    """A checkpoint of a job. ``name`` contains the generation."""
 
     name: str
     step: int = Field(ge=0)
@@ -87,18 +88,18 @@ class CheckpointRecord(Record):
 
     @property
     def kept(self) -> bool:
-        """Whether it is there and meant to stay."""
+        """Whether the checkpoint is committed and not deleted by the policy."""
         return self.status is CheckpointStatus.COMMITTED
 
 
 @dataclass(frozen=True, slots=True)
 class JournalSnapshot:
-    """All that a new owner needs to go on.
+    """The journal's content at one point, from which a new owner continues.
 
-    ``steps`` are those that count, in order, without gaps from 1. ``superseded`` holds for each step number the
-    newest record that was superseded (what a repeated step is compared with). ``open_intents`` are the operations
-    of the newest run whose result was never recorded, in order of sequence number. ``last_seq_id`` is the newest
-    sequence number ever journaled for the newest run, open or closed; None before the first.
+    ``steps`` are the current steps (not superseded), in order, without gaps from 1. ``superseded`` maps a step
+    number to its newest superseded record, which a repeated step is compared with. ``open_intents`` are the
+    operations of the newest run without a recorded result, by sequence number. ``last_seq_id`` is the highest
+    sequence number journaled for the newest run, open or closed; None before the first.
     """
 
     runs: Sequence[RemoteRun]
@@ -115,47 +116,48 @@ class JournalSnapshot:
 
     @property
     def last_step(self) -> int:
-        """The newest step that counts; 0 before the first."""
+        """The newest current step; 0 before the first."""
         return self.steps[-1].step if self.steps else 0
 
 
 class Journal(Protocol):
-    """The journal of one job, as its present owner sees it. All methods raise LeaseLost when fenced off."""
+    """The journal of a job, written by its current owner. Every method raises LeaseLost once the owner is
+    fenced."""
 
     async def load(self) -> JournalSnapshot:
-        """Everything written so far."""
+        """Return the journal's content."""
         ...
 
     async def begin_run(self, run: RemoteRun) -> None:
-        """Enter a new remote run. Steps after ``run.from_step`` are superseded, open intents of older runs are
-        closed (their effect stays with a run that no longer counts), in one transaction."""
+        """Add a remote run. Supersedes the steps after ``run.from_step`` and closes the open intents of older runs,
+        whose effects stay with those runs."""
         ...
 
     async def end_run(self, generation: int, reason: str) -> None:
-        """Fence a remote run: say why it no longer counts."""
+        """Fence a remote run, with the reason."""
         ...
 
     async def set_resume(self, generation: int, resume: ResumeMode) -> None:
-        """Correct how a run resumed once the repeated steps have shown it."""
+        """Update a run's resume mode, once the repeated steps have proven it."""
         ...
 
     async def intend(self, generation: int, intents: Sequence[Intent]) -> None:
-        """Journal what is about to be sent. Entering an intent that is there already changes nothing."""
+        """Add intents before they are sent. Idempotent."""
         ...
 
     async def complete_step(
         self, record: StepRecord, last_seq_id: int, progress: Mapping[str, JsonValue] | None = None
     ) -> None:
-        """Record a step's result and close its intent. Recording the same step of the same generation twice
-        changes nothing. Emits ``step``: the record, and what ``progress`` adds."""
+        """Record a step's result and close its intent. Idempotent by step and generation. Emits ``step`` with the
+        record and ``progress``."""
         ...
 
     async def close_intent(self, generation: int, last_seq_id: int) -> None:
-        """Close the intent of a save."""
+        """Close the intent of a save that ends with ``last_seq_id``."""
         ...
 
     async def plan_checkpoint(self, checkpoint: CheckpointRecord, intent: Intent) -> None:
-        """First phase of a save: the pending row and the intent, in one transaction. Idempotent by name."""
+        """First phase of a save: add the pending checkpoint and the intent. Idempotent by name."""
         ...
 
     async def commit_checkpoint(
@@ -168,19 +170,24 @@ class Journal(Protocol):
         sampler_path: str | None = None,
         metric: float | None = None,
     ) -> None:
-        """Second phase: the save is there and verified. Closes the intent. Emits ``checkpoint.committed``.
+        """Second phase of a save, after verification: commit the checkpoint and close the intent. Emits
+        ``checkpoint.committed``.
 
-        ``metric``, when given, is that of its step: saves are sent before their step's result is known.
+        ``metric`` is the metric of the checkpoint's step, unknown in the first phase.
         """
         ...
 
     async def set_sampler_path(self, name: str, sampler_path: str) -> None:
-        """Say where the sampling weights of a committed checkpoint lie."""
+        """Record the path of a committed checkpoint's sampling weights."""
         ...
 
     async def mark_checkpoint(self, name: str, status: CheckpointStatus, note: str | None = None) -> None:
-        """Move a checkpoint to deleting, deleted or lost. Deleting a promoted one raises InvalidRequest. Emits
-        ``checkpoint.<status>`` with its name, step and path, and the note as the reason."""
+        """Set a checkpoint to deleting, deleted or lost. Emits ``checkpoint.<status>`` with its name, step and
+        path, and ``note`` as the reason.
+
+        Raises:
+            InvalidRequest: a promoted checkpoint is to be deleted.
+        """
         ...
 
     async def event(self, name: str, data: dict[str, JsonValue]) -> None:

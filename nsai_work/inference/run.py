@@ -12,7 +12,7 @@ from crucible.errors import AuthenticationFailed, CrucibleError
 from nsai_work.control import Control
 from nsai_work.inference.answers import Answers
 from nsai_work.inference.prompts import PromptRow, check_unchanged, read_prompts
-from nsai_work.interruptible import Waiter
+from nsai_work.interruptible import InterruptibleAwaiter
 from nsai_work.payloads import Inference
 
 Tell: TypeAlias = Callable[[str, dict[str, JsonValue]], Awaitable[None]]
@@ -32,7 +32,7 @@ async def run_inference(
         Canceled, JobTimeout, HandOver, LeaseLost: ``control`` said stop.
         CrucibleError: what the backend raised, as above.
     """
-    wait = Waiter(control)
+    wait = InterruptibleAwaiter(control)
     try:
         if payload.prompt is not None:
             completion = await wait(backend.complete(payload.prompt))

@@ -1,1 +1,1 @@
-"""The training driver: data, plan, journal, resume."""
+"""The training driver: data, step plan, pipeline, checkpoints, recovery and resume proof."""

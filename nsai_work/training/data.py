@@ -1,7 +1,7 @@
-"""Training data: read, checked line by line, pinned by digest, and shared by all runs of a process.
+"""Training data files: parsed and validated line by line, pinned by digest, shared by all runs of a process.
 
-A JSONL file holds one example a line, ``{"messages": [{"role": ..., "content": ...}, ...]}`` or ``{"text": ...}``;
-other fields of a line are left alone. A text file holds one example a paragraph.
+A JSONL file holds an example per line, ``{"messages": [{"role": ..., "content": ...}, ...]}`` or ``{"text": ...}``;
+other fields of a line are ignored. A text file holds an example per paragraph.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ Conversation: TypeAlias = tuple[dict[str, str], ...]
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One example: a conversation, or a plain text. ``line`` is where it begins in its file, from 1."""
+    """A training example: a conversation or a plain text. ``line`` is its first line in the file, from 1."""
 
     content: Conversation | str
     line: int
@@ -32,7 +32,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class Dataset:
-    """All examples of a file, in its order."""
+    """All examples of a file, in file order."""
 
     path: str
     sha256: str
@@ -40,17 +40,17 @@ class Dataset:
     examples: tuple[Example, ...]
 
 
-# runs of one process that train on the same content share one copy, for as long as any of them lives
+# runs of a process that train on the same content share a copy, which is dropped with the last of them
 _shared: WeakValueDictionary[tuple[str, str], Dataset] = WeakValueDictionary()
 _reading = threading.Lock()
 
 
 def pin_data(source: DataSource, *, base: Path | None = None) -> DataSource:
-    """Check the data and fix it: the path made absolute (from ``base``), the format decided, the digest filled in.
+    """Validate the data and pin it: absolute path (relative to ``base``), detected format, content digest.
 
     Raises:
-        InvalidJob: the file is missing, empty or not what it should be; names the line and the field.
-        DataChanged: the source names a digest, and the content has another.
+        InvalidJob: the file is missing, empty or malformed; the error names the line and the field.
+        DataChanged: the content does not match the source's digest.
     """
     path = (base or Path.cwd()) / expanded(source.path)
     dataset = load_data(source.model_copy(update={"path": str(path)}))
@@ -60,16 +60,16 @@ def pin_data(source: DataSource, *, base: Path | None = None) -> DataSource:
 
 
 def load_data(source: DataSource) -> Dataset:
-    """The data of a source; blocking. Content that another run of this process holds is not read again.
+    """Load the data of a source; blocking. Pinned content that another run of this process uses is not read again.
 
     Raises:
         InvalidJob, DataChanged: as ``pin_data``.
     """
     with _reading:
         if source.sha256 is not None and source.format != "auto":
-            held = _shared.get((source.sha256, source.format))
-            if held is not None:
-                return held
+            cached = _shared.get((source.sha256, source.format))
+            if cached is not None:
+                return cached
         dataset = _read(source)
         return _shared.setdefault((dataset.sha256, dataset.format), dataset)
 
@@ -88,7 +88,7 @@ def _read(source: DataSource) -> Dataset:
             try:
                 examples = tuple(parse(path, lines))
             except InvalidJob:
-                # what was submitted was valid, so a pinned file that is invalid now has changed; say that first
+                # submit accepted the pinned content, so a file that is invalid now has changed: report that instead
                 _exhaust(lines)
                 _check_digest(source, digest.hexdigest())
                 raise
@@ -96,7 +96,7 @@ def _read(source: DataSource) -> Dataset:
         raise _refuse(path, f"cannot be read ({exc.strerror})", "name a readable file") from exc
     _check_digest(source, digest.hexdigest())
     if not examples:
-        raise _refuse(path, "holds no example", "at least one is needed")
+        raise _refuse(path, "holds no example", "at least one is required")
     return Dataset(str(path), digest.hexdigest(), kind, examples)
 
 
@@ -114,7 +114,7 @@ def _exhaust(lines: Iterator[tuple[int, bytes]]) -> None:
 def _check_digest(source: DataSource, found: str) -> None:
     if source.sha256 not in (None, found):
         raise DataChanged(
-            f"payload.data: {source.path} is not what it was when the job was submitted "
+            f"payload.data: {source.path} has changed since the job was submitted "
             f"(sha256 {found[:12]}..., pinned {str(source.sha256)[:12]}...); restore the file, or submit a new job",
             details={"field": "payload.data.sha256", "path": source.path, "found": found},
         )
@@ -129,18 +129,18 @@ def _detect(path: Path, first_line: bytes) -> str:
 
 
 def _paragraphs(path: Path, lines: Iterator[tuple[int, bytes]]) -> Iterator[Example]:
-    held: list[str] = []
-    begins = 1
+    paragraph: list[str] = []
+    first_line = 1
     for number, raw in lines:
         text = _decode(path, number, raw)
         if text.strip():
-            begins = begins if held else number
-            held.append(text)
-        elif held:
-            yield Example("".join(held).strip(), begins)
-            held = []
-    if held:
-        yield Example("".join(held).strip(), begins)
+            first_line = first_line if paragraph else number
+            paragraph.append(text)
+        elif paragraph:
+            yield Example("".join(paragraph).strip(), first_line)
+            paragraph = []
+    if paragraph:
+        yield Example("".join(paragraph).strip(), first_line)
 
 
 def _conversations(path: Path, lines: Iterator[tuple[int, bytes]]) -> Iterator[Example]:
@@ -181,7 +181,7 @@ def _messages(path: Path, line: int, messages: Any) -> Conversation:
         raise _refuse(path, state, "messages is a list with at least one message", line, "messages")
     conversation = tuple(_message(path, line, index, message) for index, message in enumerate(messages))
     if not any(message["role"] == "assistant" for message in conversation):
-        raise _refuse(path, "has no message of the assistant", "nothing can be learned from it", line, "messages")
+        raise _refuse(path, "has no assistant message", "an example needs one to learn from", line, "messages")
     return conversation
 
 
@@ -203,7 +203,7 @@ def _filled(path: Path, line: int, field: str, value: Any) -> str:
         state = f"{field} is missing" if value is None else f"{field} is a {type(value).__name__}"
         raise _refuse(path, state, f"{field} is text", line, field)
     if not value:
-        raise _refuse(path, f"{field} is empty", "give it some text", line, field)
+        raise _refuse(path, f"{field} is empty", f"{field} is non-empty text", line, field)
     if not value.isascii():
         _require_characters(path, line, field, value)
     return value
@@ -214,12 +214,12 @@ def _require_characters(path: Path, line: int, field: str, value: str) -> None:
         value.encode()
     except UnicodeEncodeError as exc:
         state = f"{field} holds a lone surrogate ({ascii(value[exc.start])[1:-1]})"
-        raise _refuse(path, state, "no tokenizer reads it", line, field) from None
+        raise _refuse(path, state, "text must be valid Unicode", line, field) from None
 
 
 def _refuse(path: Path, state: str, allowed: str, line: int | None = None, field: str | None = None) -> InvalidJob:
-    place = f"{path}" if line is None else f"{path}, line {line}"
+    location = f"{path}" if line is None else f"{path}, line {line}"
     return InvalidJob(
-        f"payload.data.path: {place}: {state}; {allowed}",
+        f"payload.data.path: {location}: {state}; {allowed}",
         details={"field": "payload.data.path", "path": str(path), "line": line, "data_field": field},
     )

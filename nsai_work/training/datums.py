@@ -1,6 +1,6 @@
-"""Examples as the service takes them: input tokens, the tokens to predict, and what each counts for.
+"""Datums: examples rendered to input tokens, target tokens and loss weights.
 
-The target of every token is the one after it. Only what the assistant says counts.
+The target of each token is its successor. Only assistant tokens have a weight.
 """
 
 import threading
@@ -14,46 +14,47 @@ from crucible.training import Datum
 from nsai_work.errors import InvalidJob
 from nsai_work.training.data import Dataset, Example
 
-CACHED_TOKENS: Final = 8_000_000
-"""So many tokens of a data set are kept rendered (12 bytes each); the rest is rendered when its turn comes."""
+MAX_CACHED_TOKENS: Final = 8_000_000
+"""Limit of rendered tokens cached per data set (12 bytes each). Examples beyond it are rendered on each use."""
 
 
 def to_datum(rendered: RenderedExample, max_tokens: int) -> Datum:
-    """One example as a datum, cut to its first ``max_tokens`` tokens."""
+    """Convert a rendered example to a datum, truncated to its first ``max_tokens`` tokens."""
     tokens = array("i", rendered.tokens[:max_tokens])
     weights = array("f", rendered.weights[: len(tokens)])
     return Datum(tokens=tokens[:-1], loss_inputs={"target_tokens": tokens[1:], "weights": weights[1:]})
 
 
 class Datums:
-    """The datums of a data set for one tokenizer. Making one checks every example, which may take a while."""
+    """The datums of a data set for a tokenizer. The constructor renders and checks every example, which may take a
+    while."""
 
     def __init__(self, dataset: Dataset, tokenizer: Tokenizer, max_tokens: int) -> None:
         self._dataset = dataset
         self._tokenizer = tokenizer
         self._max_tokens = max_tokens
-        self._kept: list[Datum] = []
+        self._cached: list[Datum] = []
         tokens = 0
         for example in dataset.examples:
             datum = self._render(example)
             tokens += len(datum.tokens)
-            # whatever is kept is a beginning of the file, so that an index finds it
-            if tokens <= CACHED_TOKENS:
-                self._kept.append(datum)
+            # the cached datums are a prefix of the file, so that an example's index is its index in the cache
+            if tokens <= MAX_CACHED_TOKENS:
+                self._cached.append(datum)
 
     def __len__(self) -> int:
         return len(self._dataset.examples)
 
     def batch(self, indexes: Sequence[int]) -> tuple[Datum, ...]:
-        """The datums of these examples."""
+        """Return the datums of the examples with these indexes."""
         return tuple(self._datum(index) for index in indexes)
 
     def lines(self, indexes: Sequence[int]) -> list[int]:
-        """Where these examples stand in their file."""
+        """Return the first lines of the examples with these indexes."""
         return [self._dataset.examples[index].line for index in indexes]
 
     def _datum(self, index: int) -> Datum:
-        return self._kept[index] if index < len(self._kept) else self._render(self._dataset.examples[index])
+        return self._cached[index] if index < len(self._cached) else self._render(self._dataset.examples[index])
 
     def _render(self, example: Example) -> Datum:
         content = example.content
@@ -65,8 +66,8 @@ class Datums:
         return datum
 
     def _nothing_to_learn(self, example: Example, rendered: RenderedExample) -> InvalidJob:
-        first = next((place for place, weight in enumerate(rendered.weights, start=1) if weight), None)
-        state = "has no token to learn" if first is None else f"has its first token to learn at place {first}"
+        first = next((number for number, weight in enumerate(rendered.weights, start=1) if weight), None)
+        state = "no token has a loss weight" if first is None else f"the first token with a loss weight is {first}"
         return InvalidJob(
             f"payload.max_tokens: {self._dataset.path}, line {example.line}: {state}, "
             f"and the example is cut after {self._max_tokens} tokens; raise max_tokens or shorten the example",
@@ -79,14 +80,14 @@ _rendering = threading.Lock()
 
 
 def shared_datums(dataset: Dataset, tokenizer: Tokenizer, max_tokens: int) -> Datums:
-    """The datums of a data set; runs of this process that need the same ones share them. Blocking.
+    """Return the datums of a data set, shared among the runs of this process; blocking.
 
     Raises:
-        InvalidJob: nothing would be learned from an example; names its line.
+        InvalidJob: an example has no token with a loss weight; the error names its line.
     """
     key = (dataset.sha256, dataset.format, tokenizer.tokenizer_id, max_tokens)
     with _rendering:
-        held = _shared.get(key)
-        if held is None:
-            held = _shared[key] = Datums(dataset, tokenizer, max_tokens)
-        return held
+        datums = _shared.get(key)
+        if datums is None:
+            datums = _shared[key] = Datums(dataset, tokenizer, max_tokens)
+        return datums

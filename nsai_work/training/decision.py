@@ -1,18 +1,18 @@
-"""From what was seen to what is done: the one table of failures, as one pure function.
+"""Maps a failure of a run to an action: one table, one pure function.
 
 ==========================================  =====================================================================
-seen                                        done
+failure                                     action
 ==========================================  =====================================================================
-timeout, unavailable, over capacity         the same requests again under the same sequence numbers, after a wait
-the answer is lost, or makes no sense       the model lives and repeats are answered from the record: replay;
-                                            else restore
-the run or its session is gone              restore into a new run
-corrupted, or a NaN or infinite loss        restore; the same step again: stop and ask, or skip its batch
-out of credit                               pause: the worker waits until the account can pay
-wrong input, refused credential             fail
+timeout, unavailable, over capacity         replay with the same sequence numbers, after a backoff
+answer lost or malformed                    replay if the model is alive and the service answers repeats from its
+                                            record; else restore
+run or session gone                         restore into a new run
+corrupted, or a NaN or infinite loss        restore; if the same step corrupts again: fail, or skip its batch
+out of credit                               pause until the account has credit
+invalid input, credential refused           fail
 ==========================================  =====================================================================
 
-Errors of our own side (a lost lease, a store that is away, a stop) are not decided here: they end the attempt.
+Errors of this side (lease lost, store unavailable, stop requested) end the attempt without a decision.
 """
 
 from dataclasses import dataclass, replace
@@ -39,27 +39,27 @@ from crucible.training import RunHealth, RunState
 
 
 class Action(StrEnum):
-    """What is done about a failure."""
+    """What the driver does about a failure."""
 
     REPLAY = "replay"
-    """Send the open intents again: same sequence numbers, same bytes."""
+    """Send the open intents again, with the same sequence numbers and bytes."""
     RESTORE = "restore"
-    """Fence this remote run and bring the newest checkpoint back in a new one."""
+    """Fence this remote run and restore the newest checkpoint into a new run."""
     SKIP_BATCH = "skip_batch"
-    """Restore, and leave out the step that poisons every run."""
+    """Restore, and skip the step that corrupts every run."""
     PAUSE = "pause"
-    """Let the job wait; it is not its fault."""
+    """Pause the job, without counting the attempt."""
     FAIL = "fail"
     """End this attempt with the error; the queue's retry policy decides what follows."""
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """What is known when something has failed.
+class Incident:
+    """A failure with the facts that the decision depends on.
 
-    ``health`` is the service's word on the run, None when it could not be asked. ``effect_unknown``: something was
-    sent, and it is not known whether it took effect. ``incidents`` counts failures since the last step that was
-    new, this one included. ``times_poisoned`` counts runs that were poisoned at this step, this one included.
+    ``health`` is the run's health as the service reports it; None if unknown. ``effect_unknown``: a request was
+    sent whose effect is unknown. ``failures`` counts failures since the last new step, this one included.
+    ``times_poisoned`` counts the runs that were corrupted at this step, this one included.
     """
 
     error: CrucibleError
@@ -67,14 +67,14 @@ class Seen:
     health: RunHealth | None = None
     replays: bool | None = None
     effect_unknown: bool = False
-    incidents: int = 1
+    failures: int = 1
     times_poisoned: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What is done, why, and how long to wait before it. ``error`` ends the attempt where the action says so.
-    ``poisoned``: the run is corrupted, however that was noticed."""
+    """An action, its reason, and the delay before it. ``error`` is raised if the action ends the attempt.
+    ``poisoned``: the run is corrupted, however that was detected."""
 
     action: Action
     reason: str
@@ -87,76 +87,78 @@ _TRANSIENT = (RequestTimeout, BackendUnavailable, CapacityError)
 _FINAL = (AuthenticationFailed, NoCheckpoint, RecoveryExhausted, PluginError)
 
 
-def looks_at_health(error: CrucibleError) -> bool:
-    """Whether the service is to be asked about the run before anything is decided."""
+def needs_health_check(error: CrucibleError) -> bool:
+    """Return whether the run's health must be queried before ``decide``."""
     settled = (*_FINAL, *_TRANSIENT, OutOfCredit, RunGone, RunCorrupted)
     return isinstance(error, BackendError) and not isinstance(error, settled)
 
 
-def decide(seen: Seen) -> Decision:
-    """What is to be done."""
-    error, reason = seen.error, seen.error.message
+def decide(incident: Incident) -> Decision:
+    """Return the action for a failure, by the table of this module."""
+    error, reason = incident.error, incident.error.message
     if isinstance(error, OutOfCredit):
         return Decision(Action.PAUSE, reason, error)
     if not isinstance(error, BackendError) or isinstance(error, _FINAL):
         return Decision(Action.FAIL, reason, error)
-    if isinstance(error, RunCorrupted) or _says(seen.health, RunState.CORRUPTED):
-        return _poisoned(seen)
-    if isinstance(error, RunGone) or _says(seen.health, RunState.GONE):
-        return _restore(seen, reason)
+    if isinstance(error, RunCorrupted) or _has_state(incident.health, RunState.CORRUPTED):
+        return _poisoned(incident)
+    if isinstance(error, RunGone) or _has_state(incident.health, RunState.GONE):
+        return _restore(incident, reason)
     if isinstance(error, _TRANSIENT):
-        return _again(seen)
-    return _effect_unknown(seen)
+        return _retry(incident)
+    return _effect_unknown(incident)
 
 
-def _says(health: RunHealth | None, state: RunState) -> bool:
+def _has_state(health: RunHealth | None, state: RunState) -> bool:
     return health is not None and health.state is state
 
 
-def _again(seen: Seen) -> Decision:
-    if seen.effect_unknown and seen.replays is not True:
-        return _restore(seen, f"{seen.error.message}; this service would run a repeat again")
-    if seen.incidents > seen.policy.max_attempts:
-        return Decision(Action.FAIL, f"{seen.error.message}, {seen.incidents} times without progress", seen.error)
+def _retry(incident: Incident) -> Decision:
+    if incident.effect_unknown and incident.replays is not True:
+        return _restore(incident, f"{incident.error.message}; this service would execute a repeat again")
+    if incident.failures > incident.policy.max_attempts:
+        return Decision(
+            Action.FAIL, f"{incident.error.message}, {incident.failures} times without progress", incident.error
+        )
     # the first repeat waits too: the transport has just given up
-    delay = max(seen.policy.backoff_before(seen.incidents), seen.error.retry_after_ms or 0)
-    return Decision(Action.REPLAY, seen.error.message, seen.error, delay)
+    delay = max(incident.policy.backoff_before(incident.failures), incident.error.retry_after_ms or 0)
+    return Decision(Action.REPLAY, incident.error.message, incident.error, delay)
 
 
-def _effect_unknown(seen: Seen) -> Decision:
-    lost = isinstance(seen.error, AnswerLost | MalformedAnswer)
-    alive = _says(seen.health, RunState.ALIVE)
-    # an operation that failed is answered from the record as failed, so only a lost answer is worth a second look;
-    # one that stays lost ends in a restore while there are attempts left for it
-    if lost and alive and seen.replays is True and seen.incidents < max(seen.policy.max_attempts, 2):
-        delay = seen.policy.backoff_before(seen.incidents - 1)
-        return Decision(Action.REPLAY, seen.error.message, seen.error, delay)
-    return _restore(seen, seen.error.message)
+def _effect_unknown(incident: Incident) -> Decision:
+    lost = isinstance(incident.error, AnswerLost | MalformedAnswer)
+    alive = _has_state(incident.health, RunState.ALIVE)
+    # the record answers a failed operation with the same failure, so only a lost answer is worth a replay; an
+    # answer that stays lost leads to a restore while attempts are left for it
+    if lost and alive and incident.replays is True and incident.failures < max(incident.policy.max_attempts, 2):
+        delay = incident.policy.backoff_before(incident.failures - 1)
+        return Decision(Action.REPLAY, incident.error.message, incident.error, delay)
+    return _restore(incident, incident.error.message)
 
 
-def _poisoned(seen: Seen) -> Decision:
-    restored = replace(_restore(seen, seen.error.message), poisoned=True)
-    if seen.times_poisoned < 2 or restored.action is not Action.RESTORE:
+def _poisoned(incident: Incident) -> Decision:
+    restored = replace(_restore(incident, incident.error.message), poisoned=True)
+    if incident.times_poisoned < 2 or restored.action is not Action.RESTORE:
         return restored
-    if seen.policy.on_repeated_corruption == "skip_batch":
+    if incident.policy.on_repeated_corruption == "skip_batch":
         return replace(restored, action=Action.SKIP_BATCH)
     error = RecoveryExhausted(
-        f"the same step poisoned the run again after a restore ({seen.error.message}); look at its batch and the "
-        "learning rate, then retry the job, or set recovery.on_repeated_corruption to skip_batch",
-        backend=seen.error.backend,
-        details=seen.error.details,
+        f"the same step corrupted the run again after a restore ({incident.error.message}); check its batch and "
+        "the learning rate, then retry the job, or set recovery.on_repeated_corruption to skip_batch",
+        backend=incident.error.backend,
+        details=incident.error.details,
     )
     return Decision(Action.FAIL, error.message, error, poisoned=True)
 
 
-def _restore(seen: Seen, reason: str) -> Decision:
-    if not seen.policy.enabled:
-        return Decision(Action.FAIL, f"{reason}; recovery is not enabled", seen.error)
-    if seen.incidents > seen.policy.max_attempts:
+def _restore(incident: Incident, reason: str) -> Decision:
+    if not incident.policy.enabled:
+        return Decision(Action.FAIL, f"{reason}; recovery is not enabled", incident.error)
+    if incident.failures > incident.policy.max_attempts:
         error = RecoveryExhausted(
-            f"{seen.policy.max_attempts} recoveries in a row brought no new step; the last failure: {reason}",
-            backend=seen.error.backend,
-            details=seen.error.details,
+            f"{incident.policy.max_attempts} consecutive recoveries made no progress; the last failure: {reason}",
+            backend=incident.error.backend,
+            details=incident.error.details,
         )
         return Decision(Action.FAIL, error.message, error)
-    return Decision(Action.RESTORE, reason, seen.error, seen.policy.backoff_before(seen.incidents - 1))
+    return Decision(Action.RESTORE, reason, incident.error, incident.policy.backoff_before(incident.failures - 1))

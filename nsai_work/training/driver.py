@@ -1,9 +1,8 @@
-"""The training driver: carries a training job from wherever its journal stands to its end.
+"""The training driver: runs a training job to completion from the state in its journal.
 
-It may be killed at any point. Whoever calls ``train`` next for the same job goes on where the journal says, on the
-same remote run where that is safe, else from the newest checkpoint. There is one way in for the first start, for a
-takeover after a death and for a recovery: read the journal, connect, work. There is one way out of every failure:
-``decide``.
+It may be killed at any point. The next call of ``train`` for the same job continues from the journal, on the same
+remote run where that is safe, else from the newest checkpoint. First start, takeover and recovery share one path
+(load the journal, connect, drive), and every failure goes through ``decide``.
 """
 
 import asyncio
@@ -21,22 +20,22 @@ from crucible.training import RunHealth
 from nsai_work.clock import Clock
 from nsai_work.control import Control
 from nsai_work.errors import HandOver, JobTimeout
-from nsai_work.interruptible import Waiter, within
+from nsai_work.interruptible import InterruptibleAwaiter, within
 from nsai_work.job import Job
 from nsai_work.journal import Journal, JournalSnapshot
 from nsai_work.payloads import TrainingStep
 from nsai_work.training.data import load_data
 from nsai_work.training.datums import shared_datums
-from nsai_work.training.decision import Action, Decision, Seen, decide, looks_at_health
+from nsai_work.training.decision import Action, Decision, Incident, decide, needs_health_check
 from nsai_work.training.entry import connect
 from nsai_work.training.lineage import EndReason, end_code, times_poisoned
 from nsai_work.training.pipeline import fill, finish_oldest
 from nsai_work.training.plan import Plan
 from nsai_work.training.result import is_finished, training_result
-from nsai_work.training.run_state import Assignment, Live, Progress
+from nsai_work.training.run_state import ActiveRun, Assignment, Progress
 
 DRAIN_GRACE_S: Final = 3.0
-"""How long a driver that is told to stop waits for what is under way. What is not done then is replayed later."""
+"""How long a stopping driver waits for operations in flight. The next owner replays the others."""
 
 
 async def train(
@@ -50,16 +49,16 @@ async def train(
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     jitter: Callable[[], float] = random.random,
 ) -> dict[str, JsonValue]:
-    """Train to the end and return the job's result. ``backend`` is open; ``jitter`` gives numbers in [0, 1).
+    """Train to completion and return the job's result. ``backend`` is open; ``jitter`` returns numbers in [0, 1).
 
     Raises:
         InvalidJob, DataChanged: the data is not usable.
-        Canceled, JobTimeout, HandOver, LeaseLost: ``control`` said stop.
-        OutOfCredit: the account cannot pay; the job is to wait.
-        ResumeUnproven: a resume was less than the policy asks for.
-        CrucibleError: anything else that recovery could not mend.
+        Canceled, JobTimeout, HandOver, LeaseLost: ``control`` requested a stop.
+        OutOfCredit: the account is out of credit; the job should be paused.
+        ResumeUnproven: a resume was weaker than the policy requires.
+        CrucibleError: any other failure that recovery could not handle.
     """
-    wait = Waiter(control)
+    wait = InterruptibleAwaiter(control)
     try:
         dataset = await asyncio.to_thread(load_data, payload.data)
         tokenizer = await wait(backend.tokenizer(payload.base_model))
@@ -85,92 +84,92 @@ class _Driver:
     def __init__(self, assignment: Assignment, jitter: Callable[[], float]) -> None:
         self._assignment = assignment
         self._jitter = jitter
-        self._live: Live | None = None
-        self._incidents = 0
+        self._active: ActiveRun | None = None
+        self._failures = 0
         self._furthest = 0
 
     async def run(self) -> dict[str, JsonValue]:
-        """Go on until the job is done, whatever fails on the way."""
+        """Drive the job to completion, handling failures on the way."""
         try:
             while True:
                 try:
                     return await self._attempt()
                 except (BackendError, CallerError) as error:
-                    await self._mend(error)
+                    await self._handle_failure(error)
         except (HandOver, JobTimeout):
             await self._drain()
             raise
         except Canceled:
-            await self._leave(unload=True)
+            await self._release_run(unload=True)
             raise
         finally:
-            await self._leave()
+            await self._release_run()
 
     async def _attempt(self) -> dict[str, JsonValue]:
         assignment = self._assignment
-        if self._live is None:
+        if self._active is None:
             snapshot = await assignment.journal.load()
             if is_finished(snapshot, assignment.plan):
                 return training_result(snapshot, assignment.plan)
-            self._live = await connect(assignment, snapshot)
-            del snapshot  # thousands of steps, which the work does not need
-            await assignment.wait.watch(self._live.run, assignment.payload.recovery.poll_interval_ms)
-        await self._work(self._live)
+            self._active = await connect(assignment, snapshot)
+            del snapshot  # thousands of step records, not needed while driving
+            await assignment.wait.watch(self._active.run, assignment.payload.recovery.poll_interval_ms)
+        await self._drive(self._active)
         snapshot = await assignment.journal.load()
-        await self._leave(unload=True)
+        await self._release_run(unload=True)
         return training_result(snapshot, assignment.plan)
 
-    async def _work(self, live: Live) -> None:
-        while live.in_flight or not live.agenda.finished:
+    async def _drive(self, active: ActiveRun) -> None:
+        while active.in_flight or not active.operations.finished:
             self._assignment.wait.check()
-            await fill(self._assignment, live)
-            await finish_oldest(self._assignment, live, self._assignment.wait)
+            await fill(self._assignment, active)
+            await finish_oldest(self._assignment, active, self._assignment.wait)
 
-    async def _mend(self, error: CrucibleError) -> None:
-        """Do about a failure what the table says."""
-        if self._live is not None:
-            await self._live.sender.stop_orderly()
+    async def _handle_failure(self, error: CrucibleError) -> None:
+        """Decide on a failure and carry the decision out. Raises for a failure or a pause."""
+        if self._active is not None:
+            await self._active.sender.stop_orderly()
         snapshot = await self._assignment.journal.load()
-        seen = await self._look(error, snapshot)
-        decision = decide(seen)
-        await self._tell(decision, snapshot)
+        incident = await self._describe(error, snapshot)
+        decision = decide(incident)
+        await self._report(decision, snapshot)
         match decision.action:
             case Action.FAIL | Action.PAUSE:
                 raise decision.error from error
             case Action.RESTORE | Action.SKIP_BATCH:
                 await self._fence(decision, snapshot)
             case Action.REPLAY:
-                # where repeats are not safe, nothing here is unsent, and the same results are awaited again
-                if self._live is not None and seen.replays is True:
-                    self._live.send_again()
+                # where repeats are unsafe, everything has been sent, and the same results are awaited again
+                if self._active is not None and incident.replays is True:
+                    self._active.send_again()
         if decision.delay_ms:
             delay_s = decision.delay_ms / 1000 * (1 + self._jitter() / 4)
-            # a run that is marked corrupted meanwhile is still marked at the next wait, where that is mended
+            # a run marked corrupted meanwhile is still marked at the next wait, and is handled there
             with suppress(RunCorrupted):
                 await self._assignment.wait(_sleep(self._assignment.sleep, delay_s))
 
-    async def _look(self, error: CrucibleError, snapshot: JournalSnapshot) -> Seen:
+    async def _describe(self, error: CrucibleError, snapshot: JournalSnapshot) -> Incident:
         furthest = Progress.of(snapshot).furthest
-        self._incidents = 1 if furthest > self._furthest else self._incidents + 1
+        self._failures = 1 if furthest > self._furthest else self._failures + 1
         self._furthest = furthest
-        return Seen(
+        return Incident(
             error=error,
             policy=self._assignment.payload.recovery,
             health=await self._health(error),
-            replays=self._live.run.features.replays if self._live else None,
-            effect_unknown=self._live is not None and self._live.effect_unknown,
-            incidents=self._incidents,
+            replays=self._active.run.features.replays if self._active else None,
+            effect_unknown=self._active is not None and self._active.effect_unknown,
+            failures=self._failures,
             times_poisoned=times_poisoned(snapshot.runs, snapshot.last_step + 1) + 1,
         )
 
     async def _health(self, error: CrucibleError) -> RunHealth | None:
-        if self._live is None or not looks_at_health(error):
+        if self._active is None or not needs_health_check(error):
             return None
         with suppress(BackendError):
-            return await self._assignment.wait(self._live.run.health())
+            return await self._assignment.wait(self._active.run.health())
         return None
 
-    async def _tell(self, decision: Decision, snapshot: JournalSnapshot) -> None:
+    async def _report(self, decision: Decision, snapshot: JournalSnapshot) -> None:
         await self._assignment.journal.event(
             "training.incident",
             {
@@ -179,43 +178,43 @@ class _Driver:
                 "action": decision.action.value,
                 "step": snapshot.last_step + 1,
                 "generation": snapshot.run.generation if snapshot.run else None,
-                "incidents": self._incidents,
+                "incidents": self._failures,
             },
         )
 
     async def _fence(self, decision: Decision, snapshot: JournalSnapshot) -> None:
-        """This remote run counts no more. What it still does has no way into the journal."""
+        """End the current remote run in the journal, which then accepts none of its results."""
         run = snapshot.run
         if run is not None and run.end_reason is None:
             code = end_code(decision.error, poisoned=decision.poisoned)
             reason = EndReason(code, snapshot.last_step + 1, decision.reason)
             await self._assignment.journal.end_run(run.generation, str(reason))
-        await self._leave(unload=True)
+        await self._release_run(unload=True)
 
     async def _drain(self) -> None:
-        """Record what is done within the grace period; the rest is replayed by the next owner."""
-        live = self._live
-        if live is None:
+        """Record the results that arrive within the grace period; the next owner replays the others."""
+        active = self._active
+        if active is None:
             return
-        await live.sender.stop_orderly()
+        await active.sender.stop_orderly()
         deadline = asyncio.ensure_future(_sleep(self._assignment.sleep, DRAIN_GRACE_S))
         try:
-            while live.in_flight and not live.in_flight[0].unsent:
-                await finish_oldest(self._assignment, live, partial(within, deadline=deadline))
+            while active.in_flight and not active.in_flight[0].unsent:
+                await finish_oldest(self._assignment, active, partial(within, deadline=deadline))
         except (TimeoutError, BackendError, CallerError):
             pass
         finally:
             deadline.cancel()
             await asyncio.gather(deadline, return_exceptions=True)
 
-    async def _leave(self, *, unload: bool = False) -> None:
-        live, self._live = self._live, None
+    async def _release_run(self, *, unload: bool = False) -> None:
+        active, self._active = self._active, None
         await self._assignment.wait.unwatch()
-        if live is not None:
-            await live.sender.stop()
-            # a run that cannot be told to end ends by itself, without heartbeats
+        if active is not None:
+            await active.sender.stop()
+            # a run that cannot be closed expires at the service without heartbeats
             with suppress(CrucibleError):
-                await live.run.close(unload=unload)
+                await active.run.close(unload=unload)
 
 
 async def _sleep(sleep: Callable[[float], Awaitable[None]], seconds: float) -> None:

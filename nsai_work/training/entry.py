@@ -1,7 +1,6 @@
-"""How a driver comes to hold a live run: a new one, the one its predecessor left, or one restored.
+"""Connects a driver to a remote run: starts a new run, takes over the previous owner's, or restores a checkpoint.
 
-The journal decides. Whoever comes here, in whatever process, finds the same open intents and the same checkpoints,
-and does the same.
+The journal alone decides which, so every owner that loads the same journal makes the same choice.
 """
 
 from collections.abc import Sequence
@@ -13,47 +12,47 @@ from crucible.recovery import RecoveredRun, RecoveryEvent, RecoveryRequest
 from crucible.training import Intent, LiveRun
 from nsai_work.errors import InvalidJob
 from nsai_work.journal import CheckpointRecord, CheckpointStatus, JournalSnapshot, RemoteRun, ResumeMode
-from nsai_work.training.checkpoints import tidy
-from nsai_work.training.lineage import candidates, skipped_steps, suspect_generations, to_ref
-from nsai_work.training.operations import Agenda, last_done, run_name
+from nsai_work.training.checkpoints import finish_cleanup
+from nsai_work.training.lineage import candidates, checkpoint_ref, skipped_steps, suspect_generations
+from nsai_work.training.operations import OperationSequence, last_done, run_name
 from nsai_work.training.pipeline import prepare
 from nsai_work.training.proof import comparable
 from nsai_work.training.resume import check_resume
-from nsai_work.training.run_state import Assignment, Live, Progress, known_metrics
+from nsai_work.training.run_state import ActiveRun, Assignment, Progress, known_metrics
 
 
-async def connect(assignment: Assignment, snapshot: JournalSnapshot) -> Live:
-    """A live run that holds the job's state, its open intents prepared and still to be sent.
+async def connect(assignment: Assignment, snapshot: JournalSnapshot) -> ActiveRun:
+    """Return a run that holds the job's state. Its open intents are prepared again but not yet sent.
 
     Raises:
-        BackendError: attaching, starting or recovering failed, or a takeover would not be safe (AnswerLost).
+        BackendError: attaching, starting or recovering failed, or a takeover would be unsafe (AnswerLost).
         ResumeUnproven: see ``check_resume``.
     """
     run = snapshot.run
     if run is not None and run.end_reason is None:
         return await _take_over(assignment, snapshot, run)
-    return await _begin_again(assignment, snapshot)
+    return await _start_or_restore(assignment, snapshot)
 
 
-async def _take_over(assignment: Assignment, snapshot: JournalSnapshot, run: RemoteRun) -> Live:
+async def _take_over(assignment: Assignment, snapshot: JournalSnapshot, run: RemoteRun) -> ActiveRun:
     live_run = await _attach(assignment, run, _next_seq_id(snapshot, run))
     try:
         if snapshot.open_intents and live_run.features.replays is not True:
             raise AnswerLost(
-                "whether the operations under way took effect is not known, and this service would repeat them",
+                "the effect of the open operations is unknown, and this service would execute a repeat again",
                 backend=run.ref.backend,
                 details={"run_id": run.ref.run_id, "open_intents": len(snapshot.open_intents)},
             )
-        snapshot = await tidy(assignment, snapshot)
-        live = _live(assignment, snapshot, live_run, run)
-        _prepare_again(assignment, live, snapshot.open_intents)
-        await _tell_warm(assignment, live, snapshot)
-        await check_resume(assignment, live)
+        snapshot = await finish_cleanup(assignment, snapshot)
+        active = _active_run(assignment, snapshot, live_run, run)
+        _rebuild_in_flight(assignment, active, snapshot.open_intents)
+        await _record_warm(assignment, active, snapshot)
+        await check_resume(assignment, active)
     except BaseException as exc:
-        # a run that cannot be gone on with is fenced next: it need not keep its place at the service
+        # after AnswerLost the driver fences this run, so release its slot at the service
         await live_run.close(unload=isinstance(exc, AnswerLost))
         raise
-    return live
+    return active
 
 
 def _next_seq_id(snapshot: JournalSnapshot, run: RemoteRun) -> int:
@@ -73,59 +72,60 @@ async def _attach(assignment: Assignment, run: RemoteRun, next_seq_id: int) -> L
         ) from exc
 
 
-def _prepare_again(assignment: Assignment, live: Live, intents: Sequence[Intent]) -> None:
-    """Bring the open intents back from the agenda. Each must come out as it was journaled: what is sent again then
-    is the same thing."""
+def _rebuild_in_flight(assignment: Assignment, active: ActiveRun, intents: Sequence[Intent]) -> None:
+    """Rebuild the in-flight queue from the open intents. Each rebuilt intent must equal the journaled one, so that
+    a replay sends the same bytes."""
     missing = list(intents)
     while missing:
-        operation = live.agenda.peek(known_metrics(assignment, live))
+        operation = active.operations.peek(known_metrics(assignment, active))
         if operation is None:
             raise _irreproducible(missing[0])
-        entry = prepare(assignment, live, operation)
+        entry = prepare(assignment, active, operation)
         if entry.prepared is not None and entry.prepared.intent != missing.pop(0):
             raise _irreproducible(entry.prepared.intent)
-        live.agenda.take(operation)
-        live.in_flight.append(entry)
+        active.operations.advance(operation)
+        active.in_flight.append(entry)
 
 
 def _irreproducible(intent: Intent) -> AnswerLost:
     return AnswerLost(
-        f"the open {intent.kind} of step {intent.step} cannot be made again as it was journaled",
+        f"the open {intent.kind} of step {intent.step} cannot be rebuilt as it was journaled",
         details={"run_id": intent.run_id, "seq_id": intent.first_seq_id},
     )
 
 
-async def _tell_warm(assignment: Assignment, live: Live, snapshot: JournalSnapshot) -> None:
-    # a restored run stays what its proof says it is: being taken over does not make it better
-    if live.record.resume is ResumeMode.FRESH:
-        live.record = live.record.model_copy(update={"resume": ResumeMode.WARM})
-        await assignment.journal.set_resume(live.record.generation, ResumeMode.WARM)
+async def _record_warm(assignment: Assignment, active: ActiveRun, snapshot: JournalSnapshot) -> None:
+    # a restored run keeps the mode its proof established; a takeover does not improve it
+    if active.record.resume is ResumeMode.FRESH:
+        active.record = active.record.model_copy(update={"resume": ResumeMode.WARM})
+        await assignment.journal.set_resume(active.record.generation, ResumeMode.WARM)
     await assignment.journal.event(
         "resume.warm",
         {
-            "generation": live.record.generation,
-            "run_id": live.record.ref.run_id,
+            "generation": active.record.generation,
+            "run_id": active.record.ref.run_id,
             "step": snapshot.last_step,
             "replayed": len(snapshot.open_intents),
         },
     )
 
 
-async def _begin_again(assignment: Assignment, snapshot: JournalSnapshot) -> Live:
+async def _start_or_restore(assignment: Assignment, snapshot: JournalSnapshot) -> ActiveRun:
     recovered = await _recover(assignment, snapshot)
     if recovered is None:
         live_run = await assignment.wait(assignment.backend.start(assignment.spec))
-        return await _enter(assignment, live_run, _fresh(snapshot, live_run))
+        return await _begin_run(assignment, live_run, _fresh(snapshot, live_run))
     try:
         record = _restored(snapshot, recovered)
     except BaseException:
         await recovered.run.close(unload=True)
         raise
-    return await _enter(assignment, recovered.run, record)
+    return await _begin_run(assignment, recovered.run, record)
 
 
 async def _recover(assignment: Assignment, snapshot: JournalSnapshot) -> RecoveredRun | None:
-    """A run restored from a checkpoint; None when the job has to begin at step 0, which its seed makes exact."""
+    """Restore a run from a checkpoint. Returns None when the job must start over at step 0, which its seed makes
+    exact."""
     usable = candidates(snapshot)
     if snapshot.run is None or not usable:
         return None
@@ -134,25 +134,26 @@ async def _recover(assignment: Assignment, snapshot: JournalSnapshot) -> Recover
         spec=assignment.spec,
         reason=snapshot.run.end_reason or "the run ended",
         policy=assignment.payload.recovery,
-        candidates=tuple(to_ref(checkpoint) for checkpoint in usable),
+        candidates=tuple(checkpoint_ref(checkpoint) for checkpoint in usable),
     )
-    notes = _Notes(assignment, usable)
+    recorder = _RecoveryRecorder(assignment, usable)
     try:
-        recovered = await assignment.wait(assignment.backend.recover(request, observe=notes))
+        recovered = await assignment.wait(assignment.backend.recover(request, observe=recorder))
     except NoCheckpoint as exc:
-        notes.raise_failure()
+        recorder.raise_failure()
         for checkpoint in usable:
-            if checkpoint.path not in notes.rejected:
+            if checkpoint.path not in recorder.rejected:
                 await assignment.journal.mark_checkpoint(checkpoint.name, CheckpointStatus.LOST, exc.message)
         return None
-    if notes.failure is not None:
+    if recorder.failure is not None:
         await recovered.run.close(unload=True)
-        notes.raise_failure()
+        recorder.raise_failure()
     return recovered
 
 
-class _Notes:
-    """Writes down what a recovery tells. An observer must not raise, so a failed write is kept for later."""
+class _RecoveryRecorder:
+    """Recovery observer that journals each event. An observer must not raise, so the first failed write is stored
+    for ``raise_failure``."""
 
     def __init__(self, assignment: Assignment, usable: Sequence[CheckpointRecord]) -> None:
         self._assignment = assignment
@@ -172,18 +173,18 @@ class _Notes:
             self.failure = self.failure or exc
 
     def raise_failure(self) -> None:
-        """Raise what an event could not be written for."""
+        """Raise the error of the first failed write, if any."""
         if self.failure is not None:
             raise self.failure
 
 
-def _generation(snapshot: JournalSnapshot) -> int:
+def _next_generation(snapshot: JournalSnapshot) -> int:
     return max((run.generation for run in snapshot.runs), default=0) + 1
 
 
 def _fresh(snapshot: JournalSnapshot, run: LiveRun) -> RemoteRun:
     return RemoteRun(
-        generation=_generation(snapshot),
+        generation=_next_generation(snapshot),
         ref=run.ref,
         from_step=0,
         resume=ResumeMode.FRESH,
@@ -193,16 +194,16 @@ def _fresh(snapshot: JournalSnapshot, run: LiveRun) -> RemoteRun:
 
 def _restored(snapshot: JournalSnapshot, recovered: RecoveredRun) -> RemoteRun:
     path = recovered.checkpoint.path
-    ours = next((row for row in snapshot.checkpoints if row.path == path), None)
-    step = ours.step if ours is not None else recovered.checkpoint.step
+    own = next((row for row in snapshot.checkpoints if row.path == path), None)
+    step = own.step if own is not None else recovered.checkpoint.step
     if step > snapshot.last_step:
         raise InvalidJob(
-            f"payload.recovery.checkpoint_strategy: {path} holds step {step}, but this job has only come to step "
+            f"payload.recovery.checkpoint_strategy: {path} holds step {step}, but this job has only reached step "
             f"{snapshot.last_step}; allowed are latest, best_loss, or a checkpoint of this job",
             details={"field": "payload.recovery.checkpoint_strategy"},
         )
     return RemoteRun(
-        generation=_generation(snapshot),
+        generation=_next_generation(snapshot),
         ref=recovered.run.ref,
         from_step=step,
         resume=ResumeMode.UNVERIFIED if recovered.optimizer_requested else ResumeMode.COLD,
@@ -211,20 +212,17 @@ def _restored(snapshot: JournalSnapshot, recovered: RecoveredRun) -> RemoteRun:
     )
 
 
-async def _enter(assignment: Assignment, live_run: LiveRun, record: RemoteRun) -> Live:
-    """Enter the new run in the journal, and go on from what the journal says then."""
+async def _begin_run(assignment: Assignment, live_run: LiveRun, record: RemoteRun) -> ActiveRun:
+    """Journal a new run, then build its state from the reloaded journal."""
     try:
         await assignment.journal.begin_run(record)
-        await assignment.journal.event(_name_of_begin(record), _details(record))
-        snapshot = await tidy(assignment, await assignment.journal.load())
-        return _live(assignment, snapshot, live_run, record)
+        name = "resume.fresh" if record.restored_from is None else "resume.restored"
+        await assignment.journal.event(name, _details(record))
+        snapshot = await finish_cleanup(assignment, await assignment.journal.load())
+        return _active_run(assignment, snapshot, live_run, record)
     except BaseException:
         await live_run.close()
         raise
-
-
-def _name_of_begin(record: RemoteRun) -> str:
-    return "resume.fresh" if record.restored_from is None else "resume.restored"
 
 
 def _details(record: RemoteRun) -> dict[str, JsonValue]:
@@ -236,11 +234,13 @@ def _details(record: RemoteRun) -> dict[str, JsonValue]:
     }
 
 
-def _live(assignment: Assignment, snapshot: JournalSnapshot, live_run: LiveRun, record: RemoteRun) -> Live:
+def _active_run(
+    assignment: Assignment, snapshot: JournalSnapshot, live_run: LiveRun, record: RemoteRun
+) -> ActiveRun:
     payload = assignment.payload
     skips = payload.recovery.on_repeated_corruption == "skip_batch"
     source = next((row.generation for row in snapshot.checkpoints if row.path == record.restored_from), None)
-    agenda = Agenda(
+    operations = OperationSequence(
         assignment.plan,
         payload.checkpoint_policy,
         run_name=run_name(assignment.job_id, record.generation),
@@ -252,11 +252,11 @@ def _live(assignment: Assignment, snapshot: JournalSnapshot, live_run: LiveRun, 
         for step in snapshot.steps[record.from_step : record.from_step + 2]
         if step.generation == record.generation
     }
-    return Live(
+    return ActiveRun(
         run=live_run,
         record=record,
         progress=Progress.of(snapshot),
-        agenda=agenda,
+        operations=operations,
         superseded=comparable(snapshot.superseded, snapshot.runs, source),
         suspect=suspect_generations(snapshot.runs),
         repeated=repeated,

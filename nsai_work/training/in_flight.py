@@ -1,4 +1,4 @@
-"""One operation of a remote run that is under way."""
+"""An operation in flight at the service."""
 
 from dataclasses import dataclass
 
@@ -8,8 +8,8 @@ from nsai_work.training.operations import Operation
 
 @dataclass(slots=True)
 class InFlight:
-    """An operation whose result is not recorded yet. A skipped step is never ``prepared``; what is prepared and not
-    ``pending`` has to be sent (again)."""
+    """An operation whose result is not recorded yet. A skipped step is never ``prepared``; a prepared operation
+    that is not ``pending`` has to be sent (again)."""
 
     operation: Operation
     prepared: Prepared[StepResult] | Prepared[SaveResult] | None = None
@@ -17,5 +17,5 @@ class InFlight:
 
     @property
     def unsent(self) -> bool:
-        """Whether it has to be sent before its result can be awaited."""
+        """Whether the operation has to be sent before its result can be awaited."""
         return self.prepared is not None and self.pending is None

@@ -1,4 +1,4 @@
-"""What the remote runs of a job say together: which checkpoints lie on the line that counts, which steps poison."""
+"""Queries over the lineage of a job's remote runs."""
 
 import re
 from collections.abc import Sequence
@@ -11,14 +11,15 @@ from nsai_work.journal import CheckpointRecord, CheckpointStatus, JournalSnapsho
 
 POISONED: Final = "run_corrupted"
 FLAGGED: Final = "run_flagged"
-"""Poisoned too, but seen by the service's mark only: until then it went on answering, who knows with what."""
+"""As ``POISONED``, but known only from the service's mark: results before the mark may come from corrupted
+weights."""
 SKIPPED: Final = "skipped"
-"""The metric that marks the record of a step which was left out."""
+"""The metric that marks the record of a skipped step."""
 
 
 @dataclass(frozen=True, slots=True)
 class EndReason:
-    """Why a remote run was fenced: the code of the error, the step that was next, and the error's words."""
+    """Why a remote run was fenced: the error's code, the next step at that time, and the error's message."""
 
     code: str
     step: int
@@ -29,27 +30,28 @@ class EndReason:
 
     @classmethod
     def parse(cls, text: str) -> Self | None:
-        """What a run's ``end_reason`` says; None when someone else wrote it."""
+        """Parse a run's ``end_reason``. Returns None for any other text."""
         match = re.fullmatch(r"(\w+) at step (\d+): (.*)", text, re.DOTALL)
         return cls(match[1], int(match[2]), match[3]) if match else None
 
 
 def times_poisoned(runs: Sequence[RemoteRun], step: int) -> int:
-    """How many runs were poisoned when this step was next."""
+    """Count the runs that were corrupted when ``step`` was next."""
     reasons = (EndReason.parse(run.end_reason) for run in runs if run.end_reason is not None)
     poisoned = (reason for reason in reasons if reason is not None and reason.code in (POISONED, FLAGGED))
     return sum(reason.step == step for reason in poisoned)
 
 
 def end_code(error: CrucibleError, *, poisoned: bool) -> str:
-    """The code under which a run that ended with this error is fenced."""
+    """Return the code to fence a run with that ended with ``error``."""
     if not poisoned:
         return error.code
     return FLAGGED if error.details.get("detected_by") == "flag" else POISONED
 
 
 def suspect_generations(runs: Sequence[RemoteRun]) -> frozenset[int]:
-    """The runs whose last steps may have come from poisoned weights before anybody noticed."""
+    """Return the generations whose last steps may come from weights that were corrupted before the service said
+    so."""
     reasons = {run.generation: EndReason.parse(run.end_reason) for run in runs if run.end_reason is not None}
     return frozenset(
         generation for generation, reason in reasons.items() if reason is not None and reason.code == FLAGGED
@@ -57,8 +59,8 @@ def suspect_generations(runs: Sequence[RemoteRun]) -> frozenset[int]:
 
 
 def skipped_steps(runs: Sequence[RemoteRun], *, skip_batch: bool) -> frozenset[int]:
-    """The steps that poisoned twice and are left out by policy. It follows from the lineage, so that every later
-    owner leaves out the same ones."""
+    """Return the steps that corrupted two runs and are skipped by policy. Only the lineage decides, so every owner
+    skips the same steps."""
     if not skip_batch:
         return frozenset()
     reasons = [EndReason.parse(run.end_reason) for run in runs if run.end_reason is not None]
@@ -66,32 +68,32 @@ def skipped_steps(runs: Sequence[RemoteRun], *, skip_batch: bool) -> frozenset[i
     return frozenset(step for step in steps if times_poisoned(runs, step) >= 2)
 
 
-def counts(checkpoint: CheckpointRecord, runs: Sequence[RemoteRun], last_step: int) -> bool:
-    """Whether a checkpoint lies on the line that counts: no later run went back to before it."""
+def is_current(checkpoint: CheckpointRecord, runs: Sequence[RemoteRun], last_step: int) -> bool:
+    """Return whether a checkpoint's steps are current: no later run restarted from before it."""
     later = (run for run in runs if run.generation > checkpoint.generation)
     return checkpoint.step <= min((run.from_step for run in later), default=last_step)
 
 
 def candidates(snapshot: JournalSnapshot) -> tuple[CheckpointRecord, ...]:
-    """The checkpoints that a recovery may use, newest first."""
+    """Return the checkpoints that a recovery may restore, newest first."""
     usable = [
         checkpoint
         for checkpoint in snapshot.checkpoints
         if checkpoint.status is CheckpointStatus.COMMITTED
         and checkpoint.path is not None
-        and counts(checkpoint, snapshot.runs, snapshot.last_step)
+        and is_current(checkpoint, snapshot.runs, snapshot.last_step)
     ]
     return tuple(sorted(usable, key=lambda item: (item.step, item.generation), reverse=True))
 
 
-def to_ref(checkpoint: CheckpointRecord) -> CheckpointRef:
-    """A checkpoint as the recovery layer takes it."""
+def checkpoint_ref(checkpoint: CheckpointRecord) -> CheckpointRef:
+    """Convert a checkpoint record to the reference that ``crucible.recovery`` uses. The record has a path."""
     assert checkpoint.path is not None
     return CheckpointRef(path=checkpoint.path, name=checkpoint.name, step=checkpoint.step, metric=checkpoint.metric)
 
 
 def worst_resume(runs: Sequence[RemoteRun]) -> ResumeMode:
-    """The weakest of the resumes of a job: what the whole run may be trusted for."""
+    """Return the weakest resume mode of a job's runs: the guarantee that holds for the job as a whole."""
     order = (ResumeMode.COLD, ResumeMode.UNVERIFIED, ResumeMode.EXACT, ResumeMode.WARM)
     modes = {run.resume for run in runs}
     return next((mode for mode in order if mode in modes), ResumeMode.FRESH)

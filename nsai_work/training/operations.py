@@ -1,7 +1,7 @@
-"""What a remote run still has to do, in order: steps, the saves between them, and at the end the sampling weights.
+"""The ordered operations of a remote run: steps, the saves between them, and finally the sampling weights.
 
-The order follows from the plan, the checkpoint policy and what is recorded. So a later owner comes to the same
-operations as the one that died, and can hold each against the intent that was journaled.
+The order depends only on the plan, the checkpoint policy and the recorded steps. So a later owner derives the same
+operations as the one that died, and can compare each with its journaled intent.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from nsai_work.training.plan import Plan
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One thing to do. A ``skipped`` step is only recorded; nothing of it is sent. ``name`` is that of a save."""
+    """A step or a save. A ``skipped`` step is recorded but never sent. ``name`` is the name of a save."""
 
     kind: IntentKind
     step: int
@@ -24,15 +24,15 @@ class Operation:
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """What is known of the metric that chooses checkpoints: after ``step``, and the best of all checkpoints."""
+    """The checkpoint policy's metric: its value after ``step``, and the best value of all checkpoints."""
 
     step: int
     metric: float | None
     best: float | None
 
 
-class Agenda:
-    """The operations of one remote run, one after the other."""
+class OperationSequence:
+    """Iterates over the operations of one remote run; ``done`` is the last one recorded by an earlier owner."""
 
     def __init__(
         self,
@@ -47,32 +47,32 @@ class Agenda:
         self._policy = policy
         self._run_name = run_name
         self._skipped = skipped
-        self._taken = done
+        self._last = done
 
     @property
     def finished(self) -> bool:
-        """Whether nothing is left to take."""
-        return self._taken is not None and self._taken.kind is IntentKind.SAVE_SAMPLER
+        """Whether the last operation has been passed."""
+        return self._last is not None and self._last.kind is IntentKind.SAVE_SAMPLER
 
     def peek(self, known: Metrics) -> Operation | None:
-        """What comes next; None when nothing is left, or when that depends on a result which is still to come."""
-        taken = self._taken
-        if taken is None:
+        """Return the next operation; None at the end, or if it depends on a result that is not recorded yet."""
+        last = self._last
+        if last is None:
             return self._step(1)
-        match taken.kind:
+        match last.kind:
             case IntentKind.STEP:
-                due = self._save_due(taken.step, known)
-                return None if due is None else self._save(taken.step) if due else self._step(taken.step + 1)
-            case IntentKind.SAVE_STATE if taken.step < self._plan.total_steps:
-                return self._step(taken.step + 1)
+                due = self._save_due(last.step, known)
+                return None if due is None else self._save(last.step) if due else self._step(last.step + 1)
+            case IntentKind.SAVE_STATE if last.step < self._plan.total_steps:
+                return self._step(last.step + 1)
             case IntentKind.SAVE_STATE:
-                return Operation(IntentKind.SAVE_SAMPLER, taken.step, sampler_name(self._run_name, taken.step))
+                return Operation(IntentKind.SAVE_SAMPLER, last.step, sampler_name(self._run_name, last.step))
             case IntentKind.SAVE_SAMPLER:
                 return None
 
-    def take(self, operation: Operation) -> None:
-        """Go past an operation that ``peek`` gave."""
-        self._taken = operation
+    def advance(self, operation: Operation) -> None:
+        """Move past an operation returned by ``peek``."""
+        self._last = operation
 
     def _step(self, step: int) -> Operation:
         return Operation(IntentKind.STEP, step, skipped=step in self._skipped)
@@ -92,23 +92,24 @@ class Agenda:
 
 
 def run_name(job_id: str, generation: int) -> str:
-    """What the names of a remote run's saves begin with. It tells generations apart, so that a save which is
-    repeated finds its own name and never another's."""
+    """Return the prefix of a remote run's save names. It contains the generation, so a repeated save matches its
+    own earlier save and never that of another run."""
     return f"{job_id[-12:]}-g{generation:03d}"
 
 
 def checkpoint_name(run_name: str, step: int) -> str:
-    """The name of the training state after a step."""
+    """Return the name of the training state after a step."""
     return f"{run_name}-s{step:06d}"
 
 
 def sampler_name(run_name: str, step: int) -> str:
-    """The name of the sampling weights: another one, since some services keep both kinds in one place."""
+    """Return the name of the sampling weights. It differs from ``checkpoint_name`` because some services keep both
+    kinds in one namespace."""
     return f"{checkpoint_name(run_name, step)}-model"
 
 
 def last_done(snapshot: JournalSnapshot, run: RemoteRun) -> Operation | None:
-    """The last operation of a run whose result is recorded; None before its first."""
+    """Return the last recorded operation of a run; None before its first."""
     step = snapshot.last_step
     if step == 0:
         return None

@@ -1,7 +1,7 @@
-"""The pipeline: prepare, journal, have it sent; then await the oldest result and record it.
+"""The training pipeline: prepare, journal and send operations; await the oldest result and record it.
 
-Operations are recorded in the order in which they were sent, whatever the service finishes first. So the open
-intents of a run that is taken over are always its newest ones, and all steps before a recorded one are recorded.
+Results are recorded in send order, whichever the service finishes first. So the open intents of a run that is taken
+over are always its newest, and every step before a recorded step is recorded.
 """
 
 import math
@@ -12,32 +12,32 @@ from pydantic import JsonValue
 
 from crucible.errors import RunCorrupted
 from crucible.training import Intent, IntentKind, Pending, SaveResult, StepRequest, StepResult
-from nsai_work.interruptible import Wait
+from nsai_work.interruptible import Awaiter
 from nsai_work.journal import CheckpointRecord, StepRecord
 from nsai_work.training.checkpoints import finish_sampler, finish_save
 from nsai_work.training.in_flight import InFlight
 from nsai_work.training.lineage import SKIPPED
 from nsai_work.training.operations import Operation
 from nsai_work.training.resume import check_resume
-from nsai_work.training.run_state import Assignment, Live, expiry, known_metrics
+from nsai_work.training.run_state import ActiveRun, Assignment, expiry, known_metrics
 
 
-def prepare(assignment: Assignment, live: Live, operation: Operation) -> InFlight:
-    """Reserve sequence numbers for an operation. Nothing is sent."""
+def prepare(assignment: Assignment, active: ActiveRun, operation: Operation) -> InFlight:
+    """Build the request of an operation and reserve its sequence numbers, without sending it."""
     if operation.skipped:
         return InFlight(operation)
     if operation.kind is IntentKind.STEP:
-        return InFlight(operation, live.run.prepare_step(step_request(assignment, operation.step)))
+        return InFlight(operation, active.run.prepare_step(step_request(assignment, operation.step)))
     assert operation.name is not None
     final = operation.step == assignment.plan.total_steps
-    prepared = live.run.prepare_save(
+    prepared = active.run.prepare_save(
         operation.name, step=operation.step, kind=operation.kind, ttl_s=expiry(assignment, final=final)[0]
     )
     return InFlight(operation, prepared)
 
 
 def step_request(assignment: Assignment, step: int) -> StepRequest:
-    """The request of a step; it follows from the step number alone."""
+    """Build the request of a step. It depends on the step number alone."""
     plan, payload = assignment.plan, assignment.payload
     return StepRequest(
         step=step,
@@ -48,98 +48,105 @@ def step_request(assignment: Assignment, step: int) -> StepRequest:
     )
 
 
-async def fill(assignment: Assignment, live: Live) -> None:
-    """Prepare and journal until the pipeline is full, and have it sent. A save goes out at once behind its step, so
-    that the pipeline need not run dry for it.
+async def fill(assignment: Assignment, active: ActiveRun) -> None:
+    """Prepare, journal and send operations until the pipeline is full. A save is sent right behind its step, so
+    that the pipeline does not drain for it.
 
     Raises:
         CrucibleError: an earlier send failed.
     """
-    live.sender.start()
+    active.sender.start()
     fresh: list[InFlight] = []
-    while (operation := live.agenda.peek(known_metrics(assignment, live))) is not None:
-        under_way = live.steps_in_flight + sum(entry.operation.kind is IntentKind.STEP for entry in fresh)
-        if operation.kind is IntentKind.STEP and under_way >= assignment.payload.pipeline_depth:
+    while (operation := active.operations.peek(known_metrics(assignment, active))) is not None:
+        steps_in_flight = active.steps_in_flight + sum(entry.operation.kind is IntentKind.STEP for entry in fresh)
+        if operation.kind is IntentKind.STEP and steps_in_flight >= assignment.payload.pipeline_depth:
             break
-        if _must_wait(live, fresh):
+        if _must_serialize(active, fresh):
             break
-        fresh.append(prepare(assignment, live, operation))
-        live.agenda.take(operation)
-    await _journal(assignment, live, fresh)
-    live.in_flight.extend(fresh)
-    live.sender.start()
+        fresh.append(prepare(assignment, active, operation))
+        active.operations.advance(operation)
+    await _journal(assignment, active, fresh)
+    active.in_flight.extend(fresh)
+    active.sender.start()
 
 
-def _must_wait(live: Live, fresh: Sequence[InFlight]) -> bool:
-    """Whether nothing else may be under way: a service that keeps no record of sequence numbers may not keep their
-    order either. A step that overtakes another is another step, and a save that does saves another state."""
-    if live.run.features.replays is True:
+def _must_serialize(active: ActiveRun, fresh: Sequence[InFlight]) -> bool:
+    """Return whether the next operation must wait for those before it. A service without a record of sequence
+    numbers may execute requests out of order, which changes what a step computes and what a save contains."""
+    if active.run.features.replays is True:
         return False
-    return any(not entry.operation.skipped for entry in (*live.in_flight, *fresh))
+    return any(not entry.operation.skipped for entry in (*active.in_flight, *fresh))
 
 
-async def _journal(assignment: Assignment, live: Live, entries: Iterable[InFlight]) -> None:
-    held: list[Intent] = []
+async def _journal(assignment: Assignment, active: ActiveRun, entries: Iterable[InFlight]) -> None:
+    intents: list[Intent] = []
     for entry in entries:
         if entry.prepared is None:
             continue
         if entry.operation.kind is not IntentKind.SAVE_STATE:
-            held.append(entry.prepared.intent)
+            intents.append(entry.prepared.intent)
             continue
-        if held:
-            await assignment.journal.intend(live.record.generation, held)
-            held = []
-        await assignment.journal.plan_checkpoint(_row(assignment, live, entry.operation), entry.prepared.intent)
-    if held:
-        await assignment.journal.intend(live.record.generation, held)
+        if intents:
+            await assignment.journal.intend(active.record.generation, intents)
+            intents = []
+        await assignment.journal.plan_checkpoint(
+            _pending_checkpoint(assignment, active, entry.operation), entry.prepared.intent
+        )
+    if intents:
+        await assignment.journal.intend(active.record.generation, intents)
 
 
-def _row(assignment: Assignment, live: Live, operation: Operation) -> CheckpointRecord:
+def _pending_checkpoint(assignment: Assignment, active: ActiveRun, operation: Operation) -> CheckpointRecord:
     assert operation.name is not None
     final = operation.step == assignment.plan.total_steps
-    now, lives = assignment.clock.now(), expiry(assignment, final=final)[1]
+    now, ttl = assignment.clock.now(), expiry(assignment, final=final)[1]
     return CheckpointRecord(
         name=operation.name,
         step=operation.step,
-        generation=live.record.generation,
+        generation=active.record.generation,
         final=final,
         created_at=now,
-        expires_at=now + lives if lives else None,
+        expires_at=now + ttl if ttl else None,
     )
 
 
-async def finish_oldest(assignment: Assignment, live: Live, wait: Wait) -> None:
-    """Await the oldest result and record it."""
-    entry = live.in_flight[0]
+async def finish_oldest(assignment: Assignment, active: ActiveRun, wait: Awaiter) -> None:
+    """Await the oldest result in flight and record it.
+
+    Raises:
+        RunCorrupted: the loss of a step is not finite, or as ``finish_save``.
+        CrucibleError: the operation failed, or an earlier send did.
+    """
+    entry = active.in_flight[0]
     if entry.prepared is None:
-        await _record_skipped(assignment, live, entry.operation)
+        await _record_skipped(assignment, active, entry.operation)
     else:
         if entry.unsent:
-            await wait(live.sender.sent(entry))
+            await wait(active.sender.sent(entry))
         pending: Pending[Any] | None = entry.pending
         assert pending is not None
         result: StepResult | SaveResult = await wait(pending.result())
-        await _record(assignment, live, entry.prepared.intent, result, wait)
-    live.in_flight.popleft()
+        await _record(assignment, active, entry.prepared.intent, result, wait)
+    active.in_flight.popleft()
 
 
 async def _record(
-    assignment: Assignment, live: Live, intent: Intent, result: StepResult | SaveResult, wait: Wait
+    assignment: Assignment, active: ActiveRun, intent: Intent, result: StepResult | SaveResult, wait: Awaiter
 ) -> None:
     if isinstance(result, StepResult):
-        await _record_step(assignment, live, intent, result)
+        await _record_step(assignment, active, intent, result)
     elif intent.kind is IntentKind.SAVE_STATE:
-        await finish_save(assignment, live, intent, result, wait)
+        await finish_save(assignment, active, intent, result, wait)
     else:
-        await finish_sampler(assignment, live, intent, result, wait)
+        await finish_sampler(assignment, active, intent, result, wait)
 
 
-async def _record_step(assignment: Assignment, live: Live, intent: Intent, result: StepResult) -> None:
+async def _record_step(assignment: Assignment, active: ActiveRun, intent: Intent, result: StepResult) -> None:
     if not math.isfinite(result.loss):
         raise RunCorrupted(
             f"the loss of step {intent.step} is {result.loss}",
-            backend=live.run.ref.backend,
-            details={"run_id": live.run.ref.run_id, "step": intent.step},
+            backend=active.run.ref.backend,
+            details={"run_id": active.run.ref.run_id, "step": intent.step},
         )
     record = StepRecord(
         step=intent.step,
@@ -147,38 +154,38 @@ async def _record_step(assignment: Assignment, live: Live, intent: Intent, resul
         loss=result.loss,
         tokens=result.tokens,
         learning_rate=assignment.plan.learning_rate(intent.step),
-        generation=live.record.generation,
+        generation=active.record.generation,
         metrics={name: value for name, value in result.metrics.items() if math.isfinite(value)},
         recorded_at=assignment.clock.now(),
     )
-    await assignment.journal.complete_step(record, intent.last_seq_id, _told(assignment, live, record))
-    live.progress.advance(record)
-    await check_resume(assignment, live, record)
+    await assignment.journal.complete_step(record, intent.last_seq_id, _progress(assignment, active, record))
+    active.progress.advance(record)
+    await check_resume(assignment, active, record)
 
 
-def _told(assignment: Assignment, live: Live, record: StepRecord) -> dict[str, JsonValue]:
-    rate = live.tokens_per_s(assignment.clock.monotonic(), record.tokens)
+def _progress(assignment: Assignment, active: ActiveRun, record: StepRecord) -> dict[str, JsonValue]:
+    rate = active.tokens_per_s(assignment.clock.monotonic(), record.tokens)
     return {
         "total_steps": assignment.plan.total_steps,
         "tokens_per_s": None if rate is None else round(rate, 1),
     }
 
 
-async def _record_skipped(assignment: Assignment, live: Live, operation: Operation) -> None:
-    """A step that is left out counts as a step, without tokens and with the loss of the one before it."""
+async def _record_skipped(assignment: Assignment, active: ActiveRun, operation: Operation) -> None:
+    """Record a skipped step: zero tokens, and the loss of the step before it."""
     step = operation.step
     record = StepRecord(
         step=step,
         epoch=assignment.plan.epoch(step),
-        loss=live.progress.last.loss if live.progress.last else 0.0,
+        loss=active.progress.last.loss if active.progress.last else 0.0,
         tokens=0,
         learning_rate=0.0,
-        generation=live.record.generation,
+        generation=active.record.generation,
         metrics={SKIPPED: 1.0},
         recorded_at=assignment.clock.now(),
     )
-    # no intent has this number: nothing was sent
-    await assignment.journal.complete_step(record, 0, _told(assignment, live, record))
-    live.progress.advance(record)
+    # 0 closes no intent: nothing was sent
+    await assignment.journal.complete_step(record, 0, _progress(assignment, active, record))
+    active.progress.advance(record)
     lines = assignment.datums.lines(assignment.plan.batch(step))
     await assignment.journal.event("step.skipped", {"step": step, "lines": [*lines]})

@@ -1,7 +1,7 @@
-"""Which examples belong to which step, and how fast to learn there: all of it follows from the step number.
+"""The step plan: maps a step number to its batch and its learning rate.
 
-That makes the step number the data cursor: whoever knows it goes on with the same batch, on any machine and with
-any version of Python, so the order rests on a hash and not on a random generator.
+The step number is therefore the data cursor. The shuffle uses a hash, not a random generator, so that a step has
+the same batch on every machine and Python version.
 """
 
 import math
@@ -18,9 +18,9 @@ from nsai_work.payloads import LearningRateSchedule, TrainingStep
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A run from its first step to its last. Steps count from 1, epochs and examples from 0.
+    """The batches and learning rates of a job's steps. Steps count from 1, epochs and examples from 0.
 
-    An epoch shows every example once; its last batch may be smaller than the others.
+    An epoch contains every example once; its last batch may be smaller than the others.
     """
 
     examples: int
@@ -32,7 +32,7 @@ class Plan:
 
     @classmethod
     def of(cls, payload: TrainingStep, examples: int) -> Self:
-        """The plan of a payload over so many examples. With neither ``max_steps`` nor ``epochs``, one epoch."""
+        """Return the plan of a payload for a number of examples. The default length is one epoch."""
         steps_per_epoch = math.ceil(examples / payload.batch_size)
         limits = [payload.max_steps] if payload.max_steps is not None else []
         if payload.epochs is not None or not limits:
@@ -52,17 +52,17 @@ class Plan:
         return math.ceil(self.examples / self.batch_size)
 
     def epoch(self, step: int) -> int:
-        """The pass over the data that a step belongs to."""
+        """Return the epoch of a step: its pass over the data, from 0."""
         return (step - 1) // self.steps_per_epoch
 
     def batch(self, step: int) -> Sequence[int]:
-        """The examples of a step, by their index in the file."""
+        """Return the examples of a step, by index in the data set."""
         order = epoch_order(self.examples, self.seed, self.epoch(step))
         begin = (step - 1) % self.steps_per_epoch * self.batch_size
         return order[begin : begin + self.batch_size]
 
     def learning_rate(self, step: int) -> float:
-        """The learning rate of a step: never 0, because a decay ends just after the last step."""
+        """Return the learning rate of a step. It is never 0: a decay would reach 0 one step after the last."""
         warmup = min(self.schedule.warmup_steps, self.total_steps)
         if step <= warmup:
             return self.optimizer.learning_rate * (step / warmup)
@@ -77,13 +77,13 @@ class Plan:
         return self.optimizer.learning_rate * factor
 
     def optimizer_at(self, step: int) -> OptimizerSpec:
-        """The optimizer's settings for a step."""
+        """Return the optimizer settings of a step."""
         return self.optimizer.model_copy(update={"learning_rate": self.learning_rate(step)})
 
 
 @lru_cache(maxsize=32)
 def epoch_order(examples: int, seed: int, epoch: int) -> Sequence[int]:
-    """The order of the examples in an epoch."""
+    """Return the order of the examples in an epoch."""
     key = f"{seed}:{epoch}".encode()
     return array(
         "L",

@@ -1,4 +1,4 @@
-"""What a finished training job hands to its user, read from the journal."""
+"""The result of a finished training job, computed from its journal."""
 
 from pydantic import JsonValue
 
@@ -9,13 +9,13 @@ from nsai_work.training.plan import Plan
 
 
 def is_finished(snapshot: JournalSnapshot, plan: Plan) -> bool:
-    """Whether all steps are recorded, and their final state and its sampling weights are saved."""
+    """Return whether all steps are recorded and the final state and its sampling weights are saved."""
     final = final_checkpoint(snapshot.checkpoints, plan.total_steps)
     return snapshot.last_step == plan.total_steps and final is not None and final.sampler_path is not None
 
 
 def training_result(snapshot: JournalSnapshot, plan: Plan) -> dict[str, JsonValue]:
-    """The job's result. ``model`` is the path to sample from; ``resume`` is the weakest resume of all."""
+    """Return the job's result. ``model`` is the path to sample from; ``resume`` the weakest resume mode."""
     final = final_checkpoint(snapshot.checkpoints, plan.total_steps)
     assert final is not None
     losses = [step.loss for step in snapshot.steps]

@@ -1,7 +1,7 @@
-"""Sends what is journaled, in its order, while the driver journals and records other steps.
+"""Background sender of journaled operations, in order.
 
-On a line with latency the sends are what takes time: two round trips a step. So they follow each other without a
-gap, and everything else is done meanwhile.
+Over a network with latency, sending dominates: two round trips a step. So sends follow each other without a gap,
+while the driver journals and records other steps.
 """
 
 import asyncio
@@ -12,11 +12,12 @@ from crucible.training import LiveRun, Prepared
 from nsai_work.training.in_flight import InFlight
 
 ACCEPTANCE_GRACE_S: Final = 5.0
-"""How long a send that is under way may still take when no more are wanted."""
+"""How long an orderly stop waits for the current send to be accepted."""
 
 
 class Sender:
-    """One per remote run. ``entries`` is what is under way, the oldest first; it may change at any time."""
+    """Sends the unsent operations of one remote run. ``entries``: the operations in flight, oldest first; the
+    caller may change them at any time."""
 
     def __init__(self, run: LiveRun, entries: Iterable[InFlight]) -> None:
         self._run = run
@@ -26,10 +27,10 @@ class Sender:
         self._stopping = False
 
     def start(self) -> None:
-        """See to it that whatever is unsent gets sent.
+        """Send all unsent operations in the background, unless that is already running.
 
         Raises:
-            CrucibleError: an earlier send failed. ``stop`` forgets it.
+            CrucibleError: an earlier send failed. ``stop`` clears the error.
         """
         if self._task is not None and self._task.done():
             self._task.result()
@@ -38,7 +39,7 @@ class Sender:
             self._task = asyncio.create_task(self._send())
 
     async def sent(self, entry: InFlight) -> None:
-        """Return once this entry has been accepted. Raises as ``start``."""
+        """Wait until the service has accepted an entry. Raises as ``start``."""
         while entry.unsent:
             self.start()
             assert self._task is not None
@@ -50,15 +51,15 @@ class Sender:
                 moved.cancel()
 
     async def stop(self) -> None:
-        """Send no more, at once. Whether what was just being sent arrived is not known: it counts as unsent."""
+        """Stop at once. A send in progress is canceled and stays marked unsent; it may have arrived nonetheless."""
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
     async def stop_orderly(self) -> None:
-        """As ``stop``; but where a repeat would run twice, not to know costs the run, so what is just being sent
-        gets a while to be accepted."""
+        """Stop as ``stop`` does. If the service would execute a repeat again, first wait up to
+        ``ACCEPTANCE_GRACE_S`` for the send in progress, because an unknown effect costs the run."""
         if self._task is not None and self._run.features.replays is not True:
             self._stopping = True
             try:

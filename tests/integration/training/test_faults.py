@@ -233,7 +233,7 @@ async def test_what_cannot_be_made_again_is_not_sent_again(tmp_path: Path, alone
 
     assert scene.losses == alone.losses
     assert [run["from_step"] for run in result["lineage"]] == [0, 2]
-    assert "cannot be made again" in str(result["lineage"][0]["end_reason"])
+    assert "cannot be rebuilt" in str(result["lineage"][0]["end_reason"])
 
 
 @pytest.mark.parametrize(("on_repeated", "ends"), [("stop", False), ("skip_batch", True)])
@@ -272,7 +272,7 @@ async def test_recovery_gives_up_when_nothing_moves(tmp_path: Path) -> None:
     """max_attempts incidents without a new step are the end; the waits between them grow."""
     scene = Scene(payload_of(tmp_path))
     scene.service.hook = once("send", 4, throw(RunGone("404")), times=1000)
-    with pytest.raises(RecoveryExhausted, match="no new step"):
+    with pytest.raises(RecoveryExhausted, match="made no progress"):
         await scene.drive()
     assert scene.slept == [1.0, 2.0]
     told = scene.journal.events_named("training.incident")

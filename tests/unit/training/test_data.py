@@ -47,7 +47,7 @@ BAD = {
     "empty content": (messages({"role": "user", "content": ""}), "line 1: messages[0].content is empty"),
     "content is a list": (messages({"role": "user", "content": []}), "messages[0].content is a list"),
     "unknown field": (messages({"role": "user", "content": "x", "weight": 1}), "messages[0].weight is unknown"),
-    "no assistant": (messages({"role": "user", "content": "x"}), "line 1: has no message of the assistant"),
+    "no assistant": (messages({"role": "user", "content": "x"}), "line 1: has no assistant message"),
     "empty text": ('{"text": ""}\n', "line 1: text is empty"),
     "not UTF-8": (GOOD.encode() + b'{"text": "\xff"}\n', "line 2: is not UTF-8"),
     "nested too deep": ("[" * 100_000 + "\n", "line 1: is not JSON"),

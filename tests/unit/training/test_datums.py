@@ -48,7 +48,7 @@ def data(folder: Path, *lines: str) -> DataSource:
 def test_an_example_of_which_nothing_would_be_learned_is_refused(tmp_path: Path) -> None:
     """It would poison a batch of its own with 0/0; the message says where and how to mend it."""
     dataset = load_data(data(tmp_path, "a", "b" * 50))
-    with pytest.raises(InvalidJob, match=r"line 2: has its first token to learn at place 54.*after 20 tokens"):
+    with pytest.raises(InvalidJob, match=r"line 2: the first token with a loss weight is 54.*after 20 tokens"):
         Datums(dataset, TOKENIZER, 20)
 
 
@@ -56,7 +56,7 @@ def test_what_is_not_kept_is_rendered_again(tmp_path: Path, monkeypatch: pytest.
     """Big data costs time instead of memory; the datums are the same."""
     dataset = load_data(data(tmp_path, "a", "bb", "ccc"))
     everything = Datums(dataset, TOKENIZER, 100).batch([2, 0, 1])
-    monkeypatch.setattr(module, "CACHED_TOKENS", 10)
+    monkeypatch.setattr(module, "MAX_CACHED_TOKENS", 10)
     assert Datums(dataset, TOKENIZER, 100).batch([2, 0, 1]) == everything
 
 

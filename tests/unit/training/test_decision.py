@@ -27,69 +27,69 @@ from crucible.errors import (
 )
 from crucible.recovery import RecoveryPolicy
 from crucible.training import RunHealth, RunState
-from nsai_work.training.decision import Action, Seen, decide, looks_at_health
+from nsai_work.training.decision import Action, Incident, decide, needs_health_check
 
 ON = RecoveryPolicy(enabled=True, max_attempts=3, backoff_ms=1000)
 OFF = RecoveryPolicy()
 SKIP = RecoveryPolicy(enabled=True, on_repeated_corruption="skip_batch")
 ALIVE, GONE, CORRUPTED = (RunHealth(state=state) for state in RunState)
 
-TABLE: dict[str, tuple[Seen, Action]] = {
+TABLE: dict[str, tuple[Incident, Action]] = {
     # timeout, reset, 408, 5xx, 429: transient
-    "timeout": (Seen(RequestTimeout("x"), ON, replays=True), Action.REPLAY),
-    "unavailable": (Seen(BackendUnavailable("x"), ON, replays=True, effect_unknown=True), Action.REPLAY),
-    "over capacity": (Seen(CapacityError("x"), ON, replays=True), Action.REPLAY),
-    "unavailable, nothing unknown": (Seen(BackendUnavailable("x"), ON, replays=False), Action.REPLAY),
+    "timeout": (Incident(RequestTimeout("x"), ON, replays=True), Action.REPLAY),
+    "unavailable": (Incident(BackendUnavailable("x"), ON, replays=True, effect_unknown=True), Action.REPLAY),
+    "over capacity": (Incident(CapacityError("x"), ON, replays=True), Action.REPLAY),
+    "unavailable, nothing unknown": (Incident(BackendUnavailable("x"), ON, replays=False), Action.REPLAY),
     "unavailable, unknown, no replay": (
-        Seen(BackendUnavailable("x"), ON, replays=False, effect_unknown=True),
+        Incident(BackendUnavailable("x"), ON, replays=False, effect_unknown=True),
         Action.RESTORE,
     ),
     "unavailable, unknown, not known": (
-        Seen(BackendUnavailable("x"), ON, replays=None, effect_unknown=True),
+        Incident(BackendUnavailable("x"), ON, replays=None, effect_unknown=True),
         Action.RESTORE,
     ),
-    "unavailable for too long": (Seen(BackendUnavailable("x"), ON, replays=True, incidents=4), Action.FAIL),
-    "unavailable without recovery": (Seen(BackendUnavailable("x"), OFF, replays=True), Action.REPLAY),
+    "unavailable for too long": (Incident(BackendUnavailable("x"), ON, replays=True, failures=4), Action.FAIL),
+    "unavailable without recovery": (Incident(BackendUnavailable("x"), OFF, replays=True), Action.REPLAY),
     # 410, an unknown future: the effect is not known
-    "answer lost, alive": (Seen(AnswerLost("x"), ON, health=ALIVE, replays=True), Action.REPLAY),
-    "answer lost, alive, no replay": (Seen(AnswerLost("x"), ON, health=ALIVE, replays=False), Action.RESTORE),
-    "answer lost, alive, not known": (Seen(AnswerLost("x"), ON, health=ALIVE), Action.RESTORE),
+    "answer lost, alive": (Incident(AnswerLost("x"), ON, health=ALIVE, replays=True), Action.REPLAY),
+    "answer lost, alive, no replay": (Incident(AnswerLost("x"), ON, health=ALIVE, replays=False), Action.RESTORE),
+    "answer lost, alive, not known": (Incident(AnswerLost("x"), ON, health=ALIVE), Action.RESTORE),
     "answer lost again and again": (
-        Seen(AnswerLost("x"), ON, health=ALIVE, replays=True, incidents=3),
+        Incident(AnswerLost("x"), ON, health=ALIVE, replays=True, failures=3),
         Action.RESTORE,
     ),
-    "answer lost, gone": (Seen(AnswerLost("x"), ON, health=GONE, replays=True), Action.RESTORE),
-    "answer lost, corrupted": (Seen(AnswerLost("x"), ON, health=CORRUPTED, replays=True), Action.RESTORE),
-    "answer lost, cannot be asked": (Seen(AnswerLost("x"), ON, replays=True), Action.RESTORE),
-    "answer makes no sense": (Seen(MalformedAnswer("x"), ON, health=ALIVE, replays=True), Action.REPLAY),
-    "operation failed": (Seen(BackendError("x"), ON, health=ALIVE, replays=True), Action.RESTORE),
+    "answer lost, gone": (Incident(AnswerLost("x"), ON, health=GONE, replays=True), Action.RESTORE),
+    "answer lost, corrupted": (Incident(AnswerLost("x"), ON, health=CORRUPTED, replays=True), Action.RESTORE),
+    "answer lost, cannot be asked": (Incident(AnswerLost("x"), ON, replays=True), Action.RESTORE),
+    "answer makes no sense": (Incident(MalformedAnswer("x"), ON, health=ALIVE, replays=True), Action.REPLAY),
+    "operation failed": (Incident(BackendError("x"), ON, health=ALIVE, replays=True), Action.RESTORE),
     # 404, session ended
-    "gone": (Seen(RunGone("x"), ON), Action.RESTORE),
-    "gone without recovery": (Seen(RunGone("x"), OFF), Action.FAIL),
-    "gone too often": (Seen(RunGone("x"), ON, incidents=4), Action.FAIL),
+    "gone": (Incident(RunGone("x"), ON), Action.RESTORE),
+    "gone without recovery": (Incident(RunGone("x"), OFF), Action.FAIL),
+    "gone too often": (Incident(RunGone("x"), ON, failures=4), Action.FAIL),
     # corrupted, NaN
-    "corrupted": (Seen(RunCorrupted("x"), ON, times_poisoned=1), Action.RESTORE),
-    "corrupted without recovery": (Seen(RunCorrupted("x"), OFF, times_poisoned=1), Action.FAIL),
-    "the same step again": (Seen(RunCorrupted("x"), ON, times_poisoned=2), Action.FAIL),
-    "the same step again, skip": (Seen(RunCorrupted("x"), SKIP, times_poisoned=2), Action.SKIP_BATCH),
+    "corrupted": (Incident(RunCorrupted("x"), ON, times_poisoned=1), Action.RESTORE),
+    "corrupted without recovery": (Incident(RunCorrupted("x"), OFF, times_poisoned=1), Action.FAIL),
+    "the same step again": (Incident(RunCorrupted("x"), ON, times_poisoned=2), Action.FAIL),
+    "the same step again, skip": (Incident(RunCorrupted("x"), SKIP, times_poisoned=2), Action.SKIP_BATCH),
     "failed, and found corrupted": (
-        Seen(BackendError("x"), SKIP, health=CORRUPTED, times_poisoned=2),
+        Incident(BackendError("x"), SKIP, health=CORRUPTED, times_poisoned=2),
         Action.SKIP_BATCH,
     ),
-    "skips that lead nowhere": (Seen(RunCorrupted("x"), SKIP, times_poisoned=2, incidents=4), Action.FAIL),
+    "skips that lead nowhere": (Incident(RunCorrupted("x"), SKIP, times_poisoned=2, failures=4), Action.FAIL),
     # 402
-    "out of credit": (Seen(OutOfCredit("x"), ON, replays=True), Action.PAUSE),
-    "out of credit without recovery": (Seen(OutOfCredit("x"), OFF), Action.PAUSE),
+    "out of credit": (Incident(OutOfCredit("x"), ON, replays=True), Action.PAUSE),
+    "out of credit without recovery": (Incident(OutOfCredit("x"), OFF), Action.PAUSE),
     # 400, 422, 401, 403, and what sending again cannot help
-    "wrong input": (Seen(InvalidRequest("x"), ON), Action.FAIL),
-    "unsupported": (Seen(Unsupported("x"), ON), Action.FAIL),
-    "not found": (Seen(NotFound("x"), ON), Action.FAIL),
-    "a name that is not ours": (Seen(NameTaken("x"), ON), Action.FAIL),
-    "credential": (Seen(AuthenticationFailed("x"), ON), Action.FAIL),
-    "no checkpoint": (Seen(NoCheckpoint("x"), ON), Action.FAIL),
-    "exhausted": (Seen(RecoveryExhausted("x"), ON), Action.FAIL),
-    "plug-in": (Seen(PluginError("x"), ON), Action.FAIL),
-    "canceled": (Seen(Canceled("x"), ON), Action.FAIL),
+    "wrong input": (Incident(InvalidRequest("x"), ON), Action.FAIL),
+    "unsupported": (Incident(Unsupported("x"), ON), Action.FAIL),
+    "not found": (Incident(NotFound("x"), ON), Action.FAIL),
+    "a name that is not ours": (Incident(NameTaken("x"), ON), Action.FAIL),
+    "credential": (Incident(AuthenticationFailed("x"), ON), Action.FAIL),
+    "no checkpoint": (Incident(NoCheckpoint("x"), ON), Action.FAIL),
+    "exhausted": (Incident(RecoveryExhausted("x"), ON), Action.FAIL),
+    "plug-in": (Incident(PluginError("x"), ON), Action.FAIL),
+    "canceled": (Incident(Canceled("x"), ON), Action.FAIL),
 }
 
 
@@ -111,13 +111,13 @@ def test_the_table(case: str) -> None:
 )
 def test_waits_grow(seen: CrucibleError, delays: list[int]) -> None:
     """A restore begins at once, a request that has just failed waits; never less than the service asks for."""
-    made = [decide(Seen(seen, ON, replays=True, incidents=count)).delay_ms for count in (1, 2, 3)]
+    made = [decide(Incident(seen, ON, replays=True, failures=count)).delay_ms for count in (1, 2, 3)]
     assert made == delays
 
 
 def test_the_end_names_the_way_out() -> None:
     """Stop and ask: the error is not retried by the queue, and says what a person can do."""
-    decision = decide(Seen(RunCorrupted("loss is nan"), ON, times_poisoned=2))
+    decision = decide(Incident(RunCorrupted("loss is nan"), ON, times_poisoned=2))
     assert isinstance(decision.error, RecoveryExhausted)
     assert not decision.error.retryable
     assert "skip_batch" in decision.error.message
@@ -138,7 +138,7 @@ def test_the_end_names_the_way_out() -> None:
 )
 def test_the_service_is_asked_only_when_it_matters(error: CrucibleError, looks: bool) -> None:
     """An error that says enough needs no second request."""
-    assert looks_at_health(error) is looks
+    assert needs_health_check(error) is looks
 
 
 ERRORS = (AnswerLost, BackendError, BackendUnavailable, RunGone, RunCorrupted, MalformedAnswer, RequestTimeout)
@@ -150,7 +150,7 @@ ERRORS = (AnswerLost, BackendError, BackendUnavailable, RunGone, RunCorrupted, M
     health=st.sampled_from([None, ALIVE, GONE, CORRUPTED]),
     replays=st.sampled_from([None, True, False]),
     effect_unknown=st.booleans(),
-    incidents=st.integers(1, 10),
+    failures=st.integers(1, 10),
     poisoned=st.integers(0, 5),
 )
 def test_what_may_run_twice_is_never_sent_twice(
@@ -159,16 +159,16 @@ def test_what_may_run_twice_is_never_sent_twice(
     health: RunHealth | None,
     replays: bool | None,
     effect_unknown: bool,
-    incidents: int,
+    failures: int,
     poisoned: int,
 ) -> None:
     """For anything that can be seen: no repeat where the effect is unknown and repeats are not known to be safe; no
     restore that the policy does not allow; and an end after max_attempts."""
     policy = RecoveryPolicy(enabled=enabled, max_attempts=3)
-    decision = decide(Seen(error("x"), policy, health, replays, effect_unknown, incidents, poisoned))
+    decision = decide(Incident(error("x"), policy, health, replays, effect_unknown, failures, poisoned))
     if decision.action is Action.REPLAY:
         assert replays or (not effect_unknown and not issubclass(error, AnswerLost))
     if decision.action in (Action.RESTORE, Action.SKIP_BATCH):
         assert enabled
-    if incidents > 3:
+    if failures > 3:
         assert decision.action is Action.FAIL

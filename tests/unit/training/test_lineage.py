@@ -12,8 +12,15 @@ from nsai_work.journal import (
     StepRecord,
 )
 from nsai_work.payloads import TrainingStep
-from nsai_work.training.checkpoints import doomed
-from nsai_work.training.lineage import EndReason, candidates, counts, skipped_steps, times_poisoned, worst_resume
+from nsai_work.training.checkpoints import expired_checkpoints
+from nsai_work.training.lineage import (
+    EndReason,
+    candidates,
+    is_current,
+    skipped_steps,
+    times_poisoned,
+    worst_resume,
+)
 from nsai_work.training.proof import Proof, comparable, prove
 
 
@@ -65,9 +72,9 @@ def test_steps_that_poison_twice_are_left_out_if_the_policy_says_so() -> None:
 def test_only_checkpoints_on_the_line_that_counts_are_candidates() -> None:
     """A later run went back to step 4: what an earlier one saved after that has been superseded."""
     runs = [run(1), run(2, from_step=4)]
-    assert [counts(saved(number), runs, last_step=6) for number in (2, 4, 6)] == [True, True, False]
-    assert counts(saved(6, generation=2), runs, last_step=6)
-    assert not counts(saved(7, generation=2), runs, last_step=6)
+    assert [is_current(saved(number), runs, last_step=6) for number in (2, 4, 6)] == [True, True, False]
+    assert is_current(saved(6, generation=2), runs, last_step=6)
+    assert not is_current(saved(7, generation=2), runs, last_step=6)
     snapshot = JournalSnapshot(
         runs=runs,
         steps=[step(number, 1.0) for number in range(1, 7)],
@@ -116,7 +123,7 @@ def test_what_a_recovery_would_choose_is_never_let_go(
     losses = {2: 0.5, 4: 0.8, 6: 0.9}
     rows = [saved(number).model_copy(update={"metric": loss}) for number, loss in losses.items()]
     rows.append(saved(8, status=CheckpointStatus.PENDING))
-    assert [row.step for row in doomed(payload, rows)] == gone
+    assert [row.step for row in expired_checkpoints(payload, rows)] == gone
 
 
 RESTORED = run(2, from_step=4)

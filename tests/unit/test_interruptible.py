@@ -7,7 +7,7 @@ import pytest
 
 from crucible.errors import Canceled, RunCorrupted
 from nsai_work.control import Control, StopReason
-from nsai_work.interruptible import Waiter, within
+from nsai_work.interruptible import InterruptibleAwaiter, within
 
 
 class Watched:
@@ -34,7 +34,7 @@ def test_a_stop_ends_a_wait_and_what_it_waited_for() -> None:
 
     async def scene() -> list[str]:
         control, ended = Control(), []
-        wait = Waiter(control)
+        wait = InterruptibleAwaiter(control)
         task = asyncio.create_task(wait(never(ended)))
         await asyncio.sleep(0)
         control.stop(StopReason.CANCEL)
@@ -53,7 +53,7 @@ def test_a_flagged_run_ends_a_wait() -> None:
 
     async def scene() -> str:
         run: Any = Watched()
-        wait = Waiter(Control())
+        wait = InterruptibleAwaiter(Control())
         await wait.watch(run, 10)
         run.corrupted.set()
         with pytest.raises(RunCorrupted, match="flagged"):
@@ -71,7 +71,7 @@ def test_a_result_that_is_there_is_not_lost_to_a_stop() -> None:
 
     async def scene() -> str:
         control = Control()
-        wait = Waiter(control)
+        wait = InterruptibleAwaiter(control)
 
         async def work() -> str:
             control.stop(StopReason.SHUTDOWN)
