@@ -1,0 +1,79 @@
+"""Stop requests over a whole run: shutdown, timeout, cancellation, a lost lease."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crucible.errors import (
+    Canceled,
+)
+from nsai_work.control import Control, StopReason
+from nsai_work.errors import HandOver, JobTimeout, LeaseLost
+from tests.integration.training.harness import STEPS, Scene, payload_of
+from tests.integration.training.hooks import once
+from tests.integration.training.journal_in_memory import JournalInMemory
+
+pytestmark = pytest.mark.anyio
+
+
+STOPS = {
+    StopReason.SHUTDOWN: HandOver,
+    StopReason.TIMEOUT: JobTimeout,
+    StopReason.LEASE_LOST: LeaseLost,
+}
+
+
+@pytest.mark.parametrize("reason", STOPS)
+async def test_a_stop_takes_effect_within_a_step(tmp_path: Path, alone: Scene, reason: StopReason) -> None:
+    """Nothing new is sent, and the next owner goes on warm with the same losses."""
+    scene = Scene(payload_of(tmp_path))
+    control = Control()
+    scene.service.hook = once("result", 3, lambda details: control.stop(reason))
+
+    with pytest.raises(STOPS[reason]):
+        await scene.drive(control=control)
+
+    assert len(scene.journal.steps) <= 4
+    assert max(scene.service.newest.applied) <= 4
+    if reason is not StopReason.LEASE_LOST:
+        assert not (await scene.journal.claim().load()).open_intents, "what was under way was recorded"
+    scene.service.hook = lambda event, details: None
+    await scene.drive()
+    assert scene.losses == alone.losses
+    assert scene.service.newest.applied == list(range(1, STEPS + 1))
+
+
+async def test_a_cancellation_ends_the_run_and_frees_it(tmp_path: Path) -> None:
+    """The remote run is unloaded; nothing more is recorded."""
+    scene = Scene(payload_of(tmp_path))
+    control = Control()
+    scene.service.hook = once("result", 3, lambda details: control.stop(StopReason.CANCEL))
+    with pytest.raises(Canceled):
+        await scene.drive(control=control)
+    assert not scene.service.newest.alive
+
+
+async def test_a_zombie_changes_nothing(tmp_path: Path, alone: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An owner that was asleep while another took over writes nothing, and what it sends late is harmless."""
+    scene = Scene(payload_of(tmp_path))
+    asleep, wake = asyncio.Event(), asyncio.Event()
+    real = JournalInMemory.intend
+
+    async def sleepy(self: Any, generation: int, intents: Any) -> None:
+        await real(self, generation, intents)
+        if len(scene.journal.steps) == 3 and not asleep.is_set():
+            asleep.set()
+            await wake.wait()
+
+    monkeypatch.setattr(JournalInMemory, "intend", sleepy)
+    zombie = asyncio.create_task(scene.drive())
+    await asyncio.wait_for(asleep.wait(), 10)
+    result = await scene.drive()
+    wake.set()
+    with pytest.raises(LeaseLost):
+        await zombie
+    assert result["resume"] == "warm"
+    assert scene.losses == alone.losses
+    assert scene.service.newest.applied == list(range(1, STEPS + 1))
