@@ -187,7 +187,7 @@ def test_every_module_has_a_layer(container: str) -> None:
     modules = {name for name in names if (ROOT / container.replace(".", "/") / f"{name}.py").exists()}
 
     assert contract["exhaustive"]
-    assert layered == packages | modules
+    assert not layered ^ (packages | modules), "modules without a layer, or layers without a module"
 
 
 def test_the_store_and_the_training_driver_are_siblings() -> None:
@@ -220,9 +220,10 @@ def test_no_class_name_is_defined_twice() -> None:
     modules: dict[str, list[str]] = defaultdict(list)
     for name, module in classes():
         modules[name].append(module)
-    twice = {name: places for name, places in modules.items() if len(places) > 1}
+    twice = {name for name, definitions in modules.items() if len(definitions) > 1}
+    new = {name: modules[name] for name in twice - KNOWN_DUPLICATES - set(ALLOWED_DUPLICATES)}
 
-    assert_only_known(set(twice), KNOWN_DUPLICATES, ALLOWED_DUPLICATES, "class names that are defined twice")
+    assert_only_known(twice, KNOWN_DUPLICATES, ALLOWED_DUPLICATES, f"class names that are defined twice ({new})")
 
 
 def test_no_former_or_vague_module_name_comes_back() -> None:
@@ -243,9 +244,10 @@ def test_no_file_is_too_long() -> None:
 
 
 def test_no_folder_of_the_store_has_too_many_modules() -> None:
-    """A folder holds one idea."""
+    """A folder holds one idea. The folder of the migrations grows with time, so it does not count."""
     sizes: dict[str, int] = defaultdict(int)
     for path in python_files("nsai_work/store"):
-        sizes[path.parent.relative_to(ROOT).as_posix()] += path.name != "__init__.py"
+        if path.parent.name != "versions":
+            sizes[path.parent.relative_to(ROOT).as_posix()] += path.name != "__init__.py"
 
     assert {folder: size for folder, size in sizes.items() if size > MAX_STORE_MODULES} == {}
