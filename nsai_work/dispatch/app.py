@@ -1,8 +1,8 @@
 """The Celery application: an adapter, and nothing that the store does not know better.
 
-docs/explanation/celery.md explains the configuration, and why results, retries, countdowns, revokes, chords, beat and
-remote control are unused. ``celery -A nsai_work.worker.celery_app worker`` works too, with any pool: the consumer
-itself passes wake-ups to the runtime, so none reaches the pool.
+docs/explanation/celery.md explains the configuration, and why results, retries, countdowns, revokes, chords, beat
+and remote control are unused. ``celery -A nsai_work.worker.celery_app worker`` works too, with any pool: the
+consumer itself passes wake-ups to the runtime, so none reaches the pool.
 """
 
 import json
