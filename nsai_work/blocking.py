@@ -2,18 +2,19 @@
 
 import asyncio
 import atexit
-import os
 import selectors
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Any, Final, TypeVar
+
+from crucible.forks import reset_after_fork
 
 T = TypeVar("T")
 
 MOST_KEPT: Final = 4
 
 _kept: list[asyncio.Runner] = []
-_kept_by: int = 0
 
 
 def run_blocking(work: Coroutine[Any, Any, T]) -> T:
@@ -46,21 +47,26 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
 
 
 def _take() -> asyncio.Runner:
-    global _kept, _kept_by
-    if _kept_by != os.getpid():
-        # what is there was made before a fork, and belongs to the parent
-        _kept, _kept_by = [], os.getpid()
-        atexit.register(_close_kept)
+    _register_hooks()
     try:
         return _kept.pop()
     except IndexError:
         return asyncio.Runner(loop_factory=_make_loop)
 
 
+@cache
+def _register_hooks() -> None:
+    atexit.register(_close_kept)
+    reset_after_fork(_forget_kept)
+
+
 def _close_kept() -> None:
-    if _kept_by == os.getpid():
-        while _kept:
-            _kept.pop().close()
+    while _kept:
+        _kept.pop().close()
+
+
+def _forget_kept() -> None:
+    _kept.clear()
 
 
 def _make_loop() -> asyncio.AbstractEventLoop:

@@ -3,11 +3,11 @@
 After a fork the child makes its own; a connection shared by two processes would garble both.
 """
 
-import os
 import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from crucible.forks import reset_after_fork
 from nsai_work.settings import Settings
 
 if TYPE_CHECKING:
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _lock = threading.Lock()
-_kept: dict[tuple[str, int, str], Any] = {}
+_kept: dict[tuple[str, str], Any] = {}
+_inherited: list[dict[tuple[str, str], Any]] = []
 
 
 def job_store(settings: Settings) -> "Store":
@@ -74,15 +75,22 @@ def open_job_store(settings: Settings) -> "Store":
 def close_connections() -> None:
     """Close what this process opened. Later calls open it again."""
     with _lock:
-        mine = [key for key in _kept if key[1] == os.getpid()]
-        for key in mine:
-            _kept.pop(key).close()
+        while _kept:
+            _kept.popitem()[1].close()
 
 
 def _keep(what: str, url: str, make: Callable[[], T]) -> T:
-    key = (what, os.getpid(), url)
+    reset_after_fork(_reset)
+    key = (what, url)
     with _lock:
         if key not in _kept:
             _kept[key] = make()
         kept: T = _kept[key]
         return kept
+
+
+def _reset() -> None:
+    # the sockets and files belong to the parent: garbage collection would close them here
+    global _lock, _kept
+    _inherited.append(_kept)
+    _lock, _kept = threading.Lock(), {}

@@ -2,7 +2,6 @@
 
 import asyncio
 import concurrent.futures
-import os
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
@@ -10,6 +9,7 @@ from typing import Any, Final, TypeVar
 
 from backends.tinkex.client.api_future import ApiFuture
 from backends.tinkex.errors import WrongLoop
+from crucible.forks import reset_after_fork
 
 T = TypeVar("T")
 
@@ -57,9 +57,7 @@ class BackgroundLoop(Runner):
     """Runs on one daemon thread with its own loop, made on first use. A forked child makes its own."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._pid = os.getpid()
+        self._reset()
 
     def start(
         self, work: Coroutine[Any, Any, T], *, request_ids: Callable[[], list[str]] | None = None
@@ -67,11 +65,14 @@ class BackgroundLoop(Runner):
         future: concurrent.futures.Future[T] = asyncio.run_coroutine_threadsafe(work, self._running())
         return ApiFuture(future, request_ids)
 
+    def _reset(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
     def _running(self) -> asyncio.AbstractEventLoop:
-        if self._pid != os.getpid():
-            self._lock, self._loop, self._pid = threading.Lock(), None, os.getpid()
         with self._lock:
             if self._loop is None:
+                reset_after_fork(self._reset)
                 self._loop = asyncio.new_event_loop()
                 threading.Thread(target=self._loop.run_forever, name="tinkex", daemon=True).start()
             return self._loop

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import itertools
 import logging
-import os
 import secrets
 from collections.abc import Callable
 from typing import Final, Self
@@ -14,6 +13,7 @@ from backends.tinkex.errors import Sought
 from backends.tinkex.types.session import CreateSessionRequest, CreateSessionResponse
 from backends.tinkex.types.wire_record import ReadRecord
 from crucible.errors import CrucibleError, RunGone, Unsupported
+from crucible.forks import reset_after_fork
 
 HEARTBEAT_S: Final = 10.0
 _WARN_AFTER_S: Final = 120.0
@@ -43,8 +43,11 @@ class Session:
         )
         self._heartbeat_s = heartbeat_s
         self._on_lost = on_lost
+        self._reset()
+        reset_after_fork(self._reset)
+
+    def _reset(self) -> None:
         self._id: str | None = None
-        self._pid = os.getpid()
         self._making: asyncio.Lock | None = None
         self._beating: asyncio.Task[None] | None = None
         self._models = itertools.count()
@@ -70,7 +73,7 @@ class Session:
     @property
     def session_id(self) -> str | None:
         """The server's id, once there is one."""
-        return self._id if self._pid == os.getpid() else None
+        return self._id
 
     def next_model_seq_id(self) -> int:
         """The number of the next model in this session."""
@@ -86,9 +89,6 @@ class Session:
         Raises:
             RunGone: the server has ended it.
         """
-        if self._pid != os.getpid():
-            self._id, self._beating, self._making, self.lost = None, None, None, None
-            self._models, self._samplers, self._pid = itertools.count(), itertools.count(), os.getpid()
         if self.lost is not None:
             raise self.lost
         if self._id is None:

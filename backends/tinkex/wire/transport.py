@@ -6,7 +6,6 @@ A retry sends the same bytes under the same idempotency key. What is a refusal f
 
 import asyncio
 import contextlib
-import os
 import ssl
 import time
 import uuid
@@ -20,6 +19,7 @@ from backends.tinkex.settings import Endpoint
 from backends.tinkex.wire.body import JSON, Body
 from backends.tinkex.wire.retry import RetryConfig, is_retryable
 from crucible.errors import AnswerLost, BackendUnavailable, CrucibleError, MalformedAnswer, RequestTimeout
+from crucible.forks import reset_after_fork
 from crucible.retry_after import retry_after_ms
 
 if TYPE_CHECKING:
@@ -103,8 +103,11 @@ class Transport:
         self.limits = limits or Limits()
         self.clock = clock
         self.sleep = sleep
+        self._reset()
+        reset_after_fork(self._reset)
+
+    def _reset(self) -> None:
         self._pools: WeakKeyDictionary[asyncio.AbstractEventLoop, _Pool] = WeakKeyDictionary()
-        self._pid = os.getpid()
 
     async def send(self, call: Call) -> Answer:
         """Send until there is an answer that sending again would not change, or the time for it is over.
@@ -237,9 +240,6 @@ class Transport:
         return blocks[0] if len(blocks) == 1 else b"".join(blocks)
 
     def _pool(self) -> "_Pool":
-        if self._pid != os.getpid():
-            self._pools = WeakKeyDictionary()
-            self._pid = os.getpid()
         loop = asyncio.get_running_loop()
         pool = self._pools.get(loop)
         if pool is None:

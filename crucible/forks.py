@@ -1,0 +1,44 @@
+"""Resets after a fork: an object drops in the child the threads, locks, event loops and sockets of its parent.
+
+``os.register_at_fork`` accepts a function for the rest of the process. This module registers one, at first use, and
+keeps weak references to the resets that it calls.
+"""
+
+import os
+from collections.abc import Callable
+from functools import cache
+from types import MethodType
+from typing import Any
+from weakref import ReferenceType, WeakMethod, ref
+
+_resets: dict[tuple[int, int], ReferenceType[Any]] = {}
+
+
+def reset_after_fork(reset: Callable[[], None]) -> None:
+    """Call ``reset``, a bound method or a function of a module, in every forked child while its object lives.
+
+    A reset runs before any other code of the child, in its only thread. It must be idempotent, and replace locks
+    instead of acquiring them: a thread that held one no longer exists. Registering twice has no effect.
+    """
+    _register_hook()
+    owner = reset.__self__ if isinstance(reset, MethodType) else reset
+    function = reset.__func__ if isinstance(reset, MethodType) else reset
+    key = (id(owner), id(function))
+
+    def forget(_: ReferenceType[Any]) -> None:
+        _resets.pop(key, None)
+
+    _resets[key] = WeakMethod(reset, forget) if isinstance(reset, MethodType) else ref(reset, forget)
+
+
+@cache
+def _register_hook() -> None:
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_reset_all)
+
+
+def _reset_all() -> None:
+    for reference in list(_resets.values()):
+        reset = reference()
+        if reset is not None:
+            reset()

@@ -1,0 +1,96 @@
+"""Resets after a fork run in the child alone, and keep no object alive."""
+
+import gc
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+
+from crucible import forks
+from crucible.forks import reset_after_fork
+
+
+class Owner:
+    """An object that counts its resets. Equal to every other, so that its hash cannot be what finds it."""
+
+    __hash__ = None
+
+    def __init__(self) -> None:
+        self.resets = 0
+        reset_after_fork(self.reset)
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    def reset(self) -> None:
+        """One more."""
+        self.resets += 1
+
+
+def code_of_child(body: Callable[[], int]) -> int:
+    """The exit code of a forked child that runs ``body``."""
+    child = os.fork()
+    if child == 0:
+        code = 99
+        try:
+            code = body()
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_the_child_resets_and_the_parent_does_not() -> None:
+    """Each object, and a child of the child again."""
+    owners = [Owner(), Owner()]
+
+    assert code_of_child(lambda: sum(owner.resets for owner in owners)) == 2
+    assert code_of_child(lambda: code_of_child(lambda: owners[0].resets)) == 2
+    assert [owner.resets for owner in owners] == [0, 0]
+
+
+def test_registering_twice_resets_once() -> None:
+    """So an object may register whenever it makes what is to be dropped."""
+    owner = Owner()
+    reset_after_fork(owner.reset)
+
+    assert code_of_child(lambda: owner.resets) == 1
+
+
+def test_an_object_is_not_kept_alive() -> None:
+    """Its reset goes with it."""
+    before = len(forks._resets)
+    owner = Owner()
+    assert len(forks._resets) == before + 1
+
+    del owner
+    gc.collect()
+
+    assert len(forks._resets) == before
+
+
+def test_a_function_of_a_module_can_be_a_reset() -> None:
+    """As long as its module is loaded."""
+    reset_after_fork(count)
+
+    assert code_of_child(lambda: len(counted)) == 1
+    assert counted == []
+
+
+counted: list[int] = []
+
+
+def count() -> None:
+    """One more."""
+    counted.append(1)
+
+
+def test_importing_registers_nothing() -> None:
+    """The hook is for the rest of a process, which may never use what needs it."""
+    code = (
+        "import backends.tinkex.client.service, nsai_work.client.connections, nsai_work.store, nsai_work.blocking\n"
+        "import nsai_work.dispatch.publisher, nsai_work.dispatch.debounce, nsai_work.worker.runtime_thread\n"
+        "from crucible import forks\n"
+        "assert not forks._resets and not forks._register_hook.cache_info().currsize"
+    )
+
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
