@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from backends.tinkex.errors import BACKEND, invalid
+from backends.tinkex.recovery.checkpoints import checkpoints_of
 from backends.tinkex.recovery.monitor import RecoveryMonitor
-from backends.tinkex.recovery.selection import checkpoints_of
 from backends.tinkex.types.adam_params import AdamParams
 from backends.tinkex.types.checkpoint_path import CheckpointKind, ParsedCheckpointTinkerPath
 from backends.tinkex.types.datum import Datum as WireDatum

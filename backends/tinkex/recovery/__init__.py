@@ -1,13 +1,14 @@
-"""Bringing corrupted runs back: a monitor that notices, an executor that recovers; the driver uses both."""
+"""Recovery of corrupted runs: a monitor that detects them, and an executor that recovers them.
 
-from backends.tinkex.recovery.announcer import Announcer
+The training driver uses both.
+"""
+
+from backends.tinkex.recovery.checkpoints import list_candidates, validate
 from backends.tinkex.recovery.executor import RecoveredClient, RecoveryExecutor
 from backends.tinkex.recovery.monitor import RecoveryMonitor
-from backends.tinkex.recovery.selection import list_candidates, validate
 from crucible.recovery import RecoveryEvent, RecoveryEventName, RecoveryPolicy
 
 __all__ = [
-    "Announcer",
     "RecoveredClient",
     "RecoveryEvent",
     "RecoveryEventName",

@@ -1,4 +1,4 @@
-"""Watching runs: one that the service marks corrupted is handed over, once."""
+"""``RecoveryMonitor``: polls the service and hands a corrupted run over to its recovery, once."""
 
 import asyncio
 import contextlib
@@ -6,20 +6,20 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, Final, Protocol, Self
 
-from backends.tinkex.recovery.announcer import Announcer
+from backends.tinkex.errors import BACKEND
 from crucible.errors import CallerError, CrucibleError
-from crucible.recovery import RecoveryEventName, RecoveryObserver, RecoveryPolicy
+from crucible.recovery import Announcer, RecoveryEventName, RecoveryObserver, RecoveryPolicy
 
 IsCorrupted = Callable[[str], Awaitable[bool]]
-"""Asks the service whether the run of that id is corrupted; raises CrucibleError when it cannot be asked."""
+"""Queries the service whether the run of that id is corrupted. Raises CrucibleError when the query fails."""
 
 Sleep = Callable[[float], Awaitable[object]]
 
-_AT_ONCE: Final = 16
+_MAX_CONCURRENT_POLLS: Final = 16
 
 
 class CorruptionHandler(Protocol):
-    """What a corrupted run is handed to: a ``RecoveryExecutor``, or anything with this method."""
+    """The recipient of a corrupted run: a ``RecoveryExecutor``, or any object with this method."""
 
     def take_over(self, run_id: str, client: Any, reason: str) -> None:
         """Recover the run in the background; must not block."""
@@ -29,8 +29,8 @@ class RecoveryMonitor:
     """Polls the service for the runs on its watch list.
 
     ``async with monitor:`` polls every ``policy.poll_interval_ms`` until the block ends (not at all when the policy
-    is not enabled); ``poll`` makes one round. A run seen corrupted leaves the list as it is handed over. A poll
-    that fails keeps its run and says so (``poll_error``).
+    is not enabled); ``poll`` polls every run once. A corrupted run leaves the list when it is handed over. After a
+    failed poll, which ``poll_error`` reports, the run stays on the list.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class RecoveryMonitor:
         self._is_corrupted = is_corrupted
         self._handler = handler
         self._policy = policy
-        self._say = Announcer(observe)
+        self._announce = Announcer(BACKEND, observe)
         self._sleep = sleep
         self._watched: dict[str, Any] = {}
         self._polling: asyncio.Task[None] | None = None
@@ -56,32 +56,32 @@ class RecoveryMonitor:
         return frozenset(self._watched)
 
     def monitor_run(self, run_id: str, client: Any = None) -> None:
-        """Put a run on the list; ``client`` is handed over with it. A run that is on it gets the new client."""
+        """Add a run to the list; ``client`` is handed over with it, and replaces that of a run already listed."""
         if not run_id:
-            raise CallerError("run_id: it must not be empty", backend="tinkex")
+            raise CallerError("run_id: it must not be empty", backend=BACKEND)
         self._watched[run_id] = client
 
     def stop_monitoring(self, run_id: str) -> bool:
-        """Take a run off the list; says whether it was on it."""
+        """Remove a run from the list; return whether it was listed."""
         if run_id not in self._watched:
             return False
         del self._watched[run_id]
         return True
 
     async def poll(self) -> None:
-        """Ask for every run once, some at a time."""
-        limit = asyncio.Semaphore(_AT_ONCE)
+        """Poll every run once, with bounded concurrency."""
+        limit = asyncio.Semaphore(_MAX_CONCURRENT_POLLS)
 
-        async def ask(run_id: str) -> None:
+        async def poll_within_limit(run_id: str) -> None:
             async with limit:
-                await self._poll_one(run_id)
+                await self._poll_run(run_id)
 
         async with asyncio.TaskGroup() as group:
             for run_id in list(self._watched):
-                group.create_task(ask(run_id))
+                group.create_task(poll_within_limit(run_id))
 
     async def run(self) -> None:
-        """Poll for ever. Cancel the call to stop."""
+        """Poll until the call is cancelled."""
         while True:
             await self._sleep(self._policy.poll_interval_ms / 1000)
             await self.poll()
@@ -100,14 +100,14 @@ class RecoveryMonitor:
             with contextlib.suppress(asyncio.CancelledError):
                 await polling
 
-    async def _poll_one(self, run_id: str) -> None:
+    async def _poll_run(self, run_id: str) -> None:
         try:
             corrupted = await self._is_corrupted(run_id)
         except CrucibleError as error:
-            await self._say(RecoveryEventName.POLL_ERROR, run_id, code=error.code, reason=str(error))
+            await self._announce(RecoveryEventName.POLL_ERROR, run_id, code=error.code, reason=str(error))
             return
-        # It may have been taken off the list while the answer was on its way.
+        # it may have been removed from the list during the request
         if corrupted and run_id in self._watched:
             client = self._watched.pop(run_id)
-            await self._say(RecoveryEventName.DETECTED, run_id, detected_by="flag")
+            await self._announce(RecoveryEventName.DETECTED, run_id, detected_by="flag")
             self._handler.take_over(run_id, client, "the service marks the run corrupted")

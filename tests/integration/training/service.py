@@ -14,9 +14,8 @@ from typing import Any, ClassVar, TypeVar
 
 from crucible import Capabilities, Completion, Prompt
 from crucible.backend import Health, TrainingBackend
-from crucible.checkpoint_choice import in_order
 from crucible.errors import InvalidRequest, NoCheckpoint, RunCorrupted, RunGone, Unsupported
-from crucible.recovery import RecoveredRun, RecoveryEvent, RecoveryObserver, RecoveryRequest
+from crucible.recovery import RecoveredRun, RecoveryEvent, RecoveryObserver, RecoveryRequest, in_order
 from crucible.stream import StreamEvent
 from crucible.tokenizer import ByteTokenizer, Tokenizer
 from crucible.training import (

@@ -1,0 +1,164 @@
+"""The recovery loop: order the candidates, check each, restore the first usable one, retry with backoff."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from crucible.errors import (
+    AuthenticationFailed,
+    BackendError,
+    CallerError,
+    CrucibleError,
+    NoCheckpoint,
+    OutOfCredit,
+    RecoveryExhausted,
+)
+from crucible.recovery.events import Announcer, RecoveryEventName
+from crucible.recovery.policy import RecoveryPolicy
+from crucible.training import CheckpointCheck, CheckpointRef
+
+R = TypeVar("R")
+
+
+def in_order(strategy: str, candidates: Sequence[CheckpointRef]) -> tuple[CheckpointRef, ...]:
+    """Sort candidates, given newest first, by preference.
+
+    ``latest``: newest to oldest. ``best_loss``: by ascending metric, equal ones newest first, those without a
+    metric last. A path: that checkpoint alone.
+
+    Raises:
+        NoCheckpoint: there is no candidate, or none has that path.
+    """
+    if strategy == "latest":
+        ordered = tuple(candidates)
+    elif strategy == "best_loss":
+        ordered = tuple(sorted(candidates, key=lambda ref: (ref.metric is None, ref.metric or 0.0)))
+    else:
+        ordered = tuple(ref for ref in candidates if ref.path == strategy)
+    if not ordered:
+        known = ", ".join(ref.path for ref in candidates[:5]) or "none"
+        raise NoCheckpoint(f"no checkpoint for strategy {strategy!r}; known: {known}")
+    return ordered
+
+
+class UnusableCheckpoint(Exception):
+    """A restore failed because of the checkpoint itself, so the loop rejects it and tries the next candidate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Restored(Generic[R]):
+    """A new run in the state of ``checkpoint``; ``run`` is the object that drives it."""
+
+    run: R
+    run_id: str
+    checkpoint: CheckpointRef
+
+
+class CheckpointSource(ABC, Generic[R]):
+    """A backend's operations on checkpoints, as the loop needs them."""
+
+    @abstractmethod
+    async def candidates(self) -> Sequence[CheckpointRef]:
+        """List the checkpoints to choose from, newest first."""
+
+    @abstractmethod
+    async def check(self, checkpoint: CheckpointRef) -> CheckpointCheck:
+        """Check whether a checkpoint exists, has not expired, and fits the run."""
+
+    @abstractmethod
+    async def restore(self, checkpoint: CheckpointRef) -> Restored[R]:
+        """Load a checkpoint into a new run.
+
+        Raises:
+            UnusableCheckpoint: the checkpoint is at fault.
+            CrucibleError: something else is.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveryLoop(Generic[R]):
+    """One recovery of the run ``run_id``; ``old`` is the first argument of the policy's ``on_recovery``."""
+
+    backend: str
+    run_id: str
+    reason: str
+    policy: RecoveryPolicy
+    source: CheckpointSource[R]
+    announce: Announcer
+    old: Any
+    sleep: Callable[[float], Awaitable[object]]
+
+    async def run(self) -> Restored[R]:
+        """Recover, announce the outcome, and call the policy's ``on_recovery`` or ``on_failure``.
+
+        Raises:
+            NoCheckpoint: there is none, or none is usable.
+            RecoveryExhausted: every attempt failed.
+            AuthenticationFailed, OutOfCredit, CallerError: a further attempt would fail too.
+        """
+        try:
+            restored = await self._retry()
+        except CrucibleError as error:
+            exhausted = isinstance(error, RecoveryExhausted)
+            name = RecoveryEventName.EXHAUSTED if exhausted else RecoveryEventName.FAILED
+            await self.announce(name, self.run_id, code=error.code, reason=str(error))
+            if self.policy.on_failure is not None:
+                self.policy.on_failure(self.run_id, error.code)
+            raise
+        await self.announce(
+            RecoveryEventName.COMPLETED,
+            self.run_id,
+            new_run_id=restored.run_id,
+            checkpoint=restored.checkpoint.path,
+        )
+        if self.policy.on_recovery is not None:
+            self.policy.on_recovery(self.old, restored.run, restored.checkpoint)
+        return restored
+
+    async def _retry(self) -> Restored[R]:
+        last: CrucibleError | None = None
+        for attempt in range(self.policy.max_attempts):
+            wait_ms = max(self.policy.backoff_before(attempt), last.retry_after_ms or 0 if last else 0)
+            if wait_ms:
+                await self.sleep(wait_ms / 1000)
+            await self.announce(RecoveryEventName.STARTED, self.run_id, attempt=attempt, reason=self.reason)
+            try:
+                return await self._attempt()
+            except (NoCheckpoint, AuthenticationFailed, OutOfCredit, CallerError):
+                raise
+            except BackendError as error:
+                last = error
+                await self.announce(
+                    RecoveryEventName.FAILED, self.run_id, attempt=attempt, code=error.code, reason=str(error)
+                )
+        attempts = self.policy.max_attempts
+        raise RecoveryExhausted(
+            f"run {self.run_id} was not recovered in {attempts} attempts; last error: {last}",
+            backend=self.backend,
+            details={"run_id": self.run_id, "attempts": attempts},
+        ) from last
+
+    async def _attempt(self) -> Restored[R]:
+        rejected: list[str] = []
+        for checkpoint in in_order(self.policy.checkpoint_strategy, await self.source.candidates()):
+            check = await self.source.check(checkpoint)
+            reason = check.reason
+            if check.usable:
+                await self.announce(
+                    RecoveryEventName.CHECKPOINT_SELECTED, self.run_id, path=checkpoint.path, step=checkpoint.step
+                )
+                try:
+                    restored = await self.source.restore(checkpoint)
+                except UnusableCheckpoint as unusable:
+                    reason = str(unusable)
+                else:
+                    await self.announce(RecoveryEventName.CLIENT_CREATED, self.run_id, new_run_id=restored.run_id)
+                    return restored
+            rejected.append(f"{checkpoint.path}: {reason}")
+            await self.announce(
+                RecoveryEventName.CHECKPOINT_REJECTED, self.run_id, path=checkpoint.path, reason=reason
+            )
+        raise NoCheckpoint(
+            f"no checkpoint of run {self.run_id} is usable: {'; '.join(rejected)}", backend=self.backend
+        )

@@ -1,0 +1,44 @@
+"""The policy of a recovery."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from crucible.record import Record
+from crucible.training import CheckpointRef
+
+
+class RecoveryPolicy(Record):
+    """How a failed run is recovered: which checkpoint, how many attempts, what delays between them.
+
+    ``checkpoint_strategy``: ``latest``, ``best_loss``, or the path of one specific checkpoint.
+    ``on_recovery(old, new, checkpoint)`` and ``on_failure(run_id, reason)`` are called in the recovering
+    process and are not part of the policy's JSON.
+    """
+
+    enabled: bool = False
+    max_attempts: int = Field(default=3, ge=1, le=1000)
+    backoff_ms: int = Field(default=5_000, ge=0, le=3_600_000)
+    max_backoff_ms: int = Field(default=60_000, ge=0, le=86_400_000)
+    checkpoint_strategy: str = "latest"
+    restore_optimizer: bool = True
+    poll_interval_ms: int = Field(default=30_000, ge=10, le=3_600_000)
+    on_cold_optimizer: Literal["continue", "stop"] = "continue"
+    on_repeated_corruption: Literal["stop", "skip_batch"] = "stop"
+    on_recovery: Callable[[Any, Any, CheckpointRef], object] | None = Field(default=None, exclude=True, repr=False)
+    on_failure: Callable[[str, object], object] | None = Field(default=None, exclude=True, repr=False)
+
+    @field_validator("checkpoint_strategy")
+    @classmethod
+    def _known_strategy_or_path(cls, value: str) -> str:
+        if value in ("latest", "best_loss") or "://" in value:
+            return value
+        raise ValueError("allowed are latest, best_loss, or the path of a checkpoint (tinker://RUN/weights/NAME)")
+
+    def backoff_before(self, attempt: int) -> int:
+        """Return the delay in milliseconds before ``attempt``, counted from 0: none before the first, then
+        min(backoff * 2^(attempt-1), max)."""
+        if attempt <= 0:
+            return 0
+        return int(min(self.backoff_ms * 2 ** min(attempt - 1, 40), self.max_backoff_ms))
