@@ -8,12 +8,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from platformdirs import user_state_path
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from crucible.errors import InvalidRequest
 from nsai_work.credentials import account_name
+from nsai_work.home import absolute, default_home
 
 AccountName: TypeAlias = Annotated[str, AfterValidator(account_name)]
 
@@ -40,7 +40,7 @@ class Settings(BaseSettings):
         env_prefix=PREFIX, frozen=True, extra="forbid", validate_default=True, env_ignore_empty=True
     )
 
-    home: Path = Field(default_factory=lambda: user_state_path("nsai-work"))
+    home: Path = Field(default_factory=default_home)
     database_url: str = Field(default="", repr=False)
     broker_url: str = Field(default="", repr=False)
     queue_prefix: str = Field(default="nsai", pattern="^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")
@@ -72,10 +72,9 @@ class Settings(BaseSettings):
     def _absolute_home(cls, values: Any) -> Any:
         if isinstance(values, dict) and isinstance(values.get("home"), str | Path):
             try:
-                home = Path(values["home"]).expanduser().absolute()
-            except RuntimeError:
-                raise ValueError("HOME: begins with ~ and the name of a user that does not exist") from None
-            values = {**values, "home": home}
+                values = {**values, "home": absolute(values["home"])}
+            except ValueError as error:
+                raise ValueError(f"HOME: {error}") from None
         return values
 
     @model_validator(mode="after")

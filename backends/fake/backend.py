@@ -12,12 +12,12 @@ from backends.fake.checkpoints import FakeCheckpoints
 from backends.fake.engine import FakeEngine
 from backends.fake.model import BASE_MODELS, CONTEXT_LENGTH, MAX_RANK, Model
 from backends.fake.settings import FakeSettings, scripted_error
-from backends.local.answering import answer
+from backends.local.answer_events import answer
 from backends.local.batches import LOSSES
 from backends.local.checkpoints import CheckpointPath
+from backends.local.generation import Array, Continue, Piece, generate
 from backends.local.recovery import LocalRecovery, check
 from backends.local.run import REMOTE_RUNS, LocalRun, RemoteRun
-from backends.local.sampling import Array, Continue, Piece, generate
 from crucible.backend import Command, CommandBackend, Health, TrainingBackend
 from crucible.capabilities import Capabilities
 from crucible.completion import Completion, FinishReason, TokenLogprob

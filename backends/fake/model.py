@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.local.sampling import Array, log_softmax
+from backends.local.generation import Array, log_softmax
 from crucible.tokenizer import ByteTokenizer
 from crucible.training import LoraSpec, OptimizerSpec
 

@@ -1,6 +1,5 @@
 """What the scripted backend may be told: where to keep checkpoints, and what is to go wrong."""
 
-import os
 from pathlib import Path
 from typing import Final, Literal
 
@@ -17,6 +16,7 @@ from crucible.errors import (
     RequestTimeout,
 )
 from crucible.record import Record
+from nsai_work.home import home_folder
 
 FailureCode = Literal[
     "authentication_failed",
@@ -87,9 +87,4 @@ class FakeSettings(Record):
         """The folder to keep things in, resolved now; it need not exist."""
         if self.home is not None:
             return self.home
-        given = os.environ.get("NSAI_WORK_HOME")
-        if given:
-            return Path(given).expanduser() / "fake"
-        from platformdirs import user_state_path
-
-        return user_state_path("nsai-work") / "fake"
+        return home_folder() / "fake"

@@ -10,13 +10,13 @@ from backends.litellm_backend.accounting import cost_of, counted
 from backends.litellm_backend.errors import translated
 from backends.litellm_backend.library import closed, opened
 from backends.litellm_backend.models import ModelFacts, capabilities_of, facts_of
-from backends.litellm_backend.reach import reach
 from backends.litellm_backend.requests import (
     arguments,
     missing_credentials,
     refuse_downloads,
     require_credential,
 )
+from backends.litellm_backend.server_check import reach
 from backends.litellm_backend.settings import BACKEND, LiteLLMSettings
 from backends.openai.answers import Chunks, choice_of
 from crucible.backend import Backend, Health

@@ -9,12 +9,12 @@ from typing import Any, ClassVar, Final, TypeVar
 
 from pydantic import JsonValue
 
-from backends.local.answering import answer
+from backends.local.answer_events import answer
 from backends.local.batches import LOSSES
 from backends.local.checkpoints import CheckpointPath
+from backends.local.generation import Array, Continue, Piece, generate
 from backends.local.recovery import LocalRecovery, check
 from backends.local.run import REMOTE_RUNS, LocalRun, RemoteRun
-from backends.local.sampling import Array, Continue, Piece, generate
 from backends.peft.bases import Bases, import_torch
 from backends.peft.checkpoints import PeftCheckpoints
 from backends.peft.engine import PeftEngine

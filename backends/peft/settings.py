@@ -9,6 +9,7 @@ from pydantic import Field, field_validator
 
 from crucible.errors import InvalidRequest
 from crucible.record import Record
+from nsai_work.home import home_folder
 
 BACKEND: Final = "peft"
 MODELS_NAME: Final = "NSAI_WORK_PEFT_MODELS"
@@ -63,9 +64,4 @@ class PeftSettings(Record):
         """The folder to keep checkpoints in, resolved now; it need not exist."""
         if self.home is not None:
             return self.home
-        given = os.environ.get("NSAI_WORK_HOME")
-        if given:
-            return Path(given).expanduser() / "peft"
-        from platformdirs import user_state_path
-
-        return user_state_path("nsai-work") / "peft"
+        return home_folder() / "peft"

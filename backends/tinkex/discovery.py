@@ -6,23 +6,20 @@ import os
 from pathlib import Path
 from typing import Final
 
+from nsai_work.home import home_folder
+
 _FILE_NAME: Final = "dev-server.json"
 
 
 def dev_server_file(home: Path | None = None) -> Path:
     """The file in which a development server leaves ``{"url", "pid"}`` while it runs.
 
-    ``home`` is NSAI_WORK_HOME; without it, the environment's, else the user's own state folder.
-    """
-    if home is None:
-        named = os.environ.get("NSAI_WORK_HOME")
-        if named:
-            home = Path(named)
-        else:
-            from platformdirs import user_state_path
+    ``home`` defaults to NSAI_WORK_HOME, or the user's state folder.
 
-            home = user_state_path("nsai-work")
-    return home / _FILE_NAME
+    Raises:
+        InvalidRequest: NSAI_WORK_HOME begins with ``~`` and an unknown user.
+    """
+    return (home or home_folder()) / _FILE_NAME
 
 
 def running_dev_server(home: Path | None = None) -> str | None:

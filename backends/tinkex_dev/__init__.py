@@ -1,1 +1,1 @@
-"""A Tinker-compatible server for development and tests: real HTTP, real gradients, faults on command."""
+"""A Tinker-compatible server for development and tests: real HTTP, real gradients, fault injection."""

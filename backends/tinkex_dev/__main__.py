@@ -1,4 +1,4 @@
-"""``python -m backends.tinkex_dev``: the development server without the rest of the command line."""
+"""``python -m backends.tinkex_dev``: the development server as a standalone command."""
 
 import typer
 

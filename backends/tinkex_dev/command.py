@@ -1,4 +1,4 @@
-"""``nsai-work dev-server``."""
+"""The command ``nsai-work dev-server``."""
 
 import contextlib
 import json
@@ -17,35 +17,40 @@ from backends.tinkex_dev.options import DEFAULT_PORT
 
 
 def dev_server(
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free port.")] = DEFAULT_PORT,
-    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: a free one.")] = DEFAULT_PORT,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     state: Annotated[
-        Path | None, typer.Option(help="Where checkpoints and runs are kept. [default: under NSAI_WORK_HOME]")
+        Path | None, typer.Option(help="Folder for runs and checkpoints. [default: dev-server in NSAI_WORK_HOME]")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Base weights and adapters derive from it.")] = 0,
-    latency_ms: Annotated[float, typer.Option(min=0, help="Added to every HTTP call.")] = 0,
-    work_ms: Annotated[float, typer.Option(min=0, help="Added to every operation of a model.")] = 0,
-    session_ttl_s: Annotated[
-        float, typer.Option(min=0.1, help="A session ends when it is not heard of for so long.")
-    ] = 120,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the base weights and adapters.")] = 0,
+    latency_ms: Annotated[float, typer.Option(min=0, help="Delay added to every HTTP call.")] = 0,
+    work_ms: Annotated[float, typer.Option(min=0, help="Delay added to every operation of a model.")] = 0,
+    session_ttl_s: Annotated[float, typer.Option(min=0.1, help="Idle time after which a session ends.")] = 120,
     require_key: Annotated[
         str | None, typer.Option(help="The only API key to accept. [default: any that begins with tml-]")
     ] = None,
-    max_runs: Annotated[int | None, typer.Option(min=1, help="More live models than this: 429.")] = None,
+    max_runs: Annotated[
+        int | None, typer.Option(min=1, help="Maximum number of live models; beyond it, 429. [default: unlimited]")
+    ] = None,
     no_replay: Annotated[
         bool, typer.Option("--no-replay", help="Run a repeated seq_id again, as some servers do.")
     ] = False,
     json_only: Annotated[bool, typer.Option("--json-only", help="Refuse protobuf, as some servers do.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the address as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print URL and process id as JSON.")] = False,
 ) -> None:
     """Run a Tinker-compatible server on this machine: real training of a tiny model, no key, no GPU."""
-    from backends.tinkex.discovery import dev_server_file
     from backends.tinkex_dev.errors import StateUnusable
     from backends.tinkex_dev.server import DEV_KEY, DevServer
+    from crucible.errors import InvalidRequest
+    from nsai_work.home import home_folder
 
-    home = dev_server_file().parent
+    try:
+        folder = state or home_folder() / "dev-server"
+    except InvalidRequest as error:
+        typer.echo(f"error: {error.message}", err=True)
+        raise typer.Exit(2) from None
     server = DevServer(
-        state or home / "dev-server",
+        folder,
         host=host,
         port=port,
         seed=seed,
@@ -57,11 +62,11 @@ def dev_server(
         replay=not no_replay,
         protobuf=not json_only,
     )
-    stopping = _stop_on_signals()
+    stop = _stop_on_signals()
     try:
         server.start()
     except StateUnusable as error:
-        typer.echo(f"error: {error.message}; name another folder with --state", err=True)
+        typer.echo(f"error: {error.message}; choose another folder with --state", err=True)
         raise typer.Exit(2) from None
     except OSError as error:
         typer.echo(f"error: cannot listen on {host}:{port}: {error.strerror}; choose another --port", err=True)
@@ -73,25 +78,25 @@ def dev_server(
             typer.echo(f"listening on {server.url}")
             typer.echo(f"export TINKER_BASE_URL={server.url} TINKER_API_KEY={require_key or DEV_KEY}")
         sys.stdout.flush()
-        stopping.wait()
+        stop.wait()
         server.stop()
 
 
 def _stop_on_signals() -> threading.Event:
-    """An event that the signals which end a process set."""
-    stopped = threading.Event()
+    """An event that SIGINT and SIGTERM set."""
+    stop = threading.Event()
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:
-        stopped.set()
+        stop.set()
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, on_signal)
-    return stopped
+    return stop
 
 
 @contextlib.contextmanager
 def _announced(url: str) -> Iterator[None]:
-    """Leave word of where the server listens, as long as it does."""
+    """Publish the server's URL in the discovery file while the context is open."""
     from backends.tinkex.discovery import dev_server_file
 
     file = dev_server_file()

@@ -1,11 +1,11 @@
-"""What the server answers when it does not do what it was asked.
+"""Errors of the server.
 
 CallerError
-├── Refused             an HTTP status with a ``detail``: the request itself is turned down
-│   └── InvalidField    422, and the place in the body that is wrong
+├── Refused             the request is rejected with an HTTP status and a ``detail``
+│   └── InvalidField    422, with the path of the invalid field
 └── StateUnusable       the server does not start: its state folder cannot be written, or another server has it
 BackendError
-└── OperationFailed     the request was taken, its future ends with ``error`` and ``category``
+└── OperationFailed     the request was accepted; its future ends with ``error`` and ``category``
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from crucible.errors import BackendError, CallerError
 
 
 class Refused(CallerError):
-    """The request is turned down with an HTTP status."""
+    """The request is rejected with an HTTP status."""
 
     code = "refused"
 
@@ -27,14 +27,14 @@ class Refused(CallerError):
 
 
 class InvalidField(Refused):
-    """422: a field of the body is wrong, named by its place as the service names it."""
+    """422: a field of the body is invalid. The detail has the service's form: ``loc``, ``msg`` and ``type``."""
 
     code = "invalid_field"
 
     @classmethod
-    def at(cls, place: Sequence[str | int], message: str) -> Self:
-        """The error for one place in the body."""
-        return cls(422, [{"type": "value_error", "loc": ["body", *place], "msg": message}])
+    def at(cls, path: Sequence[str | int], message: str) -> Self:
+        """The error for the field at a path in the body."""
+        return cls(422, [{"type": "value_error", "loc": ["body", *path], "msg": message}])
 
 
 class StateUnusable(CallerError):
@@ -44,7 +44,7 @@ class StateUnusable(CallerError):
 
 
 class OperationFailed(BackendError):
-    """The operation was accepted and failed: its future carries the message and whose fault it is."""
+    """An accepted operation failed. ``fault_of`` is the category in its future: user, server or unknown."""
 
     code = "operation_failed"
 

@@ -1,4 +1,4 @@
-"""Faults on command: what to break, when, and how often."""
+"""Fault injection: the kinds of fault, and the table of scheduled ones."""
 
 from enum import StrEnum
 from typing import Annotated, Literal
@@ -9,20 +9,20 @@ from crucible.record import Record
 
 
 class CorruptionMode(StrEnum):
-    """How a poisoned run shows itself."""
+    """Symptoms of a corrupted run."""
 
     FLAG = "flag"
-    """Flagged as corrupted, and further training requests fail."""
+    """Flagged as corrupted; further training requests fail."""
     NAN = "nan"
-    """Not flagged; losses are NaN from now on, because the weights are."""
+    """Not flagged; losses are NaN from then on, because the weights are."""
     SILENT = "silent"
-    """Flagged, but requests go on being answered, from scrambled weights."""
+    """Flagged, but requests are still answered, from scrambled weights."""
 
 
 class CorruptRun(Record):
-    """Poison a run, now or once its optimizer has made a number of steps.
+    """Corrupt a run, at once or after a number of optimizer steps.
 
-    Without ``model_id`` it befalls the first run that gets there. It strikes once.
+    Without ``model_id`` it applies to the first run that reaches that step. It strikes once.
     """
 
     kind: Literal["corrupt"] = "corrupt"
@@ -32,50 +32,50 @@ class CorruptRun(Record):
 
 
 class LoseModel(Record):
-    """Forget a live model; its run and checkpoints stay listed."""
+    """Unload a live model; its run and checkpoints stay listed."""
 
     kind: Literal["lose_model"] = "lose_model"
     model_id: str
 
 
 class ExpireSession(Record):
-    """End a session as if it had not been heard of for too long; without an id, every session."""
+    """End a session as if it had been idle for too long; without an id, every session."""
 
     kind: Literal["expire_session"] = "expire_session"
     session_id: str | None = None
 
 
 class DropFutures(Record):
-    """Forget the answers kept so far: asking for one is then 410."""
+    """Drop the results retained so far; retrieving one is then 410."""
 
     kind: Literal["drop_futures"] = "drop_futures"
     model_id: str | None = None
 
 
 class ColdOptimizer(Record):
-    """Load weights without their optimizer although it was asked for, and say nothing."""
+    """Silently load weights without the optimizer state that the request asks for."""
 
     kind: Literal["cold_optimizer"] = "cold_optimizer"
     count: int = Field(default=1, ge=0)
 
 
 class DamageCheckpoint(Record):
-    """Break a checkpoint's file; its listing stays."""
+    """Truncate or remove a checkpoint's file; its listing stays."""
 
     kind: Literal["damage_checkpoint"] = "damage_checkpoint"
     path: str
     how: Literal["truncated", "missing"] = "truncated"
 
 
-class OutOfCredit(Record):
-    """Answer everything that costs with 402, until switched off."""
+class ExhaustCredit(Record):
+    """Answer all billable calls with 402, until switched off."""
 
     kind: Literal["out_of_credit"] = "out_of_credit"
     on: bool = True
 
 
-class QueueState(StrEnum):
-    """What a server says of the queue while an answer is not there yet."""
+class ServerQueueState(StrEnum):
+    """State of the queue, reported while a result is pending."""
 
     ACTIVE = "active"
     PAUSED_CAPACITY = "paused_capacity"
@@ -83,22 +83,22 @@ class QueueState(StrEnum):
 
 
 class PauseQueue(Record):
-    """Take requests and do not work on them, saying why to those who ask; ``active`` ends it."""
+    """Accept requests without executing them, and report the reason to pollers; ``active`` resumes."""
 
     kind: Literal["pause"] = "pause"
-    state: QueueState = QueueState.PAUSED_CAPACITY
+    state: ServerQueueState = ServerQueueState.PAUSED_CAPACITY
     reason: str | None = None
 
 
 class NoReplay(Record):
-    """Run a repeated seq_id again instead of answering from the record, until switched off."""
+    """Run a repeated seq_id again instead of answering it from the record of requests, until switched off."""
 
     kind: Literal["no_replay"] = "no_replay"
     on: bool = True
 
 
 class Latency(Record):
-    """Slow every HTTP call, or every operation of a model; what is not given stays as it is."""
+    """Delay every HTTP call, or every operation of a model; None leaves a delay unchanged."""
 
     kind: Literal["latency"] = "latency"
     latency_ms: float | None = Field(default=None, ge=0)
@@ -106,17 +106,17 @@ class Latency(Record):
 
 
 class AdvanceClock(Record):
-    """Push the server's clock forward: sessions, leases and TTLs expire by it."""
+    """Advance the server's clock, by which sessions and times to live expire."""
 
     kind: Literal["advance_clock"] = "advance_clock"
     seconds: float = Field(ge=0)
 
 
 class RouteFault(Record):
-    """Disturb calls to a route: the first ``skip`` pass, the next ``count`` are hit.
+    """Delay, refuse or cut calls to a route: the first ``skip`` pass, the next ``count`` are hit.
 
-    ``route`` is the first word after ``/api/v1/`` (``optim_step``, ``retrieve_future``, ``training_runs``), or
-    ``*``. ``after`` lets the call take effect first and disturbs only its answer.
+    ``route`` is the first segment after ``/api/v1/`` (``optim_step``, ``retrieve_future``, ``training_runs``), or
+    ``*``. With ``after`` the call takes effect first, and only its answer is affected.
     """
 
     kind: Literal["route"] = "route"
@@ -128,7 +128,7 @@ class RouteFault(Record):
     skip: int = Field(default=0, ge=0)
     count: int = Field(default=1, ge=1)
     retry_after_s: float | None = Field(default=None, ge=0)
-    detail: str = "a fault on command"
+    detail: str = "an injected fault"
 
 
 Fault = Annotated[
@@ -138,7 +138,7 @@ Fault = Annotated[
     | DropFutures
     | ColdOptimizer
     | DamageCheckpoint
-    | OutOfCredit
+    | ExhaustCredit
     | PauseQueue
     | NoReplay
     | Latency
@@ -149,7 +149,7 @@ Fault = Annotated[
 
 
 class Faults:
-    """The faults that wait for their moment. Those that strike at once are not kept here."""
+    """The scheduled faults. Immediate ones are not recorded here."""
 
     def __init__(self) -> None:
         self._corruptions: list[CorruptRun] = []
@@ -157,56 +157,56 @@ class Faults:
         self.clear()
 
     def add(self, fault: CorruptRun | RouteFault) -> None:
-        """Keep a fault for later."""
+        """Schedule a fault."""
         if isinstance(fault, CorruptRun):
             self._corruptions.append(fault)
         else:
             self._routes.append(fault)
 
     def clear(self) -> None:
-        """Nothing is broken from now on; what was broken stays so."""
+        """Cancel all scheduled faults; damage already done stays."""
         self.out_of_credit = False
         self.cold_loads = 0
         self._corruptions.clear()
         self._routes.clear()
 
     def corruption_due(self, model_id: str, steps: int) -> CorruptionMode | None:
-        """How the run is poisoned now, if its time has come; that fault is then spent."""
+        """The mode of a corruption that is due for the run at that step, if any; consumes the fault."""
         for fault in self._corruptions:
             if fault.model_id in (None, model_id) and steps >= (fault.after_optim_steps or 0):
                 self._corruptions.remove(fault)
                 return fault.mode
         return None
 
-    def take_cold_load(self) -> bool:
-        """Whether this load is to lose its optimizer; counts it."""
+    def consume_cold_load(self) -> bool:
+        """Whether this load loses its optimizer state; consumes one count."""
         if self.cold_loads <= 0:
             return False
         self.cold_loads -= 1
         return True
 
     def strike(self, route: str) -> RouteFault | None:
-        """The fault that hits this call, if any; counts it."""
-        for place, fault in enumerate(self._routes):
+        """The fault that hits this call, if any; consumes one count."""
+        for index, fault in enumerate(self._routes):
             if fault.route not in ("*", route):
                 continue
             if fault.skip:
-                self._routes[place] = fault.model_copy(update={"skip": fault.skip - 1})
+                self._routes[index] = fault.model_copy(update={"skip": fault.skip - 1})
                 continue
             if fault.count > 1:
-                self._routes[place] = fault.model_copy(update={"count": fault.count - 1})
+                self._routes[index] = fault.model_copy(update={"count": fault.count - 1})
             else:
-                del self._routes[place]
+                del self._routes[index]
             return fault
         return None
 
-    def waiting(self) -> list[dict[str, object]]:
-        """What waits, as data."""
-        kept: list[dict[str, object]] = [
+    def scheduled(self) -> list[dict[str, object]]:
+        """The scheduled faults as JSON objects."""
+        listed: list[dict[str, object]] = [
             fault.model_dump(mode="json") for fault in (*self._corruptions, *self._routes)
         ]
         if self.out_of_credit:
-            kept.append(OutOfCredit().model_dump(mode="json"))
+            listed.append(ExhaustCredit().model_dump(mode="json"))
         if self.cold_loads:
-            kept.append(ColdOptimizer(count=self.cold_loads).model_dump(mode="json"))
-        return kept
+            listed.append(ColdOptimizer(count=self.cold_loads).model_dump(mode="json"))
+        return listed

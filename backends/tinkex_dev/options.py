@@ -1,43 +1,43 @@
-"""How a server was asked to behave."""
+"""Options of a server, and constants that several modules share."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 SUPPORTED_MODELS: Final = ("tiny-lm", "llama-3.2-1b", "llama-3.2-3b", "qwen/qwen2.5-7b")
-"""``tiny-lm``, and names that stand in for real ones: the same tiny architecture, other random base weights."""
+"""``tiny-lm``, and stand-ins for real models: the same tiny architecture with different random base weights."""
 
 CONTEXT_LENGTH: Final = 32_768
 DEFAULT_PORT: Final = 8077
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
-    """Settings of one server; times in seconds unless the name says otherwise."""
+class ServerOptions:
+    """Options of one server."""
 
     state_dir: Path
     seed: int = 0
     host: str = "127.0.0.1"
     port: int = 0
     latency_ms: float = 0.0
-    """Added to every HTTP call, as a far network would."""
+    """Added to every HTTP call, to simulate a distant network."""
     work_ms: float = 0.0
-    """Added to every operation of a model, in its turn, as a bigger model would."""
+    """Added to every operation of a model, to simulate a bigger model."""
     hold_s: float = 20.0
-    """How long a call for an unfinished future is held before it is answered with "try again"."""
+    """How long ``retrieve_future`` blocks on an unfinished future before it answers "try again"."""
     try_again_status: int = 408
-    """408, or 200 with a body of type ``try_again``: servers do either."""
+    """408, or 200 with a body of type ``try_again``; real servers use either."""
     session_ttl_s: float = 120.0
-    """A session that is not heard of for so long ends, and its live models with it."""
+    """A session without a request for this long ends, and its live models with it."""
     require_key: str | None = field(default=None, repr=False)
-    """The one accepted key; without it any key that begins with ``tml-``."""
+    """The only accepted API key; by default any key that begins with ``tml-``."""
     max_runs: int | None = None
-    """How many live models there may be; the next one is answered with 429."""
+    """Maximum number of live models; creating one more is answered with 429."""
     replay: bool = True
-    """Whether a repeated seq_id is answered from the record; else it runs again."""
+    """Whether a repeated seq_id is answered from the record of requests; otherwise it runs again."""
     strict_load: bool = True
     """Whether load_weights must be a model's first training request."""
     protobuf: bool = True
-    """Whether protobuf is read and written; a server without it answers 415, and JSON."""
+    """Whether protobuf is supported; otherwise a protobuf body is answered with 415, and results are JSON."""
     client_config: dict[str, object] = field(default_factory=dict)
-    """Flags for ``client/config``, over the server's own."""
+    """Flags for ``client/config`` that override the server's defaults."""

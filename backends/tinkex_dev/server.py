@@ -1,4 +1,4 @@
-"""Starting and stopping the server: in a thread of this process, or as a process of its own."""
+"""The server as a context manager: in a thread of this process, or in a child process."""
 
 import asyncio
 import contextlib
@@ -11,24 +11,24 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from backends.tinkex_dev.clock import Clock
-from backends.tinkex_dev.occupancy import occupied
-from backends.tinkex_dev.options import Options
+from backends.tinkex_dev.clock import ServerClock
+from backends.tinkex_dev.options import ServerOptions
 from backends.tinkex_dev.remote_control import RemoteControl
+from backends.tinkex_dev.storage.lock import locked_folder
 
 DEV_KEY = "tml-dev"
 
 
 class DevServer(RemoteControl):
-    """A server in a thread of this process, on a port of its own choosing unless told one.
+    """A server in a thread of this process, by default on a free port.
 
-    Entering the context starts it and waits until it listens; leaving stops it. What is on disk stays, so a
-    second server on the same folder goes on where the first one stopped.
+    Entering the context starts it and waits until it listens; leaving stops it. The state folder stays, so a
+    second server on the same folder continues where the first one stopped. ``options``: see ``ServerOptions``.
     """
 
-    def __init__(self, state_dir: Path, *, clock: Clock | None = None, **options: Any) -> None:
-        self.options = Options(state_dir=Path(state_dir), **options)
-        self.clock = clock or Clock()
+    def __init__(self, state_dir: Path, *, clock: ServerClock | None = None, **options: Any) -> None:
+        self.options = ServerOptions(state_dir=Path(state_dir), **options)
+        self.clock = clock or ServerClock()
         self._ready = threading.Event()
         self._failure: BaseException | None = None
         self._thread: threading.Thread | None = None
@@ -38,16 +38,16 @@ class DevServer(RemoteControl):
 
     @property
     def url(self) -> str:
-        """Where it listens, without a path."""
+        """The base URL. Raises RuntimeError before the start."""
         if self._url is None:
             raise RuntimeError("the server has not been started")
         return self._url
 
     def start(self) -> Self:
-        """Start, and return when it listens.
+        """Start, and return once it listens.
 
         Raises:
-            OSError: the port cannot be had.
+            OSError: the port cannot be bound.
             StateUnusable: the state folder cannot be written, or another live server uses it.
         """
         self._ready.clear()
@@ -59,7 +59,7 @@ class DevServer(RemoteControl):
         return self
 
     def stop(self) -> None:
-        """Stop, and return when the thread has ended and the port is free. Open calls are cut."""
+        """Stop, and return once the thread has ended and the port is free. Open calls are aborted."""
         if self._thread is None or self._loop is None or self._stop is None:
             return
         with contextlib.suppress(RuntimeError):
@@ -85,12 +85,12 @@ class DevServer(RemoteControl):
 
     async def serve(self) -> None:
         """Serve on this event loop until :meth:`stop` is called from elsewhere."""
-        from backends.tinkex_dev.listener import serving
+        from backends.tinkex_dev.http.listener import serving
 
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         options = self.options
-        with occupied(options.state_dir), _listening(options.host, options.port) as listening:
+        with locked_folder(options.state_dir), _listening(options.host, options.port) as listening:
             host, port = listening.getsockname()[:2]
             self._url = f"http://{host}:{port}"
             async with serving(options, self.clock, listening):
@@ -99,20 +99,20 @@ class DevServer(RemoteControl):
 
 
 def _listening(host: str, port: int) -> socket.socket:
-    """A bound socket. That it is TCP is said outright: asyncio sends small answers at once only then."""
+    """A bound socket. With an explicit IPPROTO_TCP, asyncio sets TCP_NODELAY, so small answers are not delayed."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    made = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        made.bind((host, port))
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((host, port))
     except OSError:
-        made.close()
+        bound.close()
         raise
-    return made
+    return bound
 
 
 class DevProcess(RemoteControl):
-    """A server in a process of its own, as a context: what dies with it is really gone."""
+    """A server in a child process, which tests can kill. ``arguments`` are those of the command."""
 
     def __init__(self, state_dir: Path, *arguments: str, environment: dict[str, str] | None = None) -> None:
         self._command = [
@@ -131,17 +131,17 @@ class DevProcess(RemoteControl):
 
     @property
     def url(self) -> str:
-        """Where it listens, without a path."""
+        """The base URL."""
         return self._url
 
     @property
     def pid(self) -> int:
-        """The process."""
+        """The process id."""
         assert self._process is not None
         return self._process.pid
 
     def start(self) -> Self:
-        """Start, and return when it listens."""
+        """Start, and return once it listens. Raises RuntimeError if the process exits instead."""
         self._process = subprocess.Popen(  # noqa: S603
             self._command, stdout=subprocess.PIPE, text=True, env=self._environment
         )
@@ -153,13 +153,13 @@ class DevProcess(RemoteControl):
         return self
 
     def stop(self) -> None:
-        """Ask it to stop, and wait for it."""
+        """Send SIGTERM, and wait until the process has exited."""
         if self._process is not None:
             self._process.terminate()
             self._end()
 
     def kill(self) -> None:
-        """End it at once, as a machine that loses power."""
+        """Send SIGKILL, and wait until the process has exited."""
         if self._process is not None:
             self._process.kill()
             self._end()

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from backends.tinkex_dev.requests import AdamParams
 from backends.tinkex_dev.server import DEV_KEY, DevProcess
-from backends.tinkex_dev.service import digest_of_body
+from backends.tinkex_dev.service.service import digest_of_body
+from backends.tinkex_dev.wire.requests import AdamFields
 from nsai_work import Job, JobHandle, submit_many
 from nsai_work.client.connections import publisher
 from nsai_work.job import Priority
@@ -25,7 +25,7 @@ from nsai_work.store import Hint
 from tests.rig import Proxy, Rig, until
 
 LEASE_TTL_S = 8.0
-EMPTYING = digest_of_body("optim_step", AdamParams(learning_rate=0.0).model_dump())
+EMPTYING = digest_of_body("optim_step", AdamFields(learning_rate=0.0).model_dump())
 """The step that moves nothing, by which a run that is given up is emptied where the service keeps no record."""
 
 

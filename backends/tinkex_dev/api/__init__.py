@@ -1,1 +1,1 @@
-"""The routes, one group a file."""
+"""The routes of the API, one file per group."""

@@ -1,4 +1,4 @@
-"""``/dev/``: breaking things on command, and looking behind the curtain. For this machine only."""
+"""The ``/dev/`` routes: fault injection, the journal and digests. They answer this machine only."""
 
 import asyncio
 import json
@@ -11,16 +11,16 @@ from starlette.routing import Route
 
 from backends.tinkex_dev import faults
 from backends.tinkex_dev.errors import InvalidField, Refused
-from backends.tinkex_dev.exchange import answer
-from backends.tinkex_dev.runs import LiveRun
-from backends.tinkex_dev.service import Service
+from backends.tinkex_dev.service.run import ServerRun
+from backends.tinkex_dev.service.service import Service
+from backends.tinkex_dev.wire.exchange import answer, validation_details
 
 _FAULT: TypeAdapter[faults.Fault] = TypeAdapter(faults.Fault)
-_HERE: Final = ("127.0.0.1", "::1")
+_LOOPBACK: Final = ("127.0.0.1", "::1")
 
 
 class AdminRoutes:
-    """Faults, the log, and digests of weights."""
+    """Faults, the journal, live runs, and digests of weights."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -37,13 +37,11 @@ class AdminRoutes:
         ]
 
     async def add_fault(self, request: Request) -> Response:
-        _only_here(request)
+        _require_loopback(request)
         try:
             fault = _FAULT.validate_python(json.loads(await request.body()))
         except ValidationError as error:
-            raise InvalidField(
-                422, [{"loc": ["body", *e["loc"]], "msg": e["msg"], "type": e["type"]} for e in error.errors()]
-            ) from None
+            raise InvalidField(422, validation_details(error)) from None
         except ValueError as error:
             raise Refused(422, f"the body is not JSON: {error}") from None
         await self._apply(fault)
@@ -63,12 +61,12 @@ class AdminRoutes:
                 for session_id in [fault.session_id] if fault.session_id else service.open_sessions():
                     service.end_session(session_id)
             case faults.DropFutures():
-                service.promises.forget(fault.model_id)
+                service.promises.drop_resolved(fault.model_id)
             case faults.ColdOptimizer():
                 service.faults.cold_loads = fault.count
             case faults.DamageCheckpoint():
                 service.checkpoints.damage(service.checkpoints.find(fault.path), missing=fault.how == "missing")
-            case faults.OutOfCredit():
+            case faults.ExhaustCredit():
                 service.faults.out_of_credit = fault.on
             case faults.PauseQueue():
                 service.pause(fault)
@@ -84,24 +82,24 @@ class AdminRoutes:
                 service.end_stale_sessions()
 
     async def list_faults(self, request: Request) -> Response:
-        _only_here(request)
-        return answer({"faults": self._service.faults.waiting()})
+        _require_loopback(request)
+        return answer({"faults": self._service.faults.scheduled()})
 
     async def clear_faults(self, request: Request) -> Response:
-        _only_here(request)
+        _require_loopback(request)
         self._service.faults.clear()
         return Response(status_code=204)
 
     async def log(self, request: Request) -> Response:
-        _only_here(request)
+        _require_loopback(request)
         query = request.query_params
-        found = await asyncio.to_thread(
+        entries = await asyncio.to_thread(
             self._service.journal.entries, model_id=query.get("model_id"), kind=query.get("kind")
         )
-        return answer({"entries": found})
+        return answer({"entries": entries})
 
     async def live_runs(self, request: Request) -> Response:
-        _only_here(request)
+        _require_loopback(request)
         return answer(
             {
                 "runs": [
@@ -112,23 +110,23 @@ class AdminRoutes:
         )
 
     async def run_digest(self, request: Request) -> Response:
-        _only_here(request)
+        _require_loopback(request)
         run = self._live(request.path_params["run_id"])
         digest = await self._service.compute(lambda: run.adapter.digest())
         return answer({"digest": digest, "steps": run.adapter.steps})
 
     async def checkpoint_digest(self, request: Request) -> Response:
-        _only_here(request)
+        _require_loopback(request)
         saved = self._service.checkpoints.find(request.query_params.get("path", ""))
         return answer({"digest": saved.state_digest, "steps": saved.step, "sha256": saved.sha256})
 
-    def _live(self, run_id: str) -> LiveRun:
+    def _live(self, run_id: str) -> ServerRun:
         run = self._service.live.get(run_id)
         if run is None:
             raise Refused(404, f"Model {run_id} is not loaded")
         return run
 
 
-def _only_here(request: Request) -> None:
-    if request.client is None or request.client.host not in _HERE:
-        raise Refused(403, "the admin routes answer only to this machine")
+def _require_loopback(request: Request) -> None:
+    if request.client is None or request.client.host not in _LOOPBACK:
+        raise Refused(403, "the admin routes answer only this machine")

@@ -1,4 +1,4 @@
-"""Asking for the result of a promise."""
+"""The routes that retrieve results."""
 
 import asyncio
 
@@ -6,15 +6,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from backends.tinkex_dev.encoding import loss_outputs_json, samples_json
-from backends.tinkex_dev.exchange import PROTOBUF, answer, read, wants_protobuf
-from backends.tinkex_dev.promises import Failed, LossOutputs, Plain, Promise, Result, Samples
-from backends.tinkex_dev.requests import RetrieveFuture
-from backends.tinkex_dev.service import Service
+from backends.tinkex_dev.service.promises import Failed, LossOutputs, Plain, Promise, Result, Samples
+from backends.tinkex_dev.service.service import Service
+from backends.tinkex_dev.wire.exchange import PROTOBUF, answer, read, wants_protobuf
+from backends.tinkex_dev.wire.requests import RetrieveFuture
+from backends.tinkex_dev.wire.result_json import loss_outputs_json, samples_json
 
 
 class FutureRoutes:
-    """retrieve_future, held open until the result is there or patience ends; cancel_future."""
+    """retrieve_future, a long poll of up to ``hold_s``; and cancel_future, which has no effect."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -51,7 +51,7 @@ class FutureRoutes:
 
 
 def _packed(result: Result) -> Response:
-    from backends.tinkex_dev.protobuf import loss_outputs_bytes, samples_bytes
+    from backends.tinkex_dev.wire.protobuf import loss_outputs_bytes, samples_bytes
 
     if isinstance(result, LossOutputs):
         return Response(loss_outputs_bytes(result), media_type=PROTOBUF)

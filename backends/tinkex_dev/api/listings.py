@@ -1,4 +1,4 @@
-"""Training runs and checkpoints: listing, deleting, publishing, keeping and fetching them."""
+"""The routes that list training runs, and list, delete, publish, expire and download checkpoints."""
 
 import hashlib
 import hmac
@@ -15,19 +15,19 @@ from starlette.routing import Route
 
 from backends.tinkex_dev.clock import iso
 from backends.tinkex_dev.errors import Refused
-from backends.tinkex_dev.exchange import answer, metadata_of, number_in_query, read
 from backends.tinkex_dev.model import safetensors
-from backends.tinkex_dev.records import CheckpointKind, CheckpointRecord, RunRecord
-from backends.tinkex_dev.requests import SetTtl
-from backends.tinkex_dev.service import Service, ttl_end
+from backends.tinkex_dev.service.service import Service, ttl_end
+from backends.tinkex_dev.storage.records import RunRecord, SaveKind, StoredCheckpoint
+from backends.tinkex_dev.wire.exchange import answer, metadata_strings, query_number, read
+from backends.tinkex_dev.wire.requests import SetTtl
 
-_ARCHIVE_LIFE = timedelta(hours=1)
-_PIECE = 64 * 1024
-_ONE = "/training_runs/{run_id}/checkpoints/{kind}/{name}"
+_ARCHIVE_TTL = timedelta(hours=1)
+_CHUNK_BYTES = 64 * 1024
+_CHECKPOINT = "/training_runs/{run_id}/checkpoints/{kind}/{name}"
 
 
 class ListingRoutes:
-    """What is there, whether or not its model still lives."""
+    """Training runs and checkpoints, whether or not their models are loaded."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -39,19 +39,19 @@ class ListingRoutes:
             Route("/training_runs/{run_id}", self.run),
             Route("/training_runs/{run_id}/checkpoints", self.checkpoints_of_run),
             Route("/checkpoints", self.checkpoints),
-            Route(_ONE, self.delete, methods=["DELETE"]),
-            Route(f"{_ONE}/archive", self.archive),
-            Route(f"{_ONE}/publish", self.publish, methods=["POST", "DELETE"]),
-            Route(f"{_ONE}/ttl", self.set_ttl, methods=["PUT"]),
+            Route(_CHECKPOINT, self.delete, methods=["DELETE"]),
+            Route(f"{_CHECKPOINT}/archive", self.archive),
+            Route(f"{_CHECKPOINT}/publish", self.publish, methods=["POST", "DELETE"]),
+            Route(f"{_CHECKPOINT}/ttl", self.set_ttl, methods=["PUT"]),
         ]
 
     def archive_route(self) -> Route:
-        """Where an archive's address leads: outside of the API, without a key."""
+        """The signed download of an archive, outside the API and without a key."""
         return Route("/archives/{run_id}/{kind}/{name}", self.download)
 
     async def runs(self, request: Request) -> Response:
-        limit = number_in_query(request, "limit", 20)
-        offset = number_in_query(request, "offset", 0)
+        limit = query_number(request, "limit", 20)
+        offset = query_number(request, "offset", 0)
         newest = sorted(self._service.runs.values(), key=lambda run: (run.created_at, run.id), reverse=True)
         return answer(
             {
@@ -80,13 +80,13 @@ class ListingRoutes:
             "corrupted": run.corrupted,
             "lora_rank": run.lora.rank,
             "last_request_time": iso(run.last_request_time),
-            "last_checkpoint": self._newest(saved, CheckpointKind.TRAINING),
-            "last_sampler_checkpoint": self._newest(saved, CheckpointKind.SAMPLER),
-            "user_metadata": metadata_of(run.user_metadata),
+            "last_checkpoint": self._newest(saved, SaveKind.TRAINING),
+            "last_sampler_checkpoint": self._newest(saved, SaveKind.SAMPLER),
+            "user_metadata": metadata_strings(run.user_metadata),
         }
 
     @staticmethod
-    def _newest(saved: list[CheckpointRecord], kind: CheckpointKind) -> dict[str, object] | None:
+    def _newest(saved: list[StoredCheckpoint], kind: SaveKind) -> dict[str, object] | None:
         return next((_wire(record) for record in saved if record.kind is kind), None)
 
     async def checkpoints_of_run(self, request: Request) -> Response:
@@ -94,8 +94,8 @@ class ListingRoutes:
         return answer({"checkpoints": [_wire(record) for record in saved]})
 
     async def checkpoints(self, request: Request) -> Response:
-        limit = number_in_query(request, "limit", 100)
-        offset = number_in_query(request, "offset", 0)
+        limit = query_number(request, "limit", 100)
+        offset = query_number(request, "offset", 0)
         saved = self._service.checkpoints.all()
         return answer(
             {
@@ -104,27 +104,26 @@ class ListingRoutes:
             }
         )
 
-    def _checkpoint(self, request: Request) -> CheckpointRecord:
-        part = request.path_params
-        return self._service.checkpoints.find(f"tinker://{part['run_id']}/{part['kind']}/{part['name']}")
+    def _checkpoint(self, request: Request) -> StoredCheckpoint:
+        return self._service.checkpoints.find(_path_in(request))
 
     async def delete(self, request: Request) -> Response:
         self._service.checkpoints.delete(self._checkpoint(request))
         return Response(status_code=204)
 
     async def publish(self, request: Request) -> Response:
-        self._service.checkpoints.change(self._checkpoint(request), public=request.method == "POST")
+        self._service.checkpoints.update(self._checkpoint(request), public=request.method == "POST")
         return Response(status_code=204)
 
     async def set_ttl(self, request: Request) -> Response:
         saved = self._checkpoint(request)
         body = await read(request, SetTtl)
         end = ttl_end(self._service.clock.now(), body.ttl_seconds)
-        return answer(_wire(self._service.checkpoints.change(saved, expires_at=end)))
+        return answer(_wire(self._service.checkpoints.update(saved, expires_at=end)))
 
     async def archive(self, request: Request) -> Response:
         saved = self._checkpoint(request)
-        expires = self._service.clock.now() + _ARCHIVE_LIFE
+        expires = self._service.clock.now() + _ARCHIVE_TTL
         until = int(expires.timestamp())
         link = request.url_for("download", run_id=saved.run_id, kind=saved.kind.value, name=saved.name)
         location = f"{link}?until={until}&signature={self._signature(saved.path, until)}"
@@ -134,25 +133,26 @@ class ListingRoutes:
         )
 
     async def download(self, request: Request) -> Response:
-        part = request.path_params
-        path = f"tinker://{part['run_id']}/{part['kind']}/{part['name']}"
-        until = number_in_query(request, "until", 0)
-        given = request.query_params.get("signature", "")
-        if not hmac.compare_digest(given, self._signature(path, until)):
-            raise Refused(403, "the signature of this address is not valid")
+        path = _path_in(request)
+        until = query_number(request, "until", 0)
+        signature = request.query_params.get("signature", "")
+        if not hmac.compare_digest(signature, self._signature(path, until)):
+            raise Refused(403, "the signature of this URL is invalid")
         if self._service.clock.seconds() > until:
-            raise Refused(403, "this address has expired; ask for the archive again")
+            raise Refused(403, "this URL has expired; request the archive again")
         saved = self._service.checkpoints.find(path)
         data = await self._service.compute(lambda: self._tar(saved))
-        pieces: Iterator[bytes] = (data[start : start + _PIECE] for start in range(0, len(data), _PIECE))
-        return StreamingResponse(pieces, media_type="application/x-tar", headers={"Content-Length": str(len(data))})
+        chunks: Iterator[bytes] = (
+            data[start : start + _CHUNK_BYTES] for start in range(0, len(data), _CHUNK_BYTES)
+        )
+        return StreamingResponse(chunks, media_type="application/x-tar", headers={"Content-Length": str(len(data))})
 
     def _signature(self, path: str, until: int) -> str:
         return hmac.new(self._secret, f"{path}:{until}".encode(), hashlib.sha256).hexdigest()
 
-    def _tar(self, saved: CheckpointRecord) -> bytes:
-        """The adapter and its description; the same checkpoint gives the same bytes."""
-        state = self._service.storage.read_checkpoint(saved)
+    def _tar(self, saved: StoredCheckpoint) -> bytes:
+        """A tar file of the adapter and its configuration; equal checkpoints give equal bytes."""
+        state = self._service.folder.read_checkpoint(saved)
         weights = {key.removeprefix("w."): value for key, value in state.items() if key.startswith("w.")}
         files = {
             "adapter_config.json": json.dumps(
@@ -175,8 +175,14 @@ class ListingRoutes:
         return out.getvalue()
 
 
-def _wire(record: CheckpointRecord) -> dict[str, object]:
-    """A checkpoint as listings have it."""
+def _path_in(request: Request) -> str:
+    """The ``tinker://`` path named by a route's parameters; not validated."""
+    parts = request.path_params
+    return f"tinker://{parts['run_id']}/{parts['kind']}/{parts['name']}"
+
+
+def _wire(record: StoredCheckpoint) -> dict[str, object]:
+    """A checkpoint's entry in listings."""
     return {
         "checkpoint_id": f"{record.kind.value}/{record.name}",
         "checkpoint_type": record.kind.wire_name,
@@ -185,5 +191,5 @@ def _wire(record: CheckpointRecord) -> dict[str, object]:
         "size_bytes": record.size_bytes,
         "public": record.public,
         "expires_at": iso(record.expires_at) if record.expires_at else None,
-        "user_metadata": metadata_of(record.user_metadata),
+        "user_metadata": metadata_strings(record.user_metadata),
     }

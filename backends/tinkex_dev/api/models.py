@@ -1,4 +1,4 @@
-"""Making, describing and unloading models."""
+"""The routes that create, describe and unload models."""
 
 import hashlib
 
@@ -6,20 +6,20 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from backends.tinkex_dev.errors import Refused
-from backends.tinkex_dev.exchange import answer, read
-from backends.tinkex_dev.promises import Plain, Promise
-from backends.tinkex_dev.records import LoraRecord, RunRecord
-from backends.tinkex_dev.requests import CreateModel, LoadWeights, OfModel, OfPath
-from backends.tinkex_dev.runs import LiveRun
-from backends.tinkex_dev.service import Service, digest_of_body
+from backends.tinkex_dev.errors import InvalidField, Refused
+from backends.tinkex_dev.service.promises import Plain, Promise
+from backends.tinkex_dev.service.run import ServerRun
+from backends.tinkex_dev.service.service import Service, digest_of_body
+from backends.tinkex_dev.storage.records import LoraRecord, RunRecord
+from backends.tinkex_dev.wire.exchange import answer, read
+from backends.tinkex_dev.wire.requests import CreateModel, LoadWeights, ModelBody, PathBody
 from crucible.tokenizer import ByteTokenizer
 
 ADAM = {"type": "adamw"}
 
 
 class ModelRoutes:
-    """create_model, get_info, unload_model and weights_info; and a model made by loading a checkpoint."""
+    """create_model, get_info, unload_model and weights_info; and the creation of a model from a checkpoint."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -34,22 +34,22 @@ class ModelRoutes:
 
     async def create(self, request: Request) -> Response:
         body = await read(request, CreateModel)
-        self._service.hear(body.session_id)
+        self._service.touch_session(body.session_id)
         self._service.network(body.base_model)
         digest = digest_of_body("create_model", body.model_dump())
         run_id = f"{body.session_id}:train:{body.model_seq_id}"
-        earlier = self._created_before(run_id, digest)
+        earlier = self._earlier_creation(run_id, digest)
         if earlier is not None:
             return answer(earlier.receipt())
         seed = body.lora_config.seed
         lora = LoraRecord(
             rank=body.lora_config.rank,
-            seed=self._own_seed(run_id) if seed is None else seed,
+            seed=self._derived_seed(run_id) if seed is None else seed,
             train_unembed=body.lora_config.train_unembed,
             train_mlp=body.lora_config.train_mlp,
             train_attn=body.lora_config.train_attn,
         )
-        _refuse_nothing_to_train(lora)
+        _require_trainable(lora)
         run = self._service.create_run(
             body.session_id,
             body.model_seq_id,
@@ -59,43 +59,41 @@ class ModelRoutes:
         )
         return answer(self._submit_creation(run, digest).receipt())
 
-    def _submit_creation(self, run: LiveRun, digest: str) -> Promise:
+    def _submit_creation(self, run: ServerRun, digest: str) -> Promise:
         async def work() -> Plain:
-            await self._service.take_time()
-            self._service.note(run, "create_model", 0, digest)
+            await self._service.wait_for_turn()
+            self._service.record_effect(run, "create_model", 0, digest)
             return Plain({"type": "create_model", "model_id": run.record.id})
 
-        promise = self._service.promises.make("create_model", run.record.id)
-        run.remember_creation(digest, promise)
+        promise = self._service.promises.create("create_model", run.record.id)
+        run.record_creation(digest, promise)
         run.lane.submit(None, promise, work)
         return promise
 
-    def _own_seed(self, run_id: str) -> int:
+    def _derived_seed(self, run_id: str) -> int:
         number = run_id.rpartition(":")[2]
         digest = hashlib.sha256(f"{self._service.options.seed}:adapter:{number}".encode()).digest()
         return int.from_bytes(digest[:6], "big")
 
-    def _created_before(self, run_id: str, digest: str) -> Promise | None:
+    def _earlier_creation(self, run_id: str, digest: str) -> Promise | None:
         run = self._service.live.get(run_id)
-        return run.created_by(digest) if run is not None and self._service.replay else None
+        return run.creation_promise(digest) if run is not None and self._service.replay else None
 
     async def load_into_new(self, body: LoadWeights) -> Promise:
-        """A new model whose first act is to load a checkpoint."""
+        """Create a model from a checkpoint."""
         if body.session_id is None or body.model_seq_id is None:
-            raise Refused(
-                422,
-                [{"type": "missing", "loc": ["body", "model_id"], "msg": "or session_id and model_seq_id"}],
-            )
+            message = "required unless session_id and model_seq_id are present"
+            raise Refused(422, [{"type": "missing", "loc": ["body", "model_id"], "msg": message}])
         service = self._service
-        service.hear(body.session_id)
+        service.touch_session(body.session_id)
         digest = digest_of_body("load_weights", body.model_dump())
         run_id = f"{body.session_id}:train:{body.model_seq_id}"
-        earlier = self._created_before(run_id, digest)
+        earlier = self._earlier_creation(run_id, digest)
         if earlier is not None:
             return earlier
         saved = service.checkpoints.find(body.path)
         if body.base_model is not None and body.base_model != saved.base_model:
-            raise Refused(400, f"checkpoint {body.path} is of {saved.base_model}, not of {body.base_model}")
+            raise Refused(400, f"checkpoint {body.path} was made from {saved.base_model}, not {body.base_model}")
         run = service.create_run(
             body.session_id,
             body.model_seq_id,
@@ -105,32 +103,32 @@ class ModelRoutes:
         )
 
         async def work() -> Plain:
-            await service.take_time()
+            await service.wait_for_turn()
             return await service.load(run, saved, seq_id=0, digest=digest, optimizer=body.optimizer)
 
-        promise = service.promises.make("load_weights", run.record.id)
-        run.remember_creation(digest, promise)
+        promise = service.promises.create("load_weights", run.record.id)
+        run.record_creation(digest, promise)
         run.lane.submit(None, promise, work)
         return promise
 
     async def info(self, request: Request) -> Response:
-        run = self._service.live_run((await read(request, OfModel)).model_id)
+        run = self._service.live_run((await read(request, ModelBody)).model_id)
         return answer(_info(run.record))
 
     async def unload(self, request: Request) -> Response:
-        run = self._service.live_run((await read(request, OfModel)).model_id)
-        promise = self._service.promises.make("unload_model", run.record.id)
+        run = self._service.live_run((await read(request, ModelBody)).model_id)
+        promise = self._service.promises.create("unload_model", run.record.id)
 
         async def work() -> Plain:
             self._service.live.pop(run.record.id, None)
-            self._service.note(run, "unload_model", None, "")
+            self._service.record_effect(run, "unload_model", None, "")
             return Plain({"type": "unload_model", "model_id": run.record.id})
 
         run.lane.submit(None, promise, work)
         return answer(promise.receipt())
 
     async def weights_info(self, request: Request) -> Response:
-        body = await read(request, OfPath)
+        body = await read(request, PathBody)
         saved = self._service.checkpoints.find(body.tinker_path)
         return answer(
             {
@@ -161,15 +159,8 @@ def _info(record: RunRecord) -> dict[str, object]:
     }
 
 
-def _refuse_nothing_to_train(lora: LoraRecord) -> None:
-    if not (lora.train_mlp or lora.train_attn or lora.train_unembed):
-        raise Refused(
-            422,
-            [
-                {
-                    "type": "value_error",
-                    "loc": ["body", "lora_config", "train_mlp"],
-                    "msg": "one of train_mlp, train_attn and train_unembed must be true",
-                }
-            ],
+def _require_trainable(lora: LoraRecord) -> None:
+    if not lora.shape.sites:
+        raise InvalidField.at(
+            ("lora_config", "train_mlp"), "one of train_mlp, train_attn and train_unembed must be true"
         )

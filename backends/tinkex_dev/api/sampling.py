@@ -1,4 +1,4 @@
-"""Sampling sessions, and sampling from a base model, a checkpoint or a snapshot."""
+"""The routes that create sampling sessions, and sample from a base model, a checkpoint or a snapshot."""
 
 import hashlib
 from collections import OrderedDict
@@ -11,27 +11,27 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from backends.tinkex_dev.errors import InvalidField, Refused
-from backends.tinkex_dev.exchange import answer, read
-from backends.tinkex_dev.lane import outcome_of
 from backends.tinkex_dev.model.adapter import Adapter
 from backends.tinkex_dev.model.network import Network
-from backends.tinkex_dev.model.sampling import HowToSample, draw, score_prompt
+from backends.tinkex_dev.model.sampling import SamplingSettings, draw, score_prompt
 from backends.tinkex_dev.options import CONTEXT_LENGTH
-from backends.tinkex_dev.promises import Samples
-from backends.tinkex_dev.records import CheckpointKind, SamplerRecord
-from backends.tinkex_dev.requests import CreateSamplingSession, Sample, SamplingParams
-from backends.tinkex_dev.service import Service, digest_of_body
-from backends.tinkex_dev.tensors import tokens_of_chunks
+from backends.tinkex_dev.service.lane import result_of
+from backends.tinkex_dev.service.promises import Samples
+from backends.tinkex_dev.service.service import Service, digest_of_body
+from backends.tinkex_dev.storage.records import SamplerRecord, SaveKind
+from backends.tinkex_dev.wire.exchange import answer, read
+from backends.tinkex_dev.wire.requests import CreateSamplingSession, Sample, SamplingFields
+from backends.tinkex_dev.wire.tensors import tokens_of_chunks
 from crucible.tokenizer import ByteTokenizer
 
 _DEFAULT_MAX_TOKENS: Final = 512
-_REMEMBERED: Final = 50_000
-_LOADED: Final = 64
+_MAX_RECORDED: Final = 50_000
+_MAX_LOADED: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """What to sample from."""
+    """The model to sample from."""
 
     network: Network
     adapter: Adapter | None
@@ -42,7 +42,7 @@ class SamplingRoutes:
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._asked: OrderedDict[tuple[str, int], tuple[str, str]] = OrderedDict()
+        self._requests: OrderedDict[tuple[str, int], tuple[str, str]] = OrderedDict()
         self._loaded: OrderedDict[str, tuple[str, Adapter]] = OrderedDict()
 
     def routes(self) -> list[Route]:
@@ -53,9 +53,9 @@ class SamplingRoutes:
 
     async def create(self, request: Request) -> Response:
         body = await read(request, CreateSamplingSession)
-        self._service.hear(body.session_id)
+        self._service.touch_session(body.session_id)
         if (body.base_model is None) == (body.model_path is None):
-            raise InvalidField.at(("base_model",), "one of base_model and model_path is needed")
+            raise InvalidField.at(("base_model",), "exactly one of base_model and model_path is required")
         base_model = self._check_source(body.base_model, body.model_path)
         sampler = SamplerRecord(
             id=f"{body.session_id}:sample:{body.sampling_session_seq_id}",
@@ -65,7 +65,7 @@ class SamplingRoutes:
         )
         earlier = self._service.samplers.get(sampler.id)
         if earlier is not None and earlier != sampler:
-            raise Refused(409, f"sampling session {sampler.id} exists and samples from something else")
+            raise Refused(409, f"sampling session {sampler.id} exists and samples from another model")
         if earlier is None:
             self._service.add_sampler(sampler)
         return answer({"type": "create_sampling_session", "sampling_session_id": sampler.id}, 201)
@@ -74,9 +74,9 @@ class SamplingRoutes:
         if model_path is None:
             return self._service.network(str(base_model)).name
         saved = self._service.checkpoints.find(model_path)
-        if saved.kind is not CheckpointKind.SAMPLER:
+        if saved.kind is not SaveKind.SAMPLER:
             raise Refused(
-                400, f"{model_path} is a training checkpoint; save_weights_for_sampler makes one to sample from"
+                400, f"{model_path} is a training checkpoint; to sample, save one by save_weights_for_sampler"
             )
         return saved.base_model
 
@@ -85,31 +85,33 @@ class SamplingRoutes:
         _refuse_unsupported(body)
         sampler = self._sampler_of(body)
         prompt = tokens_of_chunks(body.prompt.chunks, ("prompt", "chunks"))
-        how = _how(body.sampling_params, len(prompt))
+        settings = _settings(body.sampling_params, len(prompt))
         digest = digest_of_body("sample", body.model_dump())
         key = (sampler.id, body.seq_id) if body.seq_id is not None and body.sampling_session_id else None
-        if key is not None and key in self._asked and self._service.replay:
-            earlier, request_id = self._asked[key]
+        if key is not None and key in self._requests and self._service.replay:
+            earlier, request_id = self._requests[key]
             if earlier != digest:
                 raise Refused(409, f"seq_id {body.seq_id} of {sampler.id} was used for another request")
             return answer(self._service.promises.get(request_id).receipt())
-        promise = self._service.promises.make("sample")
+        promise = self._service.promises.create("sample")
         promise.extra = {"sample_sequence_ids": [f"{promise.id}:{n}" for n in range(body.num_samples)]}
         if key is not None:
-            self._asked[key] = (digest, promise.id)
-            _keep_newest(self._asked, _REMEMBERED)
+            self._requests[key] = (digest, promise.id)
+            _drop_oldest(self._requests, _MAX_RECORDED)
         seed = body.sampling_params.seed
         if seed is None:
-            seed = self._seed_of(sampler.id, body)
+            seed = self._derived_seed(sampler.id, body)
 
         async def work() -> Samples:
-            await self._service.take_time()
-            return await self._service.compute(lambda: self._draw(sampler, prompt.tolist(), how, abs(seed), body))
+            await self._service.wait_for_turn()
+            return await self._service.compute(
+                lambda: self._draw(sampler, prompt.tolist(), settings, abs(seed), body)
+            )
 
-        async def keep() -> None:
-            self._service.promises.keep(promise, await outcome_of(work))
+        async def resolve() -> None:
+            self._service.promises.resolve(promise, await result_of(work))
 
-        self._service.start(keep())
+        self._service.start_task(resolve())
         return answer(promise.receipt())
 
     def _sampler_of(self, body: Sample) -> SamplerRecord:
@@ -117,27 +119,27 @@ class SamplingRoutes:
             sampler = self._service.samplers.get(body.sampling_session_id)
             if sampler is None:
                 raise Refused(404, f"Sampling session {body.sampling_session_id!r} not found")
-            self._service.hear(sampler.session_id)
+            self._service.touch_session(sampler.session_id)
             return sampler
         if body.base_model is None and body.model_path is None:
             raise InvalidField.at(
-                ("sampling_session_id",), "one of sampling_session_id, base_model and model_path is needed"
+                ("sampling_session_id",), "one of sampling_session_id, base_model and model_path is required"
             )
         base_model = self._check_source(body.base_model, body.model_path)
         return SamplerRecord(id="", session_id="", base_model=base_model, model_path=body.model_path)
 
-    def _seed_of(self, sampler_id: str, body: Sample) -> int:
-        """A seed for a request without one: another for each request, the same on each server like this.
+    def _derived_seed(self, sampler_id: str, body: Sample) -> int:
+        """A seed for a request without one: distinct per request, equal on servers of equal seed.
 
-        Names that are made at random (of sessions and runs) have no part in it.
+        The random ids of sessions and runs do not enter it.
         """
-        asked = digest_of_body("seed", body.model_dump(exclude={"sampling_session_id", "model_path"}))
+        request = digest_of_body("seed", body.model_dump(exclude={"sampling_session_id", "model_path"}))
         number = sampler_id.rpartition(":")[2]
-        mixed = hashlib.sha256(f"{self._service.options.seed}:{number}:{asked}".encode()).digest()
-        return int.from_bytes(mixed[:6], "big")
+        digest = hashlib.sha256(f"{self._service.options.seed}:{number}:{request}".encode()).digest()
+        return int.from_bytes(digest[:6], "big")
 
     def _draw(
-        self, sampler: SamplerRecord, prompt: list[int], how: HowToSample, seed: int, body: Sample
+        self, sampler: SamplerRecord, prompt: list[int], settings: SamplingSettings, seed: int, body: Sample
     ) -> Samples:
         source = self._source(sampler)
         adapters = source.adapter.low_rank if source.adapter is not None else {}
@@ -147,11 +149,11 @@ class SamplingRoutes:
                     source.network,
                     adapters,
                     prompt,
-                    how,
-                    np.random.default_rng([seed, place]),
+                    settings,
+                    np.random.default_rng([seed, index]),
                     top=body.topk_sample_logprobs,
                 )
-                for place in range(body.num_samples)
+                for index in range(body.num_samples)
             ]
             if not (body.prompt_logprobs or body.topk_prompt_logprobs):
                 return Samples(sequences)
@@ -171,40 +173,40 @@ class SamplingRoutes:
         if sampler.model_path is None:
             return _Source(network, None)
         saved = self._service.checkpoints.find(sampler.model_path)
-        known = self._loaded.get(saved.path)
-        if known is None or known[0] != saved.sha256:
-            known = (saved.sha256, self._service.checkpoints.read(saved, optimizer=False))
-            self._loaded[saved.path] = known
-            _keep_newest(self._loaded, _LOADED)
-        return _Source(network, known[1])
+        loaded = self._loaded.get(saved.path)
+        if loaded is None or loaded[0] != saved.sha256:
+            loaded = (saved.sha256, self._service.checkpoints.load(saved, optimizer=False))
+            self._loaded[saved.path] = loaded
+            _drop_oldest(self._loaded, _MAX_LOADED)
+        return _Source(network, loaded[1])
 
 
-def _keep_newest(table: OrderedDict[Any, Any], count: int) -> None:
-    while len(table) > count:
+def _drop_oldest(table: OrderedDict[Any, Any], max_size: int) -> None:
+    while len(table) > max_size:
         table.popitem(last=False)
 
 
 def _refuse_unsupported(body: Sample) -> None:
-    """Say what this server does not have, rather than leave it out of the answer."""
+    """Refuse unsupported fields, which would otherwise be missing from the answer."""
     for field in ("target_prompt_logprobs", "prompt_alt_tokens_k"):
         if getattr(body, field):
             raise InvalidField.at((field,), "the development server does not support it")
 
 
-def _how(params: SamplingParams, prompt_length: int) -> HowToSample:
+def _settings(params: SamplingFields, prompt_length: int) -> SamplingSettings:
     room = CONTEXT_LENGTH - prompt_length
-    wanted = params.max_tokens if params.max_tokens is not None else min(_DEFAULT_MAX_TOKENS, room)
-    if wanted > room:
+    max_tokens = params.max_tokens if params.max_tokens is not None else min(_DEFAULT_MAX_TOKENS, room)
+    if max_tokens > room:
         raise InvalidField.at(
             ("sampling_params", "max_tokens"),
-            f"{wanted} tokens after a prompt of {prompt_length} exceed the context of {CONTEXT_LENGTH}",
+            f"{max_tokens} tokens after a prompt of {prompt_length} exceed the context of {CONTEXT_LENGTH}",
         )
     tokens, texts = _stops(params.stop)
-    return HowToSample(wanted, params.temperature, params.top_k, params.top_p, tokens, texts)
+    return SamplingSettings(max_tokens, params.temperature, params.top_k, params.top_p, tokens, texts)
 
 
 def _stops(stop: str | list[str] | list[int] | None) -> tuple[frozenset[int], tuple[bytes, ...]]:
-    """None stops at the end of turn, an empty list nowhere, anything else at itself and at the end of turn."""
+    """Stop tokens and texts: by default the end of turn, none for an empty list, otherwise both."""
     if stop == []:
         return frozenset(), ()
     listed = [stop] if isinstance(stop, str) else stop or []

@@ -1,4 +1,4 @@
-"""Sessions and what a client asks before it begins."""
+"""The routes of sessions, and those that a client calls before it opens one."""
 
 from typing import Any, Final
 
@@ -7,10 +7,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from backends.tinkex_dev.errors import Refused
-from backends.tinkex_dev.exchange import answer, metadata_of, number_in_query, read, read_body
 from backends.tinkex_dev.options import CONTEXT_LENGTH, SUPPORTED_MODELS
-from backends.tinkex_dev.requests import CreateSession, Heartbeat
-from backends.tinkex_dev.service import Service
+from backends.tinkex_dev.service.service import Service
+from backends.tinkex_dev.wire.exchange import answer, metadata_strings, query_number, read, read_body
+from backends.tinkex_dev.wire.requests import CreateSession, Heartbeat
 from crucible.tokenizer import ByteTokenizer
 
 _CLIENT_CONFIG: Final[dict[str, object]] = {
@@ -24,7 +24,7 @@ _CLIENT_CONFIG: Final[dict[str, object]] = {
 
 
 class SessionRoutes:
-    """Health, capabilities, client settings, sessions and their listing."""
+    """Health, capabilities, client configuration, sessions and samplers."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -84,7 +84,7 @@ class SessionRoutes:
         )
 
     async def heartbeat(self, request: Request) -> Response:
-        self._service.hear((await read(request, Heartbeat)).session_id)
+        self._service.touch_session((await read(request, Heartbeat)).session_id)
         return answer({"type": "session_heartbeat"})
 
     async def telemetry(self, request: Request) -> Response:
@@ -92,8 +92,8 @@ class SessionRoutes:
         return answer({"status": "accepted"})
 
     async def list(self, request: Request) -> Response:
-        limit = number_in_query(request, "limit", 20)
-        offset = number_in_query(request, "offset", 0)
+        limit = query_number(request, "limit", 20)
+        offset = query_number(request, "offset", 0)
         newest = sorted(self._service.sessions.values(), key=lambda s: (s.created_at, s.id), reverse=True)
         return answer({"sessions": [session.id for session in newest[offset : offset + limit]]})
 
@@ -105,14 +105,14 @@ class SessionRoutes:
         shown: dict[str, Any] = {
             "training_run_ids": [r.id for r in self._service.runs.values() if r.session_id == session_id],
             "sampler_ids": [s.id for s in self._service.samplers.values() if s.session_id == session_id],
-            "user_metadata": metadata_of(session.user_metadata),
+            "user_metadata": metadata_strings(session.user_metadata),
         }
         return answer(shown)
 
     async def finish(self, request: Request) -> Response:
-        """The client is done: its live models are unloaded."""
+        """End the session, which unloads its live models."""
         await read_body(request)
-        session_id = self._service.hear(request.path_params["session_id"]).id
+        session_id = self._service.touch_session(request.path_params["session_id"]).id
         self._service.end_session(session_id)
         return Response(status_code=204)
 
@@ -129,4 +129,4 @@ class SessionRoutes:
 def _description(name: str) -> str:
     if name == "tiny-lm":
         return "a tiny byte-level model for development"
-    return f"a stand-in for {name}: the architecture of tiny-lm with base weights of its own"
+    return f"a stand-in for {name}: the architecture of tiny-lm with different base weights"

@@ -1,4 +1,4 @@
-"""What trains a model: each call takes its place in the model's line and is answered with a promise."""
+"""The routes that train, save and load a model. Each queues an operation and answers with a promise."""
 
 import asyncio
 import contextlib
@@ -12,32 +12,33 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from backends.tinkex_dev.api.models import ModelRoutes
-from backends.tinkex_dev.checkpoints import valid_name
 from backends.tinkex_dev.errors import InvalidField, OperationFailed, Refused
-from backends.tinkex_dev.exchange import answer, parse, read_body, sends_protobuf
 from backends.tinkex_dev.model.adapter import AdamStep
-from backends.tinkex_dev.promises import LossOutputs, Plain, Promise
-from backends.tinkex_dev.records import CheckpointKind, CheckpointRecord, SamplerRecord
-from backends.tinkex_dev.requests import (
-    Body,
+from backends.tinkex_dev.service.promises import LossOutputs, Plain, Promise
+from backends.tinkex_dev.service.run import Batch, ServerRun
+from backends.tinkex_dev.service.service import Service, digest_of_body, ttl_end
+from backends.tinkex_dev.storage.checkpoints import valid_name
+from backends.tinkex_dev.storage.records import SamplerRecord, SaveKind, StoredCheckpoint, checkpoint_path
+from backends.tinkex_dev.wire.exchange import answer, parse, read_body, sends_protobuf
+from backends.tinkex_dev.wire.requests import (
     Forward,
     ForwardBackward,
     LoadWeights,
     OptimStep,
+    RequestBody,
     SaveWeights,
     SaveWeightsForSampler,
 )
-from backends.tinkex_dev.runs import Batch, LiveRun
-from backends.tinkex_dev.service import Service, digest_of_body, ttl_end
-from backends.tinkex_dev.tensors import batch_of_json
+from backends.tinkex_dev.wire.tensors import batch_of_json
 
-_BIG: Final = 64 * 1024
-B = TypeVar("B", bound=Body)
+_THREAD_FROM_BYTES: Final = 64 * 1024
+"""Bigger bodies are decoded in a thread, so that they do not block the event loop."""
+B = TypeVar("B", bound=RequestBody)
 T = TypeVar("T")
 
 
 class TrainingRoutes:
-    """forward_backward, forward, optim_step, and the saving and loading of weights."""
+    """forward_backward, forward, optim_step, save_weights, save_weights_for_sampler and load_weights."""
 
     def __init__(self, service: Service, models: ModelRoutes) -> None:
         self._service = service
@@ -56,28 +57,28 @@ class TrainingRoutes:
     async def forward_backward(self, request: Request) -> Response:
         data = await read_body(request)
         if sends_protobuf(request):
-            return await self._forward_backward_packed(data)
+            return await self._forward_backward_protobuf(data)
         body = await self._parse(data, ForwardBackward)
         run = self._service.live_run(body.model_id)
-        place = ("forward_backward_input",)
+        path = ("forward_backward_input",)
         with _refusal_skips(run, body.seq_id):
-            batch = await _elsewhere(
+            batch = await _decode(
                 len(data),
-                lambda: batch_of_json(body.forward_backward_input, place, forward_only=body.forward_only),
+                lambda: batch_of_json(body.forward_backward_input, path, forward_only=body.forward_only),
             )
         return answer(self._submit_batch(run, body.seq_id, batch).receipt())
 
-    async def _forward_backward_packed(self, data: bytes) -> Response:
+    async def _forward_backward_protobuf(self, data: bytes) -> Response:
         if not self._service.options.protobuf:
             raise Refused(415, "this server reads JSON only")
-        from backends.tinkex_dev.protobuf import batch_of_request, read_request
+        from backends.tinkex_dev.wire.protobuf import batch_of_request, read_request
 
-        message = await _elsewhere(len(data), lambda: read_request(data))
+        message = await _decode(len(data), lambda: read_request(data))
         if not 0 < message.seq_id < 2**31:
-            raise InvalidField.at(("seq_id",), f"{message.seq_id} is not allowed; 1 to {2**31 - 1} are")
+            raise InvalidField.at(("seq_id",), f"{message.seq_id} is not allowed; expected 1 to {2**31 - 1}")
         run = self._service.live_run(message.model_id)
         with _refusal_skips(run, message.seq_id):
-            batch = await _elsewhere(len(data), lambda: batch_of_request(message, ("forward_backward_input",)))
+            batch = await _decode(len(data), lambda: batch_of_request(message, ("forward_backward_input",)))
         return answer(self._submit_batch(run, message.seq_id, batch).receipt())
 
     async def forward(self, request: Request) -> Response:
@@ -85,21 +86,21 @@ class TrainingRoutes:
         body = await self._parse(data, Forward)
         run = self._service.live_run(body.model_id)
         with _refusal_skips(run, body.seq_id):
-            batch = await _elsewhere(
+            batch = await _decode(
                 len(data), lambda: batch_of_json(body.forward_input, ("forward_input",), forward_only=True)
             )
         return answer(self._submit_batch(run, body.seq_id, batch).receipt())
 
-    def _submit_batch(self, run: LiveRun, seq_id: int | None, batch: Batch) -> Promise:
+    def _submit_batch(self, run: ServerRun, seq_id: int | None, batch: Batch) -> Promise:
         service = self._service
         kind = "forward" if batch.forward_only else "forward_backward"
         digest = _digest_of_batch(kind, batch)
 
         async def work() -> LossOutputs:
-            await service.take_time()
+            await service.wait_for_turn()
             await service.poison_if_due(run)
             result = await service.compute(lambda: run.forward_backward(batch))
-            service.note(run, kind, seq_id, digest, loss=result.metrics["loss:sum"])
+            service.record_effect(run, kind, seq_id, digest, loss=result.metrics["loss:sum"])
             return result
 
         return service.submit(run, kind, seq_id, digest, work)
@@ -108,12 +109,12 @@ class TrainingRoutes:
         body = await self._parse(await read_body(request), OptimStep)
         service, run = self._service, self._service.live_run(body.model_id)
         digest = digest_of_body("optim_step", body.adam_params.model_dump())
-        how = AdamStep(**body.adam_params.model_dump())
+        parameters = AdamStep(**body.adam_params.model_dump())
 
         async def work() -> Plain:
-            await service.take_time()
-            metrics = await service.compute(lambda: run.optim_step(how))
-            service.note(run, "optim_step", body.seq_id, digest)
+            await service.wait_for_turn()
+            metrics = await service.compute(lambda: run.optim_step(parameters))
+            service.record_effect(run, "optim_step", body.seq_id, digest)
             await service.poison_if_due(run)
             return Plain({"metrics": metrics})
 
@@ -122,31 +123,32 @@ class TrainingRoutes:
     async def save_weights(self, request: Request) -> Response:
         body = await self._parse(await read_body(request), SaveWeights)
         run = self._service.live_run(body.model_id)
-        return answer(self._submit_save(run, CheckpointKind.TRAINING, body, overwrite=body.overwrite).receipt())
+        return answer(self._submit_save(run, SaveKind.TRAINING, body, overwrite=body.overwrite).receipt())
 
     async def save_for_sampler(self, request: Request) -> Response:
         body = await self._parse(await read_body(request), SaveWeightsForSampler)
         run = self._service.live_run(body.model_id)
         if body.path is None:
             return answer(self._submit_snapshot(run, body).receipt())
-        return answer(self._submit_save(run, CheckpointKind.SAMPLER, body, overwrite=False).receipt())
+        return answer(self._submit_save(run, SaveKind.SAMPLER, body, overwrite=False).receipt())
 
     def _submit_save(
         self,
-        run: LiveRun,
-        kind: CheckpointKind,
+        run: ServerRun,
+        kind: SaveKind,
         body: SaveWeights | SaveWeightsForSampler,
         *,
         overwrite: bool,
     ) -> Promise:
         service = self._service
-        verb = "save_weights" if kind is CheckpointKind.TRAINING else "save_weights_for_sampler"
+        verb = "save_weights" if kind is SaveKind.TRAINING else "save_weights_for_sampler"
         digest = digest_of_body(verb, body.model_dump(exclude={"model_id", "seq_id"}))
         name = _name(body.path, run, body.seq_id)
 
-        def save() -> CheckpointRecord:
+        def save() -> StoredCheckpoint:
             return service.checkpoints.save(
-                run,
+                run.record,
+                run.adapter,
                 kind,
                 name,
                 overwrite=overwrite,
@@ -155,12 +157,12 @@ class TrainingRoutes:
             )
 
         async def work() -> Plain:
-            await service.take_time()
+            await service.wait_for_turn()
             run.refuse_if_poisoned()
             saved = await service.compute(save)
             run.saving.discard((kind, name))
             service.update_run(run, save=True)
-            service.note(run, verb, body.seq_id, digest, path=saved.path)
+            service.record_effect(run, verb, body.seq_id, digest, path=saved.path)
             return Plain({"type": verb, "path": saved.path})
 
         def check() -> None:
@@ -169,14 +171,14 @@ class TrainingRoutes:
         with _refusal_skips(run, body.seq_id):
             return service.submit(run, verb, body.seq_id, digest, work, check=check)
 
-    def _submit_snapshot(self, run: LiveRun, body: SaveWeightsForSampler) -> Promise:
-        """Weights for one sampling session, kept as long as the server runs."""
+    def _submit_snapshot(self, run: ServerRun, body: SaveWeightsForSampler) -> Promise:
+        """Save weights for one sampling session, in memory, until the session ends."""
         service = self._service
         verb = "save_weights_for_sampler"
         digest = digest_of_body(verb, body.model_dump(exclude={"model_id", "seq_id"}))
 
         async def work() -> Plain:
-            await service.take_time()
+            await service.wait_for_turn()
             run.refuse_if_poisoned()
             number = body.sampling_session_seq_id
             sampler_id = f"{run.record.session_id}:sample:{uuid.uuid4().hex if number is None else number}"
@@ -186,7 +188,7 @@ class TrainingRoutes:
                     id=sampler_id, session_id=run.record.session_id, base_model=run.record.base_model, snapshot=True
                 )
             )
-            service.note(run, verb, body.seq_id, digest, sampler=sampler_id)
+            service.record_effect(run, verb, body.seq_id, digest, sampler=sampler_id)
             return Plain({"type": verb, "sampling_session_id": sampler_id})
 
         return service.submit(run, verb, body.seq_id, digest, work)
@@ -209,16 +211,16 @@ class TrainingRoutes:
                     )
 
             async def work() -> Plain:
-                await service.take_time()
+                await service.wait_for_turn()
                 return await service.load(run, saved, seq_id=body.seq_id, digest=digest, optimizer=body.optimizer)
 
             promise = service.submit(run, "load_weights", body.seq_id, digest, work, check=check)
         return answer(promise.receipt())
 
     async def _parse(self, data: bytes, kind: type[B]) -> B:
-        """The body as a record. One that is refused does not hold up its model's later requests."""
+        """Validate a body. A refused one does not block the later requests of its model."""
         try:
-            return await _elsewhere(len(data), lambda: parse(data, kind))
+            return await _decode(len(data), lambda: parse(data, kind))
         except InvalidField:
             self._skip_if_named(data)
             raise
@@ -232,16 +234,16 @@ class TrainingRoutes:
                 if run is not None and isinstance(seq_id, int):
                     run.lane.skip(seq_id)
 
-    def _reserve(self, run: LiveRun, kind: CheckpointKind, name: str, *, overwrite: bool) -> None:
+    def _reserve(self, run: ServerRun, kind: SaveKind, name: str, *, overwrite: bool) -> None:
         taken = self._service.checkpoints.is_taken(run.record.id, kind, name) or (kind, name) in run.saving
         if taken and not overwrite:
-            raise Refused(409, f"Checkpoint tinker://{run.record.id}/{kind.value}/{name} already exists")
+            raise Refused(409, f"Checkpoint {checkpoint_path(run.record.id, kind, name)} already exists")
         run.saving.add((kind, name))
 
 
 @contextlib.contextmanager
-def _refusal_skips(run: LiveRun, seq_id: int | None) -> Iterator[None]:
-    """A request that is refused within does not hold up the model's later ones."""
+def _refusal_skips(run: ServerRun, seq_id: int | None) -> Iterator[None]:
+    """Release the seq_id of a request that is refused within, so that it does not block later ones."""
     try:
         yield
     except (Refused, OperationFailed):
@@ -250,9 +252,8 @@ def _refusal_skips(run: LiveRun, seq_id: int | None) -> Iterator[None]:
         raise
 
 
-async def _elsewhere(size: int, work: Callable[[], T]) -> T:
-    """Small work is done at once; big work leaves the event loop free."""
-    return work() if size < _BIG else await asyncio.to_thread(work)
+async def _decode(size: int, work: Callable[[], T]) -> T:
+    return work() if size < _THREAD_FROM_BYTES else await asyncio.to_thread(work)
 
 
 def _digest_of_batch(kind: str, batch: Batch) -> str:
@@ -267,8 +268,8 @@ def _digest_of_batch(kind: str, batch: Batch) -> str:
     return digest_of_body(kind, {"loss_fn": batch.loss_fn, "config": sorted(batch.config.items())}, *arrays())
 
 
-def _name(path: str | None, run: LiveRun, seq_id: int | None) -> str:
-    """The name to save under: the one asked for, or one made of the seq_id."""
+def _name(path: str | None, run: ServerRun, seq_id: int | None) -> str:
+    """The requested checkpoint name, or one derived from the seq_id."""
     if path is None:
         return f"auto-{run.lane.next_seq if seq_id is None else seq_id:06d}"
     if valid_name(path):
@@ -276,5 +277,5 @@ def _name(path: str | None, run: LiveRun, seq_id: int | None) -> str:
     if seq_id is not None:
         run.lane.skip(seq_id)
     raise InvalidField.at(
-        ("path",), f"{path!r} is not allowed; a name of letters, digits, '.', '_' and '-', at most 200, is"
+        ("path",), f"{path!r} is not allowed; expected at most 200 letters, digits, '.', '_' and '-'"
     )

@@ -1,6 +1,6 @@
-"""``nsai-work demo``: a run is corrupted half-way, recovers, and equals one that was left alone.
+"""The command ``nsai-work demo``: a run is corrupted half-way, recovers, and equals an undisturbed one.
 
-The one place outside ``nsai_work`` that uses the whole product; it does so through the names that users type.
+The only code outside ``nsai_work`` that uses the whole product; it does so through the public names.
 """
 
 from backends.tinkex_dev.demo.command import demo

@@ -1,4 +1,4 @@
-"""The demo's folder: everything it writes lies there, and nothing else is ever deleted."""
+"""The demo's folder. The demo writes and deletes nothing outside it."""
 
 import shutil
 from dataclasses import dataclass
@@ -7,23 +7,23 @@ from pathlib import Path
 
 from crucible.errors import InvalidRequest
 
-MARK = ".nsai-work-demo"
+MARKER = ".nsai-work-demo"
 
 
 @dataclass(frozen=True, slots=True)
 class DemoFolder:
-    """Where things lie."""
+    """Paths of the demo's files."""
 
     root: Path
 
     @property
     def home(self) -> Path:
-        """NSAI_WORK_HOME of this demo: the store and the broker's spool."""
+        """NSAI_WORK_HOME of the demo: the store and the broker's spool."""
         return self.root / "home"
 
     @property
     def server_state(self) -> Path:
-        """What the development server keeps: checkpoints and its log."""
+        """The development server's state folder: runs, checkpoints and the journal."""
         return self.root / "server"
 
     @property
@@ -38,23 +38,23 @@ class DemoFolder:
 
     @property
     def worker_log(self) -> Path:
-        """What the worker says."""
+        """The worker's log."""
         return self.root / "worker.log"
 
 
 def prepare_folder(root: Path) -> DemoFolder:
-    """A fresh folder. One that an earlier demo made is emptied.
+    """Create the folder, or recreate that of an earlier demo.
 
     Raises:
-        InvalidRequest: the folder holds something that no demo put there.
+        InvalidRequest: the folder contains files that are not a demo's.
     """
     root = root.absolute()
-    if root.exists() and not (root / MARK).exists() and (not root.is_dir() or any(root.iterdir())):
-        raise InvalidRequest.of("--output", str(root), "name an empty or a new folder, or one of an earlier demo")
+    if root.exists() and not (root / MARKER).exists() and (not root.is_dir() or any(root.iterdir())):
+        raise InvalidRequest.of("--output", str(root), "expected a new or empty folder, or one of an earlier demo")
     if root.exists():
         shutil.rmtree(root)
     root.mkdir(parents=True)
-    (root / MARK).touch()
+    (root / MARKER).touch()
     folder = DemoFolder(root)
     folder.home.mkdir(mode=0o700)
     folder.data.write_bytes(files(__package__).joinpath("conversations.jsonl").read_bytes())

@@ -1,12 +1,12 @@
-"""What a run of the demo came to, and whether two of them came to the same."""
+"""Outcomes of the demo's runs, and their comparison."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class RunOutcome:
-    """A finished run. ``losses`` are those of steps 1, 2, ...; ``weights`` is the digest of the final weights and
-    optimizer state, as the server computes it."""
+    """A finished run. ``losses`` are those of steps 1, 2, ...; ``weights`` is the server's digest of the final
+    weights and optimizer state."""
 
     job_id: str
     losses: tuple[float, ...]
@@ -19,16 +19,16 @@ class RunOutcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was compared."""
+class Comparison:
+    """One compared property of two runs."""
 
     equal: bool
     text: str
     note: str = ""
 
 
-def compare(corrupted: RunOutcome, undisturbed: RunOutcome) -> list[Finding]:
-    """Everything that must hold: a recovery did happen, and nothing shows of it in the end."""
+def compare(corrupted: RunOutcome, undisturbed: RunOutcome) -> list[Comparison]:
+    """Compare recoveries, losses and weights: exactly one run recovered, and both results are equal."""
     return [
         _recovered(corrupted, undisturbed),
         _losses(corrupted.losses, undisturbed.losses),
@@ -36,24 +36,24 @@ def compare(corrupted: RunOutcome, undisturbed: RunOutcome) -> list[Finding]:
     ]
 
 
-def _recovered(corrupted: RunOutcome, undisturbed: RunOutcome) -> Finding:
-    as_told = corrupted.recoveries == 1 and undisturbed.recoveries == 0
-    note = f"from step {corrupted.resumed_from}; the repeated steps show the resume to be {corrupted.resume}"
-    return Finding(as_told, f"recoveries: {corrupted.recoveries} and {undisturbed.recoveries}", note)
+def _recovered(corrupted: RunOutcome, undisturbed: RunOutcome) -> Comparison:
+    expected = corrupted.recoveries == 1 and undisturbed.recoveries == 0
+    note = f"from step {corrupted.resumed_from}; the repeated steps prove the resume {corrupted.resume}"
+    return Comparison(expected, f"recoveries: {corrupted.recoveries} and {undisturbed.recoveries}", note)
 
 
-def _losses(one: tuple[float, ...], other: tuple[float, ...]) -> Finding:
-    differing = [step for step, pair in enumerate(zip(one, other, strict=False), start=1) if pair[0] != pair[1]]
-    if len(one) != len(other):
-        return Finding(False, f"steps: {len(one)} and {len(other)}")
+def _losses(first: tuple[float, ...], second: tuple[float, ...]) -> Comparison:
+    differing = [step for step, (a, b) in enumerate(zip(first, second, strict=False), start=1) if a != b]
+    if len(first) != len(second):
+        return Comparison(False, f"steps: {len(first)} and {len(second)}")
     if differing:
-        return Finding(
-            False, f"losses differ at {len(differing)} of {len(one)} steps", f"the first is {differing[0]}"
+        return Comparison(
+            False, f"losses differ at {len(differing)} of {len(first)} steps", f"the first is {differing[0]}"
         )
-    return Finding(bool(one), f"losses: all {len(one)} steps equal, bit for bit")
+    return Comparison(bool(first), f"losses: all {len(first)} steps equal, bit for bit")
 
 
-def _weights(one: str, other: str) -> Finding:
-    if one != other:
-        return Finding(False, "final weights and optimizer state differ", f"{one[:16]}, {other[:16]}")
-    return Finding(bool(one), "final weights and optimizer state equal", f"sha256 {one[:16]}...")
+def _weights(first: str, second: str) -> Comparison:
+    if first != second:
+        return Comparison(False, "final weights and optimizer state differ", f"{first[:16]}, {second[:16]}")
+    return Comparison(bool(first), "final weights and optimizer state equal", f"sha256 {first[:16]}...")

@@ -1,4 +1,4 @@
-"""The demo's loss plot, as SVG written by hand: two curves, where the run was corrupted, where it resumed."""
+"""The demo's loss plot as hand-written SVG: two curves, and the steps of corruption and resume."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ FONT = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif"
 
 @dataclass(frozen=True, slots=True)
 class LossPlot:
-    """What is drawn. Losses are those of steps 1, 2, ...; the other two are step numbers."""
+    """Data of the plot. Losses are those of steps 1, 2, ...; the other two are step numbers."""
 
     undisturbed: Sequence[float]
     recovered: Sequence[float]
@@ -24,12 +24,12 @@ class LossPlot:
 
     @property
     def largest_difference(self) -> float:
-        """Between the two runs, over all steps that both have."""
+        """The largest difference of losses over the steps that both runs have."""
         pairs = zip(self.undisturbed, self.recovered, strict=False)
-        return max((abs(one - other) for one, other in pairs), default=0.0)
+        return max((abs(a - b) for a, b in pairs), default=0.0)
 
     def svg(self) -> str:
-        """The picture as an SVG document."""
+        """The plot as an SVG document."""
         frame = _Frame(len(self.undisturbed), max([*self.undisturbed, *self.recovered, 1e-6]))
         parts = [
             *_head(self),
@@ -37,7 +37,7 @@ class LossPlot:
             *_axes(frame),
             _curve(frame, self.undisturbed, colour=PALE, width=9),
             _curve(frame, self.recovered, colour=STRONG, width=2),
-            *_way_back(frame, self),
+            *_resume_arc(frame, self),
             *_legend(self),
             "</svg>",
         ]
@@ -46,14 +46,14 @@ class LossPlot:
 
 @dataclass(frozen=True, slots=True)
 class _Frame:
-    """From data to pixels."""
+    """Mapping from data to pixels."""
 
     steps: int
     highest: float
 
     @property
     def top(self) -> float:
-        """The upper end of the loss axis: a tick above the highest loss."""
+        """The upper end of the loss axis: the tick above the highest loss."""
         size = tick_size(self.highest)
         return math.ceil(self.highest * 1.001 / size) * size
 
@@ -64,20 +64,20 @@ class _Frame:
         return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * loss / self.top
 
 
-def tick_size(highest: float, wanted: int = 6) -> float:
-    """1, 2 or 5 times a power of ten, so that about ``wanted`` ticks reach ``highest``."""
-    raw = max(highest, 1e-9) / wanted
+def tick_size(highest: float, count: int = 6) -> float:
+    """1, 2 or 5 times a power of ten, so that about ``count`` ticks reach ``highest``."""
+    raw = max(highest, 1e-9) / count
     power = 10.0 ** math.floor(math.log10(raw))
     return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * 0.999)
 
 
 def _head(plot: LossPlot) -> list[str]:
     equal = "A corrupted run recovers to the same losses, step for step"
-    heading = equal if plot.largest_difference == 0 else "A corrupted run, and the same run left alone"
+    heading = equal if plot.largest_difference == 0 else "A corrupted run, and the same run undisturbed"
     size = f'width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}"'
     return [
         f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" font-family="{FONT}">',
-        "<title>Loss of a training run that was corrupted and recovered, and of the same run left alone</title>",
+        "<title>Loss of a training run that was corrupted and recovered, and of the same run undisturbed</title>",
         _tag("rect", width=WIDTH, height=HEIGHT, fill="#ffffff"),
         _text(LEFT, 30, heading, font_size=17, font_weight=600),
     ]
@@ -120,8 +120,8 @@ def _curve(frame: _Frame, losses: Sequence[float], *, colour: str, width: int) -
     return _tag("polyline", points=points, stroke=colour, stroke_width=width, **_OPEN)
 
 
-def _way_back(frame: _Frame, plot: LossPlot) -> list[str]:
-    """The cross where the run was corrupted, the point it resumed from, and the arc between them."""
+def _resume_arc(frame: _Frame, plot: LossPlot) -> list[str]:
+    """A cross at the corruption, a circle at the step resumed from, and the arc between them."""
     bad_x, good_x = frame.x(plot.corrupted_at), frame.x(plot.resumed_from)
     bad_y, good_y = (frame.y(_loss_at(plot, step)) for step in (plot.corrupted_at, plot.resumed_from))
     height = max(min(bad_y, good_y) - 64, TOP + 26)
@@ -148,7 +148,7 @@ def _legend(plot: LossPlot) -> list[str]:
     difference = f"largest difference: {plot.largest_difference:g}"
     return [
         _line(LEFT, y - 4, LEFT + 28, y - 4, stroke=PALE, stroke_width=9),
-        _text(LEFT + 38, y, "left alone"),
+        _text(LEFT + 38, y, "undisturbed"),
         _line(LEFT + 128, y - 4, LEFT + 156, y - 4, stroke=STRONG, stroke_width=2),
         _text(LEFT + 166, y, "corrupted and recovered"),
         _tag("rect", x=LEFT + 352, y=y - 12, width=28, height=15, fill=BAND, stroke=ALARM, stroke_opacity=0.25),
@@ -169,7 +169,7 @@ def _text(x: float, y: float, text: str, **style: str | float) -> str:
 
 
 def _tag(name: str, content: str = "", **attributes: str | float) -> str:
-    """An element; ``stroke_width`` stands for ``stroke-width``, and pixels get one decimal."""
+    """An SVG element; ``stroke_width`` becomes ``stroke-width``, and pixels get one decimal."""
     shown = {key.replace("_", "-"): _value(value) for key, value in attributes.items()}
     head = " ".join([name, *(f'{key}="{value}"' for key, value in shown.items())])
     return f"<{head}>{escape(content)}</{name}>" if content else f"<{head}/>"

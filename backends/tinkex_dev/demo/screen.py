@@ -1,4 +1,4 @@
-"""What the demo shows: lines that read the same on a terminal, in a pipe and in a picture."""
+"""The demo's output: lines that look the same on a terminal, in a pipe and in a saved image."""
 
 import re
 import sys
@@ -7,21 +7,21 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-PICTURE_WIDTH = 100
+IMAGE_WIDTH = 100
 BAR = 28
 PLAIN = "default"
 INDENT, GAP = ("   ", ""), ("  ", "")
-"""Blanks are parts of their own, without a style: some viewers of SVG drop those that a text begins with."""
+"""Unstyled parts of their own, because some SVG viewers drop the blanks that a text begins with."""
 
 
 class Screen:
-    """Writes to stdout; remembers what it wrote when it is to become a picture."""
+    """Writes to stdout, and records the output if it is to be saved as an image."""
 
     def __init__(self, *, recording: bool = False) -> None:
         self._console = Console(
             record=recording,
             highlight=False,
-            width=PICTURE_WIDTH if recording or not sys.stdout.isatty() else None,
+            width=IMAGE_WIDTH if recording or not sys.stdout.isatty() else None,
         )
         self._scene = 0
 
@@ -36,11 +36,11 @@ class Screen:
         self._write((str(self._scene), "bold cyan"), GAP, (text, "bold"))
 
     def line(self, mark: str, text: str, *, style: str = PLAIN, note: str = "") -> None:
-        """One thing that happened."""
+        """One event."""
         self._write(INDENT, (f"{mark} {text}", style), GAP, (note, "dim"))
 
     def step(self, step: int, total: int, loss: float, first_loss: float, *, note: str = "") -> None:
-        """A step, with its loss as a bar against the first one."""
+        """A step, with its loss as a bar relative to the first loss."""
         share = min(1.0, loss / first_loss) if first_loss > 0 else 0.0
         filled = round(share * BAR)
         bar = ("━" * filled, "blue"), ("┄" * (BAR - filled), "bright_black")
@@ -63,7 +63,7 @@ class Screen:
         self._console.print(text, soft_wrap=not self._console.record)
 
     def save(self, path: Path) -> None:
-        """The picture of all that was written. It refers to nothing outside itself, fonts included."""
-        picture = self._console.export_svg(title="nsai-work demo")
+        """Save the output as a self-contained SVG image, without references to fonts."""
+        image = self._console.export_svg(title="nsai-work demo")
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(re.sub(r"@font-face \{.*?\}", "", picture, flags=re.DOTALL))
+        path.write_text(re.sub(r"@font-face \{.*?\}", "", image, flags=re.DOTALL))

@@ -1,4 +1,4 @@
-"""The demo's processes and their environment: a development server and a worker, each a process of its own."""
+"""The demo's processes, a development server and a worker, and their environment."""
 
 import os
 import signal
@@ -12,12 +12,12 @@ from types import FrameType
 from backends.tinkex_dev.demo.folder import DemoFolder
 from backends.tinkex_dev.server import DEV_KEY, DevProcess
 
-STOP_WITHIN_S = 10.0
+STOP_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """What runs while the demo does."""
+    """The running processes."""
 
     server: DevProcess
     worker_pid: int
@@ -25,27 +25,28 @@ class Stage:
 
 @contextmanager
 def set_stage(folder: DemoFolder, *, work_ms: float) -> Iterator[Stage]:
-    """Start both processes and point this one at them; all is undone at the end.
+    """Start both processes and point this process at them; undone when the context ends.
 
-    Whatever the user's environment says of a real service, a database or a broker is hidden meanwhile.
+    The user's settings for a real service, a database or a broker are removed from the environment meanwhile.
     """
     with (
         _sigterm_unwinds(),
-        _environment({"NSAI_WORK_HOME": str(folder.home)}),
+        environment({"NSAI_WORK_HOME": str(folder.home)}),
         DevProcess(folder.server_state, "--work-ms", f"{work_ms:g}") as server,
-        _environment(_service_variables(server.url)),
+        environment(_service_variables(server.url)),
         _worker(folder) as pid,
     ):
         yield Stage(server, pid)
 
 
 def _service_variables(url: str) -> dict[str, str]:
-    # a proxy of the user's must not come between two processes of one machine
+    # a configured proxy must not intercept calls on this machine
     return {"TINKER_BASE_URL": url, "TINKER_API_KEY": DEV_KEY, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
 
 
 @contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+def environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set variables and remove the user's product settings, except home and debug; undone when the context ends."""
     before = dict(os.environ)
     for name in before:
         if name.startswith(("NSAI_WORK_", "TINKER_")) and name not in ("NSAI_WORK_HOME", "NSAI_WORK_DEBUG"):
@@ -68,7 +69,7 @@ def _worker(folder: DemoFolder) -> Iterator[int]:
         finally:
             process.terminate()
             try:
-                process.wait(STOP_WITHIN_S)
+                process.wait(STOP_TIMEOUT_S)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
@@ -76,7 +77,7 @@ def _worker(folder: DemoFolder) -> Iterator[int]:
 
 @contextmanager
 def _sigterm_unwinds() -> Iterator[None]:
-    """SIGTERM unwinds this process as Ctrl-C does, so that its children are stopped."""
+    """Turn SIGTERM into an exception, as Ctrl-C is, so that the child processes are stopped."""
 
     def end(number: int, frame: FrameType | None) -> None:
         del frame

@@ -1,4 +1,4 @@
-"""What happens in the demo, in order."""
+"""The demo's script."""
 
 import time
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from backends.tinkex_dev.demo.outcome import RunOutcome, compare
 from backends.tinkex_dev.demo.plot import LossPlot
 from backends.tinkex_dev.demo.screen import Screen
 from backends.tinkex_dev.demo.stage import Stage, set_stage
-from backends.tinkex_dev.demo.watching import watch_run
+from backends.tinkex_dev.demo.watcher import watch_run
 from crucible.errors import CrucibleError
 
 if TYPE_CHECKING:
@@ -20,50 +20,50 @@ if TYPE_CHECKING:
 
 BASE_MODEL = "tiny-lm"
 WORK_MS = 10.0
-"""What a step costs more than the tiny model needs, so that an eye can follow the run."""
+"""Delay added to every operation, so that the run can be followed by eye."""
 QUESTION = "What does a keel do?"
 JOB_TIMEOUT_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """When what happens, in optimizer steps."""
+    """The steps at which the run is saved and corrupted."""
 
     steps: int
 
     @property
     def save_every(self) -> int:
-        """Six checkpoints in a run."""
+        """Steps between two of the six checkpoints of a run."""
         return max(1, self.steps // 6)
 
     @property
     def corrupt_after(self) -> int:
-        """A bit past the middle, and past a checkpoint, so that there are steps to repeat."""
+        """A step past the middle and past a checkpoint, so that there are steps to repeat."""
         return self.steps // 2 + max(2, self.save_every // 2)
 
 
 class Story:
-    """Two runs of the same job, one of them corrupted half-way, held against each other."""
+    """Two runs of the same job, one of them corrupted half-way, and their comparison."""
 
     def __init__(self, screen: Screen, folder: DemoFolder, *, steps: int) -> None:
         self._screen = screen
         self._folder = folder
         self._schedule = Schedule(steps)
 
-    def tell(self) -> bool:
-        """Run it all; whether both runs ended the same, bit for bit."""
+    def run(self) -> bool:
+        """Run the demo; returns whether both runs ended equal, bit for bit."""
         began = time.monotonic()
         self._screen.title("A training run is corrupted half-way, and recovers by itself.")
-        self._screen.scene("A development server and a worker, each a process of its own")
+        self._screen.scene("A development server and a worker, each in its own process")
         with set_stage(self._folder, work_ms=WORK_MS) as stage:
             url = stage.server.url
             self._screen.line("✓", f"server  {url}", note="speaks the Tinker protocol; its gradients are real")
-            self._screen.line("✓", f"worker  process {stage.worker_pid}", note="takes jobs from the store")
+            self._screen.line("✓", f"worker  process {stage.worker_pid}", note="claims jobs from the store")
             corrupted = self._corrupted_run(stage)
             undisturbed = self._undisturbed_run(stage)
-            equal = self._verdict(corrupted, undisturbed)
-            self._tell_what_it_learnt(corrupted)
-        self._tell_where_things_lie(corrupted, undisturbed)
+            equal = self._compare(corrupted, undisturbed)
+            self._show_completions(corrupted)
+        self._show_files(corrupted, undisturbed)
         self._close(equal, time.monotonic() - began)
         return equal
 
@@ -73,14 +73,14 @@ class Story:
             f'submit(Job(kind="training_step", backend="tinkex", ...)), corrupted after step {after}'
         )
         stage.server.fault(kind="corrupt", mode="flag", after_optim_steps=after)
-        return self._run(stage, "corrupted", show_steps=True)
+        return self._run_job(stage, "corrupted", show_steps=True)
 
     def _undisturbed_run(self, stage: Stage) -> RunOutcome:
-        self._screen.scene("The same job, left alone")
+        self._screen.scene("The same job, undisturbed")
         stage.server.clear_faults()
-        return self._run(stage, "undisturbed", show_steps=False)
+        return self._run_job(stage, "undisturbed", show_steps=False)
 
-    def _run(self, stage: Stage, name: str, *, show_steps: bool) -> RunOutcome:
+    def _run_job(self, stage: Stage, name: str, *, show_steps: bool) -> RunOutcome:
         from nsai_work import submit
 
         handle = submit(self._job(name))
@@ -88,7 +88,7 @@ class Story:
         try:
             return watch_run(handle, stage.server, self._screen, show_steps=show_steps, timeout_s=JOB_TIMEOUT_S)
         except CrucibleError:
-            self._screen.line("✗", f"the worker's log is {_shown(self._folder.worker_log)}", style="red")
+            self._screen.line("✗", f"see the worker's log, {_shown(self._folder.worker_log)}", style="red")
             raise
 
     def _job(self, name: str) -> "Job":
@@ -108,29 +108,29 @@ class Story:
         }
         return Job(kind="training_step", backend="tinkex", name=f"demo: {name}", payload=payload)
 
-    def _verdict(self, corrupted: RunOutcome, undisturbed: RunOutcome) -> bool:
-        self._screen.scene("Held against each other")
-        findings = compare(corrupted, undisturbed)
-        for finding in findings:
-            style = "green" if finding.equal else "bold red"
-            self._screen.line("✓" if finding.equal else "✗", finding.text, style=style, note=finding.note)
-        return all(finding.equal for finding in findings)
+    def _compare(self, corrupted: RunOutcome, undisturbed: RunOutcome) -> bool:
+        self._screen.scene("Comparison of the two runs")
+        comparisons = compare(corrupted, undisturbed)
+        for item in comparisons:
+            style = "green" if item.equal else "bold red"
+            self._screen.line("✓" if item.equal else "✗", item.text, style=style, note=item.note)
+        return all(item.equal for item in comparisons)
 
-    def _tell_what_it_learnt(self, run: RunOutcome) -> None:
+    def _show_completions(self, run: RunOutcome) -> None:
         from crucible import Options, Prompt, connect
 
-        self._screen.scene(f'What it learnt: "{QUESTION}"')
+        self._screen.scene(f'Completions before and after training: "{QUESTION}"')
         rows = []
         with connect("tinkex") as backend:
             for name, model in (("base model", BASE_MODEL), ("trained", run.model)):
                 options = Options(model=model, temperature=0.0, max_tokens=60, stop=("\n",))
-                asked = Prompt.model_validate(
+                prompt = Prompt.model_validate(
                     {"messages": [{"role": "user", "content": QUESTION}], "options": options}
                 )
-                rows.append((name, _printable(backend.complete(asked).text)))
+                rows.append((name, _printable(backend.complete(prompt).text)))
         self._screen.pairs(rows)
 
-    def _tell_where_things_lie(self, corrupted: RunOutcome, undisturbed: RunOutcome) -> None:
+    def _show_files(self, corrupted: RunOutcome, undisturbed: RunOutcome) -> None:
         plot = LossPlot(
             undisturbed.losses,
             corrupted.losses,
@@ -138,12 +138,12 @@ class Story:
             resumed_from=corrupted.resumed_from,
         )
         self._folder.plot.write_text(plot.svg())
-        self._screen.scene("Where things lie")
+        self._screen.scene("Files")
         self._screen.pairs(
             [
                 ("loss plot", _shown(self._folder.plot)),
                 ("checkpoints", _shown(self._folder.server_state)),
-                ("look at it", f"NSAI_WORK_HOME={_shown(self._folder.home)} nsai-work show {corrupted.job_id}"),
+                ("inspect", f"NSAI_WORK_HOME={_shown(self._folder.home)} nsai-work show {corrupted.job_id}"),
             ]
         )
 
@@ -157,12 +157,12 @@ class Story:
 
 
 def _printable(text: str) -> str:
-    """A model's answer as a line: what cannot be printed is shown as its code."""
+    """A model's answer on one line, with escapes for unprintable characters."""
     shown = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
     return f'"{shown}"'
 
 
 def _shown(path: Path) -> str:
-    """A path as the user would type it here."""
+    """A path, relative to the working directory if it is inside it."""
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)

@@ -1,1 +1,1 @@
-"""The arithmetic: a tiny language model with low-rank adapters, its losses, its optimizer and its sampler."""
+"""A tiny language model in numpy, with low-rank adapters, losses, Adam and a sampler."""

@@ -1,4 +1,4 @@
-"""What a run learns: low-rank matrices, their gradients, and the optimizer's memory of them."""
+"""The trainable part of a model: low-rank matrices, their gradients and Adam's state."""
 
 import hashlib
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ _FLAG_OF_SITE: Final = {
 
 @dataclass(frozen=True, slots=True)
 class AdapterShape:
-    """Which matrices learn, and how narrow they are."""
+    """The rank of an adapter, and which matrices it trains."""
 
     rank: int
     train_mlp: bool = True
@@ -35,7 +35,7 @@ class AdapterShape:
 
 @dataclass(frozen=True, slots=True)
 class AdamStep:
-    """The numbers of one optimizer step."""
+    """Parameters of one optimizer step."""
 
     learning_rate: float
     beta1: float
@@ -46,7 +46,7 @@ class AdamStep:
 
 
 class Adapter:
-    """One run's weights, the gradient gathered since its last step, and Adam's two moments."""
+    """A run's weights, the gradient accumulated since the last step, and Adam's two moments."""
 
     def __init__(self, shape: AdapterShape, seed: int, *, dtype: type[np.floating] = np.float32) -> None:
         self.shape = shape
@@ -67,7 +67,7 @@ class Adapter:
 
     @property
     def low_rank(self) -> dict[str, LowRank]:
-        """The adapters as the network reads them."""
+        """The matrices by site, in the network's form."""
         scale = _ALPHA / self.shape.rank
         return {
             site: LowRank(self.weights[f"{site}.down"], self.weights[f"{site}.up"], scale)
@@ -75,38 +75,38 @@ class Adapter:
         }
 
     def gradients(self) -> dict[str, Array]:
-        """Where the next backward pass adds its share; zero after each step."""
+        """The gradient accumulators; zero after each step."""
         if self.gradient is None:
             self.gradient = _zeros(self.weights)
         return self.gradient
 
-    def step(self, how: AdamStep) -> float:
-        """Move the weights by Adam with decoupled weight decay; the answer is the gradient's norm unclipped.
+    def step(self, parameters: AdamStep) -> float:
+        """Make one Adam step with decoupled weight decay; returns the gradient's norm before clipping.
 
-        A step without any gradient gathered still counts, and decays the moments, as in any Adam.
+        A step without accumulated gradients still counts, and decays the moments.
         """
         gradient = self.gradients()
         norm = float(np.sqrt(sum(float(np.sum(np.square(g, dtype=np.float64))) for g in gradient.values())))
-        shrink = how.grad_clip_norm / norm if 0 < how.grad_clip_norm < norm else 1.0
+        shrink = parameters.grad_clip_norm / norm if 0 < parameters.grad_clip_norm < norm else 1.0
         if self.first is None or self.second is None:
             self.first, self.second = _zeros(self.weights), _zeros(self.weights)
         self.steps += 1
-        first_scale = 1 - how.beta1**self.steps
-        second_scale = 1 - how.beta2**self.steps
+        first_scale = 1 - parameters.beta1**self.steps
+        second_scale = 1 - parameters.beta2**self.steps
         for key, weight in self.weights.items():
             slope = gradient[key] * shrink
             first, second = self.first[key], self.second[key]
-            first *= how.beta1
-            first += (1 - how.beta1) * slope
-            second *= how.beta2
-            second += (1 - how.beta2) * slope * slope
-            move = (first / first_scale) / (np.sqrt(second / second_scale) + how.eps)
-            weight -= how.learning_rate * (move + how.weight_decay * weight)
+            first *= parameters.beta1
+            first += (1 - parameters.beta1) * slope
+            second *= parameters.beta2
+            second += (1 - parameters.beta2) * slope * slope
+            move = (first / first_scale) / (np.sqrt(second / second_scale) + parameters.eps)
+            weight -= parameters.learning_rate * (move + parameters.weight_decay * weight)
         self.gradient = None
         return norm
 
     def scramble(self, seed: int) -> None:
-        """Overwrite the weights with noise: the poisoned run that still answers."""
+        """Overwrite the weights with noise."""
         rng = np.random.default_rng(seed)
         for key, weight in self.weights.items():
             self.weights[key] = rng.standard_normal(weight.shape).astype(weight.dtype)
@@ -117,38 +117,42 @@ class Adapter:
             weight.fill(np.nan)
 
     def state(self, *, optimizer: bool) -> dict[str, NDArray[np.generic]]:
-        """Copies of everything a checkpoint keeps, by name; gradients are not part of it."""
-        kept: dict[str, NDArray[np.generic]] = {f"w.{key}": value.copy() for key, value in self.weights.items()}
+        """Copies of the arrays that a checkpoint stores, by name; gradients are not among them."""
+        arrays: dict[str, NDArray[np.generic]] = {f"w.{key}": value.copy() for key, value in self.weights.items()}
         if optimizer:
-            kept["steps"] = np.asarray(self.steps, dtype=np.int64)
-            for mark, moments in (("m", self.first), ("v", self.second)):
-                kept |= {f"{mark}.{key}": value.copy() for key, value in (moments or {}).items()}
-        return kept
+            arrays["steps"] = np.asarray(self.steps, dtype=np.int64)
+            for prefix, moments in (("m", self.first), ("v", self.second)):
+                arrays |= {f"{prefix}.{key}": value.copy() for key, value in (moments or {}).items()}
+        return arrays
 
     @classmethod
     def of_state(cls, shape: AdapterShape, state: Mapping[str, NDArray[np.generic]], *, optimizer: bool) -> Self:
-        """An adapter from :meth:`state`; without ``optimizer`` its Adam begins cold."""
-        made = cls.__new__(cls)
-        made.shape = shape
-        made.weights = _named(state, "w.", shape)
-        made._reset()
+        """Build an adapter from :meth:`state`; without ``optimizer`` its Adam state is new.
+
+        Raises:
+            KeyError: an array is missing.
+        """
+        adapter = cls.__new__(cls)
+        adapter.shape = shape
+        adapter.weights = _named(state, "w.", shape)
+        adapter._reset()
         if optimizer and "steps" in state:
-            made.steps = int(state["steps"])
-            if made.steps:
-                made.first, made.second = _named(state, "m.", shape), _named(state, "v.", shape)
-        return made
+            adapter.steps = int(state["steps"])
+            if adapter.steps:
+                adapter.first, adapter.second = _named(state, "m.", shape), _named(state, "v.", shape)
+        return adapter
 
     def copy(self) -> Self:
-        """The same weights with a cold optimizer, for a sampler."""
+        """A copy of the weights without optimizer state, for a sampler."""
         return self.of_state(self.shape, self.state(optimizer=False), optimizer=False)
 
     def digest(self) -> str:
-        """SHA-256 over the weights and the optimizer's state: equal digests, equal futures."""
+        """SHA-256 over the weights and the optimizer state: equal digests mean equal training from here on."""
         return digest_of(self.state(optimizer=True))
 
 
 def digest_of(state: Mapping[str, NDArray[np.generic]]) -> str:
-    """SHA-256 over named arrays, their order not mattering."""
+    """SHA-256 over named arrays, independent of their order."""
     sha = hashlib.sha256()
     for key in sorted(state):
         value = np.ascontiguousarray(state[key])
@@ -161,7 +165,7 @@ def _zeros(like: Mapping[str, Array]) -> dict[str, Array]:
     return {key: np.zeros_like(value) for key, value in like.items()}
 
 
-def _named(state: Mapping[str, NDArray[np.generic]], mark: str, shape: AdapterShape) -> dict[str, Array]:
-    """The arrays of one mark, in the order of a new adapter: sums over them then have the same last bits."""
+def _named(state: Mapping[str, NDArray[np.generic]], prefix: str, shape: AdapterShape) -> dict[str, Array]:
+    """The arrays with a prefix, in the order of a new adapter, so that sums over them have the same bits."""
     keys = [f"{site}.{part}" for site in shape.sites for part in ("down", "up")]
-    return {key: np.array(state[f"{mark}{key}"]) for key in keys}
+    return {key: np.array(state[f"{prefix}{key}"]) for key in keys}

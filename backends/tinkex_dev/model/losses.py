@@ -1,8 +1,8 @@
-"""The API's loss functions, and their derivative with respect to the log-probability of each target.
+"""The API's loss functions, with their derivatives by the log-probability of each target.
 
 Definitions follow the public Tinker documentation (https://tinker-docs.thinkingmachines.ai/tinker/losses): every
 loss is a sum over tokens, ``ratio`` is ``exp(target_logprobs - sampling_logprobs)``, and PPO's and CISPO's bounds
-are factors of the ratio, 0.8 and 1.2 where the request names none. DRO's ``beta`` is 0.05 where none is named.
+are factors of the ratio, by default 0.8 and 1.2. DRO's ``beta`` is 0.05 by default.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,17 +19,17 @@ Config = Mapping[str, float]
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """One sequence's loss, what the answer carries of it, and its slope by target."""
+    """The loss of one sequence, the arrays returned to the client, and the derivative by target."""
 
     value: float
     outputs: dict[str, Array]
     by_target: Array
-    """Derivative with respect to each target's log-probability; the targets' own shape."""
+    """Derivative by each target's log-probability, in the shape of the targets."""
 
 
 @dataclass(frozen=True, slots=True)
 class LossFunction:
-    """A loss by its name: what it reads and which settings it takes."""
+    """A loss function, with the names of its inputs and settings."""
 
     required: tuple[str, ...]
     optional: tuple[str, ...]
@@ -37,49 +37,49 @@ class LossFunction:
     compute: Callable[[Array, Mapping[str, NDArray[np.generic]], Config], Loss]
 
 
-def _cross_entropy(found: Array, inputs: Mapping[str, NDArray[np.generic]], _config: Config) -> Loss:
-    """``-(target_logprobs * weights).sum()``; weights are one where none are given."""
-    weights = np.asarray(inputs.get("weights", np.ones_like(found)), dtype=found.dtype)
-    each = -found * weights
-    return Loss(_total(each), {"logprobs": found, "elementwise_loss": each}, -weights)
+def _cross_entropy(logprobs: Array, inputs: Mapping[str, NDArray[np.generic]], _config: Config) -> Loss:
+    """``-(target_logprobs * weights).sum()``; weights default to one."""
+    weights = np.asarray(inputs.get("weights", np.ones_like(logprobs)), dtype=logprobs.dtype)
+    each = -logprobs * weights
+    return Loss(_total(each), {"logprobs": logprobs, "elementwise_loss": each}, -weights)
 
 
-def _importance_sampling(found: Array, inputs: Mapping[str, NDArray[np.generic]], _config: Config) -> Loss:
+def _importance_sampling(logprobs: Array, inputs: Mapping[str, NDArray[np.generic]], _config: Config) -> Loss:
     """``-(ratio * advantages).sum()``."""
-    each = -_ratio(found, inputs) * _advantages(found, inputs)
-    return Loss(_total(each), {"logprobs": found}, each)
+    each = -_ratio(logprobs, inputs) * _advantages(logprobs, inputs)
+    return Loss(_total(each), {"logprobs": logprobs}, each)
 
 
-def _ppo(found: Array, inputs: Mapping[str, NDArray[np.generic]], config: Config) -> Loss:
-    """``-min(ratio * advantages, clip(ratio) * advantages).sum()``; no slope where the clipped one is less."""
-    ratio, advantages = _ratio(found, inputs), _advantages(found, inputs)
+def _ppo(logprobs: Array, inputs: Mapping[str, NDArray[np.generic]], config: Config) -> Loss:
+    """``-min(ratio * advantages, clip(ratio) * advantages).sum()``; zero slope where the clipped term is less."""
+    ratio, advantages = _ratio(logprobs, inputs), _advantages(logprobs, inputs)
     free, clipped = ratio * advantages, _clip(ratio, config) * advantages
     each = -np.minimum(free, clipped)
-    return Loss(_total(each), {"logprobs": found}, np.where(free <= clipped, -free, np.zeros_like(free)))
+    return Loss(_total(each), {"logprobs": logprobs}, np.where(free <= clipped, -free, np.zeros_like(free)))
 
 
-def _cispo(found: Array, inputs: Mapping[str, NDArray[np.generic]], config: Config) -> Loss:
-    """``-(clip(ratio) * target_logprobs * advantages).sum()``; the clipped ratio is a constant to the slope."""
-    factor = _clip(_ratio(found, inputs), config) * _advantages(found, inputs)
-    return Loss(_total(-factor * found), {"logprobs": found}, -factor)
+def _cispo(logprobs: Array, inputs: Mapping[str, NDArray[np.generic]], config: Config) -> Loss:
+    """``-(clip(ratio) * target_logprobs * advantages).sum()``; constant clipped ratio in the derivative."""
+    factor = _clip(_ratio(logprobs, inputs), config) * _advantages(logprobs, inputs)
+    return Loss(_total(-factor * logprobs), {"logprobs": logprobs}, -factor)
 
 
-def _dro(found: Array, inputs: Mapping[str, NDArray[np.generic]], config: Config) -> Loss:
+def _dro(logprobs: Array, inputs: Mapping[str, NDArray[np.generic]], config: Config) -> Loss:
     """``-(target_logprobs * advantages - beta / 2 * (target_logprobs - sampling_logprobs)**2).sum()``."""
-    beta = found.dtype.type(config.get("beta", 0.05))
-    advantages = _advantages(found, inputs)
-    drift = found - np.asarray(inputs["logprobs"], dtype=found.dtype)
-    each = -(found * advantages - beta / 2 * drift * drift)
-    return Loss(_total(each), {"logprobs": found}, -(advantages - beta * drift))
+    beta = logprobs.dtype.type(config.get("beta", 0.05))
+    advantages = _advantages(logprobs, inputs)
+    drift = logprobs - np.asarray(inputs["logprobs"], dtype=logprobs.dtype)
+    each = -(logprobs * advantages - beta / 2 * drift * drift)
+    return Loss(_total(each), {"logprobs": logprobs}, -(advantages - beta * drift))
 
 
-def _ratio(found: Array, inputs: Mapping[str, NDArray[np.generic]]) -> Array:
-    ratio: Array = np.exp(found - np.asarray(inputs["logprobs"], dtype=found.dtype))
+def _ratio(logprobs: Array, inputs: Mapping[str, NDArray[np.generic]]) -> Array:
+    ratio: Array = np.exp(logprobs - np.asarray(inputs["logprobs"], dtype=logprobs.dtype))
     return ratio
 
 
-def _advantages(found: Array, inputs: Mapping[str, NDArray[np.generic]]) -> Array:
-    return np.asarray(inputs["advantages"], dtype=found.dtype)
+def _advantages(logprobs: Array, inputs: Mapping[str, NDArray[np.generic]]) -> Array:
+    return np.asarray(inputs["advantages"], dtype=logprobs.dtype)
 
 
 def _clip(ratio: Array, config: Config) -> Array:
@@ -106,15 +106,15 @@ LOSSES: Final[Mapping[str, LossFunction]] = {
 def evaluate(
     name: str, logprobs: Array, inputs: Mapping[str, NDArray[np.generic]], config: Config
 ) -> tuple[Loss, Array]:
-    """The loss of one sequence and its slope with respect to the logits, ``[position, vocabulary]``.
+    """Compute the loss of one sequence and its derivative by the logits, ``[position, vocabulary]``.
 
-    ``target_tokens`` has one target a position, or a row of them (distillation towards several tokens).
+    ``target_tokens`` has one target per position, or a row of them (distillation towards several tokens).
     """
     targets = np.asarray(inputs["target_tokens"], dtype=np.int64)
     columns = targets.reshape(len(targets), -1)
     rows = np.arange(len(columns))[:, None]
-    found = logprobs[rows, columns].reshape(targets.shape)
-    loss = LOSSES[name].compute(found, inputs, config)
+    target_logprobs = logprobs[rows, columns].reshape(targets.shape)
+    loss = LOSSES[name].compute(target_logprobs, inputs, config)
     by_column = loss.by_target.reshape(columns.shape)
     slope = np.exp(logprobs)
     slope *= -by_column.sum(axis=1, keepdims=True)

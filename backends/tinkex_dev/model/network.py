@@ -1,11 +1,11 @@
-"""The tiny language model: bytes in, log-probabilities out, and gradients for low-rank adapters.
+"""The tiny byte-level language model: log-probabilities, and gradients for low-rank adapters.
 
-Each position sees the embeddings of the last ``WINDOW`` tokens side by side (the MLP's input) and four decaying
-averages over the last ``SPAN`` tokens (what stands in for attention). Base weights are frozen and derive from
-the model's name and the server's seed; only the adapters learn.
+Each position reads the concatenated embeddings of the last ``WINDOW`` tokens (the MLP's input) and four decaying
+averages over the last ``SPAN`` tokens (in place of attention). Base weights are frozen and derive from
+the model's name and a seed; only the adapters train.
 
-Everything is computed one sequence at a time in a fixed order of operations, so a sequence's numbers do not
-depend on what else is in its batch.
+Everything is computed one sequence at a time in a fixed order of operations, so the results of a sequence do not
+depend on the rest of its batch.
 """
 
 import hashlib
@@ -37,19 +37,19 @@ SITES: Final[Mapping[str, tuple[int, int]]] = {
     "mlp_out": (HIDDEN, HIDDEN),
     "unembed": (HIDDEN, VOCAB),
 }
-"""Where an adapter can sit: the frozen matrix's input and output width."""
+"""The frozen matrices that an adapter can modify, with their input and output widths."""
 
 
 @dataclass(frozen=True, slots=True)
 class LowRank:
-    """One adapter as the network reads it: the site's matrix becomes ``W + scale * down @ up``."""
+    """A low-rank adapter of one site, whose matrix becomes ``W + scale * down @ up``."""
 
     down: Array
     up: Array
     scale: float
 
     def of(self, inputs: Array) -> tuple[Array, Array]:
-        """``inputs @ down``, kept for the way back, and the adapter's share of the site's output."""
+        """``inputs @ down``, which the backward pass needs, and the adapter's share of the site's output."""
         narrow = inputs @ self.down
         return narrow, (narrow @ self.up) * self.scale
 
@@ -59,7 +59,7 @@ Adapters = Mapping[str, LowRank]
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """What the forward pass of one sequence leaves for its backward pass."""
+    """Activations of the forward pass of one sequence, for its backward pass."""
 
     inputs: dict[str, Array]
     narrow: dict[str, Array]
@@ -70,7 +70,7 @@ class Trace:
 
 
 class Network:
-    """The frozen base model of one name."""
+    """The frozen base model of a name."""
 
     def __init__(self, name: str, seed: int, *, dtype: type[np.floating] = np.float32) -> None:
         self.name = name
@@ -97,29 +97,29 @@ class Network:
 
     def _features(self, tokens: NDArray[np.int64], rows: int) -> tuple[Array, Array]:
         """The window and the averages of the last ``rows`` positions."""
-        seen = tokens[-(rows + SPAN - 1) :]
-        padding = np.full(max(0, rows + SPAN - 1 - len(seen)), ByteTokenizer.PAD)
-        embedded = self._weights["embed"][np.concatenate([padding, seen])]
+        context = tokens[-(rows + SPAN - 1) :]
+        padding = np.full(max(0, rows + SPAN - 1 - len(context)), ByteTokenizer.PAD)
+        embedded = self._weights["embed"][np.concatenate([padding, context])]
         windows = sliding_window_view(embedded[SPAN - WINDOW :], WINDOW, axis=0)
         spans = sliding_window_view(embedded, SPAN, axis=0)
         averages = np.ascontiguousarray(spans).reshape(rows * EMBED, SPAN) @ self._kernels
         return np.ascontiguousarray(windows).reshape(rows, -1), averages.reshape(rows, -1)
 
     def forward(self, tokens: NDArray[np.int64], adapters: Adapters, *, rows: int | None = None) -> Trace:
-        """Log-probabilities of the token after each position, or after each of the last ``rows`` positions."""
+        """Compute the log-probabilities after each position, or after each of the last ``rows`` positions."""
         rows = len(tokens) if rows is None else rows
         window, averages = self._features(tokens, rows)
         inputs: dict[str, Array] = {"mlp_in": window, "attn": averages}
         narrow: dict[str, Array] = {}
 
         def site(name: str) -> Array:
-            straight = inputs[name] @ self._weights[name]
+            output = inputs[name] @ self._weights[name]
             adapter = adapters.get(name)
             if adapter is None:
-                return straight
+                return output
             narrow[name], share = adapter.of(inputs[name])
-            straight += share
-            return straight
+            output += share
+            return output
 
         first = np.tanh(site("mlp_in") + site("attn"))
         inputs["mlp_out"] = first
@@ -132,9 +132,9 @@ class Network:
         return Trace(inputs, narrow, first, second, logits)
 
     def backward(self, trace: Trace, slope: Array, adapters: Adapters, into: Mapping[str, Array]) -> None:
-        """Add to ``into`` (keys ``site.down``, ``site.up``) the gradient of a loss.
+        """Add the gradient of a loss to ``into`` (keys ``site.down``, ``site.up``).
 
-        ``slope`` is the loss's derivative with respect to the logits, ``[position, vocabulary]``.
+        ``slope`` is the derivative of the loss by the logits, ``[position, vocabulary]``.
         """
         wide = self._back_through("unembed", slope, trace, adapters, into)
         hidden = wide * (1 - trace.second * trace.second)

@@ -1,4 +1,4 @@
-"""What the base model knows before any training: which byte tends to follow which in plain English."""
+"""The base model's prior knowledge: bigram statistics of English text."""
 
 from itertools import pairwise
 from typing import Final
@@ -20,9 +20,9 @@ and this one has read only a little. How many legs does a spider have? A spider 
 
 
 def bigram_log_odds(vocab_size: int, *, end: int, assistant: int) -> NDArray[np.float32]:
-    """Smoothed log counts of byte pairs, ``[previous, next]``, centred so that an unseen pair is near zero.
+    """Smoothed log counts of byte pairs, ``[previous, next]``, shifted so that an unseen pair is near zero.
 
-    A sentence may end with the end-of-turn token, and a turn begins as a sentence does.
+    The end-of-turn token may follow a sentence, and a turn starts like a sentence.
     """
     counts = np.full((vocab_size, vocab_size), 0.02)
     counts[:, 128:] = 0.001

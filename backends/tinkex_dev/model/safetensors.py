@@ -1,4 +1,4 @@
-"""Named arrays in one file, in the safetensors layout: header length, JSON header, then the bytes."""
+"""The safetensors format, for named arrays in one file: header length, JSON header, data."""
 
 import json
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ _TYPES: Final = {name: np.dtype(code) for code, name in _NAMES.items()}
 
 
 def pack(arrays: Mapping[str, NDArray[np.generic]], metadata: Mapping[str, str] | None = None) -> bytes:
-    """The file's bytes; the same arrays give the same bytes."""
+    """Serialize arrays deterministically: equal arrays give equal bytes."""
     header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
     parts: list[bytes] = []
     end = 0
@@ -32,14 +32,14 @@ def pack(arrays: Mapping[str, NDArray[np.generic]], metadata: Mapping[str, str] 
 
 
 def unpack(data: bytes) -> dict[str, NDArray[np.generic]]:
-    """The arrays of :func:`pack`.
+    """Parse the bytes of :func:`pack`.
 
     Raises:
-        ValueError: the bytes are cut short or are no such file.
+        ValueError: the bytes are truncated or malformed.
     """
     size = int.from_bytes(data[:8], "little")
     if len(data) < 8 or size > len(data) - 8:
-        raise ValueError(f"the header is cut short: {len(data)} bytes in all")
+        raise ValueError(f"the header is truncated: {len(data)} bytes in all")
     header = json.loads(data[8 : 8 + size])
     header.pop("__metadata__", None)
     body = memoryview(data)[8 + size :]
@@ -47,6 +47,6 @@ def unpack(data: bytes) -> dict[str, NDArray[np.generic]]:
     for key, entry in header.items():
         start, end = entry["data_offsets"]
         if end > len(body):
-            raise ValueError(f"array {key!r} is cut short: it ends at byte {end} of {len(body)}")
+            raise ValueError(f"array {key!r} is truncated: it ends at byte {end} of {len(body)}")
         arrays[key] = np.frombuffer(body[start:end], dtype=_TYPES[entry["dtype"]]).reshape(entry["shape"]).copy()
     return arrays

@@ -1,8 +1,7 @@
-"""Drawing tokens from the model, one sequence at a time, from a generator of its own."""
+"""Sampling of tokens from the model, one sequence at a time."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,13 +9,10 @@ from numpy.typing import NDArray
 from backends.tinkex_dev.model.network import SPAN, Adapters, Array, Network
 from crucible.tokenizer import ByteTokenizer
 
-NO_TOKEN: Final = -99999.0
-"""The log-probability the wire uses for an empty place in a top-k table."""
-
 
 @dataclass(frozen=True, slots=True)
-class HowToSample:
-    """The settings of one request. A temperature of zero takes the likeliest token."""
+class SamplingSettings:
+    """Settings of one request. A temperature of zero selects the most likely token."""
 
     max_tokens: int
     temperature: float = 1.0
@@ -27,8 +23,8 @@ class HowToSample:
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
-    """What was drawn: the stop token or stop text is part of it, as on the service."""
+class SampledTokens:
+    """One sampled sequence. It includes the stop token or stop text, as on the service."""
 
     tokens: tuple[int, ...]
     logprobs: tuple[float, ...]
@@ -38,7 +34,7 @@ class Drawn:
 
 @dataclass(frozen=True, slots=True)
 class PromptScores:
-    """Log-probabilities of the prompt's own tokens; nothing predicts the first."""
+    """Log-probabilities of the prompt's tokens; None for the first, which nothing predicts."""
 
     logprobs: tuple[float | None, ...]
     top: tuple[tuple[tuple[int, float], ...] | None, ...] = ()
@@ -48,49 +44,49 @@ def draw(
     network: Network,
     adapters: Adapters,
     prompt: Sequence[int],
-    how: HowToSample,
+    settings: SamplingSettings,
     generator: np.random.Generator,
     *,
     top: int = 0,
-) -> Drawn:
-    """One sequence. The same prompt, settings and generator state give the same tokens."""
-    seen = list(prompt)
+) -> SampledTokens:
+    """Sample one sequence. Equal prompts, settings and generator states give equal tokens."""
+    context = list(prompt)
     tokens: list[int] = []
     logprobs: list[float] = []
     tops: list[tuple[tuple[int, float], ...]] = []
     text = b""
-    while len(tokens) < how.max_tokens:
-        row = network.forward(np.asarray(seen[-SPAN:], dtype=np.int64), adapters, rows=1).logprobs[0]
-        token = _choose(row, how, generator)
+    while len(tokens) < settings.max_tokens:
+        row = network.forward(np.asarray(context[-SPAN:], dtype=np.int64), adapters, rows=1).logprobs[0]
+        token = _choose(row, settings, generator)
         tokens.append(token)
-        seen.append(token)
+        context.append(token)
         logprobs.append(float(row[token]))
         if top:
             tops.append(likeliest(row, top))
         text = text + bytes([token]) if token < 256 else b""
-        if token in how.stop_tokens or any(text.endswith(stop) for stop in how.stop_texts):
-            return Drawn(tuple(tokens), tuple(logprobs), True, tuple(tops))
-    return Drawn(tuple(tokens), tuple(logprobs), False, tuple(tops))
+        if token in settings.stop_tokens or any(text.endswith(stop) for stop in settings.stop_texts):
+            return SampledTokens(tuple(tokens), tuple(logprobs), True, tuple(tops))
+    return SampledTokens(tuple(tokens), tuple(logprobs), False, tuple(tops))
 
 
-def _choose(row: Array, how: HowToSample, generator: np.random.Generator) -> int:
-    if how.temperature == 0 or not np.all(np.isfinite(row)):
+def _choose(row: Array, settings: SamplingSettings, generator: np.random.Generator) -> int:
+    if settings.temperature == 0 or not np.all(np.isfinite(row)):
         return int(np.argmax(row))
-    scaled = row.astype(np.float64) / how.temperature
+    scaled = row.astype(np.float64) / settings.temperature
     order = np.argsort(-scaled, kind="stable")
-    if how.top_k > 0:
-        order = order[: how.top_k]
+    if settings.top_k > 0:
+        order = order[: settings.top_k]
     weights = np.exp(scaled[order] - scaled[order[0]])
     reach = np.cumsum(weights)
-    if how.top_p < 1:
-        kept = int(np.searchsorted(reach, how.top_p * reach[-1])) + 1
+    if settings.top_p < 1:
+        kept = int(np.searchsorted(reach, settings.top_p * reach[-1])) + 1
         reach = reach[:kept]
     spot = int(np.searchsorted(reach, generator.random() * reach[-1], side="right"))
     return int(order[min(spot, len(reach) - 1)])
 
 
 def likeliest(row: Array, count: int) -> tuple[tuple[int, float], ...]:
-    """The ``count`` most probable tokens, likeliest first; the lower id first among equals."""
+    """The ``count`` most likely tokens in descending order; among equals, the lower id first."""
     order = np.argsort(-row, kind="stable")[:count]
     return tuple((int(token), float(row[token])) for token in order)
 
@@ -98,15 +94,15 @@ def likeliest(row: Array, count: int) -> tuple[tuple[int, float], ...]:
 def score_prompt(
     network: Network, adapters: Adapters, prompt: Sequence[int], *, top: int = 0, last: int | None = None
 ) -> PromptScores:
-    """What the model thought of each prompt token, or of the last ``last`` of them."""
+    """Log-probabilities of each prompt token, or of the last ``last`` of them."""
     tokens: NDArray[np.int64] = np.asarray(prompt, dtype=np.int64)
     if len(tokens) < 2:
         return PromptScores((None,) * len(tokens), (None,) * len(tokens) if top else ())
     rows = network.forward(tokens[:-1], adapters).logprobs
-    found = [None, *(float(value) for value in rows[np.arange(len(rows)), tokens[1:]])]
+    scores = [None, *(float(value) for value in rows[np.arange(len(rows)), tokens[1:]])]
     skipped = 0 if last is None else max(0, len(tokens) - last)
-    logprobs = tuple(None if place < skipped else value for place, value in enumerate(found))
+    logprobs = tuple(None if index < skipped else score for index, score in enumerate(scores))
     if not top:
         return PromptScores(logprobs)
     tops = [None, *(likeliest(row, top) for row in rows)]
-    return PromptScores(logprobs, tuple(None if place < skipped else kept for place, kept in enumerate(tops)))
+    return PromptScores(logprobs, tuple(None if index < skipped else best for index, best in enumerate(tops)))

@@ -104,3 +104,26 @@ def test_the_number_of_threads_changes_no_bit(tmp_path, connect):
             seen.append((api.train(model, 3), server.weights_digest(model)))
 
     assert seen[0] == seen[1]
+
+
+@pytest.mark.parametrize(
+    ("home", "folder"), [("~/h", "h"), ("h", "h"), ("", ".state/nsai-work"), (None, ".state/nsai-work")]
+)
+def test_the_state_folder_is_in_the_home_folder(tmp_path, home: str | None, folder: str) -> None:
+    """With ``~``, relative, empty and unset: state and discovery file are in the folder that Settings resolves."""
+    environment = {**os.environ, "HOME": str(tmp_path), "XDG_STATE_HOME": str(tmp_path / ".state")}
+    environment.pop("NSAI_WORK_HOME", None)
+    if home is not None:
+        environment["NSAI_WORK_HOME"] = home
+    command = [sys.executable, "-m", "backends.tinkex_dev", "--port", "0", "--json"]
+
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=tmp_path)
+    try:
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline())["pid"] == process.pid
+        assert (tmp_path / folder / "dev-server.json").exists()
+        assert (tmp_path / folder / "dev-server" / "log.jsonl").exists()
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [folder.partition("/")[0]]

@@ -260,10 +260,10 @@ async def test_out_of_credit_waits_and_goes_on(server: DevServer, make_scene: Sc
     scene = make_scene()
     with pytest.raises(Killed):
         await scene.drive(kill_at=30)
-    server.fault(faults.OutOfCredit())
+    server.fault(faults.ExhaustCredit())
     with pytest.raises(OutOfCredit):
         await scene.drive()
-    server.fault(faults.OutOfCredit(on=False))
+    server.fault(faults.ExhaustCredit(on=False))
     result = await scene.drive()
     check_equal(server, scene, alone, result)
     assert result["resume"] == "warm"

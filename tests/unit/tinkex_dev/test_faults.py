@@ -1,4 +1,4 @@
-"""Faults wait for their moment and strike as often as told."""
+"""Scheduled faults strike at their moment, as often as requested."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -33,11 +33,11 @@ def test_corruption_waits_for_its_step_and_its_model():
 
 
 def test_cleared_faults_do_not_strike():
-    """After clear nothing waits."""
+    """After clear nothing is scheduled."""
     faults = Faults()
     faults.add(RouteFault(status=500))
     faults.cold_loads, faults.out_of_credit = 2, True
 
     faults.clear()
 
-    assert (faults.strike("x"), faults.take_cold_load(), faults.waiting()) == (None, False, [])
+    assert (faults.strike("x"), faults.consume_cold_load(), faults.scheduled()) == (None, False, [])

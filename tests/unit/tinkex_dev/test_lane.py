@@ -5,8 +5,8 @@ import asyncio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backends.tinkex_dev.lane import Lane
-from backends.tinkex_dev.promises import Failed, Plain, Promise
+from backends.tinkex_dev.service.lane import ServerLane
+from backends.tinkex_dev.service.promises import Failed, Plain, Promise
 
 
 @settings(max_examples=30)
@@ -16,7 +16,7 @@ def test_every_order_of_arrival_runs_in_order_of_number(order: list[int], refuse
     ran: list[int] = []
 
     async def main() -> None:
-        lane = Lane()
+        lane = ServerLane()
         promises = []
         for number in order:
             if number in refused:
@@ -42,7 +42,7 @@ def test_a_closed_lane_fails_what_waits_and_what_comes():
     """Nobody waits for ever for a model that is gone, and what fails does not stop the line."""
 
     async def main() -> list[object]:
-        lane = Lane()
+        lane = ServerLane()
 
         async def broken() -> Plain:
             raise ZeroDivisionError("oh")

@@ -9,14 +9,14 @@ import pytest
 from backends.tinkex.discovery import dev_server_file, running_dev_server
 from backends.tinkex_dev.errors import OperationFailed
 from backends.tinkex_dev.model.adapter import Adapter, AdapterShape
-from backends.tinkex_dev.records import CheckpointKind, CheckpointRecord, LoraRecord
-from backends.tinkex_dev.storage import Storage
+from backends.tinkex_dev.storage.records import LoraRecord, SaveKind, StoredCheckpoint
+from backends.tinkex_dev.storage.state_folder import StateFolder
 
 
-def record(run_id: str = "s:train:0", name: str = "a") -> CheckpointRecord:
-    return CheckpointRecord(
+def record(run_id: str = "s:train:0", name: str = "a") -> StoredCheckpoint:
+    return StoredCheckpoint(
         run_id=run_id,
-        kind=CheckpointKind.TRAINING,
+        kind=SaveKind.TRAINING,
         name=name,
         base_model="tiny-lm",
         lora=LoraRecord(rank=1, seed=0),
@@ -31,7 +31,7 @@ def record(run_id: str = "s:train:0", name: str = "a") -> CheckpointRecord:
 @pytest.mark.parametrize("run_id", ["..", "../../x", "a/b", ".", "model:1"])
 def test_no_name_leaves_the_folder(tmp_path: Path, run_id: str):
     """Whatever a run is called, its files lie below the state folder and are found again."""
-    storage = Storage(tmp_path / "inner")
+    storage = StateFolder(tmp_path / "inner")
 
     saved = storage.write_checkpoint(record(run_id), Adapter(AdapterShape(1), 0).state(optimizer=True))
 
@@ -41,7 +41,7 @@ def test_no_name_leaves_the_folder(tmp_path: Path, run_id: str):
 
 def test_a_changed_byte_is_noticed(tmp_path: Path):
     """The hash is checked when a checkpoint is read."""
-    storage = Storage(tmp_path)
+    storage = StateFolder(tmp_path)
     saved = storage.write_checkpoint(record(), Adapter(AdapterShape(1), 0).state(optimizer=True))
     [file] = tmp_path.rglob("state.safetensors")
     data = bytearray(file.read_bytes())

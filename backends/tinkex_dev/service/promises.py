@@ -1,4 +1,4 @@
-"""Answers that are not there yet: what a mutating call returns the name of."""
+"""Promises of results: a mutating call answers with the id of one, ``retrieve_future`` with its result."""
 
 import asyncio
 import uuid
@@ -9,23 +9,23 @@ from typing import Final
 
 from backends.tinkex_dev.errors import Refused
 from backends.tinkex_dev.model.network import Array
-from backends.tinkex_dev.model.sampling import Drawn, PromptScores
+from backends.tinkex_dev.model.sampling import PromptScores, SampledTokens
 
-_KEPT: Final = 50_000
-_KEPT_BYTES: Final = 256 * 1024 * 1024
+_MAX_PROMISES: Final = 50_000
+_MAX_BYTES: Final = 256 * 1024 * 1024
 _PREFIX: Final = "req-"
 
 
 @dataclass(frozen=True, slots=True)
 class Plain:
-    """A result that is small JSON."""
+    """A result that is a small JSON object."""
 
     body: Mapping[str, object]
 
 
 @dataclass(frozen=True, slots=True)
 class LossOutputs:
-    """The result of a forward or forward_backward: arrays, encoded when someone asks, as they ask."""
+    """The result of a forward or forward_backward: arrays, encoded when they are retrieved."""
 
     outputs: Sequence[Mapping[str, Array]]
     metrics: Mapping[str, float]
@@ -40,13 +40,13 @@ class LossOutputs:
 class Samples:
     """The result of asample."""
 
-    sequences: Sequence[Drawn]
+    sequences: Sequence[SampledTokens]
     prompt: PromptScores | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The operation failed, and whose fault that is: ``user``, ``server`` or ``unknown``."""
+    """The failure of an operation. ``category`` is ``user``, ``server`` or ``unknown``."""
 
     error: str
     category: str
@@ -57,7 +57,7 @@ Result = Plain | LossOutputs | Samples | Failed
 
 @dataclass(slots=True)
 class Promise:
-    """One operation's answer, now or later."""
+    """The result of one operation, now or later."""
 
     id: str
     kind: str
@@ -66,42 +66,45 @@ class Promise:
     result: Result | None = None
     extra: Mapping[str, object] = field(default_factory=dict)
 
-    def keep(self, result: Result) -> None:
-        """Give the answer; everyone who waits is told."""
+    def resolve(self, result: Result) -> None:
+        """Set the result and wake all waiters."""
         self.result = result
         self.done.set()
 
     @property
     def size(self) -> int:
-        """About how many bytes its answer holds."""
+        """Approximate bytes of the result."""
         return self.result.size if isinstance(self.result, LossOutputs) else 0
 
     def receipt(self) -> dict[str, object]:
-        """What the mutating call itself is answered with."""
-        named = {"model_id": self.model_id} if self.model_id else {}
-        return {"request_id": self.id, **named, **self.extra}
+        """The answer to the mutating call itself."""
+        model = {"model_id": self.model_id} if self.model_id else {}
+        return {"request_id": self.id, **model, **self.extra}
 
 
 class Promises:
-    """All promises of this server process. The oldest answers are dropped, and asking for one is then 410."""
+    """All promises of this server process.
+
+    Beyond a number or a size limit the oldest results are dropped; retrieving one is then 410.
+    """
 
     def __init__(self) -> None:
         self._by_id: OrderedDict[str, Promise] = OrderedDict()
         self._bytes = 0
 
-    def make(self, kind: str, model_id: str | None = None) -> Promise:
-        """A new promise, not yet kept."""
+    def create(self, kind: str, model_id: str | None = None) -> Promise:
+        """Create an unresolved promise."""
         promise = Promise(f"{_PREFIX}{uuid.uuid4().hex}", kind, model_id)
         self._by_id[promise.id] = promise
-        if len(self._by_id) > _KEPT:
+        if len(self._by_id) > _MAX_PROMISES:
             self._drop_oldest()
         return promise
 
-    def keep(self, promise: Promise, result: Result) -> None:
-        """Keep a promise; if too much is then held, the oldest answers are dropped."""
-        promise.keep(result)
+    def resolve(self, promise: Promise, result: Result) -> None:
+        """Resolve a promise, then drop the oldest results beyond the size limit."""
+        promise.resolve(result)
         self._bytes += promise.size
-        while self._bytes > _KEPT_BYTES and self._drop_oldest():
+        while self._bytes > _MAX_BYTES and self._drop_oldest():
             pass
 
     def _drop_oldest(self) -> bool:
@@ -114,24 +117,24 @@ class Promises:
     def _drop(self, promise: Promise) -> None:
         del self._by_id[promise.id]
         self._bytes -= promise.size
-        promise.result = None  # a run's record of requests still holds the promise
+        promise.result = None  # a run's record of requests still refers to the promise
 
     def get(self, request_id: str) -> Promise:
-        """The promise of that name.
+        """The promise of that id.
 
         Raises:
-            Refused: 410 if it was forgotten or made by an earlier server process, 404 if it is no such name.
+            Refused: 410 if it was dropped or created by an earlier server process, 404 for a malformed id.
         """
         promise = self._by_id.get(request_id)
         if promise is not None:
             return promise
         if request_id.startswith(_PREFIX):
-            raise Refused(410, f"Promise {request_id} has expired; its answer is not kept any more")
+            raise Refused(410, f"Promise {request_id} has expired; its result was dropped")
         raise Refused(404, f"Future {request_id!r} not found")
 
-    def forget(self, model_id: str | None = None) -> int:
-        """Drop kept answers, of one model or of all; says how many."""
-        gone = [p for p in self._by_id.values() if p.done.is_set() and model_id in (None, p.model_id)]
-        for promise in gone:
+    def drop_resolved(self, model_id: str | None = None) -> int:
+        """Drop all results, or those of one model; returns their number."""
+        resolved = [p for p in self._by_id.values() if p.done.is_set() and model_id in (None, p.model_id)]
+        for promise in resolved:
             self._drop(promise)
-        return len(gone)
+        return len(resolved)

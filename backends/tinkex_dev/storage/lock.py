@@ -1,4 +1,4 @@
-"""One server at a time on a state folder: two would write over each other's files."""
+"""File lock on a state folder: two servers on one folder would overwrite each other's files."""
 
 import contextlib
 import fcntl
@@ -9,29 +9,29 @@ from typing import Final
 
 from backends.tinkex_dev.errors import StateUnusable
 
-_LOCK: Final = ".server.lock"
+_LOCK_FILE: Final = ".server.lock"
 
 
 @contextlib.contextmanager
-def occupied(folder: Path) -> Iterator[None]:
-    """Hold the folder, which is made if it is missing. The system lets go of it however the process ends.
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Create the folder if it is missing, and lock it. The kernel releases the lock however the process ends.
 
     Raises:
-        StateUnusable: another live server holds it, or it cannot be written.
+        StateUnusable: another live server has the lock, or the folder cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = os.open(folder / _LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise StateUnusable(f"the state folder {folder} cannot be used: {error.strerror}") from error
     try:
-        _lock(lock, folder)
+        _acquire(lock, folder)
         yield
     finally:
         os.close(lock)
 
 
-def _lock(lock: int, folder: Path) -> None:
+def _acquire(lock: int, folder: Path) -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

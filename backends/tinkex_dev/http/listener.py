@@ -1,4 +1,4 @@
-"""uvicorn around the application, with the few things it does not do by itself."""
+"""The uvicorn server around the application: immediate shutdown, and access to connections for faults."""
 
 import asyncio
 import socket
@@ -10,17 +10,17 @@ from starlette.types import Receive, Scope, Send
 from threadpoolctl import threadpool_limits
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from backends.tinkex_dev.app import application
-from backends.tinkex_dev.clock import Clock
-from backends.tinkex_dev.gate import TRANSPORT
-from backends.tinkex_dev.options import Options
-from backends.tinkex_dev.service import Service
+from backends.tinkex_dev.clock import ServerClock
+from backends.tinkex_dev.http.app import application
+from backends.tinkex_dev.http.gate import TRANSPORT
+from backends.tinkex_dev.options import ServerOptions
+from backends.tinkex_dev.service.service import Service
 
-_SWEEP_S = 1.0
+_TICK_S = 1.0
 
 
 class _Protocol(HttpToolsProtocol):
-    """Leaves the connection in the scope, so that a fault can cut it."""
+    """Puts the connection's transport into the scope, so that a fault can cut it."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -34,18 +34,18 @@ class _Protocol(HttpToolsProtocol):
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its own signal handling: whoever runs it decides when it stops."""
+    """uvicorn without signal handlers: the caller decides when it stops."""
 
     def install_signal_handlers(self) -> None:
-        """None."""
+        """Install none."""
 
 
 @asynccontextmanager
-async def serving(options: Options, clock: Clock, listening: socket.socket) -> AsyncIterator[Service]:
-    """Serve on a bound socket as long as the context is open.
+async def serving(options: ServerOptions, clock: ServerClock, listening: socket.socket) -> AsyncIterator[Service]:
+    """Serve on a bound socket while the context is open.
 
-    Linear algebra is held to one thread, in this process for good: how a sum is split over threads changes its
-    last bits, and the same seed must give the same numbers on any number of cores.
+    Linear algebra is limited to one thread, permanently for this process: the split of a sum over threads changes
+    its last bits, and equal seeds must give equal numbers on any number of cores.
     """
     threadpool_limits(1, user_api="blas")
     service = Service(options, clock)
@@ -74,30 +74,30 @@ async def serving(options: Options, clock: Clock, listening: socket.socket) -> A
 
 
 async def _stop(server: uvicorn.Server) -> None:
-    """Stop at once: uvicorn's own way waits for calls that may be held for minutes."""
+    """Stop immediately: uvicorn's own shutdown waits for calls that may block for minutes."""
     for listener in server.servers:
         listener.close()
-    await _few_turns()  # connections that are just being accepted become known
+    await _run_ready_callbacks()  # connections being accepted are then listed
     for connection in list(server.server_state.connections):
         connection.transport.abort()
-    answering = list(server.server_state.tasks)
-    for task in answering:
+    calls = list(server.server_state.tasks)
+    for task in calls:
         task.cancel()
-    await asyncio.gather(*answering, return_exceptions=True)
-    await _few_turns()  # and those that were cut are really closed
+    await asyncio.gather(*calls, return_exceptions=True)
+    await _run_ready_callbacks()  # aborted connections are then closed
 
 
-async def _few_turns() -> None:
-    """Let the event loop run what is ready."""
+async def _run_ready_callbacks() -> None:
+    """Yield to the event loop a few times."""
     for _ in range(3):
         await asyncio.sleep(0)
 
 
 async def _tick(server: uvicorn.Server, service: Service) -> None:
-    """uvicorn's own bookkeeping, and ours."""
+    """Run uvicorn's periodic work, and end stale sessions."""
     count = 0
     while True:
         await server.on_tick(count)
         service.end_stale_sessions()
         count += 1
-        await asyncio.sleep(_SWEEP_S)
+        await asyncio.sleep(_TICK_S)

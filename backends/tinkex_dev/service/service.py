@@ -1,4 +1,4 @@
-"""The server's state and what may be done with it, without any HTTP."""
+"""The server's state and operations, independent of HTTP."""
 
 import asyncio
 import hashlib
@@ -10,123 +10,128 @@ from typing import TypeVar
 
 from pydantic import JsonValue
 
-from backends.tinkex_dev.checkpoints import Checkpoints
-from backends.tinkex_dev.clock import Clock
+from backends.tinkex_dev.clock import ServerClock
 from backends.tinkex_dev.errors import OperationFailed, Refused
-from backends.tinkex_dev.faults import CorruptionMode, Faults, PauseQueue, QueueState
-from backends.tinkex_dev.journal import Journal
-from backends.tinkex_dev.lane import Lane, Work
+from backends.tinkex_dev.faults import CorruptionMode, Faults, PauseQueue, ServerQueueState
 from backends.tinkex_dev.model.adapter import Adapter
 from backends.tinkex_dev.model.network import Network
-from backends.tinkex_dev.options import SUPPORTED_MODELS, Options
-from backends.tinkex_dev.promises import Plain, Promise, Promises
-from backends.tinkex_dev.records import (
-    CheckpointKind,
-    CheckpointRecord,
+from backends.tinkex_dev.options import SUPPORTED_MODELS, ServerOptions
+from backends.tinkex_dev.service.lane import ServerLane, Work
+from backends.tinkex_dev.service.promises import Plain, Promise, Promises
+from backends.tinkex_dev.service.run import ServerRun
+from backends.tinkex_dev.storage.checkpoints import Checkpoints
+from backends.tinkex_dev.storage.journal import Journal
+from backends.tinkex_dev.storage.records import (
     LoraRecord,
     RunRecord,
     SamplerRecord,
+    SaveKind,
     SessionRecord,
+    StoredCheckpoint,
 )
-from backends.tinkex_dev.runs import LiveRun, adapter_shape
-from backends.tinkex_dev.storage import Storage
+from backends.tinkex_dev.storage.state_folder import StateFolder
 
 T = TypeVar("T")
 
 
 class Service:
-    """Sessions, runs, samplers and promises. Lives on one event loop; arithmetic runs in one thread beside it."""
+    """Sessions, runs, samplers and promises.
 
-    def __init__(self, options: Options, clock: Clock) -> None:
+    Not thread-safe: all methods run on one event loop. Arithmetic runs in a separate single compute thread.
+    """
+
+    def __init__(self, options: ServerOptions, clock: ServerClock) -> None:
         self.options = options
         self.clock = clock
         self.latency_ms = options.latency_ms
         self.work_ms = options.work_ms
         self.replay = options.replay
         self.faults = Faults()
-        self.queue = PauseQueue(state=QueueState.ACTIVE)
-        self._working = asyncio.Event()
-        self._working.set()
+        self.queue = PauseQueue(state=ServerQueueState.ACTIVE)
+        self._unpaused = asyncio.Event()
+        self._unpaused.set()
         self.promises = Promises()
-        self.storage = Storage(options.state_dir)
+        self.folder = StateFolder(options.state_dir)
         self.journal = Journal(options.state_dir / "log.jsonl", clock)
-        self.checkpoints = Checkpoints(self.storage, clock)
-        self.sessions = {session.id: session for session in self.storage.sessions()}
-        self.runs = {run.id: run for run in self.storage.runs()}
-        self.samplers = {sampler.id: sampler for sampler in self.storage.samplers()}
-        self.live: dict[str, LiveRun] = {}
+        self.checkpoints = Checkpoints(self.folder, clock)
+        self.sessions = {session.id: session for session in self.folder.sessions()}
+        self.runs = {run.id: run for run in self.folder.runs()}
+        self.samplers = {sampler.id: sampler for sampler in self.folder.samplers()}
+        self.live: dict[str, ServerRun] = {}
         self.snapshots: dict[str, Adapter] = {}
-        self._heard: dict[str, float] = {}
+        self._last_seen: dict[str, float] = {}
         self._networks: dict[str, Network] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._compute = ThreadPoolExecutor(1, thread_name_prefix="tinkex-dev-compute")
 
     def close(self) -> None:
-        """Finish what is being computed and close the files."""
+        """Finish the running computation and close the files."""
         for run in self.live.values():
             run.lane.close("the server is shutting down")
         self._compute.shutdown(wait=True, cancel_futures=True)
         self.journal.close()
 
     async def compute(self, work: Callable[[], T]) -> T:
-        """Run arithmetic or file work in the compute thread, after all that was asked for before."""
+        """Run arithmetic or file work in the compute thread, in order of submission."""
         return await asyncio.get_running_loop().run_in_executor(self._compute, work)
 
     def network(self, name: str) -> Network:
         """The base model of that name.
 
         Raises:
-            Refused: 400 if the server does not have it.
+            Refused: 400 for an unknown name.
         """
         if name not in SUPPORTED_MODELS:
-            raise Refused(400, f"base_model {name!r} is not supported; there are {', '.join(SUPPORTED_MODELS)}")
+            raise Refused(
+                400, f"base_model {name!r} is not supported; expected one of {', '.join(SUPPORTED_MODELS)}"
+            )
         if name not in self._networks:
             self._networks[name] = Network(name, self.options.seed)
         return self._networks[name]
 
     def open_session(self, **facts: object) -> SessionRecord:
-        """A new session."""
+        """Open a session."""
         session = SessionRecord.model_validate({"id": uuid.uuid4().hex, "created_at": self.clock.now(), **facts})
         self.sessions[session.id] = session
-        self._heard[session.id] = self.clock.seconds()
-        self.storage.save_session(session)
+        self._last_seen[session.id] = self.clock.seconds()
+        self.folder.save_session(session)
         return session
 
-    def hear(self, session_id: str) -> SessionRecord:
-        """Note that a session is alive.
+    def touch_session(self, session_id: str) -> SessionRecord:
+        """Reset a session's idle time.
 
         Raises:
-            Refused: 404 if there is no such session or it has ended.
+            Refused: 404 if the session does not exist or has ended.
         """
         self.end_stale_sessions()
         session = self.sessions.get(session_id)
         if session is None:
             raise Refused(404, f"Session {session_id!r} not found")
-        if session_id not in self._heard:
+        if session_id not in self._last_seen:
             raise Refused(404, f"Session {session_id!r} has ended; create a new one")
-        self._heard[session_id] = self.clock.seconds()
+        self._last_seen[session_id] = self.clock.seconds()
         return session
 
     def end_stale_sessions(self) -> None:
-        """End every session that has not been heard of for too long."""
+        """End every session that was idle for longer than ``session_ttl_s``."""
         limit = self.clock.seconds() - self.options.session_ttl_s
-        for session_id in [key for key, heard in self._heard.items() if heard < limit]:
+        for session_id in [key for key, last_seen in self._last_seen.items() if last_seen < limit]:
             self.end_session(session_id)
 
     def end_session(self, session_id: str) -> None:
-        """End a session: its live models are gone, what it saved stays."""
-        self._heard.pop(session_id, None)
+        """End a session: its live models are unloaded, its checkpoints stay."""
+        self._last_seen.pop(session_id, None)
         for sampler_id in [key for key in self.snapshots if key.startswith(f"{session_id}:")]:
             del self.snapshots[sampler_id]
         for run in [run for run in self.live.values() if run.record.session_id == session_id]:
             self.lose(run.record.id, "its session ended")
 
     def open_sessions(self) -> list[str]:
-        """The ids of the sessions that have not ended."""
-        return list(self._heard)
+        """The ids of the open sessions."""
+        return list(self._last_seen)
 
     def lose(self, run_id: str, reason: str) -> None:
-        """Drop a live model, if it is there."""
+        """Unload a live model, if it is loaded."""
         run = self.live.pop(run_id, None)
         if run is not None:
             run.lane.close(f"Model {run_id} was unloaded: {reason}")
@@ -139,11 +144,11 @@ class Service:
         base_model: str,
         lora: LoraRecord,
         user_metadata: dict[str, JsonValue] | None,
-    ) -> LiveRun:
-        """A new live model, its id made of its session's and its number in it.
+    ) -> ServerRun:
+        """Create a live model; its id is composed of the session id and ``model_seq_id``.
 
         Raises:
-            Refused: 429 if there are as many live models as allowed, 409 if the number is taken.
+            Refused: 429 at the limit of live models, 409 if the number is taken.
         """
         run_id = f"{session_id}:train:{model_seq_id}"
         if run_id in self.runs:
@@ -161,16 +166,19 @@ class Service:
             last_request_time=now,
             user_metadata=user_metadata,
         )
-        run = LiveRun(
-            record, self.network(base_model), Adapter(adapter_shape(lora), lora.seed), Lane(self.promises.keep)
+        run = ServerRun(
+            record,
+            self.network(base_model),
+            Adapter(lora.shape, lora.seed),
+            ServerLane(self.promises.resolve),
         )
         self.runs[run_id] = record
         self.live[run_id] = run
-        self.storage.save_run(record)
+        self.folder.save_run(record)
         return run
 
-    def live_run(self, run_id: str) -> LiveRun:
-        """The live model of that id; its session is thereby heard of.
+    def live_run(self, run_id: str) -> ServerRun:
+        """The live model of that id; resets its session's idle time.
 
         Raises:
             Refused: 404 if it is not loaded.
@@ -178,22 +186,22 @@ class Service:
         self.end_stale_sessions()
         run = self.live.get(run_id)
         if run is None:
-            known = "its session ended or the server was restarted" if run_id in self.runs else "unknown id"
-            raise Refused(404, f"Model {run_id} is not loaded ({known})")
-        self._heard[run.record.session_id] = self.clock.seconds()
+            reason = "its session ended or the server was restarted" if run_id in self.runs else "unknown id"
+            raise Refused(404, f"Model {run_id} is not loaded ({reason})")
+        self._last_seen[run.record.session_id] = self.clock.seconds()
         self.update_run(run, last_request_time=self.clock.now())
         return run
 
-    def update_run(self, run: LiveRun, *, save: bool = False, **changes: object) -> None:
-        """Change what is known about a run."""
+    def update_run(self, run: ServerRun, *, save: bool = False, **changes: object) -> None:
+        """Change fields of a run's record."""
         run.record = run.record.model_copy(update=changes)
         self.runs[run.record.id] = run.record
         if save:
-            self.storage.save_run(run.record)
+            self.folder.save_run(run.record)
 
     def submit(
         self,
-        run: LiveRun,
+        run: ServerRun,
         kind: str,
         seq_id: int | None,
         digest: str,
@@ -201,12 +209,15 @@ class Service:
         *,
         check: Callable[[], None] | None = None,
     ) -> Promise:
-        """Put an operation in the run's lane, or find the promise of the same request made before.
+        """Enqueue an operation in the run's lane, or return the promise of the same request sent before.
 
-        ``check`` may refuse a request that is not such a repetition.
+        ``check`` may refuse a request that is no repetition.
+
+        Raises:
+            Refused: 409 if the seq_id was used for another request or is in the past.
         """
         if seq_id is not None and self.replay:
-            earlier = run.asked_before(seq_id, digest)
+            earlier = run.earlier_promise(seq_id, digest)
             if earlier is not None:
                 return earlier
             if run.lane.is_past(seq_id):
@@ -215,92 +226,92 @@ class Service:
                 )
         if check is not None:
             check()
-        promise = self.promises.make(kind, run.record.id)
+        promise = self.promises.create(kind, run.record.id)
         if seq_id is not None:
-            run.remember(seq_id, digest, promise)
+            run.record_request(seq_id, digest, promise)
         run.lane.submit(seq_id, promise, work)
         return promise
 
     async def load(
-        self, run: LiveRun, saved: CheckpointRecord, *, seq_id: int | None, digest: str, optimizer: bool
+        self, run: ServerRun, saved: StoredCheckpoint, *, seq_id: int | None, digest: str, optimizer: bool
     ) -> Plain:
-        """Replace the run's weights, and its optimizer if asked, by a checkpoint's.
+        """Replace the run's weights, and with ``optimizer`` its optimizer state, by those of a checkpoint.
 
         Raises:
             OperationFailed: the checkpoint is damaged or does not fit the run.
         """
         run.refuse_if_poisoned()
-        if saved.kind is not CheckpointKind.TRAINING:
+        if saved.kind is not SaveKind.TRAINING:
             raise OperationFailed(f"{saved.path} is for sampling; training resumes from weights/NAME", "user")
-        if (saved.base_model, adapter_shape(saved.lora)) != (run.record.base_model, run.adapter.shape):
+        if (saved.base_model, saved.lora.shape) != (run.record.base_model, run.adapter.shape):
             raise OperationFailed(
-                f"{saved.path} is of {saved.base_model} with rank {saved.lora.rank}; "
-                f"model {run.record.id} is of {run.record.base_model} with rank {run.record.lora.rank}",
+                f"{saved.path} was made from {saved.base_model} with rank {saved.lora.rank}; "
+                f"model {run.record.id} is {run.record.base_model} with rank {run.record.lora.rank}",
                 "user",
             )
-        warm = optimizer and not self.faults.take_cold_load()
-        run.adapter = await self.compute(lambda: self.checkpoints.read(saved, optimizer=warm))
-        self.note(run, "load_weights", seq_id, digest, path=saved.path, optimizer=optimizer)
+        warm = optimizer and not self.faults.consume_cold_load()
+        run.adapter = await self.compute(lambda: self.checkpoints.load(saved, optimizer=warm))
+        self.record_effect(run, "load_weights", seq_id, digest, path=saved.path, optimizer=optimizer)
         return Plain({"type": "load_weights", "path": saved.path, "model_id": run.record.id})
 
-    def pause(self, how: PauseQueue) -> None:
-        """Stop beginning operations, or go on if the state is ``active``."""
-        self.queue = how
-        if how.state is QueueState.ACTIVE:
-            self._working.set()
+    def pause(self, pause: PauseQueue) -> None:
+        """Stop starting operations, or resume if the state is ``active``."""
+        self.queue = pause
+        if pause.state is ServerQueueState.ACTIVE:
+            self._unpaused.set()
         else:
-            self._working.clear()
+            self._unpaused.clear()
 
-    async def take_time(self) -> None:
-        """Wait until the queue is not paused, and as long as the server was told that operations take."""
-        await self._working.wait()
+    async def wait_for_turn(self) -> None:
+        """Wait until the queue is not paused, then for ``work_ms``."""
+        await self._unpaused.wait()
         if self.work_ms:
             await asyncio.sleep(self.work_ms / 1000)
 
-    def note(self, run: LiveRun, kind: str, seq_id: int | None, digest: str, **facts: object) -> None:
-        """Account for an operation that took effect, and let a fault that waits for it strike."""
+    def record_effect(self, run: ServerRun, kind: str, seq_id: int | None, digest: str, **facts: object) -> None:
+        """Log an operation that took effect."""
         self.journal.write(
             model_id=run.record.id, seq_id=seq_id, kind=kind, digest=digest, step=run.adapter.steps, **facts
         )
 
-    async def poison_if_due(self, run: LiveRun) -> None:
-        """Corrupt the run if a fault waited for its present step."""
+    async def poison_if_due(self, run: ServerRun) -> None:
+        """Corrupt the run if a fault is scheduled for its current step."""
         mode = self.faults.corruption_due(run.record.id, run.adapter.steps)
         if mode is not None:
             await self.poison(run, mode)
 
-    async def poison(self, run: LiveRun, mode: CorruptionMode) -> None:
+    async def poison(self, run: ServerRun, mode: CorruptionMode) -> None:
         """Corrupt a live run."""
         await self.compute(lambda: run.poison(mode))
         self.update_run(run, save=True)
         self.journal.write(model_id=run.record.id, seq_id=None, kind="corrupted", mode=mode.value)
 
-    def start(self, work: Coroutine[object, object, None]) -> None:
-        """Let something run by itself; the service keeps hold of it."""
+    def start_task(self, work: Coroutine[object, object, None]) -> None:
+        """Run a coroutine as a background task. The service holds the reference that keeps it alive."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     def snapshot(self, sampler_id: str) -> Adapter:
-        """The weights that were saved for one sampling session alone.
+        """The weights saved for one sampling session alone.
 
         Raises:
-            Refused: 404 if they are gone with their session.
+            Refused: 404 if they were dropped with their session.
         """
-        found = self.snapshots.get(sampler_id)
-        if found is None:
+        adapter = self.snapshots.get(sampler_id)
+        if adapter is None:
             raise Refused(404, f"The weights of sampling session {sampler_id} are gone: its session ended")
-        return found
+        return adapter
 
     def add_sampler(self, sampler: SamplerRecord) -> SamplerRecord:
-        """Remember a sampling session."""
+        """Add a sampling session."""
         self.samplers[sampler.id] = sampler
-        self.storage.save_sampler(sampler)
+        self.folder.save_sampler(sampler)
         return sampler
 
 
 def digest_of_body(kind: str, parts: Mapping[str, object], *arrays: bytes) -> str:
-    """SHA-256 of a request's meaning, the same whichever encoding it came in."""
+    """SHA-256 of a request's content, independent of its encoding."""
     sha = hashlib.sha256(f"{kind}:{sorted(parts.items())!r}".encode("utf-8", "replace"))
     for array in arrays:
         sha.update(len(array).to_bytes(8, "little"))
@@ -309,5 +320,5 @@ def digest_of_body(kind: str, parts: Mapping[str, object], *arrays: bytes) -> st
 
 
 def ttl_end(now: datetime, ttl_seconds: int | None) -> datetime | None:
-    """When something with that time to live expires."""
+    """The time at which a time to live ends; None without one."""
     return None if ttl_seconds is None else now + timedelta(seconds=ttl_seconds)

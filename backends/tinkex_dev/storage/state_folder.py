@@ -1,4 +1,4 @@
-"""The state folder: sessions, runs, samplers and checkpoints as files, each written whole or not at all."""
+"""The state folder's files: sessions, runs, samplers and checkpoints, each written atomically."""
 
 import contextlib
 import hashlib
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from backends.tinkex_dev.errors import OperationFailed
 from backends.tinkex_dev.model import safetensors
-from backends.tinkex_dev.records import CheckpointRecord, RunRecord, SamplerRecord, SessionRecord
+from backends.tinkex_dev.storage.records import RunRecord, SamplerRecord, SessionRecord, StoredCheckpoint
 from crucible.record import Record
 
 _STATE: Final = "state.safetensors"
@@ -23,8 +23,8 @@ _RECORD: Final = "checkpoint.json"
 R = TypeVar("R", bound=Record)
 
 
-class Storage:
-    """Reads and writes the state folder; one server at a time may use it."""
+class StateFolder:
+    """Reads and writes the state folder. The caller has locked it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -49,28 +49,28 @@ class Storage:
     def runs(self) -> list[RunRecord]:
         return _read_all(RunRecord, self.folder.glob("runs/*/run.json"))
 
-    def checkpoints(self) -> list[CheckpointRecord]:
-        return _read_all(CheckpointRecord, self.folder.glob(f"runs/*/*/*/{_RECORD}"))
+    def checkpoints(self) -> list[StoredCheckpoint]:
+        return _read_all(StoredCheckpoint, self.folder.glob(f"runs/*/*/*/{_RECORD}"))
 
     def write_checkpoint(
-        self, record: CheckpointRecord, arrays: Mapping[str, NDArray[np.generic]]
-    ) -> CheckpointRecord:
-        """Save arrays under the record, which comes back with their size and hash."""
+        self, record: StoredCheckpoint, arrays: Mapping[str, NDArray[np.generic]]
+    ) -> StoredCheckpoint:
+        """Save the arrays and the record; returns the record with their size and hash."""
         data = safetensors.pack(arrays)
         record = record.model_copy(update={"size_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()})
         _write(self._checkpoint_folder(record) / _STATE, data)
         self.save_checkpoint(record)
         return record
 
-    def save_checkpoint(self, record: CheckpointRecord) -> None:
-        """Replace what is known about a checkpoint; its arrays stay."""
+    def save_checkpoint(self, record: StoredCheckpoint) -> None:
+        """Replace a checkpoint's record; its arrays stay."""
         _write(self._checkpoint_folder(record) / _RECORD, record.model_dump_json().encode())
 
-    def read_checkpoint(self, record: CheckpointRecord) -> dict[str, NDArray[np.generic]]:
-        """The arrays of a checkpoint.
+    def read_checkpoint(self, record: StoredCheckpoint) -> dict[str, NDArray[np.generic]]:
+        """Read the arrays of a checkpoint.
 
         Raises:
-            OperationFailed: the file is missing, cut short or altered.
+            OperationFailed: the file is missing, truncated or altered.
         """
         try:
             data = (self._checkpoint_folder(record) / _STATE).read_bytes()
@@ -79,17 +79,17 @@ class Storage:
         if hashlib.sha256(data).hexdigest() != record.sha256:
             raise OperationFailed(
                 f"Checkpoint {record.path} is damaged: {len(data)} of {record.size_bytes} bytes, "
-                "and their hash is not the one it was saved with",
+                "and their hash differs from the recorded one",
                 "server",
             )
         return safetensors.unpack(data)
 
-    def delete_checkpoint(self, record: CheckpointRecord) -> None:
-        """Remove a checkpoint and its arrays."""
+    def delete_checkpoint(self, record: StoredCheckpoint) -> None:
+        """Delete a checkpoint's record and arrays."""
         shutil.rmtree(self._checkpoint_folder(record), ignore_errors=True)
 
-    def damage(self, record: CheckpointRecord, *, missing: bool) -> None:
-        """Cut a checkpoint's file in half, or remove it; what is listed about it stays."""
+    def damage(self, record: StoredCheckpoint, *, missing: bool) -> None:
+        """Truncate a checkpoint's file to half its size, or remove it; its record stays."""
         file = self._checkpoint_folder(record) / _STATE
         if missing:
             file.unlink(missing_ok=True)
@@ -99,7 +99,7 @@ class Storage:
     def _run_folder(self, run_id: str) -> Path:
         return self.folder / "runs" / _safe(run_id)
 
-    def _checkpoint_folder(self, record: CheckpointRecord) -> Path:
+    def _checkpoint_folder(self, record: StoredCheckpoint) -> Path:
         return self._run_folder(record.run_id) / record.kind.value / _safe(record.name)
 
 

@@ -1,4 +1,4 @@
-"""What stands before every route: latency, faults, the key, credit, and answers to resent posts."""
+"""ASGI middleware: latency, faults, authentication, credit and idempotency."""
 
 import asyncio
 import contextlib
@@ -11,30 +11,30 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from backends.tinkex_dev.errors import Refused
-from backends.tinkex_dev.exchange import refusal
 from backends.tinkex_dev.faults import RouteFault
-from backends.tinkex_dev.service import Service
+from backends.tinkex_dev.service.service import Service
+from backends.tinkex_dev.wire.exchange import refusal
 
 TRANSPORT: Final = "nsai.transport"
-"""Where in an ASGI scope the server leaves the connection, so that a fault can cut it."""
+"""Key of the connection's transport in an ASGI scope, by which a fault cuts the connection."""
 
 _PREFIX: Final = "/api/v1/"
-_OPEN: Final = frozenset({"healthz"})
-_COSTLY: Final = frozenset(
+_WITHOUT_KEY: Final = frozenset({"healthz"})
+_BILLABLE: Final = frozenset(
     {"create_model", "forward_backward", "forward", "optim_step", "asample", "load_weights"}
     | {"save_weights", "save_weights_for_sampler"}
 )
-_ONCE: Final = frozenset({"create_session", "create_sampling_session", "asample"})
-_REMEMBERED: Final = 4096
+_IDEMPOTENT: Final = frozenset({"create_session", "create_sampling_session", "asample"})
+_MAX_ANSWERS: Final = 4096
 
 
 class Gate:
-    """An ASGI wrapper around the API."""
+    """Middleware around the routes of the API; other routes pass through."""
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self._app = app
         self._service = service
-        self._answered: OrderedDict[str, tuple[str, list[Message]]] = OrderedDict()
+        self._answers: OrderedDict[str, tuple[str, list[Message]]] = OrderedDict()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not scope["path"].startswith(_PREFIX):
@@ -45,89 +45,91 @@ class Gate:
         if self._service.latency_ms:
             await asyncio.sleep(self._service.latency_ms / 1000)
         fault = self._service.faults.strike(route)
-        # a client that hangs up before its body has arrived gets no answer, and is no error of the server
+        # a client that disconnects before its body has arrived is no error of the server
         with contextlib.suppress(ClientDisconnect):
             if fault is not None:
-                await self._disturb(fault, scope, receive, send, headers, route)
+                await self._inject(fault, scope, receive, send, headers, route)
             else:
-                await self._pass(scope, receive, send, headers, route)
+                await self._forward(scope, receive, send, headers, route)
 
-    async def _disturb(
+    async def _inject(
         self, fault: RouteFault, scope: Scope, receive: Receive, send: Send, headers: dict[str, str], route: str
     ) -> None:
         if fault.delay_ms:
             await asyncio.sleep(fault.delay_ms / 1000)
         if fault.after:
-            await self._pass(scope, receive, _nowhere, headers, route)
+            await self._forward(scope, receive, _discard, headers, route)
         if fault.reset:
             await _cut(scope)
         elif fault.status is not None:
             extra = {} if fault.retry_after_s is None else {"Retry-After": f"{fault.retry_after_s:g}"}
             await refusal(Refused(fault.status, fault.detail, headers=extra))(scope, receive, send)
         elif not fault.after:
-            await self._pass(scope, receive, send, headers, route)
+            await self._forward(scope, receive, send, headers, route)
         else:
             await _cut(scope)
 
-    async def _pass(self, scope: Scope, receive: Receive, send: Send, headers: dict[str, str], route: str) -> None:
+    async def _forward(
+        self, scope: Scope, receive: Receive, send: Send, headers: dict[str, str], route: str
+    ) -> None:
         try:
             self._check_key(route, headers)
-            if self._service.faults.out_of_credit and route in _COSTLY:
-                raise Refused(402, "Out of credit: add to the balance and the request will be accepted")
+            if self._service.faults.out_of_credit and route in _BILLABLE:
+                raise Refused(402, "Out of credit: top up the balance and send the request again")
         except Refused as error:
             await refusal(error)(scope, receive, send)
             return
         key = headers.get("x-idempotency-key")
-        if key is None or route not in _ONCE or not self._service.replay:
+        if key is None or route not in _IDEMPOTENT or not self._service.replay:
             await self._app(scope, receive, send)
             return
-        await self._once(f"{route}:{key}", scope, receive, send)
+        await self._answer_once(f"{route}:{key}", scope, receive, send)
 
     def _check_key(self, route: str, headers: dict[str, str]) -> None:
-        if route in _OPEN:
+        if route in _WITHOUT_KEY:
             return
-        given = headers.get("x-api-key") or headers.get("authorization", "").removeprefix("Bearer ")
-        wanted = self._service.options.require_key
-        if wanted is None and given.startswith("tml-"):
+        key = headers.get("x-api-key") or headers.get("authorization", "").removeprefix("Bearer ")
+        required = self._service.options.require_key
+        if required is None and key.startswith("tml-"):
             return
-        if wanted is not None and secrets.compare_digest(given.encode(), wanted.encode()):
+        if required is not None and secrets.compare_digest(key.encode(), required.encode()):
             return
         raise Refused(401, "Invalid API key: send one that begins with tml- as X-API-Key")
 
-    async def _once(self, key: str, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _answer_once(self, key: str, scope: Scope, receive: Receive, send: Send) -> None:
         body = await _whole_body(receive)
         digest = hashlib.sha256(body).hexdigest()
-        known = self._answered.get(key)
-        if known is not None:
-            if known[0] != digest:
+        earlier = self._answers.get(key)
+        if earlier is not None:
+            if earlier[0] != digest:
                 await refusal(Refused(409, "this idempotency key was used with another body"))(scope, receive, send)
                 return
-            for message in known[1]:
+            for message in earlier[1]:
                 await send(message)
             return
         sent: list[Message] = []
 
-        async def keep(message: Message) -> None:
+        async def record(message: Message) -> None:
             sent.append(message)
             await send(message)
 
-        await self._app(scope, _Given(body, receive), keep)
+        await self._app(scope, _BufferedBody(body, receive), record)
         if sent and sent[0].get("status", 500) < 300:
-            self._answered[key] = (digest, sent)
-            while len(self._answered) > _REMEMBERED:
-                self._answered.popitem(last=False)
+            self._answers[key] = (digest, sent)
+            while len(self._answers) > _MAX_ANSWERS:
+                self._answers.popitem(last=False)
 
 
-class _Given:
-    """A receive channel that first gives a body already read."""
+class _BufferedBody:
+    """A receive channel that replays a body already read."""
 
-    def __init__(self, body: bytes, rest: Receive) -> None:
+    def __init__(self, body: bytes, receive: Receive) -> None:
         self._body: bytes | None = body
-        self._rest = rest
+        self._receive = receive
 
     async def __call__(self) -> Message:
         if self._body is None:
-            return await self._rest()
+            return await self._receive()
         body, self._body = self._body, None
         return {"type": "http.request", "body": body, "more_body": False}
 
@@ -141,8 +143,8 @@ async def _whole_body(receive: Receive) -> bytes:
             return b"".join(parts)
 
 
-async def _nowhere(_message: Message) -> None:
-    """Where an answer goes that is to be lost."""
+async def _discard(_message: Message) -> None:
+    """Drop a message of an answer."""
 
 
 async def _cut(scope: Scope) -> None:

@@ -1,4 +1,4 @@
-"""The server's own account of what it really did, for tests that count."""
+"""Log of the operations that the server executed, for tests that count effects."""
 
 import contextlib
 import json
@@ -6,17 +6,17 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from backends.tinkex_dev.clock import Clock, iso
+from backends.tinkex_dev.clock import ServerClock, iso
 
 
 class Journal:
-    """Every operation that took effect, in the order in which it did, as JSON lines on disk.
+    """Every operation that took effect, in order of execution, as JSON lines on disk.
 
-    A repeated request that was answered from the record took no effect and is not here. The account goes on over
-    restarts; a line that a crash cut short is passed over.
+    A repeated request that was answered from the record of requests took no effect and is not listed. The log
+    continues over restarts; a line cut short by a crash is skipped.
     """
 
-    def __init__(self, path: Path, clock: Clock) -> None:
+    def __init__(self, path: Path, clock: ServerClock) -> None:
         self._path = path
         self._clock = clock
         self._lock = threading.Lock()
@@ -27,7 +27,7 @@ class Journal:
             self._file.write("\n")
 
     def write(self, *, model_id: str | None, seq_id: int | None, kind: str, **facts: object) -> None:
-        """Add an entry. ``digest`` and ``step`` (the optimizer's, after the operation) are the usual facts."""
+        """Append an entry. Most carry ``digest`` and ``step`` (the optimizer's, after the operation)."""
         with self._lock:
             self._count += 1
             entry = {
@@ -42,7 +42,7 @@ class Journal:
             self._file.flush()
 
     def entries(self, *, model_id: str | None = None, kind: str | None = None) -> list[dict[str, Any]]:
-        """The entries, of one model or of one kind if asked."""
+        """All entries, or those of one model or one kind."""
         found: list[dict[str, Any]] = []
         with self._path.open(encoding="utf-8") as lines:
             for line in lines:
@@ -53,5 +53,5 @@ class Journal:
         return found
 
     def close(self) -> None:
-        """Close the file; nothing can be written afterwards."""
+        """Close the file; later writes fail."""
         self._file.close()

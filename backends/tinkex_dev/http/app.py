@@ -1,4 +1,4 @@
-"""The server as one ASGI application."""
+"""The ASGI application."""
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -14,13 +14,13 @@ from backends.tinkex_dev.api.sampling import SamplingRoutes
 from backends.tinkex_dev.api.sessions import SessionRoutes
 from backends.tinkex_dev.api.training import TrainingRoutes
 from backends.tinkex_dev.errors import OperationFailed, Refused
-from backends.tinkex_dev.exchange import answer, on_failed, on_refused
-from backends.tinkex_dev.gate import Gate
-from backends.tinkex_dev.service import Service
+from backends.tinkex_dev.http.gate import Gate
+from backends.tinkex_dev.service.service import Service
+from backends.tinkex_dev.wire.exchange import answer, on_failed, on_refused
 
 
 def application(service: Service) -> ASGIApp:
-    """All routes of a service, behind its gate."""
+    """All routes of a service, behind the gate."""
     models = ModelRoutes(service)
     listings = ListingRoutes(service)
     api: list[BaseRoute] = [

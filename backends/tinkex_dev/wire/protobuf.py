@@ -1,4 +1,4 @@
-"""The protobuf forms: a forward_backward request read, its output and a sample's answer written."""
+"""Protobuf encoding: reads forward_backward requests, writes their outputs and the answers to samples."""
 
 from typing import Any
 
@@ -13,13 +13,13 @@ from backends.tinkex.wire.pass_output_codec import write_pass_output
 from backends.tinkex.wire.pass_request_codec import PassRequest, read_pass_request
 from backends.tinkex.wire.protobuf_read import ProtobufError
 from backends.tinkex.wire.sample_codec import write_sample_response
-from backends.tinkex_dev.encoding import OUTPUT_TYPE
 from backends.tinkex_dev.errors import InvalidField
-from backends.tinkex_dev.promises import LossOutputs, Samples
-from backends.tinkex_dev.runs import Batch, Example
-from backends.tinkex_dev.tensors import (
-    Place,
-    checked,
+from backends.tinkex_dev.service.promises import LossOutputs, Samples
+from backends.tinkex_dev.service.run import Batch, BatchExample
+from backends.tinkex_dev.wire.result_json import OUTPUT_TYPE
+from backends.tinkex_dev.wire.tensors import (
+    FieldPath,
+    checked_batch,
     checked_tokens,
     dense_of_csr,
     finite_settings,
@@ -29,10 +29,10 @@ from backends.tinkex_dev.tensors import (
 
 
 def read_request(data: bytes) -> PassRequest:
-    """The message in a body.
+    """Decode the message in a body.
 
     Raises:
-        InvalidField: it is no such message.
+        InvalidField: the body is malformed.
     """
     try:
         return read_pass_request(data)
@@ -42,50 +42,51 @@ def read_request(data: bytes) -> PassRequest:
         ) from None
 
 
-def batch_of_request(request: PassRequest, place: Place) -> Batch:
-    """The batch of a message.
+def batch_of_request(request: PassRequest, path: FieldPath) -> Batch:
+    """The validated batch of a message.
 
     Raises:
-        InvalidField: something in it is wrong; the error says where, in the words of the JSON form.
+        InvalidField: a field is invalid; the error has its path in the JSON encoding.
     """
     if not request.data:
-        raise InvalidField.at((*place, "data"), "at least one datum is needed")
+        raise InvalidField.at((*path, "data"), "at least one datum is needed")
     examples = []
     for index, datum in enumerate(request.data):
-        where = (*place, "data", index)
+        datum_path = (*path, "data", index)
         chunks = datum.model_input.chunks
-        parts = [_chunk(chunk, (*where, "model_input", "chunks", n)) for n, chunk in enumerate(chunks)]
+        parts = [_chunk(chunk, (*datum_path, "model_input", "chunks", n)) for n, chunk in enumerate(chunks)]
         tokens = checked_tokens(
-            np.concatenate(parts) if parts else np.zeros(0, np.int64), (*where, "model_input", "chunks")
+            np.concatenate(parts) if parts else np.zeros(0, np.int64), (*datum_path, "model_input", "chunks")
         )
         inputs = {
-            name: _tensor(tensor, (*where, "loss_fn_inputs", name)) for name, tensor in datum.loss_fn_inputs.items()
+            name: _tensor(tensor, (*datum_path, "loss_fn_inputs", name))
+            for name, tensor in datum.loss_fn_inputs.items()
         }
-        examples.append(Example(tokens, inputs))
-    config = finite_settings(request.loss_fn_config, place)
-    return checked(Batch(examples, request.loss_fn, config, request.forward_only), place)
+        examples.append(BatchExample(tokens, inputs))
+    config = finite_settings(request.loss_fn_config, path)
+    return checked_batch(Batch(examples, request.loss_fn, config, request.forward_only), path)
 
 
-def _chunk(chunk: ModelInputChunk, place: Place) -> NDArray[np.int64]:
+def _chunk(chunk: ModelInputChunk, path: FieldPath) -> NDArray[np.int64]:
     if isinstance(chunk, EncodedTextChunk):
         return np.asarray(chunk.tokens, dtype=np.int64)
     if isinstance(chunk, ImageChunk):
-        return image_tokens(chunk.expected_tokens, place)
-    raise unsupported_chunk(chunk.type, place)
+        return image_tokens(chunk.expected_tokens, path)
+    raise unsupported_chunk(chunk.type, path)
 
 
-def _tensor(tensor: TensorData, place: Place) -> NDArray[Any]:
+def _tensor(tensor: TensorData, path: FieldPath) -> NDArray[Any]:
     values = np.asarray(tensor.data)
     if tensor.sparse_crow_indices is None:
         return values
     crow, columns = (
         np.asarray(part, dtype=np.int64) for part in (tensor.sparse_crow_indices, tensor.sparse_col_indices)
     )
-    return dense_of_csr(values, crow, columns, tensor.shape, place)
+    return dense_of_csr(values, crow, columns, tensor.shape, path)
 
 
 def loss_outputs_bytes(result: LossOutputs) -> bytes:
-    """A forward_backward's answer."""
+    """The answer to a forward_backward."""
     outputs = [
         {name: np.ascontiguousarray(value, dtype=np.float32) for name, value in output.items()}
         for output in result.outputs
@@ -94,16 +95,16 @@ def loss_outputs_bytes(result: LossOutputs) -> bytes:
 
 
 def samples_bytes(result: Samples) -> bytes:
-    """An asample's answer."""
+    """The answer to an asample."""
     response = SampleResponse.model_construct(
         sequences=[
             SampledSequence.model_construct(
-                stop_reason="stop" if drawn.stopped else "length",
-                tokens=list(drawn.tokens),
-                logprobs=list(drawn.logprobs),
-                topk_logprobs=[list(top) for top in drawn.top] if drawn.top else None,
+                stop_reason="stop" if sample.stopped else "length",
+                tokens=list(sample.tokens),
+                logprobs=list(sample.logprobs),
+                topk_logprobs=[list(top) for top in sample.top] if sample.top else None,
             )
-            for drawn in result.sequences
+            for sample in result.sequences
         ],
         prompt_logprobs=None if result.prompt is None else list(result.prompt.logprobs),
         topk_prompt_logprobs=(

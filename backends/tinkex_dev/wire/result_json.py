@@ -1,13 +1,13 @@
-"""Results as their JSON."""
+"""Results of training and sampling as JSON."""
 
 from backends.tinkex_dev.model.network import Array
-from backends.tinkex_dev.promises import LossOutputs, Samples
+from backends.tinkex_dev.service.promises import LossOutputs, Samples
 
 OUTPUT_TYPE = "ArrayRecord"
 
 
 def loss_outputs_json(result: LossOutputs) -> dict[str, object]:
-    """A forward_backward's answer."""
+    """The answer to a forward_backward."""
     return {
         "type": "forward_backward",
         "loss_fn_output_type": OUTPUT_TYPE,
@@ -23,17 +23,17 @@ def _tensor(value: Array) -> dict[str, object]:
 
 
 def samples_json(result: Samples) -> dict[str, object]:
-    """An asample's answer."""
+    """The answer to an asample."""
     body: dict[str, object] = {
         "type": "sample",
         "sequences": [
             {
-                "stop_reason": "stop" if drawn.stopped else "length",
-                "tokens": list(drawn.tokens),
-                "logprobs": list(drawn.logprobs),
-                **({"topk_logprobs": [list(top) for top in drawn.top]} if drawn.top else {}),
+                "stop_reason": "stop" if sample.stopped else "length",
+                "tokens": list(sample.tokens),
+                "logprobs": list(sample.logprobs),
+                **({"topk_logprobs": [list(top) for top in sample.top]} if sample.top else {}),
             }
-            for drawn in result.sequences
+            for sample in result.sequences
         ],
         "prompt_logprobs": None,
         "topk_prompt_logprobs": None,

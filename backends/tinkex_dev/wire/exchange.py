@@ -1,4 +1,4 @@
-"""Bodies in, answers out: what every route of the API does in the same way."""
+"""Reading of request bodies, and JSON answers: shared by all routes."""
 
 import asyncio
 import json
@@ -11,29 +11,30 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from backends.tinkex_dev.errors import InvalidField, OperationFailed, Refused
-from backends.tinkex_dev.requests import Body
+from backends.tinkex_dev.wire.requests import RequestBody
 
 JSON: Final = "application/json"
 PROTOBUF: Final = "application/x-protobuf"
 _MAX_BODY: Final = 256 * 1024 * 1024
-_BIG: Final = 256 * 1024
-B = TypeVar("B", bound=Body)
+_THREAD_FROM_BYTES: Final = 256 * 1024
+"""Bigger bodies are parsed in a thread, so that they do not block the event loop."""
+B = TypeVar("B", bound=RequestBody)
 
 
 async def read_body(request: Request) -> bytes:
-    """The body, unpacked if it was sent packed.
+    """Read a body, decompressed if necessary.
 
     Raises:
-        Refused: 413 if it is too big, 415 for a packing that is not known, 400 if it cannot be unpacked.
+        Refused: 413 if it is too big, 415 for an unknown content encoding, 400 if it cannot be decompressed.
     """
     data = await request.body()
     if len(data) > _MAX_BODY:
-        raise Refused(413, f"the body has {len(data)} bytes; {_MAX_BODY} are allowed")
-    packing = request.headers.get("content-encoding", "identity").strip().lower()
-    if packing == "identity":
+        raise Refused(413, f"the body has {len(data)} bytes; at most {_MAX_BODY} are allowed")
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding == "identity":
         return data
-    if packing != "zstd":
-        raise Refused(415, f"content-encoding {packing!r} is not supported; zstd is")
+    if encoding != "zstd":
+        raise Refused(415, f"content-encoding {encoding!r} is not supported; allowed is zstd")
     try:
         return zstandard.ZstdDecompressor().decompress(data, max_output_size=_MAX_BODY)
     except zstandard.ZstdError as error:
@@ -41,43 +42,44 @@ async def read_body(request: Request) -> bytes:
 
 
 async def read(request: Request, kind: type[B]) -> B:
-    """The JSON body as a record.
+    """Read and validate a JSON body.
 
     Raises:
-        InvalidField: it is not JSON, or a field is missing or wrong.
+        InvalidField: it is not JSON, or a field is missing or invalid.
     """
     data = await read_body(request)
-    if len(data) > _BIG:
+    if len(data) > _THREAD_FROM_BYTES:
         return await asyncio.to_thread(parse, data, kind)
     return parse(data, kind)
 
 
 def parse(data: bytes, kind: type[B]) -> B:
-    """The same, from bytes."""
+    """Validate a JSON body given as bytes. Raises InvalidField as :func:`read`."""
     try:
         return kind.model_validate(from_json(data))
     except ValidationError as error:
-        raise InvalidField(422, _places(error)) from None
+        raise InvalidField(422, validation_details(error)) from None
     except ValueError as error:
         raise InvalidField(
             422, [{"type": "json_invalid", "loc": ["body"], "msg": f"the body is not JSON: {error}"}]
         ) from None
 
 
-def _places(error: ValidationError) -> list[dict[str, object]]:
+def validation_details(error: ValidationError) -> list[dict[str, object]]:
+    """The errors of a validation in the service's form."""
     return [
-        {"type": found["type"], "loc": ["body", *found["loc"]], "msg": found["msg"]}
-        for found in error.errors(include_url=False, include_context=False, include_input=False)
+        {"type": item["type"], "loc": ["body", *item["loc"]], "msg": item["msg"]}
+        for item in error.errors(include_url=False, include_context=False, include_input=False)
     ]
 
 
 def answer(body: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """A JSON answer. NaN is written as the word NaN, as some servers do and JSON readers in Python accept."""
+    """A JSON answer. NaN is written as ``NaN``, which some servers do and Python's JSON parsers accept."""
     return Response(to_json(body, inf_nan_mode="constants"), status, headers, media_type=JSON)
 
 
 def wants_protobuf(request: Request) -> bool:
-    """Whether the caller reads protobuf answers."""
+    """Whether the client accepts protobuf answers."""
     return PROTOBUF in request.headers.get("accept", "")
 
 
@@ -87,15 +89,15 @@ def sends_protobuf(request: Request) -> bool:
 
 
 def refusal(error: Refused) -> Response:
-    """The answer to a request that was turned down."""
+    """The answer to a refused request."""
     return answer({"detail": error.detail}, error.status, error.headers)
 
 
-def number_in_query(request: Request, name: str, default: int, *, at_most: int | None = None) -> int:
-    """A number of the query string, at least zero.
+def query_number(request: Request, name: str, default: int) -> int:
+    """A non-negative integer from the query string.
 
     Raises:
-        Refused: 422 if it is no such number.
+        Refused: 422 for anything else.
     """
     text = request.query_params.get(name)
     if text is None:
@@ -104,31 +106,28 @@ def number_in_query(request: Request, name: str, default: int, *, at_most: int |
         value = int(text)
     except ValueError:
         value = -1
-    if value < 0 or (at_most is not None and value > at_most):
-        allowed = f"0 to {at_most}" if at_most is not None else "0 or more"
-        raise Refused(
-            422,
-            [{"type": "value_error", "loc": ["query", name], "msg": f"{text!r} is not allowed; {allowed} is"}],
-        )
+    if value < 0:
+        message = f"{text!r} is not allowed; expected an integer of 0 or more"
+        raise Refused(422, [{"type": "value_error", "loc": ["query", name], "msg": message}])
     return value
 
 
 async def on_refused(_request: Request, error: Exception) -> Response:
-    """Starlette's handler for :class:`Refused`."""
+    """Exception handler for :class:`Refused`."""
     if not isinstance(error, Refused):
         raise error
     return refusal(error)
 
 
 async def on_failed(_request: Request, error: Exception) -> Response:
-    """Starlette's handler for an operation that failed outside a promise."""
+    """Exception handler for :class:`OperationFailed` raised outside a promise."""
     if not isinstance(error, OperationFailed):
         raise error
     return answer({"detail": error.message}, 400 if error.fault_of == "user" else 500)
 
 
-def metadata_of(found: dict[str, Any] | None) -> dict[str, str] | None:
-    """User metadata as listings have it: text by name."""
-    if found is None:
+def metadata_strings(metadata: dict[str, Any] | None) -> dict[str, str] | None:
+    """User metadata as in listings: values that are not strings are written as JSON."""
+    if metadata is None:
         return None
-    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in found.items()}
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}

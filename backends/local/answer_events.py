@@ -3,7 +3,7 @@
 import time
 from collections.abc import AsyncIterator, Callable
 
-from backends.local.sampling import Piece
+from backends.local.generation import Piece
 from crucible.completion import FinishReason, Usage
 from crucible.prompt import Prompt
 from crucible.stream import DeltaEvent, DoneEvent, EndEvent, StartEvent, StreamEvent, UsageEvent

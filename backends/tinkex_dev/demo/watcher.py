@@ -1,4 +1,4 @@
-"""A run as it happens: its events from the store, told on the screen, and what it came to."""
+"""Watcher of a run: shows its events as they are recorded, and returns its outcome."""
 
 import time
 from collections.abc import Callable
@@ -12,36 +12,36 @@ from crucible.errors import RequestTimeout
 if TYPE_CHECKING:
     from nsai_work import JobHandle
 
-LOOK_EVERY_S = 0.05
+POLL_S = 0.05
 
 
-class RunTelling:
-    """Takes a run's events in order; shows what matters and remembers what is compared later."""
+class RunReporter:
+    """Shows a run's events, and collects the step numbers that the plot and the comparison need."""
 
     def __init__(self, screen: Screen, total: int, *, show_steps: bool) -> None:
         self._screen = screen
         self._total = total
         self._show_steps = show_steps
         self._first_loss = 0.0
-        self._furthest = 0
+        self._last_step = 0
         self.corrupted_at = 0
         self.resumed_from = 0
         self.recoveries = 0
 
-    def see(self, name: str, data: dict[str, Any]) -> None:
-        """Take the next event."""
+    def report(self, name: str, data: dict[str, Any]) -> None:
+        """Handle the next event."""
         _, _, recovery = name.partition(".recovery.")
-        tell = _TOLD.get(recovery or name)
-        if tell is not None:
-            tell(self, data)
+        handler = _HANDLERS.get(recovery or name)
+        if handler is not None:
+            handler(self, data)
 
     def _step(self, data: dict[str, Any]) -> None:
         step, loss = int(data["step"]), float(data["loss"])
         self._first_loss = self._first_loss or loss
-        again, self._furthest = step <= self._furthest, max(step, self._furthest)
+        repeated, self._last_step = step <= self._last_step, max(step, self._last_step)
         every = max(1, self._total // 12)
-        if self._show_steps and (step == 1 or step % every == 0 or again):
-            self._screen.step(step, self._total, loss, self._first_loss, note="again" if again else "")
+        if self._show_steps and (step == 1 or step % every == 0 or repeated):
+            self._screen.step(step, self._total, loss, self._first_loss, note="repeated" if repeated else "")
 
     def _saved(self, data: dict[str, Any]) -> None:
         if self._show_steps:
@@ -49,9 +49,9 @@ class RunTelling:
 
     def _incident(self, data: dict[str, Any]) -> None:
         self.corrupted_at = int(data["step"]) - 1
-        what = "the run is corrupted" if data["error"] == "run_corrupted" else str(data["error"])
+        text = "the run is corrupted" if data["error"] == "run_corrupted" else str(data["error"])
         reason = f"before step {data['step']}: {str(data['reason']).partition(':')[0]}"
-        self._screen.line("✗", what, style="bold red", note=reason)
+        self._screen.line("✗", text, style="bold red", note=reason)
 
     def _selected(self, data: dict[str, Any]) -> None:
         self._screen.line("↺", f"recovery selects the checkpoint of step {data['step']}", style="yellow")
@@ -59,51 +59,51 @@ class RunTelling:
     def _restored(self, data: dict[str, Any]) -> None:
         self.recoveries += 1
         self.resumed_from = int(data["from_step"])
-        text = f"a new remote run goes on from step {self.resumed_from}, weights and optimizer restored"
+        text = f"a new remote run continues from step {self.resumed_from}, weights and optimizer restored"
         self._screen.line("↺", text, style="yellow")
 
     def _verified(self, data: dict[str, Any]) -> None:
-        text = f"proven: step {data['step']} has the loss it had before, {data['loss']!r}"
+        text = f"proven: step {data['step']} has the same loss as before, {data['loss']!r}"
         self._screen.line("✓", text, style="green")
 
     def _cold(self, data: dict[str, Any]) -> None:
-        self._screen.line("✗", f"the {data['missing']} did not come back", style="bold red")
+        self._screen.line("✗", f"the {data['missing']} was not restored", style="bold red")
 
 
-_TOLD: Final[dict[str, Callable[[RunTelling, dict[str, Any]], None]]] = {
-    "step": RunTelling._step,
-    "checkpoint.committed": RunTelling._saved,
-    "training.incident": RunTelling._incident,
-    "checkpoint_selected": RunTelling._selected,
-    "resume.restored": RunTelling._restored,
-    "resume.verified": RunTelling._verified,
-    "resume.cold": RunTelling._cold,
+_HANDLERS: Final[dict[str, Callable[[RunReporter, dict[str, Any]], None]]] = {
+    "step": RunReporter._step,
+    "checkpoint.committed": RunReporter._saved,
+    "training.incident": RunReporter._incident,
+    "checkpoint_selected": RunReporter._selected,
+    "resume.restored": RunReporter._restored,
+    "resume.verified": RunReporter._verified,
+    "resume.cold": RunReporter._cold,
 }
 
 
 def watch_run(
     handle: "JobHandle", server: RemoteControl, screen: Screen, *, show_steps: bool, timeout_s: float
 ) -> RunOutcome:
-    """Follow a run to its end.
+    """Follow a run to its end and return its outcome.
 
     Raises:
-        CrucibleError: it failed; the error is of the kind it failed with.
-        RequestTimeout: it did not end in time.
+        CrucibleError: the run failed; of the kind of its failure.
+        RequestTimeout: it did not end within ``timeout_s``.
     """
     began = time.monotonic()
-    telling = RunTelling(screen, int(str(handle.job().payload["max_steps"])), show_steps=show_steps)
+    reporter = RunReporter(screen, int(str(handle.job().payload["max_steps"])), show_steps=show_steps)
     seen = 0
     while True:
-        # the status is read before the events: whatever led to the end is then among them
+        # status first, then events: those before the end are then all read
         ended = handle.status().ended
         for event in handle.events(after=seen):
-            telling.see(event.name, event.data)
+            reporter.report(event.name, event.data)
             seen = event.seq
         if ended:
             break
         if time.monotonic() - began > timeout_s:
-            raise RequestTimeout(f"job {handle.id} has not ended after {timeout_s:g} s; worker.log may say why")
-        time.sleep(LOOK_EVERY_S)
+            raise RequestTimeout(f"job {handle.id} has not ended after {timeout_s:g} s; see worker.log")
+        time.sleep(POLL_S)
     result = handle.result(timeout=0)
     steps = handle.steps()
     screen.line("✓", f"done: {len(steps)} steps, loss {steps[0].loss:.4f} → {steps[-1].loss:.4f}", style="green")
@@ -114,7 +114,7 @@ def watch_run(
         weights=server.checkpoint_digest(str(final.path)),
         model=str(result["model"]),
         resume=str(result.get("resume", "")),
-        corrupted_at=telling.corrupted_at,
-        resumed_from=telling.resumed_from,
-        recoveries=telling.recoveries,
+        corrupted_at=reporter.corrupted_at,
+        resumed_from=reporter.resumed_from,
+        recoveries=reporter.recoveries,
     )

@@ -1,4 +1,4 @@
-"""The bodies that the server reads. Fields it does not know are ignored: every client version adds some."""
+"""Request bodies. Unknown fields are ignored, because every client version adds some."""
 
 from typing import Annotated, Any
 
@@ -9,23 +9,23 @@ TtlSeconds = Annotated[int, Field(ge=1, le=315_360_000)]
 Metadata = dict[str, JsonValue]
 
 
-class Body(BaseModel):
-    """A request's JSON object."""
+class RequestBody(BaseModel):
+    """The JSON object of a request."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
 
 
-class CreateSession(Body):
+class CreateSession(RequestBody):
     tags: list[str] = Field(default_factory=list)
     user_metadata: Metadata | None = None
     sdk_version: str | None = None
 
 
-class Heartbeat(Body):
+class Heartbeat(RequestBody):
     session_id: str
 
 
-class LoraConfig(Body):
+class LoraFields(RequestBody):
     rank: int = Field(ge=1, le=128)
     seed: int | None = Field(default=None, ge=0, le=2**63 - 1)
     train_unembed: bool = True
@@ -33,41 +33,41 @@ class LoraConfig(Body):
     train_attn: bool = True
 
 
-class CreateModel(Body):
+class CreateModel(RequestBody):
     session_id: str
     model_seq_id: SeqId
     base_model: str
     user_metadata: Metadata | None = None
-    lora_config: LoraConfig
+    lora_config: LoraFields
 
 
-class OfModel(Body):
+class ModelBody(RequestBody):
     model_id: str
 
 
-class Sequenced(Body):
+class SequencedBody(RequestBody):
     model_id: str
     seq_id: SeqId | None = None
 
 
-class ForwardBackwardInput(Body):
+class ForwardBackwardInput(RequestBody):
     data: list[dict[str, Any]] = Field(min_length=1)
     loss_fn: str
     loss_fn_config: dict[str, float | str] | None = None
 
 
-class ForwardBackward(Sequenced):
+class ForwardBackward(SequencedBody):
     forward_backward_input: ForwardBackwardInput
     forward_only: bool = False
 
 
-class Forward(Sequenced):
+class Forward(SequencedBody):
     forward_input: ForwardBackwardInput = Field(
         validation_alias=AliasChoices("forward_input", "forward_backward_input")
     )
 
 
-class AdamParams(Body):
+class AdamFields(RequestBody):
     learning_rate: float = Field(default=1e-4, ge=0, allow_inf_nan=False)
     beta1: float = Field(default=0.9, ge=0, lt=1)
     beta2: float = Field(default=0.95, ge=0, lt=1)
@@ -76,25 +76,25 @@ class AdamParams(Body):
     grad_clip_norm: float = Field(default=0.0, ge=0, allow_inf_nan=False)
 
 
-class OptimStep(Sequenced):
-    adam_params: AdamParams
+class OptimStep(SequencedBody):
+    adam_params: AdamFields
 
 
-class SaveWeights(Sequenced):
+class SaveWeights(SequencedBody):
     path: str | None = None
     ttl_seconds: TtlSeconds | None = None
     overwrite: bool = False
     user_metadata: Metadata | None = None
 
 
-class SaveWeightsForSampler(Sequenced):
+class SaveWeightsForSampler(SequencedBody):
     path: str | None = None
     sampling_session_seq_id: SeqId | None = None
     ttl_seconds: TtlSeconds | None = None
     user_metadata: Metadata | None = None
 
 
-class LoadWeights(Body):
+class LoadWeights(RequestBody):
     path: str
     optimizer: bool = False
     model_id: str | None = None
@@ -105,18 +105,18 @@ class LoadWeights(Body):
     user_metadata: Metadata | None = None
 
 
-class CreateSamplingSession(Body):
+class CreateSamplingSession(RequestBody):
     session_id: str
     sampling_session_seq_id: SeqId
     base_model: str | None = None
     model_path: str | None = None
 
 
-class Prompt(Body):
+class PromptFields(RequestBody):
     chunks: list[dict[str, Any]] = Field(min_length=1)
 
 
-class SamplingParams(Body):
+class SamplingFields(RequestBody):
     max_tokens: int | None = Field(default=None, ge=1, le=32_768)
     seed: int | None = None
     stop: str | list[str] | list[int] | None = None
@@ -125,9 +125,9 @@ class SamplingParams(Body):
     top_p: float = Field(default=1.0, gt=0, le=1)
 
 
-class Sample(Body):
-    prompt: Prompt
-    sampling_params: SamplingParams
+class Sample(RequestBody):
+    prompt: PromptFields
+    sampling_params: SamplingFields
     num_samples: int = Field(default=1, ge=1, le=1024)
     base_model: str | None = None
     model_path: str | None = None
@@ -141,14 +141,14 @@ class Sample(Body):
     prompt_alt_tokens_k: int = Field(default=0, ge=0)
 
 
-class RetrieveFuture(Body):
+class RetrieveFuture(RequestBody):
     request_id: str
     allow_metadata_only: bool = False
 
 
-class OfPath(Body):
+class PathBody(RequestBody):
     tinker_path: str
 
 
-class SetTtl(Body):
+class SetTtl(RequestBody):
     ttl_seconds: TtlSeconds | None

@@ -1,0 +1,1 @@
+"""HTTP: the ASGI application, the middleware in front of it, and the uvicorn server around it."""

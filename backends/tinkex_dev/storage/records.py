@@ -1,0 +1,104 @@
+"""Records of the state folder: sessions, runs, checkpoints and samplers, as they are on disk."""
+
+from datetime import datetime
+from enum import StrEnum
+
+from pydantic import Field, JsonValue
+
+from backends.tinkex_dev.model.adapter import AdapterShape
+from crucible.record import Record
+
+
+class SaveKind(StrEnum):
+    """Purpose of a checkpoint; the value is its segment in a path."""
+
+    TRAINING = "weights"
+    SAMPLER = "sampler_weights"
+
+    @property
+    def wire_name(self) -> str:
+        """The kind as listings spell it."""
+        return "training" if self is SaveKind.TRAINING else "sampler"
+
+
+def checkpoint_path(run_id: str, kind: SaveKind, name: str) -> str:
+    """The ``tinker://`` path of a checkpoint."""
+    return f"tinker://{run_id}/{kind.value}/{name}"
+
+
+class LoraRecord(Record):
+    """Adapter settings of a run: its rank, its seed and which matrices train."""
+
+    rank: int
+    seed: int
+    train_unembed: bool = True
+    train_mlp: bool = True
+    train_attn: bool = True
+
+    @property
+    def shape(self) -> AdapterShape:
+        """The shape of the adapter that these settings describe."""
+        return AdapterShape(
+            rank=self.rank,
+            train_mlp=self.train_mlp,
+            train_attn=self.train_attn,
+            train_unembed=self.train_unembed,
+        )
+
+
+class SessionRecord(Record):
+    """A client session."""
+
+    id: str
+    created_at: datetime
+    tags: list[str] = Field(default_factory=list)
+    user_metadata: dict[str, JsonValue] | None = None
+    sdk_version: str | None = None
+
+
+class RunRecord(Record):
+    """A training run; it stays listed after its model was unloaded."""
+
+    id: str
+    session_id: str
+    base_model: str
+    lora: LoraRecord
+    created_at: datetime
+    last_request_time: datetime
+    corrupted: bool = False
+    user_metadata: dict[str, JsonValue] | None = None
+
+
+class StoredCheckpoint(Record):
+    """A saved state of a run: everything about it but the arrays."""
+
+    run_id: str
+    kind: SaveKind
+    name: str
+    base_model: str
+    lora: LoraRecord
+    time: datetime
+    size_bytes: int
+    sha256: str
+    state_digest: str
+    """Digest of the weights and the optimizer state, as the run's own digest was at the time of the save."""
+    step: int
+    public: bool = False
+    expires_at: datetime | None = None
+    user_metadata: dict[str, JsonValue] | None = None
+
+    @property
+    def path(self) -> str:
+        """The ``tinker://`` path under which clients refer to it."""
+        return checkpoint_path(self.run_id, self.kind, self.name)
+
+
+class SamplerRecord(Record):
+    """A sampling session: a base model or a checkpoint to sample from."""
+
+    id: str
+    session_id: str
+    base_model: str
+    model_path: str | None = None
+    snapshot: bool = False
+    """Whether it samples from weights saved for it alone; they are dropped with their session."""

@@ -1,0 +1,1 @@
+"""Reading of request bodies and writing of answers, as JSON and as protobuf."""

@@ -1,0 +1,215 @@
+"""Decoding and validation of prompts and loss inputs, so that the model never computes on malformed ones."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backends.tinkex_dev.errors import InvalidField
+from backends.tinkex_dev.model.losses import LOSSES
+from backends.tinkex_dev.model.network import VOCAB
+from backends.tinkex_dev.options import CONTEXT_LENGTH
+from backends.tinkex_dev.service.run import Batch, BatchExample
+from backends.tinkex_dev.wire.requests import ForwardBackwardInput
+from crucible.tokenizer import ByteTokenizer
+
+FieldPath = tuple[str | int, ...]
+"""Path of a field in a body, as in error details."""
+
+_TOKENS_PER_IMAGE: Final = 16
+_DTYPES: Final = ("float32", "int64")
+
+
+def batch_of_json(body: ForwardBackwardInput, path: FieldPath, *, forward_only: bool) -> Batch:
+    """The validated batch of a JSON body.
+
+    Raises:
+        InvalidField: a field is invalid; the error has its path.
+    """
+    examples = [_example(datum, (*path, "data", index)) for index, datum in enumerate(body.data)]
+    config = finite_settings(body.loss_fn_config, path)
+    return checked_batch(Batch(examples, body.loss_fn, config, forward_only), path)
+
+
+def finite_settings(config: Mapping[str, float | str] | None, path: FieldPath) -> dict[str, float]:
+    """The settings of a loss. Raises InvalidField unless all are finite numbers."""
+    numbers: dict[str, float] = {}
+    for key, value in (config or {}).items():
+        if isinstance(value, str) or not np.isfinite(value):
+            raise InvalidField.at((*path, "loss_fn_config", key), f"{value!r} is not a finite number")
+        numbers[key] = float(value)
+    return numbers
+
+
+def _example(datum: Mapping[str, Any], path: FieldPath) -> BatchExample:
+    model_input = datum.get("model_input")
+    chunks = model_input.get("chunks") if isinstance(model_input, Mapping) else None
+    tokens = tokens_of_chunks(chunks, (*path, "model_input", "chunks"))
+    inputs = datum.get("loss_fn_inputs")
+    if not isinstance(inputs, Mapping):
+        raise InvalidField.at((*path, "loss_fn_inputs"), "expected an object with a tensor for each name")
+    tensors = {name: _tensor(value, (*path, "loss_fn_inputs", name)) for name, value in inputs.items()}
+    return BatchExample(tokens, tensors)
+
+
+def tokens_of_chunks(chunks: object, path: FieldPath) -> NDArray[np.int64]:
+    """The token ids of a prompt. An image counts as ``expected_tokens`` image tokens, by default sixteen."""
+    if not isinstance(chunks, Sequence) or isinstance(chunks, str) or not chunks:
+        raise InvalidField.at(path, "expected a list with at least one chunk")
+    parts = [_chunk(chunk, (*path, index)) for index, chunk in enumerate(chunks)]
+    return checked_tokens(np.concatenate(parts), path)
+
+
+def checked_tokens(tokens: NDArray[np.int64], path: FieldPath) -> NDArray[np.int64]:
+    """Return the tokens unchanged. Raises InvalidField if there are none, too many, or unknown ids."""
+    if not 0 < len(tokens) <= CONTEXT_LENGTH:
+        raise InvalidField.at(path, f"{len(tokens)} tokens; 1 to {CONTEXT_LENGTH} are allowed")
+    if tokens.min() < 0 or tokens.max() >= VOCAB:
+        unknown = int(tokens[(tokens < 0) | (tokens >= VOCAB)][0])
+        raise InvalidField.at(path, f"token {unknown} is outside the vocabulary; ids are 0 to {VOCAB - 1}")
+    return tokens
+
+
+def _chunk(chunk: object, path: FieldPath) -> NDArray[np.int64]:
+    kind = chunk.get("type", "encoded_text") if isinstance(chunk, Mapping) else None
+    if isinstance(chunk, Mapping) and kind == "encoded_text":
+        return _integers(chunk.get("tokens"), (*path, "tokens"))
+    if isinstance(chunk, Mapping) and kind in ("image", "image_asset_pointer"):
+        return image_tokens(chunk.get("expected_tokens") or chunk.get("tokens"), path)
+    raise unsupported_chunk(kind, path)
+
+
+def unsupported_chunk(kind: object, path: FieldPath) -> InvalidField:
+    """The error for a chunk of an unsupported type."""
+    allowed = "encoded_text, image, image_asset_pointer"
+    return InvalidField.at((*path, "type"), f"{kind!r} is not supported; allowed are {allowed}")
+
+
+def image_tokens(expected: object, path: FieldPath) -> NDArray[np.int64]:
+    """The image tokens of an image: ``expected`` of them, by default sixteen."""
+    path = (*path, "expected_tokens")
+    count = _TOKENS_PER_IMAGE if expected is None else expected
+    if not isinstance(count, int) or isinstance(count, bool) or not 0 < count <= CONTEXT_LENGTH:
+        raise InvalidField.at(path, f"{count!r} is not allowed; expected 1 to {CONTEXT_LENGTH} tokens")
+    return np.full(count, ByteTokenizer.IMAGE, dtype=np.int64)
+
+
+def _integers(values: object, path: FieldPath) -> NDArray[np.int64]:
+    array = _array(values, path)
+    if array.size == 0:
+        return np.zeros(0, dtype=np.int64)
+    if array.dtype.kind not in "iu" or array.ndim != 1:
+        raise InvalidField.at(path, "expected a list of integers")
+    return array.astype(np.int64)
+
+
+def _array(values: object, path: FieldPath) -> NDArray[Any]:
+    if not isinstance(values, list):
+        raise InvalidField.at(path, "expected a list of numbers")
+    try:
+        array = np.asarray(values)
+    except (ValueError, OverflowError):
+        array = np.asarray(None)
+    if array.dtype.kind not in "iuf":
+        raise InvalidField.at(path, "expected a list of numbers")
+    return array
+
+
+def _tensor(value: object, path: FieldPath) -> NDArray[np.generic]:
+    if not isinstance(value, Mapping):
+        raise InvalidField.at(path, "expected an object with data, dtype and shape")
+    dtype = value.get("dtype", "float32")
+    if not isinstance(dtype, str) or dtype not in _DTYPES:
+        raise InvalidField.at((*path, "dtype"), f"{dtype!r} is not allowed; allowed are {', '.join(_DTYPES)}")
+    flat = _array(value.get("data"), (*path, "data"))
+    if dtype == "int64" and flat.size and flat.dtype.kind not in "iu":
+        raise InvalidField.at((*path, "data"), "expected integers for dtype int64")
+    flat = flat.astype(np.float32 if dtype == "float32" else np.int64)
+    shape = value.get("shape")
+    if shape is None:
+        return flat
+    if value.get("sparse_crow_indices") is not None:
+        rows = _integers(value["sparse_crow_indices"], (*path, "sparse_crow_indices"))
+        columns = _integers(value.get("sparse_col_indices"), (*path, "sparse_col_indices"))
+        return dense_of_csr(flat, rows, columns, shape, path)
+    return _shaped(flat, shape, path)
+
+
+def _shaped(flat: NDArray[Any], shape: Any, path: FieldPath) -> NDArray[Any]:
+    try:
+        return flat.reshape([_length(size) for size in shape])
+    except (ValueError, TypeError):
+        raise InvalidField.at((*path, "shape"), f"{shape!r} does not fit the {flat.size} values of data") from None
+
+
+def dense_of_csr(
+    values: NDArray[Any], crow: NDArray[np.int64], columns: NDArray[np.int64], shape: Any, path: FieldPath
+) -> NDArray[Any]:
+    """The dense form of a compressed-row sparse matrix."""
+    try:
+        height, width = (_length(size) for size in shape)
+        if height * width > CONTEXT_LENGTH * VOCAB:
+            raise ValueError("too big")
+        dense = np.zeros((height, width), dtype=values.dtype)
+        dense[np.repeat(np.arange(height), np.diff(crow)), columns] = values
+    except (ValueError, TypeError, IndexError):
+        raise InvalidField.at(
+            (*path, "sparse_crow_indices"),
+            f"{crow.size} row pointers and {columns.size} columns do not describe "
+            f"{values.size} values of shape {shape!r}",
+        ) from None
+    return dense
+
+
+def _length(size: object) -> int:
+    if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+        raise ValueError(size)
+    return size
+
+
+def checked_batch(batch: Batch, path: FieldPath) -> Batch:
+    """Return the batch unchanged. Raises InvalidField for an unknown loss or missing or invalid inputs of it."""
+    loss = LOSSES.get(batch.loss_fn)
+    if loss is None:
+        raise InvalidField.at(
+            (*path, "loss_fn"), f"{batch.loss_fn!r} is not supported; allowed are {', '.join(LOSSES)}"
+        )
+    for key in batch.config:
+        if key not in loss.settings:
+            allowed = ", ".join(sorted(loss.settings)) or "none"
+            raise InvalidField.at(
+                (*path, "loss_fn_config", key), f"not a setting of {batch.loss_fn}; allowed: {allowed}"
+            )
+    for index, example in enumerate(batch.examples):
+        inputs = (*path, "data", index, "loss_fn_inputs")
+        for name in loss.required:
+            if name not in example.loss_inputs:
+                raise InvalidField.at((*inputs, name), f"required by {batch.loss_fn}")
+        _check_inputs(example, (*loss.required, *loss.optional), inputs)
+    return batch
+
+
+def _check_inputs(example: BatchExample, names: Sequence[str], path: FieldPath) -> None:
+    targets = example.loss_inputs["target_tokens"]
+    if targets.ndim not in (1, 2) or len(targets) != len(example.tokens) or targets.dtype.kind != "i":
+        raise InvalidField.at(
+            (*path, "target_tokens"),
+            f"shape {list(targets.shape)} of {targets.dtype}; expected int64 with one row for each of the "
+            f"{len(example.tokens)} tokens of model_input",
+        )
+    ids = np.asarray(targets, dtype=np.int64)
+    if ids.size == 0 or ids.min() < 0 or ids.max() >= VOCAB:
+        raise InvalidField.at(
+            (*path, "target_tokens"), f"contains ids outside the vocabulary; ids are 0 to {VOCAB - 1}"
+        )
+    for name in names:
+        value = example.loss_inputs.get(name)
+        if value is None or name == "target_tokens":
+            continue
+        if value.shape != targets.shape:
+            raise InvalidField.at(
+                (*path, name), f"shape {list(value.shape)}; target_tokens has {list(targets.shape)}"
+            )
+        if not np.all(np.isfinite(np.asarray(value, dtype=np.float64))):
+            raise InvalidField.at((*path, name), "contains a value that is not finite")
