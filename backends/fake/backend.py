@@ -17,7 +17,7 @@ from backends.local.batches import LOSSES
 from backends.local.checkpoints import CheckpointPath
 from backends.local.generation import Array, Continue, Piece, generate
 from backends.local.recovery import LocalRecovery, check
-from backends.local.run import REMOTE_RUNS, LocalRun, RemoteRun
+from backends.local.run import HOSTED_RUNS, HostedRun, LocalRun
 from crucible.backend import Command, CommandBackend, Health, TrainingBackend
 from crucible.capabilities import Capabilities
 from crucible.completion import Completion, FinishReason, TokenLogprob
@@ -109,7 +109,7 @@ class FakeBackend(TrainingBackend, CommandBackend):
         return self._new_run(FakeEngine(Model.new(spec.base_model, spec.lora), spec))
 
     async def attach(self, ref: RunRef, *, next_seq_id: int) -> LiveRun:
-        run = REMOTE_RUNS.get(ref.run_id)
+        run = HOSTED_RUNS.get(ref.run_id)
         if run is None:
             raise RunGone(f"run {ref.run_id} lived in another process, or was closed", backend="fake")
         if run.engine.corrupted:
@@ -139,9 +139,9 @@ class FakeBackend(TrainingBackend, CommandBackend):
         if corruption is not None and self._runs_made < corruption.runs:
             engine.corruption = corruption
         self._runs_made += 1
-        return self._drive(REMOTE_RUNS.new(engine, self.name))
+        return self._drive(HOSTED_RUNS.new(engine, self.name))
 
-    def _drive(self, run: RemoteRun, next_seq_id: int = 1) -> LiveRun:
+    def _drive(self, run: HostedRun, next_seq_id: int = 1) -> LiveRun:
         delay_s = self._settings.script.delay_ms / 1000
         return LocalRun(run, self._checkpoints, features=_FEATURES, next_seq_id=next_seq_id, delay_s=delay_s)
 

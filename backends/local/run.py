@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 @dataclass(slots=True)
-class RemoteRun:
+class HostedRun:
     """What a service would hold: the engine, and a record of every operation by its first sequence number."""
 
     run_id: str
@@ -41,17 +41,17 @@ class RemoteRun:
     record: dict[int, tuple[str, "Future[Any]"]] = field(default_factory=dict)
 
 
-class RemoteRuns:
+class HostedRuns:
     """The runs of this process. Of those that nobody drives only the newest are remembered."""
 
     def __init__(self, most_idle: int = 16) -> None:
         self._most_idle = most_idle
-        self._runs: OrderedDict[str, RemoteRun] = OrderedDict()
+        self._runs: OrderedDict[str, HostedRun] = OrderedDict()
         self._lock = threading.Lock()
 
-    def new(self, engine: Engine, prefix: str) -> RemoteRun:
+    def new(self, engine: Engine, prefix: str) -> HostedRun:
         """A new run around an engine."""
-        run = RemoteRun(f"{prefix}-{uuid.uuid4().hex[:16]}", engine)
+        run = HostedRun(f"{prefix}-{uuid.uuid4().hex[:16]}", engine)
         with self._lock:
             idle = [run_id for run_id, known in self._runs.items() if known.drivers == 0]
             for run_id in idle[: -self._most_idle]:
@@ -59,7 +59,7 @@ class RemoteRuns:
             self._runs[run.run_id] = run
         return run
 
-    def get(self, run_id: str) -> RemoteRun | None:
+    def get(self, run_id: str) -> HostedRun | None:
         """The run, if it still lives."""
         with self._lock:
             return self._runs.get(run_id)
@@ -70,7 +70,7 @@ class RemoteRuns:
             self._runs.pop(run_id, None)
 
 
-REMOTE_RUNS: Final = RemoteRuns()
+HOSTED_RUNS: Final = HostedRuns()
 """Stands for the service: shared by all backends of a process, so that one may attach to what another began."""
 
 
@@ -89,18 +89,18 @@ class _Accepted(Pending[T], Generic[T]):
 
 
 @dataclass(frozen=True, slots=True)
-class _Save:
+class _SaveRequest:
     path: CheckpointPath
     ttl_s: int | None
 
 
 class LocalRun(LiveRun):
-    """Drives a ``RemoteRun``. With an ``executor`` (of one thread) operations are computed there in their order,
+    """Drives a ``HostedRun``. With an ``executor`` (of one thread) operations are computed there in their order,
     without it when they are sent."""
 
     def __init__(
         self,
-        run: RemoteRun,
+        run: HostedRun,
         store: CheckpointStore[Any],
         *,
         features: RunFeatures,
@@ -138,10 +138,10 @@ class LocalRun(LiveRun):
     ) -> Prepared[SaveResult]:
         path = CheckpointPath.of_save(self._store.scheme, self._run.run_id, kind, name)
         digest = save_digest(kind, name, step, ttl_s)
-        return Prepared(self._intent(kind, 1, step, digest, name), _Save(path, ttl_s))
+        return Prepared(self._intent(kind, 1, step, digest, name), _SaveRequest(path, ttl_s))
 
     async def send(self, prepared: Prepared[T]) -> Pending[T]:
-        if REMOTE_RUNS.get(self._run.run_id) is None:
+        if HOSTED_RUNS.get(self._run.run_id) is None:
             raise RunGone(f"run {self._run.run_id} no longer lives", backend=self._store.scheme)
         seq_id, digest = prepared.intent.first_seq_id, prepared.intent.digest
         known = self._run.record.get(seq_id)
@@ -154,7 +154,7 @@ class LocalRun(LiveRun):
         return _Accepted(known[1], self._delay_s)
 
     async def health(self) -> RunHealth:
-        if REMOTE_RUNS.get(self._run.run_id) is None:
+        if HOSTED_RUNS.get(self._run.run_id) is None:
             return RunHealth(state=RunState.GONE, reason="the run was closed")
         if self._run.engine.corrupted:
             return RunHealth(state=RunState.CORRUPTED, reason="the run is marked corrupted")
@@ -171,7 +171,7 @@ class LocalRun(LiveRun):
             self._open = False
             self._run.drivers -= 1
         if unload:
-            REMOTE_RUNS.drop(self._run.run_id)
+            HOSTED_RUNS.drop(self._run.run_id)
 
     def weights_digest(self) -> str:
         """A hash of the trained weights' bits."""
@@ -194,7 +194,7 @@ class LocalRun(LiveRun):
         body, step = prepared.body, prepared.intent.step
         if isinstance(body, StepRequest):
             return self._compute(lambda: self._run.engine.train(body))
-        if isinstance(body, _Save):
+        if isinstance(body, _SaveRequest):
             return self._compute(lambda: self._save(body, step))
         raise InvalidRequest.of("prepared.body", type(body).__name__, "it must come from prepare_*")
 
@@ -218,7 +218,7 @@ class LocalRun(LiveRun):
             done.set_exception(exc)
         return done
 
-    def _save(self, save: _Save, step: int) -> SaveResult:
+    def _save(self, save: _SaveRequest, step: int) -> SaveResult:
         try:
             info = self._store.info(save.path)
         except NotFound:

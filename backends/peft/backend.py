@@ -14,7 +14,7 @@ from backends.local.batches import LOSSES
 from backends.local.checkpoints import CheckpointPath
 from backends.local.generation import Array, Continue, Piece, generate
 from backends.local.recovery import LocalRecovery, check
-from backends.local.run import REMOTE_RUNS, LocalRun, RemoteRun
+from backends.local.run import HOSTED_RUNS, HostedRun, LocalRun
 from backends.peft.bases import Bases, import_torch
 from backends.peft.checkpoints import PeftCheckpoints
 from backends.peft.engine import PeftEngine
@@ -122,7 +122,7 @@ class PeftBackend(TrainingBackend):
         return self._new_run(await self._compute(lambda: self._new_engine(spec)))
 
     async def attach(self, ref: RunRef, *, next_seq_id: int) -> LiveRun:
-        run = REMOTE_RUNS.get(ref.run_id)
+        run = HOSTED_RUNS.get(ref.run_id)
         if run is None:
             raise RunGone(f"run {ref.run_id} lived in another process, or was closed", backend=BACKEND)
         if run.engine.corrupted:
@@ -145,9 +145,9 @@ class PeftBackend(TrainingBackend):
         return PeftEngine(spec, self._bases, self._settings.lora_alpha)
 
     def _new_run(self, engine: PeftEngine) -> LiveRun:
-        return self._drive(REMOTE_RUNS.new(engine, BACKEND))
+        return self._drive(HOSTED_RUNS.new(engine, BACKEND))
 
-    def _drive(self, run: RemoteRun, next_seq_id: int = 1) -> LiveRun:
+    def _drive(self, run: HostedRun, next_seq_id: int = 1) -> LiveRun:
         tolerance = 0.0 if self._bases.device() == "cpu" else _GPU_TOLERANCE
         features = RunFeatures(
             replays=True, restores_optimizer=True, sets_corrupted_flag=True, loss_tolerance=tolerance

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 
 class RemoteControl(ABC):
-    """Injects faults, and reads the journal and digests of weights. Blocking; for tests and the demo."""
+    """Injects faults, and reads the effect log and digests of weights. Blocking; for tests and the demo."""
 
     @property
     @abstractmethod
@@ -31,7 +31,7 @@ class RemoteControl(ABC):
         self._call("DELETE", "faults")
 
     def log(self, *, model_id: str | None = None, kind: str | None = None) -> list[dict[str, Any]]:
-        """The journal: every operation that took effect, in order."""
+        """The effect log: every operation that took effect, in order."""
         query = {key: value for key, value in (("model_id", model_id), ("kind", kind)) if value is not None}
         entries: list[dict[str, Any]] = self._call("GET", f"log?{urlencode(query)}")["entries"]
         return entries

@@ -56,7 +56,7 @@ def readers() -> set[Path]:
 def test_all_readers_agree(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str | None, expected: str
 ) -> None:
-    """Settings, the dev server's discovery file and the local backends; also inside the demo, which sets its own."""
+    """Settings, the dev server's discovery file and the local backends; also in the demo, which sets its own."""
     set_home(monkeypatch, value)
 
     folder = Path(expected.format(user=tmp_path / "user", cwd=tmp_path / "cwd"))
@@ -72,5 +72,5 @@ def test_an_unknown_user_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     set_home(monkeypatch, "~nobody-has-this-name/home")
 
     for reader in (home_folder, Settings, dev_server_file, FakeSettings().folder, PeftSettings().folder):
-        with pytest.raises(InvalidRequest, match="NSAI_WORK_HOME: .*user that does not exist"):
+        with pytest.raises(InvalidRequest, match=r"NSAI_WORK_HOME: .*user that does not exist"):
             reader()

@@ -29,32 +29,13 @@ ALLOWED_DUPLICATES: Final[Mapping[str, str]] = {
 """Class names that may be defined twice, with the reason."""
 
 KNOWN_DUPLICATES: Final[Set[str]] = {
-    "AdamParams",
-    "Body",
-    "CheckpointKind",
-    "CheckpointPath",
-    "CheckpointRecord",
     "Choice",
-    "Clock",
-    "Example",
-    "Finding",
     "JobEvent",
-    "Journal",
-    "Lane",
-    "LiveRun",
-    "LoraConfig",
     "Operation",
-    "Options",
-    "OutOfCredit",
     "Outcome",
-    "Prompt",
-    "QueueState",
-    "RemoteRun",
     "Runtime",
-    "SamplingParams",
     "Transport",
     "Verdict",
-    "_Save",
 }
 
 OLD_MODULE_NAMES: Final[Set[str]] = {

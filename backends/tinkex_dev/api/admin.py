@@ -1,4 +1,4 @@
-"""The ``/dev/`` routes: fault injection, the journal and digests. They answer this machine only."""
+"""The ``/dev/`` routes: fault injection, the effect log and digests. They answer this machine only."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ _LOOPBACK: Final = ("127.0.0.1", "::1")
 
 
 class AdminRoutes:
-    """Faults, the journal, live runs, and digests of weights."""
+    """Faults, the effect log, live runs, and digests of weights."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -94,7 +94,7 @@ class AdminRoutes:
         _require_loopback(request)
         query = request.query_params
         entries = await asyncio.to_thread(
-            self._service.journal.entries, model_id=query.get("model_id"), kind=query.get("kind")
+            self._service.effect_log.entries, model_id=query.get("model_id"), kind=query.get("kind")
         )
         return answer({"entries": entries})
 

@@ -23,7 +23,7 @@ class DemoFolder:
 
     @property
     def server_state(self) -> Path:
-        """The development server's state folder: runs, checkpoints and the journal."""
+        """The development server's state folder: runs, checkpoints and the effect log."""
         return self.root / "server"
 
     @property

@@ -20,7 +20,7 @@ from backends.tinkex_dev.service.lane import ServerLane, Work
 from backends.tinkex_dev.service.promises import Plain, Promise, Promises
 from backends.tinkex_dev.service.run import ServerRun
 from backends.tinkex_dev.storage.checkpoints import Checkpoints
-from backends.tinkex_dev.storage.journal import Journal
+from backends.tinkex_dev.storage.effect_log import EffectLog
 from backends.tinkex_dev.storage.records import (
     LoraRecord,
     RunRecord,
@@ -52,7 +52,7 @@ class Service:
         self._unpaused.set()
         self.promises = Promises()
         self.folder = StateFolder(options.state_dir)
-        self.journal = Journal(options.state_dir / "log.jsonl", clock)
+        self.effect_log = EffectLog(options.state_dir / "log.jsonl", clock)
         self.checkpoints = Checkpoints(self.folder, clock)
         self.sessions = {session.id: session for session in self.folder.sessions()}
         self.runs = {run.id: run for run in self.folder.runs()}
@@ -69,7 +69,7 @@ class Service:
         for run in self.live.values():
             run.lane.close("the server is shutting down")
         self._compute.shutdown(wait=True, cancel_futures=True)
-        self.journal.close()
+        self.effect_log.close()
 
     async def compute(self, work: Callable[[], T]) -> T:
         """Run arithmetic or file work in the compute thread, in order of submission."""
@@ -270,7 +270,7 @@ class Service:
 
     def record_effect(self, run: ServerRun, kind: str, seq_id: int | None, digest: str, **facts: object) -> None:
         """Log an operation that took effect."""
-        self.journal.write(
+        self.effect_log.write(
             model_id=run.record.id, seq_id=seq_id, kind=kind, digest=digest, step=run.adapter.steps, **facts
         )
 
@@ -284,7 +284,7 @@ class Service:
         """Corrupt a live run."""
         await self.compute(lambda: run.poison(mode))
         self.update_run(run, save=True)
-        self.journal.write(model_id=run.record.id, seq_id=None, kind="corrupted", mode=mode.value)
+        self.effect_log.write(model_id=run.record.id, seq_id=None, kind="corrupted", mode=mode.value)
 
     def start_task(self, work: Coroutine[object, object, None]) -> None:
         """Run a coroutine as a background task. The service holds the reference that keeps it alive."""

@@ -61,7 +61,7 @@ def test_a_second_server_on_one_state_folder_is_refused(tmp_path):
     assert done.returncode == 2
     assert done.stderr == (
         f"error: the state folder {tmp_path} is in use by another server (process {pid}); "
-        "name another folder with --state\n"
+        "choose another folder with --state\n"
     )
     with DevServer(tmp_path) as again:
         assert httpx.get(f"{again.url}/api/v1/healthz", trust_env=False).status_code == 200

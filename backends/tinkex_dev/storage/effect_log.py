@@ -9,7 +9,7 @@ from typing import Any
 from backends.tinkex_dev.clock import ServerClock, iso
 
 
-class Journal:
+class EffectLog:
     """Every operation that took effect, in order of execution, as JSON lines on disk.
 
     A repeated request that was answered from the record of requests took no effect and is not listed. The log
