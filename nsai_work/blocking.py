@@ -1,4 +1,4 @@
-"""Async work for callers that block, whether or not an event loop runs in their thread."""
+"""Runs coroutines for blocking callers, whether or not an event loop runs in their thread."""
 
 import asyncio
 import atexit
@@ -12,64 +12,64 @@ from crucible.forks import reset_after_fork
 
 T = TypeVar("T")
 
-MOST_KEPT: Final = 4
+MAX_IDLE_RUNNERS: Final = 4
 
-_kept: list[asyncio.Runner] = []
+_idle: list[asyncio.Runner] = []
 
 
 def run_blocking(work: Coroutine[Any, Any, T]) -> T:
-    """The coroutine's result, from an event loop that nothing else uses meanwhile."""
+    """Run a coroutine to completion on an event loop of its own, and return its result."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
         return _run(work)
-    # called from async code (a notebook): a loop cannot run inside another
+    # called from async code (a notebook): a loop cannot run inside another loop
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(lambda: asyncio.run(work)).result()
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:
-    # to make a loop and to close it again takes longer than most work that is done here
-    runner = _take()
+    # creating and closing a loop takes longer than most coroutines run here
+    runner = _acquire()
     try:
-        # its own run() would also change the handling of signals, each time
+        # Runner.run() would also change signal handling each time
         loop = runner.get_loop()
         result = loop.run_until_complete(work)
         quiet = not asyncio.all_tasks(loop)
     except BaseException:
         runner.close()
         raise
-    if quiet and len(_kept) < MOST_KEPT:
-        _kept.append(runner)
+    if quiet and len(_idle) < MAX_IDLE_RUNNERS:
+        _idle.append(runner)
     else:
         runner.close()
     return result
 
 
-def _take() -> asyncio.Runner:
+def _acquire() -> asyncio.Runner:
     _register_hooks()
     try:
-        return _kept.pop()
+        return _idle.pop()
     except IndexError:
         return asyncio.Runner(loop_factory=_make_loop)
 
 
 @cache
 def _register_hooks() -> None:
-    atexit.register(_close_kept)
-    reset_after_fork(_forget_kept)
+    atexit.register(_close_idle)
+    reset_after_fork(_forget_idle)
 
 
-def _close_kept() -> None:
-    while _kept:
-        _kept.pop().close()
+def _close_idle() -> None:
+    while _idle:
+        _idle.pop().close()
 
 
-def _forget_kept() -> None:
-    _kept.clear()
+def _forget_idle() -> None:
+    _idle.clear()
 
 
 def _make_loop() -> asyncio.AbstractEventLoop:
-    # epoll is shared with the child of a fork, where the end of a loop would deafen its parent's
+    # a forked child shares the epoll instance, and closing its loop would unregister the parent's descriptors
     selector = getattr(selectors, "PollSelector", selectors.SelectSelector)
     return asyncio.SelectorEventLoop(selector())

@@ -1,7 +1,7 @@
-"""The one source of time.
+"""The clock: the only source of time.
 
-``now`` is the wall clock (UTC), for what people read and for schedules; ``monotonic`` measures durations and
-leases. Both are looked up when called, so freezegun and fakes reach them.
+``now`` is the wall clock (UTC), for display and schedules; ``monotonic`` measures durations and leases. Both are
+resolved at each call, so freezegun and fakes can replace them.
 """
 
 import time
@@ -10,19 +10,19 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """What everything that needs the time takes as an argument."""
+    """A source of time, passed as an argument to all code that needs the time."""
 
     def now(self) -> datetime:
-        """The wall clock, with the UTC zone."""
+        """Return the wall-clock time, in UTC."""
         ...
 
     def monotonic(self) -> float:
-        """Seconds that never step back; only differences mean something."""
+        """Return seconds that never decrease; only differences are meaningful."""
         ...
 
 
 class SystemClock:
-    """The machine's clocks."""
+    """The system's clocks."""
 
     def now(self) -> datetime:
         return datetime.now(UTC)

@@ -1,8 +1,7 @@
-"""How the outside tells a running job to stop.
+"""Stop requests to a running job.
 
-The worker sets the reason; the job looks at each step border, or waits for it beside its other work. A lease
-that is lost, a cancellation and a time limit all take effect within one step that way, and never in the middle
-of a write.
+The worker sets the reason; the job checks it between steps, or awaits it beside its other work. So a lost lease, a
+cancellation and a time limit take effect within one step, and never in the middle of a write.
 """
 
 import asyncio
@@ -13,7 +12,7 @@ from nsai_work.errors import HandOver, JobTimeout, LeaseLost
 
 
 class StopReason(StrEnum):
-    """Why a running job is to stop."""
+    """The reason of a stop request."""
 
     CANCEL = "cancel"
     TIMEOUT = "timeout"
@@ -22,7 +21,7 @@ class StopReason(StrEnum):
 
 
 class Control:
-    """One per running job, on the worker's event loop."""
+    """The stop request of a running job. Not thread-safe: used on the worker's event loop."""
 
     def __init__(self) -> None:
         self._reason: StopReason | None = None
@@ -30,29 +29,33 @@ class Control:
 
     @property
     def reason(self) -> StopReason | None:
-        """Why the job is to stop, or None."""
+        """The reason of the stop request; None if there is none."""
         return self._reason
 
     def stop(self, reason: StopReason) -> None:
-        """Ask the job to stop. A lost lease overrides every other reason; else the first one stays."""
+        """Request a stop. A lost lease overrides any earlier reason; otherwise the first reason remains."""
         if self._reason is None or reason is StopReason.LEASE_LOST:
             self._reason = reason
         self._event.set()
 
     async def wait(self) -> StopReason:
-        """Wait until the job is to stop."""
+        """Wait for a stop request and return its reason."""
         await self._event.wait()
         assert self._reason is not None
         return self._reason
 
     def check(self) -> None:
-        """Raise the error that belongs to the reason: Canceled, JobTimeout, HandOver or LeaseLost."""
+        """Raise the error of the stop request, if there is one.
+
+        Raises:
+            Canceled, JobTimeout, HandOver, LeaseLost: a stop was requested.
+        """
         if self._reason is not None:
             raise stop_error(self._reason)
 
 
 def stop_error(reason: StopReason) -> CrucibleError:
-    """The error that ends a job which was told to stop."""
+    """Return the error that ends a job for this reason."""
     match reason:
         case StopReason.CANCEL:
             return Canceled("canceled by request")

@@ -1,4 +1,4 @@
-"""Keeps credentials out of what is stored, shown and sent around: out of jobs, and out of the names of accounts."""
+"""Rejects credentials in jobs and account names, so that they are never stored, shown or sent."""
 
 import re
 from collections.abc import Iterator
@@ -16,38 +16,42 @@ _NAMES = frozenset(
 )
 _SUFFIXES = ("_api_key", "_apikey", "_password", "_secret", "_secret_key", "_access_token")
 _VALUE = re.compile(r"^(sk|tml|hf|ghp|glpat|xoxb)[-_][A-Za-z0-9_-]{16,}$")
-LONGEST_ACCOUNT_NAME = 200
-HINT = "a job never carries credentials; set the backend's environment variable where the worker runs"
+MAX_ACCOUNT_NAME = 200
+ADVICE = "a job must not contain credentials; set the backend's environment variable where the worker runs"
 
 
 def refuse_credentials(data: object) -> None:
-    """Raise InvalidJob for the first field that is named or looks like a credential. Its value is not repeated."""
+    """Check that no field has the name or the form of a credential.
+
+    Raises:
+        InvalidJob: a field does; the error names the first such field, without its value.
+    """
     for field in _suspects(data, ""):
-        raise InvalidJob(f"{field}: looks like a credential; {HINT}", details={"fields": [field]})
+        raise InvalidJob(f"{field}: looks like a credential; {ADVICE}", details={"fields": [field]})
 
 
 def account_name(text: str) -> str:
-    """The text itself, if it can be the name of an account: not empty, not long, and not the account's key.
+    """Validate the name of an account and return it.
 
     Raises:
-        ValueError: it cannot. The message says why and does not repeat the text.
+        ValueError: the name is empty, too long, or looks like a key. The message does not contain the name.
     """
     if not text.strip():
         raise ValueError("must not be empty")
-    if len(text) > LONGEST_ACCOUNT_NAME:
-        raise ValueError(f"must not be longer than {LONGEST_ACCOUNT_NAME} characters")
+    if len(text) > MAX_ACCOUNT_NAME:
+        raise ValueError(f"must not be longer than {MAX_ACCOUNT_NAME} characters")
     if _VALUE.match(text.strip()):
-        raise ValueError("looks like a key; give the account a name of your own, which is stored and shown")
+        raise ValueError("looks like a key; choose a name for the account, which is stored and shown")
     return storable(text)
 
 
 def _suspects(data: object, path: str) -> Iterator[str]:
     if isinstance(data, dict):
         for key, value in data.items():
-            place = f"{path}.{key}" if path else str(key)
+            field = f"{path}.{key}" if path else str(key)
             if isinstance(value, str) and value and _names_credential(str(key)):
-                yield place
-            yield from _suspects(value, place)
+                yield field
+            yield from _suspects(value, field)
     elif isinstance(data, list | tuple):
         for index, value in enumerate(data):
             yield from _suspects(value, f"{path}[{index}]")

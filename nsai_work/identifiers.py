@@ -1,4 +1,4 @@
-"""Identifiers. A job's id is a UUID version 7 (RFC 9562): sorted as text, jobs are in order of creation."""
+"""Job ids: UUID version 7 (RFC 9562), whose text order is the order of creation."""
 
 import secrets
 import uuid
@@ -6,14 +6,14 @@ from datetime import datetime
 
 
 def new_job_id(now: datetime) -> str:
-    """A fresh id for a job that is created at ``now``."""
+    """Generate the id of a job created at ``now``."""
     milliseconds = int(now.timestamp() * 1000) & (2**48 - 1)
     value = milliseconds << 80 | 0x7 << 76 | secrets.randbits(12) << 64 | 0b10 << 62 | secrets.randbits(62)
     return str(uuid.UUID(int=value))
 
 
 def is_job_id(text: str) -> bool:
-    """Whether the text has the form of a job id."""
+    """Return whether the text has the form of a job id."""
     try:
         return str(uuid.UUID(text)) == text
     except ValueError:

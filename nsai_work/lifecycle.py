@@ -1,8 +1,8 @@
-"""The life of a job. Everything about transitions lives in this file.
+"""Job statuses and the table of allowed transitions.
 
-``pending`` waits for something that is named (a dependency, a time); ``queued`` may be claimed as soon as it is
-due; ``running`` has one owner with a lease. The other four are ends. The picture in docs/architecture.md is
-tested against ``TRANSITIONS``.
+A ``pending`` job waits for a dependency or a time; a ``queued`` job may be claimed once it is due; a ``running``
+job has one owner with a lease. The other four statuses are final. A test compares docs/architecture.md with
+``TRANSITIONS``.
 """
 
 from enum import StrEnum
@@ -12,7 +12,7 @@ from nsai_work.errors import IllegalTransition
 
 
 class JobStatus(StrEnum):
-    """Where a job is in its life."""
+    """The status of a job."""
 
     PENDING = "pending"
     QUEUED = "queued"
@@ -24,20 +24,20 @@ class JobStatus(StrEnum):
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more will happen to the job unless someone retries it."""
+        """Whether the status is final: only a manual retry changes it."""
         return self in ENDED
 
 
 ENDED: Final = frozenset({JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELED, JobStatus.TIMEOUT})
 
 TRANSITIONS: Final[dict[JobStatus, frozenset[JobStatus]]] = {
-    # a dependency may fail, a deadline may pass or a user may cancel before the job was ever queued
+    # before the job is queued, a dependency may fail, its deadline may pass, or a user may cancel it
     JobStatus.PENDING: frozenset({JobStatus.QUEUED, JobStatus.FAILED, JobStatus.CANCELED, JobStatus.TIMEOUT}),
     JobStatus.QUEUED: frozenset({JobStatus.RUNNING, JobStatus.FAILED, JobStatus.CANCELED, JobStatus.TIMEOUT}),
-    # back to queued: a retry, a pause, a hand-over, or a lease that ran out
+    # back to queued: a retry, a pause, a hand-over, or an expired lease
     JobStatus.RUNNING: frozenset({JobStatus.QUEUED, *ENDED}),
     JobStatus.SUCCEEDED: frozenset(),
-    # an end that a person may reopen (nsai-work retry)
+    # a manual retry (nsai-work retry)
     JobStatus.FAILED: frozenset({JobStatus.QUEUED}),
     JobStatus.CANCELED: frozenset({JobStatus.QUEUED}),
     JobStatus.TIMEOUT: frozenset({JobStatus.QUEUED}),
@@ -45,10 +45,14 @@ TRANSITIONS: Final[dict[JobStatus, frozenset[JobStatus]]] = {
 
 
 def check_transition(old: JobStatus, new: JobStatus) -> None:
-    """Raise IllegalTransition unless the table has this move."""
+    """Check a transition against the table.
+
+    Raises:
+        IllegalTransition: the table does not allow it.
+    """
     if new not in TRANSITIONS[old]:
         allowed = ", ".join(sorted(TRANSITIONS[old])) or "nothing"
         raise IllegalTransition(
-            f"a job cannot go from {old} to {new}; from {old} it can go to: {allowed}",
+            f"a job cannot change from {old} to {new}; allowed from {old}: {allowed}",
             details={"from": str(old), "to": str(new)},
         )

@@ -1,7 +1,8 @@
-"""Logs: structured events through the standard library's logging, so that whoever embeds us decides where they go.
+"""Structured logging on top of the standard library's logging, so that an embedding application controls the
+output.
 
-A library says nothing below WARNING unless it is asked to. Tracebacks are plain: values of variables, which may be
-prompts or credentials, are never shown.
+Without configuration nothing below WARNING is logged. Tracebacks never show values of variables, which may be
+prompts or credentials.
 """
 
 import json
@@ -36,7 +37,7 @@ _render: Render = _as_text
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:
-    """A logger for events: ``log.info("job.claimed", job_id=...)``."""
+    """Return a logger for structured events: ``log.info("job.claimed", job_id=...)``."""
     logger: structlog.stdlib.BoundLogger = structlog.wrap_logger(
         logging.getLogger(name),
         processors=[structlog.stdlib.filter_by_level, structlog.contextvars.merge_contextvars, _to_logging],
@@ -53,7 +54,8 @@ def _to_logging(logger: Any, method: str, event: MutableMapping[str, Any]) -> tu
 
 
 def configure_logging(settings: Settings) -> None:
-    """Set logging up for a process that is ours: one event a line on stderr. Libraries never call this."""
+    """Configure logging for an nsai-work process: an event per line on stderr. Not for use by an embedding
+    application."""
     global _render
     as_json = settings.log_format == "json"
     _render = _as_json if as_json else _as_text

@@ -1,4 +1,4 @@
-"""What a job of each kind carries."""
+"""Job kinds and their payload models."""
 
 from enum import StrEnum
 from typing import Annotated, Literal, TypeAlias
@@ -14,15 +14,15 @@ from crucible.training import LoraSpec, OptimizerSpec, RunSpec
 from nsai_work.errors import InvalidJob
 from nsai_work.policies import CheckpointPolicy
 
-MOST_STEPS = 1_000_000_000
+MAX_STEPS = 1_000_000_000
 
 LossSetting: TypeAlias = Annotated[str, Field(min_length=1, max_length=200)]
-# strict: a text or a truth value that is taken for a number is a mistake that trains on
+# strict: a string or bool coerced to a number would train with a wrong value
 LossValue: TypeAlias = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 
 
 class JobKind(StrEnum):
-    """What a job is. The names are those of the Elixir side."""
+    """The kind of a job. The names are shared with the Elixir implementation."""
 
     TRAINING_STEP = "training_step"
     INFERENCE = "inference"
@@ -34,8 +34,8 @@ class JobKind(StrEnum):
 
 
 class DataSource(Record):
-    """Training data: a JSONL file of conversations (``{"messages": [...]}``) or texts (``{"text": ...}``), or
-    plain text with one example per paragraph. ``sha256`` pins the content; submit fills it in."""
+    """A data file: JSONL with conversations (``{"messages": [...]}``) or texts (``{"text": ...}``), or plain text
+    with an example per paragraph. ``sha256`` pins the content; submit sets it."""
 
     path: str = Field(min_length=1)
     format: Literal["auto", "jsonl", "text"] = "auto"
@@ -43,19 +43,19 @@ class DataSource(Record):
 
 
 class LearningRateSchedule(Record):
-    """How the learning rate moves: ``warmup_steps`` up from 0, then constant, or down so that it would reach 0 one
-    step after the last."""
+    """Learning-rate schedule: a linear warm-up from 0 over ``warmup_steps``, then constant, or decaying to 0, which
+    it would reach one step after the last."""
 
     shape: Literal["constant", "linear", "cosine"] = "constant"
-    warmup_steps: int = Field(default=0, ge=0, le=MOST_STEPS)
+    warmup_steps: int = Field(default=0, ge=0, le=MAX_STEPS)
 
 
 class TrainingStep(Record):
-    """A training run: ``max_steps`` optimizer steps, or ``epochs`` over the data (whichever is less if both).
+    """A training run of ``max_steps`` optimizer steps or ``epochs`` over the data, whichever is shorter.
 
-    ``seed`` fixes the order of the data, and the adapter's initial weights unless ``lora.seed`` does.
-    ``pipeline_depth`` is how many optimizer steps may be under way at the service at once.
-    ``max_tokens`` cuts longer examples (in tokens of the model's tokenizer).
+    ``seed`` fixes the order of the data, and the adapter's initial weights unless ``lora.seed`` is set.
+    ``pipeline_depth`` is the maximum number of optimizer steps in flight at the service. Examples longer than
+    ``max_tokens`` tokens of the model's tokenizer are truncated.
     """
 
     base_model: str = Field(min_length=1, max_length=1_000)
@@ -66,7 +66,7 @@ class TrainingStep(Record):
     optimizer: OptimizerSpec = OptimizerSpec()
     schedule: LearningRateSchedule = LearningRateSchedule()
     batch_size: int = Field(default=32, ge=1, le=65_536)
-    max_steps: int | None = Field(default=None, ge=1, le=MOST_STEPS)
+    max_steps: int | None = Field(default=None, ge=1, le=MAX_STEPS)
     epochs: int | None = Field(default=None, ge=1, le=1_000_000)
     seed: int = Field(default=0, ge=0, lt=2**31)
     max_tokens: int = Field(default=4096, ge=2, le=100_000_000)
@@ -75,13 +75,14 @@ class TrainingStep(Record):
     recovery: RecoveryPolicy = RecoveryPolicy(enabled=True, backoff_ms=1_000)
 
     def run_spec(self, user_metadata: dict[str, str] | None = None) -> RunSpec:
-        """What the remote run is made from."""
+        """Return the specification of the remote run."""
         lora = self.lora if self.lora.seed is not None else self.lora.model_copy(update={"seed": self.seed})
         return RunSpec(base_model=self.base_model, lora=lora, user_metadata=user_metadata or {})
 
 
 class Inference(Record):
-    """One prompt, or a JSONL file of prompts answered into another file, ``concurrency`` at a time."""
+    """A single prompt, or a JSONL file of prompts (``input``) completed into an answer file (``output``), up to
+    ``concurrency`` at a time."""
 
     prompt: Prompt | None = None
     input: DataSource | None = None
@@ -89,11 +90,11 @@ class Inference(Record):
     concurrency: int = Field(default=8, ge=1, le=1024)
 
     @model_validator(mode="after")
-    def _one_of_two(self) -> "Inference":
+    def _require_prompt_or_files(self) -> "Inference":
         if (self.prompt is None) == (self.input is None):
-            raise ValueError("give either prompt, or input and output")
+            raise ValueError("set either prompt, or input and output")
         if (self.input is None) != (self.output is None):
-            raise ValueError("input and output go together")
+            raise ValueError("input and output must be set together")
         return self
 
 
@@ -104,12 +105,12 @@ class CommandPayload(Record):
     arguments: dict[str, JsonValue] = Field(default_factory=dict)
 
     def to_command(self) -> Command:
-        """As the backend takes it."""
+        """Convert to the backend's command."""
         return Command(name=self.command, arguments=self.arguments)
 
 
 class Composite(Record):
-    """A job that only joins others: it runs nothing, and succeeds when the jobs it depends on have."""
+    """A job without work of its own, which succeeds once the jobs it depends on have succeeded."""
 
     note: str = ""
 
@@ -135,10 +136,10 @@ PAYLOADS: dict[JobKind, type[Payload]] = {
 
 
 def parse_payload(kind: JobKind, payload: object) -> Payload:
-    """The typed payload of a kind.
+    """Validate the payload of a job kind.
 
     Raises:
-        InvalidJob: naming each wrong field under ``payload``.
+        InvalidJob: the payload is invalid; the error names each field under ``payload``.
     """
     try:
         return PAYLOADS[kind].model_validate(payload)

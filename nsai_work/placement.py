@@ -1,4 +1,4 @@
-"""On which backend a job may run, and which model of it: pure functions of the job."""
+"""Placement of a job: its candidate backends and its model, as pure functions of the job."""
 
 from collections.abc import Mapping
 
@@ -7,13 +7,13 @@ from nsai_work.job import Job
 
 
 def candidate_backends(job: Job) -> tuple[str, ...]:
-    """The backends a job may run on, best first.
+    """Return the backends a job may run on, best first.
 
-    The preferred ones in their order, then ``backend``, then the rest of the required ones. ``required_backends``
-    rules out all others, ``excluded_backends`` those it names.
+    The order is ``preferred_backends``, ``backend``, ``required_backends``. Only ``required_backends`` are allowed,
+    if there are any; ``excluded_backends`` are not.
 
     Raises:
-        InvalidJob: none is left.
+        InvalidJob: no backend is allowed.
     """
     constraints = job.constraints
     ordered = dict.fromkeys((*constraints.preferred_backends, job.backend, *constraints.required_backends))
@@ -25,15 +25,15 @@ def candidate_backends(job: Job) -> tuple[str, ...]:
     )
     if not allowed:
         raise InvalidJob(
-            f"constraints: they leave no backend for this job (backend is {job.backend!r}); "
-            "name one in required_backends or preferred_backends that is not excluded",
+            f"constraints: no backend is left for this job (backend is {job.backend!r}); "
+            "add a backend to required_backends or preferred_backends that is not excluded",
             details={"fields": ["constraints", "backend"]},
         )
     return allowed
 
 
 def model_of(job: Job) -> str:
-    """The model that the job uses at its backend, for shared limits; empty when it names none."""
+    """Return the model that the job uses, for model-specific limits; empty if it names none."""
     base = job.payload.get("base_model")
     if isinstance(base, str):
         return base

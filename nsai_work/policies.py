@@ -1,4 +1,4 @@
-"""RetryPolicy and CheckpointPolicy. Both are pure: given facts they answer, and they do no I/O."""
+"""RetryPolicy and CheckpointPolicy: pure decisions, without I/O."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from crucible.record import Record
 
 
 class BackoffType(StrEnum):
-    """How the delay grows with the attempts."""
+    """How the retry delay grows with the attempts."""
 
     EXPONENTIAL = "exponential"
     LINEAR = "linear"
@@ -34,7 +34,7 @@ DEFAULT_RETRYABLE = (
 
 @dataclass(frozen=True, slots=True)
 class RetryDecision:
-    """Whether to try again, after how long, and why."""
+    """Whether to retry, after which delay, and why."""
 
     retry: bool
     delay_ms: int
@@ -42,9 +42,9 @@ class RetryDecision:
 
 
 class RetryPolicy(Record):
-    """When a failed job is tried again.
+    """When a failed job is retried.
 
-    ``retryable_errors`` names error codes or categories. ``max_attempts`` counts the first attempt.
+    ``retryable_errors`` holds error codes or categories. ``max_attempts`` includes the first attempt.
     """
 
     max_attempts: int = Field(default=3, ge=1, le=10_000)
@@ -59,13 +59,13 @@ class RetryPolicy(Record):
     retryable_errors: tuple[str, ...] = DEFAULT_RETRYABLE
 
     def delay_ms(self, attempt: int, jitter: Callable[[], float]) -> int:
-        """Milliseconds to wait after ``attempt`` (1 is the first) failed, at most ``max_delay_ms``.
+        """Return the delay after failed attempt ``attempt`` (from 1), at most ``max_delay_ms``.
 
-        ``jitter`` gives a number in [0, 1); with jitter on, the delay lies between half and all of the
-        backoff ("equal jitter"), so that many jobs that failed together do not come back together.
+        ``jitter`` returns a number in [0, 1). With jitter enabled, the delay is between half and all of the backoff
+        ("equal jitter"), so that jobs that failed together are not retried together.
         """
         if self.backoff_type is BackoffType.EXPONENTIAL:
-            # 2**62 ms is past any maximum; a larger exponent would only make a larger integer
+            # 2**62 ms exceeds any maximum; a larger exponent would only make a larger integer
             raw = self.initial_delay_ms * 2 ** min(max(attempt, 1) - 1, 62)
         elif self.backoff_type is BackoffType.LINEAR:
             raw = self.initial_delay_ms * max(attempt, 1)
@@ -75,7 +75,7 @@ class RetryPolicy(Record):
         return int(capped * (0.5 + jitter() / 2)) if self.jitter else capped
 
     def decide(self, failure: Failure, attempt: int, jitter: Callable[[], float]) -> RetryDecision:
-        """The only place that decides whether a failed attempt is followed by another."""
+        """Decide whether a failed attempt is retried. No other code decides this."""
         if not failure.retryable:
             return RetryDecision(False, 0, f"{failure.code} is not retryable")
         if failure.code not in self.retryable_errors and failure.category not in self.retryable_errors:
@@ -87,7 +87,7 @@ class RetryPolicy(Record):
 
 
 class CheckpointStrategy(StrEnum):
-    """When a training state is saved. Every strategy also saves at the end."""
+    """When a training state is saved. Every strategy also saves after the last step."""
 
     STEPS = "steps"
     EPOCH = "epoch"
@@ -98,7 +98,7 @@ class CheckpointStrategy(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StepFacts:
-    """What is known when an optimizer step is done. ``step`` counts from 1."""
+    """Facts about a finished optimizer step. ``step`` counts from 1."""
 
     step: int
     total_steps: int
@@ -109,7 +109,7 @@ class StepFacts:
 
 @dataclass(frozen=True, slots=True)
 class SavedCheckpoint:
-    """A committed checkpoint as the policy sees it."""
+    """The facts about a committed checkpoint that the policy compares."""
 
     name: str
     step: int
@@ -121,13 +121,13 @@ TEN_YEARS_S = 315_360_000
 
 
 class CheckpointPolicy(Record):
-    """When to save, what to keep, what to delete.
+    """When to save a checkpoint, and which checkpoints to keep.
 
     ``steps`` saves every ``save_every`` optimizer steps; ``epoch`` at the end of each epoch; ``best`` every
-    ``save_every`` steps if the metric is better than that of every checkpoint so far; ``last`` only at the end;
-    ``all`` as ``steps`` and at the end of each epoch, and deletes nothing.
-    ``keep_last`` newest checkpoints are kept, with ``save_best`` also the best one. ``ttl`` is in seconds: the
-    service may drop a checkpoint after that time; the final one never gets it.
+    ``save_every`` steps if the metric is better than that of every earlier checkpoint; ``last`` only after the last
+    step; ``all`` as ``steps`` and ``epoch`` together, and deletes nothing. The ``keep_last`` newest checkpoints are
+    kept, with ``save_best`` also the best. ``ttl`` is the time to live at the service, in seconds; the final
+    checkpoint has none.
     """
 
     strategy: CheckpointStrategy = CheckpointStrategy.STEPS
@@ -138,8 +138,8 @@ class CheckpointPolicy(Record):
     best_mode: Literal["min", "max"] = "min"
     ttl: int | None = Field(default=None, ge=60, le=TEN_YEARS_S)
 
-    def wants_save(self, facts: StepFacts) -> bool:
-        """Whether the state after this step is to be saved."""
+    def should_save(self, facts: StepFacts) -> bool:
+        """Return whether to save the state after this step."""
         on_interval = facts.step % self.save_every == 0
         epoch_ends = facts.step % facts.steps_per_epoch == 0
         if facts.step == facts.total_steps:
@@ -155,7 +155,8 @@ class CheckpointPolicy(Record):
         return False
 
     def is_better(self, metric: float | None, best: float | None) -> bool:
-        """Whether ``metric`` beats ``best``; anything finite beats nothing, and NaN beats nothing."""
+        """Return whether ``metric`` is better than ``best``. Any number is better than None or NaN; these never
+        are."""
         if metric is None or math.isnan(metric):
             return False
         if best is None or math.isnan(best):
@@ -163,7 +164,7 @@ class CheckpointPolicy(Record):
         return metric < best if self.best_mode == "min" else metric > best
 
     def best(self, saved: Sequence[SavedCheckpoint]) -> SavedCheckpoint | None:
-        """The best checkpoint by metric; of equals, the older."""
+        """Return the best checkpoint by metric; of equal ones, the oldest. None if no checkpoint has a metric."""
         best: SavedCheckpoint | None = None
         for checkpoint in sorted(saved, key=lambda item: item.step):
             if self.is_better(checkpoint.metric, best.metric if best else None):
@@ -171,13 +172,13 @@ class CheckpointPolicy(Record):
         return best
 
     def to_delete(self, saved: Sequence[SavedCheckpoint]) -> list[SavedCheckpoint]:
-        """What may go. Never the newest, never the best (with ``save_best`` or strategy ``best``), never a
-        promoted one."""
+        """Return the checkpoints to delete, newest first: never the newest, the best (with ``save_best`` or
+        strategy ``best``), or a promoted one."""
         if self.strategy is CheckpointStrategy.ALL:
             return []
         newest_first = sorted(saved, key=lambda item: item.step, reverse=True)
-        spared = {item.name for item in newest_first[: self.keep_last]}
+        kept = {item.name for item in newest_first[: self.keep_last]}
         best = self.best(saved)
         if best is not None and (self.save_best or self.strategy is CheckpointStrategy.BEST):
-            spared.add(best.name)
-        return [item for item in newest_first if item.name not in spared and not item.promoted]
+            kept.add(best.name)
+        return [item for item in newest_first if item.name not in kept and not item.promoted]

@@ -1,6 +1,6 @@
-"""Settings: the only reader of the environment (prefix ``NSAI_WORK_``).
+"""Settings from the environment (prefix ``NSAI_WORK_``), which no other module reads.
 
-Everything has a default that works on one machine without any server: a SQLite file and a spool directory under
+The defaults work on a single machine without servers: a SQLite file and a spool directory under
 ``NSAI_WORK_HOME``.
 """
 
@@ -23,17 +23,17 @@ BROKER_SCHEMES = ("amqp", "amqps", "pyamqp", "redis", "rediss", "spool")
 
 
 class Settings(BaseSettings):
-    """What a process that submits or works is told from outside.
+    """The settings of a submitting or working process.
 
-    ``database_url`` and ``broker_url`` may hold a password; they never appear in a repr. ``lease_ttl_s`` is how
-    long a worker may be silent before another takes its jobs over. ``poll_interval_s`` is how often a worker looks
-    for due jobs by itself, so it is the most a deaf broker can cost. ``shutdown_grace_s`` is how long running jobs
-    get to reach a border where they can be handed over. ``credentials`` names, by backend, the account that this
-    process uses there: limits are kept by that name. It is a name, never a key; a backend that is not among them
-    goes by its own name.
+    ``database_url`` and ``broker_url`` may contain a password and are excluded from the repr. ``lease_ttl_s`` is
+    how long a worker may miss heartbeats before its jobs are reclaimed. ``poll_interval_s`` is how often a worker
+    polls for due jobs, and so the latency when wake-ups are lost. ``shutdown_grace_s`` is how long running jobs
+    have to reach a point where they can be handed over. ``credentials`` maps backends to the name of the account
+    that this process uses there, which limits refer to. It is a name, never a key; the default is the backend's
+    name.
 
     Raises:
-        InvalidRequest: a value is not allowed; the error names the variable.
+        InvalidRequest: a value is invalid; the error names the variable.
     """
 
     model_config = SettingsConfigDict(
@@ -64,7 +64,7 @@ class Settings(BaseSettings):
         except ValidationError as error:
             raise _named(error) from None
         except (SettingsError, RecursionError):
-            # raised for a variable that is no JSON, which only this one has to be
+            # raised for invalid JSON, which only this variable holds
             raise _refused([f"{PREFIX}CREDENTIALS: {CREDENTIALS_FORM}"]) from None
 
     @model_validator(mode="before")
@@ -89,16 +89,16 @@ class Settings(BaseSettings):
 
     @cached_property
     def embedded_broker(self) -> bool:
-        """Whether wake-ups go through the spool directory, so no broker runs."""
+        """Whether wake-ups go through the spool directory instead of a broker."""
         return self.broker_url.startswith("spool:")
 
     @property
     def heartbeat_interval_s(self) -> float:
-        """Four beats fit into a lease, so one or two may fail."""
+        """A quarter of the lease, so that it survives one or two missed heartbeats."""
         return self.lease_ttl_s / 4
 
     def make_home(self) -> Path:
-        """Create the home directory (for this user alone) and return it.
+        """Create the home directory, accessible to this user only, and return it.
 
         Raises:
             InvalidRequest: it cannot be created.
@@ -113,7 +113,7 @@ class Settings(BaseSettings):
 
 
 def redacted(url: str) -> str:
-    """A URL as it may be shown: without its password."""
+    """Return a URL without its password, for display."""
     head, scheme, rest = url.partition("://")
     credentials, at, place = rest.rpartition("@")
     if not at:
@@ -129,7 +129,7 @@ def _checked_database(url: str) -> str:
         raise ValueError("DATABASE_URL: expected a URL such as sqlite:///PATH or postgresql://HOST/NAME")
     if dialect not in ("sqlite", "postgresql", "postgres"):
         raise ValueError(f"DATABASE_URL: {dialect!r} is not allowed; allowed are sqlite and postgresql")
-    # the driver that the package's postgres extra brings
+    # the driver of the package's postgres extra
     return f"postgresql+psycopg://{rest}" if scheme in ("postgresql", "postgres") else url
 
 
@@ -143,7 +143,7 @@ def _check_broker(url: str) -> None:
 
 
 def _named(error: ValidationError) -> InvalidRequest:
-    """The complaint in terms of the variables a user set; values of URLs are not repeated."""
+    """Translate a validation error to environment variables. Values of URLs are omitted."""
     return _refused([_complaint(item) for item in error.errors(include_url=False, include_context=False)])
 
 
@@ -166,8 +166,8 @@ def _complaint(item: Any) -> str:
 
 
 def _complaint_of_account(place: tuple[int | str, ...], message: str) -> str:
-    """The complaint about one entry. Neither its value is repeated nor its name, unless that is in order: a person
-    may have put the key itself there."""
+    """Describe an invalid entry. Its value is omitted, and so is its name unless valid: either may be the key
+    itself."""
     if len(place) == 1:
         return CREDENTIALS_FORM
     if len(place) > 2:

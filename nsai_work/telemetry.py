@@ -1,7 +1,7 @@
-"""What is seen from outside: one structured event per transition, and OpenTelemetry spans.
+"""Telemetry: a structured event per job transition, hooks, and OpenTelemetry spans.
 
-Only the OpenTelemetry API is used, so without an SDK in the process spans cost nothing and go nowhere. Nothing
-here logs prompts, completions or payloads. A hook gets the same record as the log; one that raises is logged.
+Only the OpenTelemetry API is used, so without an SDK in the process spans are no-ops. Prompts, completions and
+payloads are never logged. A hook receives the same record as the log; an exception from a hook is logged.
 """
 
 import logging
@@ -28,7 +28,7 @@ _logger = logging.getLogger("nsai_work.jobs")
 
 @dataclass(frozen=True, slots=True)
 class JobEvent:
-    """One thing that happened to a job in this process. ``name`` is ``job.claimed``, ``job.succeeded``, ..."""
+    """An event of a job in this process. ``name`` is ``job.claimed``, ``job.succeeded``, ..."""
 
     name: str
     job_id: str
@@ -45,7 +45,7 @@ _hooks_lock = threading.Lock()
 
 
 def add_hook(hook: JobHook) -> Callable[[], None]:
-    """Call ``hook`` with every event of this process from now on. Returns the function that removes it."""
+    """Register a hook that is called with every later event of this process. Returns a function that removes it."""
     with _hooks_lock:
         _hooks.append(hook)
 
@@ -58,7 +58,7 @@ def add_hook(hook: JobHook) -> Callable[[], None]:
 
 
 def emit(event: JobEvent) -> None:
-    """Log an event and hand it to the hooks. Never raises."""
+    """Log an event and call the hooks with it. Never raises."""
     if not _hooks and not _logger.isEnabledFor(logging.INFO):
         return
     log.info(
@@ -79,23 +79,23 @@ def emit(event: JobEvent) -> None:
 
 @dataclass(frozen=True, slots=True)
 class SubmitTrace:
-    """The trace that a submission belongs to, if there is one."""
+    """The trace context of a submission; empty if there is none."""
 
     traceparent: str | None = None
     trace_id: str | None = None
     span_id: str | None = None
 
     def mark(self, job: Job) -> Job:
-        """The job with its trace noted, unless the caller noted one."""
+        """Return the job with this trace set, unless the caller has set one."""
         if self.trace_id is None or job.trace_id is not None:
             return job
         return job.model_copy(update={"trace_id": self.trace_id, "span_id": self.span_id})
 
 
 @contextmanager
-def submitting(count: int) -> Iterator[SubmitTrace]:
-    """The span of a submission."""
-    if _nobody_traces():
+def submit_span(count: int) -> Iterator[SubmitTrace]:
+    """Open the span of a submission of ``count`` jobs."""
+    if _tracing_disabled():
         yield SubmitTrace()
         return
     with _tracer().start_as_current_span("nsai_work.submit", attributes={"nsai_work.jobs": count}) as span:
@@ -103,8 +103,8 @@ def submitting(count: int) -> Iterator[SubmitTrace]:
 
 
 @contextmanager
-def working(job: Job, fence: int) -> "Iterator[Span]":
-    """The span of one attempt, in the trace of the submission."""
+def attempt_span(job: Job, fence: int) -> "Iterator[Span]":
+    """Open the span of an attempt, in the trace of the job's submission."""
     attributes: dict[str, str | int] = {
         "nsai_work.job_id": job.id,
         "nsai_work.kind": str(job.kind),
@@ -115,8 +115,8 @@ def working(job: Job, fence: int) -> "Iterator[Span]":
         yield span
 
 
-def _nobody_traces() -> bool:
-    """Whether this process has no SDK, and is in nobody's trace either."""
+def _tracing_disabled() -> bool:
+    """Return whether this process has neither an SDK nor a current trace."""
     unset = isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
     return unset and not trace.get_current_span().get_span_context().is_valid
 

@@ -1,10 +1,11 @@
-"""Paths as people write them."""
+"""Expansion of user-supplied paths."""
 
 from pathlib import Path
 
 
 def expanded(path: str) -> Path:
-    """The path with ``~`` expanded. That of an unknown user is left as it stands: it is then seen not to exist."""
+    """Expand ``~`` in a path. The path of an unknown user is returned unchanged, and is then reported as
+    missing."""
     try:
         return Path(path).expanduser()
     except RuntimeError:

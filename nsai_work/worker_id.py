@@ -1,7 +1,7 @@
-"""Who a worker process is, so that a dead one on this machine is noticed at once.
+"""The identity of a worker process, and the detection of dead workers on the same machine.
 
-Elsewhere nothing but the lease tells whether a worker lives. Here /proc does, as long as it shows the very
-processes that the identity speaks of: same boot, same process namespace.
+For a worker on another machine only its lease shows whether it is alive. On the same machine /proc does, provided
+that boot and process namespace are the same.
 """
 
 import os
@@ -16,7 +16,7 @@ _PROC = Path("/proc")
 
 @dataclass(frozen=True, slots=True)
 class WorkerId:
-    """A process, for all time: ``started`` is its start in clock ticks since ``boot``."""
+    """A globally unique process identity. ``started`` is the start time in clock ticks since ``boot``."""
 
     host: str
     boot: str
@@ -30,14 +30,14 @@ class WorkerId:
 
     @classmethod
     def of_this_process(cls) -> Self:
-        """A new identity for the process that calls."""
+        """Create an identity for the calling process."""
         pid = os.getpid()
         host = socket.gethostname().replace("/", "-") or "unknown"
         return cls(host, _boot(), _namespace(), pid, _started(pid) or 0, secrets.token_hex(4))
 
     @classmethod
     def parse(cls, text: str) -> Self | None:
-        """The identity that a text stands for; None if it is none."""
+        """Parse an identity. Returns None if the text is not an identity."""
         parts = text.split("/")
         if len(parts) != 6 or not parts[3].isdigit() or not parts[4].isdigit():
             return None
@@ -45,7 +45,7 @@ class WorkerId:
 
 
 def known_dead(worker_id: str) -> bool:
-    """Whether this machine can tell that the worker's process has ended. False whenever it cannot tell."""
+    """Return whether the worker's process is known to have ended. False if this machine cannot tell."""
     worker = WorkerId.parse(worker_id)
     if worker is None or not worker.boot or not worker.namespace or not worker.started:
         return False
@@ -70,9 +70,9 @@ def _namespace() -> str:
 
 
 def _started(pid: int) -> int | None:
-    """When a process started, in clock ticks since boot; None if there is no such process, or only its corpse."""
+    """Return a process's start time in clock ticks since boot; None if it does not exist or is a zombie."""
     text = _read(_PROC / str(pid) / "stat")
-    # the name, in parentheses, may hold anything, so fields are counted from the last one
+    # the process name may contain spaces and parentheses, so count fields from the last parenthesis
     fields = text.rpartition(")")[2].split()
     if len(fields) < 20 or fields[0] in ("Z", "X"):
         return None

@@ -46,7 +46,7 @@ def submit_many(
         return []
     settings = settings or Settings()
     clock = clock or SystemClock()
-    with telemetry.submitting(len(jobs)) as trace:
+    with telemetry.submit_span(len(jobs)) as trace:
         checked = validated([trace.mark(job) for job in jobs], now=clock.now(), timeout_s=settings.submit_timeout_s)
         store = job_store(settings)
         submitted = store.submit([job for job, _ in checked])

@@ -1,4 +1,4 @@
-"""Inference jobs: one prompt, or a file of them."""
+"""Inference jobs: complete a single prompt or a file of prompts."""
 
 from nsai_work.inference.prompts import pin_prompts
 from nsai_work.inference.run import run_inference

@@ -1,4 +1,4 @@
-"""Runs an inference job: one prompt into its completion, or a file of prompts into a file of answers."""
+"""Runs an inference job: completes a single prompt, or a prompt file into an answer file."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
@@ -10,27 +10,27 @@ from pydantic import JsonValue
 from crucible.backend import Backend
 from crucible.errors import AuthenticationFailed, CrucibleError
 from nsai_work.control import Control
-from nsai_work.inference.answers import Answers
+from nsai_work.inference.answers import AnswerFile
 from nsai_work.inference.prompts import PromptRow, check_unchanged, read_prompts
 from nsai_work.interruptible import InterruptibleAwaiter
 from nsai_work.payloads import Inference
 
-Tell: TypeAlias = Callable[[str, dict[str, JsonValue]], Awaitable[None]]
+EmitEvent: TypeAlias = Callable[[str, dict[str, JsonValue]], Awaitable[None]]
 
 
 async def run_inference(
-    payload: Inference, backend: Backend, *, control: Control, event: Tell
+    payload: Inference, backend: Backend, *, control: Control, event: EmitEvent
 ) -> dict[str, JsonValue]:
-    """The job's result: the completion as JSON, or what the file of answers adds up to.
+    """Run the job and return its result: the completion as JSON, or the totals of the answer file.
 
-    A row whose prompt is at fault is answered by its error and the others go on. What concerns the service (it is
-    away, over capacity, out of credit, refuses the credential) ends the attempt; the rows that are answered stay
-    answered, and the next attempt asks only for the others.
+    An error of a single prompt becomes its answer. An error of the service (unavailable, over capacity, out of
+    credit, credential refused) ends the attempt; its answers are kept, and the next attempt completes the missing
+    prompts.
 
     Raises:
-        InvalidJob, DataChanged: the input or output is not usable.
-        Canceled, JobTimeout, HandOver, LeaseLost: ``control`` said stop.
-        CrucibleError: what the backend raised, as above.
+        InvalidJob, DataChanged: the input or output is unusable.
+        Canceled, JobTimeout, HandOver, LeaseLost: ``control`` requested a stop.
+        CrucibleError: an error of the service.
     """
     wait = InterruptibleAwaiter(control)
     try:
@@ -42,16 +42,16 @@ async def run_inference(
         await wait.close()
 
 
-async def _answer_file(payload: Inference, backend: Backend, event: Tell) -> dict[str, JsonValue]:
+async def _answer_file(payload: Inference, backend: Backend, event: EmitEvent) -> dict[str, JsonValue]:
     assert payload.input is not None
     assert payload.output is not None
     source, output = Path(payload.input.path), Path(payload.output)
     await asyncio.to_thread(check_unchanged, payload.input)
     total = await asyncio.to_thread(_count, source)
-    answers = Answers(output)
+    answers = AnswerFile(output)
     try:
         await _Batch(backend, answers, event, total).run(read_prompts(source), payload.concurrency)
-        await asyncio.to_thread(answers.put_in_order)
+        await asyncio.to_thread(answers.sort)
     finally:
         answers.close()
     tally = answers.tally
@@ -70,17 +70,17 @@ def _count(source: Path) -> int:
 
 
 class _Batch:
-    """Several workers over one stream of prompts, so that memory does not grow with the file."""
+    """Concurrent tasks over a stream of prompts, with memory independent of the file's size."""
 
-    def __init__(self, backend: Backend, answers: Answers, event: Tell, total: int) -> None:
+    def __init__(self, backend: Backend, answers: AnswerFile, event: EmitEvent, total: int) -> None:
         self._backend = backend
         self._answers = answers
         self._event = event
         self._total = total
 
     async def run(self, rows: Iterator[PromptRow], concurrency: int) -> None:
-        """Answer all rows that are not answered yet."""
-        await self._tell()
+        """Complete all prompts without an answer, with at most ``concurrency`` at a time."""
+        await self._report_progress()
         workers = [asyncio.create_task(self._work(rows)) for _ in range(min(concurrency, self._total))]
         try:
             await asyncio.gather(*workers)
@@ -88,12 +88,12 @@ class _Batch:
             for worker in workers:
                 worker.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
-        await self._tell()
+        await self._report_progress()
 
     async def _work(self, rows: Iterator[PromptRow]) -> None:
         for row in rows:
             if self._answers.has(row):
-                await asyncio.sleep(0)  # a long run of answered rows must not hold the loop
+                await asyncio.sleep(0)  # a long run of answered rows must not block the loop
             else:
                 await self._answer(row)
 
@@ -107,9 +107,9 @@ class _Batch:
         else:
             self._answers.add(row, completion=completion)
         if self._answers.tally.done % max(1, self._total // 100) == 0:
-            await self._tell()
+            await self._report_progress()
 
-    async def _tell(self) -> None:
+    async def _report_progress(self) -> None:
         tally = self._answers.tally
         progress: dict[str, JsonValue] = {"done": tally.done, "total": self._total, "failed": tally.failed}
         await self._event("inference.progress", progress)

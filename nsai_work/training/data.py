@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 from weakref import WeakValueDictionary
 
-from nsai_work.errors import DataChanged, InvalidJob
+from nsai_work.errors import InvalidJob
+from nsai_work.input_files import check_digest, invalid_file, open_input
 from nsai_work.payloads import DataSource
 from nsai_work.user_paths import expanded
 
@@ -77,24 +78,19 @@ def load_data(source: DataSource) -> Dataset:
 def _read(source: DataSource) -> Dataset:
     path = Path(source.path)
     digest = hashlib.sha256()
-    try:
-        if not path.is_file():
-            raise _refuse(path, "is a directory" if path.is_dir() else "does not exist", "name an existing file")
-        with path.open("rb") as file:
-            kind = source.format if source.format != "auto" else _detect(path, file.readline())
-            file.seek(0)
-            lines = _hashed_lines(file, digest)
-            parse = _conversations if kind == "jsonl" else _paragraphs
-            try:
-                examples = tuple(parse(path, lines))
-            except InvalidJob:
-                # submit accepted the pinned content, so a file that is invalid now has changed: report that instead
-                _exhaust(lines)
-                _check_digest(source, digest.hexdigest())
-                raise
-    except OSError as exc:
-        raise _refuse(path, f"cannot be read ({exc.strerror})", "name a readable file") from exc
-    _check_digest(source, digest.hexdigest())
+    with open_input("payload.data.path", path) as file:
+        kind = source.format if source.format != "auto" else _detect(path, file.readline())
+        file.seek(0)
+        lines = _hashed_lines(file, digest)
+        parse = _conversations if kind == "jsonl" else _paragraphs
+        try:
+            examples = tuple(parse(path, lines))
+        except InvalidJob:
+            # submit accepted the pinned content, so a file that is invalid now has changed: report that instead
+            _exhaust(lines)
+            check_digest("payload.data", source, digest.hexdigest())
+            raise
+    check_digest("payload.data", source, digest.hexdigest())
     if not examples:
         raise _refuse(path, "holds no example", "at least one is required")
     return Dataset(str(path), digest.hexdigest(), kind, examples)
@@ -109,15 +105,6 @@ def _hashed_lines(file: Iterable[bytes], digest: "hashlib._Hash") -> Iterator[tu
 def _exhaust(lines: Iterator[tuple[int, bytes]]) -> None:
     for _ in lines:
         pass
-
-
-def _check_digest(source: DataSource, found: str) -> None:
-    if source.sha256 not in (None, found):
-        raise DataChanged(
-            f"payload.data: {source.path} has changed since the job was submitted "
-            f"(sha256 {found[:12]}..., pinned {str(source.sha256)[:12]}...); restore the file, or submit a new job",
-            details={"field": "payload.data.sha256", "path": source.path, "found": found},
-        )
 
 
 def _detect(path: Path, first_line: bytes) -> str:
@@ -218,8 +205,4 @@ def _require_characters(path: Path, line: int, field: str, value: str) -> None:
 
 
 def _refuse(path: Path, state: str, allowed: str, line: int | None = None, field: str | None = None) -> InvalidJob:
-    location = f"{path}" if line is None else f"{path}, line {line}"
-    return InvalidJob(
-        f"payload.data.path: {location}: {state}; {allowed}",
-        details={"field": "payload.data.path", "path": str(path), "line": line, "data_field": field},
-    )
+    return invalid_file("payload.data.path", path, state, allowed, line, data_field=field)

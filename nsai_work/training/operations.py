@@ -83,7 +83,7 @@ class OperationSequence:
     def _save_due(self, step: int, known: Metrics) -> bool | None:
         facts = StepFacts(step=step, total_steps=self._plan.total_steps, steps_per_epoch=self._plan.steps_per_epoch)
         if self._policy.strategy is not CheckpointStrategy.BEST or step == self._plan.total_steps:
-            return self._policy.wants_save(facts)
+            return self._policy.should_save(facts)
         if step % self._policy.save_every != 0:
             return False
         if known.step < step:

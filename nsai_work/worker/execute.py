@@ -63,7 +63,7 @@ class Executor:
     async def _work(self, attempt: Attempt) -> Outcome:
         timer = self._start_timer(attempt)
         try:
-            with telemetry.working(attempt.claim.job, attempt.claim.fence):
+            with telemetry.attempt_span(attempt.claim.job, attempt.claim.fence):
                 tools = Tools(self.backends, self.make_journal(attempt.claim), self.clock)
                 result = await supervised(perform(attempt, tools), attempt.control, self._grace(attempt))
                 return succeeded(result)

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from nsai_work import blocking
-from nsai_work.blocking import MOST_KEPT, run_blocking
+from nsai_work.blocking import MAX_IDLE_RUNNERS, run_blocking
 
 
 async def loop_of_mine() -> asyncio.AbstractEventLoop:
@@ -67,7 +67,7 @@ def test_inside_a_running_loop_it_works_too() -> None:
 
 def test_threads_do_not_share_a_loop_and_few_are_kept() -> None:
     """Each piece of work has a loop for itself while it runs."""
-    together = threading.Barrier(MOST_KEPT + 2)
+    together = threading.Barrier(MAX_IDLE_RUNNERS + 2)
     loops: list[asyncio.AbstractEventLoop] = []
 
     async def meet() -> None:
@@ -81,7 +81,7 @@ def test_threads_do_not_share_a_loop_and_few_are_kept() -> None:
         thread.join()
 
     assert len(set(loops)) == together.parties
-    assert sum(not loop.is_closed() for loop in loops) == len(blocking._kept) == MOST_KEPT
+    assert sum(not loop.is_closed() for loop in loops) == len(blocking._idle) == MAX_IDLE_RUNNERS
 
 
 def test_a_forked_process_has_loops_of_its_own() -> None:

@@ -177,7 +177,7 @@ def test_answers_to_other_prompts_are_not_taken_for_ours(tmp_path: Path) -> None
     run(Inference(input=write_prompts(tmp_path), output=str(output)), Echo())
     other = tmp_path / "other.jsonl"
     other.write_text('{"prompt": "99"}\n')
-    with pytest.raises(InvalidJob, match=r"answers another prompt at line 1; name another file"):
+    with pytest.raises(InvalidJob, match=r"line 1: answers another prompt; name another file"):
         run(Inference(input=pin_prompts(DataSource(path=str(other))), output=str(output)), Echo())
 
 
@@ -197,7 +197,7 @@ def test_a_changed_input_is_refused(tmp_path: Path) -> None:
         ("\n\n", "holds no prompt"),
         ('{"prompt": "1"}\n{"prompt"\n', "line 2: is not JSON"),
         ('["1"]\n', "line 1: is a JSON list"),
-        ('{"prompt": ""}\n', "line 1: prompt is not allowed so"),
+        ('{"prompt": ""}\n', "line 1: prompt is not allowed here"),
         ('{"options": {}}\n', "line 1: has neither messages nor prompt"),
         ('{"prompt": "1", "options": {"temperature": -1}}\n', "line 1.options.temperature"),
         ('{"messages": [{"role": "robot", "content": "x"}]}\n', "line 1.messages.0.role"),
@@ -233,7 +233,7 @@ def test_a_path_that_no_file_can_have_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "complaint"),
-    [(None, "cannot be written"), ("hello\n", "holds something else at line 1"), ('{"a": 1}\n', "something else")],
+    [(None, "cannot be written"), ("hello\n", "line 1: is not an answer"), ('{"a": 1}\n', "is not an answer")],
     ids=["no folder", "text", "other rows"],
 )
 def test_an_output_that_is_not_ours_is_left_alone(tmp_path: Path, content: str | None, complaint: str) -> None:

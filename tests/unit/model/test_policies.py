@@ -103,8 +103,8 @@ def test_the_last_step_is_always_saved(
     step = data.draw(st.integers(1, total))
     facts = StepFacts(step=step, total_steps=total, steps_per_epoch=per_epoch, metric=1.0, best_metric=None)
 
-    assert policy.wants_save(StepFacts(total, total, per_epoch))
+    assert policy.should_save(StepFacts(total, total, per_epoch))
     if policy.strategy is CheckpointStrategy.STEPS:
-        assert policy.wants_save(facts) == (step == total or step % policy.save_every == 0)
+        assert policy.should_save(facts) == (step == total or step % policy.save_every == 0)
     if policy.strategy is CheckpointStrategy.LAST:
-        assert policy.wants_save(facts) == (step == total)
+        assert policy.should_save(facts) == (step == total)

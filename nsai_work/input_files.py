@@ -1,0 +1,52 @@
+"""Input files of jobs: opening, digest check, and errors that name the file and the line."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BufferedReader
+from pathlib import Path
+
+from nsai_work.errors import DataChanged, InvalidJob
+from nsai_work.payloads import DataSource
+
+
+def invalid_file(
+    field: str, path: Path, state: str, allowed: str, line: int | None = None, **details: str | None
+) -> InvalidJob:
+    """Build the error for a file: its state and what is allowed instead. ``field`` is the job's field that names
+    it."""
+    location = f"{path}" if line is None else f"{path}, line {line}"
+    return InvalidJob(
+        f"{field}: {location}: {state}; {allowed}",
+        details={"field": field, "path": str(path), "line": line, **details},
+    )
+
+
+@contextmanager
+def open_input(field: str, path: Path) -> Iterator[BufferedReader]:
+    """Open a file for reading. Errors of reads inside the context are translated as well.
+
+    Raises:
+        InvalidJob: the file does not exist, is a directory, or cannot be read.
+    """
+    try:
+        if not path.is_file():
+            state = "is a directory" if path.is_dir() else "does not exist"
+            raise invalid_file(field, path, state, "name an existing file")
+        with path.open("rb") as file:
+            yield file
+    except OSError as exc:
+        raise invalid_file(field, path, f"cannot be read ({exc.strerror})", "name a readable file") from exc
+
+
+def check_digest(field: str, source: DataSource, found: str) -> None:
+    """Compare the SHA-256 of a file's content with the pinned one, if there is one.
+
+    Raises:
+        DataChanged: they differ.
+    """
+    if source.sha256 not in (None, found):
+        raise DataChanged(
+            f"{field}: {source.path} has changed since the job was submitted "
+            f"(sha256 {found[:12]}..., pinned {str(source.sha256)[:12]}...); restore the file, or submit a new job",
+            details={"field": f"{field}.sha256", "path": source.path, "found": found},
+        )
