@@ -12,5 +12,6 @@ from nsai_work.payloads import JobKind as JobKind
 from nsai_work.policies import CheckpointPolicy as CheckpointPolicy
 from nsai_work.policies import RetryPolicy as RetryPolicy
 from nsai_work.settings import Settings as Settings
+from nsai_work.version import __version__ as __version__
 
 __all__: list[str]
