@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import AliasChoices, Field
 
+from crucible.durations import equal_jitter, exponential_backoff
 from crucible.errors import Failure
 from crucible.record import Record
 
@@ -65,14 +66,12 @@ class RetryPolicy(Record):
         ("equal jitter"), so that jobs that failed together are not retried together.
         """
         if self.backoff_type is BackoffType.EXPONENTIAL:
-            # 2**62 ms exceeds any maximum; a larger exponent would only make a larger integer
-            raw = self.initial_delay_ms * 2 ** min(max(attempt, 1) - 1, 62)
+            delay = exponential_backoff(self.initial_delay_ms, self.max_delay_ms, max(attempt, 1) - 1)
         elif self.backoff_type is BackoffType.LINEAR:
-            raw = self.initial_delay_ms * max(attempt, 1)
+            delay = min(self.initial_delay_ms * max(attempt, 1), self.max_delay_ms)
         else:
-            raw = self.initial_delay_ms
-        capped = min(raw, self.max_delay_ms)
-        return int(capped * (0.5 + jitter() / 2)) if self.jitter else capped
+            delay = min(self.initial_delay_ms, self.max_delay_ms)
+        return int(equal_jitter(delay, jitter)) if self.jitter else delay
 
     def decide(self, failure: Failure, attempt: int, jitter: Callable[[], float]) -> RetryDecision:
         """Decide whether a failed attempt is retried. No other code decides this."""

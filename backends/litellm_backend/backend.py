@@ -22,6 +22,7 @@ from backends.openai.answers import Chunks, choice_of
 from crucible.backend import Backend, Health
 from crucible.capabilities import Capabilities
 from crucible.completion import Completion
+from crucible.durations import elapsed_ms
 from crucible.errors import BackendUnavailable, CallerError, InvalidRequest
 from crucible.parsing import read_record
 from crucible.prompt import Prompt
@@ -86,7 +87,7 @@ class LiteLLMBackend(Backend):
             choices=choices,
             model=answer.model or facts.model,
             usage=usage,
-            latency_ms=_ms_since(began),
+            latency_ms=elapsed_ms(began),
             request_id=prompt.request_id or answer.id,
             trace_id=prompt.trace_id,
             cost=cost_of(self._opened, facts, self._settings, wire, usage),
@@ -121,7 +122,7 @@ class LiteLLMBackend(Backend):
                 for event in chunks.events(chunk):
                     if event.type == "end":
                         _require_an_end(stream)
-                    first_ms = first_ms or _ms_since(began)
+                    first_ms = first_ms or elapsed_ms(began)
                     yield event
             chunks.finish()
         except Exception as exc:
@@ -134,7 +135,7 @@ class LiteLLMBackend(Backend):
         yield UsageEvent(seq=chunks.seq + 1, usage=usage)
         yield DoneEvent(
             seq=chunks.seq + 2,
-            latency_ms=_ms_since(began),
+            latency_ms=elapsed_ms(began),
             time_to_first_token_ms=first_ms,
             cost=cost_of(self._opened, facts, self._settings, wire, usage),
         )
@@ -175,7 +176,3 @@ def _nothing() -> int:
 
 def _counted_by_provider(stream: Any) -> bool:
     return any(getattr(chunk, "usage", None) is not None for chunk in getattr(stream, "chunks", ()))
-
-
-def _ms_since(began: float) -> float:
-    return (time.monotonic() - began) * 1000

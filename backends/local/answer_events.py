@@ -1,10 +1,10 @@
 """The events of answers that are generated in this process."""
 
-import time
 from collections.abc import AsyncIterator, Callable
 
 from backends.local.generation import Piece
 from crucible.completion import FinishReason, Usage
+from crucible.durations import elapsed_ms
 from crucible.prompt import Prompt
 from crucible.stream import DeltaEvent, DoneEvent, EndEvent, StartEvent, StreamEvent, UsageEvent
 
@@ -19,15 +19,11 @@ async def answer(
     for index in range(prompt.options.n):
         finish = FinishReason.STOP
         async for piece in pieces(index):
-            first_ms = first_ms or _ms_since(began)
+            first_ms = first_ms or elapsed_ms(began)
             seq, used, finish = seq + 1, used + len(piece.tokens), piece.finish or finish
             logprobs = piece.logprobs if prompt.options.logprobs else None
             yield DeltaEvent(seq=seq, index=index, text=piece.text, tokens=piece.tokens, logprobs=logprobs)
         seq += 1
         yield EndEvent(seq=seq, index=index, finish_reason=finish)
     yield UsageEvent(seq=seq + 1, usage=Usage.of(prompt_tokens, used))
-    yield DoneEvent(seq=seq + 2, latency_ms=_ms_since(began), time_to_first_token_ms=first_ms)
-
-
-def _ms_since(began: float) -> float:
-    return (time.monotonic() - began) * 1000
+    yield DoneEvent(seq=seq + 2, latency_ms=elapsed_ms(began), time_to_first_token_ms=first_ms)

@@ -13,6 +13,7 @@ from backends.openai.settings import BACKEND, Claim, OpenAISettings, Option
 from crucible.backend import Backend, Health
 from crucible.capabilities import Capabilities
 from crucible.completion import Completion, Usage
+from crucible.durations import elapsed_ms
 from crucible.errors import CallerError, CrucibleError, Unsupported
 from crucible.parsing import read_record
 from crucible.prompt import Prompt
@@ -106,7 +107,7 @@ class OpenAIBackend(Backend):
             choices=choices,
             model=answer.model or model,
             usage=usage,
-            latency_ms=_ms_since(began),
+            latency_ms=elapsed_ms(began),
             request_id=prompt.request_id or answer.id,
             trace_id=prompt.trace_id,
             cost=self._cost(usage),
@@ -132,7 +133,7 @@ class OpenAIBackend(Backend):
                             trace_id=prompt.trace_id,
                         )
                     for event in chunks.events(chunk):
-                        first_ms = first_ms or _ms_since(began)
+                        first_ms = first_ms or elapsed_ms(began)
                         yield event
             chunks.finish()
         except Exception as exc:
@@ -141,7 +142,7 @@ class OpenAIBackend(Backend):
         yield UsageEvent(seq=chunks.seq + 1, usage=usage)
         yield DoneEvent(
             seq=chunks.seq + 2,
-            latency_ms=_ms_since(began),
+            latency_ms=elapsed_ms(began),
             time_to_first_token_ms=first_ms,
             cost=self._cost(usage),
         )
@@ -180,7 +181,3 @@ class OpenAIBackend(Backend):
         if dear_in is None or dear_out is None:
             return None
         return (usage.prompt_tokens * dear_in + usage.completion_tokens * dear_out) / 1e6
-
-
-def _ms_since(began: float) -> float:
-    return (time.monotonic() - began) * 1000

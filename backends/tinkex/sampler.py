@@ -23,6 +23,7 @@ from crucible.completion import (
     Usage,
     UsageSource,
 )
+from crucible.durations import elapsed_ms
 from crucible.errors import InvalidRequest, RequestTimeout, Unsupported
 from crucible.options import Options
 from crucible.output_parser import THINK, THOUGHT, take_apart
@@ -64,7 +65,7 @@ async def sample(client: "SamplingClient", source: ModelSource, tokenizer: Token
         choices=choices,
         model=source.name,
         usage=_usage(given, answer, choices),
-        latency_ms=(time.monotonic() - began) * 1000,
+        latency_ms=elapsed_ms(began),
         request_id=prompt.request_id or request_id,
         trace_id=prompt.trace_id,
         metadata={"base_model": source.base_model, "model_path": source.path, "tokenizer": tokenizer.tokenizer_id},

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
+from crucible.durations import exponential_backoff
 from crucible.record import Record
 from crucible.training import CheckpointRef
 
@@ -41,4 +42,4 @@ class RecoveryPolicy(Record):
         min(backoff * 2^(attempt-1), max)."""
         if attempt <= 0:
             return 0
-        return int(min(self.backoff_ms * 2 ** min(attempt - 1, 40), self.max_backoff_ms))
+        return exponential_backoff(self.backoff_ms, self.max_backoff_ms, attempt - 1)

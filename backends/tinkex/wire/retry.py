@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+from crucible.durations import equal_jitter, exponential_backoff
+
 _RETRYABLE: Final = frozenset({408, 425, 429})
 _NEVER: Final = frozenset({501, 505})
 
@@ -26,8 +28,7 @@ class RetryConfig:
 
     def delay_s(self, attempt: int, asked_ms: int | None) -> float:
         """Seconds before attempt ``attempt`` + 1. What the server asked for is a floor, spread by up to 10 %."""
-        ceiling = min(self.max_delay_s, self.initial_delay_s * 2 ** min(attempt, 30))
-        drawn: float = ceiling * (0.5 + 0.5 * self.jitter())
+        drawn = equal_jitter(exponential_backoff(self.initial_delay_s, self.max_delay_s, attempt), self.jitter)
         if asked_ms is None:
             return drawn
         asked: float = asked_ms / 1000 * (1 + 0.1 * self.jitter())

@@ -1,4 +1,4 @@
-"""Runs drivers over the service in memory, kills them where a test says, and knows what must have come out."""
+"""Runs drivers against the in-memory service, kills them at a chosen point, and checks the outcome."""
 
 import asyncio
 import json

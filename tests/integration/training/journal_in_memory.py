@@ -1,4 +1,4 @@
-"""The run journal in memory, strict about its contract: what a driver must not do fails at once."""
+"""An in-memory journal that checks its contract: a call that breaks it fails at once."""
 
 from collections.abc import Mapping, Sequence
 
@@ -18,10 +18,10 @@ from nsai_work.journal import (
 
 
 class MemoryStore:
-    """What outlives every owner."""
+    """The content of a journal, which outlives every owner."""
 
     def __init__(self) -> None:
-        self.epoch = 0
+        self.fence = 0
         self.runs: list[RemoteRun] = []
         self.steps: list[StepRecord] = []
         self.superseded: dict[int, StepRecord] = {}
@@ -32,8 +32,8 @@ class MemoryStore:
 
     def claim(self) -> "JournalInMemory":
         """A new owner; every earlier one is fenced off."""
-        self.epoch += 1
-        return JournalInMemory(self, self.epoch)
+        self.fence += 1
+        return JournalInMemory(self, self.fence)
 
     def events_named(self, name: str) -> list[dict[str, JsonValue]]:
         """The data of all events of a name."""
@@ -41,14 +41,14 @@ class MemoryStore:
 
 
 class JournalInMemory:
-    """One owner's view."""
+    """The journal of one owner, fenced by a later ``claim``."""
 
-    def __init__(self, journal: MemoryStore, epoch: int) -> None:
+    def __init__(self, journal: MemoryStore, fence: int) -> None:
         self.journal = journal
-        self._epoch = epoch
+        self._fence = fence
 
     def _own(self) -> MemoryStore:
-        if self._epoch != self.journal.epoch:
+        if self._fence != self.journal.fence:
             raise LeaseLost("another owner has the job")
         return self.journal
 
