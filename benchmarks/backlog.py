@@ -7,6 +7,7 @@ is the aim.
 """
 
 import argparse
+import asyncio
 import os
 import secrets
 import statistics
@@ -19,8 +20,7 @@ from dataclasses import dataclass
 from sqlalchemy import create_engine, make_url, text
 
 from nsai_work.job import Job
-from nsai_work.lifecycle import JobStatus
-from nsai_work.store import End, JobFilter, Store, Wanted, open_store
+from nsai_work.store import AsyncStore, ClaimRequest, JobFilter, Outcome, Store, open_store
 
 TENANTS = 20
 WARM_UP = 20
@@ -69,7 +69,7 @@ def main() -> int:
         for size, store in stores.items():
             print(f"filling {size:,}", flush=True)
             fill(store, size)
-        claims, lists = measure(stores, options.rounds)
+        claims, lists = asyncio.run(measure(stores, options.rounds))
     print(f"{'queued':>10} {'claim p50':>10} {'p99':>8} {'list p50':>10} {'p99':>8}   (ms, {TENANTS} tenants)")
     for size in sizes:
         claim, listing = claims[size], lists[size]
@@ -116,22 +116,25 @@ def _job(tenant: str) -> Job:
     return Job.parse({"kind": "tool_call", "payload": {"command": "noop"}, "backend": "fake", "tenant_id": tenant})
 
 
-def measure(stores: dict[int, Store], rounds: int) -> tuple[dict[int, Latency], dict[int, Latency]]:
+async def measure(stores: dict[int, Store], rounds: int) -> tuple[dict[int, Latency], dict[int, Latency]]:
     """The latency of a claim and of a list at each size; the sizes take turns, so that what else the machine does
     hits all of them alike."""
     claims: dict[int, list[float]] = {size: [] for size in stores}
     lists: dict[int, list[float]] = {size: [] for size in stores}
+    workers = {size: AsyncStore(store.database) for size, store in stores.items()}
     for number in range(rounds + WARM_UP):
         for size, store in stores.items():
             begun = time.perf_counter()
-            (claim,) = store.claim(Wanted("bench", 1, 30.0))
+            (claim,) = await workers[size].claim(ClaimRequest("bench", 1, 30.0))
             claimed = time.perf_counter()
             store.list_jobs(JobFilter(), limit=50)
             listed = time.perf_counter()
-            store.finish(End(claim, JobStatus.SUCCEEDED))
+            await workers[size].finish(claim, Outcome.succeeded())
             if number >= WARM_UP:
                 claims[size].append((claimed - begun) * 1000)
                 lists[size].append((listed - claimed) * 1000)
+    for worker in workers.values():
+        await worker.close()
     return _latencies(claims), _latencies(lists)
 
 

@@ -11,9 +11,9 @@ from crucible.forks import reset_after_fork
 from nsai_work.settings import Settings
 
 if TYPE_CHECKING:
-    from nsai_work.dispatch.debounce import Courier
+    from nsai_work.dispatch.debounce import DebouncedPublisher
     from nsai_work.dispatch.publisher import Publisher
-    from nsai_work.store import Hint, Store
+    from nsai_work.store import Store, WakeUp
 
 T = TypeVar("T")
 
@@ -38,24 +38,23 @@ def publisher(settings: Settings) -> "Publisher":
     return _keep("publisher", _broker(settings), lambda: Publisher(settings))
 
 
-def send_hints(settings: Settings, hints: "Sequence[Hint]", traceparent: str | None = None) -> None:
-    """Tell the broker that jobs have become ready: at once, or, where the store has given notice of them, soon.
-    Never raises."""
-    from nsai_work.dispatch.publisher import enough_of
+def send_wake_ups(settings: Settings, wake_ups: "Sequence[WakeUp]") -> None:
+    """Publish wake-ups: at once, or debounced where the store notifies workers itself. Never raises."""
+    from nsai_work.dispatch.publisher import enough_wake_ups
 
-    if not hints:
+    if not wake_ups:
         return
     if job_store(settings).gives_notice:
-        _courier(settings).send(enough_of(hints), traceparent)
+        _debounced_publisher(settings).send(enough_wake_ups(wake_ups))
     else:
-        publisher(settings).publish(enough_of(hints), traceparent)
+        publisher(settings).publish(enough_wake_ups(wake_ups))
 
 
-def _courier(settings: Settings) -> "Courier":
-    from nsai_work.dispatch.debounce import Courier
+def _debounced_publisher(settings: Settings) -> "DebouncedPublisher":
+    from nsai_work.dispatch.debounce import DebouncedPublisher
     from nsai_work.dispatch.publisher import Publisher
 
-    return _keep("courier", _broker(settings), lambda: Courier(Publisher(settings)))
+    return _keep("debounced publisher", _broker(settings), lambda: DebouncedPublisher(Publisher(settings)))
 
 
 def _broker(settings: Settings) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 from pydantic import JsonValue
 
 from crucible.errors import Canceled, CrucibleError, Failure, error_from
-from nsai_work.client.connections import job_store, send_hints
+from nsai_work.client.connections import job_store, send_wake_ups
 from nsai_work.errors import JobTimeout, WorkError
 from nsai_work.job import Job
 from nsai_work.lifecycle import JobStatus
@@ -78,11 +78,11 @@ class JobHandle:
         Raises:
             IllegalTransition: it has not ended, or it succeeded.
         """
-        from nsai_work.store import Hint
+        from nsai_work.store import WakeUp
 
         self._store().retry(self.id)
         job = self.job()
-        send_hints(self._settings, [Hint(job_id=job.id, fence=job.fence, priority=job.priority)])
+        send_wake_ups(self._settings, [WakeUp(job_id=job.id, fence=job.fence, priority=job.priority)])
         return job.status
 
     def events(self, *, follow: bool = False, after: int = 0) -> "Iterator[EventRow]":

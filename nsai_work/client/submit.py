@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from nsai_work import telemetry
-from nsai_work.client.connections import job_store, send_hints
+from nsai_work.client.connections import job_store, send_wake_ups
 from nsai_work.client.handle import JobHandle
 from nsai_work.client.validate import validated
 from nsai_work.clock import Clock, SystemClock
@@ -70,11 +70,11 @@ async def asubmit(job: Job, settings: Settings | None = None) -> JobHandle:
 
 
 def _wake(settings: Settings, submitted: "Sequence[Submitted]", traceparent: str | None) -> None:
-    from nsai_work.store import Hint
+    from nsai_work.store import WakeUp
 
     ready = [
-        Hint(job_id=entry.job_id, fence=entry.fence, priority=entry.priority)
+        WakeUp(job_id=entry.job_id, fence=entry.fence, priority=entry.priority, traceparent=traceparent)
         for entry in submitted
         if entry.created and entry.status is JobStatus.QUEUED
     ]
-    send_hints(settings, ready, traceparent=traceparent)
+    send_wake_ups(settings, ready)

@@ -11,7 +11,7 @@ from typing import Any
 
 from celery import Celery
 
-from nsai_work.dispatch.bootstep import Runtime, RuntimeStep
+from nsai_work.dispatch.bootstep import RuntimeHandle, RuntimeStep
 from nsai_work.dispatch.broker import transport_options
 from nsai_work.dispatch.inbox import Inbox
 from nsai_work.dispatch.queues import queue_name, wake_queues
@@ -24,14 +24,14 @@ from nsai_work.settings import Settings
 class WorkApp(Celery):  # type: ignore[misc]  # celery is untyped
     """Celery with the inbox that a worker's runtime reads; ``make_runtime`` is called once by each worker."""
 
-    def __init__(self, settings: Settings, make_runtime: Callable[[], Runtime]) -> None:
+    def __init__(self, settings: Settings, make_runtime: Callable[[], RuntimeHandle]) -> None:
         super().__init__("nsai_work", set_as_current=False)
         self.settings = settings
         self.make_runtime = make_runtime
         self.inbox = Inbox()
 
 
-def make_app(settings: Settings, make_runtime: Callable[[], Runtime]) -> WorkApp:
+def make_app(settings: Settings, make_runtime: Callable[[], RuntimeHandle]) -> WorkApp:
     """The application for these settings. No connection is made."""
     register_spool()
     app = WorkApp(settings, make_runtime)
@@ -77,7 +77,7 @@ def _configuration(settings: Settings) -> dict[str, Any]:
         "worker_enable_prefetch_count_reduction": False,
         "worker_hijack_root_logger": False,
         "worker_redirect_stdouts": False,
-        # the hints are tiny and acknowledged at once; a deep prefetch only saves round trips
+        # wake-ups are tiny and acknowledged at once; a deep prefetch only saves round trips
         "worker_prefetch_multiplier": 64,
         "worker_detect_quorum_queues": True,
         "worker_cancel_long_running_tasks_on_connection_loss": True,

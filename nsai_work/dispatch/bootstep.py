@@ -8,10 +8,10 @@ from typing import Any, Protocol
 
 from celery import bootsteps
 
-from nsai_work.dispatch.wakeup import WakeUp
+from nsai_work.store.records import WakeUp
 
 
-class Runtime(Protocol):
+class RuntimeHandle(Protocol):
     """What a Celery worker starts and stops."""
 
     def start(self) -> None:
@@ -19,14 +19,14 @@ class Runtime(Protocol):
         ...
 
     def wake(self, wake: WakeUp) -> None:
-        """Take a hint, from any thread."""
+        """Queue a wake-up, from any thread."""
         ...
 
     def stop(self) -> None:
         """Hand running jobs over and end; returns when that is done. Idempotent."""
         ...
 
-    def hurry(self) -> None:
+    def force_stop(self) -> None:
         """Make a stop that is under way end now."""
         ...
 
@@ -39,7 +39,7 @@ class RuntimeStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery is u
 
     def __init__(self, worker: Any, **options: Any) -> None:
         super().__init__(worker, **options)
-        self.runtime: Runtime = worker.app.make_runtime()
+        self.runtime: RuntimeHandle = worker.app.make_runtime()
 
     def start(self, worker: Any) -> None:
         worker.app.inbox.connect(self.runtime.wake)
@@ -50,5 +50,5 @@ class RuntimeStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery is u
         self.runtime.stop()
 
     def terminate(self, worker: Any) -> None:
-        self.runtime.hurry()
+        self.runtime.force_stop()
         self.stop(worker)

@@ -1,25 +1,24 @@
-"""Hands hints to the publisher a moment later, together with those that follow.
+"""Debounced publisher: collects wake-ups for 5 ms and sends them in one batch.
 
-For a store that gives notice of ready jobs by itself. The broker's hint is then the second to arrive, so nobody
-need wait for it, and while a worker claims the job, telling the broker would only compete for the processor. A
-process that is killed within that moment is like one that is killed between its commit and publishing: the job is
-stored, and is found.
+For a store that notifies workers of ready jobs itself: the broker's wake-up then arrives second, so nobody waits
+for it, and publishing while a worker claims the job would only compete for the processor. A process that is killed
+within those milliseconds is like one that is killed between its commit and publishing: the job is stored, and is
+found.
 """
 
 import atexit
 import os
 import threading
 from collections.abc import Sequence
-from itertools import groupby
 from typing import Final
 
-from nsai_work.dispatch.publisher import Publisher, enough_of
-from nsai_work.store.records import Hint
+from nsai_work.dispatch.publisher import Publisher, enough_wake_ups
+from nsai_work.store.records import WakeUp
 
-MOMENT_S: Final = 0.005
+DEBOUNCE_S: Final = 0.005
 
 
-class Courier:
+class DebouncedPublisher:
     """Owns its publisher. Safe to use from several threads, and after a fork."""
 
     def __init__(self, publisher: Publisher) -> None:
@@ -30,27 +29,27 @@ class Courier:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
-        self._bag: list[tuple[str, Sequence[Hint]]] = []
-        self._some = threading.Event()
+        self._pending: list[WakeUp] = []
+        self._arrived = threading.Event()
         self._closing = threading.Event()
 
-    def send(self, hints: Sequence[Hint], traceparent: str | None = None) -> None:
-        """Take hints; they are published soon."""
-        if not hints:
+    def send(self, wake_ups: Sequence[WakeUp]) -> None:
+        """Queue wake-ups; they are published within milliseconds."""
+        if not wake_ups:
             return
         if self._pid != os.getpid():
             # the thread stayed with the parent, and so did what it has to deliver
             self._reset()
         with self._lock:
-            self._bag.append((traceparent or "", hints))
+            self._pending += wake_ups
             if self._thread is None:
                 self._closing = threading.Event()
                 self._thread = threading.Thread(
-                    target=self._serve, args=(self._closing,), name="nsai-courier", daemon=True
+                    target=self._serve, args=(self._closing,), name="nsai-publisher", daemon=True
                 )
                 self._thread.start()
                 atexit.register(self.close)
-            self._some.set()
+            self._arrived.set()
 
     def close(self) -> None:
         """Publish what is left. A later ``send`` begins anew."""
@@ -59,7 +58,7 @@ class Courier:
         with self._lock:
             thread, self._thread = self._thread, None
             self._closing.set()
-            self._some.set()
+            self._arrived.set()
         if thread is not None:
             thread.join()
             atexit.unregister(self.close)
@@ -67,14 +66,12 @@ class Courier:
 
     def _serve(self, closing: threading.Event) -> None:
         while not closing.is_set():
-            self._some.wait()
-            closing.wait(MOMENT_S)
-            self._deliver()
+            self._arrived.wait()
+            closing.wait(DEBOUNCE_S)
+            self._publish()
 
-    def _deliver(self) -> None:
+    def _publish(self) -> None:
         with self._lock:
-            bag, self._bag = self._bag, []
-            self._some.clear()
-        for trace, entries in groupby(bag, key=lambda entry: entry[0]):
-            hints = [hint for _, some in entries for hint in some]
-            self._publisher.publish(enough_of(hints), traceparent=trace or None)
+            pending, self._pending = self._pending, []
+            self._arrived.clear()
+        self._publisher.publish(enough_wake_ups(pending))

@@ -3,8 +3,9 @@
 from collections import Counter
 from collections.abc import Callable
 
-from nsai_work.dispatch.wakeup import BadWakeUp, WakeUp
+from nsai_work.dispatch.wakeup import BadWakeUp
 from nsai_work.logs import get_logger
+from nsai_work.store.records import WakeUp
 
 log = get_logger(__name__)
 

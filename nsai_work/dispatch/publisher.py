@@ -1,6 +1,6 @@
 """Sends wake-ups, straight through kombu, in the form that Celery reads.
 
-A wake-up that cannot be sent is no error: the job is in the store, and a worker's own look or the sweeper finds
+A wake-up that cannot be sent is no error: the job is in the store, and a worker's own look or the maintainer finds
 it. So a publisher never raises and never blocks for long; after a failure it leaves the broker alone for a while.
 """
 
@@ -16,30 +16,30 @@ from nsai_work.clock import Clock, SystemClock
 from nsai_work.dispatch.broker import broker_connection
 from nsai_work.dispatch.confirms import Confirms
 from nsai_work.dispatch.queues import is_amqp, queue_name, wake_queues
-from nsai_work.dispatch.wakeup import WakeUp, encode
+from nsai_work.dispatch.wakeup import encode
 from nsai_work.job import Priority
 from nsai_work.logs import get_logger
 from nsai_work.settings import Settings, redacted
-from nsai_work.store.records import Hint
+from nsai_work.store.records import WakeUp
 
 log = get_logger(__name__)
 
 PUBLISH_TIMEOUT_S = 2.0
 QUIET_AFTER_FAILURE_S = 3.0
 
-# a worker that is woken takes whatever is due until nothing is, so one hint for each worker is enough; in a fleet
-# of more than this the others find what is left by looking, or by the sweeper's hints
-MAX_HINTS = 16
+# a worker that is woken takes whatever is due until nothing is, so one wake-up for each worker is enough; in a
+# fleet of more than this the others find what is left by looking, or by the maintainer's wake-ups
+MAX_WAKE_UPS = 16
 
 
-def enough_of(hints: Sequence[Hint]) -> list[Hint]:
-    """Of the hints that jobs have become ready, as many of each priority as it takes to get a fleet to work."""
+def enough_wake_ups(wake_ups: Sequence[WakeUp]) -> list[WakeUp]:
+    """At most MAX_WAKE_UPS wake-ups of each priority, which is enough to wake a fleet."""
     sent: Counter[Priority] = Counter()
-    enough: list[Hint] = []
-    for hint in hints:
-        if sent[hint.priority] < MAX_HINTS:
-            sent[hint.priority] += 1
-            enough.append(hint)
+    enough: list[WakeUp] = []
+    for wake_up in wake_ups:
+        if sent[wake_up.priority] < MAX_WAKE_UPS:
+            sent[wake_up.priority] += 1
+            enough.append(wake_up)
     return enough
 
 
@@ -56,17 +56,17 @@ class Publisher:
         self._confirms: Confirms | None = None
         self._quiet_until = 0.0
 
-    def publish(self, hints: Sequence[Hint], traceparent: str | None = None) -> bool:
-        """Send hints as wake-ups; False when the broker could not be reached (some may have been sent)."""
-        if not hints:
+    def publish(self, wake_ups: Sequence[WakeUp]) -> bool:
+        """Send wake-ups; False when the broker could not be reached (some may have been sent)."""
+        if not wake_ups:
             return True
         with self._lock:
             self._forget_after_fork()
             if self._clock.monotonic() < self._quiet_until:
                 return False
             # a broker that was restarted closed our idle connection: that shows only now, so try once more
-            return self._send(hints, traceparent, last=self._producer is None) or (
-                self._quiet_until == 0.0 and self._send(hints, traceparent, last=True)
+            return self._send(wake_ups, last=self._producer is None) or (
+                self._quiet_until == 0.0 and self._send(wake_ups, last=True)
             )
 
     def close(self) -> None:
@@ -75,13 +75,13 @@ class Publisher:
             self._forget_after_fork()
             self._drop()
 
-    def _send(self, hints: Sequence[Hint], traceparent: str | None, *, last: bool) -> bool:
+    def _send(self, wake_ups: Sequence[WakeUp], *, last: bool) -> bool:
         try:
             producer = self._open()
             if self._confirms is not None:
-                self._confirms.expect(len(hints))
-            for hint in hints:
-                self._publish_one(producer, hint, traceparent)
+                self._confirms.expect(len(wake_ups))
+            for wake_up in wake_ups:
+                self._publish_one(producer, wake_up)
             if self._confirms is not None:
                 self._confirms.wait(PUBLISH_TIMEOUT_S)
         except Exception as error:  # whatever a broker's client raises costs latency only
@@ -95,12 +95,12 @@ class Publisher:
         self._quiet_until = 0.0
         return True
 
-    def _publish_one(self, producer: Any, hint: Hint, traceparent: str | None) -> None:
-        message = encode(WakeUp(job_id=hint.job_id, fence=hint.fence, traceparent=traceparent))
+    def _publish_one(self, producer: Any, wake_up: WakeUp) -> None:
+        message = encode(wake_up)
         producer.publish(
             message.body,
             exchange="",
-            routing_key=queue_name(self._settings.queue_prefix, hint.priority),
+            routing_key=queue_name(self._settings.queue_prefix, wake_up.priority),
             content_type="application/json",
             content_encoding="utf-8",
             headers=message.headers,

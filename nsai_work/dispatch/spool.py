@@ -29,7 +29,7 @@ _count = itertools.count()
 
 def register_spool() -> None:
     """Make ``spool:///directory`` URLs known to kombu."""
-    TRANSPORT_ALIASES.setdefault(SCHEME, f"{__name__}:Transport")
+    TRANSPORT_ALIASES.setdefault(SCHEME, f"{__name__}:SpoolTransport")
 
 
 class Channel(virtual.Channel):  # type: ignore[misc]  # kombu is untyped
@@ -93,7 +93,7 @@ class Channel(virtual.Channel):  # type: ignore[misc]  # kombu is untyped
             self._folder(queue).rmdir()
 
 
-class Transport(virtual.Transport):  # type: ignore[misc]  # kombu is untyped
+class SpoolTransport(virtual.Transport):  # type: ignore[misc]  # kombu is untyped
     """Polls the spool directory; ``polling_interval`` comes from the transport options."""
 
     Channel = Channel

@@ -5,21 +5,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
-from crucible.record import Record
+from nsai_work.store.records import WakeUp
 
 TASK_NAME = "nsai_work.wake"
 MAX_BODY_BYTES = 4096
-
-
-class WakeUp(Record):
-    """A hint that a job may be claimed. ``fence`` is the one it had when the hint was sent; ``traceparent`` is the
-    W3C trace context of whoever submitted it."""
-
-    job_id: str = Field(min_length=1, max_length=64)
-    fence: int = Field(ge=0, lt=2**53)
-    traceparent: str | None = Field(default=None, max_length=100)
 
 
 class BadWakeUp(StrEnum):
@@ -42,7 +33,7 @@ class WireMessage:
 
 def encode(wake: WakeUp) -> WireMessage:
     """The message that Celery's own ``apply_async`` would send for this call."""
-    body = json.dumps([[], wake.model_dump(), {}], separators=(",", ":")).encode()
+    body = json.dumps([[], wake.model_dump(mode="json"), {}], separators=(",", ":")).encode()
     headers = {
         "lang": "py",
         "task": TASK_NAME,

@@ -14,6 +14,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 from crucible.errors import CrucibleError
 from nsai_work.errors import StoreUnavailable
 from nsai_work.lifecycle import JobStatus
+from nsai_work.store import lanes
 from nsai_work.store.claim import general as claiming
 from nsai_work.store.claim import one_statement as taking
 from nsai_work.store.engine.commit_queue import Desk
@@ -21,8 +22,9 @@ from nsai_work.store.engine.database import Database, Tx
 from nsai_work.store.engine.group_commit import Waiting, commit
 from nsai_work.store.engine.listener import Line
 from nsai_work.store.lifecycle import finish as ending
-from nsai_work.store.maintenance import leases
-from nsai_work.store.records import Claim, End, LeaseReport, Requeue, Wanted
+from nsai_work.store.maintenance import leases, scheduler
+from nsai_work.store.maintenance.leases import MAX_CRASHES
+from nsai_work.store.records import Claim, ClaimRequest, Lease, LeaseReport, Outcome, Released, WakeUp
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -66,17 +68,17 @@ class AsyncStore:
         """Run an operation over all items that wait for it at this moment; an error in the answer is raised."""
         return cast("R", await self._wait_for(operation, item, True, self.patience_s))
 
-    async def claim(self, wanted: Wanted) -> list[Claim]:
+    async def claim(self, request: ClaimRequest) -> list[Claim]:
         """As ``claiming.claim``."""
-        claim = self._claim(wanted)
+        claim = self._claim(request)
         self._open_desk().put(claim)
         return cast("list[Claim]", await claim.future)
 
-    def stand_by(self, wanted: Wanted) -> "Standing | None":
+    def stand_by(self, request: ClaimRequest) -> "Standing | None":
         """Claim as soon as notice is given that a job is ready; None where no notice is given."""
         if not self.database.gives_notice or self._closing.is_set():
             return None
-        claim, desk = self._claim(wanted), self._open_desk()
+        claim, desk = self._claim(request), self._open_desk()
         desk.stand_by(claim)
         return Standing(claim, desk)
 
@@ -84,13 +86,31 @@ class AsyncStore:
         """As ``leases.heartbeat``; gives up before the lease could have run out."""
         return await self.run_within(lease_ttl_s / 3, leases.heartbeat, claims, lease_ttl_s)
 
-    async def finish(self, end: End) -> None:
+    async def finish(self, claim: Claim, outcome: Outcome) -> None:
         """As ``ending.finish``, together with all others that end at this moment."""
-        await self.run_merged(cast("Any", ending.finish_many), end)
+        await self.run_merged(cast("Any", ending.finish_many), (claim, outcome))
 
-    async def requeue(self, back: Requeue) -> JobStatus:
+    async def requeue(self, claim: Claim, outcome: Outcome) -> JobStatus:
         """As ``ending.requeue``."""
-        return await self.run(ending.requeue, back)
+        return await self.run(ending.requeue, claim, outcome)
+
+    async def running_leases(self) -> list[Lease]:
+        """The leases of all running jobs, for a LeaseWatch."""
+        return await self.run(leases.leases)
+
+    async def reclaim(self, expired: Sequence[Lease], *, max_crashes: int = MAX_CRASHES) -> dict[str, JobStatus]:
+        """As ``leases.reclaim``."""
+        return await self.run(leases.reclaim, expired, max_crashes=max_crashes)
+
+    async def release_due(self) -> Released:
+        """As ``scheduler.release_due``; lanes that have run empty then go to sleep."""
+        released = await self.run(scheduler.release_due)
+        await self.run(lanes.put_to_sleep)
+        return released
+
+    async def overdue_wake_ups(self, older_than_s: float) -> list[WakeUp]:
+        """As ``scheduler.overdue_wake_ups``."""
+        return await self.run(scheduler.overdue_wake_ups, older_than_s=older_than_s)
 
     async def close(self) -> None:
         """Finish what waits, then end the thread. Later calls raise StoreUnavailable."""
@@ -99,10 +119,10 @@ class AsyncStore:
             self._desk.put(None)
             await asyncio.to_thread(self._thread.join)
 
-    def _claim(self, wanted: Wanted) -> Waiting:
+    def _claim(self, request: ClaimRequest) -> Waiting:
         return self._waiting(
-            lambda tx: claiming.claim(tx, wanted),
-            single=lambda tx: taking.take(tx, wanted),
+            lambda tx: claiming.claim(tx, request),
+            single=lambda tx: taking.take(tx, request),
             patience_s=self.patience_s,
         )
 

@@ -1,13 +1,15 @@
 """What the store takes and gives, beside jobs. Nothing here needs a database."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from typing import Final
 
-from pydantic import JsonValue
+from pydantic import Field, JsonValue
 
 from crucible.errors import Failure
+from crucible.record import Record
 from nsai_work.job import Job, Priority
 from nsai_work.lifecycle import JobStatus
 from nsai_work.payloads import JobKind
@@ -27,8 +29,8 @@ class Submitted:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Ownership of a job under one fence, which fences every write of the owner. ``backend`` is the one chosen
-    of those the job allows; ``credential`` names the account whose limits count it."""
+    """Ownership of a job under a fencing token, which every write of the owner carries. ``backend`` is the one
+    chosen of those the job allows; ``credential`` names the account whose limits count it."""
 
     job: Job
     seq: int
@@ -45,52 +47,95 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """What a worker would take. ``None`` means any.
+class Selection:
+    """Which jobs a worker takes. ``None`` means any.
 
-    ``backends`` maps each backend the worker can use to the name of the credential it uses there (which is the
-    key of the shared limits).
+    ``backends`` pairs each backend the worker can use with the name of the credential it uses there, which is the
+    key of the shared limits.
     """
+
+    priorities: tuple[Priority, ...] | None = None
+    kinds: tuple[JobKind, ...] | None = None
+    backends: tuple[tuple[str, str], ...] | None = None
+    job_ids: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimRequest:
+    """A worker's request for up to ``limit`` jobs of a selection, each under a lease of ``lease_ttl_s`` seconds."""
 
     worker_id: str
     limit: int
     lease_ttl_s: float
-    job_ids: Sequence[str] | None = None
-    kinds: Sequence[JobKind] | None = None
-    priorities: Sequence[Priority] | None = None
-    backends: dict[str, str] | None = None
+    selection: Selection = Selection()
 
 
-@dataclass(frozen=True, slots=True)
-class End:
-    """How an owner ends its job: ``status`` is one of the four ends."""
+class OutcomeKind(StrEnum):
+    """How an attempt ended: the four final states of a job, or back to the queue.
 
-    claim: Claim
-    status: JobStatus
-    result: dict[str, JsonValue] | None = None
-    error: Failure | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Requeue:
-    """How an owner gives a running job back. ``delay_s`` is measured from now.
-
-    ``counts`` is false for what is no failed attempt (a pause, a hand-over): the attempt is not used up.
+    ``retried`` uses up one of the job's attempts; ``released`` (a pause, a hand-over) does not; ``lost`` is
+    recorded by another worker when the lease has expired.
     """
 
-    claim: Claim
-    reason: str
-    delay_s: float = 0.0
-    failure: Failure | None = None
-    counts: bool = True
-
-
-class Outcome(StrEnum):
-    """How an attempt ended, beside the four ends of a job."""
-
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELED = "canceled"
+    TIMEOUT = "timeout"
     RETRIED = "retried"
     RELEASED = "released"
     LOST = "lost"
+
+    @property
+    def status(self) -> JobStatus:
+        """The job's status after such an attempt."""
+        return JobStatus.QUEUED if self in _REQUEUED else JobStatus(self.value)
+
+
+_REQUEUED: Final = frozenset({OutcomeKind.RETRIED, OutcomeKind.RELEASED, OutcomeKind.LOST})
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an attempt ended: its kind, with the result or the failure.
+
+    ``reason`` and ``delay_s`` (seconds from now) apply to a job that goes back to the queue.
+    """
+
+    kind: OutcomeKind
+    result: Mapping[str, JsonValue] | None = None
+    failure: Failure | None = None
+    reason: str = ""
+    delay_s: float = 0.0
+
+    @classmethod
+    def succeeded(cls, result: Mapping[str, JsonValue] | None = None) -> "Outcome":
+        """The job is done."""
+        return cls(OutcomeKind.SUCCEEDED, result=result)
+
+    @classmethod
+    def failed(cls, failure: Failure | None = None, reason: str = "") -> "Outcome":
+        """The job has failed for good."""
+        return cls(OutcomeKind.FAILED, failure=failure, reason=reason)
+
+    @classmethod
+    def canceled(cls, failure: Failure) -> "Outcome":
+        """The job was canceled by request."""
+        return cls(OutcomeKind.CANCELED, failure=failure)
+
+    @classmethod
+    def timeout(cls, failure: Failure) -> "Outcome":
+        """The job's time limit or deadline has passed."""
+        return cls(OutcomeKind.TIMEOUT, failure=failure)
+
+    @classmethod
+    def retried(cls, reason: str, *, delay_s: float = 0.0, failure: Failure | None = None) -> "Outcome":
+        """The attempt failed; the job is queued for the next one."""
+        return cls(OutcomeKind.RETRIED, failure=failure, reason=reason, delay_s=delay_s)
+
+    @classmethod
+    def released(cls, reason: str, *, delay_s: float = 0.0, failure: Failure | None = None) -> "Outcome":
+        """The job goes back to the queue as it is, and the attempt is not used up."""
+        return cls(OutcomeKind.RELEASED, failure=failure, reason=reason, delay_s=delay_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,10 +239,14 @@ class Released:
     timed_out: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class Hint:
-    """A wake-up to publish: the job is ready and nobody has taken it."""
+class WakeUp(Record):
+    """A wake-up: the job is ready, and a worker may claim it. It may be lost, doubled, late or stale without harm.
 
-    job_id: str
-    fence: int
+    ``fence`` is the job's fencing token when the wake-up was made; ``traceparent`` is the submitter's W3C trace
+    context.
+    """
+
+    job_id: str = Field(min_length=1, max_length=64)
+    fence: int = Field(ge=0, lt=2**53)
     priority: Priority
+    traceparent: str | None = Field(default=None, max_length=100)

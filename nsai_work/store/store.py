@@ -11,34 +11,20 @@ from nsai_work.clock import Clock, SystemClock
 from nsai_work.job import Job
 from nsai_work.journal import CheckpointRecord, RemoteRun, StepRecord
 from nsai_work.lifecycle import JobStatus
-from nsai_work.store import lanes
-from nsai_work.store.claim import general as claiming
 from nsai_work.store.claim import limits
-from nsai_work.store.claim import one_statement as taking
 from nsai_work.store.engine.database import Database, Tx
 from nsai_work.store.engine.engines import parse_url
 from nsai_work.store.journal import runs as journal
 from nsai_work.store.lifecycle import cancel_retry as steering
-from nsai_work.store.lifecycle import finish as ending
-from nsai_work.store.maintenance import leases, pruning, workers
-from nsai_work.store.maintenance import scheduler as releasing
-from nsai_work.store.maintenance.leases import MAX_CRASHES
+from nsai_work.store.maintenance import pruning, workers
 from nsai_work.store.queries import jobs as reading
 from nsai_work.store.records import (
     AttemptRow,
-    Claim,
-    End,
     EventRow,
-    Hint,
     JobFilter,
-    Lease,
-    LeaseReport,
     Limit,
     LimitUse,
-    Released,
-    Requeue,
     Submitted,
-    Wanted,
     WorkerRow,
 )
 from nsai_work.store.submit import general as submitting
@@ -169,52 +155,6 @@ class Store:
     def workers(self) -> list[WorkerRow]:
         """All workers ever entered, the newest first."""
         return self.database.read(workers.list_workers)
-
-    def claim(self, wanted: Wanted) -> list[Claim]:
-        """Take ready jobs."""
-
-        def attempt() -> list[Claim]:
-            taken = self._take(wanted) if self.database.postgres else None
-            if taken is not None:
-                return taken
-            with self.database.transaction() as tx:
-                return claiming.claim(tx, wanted)
-
-        return self.database.retrying(attempt)
-
-    def _take(self, wanted: Wanted) -> list[Claim] | None:
-        with self.database.single() as tx:
-            return taking.take(tx, wanted)
-
-    def heartbeat(self, claims: Sequence[Claim], lease_ttl_s: float) -> LeaseReport:
-        """Renew leases."""
-        return self.database.run(leases.heartbeat, claims, lease_ttl_s)
-
-    def finish(self, end: End) -> None:
-        """End a job. Raises LeaseLost."""
-        self.database.run(ending.finish, end)
-
-    def requeue(self, back: Requeue) -> JobStatus:
-        """Give a job back. Raises LeaseLost."""
-        return self.database.run(ending.requeue, back)
-
-    def leases(self) -> list[Lease]:
-        """All leases, for a LeaseWatch."""
-        return self.database.read(leases.leases)
-
-    def reclaim(self, expired: Sequence[Lease], *, max_crashes: int = MAX_CRASHES) -> dict[str, JobStatus]:
-        """Take expired leases from their owners."""
-        return self.database.run(leases.reclaim, expired, max_crashes=max_crashes)
-
-    def release_due(self) -> Released:
-        """Move on what time or other jobs have decided."""
-        released = self.database.run(releasing.release_due)
-        self.database.run(lanes.put_to_sleep)
-        return released
-
-    def overdue_hints(self, older_than_s: float = 5.0) -> list[Hint]:
-        """The wake-ups to publish once more."""
-        return self.database.read(releasing.overdue_hints, older_than_s=older_than_s)
 
     def set_tenant_quota(self, tenant_id: str, max_running: int | None) -> LimitUse:
         """Limit how many jobs of a tenant run at once; None lifts it. Raises InvalidRequest."""

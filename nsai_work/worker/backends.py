@@ -28,7 +28,7 @@ class BackendPool:
         self._usable: dict[str, bool] = {}
         self._open: dict[str, Backend] = {}
         self._locks: dict[str, asyncio.Lock] = {}
-        self._resting: dict[str, float] = {}
+        self._backing_off: dict[str, float] = {}
 
     def available(self) -> dict[str, str]:
         """The backends that jobs may be claimed for now, with the name of the account each uses.
@@ -36,8 +36,8 @@ class BackendPool:
         The first call imports them, which may take seconds: make it in a thread.
         """
         now = self._clock.monotonic()
-        self._resting = {name: until for name, until in self._resting.items() if until > now}
-        names = [name for name in backend_names() if name not in self._resting and self._is_usable(name)]
+        self._backing_off = {name: until for name, until in self._backing_off.items() if until > now}
+        names = [name for name in backend_names() if name not in self._backing_off and self._is_usable(name)]
         return {name: self._credentials.get(name, name) for name in names}
 
     def _is_usable(self, name: str) -> bool:
@@ -50,10 +50,10 @@ class BackendPool:
                 log.info("backend.unusable", backend=name, reason=reason)
         return self._usable[name]
 
-    def rest(self, name: str, seconds: float) -> None:
+    def back_off(self, name: str, seconds: float) -> None:
         """Take no jobs for a backend that does not answer, so that they go elsewhere or wait unharmed."""
         until = self._clock.monotonic() + seconds
-        self._resting[name] = max(until, self._resting.get(name, 0.0))
+        self._backing_off[name] = max(until, self._backing_off.get(name, 0.0))
 
     async def get(self, name: str) -> Backend:
         """The open backend of that name.

@@ -7,14 +7,13 @@ from functools import lru_cache
 
 from nsai_work.dispatch.app import WorkApp, make_app
 from nsai_work.settings import Settings
-from nsai_work.worker.runtime import Work
 from nsai_work.worker.runtime_thread import RuntimeThread
 
 
 @lru_cache(maxsize=1)
 def _app() -> WorkApp:
     settings = Settings()
-    return make_app(settings, lambda: RuntimeThread(settings, Work(concurrency=settings.concurrency)))
+    return make_app(settings, lambda: RuntimeThread(settings))
 
 
 def __getattr__(name: str) -> WorkApp:

@@ -13,38 +13,30 @@ from nsai_work.clock import Clock
 from nsai_work.control import StopReason
 from nsai_work.errors import LeaseLost
 from nsai_work.journal import Journal
-from nsai_work.lifecycle import JobStatus
 from nsai_work.logs import get_logger
 from nsai_work.payloads import TrainingStep
-from nsai_work.store.records import Claim, End, Requeue
+from nsai_work.store.records import Claim, Outcome, OutcomeKind
 from nsai_work.telemetry import JobEvent
 from nsai_work.worker.attempt import Attempt
 from nsai_work.worker.backends import BackendPool
 from nsai_work.worker.handlers import Tools, perform
-from nsai_work.worker.outcome import Outcome, Verdict, judge, succeeded
+from nsai_work.worker.outcome import judge
 from nsai_work.worker.supervise import supervised
-from nsai_work.worker.worker_store import Ownership
+from nsai_work.worker.worker_store import WorkerStore
 
 log = get_logger(__name__)
 
 # a training run stops at its next step border by itself; this is how long it may take to get there
 BORDER_GRACE_S = 10.0
 # one job's bad luck must not keep the others waiting for long
-LONGEST_REST_S = 5.0
-
-_ENDS = {
-    Verdict.SUCCEEDED: JobStatus.SUCCEEDED,
-    Verdict.FAILED: JobStatus.FAILED,
-    Verdict.CANCELED: JobStatus.CANCELED,
-    Verdict.TIMED_OUT: JobStatus.TIMEOUT,
-}
+MAX_BACK_OFF_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Executor:
     """What all attempts of a worker share."""
 
-    ownership: Ownership
+    store: WorkerStore
     backends: BackendPool
     clock: Clock
     make_journal: Callable[[Claim], Journal]
@@ -57,7 +49,7 @@ class Executor:
         _announce(attempt, "job.claimed")
         outcome = await self._work(attempt)
         recorded = await self._record(attempt, outcome)
-        _announce(attempt, f"job.{outcome.verdict}" if recorded else "job.abandoned", outcome)
+        _announce(attempt, f"job.{outcome.kind}" if recorded else "job.abandoned", outcome)
         return outcome
 
     async def _work(self, attempt: Attempt) -> Outcome:
@@ -66,7 +58,7 @@ class Executor:
             with telemetry.attempt_span(attempt.claim.job, attempt.claim.fence):
                 tools = Tools(self.backends, self.make_journal(attempt.claim), self.clock)
                 result = await supervised(perform(attempt, tools), attempt.control, self._grace(attempt))
-                return succeeded(result)
+                return Outcome.succeeded(result)
         except Exception as error:
             return self._judge(attempt, error)
         finally:
@@ -107,44 +99,29 @@ class Executor:
             jitter=self.jitter,
             credit_poll_ms=int(self.credit_poll_s * 1000),
         )
-        if isinstance(error, BackendUnavailable) and outcome.verdict is Verdict.RETRY:
-            self.backends.rest(claim.backend, min(outcome.delay_ms / 1000, LONGEST_REST_S))
+        if isinstance(error, BackendUnavailable) and outcome.kind is OutcomeKind.RETRIED:
+            self.backends.back_off(claim.backend, min(outcome.delay_s, MAX_BACK_OFF_S))
         return outcome
 
     async def _record(self, attempt: Attempt, outcome: Outcome) -> bool:
         """Tell the store. False when the job is no longer ours, or the store cannot be told: then the lease runs
         out and another worker takes over."""
         attempt.recording = True
-        lost = outcome.verdict is Verdict.ABANDON or attempt.control.reason is StopReason.LEASE_LOST
+        lost = outcome.kind is OutcomeKind.LOST or attempt.control.reason is StopReason.LEASE_LOST
         try:
             if lost:
                 # stopped in time, but perhaps nobody has taken it: then it need not wait, and it killed no worker
-                await self.ownership.requeue(Requeue(attempt.claim, reason="the lease ran out", counts=False))
-            elif outcome.verdict in _ENDS:
-                await self.ownership.finish(_end(attempt.claim, outcome))
+                await self.store.requeue(attempt.claim, Outcome.released("the lease ran out"))
+            elif outcome.kind.status.ended:
+                await self.store.finish(attempt.claim, outcome)
             else:
-                await self.ownership.requeue(_requeue(attempt.claim, outcome))
+                await self.store.requeue(attempt.claim, outcome)
         except LeaseLost:
             return False
         except CrucibleError as error:
-            log.warning("job.not_recorded", job_id=attempt.job_id, verdict=str(outcome.verdict), error=error.code)
+            log.warning("job.not_recorded", job_id=attempt.job_id, outcome=str(outcome.kind), error=error.code)
             return False
         return not lost
-
-
-def _end(claim: Claim, outcome: Outcome) -> End:
-    result = None if outcome.result is None else dict(outcome.result)
-    return End(claim, _ENDS[outcome.verdict], result=result, error=outcome.failure)
-
-
-def _requeue(claim: Claim, outcome: Outcome) -> Requeue:
-    return Requeue(
-        claim,
-        reason=outcome.reason,
-        delay_s=outcome.delay_ms / 1000,
-        failure=outcome.failure,
-        counts=outcome.verdict is Verdict.RETRY,
-    )
 
 
 def _announce(attempt: Attempt, name: str, outcome: Outcome | None = None) -> None:

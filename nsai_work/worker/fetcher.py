@@ -1,7 +1,7 @@
-"""Turns hints, ended jobs and the clock into claims.
+"""The claiming loop of a worker: turns wake-ups, ended jobs and the clock into claims.
 
-It does not matter which job a hint names: what is run next is decided by the claim, in the store. A claim that got
-all it asked for is followed by another; else the intake waits for the next reason to look.
+It does not matter which job a wake-up names: what is run next is decided by the claim, in the store. A claim that
+got all it asked for is followed by another; else the fetcher waits for the next reason to look.
 """
 
 import asyncio
@@ -12,16 +12,15 @@ from typing import Protocol
 
 from crucible.errors import CrucibleError
 from nsai_work.clock import Clock
-from nsai_work.dispatch.wakeup import WakeUp
 from nsai_work.logs import get_logger
-from nsai_work.store.records import Claim
+from nsai_work.store.records import Claim, WakeUp
 
 log = get_logger(__name__)
 
 # claims of one transaction: enough to share its cost, few enough to keep other workers busy too
-LARGEST_BATCH = 64
-REMEMBERED = 10_000
-CHECKED_PER_LOOK = 50
+MAX_BATCH = 64
+MAX_REMEMBERED = 10_000
+MAX_CHECKS = 50
 
 Take = Callable[[int], Awaitable[Sequence[Claim]]]
 
@@ -48,10 +47,11 @@ StandBy = Callable[[int], StandingClaim | None]
 Fences = Callable[[Sequence[str]], Awaitable[dict[str, int]]]
 
 
-class Intake:
+class Fetcher:
     """The claiming loop of one worker. ``wake`` and ``look`` are called on the event loop.
 
-    ``counts`` says what hints were: useful, taken (somebody has it), stale (of an older fence), unknown.
+    ``counts`` counts wake-ups by what became of them: useful, taken (somebody has it), stale (of an older fence),
+    unknown.
     """
 
     def __init__(
@@ -73,8 +73,8 @@ class Intake:
         self._concurrency = concurrency
         self._poll_interval_s = poll_interval_s
         self._running = 0
-        self._reason = asyncio.Event()
-        self._hints: OrderedDict[str, int] = OrderedDict()
+        self._due = asyncio.Event()
+        self._wake_ups: OrderedDict[str, int] = OrderedDict()
         self._seen: OrderedDict[str, int] = OrderedDict()
         self.counts: Counter[str] = Counter()
 
@@ -84,32 +84,32 @@ class Intake:
         return self._running
 
     def wake(self, wake: WakeUp) -> None:
-        """A hint has come."""
+        """A wake-up has arrived."""
         if self._seen.get(wake.job_id, -1) > wake.fence:
             # it is of a job that was claimed here: what came with it was seen then too
             self._count_seen(wake.job_id, wake.fence)
             return
-        if len(self._hints) < REMEMBERED:
-            self._hints[wake.job_id] = wake.fence
-        self._reason.set()
+        if len(self._wake_ups) < MAX_REMEMBERED:
+            self._wake_ups[wake.job_id] = wake.fence
+        self._due.set()
 
     def look(self) -> None:
         """Something may have become claimable."""
-        self._reason.set()
+        self._due.set()
 
     def ended(self) -> None:
         """A job has ended: there is a place, and others may have been waiting for this one."""
         self._running -= 1
-        self._reason.set()
+        self._due.set()
 
     async def run(self) -> None:
         """Claim for ever. When it is cancelled, what is just being claimed is still begun: nobody else would."""
         while True:
-            asked = min(self._concurrency - self._running, LARGEST_BATCH)
-            self._reason.clear()
+            asked = min(self._concurrency - self._running, MAX_BATCH)
+            self._due.clear()
             got = await self._claim(asked) if asked > 0 else 0
             if asked <= 0 or got < asked:
-                await self._check_hints()
+                await self._check_wake_ups()
                 await self._wait(asked - got)
 
     async def _claim(self, asked: int) -> int:
@@ -135,14 +135,14 @@ class Intake:
             assert standing is not None
             self._begin_taken(taken, standing.began_at)
             begun.set()
-            self._reason.set()
+            self._due.set()
 
         if standing is not None:
             standing.done.add_done_callback(on_told)
         try:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._poll_interval_s):
-                    await self._reason.wait()
+                    await self._due.wait()
         finally:
             if standing is not None and not standing.stand_down():
                 # before its jobs are counted, the next claim would ask for too many
@@ -164,32 +164,32 @@ class Intake:
     def _remember(self, claim: Claim) -> None:
         self._seen[claim.job_id] = claim.fence
         self._seen.move_to_end(claim.job_id)
-        if len(self._seen) > REMEMBERED:
+        if len(self._seen) > MAX_REMEMBERED:
             self._seen.popitem(last=False)
-        if self._hints.pop(claim.job_id, None) is not None:
+        if self._wake_ups.pop(claim.job_id, None) is not None:
             self.counts["useful"] += 1
 
-    async def _check_hints(self) -> None:
-        """Say what became of hints that led to no claim here; all of them are harmless."""
+    async def _check_wake_ups(self) -> None:
+        """Count wake-ups that led to no claim here; all of them are harmless."""
         strange: dict[str, int] = {}
-        while self._hints and len(strange) < CHECKED_PER_LOOK:
-            job_id, fence = self._hints.popitem(last=False)
+        while self._wake_ups and len(strange) < MAX_CHECKS:
+            job_id, fence = self._wake_ups.popitem(last=False)
             if job_id in self._seen:
                 self._count_seen(job_id, fence)
             else:
                 strange[job_id] = fence
         if strange:
-            await self._judge_hints(strange)
+            await self._classify_wake_ups(strange)
 
     def _count_seen(self, job_id: str, fence: int) -> None:
         self.counts["taken" if fence >= self._seen[job_id] - 1 else "stale"] += 1
 
-    async def _judge_hints(self, hints: dict[str, int]) -> None:
+    async def _classify_wake_ups(self, wake_ups: dict[str, int]) -> None:
         try:
-            known = await self._fences(list(hints))
+            known = await self._fences(list(wake_ups))
         except CrucibleError:
             return
-        for job_id, fence in hints.items():
+        for job_id, fence in wake_ups.items():
             if job_id not in known:
                 self.counts["unknown"] += 1
                 log.warning("wake.unknown_job", job_id=job_id, count=self.counts["unknown"])

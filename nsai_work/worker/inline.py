@@ -7,9 +7,9 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 
 from nsai_work.settings import Settings
-from nsai_work.store.records import EventRow
-from nsai_work.worker.runtime import Runtime, Work, open_runtime
-from nsai_work.worker.worker_store import Ownership
+from nsai_work.store.records import EventRow, Selection
+from nsai_work.worker.runtime import Runtime, open_runtime
+from nsai_work.worker.worker_store import WorkerStore
 
 LOOK_S = 0.05
 
@@ -42,10 +42,10 @@ def _ignore(*_: EventRow) -> None:
 async def _run(
     job_ids: Sequence[str], settings: Settings, on_event: OnEvent, on_stopping: Callable[[], None]
 ) -> None:
-    work = Work(job_ids=job_ids, concurrency=max(len(job_ids), 1))
-    runtime = await open_runtime(settings, work, publisher=None)
+    selection = Selection(job_ids=tuple(job_ids))
+    runtime = await open_runtime(settings, selection, max(len(job_ids), 1), publisher=None)
     working = asyncio.create_task(runtime.run())
-    following = asyncio.create_task(_follow(runtime.ownership, job_ids, on_event))
+    following = asyncio.create_task(_follow(runtime.store, job_ids, on_event))
     ended = False
     with _sigterm_as_ctrl_c():
         try:
@@ -91,14 +91,14 @@ def _sigterm_as_ctrl_c() -> Iterator[None]:
         loop.remove_signal_handler(signal.SIGTERM)
 
 
-async def _follow(ownership: Ownership, job_ids: Sequence[str], on_event: OnEvent) -> None:
+async def _follow(store: WorkerStore, job_ids: Sequence[str], on_event: OnEvent) -> None:
     """Pass events on until every job has ended and nothing more is to come."""
     after = dict.fromkeys(job_ids, 0)
     while after:
         for job_id in list(after):
             # the status first: what is written between the two looks is then in the page
-            ended = (await ownership.status(job_id)).ended
-            page = await ownership.events(job_id, after[job_id])
+            ended = (await store.status(job_id)).ended
+            page = await store.events(job_id, after[job_id])
             for event in page:
                 on_event(event)
                 after[job_id] = event.seq

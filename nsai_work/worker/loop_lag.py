@@ -16,7 +16,7 @@ INTERVAL_S = 0.25
 KEPT = 10_000
 
 
-class LagMeter:
+class LoopLagMonitor:
     """Measures, remembers the newest measurements, and warns. ``late``: the newest was a good part of a lease."""
 
     def __init__(self, clock: Clock, *, lease_ttl_s: float) -> None:

@@ -15,7 +15,7 @@ from nsai_work.lifecycle import JobStatus
 from nsai_work.logs import get_logger
 from nsai_work.settings import Settings
 from nsai_work.store.maintenance.leases import LeaseWatch
-from nsai_work.store.records import Hint, Lease, Released
+from nsai_work.store.records import Lease, Released, WakeUp
 from nsai_work.worker_id import known_dead
 
 log = get_logger(__name__)
@@ -23,7 +23,7 @@ log = get_logger(__name__)
 AGAIN_AFTER_S = 10.0
 
 
-class SweepStore(Protocol):
+class MaintenanceStore(Protocol):
     """What a sweep asks of the store."""
 
     async def lead_sweep(self) -> bool: ...
@@ -34,15 +34,15 @@ class SweepStore(Protocol):
 
     async def reclaim(self, expired: Sequence[Lease], /) -> dict[str, JobStatus]: ...
 
-    async def overdue_hints(self, older_than_s: float, /) -> list[Hint]: ...
+    async def overdue_wake_ups(self, older_than_s: float, /) -> list[WakeUp]: ...
 
 
-class Sweeper:
+class Maintainer:
     """Sweeps every ``settings.sweep_interval_s``; ``on_change`` is called when something may have become due."""
 
     def __init__(
         self,
-        store: SweepStore,
+        store: MaintenanceStore,
         publisher: Publisher | None,
         clock: Clock,
         on_change: Callable[[], None],
@@ -85,18 +85,18 @@ class Sweeper:
         return True
 
     async def _publish_overdue(self) -> None:
-        hints = await self._store.overdue_hints(self._settings.sweep_interval_s * 2)
-        if not hints:
+        wake_ups = await self._store.overdue_wake_ups(self._settings.sweep_interval_s * 2)
+        if not wake_ups:
             return
         self._on_change()
-        fresh = self._not_sent_lately(hints)
+        fresh = self._not_sent_lately(wake_ups)
         if self._publisher is not None and fresh:
             await asyncio.to_thread(self._publisher.publish, fresh)
 
-    def _not_sent_lately(self, hints: Sequence[Hint]) -> list[Hint]:
-        """A backlog that all workers are busy with needs no hint a second: each is sent again after a while."""
+    def _not_sent_lately(self, wake_ups: Sequence[WakeUp]) -> list[WakeUp]:
+        """A backlog that all workers are busy with needs no wake-up a second: each is sent again after a while."""
         now = self._clock.monotonic()
         self._sent = {key: at for key, at in self._sent.items() if now - at < AGAIN_AFTER_S}
-        fresh = [hint for hint in hints if (hint.job_id, hint.fence) not in self._sent]
-        self._sent.update({(hint.job_id, hint.fence): now for hint in fresh})
+        fresh = [wake_up for wake_up in wake_ups if (wake_up.job_id, wake_up.fence) not in self._sent]
+        self._sent.update({(wake_up.job_id, wake_up.fence): now for wake_up in fresh})
         return fresh

@@ -16,73 +16,41 @@ anything else        failed as internal; the traceback stays in the worker's log
 ===================  =============================================================
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from enum import StrEnum
-
-from pydantic import JsonValue
+from collections.abc import Callable
 
 from crucible.errors import Canceled, CapacityError, CrucibleError, ErrorCategory, Failure, OutOfCredit
 from nsai_work.errors import HandOver, JobTimeout, LeaseLost, StoreFull, StoreUnavailable
 from nsai_work.policies import RetryPolicy
-
-
-class Verdict(StrEnum):
-    """What becomes of the job."""
-
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    CANCELED = "canceled"
-    TIMED_OUT = "timeout"
-    RETRY = "retry"
-    WAIT = "wait"
-    HAND_OVER = "hand_over"
-    ABANDON = "abandon"
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How an attempt ended. ``delay_ms`` and ``reason`` matter when the job goes back to the queue."""
-
-    verdict: Verdict
-    result: Mapping[str, JsonValue] | None = None
-    failure: Failure | None = None
-    delay_ms: int = 0
-    reason: str = ""
-
-
-def succeeded(result: Mapping[str, JsonValue]) -> Outcome:
-    """The attempt did what it was to do."""
-    return Outcome(Verdict.SUCCEEDED, result=result)
+from nsai_work.store.records import Outcome, OutcomeKind
 
 
 def judge(
     error: Exception, *, policy: RetryPolicy, attempt: int, jitter: Callable[[], float], credit_poll_ms: int
 ) -> Outcome:
-    """What an error means for the job. ``attempt`` counts from 1 and includes this one."""
+    """The outcome of an attempt that raised ``error``. ``attempt`` counts from 1 and includes this one."""
     match error:
         case LeaseLost():
-            return Outcome(Verdict.ABANDON, reason="lease lost")
+            return Outcome(OutcomeKind.LOST, reason="lease lost")
         case HandOver():
-            return Outcome(Verdict.HAND_OVER, reason="the worker was shut down")
+            return Outcome.released("the worker was shut down")
         case StoreUnavailable() | StoreFull():
-            return Outcome(Verdict.HAND_OVER, reason=f"the worker's store failed: {error.code}")
+            return Outcome.released(f"the worker's store failed: {error.code}")
         case OutOfCredit():
-            delay = error.retry_after_ms or credit_poll_ms
-            return Outcome(Verdict.WAIT, failure=error.failure(), delay_ms=delay, reason="out of credit")
+            delay_ms = error.retry_after_ms or credit_poll_ms
+            return Outcome.released("out of credit", delay_s=delay_ms / 1000, failure=error.failure())
         case CapacityError():
             # the service's limit, not the job's fault: it waits like for any other place in a queue
-            delay = max(error.retry_after_ms or 0, policy.delay_ms(1, jitter))
+            delay_ms = max(error.retry_after_ms or 0, policy.delay_ms(1, jitter))
             reason = f"the service is at its limit: {error.message}"
-            return Outcome(Verdict.WAIT, failure=error.failure(), delay_ms=delay, reason=reason)
+            return Outcome.released(reason, delay_s=delay_ms / 1000, failure=error.failure())
         case Canceled():
-            return Outcome(Verdict.CANCELED, failure=error.failure())
+            return Outcome.canceled(error.failure())
         case JobTimeout():
-            return Outcome(Verdict.TIMED_OUT, failure=error.failure())
+            return Outcome.timeout(error.failure())
         case CrucibleError():
             return _by_policy(error.failure(), policy, attempt, jitter)
         case _:
-            return Outcome(Verdict.FAILED, failure=internal_failure(error))
+            return Outcome.failed(internal_failure(error))
 
 
 def internal_failure(error: BaseException) -> Failure:
@@ -97,5 +65,5 @@ def internal_failure(error: BaseException) -> Failure:
 def _by_policy(failure: Failure, policy: RetryPolicy, attempt: int, jitter: Callable[[], float]) -> Outcome:
     decision = policy.decide(failure, attempt, jitter)
     if decision.retry:
-        return Outcome(Verdict.RETRY, failure=failure, delay_ms=decision.delay_ms, reason=decision.reason)
-    return Outcome(Verdict.FAILED, failure=failure, reason=decision.reason)
+        return Outcome.retried(decision.reason, delay_s=decision.delay_ms / 1000, failure=failure)
+    return Outcome.failed(failure, decision.reason)

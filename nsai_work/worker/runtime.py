@@ -5,27 +5,25 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeAlias
 
 from nsai_work.clock import Clock, SystemClock
 from nsai_work.control import StopReason
 from nsai_work.dispatch.publisher import Publisher
-from nsai_work.dispatch.wakeup import WakeUp
-from nsai_work.job import Priority
 from nsai_work.logs import get_logger
 from nsai_work.settings import Settings
 from nsai_work.store import Standing
-from nsai_work.store.records import Claim
+from nsai_work.store.records import Claim, Selection, WakeUp
 from nsai_work.worker.attempt import Attempt
 from nsai_work.worker.backends import BackendPool
 from nsai_work.worker.execute import Executor
-from nsai_work.worker.fetcher import Intake
+from nsai_work.worker.fetcher import Fetcher
 from nsai_work.worker.leases import LeaseKeeper
-from nsai_work.worker.loop_lag import LagMeter
-from nsai_work.worker.maintainer import Sweeper
-from nsai_work.worker.worker_store import Ownership, Selection, open_ownership
+from nsai_work.worker.loop_lag import LoopLagMonitor
+from nsai_work.worker.maintainer import Maintainer
+from nsai_work.worker.worker_store import WorkerStore, open_worker_store
 
 log = get_logger(__name__)
 
@@ -35,84 +33,82 @@ SLACK_S = 0.005
 Part: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What a worker takes: these priorities, or (for ``run_inline``) exactly these jobs."""
-
-    priorities: Sequence[Priority] = tuple(Priority)
-    job_ids: Sequence[str] | None = None
-    concurrency: int = 100
-
-
 class Runtime:
     """The parts of one worker, wired together. Made and used on one event loop, but for ``wake_soon``."""
 
     def __init__(
-        self, settings: Settings, work: Work, ownership: Ownership, publisher: Publisher | None, clock: Clock
+        self,
+        settings: Settings,
+        selection: Selection,
+        concurrency: int,
+        store: WorkerStore,
+        publisher: Publisher | None,
+        clock: Clock,
     ) -> None:
         self._settings = settings
-        self._work = work
-        self.ownership = ownership
+        self._selection = selection
+        self._concurrency = concurrency
+        self.store = store
         self._attempts: set[Attempt] = set()
         self._stopping = asyncio.Event()
-        self._hurrying = asyncio.Event()
+        self._forced = asyncio.Event()
         # jobs that were asked for by name must not wait for another worker
-        self.backends = BackendPool(clock, only_usable=work.job_ids is None, credentials=settings.credentials)
+        self.backends = BackendPool(clock, only_usable=selection.job_ids is None, credentials=settings.credentials)
         self.leases = LeaseKeeper(
-            ownership.heartbeat, clock, ttl_s=settings.lease_ttl_s, interval_s=settings.heartbeat_interval_s
+            store.heartbeat, clock, ttl_s=settings.lease_ttl_s, interval_s=settings.heartbeat_interval_s
         )
-        self.intake = Intake(
+        self.fetcher = Fetcher(
             self._take,
             self._begin,
-            ownership.fences,
+            store.fences,
             clock,
-            concurrency=work.concurrency,
+            concurrency=concurrency,
             poll_interval_s=settings.poll_interval_s,
             stand_by=self._stand_by,
         )
-        self.lag = LagMeter(clock, lease_ttl_s=settings.lease_ttl_s)
-        self.sweeper = Sweeper(ownership, publisher, clock, self.intake.look, settings)
+        self.lag = LoopLagMonitor(clock, lease_ttl_s=settings.lease_ttl_s)
+        self.maintainer = Maintainer(store, publisher, clock, self.fetcher.look, settings)
         self._executor = Executor(
-            ownership,
+            store,
             self.backends,
             clock,
-            ownership.journal,
+            store.journal,
             shutdown_grace_s=settings.shutdown_grace_s,
             credit_poll_s=settings.credit_poll_s,
         )
 
     def wake(self, wake: WakeUp) -> None:
         """Take a hint."""
-        self.intake.wake(wake)
+        self.fetcher.wake(wake)
 
     def stop(self) -> None:
         """Claim no more, hand running jobs over, then end. Idempotent."""
         self._stopping.set()
 
-    def hurry(self) -> None:
+    def force_stop(self) -> None:
         """Give running jobs no more time."""
         self._stopping.set()
-        self._hurrying.set()
+        self._forced.set()
 
     async def run(self, on_ready: Callable[[], None] = lambda: None) -> None:
         """Work until told to stop."""
-        await self.ownership.register(await asyncio.to_thread(self.backends.available))
-        log.info("worker.started", worker_id=self.ownership.worker_id, concurrency=self._work.concurrency)
-        intake = asyncio.create_task(_forever("intake", self.intake.run))
+        await self.store.register(await asyncio.to_thread(self.backends.available))
+        log.info("worker.started", worker_id=self.store.worker_id, concurrency=self._concurrency)
+        fetcher = asyncio.create_task(_forever("fetcher", self.fetcher.run))
         parts = [asyncio.create_task(_forever(name, part)) for name, part in self._parts()]
         try:
             on_ready()
             await self._stopping.wait()
-            await _cancel(intake)
+            await _cancel(fetcher)
             await self._hand_over()
         finally:
-            await _cancel(intake, *parts)
+            await _cancel(fetcher, *parts)
             await self._abandon()
             await self.backends.close()
-            await self.ownership.close()
+            await self.store.close()
             log.info(
                 "worker.stopped",
-                worker_id=self.ownership.worker_id,
+                worker_id=self.store.worker_id,
                 loop_late_p50_ms=self.lag.quantile_ms(0.5),
                 loop_late_p99_ms=self.lag.quantile_ms(0.99),
                 loop_late_max_ms=self.lag.quantile_ms(1.0),
@@ -121,24 +117,24 @@ class Runtime:
     def _parts(self) -> Iterator[tuple[str, Part]]:
         yield "leases", self.leases.keep
         yield "lease guard", self.leases.guard
-        yield "cancel watch", partial(self.leases.watch_cancels, self.ownership.cancel_requests)
-        yield "sweeper", self.sweeper.run
-        yield "lag meter", self.lag.run
+        yield "cancel watch", partial(self.leases.watch_cancels, self.store.cancel_requests)
+        yield "maintainer", self.maintainer.run
+        yield "loop lag monitor", self.lag.run
 
     async def _take(self, limit: int) -> Sequence[Claim]:
-        return [] if self._is_busy() else await self.ownership.claim(limit, self._choice())
+        return [] if self._is_busy() else await self.store.claim(limit, self._claimable())
 
     def _stand_by(self, limit: int) -> Standing | None:
         # jobs that were asked for by name are there already, or become ready by what happens here
-        by_name = self._work.job_ids is not None
-        return None if by_name or self._is_busy() else self.ownership.stand_by(limit, self._choice())
+        by_name = self._selection.job_ids is not None
+        return None if by_name or self._is_busy() else self.store.stand_by(limit, self._claimable())
 
     def _is_busy(self) -> bool:
         """Whether more jobs would cost the leases of those that run; other workers take them, or this one later."""
-        return self.lag.late and self.intake.running > 0
+        return self.lag.late and self.fetcher.running > 0
 
-    def _choice(self) -> Selection:
-        return Selection(self._work.priorities, self.backends.available(), self._work.job_ids)
+    def _claimable(self) -> Selection:
+        return replace(self._selection, backends=tuple(sorted(self.backends.available().items())))
 
     def _begin(self, claim: Claim, claimed_at: float) -> None:
         attempt = Attempt(claim, renewed_at=claimed_at)
@@ -149,16 +145,16 @@ class Runtime:
     async def _attempt(self, attempt: Attempt) -> None:
         try:
             outcome = await self._executor.execute(attempt)
-            if outcome.delay_ms:
+            if outcome.delay_s:
                 # it will be due then; who else looks sooner may have it
-                asyncio.get_running_loop().call_later(outcome.delay_ms / 1000 + SLACK_S, self.intake.look)
+                asyncio.get_running_loop().call_later(outcome.delay_s + SLACK_S, self.fetcher.look)
         except Exception:
             # the executor itself is at fault; the lease runs out and the job is taken over
             log.exception("worker.executor_failed", job_id=attempt.job_id)
         finally:
             self.leases.remove(attempt)
             self._attempts.discard(attempt)
-            self.intake.ended()
+            self.fetcher.ended()
 
     async def _hand_over(self) -> None:
         """Ask every job to stop at its next border; leave when all have, or when time is up."""
@@ -167,7 +163,7 @@ class Runtime:
         tasks = {attempt.task for attempt in self._attempts if attempt.task is not None}
         if not tasks:
             return
-        hurry = asyncio.create_task(self._hurrying.wait())
+        hurry = asyncio.create_task(self._forced.wait())
         everything = asyncio.create_task(asyncio.wait(tasks))
         # the executors give each job the grace period; this is the net below them
         limit = self._settings.shutdown_grace_s + 15
@@ -183,7 +179,7 @@ class Runtime:
         for attempt in left:
             log.warning("job.cut_short", job_id=attempt.job_id)
         await _cancel(*(attempt.task for attempt in left if attempt.task is not None))
-        await self.ownership.release([attempt.claim for attempt in left], "the worker was shut down at once")
+        await self.store.release([attempt.claim for attempt in left], "the worker was shut down at once")
 
 
 async def _forever(name: str, part: Part) -> None:
@@ -204,7 +200,12 @@ async def _cancel(*tasks: "asyncio.Task[Any]") -> None:
 
 
 async def open_runtime(
-    settings: Settings, work: Work, *, publisher: Publisher | None, clock: Clock | None = None
+    settings: Settings,
+    selection: Selection,
+    concurrency: int,
+    *,
+    publisher: Publisher | None,
+    clock: Clock | None = None,
 ) -> Runtime:
     """A runtime with its own connection to the store.
 
@@ -212,5 +213,5 @@ async def open_runtime(
         StoreUnavailable: the database does not answer.
     """
     clock = clock or SystemClock()
-    ownership = await open_ownership(settings, clock)
-    return Runtime(settings, work, ownership, publisher, clock)
+    store = await open_worker_store(settings, clock)
+    return Runtime(settings, selection, concurrency, store, publisher, clock)

@@ -12,10 +12,10 @@ from collections import deque
 from collections.abc import Callable
 
 from nsai_work.dispatch.publisher import Publisher
-from nsai_work.dispatch.wakeup import WakeUp
 from nsai_work.logs import get_logger
 from nsai_work.settings import Settings
-from nsai_work.worker.runtime import Runtime, Work, open_runtime
+from nsai_work.store.records import Selection, WakeUp
+from nsai_work.worker.runtime import Runtime, open_runtime
 
 log = get_logger(__name__)
 
@@ -23,9 +23,16 @@ log = get_logger(__name__)
 class RuntimeThread:
     """Starts, wakes and stops a runtime from any thread. ``on_end`` is called in its thread when it has ended."""
 
-    def __init__(self, settings: Settings, work: Work, on_end: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        selection: Selection | None = None,
+        concurrency: int | None = None,
+        on_end: Callable[[], None] = lambda: None,
+    ) -> None:
         self._settings = settings
-        self._work = work
+        self._selection = selection or Selection()
+        self._concurrency = concurrency or settings.concurrency
         self._on_end = on_end
         self._reset()
 
@@ -36,7 +43,7 @@ class RuntimeThread:
         self._runtime: Runtime | None = None
         self._ready = threading.Event()
         self._failure: BaseException | None = None
-        self._hints: deque[WakeUp] = deque()
+        self._wake_ups: deque[WakeUp] = deque()
         self._drain_asked = False
 
     def start(self) -> None:
@@ -55,12 +62,12 @@ class RuntimeThread:
             raise self._failure
 
     def wake(self, wake: WakeUp) -> None:
-        """Take a hint; dropped when nothing runs here."""
+        """Queue a wake-up; dropped when nothing runs here."""
         if self._pid != os.getpid():
             return
-        # one call into the loop serves all hints that come before it is run; appended first, so that a drain that
-        # has not begun finds it, and one that has lets this thread ask for the next
-        self._hints.append(wake)
+        # one call into the loop serves all wake-ups that come before it is run; appended first, so that a drain
+        # that has not begun finds it, and one that has lets this thread ask for the next
+        self._wake_ups.append(wake)
         if not self._drain_asked:
             self._drain_asked = True
             self._call(self._drain)
@@ -82,10 +89,10 @@ class RuntimeThread:
         if self._runtime is not None:
             self._call(self._runtime.stop)
 
-    def hurry(self) -> None:
+    def force_stop(self) -> None:
         """Give running jobs no more time."""
         if self._runtime is not None:
-            self._call(self._runtime.hurry)
+            self._call(self._runtime.force_stop)
 
     def join(self, timeout_s: float | None = None) -> bool:
         """Wait for the end; whether it has come."""
@@ -109,7 +116,9 @@ class RuntimeThread:
         publisher = Publisher(self._settings)
         self._loop = asyncio.get_running_loop()
         try:
-            self._runtime = await open_runtime(self._settings, self._work, publisher=publisher)
+            self._runtime = await open_runtime(
+                self._settings, self._selection, self._concurrency, publisher=publisher
+            )
             await self._runtime.run(on_ready=self._begin)
         finally:
             publisher.close()
@@ -123,10 +132,10 @@ class RuntimeThread:
 
     def _drain(self) -> None:
         self._drain_asked = False
-        while self._hints:
-            hint = self._hints.popleft()
+        while self._wake_ups:
+            wake_up = self._wake_ups.popleft()
             if self._runtime is not None:
-                self._runtime.wake(hint)
+                self._runtime.wake(wake_up)
 
     def _call(self, function: Callable[[], None]) -> None:
         loop = self._loop
@@ -135,5 +144,5 @@ class RuntimeThread:
         try:
             loop.call_soon_threadsafe(function)
         except RuntimeError:
-            # the loop has just closed: whoever asked wanted it to end, or lost a hint
+            # the loop has just closed: whoever asked wanted it to end, or lost a wake-up
             return

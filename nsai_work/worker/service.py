@@ -13,7 +13,7 @@ from nsai_work.dispatch.queues import queue_name
 from nsai_work.job import Priority
 from nsai_work.logs import configure_logging
 from nsai_work.settings import Settings
-from nsai_work.worker.runtime import Work
+from nsai_work.store.records import Selection
 from nsai_work.worker.runtime_thread import RuntimeThread
 
 
@@ -29,8 +29,9 @@ def run_worker(
         StoreUnavailable: the database does not answer when the worker starts.
     """
     configure_logging(settings)
-    work = Work(priorities=tuple(queues), concurrency=concurrency or settings.concurrency)
-    runtime = RuntimeThread(settings, work, on_end=_stop_consuming)
+    every = set(queues) == set(Priority)
+    selection = Selection(priorities=None if every else tuple(queues))
+    runtime = RuntimeThread(settings, selection, concurrency, on_end=_stop_consuming)
     # a worker of an earlier call in this process may have left its wish to stop behind
     state.should_stop = state.should_terminate = None
     # before Celery, which would turn an error of the store into a log line
@@ -45,7 +46,7 @@ def run_worker(
 
 
 def _stop_consuming() -> None:
-    """A consumer without a runtime would only throw hints away."""
+    """A consumer without a runtime would only throw wake-ups away."""
     if state.should_stop is None:
         state.should_stop = 1
 
@@ -75,7 +76,7 @@ def _signals(runtime: RuntimeThread) -> Iterator[None]:
             runtime.ask_to_stop()
             state.should_stop = 0
         elif asked == 2:
-            runtime.hurry()
+            runtime.force_stop()
         else:
             os._exit(128 + number)
 

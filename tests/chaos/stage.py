@@ -21,7 +21,7 @@ from nsai_work import Job, JobHandle, submit_many
 from nsai_work.client.connections import publisher
 from nsai_work.job import Priority
 from nsai_work.lifecycle import JobStatus
-from nsai_work.store import Hint
+from nsai_work.store import WakeUp
 from tests.rig import Proxy, Rig, until
 
 LEASE_TTL_S = 8.0
@@ -124,13 +124,16 @@ class Stage:
             self.broker.open()
             self.counts["broker cuts"] += 1
 
-    def send_stale_hints(self) -> None:
+    def send_stale_wake_ups(self) -> None:
         """Hints doubled, late, early, and for nobody."""
-        hints = [
-            Hint(handle.id, self.dice.randrange(5), self.dice.choice(list(Priority))) for handle in self.handles * 3
+        wake_ups = [
+            WakeUp(job_id=handle.id, fence=self.dice.randrange(5), priority=self.dice.choice(list(Priority)))
+            for handle in self.handles * 3
         ]
-        publisher(self.rig.settings()).publish([*hints, Hint("nobody", 0, Priority.BATCH)])
-        self.counts["stale hints"] += len(hints) + 1
+        publisher(self.rig.settings()).publish(
+            [*wake_ups, WakeUp(job_id="nobody", fence=0, priority=Priority.BATCH)]
+        )
+        self.counts["stale wake-ups"] += len(wake_ups) + 1
 
     def disturb_service(self) -> None:
         """A fault of the service, before or after a call took effect."""

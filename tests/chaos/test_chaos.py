@@ -104,13 +104,13 @@ def _chaos(
 def test_killed_workers_leave_no_trace(
     rig_and_broker: tuple[Rig, Proxy | None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Workers killed at random points, hints stale and doubled, brokers cut: every job ends once, with the losses
-    and the weights of an undisturbed run, bit for bit."""
+    """Workers killed at random points, wake-ups stale and doubled, brokers cut: every job ends once, with the
+    losses and the weights of an undisturbed run, bit for bit."""
 
     def acts(stage: Stage) -> list[tuple[Callable[[], None], int]]:
         return [
             (stage.kill_one, 10),
-            (stage.send_stale_hints, 2),
+            (stage.send_stale_wake_ups, 2),
             (stage.cut_broker, 1),
             (stage.disturb_service, 2),
         ]
@@ -131,7 +131,7 @@ def test_two_hundred_kills(
             (stage.kill_successor, 5),
             (stage.freeze_one, 1),
             (stage.ask_one_to_leave, 3),
-            (stage.send_stale_hints, 3),
+            (stage.send_stale_wake_ups, 3),
             (stage.cut_broker, 3),
             (stage.disturb_service, 6),
             (stage.corrupt_run, 2),

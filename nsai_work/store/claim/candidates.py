@@ -1,7 +1,7 @@
 """Which lanes a worker could take from now."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Final
 
@@ -12,7 +12,7 @@ from nsai_work.store.engine.columns import UtcTime
 from nsai_work.store.engine.database import PREPARED, Tx
 from nsai_work.store.lanes import front_of
 from nsai_work.store.maintenance.scheduler import CLOCK_SKEW, clock_was_set_back, time_has_come
-from nsai_work.store.records import Wanted
+from nsai_work.store.records import Selection
 from nsai_work.store.schema import jobs, lane_backends, lanes, limits, status_in, turns
 
 _DUE: Final = or_(
@@ -48,24 +48,9 @@ class Outlook:
     limits_set: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """What a worker would take, as far as it makes another statement."""
-
-    backends: tuple[tuple[str, str], ...] | None
-    kinds: tuple[str, ...] | None
-    ranks: tuple[int, ...] | None
-    named: bool
-
-    @classmethod
-    def of(cls, wanted: Wanted) -> "Choice":
-        """What this worker would take."""
-        return cls(
-            None if wanted.backends is None else tuple(sorted(wanted.backends.items())),
-            None if wanted.kinds is None else tuple(str(kind) for kind in wanted.kinds),
-            None if wanted.priorities is None else tuple(priority.rank for priority in wanted.priorities),
-            wanted.job_ids is not None,
-        )
+def statement_key(selection: Selection) -> Selection:
+    """The selection as far as it determines the text of a statement: which job ids it names is a parameter."""
+    return selection if selection.job_ids is None else replace(selection, job_ids=())
 
 
 def times(tx: Tx) -> dict[str, object]:
@@ -73,12 +58,12 @@ def times(tx: Tx) -> dict[str, object]:
     return {"now": tx.now, "bound": tx.now + CLOCK_SKEW}
 
 
-def look(tx: Tx, wanted: Wanted, *, limited: bool) -> Outlook:
+def look(tx: Tx, selection: Selection, *, limited: bool) -> Outlook:
     """The outlook for a worker. Without ``limited`` a much simpler question is asked, which leaves limits out."""
-    statement = _statement(Choice.of(wanted), limited)
+    statement = _statement(statement_key(selection), limited)
     values = times(tx)
-    if wanted.job_ids is not None:
-        theirs = select(jobs.c.lane_id).where(jobs.c.id.in_(list(wanted.job_ids))).distinct()
+    if selection.job_ids is not None:
+        theirs = select(jobs.c.lane_id).where(jobs.c.id.in_(list(selection.job_ids))).distinct()
         values["lane_ids"] = tx.connection.execute(theirs).scalars().all()
     rows = tx.connection.execute(statement, values).all()
     found: dict[int, list[Row[Any]]] = {}
@@ -104,20 +89,20 @@ def _candidate(rows: Sequence[Row[Any]]) -> Candidate:
 
 
 @lru_cache(maxsize=64)
-def _statement(choice: Choice, limited: bool) -> Select[Any]:
+def _statement(selection: Selection, limited: bool) -> Select[Any]:
     # kept, because building it takes longer than running it
-    found = lanes_for(choice, limited=limited).subquery()
+    found = lanes_for(selection, limited=limited).subquery()
     order = (found.c.rank, found.c.turn, found.c.front, found.c.id)
     facts = FACTS.subquery()
     both = facts.outerjoin(found, found.c.front.is_not(None))
     statement = select(facts, found).select_from(both).order_by(*order)
-    return statement if choice.named else statement.execution_options(**PREPARED)
+    return statement if selection.job_ids is not None else statement.execution_options(**PREPARED)
 
 
-def lanes_for(choice: Choice, *, limited: bool) -> Select[Any]:
+def lanes_for(selection: Selection, *, limited: bool) -> Select[Any]:
     """Active lanes that a worker could take from, each as often as it has backends; ``front`` is null for one
     without a ready job. Without ``limited`` those too that are full."""
-    credential = _credential(choice.backends)
+    credential = _credential(selection.backends)
     bound = exists().where(_applies(credential)).correlate(lanes, lane_backends)
     columns = (
         *(lanes.c[name] for name in ("id", "tenant_id", "rank", "model", "group_key", "group_max")),
@@ -134,13 +119,13 @@ def lanes_for(choice: Choice, *, limited: bool) -> Select[Any]:
         .join(turns, and_(turns.c.tenant_id == lanes.c.tenant_id, turns.c.rank == lanes.c.rank))
         .where(lanes.c.active)
     )
-    if choice.backends is not None:
-        lane = lane.where(_one_of(lane_backends.c.backend, [name for name, _ in choice.backends]))
-    if choice.kinds is not None:
-        lane = lane.where(_one_of(lanes.c.kind, choice.kinds))
-    if choice.ranks is not None:
-        lane = lane.where(_one_of(lanes.c.rank, choice.ranks))
-    if choice.named:
+    if selection.backends is not None:
+        lane = lane.where(_one_of(lane_backends.c.backend, [name for name, _ in selection.backends]))
+    if selection.kinds is not None:
+        lane = lane.where(_one_of(lanes.c.kind, [str(kind) for kind in selection.kinds]))
+    if selection.priorities is not None:
+        lane = lane.where(_one_of(lanes.c.rank, [priority.rank for priority in selection.priorities]))
+    if selection.job_ids is not None:
         lane = lane.where(lanes.c.id.in_(bindparam("lane_ids", expanding=True)))
     if limited:
         lane = lane.where(~_group_is_full(), ~_limit_is_reached(credential))

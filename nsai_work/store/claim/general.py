@@ -21,7 +21,7 @@ from nsai_work.store.engine.database import PREPARED, Tx
 from nsai_work.store.lanes import ready_in
 from nsai_work.store.lifecycle.transitions import plan_events
 from nsai_work.store.maintenance.scheduler import release_delayed
-from nsai_work.store.records import Claim, Wanted
+from nsai_work.store.records import Claim, ClaimRequest
 from nsai_work.store.rows import job_of, select_jobs
 from nsai_work.store.schema import attempts, jobs, turns
 
@@ -38,28 +38,28 @@ class _Taken:
     credential: str
 
 
-def claim(tx: Tx, wanted: Wanted) -> list[Claim]:
-    """Take up to ``wanted.limit`` ready jobs; each gets a lease, a new fence and one more attempt."""
-    if wanted.limit <= 0 or wanted.job_ids == []:
+def claim(tx: Tx, request: ClaimRequest) -> list[Claim]:
+    """Take up to ``request.limit`` ready jobs; each gets a lease, a new fence and one more attempt."""
+    if request.limit <= 0 or request.selection.job_ids == ():
         return []
-    candidates = _candidates(tx, wanted)
+    candidates = _candidates(tx, request)
     if not candidates:
         return []
-    picking = _Picking(tx, wanted, measure(tx, candidates))
+    picking = _Picking(tx, request, measure(tx, candidates))
     for _, group in groupby(candidates, key=lambda candidate: candidate.rank):
         _pick_in_turns(picking, list(group))
         if not picking.missing:
             break
-    return _own(tx, wanted, picking.taken)
+    return _own(tx, request, picking.taken)
 
 
-def _candidates(tx: Tx, wanted: Wanted) -> Sequence[Candidate]:
+def _candidates(tx: Tx, request: ClaimRequest) -> Sequence[Candidate]:
     # mostly no limit is set and no delay has just ended, so one look will do
-    outlook = look(tx, wanted, limited=False)
+    outlook = look(tx, request.selection, limited=False)
     if outlook.delay_over:
         release_delayed(tx)
     if outlook.delay_over or outlook.limits_set:
-        outlook = look(tx, wanted, limited=outlook.limits_set)
+        outlook = look(tx, request.selection, limited=outlook.limits_set)
     return outlook.candidates
 
 
@@ -68,7 +68,7 @@ class _Picking:
     """What a claim has picked so far. ``passed`` is, by lane, the last seq it has been to."""
 
     tx: Tx
-    wanted: Wanted
+    request: ClaimRequest
     capacity: Capacity
     taken: list[_Taken] = field(default_factory=list)
     passed: dict[int, int] = field(default_factory=dict)
@@ -76,7 +76,7 @@ class _Picking:
     @property
     def missing(self) -> int:
         """How many jobs are still asked for."""
-        return self.wanted.limit - len(self.taken)
+        return self.request.limit - len(self.taken)
 
     def pick(self, lane: Candidate, asked: int) -> int:
         """Lock up to so many jobs at the front of a lane; how many there were."""
@@ -100,9 +100,9 @@ class _Picking:
             "count": count,
             "passed": self.passed.get(lane.lane_id, _START),
         }
-        if self.wanted.job_ids is not None:
-            values["job_ids"] = list(self.wanted.job_ids)
-        return self.tx.connection.execute(_front_of_lane(self.wanted.job_ids is not None), values).all()
+        if self.request.selection.job_ids is not None:
+            values["job_ids"] = list(self.request.selection.job_ids)
+        return self.tx.connection.execute(_front_of_lane(self.request.selection.job_ids is not None), values).all()
 
 
 @lru_cache
@@ -160,28 +160,28 @@ def _move_back(tx: Tx, rank: int, served: Sequence[str]) -> None:
     tx.connection.execute(moved.values(turn=last + 1))
 
 
-def _own(tx: Tx, wanted: Wanted, taken: Sequence[_Taken]) -> list[Claim]:
+def _own(tx: Tx, request: ClaimRequest, taken: Sequence[_Taken]) -> list[Claim]:
     if not taken:
         return []
     check_transition(JobStatus.QUEUED, JobStatus.RUNNING)
-    claims = [_claim_of(tx, wanted, one) for one in taken]
+    claims = [_claim_of(tx, request, one) for one in taken]
     writes = Writes()
-    writes.update(jobs, [_job_row(tx, wanted, one) for one in claims], by=("seq",), exact=True)
+    writes.update(jobs, [_job_row(tx, request, one) for one in claims], by=("seq",), exact=True)
     writes.insert(attempts, [_attempt_row(tx, one) for one in claims])
     plan_events(tx, [_event(one) for one in claims], writes)
     writes.run(tx)
     return claims
 
 
-def _job_row(tx: Tx, wanted: Wanted, claim: Claim) -> dict[str, Any]:
+def _job_row(tx: Tx, request: ClaimRequest, claim: Claim) -> dict[str, Any]:
     return {
         "seq": claim.seq,
         "status": str(JobStatus.RUNNING),
         "fence": claim.fence,
         "attempt": claim.attempt,
         "beat": 0,
-        "lease_ttl_ms": int(wanted.lease_ttl_s * 1000),
-        "worker_id": wanted.worker_id,
+        "lease_ttl_ms": int(request.lease_ttl_s * 1000),
+        "worker_id": request.worker_id,
         "credential": claim.credential,
         "started_at": claim.job.started_at,
         "delayed_since": None,
@@ -189,14 +189,14 @@ def _job_row(tx: Tx, wanted: Wanted, claim: Claim) -> dict[str, Any]:
     }
 
 
-def _claim_of(tx: Tx, wanted: Wanted, one: _Taken) -> Claim:
+def _claim_of(tx: Tx, request: ClaimRequest, one: _Taken) -> Claim:
     fence, attempt = one.row.fence + 1, one.row.attempt + 1
     job = job_of(
         one.row._mapping,
         status=JobStatus.RUNNING,
         fence=fence,
         attempt=attempt,
-        worker_id=wanted.worker_id,
+        worker_id=request.worker_id,
         started_at=one.row.started_at or tx.now,
         wait_reason=None,
     )
@@ -205,7 +205,7 @@ def _claim_of(tx: Tx, wanted: Wanted, one: _Taken) -> Claim:
         seq=one.row.seq,
         fence=fence,
         attempt=attempt,
-        worker_id=wanted.worker_id,
+        worker_id=request.worker_id,
         backend=one.backend,
         credential=one.credential,
     )

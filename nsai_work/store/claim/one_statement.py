@@ -27,12 +27,12 @@ from sqlalchemy import (
 )
 
 from nsai_work.lifecycle import JobStatus
-from nsai_work.store.claim.candidates import FACTS, Choice, lanes_for, times
+from nsai_work.store.claim.candidates import FACTS, lanes_for, times
 from nsai_work.store.engine.columns import UtcTime
 from nsai_work.store.engine.database import Tx
 from nsai_work.store.engine.pg_statement import Direct
 from nsai_work.store.lanes import ready_in
-from nsai_work.store.records import Claim, Wanted
+from nsai_work.store.records import Claim, ClaimRequest, Selection
 from nsai_work.store.rows import STATE_FIELDS, job_of
 from nsai_work.store.schema import attempts, events, jobs, specs
 
@@ -42,21 +42,21 @@ _NONE: Final[ColumnElement[int]] = literal_column("0", Integer())
 _ONE: Final[ColumnElement[int]] = literal_column("1", Integer())
 
 
-def take(tx: Tx, wanted: Wanted) -> list[Claim] | None:
+def take(tx: Tx, request: ClaimRequest) -> list[Claim] | None:
     """As ``claiming.claim``, in one statement for PostgreSQL. None if there is more to decide; nothing is taken
     then."""
-    if wanted.limit <= 0 or wanted.job_ids is not None:
+    if request.limit <= 0 or request.selection.job_ids is not None:
         return None
     values = {
         **times(tx),
-        "count": wanted.limit,
-        "worker_id": wanted.worker_id,
-        "lease_ttl_ms": int(wanted.lease_ttl_s * 1000),
+        "count": request.limit,
+        "worker_id": request.worker_id,
+        "lease_ttl_ms": int(request.lease_ttl_s * 1000),
     }
-    rows = _statement(Choice.of(wanted)).execute(tx, values)
+    rows = _statement(request.selection).execute(tx, values)
     if not rows[0]["simple"]:
         return None
-    return [_claim_of(row, wanted.worker_id) for row in rows if row["seq"] is not None]
+    return [_claim_of(row, request.worker_id) for row in rows if row["seq"] is not None]
 
 
 def _claim_of(row: Mapping[str, Any], worker_id: str) -> Claim:
@@ -72,9 +72,9 @@ def _claim_of(row: Mapping[str, Any], worker_id: str) -> Claim:
 
 
 @lru_cache(maxsize=64)
-def _statement(choice: Choice) -> Direct:
+def _statement(selection: Selection) -> Direct:
     # kept, because building it takes longer than running it
-    found = lanes_for(choice, limited=False).cte("found")
+    found = lanes_for(selection, limited=False).cte("found")
     situation = _situation(found)
     lone = _lone_lane(found, situation)
     taken = _taken(lone)

@@ -2,81 +2,90 @@
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any, TypeAlias
+from typing import Any
 
 from sqlalchemy import Row, select
 
 from crucible.errors import Canceled, CrucibleError
-from nsai_work.errors import LeaseLost
-from nsai_work.lifecycle import JobStatus, check_transition
+from nsai_work.errors import IllegalTransition, LeaseLost
+from nsai_work.lifecycle import JobStatus
 from nsai_work.store.engine.bulk_write import Writes
 from nsai_work.store.engine.database import Tx
 from nsai_work.store.lifecycle.dependencies import after_end
 from nsai_work.store.lifecycle.transitions import Move, lock_by_id, plan_moves
-from nsai_work.store.records import Claim, End, Outcome, Requeue
+from nsai_work.store.records import Claim, Outcome, OutcomeKind
 from nsai_work.store.rows import failure_json
 from nsai_work.store.schema import attempts
 
-Ruling: TypeAlias = CrucibleError | None
 
-
-def finish(tx: Tx, end: End) -> None:
+def finish(tx: Tx, claim: Claim, outcome: Outcome) -> None:
     """End a job.
 
     Raises:
         LeaseLost: another owner has it, or it has ended otherwise; nothing was written.
-        IllegalTransition: ``end.status`` is no end.
+        IllegalTransition: the outcome is not final.
     """
-    ruling = finish_many(tx, [end])[0]
-    if ruling is not None:
-        raise ruling
+    error = finish_many(tx, [(claim, outcome)])[0]
+    if error is not None:
+        raise error
 
 
-def finish_many(tx: Tx, ends: Sequence[End]) -> list[Ruling]:
-    """End jobs; for each None, or the LeaseLost that its owner must obey. Repeating an end changes nothing."""
-    for end in ends:
-        check_transition(JobStatus.RUNNING, end.status)
-    held, rulings = _fence(tx, [(end.claim, str(end.status)) for end in ends])
-    moves = [_end_move(tx, held[index], end) for index, end in enumerate(ends) if index in held]
+def finish_many(tx: Tx, ends: Sequence[tuple[Claim, Outcome]]) -> list[CrucibleError | None]:
+    """End jobs. Returns None for each, or the LeaseLost that its owner must obey. Repeating an end changes nothing.
+
+    Raises:
+        IllegalTransition: an outcome is not final; nothing was written.
+    """
+    for _, outcome in ends:
+        _require_final(outcome)
+    held, errors = _fence(tx, ends)
+    moves = [_end_move(tx, held[index], outcome) for index, (_, outcome) in enumerate(ends) if index in held]
     writes = Writes()
     plan_moves(tx, moves, writes)
     close_attempts(tx, [(one.row, str(one.status), one.values["error"]) for one in moves], writes)
     writes.run(tx)
     if moves:
         after_end(tx, [one.row.seq for one in moves])
-    return rulings
+    return errors
 
 
-def requeue(tx: Tx, back: Requeue) -> JobStatus:
-    """Give a running job back; where it went: queued, or canceled if that had been asked for.
+def _require_final(outcome: Outcome) -> None:
+    if not outcome.kind.status.ended:
+        raise IllegalTransition(
+            f"a job cannot end as {outcome.kind}; use requeue", details={"outcome": str(outcome.kind)}
+        )
+
+
+def requeue(tx: Tx, claim: Claim, outcome: Outcome) -> JobStatus:
+    """Requeue a running job. Returns its status: queued, or canceled if that had been requested.
 
     Raises:
         LeaseLost: another owner has it; nothing was written.
     """
-    held, rulings = _fence(tx, [(back.claim, _requeue_outcome(back))])
-    if rulings[0] is not None:
-        raise rulings[0]
+    held, errors = _fence(tx, [(claim, outcome)])
+    if errors[0] is not None:
+        raise errors[0]
     if not held:
         return JobStatus.QUEUED
     row = held[0]
     if row.cancel_requested_at is not None:
-        finish(tx, End(back.claim, JobStatus.CANCELED, error=Canceled("canceled by request").failure()))
+        finish(tx, claim, Outcome.canceled(Canceled("canceled by request").failure()))
         return JobStatus.CANCELED
-    values = {**released(tx, row, back.delay_s), "wait_reason": back.reason}
-    if not back.counts:
+    values = {**released(tx, row, outcome.delay_s), "wait_reason": outcome.reason}
+    if outcome.kind is OutcomeKind.RELEASED:
         values["attempt"] = max(row.attempt - 1, 0)
-    event = {"reason": back.reason, "delay_s": back.delay_s, "attempt": values.get("attempt", row.attempt)}
-    if back.failure is not None:
-        event["failure"] = failure_json(back.failure)
+    event = {
+        "reason": outcome.reason,
+        "delay_s": outcome.delay_s,
+        "attempt": values.get("attempt", row.attempt),
+    }
+    if outcome.failure is not None:
+        event["failure"] = failure_json(outcome.failure)
     writes = Writes()
     plan_moves(tx, [Move(row, JobStatus.QUEUED, values, event)], writes)
-    close_attempts(tx, [(row, _requeue_outcome(back), failure_json(back.failure))], writes)
+    close_attempts(tx, [(row, str(outcome.kind), failure_json(outcome.failure))], writes)
     writes.run(tx)
     return JobStatus.QUEUED
-
-
-def _requeue_outcome(back: Requeue) -> str:
-    return str(Outcome.RETRIED if back.counts else Outcome.RELEASED)
 
 
 def released(tx: Tx, row: Row[Any], delay_s: float) -> dict[str, Any]:
@@ -93,36 +102,37 @@ def released(tx: Tx, row: Row[Any], delay_s: float) -> dict[str, Any]:
     }
 
 
-def _end_move(tx: Tx, row: Row[Any], end: End) -> Move:
-    error = failure_json(end.error)
-    values = {"result": end.result, "error": error, "completed_at": tx.now, "wait_reason": None}
+def _end_move(tx: Tx, row: Row[Any], outcome: Outcome) -> Move:
+    error = failure_json(outcome.failure)
+    result = None if outcome.result is None else dict(outcome.result)
+    values = {"result": result, "error": error, "completed_at": tx.now, "wait_reason": None}
     event = {"attempt": row.attempt, "worker_id": row.worker_id}
     if error is not None:
         event |= {"code": error["code"], "message": error["message"]}
-    return Move(row, end.status, values, event)
+    return Move(row, outcome.kind.status, values, event)
 
 
-def _fence(tx: Tx, wanted: Sequence[tuple[Claim, str]]) -> tuple[dict[int, Row[Any]], list[Ruling]]:
-    """Lock the jobs; which of the claims still hold theirs, and the ruling for each.
+def _fence(tx: Tx, ends: Sequence[tuple[Claim, Outcome]]) -> tuple[dict[int, Row[Any]], list[CrucibleError | None]]:
+    """Lock the jobs. Returns the rows that their claims still own, by index, and the error for each claim.
 
-    A claim whose attempt already ended with the wanted outcome is told that all is well: the answer to an
-    earlier commit was lost on its way.
+    A claim whose attempt has already ended with this outcome gets no error: the answer to an earlier commit was
+    lost on its way.
     """
-    rows = lock_by_id(tx, {claim.job_id for claim, _ in wanted})
+    rows = lock_by_id(tx, {claim.job_id for claim, _ in ends})
     held: dict[int, Row[Any]] = {}
-    rulings: list[Ruling] = []
-    for index, (claim, outcome) in enumerate(wanted):
+    errors: list[CrucibleError | None] = []
+    for index, (claim, outcome) in enumerate(ends):
         # popped: of two ends for one claim in a batch, the first counts
         row = rows.pop(claim.job_id, None)
         if row is not None and row.status == JobStatus.RUNNING and row.fence == claim.fence:
             held[index] = row
-            rulings.append(None)
+            errors.append(None)
         else:
-            rulings.append(None if _outcome(tx, claim) == outcome else lease_lost(claim))
-    return held, rulings
+            errors.append(None if _recorded_outcome(tx, claim) == outcome.kind else lease_lost(claim))
+    return held, errors
 
 
-def _outcome(tx: Tx, claim: Claim) -> str | None:
+def _recorded_outcome(tx: Tx, claim: Claim) -> str | None:
     statement = select(attempts.c.outcome).where(
         attempts.c.job_seq == claim.seq, attempts.c.fence == claim.fence, attempts.c.worker_id == claim.worker_id
     )

@@ -21,7 +21,7 @@ from nsai_work.store.engine.database import Tx
 from nsai_work.store.lifecycle.dependencies import after_end
 from nsai_work.store.lifecycle.finish import close_attempts, released
 from nsai_work.store.lifecycle.transitions import Move, lock_rows, plan_moves
-from nsai_work.store.records import Claim, Lease, LeaseReport, Outcome
+from nsai_work.store.records import Claim, Lease, LeaseReport, OutcomeKind
 from nsai_work.store.rows import failure_json, failure_of
 from nsai_work.store.schema import attempts, jobs, specs, status_in
 
@@ -100,7 +100,7 @@ def reclaim(tx: Tx, expired: Sequence[Lease], *, max_crashes: int = MAX_CRASHES)
     moves = [_reclaim_move(tx, row, max_crashes) for row in rows]
     writes = Writes()
     plan_moves(tx, moves, writes)
-    close_attempts(tx, [(row, str(Outcome.LOST), failure_json(_lost(row))) for row in rows], writes)
+    close_attempts(tx, [(row, str(OutcomeKind.LOST), failure_json(_lost(row))) for row in rows], writes)
     writes.run(tx)
     ended = [one.row.seq for one in moves if one.status.ended]
     if ended:

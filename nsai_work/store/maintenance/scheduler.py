@@ -12,7 +12,7 @@ from nsai_work.store.engine.database import Tx
 from nsai_work.store.lanes import activate, front_of, ready_in
 from nsai_work.store.lifecycle.dependencies import after_end, settle
 from nsai_work.store.lifecycle.transitions import Move, lock_rows, move
-from nsai_work.store.records import Hint, Released
+from nsai_work.store.records import Released, WakeUp
 from nsai_work.store.rows import RANKS, failure_json
 from nsai_work.store.schema import dependencies, jobs, lanes, status_in
 
@@ -104,7 +104,7 @@ def _timeout_move(tx: Tx, row: Row[Any]) -> Move:
     return Move(row, JobStatus.TIMEOUT, values, {"code": failure.code, "message": failure.message})
 
 
-def overdue_hints(tx: Tx, *, older_than_s: float, limit: int = 200) -> list[Hint]:
+def overdue_wake_ups(tx: Tx, *, older_than_s: float, limit: int = 200) -> list[WakeUp]:
     """Ready jobs that nobody has taken for a while: the wake-ups to publish once more.
 
     The front of each lane suffices: who takes one looks for the next by itself.
@@ -122,4 +122,5 @@ def overdue_hints(tx: Tx, *, older_than_s: float, limit: int = 200) -> list[Hint
         .order_by(jobs.c.rank, jobs.c.seq)
         .limit(limit)
     )
-    return [Hint(row.id, row.fence, RANKS[row.rank]) for row in tx.connection.execute(statement)]
+    rows = tx.connection.execute(statement)
+    return [WakeUp(job_id=row.id, fence=row.fence, priority=RANKS[row.rank]) for row in rows]

@@ -13,7 +13,7 @@ from nsai_work.dispatch.publisher import Publisher
 from nsai_work.dispatch.queues import queue_name, wake_queue
 from nsai_work.job import Priority
 from nsai_work.settings import Settings
-from nsai_work.store import Hint
+from nsai_work.store import WakeUp
 from tests.rig import Proxy
 
 pytestmark = pytest.mark.amqp
@@ -41,29 +41,29 @@ def waiting(settings: Settings) -> int:
 def test_a_batch_is_on_the_queue_when_publish_returns(settings: Settings) -> None:
     """Twice, since the broker's numbers go on counting on the same channel."""
     publisher = Publisher(settings)
-    assert publisher.publish([Hint(f"job-{n}", 0, Priority.BATCH) for n in range(200)])
+    assert publisher.publish([WakeUp(job_id=f"job-{n}", fence=0, priority=Priority.BATCH) for n in range(200)])
     assert waiting(settings) == 200
-    assert publisher.publish([Hint("one-more", 0, Priority.BATCH)])
+    assert publisher.publish([WakeUp(job_id="one-more", fence=0, priority=Priority.BATCH)])
     assert waiting(settings) == 201
     publisher.close()
 
 
 def test_a_broker_that_is_cut_off_is_an_answer_not_a_hang(settings: Settings) -> None:
-    """The hints of a batch that was not confirmed count as not sent; later ones are, on a new connection."""
+    """The wake-ups of a batch that was not confirmed count as not sent; later ones are, on a new connection."""
     service = urlsplit(settings.broker_url)
     proxy = Proxy(service.hostname or "127.0.0.1", service.port or 5672)
     account = service.netloc.rpartition("@")[0]
     place = f"{account}@127.0.0.1:{proxy.port}" if account else f"127.0.0.1:{proxy.port}"
     through = Settings(broker_url=service._replace(netloc=place).geturl(), queue_prefix=settings.queue_prefix)
     publisher = Publisher(through)
-    assert publisher.publish([Hint("first", 0, Priority.BATCH)])
+    assert publisher.publish([WakeUp(job_id="first", fence=0, priority=Priority.BATCH)])
 
     proxy.cut()
-    assert not publisher.publish([Hint("lost", 0, Priority.BATCH)])
+    assert not publisher.publish([WakeUp(job_id="lost", fence=0, priority=Priority.BATCH)])
     proxy.open()
 
     again = Publisher(through)
-    assert again.publish([Hint("second", 0, Priority.BATCH)])
+    assert again.publish([WakeUp(job_id="second", fence=0, priority=Priority.BATCH)])
     assert waiting(settings) == 2
     again.close()
     publisher.close()

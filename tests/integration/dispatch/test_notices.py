@@ -11,12 +11,12 @@ import pytest
 from nsai_work import submit, submit_many
 from nsai_work.client.connections import close_connections
 from nsai_work.dispatch.broker import broker_connection
-from nsai_work.dispatch.debounce import Courier
-from nsai_work.dispatch.publisher import MAX_HINTS, Publisher, enough_of
+from nsai_work.dispatch.debounce import DebouncedPublisher
+from nsai_work.dispatch.publisher import MAX_WAKE_UPS, Publisher, enough_wake_ups
 from nsai_work.dispatch.queues import wake_queue
-from nsai_work.dispatch.wakeup import WakeUp, decode
+from nsai_work.dispatch.wakeup import decode
 from nsai_work.job import Priority
-from nsai_work.store import Hint
+from nsai_work.store import WakeUp
 from tests.rig import Rig, command, own_database, until
 
 BROKERS = [pytest.param("amqp", marks=pytest.mark.amqp), pytest.param("redis", marks=pytest.mark.redis)]
@@ -39,7 +39,7 @@ def spool(tmp_path: Path) -> Iterator[Rig]:
     made.close()
 
 
-def hints_on_queue(rig: Rig, priority: Priority = Priority.BATCH) -> list[str]:
+def wake_ups_on_queue(rig: Rig, priority: Priority = Priority.BATCH) -> list[str]:
     """Take all wake-ups from a queue; the jobs they name."""
     with broker_connection(rig.settings()) as connection:
         queue = wake_queue(rig.prefix, priority, rig.broker_url)(connection.default_channel)
@@ -56,7 +56,7 @@ def hints_on_queue(rig: Rig, priority: Priority = Priority.BATCH) -> list[str]:
 def test_a_job_is_worked_without_the_broker(rig: Rig) -> None:
     """The worker hears of it from the database, long before it would look by itself."""
     rig.start_worker(poll_interval_s=300, sweep_interval_s=300)
-    # hints to queues that nobody reads
+    # wake-ups to queues that nobody reads
     deaf = rig.settings(queue_prefix=f"{rig.prefix}-deaf")
 
     for number in range(3):
@@ -69,7 +69,7 @@ def test_a_job_is_worked_without_the_broker(rig: Rig) -> None:
 def test_the_broker_is_told_too(rig: Rig) -> None:
     """By a process that goes on, and by one that ends right after it has submitted."""
     handle = submit(command(), rig.settings())
-    until(lambda: hints_on_queue(rig) == [handle.id], "the broker was told")
+    until(lambda: wake_ups_on_queue(rig) == [handle.id], "the broker was told")
 
     job = "Job(kind='tool_call', backend='fake', payload={'command': 'noop'})"
     code = f"from nsai_work import Job, submit; print(submit({job}).id)"
@@ -77,12 +77,12 @@ def test_the_broker_is_told_too(rig: Rig) -> None:
         [sys.executable, "-c", code], env=rig.environment(), check=True, capture_output=True, text=True, timeout=60
     )
 
-    assert hints_on_queue(rig) == [done.stdout.strip()]
+    assert wake_ups_on_queue(rig) == [done.stdout.strip()]
 
 
 @pytest.mark.postgres
 def test_a_forked_process_tells_the_broker_itself(rig: Rig) -> None:
-    """What delivers hints does not follow into the child, which gets its own."""
+    """What delivers wake-ups does not follow into the child, which gets its own."""
     mine = submit(command(), rig.settings())
     child = os.fork()
     if child == 0:
@@ -96,33 +96,33 @@ def test_a_forked_process_tells_the_broker_itself(rig: Rig) -> None:
     assert os.waitstatus_to_exitcode(status) == 0
     close_connections()
 
-    assert sorted(hints_on_queue(rig)) == sorted([mine.id, "of the child"])
+    assert sorted(wake_ups_on_queue(rig)) == sorted([mine.id, "of the child"])
 
 
-def hint(number: int, priority: Priority = Priority.BATCH) -> Hint:
-    """A hint of a job."""
-    return Hint(f"job {number}", 0, priority)
+def wake_up(number: int, priority: Priority = Priority.BATCH) -> WakeUp:
+    """A wake-up of a job."""
+    return WakeUp(job_id=f"job {number}", fence=0, priority=priority)
 
 
-def test_a_courier_delivers_all_it_was_given(spool: Rig) -> None:
+def test_a_debounced_publisher_delivers_all_it_was_given(spool: Rig) -> None:
     """Closing it waits for what is left; after that it can be used again."""
-    courier = Courier(Publisher(spool.settings()))
-    courier.send([])
+    debounced = DebouncedPublisher(Publisher(spool.settings()))
+    debounced.send([])
     for number in range(3):
-        courier.send([hint(number)], f"00-{number % 2:032x}-{1:016x}-01")
-    courier.close()
-    assert sorted(hints_on_queue(spool)) == ["job 0", "job 1", "job 2"]
+        debounced.send([wake_up(number)])
+    debounced.close()
+    assert sorted(wake_ups_on_queue(spool)) == ["job 0", "job 1", "job 2"]
 
-    courier.send([hint(3)])
-    until(lambda: hints_on_queue(spool) == ["job 3"], "it was delivered by itself")
-    courier.close()
-    courier.close()
+    debounced.send([wake_up(3)])
+    until(lambda: wake_ups_on_queue(spool) == ["job 3"], "it was delivered by itself")
+    debounced.close()
+    debounced.close()
 
 
-def test_enough_hints_are_sent_for_each_priority() -> None:
+def test_enough_wake_ups_are_sent_for_each_priority() -> None:
     """A worker that serves one priority only is not left out because others came first."""
-    batch = [hint(number) for number in range(100)]
-    urgent = [hint(number, Priority.REALTIME) for number in range(3)]
+    batch = [wake_up(number) for number in range(100)]
+    urgent = [wake_up(number, Priority.REALTIME) for number in range(3)]
 
-    assert enough_of([*batch, *urgent]) == [*batch[:MAX_HINTS], *urgent]
-    assert enough_of([]) == []
+    assert enough_wake_ups([*batch, *urgent]) == [*batch[:MAX_WAKE_UPS], *urgent]
+    assert enough_wake_ups([]) == []

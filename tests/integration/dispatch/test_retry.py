@@ -43,4 +43,4 @@ def test_a_retry_wakes_a_worker(settings: Settings) -> None:
 
     assert handle.retry() is JobStatus.QUEUED
 
-    assert announced(settings) == [WakeUp(job_id=handle.id, fence=handle.job().fence)]
+    assert announced(settings) == [WakeUp(job_id=handle.id, fence=handle.job().fence, priority=Priority.BATCH)]

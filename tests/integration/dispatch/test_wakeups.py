@@ -13,7 +13,7 @@ from nsai_work.dispatch.queues import queue_name, wake_queue
 from nsai_work.dispatch.wakeup import TASK_NAME
 from nsai_work.job import Priority
 from nsai_work.lifecycle import JobStatus
-from nsai_work.store import Hint
+from nsai_work.store import WakeUp
 from tests.rig import Rig, command, until
 
 
@@ -70,7 +70,9 @@ def test_celerys_own_way_of_sending_wakes_too(rig: Rig) -> None:
     app = make_app(settings, lambda: pytest.fail("no worker runs here"))
     with app:
         queue = queue_name(rig.prefix, Priority.BATCH)
-        app.send_task(TASK_NAME, kwargs={"job_id": entry.job_id, "fence": entry.fence}, queue=queue)
+        app.send_task(
+            TASK_NAME, kwargs={"job_id": entry.job_id, "fence": entry.fence, "priority": "batch"}, queue=queue
+        )
 
     rig.handle(entry.job_id).result(timeout=60)
 
@@ -90,10 +92,10 @@ def test_rubbish_on_the_queue_is_acknowledged_and_counted(rig: Rig) -> None:
     _send(rig, {"a": 1})
     _send(rig, [1, 2, 3], {"task": "os.system", "id": "x"})
     _send(rig, b"\x80\x04N.", OURS, content_type="application/x-python-serialize", content_encoding="binary")
-    _send(rig, _wake_body(job_id="x" * 1000, fence=0), OURS, **RAW)
-    _send(rig, _wake_body(job_id="no such job", fence=0), OURS, **RAW)
-    _send(rig, _wake_body(job_id=done.id, fence=0), OURS, **RAW)
-    _send(rig, _wake_body(job_id=done.id, fence=0), OURS, **RAW)
+    _send(rig, _wake_body(job_id="x" * 1000, fence=0, priority="batch"), OURS, **RAW)
+    _send(rig, _wake_body(job_id="no such job", fence=0, priority="batch"), OURS, **RAW)
+    _send(rig, _wake_body(job_id=done.id, fence=0, priority="batch"), OURS, **RAW)
+    _send(rig, _wake_body(job_id=done.id, fence=0, priority="batch"), OURS, **RAW)
 
     assert submit(command(), settings).result(timeout=60) == {}
     until(lambda: "wake.unknown_job" in worker.text(), "the unknown job was logged", worker.text)
@@ -120,20 +122,20 @@ def test_a_redis_list_full_of_rubbish_does_not_stop_a_worker(redis_url: str, rig
     assert worker.process.poll() is None
 
 
-def test_a_stale_or_doubled_hint_runs_nothing_twice(rig: Rig) -> None:
-    """A hint for a job that runs, or has run, changes nothing."""
+def test_a_stale_or_doubled_wake_up_runs_nothing_twice(rig: Rig) -> None:
+    """A wake-up for a job that runs, or has run, changes nothing."""
     from nsai_work.client.connections import publisher
 
     rig.start_worker()
     settings = rig.settings()
-    handle = submit(command("sleep", arguments={"ms": 300}), settings)
+    handle = submit(command("sleep", arguments={"ms": 1500}), settings)
     until(lambda: handle.status() is JobStatus.RUNNING, "it runs")
 
     for fence in (0, 0, 1, 1, 7):
-        publisher(settings).publish([Hint(handle.id, fence, Priority.BATCH)])
+        publisher(settings).publish([WakeUp(job_id=handle.id, fence=fence, priority=Priority.BATCH)])
     handle.result(timeout=60)
     for fence in (0, 1, 2):
-        publisher(settings).publish([Hint(handle.id, fence, Priority.BATCH)])
+        publisher(settings).publish([WakeUp(job_id=handle.id, fence=fence, priority=Priority.BATCH)])
     submit(command(), settings).result(timeout=60)
 
     assert len(rig.store.attempts(handle.id)) == 1

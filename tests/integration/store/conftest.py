@@ -12,9 +12,10 @@ from sqlalchemy import create_engine, make_url, text
 
 from nsai_work import store as stores
 from nsai_work.job import Job
-from nsai_work.store import Store, Wanted, migrate_store, open_store
+from nsai_work.store import ClaimRequest, migrate_store
 from nsai_work.store.engine.migrate import HEAD, VERSION_TABLE
 from nsai_work.store.schema import metadata
+from tests.working_store import WorkingStore, open_working_store, selection
 
 
 class ManualClock:
@@ -108,9 +109,9 @@ def url(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def store(url: str, clock: ManualClock) -> Iterator[Store]:
+def store(url: str, clock: ManualClock) -> Iterator[WorkingStore]:
     """An empty store."""
-    opened = open_store(url, clock)
+    opened = open_working_store(url, clock)
     yield opened
     opened.close()
 
@@ -126,10 +127,10 @@ def make_job() -> Callable[..., Job]:
 
 
 @pytest.fixture
-def wanted() -> Callable[..., Wanted]:
-    """What worker w1 asks for: one job with a lease of 10 seconds, unless told otherwise."""
+def wanted() -> Callable[..., ClaimRequest]:
+    """Makes claim requests: worker w1, one job, a lease of 10 seconds; other fields select."""
 
-    def make(worker_id: str = "w1", limit: int = 1, lease_ttl_s: float = 10.0, **fields: object) -> Wanted:
-        return stores.Wanted(worker_id, limit, lease_ttl_s, **fields)  # type: ignore[arg-type]
+    def make(worker_id: str = "w1", limit: int = 1, lease_ttl_s: float = 10.0, **fields: object) -> ClaimRequest:
+        return stores.ClaimRequest(worker_id, limit, lease_ttl_s, selection(**fields))  # type: ignore[arg-type]
 
     return make

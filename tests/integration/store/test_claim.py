@@ -8,10 +8,10 @@ import pytest
 from nsai_work.job import Job, Priority
 from nsai_work.lifecycle import JobStatus
 from nsai_work.payloads import JobKind
-from nsai_work.store import End, Requeue, Store, Wanted
+from nsai_work.store import ClaimRequest, Outcome, Store
 
 MakeJob = Callable[..., Job]
-Want = Callable[..., Wanted]
+Want = Callable[..., ClaimRequest]
 
 
 def test_the_most_urgent_first_then_the_oldest(store: Store, make_job: MakeJob, wanted: Want) -> None:
@@ -89,7 +89,7 @@ def test_a_quota_holds_and_is_shown(store: Store, make_job: MakeJob, wanted: Wan
     waiting = store.list_jobs()[1]
     assert waiting.wait_reason == "quota of tenant t is used up (2 of 2 running)"
 
-    store.finish(End(next(claim for claim in claims if claim.job.tenant_id == "t"), JobStatus.SUCCEEDED))
+    store.finish(next(claim for claim in claims if claim.job.tenant_id == "t"), Outcome.succeeded())
     assert len(store.claim(wanted(limit=10))) == 1
     assert free.created
 
@@ -106,7 +106,7 @@ def test_a_concurrency_group_holds(store: Store, make_job: MakeJob, wanted: Want
 
     assert {claim.job_id for claim in claims} == {grouped[0].id, elsewhere.id, single.id}
     assert store.get(grouped[1].id).wait_reason == "concurrency group is full (1 of 1 running)"
-    store.finish(End(next(c for c in claims if c.job_id == grouped[0].id), JobStatus.SUCCEEDED))
+    store.finish(next(c for c in claims if c.job_id == grouped[0].id), Outcome.succeeded())
     assert [claim.job_id for claim in store.claim(wanted(limit=10))] == [grouped[1].id]
 
 
@@ -194,7 +194,7 @@ def test_a_delay_is_over_when_it_is_over(store: Store, make_job: MakeJob, wanted
     """A retry waits its delay, and is then claimed without any sweep."""
     store.submit([make_job()])
     (claim,) = store.claim(wanted())
-    store.requeue(Requeue(claim, "later", delay_s=30))
+    store.requeue(claim, Outcome.retried("later", delay_s=30))
 
     assert store.claim(wanted()) == []
     clock.pass_time(29)
@@ -210,7 +210,7 @@ def test_a_stepping_clock_holds_no_job_up(
     """A wall clock that steps by an hour delays neither what is queued nor what waits for a retry."""
     store.submit([make_job(), make_job()])
     (claim,) = store.claim(wanted())
-    store.requeue(Requeue(claim, "later", delay_s=30))
+    store.requeue(claim, Outcome.retried("later", delay_s=30))
 
     clock.step_wall(step_s)
     assert len(store.claim(wanted(limit=5))) >= 1
@@ -231,18 +231,18 @@ def test_an_hour_set_back_does_not_hide_new_jobs(
     assert [claim.job_id for claim in store.claim(wanted(limit=2))] == [before.job_id, after.job_id]
 
 
-def test_hints_name_what_nobody_took(store: Store, make_job: MakeJob, wanted: Want, clock: object) -> None:
-    """A job that is ready for some seconds and still there is hinted at again."""
+def test_wake_ups_name_what_nobody_took(store: Store, make_job: MakeJob, wanted: Want, clock: object) -> None:
+    """A job that is ready for some seconds and still there gets another wake-up."""
     (old, taken) = store.submit([make_job(), make_job(priority="realtime")])
     store.claim(wanted())
     clock.pass_time(10)
     store.submit([make_job()])
 
-    hints = store.overdue_hints(older_than_s=5)
+    wake_ups = store.overdue_wake_ups(older_than_s=5)
 
-    assert [(hint.job_id, hint.priority) for hint in hints] == [(old.job_id, Priority.BATCH)]
+    assert [(wake_up.job_id, wake_up.priority) for wake_up in wake_ups] == [(old.job_id, Priority.BATCH)]
     clock.wall -= timedelta(hours=1)
-    assert len(store.overdue_hints(older_than_s=5)) == 1
+    assert len(store.overdue_wake_ups(older_than_s=5)) == 1
     assert taken.created
 
 
@@ -253,9 +253,9 @@ def test_a_sleeping_lane_wakes(store: Store, make_job: MakeJob, wanted: Want) ->
     store.release_due()
     assert store.claim(wanted()) == []
 
-    store.requeue(Requeue(claim, "handed over", counts=False))
+    store.requeue(claim, Outcome.released("handed over"))
     (again,) = store.claim(wanted())
-    store.finish(End(again, JobStatus.SUCCEEDED))
+    store.finish(again, Outcome.succeeded())
     store.release_due()
     store.submit([make_job()])
 

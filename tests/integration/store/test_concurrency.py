@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from nsai_work.job import Job
 from nsai_work.lifecycle import JobStatus
-from nsai_work.store import End, JobFilter, Store, Wanted
+from nsai_work.store import ClaimRequest, JobFilter, Outcome, Store
 
 MakeJob = Callable[..., Job]
 THREADS = 4
@@ -41,10 +41,10 @@ def test_each_job_goes_to_one_owner(store: Store, make_job: MakeJob) -> None:
         for job in submitted[number]:
             store.submit([job])
         all_in.wait(60)
-        while claims := store.claim(Wanted(f"w{number}", 3, 30)):
+        while claims := store.claim(ClaimRequest(f"w{number}", 3, 30)):
             for claim in claims:
                 worked[claim.job_id] += 1
-                store.finish(End(claim, JobStatus.SUCCEEDED))
+                store.finish(claim, Outcome.succeeded())
 
     at_once(work)
 
@@ -61,14 +61,14 @@ def test_limits_hold_under_pressure(store: Store, make_job: MakeJob) -> None:
     def work(number: int) -> None:
         nonlocal running, most
         for _ in range(200):
-            claims = store.claim(Wanted(f"w{number}", 2, 30))
+            claims = store.claim(ClaimRequest(f"w{number}", 2, 30))
             with lock:
                 running += len(claims)
                 most = max(most, running)
             for claim in claims:
                 with lock:
                     running -= 1
-                store.finish(End(claim, JobStatus.SUCCEEDED))
+                store.finish(claim, Outcome.succeeded())
             if not claims and not store.list_jobs(JobFilter(status=JobStatus.QUEUED), limit=1):
                 return
 
@@ -101,15 +101,15 @@ def test_dependencies_that_end_together_release_their_dependent(store: Store, ma
         needed = [make_job() for _ in range(THREADS)]
         last = make_job(constraints={"depends_on": [job.id for job in needed]}, priority="offline")
         store.submit([*needed, last])
-        claims = store.claim(Wanted("w", THREADS, 30))
+        claims = store.claim(ClaimRequest("w", THREADS, 30))
         together = threading.Barrier(THREADS)
 
         def work(number: int, claims=claims, together=together) -> None:
             together.wait(30)
-            store.finish(End(claims[number], JobStatus.SUCCEEDED))
+            store.finish(claims[number], Outcome.succeeded())
 
         at_once(work)
 
-        (claim,) = store.claim(Wanted("w", 5, 30))
+        (claim,) = store.claim(ClaimRequest("w", 5, 30))
         assert claim.job_id == last.id
-        store.finish(End(claim, JobStatus.SUCCEEDED))
+        store.finish(claim, Outcome.succeeded())

@@ -9,11 +9,12 @@ from crucible.errors import BackendUnavailable
 from nsai_work.errors import IllegalTransition, JobNotFound, LeaseLost
 from nsai_work.job import Job
 from nsai_work.lifecycle import JobStatus
-from nsai_work.store import Claim, End, Requeue, Store, Wanted
+from nsai_work.store import Claim, ClaimRequest, Outcome, Store
 from nsai_work.store.lifecycle.finish import finish_many
+from nsai_work.store.records import OutcomeKind
 
 MakeJob = Callable[..., Job]
-Want = Callable[..., Wanted]
+Want = Callable[..., ClaimRequest]
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def claim(store: Store, make_job: MakeJob, wanted: Want) -> Claim:
 
 def test_a_result_is_recorded(store: Store, claim: Claim) -> None:
     """The end of a job, its attempt and its event are one transaction."""
-    store.finish(End(claim, JobStatus.SUCCEEDED, result={"answer": 42}))
+    store.finish(claim, Outcome.succeeded({"answer": 42}))
 
     job = store.get(claim.job_id)
     assert (job.status, job.result, job.error) == (JobStatus.SUCCEEDED, {"answer": 42}, None)
@@ -38,7 +39,7 @@ def test_a_failure_is_kept_as_data(store: Store, claim: Claim) -> None:
     """What went wrong comes back as it was recorded."""
     failure = BackendUnavailable("no answer", backend="fake", details={"tries": 3}).failure()
 
-    store.finish(End(claim, JobStatus.FAILED, error=failure))
+    store.finish(claim, Outcome.failed(failure))
 
     assert store.get(claim.job_id).error == failure
     assert store.attempts(claim.job_id)[0].failure == failure
@@ -46,30 +47,30 @@ def test_a_failure_is_kept_as_data(store: Store, claim: Claim) -> None:
 
 def test_an_end_whose_answer_was_lost_may_be_repeated(store: Store, claim: Claim) -> None:
     """The same end again is fine, another end is not."""
-    end = End(claim, JobStatus.SUCCEEDED)
-    store.finish(end)
+    end = (claim, Outcome.succeeded())
+    store.finish(*end)
 
-    store.finish(end)
+    store.finish(*end)
 
     with pytest.raises(LeaseLost):
-        store.finish(End(claim, JobStatus.FAILED))
+        store.finish(claim, Outcome.failed())
     assert [event.name for event in store.events(claim.job_id)].count("job.succeeded") == 1
 
 
 def test_only_an_end_ends_a_job(store: Store, claim: Claim) -> None:
     """A status the life cycle does not allow is refused."""
     with pytest.raises(IllegalTransition):
-        store.finish(End(claim, JobStatus.PENDING))
+        store.finish(claim, Outcome.released("handed over"))
 
 
 def test_many_end_at_once_and_each_gets_its_own_answer(store: Store, make_job: MakeJob, wanted: Want) -> None:
     """In a batch the stale ones are told so, and the others end."""
     store.submit([make_job() for _ in range(3)])
     first, second, third = store.claim(wanted(limit=3))
-    store.requeue(Requeue(second, "handed over", counts=False))
-    ends = [End(one, JobStatus.SUCCEEDED) for one in (first, second, third)]
+    store.requeue(second, Outcome.released("handed over"))
+    ends = [(one, Outcome.succeeded()) for one in (first, second, third)]
 
-    rulings = store.database.run(finish_many, [*ends, End(first, JobStatus.FAILED)])
+    rulings = store.database.run(finish_many, [*ends, (first, Outcome.failed())])
 
     assert [type(ruling) for ruling in rulings] == [type(None), LeaseLost, type(None), LeaseLost]
     ended = [store.get(one.job_id).status for one in (first, second, third)]
@@ -79,7 +80,7 @@ def test_many_end_at_once_and_each_gets_its_own_answer(store: Store, make_job: M
 @pytest.mark.parametrize(("counts", "attempt"), [(True, 2), (False, 1)], ids=["retry", "hand-over"])
 def test_what_counts_as_an_attempt(store: Store, claim: Claim, wanted: Want, counts: bool, attempt: int) -> None:
     """A retry uses an attempt up, a pause or a hand-over does not; the fence rises either way."""
-    store.requeue(Requeue(claim, "because", counts=counts))
+    store.requeue(claim, Outcome(OutcomeKind.RETRIED if counts else OutcomeKind.RELEASED, reason="because"))
 
     (again,) = store.claim(wanted("w2"))
 
@@ -88,7 +89,7 @@ def test_what_counts_as_an_attempt(store: Store, claim: Claim, wanted: Want, cou
 
 def test_a_paused_job_says_why(store: Store, claim: Claim, clock: object) -> None:
     """The reason and the time are there to be seen while the job waits."""
-    store.requeue(Requeue(claim, "out of credit", delay_s=300, counts=False))
+    store.requeue(claim, Outcome.released("out of credit", delay_s=300))
 
     job = store.get(claim.job_id)
 
@@ -99,17 +100,17 @@ def test_a_paused_job_says_why(store: Store, claim: Claim, clock: object) -> Non
 
 def test_a_stale_owner_changes_nothing(store: Store, claim: Claim, wanted: Want) -> None:
     """Once another owner has the job, the old one's writes are refused."""
-    store.requeue(Requeue(claim, "handed over", counts=False))
+    store.requeue(claim, Outcome.released("handed over"))
     (newer,) = store.claim(wanted("w2"))
     before = (store.get(claim.job_id), store.events(claim.job_id))
 
     with pytest.raises(LeaseLost, match="fencing token 1 no longer owns it"):
-        store.finish(End(claim, JobStatus.SUCCEEDED))
+        store.finish(claim, Outcome.succeeded())
     with pytest.raises(LeaseLost, match="fencing token 1 no longer owns it"):
-        store.requeue(Requeue(claim, "mine", delay_s=1))
+        store.requeue(claim, Outcome.retried("mine", delay_s=1))
 
     assert (store.get(claim.job_id), store.events(claim.job_id)) == before
-    store.finish(End(newer, JobStatus.SUCCEEDED))
+    store.finish(newer, Outcome.succeeded())
 
 
 def test_a_waiting_job_is_canceled_at_once(store: Store, make_job: MakeJob, wanted: Want) -> None:
@@ -129,13 +130,13 @@ def test_a_running_job_is_told_to_stop(store: Store, claim: Claim) -> None:
 
     report = store.heartbeat([claim], 10)
     assert report.cancel_requested == {claim.job_id}
-    assert store.requeue(Requeue(claim, "handed over", counts=False)) is JobStatus.CANCELED
+    assert store.requeue(claim, Outcome.released("handed over")) is JobStatus.CANCELED
     assert store.get(claim.job_id).status is JobStatus.CANCELED
 
 
 def test_an_ended_job_can_be_opened_again(store: Store, claim: Claim, wanted: Want) -> None:
     """A retry by hand gives all attempts back and forgets the failure; a success stays one."""
-    store.finish(End(claim, JobStatus.FAILED))
+    store.finish(claim, Outcome.failed())
 
     store.retry(claim.job_id)
 
@@ -145,7 +146,7 @@ def test_an_ended_job_can_be_opened_again(store: Store, claim: Claim, wanted: Wa
     assert (again.attempt, again.fence, again.job.error, again.job.completed_at) == (1, 2, None, None)
     with pytest.raises(IllegalTransition):
         store.retry(claim.job_id)
-    store.finish(End(again, JobStatus.SUCCEEDED))
+    store.finish(again, Outcome.succeeded())
     with pytest.raises(IllegalTransition):
         store.retry(claim.job_id)
 

@@ -10,10 +10,10 @@ from crucible.training import Intent, IntentKind, RunRef
 from nsai_work.errors import LeaseLost
 from nsai_work.job import Job
 from nsai_work.journal import CheckpointRecord, CheckpointStatus, Journal, RemoteRun, ResumeMode, StepRecord
-from nsai_work.store import AsyncStore, Claim, Requeue, Store, StoreJournal, Wanted
+from nsai_work.store import AsyncStore, Claim, ClaimRequest, Outcome, Store, StoreJournal
 
 MakeJob = Callable[..., Job]
-Want = Callable[..., Wanted]
+Want = Callable[..., ClaimRequest]
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_steps_and_open_intents_survive_their_owner(store: Store, claim: Claim, 
         assert snapshot.open_intents == [intent(2, 2), intent(3, 3)]
 
     with_journal(store, claim, first)
-    store.requeue(Requeue(claim, "handed over", counts=False))
+    store.requeue(claim, Outcome.released("handed over"))
     with_journal(store, store.claim(wanted("w2"))[0], second)
     assert [event.name for event in store.events(claim.job_id)].count("step") == 1
 
@@ -181,7 +181,7 @@ def test_a_stale_owner_writes_nothing_into_the_journal(store: Store, claim: Clai
             calls, LeaseLost
         )
 
-    store.requeue(Requeue(claim, "handed over", counts=False))
+    store.requeue(claim, Outcome.released("handed over"))
     store.claim(wanted("w2"))
     before = store.events(claim.job_id)
     with_journal(store, claim, story)
@@ -194,7 +194,7 @@ def test_steps_of_many_jobs_are_journaled_together(store: Store, make_job: MakeJ
     """Fifty runs that step at once each find their own record; a stale one among them hears it alone."""
     store.submit([make_job() for _ in range(50)])
     claims = store.claim(wanted(limit=50))
-    store.requeue(Requeue(claims[7], "handed over", counts=False))
+    store.requeue(claims[7], Outcome.released("handed over"))
 
     async def tell() -> list[object]:
         face = AsyncStore(store.database)

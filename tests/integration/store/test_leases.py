@@ -8,13 +8,13 @@ from nsai_work.errors import LeaseLost
 from nsai_work.job import Job
 from nsai_work.journal import StepRecord
 from nsai_work.lifecycle import JobStatus
-from nsai_work.store import Claim, Election, End, Lease, LeaseWatch, Store, Wanted
+from nsai_work.store import Claim, ClaimRequest, Election, Lease, LeaseWatch, Outcome, Store
 from nsai_work.store.journal.runs import complete_step
 from nsai_work.store.maintenance.workers import register_worker, worker_seen
 from nsai_work.worker_id import WorkerId
 
 MakeJob = Callable[..., Job]
-Want = Callable[..., Wanted]
+Want = Callable[..., ClaimRequest]
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_a_silent_owner_loses_its_job(store: Store, claim: Claim, wanted: Want, 
     assert store.heartbeat([claim, other], 10).held == {claim.job_id}
     assert store.heartbeat([claim], 10).lost == {claim.job_id}
     with pytest.raises(LeaseLost):
-        store.finish(End(claim, JobStatus.SUCCEEDED))
+        store.finish(claim, Outcome.succeeded())
     assert [one.outcome for one in store.attempts(claim.job_id)] == ["lost", None]
 
 
@@ -52,7 +52,7 @@ def test_an_owner_that_beats_keeps_its_job(store: Store, claim: Claim, clock: ob
     store.heartbeat([claim], 10)
 
     assert store.reclaim(expired) == {}
-    store.finish(End(claim, JobStatus.SUCCEEDED))
+    store.finish(claim, Outcome.succeeded())
 
 
 @pytest.mark.parametrize("step_s", [-3600, 3600], ids=["back", "forward"])

@@ -10,15 +10,16 @@ from crucible.errors import InvalidRequest
 from nsai_work.clock import SystemClock
 from nsai_work.job import Job
 from nsai_work.lifecycle import JobStatus
-from nsai_work.store import Claim, End, Limit, LimitUse, Store, Wanted
+from nsai_work.store import Claim, ClaimRequest, Limit, LimitUse, Outcome, Store
 from nsai_work.store.claim.limits import LONGEST_MODEL_BYTES, MOST_RUNNING
 from nsai_work.store.maintenance import workers
 from nsai_work.worker.backends import BackendPool
 from nsai_work.worker_id import WorkerId
 from tests.integration.store.conftest import ManualClock
+from tests.working_store import selection
 
 MakeJob = Callable[..., Job]
-Want = Callable[..., Wanted]
+Want = Callable[..., ClaimRequest]
 
 
 def train(model: str) -> Job:
@@ -39,7 +40,7 @@ class Worker:
 
     def claim(self) -> list[Claim]:
         """All it can get."""
-        return self._store.claim(Wanted(str(self._id), 10, 10.0, backends=self._backends))
+        return self._store.claim(ClaimRequest(str(self._id), 10, 10.0, selection(backends=self._backends)))
 
     def leave(self) -> None:
         """End in order."""
@@ -158,7 +159,7 @@ def test_two_accounts_are_limited_each_by_itself(store: Store) -> None:
     assert waiting.status is JobStatus.QUEUED
     assert waiting.wait_reason == "limit of team-a for all models is reached (1 of 1 running)"
     second.leave()
-    store.finish(End(claims[0], JobStatus.SUCCEEDED))
+    store.finish(claims[0], Outcome.succeeded())
     assert store.list_jobs()[0].wait_reason is None
     assert len(same.claim()) == 1
 

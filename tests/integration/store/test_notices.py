@@ -1,21 +1,21 @@
 """Notices: a claim that stands by is made when a job becomes ready, wherever that happens."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 
 import pytest
 from sqlalchemy import text
 
 from nsai_work.job import Job
-from nsai_work.lifecycle import JobStatus
-from nsai_work.store import AsyncStore, Claim, End, Requeue, Standing, Store, Wanted, open_store
+from nsai_work.store import AsyncStore, Claim, ClaimRequest, Outcome, Standing, open_store
 from tests.rig import without_notices
+from tests.working_store import WorkingStore, open_working_store
 
 pytestmark = pytest.mark.postgres
 
 MakeJob = Callable[..., Job]
-Want = Callable[..., Wanted]
+Want = Callable[..., ClaimRequest]
 
 PATIENCE_S = 30.0
 
@@ -27,7 +27,7 @@ async def worker(url: str) -> AsyncIterator[AsyncStore]:
     face = AsyncStore(store.database)
     # it listens once its first operation is done, and takes that for a notice, since one may have been missed
     await face.run(lambda tx: None)
-    first = face.stand_by(Wanted("w", 1, 10.0))
+    first = face.stand_by(ClaimRequest("w", 1, 10.0))
     assert first is not None
     await taken(first)
     yield face
@@ -41,7 +41,7 @@ async def taken(standing: Standing) -> list[str]:
         return [claim.job_id for claim in await standing.done]
 
 
-def stand_by(face: AsyncStore, wanted: Wanted) -> Standing:
+def stand_by(face: AsyncStore, wanted: ClaimRequest) -> Standing:
     """Let a claim stand by."""
     standing = face.stand_by(wanted)
     assert standing is not None
@@ -49,16 +49,16 @@ def stand_by(face: AsyncStore, wanted: Wanted) -> Standing:
 
 
 @pytest.fixture
-def others(postgres_store_url: str) -> AsyncIterator[Store]:
+def others(postgres_store_url: str) -> Iterator[WorkingStore]:
     """The store as another process sees it."""
-    store = open_store(postgres_store_url)
+    store = open_working_store(postgres_store_url)
     yield store
     store.close()
 
 
 @pytest.mark.parametrize("fields", [{}, {"tags": ["t"]}, {"tenant_id": "new"}], ids=str)
 def test_a_job_that_is_submitted_elsewhere_is_claimed_at_once(
-    postgres_store_url: str, others: Store, make_job: MakeJob, wanted: Want, fields: dict[str, object]
+    postgres_store_url: str, others: WorkingStore, make_job: MakeJob, wanted: Want, fields: dict[str, object]
 ) -> None:
     """Whichever way it is stored, nobody has to look for it."""
 
@@ -74,7 +74,7 @@ def test_a_job_that_is_submitted_elsewhere_is_claimed_at_once(
 
 
 def test_whatever_makes_a_job_ready_gives_notice(
-    postgres_store_url: str, others: Store, make_job: MakeJob, wanted: Want
+    postgres_store_url: str, others: WorkingStore, make_job: MakeJob, wanted: Want
 ) -> None:
     """A job that was given back, one whose dependency has ended, and one that was opened again."""
 
@@ -91,18 +91,18 @@ def test_whatever_makes_a_job_ready_gives_notice(
 
             others.submit([make_job(id="first"), make_job(id="second", constraints={"depends_on": ["first"]})])
             (mine,) = others.claim(wanted())
-            first = await claim_after(others.requeue, Requeue(mine, "handed over"))
+            first = await claim_after(others.requeue, mine, Outcome.retried("handed over"))
             assert first.job_id == "first"
-            second = await claim_after(others.finish, End(first, JobStatus.SUCCEEDED))
+            second = await claim_after(others.finish, first, Outcome.succeeded())
             assert second.job_id == "second"
-            others.finish(End(second, JobStatus.FAILED))
+            others.finish(second, Outcome.failed())
             assert (await claim_after(others.retry, "second")).job_id == "second"
 
     asyncio.run(story())
 
 
 def test_a_notice_before_a_claim_stands_by_is_not_lost(
-    postgres_store_url: str, others: Store, make_job: MakeJob, wanted: Want
+    postgres_store_url: str, others: WorkingStore, make_job: MakeJob, wanted: Want
 ) -> None:
     """What comes while the worker is full, or on its way, is claimed when it stands by."""
 
@@ -117,7 +117,7 @@ def test_a_notice_before_a_claim_stands_by_is_not_lost(
 
 
 def test_a_claim_that_stands_down_takes_nothing(
-    postgres_store_url: str, others: Store, make_job: MakeJob, wanted: Want
+    postgres_store_url: str, others: WorkingStore, make_job: MakeJob, wanted: Want
 ) -> None:
     """After that, jobs are left to others."""
 
@@ -135,7 +135,7 @@ def test_a_claim_that_stands_down_takes_nothing(
 
 
 def test_of_several_workers_one_gets_the_job(
-    postgres_store_url: str, others: Store, make_job: MakeJob, wanted: Want
+    postgres_store_url: str, others: WorkingStore, make_job: MakeJob, wanted: Want
 ) -> None:
     """All of them hear the notice; the others get nothing, and can stand by again."""
 
@@ -149,7 +149,7 @@ def test_of_several_workers_one_gets_the_job(
 
 
 def test_a_worker_whose_connection_died_hears_again(
-    postgres_store_url: str, others: Store, make_job: MakeJob, wanted: Want
+    postgres_store_url: str, others: WorkingStore, make_job: MakeJob, wanted: Want
 ) -> None:
     """It finds what it may have missed once it has connected anew."""
 

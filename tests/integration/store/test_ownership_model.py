@@ -23,7 +23,7 @@ from nsai_work.errors import LeaseLost
 from nsai_work.job import Job
 from nsai_work.journal import StepRecord
 from nsai_work.lifecycle import ENDED, JobStatus
-from nsai_work.store import Claim, End, Lease, LeaseWatch, Requeue, Store, Wanted
+from nsai_work.store import Claim, ClaimRequest, Lease, LeaseWatch, Outcome, Store
 from nsai_work.store.journal.runs import complete_step
 from nsai_work.store.schema import metadata
 
@@ -98,7 +98,7 @@ class Ownership(RuleBasedStateMachine):
     def claim(self, owner: int, limit: int) -> None:
         """An owner takes jobs."""
         sent_at = self.now
-        for claim in self.store.claim(Wanted(f"w{owner}", limit, TTL_S)):
+        for claim in self.store.claim(ClaimRequest(f"w{owner}", limit, TTL_S)):
             self.held.append(Held(claim, sent_at))
 
     @precondition(lambda self: self.held)
@@ -145,13 +145,15 @@ class Ownership(RuleBasedStateMachine):
     def _write(self, held: Held, how: str) -> None:
         claim = held.claim
         if how == "finish":
-            self.store.finish(End(claim, JobStatus.SUCCEEDED, result={"fence": claim.fence}))
+            self.store.finish(claim, Outcome.succeeded({"fence": claim.fence}))
         elif how == "fail":
-            self.store.finish(End(claim, JobStatus.FAILED))
+            self.store.finish(claim, Outcome.failed())
         elif how == "step":
             self.store.database.run(complete_step, claim, _step(claim), 1)
         else:
-            self.store.requeue(Requeue(claim, how, delay_s=5.0, counts=how == "retry"))
+            self.store.requeue(
+                claim, Outcome.retried(how, delay_s=5.0) if how == "retry" else Outcome.released(how, delay_s=5.0)
+            )
 
     def _repeats(self, held: Held, how: str) -> bool:
         """Whether this only repeats what the claim's attempt is known to have ended with."""
@@ -220,8 +222,8 @@ class Ownership(RuleBasedStateMachine):
             self.clock.pass_time(TTL_S + 1)
             self.store.reclaim(watch.expired(self.store.leases(), self.now))
             self.store.release_due()
-            for claim in self.store.claim(Wanted("last", 50, TTL_S)):
-                self.store.finish(End(claim, JobStatus.SUCCEEDED))
+            for claim in self.store.claim(ClaimRequest("last", 50, TTL_S)):
+                self.store.finish(claim, Outcome.succeeded())
             if all(job.status.ended for job in self.store.list_jobs(limit=1000)):
                 break
         found = {job.id: job for job in self.store.list_jobs(limit=1000)}

@@ -8,18 +8,19 @@ from sqlalchemy import func, select
 
 from nsai_work.job import Job
 from nsai_work.lifecycle import JobStatus
-from nsai_work.store import End, JobFilter, Store, Wanted
+from nsai_work.store import ClaimRequest, JobFilter, Outcome, Store
 from nsai_work.store.engine.bulk_write import insert_new
+from nsai_work.store.records import OutcomeKind
 from nsai_work.store.schema import checkpoints, metadata
 
 MakeJob = Callable[..., Job]
-MakeWanted = Callable[..., Wanted]
+MakeWanted = Callable[..., ClaimRequest]
 
 
-def end_one(store: Store, wanted: Wanted, status: JobStatus = JobStatus.SUCCEEDED) -> str:
+def end_one(store: Store, wanted: ClaimRequest, status: JobStatus = JobStatus.SUCCEEDED) -> str:
     """Claim a job and end it."""
     (claim,) = store.claim(wanted)
-    store.finish(End(claim, status))
+    store.finish(claim, Outcome(OutcomeKind(status)))
     return claim.job_id
 
 
@@ -95,7 +96,7 @@ def test_a_job_with_checkpoints_stays_unless_they_are_to_be_forgotten(
             "created_at": clock.now(),
         }
         store.database.run(insert_new, checkpoints, [{**row, "promoted": False, "final": False}])
-        store.finish(End(claim, JobStatus.SUCCEEDED))
+        store.finish(claim, Outcome.succeeded())
     clock.pass_time(60)
 
     assert store.count_old(clock.now()) == (2, 1)

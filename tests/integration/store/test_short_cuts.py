@@ -11,7 +11,7 @@ from sqlalchemy import Table, select, text, update
 from sqlalchemy.event import listen
 
 from nsai_work.job import Job
-from nsai_work.store import Claim, Requeue, Store, Tx, Wanted, open_store
+from nsai_work.store import Claim, ClaimRequest, Outcome, Store, Tx
 from nsai_work.store.claim import general as claiming
 from nsai_work.store.claim import one_statement as taking
 from nsai_work.store.lanes import put_to_sleep
@@ -19,11 +19,12 @@ from nsai_work.store.schema import attempts, events, jobs, lanes, specs, turns
 from nsai_work.store.submit import general as submitting
 from nsai_work.store.submit import one_statement as placing
 from tests.integration.store.conftest import ManualClock
+from tests.working_store import open_working_store
 
 pytestmark = pytest.mark.postgres
 
 MakeJob = Callable[..., Job]
-Want = Callable[..., Wanted]
+Want = Callable[..., ClaimRequest]
 
 # what numbers the rows, and so differs with each
 NUMBERED = {"seq", "job_seq", "id", "lane_id"}
@@ -32,7 +33,7 @@ NUMBERED = {"seq", "job_seq", "id", "lane_id"}
 @pytest.fixture
 def store(postgres_store_url: str, clock: ManualClock) -> Iterator[Store]:
     """An empty store on PostgreSQL."""
-    opened = open_store(postgres_store_url, clock)
+    opened = open_working_store(postgres_store_url, clock)
     yield opened
     opened.close()
 
@@ -43,7 +44,7 @@ def place(store: Store, submitted: list[Job]) -> Any:
         return placing.place(tx, submitted)
 
 
-def take(store: Store, wanted: Wanted) -> list[Claim] | None:
+def take(store: Store, wanted: ClaimRequest) -> list[Claim] | None:
     """Claim the short way."""
     with store.database.single() as tx:
         return taking.take(tx, wanted)
@@ -186,7 +187,7 @@ def test_a_claim_is_stored_alike_either_way(store: Store, make_job: MakeJob, wan
         emptied(store)
         store.submit([make_job(id="again"), make_job(id="new"), make_job(id="left")])
         (first,) = store.claim(wanted())
-        store.requeue(Requeue(first, "handed \"over\" 'at once'", counts=False))
+        store.requeue(first, Outcome.released("handed \"over\" 'at once'"))
         claimed.append(way(wanted("worker \"2\" \\ 'two'", limit=2, backends={"fake": "team-a"})))
         stored.append(rows(store, jobs, attempts, events))
 
@@ -227,7 +228,7 @@ def test_a_claim_with_more_to_decide_is_left_to_the_long_way(
 
     begin_anew(make_job(), make_job())
     (claim,) = store.claim(wanted())
-    store.requeue(Requeue(claim, "later", delay_s=30))
+    store.requeue(claim, Outcome.retried("later", delay_s=30))
     clock.pass_time(31)
     assert left_alone()
     assert len(store.claim(wanted(limit=5))) == 2
@@ -253,7 +254,7 @@ def test_a_dead_connection_is_replaced(
 ) -> None:
     """The connection that is kept for short cuts may die at any time."""
     store.submit([make_job(), make_job()])
-    other = open_store(postgres_store_url)
+    other = open_working_store(postgres_store_url)
     end_all = text(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
         " WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name = 'nsai-work'"

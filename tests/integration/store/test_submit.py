@@ -8,10 +8,10 @@ import pytest
 from nsai_work.errors import InvalidJob, JobNotFound
 from nsai_work.job import Job
 from nsai_work.lifecycle import JobStatus
-from nsai_work.store import End, JobFilter, Requeue, Store, Wanted
+from nsai_work.store import ClaimRequest, JobFilter, Outcome, Store
 
 MakeJob = Callable[..., Job]
-Want = Callable[..., Wanted]
+Want = Callable[..., ClaimRequest]
 
 
 def test_a_job_comes_back_as_it_was_submitted(store: Store, make_job: MakeJob) -> None:
@@ -114,10 +114,10 @@ def test_a_dependent_is_queued_when_all_have_succeeded(store: Store, make_job: M
     assert store.get(last.id).wait_reason == f"depends on {first.id}, {second.id}"
 
     claims = store.claim(wanted(limit=5))
-    store.finish(End(claims[0], JobStatus.SUCCEEDED))
+    store.finish(claims[0], Outcome.succeeded())
     assert store.get(last.id).status is JobStatus.PENDING
 
-    store.finish(End(claims[1], JobStatus.SUCCEEDED))
+    store.finish(claims[1], Outcome.succeeded())
     assert [claim.job_id for claim in store.claim(wanted(limit=5))] == [last.id]
 
 
@@ -160,7 +160,7 @@ def test_time_and_dependency_both_count(store: Store, make_job: MakeJob, clock: 
     store.submit([first, both])
     (claim,) = store.claim(wanted())
 
-    store.finish(End(claim, JobStatus.SUCCEEDED))
+    store.finish(claim, Outcome.succeeded())
     assert store.get(both.id).status is JobStatus.PENDING
 
     clock.pass_time(3600)
@@ -210,6 +210,6 @@ def test_strange_words_of_others_are_kept_as_far_as_possible(store: Store, make_
     store.submit([make_job()])
     (claim,) = store.claim(wanted())
 
-    store.requeue(Requeue(claim, "out of \x00 credit \ud800", delay_s=5))
+    store.requeue(claim, Outcome.retried("out of \x00 credit \ud800", delay_s=5))
 
     assert "out of \ufffd credit ?" in (store.get(claim.job_id).wait_reason or "")

@@ -13,12 +13,13 @@ from crucible.errors import CrucibleError
 from nsai_work.errors import LeaseLost, StoreFull, StoreUnavailable
 from nsai_work.job import Job
 from nsai_work.lifecycle import JobStatus
-from nsai_work.store import AsyncStore, End, JobFilter, Requeue, Store, Tx, Wanted, open_store, parse_url
+from nsai_work.store import AsyncStore, ClaimRequest, JobFilter, Outcome, Store, Tx, open_store, parse_url
 from nsai_work.store.journal.runs import append_event
 from nsai_work.store.submit.general import submit
+from tests.working_store import open_working_store
 
 MakeJob = Callable[..., Job]
-Want = Callable[..., Wanted]
+Want = Callable[..., ClaimRequest]
 
 
 def test_what_waits_together_is_committed_together(store: Store, make_job: MakeJob, wanted: Want) -> None:
@@ -31,7 +32,7 @@ def test_what_waits_together_is_committed_together(store: Store, make_job: MakeJ
     async def story() -> None:
         face = AsyncStore(store.database)
         await asyncio.gather(*(face.run(append_event, claim, "note", {}) for claim in claims))
-        await asyncio.gather(*(face.finish(End(claim, JobStatus.SUCCEEDED)) for claim in claims))
+        await asyncio.gather(*(face.finish(claim, Outcome.succeeded()) for claim in claims))
         await face.close()
 
     asyncio.run(story())
@@ -71,12 +72,12 @@ def test_a_stale_owner_among_others_hears_it_alone(store: Store, make_job: MakeJ
     """In a merged operation each gets its own ruling."""
     store.submit([make_job(), make_job()])
     stale, good = store.claim(wanted(limit=2))
-    store.requeue(Requeue(stale, "handed over", counts=False))
+    store.requeue(stale, Outcome.released("handed over"))
 
     async def story() -> list[object]:
         face = AsyncStore(store.database)
-        ends = [End(claim, JobStatus.SUCCEEDED) for claim in (stale, good)]
-        answers = await asyncio.gather(*map(face.finish, ends), return_exceptions=True)
+        ends = [(claim, Outcome.succeeded()) for claim in (stale, good)]
+        answers = await asyncio.gather(*(face.finish(*end) for end in ends), return_exceptions=True)
         await face.close()
         return list(answers)
 
@@ -94,11 +95,11 @@ def test_a_database_that_is_away_is_waited_for_then_given_up(unused_tcp_port: in
     async def story() -> None:
         face = AsyncStore(store.database, patience_s=0.3, retry_every_s=0.05)
         with pytest.raises(StoreUnavailable) as caught:
-            await face.claim(Wanted("w", 1, 10))
+            await face.claim(ClaimRequest("w", 1, 10))
         assert "secret-word" not in f"{caught.value!r} {caught.value.failure()}"
         await face.close()
         with pytest.raises(StoreUnavailable, match="closed"):
-            await face.claim(Wanted("w", 1, 10))
+            await face.claim(ClaimRequest("w", 1, 10))
 
     asyncio.run(story())
     with pytest.raises(StoreUnavailable, match="does not answer"):
@@ -136,7 +137,7 @@ def test_a_full_disk_is_a_clear_error_and_nothing_is_half_written(
     sqlite_url: str, make_job: MakeJob, wanted: Want
 ) -> None:
     """When SQLite has no more room, callers are told, and what was there stays whole and readable."""
-    store = open_store(sqlite_url)
+    store = open_working_store(sqlite_url)
     store.submit([make_job()])
     engine = store.database.engine()
     pages = store.database.read(lambda tx: tx.connection.execute(text("PRAGMA page_count")).scalar_one())

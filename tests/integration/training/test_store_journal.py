@@ -8,11 +8,12 @@ import pytest
 
 from nsai_work.clock import SystemClock
 from nsai_work.journal import Journal, JournalSnapshot
-from nsai_work.store import Claim, Requeue, Store, Wanted, open_store
+from nsai_work.store import Claim, ClaimRequest, Outcome, Store
 from nsai_work.store.async_store import AsyncStore
 from nsai_work.store.journal.adapter import StoreJournal
 from tests.integration.training.harness import Killed, Reaper, Scene, payload_of
 from tests.integration.training.service import Service
+from tests.working_store import open_working_store, selection
 
 pytestmark = pytest.mark.anyio
 
@@ -28,15 +29,15 @@ class StoredScene(Scene):
 
     def claim(self) -> Journal:
         if self.owner is not None:
-            self.store.requeue(Requeue(self.owner, "the worker is gone", counts=False))
-        [self.owner] = self.store.claim(Wanted("w1", 1, 60.0, backends={"tinkex": "x"}))
+            self.store.requeue(self.owner, Outcome.released("the worker is gone"))
+        [self.owner] = self.store.claim(ClaimRequest("w1", 1, 60.0, selection(backends={"tinkex": "x"})))
         return StoreJournal(self.writer, self.owner)
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
     """An empty SQLite store."""
-    opened = open_store(f"sqlite:///{tmp_path}/jobs.db", SystemClock())
+    opened = open_working_store(f"sqlite:///{tmp_path}/jobs.db", SystemClock())
     yield opened
     opened.close()
 

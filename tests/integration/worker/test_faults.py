@@ -118,7 +118,7 @@ def test_a_broker_that_is_away_costs_latency_only(broker: Proxy, amqp_url: str, 
         assert handle.result(timeout=60) == {}
 
         broker.open()
-        until(lambda: _hint_arrives(rig, worker.text), "a wake-up arrives again", worker.text, timeout_s=60)
+        until(lambda: _wake_up_arrives(rig, worker.text), "a wake-up arrives again", worker.text, timeout_s=60)
         broker.cut()
         assert submit(command(), rig.settings()).result(timeout=60) == {}
         assert worker.process.poll() is None
@@ -127,13 +127,13 @@ def test_a_broker_that_is_away_costs_latency_only(broker: Proxy, amqp_url: str, 
         rig.close()
 
 
-def _hint_arrives(rig: Rig, log: Callable[[], str]) -> bool:
-    """Send a hint for a job that does not exist: the worker says so once it consumes again."""
+def _wake_up_arrives(rig: Rig, log: Callable[[], str]) -> bool:
+    """Send a wake-up for a job that does not exist: the worker says so once it consumes again."""
     from nsai_work.client.connections import publisher
     from nsai_work.job import Priority
-    from nsai_work.store import Hint
+    from nsai_work.store import WakeUp
 
-    publisher(rig.settings()).publish([Hint("nobody", 0, Priority.BATCH)])
+    publisher(rig.settings()).publish([WakeUp(job_id="nobody", fence=0, priority=Priority.BATCH)])
     time.sleep(0.2)
     return "wake.unknown_job" in log()
 

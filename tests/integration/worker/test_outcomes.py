@@ -12,8 +12,8 @@ from nsai_work import Job, JobHandle, Settings, submit, submit_many
 from nsai_work.client.connections import close_connections, job_store
 from nsai_work.dispatch.wakeup import WakeUp
 from nsai_work.errors import CrucibleError, InvalidJob, JobTimeout
+from nsai_work.job import Priority
 from nsai_work.lifecycle import JobStatus
-from nsai_work.worker.runtime import Work
 from nsai_work.worker.runtime_thread import RuntimeThread
 from tests.rig import command, until
 
@@ -35,7 +35,7 @@ def settings(tmp_path: Path) -> Iterator[Settings]:
 @pytest.fixture
 def runtime(settings: Settings) -> Iterator[RuntimeThread]:
     """A worker in this process."""
-    started = RuntimeThread(settings, Work(concurrency=20))
+    started = RuntimeThread(settings, concurrency=20)
     settings.make_home()
     started.start()
     yield started
@@ -172,12 +172,12 @@ def test_a_hundred_jobs_wait_at_once(runtime: RuntimeThread, settings: Settings)
 def test_stopping_gives_jobs_back_at_once(settings: Settings) -> None:
     """A worker that is stopped leaves nothing running behind; its job is queued, with no attempt used."""
     settings.make_home()
-    first = RuntimeThread(settings, Work())
+    first = RuntimeThread(settings)
     first.start()
     handle = submit(command("sleep", arguments={"ms": 60_000}), settings)
     until(lambda: handle.status() is JobStatus.RUNNING, "it runs")
 
-    first.hurry()
+    first.force_stop()
     first.stop()
 
     job = handle.job()
@@ -290,13 +290,13 @@ def test_a_retry_is_not_late(tmp_path: Path) -> None:
     """The worker that gave a job back looks for it when its delay is over, whatever its polling interval."""
     slow = Settings(home=tmp_path, poll_interval_s=300, sweep_interval_s=300)
     slow.make_home()
-    runtime = RuntimeThread(slow, Work())
+    runtime = RuntimeThread(slow)
     runtime.start()
     try:
         handle = submit(
             fail("backend_unavailable", 1), slow.model_copy(update={"broker_url": "amqp://127.0.0.1:9//"})
         )
-        runtime.wake(WakeUp(job_id=handle.id, fence=0))
+        runtime.wake(WakeUp(job_id=handle.id, fence=0, priority=Priority.BATCH))
 
         assert handle.result(timeout=60) == {"failures": 1}
     finally:

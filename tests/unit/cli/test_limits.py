@@ -16,8 +16,9 @@ from crucible.errors import InvalidRequest
 from nsai_work.cli import main
 from nsai_work.cli.limits import read_most
 from nsai_work.job import Job
-from nsai_work.store import Limit, Store, Wanted, open_store
+from nsai_work.store import ClaimRequest, Limit, Store
 from nsai_work.store.claim.limits import MOST_RUNNING, model_limit, tenant_quota
+from tests.working_store import open_working_store, selection
 
 Call = Callable[..., str]
 T = TypeVar("T")
@@ -44,7 +45,7 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
 def store(tmp_path: Path) -> Iterator[Store]:
     """The store that the command line uses."""
     (tmp_path / "home").mkdir()
-    opened = open_store(f"sqlite:///{tmp_path / 'home' / 'nsai-work.db'}")
+    opened = open_working_store(f"sqlite:///{tmp_path / 'home' / 'nsai-work.db'}")
     yield opened
     opened.close()
 
@@ -79,7 +80,7 @@ def test_what_runs_is_counted_and_not_stopped(call: Call, store: Store) -> None:
     """A limit below what runs now is kept by what comes, and the sentence says that nothing is stopped."""
     job = {"kind": "tool_call", "backend": "fake", "payload": {"command": "noop"}, "tenant_id": "acme"}
     store.submit([Job.parse(job), Job.parse(job)])
-    store.claim(Wanted("w1", 2, 10.0, backends={"fake": "team-a"}))
+    store.claim(ClaimRequest("w1", 2, 10.0, selection(backends={"fake": "team-a"})))
 
     told = call("tenant", "acme", "1")
     set_to = json.loads(call("credential", "team-a", "3", "--json"))

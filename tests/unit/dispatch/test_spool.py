@@ -68,7 +68,7 @@ def test_a_file_that_is_no_message_is_dropped(connection: Any, tmp_path: Path) -
 
 
 def test_the_queue_directory_may_vanish(connection: Any, tmp_path: Path) -> None:
-    """Whoever clears the directory loses hints, and nothing else."""
+    """Whoever clears the directory loses wake-ups, and nothing else."""
     folder = tmp_path / "spool" / QUEUE
     folder.rmdir()
     _send(connection, 8)

@@ -5,12 +5,15 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nsai_work.dispatch.wakeup import MAX_BODY_BYTES, BadWakeUp, WakeUp, decode, encode
+from nsai_work.dispatch.wakeup import MAX_BODY_BYTES, BadWakeUp, decode, encode
+from nsai_work.job import Priority
+from nsai_work.store.records import WakeUp
 
 wake_ups = st.builds(
     WakeUp,
     job_id=st.text(min_size=1, max_size=64),
     fence=st.integers(0, 2**53 - 1),
+    priority=st.sampled_from(Priority),
     traceparent=st.none() | st.text(max_size=100),
 )
 
@@ -41,5 +44,5 @@ def test_a_huge_body_is_not_parsed() -> None:
 
 def test_a_field_too_many_is_refused() -> None:
     """Only our own schema is taken: nothing else can be smuggled to a worker."""
-    body = json.dumps([[], {"job_id": "a", "fence": 0, "callable": "os.system"}, {}])
+    body = json.dumps([[], {"job_id": "a", "fence": 0, "priority": "batch", "callable": "os.system"}, {}])
     assert decode(body) is BadWakeUp.WRONG_SHAPE

@@ -1,4 +1,4 @@
-"""The claiming loop: what makes it look, how much it asks for, and what became of hints."""
+"""The claiming loop: what makes it look, how much it asks for, and what became of wake-ups."""
 
 import asyncio
 from collections.abc import Sequence
@@ -8,10 +8,10 @@ import pytest
 from nsai_work.clock import SystemClock
 from nsai_work.dispatch.wakeup import WakeUp
 from nsai_work.errors import StoreUnavailable
-from nsai_work.job import Job
+from nsai_work.job import Job, Priority
 from nsai_work.payloads import JobKind
 from nsai_work.store.records import Claim
-from nsai_work.worker.fetcher import LARGEST_BATCH, Intake
+from nsai_work.worker.fetcher import MAX_BATCH, Fetcher
 
 FOREVER_S = 3600
 
@@ -78,9 +78,9 @@ def _claim(job_id: str) -> Claim:
 
 def _intake(
     queue: Queue, *, concurrency: int = 100, poll_interval_s: float = FOREVER_S, notices: bool = False
-) -> Intake:
+) -> Fetcher:
     options = {"stand_by": queue.stand_by} if notices else {}
-    return Intake(
+    return Fetcher(
         queue.take,
         queue.begin,
         queue.fences,
@@ -96,7 +96,7 @@ async def _settle() -> None:
         await asyncio.sleep(0)
 
 
-def test_a_backlog_is_drained_without_a_hint_for_each() -> None:
+def test_a_backlog_is_drained_without_a_wake_up_for_each() -> None:
     """As long as a claim gets all it asked for, another follows at once, up to the worker's concurrency."""
 
     async def scenario() -> None:
@@ -104,7 +104,7 @@ def test_a_backlog_is_drained_without_a_hint_for_each() -> None:
         intake = _intake(queue, concurrency=150)
         task = asyncio.create_task(intake.run())
         await _settle()
-        assert queue.asked == [LARGEST_BATCH, LARGEST_BATCH, 150 - 2 * LARGEST_BATCH]
+        assert queue.asked == [MAX_BATCH, MAX_BATCH, 150 - 2 * MAX_BATCH]
         assert intake.running == 150
         intake.ended()
         await _settle()
@@ -114,8 +114,8 @@ def test_a_backlog_is_drained_without_a_hint_for_each() -> None:
     asyncio.run(scenario())
 
 
-def test_a_hint_makes_it_look() -> None:
-    """Between looks it sleeps; a hint wakes it at once."""
+def test_a_wake_up_makes_it_look() -> None:
+    """Between looks it sleeps; a wake-up wakes it at once."""
 
     async def scenario() -> None:
         queue = Queue()
@@ -124,7 +124,7 @@ def test_a_hint_makes_it_look() -> None:
         await _settle()
         assert len(queue.asked) == 1
         queue.ready = 1
-        intake.wake(WakeUp(job_id="any", fence=0))
+        intake.wake(WakeUp(job_id="any", fence=0, priority=Priority.BATCH))
         await _settle()
         assert len(queue.begun) == 1
         task.cancel()
@@ -133,7 +133,7 @@ def test_a_hint_makes_it_look() -> None:
 
 
 def test_it_looks_by_itself() -> None:
-    """Without any hint, a job is found within the polling interval."""
+    """Without any wake-up, a job is found within the polling interval."""
 
     async def scenario() -> None:
         queue = Queue()
@@ -161,7 +161,7 @@ def test_a_store_that_is_away_is_asked_again() -> None:
     asyncio.run(scenario())
 
 
-def test_hints_are_judged() -> None:
+def test_wake_ups_are_judged() -> None:
     """Unknown, stale, or taken by another: each is counted as what it is, and harmless."""
 
     async def scenario() -> None:
@@ -171,7 +171,7 @@ def test_hints_are_judged() -> None:
         task = asyncio.create_task(intake.run())
         await _settle()
         for job_id, fence in (("nobody", 0), ("taken", 0), ("old", 2)):
-            intake.wake(WakeUp(job_id=job_id, fence=fence))
+            intake.wake(WakeUp(job_id=job_id, fence=fence, priority=Priority.BATCH))
         await _settle()
         assert dict(intake.counts) == {"unknown": 1, "taken": 1, "stale": 1}
         task.cancel()
@@ -284,7 +284,7 @@ def test_what_is_being_claimed_when_it_is_cancelled_is_begun(notices: bool) -> N
     asyncio.run(scenario())
 
 
-def test_a_hint_of_a_job_that_was_claimed_here_is_no_reason_to_look() -> None:
+def test_a_wake_up_of_a_job_that_was_claimed_here_is_no_reason_to_look() -> None:
     """It comes after the database's own notice; what came with it was seen with it. A newer one is a reason."""
 
     async def scenario() -> None:
@@ -293,11 +293,11 @@ def test_a_hint_of_a_job_that_was_claimed_here_is_no_reason_to_look() -> None:
         task = asyncio.create_task(intake.run())
         await _settle()
         job_id, looks = queue.begun[0].job_id, len(queue.asked)
-        intake.wake(WakeUp(job_id=job_id, fence=0))
+        intake.wake(WakeUp(job_id=job_id, fence=0, priority=Priority.BATCH))
         await _settle()
         assert len(queue.asked) == looks
         assert intake.counts["taken"] == 1
-        intake.wake(WakeUp(job_id=job_id, fence=1))
+        intake.wake(WakeUp(job_id=job_id, fence=1, priority=Priority.BATCH))
         await _settle()
         assert len(queue.asked) == looks + 1
         task.cancel()
