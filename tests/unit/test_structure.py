@@ -29,13 +29,8 @@ ALLOWED_DUPLICATES: Final[Mapping[str, str]] = {
 """Class names that may be defined twice, with the reason."""
 
 KNOWN_DUPLICATES: Final[Set[str]] = {
-    "Choice",
     "JobEvent",
     "Operation",
-    "Outcome",
-    "Runtime",
-    "Transport",
-    "Verdict",
 }
 
 OLD_MODULE_NAMES: Final[Set[str]] = {
