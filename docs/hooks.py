@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1]
 ON_SITE = {
     "README.md": "project/readme.md",
     "CHANGELOG.md": "project/changelog.md",
+    "CONTRIBUTING.md": "project/contributing.md",
     "SECURITY.md": "project/security.md",
     "docker-compose.yml": "project/docker-compose.yml",
 }
