@@ -1,8 +1,8 @@
-"""What a plug-in implements: ``Backend``, and beside it ``TrainingBackend`` or ``CommandBackend``.
+"""The interfaces of a plug-in: ``Backend``, and its extensions ``TrainingBackend`` and ``CommandBackend``.
 
 A plug-in's entry point (group ``crucible.backends``) is a class. It is called with its settings as a mapping,
-or with nothing, and must do no I/O until it is opened. All methods are async; the blocking face is made from
-them in one place (``crucible.connect``).
+or without arguments, and does no I/O until it is opened. All methods are async; ``crucible.connect`` derives the
+blocking interface from them.
 """
 
 from abc import ABC, abstractmethod
@@ -23,7 +23,7 @@ from crucible.training import CheckpointCheck, LiveRun, RunRef, RunSpec
 
 
 class Health(Record):
-    """Whether a backend can serve now; ``reason`` says why not."""
+    """Whether a backend can serve now; if not, ``reason`` explains it."""
 
     ok: bool
     reason: str | None = None
@@ -31,27 +31,27 @@ class Health(Record):
 
 
 class Backend(ABC):
-    """Completions. Open it before use: ``async with backend: ...``."""
+    """A backend that completes prompts. Open it before use: ``async with backend: ...``."""
 
     name: ClassVar[str]
-    """The entry-point name this class is registered under."""
+    """The entry-point name of the class."""
 
     requires: ClassVar[tuple[str, ...]] = ()
-    """Modules of optional packages that the backend cannot do without: where one is missing, no job is taken."""
+    """Modules of optional packages that the backend requires; a worker without them claims no job for it."""
 
     def __init__(self, config: Mapping[str, JsonValue] | None = None) -> None:
         """Validate settings. No I/O.
 
         Raises:
-            InvalidRequest: a setting is missing or not allowed; the error names it.
+            InvalidRequest: a setting is missing or invalid; the error names it.
         """
         del config
 
     async def open(self) -> None:
-        """Make clients and connections, on the running event loop."""
+        """Create clients and connections, on the running event loop."""
 
     async def close(self) -> None:
-        """Release them. Safe to call twice."""
+        """Release them. May be called twice."""
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -64,28 +64,28 @@ class Backend(ABC):
 
     @abstractmethod
     async def capabilities(self) -> Capabilities:
-        """What this backend can do, as data. What is not claimed is refused by ``check_prompt``."""
+        """Return the capabilities of this backend. ``check_prompt`` refuses what they do not include."""
 
     @abstractmethod
     async def complete(self, prompt: Prompt) -> Completion:
-        """Answer a prompt.
+        """Complete a prompt.
 
         Raises:
-            Unsupported: the prompt needs what the backend lacks; nothing was sent.
-            InvalidRequest: a field is wrong, or the model is unknown.
+            Unsupported: the prompt needs a capability that the backend lacks; nothing was sent.
+            InvalidRequest: a field is invalid, or the model is unknown.
             BackendError: the service failed.
         """
 
     @abstractmethod
     def stream(self, prompt: Prompt) -> AsyncIterator[StreamEvent]:
-        """The same answer in events; folding them gives the ``Completion``. Raises as ``complete``."""
+        """Stream the completion as events, which ``fold`` joins into a ``Completion``. Raises as ``complete``."""
 
     @abstractmethod
     async def health_check(self) -> Health:
-        """Ask the service whether it can serve. Does not raise for a service that is away."""
+        """Query whether the service can serve. An unreachable service is a result, not an exception."""
 
     async def check_prompt(self, prompt: Prompt) -> None:
-        """Refuse what this backend cannot do, before anything is sent.
+        """Check a prompt against the capabilities, before anything is sent.
 
         Raises:
             Unsupported, InvalidRequest: naming the field and the backend.
@@ -96,42 +96,42 @@ class Backend(ABC):
 
 
 class TrainingBackend(Backend):
-    """A backend that trains."""
+    """A backend that also trains models."""
 
     losses: ClassVar[tuple[str, ...]] = ()
-    """The loss functions that need no more of a datum than ``target_tokens`` and ``weights``, which is what texts
-    and conversations give. A job that names another is refused at submit; empty: the service alone knows."""
+    """The loss functions that read only ``target_tokens`` and ``weights``, which texts and conversations provide.
+    A job with any other loss is refused at submit. Empty: only the service knows its loss functions."""
 
     @abstractmethod
     async def check_spec(self, spec: RunSpec) -> None:
-        """Refuse an unknown base model or an impossible adapter.
+        """Check that the base model is known and the adapter possible.
 
         Raises:
-            InvalidRequest: naming the field and what is allowed.
-            BackendUnavailable: the service could not be asked.
+            InvalidRequest: they are not; the error names the field and what is allowed.
+            BackendUnavailable: the service does not answer.
         """
 
     @abstractmethod
     async def tokenizer(self, base_model: str) -> Tokenizer:
-        """The tokenizer of a base model."""
+        """Return the tokenizer of a base model."""
 
     @abstractmethod
     async def start(self, spec: RunSpec) -> LiveRun:
-        """Make a new remote run."""
+        """Create a new remote run."""
 
     @abstractmethod
     async def attach(self, ref: RunRef, *, next_seq_id: int) -> LiveRun:
-        """Drive a run that another process began; the next operation prepared gets ``next_seq_id``.
+        """Attach to a run that another process created; the next prepared operation gets ``next_seq_id``.
 
         Raises:
-            RunGone: it no longer lives.
-            RunCorrupted: it is poisoned.
-            Unsupported: runs of this backend live and die with their process.
+            RunGone: it no longer exists.
+            RunCorrupted: it is corrupted.
+            Unsupported: runs of this backend end with their process.
         """
 
     @abstractmethod
     async def recover(self, request: RecoveryRequest, *, observe: RecoveryObserver) -> RecoveredRun:
-        """Bring the state of the best usable checkpoint back in a new remote run.
+        """Restore the preferred usable checkpoint into a new remote run.
 
         Raises:
             NoCheckpoint: there is none, or none is usable.
@@ -140,36 +140,36 @@ class TrainingBackend(Backend):
 
     @abstractmethod
     async def check_checkpoint(self, path: str, spec: RunSpec) -> CheckpointCheck:
-        """Say whether a recovery may rely on a checkpoint: it exists, has not expired, and fits ``spec``."""
+        """Check that a recovery can use a checkpoint: it exists, has not expired, and fits ``spec``."""
 
     @abstractmethod
     async def delete_checkpoint(self, path: str) -> None:
-        """Delete a checkpoint; one that is gone already is fine."""
+        """Delete a checkpoint, if it exists."""
 
     async def keep_checkpoint(self, path: str) -> None:
-        """Lift the expiry of a checkpoint: it stays until it is deleted. Nothing to do where none ever expires.
+        """Remove the expiry of a checkpoint, so that it exists until it is deleted. A no-op if none ever expires.
 
         Raises:
-            NotFound: it is gone.
-            BackendError: the service could not be told.
+            NotFound: it does not exist.
+            BackendError: the service failed.
         """
         del path
 
 
 class Command(Record):
-    """A named operation with arguments, for backends that do more than complete and train."""
+    """A named operation with arguments, other than completion and training."""
 
     name: str = Field(min_length=1)
     arguments: dict[str, JsonValue] = Field(default_factory=dict)
 
 
 class CommandBackend(Backend):
-    """A backend that runs commands (tool calls, experiment steps)."""
+    """A backend that also executes commands (tool calls, experiment steps)."""
 
     @abstractmethod
     async def check_command(self, command: Command) -> None:
-        """Refuse a command that does not exist or whose arguments are wrong. Raises InvalidRequest."""
+        """Check that a command exists and its arguments are valid. Raises InvalidRequest."""
 
     @abstractmethod
     async def execute(self, command: Command) -> dict[str, JsonValue]:
-        """Run a command and return its result as JSON."""
+        """Execute a command and return its result as JSON."""

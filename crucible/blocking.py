@@ -1,4 +1,4 @@
-"""The blocking face of any backend, made from its async one in this one place."""
+"""The blocking interface of a backend, derived from its async one."""
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
@@ -9,7 +9,7 @@ from pydantic import JsonValue
 
 from crucible.backend import Backend, Health
 from crucible.capabilities import Capabilities
-from crucible.checked_calls import ask_capabilities, ask_completion, ask_health, ask_stream
+from crucible.checked_calls import checked_capabilities, checked_completion, checked_health, checked_stream
 from crucible.completion import Completion
 from crucible.errors import CallerError
 from crucible.prompt import Prompt
@@ -24,16 +24,16 @@ T = TypeVar("T")
 
 
 def connect(name: str, config: Mapping[str, JsonValue] | None = None) -> "BlockingBackend":
-    """The backend of that name for code that is not async: ``with connect(name) as backend: ...``.
+    """Load a backend for blocking code: ``with connect(name) as backend: ...``.
 
     Raises:
-        UnknownBackend, PluginError, InvalidRequest: as ``load_backend``, and before anything is opened.
+        UnknownBackend, PluginError, InvalidRequest: as ``load_backend``; nothing has been opened then.
     """
     return BlockingBackend(load_backend(name, config))
 
 
 class BlockingBackend:
-    """A backend on an event loop of its own, in a thread that lives as long as the ``with`` block."""
+    """A backend that runs on its own event loop, in a thread that ends with the ``with`` block."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
@@ -63,23 +63,23 @@ class BlockingBackend:
             stack.__exit__(kind, error, trace)
 
     def capabilities(self) -> Capabilities:
-        """What the backend can do."""
-        return self._call(ask_capabilities, self._backend)
+        """Return the backend's capabilities."""
+        return self._call(checked_capabilities, self._backend)
 
     def complete(self, prompt: Prompt) -> Completion:
-        """Answer a prompt. Raises as ``Backend.complete``; a ``Ctrl-C`` cancels the call."""
-        return self._call(ask_completion, self._backend, prompt)
+        """Complete a prompt. Raises as ``Backend.complete``; ``Ctrl-C`` cancels the call."""
+        return self._call(checked_completion, self._backend, prompt)
 
     def health_check(self) -> Health:
-        """Whether the backend can serve now."""
-        return self._call(ask_health, self._backend)
+        """Return whether the backend can serve now."""
+        return self._call(checked_health, self._backend)
 
     def stream(self, prompt: Prompt) -> Iterator[StreamEvent]:
-        """The answer in events as they come; leaving the loop early stops the backend."""
+        """Stream the answer as events; closing the iterator early stops the backend."""
         import anyio
 
         portal = self._opened()
-        # One task drives the whole stream: an async generator must not be resumed by different tasks.
+        # one task drives the whole stream: an async generator must not be resumed by different tasks
         send, receive = anyio.create_memory_object_stream[StreamEvent](16)
         pump = portal.start_task_soon(self._pump, prompt, send)
         try:
@@ -95,7 +95,7 @@ class BlockingBackend:
 
     async def _pump(self, prompt: Prompt, send: "ObjectSendStream[StreamEvent]") -> None:
         async with send:
-            async for event in ask_stream(self._backend, prompt):
+            async for event in checked_stream(self._backend, prompt):
                 await send.send(event)
 
     def _call(self, function: Callable[..., Awaitable[T]], *args: object) -> T:
@@ -103,5 +103,5 @@ class BlockingBackend:
 
     def _opened(self) -> "BlockingPortal":
         if self._portal is None:
-            raise CallerError(f"open it first: with connect({self.name!r}) as backend", backend=self.name)
+            raise CallerError(f"not open; use: with connect({self.name!r}) as backend", backend=self.name)
         return self._portal

@@ -1,4 +1,4 @@
-"""What a backend can do, as data."""
+"""The capabilities of a backend, as data."""
 
 from pydantic import Field
 
@@ -7,19 +7,19 @@ from crucible.record import Record
 
 
 class Capabilities(Record):
-    """What a backend claims. Whatever is not claimed is refused before anything is sent."""
+    """The features and limits that a backend claims. A request that needs others is refused before it is sent."""
 
     backend_id: str = Field(min_length=1)
     provider: str = Field(min_length=1)
     models: tuple[str, ...] = ()
     default_model: str | None = None
     accepts_other_models: bool = False
-    """Names outside ``models`` may work too (paths of checkpoints, say); the backend refuses the unknown ones."""
+    """Names outside ``models``, such as checkpoint paths, may be valid too; the backend refuses unknown ones."""
     context_lengths: dict[str, int] = Field(default_factory=dict)
-    """Tokens of context by model, where known."""
+    """The context length in tokens by model, where known."""
     supports_streaming: bool = False
     token_streaming: bool = False
-    """Whether a stream's pieces come while the model generates; otherwise they are cut from the whole answer."""
+    """Whether a stream delivers text during generation; otherwise it splits the finished answer."""
     supports_tools: bool = False
     supports_vision: bool = False
     supports_audio: bool = False
@@ -31,11 +31,11 @@ class Capabilities(Record):
     supports_logprobs: bool = False
     supports_n: bool = False
     options: tuple[str, ...] | None = None
-    """The names of the sampling options that are honoured; ``None`` means all of them."""
+    """The names of the supported sampling options; ``None`` means all of them."""
     losses: tuple[str, ...] = ()
-    """The loss functions that a job may train with: ``TrainingBackend.losses``. Empty: the service alone knows."""
+    """The allowed loss functions, as in ``TrainingBackend.losses``. Empty: only the service knows them."""
     commands: tuple[str, ...] = ()
-    """The commands that a ``CommandBackend`` knows."""
+    """The commands of a ``CommandBackend``."""
     max_tokens: int | None = Field(default=None, ge=1)
     max_context_length: int | None = Field(default=None, ge=1)
     max_images_per_request: int | None = Field(default=None, ge=0)

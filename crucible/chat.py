@@ -1,9 +1,9 @@
-"""A prompt in the form that chat templates read: plain messages, tools, and whether the model is to think.
+"""A prompt in the form that chat templates read: plain messages, tools, and a flag for thinking.
 
-A message is a mapping with ``role`` and ``content``, and where it has them ``name``, ``tool_calls`` and
-``tool_call_id``. ``content`` is text; where there are images, a list of ``{"type": "text", "text": ...}`` and
-``{"type": "image"}``, whose images stand in ``Chat.images`` in the same order. Tools and tool calls have the form
-of OpenAI's API, with the arguments as an object.
+A message is a mapping with ``role``, ``content`` and, where present, ``name``, ``tool_calls`` and ``tool_call_id``.
+``content`` is text or, with images, a list of ``{"type": "text", "text": ...}`` and ``{"type": "image"}``;
+``Chat.images`` holds the images in the same order. Tools and tool calls have the form of OpenAI's API, with the
+arguments as an object.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,7 +16,7 @@ from crucible.prompt import ImagePart, Message, Prompt, Role, TextPart, Tool, To
 
 @dataclass(frozen=True, slots=True)
 class PlacedImage:
-    """An image and the field of the prompt that holds it."""
+    """An image and the path of its field in the prompt."""
 
     place: str
     image: ImagePart
@@ -24,7 +24,7 @@ class PlacedImage:
 
 @dataclass(frozen=True, slots=True)
 class Chat:
-    """What a template renders."""
+    """The input of a chat template."""
 
     messages: tuple[Mapping[str, Any], ...]
     tools: tuple[Mapping[str, Any], ...] = ()
@@ -33,7 +33,7 @@ class Chat:
 
 
 def chat_of(prompt: Prompt) -> Chat:
-    """The conversation of a prompt. Tools that may not be called (``tool_choice`` none) are not offered."""
+    """Convert a prompt. With ``tool_choice`` none, its tools are left out."""
     system = [] if prompt.system is None else [{"role": Role.SYSTEM.value, "content": prompt.system}]
     offered = () if prompt.tool_choice is ToolChoice.NONE else prompt.tools
     return Chat(
@@ -50,7 +50,7 @@ def chat_of(prompt: Prompt) -> Chat:
 
 
 def _turns(message: Message) -> Iterator[dict[str, Any]]:
-    """One turn for every tool result among the parts, and one for the rest."""
+    """Yield a turn for every tool result among the parts, and one for the other parts."""
     results = [part for part in message.parts() if isinstance(part, ToolResultPart)]
     for result in results:
         yield {"role": Role.TOOL.value, "tool_call_id": result.tool_call_id, "content": result.content}
@@ -80,7 +80,7 @@ def _call(call: ToolCall) -> dict[str, Any]:
     try:
         arguments: Any = call.parsed_arguments()
     except MalformedAnswer:
-        # The model wrote it so, and sees it again as it was.
+        # the model generated malformed arguments, and is shown them as they were
         arguments = call.arguments
     return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
 

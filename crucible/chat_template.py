@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from crucible.chat import Chat
 from crucible.errors import InvalidRequest, Unsupported
-from crucible.output_parser import THINK, take_apart
+from crucible.output_parser import THINK_START, parse_output
 from crucible.tokenizer import ChatFeatures, RenderedExample, Tokenizer
 
 _IMAGES: Final = ("<|image_pad|>", "<|image|>", "<image>", "<image_soft_token>")
@@ -135,14 +135,14 @@ class TemplateTokenizer(Tokenizer):
         text = self._probe([_ASKED, calling, told])
         if text is None or "probe_result" not in text:
             return False
-        calls = take_apart(text, thinks=False, opened=False, calls=True, turn=0).tool_calls
+        calls = parse_output(text, thinks=False, opened=False, calls=True, turn=0).tool_calls
         return [(call.name, call.arguments) for call in calls] == [("probe_tool", {"a": 1})]
 
     def _knows_thinking(self) -> bool:
         thinking, plain = self._probe([_ASKED], enable_thinking=True), self._probe([_ASKED], enable_thinking=False)
         if thinking is None or plain is None:
             return False
-        return thinking.rstrip().endswith(THINK) or (thinking != plain and THINK in thinking + plain)
+        return thinking.rstrip().endswith(THINK_START) or (thinking != plain and THINK_START in thinking + plain)
 
     def _image_token(self) -> int | None:
         vocabulary = self._inner.get_vocab()

@@ -1,4 +1,4 @@
-"""Asking a plug-in, and holding it to the contract: what it raises and returns is checked where it comes in."""
+"""Calls of a plug-in that check it against the contract: the types of its results and of its exceptions."""
 
 from collections.abc import AsyncIterator
 from typing import TypeVar, get_args
@@ -13,62 +13,60 @@ from crucible.stream import StreamEvent
 T = TypeVar("T")
 
 
-async def ask_capabilities(backend: Backend) -> Capabilities:
-    """What the backend claims. Raises PluginError when it breaks or answers something else."""
+async def checked_capabilities(backend: Backend) -> Capabilities:
+    """Return the backend's capabilities. Raises PluginError when the call fails or returns another type."""
     try:
-        answer = await backend.capabilities()
+        result = await backend.capabilities()
     except Exception as exc:
-        raise _translated(exc, backend, "capabilities") from exc
-    return _of_type(answer, Capabilities, backend, "capabilities")
+        raise _as_crucible_error(exc, backend, "capabilities") from exc
+    return _expect(result, Capabilities, backend, "capabilities")
 
 
-async def ask_health(backend: Backend) -> Health:
-    """Whether the backend can serve; a plug-in that breaks is a Health that is not ok."""
+async def checked_health(backend: Backend) -> Health:
+    """Return the backend's health; a call that fails counts as unhealthy."""
     try:
-        return _of_type(await backend.health_check(), Health, backend, "health_check")
+        return _expect(await backend.health_check(), Health, backend, "health_check")
     except Exception as exc:
         return Health(ok=False, reason=f"health_check failed: {exc}")
 
 
-async def ask_completion(backend: Backend, prompt: Prompt) -> Completion:
-    """The answer to a prompt, refused beforehand if the backend lacks what it needs."""
+async def checked_completion(backend: Backend, prompt: Prompt) -> Completion:
+    """Complete a prompt, after a check that the backend has the capabilities it needs."""
     try:
         await backend.check_prompt(prompt)
-        answer = await backend.complete(prompt)
+        result = await backend.complete(prompt)
     except Exception as exc:
-        raise _translated(exc, backend, "complete") from exc
-    return _of_type(answer, Completion, backend, "complete")
+        raise _as_crucible_error(exc, backend, "complete") from exc
+    return _expect(result, Completion, backend, "complete")
 
 
-async def ask_stream(backend: Backend, prompt: Prompt) -> AsyncIterator[StreamEvent]:
-    """The answer in events, refused beforehand if the backend lacks what it needs."""
+async def checked_stream(backend: Backend, prompt: Prompt) -> AsyncIterator[StreamEvent]:
+    """Stream the result to a prompt, after a check that the backend has the capabilities it needs."""
     try:
         await backend.check_prompt(prompt)
         async for event in backend.stream(prompt):
             if not isinstance(event, _EVENTS):
                 raise PluginError(
-                    f"stream gave a {type(event).__name__} in place of an event", backend=backend.name
+                    f"stream yielded a {type(event).__name__} instead of an event", backend=backend.name
                 )
             yield event
     except Exception as exc:
-        raise _translated(exc, backend, "stream") from exc
+        raise _as_crucible_error(exc, backend, "stream") from exc
 
 
 _EVENTS: tuple[type, ...] = get_args(get_args(StreamEvent)[0])
 
 
-def _translated(exc: Exception, backend: Backend, method: str) -> CrucibleError:
-    """Errors of our family as they are; anything else is the plug-in's mistake."""
+def _as_crucible_error(exc: Exception, backend: Backend, method: str) -> CrucibleError:
+    """The exception itself if it is a CrucibleError; a PluginError otherwise."""
     if isinstance(exc, CrucibleError):
         if exc.backend is None:
             exc.backend = backend.name
         return exc
-    return PluginError(f"{method} raised {exc!r}, which is no error of the contract", backend=backend.name)
+    return PluginError(f"{method} raised {exc!r}, which is not a CrucibleError", backend=backend.name)
 
 
-def _of_type(answer: object, kind: type[T], backend: Backend, method: str) -> T:
-    if isinstance(answer, kind):
-        return answer
-    raise PluginError(
-        f"{method} returned {type(answer).__name__} in place of {kind.__name__}", backend=backend.name
-    )
+def _expect(result: object, kind: type[T], backend: Backend, method: str) -> T:
+    if isinstance(result, kind):
+        return result
+    raise PluginError(f"{method} returned {type(result).__name__} instead of {kind.__name__}", backend=backend.name)

@@ -1,4 +1,4 @@
-"""A completion: what a backend answered, what it used, and what it cost."""
+"""A completion: a backend's answers to a prompt, with usage and cost."""
 
 from enum import StrEnum
 from itertools import pairwise
@@ -34,23 +34,23 @@ class FinishReason(StrEnum):
 
 
 class Thinking(Record):
-    """What the model thought before it answered."""
+    """The model's reasoning before its answer."""
 
     content: str = ""
     tokens: int | None = Field(default=None, ge=0)
 
 
 class UsageSource(StrEnum):
-    """Who counted the tokens."""
+    """The source of the token counts."""
 
     PROVIDER = "provider"
     ESTIMATED = "estimated"
 
 
 class Usage(Record):
-    """Tokens used. A count that is not known is ``None``, which is not 0.
+    """Token counts. An unknown count is ``None``, not 0.
 
-    ``prompt_tokens`` includes cached ones, ``completion_tokens`` includes those of thinking.
+    ``prompt_tokens`` includes cached tokens, ``completion_tokens`` includes thinking tokens.
     """
 
     prompt_tokens: int = Field(default=0, ge=0)
@@ -62,7 +62,7 @@ class Usage(Record):
 
     @classmethod
     def of(cls, prompt_tokens: int, completion_tokens: int) -> Self:
-        """A usage of which only these two counts are known."""
+        """Create a usage from the two counts that every backend knows."""
         return cls(
             prompt_tokens=prompt_tokens,
             completion_tokens=completion_tokens,
@@ -71,7 +71,7 @@ class Usage(Record):
 
 
 class TopLogprob(Record):
-    """One of the most likely tokens at a place."""
+    """A candidate token at a position, among the most likely ones."""
 
     token: str
     token_id: int | None = None
@@ -79,7 +79,7 @@ class TopLogprob(Record):
 
 
 class TokenLogprob(Record):
-    """A generated token and the log probability (nats) that the model gave it."""
+    """A generated token with its log probability under the model, in nats."""
 
     token: str
     token_id: int | None = None
@@ -88,7 +88,7 @@ class TokenLogprob(Record):
 
 
 class Choice(Record):
-    """One answer."""
+    """An answer; ``index`` is its position among the answers to the prompt."""
 
     index: int = Field(default=0, ge=0)
     message: Message
@@ -96,20 +96,20 @@ class Choice(Record):
     thinking: Thinking | None = None
     logprobs: tuple[TokenLogprob, ...] | None = None
     tokens: tuple[int, ...] | None = None
-    """The ids that the model generated, where the backend shows them."""
+    """The ids of the generated tokens, where the backend reports them."""
     raw_finish_reason: str | None = None
-    """The provider's own word, where it says more."""
+    """The provider's own value, where it is more specific."""
 
     @field_validator("message")
     @classmethod
-    def _spoken_by_the_assistant(cls, message: Message) -> Message:
+    def _has_role_assistant(cls, message: Message) -> Message:
         if message.role is not Role.ASSISTANT:
-            raise ValueError(f"an answer is the assistant's, not one of {message.role.value}")
+            raise ValueError(f"an answer has role assistant, not {message.role.value}")
         return message
 
 
 class Completion(Record):
-    """The answer to a prompt."""
+    """The answers to a prompt."""
 
     choices: tuple[Choice, ...] = ()
     model: str | None = None
@@ -119,18 +119,18 @@ class Completion(Record):
     request_id: str | None = None
     trace_id: str | None = None
     cost: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    """US dollars; ``None`` when not known, which is not 0."""
+    """US dollars; ``None`` when unknown, not 0."""
     raw_response: FiniteJson = None
     metadata: FiniteObject = Field(default_factory=dict)
 
     @model_validator(mode="after")
-    def _in_order(self) -> Self:
+    def _ascending_indexes(self) -> Self:
         indexes = [choice.index for choice in self.choices]
         if any(later <= earlier for earlier, later in pairwise(indexes)):
-            raise ValueError(f"choices must come in the order of their index, each once; these are {indexes}")
+            raise ValueError(f"choices must have ascending, distinct indexes; these are {indexes}")
         return self
 
     @property
     def text(self) -> str:
-        """The text of the first answer; empty when there is none."""
+        """The text of the first answer; empty without answers."""
         return self.choices[0].message.text() if self.choices else ""

@@ -1,7 +1,7 @@
-"""A digest of all that determines an optimizer step's effect, whatever holds its arrays.
+"""Digests of mutating requests, over everything that determines their effect.
 
-Equal requests have equal digests in every process, in every run and for every kind of array, so a later process can
-prove that what it is about to repeat is what was meant.
+Equal requests have equal digests in every process, in every run and for every array type, so a later process can
+verify that it repeats the same request.
 """
 
 import hashlib
@@ -13,32 +13,32 @@ from typing import Any, Final
 
 from crucible.training import IntentKind, StepRequest
 
-_WHOLE: Final = frozenset({"target_tokens"})
+_INTEGER_ARRAYS: Final = frozenset({"target_tokens"})
 
 
 def step_digest(request: StepRequest) -> str:
-    """The hex digest of a step: its number, loss, optimizer and batch."""
-    made = hashlib.sha256()
+    """Return the hex digest of a step: its number, loss, optimizer and batch."""
+    digest = hashlib.sha256()
     head = [request.step, request.loss_fn, sorted(request.loss_config.items()), request.optimizer.model_dump()]
-    made.update(json.dumps(head, sort_keys=True).encode())
+    digest.update(json.dumps(head, sort_keys=True).encode())
     for datum in request.batch:
-        _add(made, "tokens", datum.tokens, whole=True)
+        _add(digest, "tokens", datum.tokens, integer=True)
         for name in sorted(datum.loss_inputs):
-            _add(made, name, datum.loss_inputs[name], whole=name in _WHOLE)
-    return made.hexdigest()
+            _add(digest, name, datum.loss_inputs[name], integer=name in _INTEGER_ARRAYS)
+    return digest.hexdigest()
 
 
 def save_digest(kind: IntentKind, name: str, step: int, ttl_s: int | None) -> str:
-    """The hex digest of a save."""
+    """Return the hex digest of a save."""
     return hashlib.sha256(json.dumps([kind, name, step, ttl_s]).encode()).hexdigest()
 
 
-def _add(made: Any, name: str, values: Sequence[int] | Sequence[float], *, whole: bool) -> None:
-    made.update(f"{name}:{len(values)};".encode())
+def _add(digest: Any, name: str, values: Sequence[int] | Sequence[float], *, integer: bool) -> None:
+    digest.update(f"{name}:{len(values)};".encode())
     if hasattr(values, "astype"):
-        made.update(values.astype("<i8" if whole else "<f8").tobytes())
+        digest.update(values.astype("<i8" if integer else "<f8").tobytes())
         return
-    numbers = array("q" if whole else "d", values)
+    numbers = array("q" if integer else "d", values)
     if sys.byteorder == "big":
         numbers.byteswap()
-    made.update(numbers.tobytes())
+    digest.update(numbers.tobytes())

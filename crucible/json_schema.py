@@ -1,7 +1,7 @@
-"""Is this a JSON Schema? Checked by the rules of the keywords themselves, without any library.
+"""JSON Schema validation without dependencies.
 
-The check knows the keywords of draft 2020-12 that models are given. A keyword it does not know is left alone, as
-the standard asks; a keyword with a value that the standard forbids is refused with its place.
+Covers the keywords of draft 2020-12 that are used with models. Unknown keywords are ignored, as the standard
+requires; a known keyword with a value that the standard forbids is refused with its path.
 """
 
 import math
@@ -22,105 +22,105 @@ _NUMBERS: Final = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 _TEXTS: Final = ("$schema", "$id", "$ref", "$anchor", "title", "description", "format")
 
 
-def check_json_schema(schema: object, place: str = "json_schema") -> None:
-    """Do nothing if ``schema`` is a JSON Schema.
+def check_json_schema(schema: object, path: str = "json_schema") -> None:
+    """Check that ``schema`` is a JSON Schema.
 
     Raises:
-        ValueError: naming the place inside the schema, its value, and what is allowed there.
+        ValueError: it is not; the message has the path inside the schema, its value, and what is allowed.
     """
     if isinstance(schema, bool):
         return
     if not isinstance(schema, Mapping):
-        raise _wrong(place, schema, "a schema is an object or a boolean")
+        raise _invalid(path, schema, "a schema is an object or a boolean")
     for keyword, value in schema.items():
         check = _CHECKS.get(keyword)
         if check is not None:
-            check(value, f"{place}.{keyword}")
+            check(value, f"{path}.{keyword}")
 
 
-def _wrong(place: str, value: object, allowed: str) -> ValueError:
+def _invalid(path: str, value: object, allowed: str) -> ValueError:
     shown = repr(value)
-    return ValueError(f"{place}: {shown if len(shown) <= 80 else shown[:77] + '...'} is not allowed; {allowed}")
+    return ValueError(f"{path}: {shown if len(shown) <= 80 else shown[:77] + '...'} is not allowed; {allowed}")
 
 
-def _type(value: JsonValue, place: str) -> None:
+def _type(value: JsonValue, path: str) -> None:
     names = value if isinstance(value, list) else [value]
     known = [name for name in names if isinstance(name, str) and name in _TYPES]
     if not names or len(known) != len(names) or len(set(known)) != len(known):
-        raise _wrong(place, value, f"one of {', '.join(sorted(_TYPES))}, or a list of different ones")
+        raise _invalid(path, value, f"one of {', '.join(sorted(_TYPES))}, or a list of distinct ones")
 
 
-def _schema_map(value: JsonValue, place: str) -> None:
+def _schema_map(value: JsonValue, path: str) -> None:
     if not isinstance(value, Mapping):
-        raise _wrong(place, value, "an object whose values are schemas")
+        raise _invalid(path, value, "an object whose values are schemas")
     for name, schema in value.items():
-        check_json_schema(schema, f"{place}.{name}")
+        check_json_schema(schema, f"{path}.{name}")
 
 
-def _schema_list(value: JsonValue, place: str) -> None:
+def _schema_list(value: JsonValue, path: str) -> None:
     if not isinstance(value, list) or not value:
-        raise _wrong(place, value, "a list of at least one schema")
+        raise _invalid(path, value, "a list of at least one schema")
     for index, schema in enumerate(value):
-        check_json_schema(schema, f"{place}[{index}]")
+        check_json_schema(schema, f"{path}[{index}]")
 
 
-def _items(value: JsonValue, place: str) -> None:
-    if isinstance(value, list):  # the older drafts' way to say prefixItems
-        _schema_list(value, place)
+def _items(value: JsonValue, path: str) -> None:
+    if isinstance(value, list):  # prefixItems in older drafts
+        _schema_list(value, path)
     else:
-        check_json_schema(value, place)
+        check_json_schema(value, path)
 
 
-def _count(value: JsonValue, place: str) -> None:
+def _count(value: JsonValue, path: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or value < 0 or value != int(value):
-        raise _wrong(place, value, "a whole number of at least 0")
+        raise _invalid(path, value, "a whole number of at least 0")
 
 
-def _number(value: JsonValue, place: str) -> None:
-    # Draft 4, still common, writes exclusiveMinimum as a boolean.
-    if isinstance(value, bool) and "exclusive" in place:
+def _number(value: JsonValue, path: str) -> None:
+    # draft 4, still common, has a boolean exclusiveMinimum
+    if isinstance(value, bool) and "exclusive" in path:
         return
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise _wrong(place, value, "a number")
+        raise _invalid(path, value, "a number")
 
 
-def _multiple(value: JsonValue, place: str) -> None:
-    _number(value, place)
+def _multiple(value: JsonValue, path: str) -> None:
+    _number(value, path)
     if isinstance(value, int | float) and value <= 0:
-        raise _wrong(place, value, "a number above 0")
+        raise _invalid(path, value, "a number above 0")
 
 
-def _names(value: JsonValue, place: str) -> None:
+def _names(value: JsonValue, path: str) -> None:
     if isinstance(value, bool):  # draft 3
         return
     texts = [name for name in value if isinstance(name, str)] if isinstance(value, list) else None
     if not isinstance(value, list) or texts is None or len(set(texts)) != len(value):
-        raise _wrong(place, value, "a list of different property names")
+        raise _invalid(path, value, "a list of distinct property names")
 
 
-def _enum(value: JsonValue, place: str) -> None:
+def _enum(value: JsonValue, path: str) -> None:
     if not isinstance(value, list) or not value:
-        raise _wrong(place, value, "a list of at least one value")
+        raise _invalid(path, value, "a list of at least one value")
 
 
-def _text(value: JsonValue, place: str) -> None:
+def _text(value: JsonValue, path: str) -> None:
     if not isinstance(value, str):
-        raise _wrong(place, value, "a string")
+        raise _invalid(path, value, "a string")
 
 
-def _pattern(value: JsonValue, place: str) -> None:
-    _text(value, place)
+def _pattern(value: JsonValue, path: str) -> None:
+    _text(value, path)
     try:
         re.compile(str(value))
     except re.error as exc:
-        # The standard's dialect is ECMA 262; what only Python cannot read (\p{...}) is let through.
+        # the standard's dialect is ECMA 262, with constructs that Python lacks (\p{...})
         if r"\p" not in str(value) and r"\u" not in str(value):
-            raise _wrong(place, value, f"a regular expression ({exc})") from None
+            raise _invalid(path, value, f"a regular expression ({exc})") from None
 
 
-def _flag(value: JsonValue, place: str) -> None:
+def _flag(value: JsonValue, path: str) -> None:
     if not isinstance(value, bool):
-        raise _wrong(place, value, "true or false")
+        raise _invalid(path, value, "true or false")
 
 
 _CHECKS: Final[Mapping[str, Callable[[JsonValue, str], None]]] = {

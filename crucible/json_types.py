@@ -1,4 +1,4 @@
-"""JSON that every reader takes: no NaN and no infinity, which JSON cannot say and which would come back as null."""
+"""Types for JSON values without NaN and infinity, which JSON cannot represent and pydantic would write as null."""
 
 import math
 from typing import Annotated
@@ -8,7 +8,7 @@ from pydantic import AfterValidator, JsonValue
 
 def _refuse_non_finite(value: JsonValue) -> JsonValue:
     if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{value} has no place in JSON; use null or a string")
+        raise ValueError(f"{value} is not valid JSON; use null or a string")
     if isinstance(value, dict):
         for item in value.values():
             _refuse_non_finite(item)
@@ -25,7 +25,7 @@ def _refuse_in_object(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
 
 
 FiniteJson = Annotated[JsonValue, AfterValidator(_refuse_non_finite)]
-"""Any JSON value."""
+"""A JSON value."""
 
 FiniteObject = Annotated[dict[str, JsonValue], AfterValidator(_refuse_in_object)]
 """A JSON object."""

@@ -1,4 +1,4 @@
-"""What bytes are an image, seen from the bytes themselves."""
+"""Image types, detected from the bytes."""
 
 import base64
 import binascii
@@ -14,17 +14,17 @@ IMAGE_TYPES: Final = ("image/png", "image/jpeg", "image/gif", "image/webp")
 
 
 def image_media_type(data: bytes) -> str | None:
-    """The media type of an image, or ``None`` when the bytes are no image that models take."""
+    """Return the media type of an image, or None when the bytes are no image of a type in ``IMAGE_TYPES``."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "image/webp"
     return next((kind for magic, kind in _MAGIC if data.startswith(magic)), None)
 
 
 def decode_image(text: str, media_type: str | None) -> bytes:
-    """The bytes of an image given in base64.
+    """Decode an image from base64 and check its type.
 
     Raises:
-        ValueError: the text is not base64, the bytes are no image, or another kind than ``media_type`` says.
+        ValueError: the text is not base64, the bytes are no image, or its type is not ``media_type``.
     """
     try:
         data = base64.b64decode(text, validate=True)
@@ -32,7 +32,7 @@ def decode_image(text: str, media_type: str | None) -> bytes:
         raise ValueError(f"not valid base64 ({exc})") from None
     found = image_media_type(data)
     if found is None:
-        raise ValueError(f"the bytes are no image; allowed are {', '.join(IMAGE_TYPES)}")
+        raise ValueError(f"the bytes are not an image; allowed are {', '.join(IMAGE_TYPES)}")
     if media_type is not None and media_type != found:
-        raise ValueError(f"media_type says {media_type}, but the bytes are {found}")
+        raise ValueError(f"media_type is {media_type}, but the bytes are {found}")
     return data

@@ -1,4 +1,4 @@
-"""How an answer is to be made: sampling, form, limits. ``None`` leaves a choice to the backend."""
+"""Options of a completion: sampling, format, limits. ``None`` means the backend's default."""
 
 from enum import StrEnum
 from typing import Self
@@ -11,7 +11,7 @@ from crucible.record import Record
 
 
 class ResponseFormat(StrEnum):
-    """The form of the answer."""
+    """The format of the answer."""
 
     TEXT = "text"
     JSON = "json"
@@ -19,25 +19,25 @@ class ResponseFormat(StrEnum):
 
 
 class CacheControl(StrEnum):
-    """How a provider may keep the prompt."""
+    """How a provider may cache the prompt."""
 
     EPHEMERAL = "ephemeral"
 
 
 class Options(Record):
-    """Every option of a completion. What a backend cannot honour it refuses; it drops nothing in silence."""
+    """The options of a completion. A backend refuses an option that it does not support, and ignores none."""
 
     model: str | None = Field(default=None, min_length=1)
-    """A base model's name or, where the backend trains, the path of a checkpoint."""
+    """The name of a base model or, at a backend that trains, the path of a checkpoint."""
     temperature: float | None = Field(default=None, ge=0, le=10, allow_inf_nan=False)
-    """0 is greedy."""
+    """0 selects greedy decoding."""
     max_tokens: int | None = Field(default=None, ge=1)
     top_p: float | None = Field(default=None, gt=0, le=1, allow_inf_nan=False)
     top_k: int | None = Field(default=None, ge=1)
     frequency_penalty: float | None = Field(default=None, ge=-2, le=2, allow_inf_nan=False)
     presence_penalty: float | None = Field(default=None, ge=-2, le=2, allow_inf_nan=False)
     stop: tuple[str, ...] = ()
-    """The answer ends before any of these."""
+    """Sequences that end the answer and are not part of it."""
     response_format: ResponseFormat | None = None
     json_schema: FiniteObject | None = None
     stream: bool = False
@@ -47,35 +47,35 @@ class Options(Record):
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     timeout_ms: int | None = Field(default=None, ge=1)
     n: int = Field(default=1, ge=1, le=1024)
-    """How many answers."""
+    """The number of answers."""
     logprobs: bool = False
-    """Whether each generated token's log probability is wanted."""
+    """Whether to return the log probability of each generated token."""
     top_logprobs: int | None = Field(default=None, ge=0, le=100)
-    """How many of the most likely tokens are wanted at each place."""
+    """The number of most likely tokens to return at each position."""
     extra: FiniteObject = Field(default_factory=dict)
-    """What only one provider knows, by the provider's own names."""
+    """Options specific to a provider, under the provider's own names."""
 
     @field_validator("stop", mode="before")
     @classmethod
-    def _one_or_many(cls, value: object) -> object:
+    def _as_tuple(cls, value: object) -> object:
         return (value,) if isinstance(value, str) else () if value is None else value
 
     @field_validator("stop")
     @classmethod
-    def _something_to_find(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _no_empty_sequence(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if "" in value:
             raise ValueError("a stop sequence must not be empty")
         return value
 
     @field_validator("json_schema")
     @classmethod
-    def _a_schema(cls, value: dict[str, JsonValue] | None) -> dict[str, JsonValue] | None:
+    def _valid_schema(cls, value: dict[str, JsonValue] | None) -> dict[str, JsonValue] | None:
         if value is not None:
             check_json_schema(value)
         return value
 
     @model_validator(mode="after")
-    def _agreeing(self) -> Self:
+    def _consistent(self) -> Self:
         if self.response_format is ResponseFormat.JSON_SCHEMA and self.json_schema is None:
             raise ValueError("response_format json_schema needs json_schema")
         if self.json_schema is not None and self.response_format in (None, ResponseFormat.TEXT):

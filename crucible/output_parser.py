@@ -1,13 +1,13 @@
-"""What a model said, taken apart: its thinking, the tools it calls, and the rest.
+"""Parser of model output into thinking, tool calls and text.
 
-Tool calls have the form that Hermes and Qwen models write and that ``ByteTokenizer`` uses too::
+Tool calls have the form of Hermes and Qwen models, which ``ByteTokenizer`` uses too::
 
     <tool_call>
     {"name": "weather", "arguments": {"town": "Bonn"}}
     </tool_call>
 
-Thinking stands at the beginning, between ``<think>`` and ``</think>``; where the template has opened it already,
-the model writes only the end.
+Thinking precedes everything else, between ``<think>`` and ``</think>``; where the prompt ends with the opening tag,
+the model generates only the closing one.
 """
 
 import json
@@ -16,93 +16,95 @@ from typing import Any, Final
 
 from crucible.prompt import ToolCall
 
-THINK: Final = "<think>"
-THOUGHT: Final = "</think>"
-CALL: Final = "<tool_call>"
-CALLED: Final = "</tool_call>"
+THINK_START: Final = "<think>"
+THINK_END: Final = "</think>"
+CALL_START: Final = "<tool_call>"
+CALL_END: Final = "</tool_call>"
 
 
 @dataclass(frozen=True, slots=True)
-class Spoken:
-    """``thinking`` is None where there was none. ``content`` is what is left."""
+class ParsedOutput:
+    """The parts of a model's output. ``thinking`` is None without thinking; ``content`` is the remaining text."""
 
     content: str
     thinking: str | None = None
     tool_calls: tuple[ToolCall, ...] = ()
 
 
-def take_apart(text: str, *, thinks: bool, opened: bool, calls: bool, turn: int) -> Spoken:
-    """Look for thinking if it is expected (``thinks``) or already ``opened``, and for tool calls if there may be
-    ``calls``. What is not well formed stays text. Calls without an id get one made of ``turn`` and their place."""
-    thinking, rest = _thought(text, opened) if thinks or opened else (None, text)
+def parse_output(text: str, *, thinks: bool, opened: bool, calls: bool, turn: int) -> ParsedOutput:
+    """Parse thinking if the model ``thinks`` or the prompt has ``opened`` it, and tool calls if ``calls`` is set.
+
+    Malformed calls remain text. A call without an id gets one made of ``turn`` and its position.
+    """
+    thinking, rest = _split_thinking(text, opened) if thinks or opened else (None, text)
     if not calls:
-        return Spoken(rest, thinking)
-    content, found = _calls(rest, turn)
-    return Spoken(content, thinking, found)
+        return ParsedOutput(rest, thinking)
+    content, found = _split_calls(rest, turn)
+    return ParsedOutput(content, thinking, found)
 
 
-def _thought(text: str, opened: bool) -> tuple[str | None, str]:
+def _split_thinking(text: str, opened: bool) -> tuple[str | None, str]:
     body = text.lstrip()
-    if body.startswith(THINK):
-        body = body.removeprefix(THINK)
+    if body.startswith(THINK_START):
+        body = body.removeprefix(THINK_START)
     elif not opened:
         return None, text
-    thought, _, rest = body.partition(THOUGHT)
+    thought, _, rest = body.partition(THINK_END)
     return thought.strip("\n"), rest.lstrip("\n")
 
 
-def _calls(text: str, turn: int) -> tuple[str, tuple[ToolCall, ...]]:
+def _split_calls(text: str, turn: int) -> tuple[str, tuple[ToolCall, ...]]:
     found: list[ToolCall] = []
     kept: list[str] = []
-    at = 0
-    while (start := text.find(CALL, at)) >= 0:
-        read = _read(text, start + len(CALL), found, turn)
-        if read is None:
-            end = start + len(CALL)
-            kept.append(text[at:end])
+    position = 0
+    while (start := text.find(CALL_START, position)) >= 0:
+        parsed = _parse_call(text, start + len(CALL_START), found, turn)
+        if parsed is None:
+            end = start + len(CALL_START)
+            kept.append(text[position:end])
         else:
-            call, end = read
-            kept.append(text[at:start])
+            call, end = parsed
+            kept.append(text[position:start])
             found.append(call)
-        at = end
-    kept.append(text[at:])
+        position = end
+    kept.append(text[position:])
     content = "".join(kept)
     return (content.strip() if found else content), tuple(found)
 
 
-def _read(text: str, at: int, earlier: list[ToolCall], turn: int) -> tuple[ToolCall, int] | None:
-    """The call that begins at a place and where it ends, or None if it is none."""
+def _parse_call(text: str, position: int, earlier: list[ToolCall], turn: int) -> tuple[ToolCall, int] | None:
+    """Parse the call at a position; return it with its end, or None if it is malformed."""
     try:
-        value, end = _DECODER.raw_decode(text, _after_space(text, at))
-        end = _after_space(text, end)
-        if not text.startswith(CALLED, end) or not isinstance(value, dict):
+        value, end = _DECODER.raw_decode(text, _skip_space(text, position))
+        end = _skip_space(text, end)
+        if not text.startswith(CALL_END, end) or not isinstance(value, dict):
             return None
-        call = _call(value, earlier, turn)
+        call = _call_of(value, earlier, turn)
     except (ValueError, RecursionError):
         return None
-    return None if call is None else (call, end + len(CALLED))
+    return None if call is None else (call, end + len(CALL_END))
 
 
-def _call(value: dict[str, Any], earlier: list[ToolCall], turn: int) -> ToolCall | None:
-    name, arguments, given = value.get("name"), value.get("arguments", {}), value.get("id")
+def _call_of(value: dict[str, Any], earlier: list[ToolCall], turn: int) -> ToolCall | None:
+    name, arguments, call_id = value.get("name"), value.get("arguments", {}), value.get("id")
     if not isinstance(name, str) or not isinstance(arguments, dict):
         return None
     taken = {call.id for call in earlier}
-    made = f"call-{turn}-{len(earlier)}"
-    while made in taken:
-        made += "x"
-    chosen = given if isinstance(given, str) and given and given not in taken else made
-    return ToolCall(id=chosen, name=name, arguments=arguments)
+    if not isinstance(call_id, str) or not call_id or call_id in taken:
+        call_id = f"call-{turn}-{len(earlier)}"
+        while call_id in taken:
+            call_id += "x"
+    return ToolCall(id=call_id, name=name, arguments=arguments)
 
 
-def _after_space(text: str, at: int) -> int:
-    while at < len(text) and text[at].isspace():
-        at += 1
-    return at
+def _skip_space(text: str, position: int) -> int:
+    while position < len(text) and text[position].isspace():
+        position += 1
+    return position
 
 
-def _no_constant(word: str) -> Any:
-    raise ValueError(f"{word} is not JSON")
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
 
 
-_DECODER: Final = json.JSONDecoder(parse_constant=_no_constant)
+_DECODER: Final = json.JSONDecoder(parse_constant=_refuse_constant)

@@ -1,4 +1,4 @@
-"""Reading a record from foreign data, with an error of our family that names the field."""
+"""Parsing of foreign data into records, with errors that name the field."""
 
 from typing import TypeVar
 
@@ -11,11 +11,11 @@ R = TypeVar("R", bound=Record)
 
 
 def read_record(kind: type[R], data: object, *, backend: str | None = None) -> R:
-    """``data`` (an object as parsed from JSON) as a record.
+    """Validate ``data``, an object parsed from JSON, into a record.
 
     Raises:
-        InvalidRequest: naming the first field that is wrong, its value and what is allowed; ``details["errors"]``
-            lists the rest as well.
+        InvalidRequest: a field is invalid. The message names the first one, its value and what is allowed;
+            ``details["errors"]`` lists all of them.
     """
     try:
         return kind.model_validate(data)
@@ -24,7 +24,7 @@ def read_record(kind: type[R], data: object, *, backend: str | None = None) -> R
 
 
 def read_json(kind: type[R], text: str | bytes, *, backend: str | None = None) -> R:
-    """The same from JSON text."""
+    """Parse JSON text into a record. Raises as ``read_record``."""
     try:
         return kind.model_validate_json(text)
     except ValidationError as exc:
@@ -33,7 +33,7 @@ def read_json(kind: type[R], text: str | bytes, *, backend: str | None = None) -
 
 def _translate(exc: ValidationError, kind: str, backend: str | None) -> InvalidRequest:
     problems = exc.errors(include_url=False, include_context=False)
-    fields = [_place(problem["loc"]) or kind for problem in problems]
+    fields = [_path(problem["loc"]) or kind for problem in problems]
     first = problems[0]
     value = _showable(fields[0], first.get("input"))
     error = InvalidRequest.of(fields[0], value, first["msg"].removeprefix("Value error, "), backend=backend)
@@ -44,15 +44,15 @@ def _translate(exc: ValidationError, kind: str, backend: str | None) -> InvalidR
 
 
 def _showable(field: str, value: object) -> object:
-    """A value as an error may carry it: of an object only its field names, of a secret nothing."""
+    """A value as an error may show it: only the field names of an object, and nothing of a secret."""
     if isinstance(value, dict):
         return sorted(str(name) for name in value)
     name = field.rpartition(".")[2].lower()
     return "(hidden)" if any(mark in name for mark in ("key", "secret", "token", "password")) else value
 
 
-def _place(location: tuple[int | str, ...]) -> str:
-    place = ""
+def _path(location: tuple[int | str, ...]) -> str:
+    path = ""
     for step in location:
-        place += f"[{step}]" if isinstance(step, int) else f".{step}" if place else str(step)
-    return place
+        path += f"[{step}]" if isinstance(step, int) else f".{step}" if path else str(step)
+    return path

@@ -1,4 +1,4 @@
-"""A prompt: a conversation, the tools it may use, and how the answer is to be made."""
+"""A prompt: a conversation, the tools that the model may call, and options for the answer."""
 
 import json
 import re
@@ -17,7 +17,7 @@ from crucible.record import Record
 
 
 class Role(StrEnum):
-    """Who speaks."""
+    """The author of a message."""
 
     SYSTEM = "system"
     USER = "user"
@@ -33,7 +33,7 @@ class TextPart(Record):
 
 
 class ImagePart(Record):
-    """An image, by address or by its bytes."""
+    """An image, by URL or as base64 data."""
 
     type: Literal["image"] = "image"
     url: str | None = None
@@ -41,7 +41,7 @@ class ImagePart(Record):
     media_type: str | None = None
 
     @model_validator(mode="after")
-    def _an_image(self) -> Self:
+    def _valid_image(self) -> Self:
         if (self.url is None) == (self.base64 is None):
             raise ValueError("an image needs either url or base64, and not both")
         if self.url is not None:
@@ -50,7 +50,7 @@ class ImagePart(Record):
             raise ValueError(f"media_type {self.media_type!r} is not allowed; allowed are {', '.join(IMAGE_TYPES)}")
         if self.base64 is not None:
             if self.media_type is None:
-                raise ValueError("an image given by base64 needs media_type")
+                raise ValueError("an image in base64 needs media_type")
             decode_image(self.base64, self.media_type)
         elif self.url is not None and self.url.startswith("data:"):
             decode_image(self.url.partition(",")[2], None)
@@ -58,7 +58,7 @@ class ImagePart(Record):
 
 
 class AudioPart(Record):
-    """Sound, by address or by its bytes."""
+    """An audio clip, by URL or as base64 data."""
 
     type: Literal["audio"] = "audio"
     url: str | None = None
@@ -66,7 +66,7 @@ class AudioPart(Record):
     format: str | None = Field(default=None, min_length=1)
 
     @model_validator(mode="after")
-    def _a_sound(self) -> Self:
+    def _valid_audio(self) -> Self:
         if (self.url is None) == (self.base64 is None):
             raise ValueError("audio needs either url or base64, and not both")
         if self.url is not None:
@@ -75,7 +75,7 @@ class AudioPart(Record):
 
 
 class ToolResultPart(Record):
-    """What a tool answered to a call made earlier in the conversation."""
+    """A tool's result for an earlier call in the conversation."""
 
     type: Literal["tool_result"] = "tool_result"
     tool_call_id: str = Field(min_length=1)
@@ -86,17 +86,17 @@ Part: TypeAlias = Annotated[TextPart | ImagePart | AudioPart | ToolResultPart, F
 
 
 class ToolCall(Record):
-    """A model's wish to call a tool. ``arguments`` is an object, or its JSON text as the model wrote it."""
+    """A tool call by the model. ``arguments`` is an object, or its JSON text as generated."""
 
     id: str = Field(min_length=1)
     name: str = Field(min_length=1)
     arguments: FiniteObject | str = Field(default_factory=dict)
 
     def parsed_arguments(self) -> dict[str, JsonValue]:
-        """The arguments as an object.
+        """Parse the arguments into an object.
 
         Raises:
-            MalformedAnswer: the text that the model wrote is no JSON object.
+            MalformedAnswer: the generated text is not a JSON object.
         """
         if not isinstance(self.arguments, str):
             return self.arguments
@@ -110,7 +110,7 @@ class ToolCall(Record):
 
 
 class Message(Record):
-    """One turn. ``content`` is text, or parts in order; an assistant that only calls tools may have none."""
+    """A turn of a conversation. ``content`` is text or parts; an assistant's turn may have tool calls instead."""
 
     role: Role
     content: str | tuple[Part, ...] | None = None
@@ -120,36 +120,36 @@ class Message(Record):
 
     @field_validator("tool_calls", mode="before")
     @classmethod
-    def _none_is_none(cls, value: object) -> object:
+    def _null_is_empty(cls, value: object) -> object:
         return () if value is None else value
 
     @model_validator(mode="after")
-    def _fitting_its_role(self) -> Self:
+    def _matches_role(self) -> Self:
         if self.content == ():
             raise ValueError("content must not be an empty list of parts")
         if self.tool_calls and self.role is not Role.ASSISTANT:
-            raise ValueError(f"tool_calls belong to the assistant, not to {self.role.value}")
+            raise ValueError(f"tool_calls need role assistant, not {self.role.value}")
         if len({call.id for call in self.tool_calls}) != len(self.tool_calls):
             raise ValueError("tool_calls must have different ids")
         if self.content is None and self.role is not Role.ASSISTANT:
-            raise ValueError(f"a message of {self.role.value} needs content")
+            raise ValueError(f"a message with role {self.role.value} needs content")
         if self.tool_call_id is not None and self.role is not Role.TOOL:
-            raise ValueError(f"tool_call_id belongs to role tool, not to {self.role.value}")
+            raise ValueError(f"tool_call_id needs role tool, not {self.role.value}")
         results = [part for part in self.parts() if isinstance(part, ToolResultPart)]
         if results and self.role not in (Role.TOOL, Role.USER):
-            raise ValueError(f"a tool_result belongs to role tool or user, not to {self.role.value}")
+            raise ValueError(f"a tool_result needs role tool or user, not {self.role.value}")
         if self.role is Role.TOOL and self.tool_call_id is None and not results:
-            raise ValueError("a message of tool needs tool_call_id, or parts of type tool_result")
+            raise ValueError("a message with role tool needs tool_call_id, or parts of type tool_result")
         return self
 
     def parts(self) -> tuple[TextPart | ImagePart | AudioPart | ToolResultPart, ...]:
-        """The content as parts, also when it was given as text."""
+        """The content as parts; plain text becomes a text part."""
         if self.content is None:
             return ()
         return (TextPart(text=self.content),) if isinstance(self.content, str) else self.content
 
     def text(self) -> str:
-        """The text of all text parts, joined."""
+        """The concatenated text parts."""
         return "".join(part.text for part in self.parts() if isinstance(part, TextPart))
 
 
@@ -164,7 +164,7 @@ class Tool(Record):
     @model_validator(mode="before")
     @classmethod
     def _unwrapped(cls, value: object) -> object:
-        """The form of OpenAI's API ({type: function, function: {...}}) says the same."""
+        """Accept the form of OpenAI's API too: {type: function, function: {...}}."""
         if isinstance(value, Mapping) and value.get("type") == "function":
             inner = value.get("function")
             return inner if isinstance(inner, Mapping) else {k: v for k, v in value.items() if k != "type"}
@@ -172,13 +172,13 @@ class Tool(Record):
 
     @field_validator("parameters")
     @classmethod
-    def _a_schema(cls, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    def _valid_schema(cls, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
         check_json_schema(value, "parameters")
         return value
 
 
 class ToolChoice(StrEnum):
-    """Whether the model may, may not or must call a tool."""
+    """Whether the model may, must not or must call a tool."""
 
     AUTO = "auto"
     NONE = "none"
@@ -186,17 +186,17 @@ class ToolChoice(StrEnum):
 
 
 class NamedTool(Record):
-    """The one tool that the model must call."""
+    """The tool that the model must call."""
 
     name: str = Field(min_length=1)
 
 
 class Prompt(Record):
-    """What a backend is asked to complete."""
+    """A request for a completion."""
 
     messages: tuple[Message, ...] = ()
     system: str | None = None
-    """Stands before the messages, as a first message of the system would."""
+    """The system prompt: precedes the messages, as a first message with role system would."""
     tools: tuple[Tool, ...] = ()
     tool_choice: ToolChoice | NamedTool | None = None
     options: Options = Options()
@@ -206,7 +206,7 @@ class Prompt(Record):
 
     @field_validator("messages", "tools", "options", "metadata", mode="before")
     @classmethod
-    def _null_is_the_default(cls, value: object, info: object) -> object:
+    def _null_is_default(cls, value: object, info: object) -> object:
         if value is not None:
             return value
         name = getattr(info, "field_name", "")
@@ -217,27 +217,27 @@ class Prompt(Record):
     def _results_follow_calls(cls, messages: tuple[Message, ...]) -> tuple[Message, ...]:
         called: set[str] = set()
         for index, message in enumerate(messages):
-            for wanted in _answered_calls(message):
-                if wanted not in called:
+            for call_id in _answered_calls(message):
+                if call_id not in called:
                     raise ValueError(
-                        f"messages[{index}]: tool result {wanted!r} has no earlier tool call with that id"
+                        f"messages[{index}]: tool result {call_id!r} has no earlier tool call with that id"
                     )
             called.update(call.id for call in message.tool_calls)
         return messages
 
     @model_validator(mode="after")
-    def _choosing_among_its_tools(self) -> Self:
+    def _valid_tool_choice(self) -> Self:
         names = [tool.name for tool in self.tools]
         if len(set(names)) != len(names):
             raise ValueError("tools must have different names")
         if isinstance(self.tool_choice, NamedTool) and self.tool_choice.name not in names:
-            raise ValueError(f"tool_choice names {self.tool_choice.name!r}, which is not among the tools: {names}")
+            raise ValueError(f"tool_choice {self.tool_choice.name!r} is not one of the tools: {names}")
         if self.tool_choice is ToolChoice.REQUIRED and not names:
-            raise ValueError("tool_choice required needs tools")
+            raise ValueError("tool_choice required needs at least one tool")
         return self
 
     def conversation(self) -> tuple[Message, ...]:
-        """The messages with ``system`` as the first of them."""
+        """The messages, preceded by ``system`` as a message."""
         if self.system is None:
             return self.messages
         return (Message(role=Role.SYSTEM, content=self.system), *self.messages)

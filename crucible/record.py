@@ -1,9 +1,9 @@
-"""The base of every record that crosses a boundary: immutable, and strict about unknown fields."""
+"""The base class of all records that cross a process or package boundary."""
 
 from pydantic import BaseModel, ConfigDict
 
 
 class Record(BaseModel):
-    """A frozen value. An unknown field is an error, so that a typing mistake is never silently ignored."""
+    """An immutable record. An unknown field is an error, so that a misspelled one is never ignored."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)

@@ -1,4 +1,4 @@
-"""Backends by entry-point name. The only file that names stevedore, and it imports it only to load one."""
+"""Backend discovery by entry-point name. stevedore is used only here, and imported only to load a backend."""
 
 import importlib.util
 import os
@@ -19,7 +19,7 @@ GROUP: Final = "crucible.backends"
 
 @dataclass(frozen=True, slots=True)
 class BackendEntry:
-    """A registered backend: what is known of it without importing it."""
+    """A registered backend, as its package's metadata describes it."""
 
     name: str
     package: str | None
@@ -28,66 +28,66 @@ class BackendEntry:
 
 
 def backend_entries() -> tuple[BackendEntry, ...]:
-    """All registered backends by name, duplicates included. Imports none of them."""
-    found = {_entry(point) for point in _installed(_places())}
+    """Return all registered backends, sorted by name, with duplicates. Imports none of them."""
+    found = {_entry(point) for point in _entry_points(_search_path())}
     return tuple(sorted(found, key=lambda entry: (entry.name, entry.target, entry.package or "")))
 
 
 @dataclass(frozen=True, slots=True)
 class InstalledBackends:
-    """The backends that were installed at one moment; to ask for several without looking again each time."""
+    """A snapshot of the installed backends, for several queries with one look at the file system."""
 
-    places: tuple[tuple[str, int], ...]
+    search_path: tuple[tuple[str, int], ...]
 
     def names(self) -> tuple[str, ...]:
         """As ``backend_names``."""
-        return _names(self.places)
+        return _names(self.search_path)
 
     def load(self, name: str, config: Mapping[str, JsonValue] | None = None) -> Backend:
         """As ``load_backend``."""
-        return _made(name, _load_class(name, self.places), config)
+        return _create(name, _load_class(name, self.search_path), config)
 
 
 def installed_backends() -> InstalledBackends:
-    """The backends that are installed now. Imports none of them."""
-    return InstalledBackends(_places())
+    """Return a snapshot of the installed backends. Imports none of them."""
+    return InstalledBackends(_search_path())
 
 
 def backend_names() -> tuple[str, ...]:
-    """The names that ``load_backend`` knows. Imports nothing."""
+    """Return the names that ``load_backend`` accepts. Imports none of the backends."""
     return installed_backends().names()
 
 
 def load_backend(name: str, config: Mapping[str, JsonValue] | None = None) -> Backend:
-    """The backend of that name, with its settings, not yet opened.
+    """Create the backend of that name with its settings; the caller opens it.
 
     Raises:
-        UnknownBackend: no entry point has that name; the error lists those that exist.
-        PluginError: two packages claim the name, the plug-in fails to import, or it is no ``Backend``.
-        InvalidRequest: a setting is wrong.
+        UnknownBackend: no entry point has that name; the error lists the known names.
+        PluginError: two packages register the name, the plug-in fails to import, or it is not a ``Backend``.
+        InvalidRequest: a setting is invalid.
     """
     return installed_backends().load(name, config)
 
 
-def _made(name: str, kind: type[Backend], config: Mapping[str, JsonValue] | None) -> Backend:
+def _create(name: str, kind: type[Backend], config: Mapping[str, JsonValue] | None) -> Backend:
     try:
         backend = kind(config)
     except CrucibleError:
         raise
     except Exception as exc:
-        raise PluginError(f"the backend {name!r} fails when it is made: {exc!r}", backend=name) from exc
+        raise PluginError(f"the backend {name!r} cannot be created: {exc!r}", backend=name) from exc
     if not isinstance(backend, Backend):
-        raise PluginError(f"the plug-in {name!r} made {type(backend).__name__}, which is no Backend", backend=name)
+        raise PluginError(f"the plug-in {name!r} created a {type(backend).__name__}, not a Backend", backend=name)
     return backend
 
 
 def why_unusable(name: str) -> str | None:
-    """Why a backend cannot be used in this process, or None if nothing speaks against it.
+    """Return the reason why a backend cannot be used in this process, or None if it can.
 
-    Its plug-in is imported, the packages that it ``requires`` are looked for, and nothing is made or opened.
+    Imports its plug-in and finds the packages that it ``requires``; creates and opens nothing.
     """
     try:
-        kind = _load_class(name, _places())
+        kind = _load_class(name, _search_path())
     except CrucibleError as error:
         return error.message
     missing = [module for module in kind.requires if not _is_installed(module)]
@@ -101,39 +101,39 @@ def _is_installed(module: str) -> bool:
         return False
 
 
-def _places() -> tuple[tuple[str, int], ...]:
-    """Where packages are looked for, and when each place last changed: what is installed later is found."""
-    return tuple((place, _changed_at(place)) for place in sys.path)
+def _search_path() -> tuple[tuple[str, int], ...]:
+    """``sys.path`` with modification times: the key of the caches, so that a later installation is found."""
+    return tuple((folder, _modified_at(folder)) for folder in sys.path)
 
 
-def _changed_at(place: str) -> int:
+def _modified_at(folder: str) -> int:
     try:
-        # asked a dozen times for every job that is submitted: making a Path takes longer than the answer
-        return os.stat(place or ".").st_mtime_ns  # noqa: PTH116
+        # called a dozen times for every submitted job, and creating a Path takes longer than the call
+        return os.stat(folder or ".").st_mtime_ns  # noqa: PTH116
     except OSError:
         return 0
 
 
 @lru_cache(maxsize=8)
-def _installed(places: tuple[tuple[str, int], ...]) -> tuple[EntryPoint, ...]:
-    # reading the metadata of all packages takes 20 ms; a queue asks for every job
-    del places
+def _entry_points(search_path: tuple[tuple[str, int], ...]) -> tuple[EntryPoint, ...]:
+    # reading the metadata of all packages takes 20 ms, which every submitted job would pay
+    del search_path
     return tuple(entry_points(group=GROUP))
 
 
 @lru_cache(maxsize=8)
-def _names(places: tuple[tuple[str, int], ...]) -> tuple[str, ...]:
-    return tuple(sorted({point.name for point in _installed(places)}))
+def _names(search_path: tuple[tuple[str, int], ...]) -> tuple[str, ...]:
+    return tuple(sorted({point.name for point in _entry_points(search_path)}))
 
 
 @lru_cache(maxsize=64)
-def _load_class(name: str, places: tuple[tuple[str, int], ...]) -> type[Backend]:
-    del places
-    _require_one(name)
+def _load_class(name: str, search_path: tuple[tuple[str, int], ...]) -> type[Backend]:
+    del search_path
+    _require_unique(name)
     from stevedore.driver import DriverManager
 
     try:
-        # invoke_on_load would hand out the class in place of an instance that is falsy.
+        # with invoke_on_load, an instance that is falsy would be replaced by its class
         kind: object = DriverManager(GROUP, name, invoke_on_load=False).driver
     except Exception as exc:
         raise PluginError(f"the backend {name!r} cannot be imported: {exc!r}", backend=name) from exc
@@ -145,17 +145,19 @@ def _load_class(name: str, places: tuple[tuple[str, int], ...]) -> type[Backend]
     return kind
 
 
-def _require_one(name: str) -> None:
-    claims = [entry for entry in backend_entries() if entry.name == name]
-    if not claims:
+def _require_unique(name: str) -> None:
+    entries = [entry for entry in backend_entries() if entry.name == name]
+    if not entries:
         known = ", ".join(backend_names()) or "none"
         raise UnknownBackend(
             f"backend: no backend is called {name!r}; known are: {known}",
             details={"field": "backend", "value": name, "known": list(backend_names())},
         )
-    if len(claims) > 1:
-        who = "; ".join(f"{entry.target} of {entry.package or 'an unknown package'}" for entry in claims)
-        raise PluginError(f"the name {name!r} is claimed {len(claims)} times: {who}. Remove one", backend=name)
+    if len(entries) > 1:
+        owners = "; ".join(f"{entry.target} of {entry.package or 'an unknown package'}" for entry in entries)
+        raise PluginError(
+            f"the name {name!r} is registered {len(entries)} times: {owners}. Uninstall one", backend=name
+        )
 
 
 def _entry(point: EntryPoint) -> BackendEntry:

@@ -1,4 +1,4 @@
-"""Does a backend have what a prompt needs? Asked before anything is sent."""
+"""Checks of a prompt against a backend's capabilities, made before anything is sent."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -15,24 +15,24 @@ _SAMPLING: Final = (
 
 
 def require(prompt: Prompt, capabilities: Capabilities) -> None:
-    """Do nothing if the backend claims all that the prompt needs.
+    """Check that a backend claims every capability that a prompt needs.
 
     Raises:
-        InvalidRequest: a field is wrong for this backend (an unknown model, too many tokens).
-        Unsupported: the backend lacks something; the error names the field and the backend.
+        InvalidRequest: a field has a value that this backend does not accept (an unknown model, too many tokens).
+        Unsupported: a capability is missing; the error names the field and the backend.
     """
     backend = capabilities.backend_id
     if not prompt.messages:
-        raise InvalidRequest.of("messages", [], "at least one message is needed", backend=backend)
+        raise InvalidRequest.of("messages", [], "at least one message is required", backend=backend)
     _require_model(prompt.options.model, capabilities)
-    for field, flag in _needs(prompt):
+    for field, flag in _needed_flags(prompt):
         if not getattr(capabilities, flag):
-            raise _lacking(field, backend, f"{flag} is false")
+            raise _unsupported(field, backend, f"{flag} is false")
     _require_sampling(prompt.options, capabilities)
     _require_limits(prompt, capabilities)
 
 
-def _lacking(field: str, backend: str, why: str) -> Unsupported:
+def _unsupported(field: str, backend: str, why: str) -> Unsupported:
     return Unsupported(
         f"{field}: the backend {backend!r} does not support this ({why})",
         backend=backend,
@@ -52,20 +52,20 @@ def _require_model(model: str | None, capabilities: Capabilities) -> None:
     raise InvalidRequest.of("options.model", model, f"the models of {backend!r} are {known}", backend=backend)
 
 
-def _needs(prompt: Prompt) -> Iterator[tuple[str, str]]:
-    """Each field that needs a capability, with the capability's name."""
+def _needed_flags(prompt: Prompt) -> Iterator[tuple[str, str]]:
+    """Yield each field that needs a capability, with the capability's name."""
     if prompt.tools:
         yield "tools", "supports_tools"
     if prompt.tool_choice not in (None, ToolChoice.NONE, ToolChoice.AUTO):
         yield "tool_choice", "supports_tools"
     for index, message in enumerate(prompt.messages):
-        place = f"messages[{index}]"
+        path = f"messages[{index}]"
         if message.tool_calls or message.role is Role.TOOL:
-            yield place, "supports_tools"
+            yield path, "supports_tools"
         for number, part in enumerate(message.parts()):
-            flag = _PART_NEEDS.get(type(part))
+            flag = _PART_FLAGS.get(type(part))
             if flag is not None:
-                yield f"{place}.content[{number}]", flag
+                yield f"{path}.content[{number}]", flag
     options = prompt.options
     for field, needed, flag in (
         ("stream", options.stream, "supports_streaming"),
@@ -80,7 +80,7 @@ def _needs(prompt: Prompt) -> Iterator[tuple[str, str]]:
             yield f"options.{field}", flag
 
 
-_PART_NEEDS: Final[dict[type, str]] = {
+_PART_FLAGS: Final[dict[type, str]] = {
     ImagePart: "supports_vision",
     AudioPart: "supports_audio",
     ToolResultPart: "supports_tools",
@@ -92,19 +92,19 @@ def _require_sampling(options: Options, capabilities: Capabilities) -> None:
         return
     for field in _SAMPLING:
         if getattr(options, field) not in (None, (), {}) and field not in capabilities.options:
-            raise _lacking(
+            raise _unsupported(
                 f"options.{field}",
                 capabilities.backend_id,
-                f"it honours {', '.join(capabilities.options) or 'no sampling option'}",
+                f"supported are {', '.join(capabilities.options) or 'no sampling options'}",
             )
 
 
 def _require_limits(prompt: Prompt, capabilities: Capabilities) -> None:
     backend = capabilities.backend_id
-    wanted, limit = prompt.options.max_tokens, capabilities.max_tokens
-    if wanted is not None and limit is not None and wanted > limit:
-        raise InvalidRequest.of("options.max_tokens", wanted, f"at most {limit}", backend=backend)
+    max_tokens, limit = prompt.options.max_tokens, capabilities.max_tokens
+    if max_tokens is not None and limit is not None and max_tokens > limit:
+        raise InvalidRequest.of("options.max_tokens", max_tokens, f"at most {limit}", backend=backend)
     images = sum(isinstance(part, ImagePart) for message in prompt.messages for part in message.parts())
-    most = capabilities.max_images_per_request
-    if most is not None and images > most:
-        raise InvalidRequest.of("messages", f"{images} images", f"at most {most} images", backend=backend)
+    max_images = capabilities.max_images_per_request
+    if max_images is not None and images > max_images:
+        raise InvalidRequest.of("messages", f"{images} images", f"at most {max_images} images", backend=backend)

@@ -26,7 +26,7 @@ from crucible.completion import (
 from crucible.durations import elapsed_ms
 from crucible.errors import InvalidRequest, RequestTimeout, Unsupported
 from crucible.options import Options
-from crucible.output_parser import THINK, THOUGHT, take_apart
+from crucible.output_parser import THINK_END, THINK_START, parse_output
 from crucible.prompt import Message, Prompt, Role
 from crucible.tokenizer import Tokenizer
 
@@ -104,7 +104,7 @@ def _opens_thinking(given: ModelInput, tokenizer: Tokenizer) -> bool:
     last = given.chunks[-1]
     if not isinstance(last, EncodedTextChunk):
         return False
-    return tokenizer.decode(list(last.tokens)[-_TAIL:]).rstrip().endswith(THINK)
+    return tokenizer.decode(list(last.tokens)[-_TAIL:]).rstrip().endswith(THINK_START)
 
 
 def sampling_params(options: Options, tokenizer: Tokenizer) -> SamplingParams:
@@ -139,7 +139,7 @@ class _Reader:
     def choice(self, index: int, sequence: SampledSequence) -> Choice:
         cut = _cut(sequence, self.tokenizer, self.options.stop)
         thinks = self.options.extended_thinking
-        spoken = take_apart(cut.text, thinks=thinks, opened=self.opened, calls=self.calls, turn=self.turn)
+        spoken = parse_output(cut.text, thinks=thinks, opened=self.opened, calls=self.calls, turn=self.turn)
         called = spoken.tool_calls and cut.finish is FinishReason.STOP
         return Choice(
             index=index,
@@ -158,8 +158,8 @@ class _Reader:
         )
 
     def _thinking(self, thought: str, cut: _Cut) -> Thinking:
-        ended = THOUGHT in cut.text
-        tokens = _until_stop(cut.tokens, self.tokenizer, (THOUGHT,)) if ended else cut.tokens
+        ended = THINK_END in cut.text
+        tokens = _until_stop(cut.tokens, self.tokenizer, (THINK_END,)) if ended else cut.tokens
         return Thinking(content=thought, tokens=len(tokens))
 
 

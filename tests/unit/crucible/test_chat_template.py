@@ -7,7 +7,7 @@ pytest.importorskip("transformers")
 from crucible import InvalidRequest, Options, Prompt, ToolCall, Unsupported
 from crucible.chat import chat_of
 from crucible.chat_template import TemplateTokenizer
-from crucible.output_parser import take_apart
+from crucible.output_parser import parse_output
 
 pytestmark = pytest.mark.filterwarnings("default")
 
@@ -161,7 +161,7 @@ def test_a_conversation_with_tools_is_rendered_whole() -> None:
     assert '"description": "Tells."' in text
     assert '<tool_response>\n{"mm": 3}\n</tool_response>' in text
     assert (
-        take_apart(text, thinks=False, opened=False, calls=True, turn=0).tool_calls[0].arguments == call.arguments
+        parse_output(text, thinks=False, opened=False, calls=True, turn=0).tool_calls[0].arguments == call.arguments
     )
     assert text.endswith("<think>\n\n</think>\n\n")
 

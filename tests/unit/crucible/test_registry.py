@@ -15,7 +15,7 @@ from crucible import (
     connect,
     load_backend,
 )
-from crucible.checked_calls import ask_health
+from crucible.checked_calls import checked_health
 from crucible.testing.loop import run_opened
 
 PLUGIN = """
@@ -95,7 +95,7 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
         ("absent", "stranger_that_is_not_there"),
         ("thing", "must name a class"),
         ("refusing", "RuntimeError('no')"),
-        ("twice", "claimed 2 times"),
+        ("twice", "registered 2 times"),
     ],
 )
 def test_a_bad_plugin_is_a_plugin_error(plugins: None, name: str, said: str) -> None:
@@ -112,7 +112,7 @@ def test_a_plugin_that_lies_is_caught(plugins: None) -> None:
 
     with connect("liar") as backend, pytest.raises(PluginError, match="complete returned dict"):
         backend.complete(prompt)
-    with connect("whole") as backend, pytest.raises(PluginError, match="stream gave a str"):
+    with connect("whole") as backend, pytest.raises(PluginError, match="stream yielded a str"):
         list(backend.stream(prompt))
     with connect("breaking") as backend, pytest.raises(PluginError, match="capabilities raised KeyError"):
         backend.capabilities()
@@ -120,7 +120,7 @@ def test_a_plugin_that_lies_is_caught(plugins: None) -> None:
 
 def test_a_plugin_whose_health_check_breaks_is_ill(plugins: None) -> None:
     """Health is an answer, never an exception."""
-    health = run_opened(load_backend("whole"), ask_health)
+    health = run_opened(load_backend("whole"), checked_health)
 
     assert not health.ok
     assert "ill" in (health.reason or "")

@@ -16,7 +16,7 @@ from backends.tinkex.types.server_capabilities import ServerCapabilities
 from crucible import ByteTokenizer, ImagePart, Message, Options, Prompt, TextPart, Tool, ToolCall, ToolResultPart
 from crucible.chat import chat_of
 from crucible.errors import Unsupported
-from crucible.output_parser import take_apart
+from crucible.output_parser import parse_output
 from crucible.requirements import require
 from crucible.tokenizer import ChatFeatures
 
@@ -138,7 +138,7 @@ def message_of(role: str, parts: list[Any]) -> Message:
         name, _, rest = parts[0].removeprefix("<name>").partition("</name>")
         parts = [*([rest] if rest else []), *parts[1:]]
     if role == "assistant":
-        spoken = take_apart("".join(parts), thinks=False, opened=False, calls=True, turn=0)
+        spoken = parse_output("".join(parts), thinks=False, opened=False, calls=True, turn=0)
         content = spoken.content or (None if spoken.tool_calls else "")
         return Message(role="assistant", content=content, tool_calls=spoken.tool_calls)
     if all(isinstance(part, str) for part in parts):

@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crucible.output_parser import Spoken, take_apart
+from crucible.output_parser import ParsedOutput, parse_output
 
 GOOD = '<tool_call>\n{"name": "look", "arguments": {"at": "</tool_call>"}}\n</tool_call>'
 
 
-def spoken(text: str, **how: bool) -> Spoken:
+def spoken(text: str, **how: bool) -> ParsedOutput:
     """Taken apart, with tool calls and without thinking unless told otherwise."""
-    return take_apart(text, **{"thinks": False, "opened": False, "calls": True, **how}, turn=3)
+    return parse_output(text, **{"thinks": False, "opened": False, "calls": True, **how}, turn=3)
 
 
 def test_calls_are_found_among_text() -> None:
@@ -46,7 +46,7 @@ def test_calls_are_found_among_text() -> None:
 )
 def test_a_malformed_call_stays_text(text: str) -> None:
     """To the letter."""
-    assert spoken(text) == Spoken(text)
+    assert spoken(text) == ParsedOutput(text)
 
 
 def test_a_good_call_beside_a_bad_one_is_found() -> None:
@@ -79,7 +79,7 @@ def test_thinking_is_parted_from_the_answer(
     text: str, how: dict[str, bool], content: str, thinking: str | None
 ) -> None:
     """Where it was asked for, or the template began it."""
-    assert spoken(text, **how) == Spoken(content, thinking)
+    assert spoken(text, **how) == ParsedOutput(content, thinking)
 
 
 @given(
