@@ -1,4 +1,4 @@
-"""A tokenizer with a chat template, as ``transformers`` loads it, as our ``Tokenizer``. Imports nothing of it."""
+"""Adapter from a ``transformers`` tokenizer with a chat template to ``Tokenizer``. Does not import transformers."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,18 +10,18 @@ from crucible.errors import InvalidRequest, Unsupported
 from crucible.output_parser import THINK_START, parse_output
 from crucible.tokenizer import ChatFeatures, RenderedExample, Tokenizer
 
-_IMAGES: Final = ("<|image_pad|>", "<|image|>", "<image>", "<image_soft_token>")
-_ASKED: Final = {"role": "user", "content": "q"}
+_IMAGE_TOKENS: Final = ("<|image_pad|>", "<|image|>", "<image>", "<image_soft_token>")
+_PROBE_MESSAGE: Final = {"role": "user", "content": "q"}
 _PROBE_TOOL: Final = {
     "type": "function",
     "function": {"name": "probe_tool", "description": "d", "parameters": {"type": "object", "properties": {}}},
 }
 _PROBE_CALL: Final = {"id": "c", "type": "function", "function": {"name": "probe_tool", "arguments": {"a": 1}}}
-_TURN_ENDS: Final = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>")
+_END_OF_TURN_TOKENS: Final = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>")
 
 
 class TemplateTokenizer(Tokenizer):
-    """The model's own template renders conversations. ``inner`` is a ``transformers`` tokenizer."""
+    """A tokenizer that renders conversations with the model's chat template; ``inner`` is of ``transformers``."""
 
     def __init__(self, name: str, inner: Any) -> None:
         self._name = name
@@ -37,9 +37,9 @@ class TemplateTokenizer(Tokenizer):
 
     @property
     def stop_tokens(self) -> tuple[int, ...]:
-        """The end of text, and the end of a turn where the vocabulary has one of the usual names."""
+        """The end of text and, where the vocabulary has one of the usual names, the end of a turn."""
         vocabulary = self._inner.get_vocab()
-        found = [self._inner.eos_token_id, *(vocabulary.get(name) for name in _TURN_ENDS)]
+        found = [self._inner.eos_token_id, *(vocabulary.get(name) for name in _END_OF_TURN_TOKENS)]
         return tuple(dict.fromkeys(token for token in found if token is not None))
 
     def encode(self, text: str) -> list[int]:
@@ -51,15 +51,15 @@ class TemplateTokenizer(Tokenizer):
         return text
 
     def render_prompt(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        return self._apply(messages, speak=True)
+        return self._apply(messages, generate=True)
 
     @cached_property
     def features(self) -> ChatFeatures:
-        """Found out by rendering: the template knows what it writes, and what our parser finds again in it."""
+        """Detected by rendering probes: a feature counts if its content appears and our parser recognizes it."""
         return ChatFeatures(
-            tools=self._knows_tools(),
-            thinking=self._knows_thinking(),
-            names="probe_name" in (self._probe([{**_ASKED, "name": "probe_name"}]) or ""),
+            tools=self._supports_tools(),
+            thinking=self._supports_thinking(),
+            names="probe_name" in (self._probe([{**_PROBE_MESSAGE, "name": "probe_name"}]) or ""),
             image_token=self._image_token(),
         )
 
@@ -68,30 +68,30 @@ class TemplateTokenizer(Tokenizer):
         options: dict[str, Any] = {"tools": list(chat.tools)} if chat.tools else {}
         if self.features.thinking:
             options["enable_thinking"] = chat.thinking
-        tokens = self._apply(messages, speak=True, **options)
+        tokens = self._apply(messages, generate=True, **options)
         found = tokens.count(self.features.image_token) if self.features.image_token is not None else 0
         if found != len(chat.images):
             raise InvalidRequest(
-                f"messages: rendered, they hold {found} places for {len(chat.images)} images; "
-                "a text must not hold the template's own marker of an image",
+                f"messages: the rendered text has {found} image markers for {len(chat.images)} images; "
+                "no text may contain the template's image marker",
                 details={"field": "messages"},
             )
         return tokens
 
     def render_example(self, messages: Sequence[Mapping[str, str]]) -> RenderedExample:
-        """Weights are found by rendering the conversation up to each turn; a template whose longer renderings do
-        not begin with the shorter ones cannot be trained on this way, and is refused."""
-        whole = self._apply(messages, speak=False)
+        """Render as specified. Weights are derived from renderings up to each turn, so a template whose longer
+        renderings do not begin with the shorter ones is refused."""
+        whole = self._apply(messages, generate=False)
         weights = [0.0] * len(whole)
         for index, message in enumerate(messages):
             if message["role"] != "assistant":
                 continue
-            before = self._apply(messages[:index], speak=True)
-            after = self._apply(messages[: index + 1], speak=False)
+            before = self._apply(messages[:index], generate=True)
+            after = self._apply(messages[: index + 1], generate=False)
             if whole[: len(before)] != before or whole[: len(after)] != after:
                 raise Unsupported(
-                    f"the chat template of {self._name} renders turn {index} differently as the talk goes on; "
-                    "train with one assistant turn for each conversation"
+                    f"the chat template of {self._name} renders turn {index} differently once later turns follow; "
+                    "train with a single assistant turn per conversation"
                 )
             weights[len(before) : len(after)] = [1.0] * (len(after) - len(before))
         return RenderedExample(tuple(whole), tuple(weights))
@@ -102,44 +102,47 @@ class TemplateTokenizer(Tokenizer):
             tokens.append(self._inner.eos_token_id)
         return RenderedExample(tuple(tokens), (0.0, *([1.0] * (len(tokens) - 1))))
 
-    def _apply(self, messages: Sequence[Mapping[str, Any]], *, speak: bool, **options: Any) -> list[int]:
-        # The template wrote the special tokens already.
-        return self.encode(self._rendered(messages, speak=speak, **options))
+    def _apply(self, messages: Sequence[Mapping[str, Any]], *, generate: bool, **options: Any) -> list[int]:
+        # the template has written the special tokens
+        return self.encode(self._rendered(messages, generate=generate, **options))
 
-    def _rendered(self, messages: Sequence[Mapping[str, Any]], *, speak: bool, **options: Any) -> str:
+    def _rendered(self, messages: Sequence[Mapping[str, Any]], *, generate: bool, **options: Any) -> str:
         if self._inner.chat_template is None:
             raise Unsupported(f"the tokenizer {self._name} has no chat template")
         try:
             text: str = self._inner.apply_chat_template(
-                [dict(message) for message in messages], tokenize=False, add_generation_prompt=speak, **options
+                [dict(message) for message in messages], tokenize=False, add_generation_prompt=generate, **options
             )
         except Exception as error:
             raise InvalidRequest(
-                f"messages: the chat template of {self._name} refuses them: {error}", details={"field": "messages"}
+                f"messages: the chat template of {self._name} rejects them: {error}", details={"field": "messages"}
             ) from error
         return text
 
     def _probe(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> str | None:
-        """The rendered text as it comes back from its tokens, or None where the template refuses."""
+        """The rendered text, encoded and decoded, or None if the template rejects the messages."""
         try:
-            return self.decode(self._apply(messages, speak=True, **options))
+            return self.decode(self._apply(messages, generate=True, **options))
         except (InvalidRequest, Unsupported):
             return None
 
-    def _knows_tools(self) -> bool:
-        offered = self._probe([_ASKED], tools=[_PROBE_TOOL])
+    def _supports_tools(self) -> bool:
+        offered = self._probe([_PROBE_MESSAGE], tools=[_PROBE_TOOL])
         if offered is None or "probe_tool" not in offered:
             return False
         calling = {"role": "assistant", "content": "", "tool_calls": [_PROBE_CALL]}
-        told = {"role": "tool", "tool_call_id": "c", "name": "probe_tool", "content": "probe_result"}
-        text = self._probe([_ASKED, calling, told])
+        result = {"role": "tool", "tool_call_id": "c", "name": "probe_tool", "content": "probe_result"}
+        text = self._probe([_PROBE_MESSAGE, calling, result])
         if text is None or "probe_result" not in text:
             return False
         calls = parse_output(text, thinks=False, opened=False, calls=True, turn=0).tool_calls
         return [(call.name, call.arguments) for call in calls] == [("probe_tool", {"a": 1})]
 
-    def _knows_thinking(self) -> bool:
-        thinking, plain = self._probe([_ASKED], enable_thinking=True), self._probe([_ASKED], enable_thinking=False)
+    def _supports_thinking(self) -> bool:
+        thinking, plain = (
+            self._probe([_PROBE_MESSAGE], enable_thinking=True),
+            self._probe([_PROBE_MESSAGE], enable_thinking=False),
+        )
         if thinking is None or plain is None:
             return False
         return thinking.rstrip().endswith(THINK_START) or (thinking != plain and THINK_START in thinking + plain)
@@ -148,15 +151,15 @@ class TemplateTokenizer(Tokenizer):
         vocabulary = self._inner.get_vocab()
         message = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "q"}]}
         try:
-            tokens = self._apply([message], speak=True)
+            tokens = self._apply([message], generate=True)
         except (InvalidRequest, Unsupported):
             return None
-        found = (vocabulary.get(name) for name in _IMAGES)
+        found = (vocabulary.get(name) for name in _IMAGE_TOKENS)
         return next((token for token in found if token is not None and tokens.count(token) == 1), None)
 
 
 def _as_text_results(message: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Templates write a tool's result as text."""
+    """Convert a tool's result to text, which templates expect."""
     content = message["content"]
     if message["role"] != "tool" or isinstance(content, str):
         return message

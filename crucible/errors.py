@@ -1,30 +1,30 @@
-"""The family of errors.
+"""The family of errors, shared by backends and the queue.
 
 CrucibleError
-├── CallerError                 the request is wrong; sending it again cannot help
-│   ├── InvalidRequest          a field has a value that is not allowed
+├── CallerError                 the request is invalid; a repeat would fail too
+│   ├── InvalidRequest          a field has an invalid value
 │   │   └── UnknownBackend      no entry point has that name
 │   ├── Unsupported             the backend lacks a capability that the request needs
-│   ├── NotFound                what the request names does not exist
+│   ├── NotFound                an object that the request names does not exist
 │   └── NameTaken               a save under this name exists already
-├── BackendError                the backend or the way to it failed
+├── BackendError                the backend or the connection to it failed
 │   ├── BackendUnavailable      no answer, a reset connection, a 5xx after every retry
-│   ├── RequestTimeout          an answer did not come in time
+│   ├── RequestTimeout          no answer within the time limit
 │   ├── CapacityError           rate or concurrency limit reached; carries retry_after_ms
-│   ├── OutOfCredit             the account cannot pay; not the job's fault
-│   ├── AuthenticationFailed    the credential was refused; named, never shown
+│   ├── OutOfCredit             the account has no credit; the job is paused
+│   ├── AuthenticationFailed    the credential was refused; the error names it without its value
 │   ├── MalformedAnswer         the backend's answer does not follow its protocol
-│   ├── AnswerLost              the effect of a request cannot be known any more
+│   ├── AnswerLost              the effect of a request can no longer be determined
 │   ├── RunGone                 the remote run or its session no longer exists
-│   ├── RunCorrupted            the remote run is poisoned: by flag, by error or by value
-│   ├── NoCheckpoint            nothing to recover from
-│   ├── RecoveryExhausted       every attempt at a recovery failed
+│   ├── RunCorrupted            the remote run is corrupted: by flag, by error or by value
+│   ├── NoCheckpoint            no usable checkpoint to recover from
+│   ├── RecoveryExhausted       every attempt of a recovery failed
 │   └── PluginError             a backend plug-in could not be loaded or broke the contract
-└── Canceled                    the caller asked to stop
+└── Canceled                    the caller canceled the operation
 
-Each error carries what a queue needs to decide (category, code, retryable, retry_after_ms) and what a person
-needs to act (message, backend, request_id, details). Each survives pickling. ``retryable`` says whether the
-same request may succeed later; whether it is tried again is the queue's decision, not the backend's.
+An error has fields for the queue's decision (category, code, retryable, retry_after_ms) and for the user (message,
+backend, request_id, details), and survives pickling. ``retryable`` states whether the same request may succeed
+later; whether it is retried is the queue's decision, not the backend's.
 """
 
 from collections.abc import Iterator, Mapping
@@ -37,7 +37,7 @@ from crucible.record import Record
 
 
 class ErrorCategory(StrEnum):
-    """What kind of thing went wrong; retry policies choose by it."""
+    """The category of an error, by which retry policies select."""
 
     VALIDATION = "validation"
     RESOURCE = "resource"
@@ -51,7 +51,7 @@ class ErrorCategory(StrEnum):
 
 
 class Failure(Record):
-    """An error as data: what crosses a process boundary and what the store keeps."""
+    """An error as data, for the store and for other processes."""
 
     category: ErrorCategory
     code: str
@@ -62,7 +62,7 @@ class Failure(Record):
 
 
 class CrucibleError(Exception):
-    """The root of the family."""
+    """The base class of all errors."""
 
     category: ClassVar[ErrorCategory] = ErrorCategory.INTERNAL
     code: ClassVar[str] = "internal"
@@ -93,7 +93,7 @@ class CrucibleError(Exception):
         return (_rebuild, (type(self), vars(self)))
 
     def failure(self) -> Failure:
-        """This error as data."""
+        """Return this error as data."""
         details = dict(self.details)
         if self.backend:
             details["backend"] = self.backend
@@ -110,20 +110,20 @@ class CrucibleError(Exception):
 
 
 class CallerError(CrucibleError):
-    """The request is wrong; sending it again cannot help."""
+    """The request is invalid; a repeat would fail too."""
 
     category = ErrorCategory.VALIDATION
     code = "invalid"
 
 
 class InvalidRequest(CallerError):
-    """A field has a value that is not allowed."""
+    """A field has an invalid value."""
 
     code = "invalid_request"
 
     @classmethod
     def of(cls, field: str, value: object, allowed: str, *, backend: str | None = None) -> Self:
-        """An error that names the field, the value as it was given, and what is allowed."""
+        """Create an error that names the field, its value, and what is allowed."""
         shown = repr(value)
         if len(shown) > 120:
             shown = shown[:117] + "..."
@@ -147,19 +147,19 @@ class Unsupported(CallerError):
 
 
 class NotFound(CallerError):
-    """What the request names does not exist."""
+    """An object that the request names does not exist."""
 
     code = "not_found"
 
 
 class NameTaken(CallerError):
-    """A save under this name exists already; if the name is ours, the earlier save succeeded."""
+    """A save under this name exists already. If the name is ours, the earlier save succeeded."""
 
     code = "name_taken"
 
 
 class BackendError(CrucibleError):
-    """The backend or the way to it failed."""
+    """The backend or the connection to it failed."""
 
     category = ErrorCategory.BACKEND
     code = "backend_error"
@@ -174,7 +174,7 @@ class BackendUnavailable(BackendError):
 
 
 class RequestTimeout(BackendError):
-    """An answer did not come in time."""
+    """No answer arrived within the time limit."""
 
     category = ErrorCategory.TIMEOUT
     code = "timeout"
@@ -182,7 +182,7 @@ class RequestTimeout(BackendError):
 
 
 class CapacityError(BackendError):
-    """A rate or concurrency limit was reached; ``retry_after_ms`` when the backend said so."""
+    """A rate or concurrency limit was reached; ``retry_after_ms`` is set if the backend requests a delay."""
 
     category = ErrorCategory.QUOTA
     code = "capacity"
@@ -190,7 +190,7 @@ class CapacityError(BackendError):
 
 
 class OutOfCredit(BackendError):
-    """The account cannot pay. Not an error of the job: it is paused and resumes by itself."""
+    """The account has no credit. The job is not at fault: it is paused and resumes by itself."""
 
     category = ErrorCategory.QUOTA
     code = "out_of_credit"
@@ -198,7 +198,7 @@ class OutOfCredit(BackendError):
 
 
 class AuthenticationFailed(BackendError):
-    """The credential was refused. The error names the credential and never shows it."""
+    """The credential was refused. The error names the credential without its value."""
 
     category = ErrorCategory.PERMISSION
     code = "authentication_failed"
@@ -211,7 +211,7 @@ class MalformedAnswer(BackendError):
 
 
 class AnswerLost(BackendError):
-    """The effect of a request cannot be known any more (HTTP 410 on a future, or the future is unknown)."""
+    """The effect of a request can no longer be determined (HTTP 410 on a future, or the future is unknown)."""
 
     code = "answer_lost"
     retryable = True
@@ -225,32 +225,32 @@ class RunGone(BackendError):
 
 
 class RunCorrupted(BackendError):
-    """The remote run is poisoned: the service flagged it, refused it as such, or returned NaN or inf."""
+    """The remote run is corrupted: the service flagged it, refused it as such, or returned NaN or inf."""
 
     code = "run_corrupted"
     retryable = True
 
 
 class NoCheckpoint(BackendError):
-    """There is no usable checkpoint to recover from."""
+    """No usable checkpoint to recover from exists."""
 
     code = "no_checkpoint"
 
 
 class RecoveryExhausted(BackendError):
-    """Every attempt at a recovery failed."""
+    """Every attempt of a recovery failed."""
 
     code = "max_attempts_exceeded"
 
 
 class PluginError(BackendError):
-    """A backend plug-in could not be loaded, or broke the contract."""
+    """A backend plug-in could not be loaded, or violated the contract."""
 
     code = "plugin_error"
 
 
 class Canceled(CrucibleError):
-    """The caller asked to stop."""
+    """The caller canceled the operation."""
 
     category = ErrorCategory.CANCELED
     code = "canceled"

@@ -1,7 +1,7 @@
-"""A completion in events, and back: folding a whole stream gives exactly the completion.
+"""A completion as a stream of events, and the fold that joins the events into the same completion.
 
-A stream is ``start``, any number of ``delta`` and ``end`` (one end for each answer), at most one ``usage``, then
-``done`` or ``error``. ``seq`` counts from 0 without gaps, so a reader knows when it has missed something.
+A stream is ``start``, any number of ``delta`` and ``end`` (one ``end`` per answer), at most one ``usage``, then
+``done`` or ``error``. ``seq`` counts from 0 without gaps, so that a reader detects a missing event.
 """
 
 from collections.abc import AsyncIterable, Iterable, Iterator
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class StartEvent(Record):
-    """The answer begins."""
+    """The first event of a stream."""
 
     type: Literal["start"] = "start"
     seq: int = Field(ge=0)
@@ -30,7 +30,7 @@ class StartEvent(Record):
 
 
 class ToolCallDelta(Record):
-    """A piece of the tool call at ``position``: the first carries id and name; texts of arguments are joined."""
+    """A piece of the tool call at ``position``. The first has id and name; argument texts are concatenated."""
 
     position: int = Field(ge=0)
     id: str | None = None
@@ -39,7 +39,7 @@ class ToolCallDelta(Record):
 
 
 class DeltaEvent(Record):
-    """A piece of the answer ``index``. Texts, thoughts, token ids and log probabilities are appended."""
+    """A piece of the answer ``index``: text, thinking, token ids and log probabilities to append."""
 
     type: Literal["delta"] = "delta"
     seq: int = Field(ge=0)
@@ -53,7 +53,7 @@ class DeltaEvent(Record):
 
 
 class EndEvent(Record):
-    """The answer ``index`` is whole."""
+    """The end of the answer ``index``."""
 
     type: Literal["end"] = "end"
     seq: int = Field(ge=0)
@@ -65,7 +65,7 @@ class EndEvent(Record):
 
 
 class UsageEvent(Record):
-    """What was used, as the provider counted it in the end."""
+    """The provider's final token counts."""
 
     type: Literal["usage"] = "usage"
     seq: int = Field(ge=0)
@@ -73,7 +73,7 @@ class UsageEvent(Record):
 
 
 class ErrorEvent(Record):
-    """The answer broke off; nothing follows."""
+    """The last event of a stream that failed."""
 
     type: Literal["error"] = "error"
     seq: int = Field(ge=0)
@@ -81,7 +81,7 @@ class ErrorEvent(Record):
 
 
 class DoneEvent(Record):
-    """All is said; nothing follows."""
+    """The last event of a complete stream."""
 
     type: Literal["done"] = "done"
     seq: int = Field(ge=0)
@@ -98,17 +98,17 @@ StreamEvent: TypeAlias = Annotated[
 
 
 def read_event(data: JsonValue) -> StreamEvent:
-    """An event from its JSON. Raises pydantic's ValidationError."""
+    """Parse an event from its JSON. Raises pydantic's ValidationError."""
     event: StreamEvent = TypeAdapter[StreamEvent](StreamEvent).validate_python(data)
     return event
 
 
 def fold(events: Iterable[StreamEvent]) -> Completion:
-    """The completion that a whole stream adds up to.
+    """Join the events of a whole stream into a completion.
 
     Raises:
-        MalformedAnswer: events are missing, out of order, or contradict each other.
-        BackendError: the stream ended with an error; its class is the error's own.
+        MalformedAnswer: events are missing, out of order, or inconsistent.
+        CrucibleError: the stream ended with this error.
     """
     folding = Folding()
     for event in events:
@@ -117,7 +117,7 @@ def fold(events: Iterable[StreamEvent]) -> Completion:
 
 
 async def collect(events: AsyncIterable[StreamEvent]) -> Completion:
-    """``fold`` for a stream that is still coming in."""
+    """Join the events of an async stream into a completion. Raises as ``fold``."""
     folding = Folding()
     async for event in events:
         folding.add(event)
@@ -140,7 +140,7 @@ class _Call:
         elif isinstance(self.arguments, str) and isinstance(delta.arguments, str):
             self.arguments += delta.arguments
         else:
-            raise MalformedAnswer(f"tool call {self.id}: arguments came both as text and as an object")
+            raise MalformedAnswer(f"tool call {self.id}: arguments are both text and an object")
 
 
 @dataclass(slots=True)
@@ -155,7 +155,7 @@ class _Answer:
 
     def add(self, delta: DeltaEvent) -> None:
         if self.end is not None:
-            raise MalformedAnswer(f"event {delta.seq}: a delta for answer {delta.index}, which has ended")
+            raise MalformedAnswer(f"event {delta.seq}: a delta of answer {delta.index}, which has ended")
         if delta.text is not None:
             self.text = _appended(self.text or [], delta.text)
         if delta.part is not None:
@@ -173,14 +173,14 @@ class _Answer:
 
     def choice(self, index: int) -> Choice:
         if self.end is None:
-            raise MalformedAnswer(f"the stream ended, but answer {index} did not")
+            raise MalformedAnswer(f"the stream ended before answer {index} did")
         return Choice(
             index=index,
             message=Message(
                 role=Role.ASSISTANT,
                 content=self._content(),
                 name=self.end.name,
-                tool_calls=tuple(_whole(call) for _, call in sorted(self.calls.items())),
+                tool_calls=tuple(_tool_call(call) for _, call in sorted(self.calls.items())),
             ),
             finish_reason=self.end.finish_reason,
             raw_finish_reason=self.end.raw_finish_reason,
@@ -198,7 +198,7 @@ class _Answer:
 
 
 class Folding:
-    """A stream on its way to a completion; ``add`` each event as it comes."""
+    """An incremental fold: ``add`` every event in order, then read the ``completion``."""
 
     def __init__(self) -> None:
         self._seq = -1
@@ -208,14 +208,14 @@ class Folding:
         self._done: DoneEvent | None = None
 
     def add(self, event: StreamEvent) -> None:
-        """Take the next event. Raises as ``fold``."""
+        """Add the next event. Raises as ``fold``."""
         if event.seq != self._seq + 1:
-            raise MalformedAnswer(f"event {event.seq} came after event {self._seq}: one is missing or repeated")
+            raise MalformedAnswer(f"event {event.seq} follows event {self._seq}: one is missing or repeated")
         if self._done is not None:
-            raise MalformedAnswer(f"event {event.seq} ({event.type}) came after done")
+            raise MalformedAnswer(f"event {event.seq} ({event.type}) follows done")
         self._seq = event.seq
         if (self._start is None) != isinstance(event, StartEvent):
-            raise MalformedAnswer(f"event {event.seq} is {event.type}; a stream has one start, as its first event")
+            raise MalformedAnswer(f"event {event.seq} is {event.type}; the first event, and no other, is start")
         match event:
             case StartEvent():
                 self._start = event
@@ -234,9 +234,9 @@ class Folding:
                 raise error_from(event.failure)
 
     def completion(self) -> Completion:
-        """The whole. Raises MalformedAnswer when the stream is not at its end."""
+        """Return the completion. Raises MalformedAnswer before the end of the stream."""
         if self._start is None or self._done is None:
-            raise MalformedAnswer(f"the stream broke off after event {self._seq}, before done")
+            raise MalformedAnswer(f"the stream ended after event {self._seq}, without done")
         return Completion(
             choices=tuple(answer.choice(index) for index, answer in sorted(self._answers.items())),
             model=self._start.model,
@@ -252,8 +252,10 @@ class Folding:
 
 
 def events_of(completion: Completion, *, piece_chars: int = 64) -> Iterator[StreamEvent]:
-    """A whole completion as a stream whose texts come in pieces of at most ``piece_chars``: for backends whose
-    service streams nothing. ``fold`` of it gives the completion back."""
+    """Split a completion into events whose texts have at most ``piece_chars`` characters; the inverse of ``fold``.
+
+    For backends whose service does not stream.
+    """
     seq = 0
     yield StartEvent(
         seq=seq, model=completion.model, request_id=completion.request_id, trace_id=completion.trace_id
@@ -303,12 +305,12 @@ def _deltas(choice: Choice, piece_chars: int) -> Iterator[DeltaEvent]:
 
 
 def _pieces(text: str, size: int) -> Iterator[str]:
-    """At least one piece: an empty text is not the same as none."""
+    """Split a text into at least one piece: an empty text differs from no text."""
     for start in range(0, max(1, len(text)), size):
         yield text[start : start + size]
 
 
-def _whole(call: _Call) -> ToolCall:
+def _tool_call(call: _Call) -> ToolCall:
     if call.id is None or call.name is None:
         raise MalformedAnswer(f"a tool call has no {'id' if call.id is None else 'name'}")
     return ToolCall(id=call.id, name=call.name, arguments={} if call.arguments is None else call.arguments)

@@ -1,7 +1,7 @@
-"""Text to token ids and back, and conversations to training examples.
+"""Tokenizers: text to token ids and back, and conversations to prompts and training examples.
 
-``Tokenizer`` is what a backend hands out for a model. ``ByteTokenizer`` is complete in itself: it needs no
-vocabulary file, so the development server, the scripted backend and the tests share it.
+A backend provides a ``Tokenizer`` for each model. ``ByteTokenizer`` needs no vocabulary file; the development
+server, the scripted backend and the tests share it.
 """
 
 import json
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RenderedExample:
-    """One conversation as tokens, with a weight for each: 1.0 where the model learns to produce the token."""
+    """A training example as tokens, with a weight for each: 1.0 for tokens that the model is trained to produce."""
 
     tokens: tuple[int, ...]
     weights: tuple[float, ...]
@@ -26,7 +26,7 @@ class RenderedExample:
 
 @dataclass(frozen=True, slots=True)
 class ChatFeatures:
-    """What a model's template can say beyond plain turns. ``image_token`` stands where an image is to go."""
+    """The features of a model's template beyond plain turns. ``image_token`` is the placeholder of an image."""
 
     tools: bool = False
     thinking: bool = False
@@ -35,73 +35,73 @@ class ChatFeatures:
 
 
 class Tokenizer(ABC):
-    """A model's own way from text to token ids."""
+    """The tokenizer of a model."""
 
     @property
     @abstractmethod
     def tokenizer_id(self) -> str:
-        """The name under which a service refers to this tokenizer."""
+        """The service's name for this tokenizer."""
 
     @property
     @abstractmethod
     def vocab_size(self) -> int:
-        """Token ids are below this number."""
+        """The upper bound of token ids, exclusive."""
 
     @property
     @abstractmethod
     def stop_tokens(self) -> tuple[int, ...]:
-        """The ids that end an assistant's turn."""
+        """The token ids that end an assistant's turn."""
 
     @abstractmethod
     def encode(self, text: str) -> list[int]:
-        """The ids of plain text, without special tokens."""
+        """Encode plain text, without special tokens."""
 
     @abstractmethod
     def decode(self, tokens: Iterable[int]) -> str:
-        """The text of ids; special tokens are left out."""
+        """Decode token ids into text, without special tokens."""
 
     @abstractmethod
     def render_prompt(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """A conversation (``role`` and ``content``) up to where the assistant is to speak."""
+        """Render a conversation (``role`` and ``content``) as a prompt for the assistant's next turn."""
 
     @property
     def features(self) -> ChatFeatures:
-        """What ``render_chat`` takes; without more, plain turns only."""
+        """The features that ``render_chat`` supports; by default, plain turns only."""
         return ChatFeatures()
 
     def render_chat(self, chat: "Chat") -> list[int]:
-        """A conversation with its tools, calls, names and images up to where the assistant is to speak.
+        """Render a conversation with tools, calls, names and images as a prompt for the assistant's next turn.
 
         Raises:
-            Unsupported: the template lacks something that ``features`` does not claim.
+            Unsupported: the conversation needs a feature that ``features`` lacks.
         """
         if chat.tools or chat.thinking or chat.images or any(len(turn) > 2 for turn in chat.messages):
-            raise Unsupported(f"messages: the tokenizer {self.tokenizer_id} renders plain turns only")
+            raise Unsupported(f"messages: the tokenizer {self.tokenizer_id} renders only plain turns")
         return self.render_prompt(chat.messages)
 
     @abstractmethod
     def render_example(self, messages: Sequence[Mapping[str, str]]) -> RenderedExample:
-        """A whole conversation for training: weight 1.0 on what the assistant says and on its end of turn."""
+        """Render a conversation for training: weight 1.0 on the assistant's turns, end of turn included."""
 
     @abstractmethod
     def render_text(self, text: str) -> RenderedExample:
-        """Plain text for training: weight 1.0 on every token but the first, which nothing predicts."""
+        """Render plain text for training: weight 1.0 on every token but the first, which has no context."""
 
 
 _ROLES: Final = {"system": 257, "user": 258, "assistant": 259, "tool": 260}
 
 
 class ByteTokenizer(Tokenizer):
-    """UTF-8 bytes are the ids 0 to 255; a turn is its role's marker, the bytes, and the end marker.
+    """A tokenizer of UTF-8 bytes, the ids 0 to 255. A turn is its role's marker, the bytes, and the end marker.
 
-    Beyond plain turns, all of it text in a turn:
+    Beyond plain turns, as text in a turn:
 
-    * tools: a first turn of the system, ``<tools>[...]</tools>`` around the JSON list of them;
-    * a tool call: ``<tool_call>{"id": ..., "name": ..., "arguments": ...}</tool_call>``, after what is said;
-    * a tool's result: a turn of the tool, ``{"tool_call_id": ..., "content": ...}``;
-    * a speaker's name: ``<name>...</name>`` before what is said;
+    * tools: a first turn with role system, ``<tools>[...]</tools>`` around their JSON list;
+    * a tool call: ``<tool_call>{"id": ..., "name": ..., "arguments": ...}</tool_call>``, after the text;
+    * a tool's result: a turn with role tool, ``{"tool_call_id": ..., "content": ...}``;
+    * an author's name: ``<name>...</name>`` before the text;
     * thinking: the assistant's turn begins with ``<think>``, and ``</think>`` ends the thinking;
-    * an image: one ``IMAGE`` marker in its place.
+    * an image: an ``IMAGE`` marker.
     """
 
     END: Final = 256
@@ -139,18 +139,18 @@ class ByteTokenizer(Tokenizer):
     def render_chat(self, chat: "Chat") -> list[int]:
         tokens: list[int] = []
         if chat.tools:
-            offered = f"<tools>{_json([tool['function'] for tool in chat.tools])}</tools>"
-            tokens += [_ROLES["system"], *self.encode(offered), self.END]
+            tools = f"<tools>{_json([tool['function'] for tool in chat.tools])}</tools>"
+            tokens += [_ROLES["system"], *self.encode(tools), self.END]
         for index, message in enumerate(chat.messages):
             tokens += [_marker(message, index), *self._turn(message), self.END]
         return [*tokens, _ROLES["assistant"], *self.encode("<think>" if chat.thinking else "")]
 
     def _turn(self, message: Mapping[str, Any]) -> list[int]:
         if "tool_call_id" in message:
-            told = {"tool_call_id": message["tool_call_id"], "content": message["content"]}
-            return self.encode(_named(message) + _json(told))
-        said, tokens = message["content"], self.encode(_named(message))
-        for part in [{"type": "text", "text": said}] if isinstance(said, str) else said:
+            result = {"tool_call_id": message["tool_call_id"], "content": message["content"]}
+            return self.encode(_named(message) + _json(result))
+        content, tokens = message["content"], self.encode(_named(message))
+        for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
             tokens += [self.IMAGE] if part["type"] == "image" else self.encode(part["text"])
         for call in message.get("tool_calls", ()):
             tokens += self.encode(f"<tool_call>{_json({'id': call['id'], **call['function']})}</tool_call>")
@@ -160,9 +160,9 @@ class ByteTokenizer(Tokenizer):
         tokens: list[int] = []
         weights: list[float] = []
         for index, message in enumerate(messages):
-            spoken = [*self.encode(message["content"]), self.END]
-            tokens += [_marker(message, index), *spoken]
-            weights += [0.0, *([1.0 if message["role"] == "assistant" else 0.0] * len(spoken))]
+            turn = [*self.encode(message["content"]), self.END]
+            tokens += [_marker(message, index), *turn]
+            weights += [0.0, *([1.0 if message["role"] == "assistant" else 0.0] * len(turn))]
         return RenderedExample(tuple(tokens), tuple(weights))
 
     def render_text(self, text: str) -> RenderedExample:

@@ -1,14 +1,14 @@
-"""The training contract: what a training driver may ask of a backend, and what it gets back.
+"""The training contract between a training driver and a backend.
 
-A driver that must survive its own death needs three things that a plain "train this" call cannot give:
+A driver that survives the death of its process needs three operations that a plain "train" call does not have:
 
-* it knows what it is about to send *before* it sends it (``prepare_*`` reserves sequence numbers and digests
-  the request; nothing has left the process yet), so that the intent can be journaled;
-* it may send the same intent again (``LiveRun.send``): same sequence number, same bytes. Whether that is
-  harmless is a fact about the service, stated in ``RunFeatures.replays``;
-* another process may take a live run over (``TrainingBackend.attach``) knowing only a ``RunRef``.
+* prepare a request before it is sent: ``prepare_*`` reserves sequence numbers and digests the request without I/O,
+  so that the intent can be journaled;
+* send the same intent again (``LiveRun.send``): same sequence number, same bytes. Whether the service runs a repeat
+  again is stated in ``RunFeatures.replays``;
+* take over a live run from another process (``TrainingBackend.attach``), given only its ``RunRef``.
 
-Arrays are anything with a length and items (lists, tuples, numpy arrays); nothing here imports numpy.
+Arrays are sequences of any type (lists, tuples, numpy arrays); this module does not import numpy.
 """
 
 from abc import ABC, abstractmethod
@@ -24,7 +24,7 @@ from crucible.record import Record
 
 
 class LoraSpec(Record):
-    """The low-rank adapter to train. ``seed`` fixes its initial weights."""
+    """The low-rank adapter to train. ``seed`` determines its initial weights."""
 
     rank: int = Field(default=32, ge=1, le=1024)
     seed: int | None = Field(default=None, ge=0, lt=2**31)
@@ -34,7 +34,7 @@ class LoraSpec(Record):
 
 
 class OptimizerSpec(Record):
-    """Adam, with the defaults of the Tinker API (tinker.AdamParams). ``grad_clip_norm`` 0.0 clips nothing."""
+    """Adam, with the defaults of the Tinker API (tinker.AdamParams). ``grad_clip_norm`` 0.0 disables clipping."""
 
     name: Literal["adam"] = "adam"
     learning_rate: float = Field(default=1e-4, gt=0, allow_inf_nan=False)
@@ -46,7 +46,7 @@ class OptimizerSpec(Record):
 
 
 class RunSpec(Record):
-    """What a new remote run is made from."""
+    """The specification of a new remote run."""
 
     base_model: str = Field(min_length=1)
     lora: LoraSpec = LoraSpec()
@@ -54,7 +54,7 @@ class RunSpec(Record):
 
 
 class RunRef(Record):
-    """Enough to find a live remote run again from another process. Never holds a credential."""
+    """The reference by which another process attaches to a live remote run. Contains no credential."""
 
     backend: str
     run_id: str
@@ -63,7 +63,7 @@ class RunRef(Record):
 
 
 class CheckpointRef(Record):
-    """A saved training state: ``step`` is the number of optimizer steps in it."""
+    """A reference to a saved training state; ``step`` is the number of optimizer steps in it."""
 
     path: str
     name: str
@@ -73,7 +73,7 @@ class CheckpointRef(Record):
 
 
 class CheckpointCheck(Record):
-    """The answer to "may a recovery rely on this checkpoint?". ``reason`` says why not."""
+    """The result of a check whether a recovery can use a checkpoint; if not, ``reason`` explains it."""
 
     path: str
     usable: bool
@@ -82,7 +82,7 @@ class CheckpointCheck(Record):
 
 
 class RunFeatures(Record):
-    """What is known of the service behind a run; ``None`` means not known yet."""
+    """Properties of the service that hosts a run; ``None`` means not known yet."""
 
     replays: bool | None = Field(
         default=None, description="a repeated sequence number is answered from the record, not run again"
@@ -97,7 +97,7 @@ class RunFeatures(Record):
 
 
 class RunState(StrEnum):
-    """How a remote run is."""
+    """The state of a remote run."""
 
     ALIVE = "alive"
     GONE = "gone"
@@ -105,7 +105,7 @@ class RunState(StrEnum):
 
 
 class RunHealth(Record):
-    """The service's own word on a run."""
+    """The state of a run, as the service reports it."""
 
     state: RunState
     reason: str | None = None
@@ -113,7 +113,7 @@ class RunHealth(Record):
 
 @dataclass(frozen=True, slots=True)
 class Datum:
-    """One training example: input ``tokens`` of length n, and arrays of length n that the loss reads.
+    """A training example: input ``tokens`` of length n, and arrays of length n that the loss reads.
 
     ``cross_entropy`` reads ``target_tokens`` (int) and ``weights`` (float), as in the Tinker API.
     """
@@ -124,7 +124,7 @@ class Datum:
 
 @dataclass(frozen=True, slots=True)
 class StepRequest:
-    """One optimizer step: gradients over ``batch``, then the optimizer. ``step`` counts from 1."""
+    """An optimizer step: gradients over ``batch``, then the optimizer update. ``step`` counts from 1."""
 
     step: int
     batch: Sequence[Datum]
@@ -134,7 +134,7 @@ class StepRequest:
 
 
 class IntentKind(StrEnum):
-    """The mutating operations of a run."""
+    """The kinds of mutating operations of a run."""
 
     STEP = "step"
     SAVE_STATE = "save_state"
@@ -142,10 +142,10 @@ class IntentKind(StrEnum):
 
 
 class Intent(Record):
-    """What is about to be sent, known before it is sent; small enough to journal.
+    """A mutating request before it is sent, small enough to journal.
 
-    ``digest`` is a hex digest of all that determines the effect, so that a later process can prove that what
-    it is about to repeat is the same thing.
+    ``digest`` is a hex digest of everything that determines the effect, so that a later process can verify that it
+    repeats the same request.
     """
 
     kind: IntentKind
@@ -159,7 +159,7 @@ class Intent(Record):
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What an optimizer step gave: ``loss`` is the weighted mean over the batch, in nats per token."""
+    """The result of an optimizer step; ``loss`` is the weighted mean over the batch, in nats per token."""
 
     loss: float
     tokens: int
@@ -168,7 +168,7 @@ class StepResult:
 
 @dataclass(frozen=True, slots=True)
 class SaveResult:
-    """Where a save lies, as the service names it. ``adopted``: it was there already under our own name."""
+    """The path of a save at the service. ``adopted``: an earlier save under our name already existed."""
 
     path: str
     adopted: bool = False
@@ -180,48 +180,48 @@ T_co = TypeVar("T_co", covariant=True)
 
 @dataclass(frozen=True, slots=True)
 class Prepared(Generic[T_co]):
-    """An operation ready to be sent. ``body`` belongs to the backend that made it."""
+    """An operation ready to be sent. ``body`` is opaque to all but the backend."""
 
     intent: Intent
     body: object
 
 
 class Pending(ABC, Generic[T_co]):
-    """An operation that the service has accepted and whose result is still to come."""
+    """An accepted operation whose result is pending."""
 
     @abstractmethod
     async def result(self) -> T_co:
         """Wait for the result.
 
         Raises:
-            RunCorrupted: the run is poisoned, by flag, by error, or because the loss is NaN or infinite.
+            RunCorrupted: the run is corrupted, by flag, by error, or because the loss is NaN or infinite.
             RunGone: the run or its session no longer exists.
-            AnswerLost: the effect is not known.
-            BackendError: anything else, after the transport's own retries.
+            AnswerLost: the effect is unknown.
+            BackendError: any other failure, after the transport's retries.
         """
 
 
 class LiveRun(ABC):
-    """A remote run that this process drives. Operations take effect in the order in which they were sent."""
+    """A remote run that this process drives. Operations take effect in the order in which they are sent."""
 
     @property
     @abstractmethod
     def ref(self) -> RunRef:
-        """How another process finds this run."""
+        """The reference for other processes."""
 
     @property
     @abstractmethod
     def features(self) -> RunFeatures:
-        """What is known of the service."""
+        """The known properties of the service."""
 
     @property
     @abstractmethod
     def next_seq_id(self) -> int:
-        """The first sequence number that no prepared operation has reserved."""
+        """The first sequence number that is not reserved by a prepared operation."""
 
     @abstractmethod
     def prepare_step(self, request: StepRequest) -> Prepared[StepResult]:
-        """Reserve sequence numbers for one optimizer step. No I/O; the same request gives the same digest."""
+        """Reserve sequence numbers for an optimizer step. No I/O; equal requests have equal digests."""
 
     @abstractmethod
     def prepare_save(
@@ -231,22 +231,22 @@ class LiveRun(ABC):
 
     @abstractmethod
     async def send(self, prepared: Prepared[T]) -> Pending[T]:
-        """Send; returns once the service has accepted all of it, so the next may be sent.
+        """Send an operation; return when the service has accepted all of it, so that the next may be sent.
 
-        A save whose name is taken is adopted when the name is ours (``SaveResult.adopted``).
+        A save whose name exists already is adopted if the name is ours (``SaveResult.adopted``).
         """
 
     @abstractmethod
     async def health(self) -> RunHealth:
-        """Ask the service how the run is. Raises BackendError when the service cannot be asked."""
+        """Query the state of the run. Raises BackendError when the service fails."""
 
     @abstractmethod
     async def watch(self, poll_interval_ms: int) -> RunCorrupted:
-        """Return when the service is seen to mark the run corrupted; until then, do not return.
+        """Poll until the service marks the run corrupted; return that error.
 
-        A poll that fails changes nothing. Cancel the call to stop watching.
+        Failed polls are ignored. Cancel the call to stop.
         """
 
     @abstractmethod
     async def close(self, *, unload: bool = False) -> None:
-        """Stop driving the run (heartbeats end). ``unload`` also asks the service to free it."""
+        """Stop driving the run, heartbeats included. ``unload`` also requests that the service free it."""

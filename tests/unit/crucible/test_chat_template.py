@@ -184,5 +184,5 @@ def test_each_image_stands_at_its_marker() -> None:
         return made.render_chat(chat_of(prompt))
 
     assert tokens("x").count(made.features.image_token or -1) == 1
-    with pytest.raises(InvalidRequest, match="2 places for 1 images"):
+    with pytest.raises(InvalidRequest, match="2 image markers for 1 images"):
         tokens("<|image_pad|>")
