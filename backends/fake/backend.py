@@ -5,19 +5,22 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import ClassVar, Final
 
+import numpy as np
 from pydantic import JsonValue
 
 from backends.fake import commands
 from backends.fake.checkpoints import FakeCheckpoints
-from backends.fake.engine import FakeEngine
-from backends.fake.model import BASE_MODELS, CONTEXT_LENGTH, MAX_RANK, Model
+from backends.fake.engine import FakeEngine, base_network
 from backends.fake.settings import FakeSettings, scripted_error
 from backends.local.answer_events import answer
-from backends.local.batches import LOSSES
 from backends.local.checkpoints import CheckpointPath
 from backends.local.generation import Array, Continue, Piece, generate
 from backends.local.recovery import LocalRecovery, check
 from backends.local.run import HOSTED_RUNS, HostedRun, LocalRun
+from backends.local.validation import LOSSES, check_lora
+from backends.tiny_lm.adapter import Adapter
+from backends.tiny_lm.network import BASE_MODELS, CONTEXT_LENGTH, SPAN, Network
+from backends.tiny_lm.training import single_threaded
 from crucible.backend import Command, CommandBackend, Health, TrainingBackend
 from crucible.capabilities import Capabilities
 from crucible.completion import Completion, FinishReason, TokenLogprob
@@ -29,6 +32,7 @@ from crucible.stream import StreamEvent, collect
 from crucible.tokenizer import ByteTokenizer, Tokenizer
 from crucible.training import CheckpointCheck, LiveRun, RunFeatures, RunRef, RunSpec
 
+_MAX_RANK: Final = 256
 _FEATURES: Final = RunFeatures(replays=True, restores_optimizer=True, sets_corrupted_flag=True)
 
 
@@ -41,7 +45,6 @@ class FakeBackend(TrainingBackend, CommandBackend):
     def __init__(self, config: Mapping[str, JsonValue] | None = None) -> None:
         self._settings = read_record(FakeSettings, dict(config or {}), backend="fake")
         self._checkpoints = FakeCheckpoints(self.name, self._settings.folder())
-        self._models: dict[str, Model] = {}
         self._failures = [step.model_copy() for step in self._settings.script.fail for _ in range(step.times)]
         self._answered = 0
         self._runs_made = 0
@@ -63,7 +66,7 @@ class FakeBackend(TrainingBackend, CommandBackend):
             options=("temperature", "max_tokens", "top_p", "top_k", "stop", "seed", "top_logprobs"),
             losses=self.losses,
             commands=tuple(commands.COMMANDS),
-            metadata={"adapter_max_rank": MAX_RANK},
+            metadata={"adapter_max_rank": _MAX_RANK},
         )
 
     async def health_check(self) -> Health:
@@ -81,12 +84,12 @@ class FakeBackend(TrainingBackend, CommandBackend):
         tokens = ByteTokenizer().render_prompt(
             [{"role": message.role, "content": message.text()} for message in prompt.conversation()]
         )
-        model = await self._model(name)
+        network, adapter = await self._model(name)
         events = answer(
             prompt,
             model=name,
             prompt_tokens=len(tokens),
-            pieces=lambda index: self._pieces(model, tokens, prompt, index),
+            pieces=lambda index: self._pieces(_next_logprobs(network, adapter), tokens, prompt, index),
             began=began,
         )
         async for event in events:
@@ -97,8 +100,9 @@ class FakeBackend(TrainingBackend, CommandBackend):
             raise InvalidRequest.of(
                 "base_model", spec.base_model, f"allowed are {', '.join(BASE_MODELS)}", backend="fake"
             )
-        if spec.lora.rank > MAX_RANK:
-            raise InvalidRequest.of("lora.rank", spec.lora.rank, f"at most {MAX_RANK}", backend="fake")
+        check_lora(spec.lora, backend="fake")
+        if spec.lora.rank > _MAX_RANK:
+            raise InvalidRequest.of("lora.rank", spec.lora.rank, f"at most {_MAX_RANK}", backend="fake")
 
     async def tokenizer(self, base_model: str) -> Tokenizer:
         await self.check_spec(RunSpec(base_model=base_model))
@@ -106,7 +110,7 @@ class FakeBackend(TrainingBackend, CommandBackend):
 
     async def start(self, spec: RunSpec) -> LiveRun:
         await self.check_spec(spec)
-        return self._new_run(FakeEngine(Model.new(spec.base_model, spec.lora), spec))
+        return self._new_run(FakeEngine(spec))
 
     async def attach(self, ref: RunRef, *, next_seq_id: int) -> LiveRun:
         run = HOSTED_RUNS.get(ref.run_id)
@@ -150,11 +154,10 @@ class FakeBackend(TrainingBackend, CommandBackend):
             failure = self._failures.pop(0)
             raise scripted_error(failure.code, "completion", failure.retry_after_ms)
 
-    async def _model(self, name: str) -> Model:
+    async def _model(self, name: str) -> tuple[Network, Adapter | None]:
+        """The network and the adapter to sample from; a base model has no adapter."""
         if name in BASE_MODELS:
-            if name not in self._models:
-                self._models[name] = Model.new(name, RunSpec(base_model=name).lora)
-            return self._models[name]
+            return base_network(name), None
         if not name.startswith("fake://"):
             raise InvalidRequest.of(
                 "options.model",
@@ -164,16 +167,15 @@ class FakeBackend(TrainingBackend, CommandBackend):
             )
         try:
             path = CheckpointPath.parse(name, self.name)
-            return (await asyncio.to_thread(self._checkpoints.load, path, optimizer=False))[0].model
+            engine, _ = await asyncio.to_thread(self._checkpoints.load, path, optimizer=False)
         except NotFound as exc:
             raise InvalidRequest.of("options.model", name, exc.message, backend="fake") from exc
+        return engine.network, engine.adapter
 
     async def _pieces(
-        self, model: Model, tokens: Sequence[int], prompt: Prompt, index: int
+        self, forward: Continue, tokens: Sequence[int], prompt: Prompt, index: int
     ) -> AsyncIterator[Piece]:
-        for piece in self._scripted() or generate(
-            _following(model), tokens, prompt.options, ByteTokenizer(), index
-        ):
+        for piece in self._scripted() or generate(forward, tokens, prompt.options, ByteTokenizer(), index):
             yield piece
             await asyncio.sleep(0)
 
@@ -190,13 +192,16 @@ class FakeBackend(TrainingBackend, CommandBackend):
         return [Piece(text, spoken, shown, FinishReason.STOP)]
 
 
-def _following(model: Model) -> Continue:
-    """The model looks back two tokens only."""
-    known: list[int] = []
+def _next_logprobs(network: Network, adapter: Adapter | None) -> Continue:
+    """The model as a function of new tokens; it keeps the context that the network reads."""
+    context: list[int] = []
+    low_rank = {} if adapter is None else adapter.low_rank
 
     def forward(new: Sequence[int]) -> Array:
-        known[:] = [*known, *new][-2:]
-        row: Array = model.logits(known)[-1]
+        context[:] = [*context, *new][-SPAN:]
+        with single_threaded(), np.errstate(all="ignore"):
+            trace = network.forward(np.asarray(context, dtype=np.int64), low_rank, rows=1)
+        row: Array = trace.logprobs[0].astype(np.float64)
         return row
 
     return forward

@@ -1,31 +1,23 @@
-"""Checkpoints of the scripted backend: ``arrays.npz`` in a folder each."""
+"""Checkpoints of the fake backend: one safetensors file each."""
 
-import io
 from pathlib import Path
 from typing import Final
-from zipfile import BadZipFile
 
-import numpy as np
-
-from backends.fake.engine import FakeEngine
-from backends.fake.model import Model
+from backends.fake.engine import FakeEngine, adapter_shape
 from backends.local.checkpoints import CheckpointInfo, CheckpointStore
+from backends.tiny_lm import safetensors
+from backends.tiny_lm.adapter import Adapter
 
-_FILE: Final = "arrays.npz"
+_FILE: Final = "state.safetensors"
 
 
 class FakeCheckpoints(CheckpointStore[FakeEngine]):
-    """All of them under one folder."""
+    """The fake backend's checkpoints in a folder."""
 
     def _write(self, engine: FakeEngine, folder: Path, *, optimizer: bool) -> None:
-        np.savez(folder / _FILE, **engine.model.state(optimizer=optimizer))  # type: ignore[arg-type]
+        (folder / _FILE).write_bytes(safetensors.pack(engine.adapter.state(optimizer=optimizer)))
 
     def _read(self, folder: Path, info: CheckpointInfo, *, optimizer: bool) -> FakeEngine:
-        try:
-            with np.load(io.BytesIO((folder / _FILE).read_bytes()), allow_pickle=False) as stored:
-                arrays = {name: stored[name] for name in stored.files}
-        except (BadZipFile, EOFError) as exc:
-            raise ValueError(str(exc)) from exc
-        model = Model.new(info.spec.base_model, info.spec.lora)
-        model.load(arrays, optimizer=optimizer)
-        return FakeEngine(model, info.spec)
+        arrays = safetensors.unpack((folder / _FILE).read_bytes())
+        adapter = Adapter.of_state(adapter_shape(info.spec.lora), arrays, optimizer=optimizer)
+        return FakeEngine(info.spec, adapter)

@@ -1,22 +1,31 @@
-"""The small model as a thing that trains, and that is corrupted when the script says so."""
+"""The fake backend's engine: the tiny model, trained in this process and corrupted as scripted."""
 
 import math
+from functools import cache
 
-from backends.fake.model import VOCAB_SIZE, Model
+import numpy as np
+
 from backends.fake.settings import ScriptedCorruption
-from backends.local.batches import check_batch
 from backends.local.engine import Engine
+from backends.local.validation import check_batch
+from backends.tiny_lm.adapter import AdamStep, Adapter, AdapterShape, digest_of
+from backends.tiny_lm.network import VOCAB, Network
+from backends.tiny_lm.training import forward_backward, single_threaded
 from crucible.errors import RunCorrupted
-from crucible.training import RunSpec, StepRequest, StepResult
+from crucible.training import LoraSpec, OptimizerSpec, RunSpec, StepRequest, StepResult
 
 
 class FakeEngine(Engine):
-    """Sums run in the order of the batch, so equal requests give equal bits."""
+    """An adapter, by default a new one, on the frozen network of its base model.
 
-    def __init__(self, model: Model, spec: RunSpec, corruption: ScriptedCorruption | None = None) -> None:
-        self.model = model
+    Sums run in the order of the batch, so equal requests give equal bits.
+    """
+
+    def __init__(self, spec: RunSpec, adapter: Adapter | None = None) -> None:
         self.spec = spec
-        self.corruption = corruption
+        self.network = base_network(spec.base_model)
+        self.adapter = adapter or Adapter(adapter_shape(spec.lora), spec.lora.seed or 0)
+        self.corruption: ScriptedCorruption | None = None
         self._steps = 0
         self._corrupted = False
 
@@ -25,27 +34,55 @@ class FakeEngine(Engine):
         return self._corrupted
 
     def check(self, request: StepRequest) -> None:
-        check_batch(request, vocab_size=VOCAB_SIZE, backend="fake")
+        check_batch(request, vocab_size=VOCAB, backend="fake")
 
     def train(self, request: StepRequest) -> StepResult:
-        loss: list[float] = []
-        total: list[float] = []
-        for datum in request.batch:
-            targets, weights = datum.loss_inputs["target_tokens"], datum.loss_inputs["weights"]
-            logprobs = self.model.backward(datum.tokens, targets, weights)
-            loss += [-float(w) * float(p) for w, p in zip(weights, logprobs, strict=True)]
-            total += map(float, weights)
-        norm = self.model.step(request.optimizer)
+        losses: list[float] = []
+        weights: list[float] = []
+        with single_threaded():
+            for datum in request.batch:
+                inputs = {
+                    "target_tokens": np.asarray(datum.loss_inputs["target_tokens"], dtype=np.int64),
+                    "weights": np.asarray(datum.loss_inputs["weights"], dtype=np.float64),
+                }
+                loss = forward_backward(
+                    self.network,
+                    self.adapter,
+                    np.asarray(datum.tokens, dtype=np.int64),
+                    loss_fn=request.loss_fn,
+                    inputs=inputs,
+                    config={},
+                )
+                losses.append(loss.value)
+                weights += map(float, datum.loss_inputs["weights"])
+            norm = self.adapter.step(_adam_step(request.optimizer))
         self._steps += 1
         self._corrupt_as_scripted()
         tokens = sum(len(datum.tokens) for datum in request.batch)
-        return StepResult(loss=math.fsum(loss) / math.fsum(total), tokens=tokens, metrics={"grad_norm": norm})
+        return StepResult(loss=math.fsum(losses) / math.fsum(weights), tokens=tokens, metrics={"grad_norm": norm})
 
     def digest(self) -> str:
-        return self.model.digest()
+        return digest_of(self.adapter.state(optimizer=False))
 
     def _corrupt_as_scripted(self) -> None:
         if self.corruption is None or self._steps < self.corruption.after_steps:
             return
         self._corrupted = self.corruption.mode == "flag"
         raise RunCorrupted("the run is corrupted, as scripted", backend="fake")
+
+
+@cache
+def base_network(name: str) -> Network:
+    """The frozen base model of that name, shared by all runs of this process."""
+    return Network(name, seed=0)
+
+
+def adapter_shape(lora: LoraSpec) -> AdapterShape:
+    """The shape of the adapter that a spec describes."""
+    return AdapterShape(
+        rank=lora.rank, train_mlp=lora.train_mlp, train_attn=lora.train_attn, train_unembed=lora.train_unembed
+    )
+
+
+def _adam_step(optimizer: OptimizerSpec) -> AdamStep:
+    return AdamStep(**optimizer.model_dump(exclude={"name"}))

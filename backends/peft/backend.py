@@ -10,11 +10,11 @@ from typing import Any, ClassVar, Final, TypeVar
 from pydantic import JsonValue
 
 from backends.local.answer_events import answer
-from backends.local.batches import LOSSES
 from backends.local.checkpoints import CheckpointPath
 from backends.local.generation import Array, Continue, Piece, generate
 from backends.local.recovery import LocalRecovery, check
 from backends.local.run import HOSTED_RUNS, HostedRun, LocalRun
+from backends.local.validation import LOSSES, check_lora
 from backends.peft.bases import Bases, import_torch
 from backends.peft.checkpoints import PeftCheckpoints
 from backends.peft.engine import PeftEngine
@@ -111,8 +111,7 @@ class PeftBackend(TrainingBackend):
 
     async def check_spec(self, spec: RunSpec) -> None:
         self._bases.place(spec.base_model)
-        if not (spec.lora.train_attn or spec.lora.train_mlp or spec.lora.train_unembed):
-            raise InvalidRequest.of("lora", "nothing to train", "set one of train_* to true", backend=BACKEND)
+        check_lora(spec.lora, backend=BACKEND)
 
     async def tokenizer(self, base_model: str) -> Tokenizer:
         return await self._compute(lambda: self._bases.tokenizer(base_model))

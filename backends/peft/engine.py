@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-from backends.local.batches import check_batch
 from backends.local.engine import Engine
+from backends.local.validation import check_batch
 from backends.peft.bases import Bases, import_torch, seeded
 from backends.peft.settings import BACKEND
 from crucible.errors import InvalidRequest, RunCorrupted

@@ -1,13 +1,9 @@
-"""Options of a server, and constants that several modules share."""
+"""Options of a server."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-SUPPORTED_MODELS: Final = ("tiny-lm", "llama-3.2-1b", "llama-3.2-3b", "qwen/qwen2.5-7b")
-"""``tiny-lm``, and stand-ins for real models: the same tiny architecture with different random base weights."""
-
-CONTEXT_LENGTH: Final = 32_768
 DEFAULT_PORT: Final = 8077
 
 

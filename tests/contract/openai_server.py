@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from backends.fake import FakeBackend
-from backends.fake.model import BASE_MODELS
+from backends.tiny_lm.network import BASE_MODELS
 from crucible import Choice, Options, Prompt
 
 KEY = "sk-test-0123456789"

@@ -15,11 +15,11 @@ from starlette.routing import Route
 
 from backends.tinkex_dev.clock import iso
 from backends.tinkex_dev.errors import Refused
-from backends.tinkex_dev.model import safetensors
 from backends.tinkex_dev.service.service import Service, ttl_end
 from backends.tinkex_dev.storage.records import RunRecord, SaveKind, StoredCheckpoint
 from backends.tinkex_dev.wire.exchange import answer, metadata_strings, query_number, read
 from backends.tinkex_dev.wire.requests import SetTtl
+from backends.tiny_lm import safetensors
 
 _ARCHIVE_TTL = timedelta(hours=1)
 _CHUNK_BYTES = 64 * 1024

@@ -11,10 +11,6 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from backends.tinkex_dev.errors import InvalidField, Refused
-from backends.tinkex_dev.model.adapter import Adapter
-from backends.tinkex_dev.model.network import Network
-from backends.tinkex_dev.model.sampling import SamplingSettings, draw, score_prompt
-from backends.tinkex_dev.options import CONTEXT_LENGTH
 from backends.tinkex_dev.service.lane import result_of
 from backends.tinkex_dev.service.promises import Samples
 from backends.tinkex_dev.service.service import Service, digest_of_body
@@ -22,6 +18,9 @@ from backends.tinkex_dev.storage.records import SamplerRecord, SaveKind
 from backends.tinkex_dev.wire.exchange import answer, read
 from backends.tinkex_dev.wire.requests import CreateSamplingSession, Sample, SamplingFields
 from backends.tinkex_dev.wire.tensors import tokens_of_chunks
+from backends.tiny_lm.adapter import Adapter
+from backends.tiny_lm.network import CONTEXT_LENGTH, Network
+from backends.tiny_lm.sampling import SamplingSettings, draw, score_prompt
 from crucible.tokenizer import ByteTokenizer
 
 _DEFAULT_MAX_TOKENS: Final = 512

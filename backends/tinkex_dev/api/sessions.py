@@ -7,10 +7,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from backends.tinkex_dev.errors import Refused
-from backends.tinkex_dev.options import CONTEXT_LENGTH, SUPPORTED_MODELS
 from backends.tinkex_dev.service.service import Service
 from backends.tinkex_dev.wire.exchange import answer, metadata_strings, query_number, read, read_body
 from backends.tinkex_dev.wire.requests import CreateSession, Heartbeat
+from backends.tiny_lm.network import BASE_MODELS, CONTEXT_LENGTH
 from crucible.tokenizer import ByteTokenizer
 
 _CLIENT_CONFIG: Final[dict[str, object]] = {
@@ -57,7 +57,7 @@ class SessionRoutes:
                 "description": _description(name),
                 "tokenizer_id": ByteTokenizer().tokenizer_id,
             }
-            for name in SUPPORTED_MODELS
+            for name in BASE_MODELS
         ]
         return answer({"supported_models": models})
 

@@ -13,7 +13,6 @@ from starlette.routing import Route
 
 from backends.tinkex_dev.api.models import ModelRoutes
 from backends.tinkex_dev.errors import InvalidField, OperationFailed, Refused
-from backends.tinkex_dev.model.adapter import AdamStep
 from backends.tinkex_dev.service.promises import LossOutputs, Plain, Promise
 from backends.tinkex_dev.service.run import Batch, ServerRun
 from backends.tinkex_dev.service.service import Service, digest_of_body, ttl_end
@@ -30,6 +29,7 @@ from backends.tinkex_dev.wire.requests import (
     SaveWeightsForSampler,
 )
 from backends.tinkex_dev.wire.tensors import batch_of_json
+from backends.tiny_lm.adapter import AdamStep
 
 _THREAD_FROM_BYTES: Final = 64 * 1024
 """Bigger bodies are decoded in a thread, so that they do not block the event loop."""

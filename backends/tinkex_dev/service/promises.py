@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from backends.tinkex_dev.errors import Refused
-from backends.tinkex_dev.model.network import Array
-from backends.tinkex_dev.model.sampling import PromptScores, SampledTokens
+from backends.tiny_lm.network import Array
+from backends.tiny_lm.sampling import PromptScores, SampledTokens
 
 _MAX_PROMISES: Final = 50_000
 _MAX_BYTES: Final = 256 * 1024 * 1024

@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 from backends.tinkex_dev.errors import OperationFailed, Refused
 from backends.tinkex_dev.faults import CorruptionMode
-from backends.tinkex_dev.model.adapter import AdamStep, Adapter
-from backends.tinkex_dev.model.losses import evaluate
-from backends.tinkex_dev.model.network import Array, Network
 from backends.tinkex_dev.service.lane import ServerLane
 from backends.tinkex_dev.service.promises import LossOutputs, Promise
 from backends.tinkex_dev.storage.records import RunRecord, SaveKind
+from backends.tiny_lm.adapter import AdamStep, Adapter
+from backends.tiny_lm.network import Array, Network
+from backends.tiny_lm.training import forward_backward
 
 _MAX_RECORDED: Final = 1024
 """Requests per model that are recognized when repeated; a client has only a few in flight."""
@@ -96,24 +96,26 @@ class ServerRun:
     def forward_backward(self, batch: Batch) -> LossOutputs:
         """Compute the losses and log-probabilities of a batch; unless it is forward only, accumulate gradients."""
         self.refuse_if_poisoned()
-        adapters = self.adapter.low_rank
         outputs: list[dict[str, Array]] = []
         total = 0.0
-        with np.errstate(all="ignore"):
-            for example in batch.examples:
-                trace = self.network.forward(example.tokens, adapters)
-                loss, slope = evaluate(batch.loss_fn, trace.logprobs, example.loss_inputs, batch.config)
-                if not batch.forward_only:
-                    self.network.backward(trace, slope, adapters, self.adapter.gradients())
-                outputs.append(loss.outputs)
-                total += loss.value
+        for example in batch.examples:
+            loss = forward_backward(
+                self.network,
+                self.adapter,
+                example.tokens,
+                loss_fn=batch.loss_fn,
+                inputs=example.loss_inputs,
+                config=batch.config,
+                forward_only=batch.forward_only,
+            )
+            outputs.append(loss.outputs)
+            total += loss.value
         return LossOutputs(outputs, {"loss:sum": total})
 
     def optim_step(self, parameters: AdamStep) -> dict[str, float]:
         """Make one optimizer step; returns its metrics."""
         self.refuse_if_poisoned()
-        with np.errstate(all="ignore"):
-            norm = self.adapter.step(parameters)
+        norm = self.adapter.step(parameters)
         return {"grad_norm": norm, "optimizer_step": float(self.adapter.steps)}
 
     def poison(self, mode: CorruptionMode) -> None:

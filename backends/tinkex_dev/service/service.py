@@ -13,9 +13,7 @@ from pydantic import JsonValue
 from backends.tinkex_dev.clock import ServerClock
 from backends.tinkex_dev.errors import OperationFailed, Refused
 from backends.tinkex_dev.faults import CorruptionMode, Faults, PauseQueue, ServerQueueState
-from backends.tinkex_dev.model.adapter import Adapter
-from backends.tinkex_dev.model.network import Network
-from backends.tinkex_dev.options import SUPPORTED_MODELS, ServerOptions
+from backends.tinkex_dev.options import ServerOptions
 from backends.tinkex_dev.service.lane import ServerLane, Work
 from backends.tinkex_dev.service.promises import Plain, Promise, Promises
 from backends.tinkex_dev.service.run import ServerRun
@@ -30,6 +28,8 @@ from backends.tinkex_dev.storage.records import (
     StoredCheckpoint,
 )
 from backends.tinkex_dev.storage.state_folder import StateFolder
+from backends.tiny_lm.adapter import Adapter
+from backends.tiny_lm.network import BASE_MODELS, Network
 
 T = TypeVar("T")
 
@@ -81,10 +81,8 @@ class Service:
         Raises:
             Refused: 400 for an unknown name.
         """
-        if name not in SUPPORTED_MODELS:
-            raise Refused(
-                400, f"base_model {name!r} is not supported; expected one of {', '.join(SUPPORTED_MODELS)}"
-            )
+        if name not in BASE_MODELS:
+            raise Refused(400, f"base_model {name!r} is not supported; expected one of {', '.join(BASE_MODELS)}")
         if name not in self._networks:
             self._networks[name] = Network(name, self.options.seed)
         return self._networks[name]

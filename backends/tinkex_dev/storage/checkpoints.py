@@ -8,9 +8,9 @@ from pydantic import JsonValue
 
 from backends.tinkex_dev.clock import ServerClock
 from backends.tinkex_dev.errors import OperationFailed, Refused
-from backends.tinkex_dev.model.adapter import Adapter
 from backends.tinkex_dev.storage.records import RunRecord, SaveKind, StoredCheckpoint, checkpoint_path
 from backends.tinkex_dev.storage.state_folder import StateFolder
+from backends.tiny_lm.adapter import Adapter
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 

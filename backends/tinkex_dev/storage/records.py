@@ -5,7 +5,7 @@ from enum import StrEnum
 
 from pydantic import Field, JsonValue
 
-from backends.tinkex_dev.model.adapter import AdapterShape
+from backends.tiny_lm.adapter import AdapterShape
 from crucible.record import Record
 
 

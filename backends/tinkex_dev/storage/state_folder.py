@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.tinkex_dev.errors import OperationFailed
-from backends.tinkex_dev.model import safetensors
 from backends.tinkex_dev.storage.records import RunRecord, SamplerRecord, SessionRecord, StoredCheckpoint
+from backends.tiny_lm import safetensors
 from crucible.record import Record
 
 _STATE: Final = "state.safetensors"

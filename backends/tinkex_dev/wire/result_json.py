@@ -1,7 +1,7 @@
 """Results of training and sampling as JSON."""
 
-from backends.tinkex_dev.model.network import Array
 from backends.tinkex_dev.service.promises import LossOutputs, Samples
+from backends.tiny_lm.network import Array
 
 OUTPUT_TYPE = "ArrayRecord"
 

@@ -7,11 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.tinkex_dev.errors import InvalidField
-from backends.tinkex_dev.model.losses import LOSSES
-from backends.tinkex_dev.model.network import VOCAB
-from backends.tinkex_dev.options import CONTEXT_LENGTH
 from backends.tinkex_dev.service.run import Batch, BatchExample
 from backends.tinkex_dev.wire.requests import ForwardBackwardInput
+from backends.tiny_lm.losses import LOSSES
+from backends.tiny_lm.network import CONTEXT_LENGTH, VOCAB
 from crucible.tokenizer import ByteTokenizer
 
 FieldPath = tuple[str | int, ...]

@@ -8,8 +8,8 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from backends.tinkex_dev.model import safetensors
 from backends.tinkex_dev.server import DevServer
+from backends.tiny_lm import safetensors
 
 
 def restored(api, session: str, number: int, path: str, *, optimizer: bool = True) -> str:

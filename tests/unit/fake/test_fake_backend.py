@@ -9,7 +9,6 @@ import pytest
 from backends.fake import FakeBackend
 from backends.fake.checkpoints import FakeCheckpoints
 from backends.fake.engine import FakeEngine
-from backends.fake.model import Model
 from backends.local.checkpoints import CheckpointPath
 from crucible import (
     CapacityError,
@@ -79,7 +78,7 @@ def test_a_kept_checkpoint_outlives_its_ttl(tmp_path: Path) -> None:
     store = FakeCheckpoints("fake", tmp_path, lambda: now[0])
     kept, left = (CheckpointPath.parse(f"fake://run/weights/{name}", "fake") for name in ("kept", "left"))
     for path in (kept, left):
-        store.save(path, FakeEngine(Model.new("tiny-lm", SPEC.lora), SPEC), step=1, ttl_s=60)
+        store.save(path, FakeEngine(SPEC), step=1, ttl_s=60)
 
     store.keep(kept)
     now[0] += 61
@@ -196,14 +195,13 @@ def test_a_checkpoint_expires(tmp_path: Path) -> None:
     """After its time it is as good as gone."""
     from backends.fake.checkpoints import FakeCheckpoints
     from backends.fake.engine import FakeEngine
-    from backends.fake.model import Model
     from backends.local.checkpoints import CheckpointPath
     from crucible import NotFound
 
     now = 1000.0
     folder = FakeCheckpoints("fake", tmp_path, lambda: now)
     path = CheckpointPath.parse("fake://run/weights/a", "fake")
-    folder.save(path, FakeEngine(Model.new("tiny-lm", SPEC.lora), SPEC), step=3, ttl_s=60)
+    folder.save(path, FakeEngine(SPEC), step=3, ttl_s=60)
 
     assert folder.info(path).step == 3
     now = 1061.0
@@ -219,7 +217,7 @@ def test_a_torn_checkpoint_is_unusable(tmp_path: Path) -> None:
 
         run = await backend.start(SPEC)
         saved = await (await run.send(run.prepare_save("a", step=0, kind=IntentKind.SAVE_STATE))).result()
-        file = tmp_path / saved.path.removeprefix("fake://") / "arrays.npz"
+        file = tmp_path / saved.path.removeprefix("fake://") / "state.safetensors"
         file.write_bytes(file.read_bytes()[:100])
         policy = RecoveryPolicy(enabled=True)
         request = RecoveryRequest(

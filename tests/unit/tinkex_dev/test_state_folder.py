@@ -8,9 +8,9 @@ import pytest
 
 from backends.tinkex.discovery import dev_server_file, running_dev_server
 from backends.tinkex_dev.errors import OperationFailed
-from backends.tinkex_dev.model.adapter import Adapter, AdapterShape
 from backends.tinkex_dev.storage.records import LoraRecord, SaveKind, StoredCheckpoint
 from backends.tinkex_dev.storage.state_folder import StateFolder
+from backends.tiny_lm.adapter import Adapter, AdapterShape
 
 
 def record(run_id: str = "s:train:0", name: str = "a") -> StoredCheckpoint:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.tinkex_dev.model.network import SPAN, Adapters, Array, Network
+from backends.tiny_lm.network import SPAN, Adapters, Array, Network
 from crucible.tokenizer import ByteTokenizer
 
 

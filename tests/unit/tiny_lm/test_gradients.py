@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from backends.tinkex_dev.model.adapter import Adapter, AdapterShape
-from backends.tinkex_dev.model.losses import LOSSES, evaluate
-from backends.tinkex_dev.model.network import Network
+from backends.tiny_lm.adapter import Adapter, AdapterShape
+from backends.tiny_lm.losses import LOSSES, evaluate
+from backends.tiny_lm.network import Network
 
 TOKENS = np.array([258, 72, 105, 256, 259, 72, 111], dtype=np.int64)
 TARGETS = np.array([72, 105, 256, 259, 72, 111, 33], dtype=np.int64)

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.tinkex_dev.model.network import Array
+from backends.tiny_lm.network import Array
 
 Config = Mapping[str, float]
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends.tinkex_dev.model import safetensors
-from backends.tinkex_dev.model.adapter import AdamStep, Adapter, AdapterShape
+from backends.tiny_lm import safetensors
+from backends.tiny_lm.adapter import AdamStep, Adapter, AdapterShape
 
 HOW = AdamStep(0.1, 0.9, 0.95, 1e-12, 0.0, 0.0)
 

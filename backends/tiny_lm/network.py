@@ -18,10 +18,16 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from backends.tinkex_dev.model.prior import bigram_log_odds
+from backends.tiny_lm.prior import bigram_log_odds
 from crucible.tokenizer import ByteTokenizer
 
 Array = NDArray[np.floating]
+
+BASE_MODELS: Final = ("tiny-lm", "llama-3.2-1b", "llama-3.2-3b", "qwen/qwen2.5-7b")
+"""``tiny-lm``, and stand-ins for real models: the same architecture with different random base weights."""
+
+CONTEXT_LENGTH: Final = 32_768
+"""Limit that backends set for a prompt and its completion; the network has none."""
 
 WINDOW: Final = 16
 SPAN: Final = 64

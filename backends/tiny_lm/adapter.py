@@ -8,7 +8,7 @@ from typing import Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.tinkex_dev.model.network import SITES, Array, LowRank
+from backends.tiny_lm.network import SITES, Array, LowRank
 
 _ALPHA: Final = 32.0
 _FLAG_OF_SITE: Final = {
@@ -83,9 +83,14 @@ class Adapter:
     def step(self, parameters: AdamStep) -> float:
         """Make one Adam step with decoupled weight decay; returns the gradient's norm before clipping.
 
-        A step without accumulated gradients still counts, and decays the moments.
+        A step without accumulated gradients still counts, and decays the moments. Overflow and NaN pass silently.
         """
-        gradient = self.gradients()
+        with np.errstate(all="ignore"):
+            norm = self._move(parameters, self.gradients())
+        self.gradient = None
+        return norm
+
+    def _move(self, parameters: AdamStep, gradient: Mapping[str, Array]) -> float:
         norm = float(np.sqrt(sum(float(np.sum(np.square(g, dtype=np.float64))) for g in gradient.values())))
         shrink = parameters.grad_clip_norm / norm if 0 < parameters.grad_clip_norm < norm else 1.0
         if self.first is None or self.second is None:
@@ -102,7 +107,6 @@ class Adapter:
             second += (1 - parameters.beta2) * slope * slope
             move = (first / first_scale) / (np.sqrt(second / second_scale) + parameters.eps)
             weight -= parameters.learning_rate * (move + parameters.weight_decay * weight)
-        self.gradient = None
         return norm
 
     def scramble(self, seed: int) -> None:

@@ -1,1 +1,0 @@
-"""A tiny language model in numpy, with low-rank adapters, losses, Adam and a sampler."""
