@@ -81,6 +81,8 @@ async def train(
 
 
 class _Driver:
+    """An attempt at a training job: connects to a run, drives it, and handles failures until the job is done."""
+
     def __init__(self, assignment: Assignment, jitter: Callable[[], float]) -> None:
         self._assignment = assignment
         self._jitter = jitter
@@ -93,7 +95,7 @@ class _Driver:
         try:
             while True:
                 try:
-                    return await self._attempt()
+                    return await self._connect_and_drive()
                 except (BackendError, CallerError) as error:
                     await self._handle_failure(error)
         except (HandOver, JobTimeout):
@@ -105,7 +107,7 @@ class _Driver:
         finally:
             await self._release_run()
 
-    async def _attempt(self) -> dict[str, JsonValue]:
+    async def _connect_and_drive(self) -> dict[str, JsonValue]:
         assignment = self._assignment
         if self._active is None:
             snapshot = await assignment.journal.load()
@@ -130,7 +132,8 @@ class _Driver:
         if self._active is not None:
             await self._active.sender.stop_orderly()
         snapshot = await self._assignment.journal.load()
-        incident = await self._describe(error, snapshot)
+        self._count_failure(Progress.of(snapshot).furthest)
+        incident = await self._incident(error, snapshot)
         decision = decide(incident)
         await self._report(decision, snapshot)
         match decision.action:
@@ -142,16 +145,20 @@ class _Driver:
                 # where repeats are unsafe, everything has been sent, and the same results are awaited again
                 if self._active is not None and incident.replays is True:
                     self._active.send_again()
-        if decision.delay_ms:
-            delay_s = decision.delay_ms / 1000 * (1 + self._jitter() / 4)
+        await self._back_off(decision.delay_ms)
+
+    def _count_failure(self, furthest: int) -> None:
+        self._failures = 1 if furthest > self._furthest else self._failures + 1
+        self._furthest = furthest
+
+    async def _back_off(self, delay_ms: int) -> None:
+        if delay_ms:
+            delay_s = delay_ms / 1000 * (1 + self._jitter() / 4)
             # a run marked corrupted meanwhile is still marked at the next wait, and is handled there
             with suppress(RunCorrupted):
                 await self._assignment.wait(_sleep(self._assignment.sleep, delay_s))
 
-    async def _describe(self, error: CrucibleError, snapshot: JournalSnapshot) -> Incident:
-        furthest = Progress.of(snapshot).furthest
-        self._failures = 1 if furthest > self._furthest else self._failures + 1
-        self._furthest = furthest
+    async def _incident(self, error: CrucibleError, snapshot: JournalSnapshot) -> Incident:
         return Incident(
             error=error,
             policy=self._assignment.payload.recovery,
