@@ -1,4 +1,4 @@
-"""A wait ends with its own result, with a stop, or with the service's word on the run."""
+"""An interruptible wait ends with its result, a stop request, or a corrupted run."""
 
 import asyncio
 from typing import Any
@@ -11,7 +11,7 @@ from nsai_work.interruptible import InterruptibleAwaiter, within
 
 
 class Watched:
-    """A run that is corrupted when told so."""
+    """A run that is corrupted once ``corrupted`` is set."""
 
     def __init__(self) -> None:
         self.corrupted = asyncio.Event()
@@ -22,7 +22,7 @@ class Watched:
 
 
 async def never(ended: list[str]) -> None:
-    """Waits for ever, and notes its end."""
+    """Wait for ever, and record the cancellation."""
     try:
         await asyncio.Event().wait()
     finally:
@@ -30,7 +30,7 @@ async def never(ended: list[str]) -> None:
 
 
 def test_a_stop_ends_a_wait_and_what_it_waited_for() -> None:
-    """Nothing goes on in the background."""
+    """No task is left in the background."""
 
     async def scene() -> list[str]:
         control, ended = Control(), []
@@ -49,7 +49,7 @@ def test_a_stop_ends_a_wait_and_what_it_waited_for() -> None:
 
 
 def test_a_flagged_run_ends_a_wait() -> None:
-    """Until it is not watched any more."""
+    """Until it is no longer watched."""
 
     async def scene() -> str:
         run: Any = Watched()
@@ -67,7 +67,7 @@ def test_a_flagged_run_ends_a_wait() -> None:
 
 
 def test_a_result_that_is_there_is_not_lost_to_a_stop() -> None:
-    """What came first counts; the stop takes effect at the next wait."""
+    """The result of a finished coroutine is returned; the stop takes effect at the next wait."""
 
     async def scene() -> str:
         control = Control()
@@ -86,7 +86,7 @@ def test_a_result_that_is_there_is_not_lost_to_a_stop() -> None:
 
 
 def test_a_deadline_ends_a_wait() -> None:
-    """As TimeoutError."""
+    """It raises TimeoutError."""
 
     async def scene() -> None:
         deadline = asyncio.create_task(asyncio.sleep(0))

@@ -1,4 +1,4 @@
-"""Inference jobs: every prompt is answered once, whatever happens in between."""
+"""Inference jobs: every prompt is completed once, whatever happens in between."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ from nsai_work.payloads import DataSource, Inference
 
 
 class Echo(Backend):
-    """Answers with the prompt's own text, later prompts sooner."""
+    """A backend that echoes the prompt, later prompts sooner."""
 
     name: ClassVar[str] = "echo"
 
@@ -56,14 +56,14 @@ class Echo(Backend):
 
 
 def write_prompts(folder: Path, count: int = 30) -> DataSource:
-    """A file of prompts."""
+    """Write a prompt file."""
     path = folder / "prompts.jsonl"
     path.write_text("".join(json.dumps({"id": f"p{n}", "prompt": str(n)}) + "\n" for n in range(1, count + 1)))
     return pin_prompts(DataSource(path=str(path)))
 
 
 def run(payload: Inference, backend: Backend, control: Control | None = None) -> dict[str, Any]:
-    """Run a job to its end."""
+    """Run a job to completion."""
     events: list[dict[str, JsonValue]] = []
 
     async def event(name: str, data: dict[str, JsonValue]) -> None:
@@ -78,7 +78,7 @@ def run(payload: Inference, backend: Backend, control: Control | None = None) ->
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
-    """The answers in a file."""
+    """Read the rows of an answer file."""
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
@@ -90,7 +90,7 @@ def test_one_prompt_gives_its_completion() -> None:
 
 
 def test_a_file_is_answered_in_its_order_and_n_at_a_time(tmp_path: Path) -> None:
-    """Answers come in any order, and stand in the order of their prompts at the end."""
+    """Answers arrive in any order, and are sorted by prompt at the end."""
     output, backend = tmp_path / "answers.jsonl", Echo()
 
     done = run(Inference(input=write_prompts(tmp_path), output=str(output), concurrency=4), backend)
@@ -107,7 +107,7 @@ def test_a_file_is_answered_in_its_order_and_n_at_a_time(tmp_path: Path) -> None
 
 
 def test_what_is_answered_is_not_asked_again(tmp_path: Path) -> None:
-    """A torn last line is cut off, and its prompt asked again."""
+    """An incomplete last line is truncated, and its prompt completed again."""
     output, source = tmp_path / "answers.jsonl", write_prompts(tmp_path)
     payload = Inference(input=source, output=str(output), concurrency=3)
     run(payload, Echo())
@@ -123,7 +123,7 @@ def test_what_is_answered_is_not_asked_again(tmp_path: Path) -> None:
 
 
 def test_a_row_at_fault_keeps_its_error_and_the_others_go_on(tmp_path: Path) -> None:
-    """Also on the next attempt it is not asked again."""
+    """The next attempt does not repeat the prompt either."""
     output, source = tmp_path / "answers.jsonl", write_prompts(tmp_path)
     backend = Echo(lambda text: InvalidRequest.of("prompt", text, "no sevens") if "7" in text else None)
     payload = Inference(input=source, output=str(output))
@@ -138,7 +138,7 @@ def test_a_row_at_fault_keeps_its_error_and_the_others_go_on(tmp_path: Path) -> 
 
 
 def test_a_service_that_is_away_ends_the_attempt_and_keeps_what_is_done(tmp_path: Path) -> None:
-    """The queue tries again later; nothing is asked twice."""
+    """The job is retried later; no prompt is completed twice."""
     output, source = tmp_path / "answers.jsonl", write_prompts(tmp_path)
     payload = Inference(input=source, output=str(output), concurrency=2)
     first = Echo(lambda text: BackendUnavailable("away") if text == "20" else None)
@@ -155,7 +155,7 @@ def test_a_service_that_is_away_ends_the_attempt_and_keeps_what_is_done(tmp_path
 
 
 def test_a_stop_ends_it_and_the_next_owner_goes_on(tmp_path: Path) -> None:
-    """As for every job."""
+    """As in every job kind."""
     output, source, control = tmp_path / "answers.jsonl", write_prompts(tmp_path), Control()
     payload = Inference(input=source, output=str(output), concurrency=2)
 
@@ -172,7 +172,7 @@ def test_a_stop_ends_it_and_the_next_owner_goes_on(tmp_path: Path) -> None:
 
 
 def test_answers_to_other_prompts_are_not_taken_for_ours(tmp_path: Path) -> None:
-    """The digest of each prompt stands beside its answer."""
+    """Each answer contains its prompt's digest."""
     output = tmp_path / "answers.jsonl"
     run(Inference(input=write_prompts(tmp_path), output=str(output)), Echo())
     other = tmp_path / "other.jsonl"
@@ -182,7 +182,7 @@ def test_answers_to_other_prompts_are_not_taken_for_ours(tmp_path: Path) -> None
 
 
 def test_a_changed_input_is_refused(tmp_path: Path) -> None:
-    """It is pinned at submit."""
+    """Its content is pinned at submit."""
     source = write_prompts(tmp_path)
     Path(source.path).write_text('{"prompt": "1"}\n')
     with pytest.raises(DataChanged, match="submit a new job"):
@@ -207,7 +207,7 @@ def test_a_changed_input_is_refused(tmp_path: Path) -> None:
     ids=["missing", "empty", "blank", "broken", "list", "no text", "nothing", "option", "role", "unknown", "half"],
 )
 def test_bad_input_names_line_and_field(tmp_path: Path, content: str | None, complaint: str) -> None:
-    """At submit, before anything is stored or asked."""
+    """At submit, before anything is stored or sent."""
     path = tmp_path / "prompts.jsonl"
     if content is not None:
         path.write_text(content)
@@ -217,7 +217,7 @@ def test_bad_input_names_line_and_field(tmp_path: Path, content: str | None, com
 
 
 def test_a_file_in_another_encoding_is_refused(tmp_path: Path) -> None:
-    """Its lines could not be told apart."""
+    """Prompt files are UTF-8."""
     path = tmp_path / "prompts.jsonl"
     path.write_bytes('{"prompt": "1"}'.encode("utf-16"))
 
@@ -226,7 +226,7 @@ def test_a_file_in_another_encoding_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_path_that_no_file_can_have_is_refused(tmp_path: Path) -> None:
-    """As one that does not exist."""
+    """The error is the same as for an unreadable file."""
     with pytest.raises(InvalidJob, match="cannot be read"):
         pin_prompts(DataSource(path=str(tmp_path / ("a" * 300))))
 
@@ -237,7 +237,7 @@ def test_a_path_that_no_file_can_have_is_refused(tmp_path: Path) -> None:
     ids=["no folder", "text", "other rows"],
 )
 def test_an_output_that_is_not_ours_is_left_alone(tmp_path: Path, content: str | None, complaint: str) -> None:
-    """Nothing of it is overwritten."""
+    """The existing file is left unchanged."""
     output = tmp_path / ("missing/answers.jsonl" if content is None else "answers.jsonl")
     if content is not None:
         output.write_text(content)

@@ -1,4 +1,4 @@
-"""Training data: every mistake is found before anything is stored, and named by file, line and field."""
+"""Training data: every mistake is found at submit, and the error names file, line and field."""
 
 import gc
 import json
@@ -16,14 +16,14 @@ GOOD = '{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "
 
 
 def source(folder: Path, content: str | bytes, name: str = "data.jsonl") -> DataSource:
-    """A file with this content."""
+    """Write a file."""
     path = folder / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return DataSource(path=str(path))
 
 
 def messages(*turns: object) -> str:
-    """A line holding these messages."""
+    """Return a line with these messages."""
     return json.dumps({"messages": turns}) + "\n"
 
 
@@ -56,7 +56,7 @@ BAD = {
 
 @pytest.mark.parametrize("case", BAD)
 def test_bad_data_names_line_and_field(tmp_path: Path, case: str) -> None:
-    """The message says where, what is wrong and what is allowed."""
+    """The error names the location, the mistake and the allowed values."""
     content, complaint = BAD[case]
     with pytest.raises(InvalidJob) as caught:
         pin_data(source(tmp_path, content))
@@ -66,7 +66,7 @@ def test_bad_data_names_line_and_field(tmp_path: Path, case: str) -> None:
 
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
-    """What is there is said, and what is wanted."""
+    """The error names the state of the path and the expected one."""
     with pytest.raises(InvalidJob, match=r"nothing\.jsonl: does not exist; name an existing file"):
         pin_data(DataSource(path=str(tmp_path / "nothing.jsonl")))
     with pytest.raises(InvalidJob, match="is a directory"):
@@ -74,7 +74,7 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
 
 
 def test_pinning_makes_the_source_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker elsewhere finds the same file, and knows that it is the same."""
+    """A worker in another directory opens the same file, and verifies its content."""
     source(tmp_path, GOOD)
     monkeypatch.chdir(tmp_path)
     pinned = pin_data(DataSource(path="data.jsonl"))
@@ -87,7 +87,7 @@ def test_pinning_makes_the_source_complete(tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("content", [GOOD + GOOD, "", "broken"], ids=["longer", "empty", "broken"])
 def test_changed_data_is_told_from_bad_data(tmp_path: Path, content: str) -> None:
-    """Whatever became of the file: what was valid at submit is not the job's mistake now."""
+    """A file that was valid at submit is reported as changed, not as invalid, whatever it contains now."""
     pinned = pin_data(source(tmp_path, GOOD))
     gc.collect()
     source(tmp_path, content)
@@ -96,7 +96,7 @@ def test_changed_data_is_told_from_bad_data(tmp_path: Path, content: str) -> Non
 
 
 def test_text_is_one_example_a_paragraph(tmp_path: Path) -> None:
-    """Blank lines part them; each knows its line."""
+    """Blank lines separate paragraphs; each example has the line where it starts."""
     dataset = load_data(source(tmp_path, "one\ntwo\n\n\nthree\n", "story.txt"))
     assert [(example.content, example.line) for example in dataset.examples] == [("one\ntwo", 1), ("three", 5)]
 
@@ -106,18 +106,18 @@ def test_text_is_one_example_a_paragraph(tmp_path: Path) -> None:
     [("a.jsonl", GOOD, "jsonl"), ("a.txt", "{", "text"), ("a", GOOD, "jsonl"), ("b", "Once", "text")],
 )
 def test_the_format_is_found(tmp_path: Path, name: str, content: str, kind: str) -> None:
-    """By the name's ending, else by the first line."""
+    """By the file extension, else by the first line."""
     assert load_data(source(tmp_path, content, name)).format == kind
 
 
 def test_a_byte_order_mark_and_other_fields_do_no_harm(tmp_path: Path) -> None:
-    """Files as other programs write them."""
+    """Byte order marks and line endings of other programs are accepted."""
     row = '{"id": 7, "text": "hello"}\n'
     assert load_data(source(tmp_path, b"\xef\xbb\xbf" + row.encode())).examples[0].content == "hello"
 
 
 def test_runs_of_a_process_share_one_copy(tmp_path: Path) -> None:
-    """The same content is held once, under any path, and let go with its last user."""
+    """Equal content is cached once, whatever its path, and dropped with its last user."""
     first = load_data(source(tmp_path, GOOD, "a.jsonl"))
     assert load_data(source(tmp_path, GOOD, "b.jsonl")) is first
     pinned = pin_data(DataSource(path=str(tmp_path / "a.jsonl")))
@@ -136,7 +136,7 @@ TURN = st.fixed_dictionaries({"role": st.sampled_from(ROLES), "content": st.text
 def test_whatever_is_valid_is_read_back(
     tmp_path_factory: pytest.TempPathFactory, rows: list[list[dict[str, str]]]
 ) -> None:
-    """Any text in any turn, as long as the assistant speaks."""
+    """Any conversation with an assistant message is valid."""
     rows = [[*row, {"role": "assistant", "content": "yes"}] for row in rows]
     content = "".join(json.dumps({"messages": row}) + "\n" for row in rows)
     dataset = load_data(source(tmp_path_factory.mktemp("data"), content))

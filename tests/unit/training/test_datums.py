@@ -1,4 +1,4 @@
-"""Datums: each token is to predict the one after it, and only what the assistant says counts."""
+"""Datums: the target of a token is its successor, and only assistant tokens have a weight."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ TURN = st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant"]), "c
 
 @given(st.lists(TURN, min_size=1, max_size=4), st.integers(2, 60))
 def test_targets_are_the_tokens_shifted_by_one(messages: list[dict[str, str]], max_tokens: int) -> None:
-    """Cut to max_tokens before the shift, weights along with their tokens."""
+    """Tokens and weights are truncated to max_tokens before the shift."""
     rendered = TOKENIZER.render_example(messages)
     datum = to_datum(rendered, max_tokens)
     kept = list(rendered.tokens[:max_tokens])
@@ -29,7 +29,7 @@ def test_targets_are_the_tokens_shifted_by_one(messages: list[dict[str, str]], m
 
 
 def test_only_the_assistant_is_learned() -> None:
-    """Its words and the end of its turn; nothing of the user's, and no role marker."""
+    """Text and end of the assistant's turn have weight 1; user text and role markers have weight 0."""
     messages = [{"role": "user", "content": "ab"}, {"role": "assistant", "content": "cd"}]
     datum = to_datum(TOKENIZER.render_example(messages), 100)
     targets, weights = datum.loss_inputs["target_tokens"], datum.loss_inputs["weights"]
@@ -38,7 +38,7 @@ def test_only_the_assistant_is_learned() -> None:
 
 
 def data(folder: Path, *lines: str) -> DataSource:
-    """A file of texts."""
+    """Load a file of texts."""
     path = folder / "data.jsonl"
     path.write_text("".join(f'{{"messages": [{{"role": "user", "content": "{line}"}}, '
                             f'{{"role": "assistant", "content": "ok"}}]}}\n' for line in lines))  # fmt: skip
@@ -46,14 +46,14 @@ def data(folder: Path, *lines: str) -> DataSource:
 
 
 def test_an_example_of_which_nothing_would_be_learned_is_refused(tmp_path: Path) -> None:
-    """It would poison a batch of its own with 0/0; the message says where and how to mend it."""
+    """In a batch of its own it would give a loss of 0/0; the error names the line and the fix."""
     dataset = load_data(data(tmp_path, "a", "b" * 50))
     with pytest.raises(InvalidJob, match=r"line 2: the first token with a loss weight is 54.*after 20 tokens"):
         Datums(dataset, TOKENIZER, 20)
 
 
 def test_what_is_not_kept_is_rendered_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Big data costs time instead of memory; the datums are the same."""
+    """Data beyond the cache limit costs time instead of memory; the datums are equal."""
     dataset = load_data(data(tmp_path, "a", "bb", "ccc"))
     everything = Datums(dataset, TOKENIZER, 100).batch([2, 0, 1])
     monkeypatch.setattr(module, "MAX_CACHED_TOKENS", 10)
@@ -61,7 +61,7 @@ def test_what_is_not_kept_is_rendered_again(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_runs_of_a_process_share_their_datums(tmp_path: Path) -> None:
-    """One rendering for all runs over the same data with the same tokenizer and cut."""
+    """Runs with the same data, tokenizer and max_tokens share the datums."""
     dataset = load_data(data(tmp_path, "a"))
     first = shared_datums(dataset, TOKENIZER, 100)
     assert shared_datums(dataset, ByteTokenizer(), 100) is first

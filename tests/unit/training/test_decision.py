@@ -1,4 +1,4 @@
-"""The table of failures: what is seen, what is done."""
+"""The table of failures and actions."""
 
 import pytest
 from hypothesis import given
@@ -95,7 +95,7 @@ TABLE: dict[str, tuple[Incident, Action]] = {
 
 @pytest.mark.parametrize("case", TABLE)
 def test_the_table(case: str) -> None:
-    """Each row of the design's table, and the corners between them."""
+    """Each row of the table, and the cases between them."""
     seen, action = TABLE[case]
     assert decide(seen).action is action
 
@@ -110,13 +110,13 @@ def test_the_table(case: str) -> None:
     ids=["gone", "unavailable", "told when"],
 )
 def test_waits_grow(seen: CrucibleError, delays: list[int]) -> None:
-    """A restore begins at once, a request that has just failed waits; never less than the service asks for."""
+    """A restore starts at once, a replay backs off, and never less than the service's retry-after."""
     made = [decide(Incident(seen, ON, replays=True, failures=count)).delay_ms for count in (1, 2, 3)]
     assert made == delays
 
 
 def test_the_end_names_the_way_out() -> None:
-    """Stop and ask: the error is not retried by the queue, and says what a person can do."""
+    """The error is not retryable, and names the user's options."""
     decision = decide(Incident(RunCorrupted("loss is nan"), ON, times_poisoned=2))
     assert isinstance(decision.error, RecoveryExhausted)
     assert not decision.error.retryable
@@ -137,7 +137,7 @@ def test_the_end_names_the_way_out() -> None:
     ],
 )
 def test_the_service_is_asked_only_when_it_matters(error: CrucibleError, looks: bool) -> None:
-    """An error that says enough needs no second request."""
+    """A conclusive error needs no health check."""
     assert needs_health_check(error) is looks
 
 
@@ -162,8 +162,8 @@ def test_what_may_run_twice_is_never_sent_twice(
     failures: int,
     poisoned: int,
 ) -> None:
-    """For anything that can be seen: no repeat where the effect is unknown and repeats are not known to be safe; no
-    restore that the policy does not allow; and an end after max_attempts."""
+    """For any incident: no replay of an unknown effect unless repeats are known to be safe, no restore that the
+    policy does not allow, and a failure after max_attempts."""
     policy = RecoveryPolicy(enabled=enabled, max_attempts=3)
     decision = decide(Incident(error("x"), policy, health, replays, effect_unknown, failures, poisoned))
     if decision.action is Action.REPLAY:

@@ -1,4 +1,4 @@
-"""What the remote runs of a job say together, and what repeated steps prove."""
+"""The lineage of a job's remote runs, and the proof by repeated steps."""
 
 import pytest
 
@@ -27,13 +27,13 @@ from nsai_work.training.proof import Proof, comparable, prove
 def run(
     generation: int, from_step: int = 0, resume: ResumeMode = ResumeMode.UNVERIFIED, end: str | None = None
 ) -> RemoteRun:
-    """A remote run."""
+    """Build a remote run."""
     ref = RunRef(backend="b", run_id=f"run-{generation}")
     return RemoteRun(generation=generation, ref=ref, from_step=from_step, resume=resume, end_reason=end)
 
 
 def step(number: int, loss: float, generation: int = 1, **metrics: float) -> StepRecord:
-    """A step."""
+    """Build a step."""
     return StepRecord(
         step=number, epoch=0, loss=loss, tokens=1, learning_rate=0.1, generation=generation, metrics=metrics
     )
@@ -42,26 +42,26 @@ def step(number: int, loss: float, generation: int = 1, **metrics: float) -> Ste
 def saved(
     number: int, generation: int = 1, status: CheckpointStatus = CheckpointStatus.COMMITTED
 ) -> CheckpointRecord:
-    """A checkpoint."""
+    """Build a checkpoint."""
     name = f"g{generation}-s{number}"
     return CheckpointRecord(name=name, step=number, generation=generation, status=status, path=f"x://r/{name}")
 
 
 @pytest.mark.parametrize("message", ["loss is nan", "", "a: b at step 3: c", "two\nlines"])
 def test_an_end_reason_is_read_back(message: str) -> None:
-    """Whatever the error said."""
+    """Any error message survives the round trip."""
     reason = EndReason("run_corrupted", 51, message)
     assert EndReason.parse(str(reason)) == reason
 
 
-def test_someone_elses_reason_is_nobodys() -> None:
-    """A reason in other words counts for nothing."""
+def test_a_reason_of_another_form_is_ignored() -> None:
+    """It parses to None and counts as no corruption."""
     assert EndReason.parse("went away") is None
     assert times_poisoned([run(1, end="went away")], 1) == 0
 
 
 def test_steps_that_poison_twice_are_left_out_if_the_policy_says_so() -> None:
-    """Once is bad luck, twice is the batch; being gone is neither."""
+    """The second corruption at a step marks its batch; a run that is gone does not count."""
     ends = [("run_corrupted", 5), ("run_corrupted", 9), ("run_gone", 5), ("run_corrupted", 5), ("run_gone", 9)]
     runs = [run(place, end=str(EndReason(code, at, "x"))) for place, (code, at) in enumerate(ends, start=1)]
     assert times_poisoned(runs, 5) == 2
@@ -69,8 +69,8 @@ def test_steps_that_poison_twice_are_left_out_if_the_policy_says_so() -> None:
     assert skipped_steps(runs, skip_batch=False) == frozenset()
 
 
-def test_only_checkpoints_on_the_line_that_counts_are_candidates() -> None:
-    """A later run went back to step 4: what an earlier one saved after that has been superseded."""
+def test_only_current_checkpoints_are_candidates() -> None:
+    """A later run restarted from step 4, so the earlier run's later checkpoints are superseded."""
     runs = [run(1), run(2, from_step=4)]
     assert [is_current(saved(number), runs, last_step=6) for number in (2, 4, 6)] == [True, True, False]
     assert is_current(saved(6, generation=2), runs, last_step=6)
@@ -96,7 +96,7 @@ def test_only_checkpoints_on_the_line_that_counts_are_candidates() -> None:
     ],
 )
 def test_a_job_is_as_good_as_its_weakest_resume(modes: list[str], worst: str) -> None:
-    """Never silently less than asked for."""
+    """The weakest resume mode wins."""
     runs = [run(place, resume=ResumeMode(mode)) for place, mode in enumerate(modes, start=1)]
     assert worst_resume(runs) == worst
 
@@ -116,7 +116,7 @@ def test_a_job_is_as_good_as_its_weakest_resume(modes: list[str], worst: str) ->
 def test_what_a_recovery_would_choose_is_never_let_go(
     policy: dict[str, object], recovery: dict[str, object], gone: list[int]
 ) -> None:
-    """Retention is the policy's, but for what the recovery policy would come back to."""
+    """The checkpoint policy decides, but keeps the checkpoint that a recovery would restore."""
     payload = TrainingStep.model_validate(
         {"base_model": "m", "data": {"path": "x"}, "checkpoint_policy": policy, "recovery": recovery}
     )
@@ -158,13 +158,13 @@ BEFORE = {5: step(5, 1.5), 6: step(6, 1.25)}
     ],
 )
 def test_repeated_steps_prove_a_resume(after: dict[int, float], tolerance: float, proof: Proof | None) -> None:
-    """The first shows the weights, the second the optimizer."""
+    """The first repeated step shows the weights, the second the optimizer state."""
     repeated = {number: step(number, loss, 2) for number, loss in after.items()}
     assert prove(RESTORED, repeated, BEFORE, tolerance) == proof
 
 
 def test_a_step_of_a_poisoned_run_proves_only_by_being_equal() -> None:
-    """What a flagged run answered last may be wrong: equal is equal, but different shows nothing."""
+    """The last results of a flagged run may be wrong: an equal loss is proof, a different loss is not."""
     same = {number: step(number, BEFORE[number].loss, 2) for number in BEFORE}
     assert prove(RESTORED, same, BEFORE, 0.0, frozenset({1})) == Proof(ResumeMode.EXACT, 6, 1.25, 1.25)
     other = {**same, 6: step(6, 1.3, 2)}
@@ -172,12 +172,12 @@ def test_a_step_of_a_poisoned_run_proves_only_by_being_equal() -> None:
 
 
 def test_without_superseded_steps_nothing_is_proven() -> None:
-    """A restore from the newest step repeats nothing."""
+    """A restore from the newest step repeats no step."""
     assert prove(RESTORED, {5: step(5, 1.5, 2), 6: step(6, 1.25, 2)}, {5: BEFORE[5]}, 0.0) is None
 
 
 def test_steps_of_a_cold_run_are_no_measure() -> None:
-    """Unless the checkpoint is that run's own; a step that was left out never is."""
+    """Unless the checkpoint is that run's own; a skipped step never is."""
     runs = [run(1, resume=ResumeMode.FRESH), run(2, resume=ResumeMode.COLD)]
     superseded = {5: step(5, 1.0, 1), 6: step(6, 1.0, 2), 7: step(7, 1.0, 1, skipped=1.0)}
     assert set(comparable(superseded, runs, 1)) == {5}

@@ -1,4 +1,4 @@
-"""The plan: the step number alone says which batch, and how fast to learn."""
+"""The plan: the step number alone determines batch and learning rate."""
 
 from collections import Counter
 
@@ -15,7 +15,7 @@ ORDER_SEED_1 = [4, 0, 1, 6, 3, 2, 5, 7]
 
 
 def plan(examples: int, **fields: object) -> Plan:
-    """A plan for so many examples."""
+    """Build a plan for a number of examples."""
     return Plan.of(TrainingStep.model_validate({"base_model": "m", "data": {"path": "x"}, **fields}), examples)
 
 
@@ -26,7 +26,7 @@ def plan(examples: int, **fields: object) -> Plan:
     seed=st.integers(0, 2**31 - 1),
 )
 def test_every_epoch_shows_every_example_once(examples: int, batch_size: int, epochs: int, seed: int) -> None:
-    """Whatever the sizes."""
+    """For any data size and batch size."""
     made = plan(examples, batch_size=batch_size, epochs=epochs, seed=seed)
     assert made.total_steps == epochs * made.steps_per_epoch
     shown: dict[int, list[int]] = {}
@@ -38,7 +38,7 @@ def test_every_epoch_shows_every_example_once(examples: int, batch_size: int, ep
 
 
 def test_the_order_is_for_all_time() -> None:
-    """A resume by a later version, on another machine, must find the same order."""
+    """A resume by a later version, or on another machine, must use the same order."""
     assert list(epoch_order(8, 0, 0)) == ORDER_0
     assert list(epoch_order(8, 0, 1)) == ORDER_1
     assert list(epoch_order(8, 1, 0)) == ORDER_SEED_1
@@ -56,7 +56,7 @@ def test_the_order_is_for_all_time() -> None:
     ids=["steps", "epochs", "fewer epochs", "fewer steps", "neither"],
 )
 def test_the_lesser_limit_counts(fields: dict[str, int], steps: int) -> None:
-    """Ten examples in batches of four are three steps an epoch."""
+    """Ten examples in batches of four are three steps per epoch."""
     assert plan(10, batch_size=4, **fields).total_steps == steps
 
 
@@ -72,7 +72,7 @@ def test_the_lesser_limit_counts(fields: dict[str, int], steps: int) -> None:
     ids=["constant", "linear", "warm-up", "cosine", "longer warm-up than run"],
 )
 def test_the_learning_rate(schedule: dict[str, object], rates: list[float]) -> None:
-    """Up, along and down, and never 0, which no optimizer takes."""
+    """Warm-up, constant and decay; never 0, which optimizers reject."""
     made = plan(4, batch_size=1, max_steps=4, schedule=schedule, optimizer={"learning_rate": 1.0})
     assert [round(made.learning_rate(step), 3) for step in range(1, 5)] == rates
 

@@ -1,4 +1,4 @@
-"""The sender: in order, without a gap, and with its error kept for whoever asks next."""
+"""The sender: sends in order without a gap, and raises its error at the next call."""
 
 import asyncio
 from collections import deque
@@ -22,7 +22,7 @@ def anyio_backend() -> str:
 
 
 class Line:
-    """A remote run's line: each send waits for its permit, and may be told to fail."""
+    """A remote run whose sends wait for a permit, and can be made to fail."""
 
     def __init__(self, *, replays: bool = True) -> None:
         self.features = RunFeatures(replays=replays)
@@ -48,7 +48,7 @@ def sender_of(*entries: InFlight, replays: bool = True) -> tuple[Sender, Line, d
 
 
 async def test_all_that_is_unsent_goes_out_in_order_also_what_comes_later() -> None:
-    """A skipped step has nothing to send; one that is added while another is on its way follows it."""
+    """A skipped step is not sent; an entry added during a send follows it."""
     sender, line, under_way = sender_of(entry(1), entry(2, skipped=True), entry(3))
     sender.start()
     await asyncio.sleep(0)
@@ -63,7 +63,7 @@ async def test_all_that_is_unsent_goes_out_in_order_also_what_comes_later() -> N
 
 
 async def test_whoever_waits_for_one_does_not_wait_for_those_after_it() -> None:
-    """The oldest result can be looked for while the next request is on its way."""
+    """``sent`` returns for the oldest entry while the next send is in progress."""
     sender, line, under_way = sender_of(entry(1), entry(2))
     line.permits.put_nowait(None)
 
@@ -75,7 +75,7 @@ async def test_whoever_waits_for_one_does_not_wait_for_those_after_it() -> None:
 
 
 async def test_an_error_comes_up_and_what_failed_stays_unsent() -> None:
-    """Nothing after a request that failed is sent; after a stop all of it is sent again."""
+    """Nothing is sent after a failed request; after ``stop`` all unsent entries are sent."""
     sender, line, under_way = sender_of(entry(1), entry(2))
     line.permits.put_nowait(BackendUnavailable("away"))
     with pytest.raises(BackendUnavailable):
@@ -93,7 +93,7 @@ async def test_an_error_comes_up_and_what_failed_stays_unsent() -> None:
 
 
 async def test_a_stop_leaves_what_was_on_its_way_as_unsent() -> None:
-    """Whether it arrived is not known."""
+    """Its effect is unknown."""
     sender, line, under_way = sender_of(entry(1))
     sender.start()
     await asyncio.sleep(0)
@@ -107,7 +107,7 @@ async def test_a_stop_leaves_what_was_on_its_way_as_unsent() -> None:
 
 
 async def test_where_repeats_run_twice_an_orderly_stop_waits_for_what_is_on_its_way() -> None:
-    """Accepted, it need not be repeated; and nothing after it goes out."""
+    """Once accepted it is not repeated, and nothing is sent after it."""
     sender, line, under_way = sender_of(entry(1), entry(2), replays=False)
     sender.start()
     await asyncio.sleep(0)
@@ -124,7 +124,7 @@ async def test_where_repeats_run_twice_an_orderly_stop_waits_for_what_is_on_its_
 
 
 async def test_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A service that does not answer leaves the effect unknown, as everywhere."""
+    """Without an answer within the grace period the effect is unknown."""
     monkeypatch.setattr("nsai_work.training.sender.ACCEPTANCE_GRACE_S", 0.01)
     sender, _, under_way = sender_of(entry(1), replays=False)
     sender.start()
