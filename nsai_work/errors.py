@@ -1,20 +1,20 @@
-"""The queue's own errors, in the one family that starts at ``crucible.errors.CrucibleError``.
+"""The errors of the queue. They extend the family of ``crucible.errors``.
 
 CrucibleError
 ├── CallerError
-│   ├── InvalidJob            a job or job file is wrong; names the field
-│   └── IllegalTransition     the life cycle has no such move
+│   ├── InvalidJob            a job or job file is invalid; names the fields
+│   └── IllegalTransition     the life cycle has no such transition
 ├── NotFound
 │   └── JobNotFound
 └── WorkError
     ├── StoreUnavailable      the database does not answer
-    ├── StoreFull             the disk is full; nothing was half-written
-    ├── LeaseLost             another owner has the job now: stop, write nothing
-    ├── JobTimeout            the job's own time limit or deadline passed
-    ├── DataChanged           the data is not what it was when the job was submitted
+    ├── StoreFull             the disk is full; nothing was written
+    ├── LeaseLost             another worker owns the job now: stop, write nothing
+    ├── JobTimeout            the job's time limit or deadline has passed
+    ├── DataChanged           the data has changed since the job was submitted
     ├── WorkerLost            the job's worker died or stopped answering
-    ├── HandOver              the worker is shutting down; the job goes back to the queue as it is
-    └── ResumeUnproven        a resume was not what the policy asks for
+    ├── HandOver              the worker is shutting down; the job is requeued
+    └── ResumeUnproven        a resume does not meet the recovery policy
 """
 
 from collections.abc import Sequence
@@ -25,13 +25,13 @@ from crucible.errors import CallerError, CrucibleError, ErrorCategory, InvalidRe
 
 
 class InvalidJob(InvalidRequest):
-    """A job or job file is wrong; the message names each wrong field, its value and what is allowed."""
+    """A job or job file is invalid. The message names each invalid field, its value and what is allowed."""
 
     code = "invalid_job"
 
     @classmethod
     def from_validation(cls, error: ValidationError, *, prefix: str = "") -> "InvalidJob":
-        """All complaints of a pydantic validation, a line each."""
+        """Convert a pydantic error; each of its complaints is a line of the message."""
         complaints = [_complaint(item, prefix) for item in error.errors(include_url=False)]
         fields: list[JsonValue] = [complaint.split(": ", 1)[0] for complaint in complaints]
         return cls("\n".join(complaints), details={"fields": fields})
@@ -50,7 +50,7 @@ def _complaint(item: "object", prefix: str) -> str:
 
 
 class IllegalTransition(CallerError):
-    """The life cycle has no such move."""
+    """The life cycle has no such transition."""
 
     code = "illegal_transition"
 
@@ -62,7 +62,7 @@ class JobNotFound(NotFound):
 
 
 class WorkError(CrucibleError):
-    """Something of the queue's own failed."""
+    """An operation of the queue itself failed."""
 
 
 class StoreUnavailable(WorkError):
@@ -74,7 +74,7 @@ class StoreUnavailable(WorkError):
 
 
 class StoreFull(WorkError):
-    """The disk is full. Nothing was half-written."""
+    """The disk is full. Nothing was written."""
 
     category = ErrorCategory.RESOURCE
     code = "store_full"
@@ -82,21 +82,21 @@ class StoreFull(WorkError):
 
 
 class LeaseLost(WorkError):
-    """Another owner has the job now. Whoever gets this stops and writes nothing."""
+    """Another worker owns the job now. The recipient of this error stops and writes nothing."""
 
     code = "lease_lost"
     retryable = True
 
 
 class JobTimeout(WorkError):
-    """The job's time limit or deadline passed."""
+    """The job's time limit or deadline has passed."""
 
     category = ErrorCategory.TIMEOUT
     code = "job_timeout"
 
 
 class DataChanged(WorkError):
-    """The training data is not what it was when the job was submitted, so a resume could not be exact."""
+    """The training data has changed since the job was submitted, so that a resume could not be exact."""
 
     category = ErrorCategory.VALIDATION
     code = "data_changed"
@@ -111,7 +111,7 @@ class WorkerLost(WorkError):
 
 
 class HandOver(WorkError):
-    """The worker is shutting down. The job goes back to the queue as it is; this is no failed attempt."""
+    """The worker is shutting down. The job is requeued, and the attempt does not count."""
 
     category = ErrorCategory.RESOURCE
     code = "hand_over"
@@ -119,7 +119,7 @@ class HandOver(WorkError):
 
 
 class ResumeUnproven(WorkError):
-    """A resume was not what the recovery policy asks for: the optimizer did not come back."""
+    """A resume does not meet the recovery policy: the optimizer's state was not restored."""
 
     category = ErrorCategory.BACKEND
     code = "cold_optimizer"

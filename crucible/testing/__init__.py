@@ -1,4 +1,4 @@
-"""Suites that a plug-in's tests subclass. Three lines: the class, the ``backend`` fixture, what it returns.
+"""The contract test kit: test suites that a plug-in's tests subclass.
 
     from crucible.testing import BackendContract
 
@@ -6,15 +6,14 @@
         @pytest.fixture
         def backend(self): return MyBackend()
 
-A capability that the backend claims is exercised; one that it does not claim must be refused properly.
-Needs pytest.
+The suites exercise every capability that the backend claims, and verify that the others are refused. Needs pytest.
 """
 
 import pytest
 
-pytest.register_assert_rewrite("crucible.testing.completing", "crucible.testing.training")
+pytest.register_assert_rewrite("crucible.testing.completion", "crucible.testing.training")
 
-from crucible.testing.completing import BackendContract  # noqa: E402 - after assertions are rewritten
+from crucible.testing.completion import BackendContract  # noqa: E402 - assertions must be rewritten first
 from crucible.testing.training import TrainingBackendContract  # noqa: E402
 
 __all__ = ["BackendContract", "TrainingBackendContract"]

@@ -1,4 +1,4 @@
-"""Running a test's coroutine on a fresh event loop, with the backend opened around it."""
+"""A runner of test coroutines with an opened backend, each on a new event loop."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -13,10 +13,10 @@ DEADLINE_S = 60.0
 
 
 def run_opened(backend: B, body: Callable[[B], Awaitable[T]]) -> T:
-    """What ``body`` returns for the opened backend. A test that hangs fails after ``DEADLINE_S``."""
+    """Open the backend and return the result of ``body``. A test that hangs fails after ``DEADLINE_S``."""
 
-    async def opened() -> T:
+    async def run() -> T:
         async with asyncio.timeout(DEADLINE_S), backend:
             return await body(backend)
 
-    return asyncio.run(opened())
+    return asyncio.run(run())

@@ -1,4 +1,4 @@
-"""The suite for backends that train: steps, saves, exact resumption, and the refusal of what cannot work."""
+"""The contract test suite of training backends: steps, saves, exact resumption, refusals."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ import pytest
 from crucible.backend import Backend, TrainingBackend
 from crucible.errors import CrucibleError, InvalidRequest, NoCheckpoint, NotFound
 from crucible.recovery import RecoveryEvent, RecoveryPolicy, RecoveryRequest
-from crucible.testing.completing import BackendContract
+from crucible.testing.completion import BackendContract
 from crucible.testing.loop import run_opened
 from crucible.tokenizer import Tokenizer
 from crucible.training import (
@@ -24,49 +24,49 @@ from crucible.training import (
     StepResult,
 )
 
-_COURSE = ("started", "checkpoint_selected", "client_created", "completed")
-_TALKS = (
+_EXPECTED_EVENTS = ("started", "checkpoint_selected", "client_created", "completed")
+_CONVERSATIONS = (
     ("What grows on the apple tree?", "Apples grow on it."),
     ("What grows on the pear tree?", "Pears grow on it."),
 )
 
 
 class TrainingBackendContract(BackendContract):
-    """Subclass it and give the ``backend`` fixture; it includes ``BackendContract``."""
+    """The suite, which includes ``BackendContract``. Subclass it with a ``backend`` fixture."""
 
     base_model = "tiny-lm"
     rank = 8
     learning_rate = 1e-2
     tolerance = 0.0
-    """Relative difference at which two losses count as equal; 0.0 for a deterministic service."""
+    """The relative difference up to which two losses are equal; 0.0 for a deterministic service."""
 
     @pytest.fixture
     def backend(self) -> TrainingBackend:
         """The backend under test."""
-        raise NotImplementedError("give a fixture called backend")
+        raise NotImplementedError("define a fixture named backend")
 
     @property
     def spec(self) -> RunSpec:
-        """What the suite's runs are made from."""
+        """The specification of the suite's runs."""
         return RunSpec(base_model=self.base_model, lora=LoraSpec(rank=self.rank, seed=0))
 
     def test_it_claims_to_train(self, backend: Backend) -> None:
-        """A backend of this interface says so in its capabilities."""
+        """The capabilities of a training backend include training."""
         assert self.claimed(backend).supports_training
 
     def test_its_losses_are_claimed(self, backend: TrainingBackend) -> None:
-        """The class says, without asking anybody, what the capabilities say; the suite's own is among them."""
+        """The class and the capabilities list the same losses; the suite's loss is among them."""
         assert self.claimed(backend).losses == backend.losses
         assert not backend.losses or "cross_entropy" in backend.losses
 
     def test_an_unknown_base_model_is_refused(self, backend: TrainingBackend) -> None:
-        """Before anything is made, with the field and what is allowed."""
+        """The error names the field; no run is created."""
         spec = RunSpec(base_model="no-such-model-anywhere")
         with pytest.raises(InvalidRequest, match="base_model"):
             run_opened(backend, lambda opened: opened.check_spec(spec))
 
     def test_a_tokenizer_renders_examples(self, backend: TrainingBackend) -> None:
-        """Its ids lie in its vocabulary, and only what the assistant says is trained."""
+        """Its ids are within its vocabulary, and only the assistant's turns are trained."""
         tokenizer = run_opened(backend, lambda opened: opened.tokenizer(self.base_model))
         example = tokenizer.render_example(_messages(0))
 
@@ -76,7 +76,7 @@ class TrainingBackendContract(BackendContract):
         assert tokenizer.decode(tokenizer.encode("Grüß Gott")) == "Grüß Gott"
 
     def test_preparing_sends_nothing_and_repeats(self, backend: TrainingBackend) -> None:
-        """Sequence numbers are reserved in order, and the same request has the same digest in every run."""
+        """Sequence numbers are reserved in order, and equal requests have equal digests in every run."""
 
         async def body(opened: TrainingBackend) -> None:
             batch = await self._batch(opened)
@@ -93,7 +93,7 @@ class TrainingBackendContract(BackendContract):
         run_opened(backend, body)
 
     def test_it_learns(self, backend: TrainingBackend) -> None:
-        """The loss of a batch falls when it is trained on, also with the next step sent before the last result."""
+        """Training on a batch lowers its loss, also when steps are sent before earlier results arrive."""
 
         async def body(opened: TrainingBackend) -> list[float]:
             run = await opened.start(self.spec)
@@ -106,7 +106,7 @@ class TrainingBackendContract(BackendContract):
         assert losses[-1] < 0.98 * losses[0]
 
     def test_a_run_is_repeatable(self, backend: TrainingBackend) -> None:
-        """The same spec, seed and data give the same losses."""
+        """Equal specs, seeds and data give equal losses."""
 
         async def body(opened: TrainingBackend) -> list[list[float]]:
             batch = await self._batch(opened)
@@ -117,7 +117,7 @@ class TrainingBackendContract(BackendContract):
         assert first == pytest.approx(second, rel=self.tolerance, abs=0)
 
     def test_a_repeated_intent_counts_once(self, backend: TrainingBackend) -> None:
-        """Where the service is known to replay, a step that is sent again is not made again."""
+        """Where the service replays, a repeated step has no further effect."""
 
         async def body(opened: TrainingBackend) -> None:
             batch = await self._batch(opened)
@@ -133,7 +133,7 @@ class TrainingBackendContract(BackendContract):
         run_opened(backend, body)
 
     def test_another_process_may_take_over(self, backend: TrainingBackend) -> None:
-        """A live run is found again by its ref, with the sequence numbers going on; or that is refused."""
+        """A live run can be attached to by its ref, with continued sequence numbers, or attaching is refused."""
 
         async def body(opened: TrainingBackend) -> None:
             batch = await self._batch(opened)
@@ -153,30 +153,30 @@ class TrainingBackendContract(BackendContract):
         run_opened(backend, body)
 
     def test_a_checkpoint_resumes_exactly(self, backend: TrainingBackend) -> None:
-        """Recovered with its optimizer, a run goes on with the losses it would have had."""
+        """A run recovered with its optimizer continues with the losses of the original."""
 
         async def body(opened: TrainingBackend) -> tuple[list[float], list[float], list[RecoveryEvent]]:
             batch = await self._batch(opened)
             run = await opened.start(self.spec)
             await self._train(run, batch, 1, 3)
             saved = await self._save(run, "contract-a", 3)
-            going_on = await self._train(run, batch, 4, 3)
+            continued = await self._train(run, batch, 4, 3)
             events: list[RecoveryEvent] = []
             ref = CheckpointRef(path=saved.path, name="contract-a", step=3)
             recovered = await opened.recover(self._request(run, ref), observe=events.append)
             assert recovered.checkpoint.path == saved.path
             assert recovered.run.ref.run_id != run.ref.run_id
             assert recovered.optimizer_requested
-            return going_on, await self._train(recovered.run, batch, 4, 3), events
+            return continued, await self._train(recovered.run, batch, 4, 3), events
 
-        going_on, resumed, events = run_opened(backend, body)
+        continued, resumed, events = run_opened(backend, body)
 
-        assert resumed == pytest.approx(going_on, rel=self.tolerance, abs=0)
+        assert resumed == pytest.approx(continued, rel=self.tolerance, abs=0)
         names = [event.name.rpartition(".")[2] for event in events]
-        assert [name for name in names if name in _COURSE] == list(_COURSE)
+        assert [name for name in names if name in _EXPECTED_EVENTS] == list(_EXPECTED_EVENTS)
 
     def test_a_repeated_save_is_adopted(self, backend: TrainingBackend) -> None:
-        """A save that is made again under our own name finds what is there."""
+        """A save that is repeated under our name adopts the earlier save."""
 
         async def body(opened: TrainingBackend) -> None:
             run = await opened.start(self.spec)
@@ -188,7 +188,7 @@ class TrainingBackendContract(BackendContract):
         run_opened(backend, body)
 
     def test_a_bad_checkpoint_is_passed_over(self, backend: TrainingBackend) -> None:
-        """A deleted checkpoint is rejected with an event, and the next older one is used."""
+        """A deleted checkpoint is rejected with an event, and the next older one is restored."""
 
         async def body(opened: TrainingBackend) -> None:
             batch = await self._batch(opened)
@@ -214,8 +214,8 @@ class TrainingBackendContract(BackendContract):
         run_opened(backend, body)
 
     def test_a_checkpoint_is_kept_on_request(self, backend: TrainingBackend) -> None:
-        """One that would expire is there afterwards, also when it is asked for twice. One that is gone is NotFound,
-        unless checkpoints of this backend never expire."""
+        """Keeping a checkpoint twice is harmless. Keeping a deleted one raises NotFound, unless checkpoints of this
+        backend never expire."""
 
         async def body(opened: TrainingBackend) -> None:
             run = await opened.start(self.spec)
@@ -232,7 +232,7 @@ class TrainingBackendContract(BackendContract):
         run_opened(backend, body)
 
     def test_a_checkpoint_of_another_shape_is_unusable(self, backend: TrainingBackend) -> None:
-        """A recovery never relies on a checkpoint whose rank differs."""
+        """A checkpoint of another rank is unusable."""
 
         async def body(opened: TrainingBackend) -> None:
             run = await opened.start(self.spec)
@@ -247,7 +247,7 @@ class TrainingBackendContract(BackendContract):
         run_opened(backend, body)
 
     def test_without_a_checkpoint_there_is_no_recovery(self, backend: TrainingBackend) -> None:
-        """The error says so at once, whatever the policy allows."""
+        """``NoCheckpoint`` is raised."""
 
         async def body(opened: TrainingBackend) -> None:
             run = await opened.start(self.spec)
@@ -257,30 +257,30 @@ class TrainingBackendContract(BackendContract):
         run_opened(backend, body)
 
     def test_a_trained_checkpoint_answers(self, backend: TrainingBackend) -> None:
-        """Weights saved for sampling are a model to complete with."""
+        """A path of sampling weights is a valid model."""
 
         async def body(opened: TrainingBackend) -> str:
             run = await opened.start(self.spec)
             await self._train(run, await self._batch(opened), 1, 2)
             prepared = run.prepare_save("contract-s", step=2, kind=IntentKind.SAVE_SAMPLER)
             saved = await (await run.send(prepared)).result()
-            completion = await opened.complete(self.prompt(_TALKS[0][0], model=saved.path))
+            completion = await opened.complete(self.prompt(_CONVERSATIONS[0][0], model=saved.path))
             return completion.model or ""
 
         assert run_opened(backend, body)
 
     async def _batch(self, backend: TrainingBackend) -> Sequence[Datum]:
         tokenizer = await backend.tokenizer(self.base_model)
-        return [_datum(tokenizer, index) for index in range(len(_TALKS))]
+        return [_datum(tokenizer, index) for index in range(len(_CONVERSATIONS))]
 
     def _step(self, step: int, batch: Sequence[Datum]) -> StepRequest:
         return StepRequest(step, batch, OptimizerSpec(learning_rate=self.learning_rate))
 
     async def _train(self, run: LiveRun, batch: Sequence[Datum], first: int, count: int) -> list[float]:
-        """Losses of ``count`` steps, all sent before the first result is asked for."""
+        """The losses of ``count`` steps, all sent before the first result is awaited."""
         steps = range(first, first + count)
         pending = [await run.send(run.prepare_step(self._step(step, batch))) for step in steps]
-        results: list[StepResult] = [await one.result() for one in pending]
+        results: list[StepResult] = [await operation.result() for operation in pending]
         return [result.loss for result in results]
 
     async def _after(self, run: LiveRun, batch: Sequence[Datum]) -> list[float]:
@@ -292,12 +292,12 @@ class TrainingBackendContract(BackendContract):
 
     def _request(self, run: LiveRun, *candidates: CheckpointRef) -> RecoveryRequest:
         policy = RecoveryPolicy(enabled=True, max_attempts=2, backoff_ms=10)
-        return RecoveryRequest(run.ref, self.spec, "the contract asks for it", policy, candidates)
+        return RecoveryRequest(run.ref, self.spec, "contract test", policy, candidates)
 
 
 def _messages(index: int) -> list[dict[str, str]]:
-    asked, answered = _TALKS[index]
-    return [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
+    question, answer = _CONVERSATIONS[index]
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 
 
 def _datum(tokenizer: Tokenizer, index: int) -> Datum:
