@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 from pydantic import JsonValue
 
 from backends.tinkex.backend_settings import TinkexBackendSettings
-from backends.tinkex.capabilities import EVERYTHING, LOSSES, claims, refuse_unsayable
+from backends.tinkex.capabilities import ALL_FEATURES, LOSSES, capabilities_of, require_expressible
 from backends.tinkex.client.service import ServiceClient
 from backends.tinkex.client.training import TrainingClient
 from backends.tinkex.discovery import running_dev_server
@@ -48,6 +48,7 @@ from crucible.training import CheckpointCheck, LiveRun, RunRef, RunSpec, RunStat
 
 if TYPE_CHECKING:
     from backends.tinkex.client.sampling import SamplingClient
+    from backends.tinkex.client.training_service import TrainingService
 
 _DEV_ARCHITECTURE: Final = "tiny-lm"
 _FOREIGN_TOLERANCE: Final = 1e-3
@@ -70,7 +71,7 @@ class TinkexBackend(TrainingBackend):
         self._sampling: ServiceClient | None = None
         self._asking = asyncio.Lock()
         self._offer: tuple[float, ServerCapabilities] | None = None
-        self._runs: weakref.WeakSet[ServiceClient] = weakref.WeakSet()
+        self._runs: weakref.WeakSet[TrainingService] = weakref.WeakSet()
         self._left: list[Callable[[], Awaitable[None]]] = []
         self._features: dict[str, tuple[float, ChatFeatures]] = {}
         self._lacking: set[str] = set()
@@ -107,7 +108,7 @@ class TinkexBackend(TrainingBackend):
     async def capabilities(self) -> Capabilities:
         """What the service can do with its first model. A prompt is checked against the model that it names."""
         served = await self._served()
-        return claims(served, await self._features_of_default(served), self._lacking)
+        return capabilities_of(served, await self._features_of_default(served), self._lacking)
 
     async def health_check(self) -> Health:
         try:
@@ -124,8 +125,8 @@ class TinkexBackend(TrainingBackend):
 
     async def check_prompt(self, prompt: Prompt) -> None:
         served = await self._served()
-        require(prompt, claims(served, EVERYTHING, self._lacking))
-        refuse_unsayable(prompt, EVERYTHING)
+        require(prompt, capabilities_of(served, ALL_FEATURES, self._lacking))
+        require_expressible(prompt, ALL_FEATURES)
         if prompt.tools or prompt.options.extended_thinking or any(map(_is_more_than_text, prompt.messages)):
             await self._prepared(prompt)
 
@@ -268,13 +269,13 @@ class TinkexBackend(TrainingBackend):
     async def _prepared(self, prompt: Prompt) -> tuple[ModelSource, Tokenizer]:
         """What to sample from and its tokenizer, once nothing in the prompt is beyond them."""
         served = await self._served()
-        offer = claims(served, EVERYTHING, self._lacking)
+        offer = capabilities_of(served, ALL_FEATURES, self._lacking)
         require(prompt, offer)
         name = prompt.options.model or offer.default_model or ""
         source = await find_model(self.service.create_rest_client(), name, offer.models)
         tokenizer = await self.tokenizer(source.base_model)
-        require(prompt, claims(served, tokenizer.features, self._lacking))
-        refuse_unsayable(prompt, tokenizer.features)
+        require(prompt, capabilities_of(served, tokenizer.features, self._lacking))
+        require_expressible(prompt, tokenizer.features)
         return source, tokenizer
 
     async def _sampled(self, source: ModelSource, tokenizer: Tokenizer, prompt: Prompt) -> Completion:
@@ -333,7 +334,7 @@ class TinkexBackend(TrainingBackend):
                 self._sampling = self.service.with_new_session()
             base_model = None if source.path else source.base_model
             try:
-                made = await self._sampling.create_sampling_client_async(source.path, base_model)
+                made = await self._sampling.create_sampling_client_async(source.checkpoint, base_model)
             except NotFound as error:
                 raise invalid("options.model", source.name, error.message) from error
             self._samplers[key] = made

@@ -1,4 +1,4 @@
-"""What a service can do with a model, as data; and what no service of this protocol can."""
+"""The capabilities of a service and model as data, and the prompt features that the protocol cannot express."""
 
 from collections.abc import Collection, Iterator
 from typing import Final
@@ -10,20 +10,22 @@ from crucible.errors import Unsupported
 from crucible.prompt import NamedTool, Prompt, ToolChoice
 from crucible.tokenizer import ChatFeatures
 
-EVERYTHING: Final = ChatFeatures(tools=True, thinking=True, names=True, image_token=0)
-"""What a template might know; whether it does is seen once the model is known."""
+ALL_FEATURES: Final = ChatFeatures(tools=True, thinking=True, names=True, image_token=0)
+"""Every feature that a chat template can have; those of a model are known once its tokenizer is loaded."""
 LOSSES: Final = ("cross_entropy",)
-"""Those that read no more than tokens and weights. The API's others (importance_sampling, ppo, cispo, dro) read log
-probabilities and advantages besides, which no text gives: they are for users of ``TrainingClient``."""
+"""The losses that read only tokens and weights. The API's others (importance_sampling, ppo, cispo, dro) also read
+log probabilities and advantages, which text does not provide: they are for users of ``TrainingClient``."""
 _OPTIONS: Final = ("temperature", "max_tokens", "top_p", "top_k", "stop", "seed", "timeout_ms", "top_logprobs")
 
 
-def claims(served: ServerCapabilities, features: ChatFeatures, lacking: Collection[str] = ()) -> Capabilities:
-    """The capabilities for a model whose template has ``features``, without the options that are ``lacking``."""
-    models = served.model_names
+def capabilities_of(
+    server: ServerCapabilities, features: ChatFeatures, missing_options: Collection[str] = ()
+) -> Capabilities:
+    """Return the capabilities for a model whose template has ``features``, without ``missing_options``."""
+    models = server.model_names
     lengths = {
         model.model_name: model.max_context_length
-        for model in served.supported_models
+        for model in server.supported_models
         if model.model_name and model.max_context_length
     }
     return Capabilities(
@@ -42,33 +44,33 @@ def claims(served: ServerCapabilities, features: ChatFeatures, lacking: Collecti
         supports_training=True,
         supports_logprobs=True,
         supports_n=True,
-        options=tuple(option for option in _OPTIONS if option not in lacking),
+        options=tuple(option for option in _OPTIONS if option not in missing_options),
         losses=LOSSES,
     )
 
 
-def refuse_unsayable(prompt: Prompt, features: ChatFeatures) -> None:
-    """Refuse what has no place in a request: the protocol samples freely, and a template says what it says.
+def require_expressible(prompt: Prompt, features: ChatFeatures) -> None:
+    """Reject prompt features that a request or the model's template cannot express.
 
     Raises:
         Unsupported: naming the field.
     """
-    for field, why in _unsayable(prompt, features):
+    for field, reason in _inexpressible(prompt, features):
         raise Unsupported(
-            f"{field}: the backend {BACKEND!r} does not support this ({why})",
+            f"{field}: the backend {BACKEND!r} does not support this ({reason})",
             backend=BACKEND,
             details={"field": field},
         )
 
 
-def _unsayable(prompt: Prompt, features: ChatFeatures) -> Iterator[tuple[str, str]]:
+def _inexpressible(prompt: Prompt, features: ChatFeatures) -> Iterator[tuple[str, str]]:
     if isinstance(prompt.tool_choice, NamedTool) or prompt.tool_choice is ToolChoice.REQUIRED:
         yield "tool_choice", "nothing makes a model call a tool; allowed are auto and none"
     for index, tool in enumerate(prompt.tools):
         if tool.strict:
-            yield f"tools[{index}].strict", "nothing holds a model to a schema"
+            yield f"tools[{index}].strict", "nothing constrains a model to a schema"
     if prompt.options.thinking_budget_tokens is not None:
-        yield "options.thinking_budget_tokens", "thinking has no limit of its own; max_tokens limits all of it"
+        yield "options.thinking_budget_tokens", "thinking has no separate limit; max_tokens limits all output"
     for index, message in enumerate(prompt.messages):
         if message.name is not None and not features.names:
-            yield f"messages[{index}].name", "the model's template leaves it out"
+            yield f"messages[{index}].name", "the model's template ignores it"

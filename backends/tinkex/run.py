@@ -1,11 +1,11 @@
-"""``TinkexRun``: a remote run of the Tinker API, as the training contract wants it."""
+"""``TinkexRun``: a remote run of the Tinker API behind the training contract."""
 
 import asyncio
 import contextlib
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from backends.tinkex.errors import BACKEND, invalid
 from backends.tinkex.recovery.checkpoints import checkpoints_of
@@ -47,25 +47,28 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_UNLOAD_WITHIN_S = 10.0
+_UNLOAD_TIMEOUT_S: Final = 10.0
+_CHECKPOINT_KINDS: Final = {
+    IntentKind.SAVE_STATE: CheckpointKind.TRAINING,
+    IntentKind.SAVE_SAMPLER: CheckpointKind.SAMPLER,
+}
 
 
 @dataclass(frozen=True, slots=True)
-class _Step:
+class _PreparedStep:
     request: StepRequest
     data: Sequence[WireDatum]
 
 
 @dataclass(frozen=True, slots=True)
-class _Save:
-    name: str
+class _PreparedSave:
+    path: ParsedCheckpointTinkerPath
+    """The expected path; servers may answer with one of their own form."""
     ttl_s: int | None
 
 
 @dataclass(frozen=True, slots=True)
-class _Waiting(Pending[T], Generic[T]):
-    """A result that ``read`` waits for."""
-
+class _PendingResult(Pending[T], Generic[T]):
     read: Callable[[], Awaitable[T]]
 
     async def result(self) -> T:
@@ -73,7 +76,7 @@ class _Waiting(Pending[T], Generic[T]):
 
 
 class TinkexRun(LiveRun):
-    """Drives one remote run through a ``TrainingClient`` whose session is its own."""
+    """A live run driven through a ``TrainingClient`` with its own session."""
 
     def __init__(self, client: "TrainingClient", spec: RunSpec, *, loss_tolerance: float = 0.0) -> None:
         self._client = client
@@ -83,7 +86,7 @@ class TinkexRun(LiveRun):
 
     @property
     def client(self) -> "TrainingClient":
-        """The client underneath."""
+        """The training client of this run."""
         return self._client
 
     @property
@@ -119,24 +122,24 @@ class TinkexRun(LiveRun):
         data = [_wire_datum(datum, f"batch[{index}]") for index, datum in enumerate(request.batch)]
         if not data:
             raise invalid("batch", [], "at least one example is needed")
-        # The chunks of the pass, and the optimizer after them.
+        # One number per chunk of the pass, and one for the optimizer.
         count = self._client.chunk_count(data) + 1
         intent = self._intent(IntentKind.STEP, count, request.step, step_digest(request))
-        return Prepared(intent, _Step(request, data))
+        return Prepared(intent, _PreparedStep(request, data))
 
     def prepare_save(
         self, name: str, *, step: int, kind: IntentKind, ttl_s: int | None = None
     ) -> Prepared[SaveResult]:
-        ParsedCheckpointTinkerPath.of(self._client.model_id, _KINDS[kind], name)
+        path = ParsedCheckpointTinkerPath.of(self._client.model_id, _CHECKPOINT_KINDS[kind], name)
         intent = self._intent(kind, 1, step, save_digest(kind, name, step, ttl_s), name)
-        return Prepared(intent, _Save(name, ttl_s))
+        return Prepared(intent, _PreparedSave(path, ttl_s))
 
     async def send(self, prepared: Prepared[T]) -> Pending[T]:
         body: Any = prepared.body
         sent: Any
-        if isinstance(body, _Step):
+        if isinstance(body, _PreparedStep):
             sent = await self._send_step(prepared.intent, body)
-        elif isinstance(body, _Save):
+        elif isinstance(body, _PreparedSave):
             sent = await self._send_save(prepared.intent, body)
         else:
             raise invalid("prepared.body", type(body).__name__, "it must come from this run's prepare methods")
@@ -155,12 +158,12 @@ class TinkexRun(LiveRun):
         return RunHealth(state=RunState.ALIVE)
 
     async def watch(self, poll_interval_ms: int) -> RunCorrupted:
-        seen: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        detected: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         policy = RecoveryPolicy(enabled=True, poll_interval_ms=poll_interval_ms)
-        monitor = RecoveryMonitor(self._is_flagged, _Signal(seen), policy=policy)
+        monitor = RecoveryMonitor(self._is_flagged, _CorruptionSignal(detected), policy=policy)
         monitor.monitor_run(self._client.model_id, self._client)
         async with monitor:
-            reason = await seen
+            reason = await detected
         return RunCorrupted(
             f"run {self._client.model_id}: {reason}",
             backend=BACKEND,
@@ -170,7 +173,7 @@ class TinkexRun(LiveRun):
     async def close(self, *, unload: bool = False) -> None:
         if unload:
             with contextlib.suppress(CrucibleError, TimeoutError):
-                async with asyncio.timeout(_UNLOAD_WITHIN_S):
+                async with asyncio.timeout(_UNLOAD_TIMEOUT_S):
                     await self._client.unload()
         await self._client.service.end_sessions()
 
@@ -186,94 +189,84 @@ class TinkexRun(LiveRun):
             name=name,
         )
 
-    async def _send_step(self, intent: Intent, step: _Step) -> Pending[StepResult]:
+    async def _send_step(self, intent: Intent, step: _PreparedStep) -> Pending[StepResult]:
         request = step.request
-        passed = await self._client.submit_forward_backward(
+        pass_future = await self._client.submit_forward_backward(
             step.data, request.loss_fn, dict(request.loss_config) or None, seq_id=intent.first_seq_id
         )
-        stepped = await self._client.submit_optim_step(_adam(request.optimizer), seq_id=intent.last_seq_id)
-        return _Waiting(lambda: self._step_result(request, passed, stepped))
+        step_future = await self._client.submit_optim_step(_adam(request.optimizer), seq_id=intent.last_seq_id)
+        return _PendingResult(lambda: self._step_result(request, pass_future, step_future))
 
     async def _step_result(
         self,
         request: StepRequest,
-        passed: "ApiFuture[ForwardBackwardOutput]",
-        stepped: "ApiFuture[OptimStepResponse]",
+        pass_future: "ApiFuture[ForwardBackwardOutput]",
+        step_future: "ApiFuture[OptimStepResponse]",
     ) -> StepResult:
-        output = await passed
-        metrics = {**output.metrics, **(await stepped).metrics}
+        output = await pass_future
+        metrics = {**output.metrics, **(await step_future).metrics}
         loss = _loss(request, output)
         if not math.isfinite(loss):
             raise RunCorrupted(
-                f"run {self._client.model_id} is poisoned: the loss of step {request.step} is {loss}",
+                f"run {self._client.model_id} is corrupted: the loss of step {request.step} is {loss}",
                 backend=BACKEND,
-                request_id=passed.request_id,
+                request_id=pass_future.request_id,
                 details={"run_id": self._client.model_id, "step": request.step, "detected_by": "value"},
             )
         return StepResult(loss=loss, tokens=sum(len(datum.tokens) for datum in request.batch), metrics=metrics)
 
-    async def _send_save(self, intent: Intent, save: _Save) -> Pending[SaveResult]:
-        waiting: ApiFuture[SaveWeightsResponse] | ApiFuture[SaveWeightsForSamplerResponse]
+    async def _send_save(self, intent: Intent, save: _PreparedSave) -> Pending[SaveResult]:
+        future: ApiFuture[SaveWeightsResponse] | ApiFuture[SaveWeightsForSamplerResponse]
         try:
             if intent.kind is IntentKind.SAVE_STATE:
-                waiting = await self._client.submit_save_state(
-                    save.name, ttl_seconds=save.ttl_s, seq_id=intent.first_seq_id
+                future = await self._client.submit_save_state(
+                    save.path.name, ttl_seconds=save.ttl_s, seq_id=intent.first_seq_id
                 )
             else:
-                waiting = await self._client.submit_save_weights_for_sampler(
-                    save.name, ttl_seconds=save.ttl_s, seq_id=intent.first_seq_id
+                future = await self._client.submit_save_weights_for_sampler(
+                    save.path.name, ttl_seconds=save.ttl_s, seq_id=intent.first_seq_id
                 )
         except NameTaken as error:
             taken = error
-            return _Waiting(lambda: self._adopt(intent, taken))
-        return _Waiting(lambda: self._save_result(intent, waiting))
+            return _PendingResult(lambda: self._adopt(save.path, taken))
+        return _PendingResult(lambda: self._save_result(save, future))
 
     async def _save_result(
         self,
-        intent: Intent,
-        waiting: "ApiFuture[SaveWeightsResponse] | ApiFuture[SaveWeightsForSamplerResponse]",
+        save: _PreparedSave,
+        future: "ApiFuture[SaveWeightsResponse] | ApiFuture[SaveWeightsForSamplerResponse]",
     ) -> SaveResult:
         try:
-            path = (await waiting).path
+            path = (await future).path
         except NameTaken as error:
-            return await self._adopt(intent, error)
-        if path is None:
-            path = _path_of(self._client.model_id, intent)
-        return SaveResult(path)
+            return await self._adopt(save.path, error)
+        return SaveResult(save.path.tinker_path if path is None else path)
 
-    async def _adopt(self, intent: Intent, taken: NameTaken) -> SaveResult:
-        """What lies under the name: this run is ours alone, so it is an earlier save of the same intent."""
-        expected = _path_of(self._client.model_id, intent)
-        wanted = ParsedCheckpointTinkerPath.from_tinker_path(expected).checkpoint_id
+    async def _adopt(self, path: ParsedCheckpointTinkerPath, taken: NameTaken) -> SaveResult:
+        """Return the checkpoint under a taken name. No other writer uses this run, so it is an earlier save of the
+        same intent. Raises ``taken`` when the service does not list it."""
         for listed in await checkpoints_of(self._rest, self._client.model_id):
-            if listed.tinker_path == expected or listed.checkpoint_id in (wanted, intent.name):
-                return SaveResult(listed.tinker_path or expected, adopted=True)
+            if listed.tinker_path == path.tinker_path or listed.checkpoint_id in (path.checkpoint_id, path.name):
+                return SaveResult(listed.tinker_path or path.tinker_path, adopted=True)
         raise taken
 
     async def _is_flagged(self, run_id: str) -> bool:
-        """Whether the service marks the run corrupted. One that keeps no record of runs marks none."""
+        """Return whether the service marks the run corrupted. A service without run records marks none."""
         try:
             return (await self._rest.get_training_run(run_id)).corrupted
         except (NotFound, RunGone, Unsupported):
             return False
 
 
-class _Signal:
-    """Takes a corrupted run by setting a future: what to do about it is for whoever watches."""
+class _CorruptionSignal:
+    """A corruption handler that sets a future."""
 
-    def __init__(self, seen: "asyncio.Future[str]") -> None:
-        self._seen = seen
+    def __init__(self, detected: "asyncio.Future[str]") -> None:
+        self._detected = detected
 
     def take_over(self, run_id: str, client: Any, reason: str) -> None:
-        if not self._seen.done():
-            self._seen.set_result(reason)
-
-
-_KINDS = {IntentKind.SAVE_STATE: CheckpointKind.TRAINING, IntentKind.SAVE_SAMPLER: CheckpointKind.SAMPLER}
-
-
-def _path_of(run_id: str, intent: Intent) -> str:
-    return ParsedCheckpointTinkerPath.of(run_id, _KINDS[intent.kind], intent.name or "").tinker_path
+        if not self._detected.done():
+            self._detected.set_result(reason)
 
 
 def _adam(optimizer: OptimizerSpec) -> AdamParams:
@@ -287,29 +280,30 @@ def _adam(optimizer: OptimizerSpec) -> AdamParams:
     )
 
 
-def _wire_datum(datum: Datum, place: str) -> WireDatum:
+def _wire_datum(datum: Datum, field: str) -> WireDatum:
     for name, values in datum.loss_inputs.items():
         if len(values) != len(datum.tokens):
-            raise invalid(f"{place}.{name}", f"{len(values)} values", f"one for each of {len(datum.tokens)} tokens")
+            raise invalid(f"{field}.{name}", f"{len(values)} values", f"one for each of {len(datum.tokens)} tokens")
     return WireDatum(model_input=ModelInput.from_ints(datum.tokens), loss_fn_inputs=dict(datum.loss_inputs))
 
 
 def _loss(request: StepRequest, output: ForwardBackwardOutput) -> float:
-    """Nats per trained token: from the log probabilities where the service gives them, else from its metrics.
+    """Return the loss in nats per trained token.
 
-    ``fsum`` rounds once, so the loss does not depend on how a batch was split.
+    Computed from the log-probabilities if the service returns them, else read from its metrics. ``fsum`` rounds
+    once, so the loss does not depend on how a batch was split.
     """
     weights = [datum.loss_inputs.get("weights") for datum in request.batch]
-    given = [record.get("logprobs") for record in output.loss_fn_outputs]
-    if request.loss_fn == "cross_entropy" and len(given) == len(weights) and None not in given:
+    logprobs = [record.get("logprobs") for record in output.loss_fn_outputs]
+    if request.loss_fn == "cross_entropy" and len(logprobs) == len(weights) and None not in logprobs:
         terms, total = [], []
-        for tensor, weight in zip(given, weights, strict=True):
+        for tensor, weight in zip(logprobs, weights, strict=True):
             if tensor is None or weight is None:
                 break
             terms += [float(w) * float(p) for w, p in zip(weight, tensor.tolist(), strict=True) if w]
             total += [float(w) for w in weight]
         else:
-            # fsum refuses to add infinities of both signs; any of them is a poisoned loss anyway.
+            # fsum raises for infinities of both signs; any infinity means a corrupted run anyway.
             if not all(map(math.isfinite, terms)):
                 return math.nan
             return -math.fsum(terms) / (math.fsum(total) or 1.0)

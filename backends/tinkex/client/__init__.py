@@ -1,1 +1,1 @@
-"""The clients: one implementation on coroutines, used blocking or awaited."""
+"""Clients of the Tinker API: one coroutine implementation with blocking and async entry points."""

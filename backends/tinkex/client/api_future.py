@@ -1,19 +1,22 @@
-"""The result of a request, to be waited for in blocking code or awaited."""
+"""The future of a request, for blocking and async callers."""
 
 import asyncio
 import concurrent.futures
 import threading
 from collections.abc import Callable, Generator
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
-from backends.tinkex.errors import WrongLoop
+from backends.tinkex.errors import BACKEND, WrongLoop
 from crucible.errors import RequestTimeout
 
 T = TypeVar("T")
 
+THREAD_NAME: Final = "tinkex"
+"""The name of the background thread, on which a blocking wait would deadlock."""
+
 
 class ApiFuture(Generic[T]):
-    """A result that is on its way. Waiting twice gives the same result; giving up waiting cancels nothing."""
+    """A pending result. It can be awaited any number of times; abandoning a wait cancels nothing."""
 
     def __init__(
         self,
@@ -26,7 +29,7 @@ class ApiFuture(Generic[T]):
 
     @property
     def request_ids(self) -> list[str]:
-        """The server's ids of the accepted requests behind this (one for each chunk); empty before acceptance."""
+        """The server's ids of the accepted requests, one per chunk; empty before acceptance."""
         return [] if self._request_ids is None else self._request_ids()
 
     @property
@@ -35,18 +38,18 @@ class ApiFuture(Generic[T]):
         return next(iter(self.request_ids), None)
 
     def done(self) -> bool:
-        """Whether there is a result or an error."""
+        """Return whether there is a result or an error."""
         return self._inner.done()
 
     def cancel(self) -> bool:
-        """Stop waiting for the server. What it has accepted still takes effect there."""
+        """Stop polling for the result. An accepted request still takes effect at the server."""
         return self._inner.cancel()
 
     def result(self, timeout: float | None = None) -> T:
-        """Block for the result, at most ``timeout`` seconds.
+        """Block for the result, for at most ``timeout`` seconds.
 
         Raises:
-            RequestTimeout: it did not come in time; it may be waited for again.
+            RequestTimeout: there is no result yet; call again to wait longer.
             CrucibleError: the request failed.
         """
         if isinstance(self._inner, asyncio.Future):
@@ -58,26 +61,26 @@ class ApiFuture(Generic[T]):
         except TimeoutError as error:
             if self._inner.done():
                 raise
-            raise RequestTimeout(f"no result within {timeout} s", backend="tinkex") from error
+            raise _timed_out(timeout) from error
 
     async def result_async(self, timeout: float | None = None) -> T:
-        """Await the result, at most ``timeout`` seconds. Raises as ``result``."""
+        """Await the result, for at most ``timeout`` seconds. Raises as ``result``."""
         try:
             async with asyncio.timeout(timeout):
                 return await self
         except TimeoutError as error:
-            raise RequestTimeout(f"no result within {timeout} s", backend="tinkex") from error
+            raise _timed_out(timeout) from error
 
     def exception(self) -> BaseException | None:
-        """The error of a request that is done, or None. Raises RequestTimeout while it is not done."""
+        """Return the error of a finished request, or None. Raises RequestTimeout while it is pending."""
         if not self._inner.done():
-            raise RequestTimeout("not done", backend="tinkex")
+            raise RequestTimeout("not done", backend=BACKEND)
         return self._inner.exception()
 
     def __await__(self) -> Generator[Any, None, T]:
         inner = self._inner
-        waited = inner if isinstance(inner, asyncio.Future) else asyncio.wrap_future(inner)
-        return asyncio.shield(waited).__await__()
+        awaitable = inner if isinstance(inner, asyncio.Future) else asyncio.wrap_future(inner)
+        return asyncio.shield(awaitable).__await__()
 
     def _result_on_loop(self) -> T:
         if self._inner.done():
@@ -91,14 +94,18 @@ class ApiFuture(Generic[T]):
             asyncio.get_running_loop()
         except RuntimeError:
             return False
-        return threading.current_thread().name == "tinkex"
+        return threading.current_thread().name == THREAD_NAME
+
+
+def _timed_out(timeout: float | None) -> RequestTimeout:
+    return RequestTimeout(f"no result within {timeout} s", backend=BACKEND)
 
 
 def _wrong_loop() -> WrongLoop:
-    return WrongLoop("result() would block the event loop that makes the result; await it", backend="tinkex")
+    return WrongLoop("result() would block the event loop that computes the result; await it", backend=BACKEND)
 
 
 def _mark_retrieved(inner: Any) -> None:
-    """A pipelined request whose error nobody asks for is not an error of the program."""
+    """Retrieve the exception, so that asyncio does not log that of a pipelined request which nobody awaits."""
     if not inner.cancelled():
         inner.exception()

@@ -1,4 +1,4 @@
-"""What is wrong with a batch, found before anything is sent. Each error names the field."""
+"""Validation of a batch before it is sent. Each error names the field."""
 
 import math
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ _MAX_TOKEN: Final = 2**31 - 1
 
 
 def check_batch(data: Sequence[Datum], *, vocab_size: int | None = None, field: str = "data") -> None:
-    """Refuse an empty batch, tensors that disagree in length, NaN, and tokens that no vocabulary has.
+    """Reject an empty batch, tensors of different lengths, NaN, and tokens outside the vocabulary.
 
     Raises:
         InvalidRequest: naming the field as ``data[3].loss_fn_inputs.weights``.
@@ -28,22 +28,22 @@ def check_batch(data: Sequence[Datum], *, vocab_size: int | None = None, field: 
         where = f"{field}[{index}]"
         if not isinstance(datum, Datum):
             raise invalid(where, type(datum).__name__, "give a Datum")
-        _check_tokens(datum, where, vocab_size)
+        _check_input(datum, where, vocab_size)
         _check_lengths(datum, where)
         for name, tensor in datum.loss_fn_inputs.items():
             _check_numbers(name, tensor, f"{where}.loss_fn_inputs.{name}", vocab_size)
 
 
-def _check_tokens(datum: Datum, where: str, vocab_size: int | None) -> None:
+def _check_input(datum: Datum, where: str, vocab_size: int | None) -> None:
     if not datum.model_input.chunks:
         raise invalid(f"{where}.model_input", [], "an input has at least one chunk")
-    for at, chunk in enumerate(datum.model_input.chunks):
+    for index, chunk in enumerate(datum.model_input.chunks):
         if isinstance(chunk, EncodedTextChunk):
-            check_tokens(chunk.tokens, f"{where}.model_input.chunks[{at}].tokens", vocab_size)
+            check_tokens(chunk.tokens, f"{where}.model_input.chunks[{index}].tokens", vocab_size)
 
 
 def check_tokens(tokens: Any, field: str, vocab_size: int | None = None) -> None:
-    """Refuse token ids below 0 or outside the vocabulary. Raises InvalidRequest."""
+    """Reject token ids below 0 or outside the vocabulary. Raises InvalidRequest."""
     if len(tokens) == 0:
         return
     try:
@@ -51,11 +51,11 @@ def check_tokens(tokens: Any, field: str, vocab_size: int | None = None) -> None
         whole = int(low) == low and int(high) == high
     except (TypeError, ValueError):
         raise invalid(field, tokens, "token ids are whole numbers") from None
-    top = (vocab_size or _MAX_TOKEN + 1) - 1
+    max_token = (vocab_size or _MAX_TOKEN + 1) - 1
     if not whole:
         raise invalid(field, float(low), "token ids are whole numbers")
-    if low < 0 or high > top:
-        raise invalid(field, int(low if low < 0 else high), f"token ids are from 0 to {top}")
+    if low < 0 or high > max_token:
+        raise invalid(field, int(low if low < 0 else high), f"token ids are from 0 to {max_token}")
 
 
 def _check_lengths(datum: Datum, where: str) -> None:
@@ -99,10 +99,10 @@ def _is_bad(value: float, *, nan_only: bool) -> bool:
 
 
 def _sum_is_finite(values: Any) -> bool:
-    """One fast pass over a list: a sum is not finite when a number in it is not."""
+    """Check a whole list in one fast pass: a sum with a non-finite term is not finite."""
     try:
         return math.isfinite(sum(values))
     except (OverflowError, ValueError):
         return False
     except TypeError:
-        return True  # no numbers: what they are is found when they are written
+        return True  # not numbers: the encoder rejects them

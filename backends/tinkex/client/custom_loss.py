@@ -1,67 +1,64 @@
-"""Losses of the caller's own: forward, the caller's gradient, and a linear loss that has just that gradient.
+"""Caller-defined losses: a forward pass, the caller's gradient, and a linear loss that has exactly that gradient.
 
-The server's cross entropy is L = sum(-logprobs * weights). Its gradient by the log-probabilities is -weights, so
-weights = -dC/dlogprobs makes the server's gradient that of the caller's loss C.
+The server's cross entropy is L = sum(-logprobs * weights). Its gradient with respect to the log-probabilities is
+-weights, so weights = -dC/dlogprobs makes the server's gradient equal to that of the caller's loss C.
 """
 
 import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from backends.tinkex.client.batch_checks import check_batch
-from backends.tinkex.client.operation import Operation
 from backends.tinkex.client.passes import send_pass
-from backends.tinkex.client.results import check_pass, pass_decoding
+from backends.tinkex.client.run_channel import RunChannel
+from backends.tinkex.client.run_operation import RunOperation
+from backends.tinkex.client.step_operations import fetch_passes
 from backends.tinkex.errors import BACKEND, invalid
 from backends.tinkex.types.datum import Datum
 from backends.tinkex.types.forward_backward_output import ForwardBackwardOutput
 from backends.tinkex.types.responses import AcceptedRequest
 from backends.tinkex.types.tensor_data import TensorData
-from backends.tinkex.wire.chunking import chunked, joined
+from backends.tinkex.wire.chunking import chunked
 from backends.tinkex.wire.pass_request_codec import PassRequest
 from crucible.errors import MalformedAnswer
-
-if TYPE_CHECKING:
-    from backends.tinkex.client.training import TrainingClient
 
 CustomLoss = Callable[[Sequence[Datum], Sequence[Any]], tuple[Any, ...]]
 _LOSS: Final = "cross_entropy"
 
 
 def custom_operation(
-    client: "TrainingClient", data: Sequence[Datum], loss_fn: CustomLoss, arrays: str | None
-) -> Operation[ForwardBackwardOutput]:
-    """The forward pass, the loss and the backward pass as one operation: nothing comes between them.
+    channel: RunChannel, data: Sequence[Datum], loss_fn: CustomLoss, arrays: str | None
+) -> RunOperation[ForwardBackwardOutput]:
+    """Return the forward pass, the loss and the backward pass as one operation, so that nothing comes in between.
 
     Raises:
-        InvalidRequest: a datum has no ``target_tokens``, or ``arrays`` is not numpy or torch.
+        InvalidRequest: a datum has no ``target_tokens``, or ``arrays`` is neither numpy nor torch.
     """
     check_batch(data)
     for index, datum in enumerate(data):
         if "target_tokens" not in datum.loss_fn_inputs:
             raise invalid(f"data[{index}].loss_fn_inputs", sorted(datum.loss_fn_inputs), "target_tokens is needed")
-    kind = arrays or ("torch" if "torch" in sys.modules else "numpy")
-    if kind not in ("numpy", "torch"):
+    library = arrays or ("torch" if "torch" in sys.modules else "numpy")
+    if library not in ("numpy", "torch"):
         raise invalid("arrays", arrays, "allowed are numpy and torch")
-    return _CustomPass(client, data, loss_fn, kind).operation()
+    return _CustomPass(channel, data, loss_fn, library).operation()
 
 
 class _CustomPass:
-    """Twice as many requests as the batch has chunks: the first half forward, the second half backward."""
+    """An operation of two requests per chunk: all forward passes, then all backward passes."""
 
-    def __init__(self, client: "TrainingClient", data: Sequence[Datum], loss_fn: CustomLoss, kind: str) -> None:
-        self._client = client
+    def __init__(self, channel: RunChannel, data: Sequence[Datum], loss_fn: CustomLoss, library: str) -> None:
+        self._channel = channel
         self._data = data
         self._loss_fn = loss_fn
-        self._kind = kind
-        self._chunks = chunked([_for_forward(datum) for datum in data], client.config)
+        self._library = library
+        self._chunks = chunked([_for_forward(datum) for datum in data], channel.config)
         self._forward: list[AcceptedRequest] = []
         self._backward: list[Sequence[Datum]] = []
         self._metrics: dict[str, float] = {}
 
-    def operation(self) -> Operation[ForwardBackwardOutput]:
-        client = self._client
-        return Operation(client.lane, 2 * len(self._chunks), None, self._send, self._read, client.keep_alive)
+    def operation(self) -> RunOperation[ForwardBackwardOutput]:
+        return self._channel.operation(2 * len(self._chunks), None, self._send, self._read)
 
     def _send(self, seq_id: int, index: int) -> Coroutine[Any, Any, AcceptedRequest]:
         return (
@@ -79,18 +76,18 @@ class _CustomPass:
         return await self._send_pass(seq_id, self._backward[index - len(self._chunks)], forward_only=False)
 
     async def _send_pass(self, seq_id: int, data: Sequence[Datum], *, forward_only: bool) -> AcceptedRequest:
-        request = PassRequest(self._client.model_id, seq_id, data, _LOSS, None, forward_only)
-        return await send_pass(self._client.service.connection, request)
+        request = PassRequest(self._channel.model_id, seq_id, data, _LOSS, None, forward_only)
+        return await send_pass(self._channel.connection, request)
 
     async def _apply_loss(self) -> None:
-        output = joined([await self._fetch(request, "Forward") for request in self._forward])
+        output = await fetch_passes(self._channel, self._forward, forward_only=True)
         if len(output.loss_fn_outputs) != len(self._data):
             raise MalformedAnswer(
                 f"forward: {len(output.loss_fn_outputs)} outputs for {len(self._data)} datums", backend=BACKEND
             )
         logprobs = [_logprobs(record, index) for index, record in enumerate(output.loss_fn_outputs)]
-        run = _with_torch if self._kind == "torch" else _with_numpy
-        gradients, self._metrics = run(self._loss_fn, self._data, logprobs)
+        compute = _with_torch if self._library == "torch" else _with_numpy
+        gradients, self._metrics = compute(self._loss_fn, self._data, logprobs)
         linear = [_linear(datum, gradient) for datum, gradient in zip(self._data, gradients, strict=True)]
         check_batch(linear, field="gradients")
         begin = 0
@@ -99,14 +96,8 @@ class _CustomPass:
             begin += len(chunk)
 
     async def _read(self, accepted: Sequence[AcceptedRequest]) -> ForwardBackwardOutput:
-        backward = accepted[len(self._chunks) :]
-        output = joined([await self._fetch(request, "ForwardBackward") for request in backward])
+        output = await fetch_passes(self._channel, accepted[len(self._chunks) :], forward_only=False)
         return output.model_copy(update={"metrics": {**output.metrics, **self._metrics}})
-
-    async def _fetch(self, request: AcceptedRequest, kind: str) -> ForwardBackwardOutput:
-        route = "forward" if kind == "Forward" else "forward_backward"
-        output = await self._client.fetch(request.request_id, route, kind, pass_decoding(route))
-        return check_pass(output, self._client.model_id, request.request_id)
 
 
 def _for_forward(datum: Datum) -> Datum:
@@ -141,15 +132,16 @@ def _linear(datum: Datum, gradient: Any) -> Datum:
 def _with_numpy(
     loss_fn: CustomLoss, data: Sequence[Datum], logprobs: Sequence[Any]
 ) -> tuple[Sequence[Any], dict[str, float]]:
-    answer = loss_fn(data, logprobs)
-    if not isinstance(answer, tuple) or len(answer) != 3 or len(answer[1]) != len(data):
+    returned = loss_fn(data, logprobs)
+    if not isinstance(returned, tuple) or len(returned) != 3 or len(returned[1]) != len(data):
         raise invalid(
-            "loss_fn", type(answer).__name__, "with numpy it returns (loss, one gradient for each datum, metrics)"
+            "loss_fn", type(returned).__name__, "with numpy it returns (loss, one gradient per datum, metrics)"
         )
-    for index, (gradient, values) in enumerate(zip(answer[1], logprobs, strict=True)):
+    loss, gradients, metrics = returned
+    for index, (gradient, values) in enumerate(zip(gradients, logprobs, strict=True)):
         if getattr(gradient, "shape", None) != values.shape:
             raise invalid(f"gradients[{index}]", getattr(gradient, "shape", None), f"the shape is {values.shape}")
-    return answer[1], {"loss": float(answer[0]), **{key: float(value) for key, value in answer[2].items()}}
+    return gradients, {"loss": float(loss), **{key: float(value) for key, value in metrics.items()}}
 
 
 def _with_torch(
@@ -158,11 +150,11 @@ def _with_torch(
     import torch
 
     leaves = [torch.from_numpy(values.copy()).requires_grad_(True) for values in logprobs]
-    answer = loss_fn(data, leaves)
-    if not isinstance(answer, tuple) or len(answer) != 2:
-        raise invalid("loss_fn", type(answer).__name__, "with torch it returns (loss, metrics)")
-    loss, metrics = answer
+    returned = loss_fn(data, leaves)
+    if not isinstance(returned, tuple) or len(returned) != 2:
+        raise invalid("loss_fn", type(returned).__name__, "with torch it returns (loss, metrics)")
+    loss, metrics = returned
     loss.backward()
     gradients = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves]
-    found = {"loss": float(loss.detach()), **{key: float(value) for key, value in metrics.items()}}
-    return [gradient.numpy() for gradient in gradients], found
+    values = {"loss": float(loss.detach()), **{key: float(value) for key, value in metrics.items()}}
+    return [gradient.numpy() for gradient in gradients], values

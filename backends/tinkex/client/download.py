@@ -1,4 +1,4 @@
-"""Files from a server, whole or not at all."""
+"""Download and unpacking of checkpoint archives."""
 
 import asyncio
 import os
@@ -7,12 +7,15 @@ import tarfile
 from pathlib import Path
 
 from backends.tinkex.errors import BACKEND
-from backends.tinkex.wire.transport import Transport
+from backends.tinkex.wire.transport import HttpTransport
 from crucible.errors import MalformedAnswer
 
 
-async def download_file(transport: Transport, url: str, target: Path, *, authenticated: bool) -> None:
-    """Stream into a file beside ``target``; put it in place when whole. Raises as ``Transport.download``."""
+async def download_file(transport: HttpTransport, url: str, target: Path, *, authenticated: bool) -> None:
+    """Download to a temporary file beside ``target`` and rename it once complete.
+
+    Raises as ``HttpTransport.download``.
+    """
     part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
     await asyncio.to_thread(target.parent.mkdir, parents=True, exist_ok=True)
     try:
@@ -27,11 +30,11 @@ async def download_file(transport: Transport, url: str, target: Path, *, authent
 
 
 def unpack_archive(archive: Path, target: Path) -> list[Path]:
-    """Unpack a tar archive into ``target``; returns the files.
+    """Unpack a tar archive into the folder ``target`` and return its files. Never writes outside ``target``.
 
     Raises:
-        MalformedAnswer: it is no tar archive, is cut short, or holds a member that would leave ``target``, a link
-            that does, or a device. Nothing outside ``target`` is ever written.
+        MalformedAnswer: the file is not a tar archive, is truncated, or has a member or link that leads outside
+            ``target``, or a device.
     """
     target.mkdir(parents=True, exist_ok=True)
     try:

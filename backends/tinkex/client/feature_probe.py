@@ -1,49 +1,39 @@
-"""Asking a server what it has, with questions that change nothing."""
+"""Discovery of a server's features by requests without side effects."""
 
-from typing import TYPE_CHECKING
+from typing import Final
 
+from backends.tinkex.client.connection import Connection
 from backends.tinkex.types.server_capabilities import ServerCapabilities
-from backends.tinkex.wire.features import ServerFeatures
 
-if TYPE_CHECKING:
-    from backends.tinkex.client.service import ServiceClient
-
-_NOBODY = "training_runs/no-such-run/checkpoints/weights/no-such-checkpoint"
+_MISSING_CHECKPOINT: Final = "training_runs/no-such-run/checkpoints/weights/no-such-checkpoint"
 
 
-async def probe_features(service: "ServiceClient", base_model: str | None) -> ServerFeatures:
-    """Fill in what is not known yet. Routes are asked for with things that do not exist. Raises CrucibleError."""
-    connection = service.connection
+async def probe_features(connection: Connection) -> None:
+    """Record the features that are not known yet. Routes are probed with ids that do not exist.
+
+    ``replays_seq_id`` is not probed: it needs a model. Raises CrucibleError.
+    """
     known = connection.features
     capabilities = await connection.get("get_server_capabilities", ServerCapabilities)
     connection.memory.learn(models=capabilities.model_names)
-    one = {"limit": 1, "offset": 0}
+    first_item = {"limit": 1, "offset": 0}
     if known.sessions is None:
-        connection.memory.learn(sessions=await connection.offers("GET", "sessions", params=one))
+        connection.memory.learn(sessions=await connection.has_route("GET", "sessions", params=first_item))
     if known.user_checkpoints is None:
-        connection.memory.learn(user_checkpoints=await connection.offers("GET", "checkpoints", params=one))
+        connection.memory.learn(
+            user_checkpoints=await connection.has_route("GET", "checkpoints", params=first_item)
+        )
     if known.training_runs is None:
-        connection.memory.learn(training_runs=await connection.offers("GET", "training_runs", params=one))
+        connection.memory.learn(training_runs=await connection.has_route("GET", "training_runs", params=first_item))
     if known.archive is None:
-        connection.memory.learn(archive=await connection.offers("GET", f"{_NOBODY}/archive"))
+        connection.memory.learn(archive=await connection.has_route("GET", f"{_MISSING_CHECKPOINT}/archive"))
     if known.publish is None:
-        connection.memory.learn(publish=await connection.offers("POST", f"{_NOBODY}/publish"))
+        connection.memory.learn(publish=await connection.has_route("POST", f"{_MISSING_CHECKPOINT}/publish"))
     if known.ttl is None:
-        connection.memory.learn(ttl=await connection.offers("PUT", f"{_NOBODY}/ttl"))
+        connection.memory.learn(ttl=await connection.has_route("PUT", f"{_MISSING_CHECKPOINT}/ttl"))
     if known.billing is None:
-        connection.memory.learn(billing=await connection.offers("GET", "billing/usage/events"))
+        connection.memory.learn(billing=await connection.has_route("GET", "billing/usage/events"))
     if known.streaming is None:
         connection.memory.learn(streaming=False)
     if known.compression is None:
         connection.memory.learn(compression=(await connection.client_config()).proto_compress_fwdbwd)
-    if connection.features.replays_seq_id is None and base_model is not None:
-        await _probe_on_small_model(service, base_model)
-    return connection.features
-
-
-async def _probe_on_small_model(service: "ServiceClient", base_model: str) -> None:
-    client = await service.create_lora_training_client_async(base_model, rank=1, seed=0)
-    try:
-        await client.probe_replay()
-    finally:
-        await client.unload()

@@ -1,7 +1,7 @@
-"""Sending forward and forward_backward passes in an encoding that the server takes: protobuf first, then JSON.
+"""Sending of forward and forward_backward requests in an encoding that the server accepts: protobuf, else JSON.
 
-Which one a server takes is learned from its first answer and remembered. A server that takes neither refuses the
-request itself, and that refusal is the error.
+The accepted encoding is learned from the first response and remembered. When the server accepts neither, its
+rejection of the request is the error.
 """
 
 import asyncio
@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from backends.tinkex.client.connection import Connection
-from backends.tinkex.errors import Sought, unsupported
+from backends.tinkex.errors import Resource, unsupported
 from backends.tinkex.types.datum import Datum
 from backends.tinkex.types.responses import AcceptedRequest
-from backends.tinkex.wire.body import Body, json_body
+from backends.tinkex.wire.body import EncodedBody, json_body
 from backends.tinkex.wire.chunking import datum_bytes
 from backends.tinkex.wire.compression import compressed
 from backends.tinkex.wire.features import Encoding
@@ -26,12 +26,12 @@ from crucible.errors import (
     Unsupported,
 )
 
-_OTHER_ENCODING: Final = frozenset({400, 415, 422, 500})
-_LARGE: Final = 1_000_000
+_ENCODING_REJECTED: Final = frozenset({400, 415, 422, 500})
+_LARGE_BYTES: Final = 1_000_000
 
 
 async def send_pass(connection: Connection, request: PassRequest) -> AcceptedRequest:
-    """Send one chunk; returns once the server has accepted it. Raises CrucibleError."""
+    """Send one chunk of a pass; return once the server has accepted it. Raises CrucibleError."""
     known = connection.features.request_encoding
     if known == "json":
         return await _send_json(connection, request)
@@ -42,37 +42,37 @@ async def send_pass(connection: Connection, request: PassRequest) -> AcceptedReq
     if known == "protobuf":
         return await _send_protobuf(connection, request, body)
     try:
-        # Not sent again here: a JSON server may answer bytes that it cannot read with 500, time after time.
+        # No retries here: a JSON server may answer bytes that it cannot read with 500 every time.
         return _learned(connection, "protobuf", await _send_protobuf(connection, request, body, retries=False))
-    except (InvalidRequest, BackendUnavailable) as refused:
-        if refused.details.get("status") not in _OTHER_ENCODING:
-            if isinstance(refused, InvalidRequest):
+    except (InvalidRequest, BackendUnavailable) as rejection:
+        if rejection.details.get("status") not in _ENCODING_REJECTED:
+            if isinstance(rejection, InvalidRequest):
                 raise
             return await _send_protobuf(connection, request, body)
-        return await _instead(connection, request, body, refused)
+        return await _fall_back_to_json(connection, request, body, rejection)
     except (CapacityError, RequestTimeout):
         return await _send_protobuf(connection, request, body)
 
 
-async def _instead(
-    connection: Connection, request: PassRequest, body: Body, refused: InvalidRequest | BackendUnavailable
+async def _fall_back_to_json(
+    connection: Connection, request: PassRequest, body: EncodedBody, rejection: InvalidRequest | BackendUnavailable
 ) -> AcceptedRequest:
-    """JSON, after protobuf was refused by a server whose encoding is not known."""
+    """Send JSON after a server of unknown encoding has rejected protobuf."""
     try:
         return _learned(connection, "json", await _send_json(connection, request))
     except CrucibleError as error:
         if error.details.get("status") == 415 or isinstance(error, Unsupported):
             connection.memory.learn(request_encoding="protobuf")
-            if isinstance(refused, InvalidRequest):
-                raise refused from None
+            if isinstance(rejection, InvalidRequest):
+                raise rejection from None
             return await _send_protobuf(connection, request, body)
-        if refused.details.get("status") in (415, 500):
+        if rejection.details.get("status") in (415, 500):
             connection.memory.learn(request_encoding="json")
         raise
 
 
 async def _without_protobuf(connection: Connection, request: PassRequest) -> AcceptedRequest:
-    """For chunks that protobuf has no form for."""
+    """Send a chunk that has no protobuf form."""
     try:
         return await _send_json(connection, request)
     except InvalidRequest as error:
@@ -88,14 +88,14 @@ def _learned(connection: Connection, encoding: Encoding, accepted: AcceptedReque
 
 
 async def _send_protobuf(
-    connection: Connection, request: PassRequest, body: Body, *, retries: bool = True
+    connection: Connection, request: PassRequest, body: EncodedBody, *, retries: bool = True
 ) -> AcceptedRequest:
     if (await connection.client_config()).proto_compress_fwdbwd:
         body = await asyncio.to_thread(compressed, body)
     return await connection.submit(
         "forward_backward",
         body,
-        sought=Sought.RUN,
+        resource=Resource.RUN,
         repeatable=_repeatable(connection, request),
         retries=retries,
     )
@@ -103,25 +103,27 @@ async def _send_protobuf(
 
 async def _send_json(connection: Connection, request: PassRequest) -> AcceptedRequest:
     route = "forward" if request.forward_only else "forward_backward"
-    form = _json_form(request, route)
-    if sum(map(datum_bytes, request.data)) > _LARGE:
-        body = await asyncio.to_thread(json_body, form)
+    value = _json_value(request, route)
+    if sum(map(datum_bytes, request.data)) > _LARGE_BYTES:
+        body = await asyncio.to_thread(json_body, value)
     else:
-        body = json_body(form)
+        body = json_body(value)
     try:
-        return await connection.submit(route, body, sought=Sought.RUN, repeatable=_repeatable(connection, request))
+        return await connection.submit(
+            route, body, resource=Resource.RUN, repeatable=_repeatable(connection, request)
+        )
     except Unsupported as error:
         raise unsupported(route, server=connection.server) from error
 
 
 def _repeatable(connection: Connection, request: PassRequest) -> bool:
-    # A forward pass changes nothing, so running it twice is harmless.
+    # A forward pass has no effect, so running it twice is harmless.
     return request.forward_only or connection.features.replays_seq_id is not False
 
 
-def _json_form(request: PassRequest, route: str) -> dict[str, Any]:
+def _json_value(request: PassRequest, route: str) -> dict[str, Any]:
     data: Sequence[Datum] = request.data
-    given: dict[str, Any] = {"data": [datum.body() for datum in data], "loss_fn": request.loss_fn}
+    inputs: dict[str, Any] = {"data": [datum.body() for datum in data], "loss_fn": request.loss_fn}
     if request.loss_fn_config is not None:
-        given["loss_fn_config"] = dict(request.loss_fn_config)
-    return {"model_id": request.model_id, "seq_id": request.seq_id, f"{route}_input": given}
+        inputs["loss_fn_config"] = dict(request.loss_fn_config)
+    return {"model_id": request.model_id, "seq_id": request.seq_id, f"{route}_input": inputs}

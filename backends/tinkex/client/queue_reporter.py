@@ -1,4 +1,4 @@
-"""Why requests wait, told to whoever wants to know, at most once a minute."""
+"""Rate-limited reports of why requests wait at the service."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ _INTERVAL_S: Final = 60.0
 
 @dataclass(frozen=True, slots=True)
 class QueueReport:
-    """A request has been waiting for ``waited_s`` seconds, for ``reason`` where the service gives one."""
+    """A request that has waited for ``waited_s`` seconds, with the service's ``reason`` if it gave one."""
 
     subject: str
     route: str
@@ -25,7 +25,7 @@ QueueObserver = Callable[[QueueReport], None]
 
 
 class QueueReporter:
-    """Passes reports on: the first that is not ``active`` at once, then at most one a minute for a subject."""
+    """Forwards queue reports to an observer: the first non-active one at once, then at most one a minute."""
 
     def __init__(self, observer: QueueObserver | None, clock: Callable[[], float], subject: str) -> None:
         self._observer = observer
@@ -35,7 +35,7 @@ class QueueReporter:
         self._paused = False
 
     def waiting(self, route: str, request_id: str, state: QueueState, reason: str | None, waited_s: float) -> None:
-        """A request was answered with "try again"."""
+        """Report a request whose result is not ready."""
         if state in (QueueState.ACTIVE, QueueState.UNKNOWN) and not self._paused:
             return
         now = self._clock()

@@ -1,51 +1,48 @@
-"""Finding out, without harm, what a server does with a sequence number that it has seen."""
-
-from typing import TYPE_CHECKING
+"""Detection of whether a server answers a repeated sequence number from its record."""
 
 from backends.tinkex.client.connection import Connection
 from backends.tinkex.client.passes import send_pass
 from backends.tinkex.client.results import pass_decoding
+from backends.tinkex.client.run_channel import RunChannel
 from backends.tinkex.types.datum import Datum
 from backends.tinkex.types.model_input import ModelInput
 from backends.tinkex.wire.pass_request_codec import PassRequest
 from crucible.errors import InvalidRequest, Unsupported
 
-if TYPE_CHECKING:
-    from backends.tinkex.client.training import TrainingClient
 
+async def probe_replay(channel: RunChannel) -> bool | None:
+    """Send one tiny forward pass twice under one sequence number and compare the request ids.
 
-async def probe_replay(client: "TrainingClient") -> bool | None:
-    """Send one tiny forward pass twice under one number: one request id or two? Known answers are not asked again.
-
-    A forward pass changes nothing, so it is harmless where the server runs it twice. A server that answers the
-    repeat with an id of its own may still hold a record; it counts as one that runs it again.
+    Returns the known answer when there is one, and None when the server has no forward route. A forward pass has no
+    effect, so the probe is harmless on a server that runs it twice. A server that returns a new id for the repeat
+    may still have a record, but counts as one that would run the repeat.
     """
-    connection = client.service.connection
+    connection = channel.connection
     if connection.features.replays_seq_id is not None:
         return connection.features.replays_seq_id
-    with client.lane.guard:
-        ticket = client.lane.take(1, None)
-    request = PassRequest(client.model_id, ticket.first, [_tiny()], "cross_entropy", None, forward_only=True)
+    with channel.sequencer.lock:
+        ticket = channel.sequencer.reserve(1, None)
+    request = PassRequest(channel.model_id, ticket.first, [_tiny_datum()], "cross_entropy", None, forward_only=True)
     try:
-        async with client.lane.turn(ticket):
+        async with channel.sequencer.turn(ticket):
             first = await send_pass(connection, request)
             ticket.accepted = 1
-            replays = await _same_id(connection, request, first.request_id)
+            replays = await _is_replayed(connection, request, first.request_id)
     except Unsupported:
         return None
-    await client.fetch(first.request_id, "forward", "Forward", pass_decoding("forward"))
+    await channel.fetch(first.request_id, "forward", "Forward", pass_decoding("forward"))
     connection.memory.learn(replays_seq_id=replays)
     return replays
 
 
-async def _same_id(connection: Connection, request: PassRequest, request_id: str) -> bool:
+async def _is_replayed(connection: Connection, request: PassRequest, request_id: str) -> bool:
     try:
         return (await send_pass(connection, request)).request_id == request_id
     except InvalidRequest:
         return False
 
 
-def _tiny() -> Datum:
+def _tiny_datum() -> Datum:
     return Datum(
         model_input=ModelInput.from_ints([1, 2]),
         loss_fn_inputs={"target_tokens": [2, 3], "weights": [1.0, 1.0]},

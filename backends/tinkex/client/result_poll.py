@@ -1,12 +1,18 @@
-"""Waiting for the result of an accepted request: long polls until there is a result or an error."""
+"""Long polling for the result of an accepted request."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
-from backends.tinkex.client.connection import Connection, read_record
+from backends.tinkex.client.connection import Connection, decode_record
 from backends.tinkex.client.queue_reporter import QueueReporter
-from backends.tinkex.errors import BACKEND, Sought, error_of, failure_of, malformed
+from backends.tinkex.errors import (
+    BACKEND,
+    Resource,
+    error_from_failed_request,
+    error_from_response,
+    malformed,
+)
 from backends.tinkex.types.future_answer import (
     CompleteMetadata,
     QueueState,
@@ -17,220 +23,227 @@ from backends.tinkex.wire.body import JSON, PROTOBUF, json_body
 from backends.tinkex.wire.features import Encoding
 from backends.tinkex.wire.protobuf_read import ProtobufError
 from backends.tinkex.wire.retry import is_retryable
-from backends.tinkex.wire.transport import Answer, Call
+from backends.tinkex.wire.transport import HttpRequest, HttpResponse
 from crucible.errors import BackendUnavailable, MalformedAnswer, RequestTimeout, RunCorrupted
 from crucible.retry_after import retry_after_ms
 
 T = TypeVar("T")
-HANG_UP_S: Final = 45.0
-_BARE_400_TRIES: Final = 3
-_CUT_SHORT_TRIES: Final = 3
-_QUICKEST_S: Final = 0.02
-_LONGEST_NAP_S: Final = 1.0
+_POLL_TIMEOUT_S: Final = 45.0
+_MAX_BARE_400: Final = 3
+_MAX_TRUNCATED: Final = 3
+_POLL_MIN_S: Final = 0.02
+_POLL_MAX_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Decoding(Generic[T]):
-    """How a result is read. ``from_protobuf`` is None for results that never come as protobuf."""
+    """The decoders of a result. ``from_protobuf`` is None for results that never come as protobuf."""
 
     from_json: Callable[[Any], T]
     from_protobuf: Callable[[bytes], T] | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Awaited(Generic[T]):
-    """An accepted request. ``no_progress_s`` bounds how long the server may leave it active without an end."""
+class PollTarget(Generic[T]):
+    """An accepted request and how to decode its result.
+
+    ``no_progress_s`` bounds how long the server may keep it active without finishing it.
+    """
 
     request_id: str
     route: str
     request_type: str
     decoding: Decoding[T]
     reporter: QueueReporter
-    sought: Sought = Sought.FUTURE
+    resource: Resource = Resource.FUTURE
     no_progress_s: float = 3600.0
-    hang_up_s: float = HANG_UP_S
 
 
 class ResultPoll(Generic[T]):
-    """Polls for one result."""
+    """Polls ``retrieve_future`` for one result."""
 
-    def __init__(self, connection: Connection, awaited: Awaited[T]) -> None:
+    def __init__(self, connection: Connection, target: PollTarget[T]) -> None:
         self._connection = connection
         self._transport = connection.transport
-        self._awaited = awaited
-        self._begun = self._progress = self._transport.clock()
+        self._target = target
+        self._started_at = self._progress_at = self._transport.clock()
         self._iteration = 0
         self._bare_400 = 0
-        self._bugs = self._cut_short = 0
-        self._troubled_since: float | None = None
-        self._troubles = 0
-        self._naps = 0
+        self._status_500 = 0
+        self._truncated = 0
+        self._failing_since: float | None = None
+        self._failures = 0
+        self._quick_polls = 0
 
     async def result(self) -> T:
-        """Poll until there is a result.
+        """Poll until the request has finished and return its result.
 
         Raises:
             AnswerLost: the server no longer knows the request.
-            RequestTimeout: it was left active longer than ``no_progress_s``.
+            RequestTimeout: the request was active for longer than ``no_progress_s``.
             BackendUnavailable: the server could not be reached for the whole retry time.
-            CrucibleError: the request failed, or the answer is malformed.
+            CrucibleError: the request failed, or the response is malformed.
         """
         while True:
             self._check_progress()
-            asked_at = self._transport.clock()
+            sent_at = self._transport.clock()
             try:
-                answer = await self._transport.send(self._call())
+                response = await self._transport.send(self._request())
             except RequestTimeout:
-                await self._nap(asked_at)
+                await self._wait_after(sent_at)
                 continue
             except BackendUnavailable as error:
                 await self._back_off(error, None)
                 continue
             except MalformedAnswer as error:
-                self._cut_short += 1
-                error.request_id = self._awaited.request_id
-                if not error.details.get("cut_short") or self._cut_short >= _CUT_SHORT_TRIES:
+                self._truncated += 1
+                error.request_id = self._target.request_id
+                if not error.details.get("cut_short") or self._truncated >= _MAX_TRUNCATED:
                     raise
                 await self._back_off(error, None)
                 continue
             self._iteration += 1
-            if answer.ok:
-                self._troubled_since, self._troubles = None, 0
-                found = self._found(answer)
-                if found is not None:
-                    return found.value
-                await self._nap(asked_at)
+            if response.ok:
+                self._failing_since, self._failures = None, 0
+                result = self._read(response)
+                if result is not None:
+                    return result.value
+                await self._wait_after(sent_at)
             else:
-                await self._refused(answer, asked_at)
+                await self._handle_error(response, sent_at)
 
-    def _call(self) -> Call:
-        decoding = self._awaited.decoding
+    def _request(self) -> HttpRequest:
+        decoding = self._target.decoding
         accept = JSON if decoding.from_protobuf is None else f"{PROTOBUF}, {JSON};q=0.5"
-        return Call(
+        return HttpRequest(
             "POST",
             "/api/v1/retrieve_future",
-            json_body({"request_id": self._awaited.request_id}),
+            json_body({"request_id": self._target.request_id}),
             accept=accept,
             headers={
                 "X-Tinker-Request-Iteration": str(self._iteration),
-                "X-Tinker-Request-Type": self._awaited.request_type,
+                "X-Tinker-Request-Type": self._target.request_type,
             },
-            read_timeout_s=self._awaited.hang_up_s,
+            read_timeout_s=_POLL_TIMEOUT_S,
             retries=False,
         )
 
-    def _found(self, answer: Answer) -> "_Found[T] | None":
-        awaited = self._awaited
-        if answer.media_type == PROTOBUF and awaited.decoding.from_protobuf is not None:
+    def _read(self, response: HttpResponse) -> "_Result[T] | None":
+        """Return the result in a response; None while the request is pending. Raises when it has failed."""
+        target = self._target
+        if response.media_type == PROTOBUF and target.decoding.from_protobuf is not None:
             self._learn("protobuf")
             try:
-                return _Found(awaited.decoding.from_protobuf(answer.content))
+                return _Result(target.decoding.from_protobuf(response.content))
             except ProtobufError as error:
-                raise malformed(str(error), route=awaited.route, request_id=awaited.request_id) from error
-        value = self._connection.read_json(answer, awaited.route, awaited.request_id)
+                raise malformed(str(error), route=target.route, request_id=target.request_id) from error
+        value = self._connection.read_json(response, target.route, target.request_id)
         if isinstance(value, dict):
             if value.get("type") == "try_again":
-                self._waiting(read_record(value, TryAgainResponse, awaited.route, awaited.request_id))
+                self._report_waiting(decode_record(value, TryAgainResponse, target.route, target.request_id))
                 return None
             if value.get("status") == "complete_metadata":
-                read_record(value, CompleteMetadata, awaited.route, awaited.request_id)
+                decode_record(value, CompleteMetadata, target.route, target.request_id)
                 return None
             if "error" in value and (value["error"] is not None or "category" in value):
-                self._failed(read_record(value, RequestFailedResponse, awaited.route, awaited.request_id))
-        if awaited.decoding.from_protobuf is not None:
+                self._raise_failed(decode_record(value, RequestFailedResponse, target.route, target.request_id))
+        if target.decoding.from_protobuf is not None:
             self._learn("json")
-        return _Found(awaited.decoding.from_json(value))
+        return _Result(target.decoding.from_json(value))
 
     def _learn(self, encoding: Encoding) -> None:
         if self._connection.features.answer_encoding != encoding:
             self._connection.memory.learn(answer_encoding=encoding)
 
-    def _failed(self, failed: RequestFailedResponse) -> None:
-        raise failure_of(
+    def _raise_failed(self, failed: RequestFailedResponse) -> None:
+        raise error_from_failed_request(
             failed.error,
             failed.category,
-            route=self._awaited.route,
-            request_id=self._awaited.request_id,
-            sought=self._awaited.sought,
+            route=self._target.route,
+            request_id=self._target.request_id,
+            resource=self._target.resource,
         )
 
-    async def _refused(self, answer: Answer, asked_at: float) -> None:
-        awaited = self._awaited
-        error = error_of(self._connection.refusal(answer, awaited.route, awaited.sought, awaited.request_id))
-        error.request_id = awaited.request_id
-        if answer.status == 408:
-            self._troubled_since, self._troubles = None, 0
-            self._waiting(self._try_again(answer))
-            await self._nap(asked_at)
-        elif answer.status == 400 and not _is_json(answer) and self._bare_400 < _BARE_400_TRIES:
+    async def _handle_error(self, response: HttpResponse, sent_at: float) -> None:
+        """Wait before the next poll after an error response; raise when polling again cannot help."""
+        target = self._target
+        error = error_from_response(
+            self._connection.error_response(response, target.route, target.resource, target.request_id)
+        )
+        error.request_id = target.request_id
+        if response.status == 408:
+            self._failing_since, self._failures = None, 0
+            self._report_waiting(self._try_again(response))
+            await self._wait_after(sent_at)
+        elif response.status == 400 and not _is_json(response) and self._bare_400 < _MAX_BARE_400:
             self._bare_400 += 1
             await self._back_off(BackendUnavailable(error.message, backend=BACKEND), None)
-        elif is_retryable(answer.status) and not _is_final(error) and not self._same_bug(answer):
-            await self._back_off(error, retry_after_ms(answer.headers))
+        elif (
+            is_retryable(response.status)
+            and not isinstance(error, RunCorrupted)
+            and not self._is_persistent_500(response)
+        ):
+            await self._back_off(error, retry_after_ms(response.headers))
         else:
             raise error
 
-    def _same_bug(self, answer: Answer) -> bool:
-        self._bugs += answer.status == 500
-        return self._bugs >= self._transport.retry.attempts_at_500
+    def _is_persistent_500(self, response: HttpResponse) -> bool:
+        self._status_500 += response.status == 500
+        return self._status_500 >= self._transport.retry.attempts_at_500
 
-    def _try_again(self, answer: Answer) -> TryAgainResponse:
+    def _try_again(self, response: HttpResponse) -> TryAgainResponse:
         try:
-            value = self._connection.read_json(answer, self._awaited.route)
+            value = self._connection.read_json(response, self._target.route)
             return TryAgainResponse.model_validate(value)
         except Exception:
             return TryAgainResponse()
 
-    def _waiting(self, said: TryAgainResponse) -> None:
+    def _report_waiting(self, pending: TryAgainResponse) -> None:
         now = self._transport.clock()
-        if said.queue_state in (QueueState.PAUSED_CAPACITY, QueueState.PAUSED_RATE_LIMIT):
-            self._progress = now
-        self._awaited.reporter.waiting(
-            self._awaited.route,
-            self._awaited.request_id,
-            said.queue_state,
-            said.queue_state_reason,
-            now - self._begun,
+        if pending.queue_state in (QueueState.PAUSED_CAPACITY, QueueState.PAUSED_RATE_LIMIT):
+            self._progress_at = now
+        self._target.reporter.waiting(
+            self._target.route,
+            self._target.request_id,
+            pending.queue_state,
+            pending.queue_state_reason,
+            now - self._started_at,
         )
 
     def _check_progress(self) -> None:
-        idle = self._transport.clock() - self._progress
-        if idle > self._awaited.no_progress_s:
+        idle = self._transport.clock() - self._progress_at
+        if idle > self._target.no_progress_s:
             raise RequestTimeout(
-                f"{self._awaited.route}: no progress for {idle:.0f} s",
+                f"{self._target.route}: no progress for {idle:.0f} s",
                 backend=BACKEND,
-                request_id=self._awaited.request_id,
+                request_id=self._target.request_id,
             )
 
-    async def _nap(self, asked_at: float) -> None:
-        """A server that answers "try again" at once is not asked in a tight loop."""
-        if self._transport.clock() - asked_at >= _LONGEST_NAP_S:
-            self._naps = 0
+    async def _wait_after(self, sent_at: float) -> None:
+        """Wait before the next poll, so that a server without long polling is not polled in a tight loop."""
+        if self._transport.clock() - sent_at >= _POLL_MAX_S:
+            self._quick_polls = 0
             return
-        nap = min(_LONGEST_NAP_S, _QUICKEST_S * 1.5 ** min(self._naps, 20))
-        self._naps += 1
-        await self._transport.sleep(nap)
+        delay = min(_POLL_MAX_S, _POLL_MIN_S * 1.5 ** min(self._quick_polls, 20))
+        self._quick_polls += 1
+        await self._transport.sleep(delay)
 
-    async def _back_off(self, error: Exception, asked_ms: int | None) -> None:
+    async def _back_off(self, error: Exception, requested_ms: int | None) -> None:
+        """Wait before the next poll after a failure; raise ``error`` once the retry time has passed."""
         now = self._transport.clock()
-        if self._troubled_since is None:
-            self._troubled_since = now
-        delay = self._transport.retry.delay_s(self._troubles, asked_ms)
-        if now - self._troubled_since + delay > self._transport.retry.give_up_after_s:
+        if self._failing_since is None:
+            self._failing_since = now
+        delay = self._transport.retry.delay_s(self._failures, requested_ms)
+        if now - self._failing_since + delay > self._transport.retry.give_up_after_s:
             raise error
-        self._troubles += 1
+        self._failures += 1
         await self._transport.sleep(delay)
 
 
 @dataclass(frozen=True, slots=True)
-class _Found(Generic[T]):
+class _Result(Generic[T]):
     value: T
 
 
-def _is_json(answer: Answer) -> bool:
-    return answer.content.lstrip()[:1] in (b"{", b"[", b'"')
-
-
-def _is_final(error: Exception) -> bool:
-    """A 5xx that says the run is poisoned will not say otherwise."""
-    return isinstance(error, RunCorrupted)
+def _is_json(response: HttpResponse) -> bool:
+    return response.content.lstrip()[:1] in (b"{", b"[", b'"')

@@ -1,4 +1,4 @@
-"""How each kind of result is read, and what in it shows that the run is poisoned."""
+"""Decoders for each kind of result, and the checks that detect a corrupted run by its values."""
 
 import math
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from backends.tinkex.client.connection import read_record
+from backends.tinkex.client.connection import decode_record
 from backends.tinkex.client.result_poll import Decoding
 from backends.tinkex.errors import BACKEND
 from backends.tinkex.types.arrays import is_numpy
@@ -21,50 +21,50 @@ R = TypeVar("R", bound=BaseModel)
 
 
 def record_decoding(kind: type[R], route: str) -> Decoding[R]:
-    """A result that always comes as JSON."""
-    return Decoding(from_json=_reader(kind, route))
+    """Return the decoding of a result that always comes as JSON."""
+    return Decoding(from_json=_decoder(kind, route))
 
 
 def pass_decoding(route: str) -> Decoding[ForwardBackwardOutput]:
-    """The result of a forward or forward_backward."""
-    return Decoding(from_json=_reader(ForwardBackwardOutput, route), from_protobuf=read_pass_output)
+    """Return the decoding of a forward or forward_backward result."""
+    return Decoding(from_json=_decoder(ForwardBackwardOutput, route), from_protobuf=read_pass_output)
 
 
 def sample_decoding(route: str = "asample") -> Decoding[SampleResponse]:
-    """The result of a sampling request."""
-    return Decoding(from_json=_reader(SampleResponse, route), from_protobuf=read_sample_response)
+    """Return the decoding of a sampling result."""
+    return Decoding(from_json=_decoder(SampleResponse, route), from_protobuf=read_sample_response)
 
 
-def _reader(kind: type[R], route: str) -> Callable[[Any], R]:
-    def read(value: Any) -> R:
-        return read_record(value, kind, route)
+def _decoder(kind: type[R], route: str) -> Callable[[Any], R]:
+    def decode(value: Any) -> R:
+        return decode_record(value, kind, route)
 
-    return read
+    return decode
 
 
 def check_pass(output: ForwardBackwardOutput, model_id: str, request_id: str | None) -> ForwardBackwardOutput:
-    """The output itself. Raises RunCorrupted when a metric is not finite or a loss is NaN."""
+    """Return the output. Raises RunCorrupted when a metric is not finite or a float array contains NaN."""
     for name, value in output.metrics.items():
         if not math.isfinite(value):
-            raise _poisoned(f"the metric {name} is {value}", model_id, request_id)
+            raise _corrupted(f"the metric {name} is {value}", model_id, request_id)
     for index, record in enumerate(output.loss_fn_outputs):
         for name, tensor in record.items():
             if tensor.dtype == "float32" and _has_nan(tensor.data):
-                raise _poisoned(f"{name} of datum {index} has NaN", model_id, request_id)
+                raise _corrupted(f"{name} of datum {index} contains NaN", model_id, request_id)
     return output
 
 
 def check_step(output: OptimStepResponse, model_id: str, request_id: str | None) -> OptimStepResponse:
-    """The output itself. Raises RunCorrupted when a metric is not finite."""
+    """Return the output. Raises RunCorrupted when a metric is not finite."""
     for name, value in output.metrics.items():
         if not math.isfinite(value):
-            raise _poisoned(f"the metric {name} is {value}", model_id, request_id)
+            raise _corrupted(f"the metric {name} is {value}", model_id, request_id)
     return output
 
 
-def _poisoned(what: str, model_id: str, request_id: str | None) -> RunCorrupted:
+def _corrupted(reason: str, model_id: str, request_id: str | None) -> RunCorrupted:
     return RunCorrupted(
-        f"run {model_id} is poisoned: {what}",
+        f"run {model_id} is corrupted: {reason}",
         backend=BACKEND,
         request_id=request_id,
         details={"run_id": model_id, "detected_by": "value"},

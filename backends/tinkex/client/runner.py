@@ -1,4 +1,4 @@
-"""Where coroutines run: on the caller's event loop, or on one background loop for blocking callers."""
+"""The event loops that run requests: the caller's own, or one background loop for blocking callers."""
 
 import asyncio
 import concurrent.futures
@@ -7,29 +7,29 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 
-from backends.tinkex.client.api_future import ApiFuture
-from backends.tinkex.errors import WrongLoop
+from backends.tinkex.client.api_future import THREAD_NAME, ApiFuture
+from backends.tinkex.errors import BACKEND, WrongLoop
 from crucible.forks import reset_after_fork
 
 T = TypeVar("T")
 
 
 class Runner(ABC):
-    """Starts coroutines in the order of the calls."""
+    """Starts coroutines on an event loop, in call order."""
 
     @abstractmethod
     def start(
         self, work: Coroutine[Any, Any, T], *, request_ids: Callable[[], list[str]] | None = None
     ) -> ApiFuture[T]:
-        """Begin, and return at once."""
+        """Start a coroutine and return its future at once."""
 
     def wait(self, work: Coroutine[Any, Any, T]) -> T:
-        """Begin, and block until it is done. Raises WrongLoop on an event loop that would wait for itself."""
+        """Start a coroutine and block until it is done. Raises WrongLoop where that would deadlock."""
         return self.start(work).result()
 
 
 class CallerLoop(Runner):
-    """Runs on the event loop that makes the call: no thread, any number of runs."""
+    """A runner on the event loop of the call: no thread, any number of runs."""
 
     def start(
         self, work: Coroutine[Any, Any, T], *, request_ids: Callable[[], list[str]] | None = None
@@ -41,7 +41,7 @@ class CallerLoop(Runner):
             raise WrongLoop(
                 "this client runs on its caller's event loop, and there is none here; "
                 "use ServiceClient(...) for blocking code",
-                backend="tinkex",
+                backend=BACKEND,
             ) from None
         return ApiFuture(task, request_ids)
 
@@ -49,12 +49,12 @@ class CallerLoop(Runner):
         work.close()
         raise WrongLoop(
             "a blocking call on a client of the caller's event loop; await the method ending in _async",
-            backend="tinkex",
+            backend=BACKEND,
         )
 
 
 class BackgroundLoop(Runner):
-    """Runs on one daemon thread with its own loop, made on first use. A forked child makes its own."""
+    """A runner on one daemon thread with its own loop, started on first use. A forked child starts its own."""
 
     def __init__(self) -> None:
         self._reset()
@@ -62,19 +62,19 @@ class BackgroundLoop(Runner):
     def start(
         self, work: Coroutine[Any, Any, T], *, request_ids: Callable[[], list[str]] | None = None
     ) -> ApiFuture[T]:
-        future: concurrent.futures.Future[T] = asyncio.run_coroutine_threadsafe(work, self._running())
+        future: concurrent.futures.Future[T] = asyncio.run_coroutine_threadsafe(work, self._running_loop())
         return ApiFuture(future, request_ids)
 
     def _reset(self) -> None:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    def _running(self) -> asyncio.AbstractEventLoop:
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
         with self._lock:
             if self._loop is None:
                 reset_after_fork(self._reset)
                 self._loop = asyncio.new_event_loop()
-                threading.Thread(target=self._loop.run_forever, name="tinkex", daemon=True).start()
+                threading.Thread(target=self._loop.run_forever, name=THREAD_NAME, daemon=True).start()
             return self._loop
 
 
@@ -82,5 +82,5 @@ _SHARED: Final = BackgroundLoop()
 
 
 def shared_background() -> BackgroundLoop:
-    """The process's one background loop. Its thread starts with the first request."""
+    """Return the process's single background loop. Its thread starts with the first request."""
     return _SHARED

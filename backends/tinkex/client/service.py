@@ -1,10 +1,10 @@
-"""The way in: sessions, training clients, sampling clients."""
+"""The entry point of the client: sessions, training clients and sampling clients of one service."""
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import Any, Final, Self
 
 from pydantic import SecretStr, ValidationError
 
@@ -12,14 +12,16 @@ from backends.tinkex.client.api_future import ApiFuture
 from backends.tinkex.client.connection import Connection
 from backends.tinkex.client.feature_probe import probe_features
 from backends.tinkex.client.queue_reporter import QueueObserver, QueueReporter
-from backends.tinkex.client.result_poll import Awaited, ResultPoll
+from backends.tinkex.client.rest import RestClient
+from backends.tinkex.client.result_poll import PollTarget, ResultPoll
 from backends.tinkex.client.results import record_decoding
 from backends.tinkex.client.runner import CallerLoop, Runner, shared_background
+from backends.tinkex.client.sampling import SamplingClient
 from backends.tinkex.client.session import HEARTBEAT_S, Session, SessionLost
 from backends.tinkex.client.training import TrainingClient
-from backends.tinkex.errors import Sought, invalid
+from backends.tinkex.errors import Resource, invalid
 from backends.tinkex.settings import resolve_endpoint
-from backends.tinkex.types.checkpoint_path import ParsedCheckpointTinkerPath
+from backends.tinkex.types.checkpoint_address import CheckpointAddress
 from backends.tinkex.types.lora_config import LoraConfig
 from backends.tinkex.types.requests import CreateModelRequest, CreateSamplingSessionRequest
 from backends.tinkex.types.responses import CreateModelResponse, CreateSamplingSessionResponse
@@ -28,21 +30,17 @@ from backends.tinkex.types.weights_info import WeightsInfo
 from backends.tinkex.wire.body import json_body
 from backends.tinkex.wire.features import FeatureMemory, ServerFeatures
 from backends.tinkex.wire.retry import RetryConfig
-from backends.tinkex.wire.transport import Limits, Transport
-
-if TYPE_CHECKING:
-    from backends.tinkex.client.rest import RestClient
-    from backends.tinkex.client.sampling import SamplingClient
+from backends.tinkex.wire.transport import HttpLimits, HttpTransport
 
 _DEFAULT_RANK: Final = 32
 _NO_PROGRESS_S: Final = 3600.0
 
 
 class ServiceClient:
-    """One service, one session. No I/O until a method is called.
+    """A client of one service with one session. No I/O until a method is called.
 
-    Blocking code: ``ServiceClient()``; requests run on the process's one background thread. On an event loop,
-    with no thread at all: ``ServiceClient.on_caller_loop()``, and the methods ending in ``_async``.
+    ``ServiceClient()`` serves blocking code: requests run on the process's single background thread.
+    ``ServiceClient.on_caller_loop()`` runs on the caller's event loop without a thread; use the ``_async`` methods.
     """
 
     def __init__(
@@ -55,7 +53,7 @@ class ServiceClient:
         observer: QueueObserver | None = None,
         on_session_lost: SessionLost | None = None,
         retry: RetryConfig | None = None,
-        limits: Limits | None = None,
+        limits: HttpLimits | None = None,
         heartbeat_s: float = HEARTBEAT_S,
         no_progress_s: float = _NO_PROGRESS_S,
         memory: FeatureMemory | None = None,
@@ -63,16 +61,16 @@ class ServiceClient:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """Without arguments: ``TINKER_API_KEY`` and ``TINKER_BASE_URL``, else a development server that runs here.
+        """Create a client. Defaults: ``TINKER_API_KEY`` and ``TINKER_BASE_URL``, else a local development server.
 
-        ``observer`` hears why requests wait, at most once a minute. ``no_progress_s`` bounds how long the server
-        may leave a request active without an end.
+        ``observer`` is called with the reason why requests wait, at most once a minute. ``no_progress_s`` bounds
+        how long the server may keep a request active without finishing it.
 
         Raises:
-            InvalidRequest: an address without scheme or host, or no key where one is needed.
+            InvalidRequest: the address has no scheme or host, or a required key is missing.
         """
         endpoint = resolve_endpoint(api_key, base_url)
-        transport = Transport(endpoint, retry=retry, limits=limits, clock=clock, sleep=sleep)
+        transport = HttpTransport(endpoint, retry=retry, limits=limits, clock=clock, sleep=sleep)
         self.connection = Connection(transport, memory)
         self.runner = runner or shared_background()
         self.observer = observer
@@ -88,11 +86,11 @@ class ServiceClient:
     def on_caller_loop(
         cls, api_key: str | SecretStr | None = None, base_url: str | None = None, **options: Any
     ) -> Self:
-        """A client that runs on the event loop of whoever calls it: no thread, any number of runs."""
+        """Return a client that runs on its caller's event loop: no thread, any number of runs."""
         return cls(api_key, base_url, runner=CallerLoop(), **options)
 
     def with_new_session(self) -> Self:
-        """A client of the same service with a session of its own; connections and what was learned are shared."""
+        """Return a client with its own session that shares this client's connections and known features."""
         twin = self.__class__.__new__(self.__class__)
         twin.__dict__.update(self.__dict__)
         twin._session = twin._new_session()
@@ -104,12 +102,12 @@ class ServiceClient:
 
     @property
     def session_id(self) -> str | None:
-        """The server's id of the session, once one was needed."""
+        """The server's id of the session; None before the first request that needs one."""
         return self._session.session_id
 
     @property
     def features(self) -> ServerFeatures:
-        """What is known of the server by now, without asking."""
+        """The features of the server that are known without a request."""
         return self.connection.features
 
     # --- training -------------------------------------------------------------------------------------------
@@ -124,10 +122,10 @@ class ServiceClient:
         train_unembed: bool = True,
         user_metadata: Mapping[str, str] | None = None,
     ) -> TrainingClient:
-        """A new run on ``base_model``. Blocks; in an event loop use the twin.
+        """Start a run on ``base_model``. Blocks; in an event loop use the twin.
 
         Raises:
-            InvalidRequest: the model or the adapter is refused.
+            InvalidRequest: the model or the adapter is invalid.
         """
         return self.runner.wait(
             self.create_lora_training_client_async(
@@ -160,36 +158,38 @@ class ServiceClient:
         return await self.runner.start(self._create_model(base_model, lora, user_metadata))
 
     def create_training_client_from_state(
-        self, path: str, user_metadata: Mapping[str, str] | None = None
+        self, path: str | CheckpointAddress, user_metadata: Mapping[str, str] | None = None
     ) -> TrainingClient:
-        """A new run with the weights of a checkpoint. Blocks; in an event loop use the twin."""
+        """Start a run with the weights of a checkpoint. Blocks; in an event loop use the twin."""
         return self.runner.wait(self.create_training_client_from_state_async(path, user_metadata))
 
     async def create_training_client_from_state_async(
-        self, path: str, user_metadata: Mapping[str, str] | None = None
+        self, path: str | CheckpointAddress, user_metadata: Mapping[str, str] | None = None
     ) -> TrainingClient:
         """As ``create_training_client_from_state``."""
-        return await self.runner.start(self._from_state(path, user_metadata, optimizer=False))
+        address = CheckpointAddress.parse(path)
+        return await self.runner.start(self._from_state(address, user_metadata, optimizer=False))
 
     def create_training_client_from_state_with_optimizer(
-        self, path: str, user_metadata: Mapping[str, str] | None = None
+        self, path: str | CheckpointAddress, user_metadata: Mapping[str, str] | None = None
     ) -> TrainingClient:
-        """A new run with weights and optimizer of a checkpoint. Blocks; in an event loop use the twin.
+        """Start a run with the weights and optimizer state of a checkpoint. Blocks; in an event loop use the twin.
 
         Raises:
-            InvalidRequest: ``path`` is no tinker path, or names no training state.
+            InvalidRequest: ``path`` cannot be a checkpoint's address, or is not that of a training state.
             NotFound: there is no such checkpoint.
         """
         return self.runner.wait(self.create_training_client_from_state_with_optimizer_async(path, user_metadata))
 
     async def create_training_client_from_state_with_optimizer_async(
-        self, path: str, user_metadata: Mapping[str, str] | None = None
+        self, path: str | CheckpointAddress, user_metadata: Mapping[str, str] | None = None
     ) -> TrainingClient:
         """As ``create_training_client_from_state_with_optimizer``."""
-        return await self.runner.start(self._from_state(path, user_metadata, optimizer=True))
+        address = CheckpointAddress.parse(path)
+        return await self.runner.start(self._from_state(address, user_metadata, optimizer=True))
 
     def attached_session(self, session_id: str | None) -> Session:
-        """A session that another process made; heartbeats begin with the first request in it."""
+        """Return a session that another process created. Its heartbeats start with the first request."""
         if session_id is None or session_id == self.session_id:
             return self._session
         if session_id not in self._attached:
@@ -198,60 +198,56 @@ class ServiceClient:
             )
         return self._attached[session_id]
 
-    # --- sampling and the rest ------------------------------------------------------------------------------
+    # --- sampling, REST and features ------------------------------------------------------------------------
 
     def create_sampling_client(
-        self, model_path: str | None = None, base_model: str | None = None
-    ) -> "SamplingClient":
-        """A client that samples from saved weights or a base model. Blocks; in an event loop use the twin."""
+        self, model_path: str | CheckpointAddress | None = None, base_model: str | None = None
+    ) -> SamplingClient:
+        """Return a client for saved weights or a base model. Blocks; in an event loop use the twin."""
         return self.runner.wait(self.create_sampling_client_async(model_path, base_model))
 
     async def create_sampling_client_async(
-        self, model_path: str | None = None, base_model: str | None = None
-    ) -> "SamplingClient":
+        self, model_path: str | CheckpointAddress | None = None, base_model: str | None = None
+    ) -> SamplingClient:
         """As ``create_sampling_client``.
 
         Raises:
-            InvalidRequest: neither or both are given, the path is no tinker path, or the model is unknown.
+            InvalidRequest: neither or both are given, the path is invalid, or the model is unknown.
             NotFound: there are no such weights.
         """
         if (model_path is None) == (base_model is None):
             raise invalid("model_path, base_model", (model_path, base_model), "give exactly one of them")
-        if model_path is not None:
-            ParsedCheckpointTinkerPath.from_tinker_path(model_path, field="model_path")
-        return await self.runner.start(self._create_sampling(model_path, base_model))
+        weights = None if model_path is None else CheckpointAddress.parse(model_path, field="model_path")
+        return await self.runner.start(self._create_sampling(weights, base_model))
 
-    def create_rest_client(self) -> "RestClient":
-        """A client for runs, checkpoints and sessions. No I/O."""
-        from backends.tinkex.client.rest import RestClient
-
+    def create_rest_client(self) -> RestClient:
+        """Return a client for runs, checkpoints and sessions. No I/O."""
         return RestClient(self.connection, self.runner)
 
     def get_server_capabilities(self) -> ApiFuture[ServerCapabilities]:
-        """The models that the server offers."""
+        """Return the models that the server offers."""
         return self.create_rest_client().get_server_capabilities()
 
     async def get_server_capabilities_async(self) -> ServerCapabilities:
-        """As ``get_server_capabilities``, awaited."""
+        """As ``get_server_capabilities``."""
         return await self.get_server_capabilities()
 
     def server_features(self, base_model: str | None = None) -> ApiFuture[ServerFeatures]:
-        """What the server has, found out without harm and remembered.
+        """Return the server's features, probed without side effects and remembered.
 
-        Whether it answers a repeated sequence number from its record can only be seen on a model. With
-        ``base_model`` a small one is made for that and freed again; otherwise it is known once a training client
-        has probed.
+        ``replays_seq_id`` can only be probed on a model. With ``base_model``, a small one is created for it and
+        freed again; otherwise the field stays unknown until a training client has probed it.
         """
-        return self.runner.start(probe_features(self, base_model))
+        return self.runner.start(self._probe_features(base_model))
 
     def confirm_optimizer_restore(self, proved: bool) -> None:
-        """Remember what repeated steps have shown: the optimizer came back after a load, or it did not."""
+        """Record whether repeated steps have proved that a load restores the optimizer."""
         self.connection.memory.learn(optimizer_restore=proved)
 
-    # --- the end --------------------------------------------------------------------------------------------
+    # --- closing --------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """End heartbeats and connections. Blocks; safe to call twice."""
+        """Stop heartbeats and close connections. Blocks; idempotent."""
         self.runner.wait(self._close())
 
     async def aclose(self) -> None:
@@ -259,7 +255,7 @@ class ServiceClient:
         await self.runner.start(self._close())
 
     async def end_sessions(self) -> None:
-        """End this client's heartbeats; connections, which may be shared, stay."""
+        """Stop this client's heartbeats. Connections, which may be shared, stay open."""
         await self.runner.start(self._end_sessions())
 
     def __enter__(self) -> Self:
@@ -307,25 +303,24 @@ class ServiceClient:
             lora_config=lora,
             user_metadata=dict(user_metadata) if user_metadata else None,
         )
-        accepted = await self.connection.submit("create_model", json_body(request.body()), sought=Sought.MODEL)
-        awaited = Awaited(
+        accepted = await self.connection.submit("create_model", json_body(request.body()), resource=Resource.MODEL)
+        target = PollTarget(
             accepted.request_id,
             "create_model",
             "CreateModel",
             record_decoding(CreateModelResponse, "create_model"),
             QueueReporter(self.observer, self.connection.transport.clock, base_model),
-            sought=Sought.MODEL,
+            resource=Resource.MODEL,
             no_progress_s=self.no_progress_s,
         )
-        made = await ResultPoll(self.connection, awaited).result()
-        return TrainingClient(self, model_id=made.model_id, session=self._session, config=config)
+        created = await ResultPoll(self.connection, target).result()
+        return TrainingClient(self, model_id=created.model_id, session=self._session, config=config)
 
     async def _from_state(
-        self, path: str, user_metadata: Mapping[str, str] | None, *, optimizer: bool
+        self, checkpoint: CheckpointAddress, user_metadata: Mapping[str, str] | None, *, optimizer: bool
     ) -> TrainingClient:
-        parsed = ParsedCheckpointTinkerPath.from_tinker_path(path)
         info = await self.connection.post(
-            "weights_info", {"tinker_path": parsed.tinker_path}, WeightsInfo, sought=Sought.CHECKPOINT
+            "weights_info", {"tinker_path": checkpoint.text}, WeightsInfo, resource=Resource.CHECKPOINT
         )
         lora = LoraConfig(
             rank=info.lora_rank or _DEFAULT_RANK,
@@ -334,30 +329,38 @@ class ServiceClient:
             train_attn=info.train_attn is not False,
         )
         client = await self._create_model(info.base_model, lora, user_metadata)
-        # The first request of the new run: some servers allow a load only there.
-        load = await client.submit_load_state(path, optimizer=optimizer)
-        await load
+        # Some servers accept a load only as a run's first request.
+        await (await client.submit_load_state(checkpoint, optimizer=optimizer))
         return client
 
-    async def _create_sampling(self, model_path: str | None, base_model: str | None) -> "SamplingClient":
-        from backends.tinkex.client.sampling import SamplingClient
-
+    async def _create_sampling(self, weights: CheckpointAddress | None, base_model: str | None) -> SamplingClient:
+        model_path = None if weights is None else weights.text
         request = CreateSamplingSessionRequest(
             session_id=await self._session.ensure(),
             sampling_session_seq_id=self._session.next_sampler_seq_id(),
             base_model=base_model,
             model_path=model_path,
         )
-        made = await self.connection.post(
+        created = await self.connection.post(
             "create_sampling_session",
             request.body(),
             CreateSamplingSessionResponse,
-            sought=Sought.MODEL if model_path is None else Sought.CHECKPOINT,
+            resource=Resource.MODEL if weights is None else Resource.CHECKPOINT,
         )
         return SamplingClient(
             self,
-            made.sampling_session_id,
+            created.sampling_session_id,
             session=self._session,
             base_model=base_model,
             model_path=model_path,
         )
+
+    async def _probe_features(self, base_model: str | None) -> ServerFeatures:
+        await probe_features(self.connection)
+        if self.features.replays_seq_id is None and base_model is not None:
+            client = await self.create_lora_training_client_async(base_model, rank=1, seed=0)
+            try:
+                await client.probe_replay()
+            finally:
+                await client.unload()
+        return self.features

@@ -1,4 +1,4 @@
-"""A session at the server: made on first need, kept alive by heartbeats, its counters."""
+"""A session at the server: created on first use and kept alive by heartbeats."""
 
 import asyncio
 import contextlib
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Final, Self
 
 from backends.tinkex.client.connection import SDK_VERSION, Connection
-from backends.tinkex.errors import Sought
+from backends.tinkex.errors import Resource
 from backends.tinkex.types.session import CreateSessionRequest, CreateSessionResponse
 from backends.tinkex.types.wire_record import ReadRecord
 from crucible.errors import CrucibleError, RunGone, Unsupported
@@ -17,15 +17,15 @@ from crucible.forks import reset_after_fork
 
 HEARTBEAT_S: Final = 10.0
 _WARN_AFTER_S: Final = 120.0
-_BEAT_TIMEOUT_S: Final = 30.0
-_CHANCE: Final = secrets.SystemRandom()
+_HEARTBEAT_TIMEOUT_S: Final = 30.0
+_RANDOM: Final = secrets.SystemRandom()
 _log = logging.getLogger(__name__)
 
 SessionLost = Callable[[str, CrucibleError], None]
 
 
 class Session:
-    """One session. A process that was forked makes its own instead of using its parent's."""
+    """One session at the server and its counters. A forked child creates its own session."""
 
     def __init__(
         self,
@@ -48,8 +48,8 @@ class Session:
 
     def _reset(self) -> None:
         self._id: str | None = None
-        self._making: asyncio.Lock | None = None
-        self._beating: asyncio.Task[None] | None = None
+        self._create_lock: asyncio.Lock | None = None
+        self._heartbeats: asyncio.Task[None] | None = None
         self._models = itertools.count()
         self._samplers = itertools.count()
         self.lost: CrucibleError | None = None
@@ -63,7 +63,10 @@ class Session:
         heartbeat_s: float = HEARTBEAT_S,
         on_lost: SessionLost | None = None,
     ) -> Self:
-        """A session that another process made. Its counters are not known, so new numbers are drawn far away."""
+        """Return a session that another process created.
+
+        Its counters are unknown, so new numbers start at a random value far from those in use.
+        """
         session = cls(connection, heartbeat_s=heartbeat_s, on_lost=on_lost)
         session._id = session_id
         session._models = itertools.count(1_000_000 + secrets.randbelow(1_000_000_000))
@@ -72,82 +75,82 @@ class Session:
 
     @property
     def session_id(self) -> str | None:
-        """The server's id, once there is one."""
+        """The server's id of the session; None before it is created."""
         return self._id
 
     def next_model_seq_id(self) -> int:
-        """The number of the next model in this session."""
+        """Return the number of the next model in this session."""
         return next(self._models)
 
     def next_sampler_seq_id(self) -> int:
-        """The number of the next sampling session in this session."""
+        """Return the number of the next sampling session in this session."""
         return next(self._samplers)
 
     async def ensure(self) -> str:
-        """The id of the live session; made if there is none, and beating.
+        """Return the id of the live session; create it if there is none, and start its heartbeats.
 
         Raises:
-            RunGone: the server has ended it.
+            RunGone: the server has ended the session.
         """
         if self.lost is not None:
             raise self.lost
         if self._id is None:
-            self._making = self._making or asyncio.Lock()
-            async with self._making:
+            self._create_lock = self._create_lock or asyncio.Lock()
+            async with self._create_lock:
                 if self._id is None:
-                    self._id = await self._make()
+                    self._id = await self._create()
         self.keep_alive()
         return self._id
 
     def keep_alive(self) -> None:
-        """Let heartbeats run on this event loop; they end with ``aclose``. Without a session, do nothing."""
+        """Start heartbeats on this event loop, until ``aclose``. No-op without a live session."""
         if self._id is None or self.lost is not None:
             return
         loop = asyncio.get_running_loop()
-        if self._beating is None or self._beating.done() or self._beating.get_loop() is not loop:
-            self._beating = loop.create_task(self._beat(self._id))
+        if self._heartbeats is None or self._heartbeats.done() or self._heartbeats.get_loop() is not loop:
+            self._heartbeats = loop.create_task(self._send_heartbeats(self._id))
 
     async def aclose(self) -> None:
-        """End the heartbeats; the server ends the session some time after."""
-        beating, self._beating = self._beating, None
-        if beating is not None and beating.get_loop() is asyncio.get_running_loop():
-            beating.cancel()
+        """Stop the heartbeats. The server ends the session some time later."""
+        heartbeats, self._heartbeats = self._heartbeats, None
+        if heartbeats is not None and heartbeats.get_loop() is asyncio.get_running_loop():
+            heartbeats.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await beating
+                await heartbeats
 
-    async def _make(self) -> str:
-        # Some servers insist on user_metadata, so it goes out even when it is empty.
-        made = await self._connection.post(
-            "create_session", self._request.body(), CreateSessionResponse, sought=Sought.SERVICE
+    async def _create(self) -> str:
+        # Some servers require user_metadata, so it is sent even when it is empty.
+        created = await self._connection.post(
+            "create_session", self._request.body(), CreateSessionResponse, resource=Resource.SERVICE
         )
         for level, message in (
-            (logging.INFO, made.info_message),
-            (logging.WARNING, made.warning_message),
-            (logging.ERROR, made.error_message),
+            (logging.INFO, created.info_message),
+            (logging.WARNING, created.warning_message),
+            (logging.ERROR, created.error_message),
         ):
             if message:
                 _log.log(level, "%s", message)
-        return made.session_id
+        return created.session_id
 
-    async def _beat(self, session_id: str) -> None:
+    async def _send_heartbeats(self, session_id: str) -> None:
         transport = self._connection.transport
-        alive = transport.clock()
+        last_success = transport.clock()
         warned = False
         body = {"session_id": session_id, "type": "session_heartbeat"}
         while True:
-            # Spread, so that runs that began together do not beat together for ever; not by the generator that a
-            # script has seeded, whose numbers would then depend on the time.
-            await asyncio.sleep(self._heartbeat_s * _CHANCE.uniform(0.8, 1.0))
+            # Jitter spreads the heartbeats of runs that started together. It must not draw from the global
+            # generator, which a script may have seeded.
+            await asyncio.sleep(self._heartbeat_s * _RANDOM.uniform(0.8, 1.0))
             try:
                 await self._connection.post(
                     "session_heartbeat",
                     body,
                     ReadRecord,
-                    sought=Sought.SESSION,
+                    resource=Resource.SESSION,
                     retries=False,
-                    read_timeout_s=_BEAT_TIMEOUT_S,
+                    read_timeout_s=_HEARTBEAT_TIMEOUT_S,
                 )
-                alive, warned = transport.clock(), False
+                last_success, warned = transport.clock(), False
             except Unsupported:
                 return
             except RunGone as error:
@@ -156,7 +159,9 @@ class Session:
                     self._on_lost(session_id, error)
                 return
             except CrucibleError as error:
-                silent = transport.clock() - alive
-                if silent > _WARN_AFTER_S and not warned:
+                silent_s = transport.clock() - last_success
+                if silent_s > _WARN_AFTER_S and not warned:
                     warned = True
-                    _log.warning("no heartbeat of session %s has arrived for %.0f s: %s", session_id, silent, error)
+                    _log.warning(
+                        "session %s: no heartbeat has succeeded for %.0f s: %s", session_id, silent_s, error
+                    )

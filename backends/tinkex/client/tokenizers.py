@@ -1,4 +1,4 @@
-"""From what a server says of a model to its tokenizer."""
+"""Loading of a model's tokenizer by the names that a server gives."""
 
 from typing import Any, Final
 
@@ -11,16 +11,16 @@ _BYTE_VOCABULARY: Final = 320
 
 
 def known_vocab_size(info: GetInfoResponse) -> int | None:
-    """The number of token ids, where it is known without loading anything."""
+    """Return the vocabulary size if it is known without loading the tokenizer."""
     return _BYTE_VOCABULARY if info.model_data.tokenizer_id == _BYTE_TOKENIZER else None
 
 
 def load_tokenizer(info: GetInfoResponse) -> Any:
-    """``crucible.tokenizer.ByteTokenizer`` for its own id; a ``transformers`` tokenizer for every other.
+    """Load ``crucible.tokenizer.ByteTokenizer`` for its own id, else a ``transformers`` tokenizer.
 
     Raises:
-        Unsupported: ``transformers`` is not installed.
-        NotFound: there is no tokenizer under that name.
+        Unsupported: ``transformers`` is not installed, or the server names no tokenizer.
+        NotFound: there is no tokenizer of that name.
     """
     name = info.model_data.tokenizer_id or info.base_model
     if name == _BYTE_TOKENIZER:

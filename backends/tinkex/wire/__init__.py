@@ -1,1 +1,1 @@
-"""The wire: HTTP, encodings, retries, and what is learned of a server."""
+"""The wire protocol: HTTP transport, encodings, retries and known server features."""

@@ -1,4 +1,4 @@
-"""Request bodies: pieces of memory that are streamed to the socket, not joined."""
+"""Encoded HTTP bodies: sequences of buffers that are streamed to the socket without being joined."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from pydantic_core import to_json
 Piece = bytes | memoryview
 JSON: Final = "application/json"
 PROTOBUF: Final = "application/x-protobuf"
-_BLOCK: Final = 256 * 1024
+_BLOCK_BYTES: Final = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Body:
-    """Bytes in pieces, with their media type. It can be sent any number of times."""
+class EncodedBody:
+    """An encoded HTTP body in buffers, with its media type. It can be sent any number of times."""
 
     pieces: Sequence[Piece]
     media_type: str = JSON
@@ -22,31 +22,31 @@ class Body:
 
     @property
     def size(self) -> int:
-        """How many bytes go out."""
+        """The total number of bytes."""
         return sum(len(piece) for piece in self.pieces)
 
     def blocks(self) -> Iterator[bytes]:
-        """The same bytes, in blocks fit for a socket; one block at a time is copied."""
+        """Yield the bytes in blocks of socket size, copying one block at a time."""
         return _blocks(self.pieces)
 
     def joined(self) -> bytes:
-        """All of it, copied into one."""
+        """Return all bytes, copied into one object."""
         return b"".join(self.pieces)
 
 
-def json_body(value: Any) -> Body:
-    """JSON, with NaN and infinities written as such (requests are checked before, so none is expected)."""
-    return Body((to_json(value, inf_nan_mode="constants"),))
+def json_body(value: Any) -> EncodedBody:
+    """Encode a value as JSON. NaN and infinities are written as constants; request checks exclude them before."""
+    return EncodedBody((to_json(value, inf_nan_mode="constants"),))
 
 
 def _blocks(pieces: Iterable[Piece]) -> Iterator[bytes]:
-    waiting: list[Piece] = []
+    pending: list[Piece] = []
     size = 0
     for piece in pieces:
-        waiting.append(piece)
+        pending.append(piece)
         size += len(piece)
-        if size >= _BLOCK:
-            yield b"".join(waiting)
-            waiting, size = [], 0
-    if waiting:
-        yield b"".join(waiting)
+        if size >= _BLOCK_BYTES:
+            yield b"".join(pending)
+            pending, size = [], 0
+    if pending:
+        yield b"".join(pending)

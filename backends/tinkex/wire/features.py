@@ -1,6 +1,6 @@
-"""What is known of a server, found out without harm and remembered."""
+"""Known features of a server."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from crucible.record import Record
@@ -9,12 +9,13 @@ Encoding = Literal["protobuf", "json"]
 
 
 class ServerFeatures(Record):
-    """What a server has. ``None`` means not known yet.
+    """The features of a server. None means unknown.
 
-    ``replays_seq_id``: a repeated sequence number is answered from the record, not run again.
-    ``optimizer_restore``: None until repeated steps have shown it (``ServiceClient.confirm_optimizer_restore``).
-    ``corrupted_flag``: the server writes ``corrupted`` into its training runs. Writing False is no proof that it
-    would ever write True, so detection by error and by value goes on either way.
+    ``replays_seq_id``: a repeated sequence number is answered from the record instead of running again.
+    ``optimizer_restore``: None until repeated steps have proved or refuted it
+    (``ServiceClient.confirm_optimizer_restore``).
+    ``corrupted_flag``: the server writes ``corrupted`` into its training runs. A server that writes False might
+    never write True, so corruption is also detected by errors and by values.
     """
 
     server: str
@@ -39,17 +40,15 @@ class ServerFeatures(Record):
 
 @dataclass(slots=True)
 class FeatureMemory:
-    """Learned features of one server, shared by all clients that talk to it through one service client."""
+    """The features learned about one server, shared by all clients of one service client."""
 
     features: ServerFeatures
-    refused: set[str] = field(default_factory=set)
-    """Optional fields that the server refused (``route.field``), and are not sent again."""
 
     def learn(self, **facts: object) -> None:
-        """Add facts; later ones win. Raises pydantic.ValidationError for a fact that is none."""
+        """Set features by name, replacing earlier values. Raises pydantic.ValidationError for an invalid value."""
         self.features = ServerFeatures.model_validate({**self.features.model_dump(), **facts})
 
     @classmethod
     def of(cls, server: str) -> "FeatureMemory":
-        """Nothing known yet."""
+        """Return a memory without known features."""
         return cls(ServerFeatures(server=server))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from backends.tinkex.types.arrays import as_numpy
 from backends.tinkex.types.forward_backward_output import ForwardBackwardOutput
 from backends.tinkex.types.tensor_data import TensorData
-from backends.tinkex.wire.body import PROTOBUF, Body, Piece
+from backends.tinkex.wire.body import PROTOBUF, EncodedBody, Piece
 from backends.tinkex.wire.protobuf_read import (
     ProtobufError,
     Value,
@@ -111,7 +111,7 @@ def _cut(
 
 def write_pass_output(
     outputs: Sequence[Mapping[str, Any]], metrics: Mapping[str, float], *, output_type: str = _DEFAULT_TYPE
-) -> Body:
+) -> EncodedBody:
     """An output's bytes. ``outputs`` has for each datum its arrays (or TensorData) by name."""
     pieces: list[Piece] = [text(1, output_type)]
     rows = [{name: _array(value) for name, value in output.items()} for output in outputs]
@@ -119,7 +119,7 @@ def write_pass_output(
         _write_record(record, output_type, pieces)
     for key, value in metrics.items():
         pieces.append(delimited(3, text(1, key) + double(2, float(value))))
-    return Body(pieces, PROTOBUF)
+    return EncodedBody(pieces, PROTOBUF)
 
 
 def _records(rows: Sequence[dict[str, "NDArray[Any]"]]) -> Iterator[list[dict[str, "NDArray[Any]"]]]:

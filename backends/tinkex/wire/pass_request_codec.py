@@ -12,7 +12,7 @@ from backends.tinkex.types.datum import Datum
 from backends.tinkex.types.image_chunk import ImageChunk
 from backends.tinkex.types.model_input import DmelChunk, EncodedTextChunk, ModelInput, ModelInputChunk
 from backends.tinkex.types.tensor_data import TensorData
-from backends.tinkex.wire.body import PROTOBUF, Body, Piece
+from backends.tinkex.wire.body import PROTOBUF, EncodedBody, Piece
 from backends.tinkex.wire.protobuf_read import (
     ProtobufError,
     Value,
@@ -40,7 +40,7 @@ class PassRequest:
     forward_only: bool = False
 
 
-def write_pass_request(request: PassRequest) -> Body:
+def write_pass_request(request: PassRequest) -> EncodedBody:
     """The request's bytes as pieces; arrays are not copied, and must not be changed before it was sent.
 
     Raises:
@@ -59,7 +59,7 @@ def write_pass_request(request: PassRequest) -> Body:
             raise invalid(f"data[{index}]", str(error), "numbers must fit their type on the wire") from error
         pieces[at] = header(3, size)
     pieces.append(_tail(request))
-    return Body(pieces, PROTOBUF)
+    return EncodedBody(pieces, PROTOBUF)
 
 
 def _tail(request: PassRequest) -> bytes:

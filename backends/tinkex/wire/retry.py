@@ -1,4 +1,4 @@
-"""When one HTTP request is sent again, and how long to wait before."""
+"""Retry policy of HTTP requests."""
 
 import random
 from collections.abc import Callable
@@ -13,11 +13,11 @@ _NEVER: Final = frozenset({501, 505})
 
 @dataclass(frozen=True, slots=True)
 class RetryConfig:
-    """Exponential backoff with full jitter. The same bytes go out again under the same idempotency key.
+    """Exponential backoff with equal jitter. A retry sends the same bytes under the same idempotency key.
 
-    ``give_up_after_s`` bounds the time from the first attempt; the error of the last attempt is then raised.
-    ``attempts_at_500`` bounds attempts that end in a plain 500: most often that is one and the same bug again.
-    ``jitter`` gives a number in [0, 1).
+    ``give_up_after_s`` bounds the time since the first attempt; then the error of the last attempt is raised.
+    ``attempts_at_500`` bounds attempts that end in a plain 500, which is usually a persistent bug.
+    ``jitter`` returns a number in [0, 1).
     """
 
     initial_delay_s: float = 0.5
@@ -26,15 +26,16 @@ class RetryConfig:
     attempts_at_500: int = 5
     jitter: Callable[[], float] = field(default=random.SystemRandom().random, repr=False, compare=False)
 
-    def delay_s(self, attempt: int, asked_ms: int | None) -> float:
-        """Seconds before attempt ``attempt`` + 1. What the server asked for is a floor, spread by up to 10 %."""
-        drawn = equal_jitter(exponential_backoff(self.initial_delay_s, self.max_delay_s, attempt), self.jitter)
-        if asked_ms is None:
-            return drawn
-        asked: float = asked_ms / 1000 * (1 + 0.1 * self.jitter())
-        return asked
+    def delay_s(self, attempt: int, requested_ms: int | None) -> float:
+        """Return the seconds to wait after attempt ``attempt``, from 0.
+
+        A delay requested by the server replaces the backoff and is extended by up to 10 %.
+        """
+        if requested_ms is not None:
+            return requested_ms / 1000 * (1 + 0.1 * self.jitter())
+        return equal_jitter(exponential_backoff(self.initial_delay_s, self.max_delay_s, attempt), self.jitter)
 
 
 def is_retryable(status: int) -> bool:
-    """Whether an answer of this status may turn out otherwise when the same request is sent again."""
+    """Return whether sending the same request again may change a response of this status."""
     return status in _RETRYABLE or (status >= 500 and status not in _NEVER)

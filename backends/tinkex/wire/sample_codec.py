@@ -4,7 +4,7 @@ import math
 from typing import Any, Final
 
 from backends.tinkex.types.sample_response import SampledSequence, SampleResponse, TopkLogprobs
-from backends.tinkex.wire.body import PROTOBUF, Body, Piece
+from backends.tinkex.wire.body import PROTOBUF, EncodedBody, Piece
 from backends.tinkex.wire.protobuf_read import ProtobufError, Value, as_int, as_view, fields
 from backends.tinkex.wire.protobuf_write import delimited, integer
 from backends.tinkex.wire.tensor_codec import DType, numbers, packed
@@ -95,7 +95,7 @@ def _row(pairs: list[tuple[int, float]]) -> list[tuple[int, float]] | None:
     return pairs[:end] or None
 
 
-def write_sample_response(response: SampleResponse) -> Body:
+def write_sample_response(response: SampleResponse) -> EncodedBody:
     """A response's bytes."""
     pieces: list[Piece] = [delimited(1, _sequence(sequence)) for sequence in response.sequences]
     if response.prompt_logprobs is not None:
@@ -105,7 +105,7 @@ def write_sample_response(response: SampleResponse) -> Body:
         pieces.append(delimited(3, _topk(response.topk_prompt_logprobs)))
     if response.prompt_cache_hit_tokens:
         pieces.append(integer(4, response.prompt_cache_hit_tokens))
-    return Body(pieces, PROTOBUF)
+    return EncodedBody(pieces, PROTOBUF)
 
 
 def _sequence(sequence: SampledSequence) -> bytes:

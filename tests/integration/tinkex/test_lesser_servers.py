@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 from rude_server import RudeServer, Said, said
 
+from backends.tinkex import ServiceClient
 from backends.tinkex.backend import TinkexBackend
 from crucible import Options, Prompt, Unsupported
 from crucible.capabilities import Capabilities
@@ -75,3 +76,19 @@ def test_without_its_tokenizer_a_model_claims_no_tools(rude: RudeServer, monkeyp
     claimed = run_opened(TinkexBackend({"base_url": rude.url}), body)
 
     assert (claimed.supports_tools, claimed.supports_vision, claimed.supports_extended_thinking) == (False,) * 3
+
+
+@pytest.mark.parametrize(
+    "path", ["/var/data/checkpoints/st-0001", "tinker://2f1c-samp-3", "tinker://run/weights/a"]
+)
+def test_an_address_goes_back_as_it_came(rude: RudeServer, path: str) -> None:
+    """Servers have forms of their own, and the server alone decides what they mean."""
+    rude.script("load_weights", said({"request_id": "loaded"}))
+    rude.futures["loaded"] = [said({"type": "load_weights"})]
+    service = ServiceClient(base_url=rude.url)
+
+    service.create_lora_training_client("m").load_state_with_optimizer(path).result(30)
+    service.create_sampling_client(model_path=path)
+
+    assert [body["path"] for body in rude.bodies("load_weights")] == [path]
+    assert [body["model_path"] for body in rude.bodies("create_sampling_session")] == [path]

@@ -13,7 +13,7 @@ from rude_server import RudeServer, Said, said
 
 from backends.tinkex import QueueReport, ServiceClient, TrainingClient
 from backends.tinkex.types import AdamParams, Datum, ModelInput, QueueState, SamplingParams
-from backends.tinkex.wire.transport import Limits
+from backends.tinkex.wire.transport import HttpLimits
 from crucible.errors import (
     AnswerLost,
     BackendUnavailable,
@@ -40,7 +40,7 @@ def rude() -> Iterator[RudeServer]:
 @pytest.fixture
 def client(rude: RudeServer, make_service: Any) -> TrainingClient:
     """A run on it."""
-    service: ServiceClient = make_service(rude.url, limits=Limits(answer_bytes=100_000))
+    service: ServiceClient = make_service(rude.url, limits=HttpLimits(max_response_bytes=100_000))
     return service.create_lora_training_client("m")
 
 

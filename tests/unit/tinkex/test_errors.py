@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from backends.tinkex.errors import (
-    Refusal,
+    ErrorResponse,
     RequestNotSent,
-    Sought,
+    Resource,
     WrongLoop,
-    error_of,
-    failure_of,
+    error_from_failed_request,
+    error_from_response,
     is_unknown_route,
     malformed,
     unsupported,
@@ -35,60 +35,70 @@ from crucible.errors import (
 )
 
 
-def refusal(status: int, detail: Any, sought: Sought = Sought.RUN, **headers: str) -> Refusal:
+def error_response(status: int, detail: Any, resource: Resource = Resource.RUN, **headers: str) -> ErrorResponse:
     """An answer as most servers write it."""
     body = json.dumps({"detail": detail}).encode()
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return Refusal(status, "optim_step", body, sought, named, request_id="req-1")
+    return ErrorResponse(status, "optim_step", body, resource, named, request_id="req-1")
 
 
 MODEL_GONE = "Model 'model_1' not found"
 TABLE = [
-    pytest.param(refusal(401, "bad key"), AuthenticationFailed, id="401"),
-    pytest.param(refusal(403, "forbidden"), AuthenticationFailed, id="403"),
-    pytest.param(refusal(402, "no credit"), OutOfCredit, id="402"),
-    pytest.param(refusal(404, MODEL_GONE), RunGone, id="404 run"),
-    pytest.param(refusal(404, "Session not found", Sought.SESSION), RunGone, id="404 session"),
-    pytest.param(refusal(404, "Future not found", Sought.FUTURE), AnswerLost, id="404 future"),
-    pytest.param(refusal(404, "Unknown model: x", Sought.FUTURE), RunGone, id="404 future of a lost run"),
-    pytest.param(refusal(404, "Checkpoint a not found.", Sought.FUTURE), NotFound, id="404 future of a bad path"),
-    pytest.param(refusal(404, "Model not found", Sought.CHECKPOINT), NotFound, id="404 checkpoint"),
-    pytest.param(refusal(404, "Model not found", Sought.RECORD), NotFound, id="404 record"),
-    pytest.param(refusal(404, "Unknown model: nope", Sought.MODEL), InvalidRequest, id="404 base model"),
+    pytest.param(error_response(401, "bad key"), AuthenticationFailed, id="401"),
+    pytest.param(error_response(403, "forbidden"), AuthenticationFailed, id="403"),
+    pytest.param(error_response(402, "no credit"), OutOfCredit, id="402"),
+    pytest.param(error_response(404, MODEL_GONE), RunGone, id="404 run"),
+    pytest.param(error_response(404, "Session not found", Resource.SESSION), RunGone, id="404 session"),
+    pytest.param(error_response(404, "Future not found", Resource.FUTURE), AnswerLost, id="404 future"),
+    pytest.param(error_response(404, "Unknown model: x", Resource.FUTURE), RunGone, id="404 future of a lost run"),
     pytest.param(
-        refusal(404, "Failed to create sampling session: Unknown model: x", Sought.MODEL),
+        error_response(404, "Checkpoint a not found.", Resource.FUTURE), NotFound, id="404 future of a bad path"
+    ),
+    pytest.param(error_response(404, "Model not found", Resource.CHECKPOINT), NotFound, id="404 checkpoint"),
+    pytest.param(error_response(404, "Model not found", Resource.RECORD), NotFound, id="404 record"),
+    pytest.param(error_response(404, "Unknown model: nope", Resource.MODEL), InvalidRequest, id="404 base model"),
+    pytest.param(
+        error_response(404, "Failed to create sampling session: Unknown model: x", Resource.MODEL),
         InvalidRequest,
         id="404 base model of a session",
     ),
-    pytest.param(refusal(404, "Session not found", Sought.MODEL), RunGone, id="404 session of a new model"),
-    pytest.param(refusal(404, "Not Found"), Unsupported, id="404 route"),
-    pytest.param(refusal(405, "Method Not Allowed"), Unsupported, id="405"),
-    pytest.param(refusal(501, "later"), Unsupported, id="501"),
-    pytest.param(refusal(408, "slow"), RequestTimeout, id="408"),
-    pytest.param(refusal(409, "Checkpoint 'a' already exists", Sought.SAVE), NameTaken, id="409 save"),
-    pytest.param(refusal(409, "conflict", Sought.SAVE), NameTaken, id="409 save, terse"),
-    pytest.param(refusal(409, "expected seq_id 2, got 3", Sought.SAVE), InvalidRequest, id="409 order of a save"),
-    pytest.param(refusal(409, "expected 2, got 3"), InvalidRequest, id="409 order"),
-    pytest.param(refusal(409, "Checkpoint already exists", Sought.FUTURE), NameTaken, id="409 future of a save"),
-    pytest.param(refusal(410, "gone", Sought.FUTURE), AnswerLost, id="410 future"),
-    pytest.param(refusal(410, "gone"), RunGone, id="410 run"),
-    pytest.param(refusal(429, "slow down"), CapacityError, id="429"),
-    pytest.param(refusal(400, "no"), InvalidRequest, id="400"),
-    pytest.param(refusal(413, "too large"), InvalidRequest, id="413"),
-    pytest.param(refusal(422, "no"), InvalidRequest, id="422"),
-    pytest.param(refusal(400, "Model model_1 not loaded", Sought.FUTURE), RunGone, id="400 future of a lost run"),
-    pytest.param(refusal(400, "the model is poisoned"), RunCorrupted, id="400 poisoned"),
-    pytest.param(refusal(500, "loss is NaN"), RunCorrupted, id="500 NaN"),
-    pytest.param(refusal(500, "Internal Server Error"), BackendUnavailable, id="500"),
-    pytest.param(refusal(503, "later"), BackendUnavailable, id="503"),
-    pytest.param(refusal(302, "elsewhere"), MalformedAnswer, id="302"),
+    pytest.param(
+        error_response(404, "Session not found", Resource.MODEL), RunGone, id="404 session of a new model"
+    ),
+    pytest.param(error_response(404, "Not Found"), Unsupported, id="404 route"),
+    pytest.param(error_response(405, "Method Not Allowed"), Unsupported, id="405"),
+    pytest.param(error_response(501, "later"), Unsupported, id="501"),
+    pytest.param(error_response(408, "slow"), RequestTimeout, id="408"),
+    pytest.param(error_response(409, "Checkpoint 'a' already exists", Resource.SAVE), NameTaken, id="409 save"),
+    pytest.param(error_response(409, "conflict", Resource.SAVE), NameTaken, id="409 save, terse"),
+    pytest.param(
+        error_response(409, "expected seq_id 2, got 3", Resource.SAVE), InvalidRequest, id="409 order of a save"
+    ),
+    pytest.param(error_response(409, "expected 2, got 3"), InvalidRequest, id="409 order"),
+    pytest.param(
+        error_response(409, "Checkpoint already exists", Resource.FUTURE), NameTaken, id="409 future of a save"
+    ),
+    pytest.param(error_response(410, "gone", Resource.FUTURE), AnswerLost, id="410 future"),
+    pytest.param(error_response(410, "gone"), RunGone, id="410 run"),
+    pytest.param(error_response(429, "slow down"), CapacityError, id="429"),
+    pytest.param(error_response(400, "no"), InvalidRequest, id="400"),
+    pytest.param(error_response(413, "too large"), InvalidRequest, id="413"),
+    pytest.param(error_response(422, "no"), InvalidRequest, id="422"),
+    pytest.param(
+        error_response(400, "Model model_1 not loaded", Resource.FUTURE), RunGone, id="400 future of a lost run"
+    ),
+    pytest.param(error_response(400, "the model is poisoned"), RunCorrupted, id="400 poisoned"),
+    pytest.param(error_response(500, "loss is NaN"), RunCorrupted, id="500 NaN"),
+    pytest.param(error_response(500, "Internal Server Error"), BackendUnavailable, id="500"),
+    pytest.param(error_response(503, "later"), BackendUnavailable, id="503"),
+    pytest.param(error_response(302, "elsewhere"), MalformedAnswer, id="302"),
 ]
 
 
 @pytest.mark.parametrize(("said", "kind"), TABLE)
-def test_every_refusal_has_its_error(said: Refusal, kind: type[CrucibleError]) -> None:
+def test_every_refusal_has_its_error(said: ErrorResponse, kind: type[CrucibleError]) -> None:
     """The kind is right, and status, route, backend and request id are in it."""
-    error = error_of(said)
+    error = error_from_response(said)
 
     assert type(error) is kind
     assert error.details["status"] == said.status
@@ -110,7 +120,7 @@ def test_every_refusal_has_its_error(said: Refusal, kind: type[CrucibleError]) -
 )
 def test_every_failed_future_has_its_error(message: str, category: str, kind: type[CrucibleError]) -> None:
     """By the words first, then by whose fault the server says it is."""
-    error = failure_of(message, category, route="optim_step", request_id="r1")
+    error = error_from_failed_request(message, category, route="optim_step", request_id="r1")
 
     assert type(error) is kind
     assert error.request_id == "r1"
@@ -124,7 +134,7 @@ def test_the_field_is_named() -> None:
         {"loc": ["body", "x"], "msg": "y"},
     ]
 
-    error = error_of(refusal(422, detail))
+    error = error_from_response(error_response(422, detail))
 
     assert error.details["field"] == "adam_params.beta1"
     assert "must be below 1" in str(error)
@@ -132,7 +142,7 @@ def test_the_field_is_named() -> None:
 
 def test_the_credential_is_named_not_shown() -> None:
     """A refused key is spoken of by the name of its variable."""
-    assert "TINKER_API_KEY" in str(error_of(refusal(401, "no")))
+    assert "TINKER_API_KEY" in str(error_from_response(error_response(401, "no")))
 
 
 @pytest.mark.parametrize(
@@ -140,7 +150,7 @@ def test_the_credential_is_named_not_shown() -> None:
 )
 def test_any_body_of_a_refusal_is_understood(body: bytes) -> None:
     """What cannot be read is left out; what is endless is cut."""
-    error = error_of(Refusal(500, "optim_step", body, Sought.RUN, {}))
+    error = error_from_response(ErrorResponse(500, "optim_step", body, Resource.RUN, {}))
 
     assert isinstance(error, BackendUnavailable)
     assert len(str(error)) < 2000
@@ -148,14 +158,14 @@ def test_any_body_of_a_refusal_is_understood(body: bytes) -> None:
 
 def test_a_missing_route_is_told_from_a_missing_thing() -> None:
     """Only a bare 404 is a missing route."""
-    assert is_unknown_route(refusal(404, "Not Found"))
-    assert not is_unknown_route(refusal(404, "Checkpoint not found"))
+    assert is_unknown_route(error_response(404, "Not Found"))
+    assert not is_unknown_route(error_response(404, "Checkpoint not found"))
 
 
 @pytest.mark.parametrize(
     "error",
     [
-        error_of(refusal(429, "later", retry_after="3")),
+        error_from_response(error_response(429, "later", retry_after="3")),
         RequestNotSent("not sent", details={"seq_id": 3}),
         WrongLoop("await it"),
         malformed("no JSON", route="get_info"),

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backends.tinkex.capabilities import EVERYTHING, claims, refuse_unsayable
+from backends.tinkex.capabilities import ALL_FEATURES, capabilities_of, require_expressible
 from backends.tinkex.render import model_input
 from backends.tinkex.sampler import sampling_params
 from backends.tinkex.types.model_input import EncodedTextChunk, ModelInput
@@ -170,9 +170,12 @@ def as_sent(prompt: Prompt) -> Prompt:
 def test_a_request_says_all_that_the_prompt_said(prompt: Prompt) -> None:
     """Read back, it is the prompt."""
     require(
-        prompt, claims(ServerCapabilities.model_validate({"supported_models": [{"model_name": "m"}]}), EVERYTHING)
+        prompt,
+        capabilities_of(
+            ServerCapabilities.model_validate({"supported_models": [{"model_name": "m"}]}), ALL_FEATURES
+        ),
     )
-    refuse_unsayable(prompt, TOKENIZER.features)
+    require_expressible(prompt, TOKENIZER.features)
     given_input = model_input(chat_of(prompt), TOKENIZER)
     params = sampling_params(prompt.options, TOKENIZER).model_dump()
 
@@ -181,7 +184,7 @@ def test_a_request_says_all_that_the_prompt_said(prompt: Prompt) -> None:
 
 def rendered_by_a_model_without_names(prompt: Prompt) -> ModelInput:
     """As far as it comes."""
-    refuse_unsayable(prompt, ChatFeatures(tools=True, thinking=True))
+    require_expressible(prompt, ChatFeatures(tools=True, thinking=True))
     return model_input(chat_of(prompt), TOKENIZER)
 
 

@@ -4,14 +4,16 @@ import asyncio
 
 import pytest
 
-from backends.tinkex.client.lane import Lane, Ticket
+from backends.tinkex.client.sequencer import RequestSequencer, Ticket
 from backends.tinkex.errors import RequestNotSent
 from crucible.errors import AnswerLost, BackendUnavailable, CrucibleError, InvalidRequest
 
 
-async def send(lane: Lane, ticket: Ticket, sent: list[int], error: CrucibleError | None = None) -> None:
+async def send(
+    sequencer: RequestSequencer, ticket: Ticket, sent: list[int], error: CrucibleError | None = None
+) -> None:
     """Take a turn and fail in it if told so."""
-    async with lane.turn(ticket):
+    async with sequencer.turn(ticket):
         await asyncio.sleep(0)
         if error is not None:
             raise error
@@ -22,10 +24,10 @@ def test_requests_go_out_in_the_order_of_the_calls() -> None:
     """Whatever runs first."""
 
     async def scenario() -> list[int]:
-        lane, sent = Lane(), list[int]()
-        tickets = [lane.take(count, None) for count in (1, 3, 1)]
-        await asyncio.gather(*(send(lane, ticket, sent) for ticket in tickets))
-        assert lane.next_seq_id == 6
+        sequencer, sent = RequestSequencer(), list[int]()
+        tickets = [sequencer.reserve(count, None) for count in (1, 3, 1)]
+        await asyncio.gather(*(send(sequencer, ticket, sent) for ticket in tickets))
+        assert sequencer.next_seq_id == 6
         return sent
 
     assert asyncio.run(scenario()) == [1, 2, 5]
@@ -43,17 +45,17 @@ def test_after_a_failure_those_behind_are_not_sent(error: CrucibleError, followi
     """They fail as not sent; a later call goes out under the number that the server expects."""
 
     async def scenario() -> None:
-        lane, sent = Lane(), list[int]()
-        tickets = [lane.take(1, None) for _ in range(3)]
+        sequencer, sent = RequestSequencer(), list[int]()
+        tickets = [sequencer.reserve(1, None) for _ in range(3)]
         results = await asyncio.gather(
-            send(lane, tickets[0], sent, error),
-            *(send(lane, ticket, sent) for ticket in tickets[1:]),
+            send(sequencer, tickets[0], sent, error),
+            *(send(sequencer, ticket, sent) for ticket in tickets[1:]),
             return_exceptions=True,
         )
         assert results[0] is error
         assert all(isinstance(result, RequestNotSent) for result in results[1:])
-        assert lane.next_seq_id == following
-        await send(lane, lane.take(1, None), sent)
+        assert sequencer.next_seq_id == following
+        await send(sequencer, sequencer.reserve(1, None), sent)
         assert sent == [following]
 
     asyncio.run(scenario())
@@ -63,12 +65,12 @@ def test_a_number_of_the_callers_is_used_as_it_is() -> None:
     """A repeat of an old number moves nothing back; a new one moves the next on."""
 
     async def scenario() -> None:
-        lane, sent = Lane(7), list[int]()
-        await send(lane, lane.take(1, 3), sent)
-        assert lane.next_seq_id == 7
+        sequencer, sent = RequestSequencer(7), list[int]()
+        await send(sequencer, sequencer.reserve(1, 3), sent)
+        assert sequencer.next_seq_id == 7
         with pytest.raises(InvalidRequest):
-            await send(lane, lane.take(1, 9), sent, InvalidRequest("no"))
-        assert lane.next_seq_id == 10
+            await send(sequencer, sequencer.reserve(1, 9), sent, InvalidRequest("no"))
+        assert sequencer.next_seq_id == 10
 
     asyncio.run(scenario())
 
@@ -76,8 +78,8 @@ def test_a_number_of_the_callers_is_used_as_it_is() -> None:
 @pytest.mark.parametrize("number", [-1, -100])
 def test_a_negative_number_is_refused(number: int) -> None:
     """Numbers count from 1."""
-    lane = Lane()
+    sequencer = RequestSequencer()
     with pytest.raises(InvalidRequest):
-        lane.take(1, number)
+        sequencer.reserve(1, number)
     with pytest.raises(InvalidRequest):
-        lane.next_seq_id = number
+        sequencer.next_seq_id = number

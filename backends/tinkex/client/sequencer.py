@@ -1,5 +1,4 @@
-"""The order of one run's requests: sequence numbers, one sender at a time, and where a server may not keep their
-order, one request at a time."""
+"""Sequence numbers and send order of one run's requests."""
 
 import asyncio
 import threading
@@ -22,7 +21,10 @@ _EFFECT_UNKNOWN: Final = (AnswerLost, BackendUnavailable, MalformedAnswer, Reque
 
 @dataclass(slots=True)
 class Ticket:
-    """Sequence numbers ``first`` to ``first + count - 1``, in the order of the calls. ``accepted`` counts up."""
+    """A reservation of the sequence numbers ``first`` to ``first + count - 1``.
+
+    ``accepted`` counts the requests that the server has accepted. A failed send voids every ticket of its ``era``.
+    """
 
     first: int
     count: int
@@ -32,38 +34,38 @@ class Ticket:
 
     @property
     def seq_ids(self) -> range:
-        """All of its numbers."""
+        """The reserved numbers."""
         return range(self.first, self.first + self.count)
 
 
-class Lane:
-    """Numbers requests and sends them in the order in which they were made.
+class RequestSequencer:
+    """Numbers the requests of a run and sends them in call order.
 
-    When one is not accepted, those made after it and still waiting are not sent (RequestNotSent), and the next
-    call takes the number that the server still expects.
+    When the server does not accept a request, the requests queued behind it are not sent (RequestNotSent), and the
+    next call reuses the number that the server still expects.
 
-    ``one_at_a_time``: whether a request may only be sent once the one before it has its result. A server that keeps
-    no record of sequence numbers may run an optimizer step before the gradients that were sent ahead of it: SkyRL
-    0.3.0 reads its queue in several queries, and does so when both arrive between two of them.
+    ``one_at_a_time`` returns whether each request must wait for the result of the one before it. A server that
+    keeps no record of sequence numbers may run an optimizer step before the gradients that were sent ahead of it:
+    SkyRL 0.3.0 reads its queue in several queries, and swaps two requests that arrive between two of them.
     """
 
     def __init__(self, next_seq_id: int = 1, *, one_at_a_time: Callable[[], bool] = lambda: False) -> None:
-        self._guard = threading.Lock()
+        self._lock = threading.Lock()
         self._one_at_a_time = one_at_a_time
         self._newest: asyncio.Event | None = None
         self._next = next_seq_id
         self._era = 0
         self._sending: asyncio.Lock | None = None
-        self._failed: CrucibleError | None = None
+        self._failure: CrucibleError | None = None
 
     @property
-    def guard(self) -> threading.Lock:
-        """Held while a number is taken and the request is put in line, so that both have one order."""
-        return self._guard
+    def lock(self) -> threading.Lock:
+        """Held while a number is reserved and its request is queued, so that both have the same order."""
+        return self._lock
 
     @property
     def next_seq_id(self) -> int:
-        """The first number that no request has."""
+        """The first unreserved number."""
         return self._next
 
     @next_seq_id.setter
@@ -72,8 +74,8 @@ class Lane:
             raise invalid("next_seq_id", value, "it counts from 1")
         self._next = value
 
-    def take(self, count: int, seq_id: int | None) -> Ticket:
-        """Numbers for one call. A number given by the caller is used as it is. Call with ``guard`` held."""
+    def reserve(self, count: int, seq_id: int | None) -> Ticket:
+        """Reserve ``count`` numbers, from ``seq_id`` when the caller chose one. Requires ``lock``."""
         if seq_id is not None and seq_id < 0:
             raise invalid("seq_id", seq_id, "it counts from 1")
         first = self._next if seq_id is None else seq_id
@@ -82,13 +84,13 @@ class Lane:
 
     @asynccontextmanager
     async def turn(self, ticket: Ticket) -> AsyncIterator[None]:
-        """Wait for this ticket's turn to send. Raises RequestNotSent when one before it failed."""
+        """Wait for the ticket's turn to send. Raises RequestNotSent when an earlier request failed."""
         if self._sending is None:
             self._sending = asyncio.Lock()
         async with self._sending:
             if ticket.era != self._era:
                 raise RequestNotSent(
-                    f"not sent: a request before it was not accepted ({self._failed})",
+                    f"not sent: an earlier request was not accepted ({self._failure})",
                     backend=BACKEND,
                     details={"seq_id": ticket.first},
                 )
@@ -97,18 +99,19 @@ class Lane:
                     await self._newest.wait()
                 yield
             except BaseException as error:
-                self._give_back(ticket, error)
+                self._release(ticket, error)
                 raise
 
-    def under_way(self) -> asyncio.Event:
-        """Note that a request was accepted in this turn. To be set when its result is there, or nobody waits."""
+    def mark_accepted(self) -> asyncio.Event:
+        """Record that this turn's request was accepted. The caller sets the event once its result has arrived or
+        is no longer awaited."""
         self._newest = asyncio.Event()
         return self._newest
 
-    def _give_back(self, ticket: Ticket, error: BaseException) -> None:
-        with self._guard:
+    def _release(self, ticket: Ticket, error: BaseException) -> None:
+        with self._lock:
             self._era += 1
-            self._failed = error if isinstance(error, CrucibleError) else None
+            self._failure = error if isinstance(error, CrucibleError) else None
             if isinstance(error, CrucibleError):
                 error.details.setdefault("seq_id", ticket.first + ticket.accepted)
                 error.details.setdefault("accepted", ticket.accepted)

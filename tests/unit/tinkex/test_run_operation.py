@@ -1,12 +1,12 @@
-"""Operations on one lane: pipelined where the server keeps the order, one after the other where it may not."""
+"""Operations of one run: pipelined where the server keeps their order, one at a time where it may not."""
 
 import asyncio
 from collections.abc import Sequence
 
 import pytest
 
-from backends.tinkex.client.lane import Lane
-from backends.tinkex.client.operation import Operation
+from backends.tinkex.client.run_operation import RunOperation
+from backends.tinkex.client.sequencer import RequestSequencer
 from backends.tinkex.types.responses import AcceptedRequest
 from crucible.errors import BackendUnavailable
 
@@ -15,14 +15,14 @@ class Server:
     """Accepts at once; results come when they are let go."""
 
     def __init__(self, *, keeps_order: bool) -> None:
-        self.lane = Lane(one_at_a_time=lambda: not keeps_order)
+        self.sequencer = RequestSequencer(one_at_a_time=lambda: not keeps_order)
         self.log: list[str] = []
         self.results: dict[int, asyncio.Future[str]] = {}
 
-    def operation(self) -> "tuple[Operation[str], asyncio.Task[None]]":
+    def operation(self) -> "tuple[RunOperation[str], asyncio.Task[None]]":
         """An operation that is being sent."""
-        made = Operation(self.lane, 1, None, self._send, self._read, self._before)
-        ticket = made.take(self.lane)
+        made = RunOperation(self.sequencer, 1, None, self._send, self._read, self._before)
+        ticket = made.reserve()
         self.results[ticket.first] = asyncio.get_running_loop().create_future()
         return made, asyncio.create_task(made.send(ticket))
 

@@ -1,0 +1,87 @@
+"""The operations that save and load a run's state."""
+
+from backends.tinkex.client.run_channel import RunChannel
+from backends.tinkex.client.run_operation import RunOperation
+from backends.tinkex.errors import Resource, invalid, unsupported
+from backends.tinkex.types.checkpoint_address import CheckpointAddress
+from backends.tinkex.types.requests import LoadWeightsRequest, SaveWeightsForSamplerRequest, SaveWeightsRequest
+from backends.tinkex.types.responses import (
+    LoadWeightsResponse,
+    SaveWeightsForSamplerResponse,
+    SaveWeightsResponse,
+)
+
+
+def save_state_operation(
+    channel: RunChannel, name: str, *, ttl_seconds: int | None, overwrite: bool, seq_id: int | None
+) -> RunOperation[SaveWeightsResponse]:
+    """Return a save of weights and optimizer state. Raises InvalidRequest or Unsupported."""
+    _check_save(channel, name, ttl_seconds)
+
+    def body(seq: int) -> SaveWeightsRequest:
+        return SaveWeightsRequest(
+            model_id=channel.model_id,
+            path=name,
+            seq_id=seq,
+            overwrite=True if overwrite else None,
+            ttl_seconds=ttl_seconds,
+        )
+
+    return channel.record_operation(
+        "save_weights", "SaveWeights", SaveWeightsResponse, body, seq_id, resource=Resource.SAVE
+    )
+
+
+def save_sampler_operation(
+    channel: RunChannel,
+    name: str | None,
+    *,
+    ttl_seconds: int | None = None,
+    seq_id: int | None = None,
+    sampling_session_seq_id: int | None = None,
+) -> RunOperation[SaveWeightsForSamplerResponse]:
+    """Return a save of sampling weights, under ``name`` or into a new sampling session.
+
+    Raises InvalidRequest or Unsupported.
+    """
+    _check_save(channel, name, ttl_seconds)
+
+    def body(seq: int) -> SaveWeightsForSamplerRequest:
+        return SaveWeightsForSamplerRequest(
+            model_id=channel.model_id,
+            seq_id=seq,
+            path=name,
+            sampling_session_seq_id=sampling_session_seq_id,
+            ttl_seconds=ttl_seconds,
+        )
+
+    return channel.record_operation(
+        "save_weights_for_sampler",
+        "SaveWeightsForSampler",
+        SaveWeightsForSamplerResponse,
+        body,
+        seq_id,
+        resource=Resource.SAVE,
+    )
+
+
+def load_operation(
+    channel: RunChannel, checkpoint: CheckpointAddress, *, optimizer: bool, seq_id: int | None
+) -> RunOperation[LoadWeightsResponse]:
+    """Return a load of a checkpoint, with or without its optimizer state."""
+
+    def body(seq: int) -> LoadWeightsRequest:
+        return LoadWeightsRequest(model_id=channel.model_id, seq_id=seq, path=checkpoint.text, optimizer=optimizer)
+
+    return channel.record_operation(
+        "load_weights", "LoadWeights", LoadWeightsResponse, body, seq_id, resource=Resource.CHECKPOINT
+    )
+
+
+def _check_save(channel: RunChannel, name: str | None, ttl_seconds: int | None) -> None:
+    if name is not None and (not name or "/" in name or name in (".", "..")):
+        raise invalid("name", name, "a name without slashes")
+    if ttl_seconds is not None and ttl_seconds < 1:
+        raise invalid("ttl_seconds", ttl_seconds, "at least 1 second")
+    if ttl_seconds is not None and channel.connection.features.ttl is False:
+        raise unsupported("ttl_seconds", server=channel.connection.server)

@@ -1,0 +1,37 @@
+"""The service that a training client belongs to."""
+
+from typing import Protocol
+
+from backends.tinkex.client.request_context import RequestContext
+from backends.tinkex.client.rest import RestClient
+from backends.tinkex.client.sampling import SamplingClient
+from backends.tinkex.client.session import Session
+from backends.tinkex.types.checkpoint_address import CheckpointAddress
+from backends.tinkex.wire.features import ServerFeatures
+
+
+class TrainingService(RequestContext, Protocol):
+    """The methods of ``ServiceClient`` that a training client and its users call."""
+
+    @property
+    def features(self) -> ServerFeatures:
+        """The known features of the server."""
+        ...
+
+    def attached_session(self, session_id: str | None) -> Session:
+        """Return the session with this id, created by another process."""
+        ...
+
+    def create_rest_client(self) -> RestClient:
+        """Return a client for runs, checkpoints and sessions."""
+        ...
+
+    async def create_sampling_client_async(
+        self, model_path: str | CheckpointAddress | None = None, base_model: str | None = None
+    ) -> SamplingClient:
+        """Return a client that samples from saved weights or from a base model."""
+        ...
+
+    async def end_sessions(self) -> None:
+        """Stop the heartbeats of this service's sessions."""
+        ...
