@@ -18,9 +18,7 @@ PACKAGES: Final = ("backends", "crucible", "nsai_work")
 MAX_LINES: Final = 400
 MAX_STORE_MODULES: Final = 12
 
-KNOWN_CYCLES: Final[Set[str]] = {
-    "backends.tinkex.client",
-}
+KNOWN_CYCLES: Final[Set[str]] = set()
 """Packages that contain all modules of a cycle."""
 
 ALLOWED_DUPLICATES: Final[Mapping[str, str]] = {
@@ -30,7 +28,6 @@ ALLOWED_DUPLICATES: Final[Mapping[str, str]] = {
 
 KNOWN_DUPLICATES: Final[Set[str]] = {
     "JobEvent",
-    "Operation",
 }
 
 OLD_MODULE_NAMES: Final[Set[str]] = {
@@ -73,7 +70,6 @@ ALLOWED_LONG_FILES: Final[Mapping[str, str]] = {}
 """Files that may be longer than ``MAX_LINES``, with the reason."""
 
 KNOWN_LONG_FILES: Final[Set[str]] = {
-    "backends/tinkex/client/training.py",
     "tests/integration/tinkex/test_malformed_answers.py",
     "tests/integration/tinkex/test_training_client.py",
 }
