@@ -1,4 +1,4 @@
-"""The scripted backend: a small real model in this process, no server. For tests and for trying things out."""
+"""The fake backend: a tiny model trained in this process, with scripted failures. For tests and experiments."""
 
 from backends.fake.backend import FakeBackend
 

@@ -1,4 +1,4 @@
-"""``FakeBackend``: completes, trains and runs commands in this process, and fails as it is told."""
+"""``FakeBackend``: completions, training and commands in this process, with scripted failures."""
 
 import asyncio
 import time
@@ -13,41 +13,39 @@ from backends.fake.checkpoints import FakeCheckpoints
 from backends.fake.engine import FakeEngine, base_network
 from backends.fake.settings import FakeSettings, scripted_error
 from backends.local.answer_events import answer
+from backends.local.backend import OPTIONS, LocalBackend
 from backends.local.checkpoints import CheckpointPath
-from backends.local.generation import Array, Continue, Piece, generate
-from backends.local.recovery import LocalRecovery, check
-from backends.local.run import HOSTED_RUNS, HostedRun, LocalRun
-from backends.local.validation import LOSSES, check_lora
+from backends.local.generation import Array, NextLogits, Piece, generate
+from backends.local.run import HostedRun, LocalRun
+from backends.local.validation import check_lora
 from backends.tiny_lm.adapter import Adapter
 from backends.tiny_lm.network import BASE_MODELS, CONTEXT_LENGTH, SPAN, Network
 from backends.tiny_lm.training import single_threaded
-from crucible.backend import Command, CommandBackend, Health, TrainingBackend
+from crucible.backend import Command, CommandBackend, Health
 from crucible.capabilities import Capabilities
-from crucible.completion import Completion, FinishReason, TokenLogprob
-from crucible.errors import InvalidRequest, NotFound, RunCorrupted, RunGone
+from crucible.completion import FinishReason, TokenLogprob
+from crucible.errors import InvalidRequest, NotFound
 from crucible.parsing import read_record
 from crucible.prompt import Prompt
-from crucible.recovery import RecoveredRun, RecoveryObserver, RecoveryRequest
-from crucible.stream import StreamEvent, collect
+from crucible.stream import StreamEvent
 from crucible.tokenizer import ByteTokenizer, Tokenizer
-from crucible.training import CheckpointCheck, LiveRun, RunFeatures, RunRef, RunSpec
+from crucible.training import LiveRun, RunFeatures, RunSpec
 
 _MAX_RANK: Final = 256
 _FEATURES: Final = RunFeatures(replays=True, restores_optimizer=True, sets_corrupted_flag=True)
 
 
-class FakeBackend(TrainingBackend, CommandBackend):
+class FakeBackend(LocalBackend[FakeEngine], CommandBackend):
     """A backend without a service. ``config``: see ``FakeSettings``."""
 
     name: ClassVar[str] = "fake"
-    losses: ClassVar[tuple[str, ...]] = LOSSES
 
     def __init__(self, config: Mapping[str, JsonValue] | None = None) -> None:
         self._settings = read_record(FakeSettings, dict(config or {}), backend="fake")
         self._checkpoints = FakeCheckpoints(self.name, self._settings.folder())
         self._failures = [step.model_copy() for step in self._settings.script.fail for _ in range(step.times)]
         self._answered = 0
-        self._runs_made = 0
+        self._run_count = 0
 
     async def capabilities(self) -> Capabilities:
         return Capabilities(
@@ -63,7 +61,7 @@ class FakeBackend(TrainingBackend, CommandBackend):
             supports_training=True,
             supports_logprobs=True,
             supports_n=True,
-            options=("temperature", "max_tokens", "top_p", "top_k", "stop", "seed", "top_logprobs"),
+            options=OPTIONS,
             losses=self.losses,
             commands=tuple(commands.COMMANDS),
             metadata={"adapter_max_rank": _MAX_RANK},
@@ -71,9 +69,6 @@ class FakeBackend(TrainingBackend, CommandBackend):
 
     async def health_check(self) -> Health:
         return Health(ok=True, details={"home": str(self._settings.folder())})
-
-    async def complete(self, prompt: Prompt) -> Completion:
-        return await collect(self.stream(prompt))
 
     async def stream(self, prompt: Prompt) -> AsyncIterator[StreamEvent]:
         began = time.monotonic()
@@ -112,26 +107,6 @@ class FakeBackend(TrainingBackend, CommandBackend):
         await self.check_spec(spec)
         return self._new_run(FakeEngine(spec))
 
-    async def attach(self, ref: RunRef, *, next_seq_id: int) -> LiveRun:
-        run = HOSTED_RUNS.get(ref.run_id)
-        if run is None:
-            raise RunGone(f"run {ref.run_id} lived in another process, or was closed", backend="fake")
-        if run.engine.corrupted:
-            raise RunCorrupted(f"run {ref.run_id} is corrupted", backend="fake")
-        return self._drive(run, next_seq_id)
-
-    async def recover(self, request: RecoveryRequest, *, observe: RecoveryObserver) -> RecoveredRun:
-        return await LocalRecovery(request, self._checkpoints, observe, self._new_run).run()
-
-    async def check_checkpoint(self, path: str, spec: RunSpec) -> CheckpointCheck:
-        return check(path, spec, self._checkpoints)
-
-    async def delete_checkpoint(self, path: str) -> None:
-        self._checkpoints.delete(CheckpointPath.parse(path, self.name))
-
-    async def keep_checkpoint(self, path: str) -> None:
-        self._checkpoints.keep(CheckpointPath.parse(path, self.name))
-
     async def check_command(self, command: Command) -> None:
         commands.read_command(command)
 
@@ -140,10 +115,10 @@ class FakeBackend(TrainingBackend, CommandBackend):
 
     def _new_run(self, engine: FakeEngine) -> LiveRun:
         corruption = self._settings.script.corrupt
-        if corruption is not None and self._runs_made < corruption.runs:
+        if corruption is not None and self._run_count < corruption.runs:
             engine.corruption = corruption
-        self._runs_made += 1
-        return self._drive(HOSTED_RUNS.new(engine, self.name))
+        self._run_count += 1
+        return super()._new_run(engine)
 
     def _drive(self, run: HostedRun, next_seq_id: int = 1) -> LiveRun:
         delay_s = self._settings.script.delay_ms / 1000
@@ -173,7 +148,7 @@ class FakeBackend(TrainingBackend, CommandBackend):
         return engine.network, engine.adapter
 
     async def _pieces(
-        self, forward: Continue, tokens: Sequence[int], prompt: Prompt, index: int
+        self, forward: NextLogits, tokens: Sequence[int], prompt: Prompt, index: int
     ) -> AsyncIterator[Piece]:
         for piece in self._scripted() or generate(forward, tokens, prompt.options, ByteTokenizer(), index):
             yield piece
@@ -185,15 +160,15 @@ class FakeBackend(TrainingBackend, CommandBackend):
             return []
         text = answers[self._answered % len(answers)]
         self._answered += 1
-        spoken = tuple(ByteTokenizer().encode(text))
-        shown = tuple(
-            TokenLogprob(token=ByteTokenizer().decode([token]), token_id=token, logprob=0.0) for token in spoken
+        tokens = tuple(ByteTokenizer().encode(text))
+        logprobs = tuple(
+            TokenLogprob(token=ByteTokenizer().decode([token]), token_id=token, logprob=0.0) for token in tokens
         )
-        return [Piece(text, spoken, shown, FinishReason.STOP)]
+        return [Piece(text, tokens, logprobs, FinishReason.STOP)]
 
 
-def _next_logprobs(network: Network, adapter: Adapter | None) -> Continue:
-    """The model as a function of new tokens; it keeps the context that the network reads."""
+def _next_logprobs(network: Network, adapter: Adapter | None) -> NextLogits:
+    """The model as a function of the new tokens. It retains as much context as the network reads."""
     context: list[int] = []
     low_rank = {} if adapter is None else adapter.low_rank
 

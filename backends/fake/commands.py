@@ -1,4 +1,4 @@
-"""The commands of the scripted backend: ``noop``, ``echo``, ``sleep`` and ``fail``."""
+"""The commands of the fake backend: ``noop``, ``echo``, ``sleep`` and ``fail``."""
 
 import asyncio
 from pathlib import Path
@@ -18,19 +18,19 @@ class Noop(Record):
 
 
 class Echo(Record):
-    """Gives back ``value``."""
+    """Returns ``value``."""
 
     value: JsonValue = None
 
 
 class Sleep(Record):
-    """Waits ``ms`` milliseconds."""
+    """Sleeps for ``ms`` milliseconds."""
 
     ms: int = Field(ge=0, le=86_400_000)
 
 
 class Fail(Record):
-    """Fails with ``code`` the first ``times`` times that ``key`` is tried, in whatever process; then succeeds."""
+    """Fails with ``code`` on the first ``times`` attempts with that ``key``, in any process; then succeeds."""
 
     code: FailureCode = "backend_unavailable"
     times: int = Field(default=1, ge=0, le=10_000)
@@ -42,7 +42,7 @@ COMMANDS: Final[dict[str, type[Record]]] = {"echo": Echo, "fail": Fail, "noop": 
 
 
 def read_command(command: Command) -> Record:
-    """The command's arguments, checked. Raises InvalidRequest."""
+    """Validate a command's arguments. Raises InvalidRequest."""
     kind = COMMANDS.get(command.name)
     if kind is None:
         raise InvalidRequest.of("name", command.name, f"allowed are {', '.join(COMMANDS)}", backend="fake")
@@ -50,7 +50,7 @@ def read_command(command: Command) -> Record:
 
 
 async def execute(command: Command, folder: Path) -> dict[str, JsonValue]:
-    """Run a command; ``folder`` keeps the count of failures."""
+    """Run a command and return its result. Failures are counted by files in ``folder``."""
     match read_command(command):
         case Echo(value=value):
             return {"value": value}
@@ -67,7 +67,7 @@ def _fail(fail: Fail, folder: Path) -> dict[str, JsonValue]:
     folder.mkdir(parents=True, exist_ok=True)
     for attempt in range(1, fail.times + 1):
         try:
-            # Exclusive creation counts right even when two processes try at once.
+            # exclusive creation counts correctly even with concurrent processes
             (folder / f"{fail.key}.{attempt}").open("x").close()
         except FileExistsError:
             continue

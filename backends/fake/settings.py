@@ -1,4 +1,4 @@
-"""What the scripted backend may be told: where to keep checkpoints, and what is to go wrong."""
+"""Settings of the fake backend: its folder and its script of failures."""
 
 from pathlib import Path
 from typing import Final, Literal
@@ -42,9 +42,9 @@ _KINDS: Final[dict[str, type[CrucibleError]]] = {
 }
 
 
-def scripted_error(code: FailureCode, what: str, retry_after_ms: int | None = None) -> CrucibleError:
-    """The error of that code."""
-    return _KINDS[code](f"{what} fails as scripted", backend="fake", retry_after_ms=retry_after_ms)
+def scripted_error(code: FailureCode, operation: str, retry_after_ms: int | None = None) -> CrucibleError:
+    """The error with that code."""
+    return _KINDS[code](f"{operation} fails as scripted", backend="fake", retry_after_ms=retry_after_ms)
 
 
 class ScriptedFailure(Record):
@@ -56,9 +56,9 @@ class ScriptedFailure(Record):
 
 
 class ScriptedCorruption(Record):
-    """A run is corrupted when it has made ``after_steps`` optimizer steps; every run, or the first ``runs``.
+    """The first ``runs`` runs are corrupted after ``after_steps`` optimizer steps.
 
-    ``flag``: it says so and refuses to go on. ``nan``: it says nothing and its losses are NaN.
+    ``flag``: the run is marked corrupted. ``nan``: it is not, but each later step fails for a loss of NaN.
     """
 
     after_steps: int = Field(ge=1)
@@ -67,24 +67,24 @@ class ScriptedCorruption(Record):
 
 
 class Script(Record):
-    """What happens instead of the plain course of things."""
+    """Scripted answers, failures and delays."""
 
     answers: tuple[str, ...] = ()
-    """Given one after the other, then again from the first; without any, the model speaks."""
+    """Completions in order, repeated from the first; without any, the model generates."""
     fail: tuple[ScriptedFailure, ...] = ()
     corrupt: ScriptedCorruption | None = None
     delay_ms: int = Field(default=0, ge=0, le=600_000)
-    """How long every completion and every training result takes."""
+    """Delay of every completion and every training result."""
 
 
 class FakeSettings(Record):
-    """``home``: the folder of checkpoints; by default ``fake`` in NSAI_WORK_HOME, or in the user's state folder."""
+    """Settings. ``home`` is the folder of checkpoints, by default ``fake`` in NSAI_WORK_HOME."""
 
     home: Path | None = None
     script: Script = Script()
 
     def folder(self) -> Path:
-        """The folder to keep things in, resolved now; it need not exist."""
+        """The folder of checkpoints, resolved by this call; it need not exist."""
         if self.home is not None:
             return self.home
         return home_folder() / "fake"

@@ -1,1 +1,1 @@
-"""What backends that train in this process share: runs, checkpoints on disk, recovery. No backend of its own."""
+"""Shared parts of backends that train in this process: runs, checkpoints on disk, recovery, generation."""

@@ -1,4 +1,4 @@
-"""The events of answers that are generated in this process."""
+"""Stream events of answers generated in this process."""
 
 from collections.abc import AsyncIterator, Callable
 
@@ -12,8 +12,10 @@ from crucible.stream import DeltaEvent, DoneEvent, EndEvent, StartEvent, StreamE
 async def answer(
     prompt: Prompt, *, model: str, prompt_tokens: int, pieces: Callable[[int], AsyncIterator[Piece]], began: float
 ) -> AsyncIterator[StreamEvent]:
-    """``options.n`` answers, one after the other; ``pieces`` generates the one of that index. ``began`` is the
-    monotonic time at which the caller was asked."""
+    """Yield the events of ``options.n`` answers, one answer after the other.
+
+    ``pieces`` generates the answer of an index. ``began`` is the monotonic time at which the request arrived.
+    """
     seq, used, first_ms = 0, 0, None
     yield StartEvent(seq=0, model=model, request_id=prompt.request_id, trace_id=prompt.trace_id)
     for index in range(prompt.options.n):

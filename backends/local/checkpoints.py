@@ -1,4 +1,4 @@
-"""Checkpoints in a folder: ``NAME://RUN/weights/...`` with the optimizer, ``.../sampler_weights/...`` without."""
+"""Checkpoints on disk, at ``BACKEND://RUN/weights/NAME``, or without optimizer ``.../sampler_weights/NAME``."""
 
 import os
 import re
@@ -20,11 +20,11 @@ E = TypeVar("E", bound=Engine)
 
 _PATH: Final = re.compile(r"([a-z]+)://([A-Za-z0-9_-]+)/(weights|sampler_weights)/([A-Za-z0-9._-]+)")
 _FOLDERS: Final = {IntentKind.SAVE_STATE: "weights", IntentKind.SAVE_SAMPLER: "sampler_weights"}
-_STATE: Final = "state.json"
+_INFO: Final = "state.json"
 
 
 class CheckpointInfo(Record):
-    """What is written beside the weights."""
+    """A checkpoint's metadata, stored beside the weights."""
 
     spec: RunSpec
     step: int
@@ -35,7 +35,7 @@ class CheckpointInfo(Record):
 
 @dataclass(frozen=True, slots=True)
 class CheckpointPath:
-    """A checkpoint's place. ``scheme`` is the backend's name."""
+    """A parsed checkpoint path. ``scheme`` is the backend's name."""
 
     scheme: str
     run_id: str
@@ -44,7 +44,7 @@ class CheckpointPath:
 
     @classmethod
     def parse(cls, text: str, scheme: str) -> "CheckpointPath":
-        """Raises InvalidRequest for anything but a path of that backend."""
+        """Parse a path. Raises InvalidRequest for anything but a path of that backend."""
         match = _PATH.fullmatch(text)
         if match is None or match[1] != scheme or match[4] in (".", ".."):
             raise InvalidRequest.of(
@@ -57,12 +57,12 @@ class CheckpointPath:
 
     @classmethod
     def of_save(cls, scheme: str, run_id: str, kind: IntentKind, name: str) -> "CheckpointPath":
-        """The place of a save. Raises InvalidRequest for a name that is no file name."""
+        """The path of a save. Raises InvalidRequest for a name that is no file name."""
         return cls.parse(f"{scheme}://{run_id}/{_FOLDERS[kind]}/{name}", scheme)
 
     @property
     def has_optimizer(self) -> bool:
-        """Whether training can go on from it."""
+        """Whether training can resume from it."""
         return self.folder == "weights"
 
     def __str__(self) -> str:
@@ -70,9 +70,9 @@ class CheckpointPath:
 
 
 class CheckpointStore(ABC, Generic[E]):
-    """All checkpoints of one backend under one folder, each a folder that appears whole or not at all.
+    """The checkpoints of one backend, each a folder that is created atomically.
 
-    ``now`` gives seconds since the epoch.
+    ``now`` returns seconds since 1970-01-01 UTC.
     """
 
     def __init__(self, scheme: str, home: Path, now: Callable[[], float] = time.time) -> None:
@@ -86,10 +86,10 @@ class CheckpointStore(ABC, Generic[E]):
 
     @abstractmethod
     def _read(self, folder: Path, info: CheckpointInfo, *, optimizer: bool) -> E:
-        """An engine in the state that ``_write`` wrote. Raises OSError, ValueError or KeyError for a broken one."""
+        """Build an engine from the files of ``_write``. Raises OSError, ValueError or KeyError for damaged ones."""
 
     def save(self, path: CheckpointPath, engine: E, *, step: int, ttl_s: int | None) -> None:
-        """Write the engine's state. Raises FileExistsError when the name is taken."""
+        """Save the engine's state. Raises OSError if the name is taken."""
         info = CheckpointInfo(
             spec=engine.spec,
             step=step,
@@ -99,21 +99,21 @@ class CheckpointStore(ABC, Generic[E]):
         )
         target = self.folder_of(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(dir=target.parent, suffix=".part"))
+        draft = Path(tempfile.mkdtemp(dir=target.parent, suffix=".part"))
         try:
-            self._write(engine, made, optimizer=path.has_optimizer)
-            (made / _STATE).write_text(info.model_dump_json())
-            for file in made.iterdir():
-                _flush(file)
-            made.rename(target)
+            self._write(engine, draft, optimizer=path.has_optimizer)
+            (draft / _INFO).write_text(info.model_dump_json())
+            for file in draft.iterdir():
+                _sync(file)
+            draft.rename(target)
         except BaseException:
-            shutil.rmtree(made, ignore_errors=True)
+            shutil.rmtree(draft, ignore_errors=True)
             raise
 
     def info(self, path: CheckpointPath) -> CheckpointInfo:
-        """What a checkpoint is. Raises NotFound when it is missing, expired or unreadable."""
+        """Read a checkpoint's metadata. Raises NotFound if it is missing, expired or unreadable."""
         try:
-            info = CheckpointInfo.model_validate_json((self.folder_of(path) / _STATE).read_text())
+            info = CheckpointInfo.model_validate_json((self.folder_of(path) / _INFO).read_text())
         except FileNotFoundError:
             raise NotFound(f"checkpoint {path} does not exist", backend=self.scheme) from None
         except (OSError, ValueError) as exc:
@@ -123,7 +123,7 @@ class CheckpointStore(ABC, Generic[E]):
         return info
 
     def load(self, path: CheckpointPath, *, optimizer: bool) -> tuple[E, CheckpointInfo]:
-        """An engine in the state of the checkpoint. Raises NotFound as ``info``."""
+        """Load an engine in the state of a checkpoint. Raises NotFound as ``info``."""
         info = self.info(path)
         try:
             engine = self._read(self.folder_of(path), info, optimizer=optimizer and info.has_optimizer)
@@ -132,49 +132,49 @@ class CheckpointStore(ABC, Generic[E]):
         return engine, info
 
     def of_run(self, run_id: str) -> tuple[tuple[CheckpointPath, CheckpointInfo], ...]:
-        """A run's readable training states, newest first."""
-        found = []
-        for state in (self._home / run_id / "weights").glob(f"*/{_STATE}"):
-            path = CheckpointPath(self.scheme, run_id, "weights", state.parent.name)
+        """A run's readable training checkpoints, newest first."""
+        readable = []
+        for file in (self._home / run_id / "weights").glob(f"*/{_INFO}"):
+            path = CheckpointPath(self.scheme, run_id, "weights", file.parent.name)
             try:
-                found.append((path, self.info(path)))
+                readable.append((path, self.info(path)))
             except NotFound:
                 continue
-        return tuple(sorted(found, key=lambda item: (item[1].step, item[1].saved_at), reverse=True))
+        return tuple(sorted(readable, key=lambda item: (item[1].step, item[1].saved_at), reverse=True))
 
     def keep(self, path: CheckpointPath) -> None:
-        """Lift a checkpoint's expiry. Raises NotFound as ``info``."""
+        """Remove a checkpoint's expiry. Raises NotFound as ``info``."""
         info = self.info(path)
         if info.expires_at is None:
             return
-        folder, kept = self.folder_of(path), info.model_copy(update={"expires_at": None})
+        folder, permanent = self.folder_of(path), info.model_copy(update={"expires_at": None})
         try:
-            with tempfile.NamedTemporaryFile("w", dir=folder, suffix=".part", delete=False) as made:
-                made.write(kept.model_dump_json())
-            _flush(Path(made.name))
-            Path(made.name).replace(folder / _STATE)
+            with tempfile.NamedTemporaryFile("w", dir=folder, suffix=".part", delete=False) as draft:
+                draft.write(permanent.model_dump_json())
+            _sync(Path(draft.name))
+            Path(draft.name).replace(folder / _INFO)
         except FileNotFoundError:
             raise NotFound(f"checkpoint {path} was deleted meanwhile", backend=self.scheme) from None
 
     def delete(self, path: CheckpointPath) -> None:
-        """Remove a checkpoint; one that is gone is fine."""
+        """Delete a checkpoint, if it exists."""
         folder = self.folder_of(path)
-        gone = folder.with_name(f"{folder.name}.{os.getpid()}.gone")
+        renamed = folder.with_name(f"{folder.name}.{os.getpid()}.gone")
         try:
-            folder.rename(gone)
+            folder.rename(renamed)
         except FileNotFoundError:
             return
-        shutil.rmtree(gone, ignore_errors=True)
+        shutil.rmtree(renamed, ignore_errors=True)
 
     def size_bytes(self, path: CheckpointPath) -> int:
-        """What the files take; 0 when there are none."""
+        """The total size of a checkpoint's files; 0 without any."""
         return sum(file.stat().st_size for file in self.folder_of(path).glob("*"))
 
     def folder_of(self, path: CheckpointPath) -> Path:
-        """Where the files lie."""
+        """The folder of a checkpoint's files."""
         return self._home / path.run_id / path.folder / path.name
 
 
-def _flush(file: Path) -> None:
+def _sync(file: Path) -> None:
     with file.open("rb") as opened:
         os.fsync(opened.fileno())

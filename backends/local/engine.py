@@ -1,4 +1,4 @@
-"""What trains: the part that differs from one backend of this kind to the next."""
+"""The training engine: the part in which local backends differ."""
 
 from abc import ABC, abstractmethod
 
@@ -6,18 +6,18 @@ from crucible.training import RunSpec, StepRequest, StepResult
 
 
 class Engine(ABC):
-    """A model, its adapter and its optimizer. Methods are called one at a time, from one thread at a time."""
+    """A model, its adapter and its optimizer. Methods are never called concurrently."""
 
     spec: RunSpec
 
     @property
     def corrupted(self) -> bool:
-        """Whether the run must not be used any more."""
+        """Whether the run is unusable."""
         return False
 
     @abstractmethod
     def check(self, request: StepRequest) -> None:
-        """Refuse a step that cannot be made; nothing is changed. Raises InvalidRequest naming the field."""
+        """Validate a step without changing anything. Raises InvalidRequest naming the field."""
 
     @abstractmethod
     def train(self, request: StepRequest) -> StepResult:

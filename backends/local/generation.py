@@ -1,4 +1,4 @@
-"""Answers token by token, from anything that gives logits."""
+"""Token-by-token generation of answers from a model's logits."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,16 +13,16 @@ from crucible.tokenizer import Tokenizer
 
 Array: TypeAlias = NDArray[np.float64]
 
-Continue: TypeAlias = Callable[[Sequence[int]], Array]
-"""Takes the tokens that are new (first the prompt, then one by one) and gives the logits of the next."""
+NextLogits: TypeAlias = Callable[[Sequence[int]], Array]
+"""Maps the new tokens (first the prompt, then one at a time) to the logits of the next token."""
 
 _DEFAULT_MAX_TOKENS = 64
-_HALF_A_CHARACTER = 4
+_MAX_CHARACTER_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Some text that is settled, with what it was made from; the last piece says why the answer ends."""
+    """A part of an answer: text, its tokens and their log-probabilities. The last piece has the finish reason."""
 
     text: str
     tokens: tuple[int, ...]
@@ -31,41 +31,42 @@ class Piece:
 
 
 def generate(
-    forward: Continue, prompt: Sequence[int], options: Options, tokenizer: Tokenizer, index: int = 0
+    forward: NextLogits, prompt: Sequence[int], options: Options, tokenizer: Tokenizer, index: int = 0
 ) -> Iterator[Piece]:
-    """Answer ``index`` to a rendered prompt. Greedy unless a temperature is given; a seed fixes the draw.
+    """Generate the answer of an index to a rendered prompt.
 
-    The tokens of a stop sequence are counted and its text is not given.
+    Greedy without a temperature; a seed makes sampling deterministic. The tokens of a stop sequence are counted,
+    its text is omitted.
     """
     random = np.random.default_rng(None if options.seed is None else (options.seed % 2**63, index))
-    made: list[int] = []
-    given = 0
+    tokens: list[int] = []
+    emitted = 0
     limit = options.max_tokens or _DEFAULT_MAX_TOKENS
     new = list(prompt)
     while True:
         row = log_softmax(forward(new))
         token = _draw(row, options, random)
         new = [token]
-        shown = (_logprob(row, token, options, tokenizer),)
+        logprobs = (_logprob(row, token, options, tokenizer),)
         if token in tokenizer.stop_tokens:
-            yield Piece(tokenizer.decode(made)[given:], (token,), shown, FinishReason.STOP)
+            yield Piece(tokenizer.decode(tokens)[emitted:], (token,), logprobs, FinishReason.STOP)
             return
-        made.append(token)
-        text = tokenizer.decode(made)
-        stopped = _before_stop(text, options.stop)
-        if stopped is not None:
-            yield Piece(stopped[given:], (token,), shown, FinishReason.STOP)
+        tokens.append(token)
+        text = tokenizer.decode(tokens)
+        before_stop = _before_stop(text, options.stop)
+        if before_stop is not None:
+            yield Piece(before_stop[emitted:], (token,), logprobs, FinishReason.STOP)
             return
-        last = len(made) >= limit
-        piece = text[given:] if last else text[given : max(given, _settled(text, options.stop))]
-        given += len(piece)
-        yield Piece(piece, (token,), shown, FinishReason.LENGTH if last else None)
+        last = len(tokens) >= limit
+        piece = text[emitted:] if last else text[emitted : max(emitted, _final_length(text, options.stop))]
+        emitted += len(piece)
+        yield Piece(piece, (token,), logprobs, FinishReason.LENGTH if last else None)
         if last:
             return
 
 
 def log_softmax(logits: Array) -> Array:
-    """Log probabilities of each row."""
+    """Log-probabilities of each row of logits."""
     shifted = logits - logits.max(axis=-1, keepdims=True)
     result: Array = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
     return result
@@ -79,21 +80,21 @@ def _draw(row: Array, options: Options, random: np.random.Generator) -> int:
     if options.top_k is not None:
         order = order[: options.top_k]
     if options.top_p is not None:
-        reached = int(np.searchsorted(np.cumsum(scaled[order]), options.top_p)) + 1
-        order = order[:reached]
+        count = int(np.searchsorted(np.cumsum(scaled[order]), options.top_p)) + 1
+        order = order[:count]
     weights = np.cumsum(scaled[order])
     return int(order[min(int(np.searchsorted(weights, random.random() * weights[-1])), len(order) - 1)])
 
 
-def _settled(text: str, stops: Sequence[str]) -> int:
-    """How much of the text can no longer turn out to be half a character or half a stop sequence."""
-    held = max((len(stop) for stop in stops), default=0)
-    return len(text) - held - (_HALF_A_CHARACTER if text.endswith("\N{REPLACEMENT CHARACTER}") else 0)
+def _final_length(text: str, stops: Sequence[str]) -> int:
+    """Length of the text that cannot be part of an incomplete character or stop sequence."""
+    withheld = max((len(stop) for stop in stops), default=0)
+    return len(text) - withheld - (_MAX_CHARACTER_BYTES if text.endswith("\N{REPLACEMENT CHARACTER}") else 0)
 
 
 def _before_stop(text: str, stops: Sequence[str]) -> str | None:
-    places = [place for place in (text.find(stop) for stop in stops) if place >= 0]
-    return text[: min(places)] if places else None
+    starts = [start for start in (text.find(stop) for stop in stops) if start >= 0]
+    return text[: min(starts)] if starts else None
 
 
 def _logprob(row: Array, token: int, options: Options, tokenizer: Tokenizer) -> TokenLogprob:

@@ -1,4 +1,4 @@
-"""A training run that lives as long as the process, and answers a repeat from its record."""
+"""Training runs in this process; a repeated operation is answered from a run's record."""
 
 import asyncio
 import threading
@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class HostedRun:
-    """What a service would hold: the engine, and a record of every operation by its first sequence number."""
+    """The service's side of a run: the engine, and a record of every operation by its first sequence number."""
 
     run_id: str
     engine: Engine
@@ -42,41 +42,41 @@ class HostedRun:
 
 
 class HostedRuns:
-    """The runs of this process. Of those that nobody drives only the newest are remembered."""
+    """The runs of this process. Of those without a driver, only the newest ``max_idle`` are retained."""
 
-    def __init__(self, most_idle: int = 16) -> None:
-        self._most_idle = most_idle
+    def __init__(self, max_idle: int = 16) -> None:
+        self._max_idle = max_idle
         self._runs: OrderedDict[str, HostedRun] = OrderedDict()
         self._lock = threading.Lock()
 
     def new(self, engine: Engine, prefix: str) -> HostedRun:
-        """A new run around an engine."""
+        """Add a run of an engine."""
         run = HostedRun(f"{prefix}-{uuid.uuid4().hex[:16]}", engine)
         with self._lock:
             idle = [run_id for run_id, known in self._runs.items() if known.drivers == 0]
-            for run_id in idle[: -self._most_idle]:
+            for run_id in idle[: -self._max_idle]:
                 del self._runs[run_id]
             self._runs[run.run_id] = run
         return run
 
     def get(self, run_id: str) -> HostedRun | None:
-        """The run, if it still lives."""
+        """The run of that id, or None if there is none any more."""
         with self._lock:
             return self._runs.get(run_id)
 
     def drop(self, run_id: str) -> None:
-        """Forget a run; its checkpoints stay."""
+        """Remove a run; its checkpoints stay."""
         with self._lock:
             self._runs.pop(run_id, None)
 
 
 HOSTED_RUNS: Final = HostedRuns()
-"""Stands for the service: shared by all backends of a process, so that one may attach to what another began."""
+"""In place of a service: shared by all backends of the process, so that one attaches to the runs of another."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Accepted(Pending[T], Generic[T]):
-    """An operation in line, whose outcome is told after a delay."""
+    """A queued operation, whose outcome is returned after a delay."""
 
     outcome: "Future[T]"
     delay_s: float
@@ -84,7 +84,7 @@ class _Accepted(Pending[T], Generic[T]):
     async def result(self) -> T:
         if self.delay_s:
             await asyncio.sleep(self.delay_s)
-        # Whoever gives up waiting cancels nothing: the operation takes effect.
+        # canceling the wait does not cancel the operation
         return await asyncio.shield(asyncio.wrap_future(self.outcome))
 
 
@@ -95,8 +95,10 @@ class _SaveRequest:
 
 
 class LocalRun(LiveRun):
-    """Drives a ``HostedRun``. With an ``executor`` (of one thread) operations are computed there in their order,
-    without it when they are sent."""
+    """Drives a ``HostedRun``.
+
+    With an ``executor`` (of one thread) operations run there, in order; without one, ``send`` runs them.
+    """
 
     def __init__(
         self,
@@ -142,16 +144,16 @@ class LocalRun(LiveRun):
 
     async def send(self, prepared: Prepared[T]) -> Pending[T]:
         if HOSTED_RUNS.get(self._run.run_id) is None:
-            raise RunGone(f"run {self._run.run_id} no longer lives", backend=self._store.scheme)
+            raise RunGone(f"run {self._run.run_id} was closed", backend=self._store.scheme)
         seq_id, digest = prepared.intent.first_seq_id, prepared.intent.digest
-        known = self._run.record.get(seq_id)
-        if known is None:
-            known = self._run.record[seq_id] = (digest, self._begin(prepared))
-        elif known[0] != digest:
+        recorded = self._run.record.get(seq_id)
+        if recorded is None:
+            recorded = self._run.record[seq_id] = (digest, self._begin(prepared))
+        elif recorded[0] != digest:
             raise InvalidRequest.of(
                 "seq_id", seq_id, "it was used for another request already", backend=self._store.scheme
             )
-        return _Accepted(known[1], self._delay_s)
+        return _Accepted(recorded[1], self._delay_s)
 
     async def health(self) -> RunHealth:
         if HOSTED_RUNS.get(self._run.run_id) is None:
@@ -174,7 +176,7 @@ class LocalRun(LiveRun):
             HOSTED_RUNS.drop(self._run.run_id)
 
     def weights_digest(self) -> str:
-        """A hash of the trained weights' bits."""
+        """A hash of the trained weights."""
         return self._run.engine.digest()
 
     def _intent(self, kind: IntentKind, count: int, step: int, digest: str, name: str | None = None) -> Intent:

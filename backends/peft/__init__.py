@@ -1,4 +1,4 @@
-"""Training and completion on this machine with transformers and PEFT on torch. Extra: ``peft``."""
+"""The PEFT backend: training and completions on this machine with torch and transformers. Extra: ``peft``."""
 
 from backends.peft.backend import PeftBackend
 

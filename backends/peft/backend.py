@@ -1,4 +1,4 @@
-"""``PeftBackend``: trains and completes on this machine."""
+"""``PeftBackend``: LoRA training and completions on this machine."""
 
 import asyncio
 import time
@@ -10,50 +10,50 @@ from typing import Any, ClassVar, Final, TypeVar
 from pydantic import JsonValue
 
 from backends.local.answer_events import answer
+from backends.local.backend import OPTIONS, LocalBackend
 from backends.local.checkpoints import CheckpointPath
-from backends.local.generation import Array, Continue, Piece, generate
-from backends.local.recovery import LocalRecovery, check
-from backends.local.run import HOSTED_RUNS, HostedRun, LocalRun
-from backends.local.validation import LOSSES, check_lora
+from backends.local.generation import Array, NextLogits, Piece, generate
+from backends.local.run import HostedRun, LocalRun
+from backends.local.validation import check_lora
 from backends.peft.bases import Bases, import_torch
 from backends.peft.checkpoints import PeftCheckpoints
 from backends.peft.engine import PeftEngine
 from backends.peft.settings import BACKEND, PeftSettings
-from crucible.backend import Health, TrainingBackend
+from crucible.backend import Health
 from crucible.capabilities import Capabilities
-from crucible.completion import Completion
-from crucible.errors import CallerError, CrucibleError, InvalidRequest, NotFound, RunCorrupted, RunGone
+from crucible.errors import CallerError, CrucibleError, InvalidRequest, NotFound
 from crucible.parsing import read_record
 from crucible.prompt import Prompt
-from crucible.recovery import RecoveredRun, RecoveryObserver, RecoveryRequest
-from crucible.stream import StreamEvent, collect
+from crucible.stream import StreamEvent
 from crucible.tokenizer import Tokenizer
-from crucible.training import CheckpointCheck, LiveRun, RunFeatures, RunRef, RunSpec
+from crucible.training import LiveRun, RunFeatures, RunSpec
 
 T = TypeVar("T")
 
 _GPU_TOLERANCE: Final = 1e-3
 
 
-class PeftBackend(TrainingBackend):
-    """All computing is done in one thread, in the order in which it was asked for. ``config``: ``PeftSettings``."""
+class PeftBackend(LocalBackend[PeftEngine]):
+    """A backend on torch. All computation runs in one thread, in order of submission.
+
+    ``config``: see ``PeftSettings``.
+    """
 
     name: ClassVar[str] = BACKEND
-    losses: ClassVar[tuple[str, ...]] = LOSSES
     requires: ClassVar[tuple[str, ...]] = ("torch", "transformers", "peft", "safetensors")
 
     def __init__(self, config: Mapping[str, JsonValue] | None = None) -> None:
         self._settings = read_record(PeftSettings, dict(config or {}), backend=BACKEND)
-        self._settings.places()
+        self._settings.sources()
         self._bases = Bases(self._settings)
-        self._store = PeftCheckpoints(self._settings, self._bases)
+        self._checkpoints = PeftCheckpoints(self._settings, self._bases)
         self._loaded: OrderedDict[str, tuple[Any, str]] = OrderedDict()
         self._executor: ThreadPoolExecutor | None = None
 
     async def open(self) -> None:
         if self._executor is None:
             self._executor = ThreadPoolExecutor(1, thread_name_prefix="peft")
-            # The first import takes seconds.
+            # in the thread, because the first import takes seconds
             torch = await self._compute(import_torch)
             if self._settings.threads is not None:
                 torch.set_num_threads(self._settings.threads)
@@ -77,7 +77,7 @@ class PeftBackend(TrainingBackend):
             supports_training=True,
             supports_logprobs=True,
             supports_n=True,
-            options=("temperature", "max_tokens", "top_p", "top_k", "stop", "seed", "top_logprobs"),
+            options=OPTIONS,
             losses=self.losses,
         )
 
@@ -87,9 +87,6 @@ class PeftBackend(TrainingBackend):
         except CrucibleError as exc:
             return Health(ok=False, reason=exc.message)
         return Health(ok=True, details={"device": device, "torch": torch.__version__})
-
-    async def complete(self, prompt: Prompt) -> Completion:
-        return await collect(self.stream(prompt))
 
     async def stream(self, prompt: Prompt) -> AsyncIterator[StreamEvent]:
         began = time.monotonic()
@@ -102,15 +99,15 @@ class PeftBackend(TrainingBackend):
         )
 
         async def pieces(index: int) -> AsyncIterator[Piece]:
-            made = generate(_following(model), tokens, prompt.options, tokenizer, index)
-            while (piece := await self._compute(lambda: next(made, None))) is not None:
+            generator = generate(_next_logits(model), tokens, prompt.options, tokenizer, index)
+            while (piece := await self._compute(lambda: next(generator, None))) is not None:
                 yield piece
 
         async for event in answer(prompt, model=name, prompt_tokens=len(tokens), pieces=pieces, began=began):
             yield event
 
     async def check_spec(self, spec: RunSpec) -> None:
-        self._bases.place(spec.base_model)
+        self._bases.source(spec.base_model)
         check_lora(spec.lora, backend=BACKEND)
 
     async def tokenizer(self, base_model: str) -> Tokenizer:
@@ -120,41 +117,18 @@ class PeftBackend(TrainingBackend):
         await self.check_spec(spec)
         return self._new_run(await self._compute(lambda: self._new_engine(spec)))
 
-    async def attach(self, ref: RunRef, *, next_seq_id: int) -> LiveRun:
-        run = HOSTED_RUNS.get(ref.run_id)
-        if run is None:
-            raise RunGone(f"run {ref.run_id} lived in another process, or was closed", backend=BACKEND)
-        if run.engine.corrupted:
-            raise RunCorrupted(f"run {ref.run_id} is corrupted", backend=BACKEND)
-        return self._drive(run, next_seq_id)
-
-    async def recover(self, request: RecoveryRequest, *, observe: RecoveryObserver) -> RecoveredRun:
-        return await LocalRecovery(request, self._store, observe, self._new_run).run()
-
-    async def check_checkpoint(self, path: str, spec: RunSpec) -> CheckpointCheck:
-        return check(path, spec, self._store)
-
-    async def delete_checkpoint(self, path: str) -> None:
-        await asyncio.to_thread(self._store.delete, CheckpointPath.parse(path, BACKEND))
-
-    async def keep_checkpoint(self, path: str) -> None:
-        await asyncio.to_thread(self._store.keep, CheckpointPath.parse(path, BACKEND))
-
     def _new_engine(self, spec: RunSpec) -> PeftEngine:
         return PeftEngine(spec, self._bases, self._settings.lora_alpha)
-
-    def _new_run(self, engine: PeftEngine) -> LiveRun:
-        return self._drive(HOSTED_RUNS.new(engine, BACKEND))
 
     def _drive(self, run: HostedRun, next_seq_id: int = 1) -> LiveRun:
         tolerance = 0.0 if self._bases.device() == "cpu" else _GPU_TOLERANCE
         features = RunFeatures(
             replays=True, restores_optimizer=True, sets_corrupted_flag=True, loss_tolerance=tolerance
         )
-        return LocalRun(run, self._store, features=features, next_seq_id=next_seq_id, executor=self._opened)
+        return LocalRun(run, self._checkpoints, features=features, next_seq_id=next_seq_id, executor=self._opened)
 
     async def _model(self, name: str) -> tuple[Any, str]:
-        """A model to sample from, and the name of its base model; the latest few stay loaded."""
+        """The model to sample from, and the name of its base model. The most recently used models stay loaded."""
         if name not in self._loaded:
             self._loaded[name] = await self._compute(lambda: self._load(name))
         self._loaded.move_to_end(name)
@@ -165,7 +139,7 @@ class PeftBackend(TrainingBackend):
     def _load(self, name: str) -> tuple[Any, str]:
         try:
             if name.startswith(f"{BACKEND}://"):
-                engine, info = self._store.load(CheckpointPath.parse(name, BACKEND), optimizer=False)
+                engine, info = self._checkpoints.load(CheckpointPath.parse(name, BACKEND), optimizer=False)
                 return engine.model.eval(), info.spec.base_model
             return self._bases.model(name).eval(), name
         except (NotFound, InvalidRequest) as exc:
@@ -181,18 +155,18 @@ class PeftBackend(TrainingBackend):
         return self._executor
 
 
-def _following(model: Any) -> Continue:
-    """The model with its memory of what it has read."""
+def _next_logits(model: Any) -> NextLogits:
+    """The model as a function of the new tokens, with a key-value cache."""
     torch = import_torch()
-    memory: Any = None
+    cache: Any = None
 
     def forward(new: Sequence[int]) -> Array:
-        nonlocal memory
+        nonlocal cache
         with torch.inference_mode():
             tokens = torch.as_tensor([list(new)], device=model.device)
-            said = model(input_ids=tokens, past_key_values=memory, use_cache=True)
-            memory = said.past_key_values
-            row: Array = said.logits[0, -1].double().cpu().numpy()
+            output = model(input_ids=tokens, past_key_values=cache, use_cache=True)
+            cache = output.past_key_values
+            row: Array = output.logits[0, -1].double().cpu().numpy()
         return row
 
     return forward

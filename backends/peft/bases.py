@@ -1,4 +1,4 @@
-"""Base models by name: loaded from a folder or the hub, or the tiny one that is made here."""
+"""Base models and tokenizers by name: from a folder, the model hub, or a tiny generated model."""
 
 import hashlib
 from pathlib import Path
@@ -11,46 +11,46 @@ from crucible.tokenizer import ByteTokenizer, Tokenizer
 
 
 class Bases:
-    """Makes base models and tokenizers. Blocking, and slow for big ones: call it in a thread."""
+    """Loads base models and tokenizers. Blocking, and slow for big models."""
 
     def __init__(self, settings: PeftSettings) -> None:
         self._settings = settings
         self._tokenizers: dict[str, Tokenizer] = {}
 
     def names(self) -> tuple[str, ...]:
-        """The names that lead somewhere."""
-        return tuple(self._settings.places())
+        """The configured names."""
+        return tuple(self._settings.sources())
 
-    def place(self, name: str) -> str:
-        """Where a name leads; a folder that holds a model leads to itself. Raises InvalidRequest."""
-        places = self._settings.places()
-        if name in places:
-            return places[name]
+    def source(self, name: str) -> str:
+        """The source of a base model; a model's folder is its own source. Raises InvalidRequest."""
+        sources = self._settings.sources()
+        if name in sources:
+            return sources[name]
         if (Path(name) / "config.json").is_file():
             return name
         raise InvalidRequest.of(
-            "base_model", name, f"allowed are {', '.join(places)}, and folders that hold a model", backend=BACKEND
+            "base_model", name, f"allowed are {', '.join(sources)}, and folders of models", backend=BACKEND
         )
 
     def device(self) -> str:
-        """Where models live."""
+        """The torch device of all models."""
         torch = import_torch()
         return self._settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
 
     def model(self, name: str) -> Any:
-        """A base model of one's own, on its device. Raises BackendUnavailable when it cannot be had."""
-        place = self.place(name)
-        model = _tiny(name) if place == TINY else self._load(place)
+        """Load a new instance of a base model onto the device. Raises BackendUnavailable if that fails."""
+        source = self.source(name)
+        model = _tiny(name) if source == TINY else self._load(source)
         return model.to(self.device())
 
     def tokenizer(self, name: str) -> Tokenizer:
-        """The tokenizer of a base model. Raises BackendUnavailable when it cannot be had."""
+        """The tokenizer of a base model. Raises BackendUnavailable if it cannot be loaded."""
         if name not in self._tokenizers:
-            place = self.place(name)
-            self._tokenizers[name] = ByteTokenizer() if place == TINY else _load_tokenizer(place)
+            source = self.source(name)
+            self._tokenizers[name] = ByteTokenizer() if source == TINY else _load_tokenizer(source)
         return self._tokenizers[name]
 
-    def _load(self, place: str) -> Any:
+    def _load(self, source: str) -> Any:
         import_torch()
         from transformers import AutoModelForCausalLM
 
@@ -58,13 +58,13 @@ class Bases:
         if dtype == "auto" and self.device() == "cpu":
             dtype = "float32"
         try:
-            return AutoModelForCausalLM.from_pretrained(place, dtype=dtype)
+            return AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
         except (OSError, ValueError) as exc:
-            raise BackendUnavailable(f"the model {place} cannot be loaded: {exc}", backend=BACKEND) from exc
+            raise BackendUnavailable(f"the model {source} cannot be loaded: {exc}", backend=BACKEND) from exc
 
 
 def import_torch() -> Any:
-    """The package torch. Raises Unsupported when the extra is not installed."""
+    """Import torch. Raises Unsupported if the extra is not installed."""
     try:
         import peft
         import torch
@@ -78,7 +78,7 @@ def import_torch() -> Any:
 
 
 def seeded(torch: Any, *words: object) -> None:
-    """Seed torch from words. Call it under ``torch.random.fork_rng``."""
+    """Seed torch from a hash of words. Call it within ``torch.random.fork_rng``."""
     digest = hashlib.sha256("/".join(map(str, words)).encode()).digest()
     torch.manual_seed(int.from_bytes(digest[:7], "little"))
 
@@ -106,11 +106,11 @@ def _tiny(name: str) -> Any:
         return LlamaForCausalLM(config)
 
 
-def _load_tokenizer(place: str) -> Tokenizer:
+def _load_tokenizer(source: str) -> Tokenizer:
     import_torch()
     from transformers import AutoTokenizer
 
     try:
-        return TemplateTokenizer(place, AutoTokenizer.from_pretrained(place))
+        return TemplateTokenizer(source, AutoTokenizer.from_pretrained(source))
     except (OSError, ValueError) as exc:
-        raise BackendUnavailable(f"the tokenizer of {place} cannot be loaded: {exc}", backend=BACKEND) from exc
+        raise BackendUnavailable(f"the tokenizer of {source} cannot be loaded: {exc}", backend=BACKEND) from exc

@@ -1,4 +1,4 @@
-"""Checkpoints as safetensors: the adapter as PEFT writes it, so that others read it; optimizer; random state."""
+"""Checkpoints of the PEFT backend: the adapter in PEFT's format, optimizer and random state as safetensors."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +15,7 @@ _MOMENTS: Final = ("exp_avg", "exp_avg_sq", "step")
 
 
 class PeftCheckpoints(CheckpointStore[PeftEngine]):
-    """All of them under one folder."""
+    """The PEFT backend's checkpoints in a folder."""
 
     def __init__(self, settings: PeftSettings, bases: Bases) -> None:
         super().__init__("peft", settings.folder())
@@ -25,14 +25,14 @@ class PeftCheckpoints(CheckpointStore[PeftEngine]):
     def _write(self, engine: PeftEngine, folder: Path, *, optimizer: bool) -> None:
         from safetensors.torch import save_file
 
-        # Otherwise PEFT asks the model hub whether the embedding has grown.
+        # by default PEFT queries the model hub for the size of the embedding
         engine.model.save_pretrained(str(folder), save_embedding_layers=False)
         if not optimizer:
             return
         tensors = {"random_state": engine.random_state}
         for name, value in engine.trained.items():
-            for moment, kept in engine.optimizer.state.get(value, {}).items():
-                tensors[f"{moment}/{name}"] = kept.contiguous()
+            for moment, tensor in engine.optimizer.state.get(value, {}).items():
+                tensors[f"{moment}/{name}"] = tensor.contiguous()
         save_file(tensors, str(folder / _OPTIMIZER))
 
     def _read(self, folder: Path, info: CheckpointInfo, *, optimizer: bool) -> PeftEngine:
@@ -45,7 +45,7 @@ class PeftCheckpoints(CheckpointStore[PeftEngine]):
         refused = set_peft_model_state_dict(engine.model, weights).unexpected_keys
         if refused or len(weights) != len(engine.trained):
             raise ValueError(
-                f"the adapter has other weights than the model: {len(weights)} of {len(engine.trained)}"
+                f"the adapter's weights do not match the model's: {len(weights)} of {len(engine.trained)}"
             )
         if optimizer:
             _restore(engine, moments)
@@ -57,9 +57,9 @@ def _restore(engine: PeftEngine, moments: Mapping[str, Any]) -> None:
     if len(moments) == 1:  # saved before the first step
         return
     for name, value in engine.trained.items():
-        kept = {moment: moments[f"{moment}/{name}"] for moment in _MOMENTS}
+        saved = {moment: moments[f"{moment}/{name}"] for moment in _MOMENTS}
         engine.optimizer.state[value] = {
-            moment: tensor if moment == "step" else tensor.to(value.device) for moment, tensor in kept.items()
+            moment: tensor if moment == "step" else tensor.to(value.device) for moment, tensor in saved.items()
         }
 
 

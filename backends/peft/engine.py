@@ -1,4 +1,4 @@
-"""A base model with a LoRA adapter and Adam, on torch."""
+"""The PEFT backend's engine: a base model with a LoRA adapter and Adam, on torch."""
 
 import hashlib
 import math
@@ -21,8 +21,10 @@ _UNEMBED: Final = frozenset({"lm_head", "embed_out"})
 
 
 class PeftEngine(Engine):
-    """One example at a time, so that gradients do not depend on how a batch is padded. The random state is the
-    engine's own: runs do not disturb each other."""
+    """Trains one example at a time, so that gradients do not depend on the padding of a batch.
+
+    Each engine has its own random state, so that runs do not influence each other.
+    """
 
     def __init__(self, spec: RunSpec, bases: Bases, lora_alpha: int) -> None:
         torch = import_torch()
@@ -71,14 +73,14 @@ class PeftEngine(Engine):
         return StepResult(loss=math.fsum(losses) / math.fsum(weights), tokens=tokens, metrics={"grad_norm": norm})
 
     def digest(self) -> str:
-        made = hashlib.sha256()
+        sha = hashlib.sha256()
         for name, value in sorted(self.trained.items()):
-            made.update(name.encode())
-            made.update(value.detach().cpu().float().numpy().tobytes())
-        return made.hexdigest()
+            sha.update(name.encode())
+            sha.update(value.detach().cpu().float().numpy().tobytes())
+        return sha.hexdigest()
 
     def _backward(self, datum: Datum) -> list[float]:
-        """Adds the gradients of one example; returns the weighted loss of each of its tokens."""
+        """Accumulate the gradients of one example; returns the weighted loss of each of its tokens."""
         torch = import_torch()
         tokens = torch.as_tensor([int(token) for token in datum.tokens], device=self._device)
         targets = torch.as_tensor([int(token) for token in datum.loss_inputs["target_tokens"]], device=self._device)
@@ -92,12 +94,12 @@ class PeftEngine(Engine):
 
     def _step(self, request: StepRequest) -> float:
         torch = import_torch()
-        how = request.optimizer
-        limit = how.grad_clip_norm if how.grad_clip_norm > 0 else math.inf
+        adam = request.optimizer
+        limit = adam.grad_clip_norm if adam.grad_clip_norm > 0 else math.inf
         norm = float(torch.nn.utils.clip_grad_norm_(self.trained.values(), limit, foreach=False))
         for group in self.optimizer.param_groups:
             group.update(
-                lr=how.learning_rate, betas=(how.beta1, how.beta2), eps=how.eps, weight_decay=how.weight_decay
+                lr=adam.learning_rate, betas=(adam.beta1, adam.beta2), eps=adam.eps, weight_decay=adam.weight_decay
             )
         self.optimizer.step()
         return norm
@@ -112,17 +114,17 @@ class PeftEngine(Engine):
 
 
 def _targets(base: Any, lora: LoraSpec) -> set[str]:
-    wanted = (
+    selected = (
         (_ATTENTION if lora.train_attn else frozenset())
         | (_MLP if lora.train_mlp else frozenset())
         | (_UNEMBED if lora.train_unembed and not base.config.tie_word_embeddings else frozenset())
     )
-    found = {name.rpartition(".")[2] for name, _ in base.named_modules()} & wanted
-    if not found:
+    targets = {name.rpartition(".")[2] for name, _ in base.named_modules()} & selected
+    if not targets:
         raise InvalidRequest.of(
             "lora",
             lora.model_dump(),
-            "nothing of this model would be trained; set one of train_* to true",
+            "it selects no matrix of this model; set one of train_* to true",
             backend=BACKEND,
         )
-    return found
+    return targets

@@ -1,4 +1,4 @@
-"""The settings of the ``peft`` backend, and where it finds what it is not told."""
+"""Settings of the PEFT backend."""
 
 import json
 import os
@@ -12,11 +12,11 @@ from crucible.record import Record
 from nsai_work.home import home_folder
 
 BACKEND: Final = "peft"
-MODELS_NAME: Final = "NSAI_WORK_PEFT_MODELS"
+MODELS_VARIABLE: Final = "NSAI_WORK_PEFT_MODELS"
 TINY: Final = "nsai/tiny-llama"
-"""Not a place: a tiny Llama with random weights that follow from its name, made when it is needed."""
+"""Source of a tiny Llama that is generated on demand, with random weights derived from the model's name."""
 
-_KNOWN: Final = {
+_BUILT_IN: Final = {
     "tiny-lm": TINY,
     "llama-3.2-1b": "meta-llama/Llama-3.2-1B-Instruct",
     "llama-3.2-3b": "meta-llama/Llama-3.2-3B-Instruct",
@@ -25,43 +25,45 @@ _KNOWN: Final = {
 
 
 class PeftSettings(Record):
-    """``models`` says where a base model's name leads: a folder, or a name on the model hub. Names of other
-    backends lead to the same models here; ``NSAI_WORK_PEFT_MODELS`` (a JSON object) adds to them.
+    """Settings. ``home`` is the folder of checkpoints, by default ``peft`` in NSAI_WORK_HOME.
 
-    ``home``: the folder of checkpoints; by default ``peft`` in NSAI_WORK_HOME, or in the user's state folder.
+    ``models`` maps names of base models to sources: a folder, or a name on the model hub. It extends the built-in
+    names, which other backends share, and those of ``NSAI_WORK_PEFT_MODELS`` (a JSON object).
     """
 
     home: Path | None = None
     models: dict[str, str] = Field(default_factory=dict)
     device: str | None = None
-    """``cpu``, ``cuda``, ``cuda:1``, ``mps``; by default the first GPU, else the CPU."""
+    """``cpu``, ``cuda``, ``cuda:1`` or ``mps``; by default the first GPU, or without one the CPU."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     threads: int | None = Field(default=None, ge=1)
-    """Threads that torch computes with, in the whole process; by default as many as it likes."""
+    """Number of torch's threads, in the whole process; by default torch's own choice."""
     lora_alpha: int = Field(default=32, ge=1)
     kept_models: int = Field(default=2, ge=1, le=64)
-    """How many models stay loaded for completions."""
+    """Maximum number of models that stay loaded for completions."""
 
     @field_validator("models")
     @classmethod
-    def _somewhere(cls, value: dict[str, str]) -> dict[str, str]:
-        if not all(name and place for name, place in value.items()):
-            raise ValueError("neither a name nor a place may be empty")
+    def _not_empty(cls, value: dict[str, str]) -> dict[str, str]:
+        if not all(name and source for name, source in value.items()):
+            raise ValueError("neither a name nor a source may be empty")
         return value
 
-    def places(self) -> dict[str, str]:
-        """Every known base model, with where it is. Raises InvalidRequest for a variable that is no JSON object."""
-        given = os.environ.get(MODELS_NAME, "{}")
+    def sources(self) -> dict[str, str]:
+        """All base models with their sources. Raises InvalidRequest for a malformed variable."""
+        variable = os.environ.get(MODELS_VARIABLE, "{}")
         try:
-            added = json.loads(given)
+            added = json.loads(variable)
         except ValueError:
             added = None
-        if not isinstance(added, dict) or not all(isinstance(place, str) for place in added.values()):
-            raise InvalidRequest.of(MODELS_NAME, given, "a JSON object of names and places", backend=BACKEND)
-        return {**_KNOWN, **added, **self.models}
+        if not isinstance(added, dict) or not all(isinstance(source, str) for source in added.values()):
+            raise InvalidRequest.of(
+                MODELS_VARIABLE, variable, "a JSON object of names and sources", backend=BACKEND
+            )
+        return {**_BUILT_IN, **added, **self.models}
 
     def folder(self) -> Path:
-        """The folder to keep checkpoints in, resolved now; it need not exist."""
+        """The folder of checkpoints, resolved by this call; it need not exist."""
         if self.home is not None:
             return self.home
         return home_folder() / "peft"
