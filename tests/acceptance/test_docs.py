@@ -13,6 +13,9 @@ import pytest
 import crucible.errors
 import nsai_work.errors
 from crucible.errors import CrucibleError
+from nsai_work.job import Constraints, Job, Resources
+from nsai_work.payloads import PAYLOADS, DataSource
+from nsai_work.policies import CheckpointPolicy, RetryPolicy
 from nsai_work.settings import Settings
 from tests.acceptance.conftest import Cli
 
@@ -111,3 +114,15 @@ def test_links_lead_somewhere(page: Path) -> None:
         file = page.parent / target if target else page
         assert file.exists(), f"{page.name}: {link}"
         assert not fragment or fragment in anchors(file), f"{page.name}: {link}"
+
+
+def test_every_field_of_a_job_is_on_its_page() -> None:
+    """docs/reference/job-file.md names each field that a user may set, payloads included."""
+    fields = list(Job.model_fields)
+    kinds = (Resources, Constraints, RetryPolicy, CheckpointPolicy, DataSource, *set(PAYLOADS.values()))
+    settable = {*fields[: fields.index("status")], *(name for kind in kinds for name in kind.model_fields)}
+
+    page = (DOCS / "reference" / "job-file.md").read_text()
+    named = {name for path in re.findall(r"`([\w.]+)`", page) for name in path.split(".")}
+
+    assert settable - named == set()
