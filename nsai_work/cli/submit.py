@@ -1,6 +1,7 @@
 """``nsai-work submit``: check a job file, store its jobs, wake a worker."""
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,10 +9,9 @@ import typer
 from pydantic import JsonValue
 
 from nsai_work.cli.exit_codes import ExitCode, exit_code_for
-from nsai_work.cli.follow import follow
 from nsai_work.cli.opening import read_settings, the_store
 from nsai_work.cli.output import write_json
-from nsai_work.cli.watch import Timeout
+from nsai_work.cli.watch import MAX_PAUSE_S, Timeout
 
 if TYPE_CHECKING:
     from nsai_work.store import Store
@@ -44,13 +44,16 @@ def submit(
 
 
 def _wait(store: "Store", ids: list[str], timeout_s: float | None) -> ExitCode:
+    from nsai_work.client.follow import wait_for_end
+
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     worst = ExitCode.DONE
     for job_id in ids:
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
-        status = follow(store, job_id, lambda event: None, timeout_s=left)
-        if status is None:
-            typer.echo(f"error: {job_id} has not ended after {timeout_s:g} s; it goes on", err=True)
+        try:
+            job = wait_for_end(partial(store.get, job_id), job_id, left, MAX_PAUSE_S)
+        except TimeoutError:
+            typer.echo(f"error: {job_id} has not ended after {timeout_s:g} s; it continues", err=True)
             return ExitCode.WAIT_TIMEOUT
-        worst = max(worst, exit_code_for(status))
+        worst = max(worst, exit_code_for(job.status))
     return worst

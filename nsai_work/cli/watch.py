@@ -1,13 +1,14 @@
 """``nsai-work watch``: follow a job live, from any process."""
 
-from typing import Annotated
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from pydantic import JsonValue
 from rich.console import Console
 
 from nsai_work.cli.exit_codes import ExitCode, exit_code_for
-from nsai_work.cli.follow import follow
 from nsai_work.cli.inspect_jobs import JobId
 from nsai_work.cli.job_id import find_job
 from nsai_work.cli.opening import the_store
@@ -15,6 +16,12 @@ from nsai_work.cli.output import write_json
 from nsai_work.cli.report import describe_failure
 from nsai_work.cli.run_progress import JobEvent
 from nsai_work.cli.views import steps_wanted, view_for
+from nsai_work.lifecycle import JobStatus
+
+if TYPE_CHECKING:
+    from nsai_work.store import Store
+
+MAX_PAUSE_S = 0.1
 
 Timeout = Annotated[float | None, typer.Option(min=0, help="Stop waiting after so many seconds (exit code 124).")]
 
@@ -28,17 +35,36 @@ def watch(
     store = the_store()
     job = find_job(store, job_id)
     if json_output:
-        status = follow(store, job.id, lambda event: write_json(event_json(event), indent=None), timeout_s=timeout)
+        status = _follow(store, job.id, timeout, lambda event: write_json(event_json(event), indent=None))
     else:
         with view_for(Console(), total=steps_wanted(job)) as view:
-            status = follow(store, job.id, view.see, timeout_s=timeout)
+            status = _follow(store, job.id, timeout, view.see)
     if status is None:
-        typer.echo(f"error: {job.id} has not ended after {timeout:g} s; it goes on", err=True)
+        typer.echo(f"error: {job.id} has not ended after {timeout:g} s; it continues", err=True)
         raise typer.Exit(ExitCode.WAIT_TIMEOUT)
     error = store.get(job.id).error
     if error is not None and not json_output:
         typer.echo(describe_failure(error), err=True)
     raise typer.Exit(exit_code_for(status))
+
+
+def _follow(
+    store: "Store", job_id: str, timeout_s: float | None, on_event: Callable[[JobEvent], object]
+) -> JobStatus | None:
+    """Call ``on_event`` with each event. Returns the status at the end, or None after the timeout."""
+    from nsai_work.client.follow import follow_jobs, read_update
+
+    status = None
+    try:
+        for update in follow_jobs(
+            partial(read_update, store), [job_id], timeout_s=timeout_s, max_pause_s=MAX_PAUSE_S
+        ):
+            status = update.status
+            for event in update.events:
+                on_event(event)
+    except TimeoutError:
+        return None
+    return status
 
 
 def event_json(event: JobEvent) -> dict[str, JsonValue]:

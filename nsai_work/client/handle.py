@@ -1,7 +1,6 @@
 """JobHandle: a job as its submitter, or anybody else in any process, sees it."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
@@ -9,6 +8,7 @@ from pydantic import JsonValue
 
 from crucible.errors import Canceled, CrucibleError, Failure, error_from
 from nsai_work.client.connections import job_store, send_wake_ups
+from nsai_work.client.follow import Update, afollow_jobs, await_end, follow_jobs, read_update, wait_for_end
 from nsai_work.errors import JobTimeout, WorkError
 from nsai_work.job import Job
 from nsai_work.lifecycle import JobStatus
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from nsai_work.store import EventRow, Store
 
 T = TypeVar("T")
-
-FIRST_LOOK_S = 0.01
-LONGEST_LOOK_S = 0.5
 
 
 class JobHandle:
@@ -87,17 +84,8 @@ class JobHandle:
 
     def events(self, *, follow: bool = False, after: int = 0) -> "Iterator[EventRow]":
         """The job's log after entry number ``after``; with ``follow`` until the job has ended."""
-        pause = FIRST_LOOK_S
-        while True:
-            page, ended = self._look(after, follow)
-            yield from page
-            if page:
-                after, pause = page[-1].seq, FIRST_LOOK_S
-            elif not follow or ended:
-                return
-            else:
-                time.sleep(pause)
-                pause = min(pause * 1.5, LONGEST_LOOK_S)
+        for update in follow_jobs(self._read, [self.id], after=after, until_end=follow):
+            yield from update.events
 
     def result(self, timeout: float | None = None) -> dict[str, JsonValue]:
         """Wait for the job's end, at most ``timeout`` seconds, and return its result.
@@ -107,12 +95,7 @@ class JobHandle:
             Canceled, JobTimeout: it was canceled, or its own time limit passed.
             TimeoutError: it has not ended yet.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
-        pause = FIRST_LOOK_S
-        while not (job := self.job()).status.ended:
-            time.sleep(self._next_pause(pause, deadline))
-            pause = min(pause * 1.5, LONGEST_LOOK_S)
-        return outcome_of(job)
+        return outcome_of(wait_for_end(self.job, self.id, timeout))
 
     async def ajob(self) -> Job:
         """``job`` for async code."""
@@ -144,41 +127,22 @@ class JobHandle:
 
     async def aevents(self, *, follow: bool = False, after: int = 0) -> "AsyncIterator[EventRow]":
         """``events`` for async code."""
-        pause = FIRST_LOOK_S
-        while True:
-            page, ended = await asyncio.to_thread(self._look, after, follow)
-            for event in page:
+        async for update in afollow_jobs(self._aread, [self.id], after=after, until_end=follow):
+            for event in update.events:
                 yield event
-            if page:
-                after, pause = page[-1].seq, FIRST_LOOK_S
-            elif not follow or ended:
-                return
-            else:
-                await asyncio.sleep(pause)
-                pause = min(pause * 1.5, LONGEST_LOOK_S)
 
     async def aresult(self, timeout: float | None = None) -> dict[str, JsonValue]:
         """``result`` for async code."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        pause = FIRST_LOOK_S
-        while not (job := await self.ajob()).status.ended:
-            await asyncio.sleep(self._next_pause(pause, deadline))
-            pause = min(pause * 1.5, LONGEST_LOOK_S)
-        return outcome_of(job)
+        return outcome_of(await await_end(self.ajob, self.id, timeout))
 
     def _store(self) -> "Store":
         return job_store(self._settings)
 
-    def _look(self, after: int, follow: bool) -> "tuple[list[EventRow], bool]":
-        # the status first: what is written between the two looks is then seen by the next page
-        ended = self.status().ended if follow else True
-        return list(self._store().events(self.id, after)), ended
+    def _read(self, job_id: str, after: int) -> Update:
+        return read_update(self._store(), job_id, after)
 
-    def _next_pause(self, pause: float, deadline: float | None) -> float:
-        left = pause if deadline is None else min(pause, deadline - time.monotonic())
-        if left <= 0:
-            raise TimeoutError(f"job {self.id} has not ended yet; it goes on, and result() may be called again")
-        return left
+    async def _aread(self, job_id: str, after: int) -> Update:
+        return await asyncio.to_thread(self._read, job_id, after)
 
 
 def outcome_of(job: Job) -> dict[str, JsonValue]:

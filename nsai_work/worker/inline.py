@@ -6,12 +6,13 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
+from nsai_work.client.follow import afollow_jobs
 from nsai_work.settings import Settings
 from nsai_work.store.records import EventRow, Selection
 from nsai_work.worker.runtime import Runtime, open_runtime
 from nsai_work.worker.worker_store import WorkerStore
 
-LOOK_S = 0.05
+MAX_PAUSE_S = 0.05
 
 OnEvent = Callable[[EventRow], None]
 
@@ -92,16 +93,6 @@ def _sigterm_as_ctrl_c() -> Iterator[None]:
 
 
 async def _follow(store: WorkerStore, job_ids: Sequence[str], on_event: OnEvent) -> None:
-    """Pass events on until every job has ended and nothing more is to come."""
-    after = dict.fromkeys(job_ids, 0)
-    while after:
-        for job_id in list(after):
-            # the status first: what is written between the two looks is then in the page
-            ended = (await store.status(job_id)).ended
-            page = await store.events(job_id, after[job_id])
-            for event in page:
-                on_event(event)
-                after[job_id] = event.seq
-            if ended and not page:
-                del after[job_id]
-        await asyncio.sleep(LOOK_S)
+    async for update in afollow_jobs(store.read_update, job_ids, max_pause_s=MAX_PAUSE_S):
+        for event in update.events:
+            on_event(event)

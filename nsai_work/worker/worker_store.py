@@ -7,6 +7,7 @@ from importlib.metadata import version
 
 from crucible.errors import CrucibleError
 from nsai_work.client.connections import open_job_store
+from nsai_work.client.follow import Update
 from nsai_work.clock import Clock
 from nsai_work.journal import Journal
 from nsai_work.lifecycle import JobStatus
@@ -20,7 +21,6 @@ from nsai_work.store.queries import jobs as reading
 from nsai_work.store.records import (
     Claim,
     ClaimRequest,
-    EventRow,
     Lease,
     LeaseReport,
     Outcome,
@@ -92,13 +92,10 @@ class WorkerStore:
         """The journal of a claimed job."""
         return StoreJournal(self._store_async, claim)
 
-    async def status(self, job_id: str) -> JobStatus:
-        """Where a job is in its life. Raises JobNotFound."""
-        return (await self._store_async.run(reading.get, job_id)).status
-
-    async def events(self, job_id: str, after: int) -> list[EventRow]:
-        """A job's log. Raises JobNotFound."""
-        return await self._store_async.run(reading.job_events, job_id, after=after)
+    async def read_update(self, job_id: str, after: int) -> Update:
+        """Poll a job once: its status, then its events after entry number ``after``. Raises JobNotFound."""
+        status = (await self._store_async.run(reading.get, job_id)).status
+        return Update(job_id, status, await self._store_async.run(reading.job_events, job_id, after=after))
 
     async def lead_sweep(self) -> bool:
         """Whether this worker is the one that sweeps; also says that it lives."""
