@@ -8,21 +8,21 @@ from typing import Annotated
 import typer
 
 from crucible.errors import CrucibleError, InvalidRequest
-from nsai_work.cli.backends import backends
-from nsai_work.cli.complete import complete
-from nsai_work.cli.database import database_app
-from nsai_work.cli.doctor import doctor
+from nsai_work.cli.commands.backends import backends
+from nsai_work.cli.commands.complete import complete
+from nsai_work.cli.commands.database import database_app
+from nsai_work.cli.commands.doctor import doctor
+from nsai_work.cli.commands.job_actions import cancel, promote, retry
+from nsai_work.cli.commands.jobs import checkpoints, list_jobs, show, steps
+from nsai_work.cli.commands.limits import limits_app
+from nsai_work.cli.commands.run import run
+from nsai_work.cli.commands.submit import submit
+from nsai_work.cli.commands.watch import watch
+from nsai_work.cli.commands.worker import worker
+from nsai_work.cli.error_report import report_error
 from nsai_work.cli.exit_codes import ExitCode, exit_code_of
-from nsai_work.cli.inspect_jobs import checkpoints, list_jobs, show, steps
-from nsai_work.cli.limits import limits_app
-from nsai_work.cli.opening import close_all
 from nsai_work.cli.plugin_commands import CommandGroup
-from nsai_work.cli.report import report_error
-from nsai_work.cli.run import run
-from nsai_work.cli.steer import cancel, promote, retry
-from nsai_work.cli.submit import submit
-from nsai_work.cli.watch import watch
-from nsai_work.cli.worker import worker
+from nsai_work.cli.store_access import close_all
 
 DEBUG_VARIABLE = "NSAI_WORK_DEBUG"
 

@@ -26,9 +26,7 @@ ALLOWED_DUPLICATES: Final[Mapping[str, str]] = {
 }
 """Class names that may be defined twice, with the reason."""
 
-KNOWN_DUPLICATES: Final[Set[str]] = {
-    "JobEvent",
-}
+KNOWN_DUPLICATES: Final[Set[str]] = set()
 
 OLD_MODULE_NAMES: Final[Set[str]] = {
     *(

@@ -2,28 +2,25 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 from pydantic import JsonValue
 from rich.console import Console
 
+from nsai_work.cli.error_report import describe_failure
 from nsai_work.cli.exit_codes import ExitCode, exit_code_for
-from nsai_work.cli.inspect_jobs import JobId
-from nsai_work.cli.job_id import find_job
-from nsai_work.cli.opening import the_store
+from nsai_work.cli.job_lookup import find_job
+from nsai_work.cli.job_view import steps_wanted, view_for
 from nsai_work.cli.output import write_json
-from nsai_work.cli.report import describe_failure
-from nsai_work.cli.run_progress import JobEvent
-from nsai_work.cli.views import steps_wanted, view_for
+from nsai_work.cli.parameters import JobId, Timeout
+from nsai_work.cli.store_access import the_store
 from nsai_work.lifecycle import JobStatus
 
 if TYPE_CHECKING:
-    from nsai_work.store import Store
+    from nsai_work.store import EventRow, Store
 
-MAX_PAUSE_S = 0.1
-
-Timeout = Annotated[float | None, typer.Option(min=0, help="Stop waiting after so many seconds (exit code 124).")]
+MAX_PAUSE_S: Final = 0.1
 
 
 def watch(
@@ -49,7 +46,7 @@ def watch(
 
 
 def _follow(
-    store: "Store", job_id: str, timeout_s: float | None, on_event: Callable[[JobEvent], object]
+    store: "Store", job_id: str, timeout_s: float | None, on_event: Callable[["EventRow"], object]
 ) -> JobStatus | None:
     """Call ``on_event`` with each event. Returns the status at the end, or None after the timeout."""
     from nsai_work.client.follow import follow_jobs, read_update
@@ -67,6 +64,6 @@ def _follow(
     return status
 
 
-def event_json(event: JobEvent) -> dict[str, JsonValue]:
+def event_json(event: "EventRow") -> dict[str, JsonValue]:
     """An event as data."""
     return {"seq": event.seq, "at": event.at.isoformat(), "name": event.name, "data": dict(event.data)}

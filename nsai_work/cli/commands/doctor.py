@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from crucible.errors import CrucibleError, PluginError
+from nsai_work.cli.error_report import describe_error
 from nsai_work.cli.exit_codes import ExitCode
 from nsai_work.cli.output import stdout_console, write_json
-from nsai_work.cli.report import describe_error
 
 if TYPE_CHECKING:
     from nsai_work.settings import Settings
@@ -52,7 +52,7 @@ def doctor(
 
 
 def _examine() -> Iterator[Finding]:
-    from nsai_work.cli.opening import read_settings
+    from nsai_work.cli.store_access import read_settings
 
     try:
         settings = read_settings()
@@ -111,7 +111,7 @@ def _home(settings: "Settings") -> Finding:
 
 
 def _database(settings: "Settings") -> Finding:
-    from nsai_work.cli.opening import the_store
+    from nsai_work.cli.store_access import the_store
     from nsai_work.settings import redacted
     from nsai_work.store.engine.migrate import HEAD, current_version
 

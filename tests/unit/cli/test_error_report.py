@@ -5,8 +5,8 @@ import json
 import pytest
 
 from crucible.errors import InvalidRequest, UnknownBackend
-from nsai_work.cli import report
-from nsai_work.cli.report import describe_error, report_error
+from nsai_work.cli import error_report
+from nsai_work.cli.error_report import describe_error, report_error
 
 
 def test_text_has_the_message_and_what_to_do() -> None:
@@ -60,8 +60,8 @@ def test_a_message_at_the_limits_is_whole() -> None:
 def test_only_what_is_shown_is_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
     """Escaping a megabyte would take seconds, of which a kilobyte is shown."""
     escaped: list[int] = []
-    monkeypatch.setattr(report, "plain_text", lambda text: escaped.append(len(text)) or text)
+    monkeypatch.setattr(error_report, "plain_text", lambda text: escaped.append(len(text)) or text)
 
-    report.describe_error(InvalidRequest("x" * 1_000_000))
+    error_report.describe_error(InvalidRequest("x" * 1_000_000))
 
     assert escaped == [len("x" * 1_000 + "... (1,000,000 characters)")]

@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from nsai_work.cli.error_report import describe_failure
 from nsai_work.cli.exit_codes import ExitCode, exit_code_for
 from nsai_work.cli.job_result import result_facts
-from nsai_work.cli.opening import read_settings, the_store
+from nsai_work.cli.job_view import steps_wanted, view_for
 from nsai_work.cli.output import as_json, write_json, write_pairs
-from nsai_work.cli.report import describe_failure
-from nsai_work.cli.submit import JobFile
-from nsai_work.cli.views import steps_wanted, view_for
+from nsai_work.cli.parameters import JobFile
+from nsai_work.cli.store_access import read_settings, the_store
 from nsai_work.lifecycle import JobStatus
 from nsai_work.payloads import JobKind
 

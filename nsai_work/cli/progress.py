@@ -2,25 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import JsonValue
 
+if TYPE_CHECKING:
+    from nsai_work.store import EventRow
+
 T = TypeVar("T", int, int | None)
-
-
-class JobEvent(Protocol):
-    """What the store keeps of an event, as far as it is needed here."""
-
-    @property
-    def seq(self) -> int: ...
-    @property
-    def at(self) -> datetime: ...
-    @property
-    def name(self) -> str: ...
-    @property
-    def data(self) -> Mapping[str, JsonValue]: ...
 
 
 @dataclass(slots=True)
@@ -39,7 +28,7 @@ class RunProgress:
     recoveries: int = 0
     failed_rows: int = 0
 
-    def see(self, event: JobEvent) -> None:
+    def see(self, event: "EventRow") -> None:
         """Take the next event in."""
         if event.name.startswith("job."):
             self.status = event.name.removeprefix("job.")

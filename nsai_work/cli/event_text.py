@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from nsai_work.cli.run_progress import JobEvent
+if TYPE_CHECKING:
+    from nsai_work.store import EventRow
+
 
 Data = Mapping[str, Any]
 Line = Callable[[Data], "str | None"]
@@ -18,7 +20,7 @@ class Note:
     style: str = ""
 
 
-def narrate(event: JobEvent) -> Note | None:
+def narrate(event: "EventRow") -> Note | None:
     """The line for an event; None for one that says nothing new to a person."""
     line, style = _LINES.get(_family(event.name), (None, ""))
     text = line(event.data) if line else None

@@ -7,12 +7,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from nsai_work.cli.narration import narrate
+from nsai_work.cli.event_text import narrate
 from nsai_work.cli.plain_text import plain_text
-from nsai_work.cli.run_progress import JobEvent, RunProgress
+from nsai_work.cli.progress import RunProgress
 
 if TYPE_CHECKING:
     from nsai_work.job import Job
+    from nsai_work.store import EventRow
 
 _COUNTED = {"step": "step", "inference.progress": "rows"}
 PLAIN_LINES = 20
@@ -26,7 +27,7 @@ class JobView(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
-    def see(self, event: JobEvent) -> None:
+    def see(self, event: "EventRow") -> None:
         """Show an event."""
         ...
 
@@ -67,7 +68,7 @@ class BarView:
     ) -> None:
         self._bar.stop()
 
-    def see(self, event: JobEvent) -> None:
+    def see(self, event: "EventRow") -> None:
         """Move the bar; put a line above it for what is more than a step."""
         self._progress.see(event)
         note = narrate(event)
@@ -101,7 +102,7 @@ class PlainView:
     ) -> None:
         pass
 
-    def see(self, event: JobEvent) -> None:
+    def see(self, event: "EventRow") -> None:
         """Write a line, if the event deserves one."""
         self._progress.see(event)
         note = narrate(event)

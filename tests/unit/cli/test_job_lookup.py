@@ -8,7 +8,7 @@ import pytest
 
 from crucible.errors import InvalidRequest
 from nsai_work import Job
-from nsai_work.cli.job_id import find_job
+from nsai_work.cli.job_lookup import find_job
 from nsai_work.errors import JobNotFound
 from nsai_work.identifiers import new_job_id
 from nsai_work.store import Store, open_store

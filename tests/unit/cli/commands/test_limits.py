@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from crucible.errors import InvalidRequest
 from nsai_work.cli import main
-from nsai_work.cli.limits import read_most
+from nsai_work.cli.commands.limits import read_most
 from nsai_work.job import Job
 from nsai_work.store import ClaimRequest, Limit, Store
 from nsai_work.store.claim.limits import MOST_RUNNING, model_limit, tenant_quota

@@ -2,21 +2,19 @@
 
 import time
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from pydantic import JsonValue
 
+from nsai_work.cli.commands.watch import MAX_PAUSE_S
 from nsai_work.cli.exit_codes import ExitCode, exit_code_for
-from nsai_work.cli.opening import read_settings, the_store
 from nsai_work.cli.output import write_json
-from nsai_work.cli.watch import MAX_PAUSE_S, Timeout
+from nsai_work.cli.parameters import JobFile, Timeout
+from nsai_work.cli.store_access import read_settings, the_store
 
 if TYPE_CHECKING:
     from nsai_work.store import Store
-
-JobFile = Annotated[Path, typer.Argument(metavar="FILE", help="A job, or a list of jobs, as YAML or JSON.")]
 
 
 def submit(

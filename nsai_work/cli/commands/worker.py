@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from nsai_work.cli.opening import read_settings
+from nsai_work.cli.store_access import read_settings
 from nsai_work.job import Priority
 
 

@@ -7,10 +7,10 @@ import typer
 from pydantic import JsonValue
 
 from crucible.errors import InvalidRequest
-from nsai_work.cli.inspect_jobs import AsJson
-from nsai_work.cli.opening import the_store
 from nsai_work.cli.output import write_json, write_table
+from nsai_work.cli.parameters import JsonFlag
 from nsai_work.cli.plain_text import plain_line
+from nsai_work.cli.store_access import the_store
 
 if TYPE_CHECKING:
     from nsai_work.store import Limit, LimitUse
@@ -41,7 +41,7 @@ def _limits() -> None:
 
 
 @limits_app.command("list")
-def list_limits(json_output: AsJson = False) -> None:
+def list_limits(json_output: JsonFlag = False) -> None:
     """List the limits that are set, each with how many jobs run under it now."""
     used = the_store().limits_in_use()
     if json_output:
@@ -55,7 +55,7 @@ def list_limits(json_output: AsJson = False) -> None:
 def limit_tenant(
     tenant: Annotated[str, typer.Argument(metavar="TENANT", help="A tenant, as tenant_id of its jobs names it.")],
     most: Most,
-    json_output: AsJson = False,
+    json_output: JsonFlag = False,
 ) -> None:
     """Set or lift a tenant's quota: how many of its jobs run at once."""
     _tell(the_store().set_tenant_quota(tenant, read_most(most)), json_output)
@@ -71,7 +71,7 @@ def limit_credential(
     ],
     most: Most,
     model: Annotated[str, typer.Option(help="Only on this model; on all together when left out.")] = ALL_MODELS,
-    json_output: AsJson = False,
+    json_output: JsonFlag = False,
 ) -> None:
     """Set or lift a credential's limit: how many jobs run with it at once, on one model or on all together."""
     _tell(the_store().set_model_limit(credential, read_most(most), model=model), json_output)

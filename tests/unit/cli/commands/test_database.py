@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from crucible.errors import InvalidRequest
 from nsai_work import Job, Settings, submit
 from nsai_work.cli.app import app
-from nsai_work.cli.database import age_of
+from nsai_work.cli.commands.database import age_of
 from nsai_work.client.connections import close_connections
 from nsai_work.worker import run_inline
 

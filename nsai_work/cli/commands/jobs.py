@@ -6,20 +6,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from pydantic import JsonValue
 
-from nsai_work.cli.job_id import find_job
+from nsai_work.cli.error_report import describe_failure
+from nsai_work.cli.job_lookup import find_job
 from nsai_work.cli.job_result import result_facts
-from nsai_work.cli.opening import the_store
 from nsai_work.cli.output import ago, as_json, write_json, write_pairs, write_table
-from nsai_work.cli.report import describe_failure
+from nsai_work.cli.parameters import JobId, JsonFlag
+from nsai_work.cli.store_access import the_store
 from nsai_work.lifecycle import JobStatus
 from nsai_work.payloads import JobKind
 
 if TYPE_CHECKING:
     from nsai_work.job import Job
     from nsai_work.journal import CheckpointRecord
-
-JobId = Annotated[str, typer.Argument(metavar="ID", help="A job's id; a unique beginning or end of it will do.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def list_jobs(
@@ -30,7 +28,7 @@ def list_jobs(
     tag: Annotated[str | None, typer.Option(help="Only those with this tag.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many.")] = 50,
     after: Annotated[str | None, typer.Option(help="Only those older than this job (the last id seen).")] = None,
-    json_output: AsJson = False,
+    json_output: JsonFlag = False,
 ) -> None:
     """List jobs, newest first."""
     from nsai_work.store.records import JobFilter
@@ -48,7 +46,7 @@ def list_jobs(
     write_table(("ID", "STATUS", "CREATED", "KIND", "BACKEND", "NAME", ""), rows, nothing="no jobs")
 
 
-def show(job_id: JobId, json_output: AsJson = False) -> None:
+def show(job_id: JobId, json_output: JsonFlag = False) -> None:
     """Show a job: its state, its result or error, and the remote runs under it."""
     store = the_store()
     job = find_job(store, job_id)
@@ -67,7 +65,7 @@ def show(job_id: JobId, json_output: AsJson = False) -> None:
         typer.echo(describe_failure(job.error))
 
 
-def steps(job_id: JobId, json_output: AsJson = False) -> None:
+def steps(job_id: JobId, json_output: JsonFlag = False) -> None:
     """List the optimizer steps that count, in order, each once."""
     store = the_store()
     records = store.steps(find_job(store, job_id).id)
@@ -78,7 +76,7 @@ def steps(job_id: JobId, json_output: AsJson = False) -> None:
     write_table(("STEP", "EPOCH", "LOSS", "TOKENS", "LEARNING RATE"), rows, nothing="no steps yet")
 
 
-def checkpoints(job_id: JobId, json_output: AsJson = False) -> None:
+def checkpoints(job_id: JobId, json_output: JsonFlag = False) -> None:
     """List the checkpoints: where they lie, their step and metric, and whether they are kept."""
     store = the_store()
     records = store.checkpoints(find_job(store, job_id).id)

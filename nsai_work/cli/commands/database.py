@@ -7,9 +7,9 @@ from typing import Annotated, Final
 import typer
 
 from crucible.errors import InvalidRequest
-from nsai_work.cli.inspect_jobs import AsJson
-from nsai_work.cli.opening import read_settings, the_store
 from nsai_work.cli.output import write_json
+from nsai_work.cli.parameters import JsonFlag
+from nsai_work.cli.store_access import read_settings, the_store
 
 _UNITS: Final = {"min": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _LONGEST: Final = timedelta(days=36_500)
@@ -51,7 +51,7 @@ def prune(
         typer.Option(help="Also jobs whose checkpoints lie at the service, which nobody then knows the jobs of."),
     ] = False,
     dry_run: Annotated[bool, typer.Option(help="Only say how many there are.")] = False,
-    json_output: AsJson = False,
+    json_output: JsonFlag = False,
 ) -> None:
     """Forget jobs that ended long ago, with their events, steps and attempts."""
     from nsai_work.clock import SystemClock

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from pydantic import JsonValue
 from rich.console import Console
 
-from nsai_work.cli.narration import narrate
-from nsai_work.cli.run_progress import RunProgress
-from nsai_work.cli.views import BarView, PlainView, facts_line, view_for
+from nsai_work.cli.event_text import narrate
+from nsai_work.cli.job_view import BarView, PlainView, facts_line, view_for
+from nsai_work.cli.progress import RunProgress
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,14 @@ from typing import Annotated
 
 import typer
 
-from nsai_work.cli.inspect_jobs import AsJson, JobId, checkpoint_json
-from nsai_work.cli.job_id import find_job
-from nsai_work.cli.opening import read_settings, the_store
+from nsai_work.cli.commands.jobs import checkpoint_json
+from nsai_work.cli.job_lookup import find_job
 from nsai_work.cli.output import write_json
+from nsai_work.cli.parameters import JobId, JsonFlag
+from nsai_work.cli.store_access import read_settings, the_store
 
 
-def cancel(job_id: JobId, json_output: AsJson = False) -> None:
+def cancel(job_id: JobId, json_output: JsonFlag = False) -> None:
     """Cancel a job: at once if it waits, within one step if it runs."""
     store = the_store()
     job = find_job(store, job_id)
@@ -18,7 +19,7 @@ def cancel(job_id: JobId, json_output: AsJson = False) -> None:
     _say(store.get(job.id).status, job.id, json_output)
 
 
-def retry(job_id: JobId, json_output: AsJson = False) -> None:
+def retry(job_id: JobId, json_output: JsonFlag = False) -> None:
     """Queue a job again that failed, was canceled or timed out; it goes on from its newest checkpoint."""
     from nsai_work.client.handle import JobHandle
 
@@ -30,7 +31,7 @@ def retry(job_id: JobId, json_output: AsJson = False) -> None:
 def promote(
     job_id: JobId,
     name: Annotated[str, typer.Argument(metavar="NAME", help="A checkpoint's name, as checkpoints lists it.")],
-    json_output: AsJson = False,
+    json_output: JsonFlag = False,
 ) -> None:
     """Keep a checkpoint for good, whatever the checkpoint policy says."""
     from nsai_work.client.handle import JobHandle

@@ -1,0 +1,1 @@
+"""The commands of ``nsai-work``, one module per command or group of commands."""
