@@ -23,10 +23,10 @@ from nsai_work.store import (
     Claim,
     ClaimRequest,
     Database,
+    DueJobs,
     Lease,
     LeaseReport,
     Outcome,
-    Released,
     Selection,
     Store,
     WakeUp,
@@ -88,7 +88,7 @@ class WorkingStore(Store):
         """As AsyncStore.reclaim."""
         return _wait_for(self.door.reclaim(expired, max_crashes=max_crashes))
 
-    def release_due(self) -> Released:
+    def release_due(self) -> DueJobs:
         """As AsyncStore.release_due."""
         return _wait_for(self.door.release_due())
 

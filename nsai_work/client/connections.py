@@ -44,7 +44,7 @@ def send_wake_ups(settings: Settings, wake_ups: "Sequence[WakeUp]") -> None:
 
     if not wake_ups:
         return
-    if job_store(settings).gives_notice:
+    if job_store(settings).sends_notifications:
         _debounced_publisher(settings).send(enough_wake_ups(wake_ups))
     else:
         publisher(settings).publish(enough_wake_ups(wake_ups))

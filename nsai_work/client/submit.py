@@ -58,7 +58,7 @@ def submit_many(
 
 
 def _note_doubt(store: "Store", job_id: str, doubt: str) -> None:
-    from nsai_work.store.queries.hints import add_event
+    from nsai_work.store.queries.wake_ups import add_event
 
     store.database.run(add_event, job_id, "submit.unverified", {"reason": doubt})
     log.warning("submit.unverified", job_id=job_id, reason=doubt)

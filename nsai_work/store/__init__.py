@@ -5,7 +5,7 @@ functions, which take an open transaction first: ``submitting``, ``claiming``, `
 ``releasing``, ``steering``, ``reading``, ``journal``, ``limits`` and ``workers``.
 """
 
-from nsai_work.store.async_store import AsyncStore, Standing
+from nsai_work.store.async_store import AsyncStore, StandingClaim
 from nsai_work.store.engine.database import Database, Tx
 from nsai_work.store.engine.engines import parse_url
 from nsai_work.store.journal.adapter import StoreJournal
@@ -15,6 +15,7 @@ from nsai_work.store.records import (
     AttemptRow,
     Claim,
     ClaimRequest,
+    DueJobs,
     EventRow,
     JobFilter,
     Lease,
@@ -23,7 +24,6 @@ from nsai_work.store.records import (
     LimitUse,
     Outcome,
     OutcomeKind,
-    Released,
     Selection,
     Submitted,
     WakeUp,
@@ -38,6 +38,7 @@ __all__ = [
     "Claim",
     "ClaimRequest",
     "Database",
+    "DueJobs",
     "Election",
     "EventRow",
     "JobFilter",
@@ -48,9 +49,8 @@ __all__ = [
     "LimitUse",
     "Outcome",
     "OutcomeKind",
-    "Released",
     "Selection",
-    "Standing",
+    "StandingClaim",
     "Store",
     "StoreJournal",
     "Submitted",

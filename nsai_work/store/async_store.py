@@ -17,14 +17,14 @@ from nsai_work.lifecycle import JobStatus
 from nsai_work.store import lanes
 from nsai_work.store.claim import general as claiming
 from nsai_work.store.claim import one_statement as taking
-from nsai_work.store.engine.commit_queue import Desk
+from nsai_work.store.engine.commit_queue import CommitQueue
 from nsai_work.store.engine.database import Database, Tx
-from nsai_work.store.engine.group_commit import Waiting, commit
-from nsai_work.store.engine.listener import Line
+from nsai_work.store.engine.group_commit import PendingOperation, commit
+from nsai_work.store.engine.listener import ListeningConnection
 from nsai_work.store.lifecycle import finish as ending
 from nsai_work.store.maintenance import leases, scheduler
 from nsai_work.store.maintenance.leases import MAX_CRASHES
-from nsai_work.store.records import Claim, ClaimRequest, Lease, LeaseReport, Outcome, Released, WakeUp
+from nsai_work.store.records import Claim, ClaimRequest, DueJobs, Lease, LeaseReport, Outcome, WakeUp
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -41,7 +41,7 @@ class AsyncStore:
     database: Database
     patience_s: float = 10.0
     retry_every_s: float = 0.25
-    _desk: Desk | None = None
+    _desk: CommitQueue | None = None
     _thread: threading.Thread | None = None
     _pid: int = 0
     _closing: threading.Event = field(default_factory=threading.Event)
@@ -74,13 +74,13 @@ class AsyncStore:
         self._open_desk().put(claim)
         return cast("list[Claim]", await claim.future)
 
-    def stand_by(self, request: ClaimRequest) -> "Standing | None":
+    def stand_by(self, request: ClaimRequest) -> "StandingClaim | None":
         """Claim as soon as notice is given that a job is ready; None where no notice is given."""
-        if not self.database.gives_notice or self._closing.is_set():
+        if not self.database.sends_notifications or self._closing.is_set():
             return None
         claim, desk = self._claim(request), self._open_desk()
         desk.stand_by(claim)
-        return Standing(claim, desk)
+        return StandingClaim(claim, desk)
 
     async def heartbeat(self, claims: Sequence[Claim], lease_ttl_s: float) -> LeaseReport:
         """As ``leases.heartbeat``; gives up before the lease could have run out."""
@@ -102,7 +102,7 @@ class AsyncStore:
         """As ``leases.reclaim``."""
         return await self.run(leases.reclaim, expired, max_crashes=max_crashes)
 
-    async def release_due(self) -> Released:
+    async def release_due(self) -> DueJobs:
         """As ``scheduler.release_due``; lanes that have run empty then go to sleep."""
         released = await self.run(scheduler.release_due)
         await self.run(lanes.put_to_sleep)
@@ -119,7 +119,7 @@ class AsyncStore:
             self._desk.put(None)
             await asyncio.to_thread(self._thread.join)
 
-    def _claim(self, request: ClaimRequest) -> Waiting:
+    def _claim(self, request: ClaimRequest) -> PendingOperation:
         return self._waiting(
             lambda tx: claiming.claim(tx, request),
             single=lambda tx: taking.take(tx, request),
@@ -139,22 +139,22 @@ class AsyncStore:
         item: Any = None,
         many: bool = False,
         single: Callable[[Tx], Any] | None = None,
-    ) -> Waiting:
+    ) -> PendingOperation:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
-        return Waiting(call, item, many, self.database.clock.monotonic(), patience_s, loop, future, single)
+        return PendingOperation(call, item, many, self.database.clock.monotonic(), patience_s, loop, future, single)
 
-    def _open_desk(self) -> Desk:
+    def _open_desk(self) -> CommitQueue:
         if self._closing.is_set():
             raise StoreUnavailable("this connection to the job store has been closed")
         if self._desk is None or self._pid != os.getpid():
             # a fork copies the object but not the thread
-            self._pid, self._desk = os.getpid(), Desk(Line(self.database))
+            self._pid, self._desk = os.getpid(), CommitQueue(ListeningConnection(self.database))
             self._thread = threading.Thread(target=self._serve, args=(self._desk,), name="nsai-store", daemon=True)
             self._thread.start()
         return self._desk
 
-    def _serve(self, desk: Desk) -> None:
+    def _serve(self, desk: CommitQueue) -> None:
         ended = False
         while not ended:
             group = desk.next_group()
@@ -170,11 +170,11 @@ class AsyncStore:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class StandingClaim:
     """A claim that stands by."""
 
-    _claim: Waiting
-    _desk: Desk
+    _claim: PendingOperation
+    _desk: CommitQueue
 
     @property
     def done(self) -> "asyncio.Future[Sequence[Claim]]":
@@ -191,8 +191,8 @@ class Standing:
         return self._desk.stand_down(self._claim)
 
 
-def _deliver(group: Sequence[Waiting]) -> None:
-    by_loop: dict[asyncio.AbstractEventLoop, list[Waiting]] = {}
+def _deliver(group: Sequence[PendingOperation]) -> None:
+    by_loop: dict[asyncio.AbstractEventLoop, list[PendingOperation]] = {}
     for one in group:
         by_loop.setdefault(one.loop, []).append(one)
     for loop, ones in by_loop.items():
@@ -203,7 +203,7 @@ def _deliver(group: Sequence[Waiting]) -> None:
             continue
 
 
-def _settle(ones: Sequence[Waiting]) -> None:
+def _settle(ones: Sequence[PendingOperation]) -> None:
     for one in ones:
         if one.future.done():
             continue

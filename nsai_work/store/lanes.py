@@ -58,16 +58,18 @@ def lane_key(job: Job) -> LaneKey:
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
+class LaneAssignment:
     """Where new jobs wait: the ids of their lanes, and a number for each job."""
 
     lane_ids: Mapping[LaneKey, int]
     numbers: Sequence[int]
 
 
-def open_lanes(tx: Tx, keys: Collection[LaneKey], *, ready: Collection[LaneKey], count: int) -> Places:
-    """Places for ``count`` jobs in the lanes with these conditions; lanes that do not exist yet are made. Claims
-    look at those in ``ready``, which get ready jobs in this transaction."""
+def open_lanes(tx: Tx, keys: Collection[LaneKey], *, ready: Collection[LaneKey], count: int) -> LaneAssignment:
+    """Assign ``count`` jobs to the lanes with these conditions, and create the lanes that are missing.
+
+    Lanes in ``ready``, which get ready jobs in this transaction, are active afterwards.
+    """
     by_digest = {key.digest: key for key in keys}
     known = _find(tx, by_digest, count)
     missing = sorted(by_digest.keys() - {row.key for row in known})
@@ -77,7 +79,7 @@ def open_lanes(tx: Tx, keys: Collection[LaneKey], *, ready: Collection[LaneKey],
         known = _find(tx, by_digest, count)
     _awaken(tx, [row for row in known if by_digest[row.key] in ready])
     numbers = numbers_of(known[0].numbers, count, postgres=tx.postgres)
-    return Places({by_digest[row.key]: row.id for row in known}, numbers)
+    return LaneAssignment({by_digest[row.key]: row.id for row in known}, numbers)
 
 
 def _find(tx: Tx, digests: Collection[str], count: int) -> Sequence[Row[Any]]:

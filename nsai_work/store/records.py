@@ -231,7 +231,7 @@ class WorkerRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Released:
+class DueJobs:
     """What a sweep moved, by job id."""
 
     queued: list[str] = field(default_factory=list)

@@ -29,7 +29,7 @@ from sqlalchemy import (
 )
 
 from nsai_work.lifecycle import JobStatus
-from nsai_work.store.engine.columns import BigKey, Json, Remark, UtcTime
+from nsai_work.store.engine.columns import BigKey, Json, LossyText, UtcTime
 
 metadata: Final = MetaData()
 job_numbers: Final = Sequence("nsai_job_numbers", metadata=metadata, data_type=BigInteger())
@@ -108,7 +108,7 @@ jobs: Final = Table(
     Column("parent_id", String),
     Column("lane_id", BigInteger, ForeignKey("nsai_lanes.id"), nullable=False),
     Column("status", String(10), nullable=False),
-    Column("wait_reason", Remark),
+    Column("wait_reason", LossyText),
     Column("attempt", Integer, nullable=False),
     Column("fence", BigInteger, nullable=False),
     Column("crashes", Integer, nullable=False),
@@ -238,7 +238,7 @@ runs: Final = Table(
     Column("first_seq_id", BigInteger, nullable=False),
     Column("resume", String(20), nullable=False),
     Column("restored_from", String),
-    Column("end_reason", Remark),
+    Column("end_reason", LossyText),
     Column("started_at", UtcTime, nullable=False),
     PrimaryKeyConstraint("job_seq", "generation"),
 )
@@ -287,7 +287,7 @@ checkpoints: Final = Table(
     Column("size_bytes", BigInteger),
     Column("created_at", UtcTime, nullable=False),
     Column("expires_at", UtcTime),
-    Column("note", Remark),
+    Column("note", LossyText),
     PrimaryKeyConstraint("job_seq", "name"),
     UniqueConstraint("job_seq", "generation", "step", "name", name="nsai_checkpoints_order"),
 )

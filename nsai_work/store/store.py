@@ -59,9 +59,9 @@ class Store:
     database: Database
 
     @property
-    def gives_notice(self) -> bool:
+    def sends_notifications(self) -> bool:
         """Whether workers hear from the database itself that a job has become ready."""
-        return self.database.gives_notice
+        return self.database.sends_notifications
 
     def close(self) -> None:
         """Close the connections. The store can be used again."""

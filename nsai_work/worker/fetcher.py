@@ -8,11 +8,11 @@ import asyncio
 import contextlib
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
 
 from crucible.errors import CrucibleError
 from nsai_work.clock import Clock
 from nsai_work.logs import get_logger
+from nsai_work.store import StandingClaim
 from nsai_work.store.records import Claim, WakeUp
 
 log = get_logger(__name__)
@@ -23,24 +23,6 @@ MAX_REMEMBERED = 10_000
 MAX_CHECKS = 50
 
 Take = Callable[[int], Awaitable[Sequence[Claim]]]
-
-
-class StandingClaim(Protocol):
-    """A claim that is made when notice is given; see ``nsai_work.store.Standing``."""
-
-    @property
-    def done(self) -> "asyncio.Future[Sequence[Claim]]":
-        """What it took, once it has been made."""
-        ...
-
-    @property
-    def began_at(self) -> float:
-        """When it was begun, in seconds of the clock's monotonic time."""
-        ...
-
-    def stand_down(self) -> bool:
-        """Take it back; false if it is being made, or has been."""
-        ...
 
 
 StandBy = Callable[[int], StandingClaim | None]

@@ -15,7 +15,7 @@ from nsai_work.lifecycle import JobStatus
 from nsai_work.logs import get_logger
 from nsai_work.settings import Settings
 from nsai_work.store.maintenance.leases import LeaseWatch
-from nsai_work.store.records import Lease, Released, WakeUp
+from nsai_work.store.records import DueJobs, Lease, WakeUp
 from nsai_work.worker_id import known_dead
 
 log = get_logger(__name__)
@@ -28,7 +28,7 @@ class MaintenanceStore(Protocol):
 
     async def lead_sweep(self) -> bool: ...
 
-    async def release_due(self) -> Released: ...
+    async def release_due(self) -> DueJobs: ...
 
     async def running_leases(self) -> list[Lease]: ...
 

@@ -14,7 +14,7 @@ from nsai_work.control import StopReason
 from nsai_work.dispatch.publisher import Publisher
 from nsai_work.logs import get_logger
 from nsai_work.settings import Settings
-from nsai_work.store import Standing
+from nsai_work.store import StandingClaim
 from nsai_work.store.records import Claim, Selection, WakeUp
 from nsai_work.worker.attempt import Attempt
 from nsai_work.worker.backends import BackendPool
@@ -124,7 +124,7 @@ class Runtime:
     async def _take(self, limit: int) -> Sequence[Claim]:
         return [] if self._is_busy() else await self.store.claim(limit, self._claimable())
 
-    def _stand_by(self, limit: int) -> Standing | None:
+    def _stand_by(self, limit: int) -> StandingClaim | None:
         # jobs that were asked for by name are there already, or become ready by what happens here
         by_name = self._selection.job_ids is not None
         return None if by_name or self._is_busy() else self.store.stand_by(limit, self._claimable())

@@ -12,19 +12,19 @@ from nsai_work.clock import Clock
 from nsai_work.journal import Journal
 from nsai_work.lifecycle import JobStatus
 from nsai_work.settings import Settings
-from nsai_work.store import AsyncStore, Standing, Store
+from nsai_work.store import AsyncStore, StandingClaim, Store
 from nsai_work.store.engine.database import Tx
 from nsai_work.store.journal.adapter import StoreJournal
 from nsai_work.store.maintenance import workers
-from nsai_work.store.queries import hints as dispatching
 from nsai_work.store.queries import jobs as reading
+from nsai_work.store.queries import wake_ups
 from nsai_work.store.records import (
     Claim,
     ClaimRequest,
+    DueJobs,
     Lease,
     LeaseReport,
     Outcome,
-    Released,
     Selection,
     WakeUp,
 )
@@ -61,7 +61,7 @@ class WorkerStore:
         """Claim up to ``limit`` jobs."""
         return await self._store_async.claim(self._request(limit, selection))
 
-    def stand_by(self, limit: int, selection: Selection) -> Standing | None:
+    def stand_by(self, limit: int, selection: Selection) -> StandingClaim | None:
         """Claim up to ``limit`` jobs on the next notification; None where the store sends none."""
         return self._store_async.stand_by(self._request(limit, selection))
 
@@ -74,7 +74,7 @@ class WorkerStore:
 
     async def cancel_requests(self) -> frozenset[str]:
         """The jobs of this worker that somebody wants to stop."""
-        return await self._store_async.run(dispatching.cancel_requests, self.worker_id)
+        return await self._store_async.run(wake_ups.cancel_requests, self.worker_id)
 
     async def finish(self, claim: Claim, outcome: Outcome) -> None:
         """End a job. Raises LeaseLost."""
@@ -86,7 +86,7 @@ class WorkerStore:
 
     async def fences(self, job_ids: Sequence[str]) -> dict[str, int]:
         """The fences of those of the jobs that exist."""
-        return await self._store_async.run(dispatching.fences, job_ids)
+        return await self._store_async.run(wake_ups.fences, job_ids)
 
     def journal(self, claim: Claim) -> Journal:
         """The journal of a claimed job."""
@@ -106,7 +106,7 @@ class WorkerStore:
         workers.worker_seen(tx, self.worker_id)
         return self._election.campaign(tx)
 
-    async def release_due(self) -> Released:
+    async def release_due(self) -> DueJobs:
         """Queue the jobs whose delay is over or whose dependencies have ended, and
         time out those past their deadline."""
         return await self._store_async.release_due()

@@ -83,13 +83,13 @@ def read_most(text: str) -> int | None:
     Raises:
         InvalidRequest: it is neither a number that a limit can be, nor ``none``.
     """
-    from nsai_work.store.claim.limits import MOST_RUNNING
+    from nsai_work.store.claim.limits import MAX_RUNNING
 
     if text == NO_LIMIT:
         return None
     # int() would also take 1_000, other scripts' digits and spaces
-    if not re.fullmatch("[0-9]{1,7}", text) or int(text) > MOST_RUNNING:
-        raise InvalidRequest.of("MAX", text, f"give a whole number from 0 to {MOST_RUNNING}, or {NO_LIMIT}")
+    if not re.fullmatch("[0-9]{1,7}", text) or int(text) > MAX_RUNNING:
+        raise InvalidRequest.of("MAX", text, f"give a whole number from 0 to {MAX_RUNNING}, or {NO_LIMIT}")
     return int(text)
 
 

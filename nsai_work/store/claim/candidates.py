@@ -39,7 +39,7 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
-class Outlook:
+class ClaimCandidates:
     """What a worker finds when it looks for work: the lanes that are not full, the most urgent first, then by the
     tenants' turns; whether some job's delay is over, which nobody has noted yet; and whether any limit is set."""
 
@@ -58,7 +58,7 @@ def times(tx: Tx) -> dict[str, object]:
     return {"now": tx.now, "bound": tx.now + CLOCK_SKEW}
 
 
-def look(tx: Tx, selection: Selection, *, limited: bool) -> Outlook:
+def look(tx: Tx, selection: Selection, *, limited: bool) -> ClaimCandidates:
     """The outlook for a worker. Without ``limited`` a much simpler question is asked, which leaves limits out."""
     statement = _statement(statement_key(selection), limited)
     values = times(tx)
@@ -70,7 +70,9 @@ def look(tx: Tx, selection: Selection, *, limited: bool) -> Outlook:
     for row in rows:
         if row.id is not None:
             found.setdefault(row.id, []).append(row)
-    return Outlook([_candidate(same) for same in found.values()], bool(rows[0].due), bool(rows[0].limits_set))
+    return ClaimCandidates(
+        [_candidate(same) for same in found.values()], bool(rows[0].due), bool(rows[0].limits_set)
+    )
 
 
 def _candidate(rows: Sequence[Row[Any]]) -> Candidate:

@@ -16,7 +16,7 @@ from sqlalchemy import BigInteger, Integer, Row, Select, bindparam, func, select
 from nsai_work.lifecycle import JobStatus, check_transition
 from nsai_work.store.claim.candidates import Candidate, look
 from nsai_work.store.claim.capacity import Capacity, measure
-from nsai_work.store.engine.bulk_write import Writes
+from nsai_work.store.engine.bulk_write import BulkWrite
 from nsai_work.store.engine.database import PREPARED, Tx
 from nsai_work.store.lanes import ready_in
 from nsai_work.store.lifecycle.transitions import plan_events
@@ -165,7 +165,7 @@ def _own(tx: Tx, request: ClaimRequest, taken: Sequence[_Taken]) -> list[Claim]:
         return []
     check_transition(JobStatus.QUEUED, JobStatus.RUNNING)
     claims = [_claim_of(tx, request, one) for one in taken]
-    writes = Writes()
+    writes = BulkWrite()
     writes.update(jobs, [_job_row(tx, request, one) for one in claims], by=("seq",), exact=True)
     writes.insert(attempts, [_attempt_row(tx, one) for one in claims])
     plan_events(tx, [_event(one) for one in claims], writes)

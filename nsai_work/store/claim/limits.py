@@ -16,9 +16,9 @@ LimitKey: TypeAlias = tuple[str, str, str]
 """scope, key, model: the primary key of ``nsai_limits``."""
 
 ALL_MODELS: Final = "*"
-MOST_RUNNING: Final = 1_000_000
-LONGEST_TENANT: Final = 200
-LONGEST_MODEL_BYTES: Final = 1_000
+MAX_RUNNING: Final = 1_000_000
+MAX_TENANT_CHARS: Final = 200
+MAX_MODEL_BYTES: Final = 1_000
 """With the longest credential this still fits into one entry of PostgreSQL's index."""
 
 
@@ -29,8 +29,8 @@ def tenant_quota(tenant_id: str, max_running: int | None) -> Limit:
         InvalidRequest: naming ``tenant_id`` or ``max_running``.
     """
     _require(bool(tenant_id.strip()), "tenant_id", tenant_id, "it must not be empty")
-    longest = f"it must not be longer than {LONGEST_TENANT} characters"
-    _require(len(tenant_id) <= LONGEST_TENANT, "tenant_id", tenant_id, longest)
+    longest = f"it must not be longer than {MAX_TENANT_CHARS} characters"
+    _require(len(tenant_id) <= MAX_TENANT_CHARS, "tenant_id", tenant_id, longest)
     return Limit("tenant", _stored("tenant_id", tenant_id), ALL_MODELS, _most(max_running))
 
 
@@ -48,15 +48,15 @@ def model_limit(credential: str, max_running: int | None, *, model: str = ALL_MO
         raise InvalidRequest(f"credential: {error}", details={"field": "credential"}) from None
     _require(bool(model.strip()), "model", model, "it must not be empty; * means all models together")
     model = _stored("model", model)
-    longest = f"it must not be longer than {LONGEST_MODEL_BYTES} bytes"
-    _require(len(model.encode()) <= LONGEST_MODEL_BYTES, "model", model, longest)
+    longest = f"it must not be longer than {MAX_MODEL_BYTES} bytes"
+    _require(len(model.encode()) <= MAX_MODEL_BYTES, "model", model, longest)
     return Limit("model", credential, model, _most(max_running))
 
 
 def _most(max_running: int | None) -> int | None:
     if max_running is not None:
-        allowed = f"it must be from 0 to {MOST_RUNNING}, or None for no limit"
-        _require(0 <= max_running <= MOST_RUNNING, "max_running", max_running, allowed)
+        allowed = f"it must be from 0 to {MAX_RUNNING}, or None for no limit"
+        _require(0 <= max_running <= MAX_RUNNING, "max_running", max_running, allowed)
     return max_running
 
 

@@ -30,7 +30,7 @@ from nsai_work.lifecycle import JobStatus
 from nsai_work.store.claim.candidates import FACTS, lanes_for, times
 from nsai_work.store.engine.columns import UtcTime
 from nsai_work.store.engine.database import Tx
-from nsai_work.store.engine.pg_statement import Direct
+from nsai_work.store.engine.pg_statement import PgStatement
 from nsai_work.store.lanes import ready_in
 from nsai_work.store.records import Claim, ClaimRequest, Selection
 from nsai_work.store.rows import STATE_FIELDS, job_of
@@ -72,7 +72,7 @@ def _claim_of(row: Mapping[str, Any], worker_id: str) -> Claim:
 
 
 @lru_cache(maxsize=64)
-def _statement(selection: Selection) -> Direct:
+def _statement(selection: Selection) -> PgStatement:
     # kept, because building it takes longer than running it
     found = lanes_for(selection, limited=False).cte("found")
     situation = _situation(found)
@@ -96,7 +96,7 @@ def _statement(selection: Selection) -> Direct:
         .order_by(taken.c.seq)
         .add_cte(attempt.cte("noted"), event.cte("told"))
     )
-    return Direct(statement)
+    return PgStatement(statement)
 
 
 def _situation(found: CTE) -> CTE:

@@ -45,7 +45,7 @@ class _Shape:
     exact: bool = False
 
 
-class Writes:
+class BulkWrite:
     """Collects writes of one transaction; ``run`` sends them.
 
     None of them may rely on what another one of the same collection writes, nor may two change the same row. All
@@ -84,7 +84,7 @@ class Writes:
 
 def insert_new(tx: Tx, table: Table, rows: Rows) -> None:
     """Insert rows; those whose key is there already stay as they are."""
-    writes = Writes()
+    writes = BulkWrite()
     writes.insert(table, rows, skip_present=True)
     writes.run(tx)
 

@@ -39,7 +39,7 @@ class Json(TypeDecorator[Any]):
         return None if value is None else json.loads(value)
 
 
-class Remark(TypeDecorator[str]):
+class LossyText(TypeDecorator[str]):
     """Words that somebody else chose, such as a service's reason: what no database can keep is replaced."""
 
     impl = Text

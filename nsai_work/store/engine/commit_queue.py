@@ -5,39 +5,39 @@ import threading
 from dataclasses import dataclass, field
 from typing import Final
 
-from nsai_work.store.engine.group_commit import Waiting
-from nsai_work.store.engine.listener import Line
+from nsai_work.store.engine.group_commit import PendingOperation
+from nsai_work.store.engine.listener import ListeningConnection
 
 MAX_GROUP: Final = 500
 
 
 @dataclass
-class Desk:
+class CommitQueue:
     """Operations come in from any thread; ``next_group`` is called by the one that runs them.
 
     One claim may *stand by*: it is due when notice is given that a job is ready, and not before.
     """
 
-    line: Line
-    _queue: "queue.SimpleQueue[Waiting | None]" = field(default_factory=queue.SimpleQueue)
+    line: ListeningConnection
+    _queue: "queue.SimpleQueue[PendingOperation | None]" = field(default_factory=queue.SimpleQueue)
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    _standing: Waiting | None = None
+    _standing: PendingOperation | None = None
     _idle: bool = False
 
-    def put(self, one: Waiting | None) -> None:
+    def put(self, one: PendingOperation | None) -> None:
         """Add an operation; None is the last."""
         self._queue.put(one)
         if self._idle:
             self.line.wake()
 
-    def stand_by(self, claim: Waiting) -> None:
+    def stand_by(self, claim: PendingOperation) -> None:
         """Let a claim wait for a notice; one that has come since the last claim will do."""
         with self._lock:
             self._standing = claim
         if self.line.told and self._idle:
             self.line.wake()
 
-    def stand_down(self, claim: Waiting) -> bool:
+    def stand_down(self, claim: PendingOperation) -> bool:
         """Take a claim back; false if it is being made, or has been."""
         with self._lock:
             if self._standing is not claim:
@@ -45,7 +45,7 @@ class Desk:
             self._standing = None
             return True
 
-    def next_group(self) -> list[Waiting | None]:
+    def next_group(self) -> list[PendingOperation | None]:
         """What is to be run now; waits until there is something."""
         while True:
             group = self._arrived()
@@ -61,13 +61,13 @@ class Desk:
                 self.line.wait()
             self._idle = False
 
-    def _arrived(self) -> list[Waiting | None]:
-        group: list[Waiting | None] = []
+    def _arrived(self) -> list[PendingOperation | None]:
+        group: list[PendingOperation | None] = []
         while len(group) < MAX_GROUP and not self._queue.empty():
             group.append(self._queue.get())
         return group
 
-    def _due(self) -> list[Waiting | None]:
+    def _due(self) -> list[PendingOperation | None]:
         with self._lock:
             claim, self._standing = self._standing, None
         if claim is None:

@@ -23,7 +23,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from nsai_work.clock import Clock, SystemClock
-from nsai_work.store.engine.db_errors import Fault, as_work_error, classify
+from nsai_work.store.engine.db_errors import DbErrorKind, as_work_error, classify
 from nsai_work.store.engine.engines import NOTICES, is_on, make_engine
 
 T = TypeVar("T")
@@ -105,7 +105,7 @@ class Database:
         return self.url.get_backend_name() == "postgresql"
 
     @property
-    def gives_notice(self) -> bool:
+    def sends_notifications(self) -> bool:
         """Whether it tells those who listen when a job has become ready."""
         return self.postgres and is_on(self.url, NOTICES)
 
@@ -173,12 +173,12 @@ class Database:
                 return attempt()
             except DBAPIError as error:
                 fault = classify(error)
-                conflicts += fault is Fault.CONFLICT
-                if fault is Fault.BUG or (conflicts == CONFLICT_TRIES and isinstance(error, IntegrityError)):
+                conflicts += fault is DbErrorKind.CONFLICT
+                if fault is DbErrorKind.BUG or (conflicts == CONFLICT_TRIES and isinstance(error, IntegrityError)):
                     raise
-                aways += fault is Fault.AWAY
+                aways += fault is DbErrorKind.AWAY
                 stale = aways == 1 and error.connection_invalidated
-                if fault is Fault.CONFLICT and conflicts < CONFLICT_TRIES:
+                if fault is DbErrorKind.CONFLICT and conflicts < CONFLICT_TRIES:
                     time.sleep(0.002 * 2**conflicts * (0.5 + (conflicts * 0.37) % 0.5))
                 elif not stale:
                     raise as_work_error(fault, error, self.where) from error

@@ -14,14 +14,14 @@ from sqlalchemy.exc import DBAPIError
 from crucible.errors import CrucibleError
 from nsai_work.errors import StoreUnavailable
 from nsai_work.store.engine.database import Database, Tx
-from nsai_work.store.engine.db_errors import Fault, as_work_error, classify
-from nsai_work.store.engine.listener import Line
+from nsai_work.store.engine.db_errors import DbErrorKind, as_work_error, classify
+from nsai_work.store.engine.listener import ListeningConnection
 
 GROUP_TRIES: Final = 3
 
 
 @dataclass(slots=True, eq=False)
-class Waiting:
+class PendingOperation:
     """One caller's operation. ``many`` operations of the same function are merged into one call. ``single`` is a
     short cut for PostgreSQL that needs one statement; where it answers None, ``call`` is made. ``patience_s``
     counts from ``since``, when it came in (in seconds of the clock's monotonic time)."""
@@ -41,15 +41,15 @@ class Waiting:
 class _Failed(Exception):
     """Inside the group's transaction: this operation failed, so the transaction must be undone."""
 
-    def __init__(self, waiting: Waiting, error: Exception) -> None:
+    def __init__(self, waiting: PendingOperation, error: Exception) -> None:
         super().__init__(str(error))
         self.waiting = waiting
         self.error = error
 
 
-def commit(line: Line, group: Sequence[Waiting], retry_every_s: float) -> None:
+def commit(line: ListeningConnection, group: Sequence[PendingOperation], retry_every_s: float) -> None:
     """Run and commit a group; afterwards each has its answer or its error."""
-    together, alone = list(group), list[Waiting]()
+    together, alone = list(group), list[PendingOperation]()
     conflicts = 0
     while together:
         try:
@@ -60,11 +60,11 @@ def commit(line: Line, group: Sequence[Waiting], retry_every_s: float) -> None:
             alone.append(failed.waiting)
         except DBAPIError as error:
             fault = classify(error)
-            conflicts += fault is Fault.CONFLICT
-            if fault is Fault.AWAY:
+            conflicts += fault is DbErrorKind.CONFLICT
+            if fault is DbErrorKind.AWAY:
                 together = _still_patient(together, error, line.database)
                 time.sleep(retry_every_s if together else 0)
-            elif fault is Fault.CONFLICT and conflicts < GROUP_TRIES:
+            elif fault is DbErrorKind.CONFLICT and conflicts < GROUP_TRIES:
                 time.sleep(0.003 * conflicts)
             else:
                 alone += together
@@ -78,11 +78,11 @@ def commit(line: Line, group: Sequence[Waiting], retry_every_s: float) -> None:
         _run_alone(line, one)
 
 
-def _attempt(line: Line, group: Sequence[Waiting]) -> None:
+def _attempt(line: ListeningConnection, group: Sequence[PendingOperation]) -> None:
     if len(group) == 1 and _run_single(line, group[0]):
         return
     with line.transaction() as tx:
-        merged: dict[Any, list[Waiting]] = {}
+        merged: dict[Any, list[PendingOperation]] = {}
         for one in group:
             if one.many:
                 merged.setdefault(one.call, []).append(one)
@@ -92,7 +92,7 @@ def _attempt(line: Line, group: Sequence[Waiting]) -> None:
             _run_many(tx, call, ones)
 
 
-def _run_single(line: Line, one: Waiting) -> bool:
+def _run_single(line: ListeningConnection, one: PendingOperation) -> bool:
     """Whether the short cut has answered."""
     if one.single is None or not line.database.postgres:
         return False
@@ -101,18 +101,18 @@ def _run_single(line: Line, one: Waiting) -> bool:
     return one.answer is not None
 
 
-def _run(tx: Tx, one: Waiting) -> None:
+def _run(tx: Tx, one: PendingOperation) -> None:
     try:
         one.answer = one.call(tx)
     except DBAPIError as error:
-        if classify(error) is Fault.BUG:
+        if classify(error) is DbErrorKind.BUG:
             raise _Failed(one, error) from error
         raise
     except Exception as error:
         raise _Failed(one, error) from error
 
 
-def _run_many(tx: Tx, call: Callable[..., Any], ones: Sequence[Waiting]) -> None:
+def _run_many(tx: Tx, call: Callable[..., Any], ones: Sequence[PendingOperation]) -> None:
     try:
         answers = call(tx, [one.item for one in ones])
     except DBAPIError:
@@ -124,7 +124,7 @@ def _run_many(tx: Tx, call: Callable[..., Any], ones: Sequence[Waiting]) -> None
         one.answer, one.error = (None, answer) if isinstance(answer, CrucibleError) else (answer, None)
 
 
-def _run_alone(line: Line, one: Waiting) -> None:
+def _run_alone(line: ListeningConnection, one: PendingOperation) -> None:
     try:
         line.database.retrying(lambda: _attempt(line, [one]))
     except _Failed as failed:
@@ -133,9 +133,11 @@ def _run_alone(line: Line, one: Waiting) -> None:
         one.error = error
 
 
-def _still_patient(group: Sequence[Waiting], error: DBAPIError, database: Database) -> list[Waiting]:
+def _still_patient(
+    group: Sequence[PendingOperation], error: DBAPIError, database: Database
+) -> list[PendingOperation]:
     now = database.clock.monotonic()
     for one in group:
         if one.since + one.patience_s <= now:
-            one.error = as_work_error(Fault.AWAY, error, database.where)
+            one.error = as_work_error(DbErrorKind.AWAY, error, database.where)
     return [one for one in group if one.error is None]

@@ -18,7 +18,7 @@ log = get_logger(__name__)
 
 
 @dataclass
-class Line:
+class ListeningConnection:
     """To be used by one thread, but for ``wake``. On SQLite it keeps nothing, and there are no notices.
 
     ``told`` becomes true when a notice has come, and whenever one may have been missed; the user sets it back.
@@ -50,7 +50,7 @@ class Line:
     def wait(self) -> None:
         """Return when a notice comes, or when ``wake`` is called."""
         connection = self._connection
-        if connection is not None and self.database.gives_notice and self._listen(connection):
+        if connection is not None and self.database.sends_notifications and self._listen(connection):
             return
         for key, _ in self._selector.select():
             if key.fd == self._pipe[0]:

@@ -29,7 +29,7 @@ def from_driver(kind: TypeEngine[Any]) -> Processor | None:
     return kind.dialect_impl(_DIALECT).result_processor(_DIALECT, None)
 
 
-class Direct:
+class PgStatement:
     """One statement. It may have no parameters that are lists to be written out (``IN``)."""
 
     def __init__(self, statement: Select[Any]) -> None:

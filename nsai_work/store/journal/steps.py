@@ -15,7 +15,7 @@ from crucible.errors import CrucibleError
 from crucible.training import Intent
 from nsai_work.journal import StepRecord
 from nsai_work.lifecycle import JobStatus
-from nsai_work.store.engine.bulk_write import Writes, insert_new
+from nsai_work.store.engine.bulk_write import BulkWrite, insert_new
 from nsai_work.store.engine.database import Tx
 from nsai_work.store.lifecycle.finish import lease_lost
 from nsai_work.store.lifecycle.transitions import plan_events
@@ -94,7 +94,7 @@ def complete_steps(tx: Tx, done: Sequence[StepDone]) -> list[CrucibleError | Non
     mine = {one.key: one for one in reversed(done) if (one.claim.seq, one.claim.fence) in held}
     fresh = [mine[key] for key in sorted(mine.keys() - _recorded(tx, mine))]
     if fresh:
-        writes = Writes()
+        writes = BulkWrite()
         writes.insert(steps, [_step_row(tx, one) for one in fresh])
         writes.update(intents, [_closed(one) for one in fresh], by=("job_seq", "generation", "last_seq_id"))
         writes.update(jobs, _progress(fresh, held), by=("seq",))

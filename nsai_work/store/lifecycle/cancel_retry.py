@@ -9,7 +9,7 @@ from nsai_work.errors import IllegalTransition, JobNotFound
 from nsai_work.lifecycle import JobStatus
 from nsai_work.store.engine.database import Tx
 from nsai_work.store.lifecycle.dependencies import after_end
-from nsai_work.store.lifecycle.transitions import Move, append_events, lock_rows, move
+from nsai_work.store.lifecycle.transitions import Transition, append_events, lock_rows, move
 from nsai_work.store.rows import failure_json
 from nsai_work.store.schema import jobs
 
@@ -58,7 +58,7 @@ def request_cancel(tx: Tx, job_id: str, tenant_id: str | None = None) -> JobStat
         "wait_reason": None,
         "error": failure_json(Canceled("canceled by request before it ran").failure()),
     }
-    move(tx, [Move(row, JobStatus.CANCELED, values)])
+    move(tx, [Transition(row, JobStatus.CANCELED, values)])
     after_end(tx, [row.seq])
     return JobStatus.CANCELED
 
@@ -93,4 +93,4 @@ def retry(tx: Tx, job_id: str, tenant_id: str | None = None) -> None:
         # a deadline that has passed would end it again at once
         "deadline": row.deadline if row.deadline is not None and row.deadline > tx.now else None,
     }
-    move(tx, [Move(row, JobStatus.QUEUED, values, {"reason": "retried_by_request"})])
+    move(tx, [Transition(row, JobStatus.QUEUED, values, {"reason": "retried_by_request"})])

@@ -10,7 +10,7 @@ from sqlalchemy import Row, Select, select
 from crucible.errors import ErrorCategory, Failure
 from nsai_work.lifecycle import JobStatus
 from nsai_work.store.engine.database import PREPARED, Tx, one_of_these
-from nsai_work.store.lifecycle.transitions import Move, lock_rows, move
+from nsai_work.store.lifecycle.transitions import Transition, lock_rows, move
 from nsai_work.store.rows import failure_json
 from nsai_work.store.schema import dependencies, jobs, status_in
 
@@ -57,17 +57,17 @@ def _needed(tx: Tx, seqs: Collection[int]) -> dict[int, list[Row[Any]]]:
     return needed
 
 
-def _decide(tx: Tx, row: Row[Any], needed: list[Row[Any]]) -> Move | None:
+def _decide(tx: Tx, row: Row[Any], needed: list[Row[Any]]) -> Transition | None:
     broken = [other for other in needed if JobStatus(other.status).ended and other.status != JobStatus.SUCCEEDED]
     if broken:
         failure = dependency_failure([(other.id, other.status) for other in broken])
         values = {"completed_at": tx.now, "run_at": None, "error": failure_json(failure)}
-        return Move(row, JobStatus.FAILED, values, {"code": failure.code, "message": failure.message})
+        return Transition(row, JobStatus.FAILED, values, {"code": failure.code, "message": failure.message})
     if any(other.status != JobStatus.SUCCEEDED for other in needed):
         return None
     if row.run_at is not None and row.run_at > tx.now:
         return None
-    return Move(row, JobStatus.QUEUED, {"queued_at": tx.now, "run_at": None})
+    return Transition(row, JobStatus.QUEUED, {"queued_at": tx.now, "run_at": None})
 
 
 def dependency_failure(broken: list[tuple[str, str]]) -> Failure:

@@ -9,10 +9,10 @@ from sqlalchemy import Row, select
 from crucible.errors import Canceled, CrucibleError
 from nsai_work.errors import IllegalTransition, LeaseLost
 from nsai_work.lifecycle import JobStatus
-from nsai_work.store.engine.bulk_write import Writes
+from nsai_work.store.engine.bulk_write import BulkWrite
 from nsai_work.store.engine.database import Tx
 from nsai_work.store.lifecycle.dependencies import after_end
-from nsai_work.store.lifecycle.transitions import Move, lock_by_id, plan_moves
+from nsai_work.store.lifecycle.transitions import Transition, lock_by_id, plan_moves
 from nsai_work.store.records import Claim, Outcome, OutcomeKind
 from nsai_work.store.rows import failure_json
 from nsai_work.store.schema import attempts
@@ -40,7 +40,7 @@ def finish_many(tx: Tx, ends: Sequence[tuple[Claim, Outcome]]) -> list[CrucibleE
         _require_final(outcome)
     held, errors = _fence(tx, ends)
     moves = [_end_move(tx, held[index], outcome) for index, (_, outcome) in enumerate(ends) if index in held]
-    writes = Writes()
+    writes = BulkWrite()
     plan_moves(tx, moves, writes)
     close_attempts(tx, [(one.row, str(one.status), one.values["error"]) for one in moves], writes)
     writes.run(tx)
@@ -81,8 +81,8 @@ def requeue(tx: Tx, claim: Claim, outcome: Outcome) -> JobStatus:
     }
     if outcome.failure is not None:
         event["failure"] = failure_json(outcome.failure)
-    writes = Writes()
-    plan_moves(tx, [Move(row, JobStatus.QUEUED, values, event)], writes)
+    writes = BulkWrite()
+    plan_moves(tx, [Transition(row, JobStatus.QUEUED, values, event)], writes)
     close_attempts(tx, [(row, str(outcome.kind), failure_json(outcome.failure))], writes)
     writes.run(tx)
     return JobStatus.QUEUED
@@ -102,14 +102,14 @@ def released(tx: Tx, row: Row[Any], delay_s: float) -> dict[str, Any]:
     }
 
 
-def _end_move(tx: Tx, row: Row[Any], outcome: Outcome) -> Move:
+def _end_move(tx: Tx, row: Row[Any], outcome: Outcome) -> Transition:
     error = failure_json(outcome.failure)
     result = None if outcome.result is None else dict(outcome.result)
     values = {"result": result, "error": error, "completed_at": tx.now, "wait_reason": None}
     event = {"attempt": row.attempt, "worker_id": row.worker_id}
     if error is not None:
         event |= {"code": error["code"], "message": error["message"]}
-    return Move(row, outcome.kind.status, values, event)
+    return Transition(row, outcome.kind.status, values, event)
 
 
 def _fence(tx: Tx, ends: Sequence[tuple[Claim, Outcome]]) -> tuple[dict[int, Row[Any]], list[CrucibleError | None]]:
@@ -148,7 +148,7 @@ def lease_lost(claim: Claim) -> LeaseLost:
     )
 
 
-def close_attempts(tx: Tx, ended: Sequence[tuple[Row[Any], str, dict[str, Any] | None]], writes: Writes) -> None:
+def close_attempts(tx: Tx, ended: Sequence[tuple[Row[Any], str, dict[str, Any] | None]], writes: BulkWrite) -> None:
     """Say with other writes how the attempts of these (locked) jobs' current fences ended."""
     rows = [
         {"job_seq": row.seq, "fence": row.fence, "ended_at": tx.now, "outcome": outcome, "failure": failure}

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from sqlalchemy import Row, Select, select
 
 from nsai_work.lifecycle import JobStatus, check_transition
-from nsai_work.store.engine.bulk_write import Writes
+from nsai_work.store.engine.bulk_write import BulkWrite
 from nsai_work.store.engine.database import PREPARED, Tx, one_of_these
 from nsai_work.store.lanes import activate
 from nsai_work.store.schema import events, jobs
@@ -19,7 +19,7 @@ Entry: TypeAlias = tuple[int, str, dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
-class Move:
+class Transition:
     """One job's step to another status. ``row`` was read under a lock in this transaction."""
 
     row: Row[Any]
@@ -46,14 +46,14 @@ def _these_locked(postgres: bool) -> Select[Any]:
     return statement.execution_options(**PREPARED)
 
 
-def move(tx: Tx, moves: Sequence[Move]) -> None:
+def move(tx: Tx, moves: Sequence[Transition]) -> None:
     """Write the moves and an event for each. Raises as ``plan_moves``."""
-    writes = Writes()
+    writes = BulkWrite()
     plan_moves(tx, moves, writes)
     writes.run(tx)
 
 
-def plan_moves(tx: Tx, moves: Sequence[Move], writes: Writes) -> None:
+def plan_moves(tx: Tx, moves: Sequence[Transition], writes: BulkWrite) -> None:
     """Add the moves and an event for each to ``writes``.
 
     Raises:
@@ -71,7 +71,7 @@ def plan_moves(tx: Tx, moves: Sequence[Move], writes: Writes) -> None:
     plan_events(tx, [(one.row.seq, f"job.{one.status}", _event_data(one)) for one in moves], writes)
 
 
-def _event_data(one: Move) -> dict[str, Any]:
+def _event_data(one: Transition) -> dict[str, Any]:
     fence = one.values.get("fence", one.row.fence)
     return {"from": one.row.status, "to": str(one.status), "fence": fence, **one.event}
 
@@ -79,12 +79,12 @@ def _event_data(one: Move) -> dict[str, Any]:
 def append_events(tx: Tx, entries: Sequence[Entry]) -> None:
     """Append to the logs of jobs. The caller holds the locks of their rows, which keeps a log's order the order in
     which things happened."""
-    writes = Writes()
+    writes = BulkWrite()
     plan_events(tx, entries, writes)
     writes.run(tx)
 
 
-def plan_events(tx: Tx, entries: Sequence[Entry], writes: Writes) -> None:
+def plan_events(tx: Tx, entries: Sequence[Entry], writes: BulkWrite) -> None:
     """As ``append_events``, with other writes."""
     rows = [{"job_seq": seq, "at": tx.now, "name": name, "data": data} for seq, name, data in entries]
     writes.insert(events, rows)

@@ -16,11 +16,11 @@ from crucible.errors import Canceled, ErrorCategory, Failure
 from nsai_work.errors import WorkerLost
 from nsai_work.lifecycle import JobStatus
 from nsai_work.policies import RetryPolicy
-from nsai_work.store.engine.bulk_write import Writes
+from nsai_work.store.engine.bulk_write import BulkWrite
 from nsai_work.store.engine.database import Tx
 from nsai_work.store.lifecycle.dependencies import after_end
 from nsai_work.store.lifecycle.finish import close_attempts, released
-from nsai_work.store.lifecycle.transitions import Move, lock_rows, plan_moves
+from nsai_work.store.lifecycle.transitions import Transition, lock_rows, plan_moves
 from nsai_work.store.records import Claim, Lease, LeaseReport, OutcomeKind
 from nsai_work.store.rows import failure_json, failure_of
 from nsai_work.store.schema import attempts, jobs, specs, status_in
@@ -98,7 +98,7 @@ def reclaim(tx: Tx, expired: Sequence[Lease], *, max_crashes: int = MAX_CRASHES)
         tx, statement.where(status_in(JobStatus.RUNNING), unchanged).order_by(jobs.c.seq), skip_locked=True
     )
     moves = [_reclaim_move(tx, row, max_crashes) for row in rows]
-    writes = Writes()
+    writes = BulkWrite()
     plan_moves(tx, moves, writes)
     close_attempts(tx, [(row, str(OutcomeKind.LOST), failure_json(_lost(row))) for row in rows], writes)
     writes.run(tx)
@@ -115,17 +115,17 @@ def _lost(row: Row[Any]) -> Failure:
     ).failure()
 
 
-def _reclaim_move(tx: Tx, row: Row[Any], max_crashes: int) -> Move:
+def _reclaim_move(tx: Tx, row: Row[Any], max_crashes: int) -> Transition:
     crashes = row.crashes + 1
     event = {"reason": "lease_expired", "worker_id": row.worker_id, "crashes": crashes}
     ended = {"completed_at": tx.now, "crashes": crashes, "wait_reason": None}
     if row.cancel_requested_at is not None:
         failure = Canceled("canceled by request; its worker had died").failure()
-        return Move(row, JobStatus.CANCELED, {**ended, "error": failure_json(failure)}, event)
+        return Transition(row, JobStatus.CANCELED, {**ended, "error": failure_json(failure)}, event)
     verdict = _give_up(tx, row, crashes, max_crashes)
     if verdict is not None:
         evidence = {**event, "code": verdict.code, "message": verdict.message}
-        return Move(row, JobStatus.FAILED, {**ended, "error": failure_json(verdict)}, evidence)
+        return Transition(row, JobStatus.FAILED, {**ended, "error": failure_json(verdict)}, evidence)
     values = {
         **released(tx, row, 0),
         "crashes": crashes,
@@ -133,7 +133,7 @@ def _reclaim_move(tx: Tx, row: Row[Any], max_crashes: int) -> Move:
         # what a worker's death costs is counted by ``crashes``, not as an attempt of the job's own
         "attempt": max(row.attempt - 1, 0),
     }
-    return Move(row, JobStatus.QUEUED, values, event)
+    return Transition(row, JobStatus.QUEUED, values, event)
 
 
 def _give_up(tx: Tx, row: Row[Any], crashes: int, max_crashes: int) -> Failure | None:

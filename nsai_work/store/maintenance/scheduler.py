@@ -11,8 +11,8 @@ from nsai_work.lifecycle import JobStatus
 from nsai_work.store.engine.database import Tx
 from nsai_work.store.lanes import activate, front_of, ready_in
 from nsai_work.store.lifecycle.dependencies import after_end, settle
-from nsai_work.store.lifecycle.transitions import Move, lock_rows, move
-from nsai_work.store.records import Released, WakeUp
+from nsai_work.store.lifecycle.transitions import Transition, lock_rows, move
+from nsai_work.store.records import DueJobs, WakeUp
 from nsai_work.store.rows import RANKS, failure_json
 from nsai_work.store.schema import dependencies, jobs, lanes, status_in
 
@@ -49,9 +49,9 @@ def release_delayed(tx: Tx, limit: int = 500) -> int:
     return len(rows)
 
 
-def release_due(tx: Tx, limit: int = 500) -> Released:
+def release_due(tx: Tx, limit: int = 500) -> DueJobs:
     """Move on what time or other jobs have decided: one sweep, at most ``limit`` jobs of each sort."""
-    released = Released()
+    released = DueJobs()
     released.timed_out.extend(_time_out(tx, limit))
     release_delayed(tx, limit)
     due = select(jobs).where(_due(tx, JobStatus.PENDING))
@@ -95,13 +95,13 @@ def _time_out(tx: Tx, limit: int) -> list[str]:
     return [row.id for row in rows]
 
 
-def _timeout_move(tx: Tx, row: Row[Any]) -> Move:
+def _timeout_move(tx: Tx, row: Row[Any]) -> Transition:
     failure = JobTimeout(
         f"the job's deadline, {row.deadline.isoformat()}, passed while it was {row.status}",
         details={"deadline": row.deadline.isoformat()},
     ).failure()
     values = {"error": failure_json(failure), "completed_at": tx.now, "run_at": None, "wait_reason": None}
-    return Move(row, JobStatus.TIMEOUT, values, {"code": failure.code, "message": failure.message})
+    return Transition(row, JobStatus.TIMEOUT, values, {"code": failure.code, "message": failure.message})
 
 
 def overdue_wake_ups(tx: Tx, *, older_than_s: float, limit: int = 200) -> list[WakeUp]:

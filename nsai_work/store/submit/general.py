@@ -7,7 +7,7 @@ from sqlalchemy import ColumnElement, Row, or_, select, tuple_
 
 from nsai_work.job import Job
 from nsai_work.lifecycle import JobStatus
-from nsai_work.store.engine.bulk_write import Writes
+from nsai_work.store.engine.bulk_write import BulkWrite
 from nsai_work.store.engine.database import Tx
 from nsai_work.store.lanes import open_lanes
 from nsai_work.store.lifecycle.dependencies import settle
@@ -15,7 +15,7 @@ from nsai_work.store.lifecycle.transitions import plan_events
 from nsai_work.store.records import Submitted
 from nsai_work.store.rows import RANKS, spec_of
 from nsai_work.store.schema import dependencies, jobs, specs, tags
-from nsai_work.store.submit.rows import SUBMITTED, Arrival, arrival, invalid, job_row, submitted_data
+from nsai_work.store.submit.rows import SUBMITTED, NewJob, arrival, invalid, job_row, submitted_data
 
 Key: TypeAlias = tuple[str, str, str]
 
@@ -32,7 +32,7 @@ def submit(tx: Tx, submitted: Sequence[Job], *, look_first: bool = True) -> list
     """
     arrivals = [arrival(tx, job) for job in submitted]
     present = _present(tx, submitted) if look_first else {}
-    fresh: dict[str, Arrival] = {}
+    fresh: dict[str, NewJob] = {}
     twins: dict[Key, str] = {}
     for one in arrivals:
         job, key = one.job, _key(one.job)
@@ -78,7 +78,7 @@ def _refuse_taken_ids(tx: Tx, submitted: Sequence[Job], found: Mapping[str | Key
 def _answer(
     job: Job,
     present: Mapping[str | Key, Row[Any]],
-    fresh: Mapping[str, Arrival],
+    fresh: Mapping[str, NewJob],
     twins: Mapping[Key, str],
     stored: Mapping[str, Submitted],
 ) -> Submitted:
@@ -92,7 +92,7 @@ def _answer(
     return Submitted(twin.job_id, twin.fence, twin.status, twin.priority, created=False)
 
 
-def _store(tx: Tx, arrivals: Sequence[Arrival]) -> dict[str, Submitted]:
+def _store(tx: Tx, arrivals: Sequence[NewJob]) -> dict[str, Submitted]:
     fresh = [one.job for one in arrivals]
     ready = {one.lane for one in arrivals if one.status is JobStatus.QUEUED}
     places = open_lanes(tx, {one.lane for one in arrivals}, ready=ready, count=len(arrivals))
@@ -130,13 +130,13 @@ def _needs(tx: Tx, fresh: Sequence[Job], seqs: Mapping[str, int]) -> dict[str, l
     return needs
 
 
-def _row(tx: Tx, one: Arrival, seq: int, lane_id: int) -> dict[str, Any]:
+def _row(tx: Tx, one: NewJob, seq: int, lane_id: int) -> dict[str, Any]:
     return {**job_row(tx, one), "seq": seq, "lane_id": lane_id}
 
 
 def _insert(
     tx: Tx,
-    arrivals: Sequence[Arrival],
+    arrivals: Sequence[NewJob],
     rows: Sequence[dict[str, Any]],
     needs: Mapping[str, Sequence[int]],
     seqs: Mapping[str, int],
@@ -145,7 +145,7 @@ def _insert(
     labels = [{"tag": tag, "job_seq": seqs[job.id]} for job in fresh for tag in dict.fromkeys(job.tags)]
     edges = [{"needs_seq": seq, "job_seq": seqs[name]} for name, needed in needs.items() for seq in set(needed)]
     entries = [(seqs[one.job.id], SUBMITTED, submitted_data(one)) for one in arrivals]
-    writes = Writes()
+    writes = BulkWrite()
     writes.insert(jobs, rows)
     writes.insert(specs, [{"job_seq": seqs[job.id], "spec": spec_of(job)} for job in fresh])
     writes.insert(tags, labels)

@@ -38,12 +38,12 @@ from nsai_work.lifecycle import JobStatus
 from nsai_work.store.engine.columns import UtcTime
 from nsai_work.store.engine.database import Tx
 from nsai_work.store.engine.notify import notice
-from nsai_work.store.engine.pg_statement import Direct, Processor, to_driver
+from nsai_work.store.engine.pg_statement import PgStatement, Processor, to_driver
 from nsai_work.store.lanes import locked_by_key, ready_in
 from nsai_work.store.records import Submitted
 from nsai_work.store.rows import spec_of
 from nsai_work.store.schema import events, job_numbers, jobs, lanes, specs
-from nsai_work.store.submit.rows import SUBMITTED, Arrival, arrival, job_row, submitted_data
+from nsai_work.store.submit.rows import SUBMITTED, NewJob, arrival, job_row, submitted_data
 
 MOST: Final = 16
 """More jobs than this are better sent as arrays than as one JSON text."""
@@ -80,7 +80,7 @@ def _is_plain(job: Job) -> bool:
     return job.idempotency_key is None and not job.tags and not job.constraints.depends_on
 
 
-def _given(tx: Tx, number: int, one: Arrival) -> dict[str, Any]:
+def _given(tx: Tx, number: int, one: NewJob) -> dict[str, Any]:
     row = {
         **job_row(tx, one),
         "number": number,
@@ -106,7 +106,7 @@ def _type(name: str) -> TypeEngine[Any]:
 
 
 @lru_cache(maxsize=8)
-def _statement(names: tuple[str, ...]) -> Direct:
+def _statement(names: tuple[str, ...]) -> PgStatement:
     # kept, because building it takes longer than running it
     here = locked_by_key().cte("here")
     arrived = _arrived(names, here)
@@ -126,7 +126,7 @@ def _statement(names: tuple[str, ...]) -> Direct:
         case((exists().select_from(arrived) & _nobody_is_ready(here), notice())).label("told"),
     )
     parts = [one.cte(f"added_{place}") for place, one in enumerate(added)]
-    return Direct(statement.add_cte(_awoken(here), *parts))
+    return PgStatement(statement.add_cte(_awoken(here), *parts))
 
 
 def _awoken(here: CTE) -> CTE:

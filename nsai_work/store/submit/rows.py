@@ -17,7 +17,7 @@ SUBMITTED: Final = "job.submitted"
 
 
 @dataclass(frozen=True, slots=True)
-class Arrival:
+class NewJob:
     """A job that comes in, where it will wait, and whether it has to wait for its time."""
 
     job: Job
@@ -26,7 +26,7 @@ class Arrival:
     run_at: datetime | None
 
 
-def arrival(tx: Tx, job: Job) -> Arrival:
+def arrival(tx: Tx, job: Job) -> NewJob:
     """How a job comes in.
 
     Raises:
@@ -36,10 +36,10 @@ def arrival(tx: Tx, job: Job) -> Arrival:
     not_before = job.constraints.not_before
     later = not_before is not None and not_before > tx.now
     status = JobStatus.PENDING if job.constraints.depends_on or later else JobStatus.QUEUED
-    return Arrival(job, lane_key(job), status, not_before if later else None)
+    return NewJob(job, lane_key(job), status, not_before if later else None)
 
 
-def job_row(tx: Tx, one: Arrival) -> dict[str, Any]:
+def job_row(tx: Tx, one: NewJob) -> dict[str, Any]:
     """The row of a job that comes in; the caller adds seq and lane_id."""
     return {
         **new_row(one.job, now=tx.now),
@@ -51,7 +51,7 @@ def job_row(tx: Tx, one: Arrival) -> dict[str, Any]:
     }
 
 
-def submitted_data(one: Arrival) -> dict[str, Any]:
+def submitted_data(one: NewJob) -> dict[str, Any]:
     """What the first entry of its log says."""
     return {"to": str(one.status), "kind": str(one.job.kind), "backend": one.job.backend}
 

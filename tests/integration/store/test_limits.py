@@ -11,7 +11,7 @@ from nsai_work.clock import SystemClock
 from nsai_work.job import Job
 from nsai_work.lifecycle import JobStatus
 from nsai_work.store import Claim, ClaimRequest, Limit, LimitUse, Outcome, Store
-from nsai_work.store.claim.limits import LONGEST_MODEL_BYTES, MOST_RUNNING
+from nsai_work.store.claim.limits import MAX_MODEL_BYTES, MAX_RUNNING
 from nsai_work.store.maintenance import workers
 from nsai_work.worker.backends import BackendPool
 from nsai_work.worker_id import WorkerId
@@ -84,7 +84,7 @@ def test_a_limit_replaces_the_one_there_was(store: Store) -> None:
     ("account", "most", "model", "field"),
     [
         pytest.param("a", -1, "*", "max_running", id="negative"),
-        pytest.param("a", MOST_RUNNING + 1, "*", "max_running", id="more than a database can keep"),
+        pytest.param("a", MAX_RUNNING + 1, "*", "max_running", id="more than a database can keep"),
         pytest.param("", 1, "*", "credential", id="no credential"),
         pytest.param("a\x00", 1, "*", "credential", id="NUL"),
         pytest.param("a\ud800", 1, "*", "credential", id="lone surrogate"),
@@ -133,7 +133,7 @@ def test_every_limit_that_is_taken_is_kept(store: Store, name: str, model: str, 
 def test_the_longest_names_fit(store: Store) -> None:
     """Also those that cannot be made shorter for the index."""
     name = "".join(chr(0x20000 + 97 * n) for n in range(200))
-    model = "".join(chr(0x24000 + 89 * n) for n in range(LONGEST_MODEL_BYTES // 4))
+    model = "".join(chr(0x24000 + 89 * n) for n in range(MAX_MODEL_BYTES // 4))
 
     assert store.set_model_limit(name, 1, model=model).limit == store.limits()[0]
     store.set_tenant_quota(name, 1)

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import text
 
 from nsai_work.job import Job
-from nsai_work.store import AsyncStore, Claim, ClaimRequest, Outcome, Standing, open_store
+from nsai_work.store import AsyncStore, Claim, ClaimRequest, Outcome, StandingClaim, open_store
 from tests.rig import without_notices
 from tests.working_store import WorkingStore, open_working_store
 
@@ -35,13 +35,13 @@ async def worker(url: str) -> AsyncIterator[AsyncStore]:
     store.close()
 
 
-async def taken(standing: Standing) -> list[str]:
+async def taken(standing: StandingClaim) -> list[str]:
     """The jobs that a standing claim has taken."""
     async with asyncio.timeout(PATIENCE_S):
         return [claim.job_id for claim in await standing.done]
 
 
-def stand_by(face: AsyncStore, wanted: ClaimRequest) -> Standing:
+def stand_by(face: AsyncStore, wanted: ClaimRequest) -> StandingClaim:
     """Let a claim stand by."""
     standing = face.stand_by(wanted)
     assert standing is not None
@@ -180,7 +180,7 @@ def test_a_worker_that_is_not_to_listen_does_not(postgres_store_url: str, wanted
         listening = text("SELECT count(*) FROM pg_listening_channels()")
         assert await face.run(lambda tx: tx.connection.execute(listening).scalar_one()) == 0
         assert face.stand_by(wanted()) is None
-        assert not store.gives_notice
+        assert not store.sends_notifications
         await face.close()
         store.close()
 

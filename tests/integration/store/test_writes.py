@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 
 from crucible.errors import CrucibleError
 from nsai_work.store import Store
-from nsai_work.store.engine.bulk_write import Writes, insert_new
+from nsai_work.store.engine.bulk_write import BulkWrite, insert_new
 from nsai_work.store.engine.database import Tx
 from nsai_work.store.schema import elections, workers
 
@@ -38,7 +38,7 @@ def test_inserts_and_updates_of_several_tables_arrive_together(store: Store) -> 
     store.database.run(insert_new, elections, [election("a"), election("b")])
 
     def operation(tx: Tx) -> None:
-        writes = Writes()
+        writes = BulkWrite()
         writes.insert(workers, [worker("w1", backends={"ü\x00": [1, None]}), worker("w2", stopped_at=WHEN)])
         moved = [{"name": "a", "holder": "w2", "term": 7}, {"name": "b", "holder": "w3", "term": 8}]
         writes.update(elections, moved, by=("name",), exact=True)
@@ -66,7 +66,7 @@ def test_an_exact_update_that_misses_a_row_undoes_everything(store: Store) -> No
     store.database.run(insert_new, elections, [election("a")])
 
     def operation(tx: Tx) -> None:
-        writes = Writes()
+        writes = BulkWrite()
         writes.insert(workers, [worker("w1")])
         writes.update(elections, [{"name": "a", "term": 2}, {"name": "gone", "term": 2}], by=("name",), exact=True)
         writes.run(tx)
@@ -82,7 +82,7 @@ def test_nothing_to_write_is_nothing_sent(store: Store) -> None:
     """An empty collection needs no statement."""
 
     def operation(tx: Tx) -> None:
-        writes = Writes()
+        writes = BulkWrite()
         writes.insert(workers, [])
         writes.update(elections, [], by=("name",), exact=True)
         writes.run(tx)

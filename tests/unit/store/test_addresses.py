@@ -5,7 +5,7 @@ from sqlalchemy.exc import DBAPIError
 
 from crucible.errors import InvalidRequest
 from nsai_work.store import parse_url
-from nsai_work.store.engine.db_errors import Fault, as_work_error, classify
+from nsai_work.store.engine.db_errors import DbErrorKind, as_work_error, classify
 
 
 @pytest.mark.parametrize(
@@ -50,18 +50,18 @@ class _Coded(Exception):
 @pytest.mark.parametrize(
     ("error", "fault"),
     [
-        pytest.param(_Coded("40P01"), Fault.CONFLICT, id="deadlock"),
-        pytest.param(_Coded("08006"), Fault.AWAY, id="connection-failure"),
-        pytest.param(_Coded("57P01"), Fault.AWAY, id="shut-down"),
-        pytest.param(_Coded("53100"), Fault.FULL, id="disk-full"),
-        pytest.param(_Coded("42P01"), Fault.BUG, id="no-such-table"),
-        pytest.param(Exception("database is locked"), Fault.CONFLICT, id="sqlite-locked"),
-        pytest.param(Exception("database or disk is full"), Fault.FULL, id="sqlite-full"),
-        pytest.param(Exception("unable to open database file"), Fault.AWAY, id="sqlite-away"),
-        pytest.param(Exception("near SELEC: syntax error"), Fault.BUG, id="sqlite-syntax"),
+        pytest.param(_Coded("40P01"), DbErrorKind.CONFLICT, id="deadlock"),
+        pytest.param(_Coded("08006"), DbErrorKind.AWAY, id="connection-failure"),
+        pytest.param(_Coded("57P01"), DbErrorKind.AWAY, id="shut-down"),
+        pytest.param(_Coded("53100"), DbErrorKind.FULL, id="disk-full"),
+        pytest.param(_Coded("42P01"), DbErrorKind.BUG, id="no-such-table"),
+        pytest.param(Exception("database is locked"), DbErrorKind.CONFLICT, id="sqlite-locked"),
+        pytest.param(Exception("database or disk is full"), DbErrorKind.FULL, id="sqlite-full"),
+        pytest.param(Exception("unable to open database file"), DbErrorKind.AWAY, id="sqlite-away"),
+        pytest.param(Exception("near SELEC: syntax error"), DbErrorKind.BUG, id="sqlite-syntax"),
     ],
 )
-def test_what_a_database_error_means(error: Exception, fault: Fault) -> None:
+def test_what_a_database_error_means(error: Exception, fault: DbErrorKind) -> None:
     """Each error leads to one thing to do, and what the caller gets shows no statement and no parameter."""
     wrapped = DBAPIError("SELECT hush", {"a": "hush"}, error)
 

@@ -17,7 +17,7 @@ from nsai_work.cli import main
 from nsai_work.cli.commands.limits import read_most
 from nsai_work.job import Job
 from nsai_work.store import ClaimRequest, Limit, Store
-from nsai_work.store.claim.limits import MOST_RUNNING, model_limit, tenant_quota
+from nsai_work.store.claim.limits import MAX_RUNNING, model_limit, tenant_quota
 from tests.working_store import open_working_store, selection
 
 Call = Callable[..., str]
@@ -112,8 +112,8 @@ def made_or_refused(make: Callable[[], T]) -> T | InvalidRequest:
 @given(st.text() | st.text(string.digits + "-+_. none", max_size=9) | st.integers().map(str))
 @example("none")
 @example("0")
-@example(str(MOST_RUNNING))
-@example(str(MOST_RUNNING + 1))
+@example(str(MAX_RUNNING))
+@example(str(MAX_RUNNING + 1))
 @example("-0")
 @example("٣")
 @example("9" * 5_000)
@@ -123,13 +123,13 @@ def test_a_maximum_is_a_plain_number_or_none(text: str) -> None:
 
     if isinstance(most, InvalidRequest):
         assert most.message.startswith("MAX: ")
-        assert not (text.isascii() and text.isdigit() and len(text) <= 7 and int(text) <= MOST_RUNNING)
+        assert not (text.isascii() and text.isdigit() and len(text) <= 7 and int(text) <= MAX_RUNNING)
         assert text != "none"
     elif most is None:
         assert text == "none"
     else:
         assert str(most) == (text.lstrip("0") or "0")
-        assert 0 <= most <= MOST_RUNNING
+        assert 0 <= most <= MAX_RUNNING
 
 
 NAMES = (
@@ -154,7 +154,7 @@ def test_a_quota_is_what_was_asked_for_or_refused(name: str, most: int | None) -
         assert "\x00" not in name
 
 
-@given(NAMES, NAMES, st.none() | st.integers(-1, MOST_RUNNING + 1))
+@given(NAMES, NAMES, st.none() | st.integers(-1, MAX_RUNNING + 1))
 def test_a_limit_is_what_was_asked_for_or_refused(credential: str, model: str, most: int | None) -> None:
     """The same for a credential and a model, which together fit into the index of every database."""
     limit = made_or_refused(lambda: model_limit(credential, most, model=model))
