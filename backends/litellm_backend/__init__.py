@@ -1,4 +1,4 @@
-"""Every provider that LiteLLM reaches, by LiteLLM's own model names. Extra: ``litellm``."""
+"""The LiteLLM backend: all providers that LiteLLM supports, by its model names. Extra: ``litellm``."""
 
 from backends.litellm_backend.backend import LiteLLMBackend
 

@@ -1,4 +1,4 @@
-"""``LiteLLMBackend``: completions from the long tail of providers, in OpenAI's form, which LiteLLM speaks."""
+"""``LiteLLMBackend``: completions from LiteLLM's providers, in OpenAI's format."""
 
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -16,24 +16,23 @@ from backends.litellm_backend.requests import (
     refuse_downloads,
     require_credential,
 )
-from backends.litellm_backend.server_check import reach
+from backends.litellm_backend.server_check import check_server
 from backends.litellm_backend.settings import BACKEND, LiteLLMSettings
-from backends.openai.answers import Chunks, choice_of
+from backends.openai.answers import ChunkConverter, choice_of, completion_of, text_of
 from crucible.backend import Backend, Health
 from crucible.capabilities import Capabilities
 from crucible.completion import Completion
-from crucible.durations import elapsed_ms
 from crucible.errors import BackendUnavailable, CallerError, InvalidRequest
 from crucible.parsing import read_record
 from crucible.prompt import Prompt
 from crucible.requirements import require
-from crucible.stream import DoneEvent, StartEvent, StreamEvent, UsageEvent, events_of
+from crucible.stream import StreamEvent, events_of
 
 
 class LiteLLMBackend(Backend):
-    """Any provider. ``config``: ``LiteLLMSettings``.
+    """A backend for all of LiteLLM's providers. ``config``: see ``LiteLLMSettings``.
 
-    ``capabilities`` says what at least one of the models can do; a prompt is held against what its own model can.
+    ``capabilities`` is the union over the models; a prompt is checked against its own model.
     """
 
     name: ClassVar[str] = BACKEND
@@ -64,13 +63,15 @@ class LiteLLMBackend(Backend):
         await self._checked(prompt)
 
     async def health_check(self) -> Health:
-        """With ``api_base``, whether its server answers; else only whether the keys of the models are there."""
-        facts = [self._facts_of(model) for model in self._settings.models]
-        missing = sorted({name for one in facts for name in missing_credentials(self._opened, one, self._settings)})
+        """Check the models' keys and, if ``api_base`` is set, that its server answers."""
+        models = [self._facts_of(model) for model in self._settings.models]
+        missing = sorted(
+            {name for facts in models for name in missing_credentials(self._opened, facts, self._settings)}
+        )
         if missing:
             return Health(ok=False, reason=f"set {', '.join(missing)}", details={"missing": [*missing]})
         if self._settings.api_base is not None:
-            return await reach(self._settings.api_base, self._settings.key())
+            return await check_server(self._settings.api_base, self._settings.key())
         return Health(ok=True, details={"models": list(self._settings.models), "checked": "keys only"})
 
     async def complete(self, prompt: Prompt) -> Completion:
@@ -82,66 +83,52 @@ class LiteLLMBackend(Backend):
         except Exception as exc:
             raise translated(exc, facts.model, self._settings.key()) from None
         wire = getattr(answer, "usage", None)
-        usage = counted(wire, prompt, "".join(choice.message.text() for choice in choices))
-        return Completion(
-            choices=choices,
-            model=answer.model or facts.model,
+        usage = counted(wire, prompt, text_of(choices))
+        return completion_of(
+            answer,
+            choices,
+            prompt=prompt,
+            model=facts.model,
             usage=usage,
-            latency_ms=elapsed_ms(began),
-            request_id=prompt.request_id or answer.id,
-            trace_id=prompt.trace_id,
             cost=cost_of(self._opened, facts, self._settings, wire, usage),
-            raw_response=answer.model_dump(mode="json") if self._settings.keep_raw_response else None,
+            began=began,
+            keep_raw=self._settings.keep_raw_response,
         )
 
     async def stream(self, prompt: Prompt) -> AsyncIterator[StreamEvent]:
-        """The answer as it is generated; several answers (``n``) come whole, since LiteLLM's streams end them all
-        with the first."""
+        """Stream the answer. Several answers (``n``) arrive whole, because LiteLLM's streams end with the first."""
         facts = await self._checked(prompt)
         if prompt.options.n > 1:
             for event in events_of(await self.complete(prompt)):
                 yield event
             return
-        began, first_ms, chunks, started = time.monotonic(), None, Chunks(), False
+        converter = ChunkConverter(prompt, facts.model)
         stream: Any = None
         try:
             stream = await self._opened.acompletion(
                 **arguments(prompt, facts, self._settings), stream=True, stream_options={"include_usage": True}
             )
-            # Where the provider counts nothing, LiteLLM would, and fetch the prompt's images for that.
-            stream.count_prompt_tokens = _nothing
+            # otherwise LiteLLM counts the tokens of providers that do not, and downloads the prompt's images for it
+            stream.count_prompt_tokens = _no_tokens
             async for chunk in stream:
-                if not started:
-                    started = True
-                    yield StartEvent(
-                        seq=0,
-                        model=chunk.model or facts.model,
-                        request_id=prompt.request_id or chunk.id,
-                        trace_id=prompt.trace_id,
-                    )
-                for event in chunks.events(chunk):
+                for event in converter.events(chunk):
                     if event.type == "end":
-                        _require_an_end(stream)
-                    first_ms = first_ms or elapsed_ms(began)
+                        _require_end(stream)
                     yield event
-            chunks.finish()
+            converter.require_end()
         except Exception as exc:
             raise translated(exc, facts.model, self._settings.key()) from None
         finally:
             if stream is not None:
                 await stream.aclose()
-        wire = chunks.usage if _counted_by_provider(stream) else None
-        usage = counted(wire, prompt, chunks.said)
-        yield UsageEvent(seq=chunks.seq + 1, usage=usage)
-        yield DoneEvent(
-            seq=chunks.seq + 2,
-            latency_ms=elapsed_ms(began),
-            time_to_first_token_ms=first_ms,
-            cost=cost_of(self._opened, facts, self._settings, wire, usage),
-        )
+        wire = converter.usage if _counted_by_provider(stream) else None
+        usage = counted(wire, prompt, converter.text)
+        cost = cost_of(self._opened, facts, self._settings, wire, usage)
+        for event in converter.closing_events(usage, cost):
+            yield event
 
     async def _checked(self, prompt: Prompt) -> ModelFacts:
-        """What the prompt's model can do, having refused what it cannot, before anything is sent."""
+        """Check a prompt before anything is sent; returns the facts of its model."""
         capabilities = await self.capabilities()
         require(prompt, capabilities)
         facts = self._facts_of(prompt.options.model or capabilities.default_model or "")
@@ -162,15 +149,15 @@ class LiteLLMBackend(Backend):
         return self._library
 
 
-def _require_an_end(stream: Any) -> None:
-    """LiteLLM ends a stream that broke off with a ``stop`` of its own."""
+def _require_end(stream: Any) -> None:
+    """Raise BackendUnavailable if the stream broke off, in which case LiteLLM adds a ``stop`` of its own."""
     if (
         getattr(stream, "received_finish_reason", None) or getattr(stream, "intermittent_finish_reason", None)
     ) is None:
         raise BackendUnavailable("the stream broke off before the answer had ended", backend=BACKEND)
 
 
-def _nothing() -> int:
+def _no_tokens() -> int:
     return 0
 
 

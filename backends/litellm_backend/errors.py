@@ -1,15 +1,14 @@
-"""From LiteLLM's exceptions to the one family of errors."""
+"""Translation of LiteLLM's exceptions to ``crucible.errors``."""
 
 import os
 import re
 from typing import Any, Final
 
 from backends.litellm_backend.settings import BACKEND
+from backends.openai.errors import kind_of_status
 from crucible.errors import (
     AuthenticationFailed,
     BackendError,
-    BackendUnavailable,
-    CapacityError,
     CrucibleError,
     InvalidRequest,
     MalformedAnswer,
@@ -17,8 +16,9 @@ from crucible.errors import (
     RequestTimeout,
     Unsupported,
 )
+from crucible.retry_after import retry_after_ms
 
-# By the name of LiteLLM's class or one of its parents, else by status. The first line that fits counts.
+# names of LiteLLM's classes, also as base classes; the first match counts, otherwise the status
 _BY_NAME: Final[tuple[tuple[str, type[CrucibleError]], ...]] = (
     ("UnsupportedParamsError", Unsupported),
     ("BudgetExceededError", OutOfCredit),
@@ -26,21 +26,16 @@ _BY_NAME: Final[tuple[tuple[str, type[CrucibleError]], ...]] = (
     ("APIResponseValidationError", MalformedAnswer),
     ("APITimeoutError", RequestTimeout),
 )
-_BY_STATUS: Final[dict[int, type[CrucibleError]]] = {
-    401: AuthenticationFailed,
-    402: OutOfCredit,
-    403: AuthenticationFailed,
-    408: RequestTimeout,
-    409: BackendUnavailable,
-    429: CapacityError,
-}
-_MOST_CHARS: Final = 2000
+_MAX_CHARS: Final = 2000
+_MIN_SECRET_CHARS: Final = 8
 _SECRET_NAME: Final = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)$")
 
 
 def translated(error: Exception, model: str | None, key: str | None = None) -> CrucibleError:
-    """The error of our family that an exception of LiteLLM means. Raise it ``from None``: LiteLLM's own text may
-    quote a key, which is hidden here."""
+    """The error for an exception of LiteLLM.
+
+    Raise it ``from None``: LiteLLM's own message may quote a key, which is redacted here.
+    """
     if isinstance(error, CrucibleError):
         error.backend = BACKEND
         return error
@@ -48,17 +43,17 @@ def translated(error: Exception, model: str | None, key: str | None = None) -> C
     headers = _headers(error)
     common: dict[str, Any] = {"backend": BACKEND, "request_id": headers.get("x-request-id")}
     if kind is AuthenticationFailed:
-        # The provider's own words may quote a part of the key.
+        # the provider's message may quote a part of the key
         provider = getattr(error, "llm_provider", None) or "the provider"
         return AuthenticationFailed(f"the credential for {provider} (model {model}) was refused", **common)
-    said = _without_secrets(str(getattr(error, "message", None) or error), key)[:_MOST_CHARS]
+    message = _redacted(str(getattr(error, "message", None) or error), key)[:_MAX_CHARS]
     if kind is not InvalidRequest:
-        return kind(said, retry_after_ms=_retry_after_ms(headers), **common)
+        return kind(message, retry_after_ms=retry_after_ms(headers), **common)
     if getattr(error, "status_code", None) == 404:
-        return InvalidRequest.of("options.model", model, said, backend=BACKEND)
+        return InvalidRequest.of("options.model", model, message, backend=BACKEND)
     field = getattr(error, "param", None)
-    where = field if isinstance(field, str) else f"model {model}"
-    return InvalidRequest(f"{where}: {said}", details={"field": field, "model": model}, **common)
+    subject = field if isinstance(field, str) else f"model {model}"
+    return InvalidRequest(f"{subject}: {message}", details={"field": field, "model": model}, **common)
 
 
 def _kind(error: Exception) -> type[CrucibleError]:
@@ -71,28 +66,20 @@ def _kind(error: Exception) -> type[CrucibleError]:
         return BackendError if "APIError" in names else MalformedAnswer
     if status == 429 and "insufficient_quota" in f"{getattr(error, 'body', '')}{error}":
         return OutOfCredit
-    return _BY_STATUS.get(status) or (InvalidRequest if 400 <= status < 500 else BackendUnavailable)
+    return kind_of_status(status)
 
 
 def _headers(error: Any) -> dict[str, str]:
-    of_answer = getattr(getattr(error, "response", None), "headers", None) or {}
-    return {**dict(of_answer), **dict(getattr(error, "litellm_response_headers", None) or {})}
+    """The response headers, with lower-case names."""
+    response = getattr(getattr(error, "response", None), "headers", None) or {}
+    headers = {**dict(response), **dict(getattr(error, "litellm_response_headers", None) or {})}
+    return {name.lower(): value for name, value in headers.items()}
 
 
-def _retry_after_ms(headers: dict[str, str]) -> int | None:
-    for name, scale in (("retry-after-ms", 1), ("retry-after", 1000)):
-        try:
-            wait = float(headers.get(name, "")) * scale
-        except ValueError:
-            continue
-        if 0 <= wait <= 86_400_000:
-            return int(wait)
-    return None
-
-
-def _without_secrets(text: str, key: str | None) -> str:
+def _redacted(text: str, key: str | None) -> str:
+    """The text without the key and without secrets of the environment."""
     secrets = {value for name, value in os.environ.items() if _SECRET_NAME.search(name.upper())}
     for secret in sorted({*secrets, key or ""}, key=len, reverse=True):
-        if len(secret) >= 8:
+        if len(secret) >= _MIN_SECRET_CHARS:
             text = text.replace(secret, "(hidden)")
     return text

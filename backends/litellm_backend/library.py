@@ -1,4 +1,4 @@
-"""LiteLLM itself: imported when it is needed, kept quiet, and its connections closed."""
+"""The LiteLLM library: imported on demand, without output or downloads, and its connections closed."""
 
 import asyncio
 import contextlib
@@ -22,22 +22,22 @@ _open: Counter[int] = Counter()
 
 
 async def opened() -> Any:
-    """The library, for a backend on the running event loop; ``closed`` takes it back.
+    """Return the library for a backend on the running event loop. Pair each call with ``closed``.
 
     Raises:
         Unsupported: it is not installed.
     """
-    # In a thread, because the import takes seconds.
+    # in a thread, because the import takes seconds
     library = await asyncio.to_thread(_imported)
     _open[id(asyncio.get_running_loop())] += 1
     return library
 
 
 async def closed(library: Any) -> None:
-    """Close the library's connections once no backend on the running event loop is open any more.
+    """Close the library's connections after the last backend on the running event loop is closed.
 
-    LiteLLM keeps one client for each address, key and event loop, found by the loop's address in memory: left
-    there, the clients of a loop that is gone would be handed to the next one.
+    LiteLLM caches a client for each address, key and event loop, by the loop's id. A later loop can have the same
+    id, and would otherwise get the clients of the earlier loop.
     """
     loop = id(asyncio.get_running_loop())
     _open[loop] -= 1
@@ -54,17 +54,17 @@ async def _close(client: Any) -> None:
     if method is None:
         return
     with contextlib.suppress(Exception):
-        done = method()
-        if inspect.isawaitable(done):
-            await done
+        result = method()
+        if inspect.isawaitable(result):
+            await result
 
 
 def _imported() -> Any:
     with _importing:
-        # LiteLLM reads these two not only on import. They stay, so that it never fetches tables from the network.
+        # LiteLLM reads these two after the import as well. They stay, so that it never downloads its tables.
         os.environ.update(_NO_DOWNLOADS)
         before = os.environ.get(_MODE)
-        # In any other mode the import puts the nearest .env file into this process's environment.
+        # in any other mode the import loads the nearest .env file into this process's environment
         os.environ[_MODE] = "PRODUCTION"
         try:
             import litellm
@@ -77,7 +77,7 @@ def _imported() -> Any:
                 del os.environ[_MODE]
             else:
                 os.environ[_MODE] = before
-        # Advice on the terminal, and tokenizers from a hub for counts that nobody asked for.
+        # no advice on the terminal, and no tokenizers from a hub for token counts
         litellm.suppress_debug_info = True
         litellm.disable_hf_tokenizer_download = True
         return litellm

@@ -1,4 +1,4 @@
-"""What one model can do, from LiteLLM's tables and the settings, as data."""
+"""Capabilities of models, from LiteLLM's tables and the settings."""
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from backends.openai.settings import Claim, Option
 from crucible.capabilities import Capabilities
 from crucible.errors import CrucibleError, InvalidRequest
 
-# LiteLLM's name of the parameter, and of the model's flag in its table, that a claim needs.
+# for each claim: the required parameter, and the flag in LiteLLM's table of models
 _NEEDS: Final[dict[str, tuple[str, str | None]]] = {
     "supports_streaming": ("stream", None),
     "supports_tools": ("tools", "supports_function_calling"),
@@ -20,20 +20,20 @@ _NEEDS: Final[dict[str, tuple[str, str | None]]] = {
     "supports_logprobs": ("logprobs", None),
     "supports_n": ("n", None),
 }
-# What a model that the tables do not list is not believed to have.
+# claims that a model without an entry in the tables does not get
 _RARE: Final = ("supports_vision", "supports_json_schema")
 _OPENAI_FORMAT: Final = ("openai", "azure", "custom_openai", "openai_like")
-_TAKES_TOP_K: Final = ("anthropic", "gemini", "vertex_ai")
+_TOP_K_PROVIDERS: Final = ("anthropic", "gemini", "vertex_ai")
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """One model."""
+    """Provider, capabilities, limits and prices of one model."""
 
     model: str
     provider: str
     openai_format: bool
-    """Whether its server takes OpenAI's own form, and with it further fields and addresses of images."""
+    """Whether its server uses OpenAI's own format, and so accepts extra fields and URLs of images."""
     claims: frozenset[str]
     options: tuple[str, ...]
     context: int | None = None
@@ -43,18 +43,18 @@ class ModelFacts:
 
 
 def facts_of(library: Any, model: str, settings: LiteLLMSettings) -> ModelFacts:
-    """What LiteLLM knows of a model. Asks no network.
+    """Look a model up in LiteLLM's tables, without network access.
 
     Raises:
         InvalidRequest: LiteLLM knows no provider of that name.
     """
     try:
         name, provider, _, _ = library.get_llm_provider(model, api_base=settings.api_base)
-        known = library.get_supported_openai_params(model=name, custom_llm_provider=provider)
+        supported = library.get_supported_openai_params(model=name, custom_llm_provider=provider)
     except Exception as exc:
         raise _unknown(model, translated(exc, model)) from None
-    info = _listed(library, name, provider)
-    parameters = {"messages", *(known or ())}
+    info = _table_entry(library, name, provider)
+    parameters = {"messages", *(supported or ())}
     openai_format = provider in _OPENAI_FORMAT or provider in library.openai_compatible_providers
     return ModelFacts(
         model=model,
@@ -70,9 +70,9 @@ def facts_of(library: Any, model: str, settings: LiteLLMSettings) -> ModelFacts:
 
 
 def capabilities_of(models: Collection[ModelFacts], settings: LiteLLMSettings) -> Capabilities:
-    """What at least one of the models can do; without models, what at least one of LiteLLM's can."""
+    """The union of the models' capabilities; without models, everything that LiteLLM supports."""
     claims = {claim for facts in models for claim in facts.claims} if models else _allowed(settings)
-    honoured = {one for facts in models for one in facts.options} if models else {*get_args(Option), "extra"}
+    options = {option for facts in models for option in facts.options} if models else {*get_args(Option), "extra"}
     only = next(iter(models)) if len(models) == 1 else None
     limits = [facts.max_tokens for facts in models]
     known_limits = [limit for limit in limits if limit is not None]
@@ -84,7 +84,7 @@ def capabilities_of(models: Collection[ModelFacts], settings: LiteLLMSettings) -
         accepts_other_models=not settings.models,
         context_lengths={facts.model: facts.context for facts in models if facts.context is not None},
         token_streaming="supports_streaming" in claims,
-        options=(*sorted(honoured - set(settings.without_options)), "timeout_ms"),
+        options=(*sorted(options - set(settings.without_options)), "timeout_ms"),
         max_tokens=max(known_limits) if limits and len(known_limits) == len(limits) else None,
         max_context_length=None if only is None else only.context,
         cost_per_million_input=None if only is None else only.cost_per_million_input,
@@ -107,29 +107,31 @@ def _allowed(settings: LiteLLMSettings) -> set[str]:
 
 def _options(parameters: set[str], provider: str, openai_format: bool, settings: LiteLLMSettings) -> Iterable[str]:
     for option in get_args(Option):
-        taken = (openai_format or provider in _TAKES_TOP_K) if option == "top_k" else option in parameters
-        if taken and option not in settings.without_options:
+        supported = (openai_format or provider in _TOP_K_PROVIDERS) if option == "top_k" else option in parameters
+        if supported and option not in settings.without_options:
             yield option
     if openai_format:
         yield "extra"
 
 
-def _listed(library: Any, name: str, provider: str) -> dict[str, Any]:
-    """The model's entry in LiteLLM's table; empty when it has none."""
+def _table_entry(library: Any, name: str, provider: str) -> dict[str, Any]:
+    """The model's entry in LiteLLM's table; empty if there is none."""
     try:
         return dict(library.get_model_info(name, custom_llm_provider=provider))
     except Exception:
-        return {}  # LiteLLM has one kind of error for this, and it is plain Exception
+        return {}  # LiteLLM raises plain Exception for this
 
 
-def _price(library: Any, info: dict[str, Any], side: str, given: float | None) -> float | None:
-    """LiteLLM fills a price that it does not know with 0; its table itself tells the two apart."""
-    if given is not None or not info:
-        return given
+def _price(library: Any, info: dict[str, Any], side: str, configured: float | None) -> float | None:
+    """The price per million tokens. Reads the table itself, because ``get_model_info`` returns 0 for unknown."""
+    if configured is not None or not info:
+        return configured
     price = library.model_cost.get(info.get("key"), {}).get(f"{side}_cost_per_token")
     return price * 1e6 if isinstance(price, int | float) else None
 
 
 def _unknown(model: str, error: CrucibleError) -> InvalidRequest:
-    said = "name it as LiteLLM does, with its provider, as in groq/llama-3.3-70b-versatile"
-    return InvalidRequest.of("options.model", model, f"{said} ({error.message.splitlines()[0]})", backend=BACKEND)
+    allowed = "use LiteLLM's name with the provider, as in groq/llama-3.3-70b-versatile"
+    return InvalidRequest.of(
+        "options.model", model, f"{allowed} ({error.message.splitlines()[0]})", backend=BACKEND
+    )

@@ -1,4 +1,4 @@
-"""From a prompt to the arguments of LiteLLM's ``acompletion``, which are OpenAI's form and a few of its own."""
+"""Conversion of prompts to arguments of LiteLLM's ``acompletion``, and checks before the call."""
 
 import os
 from typing import Any
@@ -11,8 +11,7 @@ from crucible.prompt import ImagePart, Prompt
 
 
 def arguments(prompt: Prompt, facts: ModelFacts, settings: LiteLLMSettings) -> dict[str, Any]:
-    """All that LiteLLM is told. No option of the prompt can reach LiteLLM's own switches: ``extra`` goes into the
-    body of the request."""
+    """All arguments of the call. ``extra`` goes into the request's body: no prompt can set LiteLLM's switches."""
     body = request_body(prompt, facts.model, "max_tokens")
     if not facts.openai_format and prompt.options.top_k is not None:
         del body["extra_body"]
@@ -20,9 +19,9 @@ def arguments(prompt: Prompt, facts: ModelFacts, settings: LiteLLMSettings) -> d
     limit_ms, key = prompt.options.timeout_ms, settings.key()
     return {
         **body,
-        # An option that the provider lacks is an error, whatever the process has told LiteLLM.
+        # an option that the provider lacks is an error, whatever the process-wide setting
         "drop_params": False,
-        # Callbacks that the process has set up for its own use of LiteLLM do not see our prompts.
+        # the process's own LiteLLM callbacks do not see these prompts
         "no-log": True,
         "num_retries": 0,
         "max_retries": settings.max_retries if limit_ms is None else 0,
@@ -33,7 +32,7 @@ def arguments(prompt: Prompt, facts: ModelFacts, settings: LiteLLMSettings) -> d
 
 
 def refuse_downloads(prompt: Prompt, facts: ModelFacts) -> None:
-    """For a provider that takes images by their bytes only, LiteLLM would fetch an address from here.
+    """Refuse URLs of images for providers that accept only bytes: LiteLLM would download them in this process.
 
     Raises:
         Unsupported: naming the part of the message.
@@ -43,17 +42,17 @@ def refuse_downloads(prompt: Prompt, facts: ModelFacts) -> None:
     for index, message in enumerate(prompt.messages):
         for number, part in enumerate(message.parts()):
             if isinstance(part, ImagePart) and part.url is not None and not part.url.startswith("data:"):
-                place = f"messages[{index}].content[{number}]"
+                path = f"messages[{index}].content[{number}]"
                 raise Unsupported(
-                    f"{place}: images for {facts.provider} are given by base64 or a data: URL, because an address"
-                    " would be fetched by this process",
+                    f"{path}: images for {facts.provider} must be base64 or a data: URL, because this process"
+                    " would have to download any other URL",
                     backend=BACKEND,
-                    details={"field": place},
+                    details={"field": path},
                 )
 
 
 def require_credential(library: Any, facts: ModelFacts, settings: LiteLLMSettings) -> None:
-    """Where a provider wants an API key, there must be one.
+    """Require the API key of a provider that needs one.
 
     Raises:
         AuthenticationFailed: naming the variable to set.
@@ -67,8 +66,10 @@ def require_credential(library: Any, facts: ModelFacts, settings: LiteLLMSetting
 
 
 def missing_credentials(library: Any, facts: ModelFacts, settings: LiteLLMSettings) -> tuple[str, ...]:
-    """The variables of API keys that the provider wants and the environment lacks. Where another kind of credential
-    may serve (a token, a role, a file), nothing is missing."""
+    """The API key variables that the provider requires and the environment lacks.
+
+    Empty for providers that accept another kind of credential (a token, a role, a file).
+    """
     if settings.key() is not None or facts.provider.startswith("azure"):
         return ()
     missing = library.validate_environment(facts.model, api_base=settings.api_base).get("missing_keys", ())

@@ -1,12 +1,12 @@
-"""Whether a server that the settings name answers."""
+"""Health check of the server at ``api_base``."""
 
 from pydantic import JsonValue
 
 from crucible.backend import Health
 
 
-async def reach(address: str, key: str | None) -> Health:
-    """Ask for the list of models, which costs nothing. Any answer but a 5xx or a refusal of this key counts."""
+async def check_server(address: str, key: str | None) -> Health:
+    """Request the list of models. Healthy unless the server fails with 5xx, refuses the key or is unreachable."""
     import httpx
 
     headers = {} if key is None else {"authorization": f"Bearer {key}"}

@@ -1,4 +1,4 @@
-"""Any server that speaks OpenAI's chat completions: vLLM, SGLang, Ollama, hosted ones. Extra: ``openai``."""
+"""The OpenAI backend: any server with OpenAI's chat completions API, such as vLLM or Ollama. Extra: ``openai``."""
 
 from backends.openai.backend import OpenAIBackend
 

@@ -1,4 +1,4 @@
-"""``OpenAIBackend``: completions from any OpenAI-compatible server, through the official library."""
+"""``OpenAIBackend``: completions from an OpenAI-compatible server, through the official library."""
 
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -6,26 +6,25 @@ from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 from pydantic import JsonValue
 
-from backends.openai.answers import Chunks, choice_of, usage_of
+from backends.openai.answers import ChunkConverter, choice_of, completion_of, price, text_of, usage_of
 from backends.openai.errors import translated
 from backends.openai.requests import request_body
 from backends.openai.settings import BACKEND, Claim, OpenAISettings, Option
 from crucible.backend import Backend, Health
 from crucible.capabilities import Capabilities
 from crucible.completion import Completion, Usage
-from crucible.durations import elapsed_ms
 from crucible.errors import CallerError, CrucibleError, Unsupported
 from crucible.parsing import read_record
 from crucible.prompt import Prompt
 from crucible.requirements import require
-from crucible.stream import DoneEvent, StartEvent, StreamEvent, UsageEvent
+from crucible.stream import StreamEvent
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
 
 class OpenAIBackend(Backend):
-    """One server. ``config``: ``OpenAISettings``."""
+    """A backend for one server. ``config``: see ``OpenAISettings``."""
 
     name: ClassVar[str] = BACKEND
     requires: ClassVar[tuple[str, ...]] = ("openai",)
@@ -69,7 +68,7 @@ class OpenAIBackend(Backend):
             default_model=settings.default_model or (models[0] if models else None),
             token_streaming=claims["supports_streaming"],
             options=(
-                *(one for one in get_args(Option) if one not in settings.without_options),
+                *(option for option in get_args(Option) if option not in settings.without_options),
                 "timeout_ms",
                 "extra",
             ),
@@ -84,9 +83,9 @@ class OpenAIBackend(Backend):
         try:
             details["models"] = len(await self._list_models(retries=0))
         except CrucibleError as error:
-            # Whoever names the models does not need the server's list, which some servers fail to give.
-            answered = error.code != "authentication_failed" and hasattr(error.__cause__, "status_code")
-            if self._settings.models is None or not answered:
+            # configured models make the server's list unnecessary, which some servers do not provide
+            reachable = error.code != "authentication_failed" and hasattr(error.__cause__, "status_code")
+            if self._settings.models is None or not reachable:
                 return Health(ok=False, reason=str(error), details={"code": error.code})
         return Health(ok=True, details=details)
 
@@ -98,54 +97,40 @@ class OpenAIBackend(Backend):
             answer = await self._client_for(prompt).chat.completions.create(**body)
             choices = tuple(
                 choice_of(index, wire)
-                for index, wire in enumerate(sorted(answer.choices, key=lambda one: one.index or 0))
+                for index, wire in enumerate(sorted(answer.choices, key=lambda choice: choice.index or 0))
             )
         except Exception as exc:
             raise translated(exc, model) from exc
-        usage = usage_of(answer.usage, prompt, "".join(choice.message.text() for choice in choices))
-        return Completion(
-            choices=choices,
-            model=answer.model or model,
+        usage = usage_of(answer.usage, prompt, text_of(choices))
+        return completion_of(
+            answer,
+            choices,
+            prompt=prompt,
+            model=model,
             usage=usage,
-            latency_ms=elapsed_ms(began),
-            request_id=prompt.request_id or answer.id,
-            trace_id=prompt.trace_id,
             cost=self._cost(usage),
-            raw_response=answer.model_dump(mode="json") if self._settings.keep_raw_response else None,
+            began=began,
+            keep_raw=self._settings.keep_raw_response,
         )
 
     async def stream(self, prompt: Prompt) -> AsyncIterator[StreamEvent]:
         model = await self._checked(prompt)
         body = request_body(prompt, model, self._settings.limit_field())
-        began, first_ms, chunks, started = time.monotonic(), None, Chunks(), False
+        converter = ChunkConverter(prompt, model)
         try:
             stream: Any = await self._client_for(prompt).chat.completions.create(
                 **body, stream=True, stream_options={"include_usage": True}
             )
             async with stream:
                 async for chunk in stream:
-                    if not started:
-                        started = True
-                        yield StartEvent(
-                            seq=0,
-                            model=chunk.model or model,
-                            request_id=prompt.request_id or chunk.id,
-                            trace_id=prompt.trace_id,
-                        )
-                    for event in chunks.events(chunk):
-                        first_ms = first_ms or elapsed_ms(began)
+                    for event in converter.events(chunk):
                         yield event
-            chunks.finish()
+            converter.require_end()
         except Exception as exc:
             raise translated(exc, model) from exc
-        usage = usage_of(chunks.usage, prompt, chunks.said)
-        yield UsageEvent(seq=chunks.seq + 1, usage=usage)
-        yield DoneEvent(
-            seq=chunks.seq + 2,
-            latency_ms=elapsed_ms(began),
-            time_to_first_token_ms=first_ms,
-            cost=self._cost(usage),
-        )
+        usage = usage_of(converter.usage, prompt, converter.text)
+        for event in converter.closing_events(usage, self._cost(usage)):
+            yield event
 
     async def _checked(self, prompt: Prompt) -> str:
         capabilities = await self.capabilities()
@@ -177,7 +162,7 @@ class OpenAIBackend(Backend):
         return tuple(model.id for model in listed.data or ())
 
     def _cost(self, usage: Usage) -> float | None:
-        dear_in, dear_out = self._settings.cost_per_million_input, self._settings.cost_per_million_output
-        if dear_in is None or dear_out is None:
+        input_price, output_price = self._settings.cost_per_million_input, self._settings.cost_per_million_output
+        if input_price is None or output_price is None:
             return None
-        return (usage.prompt_tokens * dear_in + usage.completion_tokens * dear_out) / 1e6
+        return price(usage, input_price, output_price)

@@ -1,8 +1,8 @@
-"""From the library's exceptions to the one family of errors."""
+"""Translation of the library's exceptions to ``crucible.errors``."""
 
-from typing import Any
+from typing import Any, Final
 
-from backends.openai.settings import BACKEND, KEY_NAME
+from backends.openai.settings import BACKEND, KEY_VARIABLE
 from crucible.errors import (
     AuthenticationFailed,
     BackendError,
@@ -14,10 +14,21 @@ from crucible.errors import (
     OutOfCredit,
     RequestTimeout,
 )
+from crucible.retry_after import retry_after_ms
+
+
+_BY_STATUS: Final[dict[int, type[CrucibleError]]] = {
+    401: AuthenticationFailed,
+    402: OutOfCredit,
+    403: AuthenticationFailed,
+    408: RequestTimeout,
+    409: BackendUnavailable,
+    429: CapacityError,
+}
 
 
 def translated(error: Exception, model: str | None = None) -> CrucibleError:
-    """The error of our family that an exception of the library means."""
+    """The error for an exception of the library."""
     import openai
 
     if isinstance(error, CrucibleError):
@@ -31,39 +42,27 @@ def translated(error: Exception, model: str | None = None) -> CrucibleError:
     if isinstance(error, openai.APIStatusError):
         return _of_status(error, model)
     if isinstance(error, openai.APIError):
-        return BackendError(f"the server broke off: {error.message}", backend=BACKEND)
+        return BackendError(f"the server reported an error: {error.message}", backend=BACKEND)
     return MalformedAnswer(f"the answer cannot be read: {error!r}", backend=BACKEND)
 
 
 def _of_status(error: Any, model: str | None) -> CrucibleError:
-    status, said = error.status_code, error.message
+    status, message = error.status_code, error.message
+    kind = OutOfCredit if error.code == "insufficient_quota" else kind_of_status(status)
     common: dict[str, Any] = {"backend": BACKEND, "request_id": error.request_id}
-    if status in (401, 403):
-        # The server's own words may quote a part of the key.
-        return AuthenticationFailed(f"the credential {KEY_NAME} was refused (HTTP {status})", **common)
-    if status == 402 or error.code == "insufficient_quota":
-        return OutOfCredit(said, **common)
+    if kind is AuthenticationFailed:
+        # the server's message may quote a part of the key
+        return AuthenticationFailed(f"the credential {KEY_VARIABLE} was refused (HTTP {status})", **common)
+    if kind is not InvalidRequest:
+        return kind(message, retry_after_ms=retry_after_ms(error.response.headers), **common)
     if status == 404:
-        return InvalidRequest.of("options.model", model, said, backend=BACKEND)
-    if status == 408:
-        return RequestTimeout(said, **common)
-    if status == 429:
-        return CapacityError(said, retry_after_ms=_retry_after_ms(error), **common)
-    if 400 <= status < 500 and status != 409:
-        field = error.param if isinstance(error.param, str) else None
-        return InvalidRequest(
-            f"{field}: {said}" if field else said, details={"field": field, "status": status}, **common
-        )
-    return BackendUnavailable(said, retry_after_ms=_retry_after_ms(error), **common)
+        return InvalidRequest.of("options.model", model, message, backend=BACKEND)
+    field = error.param if isinstance(error.param, str) else None
+    return InvalidRequest(
+        f"{field}: {message}" if field else message, details={"field": field, "status": status}, **common
+    )
 
 
-def _retry_after_ms(error: Any) -> int | None:
-    headers = error.response.headers
-    for name, scale in (("retry-after-ms", 1), ("retry-after", 1000)):
-        try:
-            wait = float(headers.get(name, "")) * scale
-        except ValueError:
-            continue
-        if 0 <= wait <= 86_400_000:
-            return int(wait)
-    return None
+def kind_of_status(status: int) -> type[CrucibleError]:
+    """The kind of error that an HTTP status means."""
+    return _BY_STATUS.get(status) or (InvalidRequest if 400 <= status < 500 else BackendUnavailable)

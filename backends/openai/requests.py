@@ -1,4 +1,4 @@
-"""From a prompt to the body of a chat completion. Every field that the protocol has is kept."""
+"""Conversion of prompts to request bodies of chat completions, without loss of any field of the protocol."""
 
 import json
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ PLAIN_OPTIONS: Final = ("temperature", "top_p", "frequency_penalty", "presence_p
 
 
 def request_body(prompt: Prompt, model: str, limit_field: str) -> dict[str, Any]:
-    """The body; what is not part of OpenAI's own protocol stands under ``extra_body``."""
+    """The body of a request. Fields that are not in OpenAI's own protocol are under ``extra_body``."""
     options = prompt.options
     body: dict[str, Any] = {
         "model": model,
@@ -54,20 +54,20 @@ def request_body(prompt: Prompt, model: str, limit_field: str) -> dict[str, Any]
 
 
 def _messages(message: Message) -> Iterator[dict[str, Any]]:
-    """One message, and one more for every tool result among its parts: the protocol wants them apart."""
-    rest: list[TextPart | ImagePart | AudioPart] = []
+    """Convert a message; each tool result among its parts becomes a message of its own, as in the protocol."""
+    parts: list[TextPart | ImagePart | AudioPart] = []
     for part in message.parts():
         if isinstance(part, ToolResultPart):
             yield {"role": "tool", "tool_call_id": part.tool_call_id, "content": _as_text(part.content)}
         else:
-            rest.append(part)
+            parts.append(part)
     if message.role is Role.TOOL and message.tool_call_id is None:
-        if rest:
-            yield {"role": "user", "content": _content(message, rest)}
+        if parts:
+            yield {"role": "user", "content": _content(message, parts)}
         return
-    if not rest and message.parts():
+    if not parts and message.parts():
         return
-    wire: dict[str, Any] = {"role": message.role.value, "content": _content(message, rest)}
+    wire: dict[str, Any] = {"role": message.role.value, "content": _content(message, parts)}
     if message.name is not None:
         wire["name"] = message.name
     if message.tool_call_id is not None:

@@ -1,4 +1,4 @@
-"""The settings of the ``openai`` backend, and where it finds what it is not told."""
+"""Settings of the OpenAI backend."""
 
 import os
 from typing import Final, Literal
@@ -10,7 +10,10 @@ from crucible.errors import InvalidRequest
 from crucible.record import Record
 
 BACKEND: Final = "openai"
-KEY_NAME: Final = "OPENAI_API_KEY"
+KEY_VARIABLE: Final = "OPENAI_API_KEY"
+PLACEHOLDER_KEY: Final = "none"
+"""Sent to servers on this machine, which need no key, in place of a key that belongs to another server."""
+URL_FORM: Final = "give scheme and host, as in http://127.0.0.1:8000/v1"
 _DEFAULT_URL: Final = "https://api.openai.com/v1"
 
 Claim = Literal[
@@ -29,56 +32,64 @@ Option = Literal[
 
 
 class OpenAISettings(Record):
-    """Without ``base_url`` and ``api_key``: ``OPENAI_BASE_URL`` and ``OPENAI_API_KEY``.
+    """Settings. ``base_url`` and ``api_key`` default to ``OPENAI_BASE_URL`` and ``OPENAI_API_KEY``.
 
-    The protocol has no way to ask a server what it can do. ``without`` names the capabilities, and
-    ``without_options`` the options, that yours lacks; they are then refused before anything is sent.
+    The protocol cannot query a server's capabilities. ``without`` lists the capabilities, and ``without_options``
+    the options, that the server lacks; prompts that need them are refused before anything is sent.
     """
 
     base_url: str | None = None
     api_key: SecretStr | None = None
     default_model: str | None = None
     models: tuple[str, ...] | None = None
-    """Instead of asking the server for its list."""
+    """The models to offer; by default the server's list."""
     without: tuple[Claim, ...] = ()
     without_options: tuple[Option, ...] = ()
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] | None = None
-    """The name under which the server takes the limit; by default the newer for OpenAI's own, else the older."""
+    """The server's name of the token limit; by default the newer name for OpenAI itself, else the older."""
     max_context_length: int | None = Field(default=None, ge=1)
     timeout_s: float = Field(default=600.0, gt=0)
     max_retries: int = Field(default=2, ge=0, le=20)
-    """How often the library sends one request again after a broken connection, 408, 409, 429 or 5xx."""
+    """How often the library retries a request after a connection error, 408, 409, 429 or 5xx."""
     keep_raw_response: bool = False
     cost_per_million_input: float | None = Field(default=None, ge=0)
     cost_per_million_output: float | None = Field(default=None, ge=0)
 
     def address(self) -> str:
-        """Where the server is. Raises InvalidRequest for an address without scheme or host."""
-        given = self.base_url or os.environ.get("OPENAI_BASE_URL") or _DEFAULT_URL
-        parts = urlsplit(given)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise InvalidRequest.of(
-                "base_url", given, "give scheme and host, as in http://127.0.0.1:8000/v1", backend=BACKEND
-            )
-        return given
+        """The server's base URL. Raises InvalidRequest if it lacks scheme or host."""
+        url = self.base_url or os.environ.get("OPENAI_BASE_URL") or _DEFAULT_URL
+        if not is_http_url(url):
+            raise InvalidRequest.of("base_url", url, URL_FORM, backend=BACKEND)
+        return url
 
     def key(self) -> str:
-        """The key to send. A server on this machine needs none. Raises InvalidRequest when one is missing."""
+        """The API key; a placeholder for a server on this machine. Raises InvalidRequest if there is none."""
         if self.api_key is not None:
             return self.api_key.get_secret_value()
-        given = os.environ.get(KEY_NAME)
-        if given:
-            return given
-        if urlsplit(self.address()).hostname in ("127.0.0.1", "localhost", "::1"):
-            return "none"
+        key = os.environ.get(KEY_VARIABLE)
+        if key:
+            return key
+        if is_loopback(self.address()):
+            return PLACEHOLDER_KEY
         raise InvalidRequest(
-            f"{KEY_NAME}: no API key for {self.address()}; set {KEY_NAME}",
+            f"{KEY_VARIABLE}: no API key for {self.address()}; set {KEY_VARIABLE}",
             backend=BACKEND,
-            details={"field": KEY_NAME},
+            details={"field": KEY_VARIABLE},
         )
 
     def limit_field(self) -> str:
-        """The name under which the server takes ``max_tokens``."""
+        """The server's name of ``max_tokens``."""
         if self.max_tokens_field is not None:
             return self.max_tokens_field
         return "max_completion_tokens" if self.address() == _DEFAULT_URL else "max_tokens"
+
+
+def is_http_url(url: str) -> bool:
+    """Whether a URL has the scheme http or https, and a host."""
+    parts = urlsplit(url)
+    return parts.scheme in ("http", "https") and bool(parts.hostname)
+
+
+def is_loopback(url: str) -> bool:
+    """Whether a URL's host is this machine."""
+    return urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")
