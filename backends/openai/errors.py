@@ -16,7 +16,6 @@ from crucible.errors import (
 )
 from crucible.retry_after import retry_after_ms
 
-
 _BY_STATUS: Final[dict[int, type[CrucibleError]]] = {
     401: AuthenticationFailed,
     402: OutOfCredit,
