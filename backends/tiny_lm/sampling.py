@@ -79,8 +79,8 @@ def _choose(row: Array, settings: SamplingSettings, generator: np.random.Generat
     weights = np.exp(scaled[order] - scaled[order[0]])
     reach = np.cumsum(weights)
     if settings.top_p < 1:
-        kept = int(np.searchsorted(reach, settings.top_p * reach[-1])) + 1
-        reach = reach[:kept]
+        count = int(np.searchsorted(reach, settings.top_p * reach[-1])) + 1
+        reach = reach[:count]
     spot = int(np.searchsorted(reach, generator.random() * reach[-1], side="right"))
     return int(order[min(spot, len(reach) - 1)])
 

@@ -1,1 +1,1 @@
-"""The state folder: what survives a restart."""
+"""The state folder: records and checkpoints that survive a restart, and the log of effects."""

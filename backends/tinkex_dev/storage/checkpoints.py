@@ -34,8 +34,8 @@ class Checkpoints:
         # copies: the compute thread saves meanwhile
         for record in [r for r in list(self._by_path.values()) if r.expires_at is not None and r.expires_at <= now]:
             self.delete(record)
-        found = [record for record in list(self._by_path.values()) if run_id in (None, record.run_id)]
-        return sorted(found, key=lambda record: (record.time, record.step, record.path), reverse=True)
+        selected = [record for record in list(self._by_path.values()) if run_id in (None, record.run_id)]
+        return sorted(selected, key=lambda record: (record.time, record.step, record.path), reverse=True)
 
     def find(self, path: str) -> StoredCheckpoint:
         """The checkpoint at a path.

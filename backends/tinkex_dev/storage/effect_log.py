@@ -43,14 +43,14 @@ class EffectLog:
 
     def entries(self, *, model_id: str | None = None, kind: str | None = None) -> list[dict[str, Any]]:
         """All entries, or those of one model or one kind."""
-        found: list[dict[str, Any]] = []
+        entries: list[dict[str, Any]] = []
         with self._path.open(encoding="utf-8") as lines:
             for line in lines:
                 with contextlib.suppress(ValueError):
                     entry = json.loads(line)
                     if model_id in (None, entry["model_id"]) and kind in (None, entry["kind"]):
-                        found.append(entry)
-        return found
+                        entries.append(entry)
+        return entries
 
     def close(self) -> None:
         """Close the file; later writes fail."""

@@ -115,8 +115,8 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _read_all(kind: type[R], paths: Iterable[Path]) -> list[R]:
-    found: list[R] = []
+    records: list[R] = []
     for path in sorted(paths):
         with contextlib.suppress(OSError):
-            found.append(kind.model_validate_json(path.read_bytes()))
-    return found
+            records.append(kind.model_validate_json(path.read_bytes()))
+    return records
