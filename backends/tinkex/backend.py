@@ -1,13 +1,12 @@
-"""``TinkexBackend``: completions and training through any service that speaks the Tinker API."""
+"""``TinkexBackend``: completions and training through any service with the Tinker API."""
 
 import asyncio
 import contextlib
-import time
 import weakref
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import ClassVar, Final
 
 from pydantic import JsonValue
 
@@ -15,136 +14,124 @@ from backends.tinkex.backend_settings import TinkexBackendSettings
 from backends.tinkex.capabilities import ALL_FEATURES, LOSSES, capabilities_of, require_expressible
 from backends.tinkex.client.service import ServiceClient
 from backends.tinkex.client.training import TrainingClient
+from backends.tinkex.client.training_service import TrainingService
 from backends.tinkex.discovery import running_dev_server
 from backends.tinkex.errors import BACKEND, invalid
 from backends.tinkex.models import ModelSource, find_model
+from backends.tinkex.offer import Offer
 from backends.tinkex.recovery import RecoveryExecutor, validate
 from backends.tinkex.render import tokenizer_named
 from backends.tinkex.run import TinkexRun
 from backends.tinkex.sampler import TOP_LOGPROBS, sample
+from backends.tinkex.sampler_cache import SamplerCache
 from backends.tinkex.settings import TinkexSettings
 from backends.tinkex.types.client_config import ClientConfig
-from backends.tinkex.types.server_capabilities import ServerCapabilities, SupportedModel
+from backends.tinkex.types.server_capabilities import SupportedModel
 from backends.tinkex.wire.retry import RetryConfig
 from crucible.backend import Health, TrainingBackend
 from crucible.capabilities import Capabilities
 from crucible.completion import Completion
-from crucible.errors import (
-    BackendUnavailable,
-    CallerError,
-    CrucibleError,
-    NotFound,
-    RunCorrupted,
-    RunGone,
-    Unsupported,
-)
+from crucible.errors import CallerError, CrucibleError, NotFound, RunCorrupted, RunGone, Unsupported
 from crucible.parsing import read_record
 from crucible.prompt import Message, Prompt, TextPart
 from crucible.recovery import RecoveredRun, RecoveryObserver, RecoveryRequest
 from crucible.requirements import require
 from crucible.stream import StreamEvent, events_of
-from crucible.tokenizer import ChatFeatures, Tokenizer
+from crucible.tokenizer import Tokenizer
 from crucible.training import CheckpointCheck, LiveRun, RunRef, RunSpec, RunState
-
-if TYPE_CHECKING:
-    from backends.tinkex.client.sampling import SamplingClient
-    from backends.tinkex.client.training_service import TrainingService
 
 _DEV_ARCHITECTURE: Final = "tiny-lm"
 _FOREIGN_TOLERANCE: Final = 1e-3
-_SAMPLERS_KEPT: Final = 64
-_OFFER_HOLDS_S: Final = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class _OpenState:
+    """The objects of an open backend that belong to one service address."""
+
+    service: ServiceClient
+    executor: RecoveryExecutor
+    offer: Offer
+    samplers: SamplerCache
 
 
 class TinkexBackend(TrainingBackend):
-    """One service, reached on the event loop that opened the backend. ``config``: ``TinkexBackendSettings``."""
+    """One service, used on the event loop that opened the backend. ``config``: ``TinkexBackendSettings``."""
 
     name: ClassVar[str] = BACKEND
     losses: ClassVar[tuple[str, ...]] = LOSSES
 
     def __init__(self, config: Mapping[str, JsonValue] | None = None) -> None:
         self._settings = read_record(TinkexBackendSettings, dict(config or {}), backend=BACKEND)
-        self._service: ServiceClient | None = None
-        self._executor: RecoveryExecutor | None = None
+        self._state: _OpenState | None = None
+        self._retired: list[Callable[[], Awaitable[None]]] = []
+        """Close functions of the addresses that a development server has left."""
         self._tokenizers: dict[str, Tokenizer] = {}
-        self._samplers: OrderedDict[str, SamplingClient] = OrderedDict()
-        self._sampling: ServiceClient | None = None
-        self._asking = asyncio.Lock()
-        self._offer: tuple[float, ServerCapabilities] | None = None
         self._runs: weakref.WeakSet[TrainingService] = weakref.WeakSet()
-        self._left: list[Callable[[], Awaitable[None]]] = []
-        self._features: dict[str, tuple[float, ChatFeatures]] = {}
-        self._lacking: set[str] = set()
-        # Settings are wrong at once, not when the first request is sent.
+        self._missing_options: set[str] = set()
+        # Invalid settings fail here, not at the first request.
         self._new_service()
 
     async def open(self) -> None:
-        if self._service is None:
-            self._asking, self._offer = asyncio.Lock(), None
-            self._use(self._new_service())
+        if self._state is None:
+            self._state = self._open_state(self._new_service())
 
     async def close(self) -> None:
-        service, self._service = self._service, None
-        sampling, self._sampling = self._sampling, None
-        left, self._left = self._left, []
-        self._samplers.clear()
-        if self._executor is not None:
-            await self._executor.close()
-        for close in left:
+        state, self._state = self._state, None
+        retired, self._retired = self._retired, []
+        if state is not None:
+            await state.executor.close()
+        for close in retired:
             await close()
-        for session in [*self._runs, *([sampling] if sampling is not None else [])]:
-            await session.end_sessions()
-        if service is not None:
-            await service.aclose()
+        for run in list(self._runs):
+            await run.end_sessions()
+        if state is not None:
+            await state.samplers.clear()
+            await state.service.aclose()
 
     @property
     def service(self) -> ServiceClient:
-        """The client underneath. Raises CallerError when the backend is not open."""
-        if self._service is None:
-            raise CallerError("open the backend first: async with backend: ...", backend=BACKEND)
-        self._follow_dev_server(self._service)
-        return self._service
+        """The service client. Raises CallerError when the backend is not open."""
+        return self._current().service
 
     async def capabilities(self) -> Capabilities:
-        """What the service can do with its first model. A prompt is checked against the model that it names."""
-        served = await self._served()
-        return capabilities_of(served, await self._features_of_default(served), self._lacking)
+        """Return the capabilities with the service's first model. A prompt is checked against its own model."""
+        offer = self._current().offer
+        features = await offer.default_features(self.tokenizer)
+        return capabilities_of(await offer.capabilities(), features, self._missing_options)
 
     async def health_check(self) -> Health:
+        state = self._current()
         try:
-            served = await self._ask_what_is_served()
+            server = await state.offer.fetch()
         except CrucibleError as error:
             return Health(ok=False, reason=str(error), details={"code": error.code})
         return Health(
             ok=True,
-            details={
-                "base_url": self.service.connection.server,
-                "models": len(served.supported_models),
-            },
+            details={"base_url": state.service.connection.server, "models": len(server.supported_models)},
         )
 
     async def check_prompt(self, prompt: Prompt) -> None:
-        served = await self._served()
-        require(prompt, capabilities_of(served, ALL_FEATURES, self._lacking))
+        server = await self._current().offer.capabilities()
+        require(prompt, capabilities_of(server, ALL_FEATURES, self._missing_options))
         require_expressible(prompt, ALL_FEATURES)
         if prompt.tools or prompt.options.extended_thinking or any(map(_is_more_than_text, prompt.messages)):
-            await self._prepared(prompt)
+            await self._resolve(prompt)
 
     async def complete(self, prompt: Prompt) -> Completion:
-        source, tokenizer = await self._prepared(prompt)
+        source, tokenizer = await self._resolve(prompt)
         try:
-            return await self._sampled(source, tokenizer, prompt)
+            return await self._sample(source, tokenizer, prompt)
         except RunGone:
-            # The session that we sample in has ended: it was not heard of for too long. A sample changes nothing.
-            await self._forget_samplers()
-            return await self._sampled(source, tokenizer, prompt)
+            # The sampling session has expired. Sampling has no side effects, so retry in a new session.
+            await self._current().samplers.clear()
+            return await self._sample(source, tokenizer, prompt)
 
     async def stream(self, prompt: Prompt) -> AsyncIterator[StreamEvent]:
         for event in events_of(await self.complete(prompt)):
             yield event
 
     async def check_spec(self, spec: RunSpec) -> None:
-        models = _trainable((await self._served()).supported_models)
+        models = _trainable((await self._current().offer.capabilities()).supported_models)
         if models and spec.base_model not in models:
             raise invalid("base_model", spec.base_model, f"the service trains {', '.join(models)}")
         if not (spec.lora.train_mlp or spec.lora.train_attn or spec.lora.train_unembed):
@@ -152,16 +139,16 @@ class TinkexBackend(TrainingBackend):
 
     async def tokenizer(self, base_model: str) -> Tokenizer:
         if base_model not in self._tokenizers:
-            served = await self._served()
-            models = {model.model_name: model for model in served.supported_models}
+            server = await self._current().offer.capabilities()
+            models = {model.model_name: model for model in server.supported_models}
             if models and base_model not in models:
                 raise invalid("base_model", base_model, f"the service has {', '.join(models)}")
-            named = models[base_model].tokenizer_id if base_model in models else None
-            self._tokenizers[base_model] = await asyncio.to_thread(tokenizer_named, named or base_model)
+            tokenizer_id = models[base_model].tokenizer_id if base_model in models else None
+            self._tokenizers[base_model] = await asyncio.to_thread(tokenizer_named, tokenizer_id or base_model)
         return self._tokenizers[base_model]
 
     async def start(self, spec: RunSpec) -> LiveRun:
-        # Each run has a session of its own, so that it can be taken over, and can end, alone.
+        # A session per run, so that each run can be taken over and ended separately.
         service = self.service.with_new_session()
         lora = spec.lora
         try:
@@ -195,7 +182,7 @@ class TinkexBackend(TrainingBackend):
             service.connection.memory.learn(replays_seq_id=replays)
         encoding = details.get("encoding")
         if encoding and service.features.request_encoding is None:
-            # A repeat is the same bytes, so it is in the same encoding.
+            # A replay must be byte-identical, hence in the same encoding.
             service.connection.memory.learn(request_encoding=encoding)
         try:
             await client.keep_alive()
@@ -208,13 +195,11 @@ class TinkexBackend(TrainingBackend):
             return run
         await run.close()
         kind = RunCorrupted if health.state is RunState.CORRUPTED else RunGone
-        seen: dict[str, JsonValue] = {"run_id": ref.run_id, "detected_by": "flag"}
-        raise kind(f"run {ref.run_id}: {health.reason}", backend=BACKEND, details=seen)
+        error_details: dict[str, JsonValue] = {"run_id": ref.run_id, "detected_by": "flag"}
+        raise kind(f"run {ref.run_id}: {health.reason}", backend=BACKEND, details=error_details)
 
     async def recover(self, request: RecoveryRequest, *, observe: RecoveryObserver) -> RecoveredRun:
-        service = self.service
-        assert self._executor is not None, f"{service} has one"
-        recovered = await self._executor.recover(request, observe=observe)
+        recovered = await self._current().executor.recover(request, observe=observe)
         run = await self._run(recovered.client, request.spec)
         return RecoveredRun(run, recovered.checkpoint, recovered.optimizer_requested)
 
@@ -227,97 +212,70 @@ class TinkexBackend(TrainingBackend):
 
     async def keep_checkpoint(self, path: str) -> None:
         try:
-            # a service that knows no TTL lets nothing expire
+            # A service without TTL expires no checkpoint.
             with contextlib.suppress(Unsupported):
                 await self.service.create_rest_client().set_checkpoint_ttl_from_tinker_path(path, None)
         except RunGone as error:
             raise NotFound(error.message, backend=BACKEND, request_id=error.request_id) from error
 
-    def _new_service(self, found: str | None = None) -> ServiceClient:
+    def _new_service(self, dev_server: str | None = None) -> ServiceClient:
         return ServiceClient.on_caller_loop(
             self._settings.api_key,
-            self._settings.base_url or found,
+            self._settings.base_url or dev_server,
             user_metadata=self._settings.user_metadata,
             heartbeat_s=self._settings.heartbeat_s,
             no_progress_s=self._settings.no_progress_s,
             retry=RetryConfig(give_up_after_s=self._settings.give_up_after_s),
         )
 
-    def _use(self, service: ServiceClient) -> None:
-        self._service = service
-        self._executor = RecoveryExecutor(service, max_concurrent=self._settings.max_recoveries)
+    def _open_state(self, service: ServiceClient) -> _OpenState:
+        return _OpenState(
+            service,
+            RecoveryExecutor(service, max_concurrent=self._settings.max_recoveries),
+            Offer(service, timeout_s=self._settings.ask_within_s),
+            SamplerCache(service),
+        )
 
-    def _follow_dev_server(self, service: ServiceClient) -> None:
-        """Where nothing but its own file led to a development server, go where that file leads now: it may have
-        been started again on another port. Runs on the old one fail by themselves."""
+    def _current(self) -> _OpenState:
+        """Return the open state, at the development server's new address if it has moved.
+
+        A development server that was found by its own file may restart on another port. Runs on the old port fail.
+        """
+        state = self._state
+        if state is None:
+            raise CallerError("open the backend first: async with backend: ...", backend=BACKEND)
+        service = state.service
         if self._settings.base_url is not None or not service.connection.transport.endpoint.is_local:
-            return
+            return state
         url = running_dev_server()
         if url is None or url == service.connection.server or TinkexSettings().base_url:
-            return
-        if self._executor is not None:
-            self._left.append(self._executor.close)
-        if self._sampling is not None:
-            self._left.append(self._sampling.end_sessions)
-        self._left.append(service.aclose)
-        self._use(self._new_service(url))
-        self._offer, self._sampling = None, None
-        self._samplers.clear()
+            return state
+        self._retired += [state.executor.close, state.samplers.clear, service.aclose]
         self._tokenizers.clear()
-        self._features.clear()
+        self._state = self._open_state(self._new_service(url))
+        return self._state
 
-    async def _prepared(self, prompt: Prompt) -> tuple[ModelSource, Tokenizer]:
-        """What to sample from and its tokenizer, once nothing in the prompt is beyond them."""
-        served = await self._served()
-        offer = capabilities_of(served, ALL_FEATURES, self._lacking)
-        require(prompt, offer)
-        name = prompt.options.model or offer.default_model or ""
-        source = await find_model(self.service.create_rest_client(), name, offer.models)
+    async def _resolve(self, prompt: Prompt) -> tuple[ModelSource, Tokenizer]:
+        """Return the weights and tokenizer for a prompt. Raises Unsupported when they lack a feature of it."""
+        state = self._current()
+        server = await state.offer.capabilities()
+        capabilities = capabilities_of(server, ALL_FEATURES, self._missing_options)
+        require(prompt, capabilities)
+        name = prompt.options.model or capabilities.default_model or ""
+        source = await find_model(state.service.create_rest_client(), name, capabilities.models)
         tokenizer = await self.tokenizer(source.base_model)
-        require(prompt, capabilities_of(served, tokenizer.features, self._lacking))
+        require(prompt, capabilities_of(server, tokenizer.features, self._missing_options))
         require_expressible(prompt, tokenizer.features)
         return source, tokenizer
 
-    async def _sampled(self, source: ModelSource, tokenizer: Tokenizer, prompt: Prompt) -> Completion:
+    async def _sample(self, source: ModelSource, tokenizer: Tokenizer, prompt: Prompt) -> Completion:
         try:
-            return await sample(await self._sampler(source), source, tokenizer, prompt)
+            client = await self._current().samplers.get(source)
+            return await sample(client, source, tokenizer, prompt)
         except Unsupported as error:
             if error.details.get("field") == TOP_LOGPROBS:
-                self._lacking.add("top_logprobs")
+                self._missing_options.add("top_logprobs")
             raise
-
-    async def _features_of_default(self, served: ServerCapabilities) -> ChatFeatures:
-        """Those of the first model's template; none where its tokenizer cannot be had here and now."""
-        name = next(iter(served.model_names), None)
-        if name is None:
-            return ChatFeatures()
-        known = self._features.get(name)
-        if known is None or time.monotonic() - known[0] > _OFFER_HOLDS_S:
-            try:
-                async with asyncio.timeout(self._settings.ask_within_s):
-                    features = (await self.tokenizer(name)).features
-            except (CrucibleError, TimeoutError):
-                features = ChatFeatures()
-            known = self._features[name] = (time.monotonic(), features)
-        return known[1]
-
-    async def _served(self) -> ServerCapabilities:
-        """What the service offers, as it said lately. Raises BackendUnavailable soon when it is away: people wait
-        for this."""
-        async with self._asking:
-            if self._offer is None or time.monotonic() - self._offer[0] > _OFFER_HOLDS_S:
-                self._offer = (time.monotonic(), await self._ask_what_is_served())
-            return self._offer[1]
-
-    async def _ask_what_is_served(self) -> ServerCapabilities:
-        limit = self._settings.ask_within_s
-        try:
-            async with asyncio.timeout(limit):
-                return await self.service.get_server_capabilities()
-        except TimeoutError as error:
-            raise BackendUnavailable(
-                f"no answer from {self.service.connection.server} within {limit:g} s", backend=BACKEND
-            ) from error
 
     async def _run(self, client: TrainingClient, spec: RunSpec) -> TinkexRun:
         self._runs.add(client.service)
@@ -326,27 +284,6 @@ class TinkexBackend(TrainingBackend):
             info = await client.get_info()
             tolerance = 0.0 if info.model_data.arch == _DEV_ARCHITECTURE else _FOREIGN_TOLERANCE
         return TinkexRun(client, spec, loss_tolerance=tolerance)
-
-    async def _sampler(self, source: ModelSource) -> "SamplingClient":
-        key = source.path or source.base_model
-        if key not in self._samplers:
-            if self._sampling is None:
-                self._sampling = self.service.with_new_session()
-            base_model = None if source.path else source.base_model
-            try:
-                made = await self._sampling.create_sampling_client_async(source.checkpoint, base_model)
-            except NotFound as error:
-                raise invalid("options.model", source.name, error.message) from error
-            self._samplers[key] = made
-            while len(self._samplers) > _SAMPLERS_KEPT:
-                self._samplers.popitem(last=False)
-        return self._samplers[key]
-
-    async def _forget_samplers(self) -> None:
-        sampling, self._sampling = self._sampling, None
-        self._samplers.clear()
-        if sampling is not None:
-            await sampling.end_sessions()
 
 
 def _trainable(models: list[SupportedModel]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Where a running development server says that it listens, so that a client without settings can find it."""
+"""Discovery of a local development server by the file that it writes."""
 
 import contextlib
 import json
@@ -12,7 +12,7 @@ _FILE_NAME: Final = "dev-server.json"
 
 
 def dev_server_file(home: Path | None = None) -> Path:
-    """The file in which a development server leaves ``{"url", "pid"}`` while it runs.
+    """Return the file in which a running development server stores ``{"url", "pid"}``.
 
     ``home`` defaults to NSAI_WORK_HOME, or the user's state folder.
 
@@ -23,7 +23,7 @@ def dev_server_file(home: Path | None = None) -> Path:
 
 
 def running_dev_server(home: Path | None = None) -> str | None:
-    """The URL of the development server that runs on this machine, or None if none does."""
+    """Return the URL of the development server on this machine; None when none is running."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         found = json.loads(dev_server_file(home).read_text())
         url, pid = found["url"], found["pid"]

@@ -1,4 +1,4 @@
-"""From a prompt to what the service is given: the model's own tokenizer, and its template's tokens and images."""
+"""Rendering of prompts: the model's tokenizer, and its chat template's tokens and images."""
 
 from typing import Final, Literal
 from urllib.parse import urlsplit
@@ -18,66 +18,66 @@ _ENDINGS: Final = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jp
 
 
 def tokenizer_named(name: str) -> Tokenizer:
-    """The tokenizer of that name. May read files or the network: call it in a thread.
+    """Load a tokenizer by name. Reads files or the network, so call it in a thread.
 
     Raises:
-        Unsupported: it needs a package that is not installed.
-        NotFound: there is none of that name.
+        Unsupported: a required package is not installed.
+        NotFound: there is no tokenizer of that name.
     """
-    found = load_tokenizer(GetInfoResponse(model_data=ModelData(tokenizer_id=name)))
-    return found if isinstance(found, Tokenizer) else TemplateTokenizer(name, found)
+    tokenizer = load_tokenizer(GetInfoResponse(model_data=ModelData(tokenizer_id=name)))
+    return tokenizer if isinstance(tokenizer, Tokenizer) else TemplateTokenizer(name, tokenizer)
 
 
 def model_input(chat: Chat, tokenizer: Tokenizer) -> ModelInput:
-    """The template's tokens, with each image in its place.
+    """Render a chat as the template's tokens, with images in their places.
 
     Raises:
-        Unsupported: an image is of a kind that the service does not take, or stands where none can.
-        InvalidRequest: the template refuses the conversation.
+        Unsupported: the service does not accept an image's type, or the template has no place for it.
+        InvalidRequest: the template rejects the conversation.
     """
     images = [image_chunk(placed) for placed in chat.images]
     tokens = tokenizer.render_chat(chat)
     if not images:
         return ModelInput.from_ints(tokens)
     marker = tokenizer.features.image_token
-    places = [place for place, token in enumerate(tokens) if token == marker]
-    if len(places) != len(images):
-        raise _no_image(chat.images[0].place, "the model's template has no place for an image there")
+    positions = [position for position, token in enumerate(tokens) if token == marker]
+    if len(positions) != len(images):
+        raise _unsupported_image(chat.images[0].place, "the model's template has no place for an image there")
     chunks: list[EncodedTextChunk | ImageChunk | ImageAssetPointerChunk] = []
-    at = 0
-    for place, image in zip(places, images, strict=True):
-        if place > at:
-            chunks.append(EncodedTextChunk(tokens=tokens[at:place]))
+    begin = 0
+    for position, image in zip(positions, images, strict=True):
+        if position > begin:
+            chunks.append(EncodedTextChunk(tokens=tokens[begin:position]))
         chunks.append(image)
-        at = place + 1
-    return ModelInput(chunks=[*chunks, EncodedTextChunk(tokens=tokens[at:])])
+        begin = position + 1
+    return ModelInput(chunks=[*chunks, EncodedTextChunk(tokens=tokens[begin:])])
 
 
 def image_chunk(placed: PlacedImage) -> ImageChunk | ImageAssetPointerChunk:
-    """An image as the service takes it: its bytes, or the address at which the service fetches it.
+    """Return the chunk of an image: its bytes, or the URL from which the service fetches it.
 
     Raises:
-        Unsupported: it is neither PNG nor JPEG, as far as can be told.
+        Unsupported: it is neither PNG nor JPEG, or its type is unknown.
     """
-    image, place = placed.image, placed.place
+    image, field = placed.image, placed.place
     if image.url is not None and not image.url.startswith("data:"):
         path = urlsplit(image.url).path
-        told = image.media_type or _ENDINGS.get(path[path.rfind(".") :].lower())
-        return ImageAssetPointerChunk(location=image.url, format=_format(told, place))
+        media_type = image.media_type or _ENDINGS.get(path[path.rfind(".") :].lower())
+        return ImageAssetPointerChunk(location=image.url, format=_format(media_type, field))
     if image.base64 is not None:
-        return ImageChunk.model_validate({"data": image.base64, "format": _format(image.media_type, place)})
+        return ImageChunk.model_validate({"data": image.base64, "format": _format(image.media_type, field)})
     head, _, data = str(image.url).partition(",")
-    told = head.removeprefix("data:").partition(";")[0]
-    return ImageChunk.model_validate({"data": data, "format": _format(told, place)})
+    media_type = head.removeprefix("data:").partition(";")[0]
+    return ImageChunk.model_validate({"data": data, "format": _format(media_type, field)})
 
 
-def _format(media_type: str | None, place: str) -> Literal["png", "jpeg"]:
+def _format(media_type: str | None, field: str) -> Literal["png", "jpeg"]:
     try:
         return _FORMATS[media_type]
     except KeyError:
-        told = "an image of unknown type (say media_type)" if media_type is None else media_type
-        raise _no_image(place, f"the service takes PNG and JPEG, not {told}") from None
+        actual = "an image of unknown type (set media_type)" if media_type is None else media_type
+        raise _unsupported_image(field, f"the service accepts PNG and JPEG, not {actual}") from None
 
 
-def _no_image(place: str, why: str) -> Unsupported:
-    return Unsupported(f"{place}: {why}", backend=BACKEND, details={"field": place})
+def _unsupported_image(field: str, reason: str) -> Unsupported:
+    return Unsupported(f"{field}: {reason}", backend=BACKEND, details={"field": field})

@@ -1,4 +1,4 @@
-"""From a prompt to the service's samples, and from those to a completion."""
+"""Completion of a prompt: render, sample, and parse the sequences into choices."""
 
 import asyncio
 import time
@@ -34,83 +34,86 @@ if TYPE_CHECKING:
     from backends.tinkex.client.sampling import SamplingClient
 
 TOP_LOGPROBS: Final = "options.top_logprobs"
-_TOP_FIELD: Final = "topk_sample_logprobs"
-_TAIL: Final = 16
+_TOPK_FIELD: Final = "topk_sample_logprobs"
+_MAX_MARKER_TOKENS: Final = 16
+"""The number of trailing prompt tokens in which the start of the thinking is searched."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Cut:
-    """A sequence up to where it ends for the caller."""
+class _Output:
+    """The part of a sequence before its stop sequence."""
 
     text: str
     tokens: tuple[int, ...]
-    finish: FinishReason
+    finish_reason: FinishReason
 
 
 async def sample(client: "SamplingClient", source: ModelSource, tokenizer: Tokenizer, prompt: Prompt) -> Completion:
-    """Ask for ``options.n`` answers at once.
+    """Complete a prompt with ``options.n`` choices, sampled in one request.
 
     Raises:
-        RequestTimeout: ``options.timeout_ms`` passed.
-        Unsupported: the service tells no likely tokens (``options.top_logprobs``), or takes no such image.
+        RequestTimeout: ``options.timeout_ms`` has passed.
+        Unsupported: the service returns no most likely tokens (``options.top_logprobs``), or rejects an image.
         BackendError: the service failed.
     """
-    began = time.monotonic()
+    started_at = time.monotonic()
     chat, options = chat_of(prompt), prompt.options
-    given = model_input(chat, tokenizer)
-    answer, request_id = await _ask(client, given, options, tokenizer)
-    reader = _Reader(tokenizer, options, bool(chat.tools), _opens_thinking(given, tokenizer), len(prompt.messages))
-    choices = tuple(reader.choice(index, one) for index, one in enumerate(answer.sequences))
+    model_prompt = model_input(chat, tokenizer)
+    response, request_id = await _request(client, model_prompt, options, tokenizer)
+    parser = _SequenceParser(
+        tokenizer, options, bool(chat.tools), _opens_thinking(model_prompt, tokenizer), len(prompt.messages)
+    )
+    choices = tuple(parser.choice(index, sequence) for index, sequence in enumerate(response.sequences))
     return Completion(
         choices=choices,
         model=source.name,
-        usage=_usage(given, answer, choices),
-        latency_ms=elapsed_ms(began),
+        usage=_usage(model_prompt, response, choices),
+        latency_ms=elapsed_ms(started_at),
         request_id=prompt.request_id or request_id,
         trace_id=prompt.trace_id,
         metadata={"base_model": source.base_model, "model_path": source.path, "tokenizer": tokenizer.tokenizer_id},
     )
 
 
-async def _ask(
-    client: "SamplingClient", given: ModelInput, options: Options, tokenizer: Tokenizer
+async def _request(
+    client: "SamplingClient", model_prompt: ModelInput, options: Options, tokenizer: Tokenizer
 ) -> tuple[SampleResponse, str | None]:
     limit, top = options.timeout_ms, options.top_logprobs or 0
-    future = client.sample(given, options.n, sampling_params(options, tokenizer), topk_sample_logprobs=top)
+    future = client.sample(model_prompt, options.n, sampling_params(options, tokenizer), topk_sample_logprobs=top)
     try:
         async with asyncio.timeout(None if limit is None else limit / 1000):
-            answer = await future
+            response = await future
     except TimeoutError as error:
         raise RequestTimeout(f"no answer within timeout_ms={limit}", backend=BACKEND) from error
     except InvalidRequest as error:
-        if top and _TOP_FIELD in str(error):
-            raise _no_top() from error
+        if top and _TOPK_FIELD in str(error):
+            raise _no_top_logprobs() from error
         raise
-    if top and any(one.tokens and one.topk_logprobs is None for one in answer.sequences):
-        raise _no_top()
-    return answer, future.request_id
+    if top and any(sequence.tokens and sequence.topk_logprobs is None for sequence in response.sequences):
+        raise _no_top_logprobs()
+    return response, future.request_id
 
 
-def _no_top() -> Unsupported:
+def _no_top_logprobs() -> Unsupported:
     return Unsupported(
-        f"{TOP_LOGPROBS}: the service does not tell the most likely tokens of what it samples",
+        f"{TOP_LOGPROBS}: the service does not return the most likely tokens of its samples",
         backend=BACKEND,
         details={"field": TOP_LOGPROBS},
     )
 
 
-def _opens_thinking(given: ModelInput, tokenizer: Tokenizer) -> bool:
-    """Whether the template has begun the thinking, so that the model writes only its end."""
-    last = given.chunks[-1]
+def _opens_thinking(model_prompt: ModelInput, tokenizer: Tokenizer) -> bool:
+    """Return whether the template has opened the thinking, so that the output contains only its end."""
+    last = model_prompt.chunks[-1]
     if not isinstance(last, EncodedTextChunk):
         return False
-    return tokenizer.decode(list(last.tokens)[-_TAIL:]).rstrip().endswith(THINK_START)
+    return tokenizer.decode(list(last.tokens)[-_MAX_MARKER_TOKENS:]).rstrip().endswith(THINK_START)
 
 
 def sampling_params(options: Options, tokenizer: Tokenizer) -> SamplingParams:
-    """The options that travel as such. Those of ``n`` and log-probabilities are fields of the request itself."""
-    # The service takes strings or ids, not both. The ids must be there, for they end the turn; a string that is one
-    # token goes with them, and a longer one is found in the answer.
+    """Return the sampling parameters of a request, of which ``n`` and log-probabilities are separate fields."""
+    # The service accepts either strings or ids. The tokenizer's ids are required, as they end the turn. A stop
+    # string of one token is added to them; a longer one is searched in the output.
     stop = [*tokenizer.stop_tokens]
     for text in options.stop:
         encoded = tokenizer.encode(text)
@@ -127,8 +130,8 @@ def sampling_params(options: Options, tokenizer: Tokenizer) -> SamplingParams:
 
 
 @dataclass(frozen=True, slots=True)
-class _Reader:
-    """Reads sequences as answers. ``turn`` numbers the tool calls that come without an id."""
+class _SequenceParser:
+    """Parses sequences into choices. ``turn`` numbers tool calls that have no id."""
 
     tokenizer: Tokenizer
     options: Options
@@ -137,49 +140,50 @@ class _Reader:
     turn: int
 
     def choice(self, index: int, sequence: SampledSequence) -> Choice:
-        cut = _cut(sequence, self.tokenizer, self.options.stop)
+        output = _truncate(sequence, self.tokenizer, self.options.stop)
         thinks = self.options.extended_thinking
-        spoken = parse_output(cut.text, thinks=thinks, opened=self.opened, calls=self.calls, turn=self.turn)
-        called = spoken.tool_calls and cut.finish is FinishReason.STOP
+        parsed = parse_output(output.text, thinks=thinks, opened=self.opened, calls=self.calls, turn=self.turn)
+        called = parsed.tool_calls and output.finish_reason is FinishReason.STOP
         return Choice(
             index=index,
             message=Message(
                 role=Role.ASSISTANT,
-                content=spoken.content or (None if spoken.tool_calls else ""),
-                tool_calls=spoken.tool_calls,
+                content=parsed.content or (None if parsed.tool_calls else ""),
+                tool_calls=parsed.tool_calls,
             ),
-            finish_reason=FinishReason.TOOL_CALLS if called else cut.finish,
+            finish_reason=FinishReason.TOOL_CALLS if called else output.finish_reason,
             raw_finish_reason=sequence.stop_reason or None,
-            thinking=None if spoken.thinking is None else self._thinking(spoken.thinking, cut),
-            tokens=cut.tokens,
-            logprobs=_logprobs(cut.tokens, sequence, self.tokenizer, self.options)
+            thinking=None if parsed.thinking is None else self._thinking(parsed.thinking, output),
+            tokens=output.tokens,
+            logprobs=_logprobs(output.tokens, sequence, self.tokenizer, self.options)
             if self.options.logprobs
             else None,
         )
 
-    def _thinking(self, thought: str, cut: _Cut) -> Thinking:
-        ended = THINK_END in cut.text
-        tokens = _until_stop(cut.tokens, self.tokenizer, (THINK_END,)) if ended else cut.tokens
-        return Thinking(content=thought, tokens=len(tokens))
+    def _thinking(self, content: str, output: _Output) -> Thinking:
+        ended = THINK_END in output.text
+        tokens = _until_stop(output.tokens, self.tokenizer, (THINK_END,)) if ended else output.tokens
+        return Thinking(content=content, tokens=len(tokens))
 
 
-def _cut(sequence: SampledSequence, tokenizer: Tokenizer, stops: Sequence[str]) -> _Cut:
-    tokens, finish = tuple(sequence.tokens), FinishReason.LENGTH
+def _truncate(sequence: SampledSequence, tokenizer: Tokenizer, stops: Sequence[str]) -> _Output:
+    """Cut a sequence after its first stop token and before its first stop string."""
+    tokens, finish_reason = tuple(sequence.tokens), FinishReason.LENGTH
     if sequence.stop_reason == "stop":
-        finish = FinishReason.STOP
-    for place, token in enumerate(tokens):
+        finish_reason = FinishReason.STOP
+    for position, token in enumerate(tokens):
         if token in tokenizer.stop_tokens:
-            tokens, finish = tokens[: place + 1], FinishReason.STOP
+            tokens, finish_reason = tokens[: position + 1], FinishReason.STOP
             break
     text = tokenizer.decode(token for token in tokens if token not in tokenizer.stop_tokens)
-    places = [place for place in (text.find(stop) for stop in stops) if place >= 0]
-    if not places:
-        return _Cut(text, tokens, finish)
-    return _Cut(text[: min(places)], _until_stop(tokens, tokenizer, stops), FinishReason.STOP)
+    positions = [position for position in (text.find(stop) for stop in stops) if position >= 0]
+    if not positions:
+        return _Output(text, tokens, finish_reason)
+    return _Output(text[: min(positions)], _until_stop(tokens, tokenizer, stops), FinishReason.STOP)
 
 
 def _until_stop(tokens: tuple[int, ...], tokenizer: Tokenizer, stops: Sequence[str]) -> tuple[int, ...]:
-    """The shortest beginning whose text holds a stop sequence."""
+    """Return the shortest prefix whose text contains a stop string."""
     low, high = 1, len(tokens)
     while low < high:
         middle = (low + high) // 2
@@ -200,25 +204,25 @@ def _logprobs(
             token_id=token,
             logprob=logprob,
             top=tuple(
-                TopLogprob(token=tokenizer.decode([other]), token_id=other, logprob=chance)
-                for other, chance in (rows[place] if place < len(rows) else None) or ()
+                TopLogprob(token=tokenizer.decode([top_token]), token_id=top_token, logprob=top_logprob)
+                for top_token, top_logprob in (rows[position] if position < len(rows) else None) or ()
             ),
         )
-        for place, (token, logprob) in enumerate(zip(tokens, sequence.logprobs, strict=False))
+        for position, (token, logprob) in enumerate(zip(tokens, sequence.logprobs, strict=False))
     )
 
 
-def _usage(given: ModelInput, answer: SampleResponse, choices: Sequence[Choice]) -> Usage:
-    """Only the service knows how many tokens an image takes: with images, the prompt's count is an estimate."""
-    lengths = [chunk.length for chunk in given.chunks]
+def _usage(model_prompt: ModelInput, response: SampleResponse, choices: Sequence[Choice]) -> Usage:
+    """Return the token counts. Only the service knows the tokens of an image, so with images they are estimates."""
+    lengths = [chunk.length for chunk in model_prompt.chunks]
     prompt_tokens = sum(length or 0 for length in lengths)
-    generated = sum(len(sequence.tokens) for sequence in answer.sequences)
-    thought = [choice.thinking.tokens or 0 for choice in choices if choice.thinking is not None]
+    generated = sum(len(sequence.tokens) for sequence in response.sequences)
+    thinking = [choice.thinking.tokens or 0 for choice in choices if choice.thinking is not None]
     return Usage(
         prompt_tokens=prompt_tokens,
         completion_tokens=generated,
         total_tokens=prompt_tokens + generated,
-        cached_tokens=answer.prompt_cache_hit_tokens or None,
-        thinking_tokens=sum(thought) if thought else None,
+        cached_tokens=response.prompt_cache_hit_tokens or None,
+        thinking_tokens=sum(thinking) if thinking else None,
         source=UsageSource.ESTIMATED if None in lengths else UsageSource.PROVIDER,
     )

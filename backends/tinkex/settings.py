@@ -1,4 +1,4 @@
-"""Where the service is and with which key: the only reader of the environment in this package."""
+"""The service's address and API key: the only module of this package that reads the environment."""
 
 import ipaddress
 from typing import Final
@@ -17,7 +17,7 @@ _LOCAL_KEY: Final = "tml-local"
 
 
 class TinkexSettings(BaseSettings):
-    """``TINKER_API_KEY`` and ``TINKER_BASE_URL``. The key is never shown."""
+    """The environment variables ``TINKER_API_KEY`` and ``TINKER_BASE_URL``. The key is hidden in reprs."""
 
     model_config = SettingsConfigDict(env_prefix="TINKER_", extra="ignore", frozen=True)
 
@@ -26,7 +26,7 @@ class TinkexSettings(BaseSettings):
 
 
 class Endpoint:
-    """A checked address and key. ``repr`` shows the address only."""
+    """A validated address and its API key. ``repr`` shows the address only."""
 
     __slots__ = ("_api_key", "base_url")
 
@@ -39,20 +39,21 @@ class Endpoint:
 
     @property
     def is_local(self) -> bool:
-        """Whether the server is on this machine; such a server needs no key."""
+        """Whether the server is on this machine, and so needs no key."""
         return _is_loopback(urlsplit(self.base_url).hostname or "")
 
     def headers(self) -> dict[str, str]:
-        """What authenticates a request. Servers on this machine want a key too, but any will do."""
+        """Return the authentication headers. Local servers accept any key, but require one."""
         key = _LOCAL_KEY if self._api_key is None else self._api_key.get_secret_value()
         return {"X-API-Key": key}
 
 
 def resolve_endpoint(api_key: str | SecretStr | None = None, base_url: str | None = None) -> Endpoint:
-    """Arguments first, then the environment, then a development server that runs here, then the service.
+    """Return the endpoint given by the arguments, else the environment, else a local development server, else
+    Tinker.
 
     Raises:
-        InvalidRequest: the address has no scheme or host, or a key is needed and there is none.
+        InvalidRequest: the address has no scheme or host, or a required key is missing.
     """
     settings = TinkexSettings()
     key = SecretStr(api_key) if isinstance(api_key, str) else api_key
@@ -63,7 +64,7 @@ def resolve_endpoint(api_key: str | SecretStr | None = None, base_url: str | Non
     field = "base_url" if base_url else BASE_URL_NAME
     if not address:
         address = (None if key else _running_dev_server()) or DEFAULT_BASE_URL
-    endpoint = Endpoint(_checked(address, field), key)
+    endpoint = Endpoint(_validated(address, field), key)
     if key is None and not endpoint.is_local:
         raise InvalidRequest(
             f"{API_KEY_NAME}: no API key for {endpoint.base_url}; set {API_KEY_NAME}, pass api_key=..., "
@@ -73,14 +74,14 @@ def resolve_endpoint(api_key: str | SecretStr | None = None, base_url: str | Non
         )
     if key is not None and not _is_header_safe(key.get_secret_value()):
         raise InvalidRequest(
-            f"{API_KEY_NAME}: the key holds characters that cannot be sent; copy it again",
+            f"{API_KEY_NAME}: the key contains characters that cannot be sent in a header; copy it again",
             backend="tinkex",
             details={"field": API_KEY_NAME},
         )
     return endpoint
 
 
-def _checked(address: str, field: str) -> str:
+def _validated(address: str, field: str) -> str:
     allowed = "give scheme and host, as in http://127.0.0.1:8000 or https://host/path"
     try:
         parts = urlsplit(address.strip())

@@ -1,4 +1,4 @@
-"""The optimizer's numbers for one step."""
+"""Hyperparameters of the optimizer."""
 
 from pydantic import Field
 
@@ -6,7 +6,7 @@ from backends.tinkex.types.wire_record import SentRecord
 
 
 class AdamParams(SentRecord):
-    """Adam, with the defaults of the Tinker API. ``grad_clip_norm`` 0.0 clips nothing."""
+    """Adam's hyperparameters, with the defaults of the Tinker API. ``grad_clip_norm`` 0.0 disables clipping."""
 
     learning_rate: float = Field(default=1e-4, ge=0, allow_inf_nan=False)
     beta1: float = Field(default=0.9, ge=0, lt=1)

@@ -1,4 +1,4 @@
-"""Numbers held as they were given, numpy arrays and plain lists alike: never copied, numpy not imported for it."""
+"""Arrays of numbers as numpy arrays or plain lists, stored without a copy and without importing numpy."""
 
 import sys
 from array import array
@@ -11,19 +11,19 @@ if TYPE_CHECKING:
 
 
 def is_numpy(value: object) -> bool:
-    """Whether this is a numpy array. A process that has none has not imported numpy."""
+    """Return whether the value is a numpy array, without importing numpy."""
     numpy = sys.modules.get("numpy")
     return numpy is not None and isinstance(value, numpy.ndarray)
 
 
 def is_torch(value: object) -> bool:
-    """Whether this is a torch tensor."""
+    """Return whether the value is a torch tensor, without importing torch."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(value, torch.Tensor)
 
 
 def as_list(value: Any) -> list[Any]:
-    """The numbers, flat, as a plain list."""
+    """Return the numbers as a flat list."""
     if is_numpy(value):
         flat: list[Any] = value.ravel().tolist()
         return flat
@@ -31,7 +31,7 @@ def as_list(value: Any) -> list[Any]:
 
 
 def as_numpy(value: Any, dtype: str) -> "NDArray[Any]":
-    """The numbers as a little-endian C-contiguous array of ``dtype``; the array itself when it is one already.
+    """Return the numbers as a little-endian C-contiguous array of ``dtype``; copy only when needed.
 
     Raises:
         ValueError, TypeError, OverflowError: the numbers do not fit.
@@ -45,7 +45,7 @@ def as_numpy(value: Any, dtype: str) -> "NDArray[Any]":
 
 
 def same_numbers(left: Any, right: Any) -> bool:
-    """Equality whatever holds the numbers."""
+    """Return whether two collections of any type hold equal numbers."""
     if is_numpy(left) or is_numpy(right):
         import numpy as np
 
@@ -55,11 +55,11 @@ def same_numbers(left: Any, right: Any) -> bool:
     return list(left) == list(right)
 
 
-def _held(value: Any) -> Any:
+def _check_collection(value: Any) -> Any:
     if isinstance(value, list | tuple | range | array | memoryview) or is_numpy(value):
         return value
     raise ValueError("expected a list, a tuple or a numpy array of numbers")
 
 
-Numbers = Annotated[Any, PlainValidator(_held), PlainSerializer(as_list)]
-"""A flat or shaped collection of numbers, held without a copy; JSON has it as a flat list."""
+Numbers = Annotated[Any, PlainValidator(_check_collection), PlainSerializer(as_list)]
+"""A flat or shaped collection of numbers, stored without a copy and serialized as a flat list."""

@@ -1,11 +1,11 @@
-"""A saved state of a training run, as a server lists it."""
+"""Records of checkpoints."""
 
-from backends.tinkex.types.checkpoint_path import CheckpointKind, ParsedCheckpointTinkerPath
+from backends.tinkex.types.checkpoint_path import CheckpointKind
 from backends.tinkex.types.wire_record import ReadRecord, Timestamp
 
 
 class Checkpoint(ReadRecord):
-    """One saved state. ``checkpoint_type`` is ``training`` or ``sampler``; other kinds are kept as they come."""
+    """A checkpoint in a server's list. ``checkpoint_type`` is ``training``, ``sampler`` or unknown."""
 
     checkpoint_id: str = ""
     checkpoint_type: str = ""
@@ -18,9 +18,5 @@ class Checkpoint(ReadRecord):
 
     @property
     def holds_training_state(self) -> bool:
-        """Whether training can go on from it (weights and, where the server keeps it, the optimizer)."""
+        """Whether training can resume from it: it has weights and, if the server saves it, the optimizer state."""
         return self.checkpoint_type == CheckpointKind.TRAINING
-
-    def parsed_path(self) -> ParsedCheckpointTinkerPath:
-        """The parts of ``tinker_path``. Raises InvalidRequest when it is no tinker path."""
-        return ParsedCheckpointTinkerPath.from_tinker_path(self.tinker_path)

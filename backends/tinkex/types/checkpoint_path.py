@@ -1,4 +1,4 @@
-"""tinker:// paths: which run, which kind of checkpoint, which name."""
+"""Parsing of ``tinker://`` paths into run, kind and name."""
 
 import re
 from enum import StrEnum
@@ -14,7 +14,7 @@ _FORM: Final = "the form is tinker://RUN/weights/NAME or tinker://RUN/sampler_we
 
 
 class CheckpointKind(StrEnum):
-    """What a checkpoint is for."""
+    """The purpose of a checkpoint."""
 
     TRAINING = "training"
     SAMPLER = "sampler"
@@ -30,7 +30,7 @@ _SEGMENT_OF: Final = {kind: segment for segment, kind in _KIND_OF.items()}
 
 
 class ParsedCheckpointTinkerPath(BaseModel):
-    """A tinker path in its parts. ``checkpoint_id`` is ``weights/NAME`` or ``sampler_weights/NAME``."""
+    """A parsed tinker path. ``checkpoint_id`` is ``weights/NAME`` or ``sampler_weights/NAME``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -41,15 +41,15 @@ class ParsedCheckpointTinkerPath(BaseModel):
 
     @property
     def name(self) -> str:
-        """The name under which it was saved."""
+        """The name of the save."""
         return self.checkpoint_id.rpartition("/")[2]
 
     @classmethod
     def from_tinker_path(cls, tinker_path: str, *, field: str = "path") -> Self:
-        """Parse. ``tinker://RUN/NAME``, which some servers answer for sampler saves, is a sampler's too.
+        """Parse a path. ``tinker://RUN/NAME``, the form of some servers for sampling weights, is accepted as such.
 
         Raises:
-            InvalidRequest: naming ``field``, when this is no tinker path.
+            InvalidRequest: naming ``field``, when the text is not a tinker path.
         """
         if not isinstance(tinker_path, str) or not tinker_path.startswith(_SCHEME):
             raise InvalidRequest.of(field, tinker_path, _FORM, backend="tinkex")
@@ -69,5 +69,5 @@ class ParsedCheckpointTinkerPath(BaseModel):
 
     @classmethod
     def of(cls, training_run_id: str, kind: CheckpointKind, name: str) -> Self:
-        """The path of a checkpoint by its parts. Raises InvalidRequest."""
+        """Build a path from its parts. Raises InvalidRequest."""
         return cls.from_tinker_path(f"{_SCHEME}{training_run_id}/{_SEGMENT_OF[kind]}/{name}")

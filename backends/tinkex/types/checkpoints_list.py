@@ -1,4 +1,4 @@
-"""Checkpoints of a run or of the caller."""
+"""Lists of checkpoints."""
 
 from pydantic import Field
 
@@ -8,7 +8,7 @@ from backends.tinkex.types.wire_record import ReadRecord
 
 
 class CheckpointsList(ReadRecord):
-    """One page of checkpoints; without a cursor it is all of them."""
+    """A page of checkpoints; without a cursor, all of them."""
 
     checkpoints: list[Checkpoint] = Field(default_factory=list)
     cursor: Cursor | None = None

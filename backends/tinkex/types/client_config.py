@@ -1,4 +1,4 @@
-"""The flags that a server sets for its clients."""
+"""Flags that a server sets for its clients."""
 
 from pydantic import Field
 
@@ -6,7 +6,7 @@ from backends.tinkex.types.wire_record import ReadRecord
 
 
 class ClientConfig(ReadRecord):
-    """Flags of ``client/config``; what the server leaves out has the official client's default."""
+    """The flags of ``client/config``. Missing flags have the defaults of the official client."""
 
     proto_compress_fwdbwd: bool = False
     parallel_fwdbwd_chunks: bool = True

@@ -1,10 +1,10 @@
-"""Where a page lies in a list."""
+"""Pagination of lists."""
 
 from backends.tinkex.types.wire_record import ReadRecord
 
 
 class Cursor(ReadRecord):
-    """``offset`` and ``limit`` as asked, and how many there are."""
+    """The position of a page: the requested ``offset`` and ``limit``, and the total count."""
 
     offset: int = 0
     limit: int = 0
@@ -12,6 +12,6 @@ class Cursor(ReadRecord):
 
     @property
     def next_offset(self) -> int | None:
-        """Where the next page begins; None after the last."""
+        """The offset of the next page; None after the last."""
         end = self.offset + self.limit
         return end if self.limit > 0 and end < self.total_count else None

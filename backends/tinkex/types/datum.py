@@ -1,4 +1,4 @@
-"""One training example."""
+"""Training examples."""
 
 from array import array
 from typing import Any, Final
@@ -14,8 +14,8 @@ _WHOLE_NUMBERS: Final = frozenset({"target_tokens"})
 
 
 class Datum(SentRecord):
-    """An input, and the arrays that the loss reads: ``target_tokens``, ``weights``, ``logprobs``,
-    ``advantages``... Lists and arrays are held without a copy and become ``TensorData``."""
+    """A training example: an input, and the arrays that the loss reads (``target_tokens``, ``weights``,
+    ``logprobs``, ``advantages``, ...). Lists and arrays become ``TensorData`` without a copy."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
@@ -30,7 +30,7 @@ class Datum(SentRecord):
         return {key: _as_tensor(key, item) for key, item in value.items()}
 
     def body(self) -> dict[str, Any]:
-        """The JSON form."""
+        """Return the JSON form."""
         return {
             "model_input": self.model_input.body(),
             "loss_fn_inputs": {key: tensor.body() for key, tensor in self.loss_fn_inputs.items()},

@@ -1,4 +1,4 @@
-"""What a forward or forward_backward pass gave."""
+"""Results of forward and backward passes."""
 
 import math
 
@@ -9,9 +9,9 @@ from backends.tinkex.types.wire_record import ReadRecord
 
 
 class ForwardBackwardOutput(ReadRecord):
-    """For each datum its named arrays (``logprobs``, ``elementwise_loss``, ...), and metrics of the batch.
+    """The result of a pass: named arrays per datum (``logprobs``, ``elementwise_loss``, ...) and batch metrics.
 
-    A metric's name ends in how it is joined over chunks: ``:sum``, ``:mean``, ``:max`` and so on.
+    The suffix of a metric's name defines how chunks are joined: ``:sum``, ``:mean``, ``:max`` and so on.
     """
 
     loss_fn_output_type: str = ""
@@ -20,5 +20,5 @@ class ForwardBackwardOutput(ReadRecord):
 
     @property
     def is_finite(self) -> bool:
-        """False when a metric is NaN or infinite: the sign of a poisoned run that some servers give alone."""
+        """Whether every metric is finite. On some servers this is the only sign of a corrupted run."""
         return all(math.isfinite(value) for value in self.metrics.values())

@@ -1,4 +1,4 @@
-"""What ``retrieve_future`` may say instead of a result."""
+"""Responses of ``retrieve_future`` other than a result."""
 
 from enum import StrEnum
 
@@ -8,7 +8,7 @@ from backends.tinkex.types.wire_record import ReadRecord
 
 
 class QueueState(StrEnum):
-    """Why a request waits."""
+    """The reason why a request waits."""
 
     ACTIVE = "active"
     PAUSED_CAPACITY = "paused_capacity"
@@ -21,7 +21,7 @@ class QueueState(StrEnum):
 
 
 class TryAgainResponse(ReadRecord):
-    """Not ready: ask again."""
+    """The request is pending; poll again."""
 
     request_id: str | None = None
     queue_state: QueueState = QueueState.UNKNOWN
@@ -29,7 +29,7 @@ class TryAgainResponse(ReadRecord):
 
 
 class RequestErrorCategory(StrEnum):
-    """Whose fault a failed request is, as the server sees it."""
+    """The side that caused a failure, according to the server."""
 
     UNKNOWN = "unknown"
     SERVER = "server"
@@ -41,7 +41,7 @@ class RequestErrorCategory(StrEnum):
 
 
 class RequestFailedResponse(ReadRecord):
-    """The request failed for good."""
+    """The request failed permanently."""
 
     error: str = "the server gave no reason"
     category: RequestErrorCategory = RequestErrorCategory.UNKNOWN
@@ -53,7 +53,7 @@ class RequestFailedResponse(ReadRecord):
 
 
 class CompleteMetadata(ReadRecord):
-    """The result is there but large: ask again without ``allow_metadata_only``."""
+    """The result is ready but large; poll again without ``allow_metadata_only``."""
 
     status: str = "complete_metadata"
     response_payload_size: int | None = Field(default=None, ge=0)

@@ -1,4 +1,4 @@
-"""An image inside a prompt or an example."""
+"""Images in prompts and examples."""
 
 import base64
 import binascii
@@ -11,10 +11,10 @@ from backends.tinkex.types.wire_record import SentRecord
 
 
 class ImageChunk(SentRecord):
-    """``data`` are the file's bytes (base64 text is read as such). ``height`` and ``width``, when not given, are
-    read from the image's own header; they stay None when it has none that can be read.
+    """An image file. ``data`` is its bytes (base64 text is decoded).
 
-    ``expected_tokens`` lets a service refuse early; ``tokens`` is how many the image is known to take.
+    ``height`` and ``width`` default to the values in the file's header; None when it cannot be parsed. ``tokens``
+    is the known number of tokens; ``expected_tokens`` lets a service reject a mismatch early.
     """
 
     data: bytes
@@ -51,19 +51,19 @@ class ImageChunk(SentRecord):
 
     @property
     def length(self) -> int | None:
-        """How many tokens it takes, where that is known."""
+        """The number of tokens, if known."""
         return self.tokens if self.tokens is not None else self.expected_tokens
 
     def to_map(self) -> dict[str, Any]:
-        """Every field, null where nothing is known; ``from_map`` reads it back."""
+        """Return every field, with null for unknown values. ``from_map`` is the inverse."""
         return self.model_dump(mode="json")
 
     @classmethod
     def from_map(cls, fields: dict[str, Any]) -> Self:
-        """Read ``to_map``'s answer. Raises pydantic.ValidationError."""
+        """Parse the result of ``to_map``. Raises pydantic.ValidationError."""
         return cls.model_validate(fields)
 
     def body(self) -> dict[str, Any]:
-        """The JSON form that servers accept: they measure the image themselves and refuse unknown fields."""
+        """Return the JSON form without measures: servers measure the image themselves and reject unknown fields."""
         body = {"type": self.type, "data": base64.b64encode(self.data).decode(), "format": self.format}
         return body if self.expected_tokens is None else {**body, "expected_tokens": self.expected_tokens}

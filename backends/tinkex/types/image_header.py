@@ -1,4 +1,4 @@
-"""Width and height from the first bytes of a PNG or JPEG file."""
+"""Image size from the header of a PNG or JPEG file."""
 
 from typing import Final
 
@@ -9,7 +9,7 @@ _FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
 def image_size(data: bytes, image_format: str) -> tuple[int, int] | None:
-    """(width, height), or None when the header is not one of ``image_format`` or is cut short."""
+    """Return (width, height); None when the header is not valid for ``image_format`` or is truncated."""
     return _png_size(data) if image_format == "png" else _jpeg_size(data)
 
 
@@ -22,18 +22,18 @@ def _png_size(data: bytes) -> tuple[int, int] | None:
 def _jpeg_size(data: bytes) -> tuple[int, int] | None:
     if not data.startswith(_JPEG):
         return None
-    at = 2
-    while at + 4 <= len(data):
-        if data[at] != 0xFF:
+    offset = 2
+    while offset + 4 <= len(data):
+        if data[offset] != 0xFF:
             return None
-        marker = data[at + 1]
+        marker = data[offset + 1]
         if marker == 0xFF:
-            at += 1
+            offset += 1
         elif marker in _NO_LENGTH:
-            at += 2
+            offset += 2
         elif marker in _FRAMES:
-            frame = data[at + 5 : at + 9]
+            frame = data[offset + 5 : offset + 9]
             return (int.from_bytes(frame[2:]), int.from_bytes(frame[:2])) if len(frame) == 4 else None
         else:
-            at += 2 + int.from_bytes(data[at + 2 : at + 4])
+            offset += 2 + int.from_bytes(data[offset + 2 : offset + 4])
     return None

@@ -1,4 +1,4 @@
-"""The adapter that is trained."""
+"""Adapter configuration."""
 
 from pydantic import Field
 
@@ -6,7 +6,7 @@ from backends.tinkex.types.wire_record import SentRecord
 
 
 class LoraConfig(SentRecord):
-    """A low-rank adapter. ``seed`` fixes its first weights."""
+    """A low-rank adapter. ``seed`` determines its initial weights."""
 
     rank: int = Field(ge=1)
     seed: int | None = None

@@ -1,4 +1,4 @@
-"""What a server says of a live model."""
+"""Descriptions of live models."""
 
 from pydantic import Field
 
@@ -6,7 +6,7 @@ from backends.tinkex.types.wire_record import ReadRecord
 
 
 class ModelData(ReadRecord):
-    """Architecture and names; servers differ in which of the two names they give."""
+    """Architecture and names of a model. Servers differ in which of the two names they fill in."""
 
     arch: str | None = None
     model_name: str | None = None
@@ -15,7 +15,7 @@ class ModelData(ReadRecord):
 
 
 class GetInfoResponse(ReadRecord):
-    """A live model."""
+    """The description of a live model."""
 
     model_id: str = ""
     model_data: ModelData = Field(default_factory=ModelData)
@@ -25,5 +25,5 @@ class GetInfoResponse(ReadRecord):
 
     @property
     def base_model(self) -> str | None:
-        """The name of the base model, wherever the server put it."""
+        """The name of the base model, from whichever field has it."""
         return self.model_data.model_name or self.model_name or self.model_data.base_model

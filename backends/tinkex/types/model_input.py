@@ -1,4 +1,4 @@
-"""A prompt or an example's input: text as token ids, images, audio, in order."""
+"""Model inputs: sequences of text, image and audio chunks."""
 
 import base64
 from collections.abc import Iterable, Sequence
@@ -13,18 +13,18 @@ from crucible.errors import Unsupported
 
 
 class EncodedTextChunk(SentRecord):
-    """Token ids, held as given (list or numpy array)."""
+    """Text as token ids, in a list or numpy array that is not copied."""
 
     tokens: Numbers
     type: Literal["encoded_text"] = "encoded_text"
 
     @property
     def length(self) -> int | None:
-        """How many tokens."""
+        """The number of tokens."""
         return len(self.tokens)
 
     def body(self) -> dict[str, Any]:
-        """The JSON form."""
+        """Return the JSON form."""
         return {"type": self.type, "tokens": as_list(self.tokens)}
 
     def __eq__(self, other: object) -> bool:
@@ -45,12 +45,12 @@ class ImageAssetPointerChunk(SentRecord):
 
     @property
     def length(self) -> int | None:
-        """How many tokens it takes, where that is known."""
+        """The number of tokens, if known."""
         return self.expected_tokens
 
 
 class DmelChunk(SentRecord):
-    """Audio, as the service's own serialized tensor."""
+    """Audio as a tensor in the service's own serialization."""
 
     dmel: bytes
     type: Literal["dmel"] = "dmel"
@@ -66,7 +66,7 @@ class DmelChunk(SentRecord):
 
     @property
     def length(self) -> int | None:
-        """Not known here: the service counts."""
+        """None: only the service knows the number of tokens."""
         return None
 
 
@@ -76,22 +76,22 @@ ModelInputChunk = Annotated[
 
 
 class ModelInput(SentRecord):
-    """Chunks in order."""
+    """The input of a prompt or example: chunks in order."""
 
     chunks: list[ModelInputChunk]
 
     @classmethod
     def from_ints(cls, tokens: Sequence[int]) -> "ModelInput":
-        """Text only, as token ids; a list or array is held, not copied."""
+        """Return an input of token ids only. A list or array is not copied."""
         return ModelInput.model_construct(chunks=[EncodedTextChunk(tokens=tokens)])
 
     @classmethod
     def empty(cls) -> Self:
-        """Nothing yet."""
+        """Return an input without chunks."""
         return cls(chunks=[])
 
     def to_ints(self) -> list[int]:
-        """The token ids. Raises Unsupported when there is anything but text."""
+        """Return the token ids. Raises Unsupported for an input with images or audio."""
         tokens: list[int] = []
         for chunk in self.chunks:
             if not isinstance(chunk, EncodedTextChunk):
@@ -101,22 +101,22 @@ class ModelInput(SentRecord):
 
     @property
     def length(self) -> int | None:
-        """How many tokens in all; None when a chunk's length is known to the service only."""
+        """The total number of tokens; None when only the service knows a chunk's length."""
         lengths = [chunk.length for chunk in self.chunks]
         return None if None in lengths else sum(length for length in lengths if length is not None)
 
     def append(self, chunk: ModelInputChunk) -> "ModelInput":
-        """A new input with one more chunk."""
+        """Return a new input with a chunk appended."""
         return ModelInput(chunks=[*self.chunks, chunk])
 
     def append_int(self, token: int) -> "ModelInput":
-        """A new input with one more token."""
+        """Return a new input with a token appended."""
         return self.append(EncodedTextChunk(tokens=[token]))
 
     def extend_ints(self, tokens: Iterable[int]) -> "ModelInput":
-        """A new input with more tokens."""
+        """Return a new input with tokens appended."""
         return self.append(EncodedTextChunk(tokens=list(tokens)))
 
     def body(self) -> dict[str, Any]:
-        """The JSON form."""
+        """Return the JSON form."""
         return {"chunks": [chunk.body() for chunk in self.chunks]}

@@ -1,4 +1,4 @@
-"""Bodies of the JSON requests that change something."""
+"""Bodies of mutating JSON requests."""
 
 from typing import Literal
 
@@ -10,7 +10,7 @@ from backends.tinkex.types.wire_record import SentRecord
 
 
 class CreateModelRequest(SentRecord):
-    """Make a model from a base model."""
+    """Create a model from a base model."""
 
     session_id: str
     model_seq_id: int
@@ -21,7 +21,7 @@ class CreateModelRequest(SentRecord):
 
 
 class OptimStepRequest(SentRecord):
-    """Apply the gradients gathered since the last step."""
+    """Apply the gradients accumulated since the last step."""
 
     model_id: str
     seq_id: int
@@ -30,7 +30,7 @@ class OptimStepRequest(SentRecord):
 
 
 class SaveWeightsRequest(SentRecord):
-    """Save weights and optimizer under a name. ``overwrite`` and ``ttl_seconds`` go out only when set."""
+    """Save weights and optimizer state under a name. ``overwrite`` and ``ttl_seconds`` are sent only when set."""
 
     model_id: str
     path: str
@@ -41,7 +41,7 @@ class SaveWeightsRequest(SentRecord):
 
 
 class LoadWeightsRequest(SentRecord):
-    """Load a checkpoint into a live model, with the optimizer's state or without."""
+    """Load a checkpoint into a live model, with or without its optimizer state."""
 
     model_id: str
     seq_id: int
@@ -51,7 +51,7 @@ class LoadWeightsRequest(SentRecord):
 
 
 class SaveWeightsForSamplerRequest(SentRecord):
-    """Save weights to sample from: under a name, or into a new sampling session."""
+    """Save sampling weights, under a name or into a new sampling session."""
 
     model_id: str
     seq_id: int
@@ -62,7 +62,7 @@ class SaveWeightsForSamplerRequest(SentRecord):
 
 
 class CreateSamplingSessionRequest(SentRecord):
-    """Open a session for samples from a base model or from saved weights."""
+    """Create a sampling session for a base model or for saved weights."""
 
     session_id: str
     sampling_session_seq_id: int

@@ -1,4 +1,4 @@
-"""Results of the requests that change something."""
+"""Results of requests."""
 
 from pydantic import Field
 
@@ -6,58 +6,58 @@ from backends.tinkex.types.wire_record import ReadRecord
 
 
 class AcceptedRequest(ReadRecord):
-    """The server has taken a request; its result is fetched under ``request_id``."""
+    """An accepted request, whose result is retrieved under ``request_id``."""
 
     request_id: str = Field(min_length=1, coerce_numbers_to_str=True)
     model_id: str | None = None
 
 
 class CreateModelResponse(ReadRecord):
-    """A new model."""
+    """A created model."""
 
     model_id: str = Field(min_length=1)
 
 
 class OptimStepResponse(ReadRecord):
-    """A step was made; ``metrics`` where the server gives any."""
+    """The result of an optimizer step, with ``metrics`` if the server returns any."""
 
     metrics: dict[str, float] = Field(default_factory=dict)
 
 
 class SaveWeightsResponse(ReadRecord):
-    """Where the training state lies."""
+    """The path of a saved training state."""
 
     path: str = Field(min_length=1)
 
 
 class LoadWeightsResponse(ReadRecord):
-    """A checkpoint was loaded."""
+    """The result of loading a checkpoint."""
 
     path: str | None = None
     model_id: str | None = None
 
 
 class SaveWeightsForSamplerResponse(ReadRecord):
-    """Where the weights lie, or the sampling session that was made from them."""
+    """The path of saved sampling weights, or the sampling session that was created from them."""
 
     path: str | None = None
     sampling_session_id: str | None = None
 
 
 class CreateSamplingSessionResponse(ReadRecord):
-    """A session to sample in."""
+    """A created sampling session."""
 
     sampling_session_id: str = Field(min_length=1)
 
 
 class UnloadModelResponse(ReadRecord):
-    """The model was freed."""
+    """The result of freeing a model."""
 
     model_id: str | None = None
 
 
 class GetSamplerResponse(ReadRecord):
-    """What a sampling session samples from."""
+    """The description of a sampling session."""
 
     sampler_id: str = ""
     base_model: str = ""
@@ -65,13 +65,13 @@ class GetSamplerResponse(ReadRecord):
 
 
 class HealthResponse(ReadRecord):
-    """The server is up."""
+    """The health of a server."""
 
     status: str = ""
 
 
 class CheckpointArchiveUrl(ReadRecord):
-    """Where an archive of a checkpoint can be fetched, and until when (as the server wrote it)."""
+    """The URL of a checkpoint's archive, and its expiry as the server wrote it."""
 
     url: str
     expires: str | None = None

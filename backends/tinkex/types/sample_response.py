@@ -1,4 +1,4 @@
-"""Sampled sequences, and the log-probabilities of a prompt."""
+"""Results of sampling."""
 
 import math
 from typing import Annotated
@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field
 from backends.tinkex.types.wire_record import ReadRecord
 
 TopkLogprobs = list[list[tuple[int, float]] | None]
-"""For each position the most likely tokens with their log-probabilities; None where nothing was computed."""
+"""The most likely tokens and their log-probabilities per position; None where not computed."""
 
 
 def _nan_is_none(value: object) -> object:
@@ -21,7 +21,7 @@ PromptLogprobs = Annotated[list[float | None], BeforeValidator(_nan_is_none)]
 
 
 class SampledSequence(ReadRecord):
-    """One sequence. ``stop_reason`` is ``stop`` or ``length``."""
+    """A sampled sequence. ``stop_reason`` is ``stop`` or ``length``."""
 
     stop_reason: str = ""
     tokens: list[int] = Field(default_factory=list)
@@ -30,7 +30,7 @@ class SampledSequence(ReadRecord):
 
 
 class SampleResponse(ReadRecord):
-    """The answer to a sampling request. A log-probability that is not defined (the first token's) is None."""
+    """The result of a sampling request. An undefined log-probability (the first token's) is None."""
 
     sequences: list[SampledSequence] = Field(default_factory=list)
     prompt_logprobs: PromptLogprobs | None = None

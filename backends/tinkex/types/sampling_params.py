@@ -1,4 +1,4 @@
-"""How tokens are drawn."""
+"""Sampling parameters."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from backends.tinkex.types.wire_record import SentRecord
 
 
 class SamplingParams(SentRecord):
-    """``stop`` is a string, strings, or token ids. ``top_k`` -1 and ``top_p`` 1 cut nothing."""
+    """Sampling parameters. ``stop`` is a string, strings or token ids; ``top_k`` -1 and ``top_p`` 1 are off."""
 
     max_tokens: int | None = Field(default=None, ge=1)
     seed: int | None = None
@@ -19,7 +19,7 @@ class SamplingParams(SentRecord):
     top_p: float = Field(default=1.0, ge=0, le=1)
 
     def body(self) -> dict[str, Any]:
-        """The JSON form; a single stop string goes out as a list, which every server takes."""
+        """Return the JSON form. A single stop string becomes a list, which every server accepts."""
         body = super().body()
         if isinstance(self.stop, str):
             body["stop"] = [self.stop]

@@ -1,4 +1,4 @@
-"""Which models a server offers."""
+"""The models of a server."""
 
 from pydantic import Field
 
@@ -6,7 +6,7 @@ from backends.tinkex.types.wire_record import ReadRecord
 
 
 class SupportedModel(ReadRecord):
-    """One model. What the server does not say is None."""
+    """A model of a server. Fields that the server omits are None."""
 
     model_name: str = ""
     max_context_length: int | None = None
@@ -16,7 +16,7 @@ class SupportedModel(ReadRecord):
 
 
 class ServerCapabilities(ReadRecord):
-    """What a server can do."""
+    """The capabilities of a server."""
 
     supported_models: list[SupportedModel] = Field(default_factory=list)
 

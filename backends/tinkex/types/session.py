@@ -1,4 +1,4 @@
-"""Sessions: what a server says of them."""
+"""Requests and responses about sessions."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from backends.tinkex.types.wire_record import ReadRecord, SentRecord, Timestamp
 
 
 class CreateSessionRequest(SentRecord):
-    """Ask for a session. Some servers insist on ``user_metadata``, so it is sent even when empty."""
+    """Create a session. ``user_metadata`` is sent even when empty, since some servers require it."""
 
     tags: list[str] = Field(default_factory=list)
     user_metadata: dict[str, str] = Field(default_factory=dict)
@@ -19,7 +19,7 @@ class CreateSessionRequest(SentRecord):
 
 
 class CreateSessionResponse(ReadRecord):
-    """A new session, and what the service wants its user to read."""
+    """A created session, with messages of the service for its user."""
 
     session_id: str
     info_message: str | None = None
@@ -28,7 +28,7 @@ class CreateSessionResponse(ReadRecord):
 
 
 class GetSessionResponse(ReadRecord):
-    """What was made in a session."""
+    """The training runs and samplers of a session."""
 
     training_run_ids: list[str] = Field(default_factory=list)
     sampler_ids: list[str] = Field(default_factory=list)
@@ -36,7 +36,7 @@ class GetSessionResponse(ReadRecord):
 
 
 class SessionInfo(ReadRecord):
-    """One session in a list; many servers give its id only."""
+    """A session in a list. Many servers return only its id."""
 
     session_id: str = ""
     created_at: Timestamp | None = None
@@ -49,7 +49,7 @@ class SessionInfo(ReadRecord):
 
 
 class ListSessionsResponse(ReadRecord):
-    """One page of sessions."""
+    """A page of sessions."""
 
     sessions: list[SessionInfo] = Field(default_factory=list)
     cursor: Cursor | None = None

@@ -1,4 +1,4 @@
-"""An array of numbers with its type and shape: dense, or sparse by rows (CSR)."""
+"""Typed arrays, dense or sparse (CSR)."""
 
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
@@ -14,10 +14,11 @@ TensorDtype = Literal["float32", "int64"]
 
 
 class TensorData(ReadRecord):
-    """``data`` is held as given (list or numpy array, no copy). Without ``dtype`` it is read off the data.
+    """An array with type and shape. ``data`` is a list or numpy array that is not copied; ``dtype`` defaults to
+    its.
 
-    Sparse: ``data`` are the listed values, ``sparse_crow_indices`` the row pointers, ``sparse_col_indices``
-    the columns, and ``shape`` the dense shape.
+    A sparse array has its values in ``data``, its row pointers in ``sparse_crow_indices``, its columns in
+    ``sparse_col_indices``, and its dense shape in ``shape``.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=(), arbitrary_types_allowed=True)
@@ -30,7 +31,7 @@ class TensorData(ReadRecord):
 
     @model_validator(mode="before")
     @classmethod
-    def _read_off(cls, value: Any) -> Any:
+    def _infer(cls, value: Any) -> Any:
         if not isinstance(value, dict) or "data" not in value:
             return value
         data = value["data"]
@@ -41,7 +42,7 @@ class TensorData(ReadRecord):
         return value
 
     @model_validator(mode="after")
-    def _whole(self) -> Self:
+    def _check_shape(self) -> Self:
         if (self.sparse_crow_indices is None) != (self.sparse_col_indices is None):
             raise ValueError("sparse_crow_indices and sparse_col_indices belong together")
         if self.sparse_crow_indices is None:
@@ -53,37 +54,37 @@ class TensorData(ReadRecord):
 
     @property
     def is_sparse(self) -> bool:
-        """Whether only some entries are listed."""
+        """Whether the array is sparse."""
         return self.sparse_crow_indices is not None
 
     @property
     def size(self) -> int:
-        """How many numbers ``data`` holds."""
+        """The number of values in ``data``."""
         return int(self.data.size) if is_numpy(self.data) else len(self.data)
 
     @property
     def length(self) -> int:
-        """The first dimension: how many positions this describes."""
+        """The size of the first dimension: the number of positions."""
         if self.shape:
             return self.shape[0]
         return len(self.data) if self.shape is None else 1
 
     @classmethod
     def from_numpy(cls, array: "NDArray[Any]") -> Self:
-        """Hold an array, without a copy. Raises ValueError for one that is not of integers or floats."""
+        """Wrap an array without a copy. Raises ValueError unless it has integers or floats."""
         return cls.trusted(array, _dtype_of(array), array.shape)
 
     @classmethod
     def from_torch(cls, tensor: Any) -> Self:
-        """Hold a torch tensor's memory (moved to the CPU, bfloat16 and half widened to float32)."""
-        held = tensor.detach().cpu()
-        held = held.float() if held.is_floating_point() else held.long()
-        return cls.from_numpy(held.contiguous().numpy())
+        """Wrap a torch tensor's memory; move it to the CPU and widen bfloat16 and half to float32."""
+        dense = tensor.detach().cpu()
+        dense = dense.float() if dense.is_floating_point() else dense.long()
+        return cls.from_numpy(dense.contiguous().numpy())
 
     @classmethod
     def trusted(cls, data: Any, dtype: str, shape: tuple[int, ...]) -> Self:
-        """A list or array that is known to have this type and shape: no checks, for thousands at once."""
-        made = cls.__new__(cls)
+        """Wrap a list or array of known type and shape without validation, for large batches."""
+        tensor = cls.__new__(cls)
         fields = {
             "data": data,
             "dtype": dtype,
@@ -91,35 +92,35 @@ class TensorData(ReadRecord):
             "sparse_crow_indices": None,
             "sparse_col_indices": None,
         }
-        object.__setattr__(made, "__dict__", fields)
-        object.__setattr__(made, "__pydantic_fields_set__", _GIVEN)
-        object.__setattr__(made, "__pydantic_extra__", {})
-        object.__setattr__(made, "__pydantic_private__", None)
-        return made
+        object.__setattr__(tensor, "__dict__", fields)
+        object.__setattr__(tensor, "__pydantic_fields_set__", _FIELDS_SET)
+        object.__setattr__(tensor, "__pydantic_extra__", {})
+        object.__setattr__(tensor, "__pydantic_private__", None)
+        return tensor
 
     def to_numpy(self) -> "NDArray[Any]":
-        """The dense array in its shape; the very array that is held when it fits already."""
+        """Return the dense array in its shape, without a copy if the stored array already fits."""
         values = as_numpy(self.data, self.dtype)
         if self.sparse_crow_indices is None:
             return values if self.shape is None else values.reshape(self.shape)
         return self._densified(values)
 
     def to_torch(self) -> Any:
-        """The dense tensor. Needs torch."""
+        """Return the dense torch tensor. Requires torch."""
         import torch
 
         array = self.to_numpy()
         return torch.from_numpy(array if array.flags.writeable else array.copy())
 
     def tolist(self) -> list[Any]:
-        """The dense numbers, nested by shape."""
+        """Return the dense values as lists nested by shape."""
         if self.shape is None or (len(self.shape) == 1 and not self.is_sparse):
             return as_list(self.data)
         nested: list[Any] = self.to_numpy().tolist()
         return nested
 
     def body(self) -> dict[str, Any]:
-        """The JSON form."""
+        """Return the JSON form."""
         body: dict[str, Any] = {"data": as_list(self.data), "dtype": self.dtype}
         if self.shape is not None:
             body["shape"] = list(self.shape)
@@ -150,7 +151,7 @@ class TensorData(ReadRecord):
         return dense
 
 
-_GIVEN: Final = {"data", "dtype", "shape"}
+_FIELDS_SET: Final = {"data", "dtype", "shape"}
 
 
 def _dtype_of(data: Any) -> str:

@@ -1,4 +1,4 @@
-"""A training run, as a server describes it."""
+"""Descriptions of training runs."""
 
 from pydantic import Field
 
@@ -8,7 +8,7 @@ from backends.tinkex.types.wire_record import ReadRecord, Timestamp
 
 
 class TrainingRun(ReadRecord):
-    """One remote run. ``corrupted`` is always a bool: a server that does not say so has not marked it."""
+    """A remote run. ``corrupted`` is False when the server omits it or sends null."""
 
     training_run_id: str = ""
     base_model: str = ""
@@ -23,7 +23,7 @@ class TrainingRun(ReadRecord):
 
 
 class TrainingRunsResponse(ReadRecord):
-    """One page of the caller's training runs."""
+    """A page of the caller's training runs."""
 
     training_runs: list[TrainingRun] = Field(default_factory=list)
     cursor: Cursor | None = None

@@ -1,10 +1,10 @@
-"""What a checkpoint was trained from."""
+"""Descriptions of checkpoints' weights."""
 
 from backends.tinkex.types.wire_record import ReadRecord
 
 
 class WeightsInfo(ReadRecord):
-    """Enough to make a model that a checkpoint fits into."""
+    """The base model and adapter that a model needs in order to load a checkpoint."""
 
     base_model: str = ""
     is_lora: bool | None = None

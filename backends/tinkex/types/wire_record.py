@@ -1,4 +1,4 @@
-"""The two kinds of record on the wire: what a server says, and what is said to a server."""
+"""Base classes of received and sent records."""
 
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
 
 
 class ReadRecord(BaseModel):
-    """What a server says. Unknown fields are kept, and null counts as absent: servers differ in both."""
+    """A record received from a server. Keeps unknown fields and treats null as absent: servers differ in both."""
 
     model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
 
@@ -20,12 +20,12 @@ class ReadRecord(BaseModel):
 
 
 class SentRecord(BaseModel):
-    """What is said to a server. An unknown field is a typing mistake and refused."""
+    """A record sent to a server. Rejects unknown fields, which are typing mistakes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     def body(self) -> dict[str, Any]:
-        """The JSON body: a field is sent only when it says something."""
+        """Return the JSON body, without fields that are None."""
         return self.model_dump(mode="json", exclude_none=True)
 
 
@@ -34,4 +34,4 @@ def _assume_utc(value: datetime) -> datetime:
 
 
 Timestamp = Annotated[datetime, AfterValidator(_assume_utc)]
-"""A moment. Servers write it with and without a zone; without one it is UTC."""
+"""A point in time. Servers write it with or without a time zone; without one it is UTC."""

@@ -1,4 +1,4 @@
-"""A large batch in several requests, and their results in one."""
+"""Splitting of large batches into several requests, and joining of their results."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
@@ -14,10 +14,10 @@ _ITEM_BYTES: Final = {"float32": 4, "int64": 8}
 
 
 def chunked(data: Sequence[Datum], config: ClientConfig) -> list[Sequence[Datum]]:
-    """The batch in order, split where the server's limits of count or bytes would be passed.
+    """Split a batch, in order, by the server's limits of count and bytes.
 
-    The sizes are those of the binary encoding whatever encoding is used, so that the same batch is always split
-    in the same places.
+    Sizes are those of the binary encoding, whichever encoding is used, so that a batch is always split the same
+    way.
     """
     return list(_chunks(data, config.fwdbwd_max_chunk_len, config.fwdbwd_max_chunk_bytes_count))
 
@@ -25,17 +25,17 @@ def chunked(data: Sequence[Datum], config: ClientConfig) -> list[Sequence[Datum]
 def _chunks(data: Sequence[Datum], max_count: int, max_bytes: int) -> Iterator[Sequence[Datum]]:
     begin = size = 0
     for index, datum in enumerate(data):
-        bytes_of_datum = datum_bytes(datum)
+        datum_size = datum_bytes(datum)
         count = index - begin
-        if count and (count == max_count or size + bytes_of_datum > max_bytes):
+        if count and (count == max_count or size + datum_size > max_bytes):
             yield data[begin:index]
             begin, size = index, 0
-        size += bytes_of_datum
+        size += datum_size
     yield data[begin:]
 
 
 def datum_bytes(datum: Datum) -> int:
-    """How many bytes a datum takes in the binary encoding, near enough."""
+    """Return the approximate size of a datum in the binary encoding, in bytes."""
     return sum(map(_chunk_bytes, datum.model_input.chunks)) + sum(map(_tensor_bytes, datum.loss_fn_inputs.values()))
 
 
@@ -58,7 +58,7 @@ def _tensor_bytes(tensor: TensorData) -> int:
 
 
 def joined(results: Sequence[ForwardBackwardOutput]) -> ForwardBackwardOutput:
-    """The results of all chunks as if they were one request's."""
+    """Join the results of all chunks as if they were of one request."""
     if len(results) == 1:
         return results[0]
     return ForwardBackwardOutput.model_construct(
@@ -69,22 +69,22 @@ def joined(results: Sequence[ForwardBackwardOutput]) -> ForwardBackwardOutput:
 
 
 def joined_metrics(metrics: Sequence[Mapping[str, float]], weights: Sequence[int]) -> dict[str, float]:
-    """Metrics that every chunk has, joined as their suffix says; ``:mean`` is weighted by the chunks' datums.
+    """Join the metrics that every chunk has by their suffix; ``:mean`` is weighted by the chunks' datum counts.
 
-    A suffix that is not known is left out: a number joined in the wrong way is worse than none.
+    Metrics with an unknown suffix are dropped, since a wrongly joined number is worse than none.
     """
-    found: dict[str, float] = {}
+    result: dict[str, float] = {}
     for key in metrics[0]:
         if not all(key in chunk for chunk in metrics):
             continue
         values = [chunk[key] for chunk in metrics]
-        how = key.rpartition(":")[2]
-        if how == "unique":
-            found[key] = values[0]
-            found.update({f"{key}_{index}": value for index, value in enumerate(values[1:], start=1)})
-        elif how in _JOINS:
-            found[key] = _JOINS[how](values, weights)
-    return found
+        suffix = key.rpartition(":")[2]
+        if suffix == "unique":
+            result[key] = values[0]
+            result.update({f"{key}_{index}": value for index, value in enumerate(values[1:], start=1)})
+        elif suffix in _JOINS:
+            result[key] = _JOINS[suffix](values, weights)
+    return result
 
 
 def _mean(values: Sequence[float], weights: Sequence[int]) -> float:

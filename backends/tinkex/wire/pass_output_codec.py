@@ -1,4 +1,4 @@
-"""``ForwardBackwardOutput`` in protobuf: the arrays of one name of all datums lie in one buffer; read as views."""
+"""Protobuf codec of ``ForwardBackwardOutput``: one buffer per array name over all datums, read as views."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby, pairwise
@@ -20,17 +20,17 @@ from backends.tinkex.wire.protobuf_read import (
     fields,
 )
 from backends.tinkex.wire.protobuf_write import delimited, double, header, integer, memory_of, text, varint
-from backends.tinkex.wire.tensor_codec import DType, dtype_name, item_size, known_dtype, numbers
+from backends.tinkex.wire.tensor_codec import DType, dtype_name, dtype_of, item_size, numbers
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_ON_WIRE: Final = {"float32": DType.FLOAT32, "int64": DType.INT64}
+_WIRE_DTYPE: Final = {"float32": DType.FLOAT32, "int64": DType.INT64}
 _DEFAULT_TYPE: Final = "ArrayRecord"
 
 
 def read_pass_output(body: bytes | memoryview) -> ForwardBackwardOutput:
-    """The output in a body; arrays are views into it. Raises ProtobufError."""
+    """Decode an output, with arrays as views into the body. Raises ProtobufError."""
     kind = _DEFAULT_TYPE
     outputs: list[dict[str, TensorData]] = []
     metrics: dict[str, float] = {}
@@ -76,13 +76,13 @@ def _read_batched(message: Value, name: str) -> list[TensorData]:
             dtype = as_int(value, f"{name}.dtype")
         elif number == 4:
             trailing += as_ints(value, f"{name}.trailing_shape")
-    kind = known_dtype(dtype, name)
+    kind = dtype_of(dtype, name)
     values = numbers(data, kind, name)
     bounds = numbers(offsets, DType.INT64, f"{name}.offsets")
-    return _cut(values, bounds, item_size(kind), dtype_name(kind), tuple(trailing), name)
+    return _split(values, bounds, item_size(kind), dtype_name(kind), tuple(trailing), name)
 
 
-def _cut(
+def _split(
     values: "NDArray[Any]",
     bounds: "NDArray[Any]",
     item: int,
@@ -93,26 +93,25 @@ def _cut(
     row = 1
     for side in trailing:
         row *= side
-    edges = bounds.tolist()
     previous = 0
-    cut = []
-    for begin, end in pairwise(edges):
+    arrays = []
+    for begin, end in pairwise(bounds.tolist()):
         if begin < previous or end < begin or end > values.size * item or (end - begin) % item:
-            raise ProtobufError(f"{name}.offsets: {begin} to {end} is no range of whole numbers in the data")
+            raise ProtobufError(f"{name}.offsets: {begin} to {end} is not a range of whole numbers in the data")
         part = values[begin // item : end // item]
         if trailing:
             if row < 0 or (part.size % row if row else part.size):
-                raise ProtobufError(f"{name}: {part.size} numbers are no rows of shape {trailing}")
+                raise ProtobufError(f"{name}: {part.size} numbers are not rows of shape {trailing}")
             part = part.reshape((part.size // row if row else 0, *trailing))
-        cut.append(TensorData.trusted(part, dtype, part.shape))
+        arrays.append(TensorData.trusted(part, dtype, part.shape))
         previous = end
-    return cut
+    return arrays
 
 
 def write_pass_output(
     outputs: Sequence[Mapping[str, Any]], metrics: Mapping[str, float], *, output_type: str = _DEFAULT_TYPE
 ) -> EncodedBody:
-    """An output's bytes. ``outputs`` has for each datum its arrays (or TensorData) by name."""
+    """Encode an output. ``outputs`` has the arrays (or TensorData) of each datum by name."""
     pieces: list[Piece] = [text(1, output_type)]
     rows = [{name: _array(value) for name, value in output.items()} for output in outputs]
     for record in _records(rows):
@@ -123,7 +122,7 @@ def write_pass_output(
 
 
 def _records(rows: Sequence[dict[str, "NDArray[Any]"]]) -> Iterator[list[dict[str, "NDArray[Any]"]]]:
-    """Consecutive datums whose arrays differ in nothing but their first dimension."""
+    """Group consecutive datums whose arrays differ only in their first dimension."""
     for _, group in groupby(rows, key=_layout):
         yield list(group)
 
@@ -133,7 +132,7 @@ def _layout(row: Mapping[str, "NDArray[Any]"]) -> tuple[tuple[str, str, tuple[in
 
 
 def _write_record(rows: Sequence[Mapping[str, "NDArray[Any]"]], kind: str, pieces: list[Piece]) -> None:
-    at = len(pieces)
+    header_index = len(pieces)
     pieces.append(b"")
     tag_field = text(1, kind)
     pieces.append(tag_field)
@@ -142,7 +141,7 @@ def _write_record(rows: Sequence[Mapping[str, "NDArray[Any]"]], kind: str, piece
         size += _write_batched(name, [row[name] for row in rows], pieces)
     tail = integer(3, len(rows))
     pieces.append(tail)
-    pieces[at] = header(2, size + len(tail))
+    pieces[header_index] = header(2, size + len(tail))
 
 
 def _write_batched(name: str, arrays: Sequence["NDArray[Any]"], pieces: list[Piece]) -> int:
@@ -153,7 +152,7 @@ def _write_batched(name: str, arrays: Sequence["NDArray[Any]"], pieces: list[Pie
     np.cumsum([len(part) for part in parts], out=offsets[1:])
     data_size = int(offsets[-1])
     trailing = arrays[0].shape[1:]
-    meta = delimited(2, offsets.tobytes()) + integer(3, _ON_WIRE[arrays[0].dtype.name])
+    meta = delimited(2, offsets.tobytes()) + integer(3, _WIRE_DTYPE[arrays[0].dtype.name])
     if trailing:
         meta += delimited(4, b"".join(map(varint, trailing)))
     before = meta + header(1, data_size)

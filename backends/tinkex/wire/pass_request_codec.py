@@ -1,4 +1,4 @@
-"""``ForwardBackwardRequest`` in protobuf: written from the arrays' own memory, read as views."""
+"""Protobuf codec of ``ForwardBackwardRequest``: written from the arrays' own memory, read as views."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ from crucible.errors import CrucibleError, Unsupported
 
 @dataclass(frozen=True, slots=True)
 class PassRequest:
-    """One forward or forward_backward request."""
+    """A forward or forward_backward request."""
 
     model_id: str
     seq_id: int
@@ -41,7 +41,7 @@ class PassRequest:
 
 
 def write_pass_request(request: PassRequest) -> EncodedBody:
-    """The request's bytes as pieces; arrays are not copied, and must not be changed before it was sent.
+    """Encode a request. Arrays are not copied, and must not change before the request is sent.
 
     Raises:
         InvalidRequest: a number does not fit its type; the error names the datum.
@@ -49,7 +49,7 @@ def write_pass_request(request: PassRequest) -> EncodedBody:
     """
     pieces: list[Piece] = [text(1, request.model_id) + integer(2, request.seq_id)]
     for index, datum in enumerate(request.data):
-        at = len(pieces)
+        header_index = len(pieces)
         pieces.append(b"")
         try:
             size = _write_datum(datum, pieces)
@@ -57,7 +57,7 @@ def write_pass_request(request: PassRequest) -> EncodedBody:
             raise
         except (TypeError, ValueError, OverflowError) as error:
             raise invalid(f"data[{index}]", str(error), "numbers must fit their type on the wire") from error
-        pieces[at] = header(3, size)
+        pieces[header_index] = header(3, size)
     pieces.append(_tail(request))
     return EncodedBody(pieces, PROTOBUF)
 
@@ -69,7 +69,7 @@ def _tail(request: PassRequest) -> bytes:
         if isinstance(value, str):
             tail += delimited(7, name + delimited(2, text(2, value)))
         else:
-            # Servers from before field 7 read numbers from field 5.
+            # Older servers, without field 7, read numbers from field 5.
             tail += delimited(5, name + double(2, float(value)))
             tail += delimited(7, name + delimited(2, double(1, float(value))))
     return tail + (integer(6, 1) if request.forward_only else b"")
@@ -115,15 +115,15 @@ def _text_prefix(size: int) -> bytes:
 
 
 def read_pass_request(body: bytes | memoryview) -> PassRequest:
-    """The request in a body; arrays are views into it.
+    """Decode a request, with arrays as views into the body.
 
     Raises:
-        ProtobufError: it is no such message; the text names the place, as ``data[3].loss_fn_inputs.weights``.
+        ProtobufError: the message is malformed; the text names the place, as ``data[3].loss_fn_inputs.weights``.
     """
     model_id, seq_id, loss_fn, forward_only = "", 0, "", False
     data: list[Datum] = []
-    old: dict[str, float | str] = {}
-    new: dict[str, float | str] = {}
+    config_v1: dict[str, float | str] = {}
+    config_v2: dict[str, float | str] = {}
     for number, _, value in fields(memoryview(body)):
         if number == 1:
             model_id = as_text(value, "model_id")
@@ -134,24 +134,24 @@ def read_pass_request(body: bytes | memoryview) -> PassRequest:
         elif number == 4:
             loss_fn = as_text(value, "loss_fn")
         elif number == 5:
-            key, number_of = entry(value, "loss_fn_config")
-            old[key] = 0.0 if number_of is None else as_double(number_of, f"loss_fn_config.{key}")
+            key, content = entry(value, "loss_fn_config")
+            config_v1[key] = 0.0 if content is None else as_double(content, f"loss_fn_config.{key}")
         elif number == 6:
             forward_only = bool(as_int(value, "forward_only"))
         elif number == 7:
-            key, said = entry(value, "loss_fn_config_v2")
-            new[key] = _read_setting(said, key)
-    return PassRequest(model_id, seq_id, data, loss_fn, new or old or None, forward_only)
+            key, content = entry(value, "loss_fn_config_v2")
+            config_v2[key] = _read_setting(content, key)
+    return PassRequest(model_id, seq_id, data, loss_fn, config_v2 or config_v1 or None, forward_only)
 
 
-def _read_setting(said: Value | None, key: str) -> float | str:
-    found: float | str = 0.0
-    for number, _, value in fields(as_view(said if said is not None else memoryview(b""), key)):
+def _read_setting(message: Value | None, key: str) -> float | str:
+    setting: float | str = 0.0
+    for number, _, value in fields(as_view(message if message is not None else memoryview(b""), key)):
         if number == 1:
-            found = as_double(value, f"loss_fn_config.{key}")
+            setting = as_double(value, f"loss_fn_config.{key}")
         elif number == 2:
-            found = as_text(value, f"loss_fn_config.{key}")
-    return found
+            setting = as_text(value, f"loss_fn_config.{key}")
+    return setting
 
 
 def _read_datum(message: memoryview, where: str) -> Datum:
@@ -162,40 +162,40 @@ def _read_datum(message: memoryview, where: str) -> Datum:
             chunks.append(_read_chunk(as_view(value, where), f"{where}.model_input.chunks[{len(chunks)}]"))
         elif number == 2:
             name, tensor = entry(value, f"{where}.loss_fn_inputs")
-            place = f"{where}.loss_fn_inputs.{name}"
-            tensors[name] = read_tensor(tensor if tensor is not None else memoryview(b""), place)
+            field = f"{where}.loss_fn_inputs.{name}"
+            tensors[name] = read_tensor(tensor if tensor is not None else memoryview(b""), field)
     return Datum.model_construct(model_input=ModelInput.model_construct(chunks=chunks), loss_fn_inputs=tensors)
 
 
 def _read_chunk(message: memoryview, where: str) -> ModelInputChunk:
-    found: ModelInputChunk | None = None
+    chunk: ModelInputChunk | None = None
     for number, _, value in fields(message):
         parts = {inner: part for inner, _, part in fields(as_view(value, where))} if number in (1, 2, 3) else {}
         if number == 1:
             tokens = as_view(parts.get(1, memoryview(b"")), where)
-            found = EncodedTextChunk.model_construct(tokens=numbers(tokens, DType.INT32, where))
+            chunk = EncodedTextChunk.model_construct(tokens=numbers(tokens, DType.INT32, where))
         elif number == 2:
-            found = _read_image(parts, where)
+            chunk = _read_image(parts, where)
         elif number == 3:
-            found = DmelChunk(dmel=bytes(as_view(parts.get(1, memoryview(b"")), where)))
-    if found is None:
-        raise ProtobufError(f"{where}: it holds no chunk that is known")
-    return found
+            chunk = DmelChunk(dmel=bytes(as_view(parts.get(1, memoryview(b"")), where)))
+    if chunk is None:
+        raise ProtobufError(f"{where}: no chunk of a known type")
+    return chunk
 
 
 def _read_image(parts: Mapping[int, Value], where: str) -> ImageChunk:
-    kind: Literal["png", "jpeg"]
-    named = as_text(parts.get(2, memoryview(b"")), f"{where}.format")
-    if named == "png":
-        kind = "png"
-    elif named == "jpeg":
-        kind = "jpeg"
+    image_format: Literal["png", "jpeg"]
+    name = as_text(parts.get(2, memoryview(b"")), f"{where}.format")
+    if name == "png":
+        image_format = "png"
+    elif name == "jpeg":
+        image_format = "jpeg"
     else:
-        raise ProtobufError(f"{where}.format: {named!r} is not allowed; allowed are png and jpeg")
+        raise ProtobufError(f"{where}.format: {name!r} is not allowed; allowed are png and jpeg")
     expected = as_int(parts[3], f"{where}.expected_tokens") if 3 in parts else None
     try:
         return ImageChunk(
-            data=bytes(as_view(parts.get(1, memoryview(b"")), where)), format=kind, expected_tokens=expected
+            data=bytes(as_view(parts.get(1, memoryview(b"")), where)), format=image_format, expected_tokens=expected
         )
     except ValidationError as error:
         raise ProtobufError(f"{where}: {error.errors()[0]['msg']}") from error

@@ -1,4 +1,4 @@
-"""Reading protobuf by hand: fields as views into the bytes that came."""
+"""A protobuf reader: fields as views into the received bytes."""
 
 import struct
 from collections.abc import Iterator
@@ -6,115 +6,115 @@ from typing import Final
 
 from backends.tinkex.wire.protobuf_write import BYTES, FIXED32, FIXED64, VARINT
 
-_LONGEST_VARINT: Final = 10
+_MAX_VARINT_BYTES: Final = 10
 _UINT64: Final = 2**64 - 1
 
 
 class ProtobufError(ValueError):
-    """The bytes are no such message; the text says where."""
+    """Malformed protobuf. The message names the place."""
 
 
 Value = int | memoryview
 
 
 def fields(message: memoryview) -> Iterator[tuple[int, int, Value]]:
-    """(number, wire type, value) of each field in order. Numbers are unsigned; the rest are views.
+    """Yield (number, wire type, value) of each field in order. Integers are unsigned; other values are views.
 
     Raises:
-        ProtobufError: the message is cut short or malformed.
+        ProtobufError: the message is truncated or malformed.
     """
-    at, end = 0, len(message)
-    while at < end:
-        key = message[at]
-        at += 1
+    offset, end = 0, len(message)
+    while offset < end:
+        key = message[offset]
+        offset += 1
         if key >= 0x80:
-            key, at = _varint(message, at - 1)
+            key, offset = _varint(message, offset - 1)
         number, wire_type = key >> 3, key & 7
         if number == 0:
             raise ProtobufError("field number 0")
         if wire_type == BYTES:
-            if at < end and message[at] < 0x80:
-                size = message[at]
-                at += 1
+            if offset < end and message[offset] < 0x80:
+                size = message[offset]
+                offset += 1
             else:
-                size, at = _varint(message, at)
-            if size > end - at:
-                raise ProtobufError(f"field {number} is cut short")
-            yield number, wire_type, message[at : at + size]
-            at += size
+                size, offset = _varint(message, offset)
+            if size > end - offset:
+                raise ProtobufError(f"field {number} is truncated")
+            yield number, wire_type, message[offset : offset + size]
+            offset += size
         elif wire_type == VARINT:
-            value, at = _varint(message, at)
+            value, offset = _varint(message, offset)
             yield number, wire_type, value
         elif wire_type in (FIXED32, FIXED64):
             size = 8 if wire_type == FIXED64 else 4
-            if size > end - at:
-                raise ProtobufError(f"field {number} is cut short")
-            yield number, wire_type, message[at : at + size]
-            at += size
+            if size > end - offset:
+                raise ProtobufError(f"field {number} is truncated")
+            yield number, wire_type, message[offset : offset + size]
+            offset += size
         else:
-            raise ProtobufError(f"field {number} has wire type {wire_type}, which is not used")
+            raise ProtobufError(f"field {number} has the unused wire type {wire_type}")
 
 
-def _varint(message: memoryview, at: int) -> tuple[int, int]:
+def _varint(message: memoryview, offset: int) -> tuple[int, int]:
     value = 0
-    for step in range(_LONGEST_VARINT):
-        if at + step >= len(message):
-            raise ProtobufError("an integer is cut short")
-        byte = message[at + step]
+    for step in range(_MAX_VARINT_BYTES):
+        if offset + step >= len(message):
+            raise ProtobufError("an integer is truncated")
+        byte = message[offset + step]
         value |= (byte & 0x7F) << 7 * step
         if byte < 0x80:
-            return value & _UINT64, at + step + 1
+            return value & _UINT64, offset + step + 1
     raise ProtobufError("an integer is too long")
 
 
-def as_view(value: Value, what: str) -> memoryview:
-    """The value of a field of bytes or a message."""
+def as_view(value: Value, name: str) -> memoryview:
+    """Return the value of a bytes or message field."""
     if isinstance(value, int):
-        raise ProtobufError(f"{what} is a number where bytes belong")
+        raise ProtobufError(f"{name} is a number instead of bytes")
     return value
 
 
-def as_int(value: Value, what: str) -> int:
-    """The value of an integer field, with its sign."""
+def as_int(value: Value, name: str) -> int:
+    """Return the value of an integer field, with its sign."""
     if not isinstance(value, int):
-        raise ProtobufError(f"{what} is not an integer")
+        raise ProtobufError(f"{name} is not an integer")
     return value - 2**64 if value >= 2**63 else value
 
 
-def as_text(value: Value, what: str) -> str:
-    """The value of a field of text."""
+def as_text(value: Value, name: str) -> str:
+    """Return the value of a string field."""
     try:
-        return bytes(as_view(value, what)).decode()
+        return bytes(as_view(value, name)).decode()
     except UnicodeDecodeError as error:
-        raise ProtobufError(f"{what} is not UTF-8") from error
+        raise ProtobufError(f"{name} is not UTF-8") from error
 
 
-def as_double(value: Value, what: str) -> float:
-    """The value of a double."""
-    view = as_view(value, what)
+def as_double(value: Value, name: str) -> float:
+    """Return the value of a double field."""
+    view = as_view(value, name)
     if len(view) != 8:
-        raise ProtobufError(f"{what} is not a double")
+        raise ProtobufError(f"{name} is not a double")
     number: float = struct.unpack("<d", view)[0]
     return number
 
 
-def as_ints(value: Value, what: str) -> list[int]:
-    """One field of repeated integers: packed, or one of many."""
+def as_ints(value: Value, name: str) -> list[int]:
+    """Return the values of a repeated integer field: packed, or a single element."""
     if isinstance(value, int):
-        return [as_int(value, what)]
-    found, at = [], 0
-    while at < len(value):
-        number, at = _varint(value, at)
-        found.append(as_int(number, what))
-    return found
+        return [as_int(value, name)]
+    numbers, offset = [], 0
+    while offset < len(value):
+        number, offset = _varint(value, offset)
+        numbers.append(as_int(number, name))
+    return numbers
 
 
-def entry(value: Value, what: str) -> tuple[str, Value | None]:
-    """Key and value of one entry of a map from text."""
-    key, found = "", None
-    for number, _, part in fields(as_view(value, what)):
+def entry(value: Value, name: str) -> tuple[str, Value | None]:
+    """Return key and value of an entry of a map with string keys."""
+    key, content = "", None
+    for number, _, part in fields(as_view(value, name)):
         if number == 1:
-            key = as_text(part, f"{what} key")
+            key = as_text(part, f"{name} key")
         elif number == 2:
-            found = part
-    return key, found
+            content = part
+    return key, content

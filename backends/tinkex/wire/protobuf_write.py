@@ -1,4 +1,4 @@
-"""Writing protobuf by hand: tags, varints, and pieces of memory that are passed on as they are."""
+"""A protobuf writer: tags, varints, and buffers that are not copied."""
 
 import struct
 from functools import lru_cache
@@ -15,7 +15,7 @@ _UINT64: Final = 2**64 - 1
 
 
 def varint(value: int) -> bytes:
-    """An integer; a negative one as its 64-bit two's complement."""
+    """Encode an integer; a negative one as its 64-bit two's complement."""
     value &= _UINT64
     if value < 0x80:
         return bytes((value,))
@@ -29,38 +29,38 @@ def varint(value: int) -> bytes:
 
 @lru_cache(maxsize=1024)
 def tag(number: int, wire_type: int) -> bytes:
-    """What begins a field."""
+    """Encode the tag of a field."""
     return varint(number << 3 | wire_type)
 
 
 @lru_cache(maxsize=8192)
 def header(number: int, size: int) -> bytes:
-    """What begins a field of ``size`` bytes."""
+    """Encode the tag and length of a field of ``size`` bytes."""
     return tag(number, BYTES) + varint(size)
 
 
 def delimited(number: int, content: bytes) -> bytes:
-    """A field of bytes, of text already encoded, or of a message already written."""
+    """Encode a field of bytes, encoded text or an encoded message."""
     return header(number, len(content)) + content
 
 
 def text(number: int, value: str) -> bytes:
-    """A field of text."""
+    """Encode a string field."""
     return delimited(number, value.encode())
 
 
 def integer(number: int, value: int) -> bytes:
-    """A field of an integer, boolean or enum."""
+    """Encode an integer, boolean or enum field."""
     return tag(number, VARINT) + varint(value)
 
 
 def double(number: int, value: float) -> bytes:
-    """A field of a double."""
+    """Encode a double field."""
     return tag(number, FIXED64) + struct.pack("<d", value)
 
 
 def memory_of(array: Any) -> Piece:
-    """The bytes of a C-contiguous array, without a copy."""
+    """Return the bytes of a C-contiguous array without a copy."""
     if is_numpy(array) and array.size == 0:
         return b""
     return memoryview(array).cast("B")

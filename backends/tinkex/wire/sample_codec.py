@@ -1,4 +1,4 @@
-"""``SampleResponse`` in protobuf, both ways."""
+"""Protobuf codec of ``SampleResponse``."""
 
 import math
 from typing import Any, Final
@@ -10,12 +10,12 @@ from backends.tinkex.wire.protobuf_write import delimited, integer
 from backends.tinkex.wire.tensor_codec import DType, numbers, packed
 
 _STOP_REASONS: Final = ("stop", "length")
-_MASK: Final = (0, -99999.0)
-"""Fills the places of a top-k table where there is nothing."""
+_PADDING: Final = (0, -99999.0)
+"""The value of an empty place in a top-k table."""
 
 
 def read_sample_response(body: bytes | memoryview) -> SampleResponse:
-    """The response in a body. Raises ProtobufError."""
+    """Decode a response. Raises ProtobufError."""
     sequences: list[SampledSequence] = []
     logprobs: list[float | None] | None = None
     topk: TopkLogprobs | None = None
@@ -53,7 +53,7 @@ def _read_sequence(message: memoryview, index: int) -> SampledSequence:
         elif number == 4:
             topk = _read_topk(value, f"{where}.topk_sampled_logprobs")
     if not 0 <= reason < len(_STOP_REASONS):
-        raise ProtobufError(f"{where}.stop_reason: {reason} is not known")
+        raise ProtobufError(f"{where}.stop_reason: {reason} is unknown")
     if logprobs is not None and len(logprobs) not in (0, len(tokens)):
         raise ProtobufError(f"{where}: {len(logprobs)} logprobs for {len(tokens)} tokens")
     return SampledSequence.model_construct(
@@ -67,13 +67,13 @@ def _read_prompt(view: memoryview) -> list[float | None]:
 
 
 def _read_topk(message: Value, where: str) -> TopkLogprobs | None:
-    ids = chances = memoryview(b"")
+    ids = values = memoryview(b"")
     k = length = 0
     for number, _, value in fields(as_view(message, where)):
         if number == 1:
             ids = as_view(value, where)
         elif number == 2:
-            chances = as_view(value, where)
+            values = as_view(value, where)
         elif number == 3:
             k = as_int(value, f"{where}.k")
         elif number == 4:
@@ -81,22 +81,22 @@ def _read_topk(message: Value, where: str) -> TopkLogprobs | None:
     if k <= 0 or length <= 0:
         return None
     tokens = numbers(ids, DType.INT32, f"{where}.token_ids").tolist()
-    logprobs = numbers(chances, DType.FLOAT32, f"{where}.logprobs").tolist()
+    logprobs = numbers(values, DType.FLOAT32, f"{where}.logprobs").tolist()
     if len(tokens) != k * length or len(logprobs) != k * length:
-        raise ProtobufError(f"{where}: {len(tokens)} tokens and {len(logprobs)} logprobs are no {length} x {k}")
+        raise ProtobufError(f"{where}: {len(tokens)} tokens and {len(logprobs)} logprobs are not {length} x {k}")
     pairs = list(zip(tokens, logprobs, strict=True))
-    return [_row(pairs[at : at + k]) for at in range(0, k * length, k)]
+    return [_row(pairs[begin : begin + k]) for begin in range(0, k * length, k)]
 
 
 def _row(pairs: list[tuple[int, float]]) -> list[tuple[int, float]] | None:
     end = len(pairs)
-    while end and pairs[end - 1] == _MASK:
+    while end and pairs[end - 1] == _PADDING:
         end -= 1
     return pairs[:end] or None
 
 
 def write_sample_response(response: SampleResponse) -> EncodedBody:
-    """A response's bytes."""
+    """Encode a response."""
     pieces: list[Piece] = [delimited(1, _sequence(sequence)) for sequence in response.sequences]
     if response.prompt_logprobs is not None:
         floats = [math.nan if value is None else value for value in response.prompt_logprobs]
@@ -120,12 +120,12 @@ def _sequence(sequence: SampledSequence) -> bytes:
 
 def _topk(rows: TopkLogprobs) -> bytes:
     k = max((len(row) for row in rows if row), default=0)
-    table = [pair for row in rows for pair in [*(row or []), *([_MASK] * (k - len(row or [])))]]
+    table = [pair for row in rows for pair in [*(row or []), *([_PADDING] * (k - len(row or [])))]]
     ids: Any = [token for token, _ in table]
-    chances: Any = [logprob for _, logprob in table]
+    logprobs: Any = [logprob for _, logprob in table]
     return (
         delimited(1, bytes(packed(ids, "int32")))
-        + delimited(2, bytes(packed(chances, "float32")))
+        + delimited(2, bytes(packed(logprobs, "float32")))
         + integer(3, k)
         + integer(4, len(rows))
     )

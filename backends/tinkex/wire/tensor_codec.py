@@ -1,4 +1,4 @@
-"""Arrays in protobuf: ``Tensor`` both ways, and views of numbers in received bytes."""
+"""Protobuf codec of ``Tensor``, and views of the numbers in received bytes."""
 
 import struct
 import sys
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class DType(IntEnum):
-    """Types of numbers on the wire."""
+    """The number types of the wire format."""
 
     UNSPECIFIED = 0
     FLOAT32 = 1
@@ -29,10 +29,10 @@ class DType(IntEnum):
     BFLOAT16 = 4
 
 
-_ON_WIRE: Final = {"float32": DType.FLOAT32, "int64": DType.INT64}
+_WIRE_DTYPE: Final = {"float32": DType.FLOAT32, "int64": DType.INT64}
 _TYPECODE: Final = {"float32": "f", "int64": "q", "int32": "i"}
 _ITEM: Final = {DType.FLOAT32: "<f4", DType.INT64: "<i8", DType.INT32: "<i4", DType.BFLOAT16: "<u2"}
-_NAMED: Final = {
+_DTYPE_NAME: Final = {
     DType.FLOAT32: "float32",
     DType.BFLOAT16: "float32",
     DType.INT64: "int64",
@@ -41,10 +41,10 @@ _NAMED: Final = {
 
 
 def packed(values: Any, dtype: str) -> Piece:
-    """The numbers as little-endian bytes: an array's own memory where it fits, else converted once.
+    """Return the numbers as little-endian bytes: an array's own memory if it fits, else a converted copy.
 
     Raises:
-        TypeError, ValueError, OverflowError: the numbers do not fit ``dtype``.
+        TypeError, ValueError, OverflowError: a number does not fit ``dtype``.
     """
     if is_numpy(values):
         if dtype == "int32" and values.size and values.dtype.itemsize > 4 and not _fits_int32(values):
@@ -60,7 +60,7 @@ def packed(values: Any, dtype: str) -> Piece:
 
 @lru_cache(maxsize=1024)
 def _packer(dtype: str, count: int) -> struct.Struct:
-    # Twice as fast as numpy or array are on a list, and faster still where the machine's own order is the wire's.
+    # Twice as fast on a list as numpy or array, and faster still in native byte order.
     order = "@" if sys.byteorder == "little" else "<"
     return struct.Struct(f"{order}{count}{_TYPECODE[dtype]}")
 
@@ -70,14 +70,14 @@ def _fits_int32(values: "NDArray[Any]") -> bool:
 
 
 def write_tensor_entry(number: int, name: str, tensor: TensorData, pieces: list[Piece]) -> int:
-    """Append the map entry ``name: tensor`` as field ``number``; returns how many bytes it takes."""
+    """Append the map entry ``name: tensor`` as field ``number``; return its size in bytes."""
     if tensor.is_sparse:
         content = _sparse_tensor(tensor)
         piece = delimited(number, text(1, name) + delimited(2, content))
         pieces.append(piece)
         return len(piece)
     data = packed(tensor.data, tensor.dtype)
-    prefix = _entry_prefix(number, name, _ON_WIRE[tensor.dtype], tensor.shape, len(data))
+    prefix = _entry_prefix(number, name, _WIRE_DTYPE[tensor.dtype], tensor.shape, len(data))
     pieces.append(prefix)
     pieces.append(data)
     return len(prefix) + len(data)
@@ -85,7 +85,7 @@ def write_tensor_entry(number: int, name: str, tensor: TensorData, pieces: list[
 
 @lru_cache(maxsize=4096)
 def _entry_prefix(number: int, name: str, dtype: DType, shape: tuple[int, ...] | None, size: int) -> bytes:
-    # The numbers come last in their message, so that all before them is one piece, and the same for equal shapes.
+    # The numbers come last in their message, so that everything before them is one cacheable piece per shape.
     before = _meta(dtype, shape) + header(1, size)
     key = text(1, name)
     tensor = header(2, len(before) + size) + before
@@ -105,76 +105,76 @@ def _sparse_tensor(tensor: TensorData) -> bytes:
         + delimited(2, bytes(packed(tensor.sparse_crow_indices, "int64")))
         + delimited(3, bytes(packed(tensor.sparse_col_indices, "int64")))
     )
-    return _meta(_ON_WIRE[tensor.dtype], tensor.shape) + delimited(2, csr)
+    return _meta(_WIRE_DTYPE[tensor.dtype], tensor.shape) + delimited(2, csr)
 
 
-def read_tensor(message: Value, what: str) -> TensorData:
-    """A ``Tensor``; its numbers are views into the message. Raises ProtobufError."""
+def read_tensor(message: Value, field: str) -> TensorData:
+    """Decode a ``Tensor``, with its numbers as views into the message. Raises ProtobufError."""
     dtype, shape, dense, csr = 0, [], None, None
-    for number, _, value in fields(as_view(message, what)):
+    for number, _, value in fields(as_view(message, field)):
         if number == 1:
-            dense, csr = as_view(value, what), None
+            dense, csr = as_view(value, field), None
         elif number == 2:
-            dense, csr = None, as_view(value, what)
+            dense, csr = None, as_view(value, field)
         elif number == 3:
-            dtype = as_int(value, f"{what}.dtype")
+            dtype = as_int(value, f"{field}.dtype")
         elif number == 4:
-            shape += as_ints(value, f"{what}.shape")
-    kind = known_dtype(dtype, what)
+            shape += as_ints(value, f"{field}.shape")
+    kind = dtype_of(dtype, field)
     if csr is not None:
-        return _read_sparse(csr, kind, shape, what)
-    values = numbers(dense if dense is not None else memoryview(b""), kind, what)
+        return _read_sparse(csr, kind, shape, field)
+    values = numbers(dense if dense is not None else memoryview(b""), kind, field)
     try:
         values = values.reshape(shape) if shape else values
     except ValueError as error:
-        raise ProtobufError(f"{what}: {values.size} numbers have not the shape {shape}") from error
-    return TensorData.trusted(values, _NAMED[kind], values.shape)
+        raise ProtobufError(f"{field}: {values.size} numbers do not fit the shape {shape}") from error
+    return TensorData.trusted(values, _DTYPE_NAME[kind], values.shape)
 
 
-def _read_sparse(csr: memoryview, kind: DType, shape: list[int], what: str) -> TensorData:
-    parts = {number: as_view(value, what) for number, _, value in fields(csr)}
+def _read_sparse(csr: memoryview, kind: DType, shape: list[int], field: str) -> TensorData:
+    parts = {number: as_view(value, field) for number, _, value in fields(csr)}
     empty = memoryview(b"")
     try:
         return TensorData.model_validate(
             {
-                "data": numbers(parts.get(1, empty), kind, what),
-                "dtype": _NAMED[kind],
+                "data": numbers(parts.get(1, empty), kind, field),
+                "dtype": _DTYPE_NAME[kind],
                 "shape": tuple(shape),
-                "sparse_crow_indices": numbers(parts.get(2, empty), DType.INT64, what),
-                "sparse_col_indices": numbers(parts.get(3, empty), DType.INT64, what),
+                "sparse_crow_indices": numbers(parts.get(2, empty), DType.INT64, field),
+                "sparse_col_indices": numbers(parts.get(3, empty), DType.INT64, field),
             }
         )
     except ValidationError as error:
-        raise ProtobufError(f"{what}: {error.errors()[0]['msg']}") from error
+        raise ProtobufError(f"{field}: {error.errors()[0]['msg']}") from error
 
 
-def known_dtype(value: int, what: str) -> DType:
-    """The type of numbers under its number on the wire. Raises ProtobufError."""
+def dtype_of(value: int, field: str) -> DType:
+    """Return the number type of a wire value. Raises ProtobufError."""
     try:
         kind = DType(value)
     except ValueError:
         kind = DType.UNSPECIFIED
     if kind is DType.UNSPECIFIED:
-        raise ProtobufError(f"{what}: {value} is no known type of numbers")
+        raise ProtobufError(f"{field}: {value} is not a known number type")
     return kind
 
 
 def dtype_name(kind: DType) -> str:
-    """``float32`` or ``int64``: how ``TensorData`` names it."""
-    return _NAMED[kind]
+    """Return the type's name in ``TensorData``: ``float32`` or ``int64``."""
+    return _DTYPE_NAME[kind]
 
 
 def item_size(kind: DType) -> int:
-    """Bytes of one number on the wire."""
+    """Return the size of a number on the wire, in bytes."""
     return int(_ITEM[kind][-1])
 
 
-def numbers(view: memoryview, kind: DType, what: str) -> "NDArray[Any]":
-    """The numbers in the bytes: views, widened only where ``TensorData`` has no such type. Raises ProtobufError."""
+def numbers(view: memoryview, kind: DType, field: str) -> "NDArray[Any]":
+    """Return a view of the numbers in bytes, widened if ``TensorData`` lacks the type. Raises ProtobufError."""
     import numpy as np
 
     if len(view) % item_size(kind):
-        raise ProtobufError(f"{what}: {len(view)} bytes are no whole number of {kind.name.lower()} values")
+        raise ProtobufError(f"{field}: {len(view)} bytes are not a whole number of {kind.name.lower()} values")
     values: NDArray[Any] = np.frombuffer(view, dtype=_ITEM[kind])
     if kind is DType.BFLOAT16:
         return (values.astype("<u4") << 16).view("<f4")

@@ -1,0 +1,44 @@
+"""The sampling clients that a backend reuses between prompts."""
+
+from collections import OrderedDict
+from typing import Final
+
+from backends.tinkex.client.sampling import SamplingClient
+from backends.tinkex.client.service import ServiceClient
+from backends.tinkex.errors import invalid
+from backends.tinkex.models import ModelSource
+from crucible.errors import NotFound
+
+_MAX_CLIENTS: Final = 64
+
+
+class SamplerCache:
+    """The most recent sampling clients of one service, all in one session of their own."""
+
+    def __init__(self, service: ServiceClient) -> None:
+        self._service = service
+        self._session: ServiceClient | None = None
+        self._clients: OrderedDict[str, SamplingClient] = OrderedDict()
+
+    async def get(self, source: ModelSource) -> SamplingClient:
+        """Return a client for ``source``. Raises InvalidRequest when its weights do not exist."""
+        key = source.path or source.base_model
+        if key not in self._clients:
+            if self._session is None:
+                self._session = self._service.with_new_session()
+            base_model = None if source.checkpoint else source.base_model
+            try:
+                client = await self._session.create_sampling_client_async(source.checkpoint, base_model)
+            except NotFound as error:
+                raise invalid("options.model", source.name, error.message) from error
+            self._clients[key] = client
+            while len(self._clients) > _MAX_CLIENTS:
+                self._clients.popitem(last=False)
+        return self._clients[key]
+
+    async def clear(self) -> None:
+        """Discard the clients and end their session."""
+        session, self._session = self._session, None
+        self._clients.clear()
+        if session is not None:
+            await session.end_sessions()
