@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+from abc import abstractmethod
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -19,7 +20,27 @@ from backends.tinkex_dev.storage.lock import locked_folder
 DEV_KEY = "tml-dev"
 
 
-class DevServer(RemoteControl):
+class _StartedServer(RemoteControl):
+    """A server that runs while the context is open."""
+
+    @abstractmethod
+    def start(self) -> Self:
+        """Start, and return once it listens."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Stop, and return once it has stopped."""
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+class DevServer(_StartedServer):
     """A server in a thread of this process, by default on a free port.
 
     Entering the context starts it and waits until it listens; leaving stops it. The state folder stays, so a
@@ -67,14 +88,6 @@ class DevServer(RemoteControl):
         self._thread.join()
         self._thread = None
 
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-
     def _main(self) -> None:
         try:
             asyncio.run(self.serve())
@@ -111,7 +124,7 @@ def _listening(host: str, port: int) -> socket.socket:
     return bound
 
 
-class DevProcess(RemoteControl):
+class DevProcess(_StartedServer):
     """A server in a child process, which tests can kill. ``arguments`` are those of the command."""
 
     def __init__(self, state_dir: Path, *arguments: str, environment: dict[str, str] | None = None) -> None:
@@ -170,11 +183,3 @@ class DevProcess(RemoteControl):
         self._process.wait()
         self._process.stdout.close()
         self._process = None
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()

@@ -1,4 +1,4 @@
-"""A development server over real HTTP, and the few calls that every test here makes."""
+"""A development server over real HTTP, and the calls that all tests here share."""
 
 import json
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ def lesson(question: str, reply: str) -> dict[str, Any]:
 
 
 class Api:
-    """Plain HTTP to a server: no client of ours, so that what is tested is the wire."""
+    """Plain HTTP, without our client, so that the tests cover the wire format."""
 
     lessons = tuple(lesson(*pair) for pair in LESSONS)
 
@@ -43,7 +43,7 @@ class Api:
         self.http = httpx.Client(base_url=f"{url}/api/v1", headers={"X-API-Key": key}, timeout=30, trust_env=False)
 
     def call(self, route: str, **body: Any) -> httpx.Response:
-        """POST a body; the answer whatever its status. NaN goes out as Python writes it."""
+        """POST a body; returns the answer with any status. NaN is sent as Python writes it."""
         return self.http.post(route, content=json.dumps(body))
 
     def ok(self, route: str, **body: Any) -> dict[str, Any]:
@@ -53,7 +53,7 @@ class Api:
         return answer.json()
 
     def result(self, receipt: dict[str, Any]) -> dict[str, Any]:
-        """The result of a promise, asked for until it is there."""
+        """Poll a promise until its result is there."""
         while True:
             answer = self.call("retrieve_future", request_id=receipt["request_id"])
             if answer.status_code != 408:
@@ -87,7 +87,7 @@ class Api:
         return self.ok("optim_step", model_id=model_id, seq_id=seq_id, adam_params={"learning_rate": learning_rate})
 
     def train(self, model_id: str, steps: int, *, first_seq: int = 1) -> list[float]:
-        """That many steps on all lessons; their losses, each before its step."""
+        """Train a number of steps on all lessons; returns the loss before each step."""
         losses: list[float] = []
         for seq_id in range(first_seq, first_seq + 2 * steps, 2):
             receipt = self.forward_backward(model_id, seq_id)
@@ -97,7 +97,7 @@ class Api:
         return losses
 
     def complete(self, question: str, **source: Any) -> str:
-        """What the model says to a question, greedily."""
+        """The model's greedy answer to a question."""
         prompt = TOKENIZER.render_prompt([{"role": "user", "content": question}])
         found = self.do(
             "asample",
@@ -124,7 +124,7 @@ def api(server: DevServer) -> Iterator[Api]:
 
 @pytest.fixture
 def connect() -> Iterator[Any]:
-    """Makes an Api for any server, and closes it afterwards."""
+    """Creates an Api for a server, and closes it afterwards."""
     made: list[Api] = []
 
     def to(running: DevServer, **options: Any) -> Api:

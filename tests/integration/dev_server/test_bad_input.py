@@ -1,4 +1,4 @@
-"""What is wrong is refused with its place, never with a 500, and the server goes on."""
+"""Invalid input is refused with the field's path, never with a 500, and the server continues."""
 
 import copy
 import json
@@ -26,7 +26,7 @@ def model(api) -> str:
 
 
 def changed(place: tuple[str | int, ...], value: Any) -> dict[str, Any]:
-    """A good body with one thing in it replaced."""
+    """A valid body with one value replaced."""
     if not place:
         return value
     body: Any = {"data": [copy.deepcopy(DATUM)], "loss_fn": "cross_entropy", "loss_fn_config": None}
@@ -61,7 +61,7 @@ CASES: dict[str, tuple[tuple[str | int, ...], Any]] = {
 
 @pytest.mark.parametrize(("place", "value"), CASES.values(), ids=CASES.keys())
 def test_a_wrong_datum_is_refused_by_name(api, model, place, value):
-    """422 names the place, and the very next request trains."""
+    """422 has the field's path, and the next request trains."""
     refused = api.call("forward_backward", model_id=model, seq_id=1, forward_backward_input=changed(place, value))
 
     assert refused.status_code == 422, refused.text
@@ -85,7 +85,7 @@ def test_a_wrong_datum_is_refused_by_name(api, model, place, value):
     ],
 )
 def test_a_wrong_field_is_named(api, route: str, body, field: str):
-    """422 with the field's place."""
+    """422 with the field's path."""
     refused = api.call(route, **body)
 
     assert refused.status_code == 422
@@ -104,14 +104,14 @@ def test_a_wrong_field_is_named(api, route: str, body, field: str):
     ],
 )
 def test_what_does_not_exist_or_fit_has_its_status(api, route: str, body, status: int):
-    """Each kind of wrong request has the status that clients decide by."""
+    """Each kind of invalid request has the status on which clients rely."""
     body = {"session_id": api.session(), "model_seq_id": 0} | body
 
     assert api.call(route, **body).status_code == status
 
 
 def test_a_save_under_a_bad_name_is_refused(api, model):
-    """A name that would leave its folder is 422."""
+    """A name that would escape its folder is 422."""
     for name in ("../x", "a/b", "", ".hidden", "x" * 201):
         assert api.call("save_weights", model_id=model, seq_id=1, path=name).status_code == 422
 
@@ -127,7 +127,7 @@ PLACES = [*sorted({place for place, _ in CASES.values()}, key=str), ("data", 0),
 @QUIET
 @given(place=st.sampled_from(PLACES), value=json_values)
 def test_nothing_in_a_training_body_breaks_the_server(api, model, place, value):
-    """Whatever stands anywhere in a body: it is taken, or refused with 4xx and a place."""
+    """Any value anywhere in a body is accepted, or refused with 4xx and a path."""
     answer = api.http.post(
         "forward_backward",
         content=json.dumps({"model_id": model, "forward_backward_input": changed(place, value)}),
@@ -164,7 +164,7 @@ def test_nothing_in_a_training_body_breaks_the_server(api, model, place, value):
     kind=st.sampled_from(["application/json", "application/x-protobuf", "text/plain"]),
 )
 def test_no_body_at_all_breaks_the_server(api, route: str, body: bytes, encoding: str, kind: str):
-    """Any bytes on any route, in any claimed packing: an answer below 500."""
+    """Any bytes on any route, with any content encoding, are answered below 500."""
     answer = api.http.post(route, content=body, headers={"content-encoding": encoding, "content-type": kind})
 
     assert answer.status_code < 500, answer.text
@@ -172,7 +172,7 @@ def test_no_body_at_all_breaks_the_server(api, route: str, body: bytes, encoding
 
 @pytest.mark.parametrize("query", ["limit=x", "limit=-1", "offset=1.5"])
 def test_a_wrong_page_is_refused(api, query: str):
-    """422 names the part of the query."""
+    """422 names the parameter of the query."""
     refused = api.http.get(f"training_runs?{query}")
 
     assert refused.status_code == 422
@@ -180,7 +180,7 @@ def test_a_wrong_page_is_refused(api, query: str):
 
 
 def test_a_client_that_hangs_up_in_the_middle_is_no_error_of_the_server(api, server, caplog) -> None:
-    """Half a body and then nothing: the server says nothing about itself, and answers the next."""
+    """Half a body, then a disconnect: the server logs nothing and answers the next request."""
     address = urlsplit(server.url)
     with socket.create_connection((address.hostname, address.port), timeout=10) as line:
         head = "POST /api/v1/get_info HTTP/1.1\r\nHost: x\r\nX-API-Key: tml-test\r\nContent-Length: 1000\r\n\r\n"

@@ -1,4 +1,4 @@
-"""What is saved comes back exactly, and what cannot come back says so."""
+"""Saved state is restored exactly, and damaged state is reported."""
 
 import io
 import json
@@ -20,7 +20,7 @@ def restored(api, session: str, number: int, path: str, *, optimizer: bool = Tru
 
 
 def test_a_run_restored_with_its_optimizer_goes_on_bit_for_bit(api, server):
-    """Saved at step 5 and gone on in a new model: the losses and the final weights are the undisturbed run's."""
+    """Saved at step 5 and resumed in a new model: losses and final weights equal the undisturbed run's."""
     session = api.session()
     whole = api.model(session)
     before = api.train(whole, 5)
@@ -55,7 +55,7 @@ def test_a_restore_is_exact_with_clipped_gradients_too(api, server):
 
 
 def test_without_its_optimizer_the_second_step_differs(api):
-    """Weights alone give the same first loss, and then another course."""
+    """Weights alone give the same first loss, and different ones after it."""
     session = api.session()
     whole = api.model(session)
     api.train(whole, 5)
@@ -69,7 +69,7 @@ def test_without_its_optimizer_the_second_step_differs(api):
 
 
 def test_the_cold_optimizer_fault_answers_as_if_nothing_were_wrong(api, server):
-    """The load succeeds, and only the second repeated step shows that the optimizer did not come back."""
+    """The load succeeds, and only the second repeated step reveals the missing optimizer state."""
     session = api.session()
     whole = api.model(session)
     api.train(whole, 5)
@@ -85,7 +85,7 @@ def test_the_cold_optimizer_fault_answers_as_if_nothing_were_wrong(api, server):
 
 
 def test_a_model_can_be_made_by_loading(api):
-    """load_weights with a session and a number, and no model, makes the model with the checkpoint's settings."""
+    """load_weights with a session and a number creates a model with the checkpoint's settings."""
     session = api.session()
     whole = api.model(session, rank=6)
     api.train(whole, 2)
@@ -121,7 +121,7 @@ def test_checkpoints_survive_a_restart_and_live_models_do_not(tmp_path, connect)
 
 
 def test_a_name_is_taken_once(api):
-    """A second save under a name is 409 at once, unless it says overwrite."""
+    """A second save under a name is 409 at once, unless it sets overwrite."""
     model = api.model(api.session())
     api.do("save_weights", model_id=model, seq_id=1, path="a")
 
@@ -163,7 +163,7 @@ def test_a_damaged_checkpoint_is_listed_and_does_not_load(api, server, how: str)
 
 
 def test_checkpoints_end_with_their_time_to_live(api, server):
-    """A checkpoint with a TTL is listed with its end, and gone after it; the TTL can be taken off."""
+    """A checkpoint with a TTL is listed with its expiry, and not found after it; the TTL can be removed."""
     model = api.model(api.session())
     api.do("save_weights", model_id=model, seq_id=1, path="short", ttl_seconds=3600)
     api.do("save_weights", model_id=model, seq_id=2, path="kept", ttl_seconds=3600)
@@ -177,7 +177,7 @@ def test_checkpoints_end_with_their_time_to_live(api, server):
 
 
 def test_the_archive_holds_the_adapter(api):
-    """302 to an address that streams a tar without a key; an address that was tampered with is refused."""
+    """302 to a URL that streams a tar without a key; a modified URL is refused."""
     model = api.model(api.session())
     api.train(model, 1)
     api.do("save_weights", model_id=model, seq_id=3, path="a")
@@ -197,7 +197,7 @@ def test_the_archive_holds_the_adapter(api):
 
 
 def test_publishing_deleting_and_paging(api):
-    """What is published says so, what is deleted is gone, and pages add up to the whole."""
+    """Published checkpoints are marked, deleted ones are not found, and pages add up to the whole."""
     model = api.model(api.session())
     for number in range(5):
         api.do("save_weights", model_id=model, seq_id=number + 1, path=f"c{number}")

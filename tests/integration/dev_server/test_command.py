@@ -1,4 +1,4 @@
-"""The server as a process: how it says where it is, and that it goes quietly."""
+"""The server as a process: its output, its discovery file and its exit."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from backends.tinkex_dev.server import DevProcess, DevServer
 
 
 def test_it_says_where_it_listens_and_is_found(tmp_path):
-    """The address is printed and left in the home folder while it runs, and gone afterwards."""
+    """The URL is printed and published in the home folder while it runs, and removed afterwards."""
     with DevProcess(tmp_path / "state") as server:
         assert httpx.get(f"{server.url}/api/v1/healthz", trust_env=False).json() == {"status": "ok"}
         assert running_dev_server() == server.url
@@ -40,7 +40,7 @@ def test_a_signal_ends_it_well_though_a_call_is_held(tmp_path, number: int):
 
 
 def test_a_port_that_is_taken_is_said(tmp_path):
-    """Exit status 2 and a line that says what to do."""
+    """Exit status 2, with advice."""
     with DevProcess(tmp_path / "a") as server:
         port = server.url.rpartition(":")[2]
         command = [sys.executable, "-m", "backends.tinkex_dev", "--port", port, "--state", str(tmp_path / "b")]
@@ -51,7 +51,7 @@ def test_a_port_that_is_taken_is_said(tmp_path):
 
 
 def test_a_second_server_on_one_state_folder_is_refused(tmp_path):
-    """Exit status 2, and what to do; the folder is free again as soon as the first one is gone, even by a kill."""
+    """Exit status 2, with advice; the folder is free again once the first server exits, even by a kill."""
     command = [sys.executable, "-m", "backends.tinkex_dev", "--port", "0", "--state", str(tmp_path)]
     with DevProcess(tmp_path) as first:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -68,7 +68,7 @@ def test_a_second_server_on_one_state_folder_is_refused(tmp_path):
 
 
 def test_a_state_folder_that_cannot_be_made_is_said(tmp_path):
-    """The complaint is about the folder, and not about the port."""
+    """The error names the folder, not the port."""
     (tmp_path / "file").write_text("")
 
     with pytest.raises(StateUnusable, match=r"state folder .* cannot be used: Not a directory"):
@@ -76,7 +76,7 @@ def test_a_state_folder_that_cannot_be_made_is_said(tmp_path):
 
 
 def test_what_was_saved_survives_a_kill(tmp_path, connect):
-    """Killed without warning: the checkpoint loads in the next process, and training goes on exactly."""
+    """After a SIGKILL the checkpoint loads in the next process, and training resumes exactly."""
     with DevProcess(tmp_path) as server:
         api = connect(server)
         model = api.model(api.session())
@@ -94,7 +94,7 @@ def test_what_was_saved_survives_a_kill(tmp_path, connect):
 
 
 def test_the_number_of_threads_changes_no_bit(tmp_path, connect):
-    """Told to use one thread or two for linear algebra, the server computes the same losses and weights."""
+    """With one or two threads for linear algebra, the server computes the same losses and weights."""
     seen = []
     for threads in ("1", "2"):
         environment = os.environ | {"OPENBLAS_NUM_THREADS": threads}

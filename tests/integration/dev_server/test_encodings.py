@@ -1,4 +1,4 @@
-"""JSON and protobuf say the same."""
+"""JSON and protobuf are equivalent."""
 
 import numpy as np
 import pytest
@@ -66,7 +66,7 @@ def test_a_packed_request_is_the_same_request(api, compressed: bool):
 
 
 def test_a_packed_forward_moves_nothing(api, server):
-    """forward_only in the message gathers no gradient."""
+    """forward_only in the message accumulates no gradient."""
     model = api.model(api.session())
 
     send(api, packed(model, 1, forward_only=True))
@@ -103,7 +103,7 @@ def test_a_sample_is_the_same_in_both_forms(api):
     [({"targets": TARGETS[:-1]}, "data"), ({"targets": [999] * len(TARGETS)}, "data"), ({"loss": "x"}, "loss_fn")],
 )
 def test_a_wrong_packed_request_is_refused_by_name(api, change, place: str):
-    """422 in the words of the JSON form, and the model stays usable."""
+    """422 with the path in the JSON encoding, and the model stays usable."""
     model = api.model(api.session())
 
     refused = send(api, packed(model, 1, **change))
@@ -114,7 +114,7 @@ def test_a_wrong_packed_request_is_refused_by_name(api, change, place: str):
 
 
 def test_a_server_of_json_alone_says_so(tmp_path, connect):
-    """415 to a packed request, and JSON whatever is accepted."""
+    """415 for a protobuf request, and JSON answers whatever the client accepts."""
     with DevServer(tmp_path, protobuf=False) as server:
         api = connect(server)
         model = api.model(api.session())

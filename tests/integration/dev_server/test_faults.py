@@ -1,4 +1,4 @@
-"""Everything that can go wrong, on command."""
+"""Fault injection."""
 
 import math
 
@@ -26,7 +26,7 @@ def test_a_flagged_run_refuses_to_train(api, server):
 
 
 def test_a_nan_run_is_not_flagged(api, server):
-    """Losses are NaN, the flag says nothing."""
+    """Losses are NaN, and the run is not flagged."""
     model = api.model(api.session())
     server.fault(kind="corrupt", model_id=model, mode="nan", after_optim_steps=1)
     api.train(model, 1)
@@ -38,7 +38,7 @@ def test_a_nan_run_is_not_flagged(api, server):
 
 
 def test_a_silent_run_answers_from_scrambled_weights(api, server):
-    """Flagged, and yet every request is answered, with other numbers."""
+    """Flagged, but every request is answered, with other numbers."""
     model, other = (api.model(api.session()) for _ in range(2))
     server.fault(kind="corrupt", model_id=model, mode="silent")
 
@@ -50,7 +50,7 @@ def test_a_silent_run_answers_from_scrambled_weights(api, server):
 
 
 def test_a_fault_without_a_model_strikes_the_first_that_gets_there_once(api, server):
-    """One run is struck, the next one is not."""
+    """One run is corrupted, the next one is not."""
     server.fault(kind="corrupt", mode="flag", after_optim_steps=1)
     first, second = (api.model(api.session()) for _ in range(2))
 
@@ -62,7 +62,7 @@ def test_a_fault_without_a_model_strikes_the_first_that_gets_there_once(api, ser
 
 
 def test_a_lost_model_is_404_and_its_checkpoints_stay(api, server):
-    """Requests in line fail, new ones are 404, what was saved is there."""
+    """Queued requests fail, new ones are 404, checkpoints stay."""
     model = api.model(api.session())
     api.do("save_weights", model_id=model, seq_id=1, path="a")
     waiting = api.optim_step(model, 3)
@@ -77,7 +77,7 @@ def test_a_lost_model_is_404_and_its_checkpoints_stay(api, server):
 
 @pytest.mark.parametrize("status", [408, 429, 500, 503])
 def test_a_route_fails_as_often_as_told(api, server, status: int):
-    """The first passes, the next two are hit, then all is well; Retry-After comes along."""
+    """The first call passes, the next two are refused with Retry-After, later ones pass."""
     server.fault(kind="route", route="healthz", status=status, skip=1, count=2, retry_after_s=2)
 
     answers = [api.http.get("healthz") for _ in range(4)]
@@ -87,7 +87,7 @@ def test_a_route_fails_as_often_as_told(api, server, status: int):
 
 
 def test_a_connection_is_cut(api, server):
-    """No answer at all, and nothing happened."""
+    """No answer, and no effect."""
     model = api.model(api.session())
     server.fault(kind="route", route="optim_step", reset=True)
 
@@ -100,7 +100,7 @@ def test_a_connection_is_cut(api, server):
 
 @pytest.mark.parametrize("how", [{"reset": True}, {"status": 503}], ids=["cut", "503"])
 def test_an_answer_is_lost_after_the_call_took_effect(api, server, how):
-    """The step was made; the same request again gives its result and makes no second step."""
+    """The step was made; the repeated request returns its result without a second step."""
     model = api.model(api.session())
     server.fault(kind="route", route="optim_step", after=True, **how)
 
@@ -115,7 +115,7 @@ def test_an_answer_is_lost_after_the_call_took_effect(api, server, how):
 
 
 def test_out_of_credit_is_402_until_it_is_not(api, server):
-    """What costs is refused; looking is free."""
+    """Billable calls are refused; listings are not."""
     model = api.model(api.session())
     server.fault(kind="out_of_credit")
 
@@ -129,7 +129,7 @@ def test_out_of_credit_is_402_until_it_is_not(api, server):
 
 @pytest.mark.parametrize("state", ["paused_capacity", "paused_rate_limit"])
 def test_a_paused_queue_says_why_and_goes_on(tmp_path, connect, state: str):
-    """What is taken waits, whoever asks is told the state and the reason; afterwards it runs."""
+    """Accepted operations wait, and pollers get the state and the reason; afterwards they run."""
     with DevServer(tmp_path, hold_s=0.05) as server:
         api = connect(server)
         model = api.model(api.session())
@@ -145,7 +145,7 @@ def test_a_paused_queue_says_why_and_goes_on(tmp_path, connect, state: str):
 
 
 def test_forgotten_answers_are_410(api, server):
-    """The promise is gone, what it did is not."""
+    """The promise is dropped, its effect stays."""
     model = api.model(api.session())
     receipt = api.optim_step(model, 1)
     api.result(receipt)
@@ -158,7 +158,7 @@ def test_forgotten_answers_are_410(api, server):
 
 
 def test_more_live_models_than_allowed_are_429(tmp_path, connect):
-    """The next one is told when to come again, and is taken once there is room."""
+    """One more is refused with Retry-After, and accepted once there is room."""
     with DevServer(tmp_path, max_runs=1) as server:
         api = connect(server)
         session = api.session()
@@ -174,7 +174,7 @@ def test_more_live_models_than_allowed_are_429(tmp_path, connect):
 
 
 def test_a_fault_that_makes_no_sense_is_refused(server):
-    """422 with the field; nothing is placed."""
+    """422 with the field; no fault is scheduled."""
     answer = httpx.post(f"{server.url}/dev/faults", json={"kind": "route", "status": 200}, trust_env=False)
 
     assert answer.status_code == 422

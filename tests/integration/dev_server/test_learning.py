@@ -1,4 +1,4 @@
-"""The server trains for real, and the same way each time."""
+"""The server really trains, and deterministically."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def test_loss_falls_and_the_trained_model_answers_better_than_its_base(api):
 
 
 def test_two_servers_with_one_seed_compute_the_same_bits(tmp_path: Path, connect):
-    """Losses, weights and samples of two servers agree exactly; another seed gives others."""
+    """Losses, weights and samples of two servers are equal; another seed gives different ones."""
     seen = []
     for name, seed in (("a", 7), ("b", 7), ("c", 8)):
         with DevServer(tmp_path / name, seed=seed) as server:
@@ -49,7 +49,7 @@ def test_two_servers_with_one_seed_compute_the_same_bits(tmp_path: Path, connect
 
 
 def test_a_datum_has_the_same_numbers_in_any_batch(api):
-    """What else is in the batch changes nothing about one datum's log-probabilities."""
+    """A datum's log-probabilities do not depend on the rest of the batch."""
     model = api.model(api.session())
 
     alone = api.result(api.forward_backward(model, 1, data=[api.lessons[2]]))
@@ -60,7 +60,7 @@ def test_a_datum_has_the_same_numbers_in_any_batch(api):
 
 @pytest.mark.parametrize("flag", ["train_mlp", "train_attn", "train_unembed"])
 def test_each_kind_of_matrix_learns_alone(api, flag: str):
-    """With one kind of matrix trained, the loss still falls."""
+    """The loss falls also with only one kind of matrix trained."""
     flags = dict.fromkeys(("train_mlp", "train_attn", "train_unembed"), False) | {flag: True}
     model = api.model(api.session(), **flags)
 
@@ -70,7 +70,7 @@ def test_each_kind_of_matrix_learns_alone(api, flag: str):
 
 
 def test_forward_leaves_the_model_as_it_was(api, server):
-    """A forward pass gathers no gradient: the optimizer step after it moves nothing."""
+    """A forward pass accumulates no gradient: the optimizer step after it changes nothing."""
     model = api.model(api.session())
     before = server.weights_digest(model)
 

@@ -1,4 +1,4 @@
-"""Many runs at once do not disturb each other."""
+"""Concurrent runs do not influence each other."""
 
 import asyncio
 
@@ -6,7 +6,7 @@ import httpx
 
 
 def test_forty_runs_at_once_each_learn_as_if_alone(api, server):
-    """Forty runs share the server; each with the same seed ends with the losses of one that was alone."""
+    """Forty runs of one seed share the server; each ends with the losses of a single run."""
     alone = api.train(api.model(api.session()), 2)
 
     async def run(http: httpx.AsyncClient) -> list[float]:

@@ -1,4 +1,4 @@
-"""A seq_id names one operation: it happens once, and in its turn."""
+"""A seq_id identifies one operation, which runs once and in order."""
 
 import random
 
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 
 def test_a_repeated_request_is_answered_from_the_record(api, server):
-    """The same seq_id and body give the first request's id and result, and nothing happens again."""
+    """The same seq_id and body give the first request's id and result, without a second effect."""
     model = api.model(api.session())
     receipt = api.forward_backward(model, 1)
     stepped = api.optim_step(model, 2)
@@ -42,7 +42,7 @@ def test_another_body_under_a_used_seq_id_is_a_conflict(api):
 
 
 def test_without_replay_a_repeated_request_runs_again(api, server):
-    """The fault that some servers have by nature: one seq_id, two optimizer steps."""
+    """As on some real servers: one seq_id, two optimizer steps."""
     model = api.model(api.session())
     server.fault(kind="no_replay")
 
@@ -68,7 +68,7 @@ def test_what_arrives_early_waits_for_what_is_missing(api, server):
 
 
 def test_a_refused_request_does_not_hold_up_the_next(api):
-    """A body that is turned down takes no turn: the model stays usable, and its seq_id can be used yet."""
+    """A refused body does not use its seq_id, and the model stays usable."""
     model = api.model(api.session())
     broken = api.call(
         "forward_backward",
@@ -87,7 +87,7 @@ def test_a_refused_request_does_not_hold_up_the_next(api):
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32), count=st.integers(2, 10))
 def test_any_order_of_arrival_runs_in_order_of_seq_id(api, server, seed: int, count: int):
-    """Whatever order requests come in, and however often each, each runs once and in its turn."""
+    """In any order of arrival, with any repetitions, each request runs once and in order."""
     model = api.model(api.session())
     arrivals = [n for n in range(1, count + 1) for _ in range(1 + n % 2)]
     random.Random(seed).shuffle(arrivals)
@@ -128,7 +128,7 @@ def test_an_idempotency_key_makes_a_resend_harmless(api):
     ("status", "expected"), [(408, (408, None)), (200, (200, "try_again"))], ids=["as 408", "as 200"]
 )
 def test_an_unfinished_promise_is_answered_with_try_again(tmp_path, connect, status: int, expected):
-    """Once patience ends the caller is told to ask again, in either way that servers have."""
+    """After ``hold_s`` the answer is to try again, in either form that real servers use."""
     from backends.tinkex_dev.server import DevServer
 
     with DevServer(tmp_path, hold_s=0.05, try_again_status=status) as server:

@@ -21,7 +21,7 @@ def drawn(api, path: str, count: int = 1, **params):
 
 
 def test_a_greedy_answer_ends_with_its_turn(api, taught):
-    """Temperature zero takes the likeliest token, up to and with the end of turn."""
+    """Temperature zero selects the most likely token, up to and including the end of turn."""
     [sequence] = drawn(api, taught, temperature=0, max_tokens=60)
 
     assert bytes(sequence["tokens"][:-1]) == b"Hamlet was written by Shakespeare."
@@ -31,7 +31,7 @@ def test_a_greedy_answer_ends_with_its_turn(api, taught):
 
 @pytest.mark.parametrize(("stop", "end"), [(["was"], b"Hamlet was"), ("w", b"Hamlet w"), ([ord("t")], b"Hamlet")])
 def test_stop_texts_and_tokens(api, taught, stop, end: bytes):
-    """Sampling ends with the stop, which is part of the answer."""
+    """Sampling ends with the stop, which is included in the answer."""
     [sequence] = drawn(api, taught, temperature=0, max_tokens=60, stop=stop)
 
     assert bytes(sequence["tokens"]) == end
@@ -39,7 +39,7 @@ def test_stop_texts_and_tokens(api, taught, stop, end: bytes):
 
 
 def test_an_empty_stop_list_stops_nowhere(api, taught):
-    """Not even the end of turn ends it: all tokens asked for are drawn."""
+    """Not even the end of turn ends it: ``max_tokens`` tokens are sampled."""
     [sequence] = drawn(api, taught, temperature=0, max_tokens=50, stop=[])
 
     assert len(sequence["tokens"]) == 50
@@ -47,7 +47,7 @@ def test_an_empty_stop_list_stops_nowhere(api, taught):
 
 
 def test_a_seed_fixes_each_sequence(api, taught):
-    """The same seed gives the same sequences, however many are asked for; another seed gives others."""
+    """The same seed gives the same sequences, for any number of them; another seed gives different ones."""
     params = {"temperature": 3.0, "max_tokens": 20}
 
     two = drawn(api, taught, 2, seed=5, **params)
@@ -69,7 +69,7 @@ def test_narrowed_to_one_token_sampling_is_greedy(api, taught, narrow):
 
 
 def test_prompt_scores_agree_with_training(api, taught):
-    """Prompt log-probabilities are those that a forward pass of the same weights gives, none for the first."""
+    """Prompt log-probabilities equal those of a forward pass with the same weights, None for the first."""
     result = api.do(
         "asample",
         model_path=taught,
@@ -88,7 +88,7 @@ def test_prompt_scores_agree_with_training(api, taught):
 
 
 def test_a_snapshot_keeps_the_weights_of_its_moment(api):
-    """Weights saved for one sampling session do not move when training goes on."""
+    """Weights saved for one sampling session do not change as training continues."""
     session = api.session()
     model = api.model(session)
     api.train(model, 40)
@@ -104,7 +104,7 @@ def test_a_snapshot_keeps_the_weights_of_its_moment(api):
 
 
 def test_a_training_checkpoint_is_not_for_sampling(api):
-    """400, and it says what is."""
+    """400, with the supported names."""
     model = api.model(api.session())
     path = api.do("save_weights", model_id=model, seq_id=1, path="a")["path"]
 
@@ -116,7 +116,7 @@ def test_a_training_checkpoint_is_not_for_sampling(api):
 
 @pytest.mark.parametrize("field", [{"target_prompt_logprobs": {"data": [1]}}, {"prompt_alt_tokens_k": 2}])
 def test_what_the_server_lacks_is_refused_by_name(api, field):
-    """422 names the field; nothing is left out silently."""
+    """422 names the field; nothing is silently ignored."""
     refused = api.call("asample", base_model="tiny-lm", prompt=PROMPT, sampling_params={}, **field)
 
     assert refused.status_code == 422

@@ -1,4 +1,4 @@
-"""Sessions live by being heard of; keys are asked for."""
+"""Sessions end when idle; API keys are required."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from backends.tinkex_dev.server import DevServer
 
 
 def test_a_session_ends_without_a_heartbeat(api, server):
-    """After the time to live its models are unloaded and its heartbeat is 404; what it saved stays."""
+    """After the time to live its models are unloaded and its heartbeat is 404; its checkpoints stay."""
     session = api.session()
     model = api.model(session)
     api.do("save_weights", model_id=model, seq_id=1, path="a")
@@ -20,7 +20,7 @@ def test_a_session_ends_without_a_heartbeat(api, server):
 
 @pytest.mark.parametrize("sign", ["heartbeat", "request"])
 def test_a_session_that_is_heard_of_lives(api, server, sign: str):
-    """A heartbeat keeps it, and so does any request of its models."""
+    """A heartbeat keeps it open, as does any request of its models."""
     session = api.session()
     model = api.model(session)
 
@@ -35,7 +35,7 @@ def test_a_session_that_is_heard_of_lives(api, server, sign: str):
 
 
 def test_expiry_on_command(api, server):
-    """One session ends, the other goes on."""
+    """One session ends, the other stays open."""
     ended, alive = api.session(), api.session()
     models = [api.model(session) for session in (ended, alive)]
 
@@ -45,7 +45,7 @@ def test_expiry_on_command(api, server):
 
 
 def test_a_key_is_asked_for(server, connect):
-    """Health is open; all else wants a key that begins with tml-, and the refusal does not repeat it."""
+    """All routes but health require a key that begins with tml-, and a refusal does not repeat it."""
     api = connect(server, key="sk-secret")
 
     refused = api.call("create_session", tags=[])
@@ -56,7 +56,7 @@ def test_a_key_is_asked_for(server, connect):
 
 
 def test_one_key_can_be_required(tmp_path, connect):
-    """With a required key no other is taken, and it is in no representation of the settings."""
+    """With a required key no other is accepted, and no representation of the options contains it."""
     with DevServer(tmp_path, require_key="tml-only-this") as server:
         assert connect(server, key="tml-other").http.get("training_runs").status_code == 401
         assert connect(server, key="tml-only-this").http.get("training_runs").status_code == 200
@@ -64,7 +64,7 @@ def test_one_key_can_be_required(tmp_path, connect):
 
 
 def test_a_finished_session_takes_its_models_and_snapshots_along(api):
-    """finish ends the session: its models and the weights saved for its samplers are gone."""
+    """finish ends the session: its models and the weights saved for its samplers are dropped."""
     session = api.session()
     model = api.model(session)
     sampler = api.do("save_weights_for_sampler", model_id=model, seq_id=1, sampling_session_seq_id=0)

@@ -1,4 +1,4 @@
-"""One job file on backends that train inside the worker: killed at a random step, it resumes exactly."""
+"""A job on backends that train inside the worker: killed at a random step, it resumes exactly."""
 
 import importlib.util
 import json
@@ -11,12 +11,12 @@ from nsai_work import Job, JobHandle, submit
 from tests.rig import Rig, until
 
 STEPS = {"fake": 80, "peft": 12}
-"""Enough that the kill comes in the middle."""
+"""Enough steps for a kill in the middle."""
 
 
 @pytest.fixture
 def rig(tmp_path: Path) -> Iterator[Rig]:
-    """SQLite and the embedded transport; the tiny Llama stands in for the one that the file names."""
+    """SQLite and the embedded transport; the tiny Llama replaces the model of the job."""
     made = Rig(tmp_path, f"sqlite:///{tmp_path}/work.db", f"spool://localhost{tmp_path}/spool")
     made.variables["NSAI_WORK_PEFT_MODELS"] = json.dumps({"llama-3.2-1b": "nsai/tiny-llama"})
     made.variables["OMP_NUM_THREADS"] = "1"
@@ -27,7 +27,7 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
 
 
 def job(backend: str, data: Path) -> Job:
-    """The same for every backend but its name."""
+    """The same job for every backend."""
     return Job(
         kind="training_step",
         backend=backend,
@@ -45,7 +45,7 @@ def job(backend: str, data: Path) -> Job:
 
 
 def losses(handle: JobHandle) -> list[float]:
-    """What counts, in order."""
+    """The losses that count, in order."""
     return [step.loss for step in handle.steps()]
 
 

@@ -1,4 +1,4 @@
-"""The scripted backend does what its script says, and counts what it does."""
+"""The fake backend follows its script and counts its effects."""
 
 import asyncio
 from pathlib import Path
@@ -45,7 +45,7 @@ async def step(run: LiveRun, number: int, batch: list[Datum] = BATCH) -> float:
 
 
 def test_scripted_failures_come_first_and_then_the_answers() -> None:
-    """In their order, each as often as the script says."""
+    """In order, each as often as scripted."""
     script = {
         "fail": [{"code": "timeout", "times": 2}, {"code": "capacity", "retry_after_ms": 50}],
         "answers": ["One.", "Two."],
@@ -73,7 +73,7 @@ def test_scripted_failures_come_first_and_then_the_answers() -> None:
 
 
 def test_a_kept_checkpoint_outlives_its_ttl(tmp_path: Path) -> None:
-    """The expiry is written beside the weights, and lifted there: the store of another process sees it too."""
+    """The expiry is stored beside the weights and removed there, so that other processes see it."""
     now = [1_000.0]
     store = FakeCheckpoints("fake", tmp_path, lambda: now[0])
     kept, left = (CheckpointPath.parse(f"fake://run/weights/{name}", "fake") for name in ("kept", "left"))
@@ -91,7 +91,7 @@ def test_a_kept_checkpoint_outlives_its_ttl(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["flag", "nan"])
 def test_a_scripted_corruption_strikes_the_first_run_alone(mode: str) -> None:
-    """By flag it is seen in the run's health; by value it is seen in the loss only."""
+    """The mode ``flag`` shows in the run's health, ``nan`` only in the loss."""
 
     async def body(backend: FakeBackend) -> None:
         run = await backend.start(SPEC)
@@ -112,7 +112,7 @@ def test_a_scripted_corruption_strikes_the_first_run_alone(mode: str) -> None:
 
 
 def test_a_closed_run_is_gone() -> None:
-    """Nothing can be sent to it, and nobody can attach."""
+    """Sending and attaching fail."""
 
     async def body(backend: FakeBackend) -> None:
         run = await backend.start(SPEC)
@@ -152,7 +152,7 @@ def test_a_bad_batch_is_refused_before_it_is_sent(batch: list[Datum], named: str
 
 
 def test_a_failing_command_counts_across_instances() -> None:
-    """Another process, another instance: the count goes on, and then it succeeds."""
+    """The count continues in another process or instance; then the command succeeds."""
     command = Command(name="fail", arguments={"code": "timeout", "times": 2, "key": "k"})
 
     def once() -> object:
@@ -169,7 +169,7 @@ def test_a_failing_command_counts_across_instances() -> None:
     [("noop", {}, {}), ("echo", {"value": [1, None]}, {"value": [1, None]}), ("sleep", {"ms": 1}, {"slept_ms": 1})],
 )
 def test_commands_do_what_they_are_called(name: str, arguments: dict[str, Any], result: object) -> None:
-    """Small and honest."""
+    """Each returns its documented result."""
     command = Command(name=name, arguments=arguments)
 
     assert run_opened(FakeBackend(), lambda backend: backend.execute(command)) == result
@@ -186,13 +186,13 @@ def test_commands_do_what_they_are_called(name: str, arguments: dict[str, Any], 
     ids=["unknown", "missing", "negative", "surplus"],
 )
 def test_a_wrong_command_is_refused(command: Command, named: str) -> None:
-    """With the field and what is allowed, before anything runs."""
+    """The error names the field and the allowed values, before anything runs."""
     with pytest.raises(InvalidRequest, match=named):
         run_opened(FakeBackend(), lambda backend: backend.check_command(command))
 
 
 def test_a_checkpoint_expires(tmp_path: Path) -> None:
-    """After its time it is as good as gone."""
+    """After its time to live it is not found."""
     from backends.fake.checkpoints import FakeCheckpoints
     from backends.fake.engine import FakeEngine
     from backends.local.checkpoints import CheckpointPath
@@ -210,7 +210,7 @@ def test_a_checkpoint_expires(tmp_path: Path) -> None:
 
 
 def test_a_torn_checkpoint_is_unusable(tmp_path: Path) -> None:
-    """Half a file is said to be unreadable, and never loaded."""
+    """A truncated file is reported as unreadable and never loaded."""
 
     async def body(backend: FakeBackend) -> None:
         from crucible import IntentKind
@@ -230,7 +230,7 @@ def test_a_torn_checkpoint_is_unusable(tmp_path: Path) -> None:
 
 
 def test_hundreds_of_runs_share_a_loop() -> None:
-    """Each keeps its own weights, and equal ones train alike."""
+    """Each has its own weights, and equal runs train equally."""
 
     async def body(backend: FakeBackend) -> set[float]:
         runs = [await backend.start(SPEC) for _ in range(100)]

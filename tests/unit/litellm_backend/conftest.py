@@ -1,4 +1,4 @@
-"""LiteLLM as the backend imports it, and no credential of the machine."""
+"""LiteLLM as the backend imports it, without credentials of the machine."""
 
 import asyncio
 import importlib.util
@@ -10,7 +10,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def library() -> Any:
-    """LiteLLM, or a skip that says how to get it."""
+    """LiteLLM, or a skip that names the command to install it."""
     if importlib.util.find_spec("litellm") is None:
         pytest.skip("the extra litellm is not installed; make extras runs these")
     from backends.litellm_backend.library import opened

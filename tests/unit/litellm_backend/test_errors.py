@@ -1,4 +1,4 @@
-"""Every exception of LiteLLM becomes one of our family, without a secret in it."""
+"""Every exception of LiteLLM becomes a CrucibleError, without secrets."""
 
 import pickle
 from typing import Any
@@ -45,7 +45,7 @@ CASES: list[tuple[str, dict[str, Any], type[CrucibleError]]] = [
     ("name", "fields", "kind"), CASES, ids=[f"{name}-{i}" for i, (name, *_) in enumerate(CASES)]
 )
 def test_each_exception_has_its_error(library: Any, name: str, fields: dict[str, Any], kind: type) -> None:
-    """Of the backend's name, and able to cross a process."""
+    """It names the backend, and can be pickled."""
     error = translated(getattr(library.exceptions, name)(message="so it is", **fields), "m")
 
     assert type(error) is kind
@@ -60,7 +60,7 @@ def test_what_is_not_litellms_is_no_answer() -> None:
 
 
 def test_keys_of_the_environment_are_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever quotes them."""
+    """In any message."""
     monkeypatch.setenv("SOME_PROVIDER_API_KEY", "gsk-0123456789")
 
     said = str(translated(ValueError("bad key gsk-0123456789 or sk-abcdefgh"), "m", "sk-abcdefgh"))

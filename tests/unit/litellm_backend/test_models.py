@@ -1,4 +1,4 @@
-"""What a model can do comes from LiteLLM's tables, and what it cannot is refused before anything is sent."""
+"""Capabilities come from LiteLLM's tables; unsupported prompts are refused before anything is sent."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ def asked(model: str | None, **options: Any) -> Prompt:
 
 
 def test_facts_come_from_the_tables(library: Any) -> None:
-    """A listed model: what it can do, its context, its price."""
+    """A listed model: capabilities, context length and prices."""
     facts = facts_of(library, "openai/gpt-4o", LiteLLMSettings())
 
     assert facts.provider == "openai"
@@ -35,7 +35,7 @@ def test_facts_come_from_the_tables(library: Any) -> None:
 
 
 def test_a_model_of_ones_own_has_no_price_and_nothing_rare(library: Any) -> None:
-    """Not known is not 0, and images are claimed only when the settings say so."""
+    """An unknown price is not 0, and images are claimed only by the settings."""
     plain = facts_of(library, "hosted_vllm/mine", LiteLLMSettings())
     told = facts_of(library, "hosted_vllm/mine", LiteLLMSettings(supports=["supports_vision"]))
 
@@ -46,7 +46,7 @@ def test_a_model_of_ones_own_has_no_price_and_nothing_rare(library: Any) -> None
 
 
 def test_capabilities_are_what_one_of_the_models_can() -> None:
-    """And each model is held to its own."""
+    """Each prompt is checked against its own model."""
     backend = LiteLLMBackend({"models": [CLAUDE, "openai/gpt-4o"], "api_key": "sk-0123456789"})
 
     async def body(opened: LiteLLMBackend) -> None:
@@ -104,7 +104,7 @@ def test_a_missing_key_is_named_before_anything_is_sent() -> None:
 
 
 def test_the_key_of_a_provider_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In its own variable."""
+    """The key of each provider is in its own variable."""
     monkeypatch.setenv("GROQ_API_KEY", "gsk-0123456789")
     backend = LiteLLMBackend({"models": ["groq/llama-3.3-70b-versatile"]})
 
@@ -112,7 +112,7 @@ def test_the_key_of_a_provider_is_found(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_an_unopened_backend_says_so() -> None:
-    """Rather than opening itself."""
+    """It does not open itself."""
     import asyncio
 
     with pytest.raises(CallerError, match="open"):
@@ -120,7 +120,7 @@ def test_an_unopened_backend_says_so() -> None:
 
 
 def test_another_kind_of_credential_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A provider's token in place of its key is not called missing."""
+    """With a provider's token, its key is not reported as missing."""
     backend = LiteLLMBackend({"models": [CLAUDE]})
     monkeypatch.setenv("ANTHROPIC_AUTH_TOKEN", "0123456789")
 

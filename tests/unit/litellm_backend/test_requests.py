@@ -1,4 +1,4 @@
-"""From the IR through LiteLLM to a provider's own request and back: no field that the provider has is lost."""
+"""Round trip from the IR through LiteLLM to a provider's request and back: no field is lost."""
 
 import importlib.util
 import json
@@ -29,7 +29,7 @@ few = settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow, Hea
 
 
 def raw(library: Any, prompt: Prompt, model: str) -> dict[str, Any]:
-    """The body that LiteLLM makes for the provider. Nothing is sent."""
+    """The body that LiteLLM builds for the provider. Nothing is sent."""
     from litellm.types.utils import CallTypes
     from litellm.utils import return_raw_request
 
@@ -52,7 +52,7 @@ def test_openais_form_says_all_that_the_prompt_said(library: Any, prompt: Prompt
 
 
 def heard(prompt: Prompt) -> list[tuple[str, Any]]:
-    """The prompt as a provider hears it: who said what, called what and answered what, in order."""
+    """The prompt's messages, tool calls and results in order, as the provider receives them."""
     said: list[tuple[str, Any]] = []
     for message in prompt.conversation():
         if message.role is Role.TOOL:
@@ -81,7 +81,7 @@ def heard_by_anthropic(body: dict[str, Any]) -> list[tuple[str, Any]]:
 
 
 def test_a_foreign_form_says_all_that_the_prompt_said(library: Any) -> None:
-    """Anthropic's has other names for nearly everything."""
+    """Anthropic's format has other names for most fields."""
     weather = {"name": "weather", "description": "Of a town.", "parameters": {"type": "object", "properties": {}}}
     prompt = Prompt(
         system="Be brief.",

@@ -1,4 +1,4 @@
-"""Settings of the litellm backend are checked when it is made, without LiteLLM."""
+"""Settings of the LiteLLM backend are validated on creation, without LiteLLM."""
 
 import subprocess
 import sys
@@ -52,7 +52,7 @@ def test_a_server_on_this_machine_gets_no_key_of_another(config: dict[str, str],
 
 
 def test_a_missing_extra_is_named() -> None:
-    """When it is opened, with what to install; importing and making a backend need no extra."""
+    """On opening, with the package to install; importing and creating a backend need no extra."""
     code = """
 import asyncio, sys
 sys.modules["litellm"] = None

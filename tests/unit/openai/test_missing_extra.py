@@ -1,4 +1,4 @@
-"""A backend whose extra is not installed says so, and what to install."""
+"""A backend without its extra reports what to install."""
 
 import subprocess
 import sys

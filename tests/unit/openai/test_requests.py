@@ -1,4 +1,4 @@
-"""From the IR to a request and back: no field that the protocol has is lost."""
+"""Round trip from the IR to a request and back: no field of the protocol is lost."""
 
 import json
 from typing import Any
@@ -46,7 +46,7 @@ def prompts(draw: st.DrawFn) -> Prompt:
 
 
 def back(body: dict[str, Any]) -> Prompt:
-    """The prompt that a request's body says."""
+    """The prompt of a request's body."""
     extra = dict(body.get("extra_body", {}))
     options = {
         name: body[name] for name in ("temperature", "top_p", "max_tokens", "stop", "seed", "n") if name in body
@@ -92,7 +92,7 @@ def test_a_request_says_all_that_the_prompt_said(prompt: Prompt) -> None:
 
 
 def test_tool_results_among_parts_become_messages_of_their_own() -> None:
-    """The protocol wants one message for each, before what the user adds."""
+    """The protocol has one message for each, before the rest of the user's message."""
     prompt = Prompt(
         messages=[
             {"role": "assistant", "tool_calls": [{"id": "a", "name": "x"}, {"id": "b", "name": "y"}]},

@@ -13,7 +13,7 @@ losses = st.lists(st.floats(0, 1e6), min_size=2, max_size=200)
 
 @given(undisturbed=losses, data=st.data())
 def test_any_two_runs_make_a_well_formed_picture(undisturbed: list[float], data: st.DataObject) -> None:
-    """Also flat, zero and enormous losses, and a run that broke off."""
+    """Also for flat, zero and enormous losses, and a run that broke off."""
     recovered = data.draw(losses)
     corrupted = data.draw(st.integers(1, len(undisturbed)))
     svg = LossPlot(undisturbed, recovered, corrupted_at=corrupted, resumed_from=corrupted - 1).svg()
@@ -23,7 +23,7 @@ def test_any_two_runs_make_a_well_formed_picture(undisturbed: list[float], data:
 
 
 def test_it_claims_equality_only_when_it_is_so() -> None:
-    """The heading is a result, not a wish."""
+    """The heading depends on the data."""
     same = LossPlot([3.0, 2.0], [3.0, 2.0], corrupted_at=2, resumed_from=1)
     other = LossPlot([3.0, 2.0], [3.0, 2.5], corrupted_at=2, resumed_from=1)
 

@@ -1,4 +1,4 @@
-"""The account of what took effect goes on over restarts."""
+"""The effect log continues over restarts."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from backends.tinkex_dev.storage.effect_log import EffectLog
 
 
 def test_a_line_cut_by_a_crash_costs_that_line_alone(tmp_path: Path):
-    """What was written before and after it is read, and counted on."""
+    """Entries before and after it are read, and numbering continues."""
     file = tmp_path / "log.jsonl"
     first = EffectLog(file, ServerClock())
     for seq_id in (1, 2):

@@ -1,4 +1,4 @@
-"""A model's line of operations."""
+"""A model's queue of operations."""
 
 import asyncio
 
@@ -12,7 +12,7 @@ from backends.tinkex_dev.service.promises import Failed, Plain, Promise
 @settings(max_examples=30)
 @given(order=st.permutations(range(1, 8)), refused=st.sets(st.integers(1, 7), max_size=3))
 def test_every_order_of_arrival_runs_in_order_of_number(order: list[int], refused: set[int]):
-    """What is refused is passed over, and all the rest run by their numbers."""
+    """Refused numbers are skipped; all others run in order."""
     ran: list[int] = []
 
     async def main() -> None:
@@ -39,7 +39,7 @@ def test_every_order_of_arrival_runs_in_order_of_number(order: list[int], refuse
 
 
 def test_a_closed_lane_fails_what_waits_and_what_comes():
-    """Nobody waits for ever for a model that is gone, and what fails does not stop the line."""
+    """No waiter blocks on an unloaded model, and a failed operation does not stop the lane."""
 
     async def main() -> list[object]:
         lane = ServerLane()

@@ -1,4 +1,4 @@
-"""Files are whole or not there, and names cannot leave their folder."""
+"""Files are written atomically, and no name escapes the folder."""
 
 import multiprocessing
 from datetime import UTC, datetime
@@ -30,7 +30,7 @@ def record(run_id: str = "s:train:0", name: str = "a") -> StoredCheckpoint:
 
 @pytest.mark.parametrize("run_id", ["..", "../../x", "a/b", ".", "model:1"])
 def test_no_name_leaves_the_folder(tmp_path: Path, run_id: str):
-    """Whatever a run is called, its files lie below the state folder and are found again."""
+    """For any run id, its files are inside the state folder and are found again."""
     storage = StateFolder(tmp_path / "inner")
 
     saved = storage.write_checkpoint(record(run_id), Adapter(AdapterShape(1), 0).state(optimizer=True))
@@ -53,7 +53,7 @@ def test_a_changed_byte_is_noticed(tmp_path: Path):
 
 
 def test_discovery_wants_a_living_process(tmp_path: Path):
-    """The file of a server that has died without tidying up leads nowhere."""
+    """The discovery file of a killed server is ignored."""
     process = multiprocessing.get_context("spawn").Process(target=int)
     process.start()
     process.join()

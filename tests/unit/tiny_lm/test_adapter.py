@@ -1,4 +1,4 @@
-"""The optimizer and what a checkpoint keeps of it."""
+"""The optimizer, and its state in a checkpoint."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def with_gradient(adapter: Adapter, seed: int) -> Adapter:
 
 
 def test_adam_step_by_hand():
-    """Two steps on one number: bias correction, decay, eps and weight decay as Adam is written down."""
+    """Two steps on one number: bias correction, decay, eps and weight decay as in Adam's definition."""
     adapter = Adapter(AdapterShape(1), 0, dtype=np.float64)
     how = AdamStep(learning_rate=0.1, beta1=0.9, beta2=0.5, eps=1e-3, weight_decay=0.2, grad_clip_norm=0)
     weight = adapter.weights["attn.down"]
@@ -36,7 +36,7 @@ def test_adam_step_by_hand():
 
 
 def test_a_clipped_gradient_has_the_norm_it_was_clipped_to():
-    """The answer is the norm before; the moment gets the gradient after."""
+    """The returned norm is unclipped; the moments use the clipped gradient."""
     adapter = with_gradient(Adapter(AdapterShape(2), 0, dtype=np.float64), 1)
     whole = {key: value.copy() for key, value in adapter.gradients().items()}
 
@@ -77,7 +77,7 @@ def test_a_cold_optimizer_has_another_digest_and_another_course():
 
 @given(cut=st.floats(0, 0.999))
 def test_a_cut_file_is_noticed(cut: float):
-    """However short the file is cut, reading it is an error and nothing else."""
+    """At any length, reading a truncated file raises ValueError."""
     data = safetensors.pack(Adapter(AdapterShape(1), 0).state(optimizer=True))
 
     with pytest.raises(ValueError, match=r"truncated|Expecting|Unterminated|Invalid|delimiter|utf|Extra"):

@@ -1,4 +1,4 @@
-"""The gradients are those of the losses: held against finite differences in double precision."""
+"""Gradients equal finite differences of the losses in double precision."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def network() -> Network:
 
 
 def adapter_in_motion() -> Adapter:
-    """An adapter whose second matrices are not zero, so that every gradient is felt."""
+    """An adapter whose second matrices are not zero, so that no gradient vanishes."""
     adapter = Adapter(AdapterShape(3), 1, dtype=np.float64)
     rng = np.random.default_rng(5)
     for key, weight in adapter.weights.items():
@@ -39,7 +39,7 @@ def inputs_of(loss: str, logprobs: np.ndarray) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_the_backward_pass_is_the_derivative_of_the_loss(network: Network, loss: str):
-    """For every matrix, a small step changes the loss as its gradient says."""
+    """For every matrix, a small step changes the loss by its gradient."""
     adapter = adapter_in_motion()
     inputs = inputs_of(loss, network.forward(TOKENS, adapter.low_rank).logprobs)
     config = CONFIGS.get(loss, {})
@@ -100,7 +100,7 @@ def test_several_targets_a_position(network: Network):
     ],
 )
 def test_policy_losses_by_hand(loss: str, ratio: float, advantage: float, expected: float):
-    """One token whose value can be worked out on paper."""
+    """One token whose loss is computed by hand."""
     logprobs = np.log(np.full((1, 320), 1 / 320))
     inputs = {
         "target_tokens": np.array([5]),
