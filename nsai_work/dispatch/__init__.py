@@ -1,5 +1,5 @@
-"""Dispatch: how a worker learns that there is work. Celery and kombu are known only here.
+"""Dispatch: wake-ups over a message broker. Wraps Celery and kombu.
 
-A message is a wake-up: it names a job and an fence, and any of them may be lost, doubled, late or rubbish without
-harm, because the store decides what is run and by whom.
+A wake-up names a job and its fencing token. It may be lost, duplicated, late or malformed without harm: the store
+decides which jobs run, and where.
 """

@@ -1,4 +1,4 @@
-"""The Celery application: an adapter, and nothing that the store does not know better.
+"""The Celery application: the queues, the configuration and the wake-up task of a worker.
 
 docs/explanation/celery.md explains the configuration, and why results, retries, countdowns, revokes, chords, beat
 and remote control are unused. ``celery -A nsai_work.worker.celery_app worker`` works too, with any pool: the
@@ -22,7 +22,7 @@ from nsai_work.settings import Settings
 
 
 class WorkApp(Celery):  # type: ignore[misc]  # celery is untyped
-    """Celery with the inbox that a worker's runtime reads; ``make_runtime`` is called once by each worker."""
+    """A Celery application with an inbox for wake-ups. Each worker calls ``make_runtime`` once."""
 
     def __init__(self, settings: Settings, make_runtime: Callable[[], RuntimeHandle]) -> None:
         super().__init__("nsai_work", set_as_current=False)
@@ -32,15 +32,15 @@ class WorkApp(Celery):  # type: ignore[misc]  # celery is untyped
 
 
 def make_app(settings: Settings, make_runtime: Callable[[], RuntimeHandle]) -> WorkApp:
-    """The application for these settings. No connection is made."""
+    """Create the application for these settings. Opens no connection."""
     register_spool()
     app = WorkApp(settings, make_runtime)
     app.conf.update(_configuration(settings))
     app.steps["worker"].add(RuntimeStep)
 
-    # the consumer hands messages over before a pool does, so this body runs only when it is called by hand
+    # the consumer handles each message before it reaches a pool: this body runs only when called directly
     def wake(**message: Any) -> None:
-        """Tell the worker that a job may be claimed."""
+        """Wake the worker up: a job may be claimable."""
         app.inbox.put(decode(json.dumps([[], message, {}])))
 
     app.task(name=TASK_NAME, ignore_result=True)(wake)
@@ -54,7 +54,7 @@ def _configuration(settings: Settings) -> dict[str, Any]:
         "broker_transport_options": transport_options(settings),
         "broker_connection_retry": True,
         "broker_connection_retry_on_startup": True,
-        # for ever: the store is looked at meanwhile, so giving up could only make things worse
+        # without end: workers poll the store meanwhile, so giving up could only make things worse
         "broker_connection_max_retries": None,
         "broker_heartbeat": 10,
         "result_backend": None,
@@ -77,7 +77,7 @@ def _configuration(settings: Settings) -> dict[str, Any]:
         "worker_enable_prefetch_count_reduction": False,
         "worker_hijack_root_logger": False,
         "worker_redirect_stdouts": False,
-        # wake-ups are tiny and acknowledged at once; a deep prefetch only saves round trips
+        # wake-ups are tiny and acknowledged on receipt; a deep prefetch saves round trips
         "worker_prefetch_multiplier": 64,
         "worker_detect_quorum_queues": True,
         "worker_cancel_long_running_tasks_on_connection_loss": True,

@@ -1,7 +1,7 @@
-"""Ties the worker's runtime to the life of a Celery worker.
+"""The Celery bootstep that starts and stops a worker's runtime.
 
-A step of the worker's blueprint, not of its consumer's: so it runs from before the broker is connected until
-after it is gone, and jobs are worked while the broker is away (docs/explanation/celery.md).
+It is a step of the worker's blueprint, not of its consumer's: the runtime starts before the broker is connected and
+stops after the connection is closed, so jobs run while the broker is unavailable (docs/explanation/celery.md).
 """
 
 from typing import Any, Protocol
@@ -12,10 +12,10 @@ from nsai_work.store.records import WakeUp
 
 
 class RuntimeHandle(Protocol):
-    """What a Celery worker starts and stops."""
+    """The runtime as the bootstep uses it."""
 
     def start(self) -> None:
-        """Begin to work."""
+        """Start; returns once it claims jobs."""
         ...
 
     def wake(self, wake: WakeUp) -> None:
@@ -23,16 +23,16 @@ class RuntimeHandle(Protocol):
         ...
 
     def stop(self) -> None:
-        """Hand running jobs over and end; returns when that is done. Idempotent."""
+        """Hand running jobs over and stop; returns when that is done. Idempotent."""
         ...
 
     def force_stop(self) -> None:
-        """Make a stop that is under way end now."""
+        """Cut the stop short: running jobs get no more time."""
         ...
 
 
 class RuntimeStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery is untyped
-    """Starts the runtime before the consumer, and stops it after the consumer was asked to close."""
+    """Starts the runtime before the consumer, and stops it after the consumer began to close."""
 
     requires = ("celery.worker.components:Pool",)
     name = "nsai_work.runtime"

@@ -1,4 +1,4 @@
-"""Connections to the broker, with limits on how long any of their operations may block."""
+"""Broker connections whose operations all have timeouts."""
 
 from typing import Any
 
@@ -12,12 +12,12 @@ CONNECT_TIMEOUT_S = 2.0
 
 
 def transport_options(settings: Settings) -> dict[str, Any]:
-    """Options of the broker's kombu transport."""
+    """Return the options of the broker's kombu transport."""
     if settings.embedded_broker:
         return {"polling_interval": settings.spool_poll_ms / 1000}
     if is_amqp(settings.broker_url):
         return {"read_timeout": 5, "write_timeout": 5}
-    # wake-ups are acknowledged on arrival, so nothing is in flight for long: restore soon what a dead worker held
+    # wake-ups are acknowledged on receipt, so those of a dead worker can be redelivered soon
     return {
         "visibility_timeout": 60,
         "socket_connect_timeout": CONNECT_TIMEOUT_S,
@@ -28,7 +28,7 @@ def transport_options(settings: Settings) -> dict[str, Any]:
 
 
 def broker_connection(settings: Settings) -> Connection:
-    """A connection that is not open yet."""
+    """Create a connection that opens on first use."""
     register_spool()
     return Connection(
         settings.broker_url, connect_timeout=CONNECT_TIMEOUT_S, transport_options=transport_options(settings)

@@ -1,7 +1,7 @@
-"""How Celery's consumer treats what is on our queues: acknowledge, decode, hand over. No pool is involved.
+"""A Celery consumer that acknowledges and decodes each message, and passes it to the inbox. No pool is involved.
 
-Celery's own handler makes a request object for each message and a pool slot busy, and a message of the wrong shape
-ends the worker. Here nothing on a queue can: what is no wake-up is acknowledged, counted and logged by the inbox.
+Celery's own handler creates a request and occupies a pool slot per message, and a malformed message ends the
+worker. Here no message can: whatever is not a wake-up is acknowledged, then counted and logged by the inbox.
 """
 
 import logging
@@ -14,31 +14,31 @@ from nsai_work.dispatch.wakeup import TASK_NAME, BadWakeUp, decode
 
 logger = logging.getLogger(__name__)
 
-# delays live in the store, so the exchanges that Celery declares for delayed delivery are not wanted
-_UNWANTED = {"celery.worker.consumer.delayed_delivery:DelayedDelivery"}
+# the store keeps delays, so Celery's exchanges for delayed delivery are not declared
+_OMITTED_STEPS = {"celery.worker.consumer.delayed_delivery:DelayedDelivery"}
 
 
 class WakeConsumer(Consumer):  # type: ignore[misc]  # celery is untyped
-    """A consumer of wake-ups."""
+    """A consumer of wake-ups that survives any message."""
 
     class Blueprint(Consumer.Blueprint):  # type: ignore[misc]
         """Celery's steps without delayed delivery."""
 
-        default_steps = tuple(step for step in Consumer.Blueprint.default_steps if step not in _UNWANTED)
+        default_steps = tuple(step for step in Consumer.Blueprint.default_steps if step not in _OMITTED_STEPS)
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        # a transport may choke on rubbish before we see it; Celery would end the worker and with it every running
-        # job, where a new connection is all that is needed
+        # a transport may raise any error on a malformed message; Celery would end the worker, and with it every
+        # running job, although a new connection suffices
         self.connection_errors = (Exception,)
 
     def create_task_handler(self, *_: Any, **__: Any) -> Callable[[Any], None]:
-        """The handler of every message."""
+        """Return the handler of all messages."""
         inbox = self.app.inbox
         errors = self.connection_errors
 
         def on_message(message: Any) -> None:
-            # first: what comes after may fail, and the message is of no use a second time
+            # acknowledged first: the rest may fail, and a redelivery would be of no use
             message.ack_log_error(logger, errors)
             inbox.put(decode(message.body) if _is_wake(message.headers) else BadWakeUp.UNKNOWN_TASK)
 

@@ -1,17 +1,16 @@
 """Debounced publisher: collects wake-ups for 5 ms and sends them in one batch.
 
-For a store that notifies workers of ready jobs itself: the broker's wake-up then arrives second, so nobody waits
-for it, and publishing while a worker claims the job would only compete for the processor. A process that is killed
-within those milliseconds is like one that is killed between its commit and publishing: the job is stored, and is
-found.
+It is for a store that notifies workers itself: the notification arrives first, and publishing while a worker claims
+the job would only compete for the processor. Killing the process within those milliseconds has the same effect as
+killing it between commit and publish: the job is stored, and a worker finds it by polling.
 """
 
 import atexit
-import os
 import threading
 from collections.abc import Sequence
 from typing import Final
 
+from crucible.forks import reset_after_fork
 from nsai_work.dispatch.publisher import Publisher, enough_wake_ups
 from nsai_work.store.records import WakeUp
 
@@ -19,14 +18,15 @@ DEBOUNCE_S: Final = 0.005
 
 
 class DebouncedPublisher:
-    """Owns its publisher. Safe to use from several threads, and after a fork."""
+    """Publishes wake-ups from a thread. Thread-safe and fork-safe. Owns its publisher."""
 
     def __init__(self, publisher: Publisher) -> None:
         self._publisher = publisher
         self._reset()
+        reset_after_fork(self._reset)
 
     def _reset(self) -> None:
-        self._pid = os.getpid()
+        # a fork copies neither the thread nor its duty to publish what is pending
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._pending: list[WakeUp] = []
@@ -34,12 +34,9 @@ class DebouncedPublisher:
         self._closing = threading.Event()
 
     def send(self, wake_ups: Sequence[WakeUp]) -> None:
-        """Queue wake-ups; they are published within milliseconds."""
+        """Queue wake-ups to be published within milliseconds."""
         if not wake_ups:
             return
-        if self._pid != os.getpid():
-            # the thread stayed with the parent, and so did what it has to deliver
-            self._reset()
         with self._lock:
             self._pending += wake_ups
             if self._thread is None:
@@ -52,9 +49,7 @@ class DebouncedPublisher:
             self._arrived.set()
 
     def close(self) -> None:
-        """Publish what is left. A later ``send`` begins anew."""
-        if self._pid != os.getpid():
-            return
+        """Publish pending wake-ups and end the thread. A later ``send`` starts a new one."""
         with self._lock:
             thread, self._thread = self._thread, None
             self._closing.set()

@@ -1,4 +1,4 @@
-"""Where the consumer puts what it read, and the worker's runtime takes it from."""
+"""The link between the consumer and the worker's runtime: counts messages and passes wake-ups on."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -11,9 +11,9 @@ log = get_logger(__name__)
 
 
 class Inbox:
-    """Counts every message; passes the good ones on. Used from the consumer's thread only.
+    """Passes wake-ups to a receiver and counts all messages. Used in the consumer's thread only.
 
-    ``counts`` has ``wake`` for wake-ups and a key for each kind of rubbish.
+    ``counts`` has the key ``wake`` for wake-ups, and a key for each BadWakeUp.
     """
 
     def __init__(self) -> None:
@@ -21,11 +21,11 @@ class Inbox:
         self._receiver: Callable[[WakeUp], None] | None = None
 
     def connect(self, receiver: Callable[[WakeUp], None] | None) -> None:
-        """Pass wake-ups to this from now on; None drops them, which costs latency only."""
+        """Set the receiver of wake-ups. Without one they are dropped, which costs latency only."""
         self._receiver = receiver
 
     def put(self, message: WakeUp | BadWakeUp) -> None:
-        """Take what a message turned out to be."""
+        """Handle a decoded message."""
         if isinstance(message, BadWakeUp):
             self.counts[message] += 1
             log.warning("wake.rejected", reason=str(message), count=self.counts[message])

@@ -1,10 +1,9 @@
-"""Sends wake-ups, straight through kombu, in the form that Celery reads.
+"""Publishes wake-ups through kombu, in Celery's message format.
 
-A wake-up that cannot be sent is no error: the job is in the store, and a worker's own look or the maintainer finds
-it. So a publisher never raises and never blocks for long; after a failure it leaves the broker alone for a while.
+A failed publish is not an error: a worker finds the stored job by polling, or the maintainer publishes its wake-up
+again. A publisher never raises and never blocks for long; after a failure it backs off from the broker for a while.
 """
 
-import os
 import threading
 from collections import Counter
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from typing import Any
 
 from kombu import Connection, Producer
 
+from crucible.forks import reset_after_fork
 from nsai_work.clock import Clock, SystemClock
 from nsai_work.dispatch.broker import broker_connection
 from nsai_work.dispatch.confirms import Confirms
@@ -25,15 +25,15 @@ from nsai_work.store.records import WakeUp
 log = get_logger(__name__)
 
 PUBLISH_TIMEOUT_S = 2.0
-QUIET_AFTER_FAILURE_S = 3.0
+BACK_OFF_S = 3.0
 
-# a worker that is woken takes whatever is due until nothing is, so one wake-up for each worker is enough; in a
-# fleet of more than this the others find what is left by looking, or by the maintainer's wake-ups
+# a worker that is woken up claims until nothing is due, so one wake-up per worker suffices; in a larger fleet the
+# other workers find the remaining jobs by polling, or through the maintainer's wake-ups
 MAX_WAKE_UPS = 16
 
 
 def enough_wake_ups(wake_ups: Sequence[WakeUp]) -> list[WakeUp]:
-    """At most MAX_WAKE_UPS wake-ups of each priority, which is enough to wake a fleet."""
+    """Return at most ``MAX_WAKE_UPS`` wake-ups of each priority, which suffices to wake a fleet up."""
     sent: Counter[Priority] = Counter()
     enough: list[WakeUp] = []
     for wake_up in wake_ups:
@@ -44,35 +44,41 @@ def enough_wake_ups(wake_ups: Sequence[WakeUp]) -> list[WakeUp]:
 
 
 class Publisher:
-    """One per process and broker; safe to use from several threads, and after a fork."""
+    """A lazily opened connection that publishes wake-ups. Thread-safe and fork-safe."""
 
     def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
         self._settings = settings
         self._clock = clock or SystemClock()
-        self._lock = threading.Lock()
-        self._pid = os.getpid()
         self._connection: Connection | None = None
+        self._inherited: list[Connection] = []
+        self._reset()
+        reset_after_fork(self._reset)
+
+    def _reset(self) -> None:
+        if self._connection is not None:
+            # the parent's: garbage collection in a child would shut its socket down
+            self._inherited.append(self._connection)
+        self._lock = threading.Lock()
+        self._connection = None
         self._producer: Producer | None = None
         self._confirms: Confirms | None = None
-        self._quiet_until = 0.0
+        self._back_off_until = 0.0
 
     def publish(self, wake_ups: Sequence[WakeUp]) -> bool:
-        """Send wake-ups; False when the broker could not be reached (some may have been sent)."""
+        """Publish wake-ups. Returns False if the broker is unavailable; some may have been published."""
         if not wake_ups:
             return True
         with self._lock:
-            self._forget_after_fork()
-            if self._clock.monotonic() < self._quiet_until:
+            if self._clock.monotonic() < self._back_off_until:
                 return False
-            # a broker that was restarted closed our idle connection: that shows only now, so try once more
+            # a restarted broker has closed our idle connection, which only a publish detects: so retry once
             return self._send(wake_ups, last=self._producer is None) or (
-                self._quiet_until == 0.0 and self._send(wake_ups, last=True)
+                self._back_off_until == 0.0 and self._send(wake_ups, last=True)
             )
 
     def close(self) -> None:
-        """Close the connection; a later publish opens it again."""
+        """Close the connection; a later publish reopens it."""
         with self._lock:
-            self._forget_after_fork()
             self._drop()
 
     def _send(self, wake_ups: Sequence[WakeUp], *, last: bool) -> bool:
@@ -84,15 +90,15 @@ class Publisher:
                 self._publish_one(producer, wake_up)
             if self._confirms is not None:
                 self._confirms.wait(PUBLISH_TIMEOUT_S)
-        except Exception as error:  # whatever a broker's client raises costs latency only
+        except Exception as error:  # of any type, by the broker's client library; costs latency only
             self._drop()
             if last:
-                self._quiet_until = self._clock.monotonic() + QUIET_AFTER_FAILURE_S
+                self._back_off_until = self._clock.monotonic() + BACK_OFF_S
                 log.warning(
                     "broker.unreachable", broker=redacted(self._settings.broker_url), error=type(error).__name__
                 )
             return False
-        self._quiet_until = 0.0
+        self._back_off_until = 0.0
         return True
 
     def _publish_one(self, producer: Any, wake_up: WakeUp) -> None:
@@ -124,9 +130,3 @@ class Publisher:
         connection, self._connection, self._producer, self._confirms = self._connection, None, None, None
         if connection is not None:
             connection.collect(socket_timeout=0.5)
-
-    def _forget_after_fork(self) -> None:
-        if self._pid != os.getpid():
-            # the sockets belong to the parent: closing them here would end its connection
-            self._pid, self._connection, self._quiet_until = os.getpid(), None, 0.0
-            self._producer = self._confirms = None

@@ -1,4 +1,4 @@
-"""One queue per priority, so that an urgent wake-up never waits behind a heap of others."""
+"""The broker's queues: one per priority, so that urgent wake-ups never wait behind others."""
 
 from kombu import Queue
 
@@ -6,20 +6,20 @@ from nsai_work.job import Priority
 
 
 def queue_name(prefix: str, priority: Priority) -> str:
-    """Where wake-ups of this priority go."""
+    """Return the name of a priority's queue."""
     return f"{prefix}.{priority}"
 
 
 def wake_queue(prefix: str, priority: Priority, broker_url: str) -> Queue:
-    """The queue of a priority; replicated (quorum) on RabbitMQ."""
+    """Return the queue of a priority: a replicated (quorum) queue on RabbitMQ."""
     name = queue_name(prefix, priority)
     arguments = {"x-queue-type": "quorum"} if is_amqp(broker_url) else None
-    # no exchange of our own: every broker routes the default one by the queue's name
+    # no exchange: every broker's default exchange routes by the queue's name
     return Queue(name, exchange=None, routing_key=name, durable=True, queue_arguments=arguments)
 
 
 def wake_queues(prefix: str, broker_url: str, priorities: "list[Priority] | None" = None) -> list[Queue]:
-    """The queues of these priorities (all of them by default), most urgent first."""
+    """Return the queues of these priorities, by default of all, the most urgent first."""
     return [wake_queue(prefix, priority, broker_url) for priority in priorities or list(Priority)]
 
 

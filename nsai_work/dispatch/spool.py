@@ -1,9 +1,8 @@
-"""The embedded transport: wake-ups as small files in a directory, for processes of one machine.
+"""The embedded kombu transport: messages are files in a spool directory, for the processes of one machine.
 
-kombu's own filesystem transport takes whichever file lies first in one shared directory, also one that is still
-being written, and sorts the whole directory for every message. Here a message appears by rename, so it is whole;
-it is taken by rename, so one reader gets it; each queue has its directory, listed only when the last listing is
-used up.
+kombu's filesystem transport delivers files that are still being written, and sorts its one directory for every
+message. Here each queue has its own directory, which is listed only once the previous listing is consumed. A
+message is created by rename, so it is complete, and taken by rename, so one reader receives it.
 """
 
 import base64
@@ -22,24 +21,24 @@ from kombu.utils.json import dumps, loads
 
 SCHEME = "spool"
 MAX_FILE_BYTES = 1 << 20
-LONGEST_DRAIN_S = 0.25
+MAX_DRAIN_S = 0.25
 logger = logging.getLogger(__name__)
-_count = itertools.count()
+_numbers = itertools.count()
 
 
 def register_spool() -> None:
-    """Make ``spool:///directory`` URLs known to kombu."""
+    """Register the transport with kombu, for ``spool:///directory`` URLs."""
     TRANSPORT_ALIASES.setdefault(SCHEME, f"{__name__}:SpoolTransport")
 
 
 class Channel(virtual.Channel):  # type: ignore[misc]  # kombu is untyped
-    """Queues as directories."""
+    """A channel whose queues are directories."""
 
     do_restore = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._seen: dict[str, deque[str]] = {}
+        self._listed: dict[str, deque[str]] = {}
 
     @property
     def _root(self) -> Path:
@@ -53,15 +52,15 @@ class Channel(virtual.Channel):  # type: ignore[misc]  # kombu is untyped
     def _new_queue(self, queue: str, **kwargs: Any) -> None:
         folder = self._folder(queue)
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _remove_litter(folder)
+        _remove_leftovers(folder)
 
     def _has_queue(self, queue: str, **kwargs: Any) -> bool:
         return self._folder(queue).is_dir()
 
     def _put(self, queue: str, message: Any, **kwargs: Any) -> None:
         folder = self._folder(queue)
-        # .part names are skipped by readers; the rename makes the message visible as a whole
-        name = f"{time.monotonic_ns():020d}-{os.getpid()}-{next(_count):08d}"
+        # readers skip .part files; the rename makes the complete message visible
+        name = f"{time.monotonic_ns():020d}-{os.getpid()}-{next(_numbers):08d}"
         part = folder / f".{name}.part"
         try:
             part.write_bytes(dumps(message).encode())
@@ -72,20 +71,20 @@ class Channel(virtual.Channel):  # type: ignore[misc]  # kombu is untyped
 
     def _get(self, queue: str, timeout: float | None = None) -> Any:
         folder = self._folder(queue)
-        seen = self._seen.setdefault(queue, deque())
-        if not seen:
-            seen.extend(_listing(folder))
-        while seen:
-            message = _take(folder / seen.popleft())
+        names = self._listed.setdefault(queue, deque())
+        if not names:
+            names.extend(_message_names(folder))
+        while names:
+            message = _take(folder / names.popleft())
             if message is not None:
                 return message
         raise Empty
 
     def _size(self, queue: str) -> int:
-        return len(_listing(self._folder(queue)))
+        return len(_message_names(self._folder(queue)))
 
     def _purge(self, queue: str) -> int:
-        return sum(_take(self._folder(queue) / name) is not None for name in _listing(self._folder(queue)))
+        return sum(_take(self._folder(queue) / name) is not None for name in _message_names(self._folder(queue)))
 
     def _delete(self, queue: str, *args: Any, **kwargs: Any) -> None:
         self._purge(queue)
@@ -94,7 +93,7 @@ class Channel(virtual.Channel):  # type: ignore[misc]  # kombu is untyped
 
 
 class SpoolTransport(virtual.Transport):  # type: ignore[misc]  # kombu is untyped
-    """Polls the spool directory; ``polling_interval`` comes from the transport options."""
+    """A transport that polls the spool directory, every ``polling_interval`` seconds (a transport option)."""
 
     Channel = Channel
     default_port = 0
@@ -103,19 +102,19 @@ class SpoolTransport(virtual.Transport):  # type: ignore[misc]  # kombu is untyp
     driver_name = SCHEME
 
     def drain_events(self, connection: Any, timeout: float | None = None) -> None:
-        """Deliver the next message. Gives up sooner than asked: a worker is to notice soon that it should stop."""
-        super().drain_events(connection, timeout=min(timeout or LONGEST_DRAIN_S, LONGEST_DRAIN_S))
+        """Deliver the next message. Waits for at most ``MAX_DRAIN_S``, so that a worker soon notices a stop."""
+        super().drain_events(connection, timeout=min(timeout or MAX_DRAIN_S, MAX_DRAIN_S))
 
     def driver_version(self) -> str:
-        """Nothing foreign drives this transport."""
+        """Return the transport's own version: it has no client library."""
         return "1"
 
     def verify_connection(self, connection: Any) -> bool:
-        """A directory is always there to be made."""
+        """Return True: a missing directory is created on use."""
         return True
 
 
-def _listing(folder: Path) -> list[str]:
+def _message_names(folder: Path) -> list[str]:
     try:
         with os.scandir(folder) as entries:
             return sorted(entry.name for entry in entries if entry.name.endswith(".msg") and entry.name[0] != ".")
@@ -124,24 +123,24 @@ def _listing(folder: Path) -> list[str]:
 
 
 def _take(path: Path) -> dict[str, Any] | None:
-    """Own the file and return its message; None when another reader had it first or it is no message."""
-    mine = path.with_name(f".{path.name}.{os.getpid()}")
+    """Claim the file by rename and return its message. None if another reader was first, or if it is malformed."""
+    claimed = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        path.rename(mine)
-        size = mine.stat().st_size
-        content = mine.read_bytes() if size <= MAX_FILE_BYTES else b""
-        mine.unlink()
+        path.rename(claimed)
+        size = claimed.stat().st_size
+        content = claimed.read_bytes() if size <= MAX_FILE_BYTES else b""
+        claimed.unlink()
     except OSError:
         return None
     try:
-        return _checked(loads(content))
+        return _validated(loads(content))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        logger.warning("dropped %s (%d bytes): not a message: %s", path.name, size, type(error).__name__)
+        logger.warning("dropped malformed message %s (%d bytes): %s", path.name, size, type(error).__name__)
         return None
 
 
-def _checked(message: Any) -> dict[str, Any]:
-    """The message, if kombu can make one of it; a stray file must not stop a consumer."""
+def _validated(message: Any) -> dict[str, Any]:
+    """Return the message if kombu can read it; a stray file must not stop a consumer."""
     properties = message["properties"]
     if not isinstance(message["body"], str) or properties.get("body_encoding") != "base64":
         raise TypeError
@@ -153,10 +152,10 @@ def _checked(message: Any) -> dict[str, Any]:
     return dict(message)
 
 
-def _remove_litter(folder: Path) -> None:
-    """Remove what a process that died between two renames left behind."""
-    too_old = time.time() - 3600
+def _remove_leftovers(folder: Path) -> None:
+    """Remove the old files of processes that died between two renames."""
+    oldest = time.time() - 3600
     for entry in folder.iterdir():
         with contextlib.suppress(OSError):
-            if entry.name.startswith(".") and entry.stat().st_mtime < too_old:
+            if entry.name.startswith(".") and entry.stat().st_mtime < oldest:
                 entry.unlink()

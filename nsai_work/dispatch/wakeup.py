@@ -1,4 +1,4 @@
-"""The one message on the wire, in Celery's message protocol 2."""
+"""Wake-ups on the wire: the only kind of message, in Celery's message protocol 2."""
 
 import json
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ MAX_BODY_BYTES = 4096
 
 
 class BadWakeUp(StrEnum):
-    """Why a message on the queue is no wake-up."""
+    """The reason why a message is not a wake-up."""
 
     TOO_LARGE = "too_large"
     NOT_JSON = "not_json"
@@ -24,7 +24,7 @@ class BadWakeUp(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class WireMessage:
-    """A wake-up as Celery expects it: body and headers."""
+    """The body and headers of a message."""
 
     body: bytes
     headers: dict[str, Any]
@@ -32,7 +32,7 @@ class WireMessage:
 
 
 def encode(wake: WakeUp) -> WireMessage:
-    """The message that Celery's own ``apply_async`` would send for this call."""
+    """Encode a wake-up as Celery's ``apply_async`` would."""
     body = json.dumps([[], wake.model_dump(mode="json"), {}], separators=(",", ":")).encode()
     headers = {
         "lang": "py",
@@ -54,7 +54,7 @@ def encode(wake: WakeUp) -> WireMessage:
 
 
 def decode(body: object) -> WakeUp | BadWakeUp:
-    """The wake-up in a message's body, or what is wrong with it. Never raises."""
+    """Decode the body of a message: a wake-up, or the reason why it is not one. Never raises."""
     if isinstance(body, memoryview):
         body = bytes(body)
     if not isinstance(body, str | bytes):
