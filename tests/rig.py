@@ -207,6 +207,11 @@ def until(
     return found
 
 
+def until_running(handle: JobHandle) -> None:
+    """Wait until a worker has claimed the job. Also returns if the job has ended since then."""
+    until(lambda: any(event.name == "job.running" for event in handle.events()), "the job runs")
+
+
 def command(name: str = "noop", **fields: Any) -> Job:
     """A small job for the scripted backend: ``noop``, ``echo``, ``sleep`` or ``fail``."""
     arguments = fields.pop("arguments", {})

@@ -12,9 +12,8 @@ from nsai_work.dispatch.broker import broker_connection
 from nsai_work.dispatch.queues import queue_name, wake_queue
 from nsai_work.dispatch.wakeup import TASK_NAME
 from nsai_work.job import Priority
-from nsai_work.lifecycle import JobStatus
 from nsai_work.store import WakeUp
-from tests.rig import Rig, command, until
+from tests.rig import Rig, command, until, until_running
 
 
 def _send(rig: Rig, body: Any, headers: dict[str, Any] | None = None, **options: Any) -> None:
@@ -129,7 +128,7 @@ def test_a_stale_or_doubled_wake_up_runs_nothing_twice(rig: Rig) -> None:
     rig.start_worker()
     settings = rig.settings()
     handle = submit(command("sleep", arguments={"ms": 1500}), settings)
-    until(lambda: handle.status() is JobStatus.RUNNING, "it runs")
+    until_running(handle)
 
     for fence in (0, 0, 1, 1, 7):
         publisher(settings).publish([WakeUp(job_id=handle.id, fence=fence, priority=Priority.BATCH)])

@@ -13,13 +13,9 @@ import pytest
 
 from nsai_work import JobHandle, submit
 from nsai_work.lifecycle import JobStatus
-from tests.rig import Proxy, Rig, WorkerProcess, command, own_database, until
+from tests.rig import Proxy, Rig, WorkerProcess, command, own_database, until, until_running
 
 LEASE_S = 3.0
-
-
-def _running(handle: JobHandle) -> None:
-    until(lambda: handle.status() is JobStatus.RUNNING, "the job runs")
 
 
 def _outcomes(rig: Rig, handle: JobHandle) -> list[str | None]:
@@ -30,7 +26,7 @@ def test_a_killed_workers_job_is_taken_over(rig: Rig) -> None:
     """On the same machine a death is seen at once, long before the lease runs out; the job ends, and ends once."""
     first = rig.start_worker(lease_ttl_s=600)
     handle = submit(command("sleep", arguments={"ms": 1000}), rig.settings())
-    _running(handle)
+    until_running(handle)
 
     first.kill()
     rig.start_worker(lease_ttl_s=600)
@@ -66,7 +62,7 @@ def test_a_zombie_changes_nothing(embedded: Rig) -> None:
     """A worker that was frozen past its lease finds its job taken over: it writes nothing, and goes on working."""
     zombie = embedded.start_worker()
     handle = submit(command("sleep", arguments={"ms": 1000}), embedded.settings())
-    _running(handle)
+    until_running(handle)
     _freeze(zombie, embedded)
     embedded.start_worker()
 
@@ -84,7 +80,7 @@ def test_sigterm_hands_over(embedded: Rig) -> None:
     """A worker that is asked to leave gives its job back within the grace period; no attempt is used up."""
     first = embedded.start_worker(shutdown_grace_s=0.5, lease_ttl_s=600)
     handle = submit(command("sleep", arguments={"ms": 2000}), embedded.settings())
-    _running(handle)
+    until_running(handle)
 
     assert first.terminate() == 0
     assert handle.status() is JobStatus.QUEUED
@@ -162,7 +158,7 @@ def test_a_database_that_is_away(
     try:
         worker = rig.start_worker(lease_ttl_s=LEASE_S)
         handle = submit(command("sleep", arguments={"ms": 3500}), observer.settings())
-        _running(handle)
+        until_running(handle)
         proxy.cut()
         time.sleep(away_s)
         if away_s > LEASE_S:

@@ -13,7 +13,7 @@ from nsai_work.client.connections import close_connections, job_store
 from nsai_work.lifecycle import JobStatus
 from nsai_work.store import EventRow
 from nsai_work.worker import run_inline
-from tests.rig import Rig, command, until
+from tests.rig import Rig, command, until, until_running
 
 RUN = """
 import sys
@@ -67,7 +67,7 @@ def test_being_told_to_stop_hands_the_job_back(number: signal.Signals, tmp_path:
         [sys.executable, "-c", RUN, handle.id], env=rig.environment(shutdown_grace_s=0.2), stderr=subprocess.PIPE
     )
     try:
-        until(lambda: handle.status() is JobStatus.RUNNING, "it runs")
+        until_running(handle)
         process.send_signal(number)
         if number is signal.SIGTERM:
             # as timeout(1) does, which tells the process and then its group

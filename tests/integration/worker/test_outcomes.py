@@ -15,7 +15,7 @@ from nsai_work.errors import CrucibleError, InvalidJob, JobTimeout
 from nsai_work.job import Priority
 from nsai_work.lifecycle import JobStatus
 from nsai_work.worker.runtime_thread import RuntimeThread
-from tests.rig import command, until
+from tests.rig import command, until_running
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_retry_after_is_honoured(runtime: RuntimeThread, settings: Settings) -> 
 def test_a_running_job_is_canceled(runtime: RuntimeThread, settings: Settings) -> None:
     """It stops soon, and says that it was canceled."""
     handle = submit(command("sleep", arguments={"ms": 60_000}), settings)
-    until(lambda: handle.status() is JobStatus.RUNNING, "it runs")
+    until_running(handle)
 
     handle.cancel()
 
@@ -175,7 +175,7 @@ def test_stopping_gives_jobs_back_at_once(settings: Settings) -> None:
     first = RuntimeThread(settings)
     first.start()
     handle = submit(command("sleep", arguments={"ms": 60_000}), settings)
-    until(lambda: handle.status() is JobStatus.RUNNING, "it runs")
+    until_running(handle)
 
     first.force_stop()
     first.stop()
