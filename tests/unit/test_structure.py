@@ -67,10 +67,7 @@ KNOWN_MODULE_NAMES: Final[Set[str]] = set()
 ALLOWED_LONG_FILES: Final[Mapping[str, str]] = {}
 """Files that may be longer than ``MAX_LINES``, with the reason."""
 
-KNOWN_LONG_FILES: Final[Set[str]] = {
-    "tests/integration/tinkex/test_malformed_answers.py",
-    "tests/integration/tinkex/test_training_client.py",
-}
+KNOWN_LONG_FILES: Final[Set[str]] = set()
 
 
 def modules_of(package: str) -> dict[str, list[Path]]:

@@ -4,13 +4,17 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from backends.tinkex import RetryConfig, ServiceClient
+from backends.tinkex import RetryConfig, ServiceClient, TrainingClient
 from backends.tinkex.types import Datum, ModelInput
+from backends.tinkex.wire.transport import HttpLimits
 from backends.tinkex_dev.server import DevServer
+
+if TYPE_CHECKING:
+    from scripted_server import ScriptedServer
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -51,6 +55,22 @@ def make_service() -> Iterator[MakeService]:
 def service(server: DevServer, make_service: MakeService) -> ServiceClient:
     """A blocking client of the server."""
     return make_service(server.url)
+
+
+@pytest.fixture
+def scripted() -> "Iterator[ScriptedServer]":
+    """A server with scripted responses."""
+    from scripted_server import ScriptedServer
+
+    with ScriptedServer() as server:
+        yield server
+
+
+@pytest.fixture
+def client(scripted: "ScriptedServer", make_service: MakeService) -> TrainingClient:
+    """A run on the scripted server."""
+    service = make_service(scripted.url, limits=HttpLimits(max_response_bytes=100_000))
+    return service.create_lora_training_client("m")
 
 
 @pytest.fixture

@@ -1,43 +1,17 @@
-"""Training over real HTTP: order, exactness, numbers, two phases, and taking a run over."""
+"""Training over real HTTP: order, exactness, sequence numbers, checkpoints and custom losses."""
 
-import asyncio
-import math
-import os
-import signal
-import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from tinkex_runs import ADAM, client_of, new_run, train
 
 from backends.tinkex import ServiceClient, TrainingClient
-from backends.tinkex.errors import RequestNotSent, WrongLoop
-from backends.tinkex.types import AdamParams, Datum
+from backends.tinkex.errors import RequestNotSent
+from backends.tinkex.types import Datum
 from backends.tinkex_dev.server import DevServer
 from crucible.errors import InvalidRequest, NameTaken, NotFound, RequestTimeout, RunGone
-
-ADAM = AdamParams(learning_rate=1e-2)
-
-
-def train(client: TrainingClient, batch: list[Datum], steps: int) -> list[float]:
-    """Losses of pipelined steps: everything is sent before anything is awaited."""
-    pending = []
-    for _ in range(steps):
-        pending.append(client.forward_backward(batch, "cross_entropy"))
-        step = client.optim_step(ADAM)
-    step.result(30)
-    return [one.result(30).metrics["loss:sum"] for one in pending]
-
-
-def client_of(server: DevServer) -> ServiceClient:
-    """A client to be closed before its server is."""
-    return ServiceClient("tml-test", server.url)
-
-
-def new_run(service: ServiceClient) -> TrainingClient:
-    """A run that starts the same every time."""
-    return service.create_lora_training_client("tiny-lm", rank=4, seed=0)
 
 
 @pytest.mark.parametrize("protobuf", [True, False], ids=["protobuf", "json"])
@@ -148,99 +122,6 @@ def test_a_name_is_taken_once(service: ServiceClient) -> None:
     assert client.save_state("a", overwrite=True).result(30).path == first.path
 
 
-def test_another_client_takes_a_run_over(server: DevServer, make_service: Any, batch: list[Datum]) -> None:
-    """A repeat is answered from the record; then the run goes on, no step lost and none doubled."""
-    first = make_service(server.url)
-    client = new_run(first)
-    assert client.probe_replay().result(30) is True
-    train(client, batch, 2)
-    sent = client.forward_backward(batch, "cross_entropy", seq_id=client.next_seq_id).result(30)
-    step = client.optim_step(ADAM).result(30)
-
-    second = make_service(server.url)
-    heir = TrainingClient.attach(
-        second, model_id=client.model_id, session_id=client.session_id, next_seq_id=client.next_seq_id
-    )
-    again = heir.forward_backward(batch, "cross_entropy", seq_id=client.next_seq_id - 2).result(30)
-    same_step = heir.optim_step(ADAM, seq_id=client.next_seq_id - 1).result(30)
-
-    assert again.metrics == sent.metrics
-    assert same_step == step
-    assert heir.next_seq_id == client.next_seq_id
-    train(heir, batch, 1)
-    steps = [entry for entry in server.log(model_id=client.model_id) if entry["kind"] == "optim_step"]
-    assert len(steps) == 4
-
-
-def test_a_server_that_runs_repeats_again_is_known(make_server: Any, make_service: Any) -> None:
-    """Found out by a forward pass, which changes nothing; asked once."""
-    service = make_service(make_server(replay=False).url)
-    client = new_run(service)
-
-    assert client.probe_replay().result(30) is False
-    number = client.next_seq_id
-    assert client.probe_replay().result(30) is False
-    assert client.next_seq_id == number
-    assert service.features.replays_seq_id is False
-
-
-@pytest.mark.parametrize(
-    ("replay", "stepped", "used_up"),
-    [
-        pytest.param(False, False, True, id="unused gradients, no record"),
-        pytest.param(False, True, False, id="no gradients left"),
-        pytest.param(True, False, False, id="a server that keeps a record"),
-    ],
-)
-def test_a_model_is_not_left_with_gradients_that_the_next_could_inherit(
-    make_server: Any, make_service: Any, batch: list[Datum], replay: bool, stepped: bool, used_up: bool
-) -> None:
-    """SkyRL 0.3.0 gives the place of a freed model away with what it had accumulated: a step that moves nothing
-    uses it up. Done only where it may matter."""
-    server = make_server(replay=replay)
-    service = make_service(server.url)
-    client = new_run(service)
-    client.probe_replay().result(30)
-    client.forward_backward(batch, "cross_entropy").result(30)
-    if stepped:
-        client.optim_step(ADAM).result(30)
-
-    client.unload().result(30)
-
-    kinds = [entry["kind"] for entry in server.log(model_id=client.model_id)]
-    assert kinds.count("optim_step") == stepped + used_up
-
-
-def test_whoever_takes_a_run_over_cannot_know_what_it_holds(
-    make_server: Any, make_service: Any, batch: list[Datum]
-) -> None:
-    """So a run that is attached to and freed is emptied too."""
-    server = make_server(replay=False)
-    service = make_service(server.url)
-    first = new_run(service)
-    first.probe_replay().result(30)
-    first.forward_backward(batch, "cross_entropy").result(30)
-    heir = TrainingClient.attach(
-        service, model_id=first.model_id, session_id=first.session_id, next_seq_id=first.next_seq_id
-    )
-
-    heir.unload().result(30)
-
-    assert [entry["kind"] for entry in server.log(model_id=first.model_id)].count("optim_step") == 1
-
-
-def test_features_are_found_without_harm(server: DevServer, service: ServiceClient) -> None:
-    """With a model's name the answer to repeats is found too; nothing stays behind."""
-    features = service.server_features("tiny-lm").result(30)
-
-    assert features.replays_seq_id is True
-    assert (features.ttl, features.archive, features.publish, features.sessions) == (True, True, True, True)
-    assert features.billing is False
-    assert "tiny-lm" in features.models
-    assert features.optimizer_restore is None
-    assert server.live_runs() == []
-
-
 def test_a_bad_batch_costs_nothing(service: ServiceClient, batch: list[Datum]) -> None:
     """It is refused at the call, takes no number, and the client goes on."""
     client = new_run(service)
@@ -331,105 +212,6 @@ def test_a_wrong_loss_of_ones_own_is_refused(
         client.forward_backward_custom(batch, loss, arrays="numpy").result(30)
 
     assert train(client, batch, 1)
-
-
-def test_two_phases_on_one_loop(server: DevServer, batch: list[Datum]) -> None:
-    """``submit`` returns when the server has the request; nothing runs on another thread."""
-
-    async def scenario() -> list[float]:
-        async with ServiceClient.on_caller_loop("tml-test", server.url) as service:
-            client = await service.create_lora_training_client_async("tiny-lm", rank=4, seed=0)
-            pending = []
-            for _ in range(3):
-                future = await client.submit_forward_backward(batch, "cross_entropy")
-                assert future.request_id is not None
-                await client.submit_optim_step(ADAM)
-                pending.append(future)
-            saved = await (await client.submit_save_state("a"))
-            assert saved.path.endswith("/weights/a")
-            assert not any(thread.name == "tinkex" for thread in threading.enumerate() if thread not in before)
-            return [(await one).metrics["loss:sum"] for one in pending]
-
-    before = set(threading.enumerate())
-    losses = asyncio.run(scenario())
-    assert losses[0] > losses[-1]
-    assert all(map(math.isfinite, losses))
-
-
-def test_many_runs_share_one_loop(server: DevServer, batch: list[Datum]) -> None:
-    """Sessions are their own, connections are shared, and the runs do not disturb each other."""
-
-    async def one(service: ServiceClient) -> float:
-        mine = service.with_new_session()
-        client = await mine.create_lora_training_client_async("tiny-lm", rank=4, seed=0)
-        for _ in range(2):
-            future = await client.submit_forward_backward(batch, "cross_entropy")
-            await client.submit_optim_step(ADAM)
-        loss = (await future).metrics["loss:sum"]
-        await mine.end_sessions()
-        return loss
-
-    async def scenario() -> list[float]:
-        async with ServiceClient.on_caller_loop("tml-test", server.url) as service:
-            return await asyncio.gather(*(one(service) for _ in range(20)))
-
-    assert len(set(asyncio.run(scenario()))) == 1
-
-
-def test_blocking_futures_can_be_awaited(service: ServiceClient, batch: list[Datum]) -> None:
-    """The same client serves blocking code and a loop of the caller's."""
-    client = new_run(service)
-
-    async def scenario() -> float:
-        future = client.forward_backward(batch, "cross_entropy")
-        await client.submit_optim_step(ADAM)
-        assert (await client) is client
-        assert (await future.result_async(30)).metrics == (await future).metrics
-        other = await service.create_lora_training_client_async("tiny-lm", rank=4, seed=0)
-        return (await other.forward(batch, "cross_entropy")).metrics["loss:sum"]
-
-    assert asyncio.run(scenario()) > 0
-    assert client.result() is client
-
-
-def test_blocking_on_the_callers_loop_is_refused(server: DevServer) -> None:
-    """Instead of waiting for itself for ever."""
-
-    async def scenario() -> None:
-        async with ServiceClient.on_caller_loop("tml-test", server.url) as service:
-            with pytest.raises(WrongLoop):
-                service.create_lora_training_client("tiny-lm")
-            future = service.get_server_capabilities()
-            with pytest.raises(WrongLoop):
-                future.result()
-            await future
-            assert future.result().model_names
-
-    asyncio.run(scenario())
-    with pytest.raises(WrongLoop):
-        ServiceClient.on_caller_loop("tml-test", server.url).get_server_capabilities()
-
-
-def test_a_forked_child_has_its_own_loop_and_session(service: ServiceClient, batch: list[Datum]) -> None:
-    """A client that was used before a fork works in the child, in a session of its own."""
-    new_run(service)
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:  # pragma: no cover
-        signal.alarm(30)
-        try:
-            client = new_run(service)
-            loss = client.forward(batch, "cross_entropy").result(20).metrics["loss:sum"]
-            os.write(writer, f"{service.session_id} {loss}".encode())
-        finally:
-            os._exit(0)
-    os.close(writer)
-    with os.fdopen(reader) as pipe:
-        session, _, loss = pipe.read().partition(" ")
-    os.waitpid(child, 0)
-
-    assert float(loss) > 0
-    assert session != service.session_id
 
 
 def test_the_model_can_be_asked_and_freed(service: ServiceClient, batch: list[Datum]) -> None:
