@@ -56,9 +56,9 @@ class AdminRoutes:
                 service.faults.add(fault)
             case faults.LoseModel():
                 self._live(fault.model_id)
-                service.lose(fault.model_id, "lost on command")
+                service.unload(fault.model_id, "lost on command")
             case faults.ExpireSession():
-                for session_id in [fault.session_id] if fault.session_id else service.open_sessions():
+                for session_id in [fault.session_id] if fault.session_id else service.sessions.open_ids():
                     service.end_session(session_id)
             case faults.DropFutures():
                 service.promises.drop_resolved(fault.model_id)

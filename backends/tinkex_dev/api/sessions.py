@@ -71,7 +71,7 @@ class SessionRoutes:
 
     async def create(self, request: Request) -> Response:
         body = await read(request, CreateSession)
-        session = self._service.open_session(**body.model_dump())
+        session = self._service.sessions.open(**body.model_dump())
         return answer(
             {
                 "type": "create_session",
@@ -94,14 +94,12 @@ class SessionRoutes:
     async def list(self, request: Request) -> Response:
         limit = query_number(request, "limit", 20)
         offset = query_number(request, "offset", 0)
-        newest = sorted(self._service.sessions.values(), key=lambda s: (s.created_at, s.id), reverse=True)
+        newest = sorted(self._service.sessions.records.values(), key=lambda s: (s.created_at, s.id), reverse=True)
         return answer({"sessions": [session.id for session in newest[offset : offset + limit]]})
 
     async def show(self, request: Request) -> Response:
         session_id = request.path_params["session_id"]
         session = self._service.sessions.get(session_id)
-        if session is None:
-            raise Refused(404, f"Session {session_id!r} not found")
         shown: dict[str, Any] = {
             "training_run_ids": [r.id for r in self._service.runs.values() if r.session_id == session_id],
             "sampler_ids": [s.id for s in self._service.samplers.values() if s.session_id == session_id],

@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import uuid
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
@@ -17,6 +16,7 @@ from backends.tinkex_dev.options import ServerOptions
 from backends.tinkex_dev.service.lane import ServerLane, Work
 from backends.tinkex_dev.service.promises import Plain, Promise, Promises
 from backends.tinkex_dev.service.run import ServerRun
+from backends.tinkex_dev.service.sessions import Sessions
 from backends.tinkex_dev.storage.checkpoints import Checkpoints
 from backends.tinkex_dev.storage.effect_log import EffectLog
 from backends.tinkex_dev.storage.records import (
@@ -54,12 +54,11 @@ class Service:
         self.folder = StateFolder(options.state_dir)
         self.effect_log = EffectLog(options.state_dir / "log.jsonl", clock)
         self.checkpoints = Checkpoints(self.folder, clock)
-        self.sessions = {session.id: session for session in self.folder.sessions()}
+        self.sessions = Sessions(self.folder, clock, ttl_s=options.session_ttl_s)
         self.runs = {run.id: run for run in self.folder.runs()}
         self.samplers = {sampler.id: sampler for sampler in self.folder.samplers()}
         self.live: dict[str, ServerRun] = {}
         self.snapshots: dict[str, Adapter] = {}
-        self._last_seen: dict[str, float] = {}
         self._networks: dict[str, Network] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._compute = ThreadPoolExecutor(1, thread_name_prefix="tinkex-dev-compute")
@@ -87,48 +86,31 @@ class Service:
             self._networks[name] = Network(name, self.options.seed)
         return self._networks[name]
 
-    def open_session(self, **facts: object) -> SessionRecord:
-        """Open a session."""
-        session = SessionRecord.model_validate({"id": uuid.uuid4().hex, "created_at": self.clock.now(), **facts})
-        self.sessions[session.id] = session
-        self._last_seen[session.id] = self.clock.seconds()
-        self.folder.save_session(session)
-        return session
-
     def touch_session(self, session_id: str) -> SessionRecord:
-        """Reset a session's idle time.
+        """Reset a session's idle time, and return its record.
 
         Raises:
             Refused: 404 if the session does not exist or has ended.
         """
         self.end_stale_sessions()
-        session = self.sessions.get(session_id)
-        if session is None:
-            raise Refused(404, f"Session {session_id!r} not found")
-        if session_id not in self._last_seen:
-            raise Refused(404, f"Session {session_id!r} has ended; create a new one")
-        self._last_seen[session_id] = self.clock.seconds()
+        session = self.sessions.get_open(session_id)
+        self.sessions.touch(session_id)
         return session
 
     def end_stale_sessions(self) -> None:
         """End every session that was idle for longer than ``session_ttl_s``."""
-        limit = self.clock.seconds() - self.options.session_ttl_s
-        for session_id in [key for key, last_seen in self._last_seen.items() if last_seen < limit]:
+        for session_id in self.sessions.stale_ids():
             self.end_session(session_id)
 
     def end_session(self, session_id: str) -> None:
         """End a session: its live models are unloaded, its checkpoints stay."""
-        self._last_seen.pop(session_id, None)
+        self.sessions.end(session_id)
         for sampler_id in [key for key in self.snapshots if key.startswith(f"{session_id}:")]:
             del self.snapshots[sampler_id]
         for run in [run for run in self.live.values() if run.record.session_id == session_id]:
-            self.lose(run.record.id, "its session ended")
+            self.unload(run.record.id, "its session ended")
 
-    def open_sessions(self) -> list[str]:
-        """The ids of the open sessions."""
-        return list(self._last_seen)
-
-    def lose(self, run_id: str, reason: str) -> None:
+    def unload(self, run_id: str, reason: str) -> None:
         """Unload a live model, if it is loaded."""
         run = self.live.pop(run_id, None)
         if run is not None:
@@ -186,7 +168,7 @@ class Service:
         if run is None:
             reason = "its session ended or the server was restarted" if run_id in self.runs else "unknown id"
             raise Refused(404, f"Model {run_id} is not loaded ({reason})")
-        self._last_seen[run.record.session_id] = self.clock.seconds()
+        self.sessions.touch(run.record.session_id)
         self.update_run(run, last_request_time=self.clock.now())
         return run
 
