@@ -12,13 +12,13 @@ from pydantic import JsonValue
 
 from backends.tinkex.backend_settings import TinkexBackendSettings
 from backends.tinkex.capabilities import ALL_FEATURES, LOSSES, capabilities_of, require_expressible
+from backends.tinkex.capability_cache import CapabilityCache
 from backends.tinkex.client.service import ServiceClient
 from backends.tinkex.client.training import TrainingClient
 from backends.tinkex.client.training_service import TrainingService
 from backends.tinkex.discovery import running_dev_server
 from backends.tinkex.errors import BACKEND, invalid
 from backends.tinkex.models import ModelSource, find_model
-from backends.tinkex.offer import Offer
 from backends.tinkex.recovery import RecoveryExecutor, validate
 from backends.tinkex.render import tokenizer_named
 from backends.tinkex.run import TinkexRun
@@ -50,7 +50,7 @@ class _OpenState:
 
     service: ServiceClient
     executor: RecoveryExecutor
-    offer: Offer
+    server: CapabilityCache
     samplers: SamplerCache
 
 
@@ -95,23 +95,23 @@ class TinkexBackend(TrainingBackend):
 
     async def capabilities(self) -> Capabilities:
         """Return the capabilities with the service's first model. A prompt is checked against its own model."""
-        offer = self._current().offer
-        features = await offer.default_features(self.tokenizer)
-        return capabilities_of(await offer.capabilities(), features, self._missing_options)
+        server = self._current().server
+        features = await server.default_features(self.tokenizer)
+        return capabilities_of(await server.capabilities(), features, self._missing_options)
 
     async def health_check(self) -> Health:
         state = self._current()
         try:
-            server = await state.offer.fetch()
+            capabilities = await state.server.fetch()
         except CrucibleError as error:
             return Health(ok=False, reason=str(error), details={"code": error.code})
         return Health(
             ok=True,
-            details={"base_url": state.service.connection.server, "models": len(server.supported_models)},
+            details={"base_url": state.service.connection.server, "models": len(capabilities.supported_models)},
         )
 
     async def check_prompt(self, prompt: Prompt) -> None:
-        server = await self._current().offer.capabilities()
+        server = await self._current().server.capabilities()
         require(prompt, capabilities_of(server, ALL_FEATURES, self._missing_options))
         require_expressible(prompt, ALL_FEATURES)
         if prompt.tools or prompt.options.extended_thinking or any(map(_is_more_than_text, prompt.messages)):
@@ -131,7 +131,7 @@ class TinkexBackend(TrainingBackend):
             yield event
 
     async def check_spec(self, spec: RunSpec) -> None:
-        models = _trainable((await self._current().offer.capabilities()).supported_models)
+        models = _trainable((await self._current().server.capabilities()).supported_models)
         if models and spec.base_model not in models:
             raise invalid("base_model", spec.base_model, f"the service trains {', '.join(models)}")
         if not (spec.lora.train_mlp or spec.lora.train_attn or spec.lora.train_unembed):
@@ -139,7 +139,7 @@ class TinkexBackend(TrainingBackend):
 
     async def tokenizer(self, base_model: str) -> Tokenizer:
         if base_model not in self._tokenizers:
-            server = await self._current().offer.capabilities()
+            server = await self._current().server.capabilities()
             models = {model.model_name: model for model in server.supported_models}
             if models and base_model not in models:
                 raise invalid("base_model", base_model, f"the service has {', '.join(models)}")
@@ -232,7 +232,7 @@ class TinkexBackend(TrainingBackend):
         return _OpenState(
             service,
             RecoveryExecutor(service, max_concurrent=self._settings.max_recoveries),
-            Offer(service, timeout_s=self._settings.ask_within_s),
+            CapabilityCache(service, timeout_s=self._settings.ask_within_s),
             SamplerCache(service),
         )
 
@@ -258,7 +258,7 @@ class TinkexBackend(TrainingBackend):
     async def _resolve(self, prompt: Prompt) -> tuple[ModelSource, Tokenizer]:
         """Return the weights and tokenizer for a prompt. Raises Unsupported when they lack a feature of it."""
         state = self._current()
-        server = await state.offer.capabilities()
+        server = await state.server.capabilities()
         capabilities = capabilities_of(server, ALL_FEATURES, self._missing_options)
         require(prompt, capabilities)
         name = prompt.options.model or capabilities.default_model or ""

@@ -124,9 +124,9 @@ def error_from_failed_request(
     return kind(f"{route} failed: {_short(message)}", backend=BACKEND, request_id=request_id, details=details)
 
 
-def malformed(what: str, *, route: str, request_id: str | None = None) -> MalformedAnswer:
+def malformed(reason: str, *, route: str, request_id: str | None = None) -> MalformedAnswer:
     """Return the error for a response that violates the protocol."""
-    return MalformedAnswer(f"{route}: {what}", backend=BACKEND, request_id=request_id, details={"route": route})
+    return MalformedAnswer(f"{route}: {reason}", backend=BACKEND, request_id=request_id, details={"route": route})
 
 
 def unsupported(capability: str, *, server: str) -> Unsupported:

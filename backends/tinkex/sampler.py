@@ -84,7 +84,7 @@ async def _request(
         async with asyncio.timeout(None if limit is None else limit / 1000):
             response = await future
     except TimeoutError as error:
-        raise RequestTimeout(f"no answer within timeout_ms={limit}", backend=BACKEND) from error
+        raise RequestTimeout(f"no response within timeout_ms={limit}", backend=BACKEND) from error
     except InvalidRequest as error:
         if top and _TOPK_FIELD in str(error):
             raise _no_top_logprobs() from error

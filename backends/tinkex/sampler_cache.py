@@ -1,4 +1,4 @@
-"""The sampling clients that a backend reuses between prompts."""
+"""A cache of sampling clients, reused between prompts."""
 
 from collections import OrderedDict
 from typing import Final
@@ -13,7 +13,7 @@ _MAX_CLIENTS: Final = 64
 
 
 class SamplerCache:
-    """The most recent sampling clients of one service, all in one session of their own."""
+    """Caches the most recently created sampling clients of a service, in a separate session."""
 
     def __init__(self, service: ServiceClient) -> None:
         self._service = service

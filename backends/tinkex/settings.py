@@ -49,8 +49,7 @@ class Endpoint:
 
 
 def resolve_endpoint(api_key: str | SecretStr | None = None, base_url: str | None = None) -> Endpoint:
-    """Return the endpoint given by the arguments, else the environment, else a local development server, else
-    Tinker.
+    """Resolve the endpoint: the arguments, else the environment, else a local development server, else Tinker.
 
     Raises:
         InvalidRequest: the address has no scheme or host, or a required key is missing.

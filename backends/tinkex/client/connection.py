@@ -113,7 +113,7 @@ class Connection:
         try:
             return from_json(response.content)
         except ValueError as error:
-            raise malformed(f"the answer is not JSON: {error}", route=route, request_id=request_id) from error
+            raise malformed(f"the response is not JSON: {error}", route=route, request_id=request_id) from error
 
     async def client_config(self) -> ClientConfig:
         """Return the server's client flags, fetched once; the defaults for a server that has none."""
@@ -148,9 +148,11 @@ def decode_record(value: Any, kind: type[R], route: str, request_id: str | None 
         return kind.model_validate(value)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the answer"
+        where = ".".join(str(part) for part in first["loc"]) or "the response"
         raise malformed(
-            f"the answer is no {kind.__name__}: {where}: {first['msg']}", route=route, request_id=request_id
+            f"the response is not a valid {kind.__name__}: {where}: {first['msg']}",
+            route=route,
+            request_id=request_id,
         ) from None
 
 

@@ -13,7 +13,7 @@ from backends.tinkex.errors import Resource, unsupported
 from backends.tinkex.types.datum import Datum
 from backends.tinkex.types.responses import AcceptedRequest
 from backends.tinkex.wire.body import EncodedBody, json_body
-from backends.tinkex.wire.chunking import datum_bytes
+from backends.tinkex.wire.chunks import datum_bytes
 from backends.tinkex.wire.compression import compressed
 from backends.tinkex.wire.features import Encoding
 from backends.tinkex.wire.pass_request_codec import PassRequest, write_pass_request

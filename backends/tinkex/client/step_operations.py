@@ -14,7 +14,7 @@ from backends.tinkex.types.datum import Datum
 from backends.tinkex.types.forward_backward_output import ForwardBackwardOutput
 from backends.tinkex.types.requests import OptimStepRequest
 from backends.tinkex.types.responses import AcceptedRequest, OptimStepResponse
-from backends.tinkex.wire.chunking import chunked, joined
+from backends.tinkex.wire.chunks import chunked, joined
 from backends.tinkex.wire.pass_request_codec import PassRequest
 
 LossConfig = Mapping[str, float | str]

@@ -28,7 +28,7 @@ from backends.tinkex.types.responses import (
     UnloadModelResponse,
 )
 from backends.tinkex.wire.body import json_body
-from backends.tinkex.wire.chunking import chunked
+from backends.tinkex.wire.chunks import chunked
 from crucible.errors import CrucibleError
 
 

@@ -8,7 +8,7 @@ from backends.tinkex.types.arrays import as_numpy
 from backends.tinkex.types.forward_backward_output import ForwardBackwardOutput
 from backends.tinkex.types.tensor_data import TensorData
 from backends.tinkex.wire.body import PROTOBUF, EncodedBody, Piece
-from backends.tinkex.wire.protobuf_read import (
+from backends.tinkex.wire.protobuf_reader import (
     ProtobufError,
     Value,
     as_double,
@@ -19,7 +19,7 @@ from backends.tinkex.wire.protobuf_read import (
     entry,
     fields,
 )
-from backends.tinkex.wire.protobuf_write import delimited, double, header, integer, memory_of, text, varint
+from backends.tinkex.wire.protobuf_writer import delimited, double, header, integer, memory_of, text, varint
 from backends.tinkex.wire.tensor_codec import DType, dtype_name, dtype_of, item_size, numbers
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from backends.tinkex.types.image_chunk import ImageChunk
 from backends.tinkex.types.model_input import DmelChunk, EncodedTextChunk, ModelInput, ModelInputChunk
 from backends.tinkex.types.tensor_data import TensorData
 from backends.tinkex.wire.body import PROTOBUF, EncodedBody, Piece
-from backends.tinkex.wire.protobuf_read import (
+from backends.tinkex.wire.protobuf_reader import (
     ProtobufError,
     Value,
     as_double,
@@ -23,7 +23,7 @@ from backends.tinkex.wire.protobuf_read import (
     entry,
     fields,
 )
-from backends.tinkex.wire.protobuf_write import delimited, double, header, integer, text
+from backends.tinkex.wire.protobuf_writer import delimited, double, header, integer, text
 from backends.tinkex.wire.tensor_codec import DType, numbers, packed, read_tensor, write_tensor_entry
 from crucible.errors import CrucibleError, Unsupported
 

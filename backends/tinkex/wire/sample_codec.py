@@ -5,8 +5,8 @@ from typing import Any, Final
 
 from backends.tinkex.types.sample_response import SampledSequence, SampleResponse, TopkLogprobs
 from backends.tinkex.wire.body import PROTOBUF, EncodedBody, Piece
-from backends.tinkex.wire.protobuf_read import ProtobufError, Value, as_int, as_view, fields
-from backends.tinkex.wire.protobuf_write import delimited, integer
+from backends.tinkex.wire.protobuf_reader import ProtobufError, Value, as_int, as_view, fields
+from backends.tinkex.wire.protobuf_writer import delimited, integer
 from backends.tinkex.wire.tensor_codec import DType, numbers, packed
 
 _STOP_REASONS: Final = ("stop", "length")

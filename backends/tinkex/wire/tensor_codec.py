@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from backends.tinkex.types.arrays import as_numpy, is_numpy
 from backends.tinkex.types.tensor_data import TensorData
 from backends.tinkex.wire.body import Piece
-from backends.tinkex.wire.protobuf_read import ProtobufError, Value, as_int, as_ints, as_view, fields
-from backends.tinkex.wire.protobuf_write import delimited, header, integer, memory_of, text, varint
+from backends.tinkex.wire.protobuf_reader import ProtobufError, Value, as_int, as_ints, as_view, fields
+from backends.tinkex.wire.protobuf_writer import delimited, header, integer, memory_of, text, varint
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

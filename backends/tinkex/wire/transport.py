@@ -140,7 +140,7 @@ class HttpTransport:
                 truncated += 1
                 failure = MalformedAnswer(f"{request.route}: {error}", backend=BACKEND, details={"cut_short": True})
                 if not request.repeatable:
-                    raise _lost(request, "the answer was cut short") from error
+                    raise _lost(request, "the response was truncated") from error
                 if truncated >= _MAX_TRUNCATED or not request.retries:
                     raise failure from error
             except (BackendUnavailable, RequestTimeout) as error:
@@ -232,7 +232,7 @@ class HttpTransport:
             size += len(block)
             if size > self.limits.max_response_bytes:
                 raise MalformedAnswer(
-                    f"{route}: the answer is larger than {self.limits.max_response_bytes} bytes", backend=BACKEND
+                    f"{route}: the response is larger than {self.limits.max_response_bytes} bytes", backend=BACKEND
                 )
             blocks.append(block)
         return blocks[0] if len(blocks) == 1 else b"".join(blocks)
@@ -266,10 +266,10 @@ def _translated(route: str) -> Iterator[None]:
     try:
         yield
     except httpx.DecodingError as error:
-        raise MalformedAnswer(f"{route}: the answer cannot be decompressed", backend=BACKEND) from error
+        raise MalformedAnswer(f"{route}: the response cannot be decompressed", backend=BACKEND) from error
     except httpx.RemoteProtocolError as error:
         if "incomplete" in str(error) or "without sending complete" in str(error):
-            raise _Truncated("the answer was cut short") from error
+            raise _Truncated("the response was truncated") from error
         raise BackendUnavailable(f"{route}: the connection broke: {error}", backend=BACKEND) from error
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
         raise BackendUnavailable(
@@ -278,7 +278,7 @@ def _translated(route: str) -> Iterator[None]:
             details={"never_sent": True},
         ) from error
     except httpx.TimeoutException as error:
-        raise RequestTimeout(f"{route}: no answer in time ({type(error).__name__})", backend=BACKEND) from error
+        raise RequestTimeout(f"{route}: no response in time ({type(error).__name__})", backend=BACKEND) from error
     except httpx.TransportError as error:
         raise BackendUnavailable(
             f"{route}: the server cannot be reached ({type(error).__name__}: {error})", backend=BACKEND

@@ -11,7 +11,7 @@ from backends.tinkex.types.sample_response import SampledSequence, SampleRespons
 from backends.tinkex.types.tensor_data import TensorData
 from backends.tinkex.wire.pass_output_codec import write_pass_output
 from backends.tinkex.wire.pass_request_codec import PassRequest, read_pass_request
-from backends.tinkex.wire.protobuf_read import ProtobufError
+from backends.tinkex.wire.protobuf_reader import ProtobufError
 from backends.tinkex.wire.sample_codec import write_sample_response
 from backends.tinkex_dev.errors import InvalidField
 from backends.tinkex_dev.service.promises import LossOutputs, Samples

@@ -4,7 +4,7 @@ import struct
 from collections.abc import Iterator
 from typing import Final
 
-from backends.tinkex.wire.protobuf_write import BYTES, FIXED32, FIXED64, VARINT
+from backends.tinkex.wire.protobuf_writer import BYTES, FIXED32, FIXED64, VARINT
 
 _MAX_VARINT_BYTES: Final = 10
 _UINT64: Final = 2**64 - 1

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.tinkex.types import ClientConfig, Datum, ForwardBackwardOutput, ModelInput
-from backends.tinkex.wire.chunking import chunked, datum_bytes, joined, joined_metrics
+from backends.tinkex.wire.chunks import chunked, datum_bytes, joined, joined_metrics
 
 
 def datum(length: int) -> Datum:

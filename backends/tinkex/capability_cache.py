@@ -1,4 +1,4 @@
-"""What a service offers, cached for a short time."""
+"""A short-lived cache of a service's capabilities."""
 
 import asyncio
 import time
@@ -14,10 +14,10 @@ from crucible.tokenizer import ChatFeatures, Tokenizer
 _MAX_AGE_S: Final = 30.0
 
 
-class Offer:
-    """The models of a service and the template features of its first model, each refreshed after 30 s.
+class CapabilityCache:
+    """Caches a service's capabilities and the template features of its first model for 30 s each.
 
-    ``timeout_s`` bounds each request, since callers wait for the answer interactively.
+    ``timeout_s`` bounds each request, since callers wait interactively.
     """
 
     def __init__(self, service: ServiceClient, *, timeout_s: float) -> None:
@@ -41,7 +41,7 @@ class Offer:
                 return await self._service.get_server_capabilities()
         except TimeoutError as error:
             raise BackendUnavailable(
-                f"no answer from {self._service.connection.server} within {self._timeout_s:g} s", backend=BACKEND
+                f"no response from {self._service.connection.server} within {self._timeout_s:g} s", backend=BACKEND
             ) from error
 
     async def default_features(self, tokenizer_of: Callable[[str], Awaitable[Tokenizer]]) -> ChatFeatures:
