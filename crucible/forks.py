@@ -12,6 +12,7 @@ from typing import Any
 from weakref import ReferenceType, WeakMethod, ref
 
 _resets: dict[tuple[int, int], ReferenceType[Any]] = {}
+_inherited: list[object] = []
 
 
 def reset_after_fork(reset: Callable[[], None]) -> None:
@@ -29,6 +30,11 @@ def reset_after_fork(reset: Callable[[], None]) -> None:
         _resets.pop(key, None)
 
     _resets[key] = WeakMethod(reset, forget) if isinstance(reset, MethodType) else ref(reset, forget)
+
+
+def retain_inherited(*resources: object) -> None:
+    """Keep a parent's connections and files alive in the child, where garbage collection would close them."""
+    _inherited.extend(resources)
 
 
 @cache

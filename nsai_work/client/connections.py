@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from crucible.forks import reset_after_fork
+from crucible.forks import reset_after_fork, retain_inherited
 from nsai_work.settings import Settings
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ T = TypeVar("T")
 
 _lock = threading.Lock()
 _kept: dict[tuple[str, str], Any] = {}
-_inherited: list[dict[tuple[str, str], Any]] = []
 
 
 def job_store(settings: Settings) -> "Store":
@@ -89,7 +88,6 @@ def _keep(what: str, url: str, make: Callable[[], T]) -> T:
 
 
 def _reset() -> None:
-    # the sockets and files belong to the parent: garbage collection would close them here
     global _lock, _kept
-    _inherited.append(_kept)
+    retain_inherited(_kept)
     _lock, _kept = threading.Lock(), {}

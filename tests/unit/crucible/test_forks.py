@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 
 from crucible import forks
-from crucible.forks import reset_after_fork
+from crucible.forks import reset_after_fork, retain_inherited
 
 
 class Owner:
@@ -94,3 +94,22 @@ def test_importing_registers_nothing() -> None:
     )
 
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_inherited_resources_are_not_closed_in_the_child() -> None:
+    """Dropped by a reset, they stay open until the child ends."""
+    closed: list[str] = []
+
+    class Connection:
+        def __del__(self) -> None:
+            closed.append("closed")
+
+    connections = [Connection()]
+
+    def body() -> int:
+        retain_inherited(*connections)
+        connections.clear()
+        gc.collect()
+        return len(closed)
+
+    assert code_of_child(body) == 0
