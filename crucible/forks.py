@@ -34,7 +34,7 @@ def reset_after_fork(reset: Callable[[], None]) -> None:
 
 def retain_inherited(*resources: object) -> None:
     """Keep a parent's connections and files alive in the child, where garbage collection would close them."""
-    _inherited.extend(resources)
+    _inherited.extend(resource for resource in resources if resource is not None)
 
 
 @cache
