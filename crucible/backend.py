@@ -23,7 +23,7 @@ from crucible.training import CheckpointCheck, LiveRun, RunRef, RunSpec
 
 
 class Health(Record):
-    """Whether a backend can serve now; if not, ``reason`` explains it."""
+    """The health of a backend. If it cannot serve now, ``reason`` explains why."""
 
     ok: bool
     reason: str | None = None

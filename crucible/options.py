@@ -19,7 +19,7 @@ class ResponseFormat(StrEnum):
 
 
 class CacheControl(StrEnum):
-    """How a provider may cache the prompt."""
+    """The provider's caching of the prompt."""
 
     EPHEMERAL = "ephemeral"
 

@@ -178,7 +178,7 @@ class Tool(Record):
 
 
 class ToolChoice(StrEnum):
-    """Whether the model may, must not or must call a tool."""
+    """The mode of tool calls: optional, forbidden or required."""
 
     AUTO = "auto"
     NONE = "none"

@@ -38,7 +38,7 @@ def check(path: str, spec: RunSpec, store: CheckpointStore[E]) -> CheckpointChec
 
 
 class LocalRecovery(CheckpointSource[LiveRun], Generic[E]):
-    """One recovery. ``drive`` makes a run of an engine that holds the checkpoint's state."""
+    """A recovery. ``drive`` creates a run from an engine in the checkpoint's state."""
 
     def __init__(
         self,

@@ -78,7 +78,7 @@ class CheckpointSource(ABC, Generic[R]):
 
 @dataclass(frozen=True, slots=True)
 class RecoveryLoop(Generic[R]):
-    """One recovery of the run ``run_id``; ``old`` is the first argument of the policy's ``on_recovery``."""
+    """A recovery of the run ``run_id``; ``old`` is the first argument of the policy's ``on_recovery``."""
 
     backend: str
     run_id: str

@@ -11,7 +11,7 @@ from crucible.training import CheckpointRef
 
 
 class RecoveryPolicy(Record):
-    """How a failed run is recovered: which checkpoint, how many attempts, what delays between them.
+    """The policy of a recovery: the choice of the checkpoint, the number of attempts, the delays between them.
 
     ``checkpoint_strategy``: ``latest``, ``best_loss``, or the path of one specific checkpoint.
     ``on_recovery(old, new, checkpoint)`` and ``on_failure(run_id, reason)`` are called in the recovering

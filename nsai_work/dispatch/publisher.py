@@ -11,7 +11,7 @@ from typing import Any
 
 from kombu import Connection, Producer
 
-from crucible.forks import reset_after_fork
+from crucible.forks import reset_after_fork, retain_inherited
 from nsai_work.clock import Clock, SystemClock
 from nsai_work.dispatch.broker import broker_connection
 from nsai_work.dispatch.confirms import Confirms
@@ -50,14 +50,11 @@ class Publisher:
         self._settings = settings
         self._clock = clock or SystemClock()
         self._connection: Connection | None = None
-        self._inherited: list[Connection] = []
         self._reset()
         reset_after_fork(self._reset)
 
     def _reset(self) -> None:
-        if self._connection is not None:
-            # the parent's: garbage collection in a child would shut its socket down
-            self._inherited.append(self._connection)
+        retain_inherited(self._connection)
         self._lock = threading.Lock()
         self._connection = None
         self._producer: Producer | None = None

@@ -5,13 +5,13 @@ after the commit. One that fails does not spoil the others: they are run again w
 """
 
 import asyncio
-import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from crucible.errors import CrucibleError
+from crucible.forks import reset_after_fork, retain_inherited
 from nsai_work.errors import StoreUnavailable
 from nsai_work.lifecycle import JobStatus
 from nsai_work.store import lanes
@@ -43,7 +43,6 @@ class AsyncStore:
     retry_every_s: float = 0.25
     _desk: CommitQueue | None = None
     _thread: threading.Thread | None = None
-    _pid: int = 0
     _closing: threading.Event = field(default_factory=threading.Event)
 
     async def run(self, operation: Callable[Concatenate[Tx, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -115,7 +114,7 @@ class AsyncStore:
     async def close(self) -> None:
         """Finish what waits, then end the thread. Later calls raise StoreUnavailable."""
         self._closing.set()
-        if self._thread is not None and self._desk is not None and self._pid == os.getpid():
+        if self._thread is not None and self._desk is not None:
             self._desk.put(None)
             await asyncio.to_thread(self._thread.join)
 
@@ -147,12 +146,17 @@ class AsyncStore:
     def _open_desk(self) -> CommitQueue:
         if self._closing.is_set():
             raise StoreUnavailable("this connection to the job store has been closed")
-        if self._desk is None or self._pid != os.getpid():
-            # a fork copies the object but not the thread
-            self._pid, self._desk = os.getpid(), CommitQueue(ListeningConnection(self.database))
+        if self._desk is None:
+            reset_after_fork(self._reset)
+            self._desk = CommitQueue(ListeningConnection(self.database))
             self._thread = threading.Thread(target=self._serve, args=(self._desk,), name="nsai-store", daemon=True)
             self._thread.start()
         return self._desk
+
+    def _reset(self) -> None:
+        # a fork copies the object but not the thread
+        retain_inherited(self._desk)
+        self._desk = self._thread = None
 
     def _serve(self, desk: CommitQueue) -> None:
         ended = False
