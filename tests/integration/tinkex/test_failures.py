@@ -96,8 +96,8 @@ def test_a_poisoned_run(
         step(run, batch)
 
     assert caught.value.request_id or mode == "flag"
-    said = service.create_rest_client().get_training_run(run.model_id).result(30)
-    assert said.corrupted is (mode == "flag")
+    training_run = service.create_rest_client().get_training_run(run.model_id).result(30)
+    assert training_run.corrupted is (mode == "flag")
 
 
 def test_a_run_flagged_in_silence(

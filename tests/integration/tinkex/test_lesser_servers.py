@@ -33,7 +33,7 @@ def scripted(scripted: ScriptedServer) -> ScriptedServer:
     return scripted
 
 
-def asked(**options: object) -> Prompt:
+def prompt(**options: object) -> Prompt:
     """A short prompt."""
     return Prompt(messages=[{"role": "user", "content": "Hi"}], options=Options.model_validate(options))
 
@@ -47,12 +47,12 @@ def test_a_server_without_likely_tokens_is_remembered(scripted: ScriptedServer, 
 
     async def body(opened: TinkexBackend) -> Capabilities:
         with pytest.raises(Unsupported, match=r"options\.top_logprobs"):
-            await opened.complete(asked(logprobs=True, top_logprobs=2))
+            await opened.complete(prompt(logprobs=True, top_logprobs=2))
         count = len(scripted.bodies("asample"))
         with pytest.raises(Unsupported, match=r"options\.top_logprobs"):
-            await opened.complete(asked(logprobs=True, top_logprobs=2))
+            await opened.complete(prompt(logprobs=True, top_logprobs=2))
         assert len(scripted.bodies("asample")) == count
-        completion = await opened.complete(asked(logprobs=True))
+        completion = await opened.complete(prompt(logprobs=True))
         assert [item.logprob for item in completion.choices[0].logprobs or ()] == [-1.0, -2.0, -3.0]
         assert "topk_sample_logprobs" not in scripted.bodies("asample")[-1]
         return await opened.capabilities()
@@ -72,7 +72,7 @@ def test_without_its_tokenizer_a_model_claims_no_tools(
 
     async def body(opened: TinkexBackend) -> Capabilities:
         with pytest.raises(Unsupported, match="far/away needs the package transformers"):
-            await opened.complete(Prompt(messages=asked().messages, tools=[{"name": "go"}]))
+            await opened.complete(Prompt(messages=prompt().messages, tools=[{"name": "go"}]))
         return await opened.capabilities()
 
     claimed = run_opened(TinkexBackend({"base_url": scripted.url}), body)

@@ -104,7 +104,7 @@ def test_waiting_is_reported_once_a_minute(scripted: ScriptedServer, make_servic
 
     client.optim_step(AdamParams()).result(20)
 
-    assert [(one.state, one.reason, one.request_id) for one in reports] == [
+    assert [(report.state, report.reason, report.request_id) for report in reports] == [
         (QueueState.PAUSED_CAPACITY, "no GPU is free", "step")
     ] * len(reports)
     assert 2 <= len(reports) <= 4

@@ -81,11 +81,11 @@ def test_saved_weights_can_be_sampled_by_name(service: ServiceClient, run: Train
     """A name makes a checkpoint that stays; its client says what it samples from."""
     sampler = run.save_weights_and_get_sampling_client("final")
 
-    said = sampler.get_sampler().result(30)
+    info = sampler.get_sampler().result(30)
 
-    assert said.base_model == "tiny-lm"
-    assert said.model_path == sampler.model_path
-    assert ParsedCheckpointTinkerPath.from_tinker_path(said.model_path or "").name == "final"
+    assert info.base_model == "tiny-lm"
+    assert info.model_path == sampler.model_path
+    assert ParsedCheckpointTinkerPath.from_tinker_path(info.model_path or "").name == "final"
     assert sampler.get_tokenizer().decode([97]) == "a"
 
 
@@ -153,7 +153,7 @@ def test_runs_are_listed_page_by_page(service: ServiceClient, run: TrainingClien
         assert page.cursor is not None
         offset = page.cursor.next_offset
 
-    assert sorted(one.training_run_id for one in seen) == sorted(others | {run.model_id})
+    assert sorted(item.training_run_id for item in seen) == sorted(others | {run.model_id})
     mine = rest.get_training_run(run.model_id).result(30)
     assert (mine.base_model, mine.lora_rank, mine.corrupted, mine.user_metadata) == (
         "tiny-lm",
@@ -170,10 +170,10 @@ def test_a_checkpoints_life(service: ServiceClient, run: TrainingClient, tmp_pat
     run.save_weights_for_sampler("s").result(30)
 
     listed = rest.list_checkpoints(run.model_id).result(30).checkpoints
-    assert {one.checkpoint_type for one in listed} == {CheckpointKind.TRAINING, CheckpointKind.SAMPLER}
-    assert [one.holds_training_state for one in listed if one.tinker_path == path] == [True]
-    assert {one.tinker_path for one in rest.list_user_checkpoints().result(30).checkpoints} == {
-        one.tinker_path for one in listed
+    assert {item.checkpoint_type for item in listed} == {CheckpointKind.TRAINING, CheckpointKind.SAMPLER}
+    assert [item.holds_training_state for item in listed if item.tinker_path == path] == [True]
+    assert {item.tinker_path for item in rest.list_user_checkpoints().result(30).checkpoints} == {
+        item.tinker_path for item in listed
     }
     assert rest.get_weights_info_by_tinker_path(path).result(30).lora_rank == 4
     assert rest.get_training_run_by_tinker_path(path).result(30).last_checkpoint is not None
@@ -181,14 +181,14 @@ def test_a_checkpoints_life(service: ServiceClient, run: TrainingClient, tmp_pat
     rest.publish_checkpoint_from_tinker_path(path).result(30)
     rest.set_checkpoint_ttl_from_tinker_path(path, 3600).result(30)
     changed = next(
-        one for one in rest.list_checkpoints(run.model_id).result(30).checkpoints if one.tinker_path == path
+        item for item in rest.list_checkpoints(run.model_id).result(30).checkpoints if item.tinker_path == path
     )
     assert changed.public
     assert changed.expires_at is not None
     rest.unpublish_checkpoint_from_tinker_path(path).result(30)
     rest.set_checkpoint_ttl_from_tinker_path(path, None).result(30)
     changed = next(
-        one for one in rest.list_checkpoints(run.model_id).result(30).checkpoints if one.tinker_path == path
+        item for item in rest.list_checkpoints(run.model_id).result(30).checkpoints if item.tinker_path == path
     )
     assert (changed.public, changed.expires_at) == (False, None)
 
@@ -206,7 +206,7 @@ def test_sessions_and_samplers_are_listed(service: ServiceClient, run: TrainingC
     rest = service.create_rest_client()
     sampler = service.create_sampling_client(base_model="tiny-lm")
 
-    assert service.session_id in [one.session_id for one in rest.list_sessions().result(30).sessions]
+    assert service.session_id in [item.session_id for item in rest.list_sessions().result(30).sessions]
     made = rest.get_session(service.session_id or "").result(30)
     assert made.training_run_ids == [run.model_id]
     assert sampler.sampling_session_id in made.sampler_ids

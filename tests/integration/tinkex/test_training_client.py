@@ -174,7 +174,11 @@ def test_a_loss_of_ones_own(service: ServiceClient, batch: list[Datum]) -> None:
     plain, custom = new_run(service), new_run(service)
 
     def minus_sum(data: Any, logprobs: Any) -> tuple[float, list[Any], dict[str, float]]:
-        return -sum(float(one.sum()) for one in logprobs), [-np.ones_like(one) for one in logprobs], {"mine": 1.0}
+        return (
+            -sum(float(array.sum()) for array in logprobs),
+            [-np.ones_like(array) for array in logprobs],
+            {"mine": 1.0},
+        )
 
     expected = plain.forward_backward(batch, "cross_entropy").result(30)
     future = custom.forward_backward_custom(batch, minus_sum, arrays="numpy")
@@ -198,7 +202,9 @@ def test_a_loss_of_ones_own(service: ServiceClient, batch: list[Datum]) -> None:
             id="gradients of another shape",
         ),
         pytest.param(
-            lambda data, logprobs: (1.0, [np.full_like(one, np.nan) for one in logprobs], {}), "gradients", id="NaN"
+            lambda data, logprobs: (1.0, [np.full_like(array, np.nan) for array in logprobs], {}),
+            "gradients",
+            id="NaN",
         ),
     ],
 )

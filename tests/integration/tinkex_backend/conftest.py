@@ -21,8 +21,8 @@ from crucible.training import (
 )
 
 
-def _datum(asked: str, answered: str) -> Datum:
-    talk = [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
+def _datum(question: str, answer: str) -> Datum:
+    talk = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
     example = ByteTokenizer().render_example(talk)
     return Datum(example.tokens[:-1], {"target_tokens": example.tokens[1:], "weights": example.weights[1:]})
 
@@ -44,7 +44,7 @@ class Training:
         """The losses of ``count`` steps, sent one after the other without waiting."""
         numbers = range(first, first + count)
         pending = [await run.send(run.prepare_step(self.request(number))) for number in numbers]
-        return [(await one.result()).loss for one in pending]
+        return [(await result.result()).loss for result in pending]
 
     async def save(self, run: LiveRun, name: str, step: int, ttl_s: int | None = None) -> SaveResult:
         """A saved training state."""

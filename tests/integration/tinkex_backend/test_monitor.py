@@ -27,10 +27,10 @@ class Service:
 
     def __init__(self, **words: list[bool | Exception]) -> None:
         self.words = words
-        self.asked: list[str] = []
+        self.polled: list[str] = []
 
     async def __call__(self, run_id: str) -> bool:
-        self.asked.append(run_id)
+        self.polled.append(run_id)
         words = self.words[run_id]
         word = words.pop(0) if len(words) > 1 else words[0]
         if isinstance(word, Exception):
@@ -119,7 +119,7 @@ def test_it_polls_at_the_interval_of_the_policy(enabled: bool, polls: int) -> No
 
     asyncio.run(body())
 
-    assert len(service.asked) == polls
+    assert len(service.polled) == polls
     assert set(waits) <= {5.0}
 
 

@@ -12,8 +12,8 @@ from crucible.errors import InvalidRequest
 
 def datum(tokens: Any = (1, 2, 3), **inputs: Any) -> Datum:
     """A datum that is fine unless told otherwise."""
-    given = {"target_tokens": [2, 3, 4], "weights": [1.0, 1.0, 1.0], **inputs}
-    return Datum(model_input=ModelInput.from_ints(tokens), loss_fn_inputs=given)
+    loss_inputs = {"target_tokens": [2, 3, 4], "weights": [1.0, 1.0, 1.0], **inputs}
+    return Datum(model_input=ModelInput.from_ints(tokens), loss_fn_inputs=loss_inputs)
 
 
 NAN, INF = float("nan"), float("inf")

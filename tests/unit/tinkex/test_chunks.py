@@ -29,7 +29,7 @@ def test_chunks_keep_the_order_and_the_limits(lengths: list[int], count: int, si
 
     chunks = chunked(data, config)
 
-    assert [one for chunk in chunks for one in chunk] == data
+    assert [datum for chunk in chunks for datum in chunk] == data
     for chunk in chunks:
         assert 1 <= len(chunk) <= count
         assert len(chunk) == 1 or sum(map(datum_bytes, chunk)) <= size

@@ -95,13 +95,13 @@ TABLE = [
 ]
 
 
-@pytest.mark.parametrize(("said", "kind"), TABLE)
-def test_every_refusal_has_its_error(said: ErrorResponse, kind: type[CrucibleError]) -> None:
+@pytest.mark.parametrize(("response", "kind"), TABLE)
+def test_every_refusal_has_its_error(response: ErrorResponse, kind: type[CrucibleError]) -> None:
     """The kind is right, and status, route, backend and request id are in it."""
-    error = error_from_response(said)
+    error = error_from_response(response)
 
     assert type(error) is kind
-    assert error.details["status"] == said.status
+    assert error.details["status"] == response.status
     assert error.details["route"] == "optim_step"
     assert (error.backend, error.request_id) == ("tinkex", "req-1")
 

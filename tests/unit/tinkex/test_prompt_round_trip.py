@@ -55,8 +55,8 @@ def prompts(draw: st.DrawFn) -> Prompt:
             )
             for index in range(draw(st.integers(0, 2)))
         ]
-        said = draw(texts).strip()
-        messages.append(Message(role="assistant", content=said or (None if calls else ""), tool_calls=calls))
+        content = draw(texts).strip()
+        messages.append(Message(role="assistant", content=content or (None if calls else ""), tool_calls=calls))
         messages += [
             Message(role="tool", content=[ToolResultPart(tool_call_id=call.id, content=draw(jsons))])
             for call in calls
@@ -222,8 +222,8 @@ def test_what_no_request_can_say_is_refused(changes: dict[str, Any], field: str)
 
 def test_tools_that_may_not_be_called_are_not_offered() -> None:
     """tool_choice none is kept by not telling the model of them."""
-    asked = [{"role": "user", "content": "x"}]
-    plain = Prompt(messages=asked)
-    barred = Prompt(messages=asked, tools=[{"name": "a"}], tool_choice="none")
+    messages = [{"role": "user", "content": "x"}]
+    plain = Prompt(messages=messages)
+    barred = Prompt(messages=messages, tools=[{"name": "a"}], tool_choice="none")
 
     assert model_input(chat_of(barred), TOKENIZER) == model_input(chat_of(plain), TOKENIZER)

@@ -52,11 +52,11 @@ RUNS = fields(
 
 
 @given(RUNS)
-def test_a_run_is_read_whatever_is_missing(said: dict[str, Any]) -> None:
+def test_a_run_is_read_whatever_is_missing(value: dict[str, Any]) -> None:
     """Any combination of present, missing and null fields is a run, and ``corrupted`` is always a bool."""
-    run = TrainingRun.model_validate(said)
+    run = TrainingRun.model_validate(value)
 
-    assert run.corrupted is bool(said.get("corrupted"))
+    assert run.corrupted is bool(value.get("corrupted"))
     assert run.last_request_time is None or run.last_request_time.tzinfo is not None
     assert TrainingRun.model_validate_json(run.model_dump_json()) == run
 
@@ -71,11 +71,11 @@ def test_pages_are_read_with_and_without_cursor(runs: list[dict[str, Any]], curs
 
 
 @given(CHECKPOINTS)
-def test_a_checkpoint_is_read_whatever_is_missing(said: dict[str, Any]) -> None:
+def test_a_checkpoint_is_read_whatever_is_missing(value: dict[str, Any]) -> None:
     """Times come out with a zone, ``public`` is a bool."""
-    checkpoint = CheckpointsList.model_validate({"checkpoints": [said]}).checkpoints[0]
+    checkpoint = CheckpointsList.model_validate({"checkpoints": [value]}).checkpoints[0]
 
-    assert checkpoint.public is bool(said.get("public"))
+    assert checkpoint.public is bool(value.get("public"))
     assert checkpoint.time is None or checkpoint.time.tzinfo is not None
 
 

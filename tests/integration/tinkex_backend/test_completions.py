@@ -50,7 +50,7 @@ def test_a_run_is_found_by_its_name(training, backend: TinkexBackend) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "said"),
+    ("model", "message"),
     [
         ("gpt-nothing", "the base models tiny-lm"),
         ("tinker://nobody/sampler_weights/none", "tinker://nobody/sampler_weights/none"),
@@ -59,12 +59,12 @@ def test_a_run_is_found_by_its_name(training, backend: TinkexBackend) -> None:
     ],
     ids=["unknown", "missing", "malformed", "foreign"],
 )
-def test_a_model_that_means_nothing_is_refused(backend: TinkexBackend, model: str, said: str) -> None:
+def test_a_model_that_means_nothing_is_refused(backend: TinkexBackend, model: str, message: str) -> None:
     """With the field, the name and what is allowed."""
     with pytest.raises(InvalidRequest, match=r"options\.model") as caught:
         run_opened(backend, lambda opened: opened.complete(prompt(model=model)))
 
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert model in str(caught.value)
 
 
@@ -123,8 +123,8 @@ def test_many_at_once_share_one_loop(backend: TinkexBackend) -> None:
     """Each gets its own answer."""
 
     async def body(opened: TinkexBackend) -> list[str]:
-        asked = [opened.complete(prompt(f"Say {n}", model="tiny-lm", seed=n, max_tokens=4)) for n in range(40)]
-        return [completion.trace_id or completion.text for completion in await asyncio.gather(*asked)]
+        pending = [opened.complete(prompt(f"Say {n}", model="tiny-lm", seed=n, max_tokens=4)) for n in range(40)]
+        return [completion.trace_id or completion.text for completion in await asyncio.gather(*pending)]
 
     assert len(run_opened(backend, body)) == 40
 
@@ -133,12 +133,12 @@ def test_connect_finds_a_server_by_the_environment(server: DevServer, monkeypatc
     """As a user types it: nothing but the name."""
     monkeypatch.setenv("TINKER_BASE_URL", server.url)
     monkeypatch.setenv("TINKER_API_KEY", "tml-dev")
-    asked = prompt(model="llama-3.2-1b", max_tokens=6, temperature=0)
+    request = prompt(model="llama-3.2-1b", max_tokens=6, temperature=0)
 
     with connect("tinkex") as backend:
         capabilities = backend.capabilities()
-        completion = backend.complete(asked)
-        folded = fold(backend.stream(asked))
+        completion = backend.complete(request)
+        folded = fold(backend.stream(request))
 
     assert {"llama-3.2-1b", "llama-3.2-3b", "qwen/qwen2.5-7b"} <= set(capabilities.models)
     assert capabilities.supports_training
@@ -147,7 +147,7 @@ def test_connect_finds_a_server_by_the_environment(server: DevServer, monkeypatc
 
 
 @pytest.mark.parametrize(
-    ("config", "said"),
+    ("config", "message"),
     [
         ({"base_url": "localhost:8000"}, "base_url"),
         ({"base_url": "http://example.org"}, "TINKER_API_KEY"),
@@ -156,9 +156,9 @@ def test_connect_finds_a_server_by_the_environment(server: DevServer, monkeypatc
     ],
     ids=["no scheme", "no key", "unknown", "negative"],
 )
-def test_wrong_settings_are_refused_when_it_is_made(config: dict[str, object], said: str) -> None:
+def test_wrong_settings_are_refused_when_it_is_made(config: dict[str, object], message: str) -> None:
     """Before anything is opened, naming the setting."""
-    with pytest.raises(InvalidRequest, match=said):
+    with pytest.raises(InvalidRequest, match=message):
         TinkexBackend(config)
 
 
