@@ -69,7 +69,7 @@ def measure(options: argparse.Namespace, folder: Path) -> int:
     succeeded = sum(handle.status() is JobStatus.SUCCEEDED for handle in handles)
     close_connections()
     each = (peak - before) / options.runs
-    late = re.findall(r"loop_late_(\w+)_ms=([\d.]+)", log.read_text())
+    late = re.findall(r"loop_lag_(\w+)_ms=([\d.]+)", log.read_text())
     print(f"runs succeeded     {succeeded} of {options.runs}, {most} at once at the most")
     print(f"submitted in       {submitted:.1f} s")
     print(f"all ended in       {took:.1f} s, {options.runs * options.steps / took:.0f} steps/s")

@@ -1,4 +1,4 @@
-"""The worker: claims jobs, runs hundreds of them on one event loop, and records their outcomes.
+"""The worker: claims jobs, runs them concurrently on an event loop, and records their outcomes.
 
 The names stand in ``__init__.pyi`` and are imported on first access.
 """

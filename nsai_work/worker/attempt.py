@@ -1,4 +1,4 @@
-"""One claimed job while this worker runs it."""
+"""A claimed job while this worker runs it."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -9,8 +9,12 @@ from nsai_work.store.records import Claim
 
 @dataclass(slots=True, eq=False)
 class Attempt:
-    """``renewed_at`` is this process's monotonic clock just before the last heartbeat that succeeded was sent.
-    ``recording``: its end is on its way to the store, so a lease that is gone may have been given up here."""
+    """A claim with its control and its task.
+
+    ``renewed_at`` is the monotonic time just before the last successful heartbeat was sent. While ``recording``,
+    the outcome is being written to the store: a lease that is gone may then have been released by this worker
+    itself.
+    """
 
     claim: Claim
     renewed_at: float

@@ -1,4 +1,4 @@
-"""The backends of a worker process: each opened once, on its event loop, and shared by all its jobs."""
+"""The backends of a worker process: each is opened once, on the event loop, and shared by all jobs."""
 
 import asyncio
 from collections.abc import Mapping
@@ -12,11 +12,11 @@ log = get_logger(__name__)
 
 
 class BackendPool:
-    """Backends by entry-point name.
+    """Open backends by entry-point name.
 
-    ``only_usable``: a backend that cannot be imported here, or whose packages are missing, is left to other
-    workers; that is looked at once. Otherwise its jobs are taken, and fail with the reason. ``credentials`` names
-    the account that is used at a backend; one that is not among them goes by the backend's own name.
+    With ``only_usable``, jobs of a backend that cannot be imported here, or whose packages are missing, stay queued
+    for other workers; that is checked once per backend. Without it, such jobs are claimed and fail with the reason.
+    ``credentials`` maps a backend to the name of the account used there, by default the backend's own name.
     """
 
     def __init__(
@@ -28,16 +28,16 @@ class BackendPool:
         self._usable: dict[str, bool] = {}
         self._open: dict[str, Backend] = {}
         self._locks: dict[str, asyncio.Lock] = {}
-        self._backing_off: dict[str, float] = {}
+        self._back_off_until: dict[str, float] = {}
 
     def available(self) -> dict[str, str]:
-        """The backends that jobs may be claimed for now, with the name of the account each uses.
+        """Return the backends for which jobs may be claimed now, each with the name of its account.
 
-        The first call imports them, which may take seconds: make it in a thread.
+        The first call imports them, which may take seconds: call it in a thread.
         """
         now = self._clock.monotonic()
-        self._backing_off = {name: until for name, until in self._backing_off.items() if until > now}
-        names = [name for name in backend_names() if name not in self._backing_off and self._is_usable(name)]
+        self._back_off_until = {name: until for name, until in self._back_off_until.items() if until > now}
+        names = [name for name in backend_names() if name not in self._back_off_until and self._is_usable(name)]
         return {name: self._credentials.get(name, name) for name in names}
 
     def _is_usable(self, name: str) -> bool:
@@ -51,15 +51,15 @@ class BackendPool:
         return self._usable[name]
 
     def back_off(self, name: str, seconds: float) -> None:
-        """Take no jobs for a backend that does not answer, so that they go elsewhere or wait unharmed."""
+        """Claim no jobs for an unavailable backend: they stay queued, or run on another worker."""
         until = self._clock.monotonic() + seconds
-        self._backing_off[name] = max(until, self._backing_off.get(name, 0.0))
+        self._back_off_until[name] = max(until, self._back_off_until.get(name, 0.0))
 
     async def get(self, name: str) -> Backend:
-        """The open backend of that name.
+        """Return a backend, opened on first use.
 
         Raises:
-            UnknownBackend, PluginError, InvalidRequest: it cannot be made here; the next call tries again.
+            UnknownBackend, PluginError, InvalidRequest: it cannot be created here; the next call tries again.
             BackendError: it could not be opened.
         """
         async with self._locks.setdefault(name, asyncio.Lock()):
@@ -70,7 +70,7 @@ class BackendPool:
             return self._open[name]
 
     async def close(self) -> None:
-        """Close all of them; one that fails to close is logged."""
+        """Close all open backends. A failure to close is logged."""
         while self._open:
             name, backend = self._open.popitem()
             try:

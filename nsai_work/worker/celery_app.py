@@ -1,6 +1,6 @@
-"""For those who run Celery's own command: ``celery -A nsai_work.worker.celery_app worker``, with any pool.
+"""The Celery application for Celery's own command: ``celery -A nsai_work.worker.celery_app worker``, with any pool.
 
-The application is made when it is asked for, not when this module is imported.
+It is created on first access, not on import.
 """
 
 from functools import lru_cache

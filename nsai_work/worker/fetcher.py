@@ -1,7 +1,8 @@
-"""The claiming loop of a worker: turns wake-ups, ended jobs and the clock into claims.
+"""The fetcher: claims jobs for a worker when a wake-up arrives, when a job ends, and at the polling interval.
 
-It does not matter which job a wake-up names: what is run next is decided by the claim, in the store. A claim that
-got all it asked for is followed by another; else the fetcher waits for the next reason to look.
+A wake-up is only a trigger: the claim decides in the store which jobs run next, whatever job the wake-up names. A
+claim that returns as many jobs as requested is followed by another; after any other claim the fetcher waits for a
+trigger.
 """
 
 import asyncio
@@ -17,166 +18,166 @@ from nsai_work.store.records import Claim, WakeUp
 
 log = get_logger(__name__)
 
-# claims of one transaction: enough to share its cost, few enough to keep other workers busy too
+# claims per transaction: enough to share its cost, few enough to leave jobs for other workers
 MAX_BATCH = 64
 MAX_REMEMBERED = 10_000
 MAX_CHECKS = 50
 
-Take = Callable[[int], Awaitable[Sequence[Claim]]]
-
-
+ClaimJobs = Callable[[int], Awaitable[Sequence[Claim]]]
 StandBy = Callable[[int], StandingClaim | None]
-Fences = Callable[[Sequence[str]], Awaitable[dict[str, int]]]
+StartAttempt = Callable[[Claim, float], None]
+ReadFences = Callable[[Sequence[str]], Awaitable[dict[str, int]]]
 
 
 class Fetcher:
-    """The claiming loop of one worker. ``wake`` and ``look`` are called on the event loop.
+    """The claiming loop of a worker. All methods are called on the event loop.
 
-    ``counts`` counts wake-ups by what became of them: useful, taken (somebody has it), stale (of an older fence),
-    unknown.
+    ``counts`` counts wake-ups: ``useful`` (their job was claimed here), ``taken`` (claimed already, here or by
+    another worker), ``stale`` (of an older fence), ``unknown`` (there is no such job).
     """
 
     def __init__(
         self,
-        take: Take,
-        begin: Callable[[Claim, float], None],
-        fences: Fences,
+        claim: ClaimJobs,
+        start: StartAttempt,
+        fences: ReadFences,
         clock: Clock,
         *,
         concurrency: int,
         poll_interval_s: float,
         stand_by: StandBy = lambda _limit: None,
     ) -> None:
-        self._take = take
+        self._claim = claim
         self._stand_by = stand_by
-        self._begin = begin
+        self._start = start
         self._fences = fences
         self._clock = clock
         self._concurrency = concurrency
         self._poll_interval_s = poll_interval_s
         self._running = 0
-        self._due = asyncio.Event()
+        self._triggered = asyncio.Event()
         self._wake_ups: OrderedDict[str, int] = OrderedDict()
-        self._seen: OrderedDict[str, int] = OrderedDict()
+        self._claimed: OrderedDict[str, int] = OrderedDict()
         self.counts: Counter[str] = Counter()
 
     @property
     def running(self) -> int:
-        """Jobs that this worker runs now."""
+        """The number of jobs that this worker runs."""
         return self._running
 
     def wake(self, wake: WakeUp) -> None:
-        """A wake-up has arrived."""
-        if self._seen.get(wake.job_id, -1) > wake.fence:
-            # it is of a job that was claimed here: what came with it was seen then too
-            self._count_seen(wake.job_id, wake.fence)
+        """Handle a wake-up."""
+        if self._claimed.get(wake.job_id, -1) > wake.fence:
+            # its job was claimed here after it was sent, and so were the jobs that became ready with it
+            self._count_claimed(wake.job_id, wake.fence)
             return
         if len(self._wake_ups) < MAX_REMEMBERED:
             self._wake_ups[wake.job_id] = wake.fence
-        self._due.set()
+        self._triggered.set()
 
-    def look(self) -> None:
-        """Something may have become claimable."""
-        self._due.set()
+    def trigger(self) -> None:
+        """Claim soon: a job may have become claimable."""
+        self._triggered.set()
 
-    def ended(self) -> None:
-        """A job has ended: there is a place, and others may have been waiting for this one."""
+    def job_ended(self) -> None:
+        """Free the capacity of a job that has ended, and claim soon: other jobs may depend on it."""
         self._running -= 1
-        self._due.set()
+        self._triggered.set()
 
     async def run(self) -> None:
-        """Claim for ever. When it is cancelled, what is just being claimed is still begun: nobody else would."""
+        """Claim forever. On cancellation, the jobs of a claim in progress are still started: no other worker
+        would."""
         while True:
-            asked = min(self._concurrency - self._running, MAX_BATCH)
-            self._due.clear()
-            got = await self._claim(asked) if asked > 0 else 0
-            if asked <= 0 or got < asked:
+            limit = min(self._concurrency - self._running, MAX_BATCH)
+            self._triggered.clear()
+            claimed = await self._fetch(limit) if limit > 0 else 0
+            if limit <= 0 or claimed < limit:
                 await self._check_wake_ups()
-                await self._wait(asked - got)
+                await self._wait(limit - claimed)
 
-    async def _claim(self, asked: int) -> int:
-        taking = asyncio.ensure_future(self._take(asked))
+    async def _fetch(self, limit: int) -> int:
+        claiming = asyncio.ensure_future(self._claim(limit))
         sent_at = self._clock.monotonic()
         try:
-            await asyncio.wait({taking})
+            await asyncio.wait({claiming})
         finally:
-            # not even when this is cancelled is what is being claimed left alone
-            if not taking.done():
-                await asyncio.wait({taking})
-            got = self._begin_taken(taking, sent_at)
-        if got is None:
+            # the claim is awaited even if this task is cancelled
+            if not claiming.done():
+                await asyncio.wait({claiming})
+            count = self._start_claimed(claiming, sent_at)
+        if count is None:
             await asyncio.sleep(min(1.0, self._poll_interval_s))
-        return got or 0
+        return count or 0
 
-    async def _wait(self, room: int) -> None:
-        """Wait for a reason to look. If there is room, a claim stands by meanwhile; what it takes is begun."""
-        standing = self._stand_by(room) if room > 0 else None
-        begun = asyncio.Event()
+    async def _wait(self, capacity: int) -> None:
+        """Wait for a trigger. With free capacity, a standing claim is open meanwhile, and its jobs are started."""
+        standing = self._stand_by(capacity) if capacity > 0 else None
+        started = asyncio.Event()
 
-        def on_told(taken: "asyncio.Future[Sequence[Claim]]") -> None:
+        def on_claimed(claims: "asyncio.Future[Sequence[Claim]]") -> None:
             assert standing is not None
-            self._begin_taken(taken, standing.began_at)
-            begun.set()
-            self._due.set()
+            self._start_claimed(claims, standing.began_at)
+            started.set()
+            self._triggered.set()
 
         if standing is not None:
-            standing.done.add_done_callback(on_told)
+            standing.done.add_done_callback(on_claimed)
         try:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._poll_interval_s):
-                    await self._due.wait()
+                    await self._triggered.wait()
         finally:
             if standing is not None and not standing.stand_down():
-                # before its jobs are counted, the next claim would ask for too many
-                await begun.wait()
+                # until its jobs are counted, the next claim would exceed the capacity
+                await started.wait()
 
-    def _begin_taken(self, taken: "asyncio.Future[Sequence[Claim]]", sent_at: float) -> int | None:
-        """Begin what a claim took; how many jobs that are, or None if it failed."""
+    def _start_claimed(self, claims: "asyncio.Future[Sequence[Claim]]", sent_at: float) -> int | None:
+        """Start the jobs of a claim. Returns their number, or None if the claim failed."""
         try:
-            claims = taken.result()
+            result = claims.result()
         except CrucibleError as error:
             log.warning("claim.failed", error=error.code)
             return None
-        for claim in claims:
+        for claim in result:
             self._remember(claim)
             self._running += 1
-            self._begin(claim, sent_at)
-        return len(claims)
+            self._start(claim, sent_at)
+        return len(result)
 
     def _remember(self, claim: Claim) -> None:
-        self._seen[claim.job_id] = claim.fence
-        self._seen.move_to_end(claim.job_id)
-        if len(self._seen) > MAX_REMEMBERED:
-            self._seen.popitem(last=False)
+        self._claimed[claim.job_id] = claim.fence
+        self._claimed.move_to_end(claim.job_id)
+        if len(self._claimed) > MAX_REMEMBERED:
+            self._claimed.popitem(last=False)
         if self._wake_ups.pop(claim.job_id, None) is not None:
             self.counts["useful"] += 1
 
     async def _check_wake_ups(self) -> None:
-        """Count wake-ups that led to no claim here; all of them are harmless."""
-        strange: dict[str, int] = {}
-        while self._wake_ups and len(strange) < MAX_CHECKS:
+        """Count the wake-ups that led to no claim here. All of them are harmless."""
+        others: dict[str, int] = {}
+        while self._wake_ups and len(others) < MAX_CHECKS:
             job_id, fence = self._wake_ups.popitem(last=False)
-            if job_id in self._seen:
-                self._count_seen(job_id, fence)
+            if job_id in self._claimed:
+                self._count_claimed(job_id, fence)
             else:
-                strange[job_id] = fence
-        if strange:
-            await self._classify_wake_ups(strange)
+                others[job_id] = fence
+        if others:
+            await self._classify_wake_ups(others)
 
-    def _count_seen(self, job_id: str, fence: int) -> None:
-        self.counts["taken" if fence >= self._seen[job_id] - 1 else "stale"] += 1
+    def _count_claimed(self, job_id: str, fence: int) -> None:
+        self.counts["taken" if fence >= self._claimed[job_id] - 1 else "stale"] += 1
 
     async def _classify_wake_ups(self, wake_ups: dict[str, int]) -> None:
         try:
-            known = await self._fences(list(wake_ups))
+            fences = await self._fences(list(wake_ups))
         except CrucibleError:
             return
         for job_id, fence in wake_ups.items():
-            if job_id not in known:
+            if job_id not in fences:
                 self.counts["unknown"] += 1
                 log.warning("wake.unknown_job", job_id=job_id, count=self.counts["unknown"])
-            elif fence < known[job_id] - 1:
+            elif fence < fences[job_id] - 1:
                 self.counts["stale"] += 1
-                log.info("wake.stale", job_id=job_id, fence=fence, current=known[job_id])
+                log.info("wake.stale", job_id=job_id, fence=fence, current=fences[job_id])
             else:
                 self.counts["taken"] += 1

@@ -1,4 +1,4 @@
-"""What each kind of job does, once it is claimed and its backend is open."""
+"""The handlers of claimed jobs: one for each kind."""
 
 from dataclasses import dataclass
 
@@ -14,28 +14,30 @@ from nsai_work.worker.backends import BackendPool
 
 
 @dataclass(frozen=True, slots=True)
-class Tools:
-    """What performing a job needs."""
+class JobContext:
+    """The resources of an attempt: the worker's backends, the job's journal, a clock."""
 
     backends: BackendPool
     journal: Journal
     clock: Clock
 
 
-async def perform(attempt: Attempt, tools: Tools) -> dict[str, JsonValue]:
-    """Do the job's work and return its result. Raises what the work raises."""
+async def run_job(attempt: Attempt, context: JobContext) -> dict[str, JsonValue]:
+    """Run a claimed job and return its result. Errors of the backend and of the handler are raised unchanged."""
     payload = attempt.claim.job.parsed_payload
     if isinstance(payload, Composite):
         return {}
-    backend = await tools.backends.get(attempt.claim.backend)
+    backend = await context.backends.get(attempt.claim.backend)
     if isinstance(payload, TrainingStep):
-        return await _train(attempt, payload, backend, tools)
+        return await _train(attempt, payload, backend, context)
     if isinstance(payload, Inference):
-        return await _infer(attempt, payload, backend, tools)
-    return await _command(payload, backend)
+        return await _infer(attempt, payload, backend, context)
+    return await _execute_command(payload, backend)
 
 
-async def _train(attempt: Attempt, payload: TrainingStep, backend: Backend, tools: Tools) -> dict[str, JsonValue]:
+async def _train(
+    attempt: Attempt, payload: TrainingStep, backend: Backend, context: JobContext
+) -> dict[str, JsonValue]:
     from nsai_work.training.driver import train
 
     if not isinstance(backend, TrainingBackend):
@@ -44,19 +46,21 @@ async def _train(attempt: Attempt, payload: TrainingStep, backend: Backend, tool
         job=attempt.claim.job,
         payload=payload,
         backend=backend,
-        journal=tools.journal,
+        journal=context.journal,
         control=attempt.control,
-        clock=tools.clock,
+        clock=context.clock,
     )
 
 
-async def _infer(attempt: Attempt, payload: Inference, backend: Backend, tools: Tools) -> dict[str, JsonValue]:
+async def _infer(
+    attempt: Attempt, payload: Inference, backend: Backend, context: JobContext
+) -> dict[str, JsonValue]:
     from nsai_work.inference import run_inference
 
-    return await run_inference(payload, backend, control=attempt.control, event=tools.journal.event)
+    return await run_inference(payload, backend, control=attempt.control, event=context.journal.event)
 
 
-async def _command(payload: CommandPayload, backend: Backend) -> dict[str, JsonValue]:
+async def _execute_command(payload: CommandPayload, backend: Backend) -> dict[str, JsonValue]:
     if not isinstance(backend, CommandBackend):
         raise Unsupported(f"{backend.name!r} runs no commands", backend=backend.name)
     return await backend.execute(payload.to_command())

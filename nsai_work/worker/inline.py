@@ -1,4 +1,4 @@
-"""``nsai-work run``: work exactly these jobs in this process, without any broker."""
+"""The ``nsai-work run`` worker: runs the given jobs in this process, without a broker."""
 
 import asyncio
 import contextlib
@@ -23,14 +23,14 @@ def run_inline(
     on_event: OnEvent | None = None,
     on_stopping: Callable[[], None] | None = None,
 ) -> None:
-    """Work these jobs until all have ended; ``on_event`` is called with each of their events, in order.
+    """Run these jobs until all have ended, and call ``on_event`` with each of their events, in order.
 
-    Ctrl-C or SIGTERM hands them back to the queue at their next border and returns; ``on_stopping`` is called at
-    once, since a border may be seconds away. A second Ctrl-C raises KeyboardInterrupt. A job that another
-    worker has is only watched.
+    Ctrl-C or SIGTERM returns the jobs to the queue at their next step border. ``on_stopping`` is called
+    immediately, since a step border may be seconds away. A second Ctrl-C raises KeyboardInterrupt. A job that
+    another worker runs is followed to its end.
 
     Raises:
-        StoreUnavailable: the database does not answer.
+        StoreUnavailable: the database is unavailable.
         JobNotFound: a job does not exist.
     """
     asyncio.run(_run(tuple(job_ids), settings, on_event or _ignore, on_stopping or _ignore))
@@ -45,47 +45,47 @@ async def _run(
 ) -> None:
     selection = Selection(job_ids=tuple(job_ids))
     runtime = await open_runtime(settings, selection, max(len(job_ids), 1), publisher=None)
-    working = asyncio.create_task(runtime.run())
+    running = asyncio.create_task(runtime.run())
     following = asyncio.create_task(_follow(runtime.store, job_ids, on_event))
     ended = False
-    with _sigterm_as_ctrl_c():
+    with _sigterm_like_ctrl_c():
         try:
-            await asyncio.wait({working, following}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({running, following}, return_when=asyncio.FIRST_COMPLETED)
             ended = following.done()
-            await _until_handed_over(runtime, working)
+            await _hand_over(runtime, running)
         except asyncio.CancelledError:
-            # Ctrl-C: asyncio cancels its main task; the hand-over is what it asks for
+            # Ctrl-C: asyncio has cancelled its main task
             on_stopping()
-            await _until_handed_over(runtime, working)
+            await _hand_over(runtime, running)
         finally:
             following.cancel()
             await asyncio.wait({following})
-    # a hand-over closes the store, which may take the follower in the middle of a look
+    # without the end of all jobs, the hand-over has closed the store, perhaps during a poll of the follower
     if ended:
         following.result()
 
 
-async def _until_handed_over(runtime: Runtime, working: "asyncio.Task[None]") -> None:
+async def _hand_over(runtime: Runtime, running: "asyncio.Task[None]") -> None:
     runtime.stop()
-    # unlike "await working", this leaves the work alone when the waiting is cancelled
-    await asyncio.wait({working})
-    working.result()
+    # unlike "await running", a cancellation of this wait does not cancel the runtime
+    await asyncio.wait({running})
+    running.result()
 
 
 @contextlib.contextmanager
-def _sigterm_as_ctrl_c() -> Iterator[None]:
+def _sigterm_like_ctrl_c() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
 
-    def told() -> None:
-        # whoever sends it to the process and to its group sends it twice
+    def on_sigterm() -> None:
+        # a sender that signals the process and its group sends it twice
         loop.add_signal_handler(signal.SIGTERM, lambda: None)
         task.cancel()
 
-    loop.add_signal_handler(signal.SIGTERM, told)
+    loop.add_signal_handler(signal.SIGTERM, on_sigterm)
     try:
         yield
     finally:

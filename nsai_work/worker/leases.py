@@ -1,8 +1,8 @@
-"""Keeps the leases of all running jobs with one statement per beat, and stops jobs whose lease may have passed on.
+"""The lease keeper: renews the leases of all running jobs, and stops jobs whose lease may be lost.
 
-What the store answers decides while it answers; when it does not, this process's monotonic clock does: a job whose
-last successful beat was *sent* longer ago than most of the lease's time is stopped, before anybody else can
-have taken it for dead.
+While the store is available, its report decides. Otherwise this process's monotonic clock does: if the last
+successful heartbeat of a job was *sent* too long ago, the job is stopped before another worker can regard its lease
+as expired.
 """
 
 import asyncio
@@ -17,18 +17,18 @@ from nsai_work.worker.attempt import Attempt
 
 log = get_logger(__name__)
 
-# the owner lets go at this part of the lease; an observer waits for all of it, by a clock that may run 10% off
-OWNERS_SHARE = 0.8
+# the owner stops a job after this share of the lease; observers wait for all of it, and clocks may drift by 10%
+OWNER_SHARE = 0.8
 
-# a lease may be long; a person who cancels a job waits
-CANCEL_LOOK_S = 0.5
+# heartbeats report cancel requests too, but may be many seconds apart
+POLL_CANCELS_S = 0.5
 
 Heartbeat = Callable[[Sequence[Claim]], Awaitable[LeaseReport]]
 CancelRequests = Callable[[], Awaitable[frozenset[str]]]
 
 
 class LeaseKeeper:
-    """The leases of one worker."""
+    """Renews the leases of a worker's attempts, with one statement per heartbeat."""
 
     def __init__(self, heartbeat: Heartbeat, clock: Clock, *, ttl_s: float, interval_s: float) -> None:
         self._heartbeat = heartbeat
@@ -38,42 +38,42 @@ class LeaseKeeper:
         self._attempts: dict[str, Attempt] = {}
 
     def add(self, attempt: Attempt) -> None:
-        """Keep this attempt's lease from now on."""
+        """Renew this attempt's lease from now on."""
         self._attempts[attempt.job_id] = attempt
 
     def remove(self, attempt: Attempt) -> None:
-        """The attempt has ended."""
+        """Stop renewing the lease of an attempt that has ended."""
         if self._attempts.get(attempt.job_id) is attempt:
             del self._attempts[attempt.job_id]
 
-    async def keep(self) -> None:
-        """Beat for ever."""
+    async def run_heartbeats(self) -> None:
+        """Renew all leases at each interval, forever."""
         while True:
             await asyncio.sleep(self._interval_s)
-            await self.beat()
+            await self.renew_all()
 
-    async def watch_cancels(self, requests: CancelRequests) -> None:
-        """Pass requests to cancel on, sooner than the next beat would, for ever."""
+    async def run_cancel_polls(self, read_requests: CancelRequests) -> None:
+        """Stop the jobs of cancel requests, forever, and sooner than the next heartbeat would."""
         while True:
-            await asyncio.sleep(CANCEL_LOOK_S)
+            await asyncio.sleep(POLL_CANCELS_S)
             if not self._attempts:
                 continue
             try:
-                wanted = await requests()
+                job_ids = await read_requests()
             except CrucibleError:
-                # the next beat says it too, and the guard watches over both
+                # the next heartbeat reports them too
                 continue
-            for job_id in wanted & self._attempts.keys():
+            for job_id in job_ids & self._attempts.keys():
                 self._attempts[job_id].control.stop(StopReason.CANCEL)
 
-    async def guard(self) -> None:
-        """Stop what has not been renewed in time, for ever. Apart from ``keep``, which may hang in the store."""
+    async def run_expiry_checks(self) -> None:
+        """Stop attempts whose lease is overdue, forever. Independent of heartbeats, which may hang in the store."""
         while True:
             await asyncio.sleep(self._ttl_s / 20)
             self.stop_overdue()
 
-    async def beat(self) -> None:
-        """Renew all leases once and pass on what the store says. A store that fails is waited for."""
+    async def renew_all(self) -> None:
+        """Renew all leases once and apply the store's report. An error of the store is logged."""
         attempts = list(self._attempts.values())
         if not attempts:
             return
@@ -81,14 +81,14 @@ class LeaseKeeper:
         try:
             report = await self._heartbeat([attempt.claim for attempt in attempts])
         except CrucibleError as error:
-            log.warning("lease.beat_failed", error=error.code, jobs=len(attempts))
+            log.warning("lease.heartbeat_failed", error=error.code, jobs=len(attempts))
             return
         for attempt in attempts:
             self._apply(attempt, report, sent_at)
 
     def stop_overdue(self) -> None:
-        """Stop every attempt whose lease is no longer safely ours."""
-        oldest = self._clock.monotonic() - self._ttl_s * OWNERS_SHARE
+        """Stop every attempt whose last renewal is too long ago."""
+        oldest = self._clock.monotonic() - self._ttl_s * OWNER_SHARE
         for attempt in list(self._attempts.values()):
             if attempt.renewed_at < oldest and attempt.control.reason is not StopReason.LEASE_LOST:
                 log.warning("lease.overdue", job_id=attempt.job_id, fence=attempt.claim.fence)

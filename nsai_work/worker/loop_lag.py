@@ -1,7 +1,7 @@
-"""How late the event loop is: the one number that says whether a worker has taken on too much.
+"""Event loop lag: measures how late the loop runs its timers, which shows whether a worker is overloaded.
 
-Everything of a worker runs on one loop, heartbeats too. A loop that is late for a good part of a lease's time
-loses its jobs to others although it works, so it says so.
+All of a worker runs on one loop, the heartbeats included. A worker whose loop lags by a large part of the lease
+duration would lose its jobs to others while it still runs them.
 """
 
 import asyncio
@@ -13,30 +13,30 @@ from nsai_work.logs import get_logger
 log = get_logger(__name__)
 
 INTERVAL_S = 0.25
-KEPT = 10_000
+MAX_MEASUREMENTS = 10_000
 
 
 class LoopLagMonitor:
-    """Measures, remembers the newest measurements, and warns. ``late``: the newest was a good part of a lease."""
+    """Measures the lag and warns. ``late`` is whether the newest measurement exceeds a fifth of the lease."""
 
     def __init__(self, clock: Clock, *, lease_ttl_s: float) -> None:
         self._clock = clock
-        self._warn_at_s = lease_ttl_s / 5
-        self._seen: deque[float] = deque(maxlen=KEPT)
+        self._max_lag_s = lease_ttl_s / 5
+        self._lags: deque[float] = deque(maxlen=MAX_MEASUREMENTS)
         self.late = False
 
     async def run(self) -> None:
-        """Measure for ever."""
+        """Measure forever."""
         while True:
             before = self._clock.monotonic()
             await asyncio.sleep(INTERVAL_S)
-            late_s = max(self._clock.monotonic() - before - INTERVAL_S, 0.0)
-            self._seen.append(late_s)
-            self.late = late_s > self._warn_at_s
+            lag_s = max(self._clock.monotonic() - before - INTERVAL_S, 0.0)
+            self._lags.append(lag_s)
+            self.late = lag_s > self._max_lag_s
             if self.late:
-                log.warning("worker.loop_late", late_s=round(late_s, 3))
+                log.warning("worker.loop_lag", lag_s=round(lag_s, 3))
 
     def quantile_ms(self, share: float) -> float:
-        """The lag that this share of the measurements did not exceed; 0 before the first."""
-        ordered = sorted(self._seen)
+        """Return the lag that this share of the measurements does not exceed; 0 before the first."""
+        ordered = sorted(self._lags)
         return round(ordered[min(int(len(ordered) * share), len(ordered) - 1)] * 1000, 1) if ordered else 0.0

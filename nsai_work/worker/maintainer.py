@@ -1,7 +1,7 @@
-"""What keeps the queue moving when nobody is looking: part of every worker, done by the one that leads.
+"""The maintainer: periodic maintenance of the queue, performed by the worker that is elected leader.
 
-A sweep takes leases from dead workers, moves on what time has decided, and publishes again what nobody has taken.
-Each step is safe when two workers do it at once; the election only saves work.
+A sweep reclaims the jobs of expired leases, releases jobs whose delay or dependencies are over, and publishes the
+wake-ups of overdue jobs again. Each step is safe on two workers at once; the election only avoids duplicate work.
 """
 
 import asyncio
@@ -20,13 +20,13 @@ from nsai_work.worker_id import known_dead
 
 log = get_logger(__name__)
 
-AGAIN_AFTER_S = 10.0
+REPUBLISH_AFTER_S = 10.0
 
 
 class MaintenanceStore(Protocol):
-    """What a sweep asks of the store."""
+    """The store as the maintainer uses it."""
 
-    async def lead_sweep(self) -> bool: ...
+    async def lead(self) -> bool: ...
 
     async def release_due(self) -> DueJobs: ...
 
@@ -38,7 +38,7 @@ class MaintenanceStore(Protocol):
 
 
 class Maintainer:
-    """Sweeps every ``settings.sweep_interval_s``; ``on_change`` is called when something may have become due."""
+    """Sweeps every ``settings.sweep_interval_s``. Calls ``on_change`` when jobs may have become claimable."""
 
     def __init__(
         self,
@@ -53,35 +53,35 @@ class Maintainer:
         self._clock = clock
         self._on_change = on_change
         self._settings = settings
-        self._watch = LeaseWatch()
-        self._sent: dict[tuple[str, int], float] = {}
+        self._lease_watch = LeaseWatch()
+        self._published_at: dict[tuple[str, int], float] = {}
 
     async def run(self) -> None:
-        """Sweep for ever; a store that does not answer is tried again."""
+        """Sweep forever, while this worker is the leader. An error of the store is logged."""
         while True:
             try:
-                if await self._store.lead_sweep():
+                if await self._store.lead():
                     await self.sweep()
             except CrucibleError as error:
                 log.warning("sweep.failed", error=error.code)
             await asyncio.sleep(self._settings.sweep_interval_s)
 
     async def sweep(self) -> None:
-        """One sweep."""
-        moved = await self._take_over()
+        """Sweep once."""
+        reclaimed = await self._reclaim_expired()
         released = await self._store.release_due()
-        if moved or released.queued or released.failed or released.timed_out:
+        if reclaimed or released.queued or released.failed or released.timed_out:
             self._on_change()
         await self._publish_overdue()
 
-    async def _take_over(self) -> bool:
+    async def _reclaim_expired(self) -> bool:
         observed = await self._store.running_leases()
-        expired = set(self._watch.expired(observed, self._clock.monotonic()))
+        expired = set(self._lease_watch.expired(observed, self._clock.monotonic()))
         expired.update(lease for lease in observed if known_dead(lease.worker_id))
         if not expired:
             return False
         for job_id, status in (await self._store.reclaim(list(expired))).items():
-            log.warning("sweep.lease_expired", job_id=job_id, now=str(status))
+            log.warning("sweep.lease_expired", job_id=job_id, status=str(status))
         return True
 
     async def _publish_overdue(self) -> None:
@@ -89,14 +89,14 @@ class Maintainer:
         if not wake_ups:
             return
         self._on_change()
-        fresh = self._not_sent_lately(wake_ups)
-        if self._publisher is not None and fresh:
-            await asyncio.to_thread(self._publisher.publish, fresh)
+        due = self._not_recently_published(wake_ups)
+        if self._publisher is not None and due:
+            await asyncio.to_thread(self._publisher.publish, due)
 
-    def _not_sent_lately(self, wake_ups: Sequence[WakeUp]) -> list[WakeUp]:
-        """A backlog that all workers are busy with needs no wake-up a second: each is sent again after a while."""
+    def _not_recently_published(self, wake_ups: Sequence[WakeUp]) -> list[WakeUp]:
+        # while all workers are busy, each sweep finds the same backlog
         now = self._clock.monotonic()
-        self._sent = {key: at for key, at in self._sent.items() if now - at < AGAIN_AFTER_S}
-        fresh = [wake_up for wake_up in wake_ups if (wake_up.job_id, wake_up.fence) not in self._sent]
-        self._sent.update({(wake_up.job_id, wake_up.fence): now for wake_up in fresh})
-        return fresh
+        self._published_at = {key: at for key, at in self._published_at.items() if now - at < REPUBLISH_AFTER_S}
+        due = [wake_up for wake_up in wake_ups if (wake_up.job_id, wake_up.fence) not in self._published_at]
+        self._published_at.update({(wake_up.job_id, wake_up.fence): now for wake_up in due})
+        return due

@@ -1,19 +1,18 @@
-"""From how an attempt ended to what the store is told. Pure, and the only place that decides it.
+"""The outcome of an attempt that raised an error, as a pure function. No other module decides it.
 
-===================  =============================================================
-raised               told
-===================  =============================================================
-nothing              succeeded, with the result
-LeaseLost            nothing: another owner has the job
-HandOver             back to the queue at once; the attempt is not used up
-StoreUnavailable     the same, when the store can be told at all
-OutOfCredit          back to the queue, waiting for credit; not used up
-CapacityError        back to the queue, waiting for a place; not used up
-Canceled             canceled
-JobTimeout           timeout
-any other of ours    the retry policy decides: back to the queue, or failed
-anything else        failed as internal; the traceback stays in the worker's log
-===================  =============================================================
+====================  =====================================================================
+raised                outcome
+====================  =====================================================================
+LeaseLost             lost: another owner has the job
+HandOver              released: requeued at once, the attempt does not count
+StoreUnavailable      the same, unless the store is still unavailable; also StoreFull
+OutOfCredit           released: requeued to wait for credit, the attempt does not count
+CapacityError         released: requeued to wait for capacity, the attempt does not count
+Canceled              canceled
+JobTimeout            timeout
+other CrucibleError   retried or failed, by the retry policy
+any other exception   failed as internal; the worker's log has the traceback
+====================  =====================================================================
 """
 
 from collections.abc import Callable
@@ -24,10 +23,10 @@ from nsai_work.policies import RetryPolicy
 from nsai_work.store.records import Outcome, OutcomeKind
 
 
-def judge(
+def outcome_of_error(
     error: Exception, *, policy: RetryPolicy, attempt: int, jitter: Callable[[], float], credit_poll_ms: int
 ) -> Outcome:
-    """The outcome of an attempt that raised ``error``. ``attempt`` counts from 1 and includes this one."""
+    """Return the outcome of an attempt that raised ``error``. ``attempt`` is its number, from 1."""
     match error:
         case LeaseLost():
             return Outcome(OutcomeKind.LOST, reason="lease lost")
@@ -39,7 +38,7 @@ def judge(
             delay_ms = error.retry_after_ms or credit_poll_ms
             return Outcome.released("out of credit", delay_s=delay_ms / 1000, failure=error.failure())
         case CapacityError():
-            # the service's limit, not the job's fault: it waits like for any other place in a queue
+            # the service's limit, not the job's fault: no attempt is used
             delay_ms = max(error.retry_after_ms or 0, policy.delay_ms(1, jitter))
             reason = f"the service is at its limit: {error.message}"
             return Outcome.released(reason, delay_s=delay_ms / 1000, failure=error.failure())
@@ -54,7 +53,7 @@ def judge(
 
 
 def internal_failure(error: BaseException) -> Failure:
-    """An unexpected exception as data. Its text may hold anything, so only its type is told."""
+    """Return an unexpected exception as a failure: with its type only, since its text may contain secrets."""
     return Failure(
         category=ErrorCategory.INTERNAL,
         code="internal",

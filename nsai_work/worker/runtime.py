@@ -1,6 +1,6 @@
-"""A worker's inside: intake, leases, sweeper and the running jobs, all on one event loop.
+"""The runtime of a worker: fetcher, lease keeper, maintainer and running attempts, all on one event loop.
 
-``Runtime.run`` lives from start to stop on the loop it is called on; RuntimeThread gives it a thread of its own.
+``Runtime.run`` runs on the loop of its caller; RuntimeThread runs it in a thread with its own loop.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from nsai_work.store import StandingClaim
 from nsai_work.store.records import Claim, Selection, WakeUp
 from nsai_work.worker.attempt import Attempt
 from nsai_work.worker.backends import BackendPool
-from nsai_work.worker.execute import Executor
+from nsai_work.worker.executor import Executor
 from nsai_work.worker.fetcher import Fetcher
 from nsai_work.worker.leases import LeaseKeeper
 from nsai_work.worker.loop_lag import LoopLagMonitor
@@ -27,14 +27,16 @@ from nsai_work.worker.worker_store import WorkerStore, open_worker_store
 
 log = get_logger(__name__)
 
-PART_RESTART_S = 1.0
-SLACK_S = 0.005
+TASK_RESTART_S = 1.0
+TIMER_SLACK_S = 0.005
+HAND_OVER_SLACK_S = 15.0
+CANCEL_TIMEOUT_S = 10.0
 
-Part: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
+BackgroundTask: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 
 
 class Runtime:
-    """The parts of one worker, wired together. Made and used on one event loop, but for ``wake_soon``."""
+    """The components of a worker, wired together. Created and used on one event loop."""
 
     def __init__(
         self,
@@ -52,14 +54,14 @@ class Runtime:
         self._attempts: set[Attempt] = set()
         self._stopping = asyncio.Event()
         self._forced = asyncio.Event()
-        # jobs that were asked for by name must not wait for another worker
+        # jobs selected by id must not wait for another worker
         self.backends = BackendPool(clock, only_usable=selection.job_ids is None, credentials=settings.credentials)
         self.leases = LeaseKeeper(
             store.heartbeat, clock, ttl_s=settings.lease_ttl_s, interval_s=settings.heartbeat_interval_s
         )
         self.fetcher = Fetcher(
-            self._take,
-            self._begin,
+            self._claim,
+            self._start_attempt,
             store.fences,
             clock,
             concurrency=concurrency,
@@ -67,7 +69,7 @@ class Runtime:
             stand_by=self._stand_by,
         )
         self.lag = LoopLagMonitor(clock, lease_ttl_s=settings.lease_ttl_s)
-        self.maintainer = Maintainer(store, publisher, clock, self.fetcher.look, settings)
+        self.maintainer = Maintainer(store, publisher, clock, self.fetcher.trigger, settings)
         self._executor = Executor(
             store,
             self.backends,
@@ -78,125 +80,127 @@ class Runtime:
         )
 
     def wake(self, wake: WakeUp) -> None:
-        """Take a hint."""
+        """Handle a wake-up."""
         self.fetcher.wake(wake)
 
     def stop(self) -> None:
-        """Claim no more, hand running jobs over, then end. Idempotent."""
+        """Stop claiming, hand running jobs over, then end. Idempotent."""
         self._stopping.set()
 
     def force_stop(self) -> None:
-        """Give running jobs no more time."""
+        """Stop without a grace period for running jobs."""
         self._stopping.set()
         self._forced.set()
 
     async def run(self, on_ready: Callable[[], None] = lambda: None) -> None:
-        """Work until told to stop."""
+        """Run jobs until ``stop`` is called. ``on_ready`` is called once jobs are claimed."""
         await self.store.register(await asyncio.to_thread(self.backends.available))
         log.info("worker.started", worker_id=self.store.worker_id, concurrency=self._concurrency)
-        fetcher = asyncio.create_task(_forever("fetcher", self.fetcher.run))
-        parts = [asyncio.create_task(_forever(name, part)) for name, part in self._parts()]
+        fetcher = asyncio.create_task(_run_with_restarts("fetcher", self.fetcher.run))
+        tasks = [asyncio.create_task(_run_with_restarts(*named)) for named in self._background_tasks()]
         try:
             on_ready()
             await self._stopping.wait()
             await _cancel(fetcher)
             await self._hand_over()
         finally:
-            await _cancel(fetcher, *parts)
-            await self._abandon()
+            await _cancel(fetcher, *tasks)
+            await self._cancel_remaining()
             await self.backends.close()
             await self.store.close()
             log.info(
                 "worker.stopped",
                 worker_id=self.store.worker_id,
-                loop_late_p50_ms=self.lag.quantile_ms(0.5),
-                loop_late_p99_ms=self.lag.quantile_ms(0.99),
-                loop_late_max_ms=self.lag.quantile_ms(1.0),
+                loop_lag_p50_ms=self.lag.quantile_ms(0.5),
+                loop_lag_p99_ms=self.lag.quantile_ms(0.99),
+                loop_lag_max_ms=self.lag.quantile_ms(1.0),
             )
 
-    def _parts(self) -> Iterator[tuple[str, Part]]:
-        yield "leases", self.leases.keep
-        yield "lease guard", self.leases.guard
-        yield "cancel watch", partial(self.leases.watch_cancels, self.store.cancel_requests)
+    def _background_tasks(self) -> Iterator[tuple[str, BackgroundTask]]:
+        yield "heartbeats", self.leases.run_heartbeats
+        yield "lease expiry checks", self.leases.run_expiry_checks
+        yield "cancel polls", partial(self.leases.run_cancel_polls, self.store.cancel_requests)
         yield "maintainer", self.maintainer.run
         yield "loop lag monitor", self.lag.run
 
-    async def _take(self, limit: int) -> Sequence[Claim]:
-        return [] if self._is_busy() else await self.store.claim(limit, self._claimable())
+    async def _claim(self, limit: int) -> Sequence[Claim]:
+        return [] if self._is_overloaded() else await self.store.claim(limit, self._claimable())
 
     def _stand_by(self, limit: int) -> StandingClaim | None:
-        # jobs that were asked for by name are there already, or become ready by what happens here
-        by_name = self._selection.job_ids is not None
-        return None if by_name or self._is_busy() else self.store.stand_by(limit, self._claimable())
+        # jobs selected by id need no notification: they are ready, or become ready through jobs that end here
+        by_id = self._selection.job_ids is not None
+        return None if by_id or self._is_overloaded() else self.store.stand_by(limit, self._claimable())
 
-    def _is_busy(self) -> bool:
-        """Whether more jobs would cost the leases of those that run; other workers take them, or this one later."""
+    def _is_overloaded(self) -> bool:
+        """Whether more jobs would endanger the leases of the running ones: other workers claim them, or this worker
+        later."""
         return self.lag.late and self.fetcher.running > 0
 
     def _claimable(self) -> Selection:
         return replace(self._selection, backends=tuple(sorted(self.backends.available().items())))
 
-    def _begin(self, claim: Claim, claimed_at: float) -> None:
+    def _start_attempt(self, claim: Claim, claimed_at: float) -> None:
         attempt = Attempt(claim, renewed_at=claimed_at)
         self._attempts.add(attempt)
         self.leases.add(attempt)
-        attempt.task = asyncio.create_task(self._attempt(attempt), name=f"job {claim.job_id}")
+        attempt.task = asyncio.create_task(self._run_attempt(attempt), name=f"job {claim.job_id}")
 
-    async def _attempt(self, attempt: Attempt) -> None:
+    async def _run_attempt(self, attempt: Attempt) -> None:
         try:
             outcome = await self._executor.execute(attempt)
             if outcome.delay_s:
-                # it will be due then; who else looks sooner may have it
-                asyncio.get_running_loop().call_later(outcome.delay_s + SLACK_S, self.fetcher.look)
+                # the job is due again then; another worker that polls may claim it first
+                asyncio.get_running_loop().call_later(outcome.delay_s + TIMER_SLACK_S, self.fetcher.trigger)
         except Exception:
-            # the executor itself is at fault; the lease runs out and the job is taken over
+            # a defect of the executor: the lease expires, and another worker takes the job over
             log.exception("worker.executor_failed", job_id=attempt.job_id)
         finally:
             self.leases.remove(attempt)
             self._attempts.discard(attempt)
-            self.fetcher.ended()
+            self.fetcher.job_ended()
 
     async def _hand_over(self) -> None:
-        """Ask every job to stop at its next border; leave when all have, or when time is up."""
+        """Stop every job at its next step border. Returns when all have stopped, or after the grace period."""
         for attempt in self._attempts:
             attempt.control.stop(StopReason.SHUTDOWN)
         tasks = {attempt.task for attempt in self._attempts if attempt.task is not None}
         if not tasks:
             return
-        hurry = asyncio.create_task(self._forced.wait())
-        everything = asyncio.create_task(asyncio.wait(tasks))
-        # the executors give each job the grace period; this is the net below them
-        limit = self._settings.shutdown_grace_s + 15
-        await asyncio.wait({hurry, everything}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
-        hurry.cancel()
-        everything.cancel()
+        forced = asyncio.create_task(self._forced.wait())
+        all_ended = asyncio.create_task(asyncio.wait(tasks))
+        # the executor applies the grace period to each job; this timeout is a safeguard
+        timeout_s = self._settings.shutdown_grace_s + HAND_OVER_SLACK_S
+        await asyncio.wait({forced, all_ended}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        forced.cancel()
+        all_ended.cancel()
 
-    async def _abandon(self) -> None:
-        """Cancel what still runs and give its leases back."""
-        left = list(self._attempts)
-        if not left:
+    async def _cancel_remaining(self) -> None:
+        """Cancel the attempts that still run and requeue their jobs."""
+        remaining = list(self._attempts)
+        if not remaining:
             return
-        for attempt in left:
+        for attempt in remaining:
             log.warning("job.cut_short", job_id=attempt.job_id)
-        await _cancel(*(attempt.task for attempt in left if attempt.task is not None))
-        await self.store.release([attempt.claim for attempt in left], "the worker was shut down at once")
+        await _cancel(*(attempt.task for attempt in remaining if attempt.task is not None))
+        await self.store.requeue_all([attempt.claim for attempt in remaining], "the worker was shut down at once")
 
 
-async def _forever(name: str, part: Part) -> None:
-    """A part that fails is started again: no error of one job or one statement may leave a worker half dead."""
+async def _run_with_restarts(name: str, task: BackgroundTask) -> None:
+    """Run a background task forever, and restart it after an error: no worker may go on without one of its
+    tasks."""
     while True:
         try:
-            await part()
+            await task()
         except Exception:
-            log.exception("worker.part_failed", part=name)
-            await asyncio.sleep(PART_RESTART_S)
+            log.exception("worker.task_failed", task=name)
+            await asyncio.sleep(TASK_RESTART_S)
 
 
 async def _cancel(*tasks: "asyncio.Task[Any]") -> None:
     for task in tasks:
         task.cancel()
     if tasks:
-        await asyncio.wait(tasks, timeout=10)
+        await asyncio.wait(tasks, timeout=CANCEL_TIMEOUT_S)
 
 
 async def open_runtime(
@@ -207,10 +211,10 @@ async def open_runtime(
     publisher: Publisher | None,
     clock: Clock | None = None,
 ) -> Runtime:
-    """A runtime with its own connection to the store.
+    """Create a runtime with its own connection to the store.
 
     Raises:
-        StoreUnavailable: the database does not answer.
+        StoreUnavailable: the database is unavailable.
     """
     clock = clock or SystemClock()
     store = await open_worker_store(settings, clock)

@@ -1,16 +1,15 @@
-"""A runtime in a thread of its own, for a Celery worker.
+"""A thread that runs a worker's runtime on its own event loop.
 
-Nothing is made before ``start``, and what is made belongs to the process that called it: after a fork the child
-starts its own.
+Nothing is created before ``start``. A forked child has no runtime until it calls ``start`` itself.
 """
 
 import asyncio
 import gc
-import os
 import threading
 from collections import deque
 from collections.abc import Callable
 
+from crucible.forks import reset_after_fork
 from nsai_work.dispatch.publisher import Publisher
 from nsai_work.logs import get_logger
 from nsai_work.settings import Settings
@@ -21,7 +20,8 @@ log = get_logger(__name__)
 
 
 class RuntimeThread:
-    """Starts, wakes and stops a runtime from any thread. ``on_end`` is called in its thread when it has ended."""
+    """Starts, wakes and stops a runtime; thread-safe. ``on_end`` is called in the thread when the runtime has
+    ended."""
 
     def __init__(
         self,
@@ -34,26 +34,29 @@ class RuntimeThread:
         self._selection = selection or Selection()
         self._concurrency = concurrency or settings.concurrency
         self._on_end = on_end
-        self._reset()
-
-    def _reset(self) -> None:
-        self._pid = os.getpid()
-        self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._runtime: Runtime | None = None
+        self._inherited: list[object] = []
+        self._reset()
+        reset_after_fork(self._reset)
+
+    def _reset(self) -> None:
+        # the parent's: garbage collection in a child would close its connections and its loop's selector
+        self._inherited += [self._loop, self._runtime]
+        self._thread: threading.Thread | None = None
+        self._loop = None
+        self._runtime = None
         self._ready = threading.Event()
         self._failure: BaseException | None = None
         self._wake_ups: deque[WakeUp] = deque()
-        self._drain_asked = False
+        self._drain_scheduled = False
 
     def start(self) -> None:
-        """Start; returns when it claims jobs.
+        """Start the runtime; returns once it claims jobs.
 
         Raises:
-            StoreUnavailable: the database does not answer.
+            StoreUnavailable: the database is unavailable.
         """
-        if self._pid != os.getpid():
-            self._reset()
         if self._thread is None:
             self._thread = threading.Thread(target=self._main, name="nsai-work runtime", daemon=True)
             self._thread.start()
@@ -62,40 +65,41 @@ class RuntimeThread:
             raise self._failure
 
     def wake(self, wake: WakeUp) -> None:
-        """Queue a wake-up; dropped when nothing runs here."""
-        if self._pid != os.getpid():
+        """Queue a wake-up. Without a running runtime it is dropped."""
+        if self._loop is None:
             return
-        # one call into the loop serves all wake-ups that come before it is run; appended first, so that a drain
-        # that has not begun finds it, and one that has lets this thread ask for the next
+        # one call into the loop drains all wake-ups that arrive before it runs. The wake-up is appended first: a
+        # drain that is scheduled but has not begun finds it, and one that has begun no longer blocks scheduling
+        # another
         self._wake_ups.append(wake)
-        if not self._drain_asked:
-            self._drain_asked = True
-            self._call(self._drain)
+        if not self._drain_scheduled:
+            self._drain_scheduled = True
+            self._call_soon(self._drain)
 
     @property
     def failure(self) -> BaseException | None:
-        """What ended the runtime, if it did not end in order."""
+        """The error that ended the runtime; None if it runs, or was stopped."""
         return self._failure
 
     def stop(self) -> None:
-        """Hand running jobs over and end; returns when that is done."""
-        self.ask_to_stop()
+        """Hand running jobs over and stop; returns when that is done."""
+        self.request_stop()
         thread = self._thread
-        if thread is not None and self._pid == os.getpid() and thread is not threading.current_thread():
+        if thread is not None and thread is not threading.current_thread():
             thread.join()
 
-    def ask_to_stop(self) -> None:
-        """Begin to stop; returns at once, so a signal handler may call it."""
+    def request_stop(self) -> None:
+        """Start to stop, without waiting: a signal handler may call it."""
         if self._runtime is not None:
-            self._call(self._runtime.stop)
+            self._call_soon(self._runtime.stop)
 
     def force_stop(self) -> None:
-        """Give running jobs no more time."""
+        """Stop without a grace period for running jobs."""
         if self._runtime is not None:
-            self._call(self._runtime.force_stop)
+            self._call_soon(self._runtime.force_stop)
 
     def join(self, timeout_s: float | None = None) -> bool:
-        """Wait for the end; whether it has come."""
+        """Wait for the thread to end. Returns whether it has."""
         if self._thread is not None:
             self._thread.join(timeout_s)
         return self._thread is None or not self._thread.is_alive()
@@ -119,30 +123,30 @@ class RuntimeThread:
             self._runtime = await open_runtime(
                 self._settings, self._selection, self._concurrency, publisher=publisher
             )
-            await self._runtime.run(on_ready=self._begin)
+            await self._runtime.run(on_ready=self._on_ready)
         finally:
             publisher.close()
 
-    def _begin(self) -> None:
-        # all that the imports made is here to stay: a full collection that looked at it would stop the event loop
-        # for a tenth of a second each time. Now, while no transaction is open that others would wait for
+    def _on_ready(self) -> None:
+        # the objects created by imports are permanent: each full collection that scans them would block the event
+        # loop for 100 ms. Freeze them now, while no transaction is open that would make others wait
         gc.collect()
         gc.freeze()
         self._ready.set()
 
     def _drain(self) -> None:
-        self._drain_asked = False
+        self._drain_scheduled = False
         while self._wake_ups:
             wake_up = self._wake_ups.popleft()
             if self._runtime is not None:
                 self._runtime.wake(wake_up)
 
-    def _call(self, function: Callable[[], None]) -> None:
+    def _call_soon(self, function: Callable[[], None]) -> None:
         loop = self._loop
         if loop is None:
             return
         try:
             loop.call_soon_threadsafe(function)
         except RuntimeError:
-            # the loop has just closed: whoever asked wanted it to end, or lost a wake-up
+            # the loop has just been closed: a stop is no longer needed, and a wake-up may be lost
             return

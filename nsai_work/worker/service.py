@@ -1,4 +1,4 @@
-"""``nsai-work worker``: a runtime in its thread, fed by a Celery worker in the main thread."""
+"""The ``nsai-work worker`` process: the runtime in a thread, and Celery's consumer in the main thread."""
 
 import os
 import signal
@@ -20,25 +20,25 @@ from nsai_work.worker.runtime_thread import RuntimeThread
 def run_worker(
     settings: Settings, queues: Sequence[Priority] = tuple(Priority), concurrency: int | None = None
 ) -> None:
-    """Work jobs of these priorities until told to stop; must be called from the main thread.
+    """Run jobs of these priorities until a signal stops the worker. Must be called from the main thread.
 
-    The first SIGTERM or SIGINT hands running jobs over at their next border; the second gives them no more time;
-    the third ends the process at once, which loses nothing either, but leaves the leases to run out.
+    The first SIGTERM or SIGINT hands running jobs over at their next step border; the second stops them without a
+    grace period; the third ends the process immediately. Even then nothing is lost, but the leases have to expire.
 
     Raises:
-        StoreUnavailable: the database does not answer when the worker starts.
+        StoreUnavailable: the database is unavailable when the worker starts.
     """
     configure_logging(settings)
-    every = set(queues) == set(Priority)
-    selection = Selection(priorities=None if every else tuple(queues))
+    all_priorities = set(queues) == set(Priority)
+    selection = Selection(priorities=None if all_priorities else tuple(queues))
     runtime = RuntimeThread(settings, selection, concurrency, on_end=_stop_consuming)
-    # a worker of an earlier call in this process may have left its wish to stop behind
+    # an earlier worker in this process may have set these
     state.should_stop = state.should_terminate = None
-    # before Celery, which would turn an error of the store into a log line
+    # before Celery, which would log an error of the store instead of raising it
     runtime.start()
     try:
         with _signals(runtime):
-            _serve(make_app(settings, lambda: runtime), settings, queues)
+            _consume(make_app(settings, lambda: runtime), settings, queues)
     finally:
         runtime.stop()
     if runtime.failure is not None:
@@ -46,14 +46,14 @@ def run_worker(
 
 
 def _stop_consuming() -> None:
-    """A consumer without a runtime would only throw wake-ups away."""
+    """Stop Celery's consumer: without a runtime it would drop wake-ups."""
     if state.should_stop is None:
         state.should_stop = 1
 
 
-def _serve(app: WorkApp, settings: Settings, queues: Sequence[Priority]) -> None:
+def _consume(app: WorkApp, settings: Settings, queues: Sequence[Priority]) -> None:
     worker = app.WorkController(
-        # nothing is executed by the pool; solo is the one that costs nothing
+        # the pool executes nothing; solo is the cheapest
         pool_cls="solo",
         concurrency=1,
         queues=[queue_name(settings.queue_prefix, priority) for priority in queues],
@@ -67,22 +67,22 @@ def _serve(app: WorkApp, settings: Settings, queues: Sequence[Priority]) -> None
 
 @contextmanager
 def _signals(runtime: RuntimeThread) -> Iterator[None]:
-    asked = 0
+    signals = 0
 
     def on_signal(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        asked += 1
-        if asked == 1:
-            runtime.ask_to_stop()
+        nonlocal signals
+        signals += 1
+        if signals == 1:
+            runtime.request_stop()
             state.should_stop = 0
-        elif asked == 2:
+        elif signals == 2:
             runtime.force_stop()
         else:
             os._exit(128 + number)
 
-    old = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+    previous = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
-        for number, handler in old.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)

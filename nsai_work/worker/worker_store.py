@@ -1,4 +1,4 @@
-"""A worker's side of the store: everything it asks and tells, under one worker id. Async, group-committed."""
+"""The store as a worker uses it: its queries and updates, under its worker id."""
 
 import asyncio
 import contextlib
@@ -30,29 +30,29 @@ from nsai_work.store.records import (
 )
 from nsai_work.worker_id import WorkerId
 
-SWEEP = "sweep"
-LEAVE_PATIENCE_S = 1.0
+LEADERSHIP = "sweep"
+DEREGISTER_TIMEOUT_S = 1.0
 
 
 class WorkerStore:
-    """The store as one worker sees it. All methods raise StoreUnavailable and StoreFull."""
+    """The async store with the id and settings of a worker. All methods raise StoreUnavailable and StoreFull."""
 
     def __init__(self, store: Store, store_async: AsyncStore, settings: Settings) -> None:
         self._store = store
         self._store_async = store_async
         self._settings = settings
         self._worker = WorkerId.of_this_process()
-        # two leaders do no harm, so a silent one is replaced long before a lease would run out
+        # two leaders are harmless, so an unresponsive one is replaced long before a lease would expire
         leader_ttl_s = max(1.0, 3 * settings.sweep_interval_s)
-        self._election = workers.Election(SWEEP, str(self._worker), leader_ttl_s)
+        self._election = workers.Election(LEADERSHIP, str(self._worker), leader_ttl_s)
 
     @property
     def worker_id(self) -> str:
-        """Who this worker is."""
+        """The id of this worker."""
         return str(self._worker)
 
     async def register(self, backends: dict[str, str]) -> None:
-        """Enter this worker in the list of workers."""
+        """Register this worker with the backends that it can use."""
         await self._store_async.run(
             workers.register_worker, self._worker, version=version("nsai-work"), backends=backends
         )
@@ -73,7 +73,7 @@ class WorkerStore:
         return await self._store_async.heartbeat(claims, self._settings.lease_ttl_s)
 
     async def cancel_requests(self) -> frozenset[str]:
-        """The jobs of this worker that somebody wants to stop."""
+        """Return the ids of this worker's jobs that are to be canceled."""
         return await self._store_async.run(wake_ups.cancel_requests, self.worker_id)
 
     async def finish(self, claim: Claim, outcome: Outcome) -> None:
@@ -85,11 +85,11 @@ class WorkerStore:
         await self._store_async.requeue(claim, outcome)
 
     async def fences(self, job_ids: Sequence[str]) -> dict[str, int]:
-        """The fences of those of the jobs that exist."""
+        """Return the fencing token of each job that exists."""
         return await self._store_async.run(wake_ups.fences, job_ids)
 
     def journal(self, claim: Claim) -> Journal:
-        """The journal of a claimed job."""
+        """Return the journal of a claimed job."""
         return StoreJournal(self._store_async, claim)
 
     async def read_update(self, job_id: str, after: int) -> Update:
@@ -97,9 +97,8 @@ class WorkerStore:
         status = (await self._store_async.run(reading.get, job_id)).status
         return Update(job_id, status, await self._store_async.run(reading.job_events, job_id, after=after))
 
-    async def lead_sweep(self) -> bool:
-        """Whether this worker is the one that sweeps; also says that it lives."""
-
+    async def lead(self) -> bool:
+        """Record that this worker is alive, and campaign for leadership. Returns whether it is the leader."""
         return await self._store_async.run(self._campaign)
 
     def _campaign(self, tx: Tx) -> bool:
@@ -107,12 +106,11 @@ class WorkerStore:
         return self._election.campaign(tx)
 
     async def release_due(self) -> DueJobs:
-        """Queue the jobs whose delay is over or whose dependencies have ended, and
-        time out those past their deadline."""
+        """Queue the jobs whose delay or dependencies are over, and time out those past their deadline."""
         return await self._store_async.release_due()
 
     async def running_leases(self) -> list[Lease]:
-        """The leases of all workers."""
+        """Return the leases of all running jobs, of all workers."""
         return await self._store_async.running_leases()
 
     async def reclaim(self, expired: Sequence[Lease]) -> dict[str, JobStatus]:
@@ -120,26 +118,25 @@ class WorkerStore:
         return await self._store_async.reclaim(expired)
 
     async def overdue_wake_ups(self, older_than_s: float) -> list[WakeUp]:
-        """Wake-ups to publish again."""
+        """Return wake-ups of the jobs that have been due for longer than that."""
         return await self._store_async.overdue_wake_ups(older_than_s)
 
-    async def release(self, claims: Sequence[Claim], reason: str) -> None:
-        """Give jobs back that could not be handed over in order, so that others take them at once. Best effort:
-        what cannot be given back now is found by its lease."""
+    async def requeue_all(self, claims: Sequence[Claim], reason: str) -> None:
+        """Requeue jobs that were not handed over. Best effort: otherwise their leases expire."""
         for claim in claims:
             with contextlib.suppress(CrucibleError):
                 await self._store_async.requeue(claim, Outcome.released(reason))
 
     async def close(self) -> None:
-        """Say that this worker has ended, and let go of the database."""
+        """Record that this worker has stopped, and close the database connections."""
         try:
             with contextlib.suppress(CrucibleError):
-                await self._store_async.run_within(LEAVE_PATIENCE_S, self._leave)
+                await self._store_async.run_within(DEREGISTER_TIMEOUT_S, self._deregister)
         finally:
             await self._store_async.close()
             self._store.close()
 
-    def _leave(self, tx: Tx) -> None:
+    def _deregister(self, tx: Tx) -> None:
         self._election.resign(tx)
         workers.worker_seen(tx, self.worker_id, stopped=True)
 
@@ -148,7 +145,7 @@ async def open_worker_store(settings: Settings, clock: Clock) -> WorkerStore:
     """Connect to the store as a new worker.
 
     Raises:
-        StoreUnavailable: the database does not answer.
+        StoreUnavailable: the database is unavailable.
     """
     store = open_job_store(settings)
     await asyncio.to_thread(store.ping)

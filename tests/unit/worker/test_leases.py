@@ -50,7 +50,7 @@ def test_a_store_that_is_away_costs_the_lease_in_time() -> None:
         attempt = _attempt("a", clock.monotonic())
         keeper.add(attempt)
         clock.seconds += TTL_S * 0.7
-        await keeper.beat()
+        await keeper.renew_all()
         keeper.stop_overdue()
         assert attempt.control.reason is None
         clock.seconds += TTL_S * 0.2
@@ -72,7 +72,7 @@ def test_a_lease_counts_from_when_the_beat_was_sent() -> None:
         keeper = LeaseKeeper(slow, clock, ttl_s=TTL_S, interval_s=1)
         attempt = _attempt("a", clock.monotonic())
         keeper.add(attempt)
-        await keeper.beat()
+        await keeper.renew_all()
         clock.seconds += TTL_S * 0.2
         keeper.stop_overdue()
         assert attempt.control.reason is StopReason.LEASE_LOST
@@ -93,7 +93,7 @@ def test_what_the_store_says_reaches_the_right_job() -> None:
         attempts = {name: _attempt(name, clock.monotonic()) for name in ("held", "cancel", "lost")}
         for attempt in attempts.values():
             keeper.add(attempt)
-        await keeper.beat()
+        await keeper.renew_all()
         reasons = {name: attempt.control.reason for name, attempt in attempts.items()}
         assert reasons == {"held": None, "cancel": StopReason.CANCEL, "lost": StopReason.LEASE_LOST}
 

@@ -15,13 +15,13 @@ from crucible.errors import (
 from nsai_work.errors import DataChanged, HandOver, JobTimeout, LeaseLost, StoreFull, StoreUnavailable
 from nsai_work.policies import RetryPolicy
 from nsai_work.store.records import Outcome, OutcomeKind
-from nsai_work.worker.outcome import judge
+from nsai_work.worker.outcome import outcome_of_error
 
 POLICY = RetryPolicy(max_attempts=3, initial_delay_ms=1000, jitter=False)
 
 
-def _judge(error: Exception, attempt: int = 1) -> Outcome:
-    return judge(error, policy=POLICY, attempt=attempt, jitter=lambda: 0.5, credit_poll_ms=60_000)
+def _outcome(error: Exception, attempt: int = 1) -> Outcome:
+    return outcome_of_error(error, policy=POLICY, attempt=attempt, jitter=lambda: 0.5, credit_poll_ms=60_000)
 
 
 @pytest.mark.parametrize(
@@ -50,20 +50,20 @@ def _judge(error: Exception, attempt: int = 1) -> Outcome:
 )
 def test_each_error_has_its_outcome(error: Exception, kind: OutcomeKind, delay_ms: int) -> None:
     """The docstring's table holds."""
-    outcome = _judge(error)
+    outcome = _outcome(error)
 
     assert (outcome.kind, outcome.delay_s * 1000) == (kind, delay_ms)
 
 
 def test_the_last_attempt_is_not_retried() -> None:
     """max_attempts counts the first."""
-    assert _judge(BackendUnavailable("x"), attempt=2).kind is OutcomeKind.RETRIED
-    assert _judge(BackendUnavailable("x"), attempt=3).kind is OutcomeKind.FAILED
+    assert _outcome(BackendUnavailable("x"), attempt=2).kind is OutcomeKind.RETRIED
+    assert _outcome(BackendUnavailable("x"), attempt=3).kind is OutcomeKind.FAILED
 
 
 def test_an_unexpected_exception_does_not_tell_its_text() -> None:
     """It may hold anything, a credential too; the type is enough to find it in the log."""
-    failure = _judge(ValueError("Bearer abc")).failure
+    failure = _outcome(ValueError("Bearer abc")).failure
 
     assert failure is not None
     assert failure.code == "internal"

@@ -1,4 +1,4 @@
-"""Runs a job's work beside its control: what does not stop by itself in time is canceled."""
+"""Supervision of a job: on a stop request it has a grace period, after which it is cancelled."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -8,16 +8,18 @@ from nsai_work.control import Control, StopReason, stop_error
 
 T = TypeVar("T")
 
-# a task that survives its cancellation that long is left behind; its writes are fenced
+# a task that has not ended by then is abandoned; its writes are fenced
 CANCEL_WAIT_S = 5.0
 
 
-async def supervised(work: Coroutine[Any, Any, T], control: Control, grace_s: dict[StopReason, float]) -> T:
-    """The work's result. ``grace_s`` says how long it may take to stop by itself, per reason.
+async def supervise(work: Coroutine[Any, Any, T], control: Control, grace_s: dict[StopReason, float]) -> T:
+    """Run a job's coroutine and return its result.
+
+    ``grace_s`` is the time that the coroutine has to stop by itself, for each reason; none by default.
 
     Raises:
-        Canceled, JobTimeout, HandOver, LeaseLost: it was told to stop and did.
-        Exception: what the work raised.
+        Canceled, JobTimeout, HandOver, LeaseLost: it was stopped.
+        Exception: an error of the coroutine, unchanged.
     """
     task = asyncio.ensure_future(work)
     stop = asyncio.ensure_future(control.wait())

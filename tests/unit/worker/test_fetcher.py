@@ -34,7 +34,7 @@ class Standing:
 
 
 class Queue:
-    """Ready jobs, as the intake sees them: a number, and the fences of known jobs."""
+    """Ready jobs, as the fetcher sees them: a number, and the fences of known jobs."""
 
     def __init__(self, ready: int = 0) -> None:
         self.ready = ready
@@ -76,7 +76,7 @@ def _claim(job_id: str) -> Claim:
     return Claim(job=job, seq=1, fence=1, attempt=1, worker_id="w", backend="fake", credential="fake")
 
 
-def _intake(
+def _fetcher(
     queue: Queue, *, concurrency: int = 100, poll_interval_s: float = FOREVER_S, notices: bool = False
 ) -> Fetcher:
     options = {"stand_by": queue.stand_by} if notices else {}
@@ -101,14 +101,14 @@ def test_a_backlog_is_drained_without_a_wake_up_for_each() -> None:
 
     async def scenario() -> None:
         queue = Queue(ready=1000)
-        intake = _intake(queue, concurrency=150)
-        task = asyncio.create_task(intake.run())
+        fetcher = _fetcher(queue, concurrency=150)
+        task = asyncio.create_task(fetcher.run())
         await _settle()
         assert queue.asked == [MAX_BATCH, MAX_BATCH, 150 - 2 * MAX_BATCH]
-        assert intake.running == 150
-        intake.ended()
+        assert fetcher.running == 150
+        fetcher.job_ended()
         await _settle()
-        assert intake.running == 150
+        assert fetcher.running == 150
         task.cancel()
 
     asyncio.run(scenario())
@@ -119,12 +119,12 @@ def test_a_wake_up_makes_it_look() -> None:
 
     async def scenario() -> None:
         queue = Queue()
-        intake = _intake(queue)
-        task = asyncio.create_task(intake.run())
+        fetcher = _fetcher(queue)
+        task = asyncio.create_task(fetcher.run())
         await _settle()
         assert len(queue.asked) == 1
         queue.ready = 1
-        intake.wake(WakeUp(job_id="any", fence=0, priority=Priority.BATCH))
+        fetcher.wake(WakeUp(job_id="any", fence=0, priority=Priority.BATCH))
         await _settle()
         assert len(queue.begun) == 1
         task.cancel()
@@ -137,7 +137,7 @@ def test_it_looks_by_itself() -> None:
 
     async def scenario() -> None:
         queue = Queue()
-        task = asyncio.create_task(_intake(queue, poll_interval_s=0.01).run())
+        task = asyncio.create_task(_fetcher(queue, poll_interval_s=0.01).run())
         await _settle()
         queue.ready = 1
         async with asyncio.timeout(5):
@@ -153,7 +153,7 @@ def test_a_store_that_is_away_is_asked_again() -> None:
     async def scenario() -> None:
         queue = Queue(ready=1)
         queue.failures = 2
-        task = asyncio.create_task(_intake(queue, poll_interval_s=0.01).run())
+        task = asyncio.create_task(_fetcher(queue, poll_interval_s=0.01).run())
         async with asyncio.timeout(5):
             await queue.took.wait()
         task.cancel()
@@ -167,13 +167,13 @@ def test_wake_ups_are_judged() -> None:
     async def scenario() -> None:
         queue = Queue()
         queue.known = {"taken": 1, "old": 7}
-        intake = _intake(queue)
-        task = asyncio.create_task(intake.run())
+        fetcher = _fetcher(queue)
+        task = asyncio.create_task(fetcher.run())
         await _settle()
         for job_id, fence in (("nobody", 0), ("taken", 0), ("old", 2)):
-            intake.wake(WakeUp(job_id=job_id, fence=fence, priority=Priority.BATCH))
+            fetcher.wake(WakeUp(job_id=job_id, fence=fence, priority=Priority.BATCH))
         await _settle()
-        assert dict(intake.counts) == {"unknown": 1, "taken": 1, "stale": 1}
+        assert dict(fetcher.counts) == {"unknown": 1, "taken": 1, "stale": 1}
         task.cancel()
 
     asyncio.run(scenario())
@@ -184,7 +184,7 @@ def test_a_claim_stands_by_while_there_is_room() -> None:
 
     async def scenario() -> None:
         queue = Queue()
-        task = asyncio.create_task(_intake(queue, concurrency=3, notices=True).run())
+        task = asyncio.create_task(_fetcher(queue, concurrency=3, notices=True).run())
         await _settle()
         assert [standing.limit for standing in queue.standing] == [3]
         queue.standing[0].done.set_result([_claim("told")])
@@ -203,16 +203,16 @@ def test_another_reason_to_look_makes_it_stand_down() -> None:
 
     async def scenario() -> None:
         queue = Queue()
-        intake = _intake(queue, notices=True)
-        task = asyncio.create_task(intake.run())
+        fetcher = _fetcher(queue, notices=True)
+        task = asyncio.create_task(fetcher.run())
         await _settle()
-        intake.look()
+        fetcher.trigger()
         await _settle()
         assert queue.standing[0].down
         assert len(queue.asked) == 2
 
         queue.standing[1].being_made = True
-        intake.look()
+        fetcher.trigger()
         await _settle()
         assert len(queue.asked) == 2
         queue.standing[1].done.set_result([_claim("late")])
@@ -229,7 +229,7 @@ def test_no_claim_stands_by_when_all_places_are_taken() -> None:
 
     async def scenario() -> None:
         queue = Queue(ready=5)
-        task = asyncio.create_task(_intake(queue, concurrency=2, notices=True).run())
+        task = asyncio.create_task(_fetcher(queue, concurrency=2, notices=True).run())
         await _settle()
         assert len(queue.begun) == 2
         assert queue.standing == []
@@ -243,7 +243,7 @@ def test_a_failing_standing_claim_ends_nothing() -> None:
 
     async def scenario() -> None:
         queue = Queue()
-        task = asyncio.create_task(_intake(queue, notices=True).run())
+        task = asyncio.create_task(_fetcher(queue, notices=True).run())
         await _settle()
         queue.ready = 1
         queue.standing[0].done.set_exception(StoreUnavailable("away"))
@@ -260,15 +260,15 @@ def test_what_is_being_claimed_when_it_is_cancelled_is_begun(notices: bool) -> N
 
     async def scenario() -> None:
         queue = Queue()
-        intake = _intake(queue, notices=notices)
-        task = asyncio.create_task(intake.run())
+        fetcher = _fetcher(queue, notices=notices)
+        task = asyncio.create_task(fetcher.run())
         await _settle()
         if notices:
             queue.standing[0].being_made = True
         else:
             queue.ready = 1
             queue.may_answer.clear()
-            intake.look()
+            fetcher.trigger()
         await _settle()
         task.cancel()
         await _settle()
@@ -289,15 +289,15 @@ def test_a_wake_up_of_a_job_that_was_claimed_here_is_no_reason_to_look() -> None
 
     async def scenario() -> None:
         queue = Queue(ready=1)
-        intake = _intake(queue)
-        task = asyncio.create_task(intake.run())
+        fetcher = _fetcher(queue)
+        task = asyncio.create_task(fetcher.run())
         await _settle()
         job_id, looks = queue.begun[0].job_id, len(queue.asked)
-        intake.wake(WakeUp(job_id=job_id, fence=0, priority=Priority.BATCH))
+        fetcher.wake(WakeUp(job_id=job_id, fence=0, priority=Priority.BATCH))
         await _settle()
         assert len(queue.asked) == looks
-        assert intake.counts["taken"] == 1
-        intake.wake(WakeUp(job_id=job_id, fence=1, priority=Priority.BATCH))
+        assert fetcher.counts["taken"] == 1
+        fetcher.wake(WakeUp(job_id=job_id, fence=1, priority=Priority.BATCH))
         await _settle()
         assert len(queue.asked) == looks + 1
         task.cancel()

@@ -7,7 +7,7 @@ import pytest
 from crucible.errors import Canceled
 from nsai_work.control import Control, StopReason
 from nsai_work.errors import HandOver, JobTimeout, LeaseLost
-from nsai_work.worker.supervise import supervised
+from nsai_work.worker.supervisor import supervise
 
 GRACE = {StopReason.CANCEL: 5.0, StopReason.TIMEOUT: 5.0, StopReason.SHUTDOWN: 5.0}
 
@@ -36,7 +36,7 @@ def test_work_that_does_not_stop_is_canceled(reason: StopReason, error: type[Exc
         control, canceled = Control(), asyncio.Event()
         asyncio.get_running_loop().call_soon(control.stop, reason)
         with pytest.raises(error):
-            await supervised(_stubborn(canceled), control, {})
+            await supervise(_stubborn(canceled), control, {})
         assert canceled.is_set()
 
     asyncio.run(scenario())
@@ -54,7 +54,7 @@ def test_work_that_stops_by_itself_is_let_finish() -> None:
             return "done"
 
         asyncio.get_running_loop().call_soon(control.stop, StopReason.SHUTDOWN)
-        assert await supervised(polite(), control, GRACE) == "done"
+        assert await supervise(polite(), control, GRACE) == "done"
 
     asyncio.run(scenario())
 
@@ -67,7 +67,7 @@ def test_what_the_work_raises_comes_out() -> None:
             raise ZeroDivisionError
 
         with pytest.raises(ZeroDivisionError):
-            await supervised(broken(), Control(), GRACE)
+            await supervise(broken(), Control(), GRACE)
 
     asyncio.run(scenario())
 
@@ -77,7 +77,7 @@ def test_cancelling_the_supervisor_cancels_the_work() -> None:
 
     async def scenario() -> None:
         canceled = asyncio.Event()
-        task = asyncio.ensure_future(supervised(_stubborn(canceled), Control(), GRACE))
+        task = asyncio.ensure_future(supervise(_stubborn(canceled), Control(), GRACE))
         await asyncio.sleep(0.01)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

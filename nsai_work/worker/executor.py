@@ -1,4 +1,4 @@
-"""One attempt, from claim to record, as a pipe of small steps."""
+"""The executor of an attempt: runs the job, derives its outcome, and records it."""
 
 import asyncio
 import random
@@ -19,22 +19,22 @@ from nsai_work.store.records import Claim, Outcome, OutcomeKind
 from nsai_work.telemetry import JobEvent
 from nsai_work.worker.attempt import Attempt
 from nsai_work.worker.backends import BackendPool
-from nsai_work.worker.handlers import Tools, perform
-from nsai_work.worker.outcome import judge
-from nsai_work.worker.supervise import supervised
+from nsai_work.worker.handlers import JobContext, run_job
+from nsai_work.worker.outcome import outcome_of_error
+from nsai_work.worker.supervisor import supervise
 from nsai_work.worker.worker_store import WorkerStore
 
 log = get_logger(__name__)
 
-# a training run stops at its next step border by itself; this is how long it may take to get there
+# the time that a training run has to reach its next step border, where it stops by itself
 BORDER_GRACE_S = 10.0
-# one job's bad luck must not keep the others waiting for long
+# a failure of one job must not delay the others of its backend for long
 MAX_BACK_OFF_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Executor:
-    """What all attempts of a worker share."""
+    """Executes attempts, with the settings and resources that all attempts of a worker share."""
 
     store: WorkerStore
     backends: BackendPool
@@ -45,28 +45,28 @@ class Executor:
     jitter: Callable[[], float] = field(default=random.random)
 
     async def execute(self, attempt: Attempt) -> Outcome:
-        """Work the job and record what came of it. Raises nothing but CancelledError."""
-        _announce(attempt, "job.claimed")
-        outcome = await self._work(attempt)
+        """Run the job and record its outcome. Raises CancelledError alone."""
+        _emit(attempt, "job.claimed")
+        outcome = await self._run(attempt)
         recorded = await self._record(attempt, outcome)
-        _announce(attempt, f"job.{outcome.kind}" if recorded else "job.abandoned", outcome)
+        _emit(attempt, f"job.{outcome.kind}" if recorded else "job.abandoned", outcome)
         return outcome
 
-    async def _work(self, attempt: Attempt) -> Outcome:
+    async def _run(self, attempt: Attempt) -> Outcome:
         timer = self._start_timer(attempt)
         try:
             with telemetry.attempt_span(attempt.claim.job, attempt.claim.fence):
-                tools = Tools(self.backends, self.make_journal(attempt.claim), self.clock)
-                result = await supervised(perform(attempt, tools), attempt.control, self._grace(attempt))
+                context = JobContext(self.backends, self.make_journal(attempt.claim), self.clock)
+                result = await supervise(run_job(attempt, context), attempt.control, self._grace(attempt))
                 return Outcome.succeeded(result)
         except Exception as error:
-            return self._judge(attempt, error)
+            return self._outcome_of_error(attempt, error)
         finally:
             if timer is not None:
                 timer.cancel()
 
     def _start_timer(self, attempt: Attempt) -> asyncio.TimerHandle | None:
-        """Tell the job to stop when its own time limit, or its deadline, has passed."""
+        """Start the timer that stops the job at its time limit or deadline, whichever is first."""
         job = attempt.claim.job
         limits: list[float] = []
         if job.resources.timeout_ms is not None:
@@ -79,7 +79,7 @@ class Executor:
         return loop.call_later(max(min(limits), 0.0), attempt.control.stop, StopReason.TIMEOUT)
 
     def _grace(self, attempt: Attempt) -> dict[StopReason, float]:
-        """How long the work may take to stop by itself. Only training has borders to stop at."""
+        """Return the time that the job has to stop by itself. Only training has step borders."""
         if not isinstance(attempt.claim.job.parsed_payload, TrainingStep):
             return {StopReason.SHUTDOWN: self.shutdown_grace_s}
         return {
@@ -88,11 +88,11 @@ class Executor:
             StopReason.SHUTDOWN: self.shutdown_grace_s,
         }
 
-    def _judge(self, attempt: Attempt, error: Exception) -> Outcome:
+    def _outcome_of_error(self, attempt: Attempt, error: Exception) -> Outcome:
         claim = attempt.claim
         if not isinstance(error, CrucibleError):
             log.error("job.unexpected_error", job_id=claim.job_id, fence=claim.fence, exc_info=error)
-        outcome = judge(
+        outcome = outcome_of_error(
             error,
             policy=claim.job.retry_policy,
             attempt=claim.attempt,
@@ -104,14 +104,14 @@ class Executor:
         return outcome
 
     async def _record(self, attempt: Attempt, outcome: Outcome) -> bool:
-        """Tell the store. False when the job is no longer ours, or the store cannot be told: then the lease runs
-        out and another worker takes over."""
+        """Write the outcome to the store. Returns False if the lease is lost, or if the write failed: the lease
+        then expires, and another worker takes the job over."""
         attempt.recording = True
         lost = outcome.kind is OutcomeKind.LOST or attempt.control.reason is StopReason.LEASE_LOST
         try:
             if lost:
-                # stopped in time, but perhaps nobody has taken it: then it need not wait, and it killed no worker
-                await self.store.requeue(attempt.claim, Outcome.released("the lease ran out"))
+                # if no other worker has claimed it yet, requeue it now, without counting a worker's crash
+                await self.store.requeue(attempt.claim, Outcome.released("the lease expired"))
             elif outcome.kind.status.ended:
                 await self.store.finish(attempt.claim, outcome)
             else:
@@ -124,7 +124,7 @@ class Executor:
         return not lost
 
 
-def _announce(attempt: Attempt, name: str, outcome: Outcome | None = None) -> None:
+def _emit(attempt: Attempt, name: str, outcome: Outcome | None = None) -> None:
     claim = attempt.claim
     details: dict[str, JsonValue] = {}
     if outcome is not None and outcome.reason:
