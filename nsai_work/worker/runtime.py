@@ -132,8 +132,7 @@ class Runtime:
         return None if by_id or self._is_overloaded() else self.store.stand_by(limit, self._claimable())
 
     def _is_overloaded(self) -> bool:
-        """Whether more jobs would endanger the leases of the running ones: other workers claim them, or this worker
-        later."""
+        """Whether more jobs would endanger the leases of the running ones."""
         return self.lag.late and self.fetcher.running > 0
 
     def _claimable(self) -> Selection:
@@ -186,8 +185,7 @@ class Runtime:
 
 
 async def _run_with_restarts(name: str, task: BackgroundTask) -> None:
-    """Run a background task forever, and restart it after an error: no worker may go on without one of its
-    tasks."""
+    """Run a background task forever: it is restarted after an error, since a worker must not run without it."""
     while True:
         try:
             await task()

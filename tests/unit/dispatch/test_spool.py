@@ -1,4 +1,4 @@
-"""The embedded transport, through kombu's public face."""
+"""The embedded transport, through kombu's public interface."""
 
 from multiprocessing import get_context
 from pathlib import Path
@@ -28,32 +28,32 @@ def _send(connection: Any, *bodies: Any) -> None:
 
 
 def _receive(connection: Any, idle_s: float = 0.05) -> list[Any]:
-    """Everything that comes until nothing has come for a while."""
-    got: list[Any] = []
+    """Receive until no message has arrived for a while."""
+    received: list[Any] = []
 
-    def take(body: Any, message: Any) -> None:
+    def on_message(body: Any, message: Any) -> None:
         message.ack()
-        got.append(body)
+        received.append(body)
 
     queue = Queue(QUEUE, exchange=None, routing_key=QUEUE)
-    with Consumer(connection.default_channel, [queue], callbacks=[take], accept=["json"], auto_declare=False):
+    with Consumer(connection.default_channel, [queue], callbacks=[on_message], accept=["json"], auto_declare=False):
         while True:
             try:
                 connection.drain_events(timeout=idle_s)
             except TimeoutError:
-                return got
+                return received
 
 
-def test_messages_come_in_order_and_once(connection: Any) -> None:
-    """First in, first out, and nothing is left behind."""
+def test_messages_are_delivered_in_order_and_once(connection: Any) -> None:
+    """First in, first out; the queue is empty afterwards."""
     _send(connection, *range(50))
 
     assert _receive(connection) == list(range(50))
     assert _receive(connection) == []
 
 
-def test_a_file_that_is_no_message_is_dropped(connection: Any, tmp_path: Path) -> None:
-    """Stray, broken and half-written files neither stop a reader nor hide real messages."""
+def test_a_malformed_file_is_dropped(connection: Any, tmp_path: Path) -> None:
+    """Foreign, malformed and partial files neither stop a reader nor delay other messages."""
     folder = tmp_path / "spool" / QUEUE
     (folder / "0.msg").write_bytes(b"rubbish")
     (folder / "1.msg").write_bytes(b'{"body": 1}')
@@ -67,8 +67,8 @@ def test_a_file_that_is_no_message_is_dropped(connection: Any, tmp_path: Path) -
     assert sorted(path.name for path in folder.iterdir()) == [".4.msg.part", "README"]
 
 
-def test_the_queue_directory_may_vanish(connection: Any, tmp_path: Path) -> None:
-    """Whoever clears the directory loses wake-ups, and nothing else."""
+def test_the_queue_directory_may_be_deleted(connection: Any, tmp_path: Path) -> None:
+    """A deleted directory costs its messages, and nothing else."""
     folder = tmp_path / "spool" / QUEUE
     folder.rmdir()
     _send(connection, 8)
@@ -83,7 +83,7 @@ def _drain_in_child(url: str, results: Any) -> None:
 
 
 def test_two_processes_share_a_queue(connection: Any, tmp_path: Path) -> None:
-    """Each message is read by exactly one of two processes, also while they are written."""
+    """Each message is received by exactly one of two processes, also while others are sent."""
     context = get_context("spawn")
     results = context.Queue()
     url = f"spool://localhost{tmp_path}/spool"
@@ -92,9 +92,9 @@ def test_two_processes_share_a_queue(connection: Any, tmp_path: Path) -> None:
     for child in children:
         child.start()
     _send(connection, *range(100, 300))
-    got = [results.get(timeout=30) for _ in children]
+    received = [results.get(timeout=30) for _ in children]
     for child in children:
         child.join(timeout=30)
-    left = _receive(connection)
+    remaining = _receive(connection)
 
-    assert sorted(got[0] + got[1] + left) == list(range(300))
+    assert sorted(received[0] + received[1] + remaining) == list(range(300))

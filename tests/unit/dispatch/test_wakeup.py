@@ -1,4 +1,4 @@
-"""The message on the wire."""
+"""Encoding and decoding of wake-ups."""
 
 import json
 
@@ -20,29 +20,29 @@ wake_ups = st.builds(
 
 @given(wake_ups)
 def test_what_is_encoded_is_decoded(wake: WakeUp) -> None:
-    """A wake-up survives the wire unchanged."""
+    """A wake-up is the same after the round trip."""
     assert decode(encode(wake).body) == wake
 
 
 @given(st.binary(max_size=200) | st.text(max_size=200) | st.integers() | st.none())
-def test_rubbish_is_named_and_never_raises(body: object) -> None:
-    """Whatever lies on the queue, decoding gives a wake-up or a reason."""
+def test_decoding_never_raises(body: object) -> None:
+    """For any body it returns a wake-up or a reason."""
     assert isinstance(decode(body), WakeUp | BadWakeUp)
 
 
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=20), st.lists, max_leaves=10))
-def test_any_json_that_is_no_wake_up_is_refused(content: object) -> None:
-    """JSON of another shape is refused as such."""
+def test_json_of_another_shape_is_refused(content: object) -> None:
+    """With the reason."""
     assert isinstance(decode(json.dumps(content)), BadWakeUp)
 
 
 def test_a_huge_body_is_not_parsed() -> None:
-    """Size is looked at first, so a huge message costs nothing."""
+    """The size is checked first, so a huge message is cheap."""
     assert decode(b"[" * (MAX_BODY_BYTES + 1)) is BadWakeUp.TOO_LARGE
     assert decode(b"[" * MAX_BODY_BYTES) is BadWakeUp.NOT_JSON
 
 
-def test_a_field_too_many_is_refused() -> None:
-    """Only our own schema is taken: nothing else can be smuggled to a worker."""
+def test_an_unknown_field_is_refused() -> None:
+    """A message that carries more than a wake-up is malformed."""
     body = json.dumps([[], {"job_id": "a", "fence": 0, "priority": "batch", "callable": "os.system"}, {}])
     assert decode(body) is BadWakeUp.WRONG_SHAPE

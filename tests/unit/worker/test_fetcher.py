@@ -1,4 +1,4 @@
-"""The claiming loop: what makes it look, how much it asks for, and what became of wake-ups."""
+"""The fetcher: what triggers a claim, how many jobs it requests, and how wake-ups are counted."""
 
 import asyncio
 from collections.abc import Sequence
@@ -16,55 +16,55 @@ from nsai_work.worker.fetcher import MAX_BATCH, Fetcher
 FOREVER_S = 3600
 
 
-class Standing:
-    """A claim that stands by until the test gives notice."""
+class FakeStandingClaim:
+    """A standing claim whose result the test sets."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.done: asyncio.Future[Sequence[Claim]] = asyncio.get_running_loop().create_future()
         self.began_at = 7.0
-        self.being_made = False
+        self.executing = False
         self.down = False
 
     def stand_down(self) -> bool:
-        if self.being_made or self.done.done():
+        if self.executing or self.done.done():
             return False
         self.down = True
         return True
 
 
 class Queue:
-    """Ready jobs, as the fetcher sees them: a number, and the fences of known jobs."""
+    """The queue as the fetcher uses it: a number of ready jobs, and the fences of known jobs."""
 
     def __init__(self, ready: int = 0) -> None:
         self.ready = ready
-        self.asked: list[int] = []
-        self.begun: list[Claim] = []
+        self.limits: list[int] = []
+        self.started: list[Claim] = []
         self.known: dict[str, int] = {}
         self.failures = 0
-        self.took = asyncio.Event()
-        self.may_answer = asyncio.Event()
-        self.may_answer.set()
-        self.begun_at: list[float] = []
-        self.standing: list[Standing] = []
+        self.claimed = asyncio.Event()
+        self.may_return = asyncio.Event()
+        self.may_return.set()
+        self.started_at: list[float] = []
+        self.standing: list[FakeStandingClaim] = []
 
-    async def take(self, limit: int) -> Sequence[Claim]:
-        self.asked.append(limit)
-        await self.may_answer.wait()
+    async def claim(self, limit: int) -> Sequence[Claim]:
+        self.limits.append(limit)
+        await self.may_return.wait()
         if self.failures:
             self.failures -= 1
-            raise StoreUnavailable("away")
-        got = min(limit, self.ready)
-        self.ready -= got
-        return [_claim(f"job-{len(self.asked)}-{number}") for number in range(got)]
+            raise StoreUnavailable("unavailable")
+        count = min(limit, self.ready)
+        self.ready -= count
+        return [_claim(f"job-{len(self.limits)}-{number}") for number in range(count)]
 
-    def begin(self, claim: Claim, at: float) -> None:
-        self.begun.append(claim)
-        self.begun_at.append(at)
-        self.took.set()
+    def start(self, claim: Claim, at: float) -> None:
+        self.started.append(claim)
+        self.started_at.append(at)
+        self.claimed.set()
 
-    def stand_by(self, limit: int) -> Standing:
-        self.standing.append(Standing(limit))
+    def stand_by(self, limit: int) -> FakeStandingClaim:
+        self.standing.append(FakeStandingClaim(limit))
         return self.standing[-1]
 
     async def fences(self, job_ids: Sequence[str]) -> dict[str, int]:
@@ -77,12 +77,12 @@ def _claim(job_id: str) -> Claim:
 
 
 def _fetcher(
-    queue: Queue, *, concurrency: int = 100, poll_interval_s: float = FOREVER_S, notices: bool = False
+    queue: Queue, *, concurrency: int = 100, poll_interval_s: float = FOREVER_S, notifications: bool = False
 ) -> Fetcher:
-    options = {"stand_by": queue.stand_by} if notices else {}
+    options = {"stand_by": queue.stand_by} if notifications else {}
     return Fetcher(
-        queue.take,
-        queue.begin,
+        queue.claim,
+        queue.start,
         queue.fences,
         SystemClock(),
         concurrency=concurrency,
@@ -96,15 +96,15 @@ async def _settle() -> None:
         await asyncio.sleep(0)
 
 
-def test_a_backlog_is_drained_without_a_wake_up_for_each() -> None:
-    """As long as a claim gets all it asked for, another follows at once, up to the worker's concurrency."""
+def test_a_backlog_is_claimed_without_a_wake_up_per_job() -> None:
+    """While a claim returns as many jobs as requested, another follows at once, up to the worker's concurrency."""
 
     async def scenario() -> None:
         queue = Queue(ready=1000)
         fetcher = _fetcher(queue, concurrency=150)
         task = asyncio.create_task(fetcher.run())
         await _settle()
-        assert queue.asked == [MAX_BATCH, MAX_BATCH, 150 - 2 * MAX_BATCH]
+        assert queue.limits == [MAX_BATCH, MAX_BATCH, 150 - 2 * MAX_BATCH]
         assert fetcher.running == 150
         fetcher.job_ended()
         await _settle()
@@ -114,26 +114,26 @@ def test_a_backlog_is_drained_without_a_wake_up_for_each() -> None:
     asyncio.run(scenario())
 
 
-def test_a_wake_up_makes_it_look() -> None:
-    """Between looks it sleeps; a wake-up wakes it at once."""
+def test_a_wake_up_triggers_a_claim() -> None:
+    """Without delay, whatever the polling interval."""
 
     async def scenario() -> None:
         queue = Queue()
         fetcher = _fetcher(queue)
         task = asyncio.create_task(fetcher.run())
         await _settle()
-        assert len(queue.asked) == 1
+        assert len(queue.limits) == 1
         queue.ready = 1
         fetcher.wake(WakeUp(job_id="any", fence=0, priority=Priority.BATCH))
         await _settle()
-        assert len(queue.begun) == 1
+        assert len(queue.started) == 1
         task.cancel()
 
     asyncio.run(scenario())
 
 
-def test_it_looks_by_itself() -> None:
-    """Without any wake-up, a job is found within the polling interval."""
+def test_it_polls() -> None:
+    """Without any wake-up, a job is claimed within the polling interval."""
 
     async def scenario() -> None:
         queue = Queue()
@@ -141,28 +141,28 @@ def test_it_looks_by_itself() -> None:
         await _settle()
         queue.ready = 1
         async with asyncio.timeout(5):
-            await queue.took.wait()
+            await queue.claimed.wait()
         task.cancel()
 
     asyncio.run(scenario())
 
 
-def test_a_store_that_is_away_is_asked_again() -> None:
-    """A failing claim ends nothing."""
+def test_a_failed_claim_is_retried() -> None:
+    """An unavailable store does not end the fetcher."""
 
     async def scenario() -> None:
         queue = Queue(ready=1)
         queue.failures = 2
         task = asyncio.create_task(_fetcher(queue, poll_interval_s=0.01).run())
         async with asyncio.timeout(5):
-            await queue.took.wait()
+            await queue.claimed.wait()
         task.cancel()
 
     asyncio.run(scenario())
 
 
-def test_wake_ups_are_judged() -> None:
-    """Unknown, stale, or taken by another: each is counted as what it is, and harmless."""
+def test_wake_ups_are_classified() -> None:
+    """As unknown, stale, or taken by another worker; all are harmless."""
 
     async def scenario() -> None:
         queue = Queue()
@@ -179,127 +179,127 @@ def test_wake_ups_are_judged() -> None:
     asyncio.run(scenario())
 
 
-def test_a_claim_stands_by_while_there_is_room() -> None:
-    """Between looks a claim for all free places stands by; what it takes is begun, dated from when it was made."""
+def test_a_claim_stands_by_while_there_is_capacity() -> None:
+    """It is for all of the free capacity. The leases of its jobs count from the time when it was sent."""
 
     async def scenario() -> None:
         queue = Queue()
-        task = asyncio.create_task(_fetcher(queue, concurrency=3, notices=True).run())
+        task = asyncio.create_task(_fetcher(queue, concurrency=3, notifications=True).run())
         await _settle()
         assert [standing.limit for standing in queue.standing] == [3]
-        queue.standing[0].done.set_result([_claim("told")])
+        queue.standing[0].done.set_result([_claim("notified")])
         await _settle()
-        assert [claim.job_id for claim in queue.begun] == ["told"]
-        assert queue.begun_at == [7.0]
-        # it looks whether there is more, and stands by with the places that are left
+        assert [claim.job_id for claim in queue.started] == ["notified"]
+        assert queue.started_at == [7.0]
+        # it claims once more, then stands by for the remaining capacity
         assert [standing.limit for standing in queue.standing] == [3, 2]
         task.cancel()
 
     asyncio.run(scenario())
 
 
-def test_another_reason_to_look_makes_it_stand_down() -> None:
-    """Only one claim is under way at a time; one that can no longer be taken back is waited for."""
+def test_a_trigger_withdraws_the_standing_claim() -> None:
+    """Only one claim is in progress at a time; a standing claim that already executes is awaited."""
 
     async def scenario() -> None:
         queue = Queue()
-        fetcher = _fetcher(queue, notices=True)
+        fetcher = _fetcher(queue, notifications=True)
         task = asyncio.create_task(fetcher.run())
         await _settle()
         fetcher.trigger()
         await _settle()
         assert queue.standing[0].down
-        assert len(queue.asked) == 2
+        assert len(queue.limits) == 2
 
-        queue.standing[1].being_made = True
+        queue.standing[1].executing = True
         fetcher.trigger()
         await _settle()
-        assert len(queue.asked) == 2
+        assert len(queue.limits) == 2
         queue.standing[1].done.set_result([_claim("late")])
         await _settle()
-        assert [claim.job_id for claim in queue.begun] == ["late"]
-        assert len(queue.asked) == 3
+        assert [claim.job_id for claim in queue.started] == ["late"]
+        assert len(queue.limits) == 3
         task.cancel()
 
     asyncio.run(scenario())
 
 
-def test_no_claim_stands_by_when_all_places_are_taken() -> None:
-    """A full worker leaves jobs to others."""
+def test_no_claim_stands_by_without_free_capacity() -> None:
+    """A busy worker leaves jobs to other workers."""
 
     async def scenario() -> None:
         queue = Queue(ready=5)
-        task = asyncio.create_task(_fetcher(queue, concurrency=2, notices=True).run())
+        task = asyncio.create_task(_fetcher(queue, concurrency=2, notifications=True).run())
         await _settle()
-        assert len(queue.begun) == 2
+        assert len(queue.started) == 2
         assert queue.standing == []
         task.cancel()
 
     asyncio.run(scenario())
 
 
-def test_a_failing_standing_claim_ends_nothing() -> None:
-    """The database may go away at that moment too."""
+def test_a_failed_standing_claim_is_retried() -> None:
+    """The database may become unavailable at that moment too."""
 
     async def scenario() -> None:
         queue = Queue()
-        task = asyncio.create_task(_fetcher(queue, notices=True).run())
+        task = asyncio.create_task(_fetcher(queue, notifications=True).run())
         await _settle()
         queue.ready = 1
-        queue.standing[0].done.set_exception(StoreUnavailable("away"))
+        queue.standing[0].done.set_exception(StoreUnavailable("unavailable"))
         await _settle()
-        assert len(queue.begun) == 1
+        assert len(queue.started) == 1
         task.cancel()
 
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize("notices", [False, True])
-def test_what_is_being_claimed_when_it_is_cancelled_is_begun(notices: bool) -> None:
-    """Nobody else would begin these jobs before their leases have run out."""
+@pytest.mark.parametrize("notifications", [False, True])
+def test_the_jobs_of_a_claim_in_progress_are_started_on_cancellation(notifications: bool) -> None:
+    """No other worker would start them before their leases have expired."""
 
     async def scenario() -> None:
         queue = Queue()
-        fetcher = _fetcher(queue, notices=notices)
+        fetcher = _fetcher(queue, notifications=notifications)
         task = asyncio.create_task(fetcher.run())
         await _settle()
-        if notices:
-            queue.standing[0].being_made = True
+        if notifications:
+            queue.standing[0].executing = True
         else:
             queue.ready = 1
-            queue.may_answer.clear()
+            queue.may_return.clear()
             fetcher.trigger()
         await _settle()
         task.cancel()
         await _settle()
         assert not task.done()
-        if notices:
+        if notifications:
             queue.standing[0].done.set_result([_claim("job")])
         else:
-            queue.may_answer.set()
+            queue.may_return.set()
         await _settle()
         assert task.cancelled()
-        assert len(queue.begun) == 1
+        assert len(queue.started) == 1
 
     asyncio.run(scenario())
 
 
-def test_a_wake_up_of_a_job_that_was_claimed_here_is_no_reason_to_look() -> None:
-    """It comes after the database's own notice; what came with it was seen with it. A newer one is a reason."""
+def test_a_wake_up_of_a_job_that_was_claimed_here_triggers_nothing() -> None:
+    """It arrives after the database's notification of the same jobs. One with a newer fence triggers a claim."""
 
     async def scenario() -> None:
         queue = Queue(ready=1)
         fetcher = _fetcher(queue)
         task = asyncio.create_task(fetcher.run())
         await _settle()
-        job_id, looks = queue.begun[0].job_id, len(queue.asked)
+        job_id, claims = queue.started[0].job_id, len(queue.limits)
         fetcher.wake(WakeUp(job_id=job_id, fence=0, priority=Priority.BATCH))
         await _settle()
-        assert len(queue.asked) == looks
+        assert len(queue.limits) == claims
         assert fetcher.counts["taken"] == 1
         fetcher.wake(WakeUp(job_id=job_id, fence=1, priority=Priority.BATCH))
         await _settle()
-        assert len(queue.asked) == looks + 1
+        assert len(queue.limits) == claims + 1
         task.cancel()
 
     asyncio.run(scenario())

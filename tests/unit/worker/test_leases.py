@@ -1,4 +1,4 @@
-"""The owner's side of a lease: it stops before anybody else may have the job."""
+"""The owner's side of a lease: a job is stopped before another worker can claim it."""
 
 import asyncio
 from collections.abc import Sequence
@@ -15,8 +15,8 @@ from nsai_work.worker.leases import LeaseKeeper
 TTL_S = 10.0
 
 
-class HandClock:
-    """A clock that a test moves by hand."""
+class ManualClock:
+    """A clock that the test sets."""
 
     def __init__(self) -> None:
         self.seconds = 100.0
@@ -38,15 +38,15 @@ def _report(held: Sequence[str] = (), lost: Sequence[str] = (), cancel: Sequence
     return LeaseReport(frozenset(held), frozenset(lost), frozenset(cancel))
 
 
-def test_a_store_that_is_away_costs_the_lease_in_time() -> None:
-    """While beats fail a job goes on, and stops before its lease can have passed to another."""
-    clock = HandClock()
+def test_an_unavailable_store_costs_the_lease_before_it_expires() -> None:
+    """While heartbeats fail a job continues, and is stopped before another worker can reclaim it."""
+    clock = ManualClock()
 
-    async def away(claims: Sequence[Claim]) -> LeaseReport:
-        raise StoreUnavailable("away")
+    async def unavailable(claims: Sequence[Claim]) -> LeaseReport:
+        raise StoreUnavailable("unavailable")
 
     async def scenario() -> None:
-        keeper = LeaseKeeper(away, clock, ttl_s=TTL_S, interval_s=1)
+        keeper = LeaseKeeper(unavailable, clock, ttl_s=TTL_S, interval_s=1)
         attempt = _attempt("a", clock.monotonic())
         keeper.add(attempt)
         clock.seconds += TTL_S * 0.7
@@ -60,9 +60,9 @@ def test_a_store_that_is_away_costs_the_lease_in_time() -> None:
     asyncio.run(scenario())
 
 
-def test_a_lease_counts_from_when_the_beat_was_sent() -> None:
-    """An answer that took long gives no more time than its beat did: others count from what they saw."""
-    clock = HandClock()
+def test_a_lease_counts_from_when_the_heartbeat_was_sent() -> None:
+    """A slow answer does not extend it: observers count from the moment when they saw the renewal."""
+    clock = ManualClock()
 
     async def slow(claims: Sequence[Claim]) -> LeaseReport:
         clock.seconds += TTL_S * 0.7
@@ -80,9 +80,9 @@ def test_a_lease_counts_from_when_the_beat_was_sent() -> None:
     asyncio.run(scenario())
 
 
-def test_what_the_store_says_reaches_the_right_job() -> None:
-    """One beat for three jobs: one is held, one is to be canceled, one is lost."""
-    clock = HandClock()
+def test_the_report_is_applied_to_each_job() -> None:
+    """One heartbeat for three jobs: a lease is held, a job is to be canceled, a lease is lost."""
+    clock = ManualClock()
 
     async def answer(claims: Sequence[Claim]) -> LeaseReport:
         assert {claim.job_id for claim in claims} == {"held", "cancel", "lost"}

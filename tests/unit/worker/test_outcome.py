@@ -1,4 +1,4 @@
-"""From an error to what the store is told: the table, row by row."""
+"""The outcome of each error, row by row of the module's table."""
 
 import pytest
 
@@ -49,20 +49,20 @@ def _outcome(error: Exception, attempt: int = 1) -> Outcome:
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else str(value),
 )
 def test_each_error_has_its_outcome(error: Exception, kind: OutcomeKind, delay_ms: int) -> None:
-    """The docstring's table holds."""
+    """As the module's docstring says."""
     outcome = _outcome(error)
 
     assert (outcome.kind, outcome.delay_s * 1000) == (kind, delay_ms)
 
 
 def test_the_last_attempt_is_not_retried() -> None:
-    """max_attempts counts the first."""
+    """``max_attempts`` includes the first attempt."""
     assert _outcome(BackendUnavailable("x"), attempt=2).kind is OutcomeKind.RETRIED
     assert _outcome(BackendUnavailable("x"), attempt=3).kind is OutcomeKind.FAILED
 
 
-def test_an_unexpected_exception_does_not_tell_its_text() -> None:
-    """It may hold anything, a credential too; the type is enough to find it in the log."""
+def test_the_text_of_an_unexpected_exception_is_not_recorded() -> None:
+    """It may contain a credential; the type suffices to find it in the log."""
     failure = _outcome(ValueError("Bearer abc")).failure
 
     assert failure is not None

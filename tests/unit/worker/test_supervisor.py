@@ -1,4 +1,4 @@
-"""Work beside its control: it stops by itself, or it is stopped."""
+"""Supervision: a job stops by itself within its grace period, or is cancelled."""
 
 import asyncio
 
@@ -29,8 +29,8 @@ async def _stubborn(canceled: asyncio.Event) -> str:
         (StopReason.LEASE_LOST, LeaseLost),
     ],
 )
-def test_work_that_does_not_stop_is_canceled(reason: StopReason, error: type[Exception]) -> None:
-    """Without a grace period it ends at once, with the error that belongs to the reason."""
+def test_a_job_that_does_not_stop_is_cancelled(reason: StopReason, error: type[Exception]) -> None:
+    """Without a grace period it is cancelled at once, and ends with the error of the stop reason."""
 
     async def scenario() -> None:
         control, canceled = Control(), asyncio.Event()
@@ -42,8 +42,8 @@ def test_work_that_does_not_stop_is_canceled(reason: StopReason, error: type[Exc
     asyncio.run(scenario())
 
 
-def test_work_that_stops_by_itself_is_let_finish() -> None:
-    """Within its grace period work ends as it likes: here with a result."""
+def test_a_job_may_finish_within_its_grace_period() -> None:
+    """Its result is returned, although a stop was requested."""
 
     async def scenario() -> None:
         control = Control()
@@ -59,8 +59,8 @@ def test_work_that_stops_by_itself_is_let_finish() -> None:
     asyncio.run(scenario())
 
 
-def test_what_the_work_raises_comes_out() -> None:
-    """Errors are not changed on the way."""
+def test_errors_of_the_job_are_raised_unchanged() -> None:
+    """Of any type."""
 
     async def scenario() -> None:
         async def broken() -> None:
@@ -72,8 +72,8 @@ def test_what_the_work_raises_comes_out() -> None:
     asyncio.run(scenario())
 
 
-def test_cancelling_the_supervisor_cancels_the_work() -> None:
-    """A worker that is told to hurry leaves nothing running."""
+def test_cancelling_the_supervisor_cancels_the_job() -> None:
+    """A forced stop leaves no job running."""
 
     async def scenario() -> None:
         canceled = asyncio.Event()
