@@ -9,7 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
-from crucible.forks import reset_after_fork
+from crucible.forks import reset_after_fork, retain_inherited
 from nsai_work.dispatch.publisher import Publisher
 from nsai_work.logs import get_logger
 from nsai_work.settings import Settings
@@ -36,13 +36,11 @@ class RuntimeThread:
         self._on_end = on_end
         self._loop: asyncio.AbstractEventLoop | None = None
         self._runtime: Runtime | None = None
-        self._inherited: list[object] = []
         self._reset()
         reset_after_fork(self._reset)
 
     def _reset(self) -> None:
-        # the parent's: garbage collection in a child would close its connections and its loop's selector
-        self._inherited += [self._loop, self._runtime]
+        retain_inherited(self._loop, self._runtime)
         self._thread: threading.Thread | None = None
         self._loop = None
         self._runtime = None
