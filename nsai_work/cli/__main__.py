@@ -1,4 +1,4 @@
-"""``python -m nsai_work.cli``: the same command without its script."""
+"""``python -m nsai_work.cli``: the command line without its script."""
 
 from nsai_work.cli import main
 

@@ -1,4 +1,4 @@
-"""The command tree of ``nsai-work``, and the one place where its errors become messages and exit codes."""
+"""The application: its command tree, and the translation of errors into messages and exit codes."""
 
 import io
 import os
@@ -20,13 +20,13 @@ from nsai_work.cli.commands.submit import submit
 from nsai_work.cli.commands.watch import watch
 from nsai_work.cli.commands.worker import worker
 from nsai_work.cli.error_report import report_error
-from nsai_work.cli.exit_codes import ExitCode, exit_code_of
+from nsai_work.cli.exit_codes import ExitCode, error_exit_code
 from nsai_work.cli.plugin_commands import CommandGroup
 from nsai_work.cli.store_access import close_all
 
 DEBUG_VARIABLE = "NSAI_WORK_DEBUG"
 
-EPILOG = "Exit codes: 0 done, 1 failed, 2 bad input, 3 not found, 124 timed out waiting, 130 interrupted."
+EPILOG = "Exit codes: 0 done, 1 failed, 2 bad input, 3 not found, 124 timed out while waiting, 130 interrupted."
 
 app = typer.Typer(
     name="nsai-work",
@@ -40,18 +40,18 @@ app = typer.Typer(
 )
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        from importlib.metadata import version
+def _print_version(requested: bool) -> None:
+    if requested:
+        from nsai_work.version import __version__
 
-        typer.echo(f"nsai-work {version('nsai-work')}")
+        typer.echo(f"nsai-work {__version__}")
         raise typer.Exit
 
 
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
     del version
@@ -76,47 +76,47 @@ app.command("complete", rich_help_panel="Backends")(complete)
 
 
 def run_app() -> None:
-    """Run the command of this process. An error becomes a message; a traceback is shown only when
-    NSAI_WORK_DEBUG is set."""
-    _show_every_character()
+    """Run the command of this process and exit. An error is reported as a message; NSAI_WORK_DEBUG shows its
+    traceback instead."""
+    _escape_unencodable_output()
     try:
-        _require_text(sys.argv[1:])
+        _require_utf8(sys.argv[1:])
         app(prog_name="nsai-work")
     except KeyboardInterrupt:
         sys.exit(ExitCode.INTERRUPTED)
     except BrokenPipeError:
-        _leave_the_pipe()
+        _exit_after_broken_pipe()
     except Exception as error:
         if os.environ.get(DEBUG_VARIABLE):
             raise
         known = error if isinstance(error, CrucibleError) else _unexpected(error)
         report_error(known, as_json="--json" in sys.argv[1:])
-        sys.exit(exit_code_of(known))
+        sys.exit(error_exit_code(known))
     finally:
         close_all()
 
 
-def _show_every_character() -> None:
-    # what the terminal's encoding lacks, and lone surrogates in a service's answer, are shown as escapes
+def _escape_unencodable_output() -> None:
+    # characters that the terminal's encoding lacks, and lone surrogates in answers of services
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
-def _require_text(arguments: list[str]) -> None:
+def _require_utf8(arguments: list[str]) -> None:
     for argument in arguments:
         if not argument.isascii() and argument.encode(errors="replace").decode() != argument:
-            raise InvalidRequest.of("argument", argument, "it must be UTF-8 text")
+            raise InvalidRequest.of("argument", argument, "arguments must be UTF-8 text")
 
 
 def _unexpected(error: Exception) -> CrucibleError:
     return CrucibleError(
-        f"this is a mistake in the program: {type(error).__name__}: {error}\n"
-        f"{DEBUG_VARIABLE}=1 shows where it comes from"
+        f"internal error (a bug in nsai-work or in a plug-in): {type(error).__name__}: {error}\n"
+        f"set {DEBUG_VARIABLE}=1 to see the traceback"
     )
 
 
-def _leave_the_pipe() -> None:
-    # the reader went away (as in "| head"); Python's own flush at exit would complain once more
+def _exit_after_broken_pipe() -> None:
+    # the reader has closed the pipe ("| head"): redirect, or Python's flush at exit would report it again
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(ExitCode.FAILED)

@@ -1,4 +1,4 @@
-"""How an error reaches the person or script that ran the command: on stderr, once, without a traceback."""
+"""Reports errors on stderr: as text with a hint for people, or as one JSON object for scripts."""
 
 import json
 import sys
@@ -10,24 +10,26 @@ MAX_LINES = 40
 
 ADVICE = {
     "authentication_failed": "set the credential in the environment (tinkex: TINKER_API_KEY) and try again",
-    "backend_unavailable": "check the service's address (tinkex: TINKER_BASE_URL) and that it runs;"
-    " for a local one: nsai-work dev-server",
-    "cold_optimizer": "the service restored weights without the optimizer; set recovery.on_cold_optimizer: continue"
-    " to go on all the same",
-    "data_changed": "put the data file back as it was, or submit a new job for the new data",
-    "job_not_found": "nsai-work list shows the jobs of this store (NSAI_WORK_HOME, NSAI_WORK_DATABASE_URL)",
-    "max_attempts_exceeded": "look at the checkpoints (nsai-work checkpoints ID), then: nsai-work retry ID",
-    "no_checkpoint": "save earlier (checkpoint_policy.save_every), then: nsai-work retry ID",
-    "out_of_credit": "top up the account; the job resumes by itself",
-    "plugin_error": "nsai-work backends shows which plug-ins load and why others do not",
-    "store_full": "free disk space; nothing was half-written",
-    "store_unavailable": "check NSAI_WORK_DATABASE_URL and that the database runs; nsai-work doctor tells more",
-    "unknown_backend": "nsai-work backends lists what is installed",
+    "backend_unavailable": "check that the service is running and its address is correct (tinkex: TINKER_BASE_URL);"
+    " to start a local service: nsai-work dev-server",
+    "cold_optimizer": "the service did not restore the complete state; to accept that, submit the job again with"
+    " recovery.on_cold_optimizer: continue",
+    "data_changed": "restore the original data file, or submit a new job for the new data",
+    "job_not_found": "nsai-work list shows the jobs in this store (NSAI_WORK_HOME, NSAI_WORK_DATABASE_URL)",
+    "max_attempts_exceeded": "inspect the checkpoints (nsai-work checkpoints ID), then run nsai-work retry ID",
+    "no_checkpoint": "nsai-work retry ID starts over at the first step; a lower checkpoint_policy.save_every saves"
+    " checkpoints earlier",
+    "out_of_credit": "add credit to the account; the job resumes automatically",
+    "plugin_error": "nsai-work backends shows which plug-ins fail to load, and why",
+    "store_full": "free disk space and try again; nothing was partially written",
+    "store_unavailable": "check NSAI_WORK_DATABASE_URL and that the database is running (nsai-work doctor)",
+    "unknown_backend": "nsai-work backends lists the installed backends",
 }
+"""What the user can do about an error, by its code."""
 
 
 def report_error(error: CrucibleError, *, as_json: bool) -> None:
-    """Write an error to stderr: one JSON object for scripts, else what was wrong and what to do."""
+    """Write an error to stderr: one JSON object if ``as_json``, else ``describe_error``."""
     if as_json:
         failure = error.failure().model_dump(mode="json")
         failure["advice"] = advice_for(error)
@@ -37,25 +39,25 @@ def report_error(error: CrucibleError, *, as_json: bool) -> None:
 
 
 def describe_error(error: CrucibleError) -> str:
-    """The error as text: message, where, what to do."""
+    """Format an error as text: its message and the advice for it."""
     return _describe(str(error), advice_for(error))
 
 
 def describe_failure(failure: Failure) -> str:
-    """A job's recorded failure as text."""
+    """Format the recorded failure of a job as text: message, code and advice."""
     return _describe(f"{failure.message} [{failure.code}]", advice_for(failure))
 
 
+def advice_for(error: CrucibleError | Failure) -> str | None:
+    """Return what the user can do about an error; None if its message says that already."""
+    return ADVICE.get(error.code)
+
+
 def _describe(message: str, advice: str | None) -> str:
-    whole = [line for line in message.split("\n") if line] or ["(no message)"]
-    # cut, then escape: a service may answer with megabytes
-    lines = [plain_text(shortened(line)) for line in whole[:MAX_LINES]]
-    if len(whole) > MAX_LINES:
-        lines.append(f"... and {len(whole) - MAX_LINES} more")
+    all_lines = [line for line in message.split("\n") if line] or ["(no message)"]
+    # cut before escaping: a service may answer with megabytes
+    lines = [plain_text(shortened(line)) for line in all_lines[:MAX_LINES]]
+    if len(all_lines) > MAX_LINES:
+        lines.append(f"... and {len(all_lines) - MAX_LINES} more lines")
     text = "\n".join([f"error: {lines[0]}", *(f"       {line}" for line in lines[1:])])
     return f"{text}\n  hint: {advice}" if advice else text
-
-
-def advice_for(error: CrucibleError | Failure) -> str | None:
-    """What to do, or None when the message already says it."""
-    return ADVICE.get(error.code)

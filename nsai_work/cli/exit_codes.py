@@ -1,4 +1,4 @@
-"""What the exit status of ``nsai-work`` says to a script."""
+"""Exit codes of ``nsai-work``."""
 
 from enum import IntEnum
 
@@ -18,8 +18,8 @@ class ExitCode(IntEnum):
     INTERRUPTED = 130
 
 
-def exit_code_of(error: CrucibleError) -> ExitCode:
-    """The code for an error that ended a command. A credential is part of the input."""
+def error_exit_code(error: CrucibleError) -> ExitCode:
+    """Return the exit code for an error that ended a command. A rejected credential counts as bad input."""
     if isinstance(error, NotFound | JobNotFound):
         return ExitCode.NOT_FOUND
     if isinstance(error, CallerError | AuthenticationFailed) or error.category is ErrorCategory.VALIDATION:
@@ -27,6 +27,6 @@ def exit_code_of(error: CrucibleError) -> ExitCode:
     return ExitCode.FAILED
 
 
-def exit_code_for(status: JobStatus) -> ExitCode:
-    """The code of a command that waited for a job: only success is 0."""
+def status_exit_code(status: JobStatus) -> ExitCode:
+    """Return the exit code for the final status of a job: DONE only if it succeeded."""
     return ExitCode.DONE if status is JobStatus.SUCCEEDED else ExitCode.FAILED

@@ -1,4 +1,4 @@
-"""Which job a person means. A script gives the whole id; a person may give its beginning or its end."""
+"""Finds a job by its ID, or by a unique prefix or suffix of its ID."""
 
 from typing import TYPE_CHECKING
 
@@ -10,28 +10,34 @@ if TYPE_CHECKING:
     from nsai_work.job import Job
     from nsai_work.store import Store
 
-RECENT = 500
-SHORTEST = 4
+MAX_SEARCHED_JOBS = 500
+MAX_LISTED_MATCHES = 5
+MIN_PART_LENGTH = 4
 
 
 def find_job(store: "Store", text: str) -> "Job":
-    """The job with this id, or the one recent job (of the newest 500) whose id begins or ends so.
+    """Return the job with this ID, or the only one of the newest 500 jobs whose ID starts or ends with ``text``.
 
     Raises:
-        JobNotFound: there is none.
-        InvalidRequest: the text fits several.
+        JobNotFound: no job matches.
+        InvalidRequest: several jobs match.
     """
     if is_job_id(text):
         return store.get(text)
     try:
         return store.get(text)
     except JobNotFound:
-        if len(text) < SHORTEST:
+        # too short a part could match some other job after a typing mistake
+        if len(text) < MIN_PART_LENGTH:
             raise
-    fitting = [job for job in store.list_jobs(limit=RECENT) if job.id.startswith(text) or job.id.endswith(text)]
-    if not fitting:
-        raise JobNotFound(f"ID: no job has the id {text!r}, and none of the newest {RECENT} begins or ends so")
-    if len(fitting) > 1:
-        shown = ", ".join(job.id for job in fitting[:5])
-        raise InvalidRequest.of("ID", text, f"it fits {len(fitting)} jobs ({shown}); give more of the id")
-    return fitting[0]
+    matches = [
+        job for job in store.list_jobs(limit=MAX_SEARCHED_JOBS) if job.id.startswith(text) or job.id.endswith(text)
+    ]
+    if not matches:
+        raise JobNotFound(
+            f"ID: no job has the ID {text!r}, and none of the newest {MAX_SEARCHED_JOBS} IDs starts or ends with it"
+        )
+    if len(matches) > 1:
+        shown = ", ".join(job.id for job in matches[:MAX_LISTED_MATCHES])
+        raise InvalidRequest.of("ID", text, f"it matches {len(matches)} jobs ({shown}); give more characters")
+    return matches[0]

@@ -1,4 +1,4 @@
-"""Showing a job as it runs: a bar on a terminal, plain lines elsewhere."""
+"""Live views of a running job: a progress bar on a terminal, plain lines elsewhere."""
 
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from nsai_work.cli.event_text import narrate
+from nsai_work.cli.event_text import describe_event
 from nsai_work.cli.plain_text import plain_text
 from nsai_work.cli.progress import RunProgress
 
@@ -15,35 +15,37 @@ if TYPE_CHECKING:
     from nsai_work.job import Job
     from nsai_work.store import EventRow
 
-_COUNTED = {"step": "step", "inference.progress": "rows"}
+_UNITS = {"step": "step", "inference.progress": "rows"}
+"""Events that count progress, with the unit they count."""
+
 PLAIN_LINES = 20
-"""About so many step lines are written of a run, however long it is."""
+"""Approximate number of progress lines that a plain view writes for a run of any length."""
 
 
 class JobView(Protocol):
-    """Takes every event of one job, in order."""
+    """Shows a job. Receives all its events in order."""
 
     def __enter__(self) -> Self: ...
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
-    def see(self, event: "EventRow") -> None:
+    def show(self, event: "EventRow") -> None:
         """Show an event."""
         ...
 
-    def say(self, text: str, style: str = "") -> None:
-        """Show a line."""
+    def write_line(self, text: str, style: str = "") -> None:
+        """Show a line of text."""
         ...
 
 
 def view_for(console: Console, *, total: int | None = None) -> JobView:
-    """The view that suits the console; ``total`` is the number of steps where it is known."""
+    """Return a bar for a terminal, else a plain view. ``total`` is the number of steps, if known."""
     progress = RunProgress(total=total)
     return BarView(console, progress) if console.is_terminal else PlainView(console, progress)
 
 
 class BarView:
-    """A progress bar with step, loss, speed, checkpoints and recoveries; notes scroll above it."""
+    """Progress bar with step, loss, speed, checkpoints and recoveries; other events scroll above it."""
 
     def __init__(self, console: Console, progress: RunProgress) -> None:
         self._progress = progress
@@ -52,12 +54,12 @@ class BarView:
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[facts]}"),
+            TextColumn("{task.fields[metrics]}"),
             TimeElapsedColumn(),
             console=console,
             expand=True,
         )
-        self._task = self._bar.add_task(progress.status, total=progress.total, facts="")
+        self._task = self._bar.add_task(progress.status, total=progress.total, metrics="")
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -68,27 +70,27 @@ class BarView:
     ) -> None:
         self._bar.stop()
 
-    def see(self, event: "EventRow") -> None:
-        """Move the bar; put a line above it for what is more than a step."""
-        self._progress.see(event)
-        note = narrate(event)
-        if note is not None:
-            self.say(note.text, note.style)
+    def show(self, event: "EventRow") -> None:
+        """Update the bar, and write the line of the event above it."""
+        self._progress.update(event)
+        line = describe_event(event)
+        if line is not None:
+            self.write_line(line.text, line.style)
         self._bar.update(
             self._task,
             description=self._progress.status,
             completed=self._progress.done,
             total=self._progress.total,
-            facts=facts_line(self._progress),
+            metrics=metrics_text(self._progress),
         )
 
-    def say(self, text: str, style: str = "") -> None:
-        """A line above the bar."""
+    def write_line(self, text: str, style: str = "") -> None:
+        """Write a line above the bar."""
         self._bar.console.print(Text(plain_text(text), style=style))
 
 
 class PlainView:
-    """Lines that read well in a log: every note, and a step now and then."""
+    """Plain lines for logs: each event that has a text, and about ``PLAIN_LINES`` progress lines."""
 
     def __init__(self, console: Console, progress: RunProgress) -> None:
         self._console = console
@@ -102,49 +104,49 @@ class PlainView:
     ) -> None:
         pass
 
-    def see(self, event: "EventRow") -> None:
-        """Write a line, if the event deserves one."""
-        self._progress.see(event)
-        note = narrate(event)
-        if note is not None:
-            self.say(note.text)
-        elif event.name in _COUNTED and self._deserves_a_line():
-            counted = f"{_COUNTED[event.name]} {self._progress.done}{_of(self._progress.total)}"
-            self.say(f"{counted}  {facts_line(self._progress)}".rstrip())
+    def show(self, event: "EventRow") -> None:
+        """Write a line for the event, if it has one."""
+        self._progress.update(event)
+        line = describe_event(event)
+        if line is not None:
+            self.write_line(line.text)
+        elif event.name in _UNITS and self._progress_line_is_due():
+            count = f"{_UNITS[event.name]} {self._progress.done}{_of(self._progress.total)}"
+            self.write_line(f"{count}  {metrics_text(self._progress)}".rstrip())
 
-    def say(self, text: str, style: str = "") -> None:
-        """A line, flushed, so that a reader of the pipe sees it at once."""
+    def write_line(self, text: str, style: str = "") -> None:
+        """Write a line and flush it, so that a pipe receives it immediately."""
         del style
         self._console.file.write(plain_text(text) + "\n")
         self._console.file.flush()
 
-    def _deserves_a_line(self) -> bool:
+    def _progress_line_is_due(self) -> bool:
         done, total = self._progress.done, self._progress.total
         stride = max(1, (total or PLAIN_LINES * 10) // PLAIN_LINES)
         return done == 1 or done % stride == 0 or done == total
 
 
-def facts_line(progress: RunProgress) -> str:
-    """Loss, speed, checkpoints, recoveries: what is known of them."""
-    facts = []
+def metrics_text(progress: RunProgress) -> str:
+    """Format loss, speed, checkpoints, failed rows and recoveries, as far as they are known."""
+    metrics = []
     if progress.loss is not None:
-        facts.append(f"loss {progress.loss:.4f}")
+        metrics.append(f"loss {progress.loss:.4f}")
     if progress.tokens_per_s is not None:
-        facts.append(f"{progress.tokens_per_s:,.0f} tok/s")
+        metrics.append(f"{progress.tokens_per_s:,.0f} tok/s")
     if progress.checkpoints:
-        facts.append(f"{progress.checkpoints} ckpt")
+        metrics.append(f"{progress.checkpoints} ckpt")
     if progress.failed_rows:
-        facts.append(f"{progress.failed_rows} failed")
+        metrics.append(f"{progress.failed_rows} failed")
     if progress.recoveries:
-        facts.append(f"{progress.recoveries} recovered")
-    return "  ".join(facts)
+        metrics.append(f"{progress.recoveries} recovered")
+    return "  ".join(metrics)
 
 
 def _of(total: int | None) -> str:
     return f"/{total}" if total else ""
 
 
-def steps_wanted(job: "Job") -> int | None:
-    """The optimizer steps a training job asks for, where its payload says so."""
+def requested_steps(job: "Job") -> int | None:
+    """Return ``max_steps`` of a training job; None if its payload has none."""
     steps = job.payload.get("max_steps")
     return steps if isinstance(steps, int) else None

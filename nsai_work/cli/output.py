@@ -1,4 +1,4 @@
-"""Data on stdout: JSON for scripts, tables for people."""
+"""Writes data to stdout: JSON for scripts, tables and labeled values for people."""
 
 import json
 import sys
@@ -15,37 +15,37 @@ from nsai_work.cli.plain_text import plain_line, plain_text
 
 
 def write_json(value: JsonValue, *, indent: int | None = 2) -> None:
-    """One JSON document on stdout; ``indent=None`` puts it on one line, flushed, for a stream of them."""
+    """Write a JSON document to stdout and flush; ``indent=None`` writes it on one line."""
     ascii_only = (sys.stdout.encoding or "").lower() != "utf-8"
     sys.stdout.write(json.dumps(value, indent=indent, allow_nan=False, ensure_ascii=ascii_only) + "\n")
     sys.stdout.flush()
 
 
 def as_json(record: BaseModel) -> dict[str, JsonValue]:
-    """A record as JSON data."""
+    """Return a record as JSON data."""
     data: dict[str, JsonValue] = record.model_dump(mode="json")
     return data
 
 
-def write_table(headings: Sequence[str], rows: Iterable[Sequence[Any]], *, nothing: str) -> None:
-    """A plain table on stdout; ``nothing`` is said when there are no rows.
+def write_table(headings: Sequence[str], rows: Iterable[Sequence[Any]], *, if_empty: str) -> None:
+    """Write a table to stdout, or ``if_empty`` if there are no rows.
 
-    Nothing is cut or folded: a terminal wraps what is too wide, and what people copy stays in one piece.
+    Cells are neither cut nor wrapped, so that they can be copied: a terminal wraps lines that are too long.
     """
     console = stdout_console()
     cells = [[plain_line(_cell(value)) for value in row] for row in rows]
     if not cells:
-        console.print(Text(nothing))
+        console.print(Text(if_empty))
         return
     columns = list(zip(*cells, strict=True))
     widths = [max(map(cell_len, (head, *column))) for head, column in zip(headings, columns, strict=True)]
     numeric = [all(map(_is_number, column)) for column in columns]
-    console.print(Text(_row(headings, widths, numeric), style="bold"), soft_wrap=True)
+    console.print(Text(_format_row(headings, widths, numeric), style="bold"), soft_wrap=True)
     for row in cells:
-        console.print(Text(_row(row, widths, numeric)), soft_wrap=True)
+        console.print(Text(_format_row(row, widths, numeric)), soft_wrap=True)
 
 
-def _row(cells: Sequence[str], widths: Sequence[int], numeric: Sequence[bool]) -> str:
+def _format_row(cells: Sequence[str], widths: Sequence[int], numeric: Sequence[bool]) -> str:
     parts = []
     for text, width, right in zip(cells, widths, numeric, strict=True):
         gap = " " * (width - cell_len(text))
@@ -53,9 +53,9 @@ def _row(cells: Sequence[str], widths: Sequence[int], numeric: Sequence[bool]) -
     return "  ".join(parts).rstrip()
 
 
-def write_pairs(pairs: Iterable[tuple[str, Any]]) -> None:
-    """Name and value a line; what has no value is left out."""
-    shown = [(name, plain_text(_cell(value))) for name, value in pairs if value not in (None, "", (), [], {})]
+def write_fields(fields: Iterable[tuple[str, Any]]) -> None:
+    """Write labeled values to stdout, one per line, without those that are empty."""
+    shown = [(name, plain_text(_cell(value))) for name, value in fields if value not in (None, "", (), [], {})]
     width = max((len(name) for name, _ in shown), default=0)
     console = stdout_console()
     for name, value in shown:
@@ -63,13 +63,13 @@ def write_pairs(pairs: Iterable[tuple[str, Any]]) -> None:
 
 
 def stdout_console() -> Console:
-    """A console on stdout that shows texts as they are."""
-    # a run's id may hold :train:, which is no emoji
+    """Return a rich console on stdout that interprets no markup and no emoji codes."""
+    # the ID of a run may contain :train:
     return Console(highlight=False, markup=False, emoji=False)
 
 
 def ago(moment: datetime | None, now: datetime) -> str:
-    """How long ago, in the largest unit that fits."""
+    """Format the time since ``moment`` in its largest whole unit, such as ``3 h ago``."""
     if moment is None:
         return "-"
     seconds = int((now - moment.astimezone(UTC)).total_seconds())

@@ -1,4 +1,4 @@
-"""A job's events added up: what a progress bar shows. Pure; the same events give the same state."""
+"""Progress of a job, computed from its events. Does no I/O; equal events give equal progress."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ T = TypeVar("T", int, int | None)
 
 @dataclass(slots=True)
 class RunProgress:
-    """Where a job is. Feed it every event in order with ``see``.
+    """Progress of a job. Pass every event to ``update``, in order.
 
-    ``done`` and ``total`` count optimizer steps, or rows of a batch; after a resume ``done`` goes back.
+    ``done`` and ``total`` count optimizer steps, or rows of a batch. A restore sets ``done`` back.
     """
 
     status: str = "pending"
@@ -28,29 +28,29 @@ class RunProgress:
     recoveries: int = 0
     failed_rows: int = 0
 
-    def see(self, event: "EventRow") -> None:
-        """Take the next event in."""
+    def update(self, event: "EventRow") -> None:
+        """Apply the next event."""
         if event.name.startswith("job."):
             self.status = event.name.removeprefix("job.")
         elif event.name == "step":
-            self._see_step(event.data)
+            self._update_step(event.data)
         elif event.name == "inference.progress":
-            self.done = _whole(event.data.get("done"), self.done)
-            self.total = _whole(event.data.get("total"), self.total)
-            self.failed_rows = _whole(event.data.get("failed"), self.failed_rows)
+            self.done = _int_or(event.data.get("done"), self.done)
+            self.total = _int_or(event.data.get("total"), self.total)
+            self.failed_rows = _int_or(event.data.get("failed"), self.failed_rows)
         elif event.name == "resume.restored":
             self.recoveries += 1
-            self.done = _whole(event.data.get("from_step"), self.done)
+            self.done = _int_or(event.data.get("from_step"), self.done)
         elif event.name == "checkpoint.committed":
             self.checkpoints += 1
 
-    def _see_step(self, data: Mapping[str, JsonValue]) -> None:
-        self.done = _whole(data.get("step"), self.done)
-        self.total = _whole(data.get("total_steps"), self.total)
+    def _update_step(self, data: Mapping[str, JsonValue]) -> None:
+        self.done = _int_or(data.get("step"), self.done)
+        self.total = _int_or(data.get("total_steps"), self.total)
         loss, speed = data.get("loss"), data.get("tokens_per_s")
         self.loss = float(loss) if isinstance(loss, int | float) else self.loss
         self.tokens_per_s = float(speed) if isinstance(speed, int | float) else self.tokens_per_s
 
 
-def _whole(value: JsonValue, otherwise: T) -> int | T:
-    return value if isinstance(value, int) else otherwise
+def _int_or(value: JsonValue, default: T) -> int | T:
+    return value if isinstance(value, int) else default

@@ -1,5 +1,6 @@
-"""The settings and the store of this process, opened when a command needs them."""
+"""The settings and the job store of a command."""
 
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -7,12 +8,13 @@ if TYPE_CHECKING:
     from nsai_work.store import Store
 
 
-def read_settings(*, quiet: bool = True) -> "Settings":
-    """The settings of the environment; logs go to stderr from now on, if ``quiet`` only warnings and worse unless
-    NSAI_WORK_LOG_LEVEL asks for more.
+def load_settings(*, quiet: bool = True) -> "Settings":
+    """Read the settings from the environment and set up logging to stderr.
+
+    ``quiet`` logs only warnings and errors, unless NSAI_WORK_LOG_LEVEL is set.
 
     Raises:
-        InvalidRequest: a variable is wrong; the error names it.
+        InvalidRequest: a variable has an invalid value; the error names the variable.
     """
     from nsai_work.logs import configure_logging
     from nsai_work.settings import Settings
@@ -25,21 +27,19 @@ def read_settings(*, quiet: bool = True) -> "Settings":
     return settings
 
 
-def the_store(settings: "Settings | None" = None) -> "Store":
-    """The store that the settings name; closed when the command ends.
+def get_store(settings: "Settings | None" = None) -> "Store":
+    """Return the job store that the settings name. ``close_all`` closes it.
 
     Raises:
         StoreUnavailable: the database does not answer.
     """
     from nsai_work.client.connections import job_store
 
-    return job_store(settings or read_settings())
+    return job_store(settings or load_settings())
 
 
 def close_all() -> None:
-    """Close what this process opened, if it opened anything."""
-    import sys
-
+    """Close the connections that this process has opened."""
     if "nsai_work.client.connections" in sys.modules:
         from nsai_work.client.connections import close_connections
 

@@ -1,4 +1,4 @@
-"""``nsai-work backends``: what is installed, what it can do, and whether it can serve now."""
+"""``nsai-work backends``: the installed backends, their capabilities and their health."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,32 +11,38 @@ from nsai_work.cli.output import as_json, write_json, write_table
 if TYPE_CHECKING:
     from crucible.registry import BackendEntry
 
+MAX_LISTED_MODELS = 4
+
 
 def backends(
-    name: Annotated[str | None, typer.Argument(help="Only this backend.")] = None,
-    json_output: Annotated[bool, typer.Option("--json", help="Print everything known as JSON.")] = False,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Show only this backend.")] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print all details as JSON.")] = False,
 ) -> None:
-    """List the backends: package, version, capabilities, health. A broken one is listed with its error."""
+    """List the installed backends with their health and capabilities.
+
+    A backend that fails to load is listed with its error.
+    """
     reports = [_report(entry) for entry in _entries(name)]
     if json_output:
         write_json(list(reports))
-    else:
-        headings = ("NAME", "PACKAGE", "VERSION", "HEALTH", "DOES", "MODELS")
-        write_table(
-            headings, map(_row, reports), nothing="no backend is installed (entry-point group crucible.backends)"
-        )
-        for report in reports:
-            if trouble := _trouble(report):
-                typer.echo(f"\n{report['name']}: {trouble}")
+        return
+    write_table(
+        ("NAME", "PACKAGE", "VERSION", "HEALTH", "CAPABILITIES", "MODELS"),
+        map(_row, reports),
+        if_empty="no backends are installed (entry-point group crucible.backends)",
+    )
+    for report in reports:
+        if problem := _problem(report):
+            typer.echo(f"\n{report['name']}: {problem}")
 
 
 def _entries(name: str | None) -> "list[BackendEntry]":
     from crucible.registry import backend_entries, load_backend
 
-    found = [entry for entry in backend_entries() if name in (None, entry.name)]
-    if not found and name is not None:
-        load_backend(name)  # raises the error that lists the known names
-    return found
+    entries = [entry for entry in backend_entries() if name in (None, entry.name)]
+    if not entries and name is not None:
+        load_backend(name)  # raises UnknownBackend, which lists the known names
+    return entries
 
 
 def _report(entry: "BackendEntry") -> dict[str, JsonValue]:
@@ -50,24 +56,24 @@ def _report(entry: "BackendEntry") -> dict[str, JsonValue]:
         "error": None,
     }
     try:
-        report.update(_ask(entry.name))
+        report.update(_query(entry.name))
     except PluginError as error:
         report["error"] = as_json(error.failure())
     except CrucibleError as error:
-        # the plug-in is fine; it lacks a setting or its service does not answer
+        # the plug-in works, but lacks a setting or cannot reach its service
         report["health"] = {"ok": False, "reason": str(error), "details": {}}
     return report
 
 
-def _ask(name: str) -> dict[str, JsonValue]:
+def _query(name: str) -> dict[str, JsonValue]:
     from crucible.blocking import connect
 
     with connect(name) as backend:
         health = backend.health_check()
-        asked: dict[str, JsonValue] = {"health": as_json(health)}
+        answers: dict[str, JsonValue] = {"health": as_json(health)}
         if health.ok:
-            asked["capabilities"] = as_json(backend.capabilities())
-    return asked
+            answers["capabilities"] = as_json(backend.capabilities())
+    return answers
 
 
 def _row(report: dict[str, JsonValue]) -> tuple[object, ...]:
@@ -78,33 +84,32 @@ def _row(report: dict[str, JsonValue]) -> tuple[object, ...]:
         report["package"],
         report["version"],
         _health_text(report),
-        _claims(capabilities),
-        _shortened([str(model) for model in models] if isinstance(models, list) else []),
+        _capabilities_text(capabilities),
+        _models_text([str(model) for model in models] if isinstance(models, list) else []),
     )
 
 
 def _health_text(report: dict[str, JsonValue]) -> str:
     health = report["health"]
     if isinstance(health, dict):
-        return "ok" if health["ok"] else "away"
+        return "ok" if health["ok"] else "unavailable"
     return "broken"
 
 
-def _trouble(report: dict[str, JsonValue]) -> str | None:
-    """Why a backend is broken or away; None when it is neither."""
+def _problem(report: dict[str, JsonValue]) -> str | None:
+    """Return why a backend is broken or unavailable; None if it is neither."""
     error, health = report["error"], report["health"]
     if isinstance(error, dict):
         return str(error["message"])
     return str(health["reason"]) if isinstance(health, dict) and not health["ok"] else None
 
 
-def _claims(capabilities: dict[str, JsonValue]) -> str:
+def _capabilities_text(capabilities: dict[str, JsonValue]) -> str:
     flags = [name.removeprefix("supports_") for name, value in capabilities.items() if value is True]
-    commands = capabilities.get("commands")
-    return ", ".join(
-        [*(flag for flag in flags if flag != "accepts_other_models"), *(["commands"] if commands else [])]
-    )
+    commands = ["commands"] if capabilities.get("commands") else []
+    return ", ".join([*(flag for flag in flags if flag != "accepts_other_models"), *commands])
 
 
-def _shortened(models: list[str], most: int = 4) -> str:
-    return ", ".join(models[:most]) + (f" and {len(models) - most} more" if len(models) > most else "")
+def _models_text(models: list[str]) -> str:
+    hidden = len(models) - MAX_LISTED_MODELS
+    return ", ".join(models[:MAX_LISTED_MODELS]) + (f" and {hidden} more" if hidden > 0 else "")

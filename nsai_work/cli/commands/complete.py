@@ -1,4 +1,4 @@
-"""``nsai-work complete``: one prompt to one backend, without the queue."""
+"""``nsai-work complete``: sends a prompt to a backend directly, without a job."""
 
 import sys
 from collections.abc import Iterable
@@ -20,41 +20,48 @@ MAX_IMAGE_BYTES = 64 << 20
 
 
 def complete(
-    prompt: Annotated[str, typer.Argument(help="What to say; '-' or nothing reads it from stdin.")] = STDIN,
-    backend: Annotated[str, typer.Option(help="A backend's name, as nsai-work backends lists it.")] = "tinkex",
-    model: Annotated[str | None, typer.Option(help="A base model, or the path of a checkpoint.")] = None,
-    system: Annotated[str | None, typer.Option(help="Instructions that stand before the prompt.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="At most so many tokens are generated.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,
-    top_p: Annotated[float | None, typer.Option(help="Sample from this share of the probability.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable.")] = None,
-    stop: Annotated[
-        list[str] | None, typer.Option(help="The answer ends before this text; may be repeated.")
+    prompt: Annotated[
+        str, typer.Argument(metavar="PROMPT", help="Text of the prompt; '-' or nothing reads it from stdin.")
+    ] = STDIN,
+    backend: Annotated[str, typer.Option(help="Name of the backend, as listed by nsai-work backends.")] = "tinkex",
+    model: Annotated[str | None, typer.Option(help="Base model, or path of a checkpoint.")] = None,
+    system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Maximum number of tokens to generate.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Sampling temperature; 0 is greedy.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Nucleus sampling: probability mass to sample from.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Random seed for reproducible sampling.")] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="Stop before this text; can be repeated.")] = None,
+    image: Annotated[
+        list[Path] | None, typer.Option(help="Image file to add to the prompt; can be repeated.")
     ] = None,
-    image: Annotated[list[Path] | None, typer.Option(help="An image file; may be repeated.")] = None,
-    json_output: Annotated[bool, typer.Option("--json", help="Print the whole completion as JSON.")] = False,
+    json_output: Annotated[
+        bool, typer.Option("--json", help="Print the completion with all its fields as JSON.")
+    ] = False,
 ) -> None:
-    """Complete a prompt: streamed to a terminal, whole to a pipe, as data with --json."""
+    """Send a prompt to a backend and print the answer.
+
+    The answer is streamed if stdout is a terminal.
+    """
     from crucible.blocking import connect
 
     options: dict[str, object] = {
         "model": model, "max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed,
         "stop": stop or [],
     }  # fmt: skip
-    asked = _build_prompt(_read_prompt(prompt), system=system, images=image or [], options=options)
+    request = _build_prompt(_read_prompt(prompt), system=system, images=image or [], options=options)
     with connect(backend) as service:
         if json_output:
-            write_json(as_json(service.complete(asked)))
+            write_json(as_json(service.complete(request)))
         elif sys.stdout.isatty() and service.capabilities().supports_streaming:
-            _write_stream(service.stream(asked))
+            _write_stream(service.stream(request))
         else:
-            _write_answer(service.complete(asked))
+            _write_answer(service.complete(request))
 
 
 def _read_prompt(argument: str) -> str:
     text = sys.stdin.read() if argument == STDIN else argument
     if not text.strip():
-        raise InvalidRequest.of("prompt", text, "give a text as argument or on stdin")
+        raise InvalidRequest.of("prompt", text, "give the text as an argument or on stdin")
     return text
 
 
@@ -75,15 +82,15 @@ def _image_part(path: Path) -> dict[str, object]:
 
     try:
         if not path.is_file():
-            raise InvalidRequest.of("--image", str(path), "it must be a file")
+            raise InvalidRequest.of("--image", str(path), "it must be an existing file")
         if path.stat().st_size > MAX_IMAGE_BYTES:
-            raise InvalidRequest.of("--image", str(path), f"it must not be larger than {MAX_IMAGE_BYTES >> 20} MiB")
+            raise InvalidRequest.of("--image", str(path), f"the maximum size is {MAX_IMAGE_BYTES >> 20} MiB")
         content = path.read_bytes()
     except OSError as error:
         raise InvalidRequest.of("--image", str(path), f"it cannot be read: {error.strerror}") from error
     media_type = image_media_type(content)
     if media_type is None:
-        raise InvalidRequest.of("--image", str(path), f"it must be one of {', '.join(IMAGE_TYPES)}")
+        raise InvalidRequest.of("--image", str(path), f"supported types: {', '.join(IMAGE_TYPES)}")
     return {"type": "image", "base64": base64.b64encode(content).decode(), "media_type": media_type}
 
 
@@ -96,15 +103,15 @@ def _write_stream(events: "Iterable[StreamEvent]") -> None:
         if isinstance(event, DeltaEvent) and event.index == 0 and event.text:
             sys.stdout.write(event.text)
             sys.stdout.flush()
-    _write_ending(folding.completion())
+    _write_tool_calls(folding.completion())
 
 
 def _write_answer(completion: "Completion") -> None:
     sys.stdout.write(completion.text)
-    _write_ending(completion)
+    _write_tool_calls(completion)
 
 
-def _write_ending(completion: "Completion") -> None:
+def _write_tool_calls(completion: "Completion") -> None:
     for choice in completion.choices[:1]:
         for call in choice.message.tool_calls:
             sys.stdout.write(f"\n[tool call] {call.name} {call.arguments}")

@@ -1,4 +1,4 @@
-"""``nsai-work db``: the store's schema, and what it keeps."""
+"""``nsai-work db``: upgrades the schema of the store and prunes old jobs."""
 
 import re
 from datetime import UTC, timedelta
@@ -9,13 +9,13 @@ import typer
 from crucible.errors import InvalidRequest
 from nsai_work.cli.output import write_json
 from nsai_work.cli.parameters import JsonFlag
-from nsai_work.cli.store_access import read_settings, the_store
+from nsai_work.cli.store_access import get_store, load_settings
 
 _UNITS: Final = {"min": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-_LONGEST: Final = timedelta(days=36_500)
+MAX_AGE: Final = timedelta(days=36_500)
 
 database_app = typer.Typer(
-    help="The store's schema, and what it keeps.",
+    help="Upgrade the store's schema, and delete old jobs.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -24,18 +24,18 @@ database_app = typer.Typer(
 
 @database_app.callback()
 def _database() -> None:
-    """The store's schema, and what it keeps."""
+    """Upgrade the store's schema, and delete old jobs."""
 
 
 @database_app.command("upgrade")
 def upgrade(
-    url: Annotated[str | None, typer.Option(help="Instead of NSAI_WORK_DATABASE_URL.")] = None,
+    url: Annotated[str | None, typer.Option(help="Database to upgrade; NSAI_WORK_DATABASE_URL if omitted.")] = None,
 ) -> None:
-    """Bring the schema up to date; nothing happens when it is."""
+    """Upgrade the schema to the newest version. Does nothing if it is up to date."""
     from nsai_work.settings import redacted
     from nsai_work.store import migrate_store
 
-    settings = read_settings()
+    settings = load_settings()
     target = url or settings.database_url
     if target == settings.database_url and target.startswith("sqlite"):
         settings.make_home()
@@ -45,41 +45,46 @@ def upgrade(
 
 @database_app.command("prune")
 def prune(
-    older_than: Annotated[str, typer.Option(metavar="AGE", help="Since a job ended: 30d, 12h, 90min or 8w.")],
+    older_than: Annotated[
+        str, typer.Option(metavar="AGE", help="Minimum time since a job ended: 30d, 12h, 90min or 8w.")
+    ],
     forget_checkpoints: Annotated[
         bool,
-        typer.Option(help="Also jobs whose checkpoints lie at the service, which nobody then knows the jobs of."),
+        typer.Option(
+            help="Also delete jobs with checkpoints at the service. The checkpoints stay there, without a record"
+            " of their job."
+        ),
     ] = False,
-    dry_run: Annotated[bool, typer.Option(help="Only say how many there are.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Only count the jobs.")] = False,
     json_output: JsonFlag = False,
 ) -> None:
-    """Forget jobs that ended long ago, with their events, steps and attempts."""
+    """Delete jobs that ended long ago, with their events, steps and attempts."""
     from nsai_work.clock import SystemClock
 
-    before = SystemClock().now().astimezone(UTC) - age_of(older_than)
-    store = the_store()
+    before = SystemClock().now().astimezone(UTC) - parse_age(older_than)
+    store = get_store()
     old, with_checkpoints = store.count_old(before)
-    forgotten = 0
-    # a batch is a transaction: others get at the store between two of them
+    deleted = 0
+    # each batch is a transaction of its own, so that other writers get their turn
     while not dry_run and (batch := store.prune(before, forget_checkpoints=forget_checkpoints)):
-        forgotten += batch
+        deleted += batch
     if json_output:
-        write_json({"older": old, "with_checkpoints": with_checkpoints, "forgotten": forgotten})
+        write_json({"older": old, "with_checkpoints": with_checkpoints, "forgotten": deleted})
         return
     typer.echo(f"{old} jobs ended before {before:%Y-%m-%d %H:%M} UTC, {with_checkpoints} of them with checkpoints")
     if not dry_run:
-        typer.echo(f"{forgotten} forgotten")
+        typer.echo(f"{deleted} deleted")
 
 
-def age_of(text: str) -> timedelta:
-    """The length of time that a text such as ``30d`` means.
+def parse_age(text: str) -> timedelta:
+    """Parse an age such as ``30d``.
 
     Raises:
-        InvalidRequest: it is none.
+        InvalidRequest: it is not a positive number with a unit, or is more than a century.
     """
     match = re.fullmatch(r"([0-9]{1,8})(min|h|d|w)", text.strip(), re.ASCII)
     if match is not None:
         age = timedelta(**{_UNITS[match[2]]: int(match[1])})
-        if timedelta(0) < age <= _LONGEST:
+        if timedelta(0) < age <= MAX_AGE:
             return age
-    raise InvalidRequest.of("--older-than", text, "a number and min, h, d or w, such as 30d")
+    raise InvalidRequest.of("--older-than", text, "give a number with a unit (min, h, d or w), such as 30d")

@@ -1,4 +1,4 @@
-"""``nsai-work doctor``: is this installation able to submit and work jobs, and if not, what to do."""
+"""``nsai-work doctor``: checks whether this installation can submit and run jobs, with advice for each problem."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,65 +16,68 @@ from nsai_work.cli.output import stdout_console, write_json
 if TYPE_CHECKING:
     from nsai_work.settings import Settings
 
+MIN_FREE_BYTES = 1 << 20
 
-class Verdict(StrEnum):
-    """Ok; or a note (something is not there that may not be needed); or broken, which makes the exit code 1."""
+
+class CheckStatus(StrEnum):
+    """Result of a check. NOTE: something is missing that may not be needed. BROKEN makes the exit code 1."""
 
     OK = "ok"
     NOTE = "note"
     BROKEN = "broken"
 
 
-ROOM_NEEDED = 1 << 20
-
-
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """What one check found, and what to do about it."""
+class Check:
+    """A completed check: its subject, its result, and what the user can do about it."""
 
     subject: str
-    verdict: Verdict
+    status: CheckStatus
     detail: str
     advice: str | None = None
 
 
 def doctor(
-    json_output: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the checks as JSON.")] = False,
 ) -> None:
-    """Check settings, database, broker, home and backends; say what to do about what is broken."""
-    findings = list(_examine())
+    """Check settings, database, broker and backends, with advice for each problem.
+
+    The exit code is 1 if something is broken.
+    """
+    checks = list(_run_checks())
     if json_output:
-        write_json([{**_as_data(finding)} for finding in findings])
+        write_json([{**_as_data(check)} for check in checks])
     else:
-        _print(findings)
-    if any(finding.verdict is Verdict.BROKEN for finding in findings):
+        _print(checks)
+    if any(check.status is CheckStatus.BROKEN for check in checks):
         raise typer.Exit(ExitCode.FAILED)
 
 
-def _examine() -> Iterator[Finding]:
-    from nsai_work.cli.store_access import read_settings
+def _run_checks() -> Iterator[Check]:
+    from nsai_work.cli.store_access import load_settings
 
     try:
-        settings = read_settings()
+        settings = load_settings()
     except CrucibleError as error:
-        yield Finding("settings", Verdict.BROKEN, error.message, "correct the variable in the environment")
+        yield Check("settings", CheckStatus.BROKEN, error.message, "correct the environment variable")
         return
-    yield Finding("settings", Verdict.OK, _settings_text(settings))
+    yield Check("settings", CheckStatus.OK, _settings_text(settings))
     if settings.credentials:
-        yield _guarded("credentials", partial(_credentials, settings))
+        yield _checked("credentials", partial(_check_credentials, settings))
     for subject, check in _CHECKS.items():
-        yield _guarded(subject, partial(check, settings))
-    yield from _backends()
+        yield _checked(subject, partial(check, settings))
+    yield from _check_backends()
 
 
-def _guarded(subject: str, check: Callable[[], Finding]) -> Finding:
+def _checked(subject: str, check: Callable[[], Check]) -> Check:
+    """Run a check. An exception makes its subject BROKEN."""
     try:
         return check()
     except CrucibleError as error:
-        message, _, hint = describe_error(error).removeprefix("error: ").partition("\n  hint: ")
-        return Finding(subject, Verdict.BROKEN, message, hint or None)
+        message, _, advice = describe_error(error).removeprefix("error: ").partition("\n  hint: ")
+        return Check(subject, CheckStatus.BROKEN, message, advice or None)
     except Exception as error:
-        return Finding(subject, Verdict.BROKEN, f"{type(error).__name__}: {error}")
+        return Check(subject, CheckStatus.BROKEN, f"{type(error).__name__}: {error}")
 
 
 def _settings_text(settings: "Settings") -> str:
@@ -84,93 +87,98 @@ def _settings_text(settings: "Settings") -> str:
     return f"home {settings.home}, database {database}, broker {broker}"
 
 
-def _credentials(settings: "Settings") -> Finding:
+def _check_credentials(settings: "Settings") -> Check:
     from crucible.registry import backend_names
 
-    shown = ", ".join(f"{backend} as {name}" for backend, name in settings.credentials.items())
+    accounts = ", ".join(f"{backend} as {name}" for backend, name in settings.credentials.items())
     unknown = sorted(set(settings.credentials) - set(backend_names()))
     if unknown:
-        advice = "correct NSAI_WORK_CREDENTIALS, or install the backend; nsai-work backends lists what is installed"
-        return Finding("credentials", Verdict.NOTE, f"{shown}; not installed: {', '.join(unknown)}", advice)
-    return Finding("credentials", Verdict.OK, f"jobs count against limits of {shown}")
+        advice = (
+            "correct NSAI_WORK_CREDENTIALS, or install the backend; nsai-work backends lists the installed backends"
+        )
+        return Check("credentials", CheckStatus.NOTE, f"{accounts}; not installed: {', '.join(unknown)}", advice)
+    return Check("credentials", CheckStatus.OK, f"jobs count against the limits of {accounts}")
 
 
-def _home(settings: "Settings") -> Finding:
+def _check_home(settings: "Settings") -> Check:
     import os
     import tempfile
 
     home = settings.make_home()
     try:
         with tempfile.NamedTemporaryFile(dir=home, prefix="doctor-") as file:
-            # a full disk still takes an empty file
-            file.write(bytes(ROOM_NEEDED))
+            # an empty file can be created even on a full disk
+            file.write(bytes(MIN_FREE_BYTES))
     except OSError as error:
-        advice = "make room and the folder writable, or set NSAI_WORK_HOME to another"
-        return Finding("home", Verdict.BROKEN, f"{home} cannot be written: {os.strerror(error.errno or 0)}", advice)
-    return Finding("home", Verdict.OK, f"{home} is writable")
+        advice = "free disk space and make the folder writable, or set NSAI_WORK_HOME to another folder"
+        detail = f"cannot write to {home}: {os.strerror(error.errno or 0)}"
+        return Check("home", CheckStatus.BROKEN, detail, advice)
+    return Check("home", CheckStatus.OK, f"{home} is writable")
 
 
-def _database(settings: "Settings") -> Finding:
-    from nsai_work.cli.store_access import the_store
+def _check_database(settings: "Settings") -> Check:
+    from nsai_work.cli.store_access import get_store
     from nsai_work.settings import redacted
     from nsai_work.store.engine.migrate import HEAD, current_version
 
-    version = the_store(settings).database.read(lambda tx: current_version(tx.connection))
-    detail = f"{redacted(settings.database_url)} answers; its schema is {version or 'missing'}"
+    version = get_store(settings).database.read(lambda tx: current_version(tx.connection))
+    detail = f"{redacted(settings.database_url)} answers; schema version: {version or 'none'}"
     if version != HEAD:
-        return Finding("database", Verdict.BROKEN, f"{detail}, and {HEAD} is needed", "nsai-work db upgrade")
-    return Finding("database", Verdict.OK, detail)
+        return Check("database", CheckStatus.BROKEN, f"{detail}, required: {HEAD}", "run nsai-work db upgrade")
+    return Check("database", CheckStatus.OK, detail)
 
 
-def _broker(settings: "Settings") -> Finding:
+def _check_broker(settings: "Settings") -> Check:
     from kombu.exceptions import OperationalError
 
     from nsai_work.dispatch.broker import broker_connection
     from nsai_work.settings import redacted
 
-    shown = redacted(settings.broker_url)
+    url = redacted(settings.broker_url)
     try:
         with broker_connection(settings) as connection:
             connection.ensure_connection(max_retries=1, interval_start=0.1)
     except (OperationalError, OSError) as error:
-        advice = "check NSAI_WORK_BROKER_URL and that the broker runs; jobs are worked without it, a little later"
-        return Finding("broker", Verdict.BROKEN, f"{shown} does not answer: {error}", advice)
-    return Finding("broker", Verdict.OK, f"{shown} answers")
+        advice = "check NSAI_WORK_BROKER_URL and that the broker is running; without it, jobs start a little later"
+        return Check("broker", CheckStatus.BROKEN, f"{url} does not answer: {error}", advice)
+    return Check("broker", CheckStatus.OK, f"{url} answers")
 
 
-def _dev_server(settings: "Settings") -> Finding:
+def _check_dev_server(settings: "Settings") -> Check:
     import json
 
     import httpx
 
     file = settings.home / "dev-server.json"
     if not file.exists():
-        return Finding("dev server", Verdict.NOTE, "none runs in this home", "nsai-work dev-server starts one")
+        return Check(
+            "dev server", CheckStatus.NOTE, "not running in this home", "to start it: nsai-work dev-server"
+        )
     url = str(json.loads(file.read_text())["url"])
     try:
         httpx.get(f"{url}/api/v1/healthz", timeout=2.0, trust_env=False).raise_for_status()
     except httpx.HTTPError as error:
-        advice = f"start it again, or remove {file}"
-        return Finding("dev server", Verdict.NOTE, f"{url} does not answer ({type(error).__name__})", advice)
-    return Finding("dev server", Verdict.OK, url)
+        advice = f"restart it, or delete {file}"
+        return Check("dev server", CheckStatus.NOTE, f"{url} does not answer ({type(error).__name__})", advice)
+    return Check("dev server", CheckStatus.OK, url)
 
 
-_CHECKS: dict[str, Callable[["Settings"], Finding]] = {
-    "home": _home,
-    "database": _database,
-    "broker": _broker,
-    "dev server": _dev_server,
+_CHECKS: dict[str, Callable[["Settings"], Check]] = {
+    "home": _check_home,
+    "database": _check_database,
+    "broker": _check_broker,
+    "dev server": _check_dev_server,
 }
 
 
-def _backends() -> Iterator[Finding]:
+def _check_backends() -> Iterator[Check]:
     from crucible.registry import backend_names
 
     for name in backend_names():
-        yield _guarded(f"backend {name}", partial(_backend, name))
+        yield _checked(f"backend {name}", partial(_check_backend, name))
 
 
-def _backend(name: str) -> Finding:
+def _check_backend(name: str) -> Check:
     from crucible.blocking import connect
 
     subject = f"backend {name}"
@@ -180,31 +188,31 @@ def _backend(name: str) -> Finding:
     except PluginError:
         raise
     except CrucibleError as error:
-        return Finding(subject, Verdict.NOTE, error.message, "needed only for jobs of this backend")
+        return Check(subject, CheckStatus.NOTE, error.message, "needed only for jobs of this backend")
     if not health.ok:
-        return Finding(subject, Verdict.NOTE, f"loads; cannot serve now: {health.reason}")
-    return Finding(subject, Verdict.OK, "loads and can serve")
+        return Check(subject, CheckStatus.NOTE, f"installed, but unavailable: {health.reason}")
+    return Check(subject, CheckStatus.OK, "available")
 
 
-def _as_data(finding: Finding) -> dict[str, str | None]:
+def _as_data(check: Check) -> dict[str, str | None]:
     return {
-        "subject": finding.subject,
-        "verdict": finding.verdict.value,
-        "detail": finding.detail,
-        "advice": finding.advice,
+        "subject": check.subject,
+        "verdict": check.status.value,
+        "detail": check.detail,
+        "advice": check.advice,
     }
 
 
-_STYLES = {Verdict.OK: "green", Verdict.NOTE: "yellow", Verdict.BROKEN: "bold red"}
+_STYLES = {CheckStatus.OK: "green", CheckStatus.NOTE: "yellow", CheckStatus.BROKEN: "bold red"}
 
 
-def _print(findings: list[Finding]) -> None:
+def _print(checks: list[Check]) -> None:
     from rich.text import Text
 
     console = stdout_console()
-    width = max(len(finding.subject) for finding in findings)
-    for finding in findings:
-        mark = Text(f"{finding.verdict:<6}", style=_STYLES[finding.verdict])
-        console.print(Text.assemble(mark, f"  {finding.subject:<{width}}  {finding.detail}"), soft_wrap=True)
-        if finding.advice:
-            console.print(f"{'':<{width + 8}}  -> {finding.advice}", soft_wrap=True)
+    width = max(len(check.subject) for check in checks)
+    for check in checks:
+        status = Text(f"{check.status:<6}", style=_STYLES[check.status])
+        console.print(Text.assemble(status, f"  {check.subject:<{width}}  {check.detail}"), soft_wrap=True)
+        if check.advice:
+            console.print(f"{'':<{width + 8}}  -> {check.advice}", soft_wrap=True)

@@ -1,4 +1,4 @@
-"""``cancel``, ``retry`` and ``promote``: what a person may do to a job from outside."""
+"""``nsai-work cancel``, ``retry`` and ``promote``: change jobs and their checkpoints."""
 
 from typing import Annotated
 
@@ -8,43 +8,48 @@ from nsai_work.cli.commands.jobs import checkpoint_json
 from nsai_work.cli.job_lookup import find_job
 from nsai_work.cli.output import write_json
 from nsai_work.cli.parameters import JobId, JsonFlag
-from nsai_work.cli.store_access import read_settings, the_store
+from nsai_work.cli.store_access import get_store, load_settings
 
 
 def cancel(job_id: JobId, json_output: JsonFlag = False) -> None:
-    """Cancel a job: at once if it waits, within one step if it runs."""
-    store = the_store()
+    """Cancel a job: immediately if it is waiting, within one step if it is running."""
+    store = get_store()
     job = find_job(store, job_id)
     store.request_cancel(job.id)
-    _say(store.get(job.id).status, job.id, json_output)
+    _write_status(job.id, store.get(job.id).status, json_output)
 
 
 def retry(job_id: JobId, json_output: JsonFlag = False) -> None:
-    """Queue a job again that failed, was canceled or timed out; it goes on from its newest checkpoint."""
+    """Requeue a job that failed, was canceled or timed out.
+
+    A training job resumes from its newest checkpoint.
+    """
     from nsai_work.client.handle import JobHandle
 
-    settings = read_settings()
-    handle = JobHandle(find_job(the_store(settings), job_id).id, settings)
-    _say(handle.retry(), handle.id, json_output)
+    settings = load_settings()
+    handle = JobHandle(find_job(get_store(settings), job_id).id, settings)
+    _write_status(handle.id, handle.retry(), json_output)
 
 
 def promote(
     job_id: JobId,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A checkpoint's name, as checkpoints lists it.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Name of the checkpoint, as listed by nsai-work checkpoints.")
+    ],
     json_output: JsonFlag = False,
 ) -> None:
-    """Keep a checkpoint for good, whatever the checkpoint policy says."""
+    """Keep a checkpoint permanently, regardless of the checkpoint policy."""
     from nsai_work.client.handle import JobHandle
 
-    settings = read_settings()
-    kept = JobHandle(find_job(the_store(settings), job_id).id, settings).promote(name)
+    settings = load_settings()
+    checkpoint = JobHandle(find_job(get_store(settings), job_id).id, settings).promote(name)
     if json_output:
-        write_json(checkpoint_json(kept))
+        write_json(checkpoint_json(checkpoint))
     else:
-        typer.echo(f"{name} is kept for good: {kept.path}")
+        typer.echo(f"{name} is kept permanently: {checkpoint.path}")
 
 
-def _say(status: str, job_id: str, json_output: bool) -> None:
+def _write_status(job_id: str, status: str, json_output: bool) -> None:
     if json_output:
         write_json({"id": job_id, "status": status})
     else:

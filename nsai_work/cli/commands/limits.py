@@ -1,4 +1,4 @@
-"""``nsai-work limits``: how many jobs may run at once, for a tenant or with a credential, over all workers."""
+"""``nsai-work limits``: limits on concurrent jobs per tenant or credential, across all workers."""
 
 import re
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +10,7 @@ from crucible.errors import InvalidRequest
 from nsai_work.cli.output import write_json, write_table
 from nsai_work.cli.parameters import JsonFlag
 from nsai_work.cli.plain_text import plain_line
-from nsai_work.cli.store_access import the_store
+from nsai_work.cli.store_access import get_store
 
 if TYPE_CHECKING:
     from nsai_work.store import Limit, LimitUse
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 NO_LIMIT = "none"
 ALL_MODELS = "*"
 SCOPES = {"tenant": "tenant", "model": "credential"}
-"""What the store's scopes are called here: a limit on a credential need not name a model."""
+"""The store's scopes, by their names in the command line: a credential's limit may cover all models."""
 
-# so that -1 reaches us and is refused as a number, not as an option that nobody knows
+# passes -1 to the command, which rejects it as a number instead of as an unknown option
 TAKES_NEGATIVES = {"ignore_unknown_options": True}
 
-Most = Annotated[
-    str, typer.Argument(metavar="MAX|none", help="At most so many jobs at once; none lifts the limit.")
+Maximum = Annotated[
+    str, typer.Argument(metavar="MAX|none", help="Maximum number of concurrent jobs; none removes the limit.")
 ]
 
 limits_app = typer.Typer(
-    help="Limits that all workers share.",
+    help="Limit concurrent jobs per tenant or credential, across all workers.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -37,28 +37,28 @@ limits_app = typer.Typer(
 
 @limits_app.callback()
 def _limits() -> None:
-    """Limits that all workers share."""
+    """Limit concurrent jobs per tenant or credential, across all workers."""
 
 
 @limits_app.command("list")
 def list_limits(json_output: JsonFlag = False) -> None:
-    """List the limits that are set, each with how many jobs run under it now."""
-    used = the_store().limits_in_use()
+    """List the limits, each with the number of running jobs that count against it."""
+    uses = get_store().limits_in_use()
     if json_output:
-        write_json([_as_data(one) for one in used])
+        write_json([_as_data(use) for use in uses])
         return
-    rows = [(*_who(one.limit), one.limit.max_running, one.running) for one in used]
-    write_table(("SCOPE", "NAME", "MODEL", "MAX", "RUNNING"), rows, nothing="no limits are set")
+    rows = [(*_labels(use.limit), use.limit.max_running, use.running) for use in uses]
+    write_table(("SCOPE", "NAME", "MODEL", "MAX", "RUNNING"), rows, if_empty="no limits are set")
 
 
 @limits_app.command("tenant", context_settings=TAKES_NEGATIVES)
 def limit_tenant(
-    tenant: Annotated[str, typer.Argument(metavar="TENANT", help="A tenant, as tenant_id of its jobs names it.")],
-    most: Most,
+    tenant: Annotated[str, typer.Argument(metavar="TENANT", help="Tenant: the tenant_id of its jobs.")],
+    maximum: Maximum,
     json_output: JsonFlag = False,
 ) -> None:
-    """Set or lift a tenant's quota: how many of its jobs run at once."""
-    _tell(the_store().set_tenant_quota(tenant, read_most(most)), json_output)
+    """Set or remove the limit on concurrent jobs of a tenant."""
+    _write_use(get_store().set_tenant_quota(tenant, parse_maximum(maximum)), json_output)
 
 
 @limits_app.command("credential", context_settings=TAKES_NEGATIVES)
@@ -66,62 +66,71 @@ def limit_credential(
     credential: Annotated[
         str,
         typer.Argument(
-            metavar="CREDENTIAL", help="An account, as NSAI_WORK_CREDENTIALS of the workers names it, or a backend."
+            metavar="CREDENTIAL",
+            help="Account, as named in NSAI_WORK_CREDENTIALS of the workers; else the name of the backend.",
         ),
     ],
-    most: Most,
-    model: Annotated[str, typer.Option(help="Only on this model; on all together when left out.")] = ALL_MODELS,
+    maximum: Maximum,
+    model: Annotated[
+        str, typer.Option(help="Only jobs that use this model; all models together if omitted.")
+    ] = ALL_MODELS,
     json_output: JsonFlag = False,
 ) -> None:
-    """Set or lift a credential's limit: how many jobs run with it at once, on one model or on all together."""
-    _tell(the_store().set_model_limit(credential, read_most(most), model=model), json_output)
+    """Set or remove the limit on concurrent jobs that use a credential, for a model or for all models together."""
+    _write_use(get_store().set_model_limit(credential, parse_maximum(maximum), model=model), json_output)
 
 
-def read_most(text: str) -> int | None:
-    """The limit that an argument means; None for no limit.
+def parse_maximum(text: str) -> int | None:
+    """Parse the maximum of a limit; ``none`` is None.
 
     Raises:
-        InvalidRequest: it is neither a number that a limit can be, nor ``none``.
+        InvalidRequest: it is neither ``none`` nor a number within the bounds of a limit.
     """
     from nsai_work.store.claim.limits import MAX_RUNNING
 
     if text == NO_LIMIT:
         return None
-    # int() would also take 1_000, other scripts' digits and spaces
+    # int() would also accept 1_000, digits of other scripts, and spaces
     if not re.fullmatch("[0-9]{1,7}", text) or int(text) > MAX_RUNNING:
         raise InvalidRequest.of("MAX", text, f"give a whole number from 0 to {MAX_RUNNING}, or {NO_LIMIT}")
     return int(text)
 
 
-def _who(limit: "Limit") -> tuple[str, str, str | None]:
-    """Scope, name and model as people read them; a tenant's quota knows no models."""
+def _labels(limit: "Limit") -> tuple[str, str, str | None]:
+    """Return scope, name and model for people. The limit of a tenant has no model."""
     model = None if limit.scope == "tenant" else "all" if limit.model == ALL_MODELS else limit.model
     return SCOPES[limit.scope], limit.key, model
 
 
-def _tell(used: "LimitUse", json_output: bool) -> None:
+def _write_use(use: "LimitUse", json_output: bool) -> None:
     if json_output:
-        write_json(_as_data(used))
+        write_json(_as_data(use))
         return
-    scope, key, model = _who(used.limit)
-    on = "" if model is None else " on all models" if used.limit.model == ALL_MODELS else f" on model {model}"
-    most = used.limit.max_running
-    now = "no limit" if most is None else f"at most {_jobs(most)} at once"
-    beyond = ", and none is stopped" if most is not None and used.running > most else ""
-    runs = "runs" if used.running == 1 else "run"
-    typer.echo(plain_line(f"{scope} {key}: {now}{on} from now on; {_jobs(used.running)} {runs} now{beyond}"))
+    scope, key, _ = _labels(use.limit)
+    typer.echo(plain_line(f"{scope} {key}: {_limit_text(use.limit)}; {_running_text(use)}"))
 
 
-def _jobs(count: int) -> str:
-    return "1 job" if count == 1 else f"{count} jobs"
+def _limit_text(limit: "Limit") -> str:
+    if limit.scope == "tenant":
+        models = ""
+    else:
+        models = " for all models" if limit.model == ALL_MODELS else f" for model {limit.model}"
+    if limit.max_running is None:
+        return f"no limit{models}"
+    return f"at most {limit.max_running} concurrent job{'' if limit.max_running == 1 else 's'}{models}"
 
 
-def _as_data(used: "LimitUse") -> dict[str, JsonValue]:
-    limit = used.limit
+def _running_text(use: "LimitUse") -> str:
+    is_over = use.limit.max_running is not None and use.running > use.limit.max_running
+    return f"{use.running} running now{', and none is stopped' if is_over else ''}"
+
+
+def _as_data(use: "LimitUse") -> dict[str, JsonValue]:
+    limit = use.limit
     return {
         "scope": SCOPES[limit.scope],
         "key": limit.key,
         "model": limit.model,
         "max_running": limit.max_running,
-        "running": used.running,
+        "running": use.running,
     }

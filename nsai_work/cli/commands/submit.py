@@ -1,44 +1,45 @@
-"""``nsai-work submit``: check a job file, store its jobs, wake a worker."""
+"""``nsai-work submit``: validates and stores the jobs of a file, and wakes workers."""
 
 import time
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from pydantic import JsonValue
 
 from nsai_work.cli.commands.watch import MAX_PAUSE_S
-from nsai_work.cli.exit_codes import ExitCode, exit_code_for
+from nsai_work.cli.exit_codes import ExitCode, status_exit_code
 from nsai_work.cli.output import write_json
-from nsai_work.cli.parameters import JobFile, Timeout
-from nsai_work.cli.store_access import read_settings, the_store
+from nsai_work.cli.parameters import Timeout
+from nsai_work.cli.store_access import get_store, load_settings
 
 if TYPE_CHECKING:
     from nsai_work.store import Store
 
 
 def submit(
-    file: JobFile,
-    wait: Annotated[bool, typer.Option("--wait", help="Wait until every job has ended.")] = False,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="YAML or JSON file with a job or a list of jobs.")],
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until all jobs have ended.")] = False,
     timeout: Timeout = None,
     json_output: Annotated[
-        bool, typer.Option("--json", help='Print {"id": ...}; a list of them for a list.')
+        bool, typer.Option("--json", help='Print {"id": ...}, or a list of these for several jobs.')
     ] = False,
 ) -> None:
-    """Submit the jobs of a file. Nothing is stored unless every one of them is right."""
+    """Submit the jobs of a file: all of them, or none if one is invalid."""
     from nsai_work.client.jobfile import load_jobs
     from nsai_work.client.submit import submit_many
 
-    settings = read_settings()
+    settings = load_settings()
     jobs = load_jobs(file)
     ids = [handle.id for handle in submit_many(jobs, settings)]
     if json_output:
-        written: list[JsonValue] = [{"id": job_id} for job_id in ids]
-        write_json(written[0] if len(written) == 1 else written, indent=None)
+        records: list[JsonValue] = [{"id": job_id} for job_id in ids]
+        write_json(records[0] if len(records) == 1 else records, indent=None)
     else:
         typer.echo("\n".join(ids))
     if wait:
-        raise typer.Exit(_wait(the_store(settings), ids, timeout))
+        raise typer.Exit(_wait(get_store(settings), ids, timeout))
 
 
 def _wait(store: "Store", ids: list[str], timeout_s: float | None) -> ExitCode:
@@ -47,11 +48,11 @@ def _wait(store: "Store", ids: list[str], timeout_s: float | None) -> ExitCode:
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     worst = ExitCode.DONE
     for job_id in ids:
-        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        remaining_s = None if deadline is None else max(0.0, deadline - time.monotonic())
         try:
-            job = wait_for_end(partial(store.get, job_id), job_id, left, MAX_PAUSE_S)
+            job = wait_for_end(partial(store.get, job_id), job_id, remaining_s, MAX_PAUSE_S)
         except TimeoutError:
             typer.echo(f"error: {job_id} has not ended after {timeout_s:g} s; it continues", err=True)
             return ExitCode.WAIT_TIMEOUT
-        worst = max(worst, exit_code_for(job.status))
+        worst = max(worst, status_exit_code(job.status))
     return worst

@@ -1,4 +1,4 @@
-"""``nsai-work watch``: follow a job live, from any process."""
+"""``nsai-work watch``: follows a job live, whichever process runs it."""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,12 +9,12 @@ from pydantic import JsonValue
 from rich.console import Console
 
 from nsai_work.cli.error_report import describe_failure
-from nsai_work.cli.exit_codes import ExitCode, exit_code_for
+from nsai_work.cli.exit_codes import ExitCode, status_exit_code
 from nsai_work.cli.job_lookup import find_job
-from nsai_work.cli.job_view import steps_wanted, view_for
+from nsai_work.cli.job_view import requested_steps, view_for
 from nsai_work.cli.output import write_json
 from nsai_work.cli.parameters import JobId, Timeout
-from nsai_work.cli.store_access import the_store
+from nsai_work.cli.store_access import get_store
 from nsai_work.lifecycle import JobStatus
 
 if TYPE_CHECKING:
@@ -26,23 +26,26 @@ MAX_PAUSE_S: Final = 0.1
 def watch(
     job_id: JobId,
     timeout: Timeout = None,
-    json_output: Annotated[bool, typer.Option("--json", help="One JSON object a line, one line an event.")] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="Print each event as a line of JSON.")] = False,
 ) -> None:
-    """Follow a job until it ends. The exit code says how it ended."""
-    store = the_store()
+    """Follow a job from its first event until it ends.
+
+    The exit code is 0 if the job succeeded, else 1.
+    """
+    store = get_store()
     job = find_job(store, job_id)
     if json_output:
         status = _follow(store, job.id, timeout, lambda event: write_json(event_json(event), indent=None))
     else:
-        with view_for(Console(), total=steps_wanted(job)) as view:
-            status = _follow(store, job.id, timeout, view.see)
+        with view_for(Console(), total=requested_steps(job)) as view:
+            status = _follow(store, job.id, timeout, view.show)
     if status is None:
         typer.echo(f"error: {job.id} has not ended after {timeout:g} s; it continues", err=True)
         raise typer.Exit(ExitCode.WAIT_TIMEOUT)
     error = store.get(job.id).error
     if error is not None and not json_output:
         typer.echo(describe_failure(error), err=True)
-    raise typer.Exit(exit_code_for(status))
+    raise typer.Exit(status_exit_code(status))
 
 
 def _follow(
@@ -65,5 +68,5 @@ def _follow(
 
 
 def event_json(event: "EventRow") -> dict[str, JsonValue]:
-    """An event as data."""
+    """Return an event as JSON data."""
     return {"seq": event.seq, "at": event.at.isoformat(), "name": event.name, "data": dict(event.data)}

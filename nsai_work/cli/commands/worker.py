@@ -1,24 +1,29 @@
-"""``nsai-work worker``: a process that works jobs."""
+"""``nsai-work worker``: runs jobs until it is stopped."""
 
 from typing import Annotated
 
 import typer
 
-from nsai_work.cli.store_access import read_settings
+from nsai_work.cli.store_access import load_settings
 from nsai_work.job import Priority
 
 
 def worker(
     queue: Annotated[
-        list[Priority] | None, typer.Option(help="Only jobs of this priority; may be repeated. All when left out.")
+        list[Priority] | None,
+        typer.Option(help="Only jobs of this priority; can be repeated. All priorities if omitted."),
     ] = None,
     concurrency: Annotated[
-        int | None, typer.Option(min=1, help="Jobs at once (NSAI_WORK_CONCURRENCY; 100 when not set).")
+        int | None,
+        typer.Option(min=1, help="Maximum number of concurrent jobs; NSAI_WORK_CONCURRENCY (100) if omitted."),
     ] = None,
 ) -> None:
-    """Work jobs until told to stop. Ctrl-C or SIGTERM once: hand running jobs over and leave; twice: at once."""
+    """Run jobs until stopped.
+
+    The first Ctrl-C or SIGTERM hands running jobs over and exits; the second exits immediately.
+    """
     from nsai_work.worker import run_worker
 
-    settings = read_settings(quiet=False)
+    settings = load_settings(quiet=False)
     settings.make_home()
     run_worker(settings, queues=tuple(queue or Priority), concurrency=concurrency or settings.concurrency)

@@ -15,7 +15,7 @@ def test_text_has_the_message_and_what_to_do() -> None:
 
     assert text.splitlines() == [
         "error: backend: no backend is called 'x'; known are: fake",
-        "  hint: nsai-work backends lists what is installed",
+        "  hint: nsai-work backends lists the installed backends",
     ]
 
 
@@ -47,7 +47,7 @@ def test_long_messages_are_cut() -> None:
     text = describe_error(InvalidRequest("\n".join(["\x1b" + "x" * 1_000] * 42)))
 
     line = "\\x1b" + "x" * 999 + "... (1,001 characters)"
-    assert text == "error: " + "\n       ".join([line] * 40 + ["... and 2 more"])
+    assert text == "error: " + "\n       ".join([line] * 40 + ["... and 2 more lines"])
 
 
 def test_a_message_at_the_limits_is_whole() -> None:

@@ -12,7 +12,7 @@ from crucible.errors import (
     UnknownBackend,
     Unsupported,
 )
-from nsai_work.cli.exit_codes import exit_code_for, exit_code_of
+from nsai_work.cli.exit_codes import error_exit_code, status_exit_code
 from nsai_work.errors import DataChanged, IllegalTransition, InvalidJob, JobNotFound, StoreUnavailable
 from nsai_work.lifecycle import JobStatus
 
@@ -35,10 +35,10 @@ CASES = [
 @pytest.mark.parametrize(("kind", "code"), CASES, ids=[kind.__name__ for kind, _ in CASES])
 def test_each_kind_of_error_has_its_exit_code(kind: type[CrucibleError], code: int) -> None:
     """A script can tell its own mistake from the service's."""
-    assert exit_code_of(kind("something")) == code
+    assert error_exit_code(kind("something")) == code
 
 
 @pytest.mark.parametrize("status", list(JobStatus), ids=str)
 def test_only_success_is_zero(status: JobStatus) -> None:
     """Whoever waits for a job gets 0 exactly when it succeeded."""
-    assert (exit_code_for(status) == 0) == (status is JobStatus.SUCCEEDED)
+    assert (status_exit_code(status) == 0) == (status is JobStatus.SUCCEEDED)

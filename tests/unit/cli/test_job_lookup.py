@@ -40,7 +40,7 @@ def test_what_fits_several_is_refused_with_their_ids(store: Store) -> None:
     """The person sees which ones it fits."""
     one, other = (job.id for job in store.list_jobs()[1:])
 
-    with pytest.raises(InvalidRequest, match="fits 2 jobs") as refused:
+    with pytest.raises(InvalidRequest, match="matches 2 jobs") as refused:
         find_job(store, one[:10])
 
     assert one in str(refused.value)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from pydantic import JsonValue
 from rich.console import Console
 
-from nsai_work.cli.event_text import narrate
-from nsai_work.cli.job_view import BarView, PlainView, facts_line, view_for
+from nsai_work.cli.event_text import describe_event
+from nsai_work.cli.job_view import BarView, PlainView, metrics_text, view_for
 from nsai_work.cli.progress import RunProgress
 
 
@@ -47,11 +47,11 @@ def test_a_recovered_run_is_back_at_its_checkpoint() -> None:
     """The bar shows the step axis of the job: it goes back to where the run goes on."""
     progress = RunProgress()
     for event in CORRUPTED:
-        progress.see(event)
+        progress.update(event)
 
     assert (progress.status, progress.done, progress.total) == ("running", 5, 10)
     assert (progress.checkpoints, progress.recoveries) == (1, 1)
-    assert facts_line(progress) == "loss 1.5000  1,234 tok/s  1 ckpt  1 recovered"
+    assert metrics_text(progress) == "loss 1.5000  1,234 tok/s  1 ckpt  1 recovered"
 
 
 def test_plain_lines_tell_the_recovery_and_have_no_escapes() -> None:
@@ -59,12 +59,12 @@ def test_plain_lines_tell_the_recovery_and_have_no_escapes() -> None:
     out = io.StringIO()
     with PlainView(Console(file=out), RunProgress(total=10)) as view:
         for event in CORRUPTED:
-            view.see(event)
+            view.show(event)
 
     text = out.getvalue()
     assert "\x1b" not in text
     assert "the run is corrupted: flagged" in text
-    assert "goes on from step 5 in the new remote run r2" in text
+    assert "resumed from step 5 in new remote run r2" in text
     assert text.index("step 6/10") < text.index("corrupted")
 
 
@@ -73,7 +73,7 @@ def test_plain_lines_do_not_grow_with_the_run() -> None:
     out = io.StringIO()
     with PlainView(Console(file=out), RunProgress(total=10_000)) as view:
         for number in range(1, 10_001):
-            view.see(Event("step", {"step": number, "total_steps": 10_000, "loss": 1.0}))
+            view.show(Event("step", {"step": number, "total_steps": 10_000, "loss": 1.0}))
 
     lines = out.getvalue().splitlines()
     assert len(lines) <= 22
@@ -88,7 +88,7 @@ def test_a_terminal_gets_a_bar() -> None:
     assert isinstance(view, BarView)
     with view:
         for event in CORRUPTED:
-            view.see(event)
+            view.show(event)
 
     text = out.getvalue()
     assert "5/10" in text
@@ -100,7 +100,7 @@ def test_what_a_service_says_is_never_markup() -> None:
     """Brackets in a reason are shown as they are."""
     out = io.StringIO()
     with BarView(Console(file=out, force_terminal=True, width=200), RunProgress()) as view:
-        view.see(Event("tinkex.recovery.detected", {"reason": "[/bold] [link=x]"}))
+        view.show(Event("tinkex.recovery.detected", {"reason": "[/bold] [link=x]"}))
 
     assert "[/bold] [link=x]" in out.getvalue()
 
@@ -125,12 +125,12 @@ def test_no_event_breaks_the_view(events: list[Event]) -> None:
     """Whatever a newer worker or a plug-in writes, an older command line goes on showing."""
     progress = RunProgress()
     for event in events:
-        progress.see(event)
-        narrate(event)
-        facts_line(progress)
+        progress.update(event)
+        describe_event(event)
+        metrics_text(progress)
 
 
 @pytest.mark.parametrize("name", ["step", "checkpoint.deleted", "something.new"])
 def test_what_says_nothing_new_has_no_line(name: str) -> None:
     """Steps belong to the bar, and unknown events to --json."""
-    assert narrate(Event(name)) is None
+    assert describe_event(Event(name)) is None

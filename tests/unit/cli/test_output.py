@@ -21,27 +21,27 @@ def test_ago_uses_the_largest_unit_that_fits(seconds: int, text: str) -> None:
 
 def test_a_piped_table_cuts_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     """What a script or a log gets has every character."""
-    write_table(("ID", "LOSS"), [("x" * 300, 0.123456789)], nothing="none")
+    write_table(("ID", "LOSS"), [("x" * 300, 0.123456789)], if_empty="none")
 
     assert "x" * 300 in capsys.readouterr().out
 
 
 def test_brackets_are_text(capsys: pytest.CaptureFixture[str]) -> None:
     """What users wrote is never taken for markup."""
-    write_table(("NAME",), [("[red]a[/red]",)], nothing="none")
+    write_table(("NAME",), [("[red]a[/red]",)], if_empty="none")
 
     assert "[red]a[/red]" in capsys.readouterr().out
 
 
 def test_no_rows_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     """An empty store is not an empty screen."""
-    write_table(("ID",), [], nothing="no jobs")
+    write_table(("ID",), [], if_empty="no jobs")
 
     assert capsys.readouterr().out == "no jobs\n"
 
 
 def test_a_name_cannot_break_its_row(capsys: pytest.CaptureFixture[str]) -> None:
     """A line is a row, whatever is in its cells."""
-    write_table(("NAME",), [("a\nb\x1b[2J",)], nothing="none")
+    write_table(("NAME",), [("a\nb\x1b[2J",)], if_empty="none")
 
     assert capsys.readouterr().out.splitlines()[1] == "a\\nb\\x1b[2J"

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from crucible.errors import InvalidRequest
 from nsai_work import Job, Settings, submit
 from nsai_work.cli.app import app
-from nsai_work.cli.commands.database import age_of
+from nsai_work.cli.commands.database import parse_age
 from nsai_work.client.connections import close_connections
 from nsai_work.worker import run_inline
 
@@ -28,13 +28,13 @@ from nsai_work.worker import run_inline
 )
 def test_an_age_is_a_number_and_a_unit(text: str, age: timedelta) -> None:
     """As people write it."""
-    assert age_of(text) == age
+    assert parse_age(text) == age
 
 
 def read(text: str) -> timedelta | str:
     """The age, or the words of its refusal."""
     try:
-        return age_of(text)
+        return parse_age(text)
     except InvalidRequest as error:
         return error.message
 
@@ -51,7 +51,7 @@ def test_any_other_text_is_refused_by_name(text: str) -> None:
 def test_wrong_ages(text: str) -> None:
     """Months are no fixed time, digits are ASCII, and nothing is not old."""
     with pytest.raises(InvalidRequest, match="30d"):
-        age_of(text)
+        parse_age(text)
 
 
 def test_it_counts_first_and_forgets_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,6 +64,6 @@ def test_it_counts_first_and_forgets_then(tmp_path: Path, monkeypatch: pytest.Mo
     told = CliRunner().invoke(app, ["db", "prune", "--older-than", "1h"])
 
     assert json.loads(counted.stdout) == {"older": 0, "with_checkpoints": 0, "forgotten": 0}
-    assert "0 forgotten" in told.stdout
+    assert "0 deleted" in told.stdout
     assert handle.status().ended
     close_connections()

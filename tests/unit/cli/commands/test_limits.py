@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from crucible.errors import InvalidRequest
 from nsai_work.cli import main
-from nsai_work.cli.commands.limits import read_most
+from nsai_work.cli.commands.limits import parse_maximum
 from nsai_work.job import Job
 from nsai_work.store import ClaimRequest, Limit, Store
 from nsai_work.store.claim.limits import MAX_RUNNING, model_limit, tenant_quota
@@ -58,9 +58,11 @@ def test_none_are_set(call: Call) -> None:
 
 def test_each_is_set_shown_and_lifted(call: Call, store: Store) -> None:
     """A sentence says what changed; the list shows what is set."""
-    assert call("tenant", "acme", "2") == "tenant acme: at most 2 jobs at once from now on; 0 jobs run now\n"
-    assert "team-a: at most 1 job at once on all models" in call("credential", "team-a", "1")
-    assert "team-a: at most 0 jobs at once on model llama" in call("credential", "team-a", "0", "--model", "llama")
+    assert call("tenant", "acme", "2") == "tenant acme: at most 2 concurrent jobs; 0 running now\n"
+    assert "team-a: at most 1 concurrent job for all models" in call("credential", "team-a", "1")
+    assert "team-a: at most 0 concurrent jobs for model llama" in call(
+        "credential", "team-a", "0", "--model", "llama"
+    )
 
     assert [line.split() for line in call("list").splitlines()] == [
         ["SCOPE", "NAME", "MODEL", "MAX", "RUNNING"],
@@ -70,8 +72,8 @@ def test_each_is_set_shown_and_lifted(call: Call, store: Store) -> None:
     ]
     assert store.limits()[2] == Limit("tenant", "acme", "*", 2)
 
-    assert "team-a: no limit on all models" in call("credential", "team-a", "none")
-    assert "team-a: no limit on model llama" in call("credential", "team-a", "none", "--model", "llama")
+    assert "team-a: no limit for all models" in call("credential", "team-a", "none")
+    assert "team-a: no limit for model llama" in call("credential", "team-a", "none", "--model", "llama")
     assert "acme: no limit" in call("tenant", "acme", "none")
     assert store.limits() == []
 
@@ -85,7 +87,7 @@ def test_what_runs_is_counted_and_not_stopped(call: Call, store: Store) -> None:
     told = call("tenant", "acme", "1")
     set_to = json.loads(call("credential", "team-a", "3", "--json"))
 
-    assert told == "tenant acme: at most 1 job at once from now on; 2 jobs run now, and none is stopped\n"
+    assert told == "tenant acme: at most 1 concurrent job; 2 running now, and none is stopped\n"
     assert set_to == {"scope": "credential", "key": "team-a", "model": "*", "max_running": 3, "running": 2}
     assert json.loads(call("list", "--json")) == [
         set_to,
@@ -119,7 +121,7 @@ def made_or_refused(make: Callable[[], T]) -> T | InvalidRequest:
 @example("9" * 5_000)
 def test_a_maximum_is_a_plain_number_or_none(text: str) -> None:
     """Anything else is refused, naming MAX and what is allowed; no text is taken for a number it does not show."""
-    most = made_or_refused(lambda: read_most(text))
+    most = made_or_refused(lambda: parse_maximum(text))
 
     if isinstance(most, InvalidRequest):
         assert most.message.startswith("MAX: ")
