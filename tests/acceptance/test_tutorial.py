@@ -17,9 +17,10 @@ from tests.acceptance.conftest import ROOT, Cli, until
 
 PAGE = ROOT / "docs" / "tutorial.md"
 BLOCK = re.compile(r"<!-- (?P<note>.+?) -->\n```console\n(?P<lines>.*?)^```$", re.MULTILINE | re.DOTALL)
+COMMAND_TIMEOUT_S = 240
 BASH = shutil.which("bash")
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.skipif(BASH is None, reason="bash is not installed")]
+pytestmark = [pytest.mark.timeout(600), pytest.mark.skipif(BASH is None, reason="bash is not installed")]
 
 
 @dataclass
@@ -77,11 +78,11 @@ class Terminal:
             return self._file.read_text()[before:]
 
         if command.keeps_running:
-            until(lambda: missing(command.shown, printed()) is None, command.text)
+            until(lambda: missing(command.shown, printed()) is None, command.text, COMMAND_TIMEOUT_S)
         else:
-            until(lambda: done in printed(), command.text)
+            until(lambda: done in printed(), command.text, COMMAND_TIMEOUT_S)
             absent = missing(command.shown, printed())
-            assert absent is None, f"$ {command.text}\n{printed()}\nis shown, but missing: {absent}"
+            assert absent is None, f"on the page, but not printed by {command.text}: {absent}"
 
     def close(self) -> None:
         """End the shell and everything that was started in it."""
@@ -124,5 +125,10 @@ def test_the_tutorial_runs_as_it_is_written(cli: Cli, tmp_path: Path) -> None:
     environment = {name: value for name, value in cli.environment.items() if name != "NSAI_WORK_HOME"}
 
     with terminals({command.terminal for command in typed}, tmp_path, {**environment, "PATH": path}) as opened:
-        for command in typed:
-            opened[command.terminal].type(command)
+        try:
+            for command in typed:
+                opened[command.terminal].type(command)
+        except AssertionError as error:
+            for file in (*tmp_path.glob("*.out"), *tmp_path.glob("*.log")):
+                error.add_note(f"--- {file.name}\n{file.read_text()[-4000:]}")
+            raise
