@@ -62,7 +62,7 @@ lint: $(VENV)/.installed-dev
 check: lint test
 
 docs: $(VENV)/.installed-docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 chaos: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q -s -m long --timeout=3600 tests/chaos
