@@ -1,11 +1,20 @@
-"""docs/architecture.md shows the tree as it is: every folder with modules, and files that exist."""
+"""Pages on the code show it as it is: the tree has every folder with modules, and every named file exists."""
 
 import re
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "architecture.md").read_text()
 PACKAGES = ("nsai_work", "crucible", "backends")
+PAGES = [
+    "CONTRIBUTING.md",
+    "docs/architecture.md",
+    "docs/explanation/celery.md",
+    *sorted(page.relative_to(ROOT).as_posix() for page in (ROOT / "docs" / "adr").glob("*.md")),
+]
+NOT_IN_THE_TREE = {"dist/", "nsai_work/store/migrations/versions/NNNN_what_changes.py"}
 
 
 def drawn_folders() -> list[str]:
@@ -33,10 +42,12 @@ def test_the_tree_is_the_tree() -> None:
     assert sorted(drawn) == sorted(folders)
 
 
-def test_every_file_that_the_page_names_exists() -> None:
-    """In the section on a job's way, paths are relative to nsai_work."""
-    named = set(re.findall(r"`([\w/]+/[\w.]*)`", PAGE)) - {"nsai_work/"}
+@pytest.mark.parametrize("page", PAGES)
+def test_every_file_that_a_page_names_exists(page: str) -> None:
+    """Paths are relative to the repository, to nsai_work, or to its store."""
+    named = set(re.findall(r"`([\w./]+/[\w.]*)`", (ROOT / page).read_text())) - NOT_IN_THE_TREE
+    roots = (ROOT, ROOT / "nsai_work", ROOT / "nsai_work" / "store")
 
-    missing = {path for path in named if not (ROOT / path).exists() and not (ROOT / "nsai_work" / path).exists()}
+    missing = {path for path in named if not any((root / path).exists() for root in roots)}
 
     assert missing == set()
