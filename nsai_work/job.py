@@ -1,4 +1,4 @@
-"""Job: the unit of work, its priority, resources and constraints."""
+"""Job, the unit of work, with its priority, resources and constraints."""
 
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -25,13 +25,17 @@ from nsai_work.policies import TEN_YEARS_S, RetryPolicy
 
 
 def storable(text: str) -> str:
-    """The text itself, if every database can keep it: none takes NUL, and lone surrogates are no characters."""
-    if "\x00" in text or not _has_only_characters(text):
+    """Check that every database can store a text, and return it.
+
+    Raises:
+        ValueError: it contains NUL or a lone surrogate.
+    """
+    if "\x00" in text or not _is_encodable(text):
         raise ValueError("must not contain NUL or a lone surrogate")
     return text
 
 
-def _has_only_characters(text: str) -> bool:
+def _is_encodable(text: str) -> bool:
     if text.isascii():
         return True
     try:
@@ -41,11 +45,11 @@ def _has_only_characters(text: str) -> bool:
     return True
 
 
-Word: TypeAlias = Annotated[str, AfterValidator(storable)]
+StorableText: TypeAlias = Annotated[str, AfterValidator(storable)]
 
 
 class Priority(StrEnum):
-    """Which queue a job waits in; a claim takes from the most urgent first."""
+    """Priority of a job, and the name of its queue. Jobs of higher priority are claimed first."""
 
     REALTIME = "realtime"
     INTERACTIVE = "interactive"
@@ -54,31 +58,31 @@ class Priority(StrEnum):
 
     @property
     def rank(self) -> int:
-        """0 is the most urgent."""
+        """The rank of the priority; 0 is the highest."""
         return list(Priority).index(self)
 
 
 class Resources(Record):
-    """What a job needs. ``timeout_ms`` limits one attempt."""
+    """Resources of a job. ``timeout_ms`` limits each attempt."""
 
     cpu: float | None = Field(default=None, gt=0, le=1_000_000, allow_inf_nan=False)
     memory_mb: int | None = Field(default=None, gt=0, le=1_000_000_000)
-    gpu: Word | None = Field(default=None, max_length=200)
+    gpu: StorableText | None = Field(default=None, max_length=200)
     gpu_count: int | None = Field(default=None, ge=0, le=1_000_000)
     timeout_ms: int | None = Field(default=None, ge=1, le=TEN_YEARS_S * 1000)
     max_cost_usd: float | None = Field(default=None, ge=0, allow_inf_nan=False)
 
 
 class Constraints(Record):
-    """Where and when a job may run."""
+    """Constraints on where and when a job may run."""
 
-    required_backends: tuple[Word, ...] = ()
-    preferred_backends: tuple[Word, ...] = ()
-    excluded_backends: tuple[Word, ...] = ()
-    depends_on: tuple[Word, ...] = ()
+    required_backends: tuple[StorableText, ...] = ()
+    preferred_backends: tuple[StorableText, ...] = ()
+    excluded_backends: tuple[StorableText, ...] = ()
+    depends_on: tuple[StorableText, ...] = ()
     not_before: AwareDatetime | None = None
     deadline: AwareDatetime | None = None
-    concurrency_group: Word | None = Field(default=None, min_length=1, max_length=200)
+    concurrency_group: StorableText | None = Field(default=None, min_length=1, max_length=200)
     max_concurrent_in_group: int | None = Field(default=None, ge=1, le=1_000_000)
     session_id: str | None = None
     locality: str | None = None
@@ -86,7 +90,7 @@ class Constraints(Record):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if (self.concurrency_group is None) != (self.max_concurrent_in_group is None):
-            raise ValueError("concurrency_group and max_concurrent_in_group go together")
+            raise ValueError("concurrency_group and max_concurrent_in_group must be set together")
         both = set(self.required_backends) & set(self.excluded_backends)
         if both:
             raise ValueError(f"{', '.join(sorted(both))} is both required and excluded")
@@ -98,25 +102,25 @@ class Constraints(Record):
 class Job(Record):
     """A durable piece of work.
 
-    Users fill in ``kind``, ``backend`` and ``payload`` and what they care for of the rest; the store fills in
-    what follows ``metadata``. ``attempt`` counts claims, ``fence`` is the fencing token of the newest one.
+    Users set ``kind``, ``backend``, ``payload`` and any other field up to ``metadata``; the store sets the rest.
+    ``attempt`` counts the claims that used up an attempt; ``fence`` is the fencing token of the newest claim.
     """
 
-    id: Word = Field(default_factory=lambda: new_job_id(datetime.now(UTC)), min_length=1, max_length=64)
+    id: StorableText = Field(default_factory=lambda: new_job_id(datetime.now(UTC)), min_length=1, max_length=64)
     kind: JobKind
-    backend: Word = Field(default="tinkex", min_length=1, max_length=100)
+    backend: StorableText = Field(default="tinkex", min_length=1, max_length=100)
     payload: dict[str, JsonValue]
-    name: Word | None = Field(default=None, max_length=200)
-    parent_id: Word | None = None
+    name: StorableText | None = Field(default=None, max_length=200)
+    parent_id: StorableText | None = None
     priority: Priority = Priority.BATCH
-    tenant_id: Word = Field(default="default", min_length=1, max_length=200)
-    namespace: Word = Field(default="default", min_length=1, max_length=200)
-    owner: Word | None = Field(default=None, max_length=200)
-    tags: tuple[Word, ...] = ()
+    tenant_id: StorableText = Field(default="default", min_length=1, max_length=200)
+    namespace: StorableText = Field(default="default", min_length=1, max_length=200)
+    owner: StorableText | None = Field(default=None, max_length=200)
+    tags: tuple[StorableText, ...] = ()
     resources: Resources = Resources()
     constraints: Constraints = Constraints()
     retry_policy: RetryPolicy = RetryPolicy()
-    idempotency_key: Word | None = Field(default=None, min_length=1, max_length=200)
+    idempotency_key: StorableText | None = Field(default=None, min_length=1, max_length=200)
     trace_id: str | None = None
     span_id: str | None = None
     metadata: dict[str, JsonValue] = Field(default_factory=dict)
@@ -142,9 +146,9 @@ class Job(Record):
 
     @model_validator(mode="after")
     def _normalised(self) -> Self:
-        # defaults are written out, so that a later version's defaults do not change a job that is stored
-        _require_characters(self.payload, "payload")
-        _require_characters(self.metadata, "metadata")
+        # write defaults out, so that a stored job does not change with the defaults of a later version
+        _require_encodable(self.payload, "payload")
+        _require_encodable(self.metadata, "metadata")
         normal = self.parsed_payload.model_dump(mode="json")
         if normal != self.payload:
             object.__setattr__(self, "payload", normal)
@@ -152,15 +156,15 @@ class Job(Record):
 
     @property
     def parsed_payload(self) -> Payload:
-        """The payload as its kind's type."""
+        """The payload, parsed as the type of the job's kind."""
         return parse_payload(self.kind, self.payload)
 
     @classmethod
     def parse(cls, data: object) -> Self:
-        """A job from what a file or a message held.
+        """Parse a job from the data of a file or message.
 
         Raises:
-            InvalidJob: naming every wrong field.
+            InvalidJob: fields are invalid; the error names all of them.
         """
         try:
             return cls.model_validate(data)
@@ -168,18 +172,18 @@ class Job(Record):
             raise InvalidJob.from_validation(error) from None
 
 
-def _require_characters(value: object, place: str) -> None:
-    """Raise InvalidJob for the first lone surrogate: neither a service nor a terminal could be told it."""
+def _require_encodable(value: object, field: str) -> None:
+    """Raise InvalidJob for the first lone surrogate: it cannot be encoded for a service or a terminal."""
     if isinstance(value, str):
-        if not _has_only_characters(value):
-            raise InvalidJob(f"{place}: must not contain a lone surrogate (got {value!a:.80})")
+        if not _is_encodable(value):
+            raise InvalidJob(f"{field}: must not contain a lone surrogate (got {value!a:.80})")
     elif isinstance(value, dict):
         for key, item in value.items():
-            _require_characters(key, place)
-            _require_characters(item, f"{place}.{key}")
+            _require_encodable(key, field)
+            _require_encodable(item, f"{field}.{key}")
     elif isinstance(value, list):
         for index, item in enumerate(value):
-            _require_characters(item, f"{place}.{index}")
+            _require_encodable(item, f"{field}.{index}")
 
 
 def _to_json(value: Any) -> Any:

@@ -1,1 +1,1 @@
-"""What a submitting process uses: submit, validate, job files, the handle, promotion."""
+"""The client side: submitting jobs, reading job files, job handles, promoting checkpoints."""

@@ -1,6 +1,6 @@
-"""What a process keeps open for each settings: one store and one publisher, made at first use.
+"""Connections of a submitting process: one store per database and one publisher per broker, opened on first use.
 
-After a fork the child makes its own; a connection shared by two processes would garble both.
+A forked child opens its own: a connection that is used by two processes gets garbled.
 """
 
 import threading
@@ -18,27 +18,37 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _lock = threading.Lock()
-_kept: dict[tuple[str, str], Any] = {}
+_connections: dict[tuple[str, str], Any] = {}
 
 
 def job_store(settings: Settings) -> "Store":
-    """The store these settings name, migrated if they allow it.
+    """Return this process's store for the database of the settings.
 
     Raises:
         StoreUnavailable: the database does not answer.
     """
-    return _keep("store", settings.database_url, lambda: open_job_store(settings))
+    return _get_or_open("store", settings.database_url, lambda: open_job_store(settings))
+
+
+def open_job_store(settings: Settings) -> "Store":
+    """Open a store that belongs to the caller, who closes it. Its schema is migrated if the settings allow that."""
+    from nsai_work.clock import SystemClock
+    from nsai_work.store import open_store
+
+    if settings.database_url.startswith("sqlite"):
+        settings.make_home()
+    return open_store(settings.database_url, SystemClock(), migrate=settings.migrate)
 
 
 def publisher(settings: Settings) -> "Publisher":
-    """The publisher for the broker these settings name."""
+    """Return this process's publisher for the broker of the settings."""
     from nsai_work.dispatch.publisher import Publisher
 
-    return _keep("publisher", _broker(settings), lambda: Publisher(settings))
+    return _get_or_open("publisher", _broker(settings), lambda: Publisher(settings))
 
 
 def send_wake_ups(settings: Settings, wake_ups: "Sequence[WakeUp]") -> None:
-    """Publish wake-ups: at once, or debounced where the store notifies workers itself. Never raises."""
+    """Publish wake-ups, debounced if the store notifies workers by itself. A failure to publish is not raised."""
     from nsai_work.dispatch.publisher import enough_wake_ups
 
     if not wake_ups:
@@ -49,45 +59,35 @@ def send_wake_ups(settings: Settings, wake_ups: "Sequence[WakeUp]") -> None:
         publisher(settings).publish(enough_wake_ups(wake_ups))
 
 
+def close_connections() -> None:
+    """Close all connections of this process. They are opened again on the next use."""
+    with _lock:
+        while _connections:
+            _connections.popitem()[1].close()
+
+
 def _debounced_publisher(settings: Settings) -> "DebouncedPublisher":
     from nsai_work.dispatch.debounce import DebouncedPublisher
     from nsai_work.dispatch.publisher import Publisher
 
-    return _keep("debounced publisher", _broker(settings), lambda: DebouncedPublisher(Publisher(settings)))
+    return _get_or_open("debounced publisher", _broker(settings), lambda: DebouncedPublisher(Publisher(settings)))
 
 
 def _broker(settings: Settings) -> str:
     return f"{settings.broker_url} {settings.queue_prefix}"
 
 
-def open_job_store(settings: Settings) -> "Store":
-    """A store of the caller's own, who closes it."""
-    from nsai_work.clock import SystemClock
-    from nsai_work.store import open_store
-
-    if settings.database_url.startswith("sqlite"):
-        settings.make_home()
-    return open_store(settings.database_url, SystemClock(), migrate=settings.migrate)
-
-
-def close_connections() -> None:
-    """Close what this process opened. Later calls open it again."""
-    with _lock:
-        while _kept:
-            _kept.popitem()[1].close()
-
-
-def _keep(what: str, url: str, make: Callable[[], T]) -> T:
+def _get_or_open(kind: str, address: str, open_connection: Callable[[], T]) -> T:
     reset_after_fork(_reset)
-    key = (what, url)
+    key = (kind, address)
     with _lock:
-        if key not in _kept:
-            _kept[key] = make()
-        kept: T = _kept[key]
-        return kept
+        if key not in _connections:
+            _connections[key] = open_connection()
+        connection: T = _connections[key]
+        return connection
 
 
 def _reset() -> None:
-    global _lock, _kept
-    retain_inherited(_kept)
-    _lock, _kept = threading.Lock(), {}
+    global _lock, _connections
+    retain_inherited(_connections)
+    _lock, _connections = threading.Lock(), {}

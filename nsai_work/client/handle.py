@@ -1,8 +1,8 @@
-"""JobHandle: a job as its submitter, or anybody else in any process, sees it."""
+"""JobHandle: reads and controls a job by its id, from any process."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from pydantic import JsonValue
 
@@ -18,14 +18,12 @@ if TYPE_CHECKING:
     from nsai_work.journal import CheckpointRecord, StepRecord
     from nsai_work.store import EventRow, Store
 
-T = TypeVar("T")
-
 
 class JobHandle:
-    """Looks a job up in the store; keeps nothing, so it may be made anywhere from an id.
+    """Reads and controls a job by its id. Has no state of its own: each call queries the store.
 
-    Every method has an async twin with an ``a`` before its name, which leaves the event loop free.
-    All raise JobNotFound for an unknown id and StoreUnavailable when the database does not answer.
+    Every method has an async variant, with the prefix ``a``, that does not block the event loop. All methods raise
+    JobNotFound if the job does not exist and StoreUnavailable if the database does not answer.
     """
 
     def __init__(self, job_id: str, settings: Settings | None = None) -> None:
@@ -36,44 +34,45 @@ class JobHandle:
         return f"JobHandle({self.id!r})"
 
     def job(self) -> Job:
-        """The job as it is now."""
+        """Return the job in its current state."""
         return self._store().get(self.id)
 
     def status(self) -> JobStatus:
-        """Where the job is in its life."""
+        """Return the current status of the job."""
         return self.job().status
 
     def steps(self) -> "list[StepRecord]":
-        """One record for each optimizer step that counts, in order."""
+        """Return the effective optimizer steps in order. Steps that a restore superseded are left out."""
         return list(self._store().steps(self.id))
 
     def checkpoints(self) -> "list[CheckpointRecord]":
-        """The job's checkpoints."""
+        """Return all checkpoints of the job, including deleted ones."""
         return list(self._store().checkpoints(self.id))
 
     def promote(self, name: str) -> "CheckpointRecord":
-        """Keep a checkpoint for good, whatever the checkpoint policy says; its expiry at the service is lifted.
+        """Keep a checkpoint permanently, regardless of the checkpoint policy. Its expiry at the service is removed.
 
         Raises:
-            NotFound: the job has no checkpoint of that name, or it is gone at the service.
-            InvalidRequest: it is not there any more, or not there yet.
-            BackendUnavailable: the service could not be told; nothing was changed.
+            NotFound: the job has no checkpoint of this name, or the service no longer has it.
+            InvalidRequest: the checkpoint is not committed, or was deleted.
+            BackendUnavailable: the service did not answer; the message says what was changed.
         """
         from nsai_work.client.promote import promote
 
         return promote(self._store(), self.id, name, timeout_s=self._settings.submit_timeout_s)
 
     def cancel(self) -> JobStatus:
-        """Ask the job to stop. One that waits is canceled now; one that runs stops within a step."""
+        """Cancel the job: immediately if it waits, within one step if it runs. Returns the status afterwards."""
         self._store().request_cancel(self.id)
         return self.status()
 
     def retry(self) -> JobStatus:
-        """Queue the job again, with all its attempts before it, and wake a worker. What it has recorded stays: a
-        training job goes on from its newest checkpoint.
+        """Requeue a job that failed, was canceled or timed out, and wake a worker. Returns the new status.
+
+        The job has all its attempts again and keeps its records: a training job resumes from its newest checkpoint.
 
         Raises:
-            IllegalTransition: it has not ended, or it succeeded.
+            IllegalTransition: the job has not ended, or it succeeded.
         """
         from nsai_work.store import WakeUp
 
@@ -83,57 +82,57 @@ class JobHandle:
         return job.status
 
     def events(self, *, follow: bool = False, after: int = 0) -> "Iterator[EventRow]":
-        """The job's log after entry number ``after``; with ``follow`` until the job has ended."""
+        """Yield the stored events after number ``after``; with ``follow``, continue until the job ends."""
         for update in follow_jobs(self._read, [self.id], after=after, until_end=follow):
             yield from update.events
 
     def result(self, timeout: float | None = None) -> dict[str, JsonValue]:
-        """Wait for the job's end, at most ``timeout`` seconds, and return its result.
+        """Wait until the job ends, and return its result.
 
         Raises:
-            CrucibleError: the job failed; the error is of the kind it failed with.
-            Canceled, JobTimeout: it was canceled, or its own time limit passed.
-            TimeoutError: it has not ended yet.
+            CrucibleError: the job failed; the error has the class of the failure.
+            Canceled, JobTimeout: the job was canceled, or its own time limit passed.
+            TimeoutError: the job has not ended after ``timeout`` seconds.
         """
-        return outcome_of(wait_for_end(self.job, self.id, timeout))
+        return result_of(wait_for_end(self.job, self.id, timeout))
 
     async def ajob(self) -> Job:
-        """``job`` for async code."""
+        """Async variant of ``job``."""
         return await asyncio.to_thread(self.job)
 
     async def astatus(self) -> JobStatus:
-        """``status`` for async code."""
+        """Async variant of ``status``."""
         return await asyncio.to_thread(self.status)
 
     async def asteps(self) -> "list[StepRecord]":
-        """``steps`` for async code."""
+        """Async variant of ``steps``."""
         return await asyncio.to_thread(self.steps)
 
     async def acheckpoints(self) -> "list[CheckpointRecord]":
-        """``checkpoints`` for async code."""
+        """Async variant of ``checkpoints``."""
         return await asyncio.to_thread(self.checkpoints)
 
     async def apromote(self, name: str) -> "CheckpointRecord":
-        """``promote`` for async code."""
+        """Async variant of ``promote``."""
         return await asyncio.to_thread(self.promote, name)
 
     async def acancel(self) -> JobStatus:
-        """``cancel`` for async code."""
+        """Async variant of ``cancel``."""
         return await asyncio.to_thread(self.cancel)
 
     async def aretry(self) -> JobStatus:
-        """``retry`` for async code."""
+        """Async variant of ``retry``."""
         return await asyncio.to_thread(self.retry)
 
     async def aevents(self, *, follow: bool = False, after: int = 0) -> "AsyncIterator[EventRow]":
-        """``events`` for async code."""
+        """Async variant of ``events``."""
         async for update in afollow_jobs(self._aread, [self.id], after=after, until_end=follow):
             for event in update.events:
                 yield event
 
     async def aresult(self, timeout: float | None = None) -> dict[str, JsonValue]:
-        """``result`` for async code."""
-        return outcome_of(await await_end(self.ajob, self.id, timeout))
+        """Async variant of ``result``."""
+        return result_of(await await_end(self.ajob, self.id, timeout))
 
     def _store(self) -> "Store":
         return job_store(self._settings)
@@ -145,14 +144,14 @@ class JobHandle:
         return await asyncio.to_thread(self._read, job_id, after)
 
 
-def outcome_of(job: Job) -> dict[str, JsonValue]:
-    """The result of a job that has ended, or the error it ended with."""
+def result_of(job: Job) -> dict[str, JsonValue]:
+    """Return the result of a job that has ended, or raise its error."""
     if job.status is JobStatus.SUCCEEDED:
         return job.result or {}
     raise _end_error(job)
 
 
-_WITHOUT_FAILURE: dict[JobStatus, Callable[[str], CrucibleError]] = {
+_DEFAULT_ERRORS: dict[JobStatus, Callable[[str], CrucibleError]] = {
     JobStatus.CANCELED: Canceled,
     JobStatus.TIMEOUT: JobTimeout,
 }
@@ -162,4 +161,4 @@ def _end_error(job: Job) -> CrucibleError:
     failure: Failure | None = job.error
     if failure is not None:
         return error_from(failure, default=WorkError)
-    return _WITHOUT_FAILURE.get(job.status, WorkError)(f"job {job.id} ended as {job.status}")
+    return _DEFAULT_ERRORS.get(job.status, WorkError)(f"job {job.id} ended with status {job.status}")

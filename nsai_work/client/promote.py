@@ -1,6 +1,6 @@
-"""Promote: keep a checkpoint for good, at its service first and then in the store.
+"""Promotes checkpoints: removes the expiry at the service, then marks the checkpoint in the store.
 
-In this order, so that nothing is written down as kept that the service will delete.
+In this order, the store never records a checkpoint as permanent that the service will delete.
 """
 
 import asyncio
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
 
 
 def promote(store: "Store", job_id: str, name: str, *, timeout_s: float) -> CheckpointRecord:
-    """Lift the expiry of a job's checkpoint and keep it, whatever the checkpoint policy says.
+    """Keep a checkpoint of a job permanently, regardless of the checkpoint policy.
 
     Raises:
-        JobNotFound: there is no such job.
-        NotFound: the job has no checkpoint of that name, or it is gone at the service.
-        InvalidRequest: it is not there any more, or not there yet.
-        BackendUnavailable: the service could not be told; nothing was changed.
-        BackendError: the service refused, for the credential for instance; nothing was changed.
+        JobNotFound: the job does not exist.
+        NotFound: the job has no checkpoint of this name, or the service no longer has it.
+        InvalidRequest: the checkpoint is not committed, or was deleted.
+        BackendUnavailable: the service did not answer; the message says what was changed.
+        BackendError: the service rejected the request; the message says what was changed.
     """
     record = store.promotable(job_id, name)
     if _may_expire(store, job_id, record):
-        _keep(store, job_id, record, timeout_s)
+        _remove_expiry(store, job_id, record, timeout_s)
     return store.promote(job_id, name)
 
 
@@ -46,58 +46,58 @@ def _may_expire(store: "Store", job_id: str, record: CheckpointRecord) -> bool:
         return True
     if record.final:
         return False
-    # one that was promoted while only the store was told has no time in its row, and expires all the same
+    # earlier versions promoted in the store only: such a record has no expiry, but the service still has one
     payload = store.get(job_id).parsed_payload
     return isinstance(payload, TrainingStep) and payload.checkpoint_policy.ttl is not None
 
 
-def _keep(store: "Store", job_id: str, record: CheckpointRecord, timeout_s: float) -> None:
+def _remove_expiry(store: "Store", job_id: str, record: CheckpointRecord, timeout_s: float) -> None:
     (backend,) = (run.ref.backend for run in store.runs(job_id) if run.generation == record.generation)
     paths = [path for path in (record.path, record.sampler_path) if path is not None]
-    kept: list[str] = []
+    done: list[str] = []
     try:
-        run_blocking(_lift_expiry(backend, paths, kept, timeout_s))
+        run_blocking(_keep_paths(backend, paths, done, timeout_s))
     except NotFound as error:
         raise NotFound(
-            f"checkpoint {record.name!r} is gone at the service, so it cannot be kept: {error.message}. "
-            f"{_changed(kept)}",
+            f"checkpoint {record.name!r} no longer exists at the service and cannot be kept: {error.message}. "
+            f"{_changes(done)}",
             backend=backend,
             details={"name": record.name},
         ) from error
     except (BackendError, TimeoutError) as error:
-        raise _untold(error, backend, record, kept, timeout_s) from error
+        raise _not_kept(error, backend, record, done, timeout_s) from error
 
 
-async def _lift_expiry(name: str, paths: Sequence[str], kept: list[str], timeout_s: float) -> None:
-    """``kept`` tells how far it came."""
+async def _keep_paths(name: str, paths: Sequence[str], done: list[str], timeout_s: float) -> None:
+    """Remove the expiry of each path at the service, and append the path to ``done``."""
     backend = load_backend(name)
     if not isinstance(backend, TrainingBackend):
-        raise Unsupported(f"{name!r} does not train, so it holds no checkpoints", backend=name)
+        raise Unsupported(f"{name!r} does not support training, so it has no checkpoints", backend=name)
     async with asyncio.timeout(timeout_s), backend:
         for path in paths:
             await backend.keep_checkpoint(path)
-            kept.append(path)
+            done.append(path)
 
 
-def _untold(
+def _not_kept(
     error: BackendError | TimeoutError,
     backend: str,
     record: CheckpointRecord,
-    kept: Sequence[str],
+    done: Sequence[str],
     timeout_s: float,
 ) -> CrucibleError:
-    """An error of the same kind that says what it means for the checkpoint, and what to do."""
+    """Build an error of the same class whose message says what it means for the checkpoint."""
     if isinstance(error, TimeoutError):
         error = BackendUnavailable(f"no answer in {timeout_s:g} s", backend=backend)
     expires = "expires" if record.expires_at is None else f"expires at {record.expires_at:%Y-%m-%d %H:%M} UTC"
     message = (
-        f"checkpoint {record.name!r} {expires}, and the service could not be told to keep it: {error.message}. "
-        f"{_changed(kept)}; try again"
+        f"checkpoint {record.name!r} {expires}, and the service could not remove its expiry: "
+        f"{error.message}. {_changes(done)}; try again"
     )
     failure = error.failure()
     details = {**failure.details, "name": record.name}
     return error_from(failure.model_copy(update={"message": message, "details": details}))
 
 
-def _changed(kept: Sequence[str]) -> str:
-    return f"{', '.join(kept)} no longer expires; nothing else was changed" if kept else "Nothing was changed"
+def _changes(done: Sequence[str]) -> str:
+    return f"{', '.join(done)} no longer expires; nothing else was changed" if done else "Nothing was changed"

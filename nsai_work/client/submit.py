@@ -1,7 +1,7 @@
-"""submit: check everything, store in one transaction, then say that there is work.
+"""Submits jobs: validates them, stores them in one transaction, then wakes workers.
 
-Submitting the same idempotency key again gives the job that is there. Telling the broker comes last and may fail:
-the job is stored, and workers look for themselves.
+A repeated idempotency key returns the job that already exists. Waking workers comes last and may fail: the jobs are
+stored, and workers also find them by polling.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from nsai_work import telemetry
 from nsai_work.client.connections import job_store, send_wake_ups
 from nsai_work.client.handle import JobHandle
-from nsai_work.client.validate import validated
+from nsai_work.client.validate import validate_jobs
 from nsai_work.clock import Clock, SystemClock
 from nsai_work.job import Job
 from nsai_work.lifecycle import JobStatus
@@ -25,20 +25,25 @@ log = get_logger(__name__)
 
 
 def submit(job: Job, settings: Settings | None = None) -> JobHandle:
-    """Store a job and wake a worker.
+    """Submit a job: validate and store it, and wake a worker. Nothing is stored if it raises.
 
     Raises:
-        InvalidRequest, InvalidJob, UnknownBackend, Unsupported: naming the field; nothing was stored.
-        AuthenticationFailed: the backend refused the credential; nothing was stored.
-        StoreUnavailable, StoreFull: the database failed; nothing was stored.
+        InvalidRequest, InvalidJob, UnknownBackend, Unsupported: a field is invalid; the error names it.
+        AuthenticationFailed: the backend rejected the credential.
+        StoreUnavailable, StoreFull: the database failed.
     """
     return submit_many([job], settings)[0]
+
+
+async def asubmit(job: Job, settings: Settings | None = None) -> JobHandle:
+    """``submit`` for async code. Does not block the event loop."""
+    return await asyncio.to_thread(submit, job, settings)
 
 
 def submit_many(
     jobs: Sequence[Job], settings: Settings | None = None, clock: Clock | None = None
 ) -> list[JobHandle]:
-    """Store several jobs in one transaction: all of them or none. They may depend on each other.
+    """Submit jobs in one transaction: all of them, or none. They may depend on each other.
 
     Raises as ``submit``.
     """
@@ -47,34 +52,30 @@ def submit_many(
     settings = settings or Settings()
     clock = clock or SystemClock()
     with telemetry.submit_span(len(jobs)) as trace:
-        checked = validated([trace.mark(job) for job in jobs], now=clock.now(), timeout_s=settings.submit_timeout_s)
+        traced = [trace.mark(job) for job in jobs]
+        validated = validate_jobs(traced, now=clock.now(), timeout_s=settings.submit_timeout_s)
         store = job_store(settings)
-        submitted = store.submit([job for job, _ in checked])
-        for (_, doubt), entry in zip(checked, submitted, strict=True):
-            if doubt is not None and entry.created:
-                _note_doubt(store, entry.job_id, doubt)
-        _wake(settings, submitted, trace.traceparent)
+        submitted = store.submit([entry.job for entry in validated])
+        for validated_job, entry in zip(validated, submitted, strict=True):
+            if validated_job.unverified is not None and entry.created:
+                _record_unverified(store, entry.job_id, validated_job.unverified)
+        _wake_workers(settings, submitted, trace.traceparent)
     return [JobHandle(entry.job_id, settings) for entry in submitted]
 
 
-def _note_doubt(store: "Store", job_id: str, doubt: str) -> None:
+def _record_unverified(store: "Store", job_id: str, reason: str) -> None:
     from nsai_work.store.queries.wake_ups import add_event
 
-    store.database.run(add_event, job_id, "submit.unverified", {"reason": doubt})
-    log.warning("submit.unverified", job_id=job_id, reason=doubt)
+    store.database.run(add_event, job_id, "submit.unverified", {"reason": reason})
+    log.warning("submit.unverified", job_id=job_id, reason=reason)
 
 
-async def asubmit(job: Job, settings: Settings | None = None) -> JobHandle:
-    """``submit`` for async code: the event loop stays free."""
-    return await asyncio.to_thread(submit, job, settings)
-
-
-def _wake(settings: Settings, submitted: "Sequence[Submitted]", traceparent: str | None) -> None:
+def _wake_workers(settings: Settings, submitted: "Sequence[Submitted]", traceparent: str | None) -> None:
     from nsai_work.store import WakeUp
 
-    ready = [
+    wake_ups = [
         WakeUp(job_id=entry.job_id, fence=entry.fence, priority=entry.priority, traceparent=traceparent)
         for entry in submitted
         if entry.created and entry.status is JobStatus.QUEUED
     ]
-    send_wake_ups(settings, ready)
+    send_wake_ups(settings, wake_ups)

@@ -93,7 +93,7 @@ def test_what_is_gone_at_the_service_is_not_written_down_as_kept(trained: JobHan
     first = trained.checkpoints()[0]
     server.fault(kind="advance_clock", seconds=HOUR_S + 1)
 
-    with pytest.raises(NotFound, match=f"{first.name}.*gone at the service"):
+    with pytest.raises(NotFound, match=f"{first.name}.*no longer exists at the service"):
         trained.promote(first.name)
 
     assert not trained.checkpoints()[0].promoted

@@ -53,14 +53,14 @@ def test_json_is_read_too(tmp_path: Path) -> None:
         pytest.param(
             TRAIN + "metadata: {x: sk-0123456789abcdefABCD}\n", "metadata.x: looks like", id="secret-value"
         ),
-        pytest.param(TRAIN + "kind: inference\n", "line 7: kind is given twice", id="twice"),
+        pytest.param(TRAIN + "kind: inference\n", "line 7: kind: duplicate field", id="twice"),
         pytest.param("a: [1\n", "not plain YAML", id="syntax"),
         pytest.param("a: !!python/object:os.system x\n", "line 1: not plain YAML", id="object"),
         pytest.param("a: &x [1]\nb: *x\n", "line 2: not plain YAML or JSON: aliases", id="alias"),
         pytest.param("just text\n", "expected a job", id="scalar"),
         pytest.param("", "expected a job", id="empty"),
-        pytest.param("[]", "holds no job", id="no-job"),
-        pytest.param("[1]", "jobs\\[0\\]: expected fields", id="list-of-numbers"),
+        pytest.param("[]", "contains no jobs", id="no-job"),
+        pytest.param("[1]", "jobs\\[0\\]: expected a mapping", id="list-of-numbers"),
         pytest.param("[" * 5000, "nested too deeply|not plain YAML", id="deep"),
     ],
 )

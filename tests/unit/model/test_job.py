@@ -111,7 +111,7 @@ def test_defaults_are_written_out_once(job: Job) -> None:
         pytest.param({"priority": "urgent"}, "priority", id="priority"),
         pytest.param({"colour": "red"}, "colour: unknown field", id="unknown-top"),
         pytest.param({"retry_policy": {"max_attempts": 0}}, "retry_policy.max_attempts", id="policy"),
-        pytest.param({"constraints": {"concurrency_group": "g"}}, "go together", id="half-a-group"),
+        pytest.param({"constraints": {"concurrency_group": "g"}}, "must be set together", id="half-a-group"),
         pytest.param({"tenant_id": "a\x00b"}, "tenant_id", id="nul"),
         pytest.param({"tags": ["ok", "a\x00b"]}, "tags", id="nul-in-a-tag"),
         pytest.param({"name": "\ud800"}, "name", id="lone-surrogate"),
