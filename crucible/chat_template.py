@@ -39,8 +39,8 @@ class TemplateTokenizer(Tokenizer):
     def stop_tokens(self) -> tuple[int, ...]:
         """The end of text and, where the vocabulary has one of the usual names, the end of a turn."""
         vocabulary = self._inner.get_vocab()
-        found = [self._inner.eos_token_id, *(vocabulary.get(name) for name in _END_OF_TURN_TOKENS)]
-        return tuple(dict.fromkeys(token for token in found if token is not None))
+        ids = [self._inner.eos_token_id, *(vocabulary.get(name) for name in _END_OF_TURN_TOKENS)]
+        return tuple(dict.fromkeys(token for token in ids if token is not None))
 
     def encode(self, text: str) -> list[int]:
         ids: list[int] = self._inner.encode(text, add_special_tokens=False)
@@ -69,10 +69,10 @@ class TemplateTokenizer(Tokenizer):
         if self.features.thinking:
             options["enable_thinking"] = chat.thinking
         tokens = self._apply(messages, generate=True, **options)
-        found = tokens.count(self.features.image_token) if self.features.image_token is not None else 0
-        if found != len(chat.images):
+        markers = tokens.count(self.features.image_token) if self.features.image_token is not None else 0
+        if markers != len(chat.images):
             raise InvalidRequest(
-                f"messages: the rendered text has {found} image markers for {len(chat.images)} images; "
+                f"messages: the rendered text has {markers} image markers for {len(chat.images)} images; "
                 "no text may contain the template's image marker",
                 details={"field": "messages"},
             )
@@ -154,8 +154,8 @@ class TemplateTokenizer(Tokenizer):
             tokens = self._apply([message], generate=True)
         except (InvalidRequest, Unsupported):
             return None
-        found = (vocabulary.get(name) for name in _IMAGE_TOKENS)
-        return next((token for token in found if token is not None and tokens.count(token) == 1), None)
+        candidates = (vocabulary.get(name) for name in _IMAGE_TOKENS)
+        return next((token for token in candidates if token is not None and tokens.count(token) == 1), None)
 
 
 def _as_text_results(message: Mapping[str, Any]) -> Mapping[str, Any]:

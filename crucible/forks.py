@@ -1,7 +1,7 @@
-"""Resets after a fork: an object drops in the child the threads, locks, event loops and sockets of its parent.
+"""Resets after a fork: in the child, an object drops the threads, locks, event loops and sockets of the parent.
 
-``os.register_at_fork`` accepts a function for the rest of the process. This module registers one, at first use, and
-keeps weak references to the resets that it calls.
+A function passed to ``os.register_at_fork`` can never be unregistered. This module registers a single one, at first
+use, and holds only weak references to the resets that it calls.
 """
 
 import os

@@ -30,9 +30,9 @@ def decode_image(text: str, media_type: str | None) -> bytes:
         data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as exc:
         raise ValueError(f"not valid base64 ({exc})") from None
-    found = image_media_type(data)
-    if found is None:
+    actual = image_media_type(data)
+    if actual is None:
         raise ValueError(f"the bytes are not an image; allowed are {', '.join(IMAGE_TYPES)}")
-    if media_type is not None and media_type != found:
-        raise ValueError(f"media_type is {media_type}, but the bytes are {found}")
+    if media_type is not None and media_type != actual:
+        raise ValueError(f"media_type is {media_type}, but the bytes are {actual}")
     return data

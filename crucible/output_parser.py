@@ -39,8 +39,8 @@ def parse_output(text: str, *, thinks: bool, opened: bool, calls: bool, turn: in
     thinking, rest = _split_thinking(text, opened) if thinks or opened else (None, text)
     if not calls:
         return ParsedOutput(rest, thinking)
-    content, found = _split_calls(rest, turn)
-    return ParsedOutput(content, thinking, found)
+    content, tool_calls = _split_calls(rest, turn)
+    return ParsedOutput(content, thinking, tool_calls)
 
 
 def _split_thinking(text: str, opened: bool) -> tuple[str | None, str]:
@@ -54,22 +54,22 @@ def _split_thinking(text: str, opened: bool) -> tuple[str | None, str]:
 
 
 def _split_calls(text: str, turn: int) -> tuple[str, tuple[ToolCall, ...]]:
-    found: list[ToolCall] = []
+    tool_calls: list[ToolCall] = []
     kept: list[str] = []
     position = 0
     while (start := text.find(CALL_START, position)) >= 0:
-        parsed = _parse_call(text, start + len(CALL_START), found, turn)
+        parsed = _parse_call(text, start + len(CALL_START), tool_calls, turn)
         if parsed is None:
             end = start + len(CALL_START)
             kept.append(text[position:end])
         else:
             call, end = parsed
             kept.append(text[position:start])
-            found.append(call)
+            tool_calls.append(call)
         position = end
     kept.append(text[position:])
     content = "".join(kept)
-    return (content.strip() if found else content), tuple(found)
+    return (content.strip() if tool_calls else content), tuple(tool_calls)
 
 
 def _parse_call(text: str, position: int, earlier: list[ToolCall], turn: int) -> tuple[ToolCall, int] | None:

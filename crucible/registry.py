@@ -29,8 +29,8 @@ class BackendEntry:
 
 def backend_entries() -> tuple[BackendEntry, ...]:
     """Return all registered backends, sorted by name, with duplicates. Imports none of them."""
-    found = {_entry(point) for point in _entry_points(_search_path())}
-    return tuple(sorted(found, key=lambda entry: (entry.name, entry.target, entry.package or "")))
+    entries = {_entry(point) for point in _entry_points(_search_path())}
+    return tuple(sorted(entries, key=lambda entry: (entry.name, entry.target, entry.package or "")))
 
 
 @dataclass(frozen=True, slots=True)

@@ -239,10 +239,10 @@ class TrainingBackendContract(BackendContract):
             await self._train(run, await self._batch(opened), 1, 1)
             saved = await self._save(run, "contract-c", 1)
             other = RunSpec(base_model=self.base_model, lora=LoraSpec(rank=self.rank * 2, seed=0))
-            found = await opened.check_checkpoint(saved.path, other)
-            assert not found.usable
-            assert found.reason
-            assert "rank" in found.reason
+            check = await opened.check_checkpoint(saved.path, other)
+            assert not check.usable
+            assert check.reason
+            assert "rank" in check.reason
 
         run_opened(backend, body)
 

@@ -118,8 +118,8 @@ async def checkpoints_of(rest: "RestClient", run_id: str) -> Sequence[Checkpoint
 def step_in(checkpoint_id: str) -> int:
     """Return the step at the end of a checkpoint's name (120 for ``weights/000120``), else 0: services do not store
     the step."""
-    found = re.search(r"(\d{1,18})$", checkpoint_id)
-    return int(found[1]) if found else 0
+    match = re.search(r"(\d{1,18})$", checkpoint_id)
+    return int(match[1]) if match else 0
 
 
 async def validate(rest: "RestClient", path: str, spec: RunSpec | None, now: datetime) -> CheckpointCheck:
