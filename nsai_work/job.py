@@ -17,10 +17,11 @@ from pydantic import (
 
 from crucible.errors import Failure
 from crucible.record import Record
+from crucible.recovery import RecoveryPolicy
 from nsai_work.errors import InvalidJob
 from nsai_work.identifiers import new_job_id
 from nsai_work.lifecycle import JobStatus
-from nsai_work.payloads import JobKind, Payload, parse_payload
+from nsai_work.payloads import JobKind, Payload, parse_payload, without_callbacks
 from nsai_work.policies import TEN_YEARS_S, RetryPolicy
 
 
@@ -187,6 +188,9 @@ def _require_encodable(value: object, field: str) -> None:
 
 
 def _to_json(value: Any) -> Any:
+    if isinstance(value, RecoveryPolicy):
+        # what it does not set is the job's own default, not the class's
+        return without_callbacks(value).model_dump(mode="json", exclude_unset=True)
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
     if isinstance(value, dict):

@@ -1,14 +1,14 @@
 """Job kinds and their payload models."""
 
 from enum import StrEnum
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias
 
-from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, JsonValue, ValidationError, field_validator, model_validator
 
 from crucible import Prompt
 from crucible.backend import Command
 from crucible.errors import InvalidRequest
-from crucible.record import Record
+from crucible.record import Record, merged_over
 from crucible.recovery import RecoveryPolicy
 from crucible.training import LoraSpec, OptimizerSpec, RunSpec
 from nsai_work.errors import InvalidJob
@@ -16,9 +16,23 @@ from nsai_work.policies import CheckpointPolicy
 
 MAX_STEPS = 1_000_000_000
 
+JOB_RECOVERY: Final = RecoveryPolicy(enabled=True, backoff_ms=1_000)
+"""How a job recovers by default. In the class's own defaults, those of loops without a job, recovery is off."""
+
 LossSetting: TypeAlias = Annotated[str, Field(min_length=1, max_length=200)]
 # strict: a string or bool coerced to a number would train with a wrong value
 LossValue: TypeAlias = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+
+
+def without_callbacks(policy: RecoveryPolicy) -> RecoveryPolicy:
+    """Return the policy of a job, which is stored. Raises ValueError for functions, which cannot be."""
+    for name in ("on_recovery", "on_failure"):
+        if getattr(policy, name) is not None:
+            raise ValueError(f"{name}: a function cannot be stored with a job; follow the job's events instead")
+    return policy
+
+
+JobRecovery: TypeAlias = Annotated[RecoveryPolicy, AfterValidator(without_callbacks), merged_over(JOB_RECOVERY)]
 
 
 class JobKind(StrEnum):
@@ -55,7 +69,7 @@ class TrainingStep(Record):
 
     ``seed`` fixes the order of the data, and the adapter's initial weights unless ``lora.seed`` is set.
     ``pipeline_depth`` is the maximum number of optimizer steps in flight at the service. Examples longer than
-    ``max_tokens`` tokens of the model's tokenizer are truncated.
+    ``max_tokens`` tokens of the model's tokenizer are truncated. ``recovery`` is merged over ``JOB_RECOVERY``.
     """
 
     base_model: str = Field(min_length=1, max_length=1_000)
@@ -72,7 +86,7 @@ class TrainingStep(Record):
     max_tokens: int = Field(default=4096, ge=2, le=100_000_000)
     pipeline_depth: int = Field(default=2, ge=1, le=64)
     checkpoint_policy: CheckpointPolicy = CheckpointPolicy()
-    recovery: RecoveryPolicy = RecoveryPolicy(enabled=True, backoff_ms=1_000)
+    recovery: JobRecovery = JOB_RECOVERY
 
     def run_spec(self, user_metadata: dict[str, str] | None = None) -> RunSpec:
         """Return the specification of the remote run."""
