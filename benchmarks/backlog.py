@@ -108,7 +108,7 @@ def fill(store: Store, size: int) -> None:
         connection.execute(text(SPECS))
 
     store.database.run(multiply)
-    with store.database.engine().connect().execution_options(nsai_single=True) as connection:
+    with store.database.engine().connect().execution_options(nsai_autocommit=True) as connection:
         connection.execute(text("VACUUM ANALYZE"))
 
 

@@ -1,11 +1,10 @@
-"""A store for blocking tests, with the worker's verbs beside those of ``Store``.
+"""A blocking store for tests, with the worker's operations beside those of ``Store``.
 
-The verbs go through the AsyncStore that workers use, so a test takes the same path as production. One event loop,
-in a thread of its own, serves all stores of the process.
+The operations run through the AsyncStore, as in production. One event loop in a thread of its own serves all stores
+of the process.
 """
 
 import asyncio
-import os
 import threading
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,8 +12,10 @@ from typing import Any, TypeVar
 
 from sqlalchemy import URL
 
+from crucible.forks import reset_after_fork, retain_inherited
 from nsai_work.clock import Clock, SystemClock
 from nsai_work.job import Priority
+from nsai_work.journal import StepRecord
 from nsai_work.lifecycle import JobStatus
 from nsai_work.payloads import JobKind
 from nsai_work.store import (
@@ -29,28 +30,36 @@ from nsai_work.store import (
     Outcome,
     Selection,
     Store,
+    StoreJournal,
     WakeUp,
     parse_url,
 )
 
 T = TypeVar("T")
 
-_loops: dict[int, asyncio.AbstractEventLoop] = {}
+_loop: asyncio.AbstractEventLoop | None = None
 _lock = threading.Lock()
 
 
-def _loop() -> asyncio.AbstractEventLoop:
-    """The event loop of this process (a fork makes its own)."""
+def _event_loop() -> asyncio.AbstractEventLoop:
+    """The event loop of this process. A forked child starts one of its own."""
+    global _loop
+    reset_after_fork(_reset)
     with _lock:
-        if os.getpid() not in _loops:
-            loop = asyncio.new_event_loop()
-            threading.Thread(target=loop.run_forever, name="working store", daemon=True).start()
-            _loops[os.getpid()] = loop
-        return _loops[os.getpid()]
+        if _loop is None:
+            _loop = asyncio.new_event_loop()
+            threading.Thread(target=_loop.run_forever, name="working store", daemon=True).start()
+        return _loop
+
+
+def _reset() -> None:
+    global _loop, _lock
+    retain_inherited(_loop)
+    _loop, _lock = None, threading.Lock()
 
 
 def _wait_for(work: Coroutine[Any, Any, T]) -> T:
-    return asyncio.run_coroutine_threadsafe(work, _loop()).result()
+    return asyncio.run_coroutine_threadsafe(work, _event_loop()).result()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +96,10 @@ class WorkingStore(Store):
     def reclaim(self, expired: Sequence[Lease], *, max_crashes: int = MAX_CRASHES) -> dict[str, JobStatus]:
         """As AsyncStore.reclaim."""
         return _wait_for(self.door.reclaim(expired, max_crashes=max_crashes))
+
+    def complete_step(self, claim: Claim, record: StepRecord, last_seq_id: int) -> None:
+        """As StoreJournal.complete_step."""
+        _wait_for(StoreJournal(self.door, claim).complete_step(record, last_seq_id))
 
     def release_due(self) -> DueJobs:
         """As AsyncStore.release_due."""

@@ -64,7 +64,7 @@ def submit_many(
 
 
 def _record_unverified(store: "Store", job_id: str, reason: str) -> None:
-    from nsai_work.store.queries.wake_ups import add_event
+    from nsai_work.store.lifecycle.events import add_event
 
     store.database.run(add_event, job_id, "submit.unverified", {"reason": reason})
     log.warning("submit.unverified", job_id=job_id, reason=reason)

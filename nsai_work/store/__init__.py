@@ -1,16 +1,16 @@
-"""The store: the truth about every job, in SQLite or PostgreSQL.
+"""The job store: the source of truth about every job, in SQLite or PostgreSQL.
 
-``open_store`` gives the face for those who may wait, ``AsyncStore`` the one for an event loop. Both run the same
-functions, which take an open transaction first: ``submitting``, ``claiming``, ``ending``, ``leases``,
-``releasing``, ``steering``, ``reading``, ``journal``, ``limits`` and ``workers``.
+``Store`` is for callers that may block, ``AsyncStore`` for an event loop. Both run the operations in the folders of
+this package: functions whose first argument is an open transaction.
 """
 
 from nsai_work.store.async_store import AsyncStore, StandingClaim
 from nsai_work.store.engine.database import Database, Tx
 from nsai_work.store.engine.engines import parse_url
 from nsai_work.store.journal.adapter import StoreJournal
-from nsai_work.store.maintenance.leases import MAX_CRASHES, LeaseWatch
-from nsai_work.store.maintenance.workers import Election
+from nsai_work.store.maintenance.leader import Election
+from nsai_work.store.maintenance.leases import LeaseWatch
+from nsai_work.store.maintenance.rescuer import MAX_CRASHES
 from nsai_work.store.records import (
     AttemptRow,
     Claim,

@@ -1,4 +1,4 @@
-"""What the store takes and gives, beside jobs. Nothing here needs a database."""
+"""Plain records that the store accepts and returns, besides jobs. Nothing here needs a database."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,8 +17,8 @@ from nsai_work.payloads import JobKind
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """What became of a submitted job. ``created`` is false when its idempotency key, or its very id with the same
-    content, was there before: then this is the job that was there."""
+    """The result of a submission. If a job with the same idempotency key, or with the same id and content, existed
+    already, ``created`` is false and the fields describe that job."""
 
     job_id: str
     fence: int
@@ -29,8 +29,11 @@ class Submitted:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Ownership of a job under a fencing token, which every write of the owner carries. ``backend`` is the one
-    chosen of those the job allows; ``credential`` names the account whose limits count it."""
+    """Ownership of a job under a fencing token, which every write of the owner carries.
+
+    ``backend`` was chosen among the backends that the job allows; ``credential`` names the account whose limits
+    count the job.
+    """
 
     job: Job
     seq: int
@@ -48,10 +51,10 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which jobs a worker takes. ``None`` means any.
+    """The jobs that a worker may claim. ``None`` means any.
 
-    ``backends`` pairs each backend the worker can use with the name of the credential it uses there, which is the
-    key of the shared limits.
+    ``backends`` pairs each backend that the worker supports with the name of its credential there, which is the key
+    of the shared limits.
     """
 
     priorities: tuple[Priority, ...] | None = None
@@ -140,7 +143,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """A running job as an observer sees it. ``beat`` changes with every heartbeat of the owner."""
+    """The lease of a running job, as an observer sees it. Each heartbeat of the owner increments ``beat``."""
 
     seq: int
     job_id: str
@@ -152,7 +155,7 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class LeaseReport:
-    """The answer to a heartbeat, by job id. ``lost``: stop at once and write nothing."""
+    """The result of a heartbeat, by job id. The worker must stop jobs in ``lost`` at once and write nothing."""
 
     held: frozenset[str]
     lost: frozenset[str]
@@ -161,7 +164,7 @@ class LeaseReport:
 
 @dataclass(frozen=True, slots=True)
 class EventRow:
-    """One entry of a job's log. ``seq`` rises within a job in the order in which things happened."""
+    """An entry of a job's event log. Within a job, ``seq`` increases in the order of the events."""
 
     seq: int
     job_id: str
@@ -172,7 +175,7 @@ class EventRow:
 
 @dataclass(frozen=True, slots=True)
 class AttemptRow:
-    """Who worked at a job, when, and what came of it (``outcome`` is None while it runs)."""
+    """An attempt at a job. ``outcome`` is None while it runs."""
 
     fence: int
     attempt: int
@@ -186,7 +189,7 @@ class AttemptRow:
 
 @dataclass(frozen=True, slots=True)
 class JobFilter:
-    """Which jobs a list shows; ``None`` means any."""
+    """The conditions of a list of jobs; ``None`` means any."""
 
     status: JobStatus | None = None
     kind: JobKind | None = None
@@ -200,7 +203,7 @@ class JobFilter:
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """At most ``max_running`` jobs at once for a tenant, or for a credential and a model (``*``: any)."""
+    """A limit on the running jobs of a tenant, or of a credential and a model (``*``: all models together)."""
 
     scope: str
     key: str
@@ -210,7 +213,7 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class LimitUse:
-    """A limit, and how many jobs run under it now. It may be more than it allows: a limit stops no running job."""
+    """A limit and the number of jobs that run under it. That may exceed the limit, which stops no running job."""
 
     limit: Limit
     running: int
@@ -218,7 +221,7 @@ class LimitUse:
 
 @dataclass(frozen=True, slots=True)
 class WorkerRow:
-    """A worker process as it described itself."""
+    """A worker process, as it registered itself."""
 
     id: str
     host: str
@@ -232,7 +235,7 @@ class WorkerRow:
 
 @dataclass(frozen=True, slots=True)
 class DueJobs:
-    """What a sweep moved, by job id."""
+    """The jobs that ``release_due`` moved, by id."""
 
     queued: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Between jobs and their rows."""
+"""Conversion between jobs and table rows."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -14,39 +14,39 @@ STATE_FIELDS: Final = frozenset({
     "status", "wait_reason", "attempt", "fence", "created_at", "queued_at", "run_at", "started_at", "completed_at",
     "cancel_requested_at", "worker_id", "result", "error",
 })  # fmt: skip
-"""The fields of a job that the store fills in. All others never change."""
+"""The fields of a job that the store sets. The other fields are immutable."""
 
 RANKS: Final = {priority.rank: priority for priority in Priority}
 
 
 def select_jobs() -> Select[Any]:
-    """Every column of the jobs, with what the user asked for."""
+    """SELECT of all job columns with the immutable spec."""
     return select(jobs, specs.c.spec).join_from(jobs, specs, specs.c.job_seq == jobs.c.seq)
 
 
 def spec_of(job: Job) -> dict[str, Any]:
-    """The part of a job that never changes, as JSON."""
+    """The immutable fields of a job, as JSON."""
     return job.model_dump(mode="json", exclude=set(STATE_FIELDS))
 
 
 def job_of(values: RowMapping | Mapping[str, Any], **changed: object) -> Job:
-    """The job a row stands for; ``changed`` overrides its state."""
+    """The job of a row. ``changed`` overrides fields of its state."""
     state = {name: values[name] for name in STATE_FIELDS}
     return Job.model_validate({**values["spec"], **state, **changed})
 
 
 def failure_of(value: dict[str, Any] | None) -> Failure | None:
-    """A failure as it was stored."""
+    """The failure in a JSON column."""
     return None if value is None else Failure.model_validate(value)
 
 
 def failure_json(failure: Failure | None) -> dict[str, Any] | None:
-    """A failure as it is stored."""
+    """A failure as JSON for a column."""
     return None if failure is None else failure.model_dump(mode="json")
 
 
 def new_row(job: Job, *, now: datetime) -> dict[str, Any]:
-    """The row of a job that has just come in; the caller adds seq, lane_id, status and times."""
+    """The row of a new job. The caller adds seq, lane_id, status and times."""
     return {
         "id": job.id,
         "tenant_id": job.tenant_id,

@@ -1,9 +1,9 @@
-"""The tables. The migrations create them; a test holds the two against each other.
+"""The tables. The migrations create them; ``tests/integration/store/test_migrations.py`` holds the two equal.
 
-``nsai_jobs`` holds what changes (small rows), ``nsai_job_specs`` what the user asked for (never changed).
-Ready jobs wait in *lanes*: all jobs of a lane may run under the same conditions (tenant, priority, kind,
-backends, model, concurrency group), so a claim looks at lanes, of which there are few, and takes from the
-front of one by index, however many jobs wait behind it.
+``nsai_jobs`` has the mutable state (small rows), ``nsai_job_specs`` the immutable specs. Ready jobs are queued in
+*lanes*: all jobs of a lane have equal conditions (tenant, priority, kind, backends, model, concurrency group). A
+claim reads the lanes, which are few, and takes jobs from the front of a lane by index, whatever the number behind
+them.
 """
 
 from typing import Final
@@ -129,7 +129,7 @@ jobs: Final = Table(
     Column("cancel_requested_at", UtcTime),
     Column("result", Json),
     Column("error", Json),
-    # the front of each lane
+    # the ready jobs of each lane, in order
     _partial("nsai_jobs_ready", "lane_id", "seq", where="status = 'queued' AND run_at IS NULL"),
     _partial("nsai_jobs_delayed", "run_at", where="status IN ('pending', 'queued') AND run_at IS NOT NULL"),
     _partial(
@@ -151,7 +151,7 @@ jobs: Final = Table(
     ),
     Index("nsai_jobs_by_status", "status", "seq"),
     Index("nsai_jobs_by_tenant", "tenant_id", "seq"),
-    # room for heartbeats on the same page
+    # free space, so that a heartbeat updates its row on the same page
     postgresql_with={"fillfactor": "85"},
 )
 
@@ -294,7 +294,7 @@ checkpoints: Final = Table(
 
 
 def status_in(*statuses: JobStatus) -> ColumnElement[bool]:
-    """A condition on the status, written out: SQLite uses a partial index only for values it can read."""
+    """A condition on the status, with literal values: SQLite uses a partial index only if it sees them."""
     if len(statuses) == 1:
         return jobs.c.status == literal_column(f"'{statuses[0]}'")
     return jobs.c.status.in_([literal_column(f"'{status}'") for status in statuses])

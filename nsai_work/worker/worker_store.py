@@ -16,7 +16,8 @@ from nsai_work.store import AsyncStore, StandingClaim, Store
 from nsai_work.store.engine.database import Tx
 from nsai_work.store.journal.adapter import StoreJournal
 from nsai_work.store.maintenance import workers
-from nsai_work.store.queries import jobs as reading
+from nsai_work.store.maintenance.leader import Election
+from nsai_work.store.queries import jobs as job_queries
 from nsai_work.store.queries import wake_ups
 from nsai_work.store.records import (
     Claim,
@@ -44,7 +45,7 @@ class WorkerStore:
         self._worker = WorkerId.of_this_process()
         # two leaders are harmless, so an unresponsive one is replaced long before a lease would expire
         leader_ttl_s = max(1.0, 3 * settings.sweep_interval_s)
-        self._election = workers.Election(LEADERSHIP, str(self._worker), leader_ttl_s)
+        self._election = Election(LEADERSHIP, str(self._worker), leader_ttl_s)
 
     @property
     def worker_id(self) -> str:
@@ -74,7 +75,7 @@ class WorkerStore:
 
     async def cancel_requests(self) -> frozenset[str]:
         """Return the ids of this worker's jobs that are to be canceled."""
-        return await self._store_async.run(wake_ups.cancel_requests, self.worker_id)
+        return await self._store_async.run(job_queries.cancel_requests, self.worker_id)
 
     async def finish(self, claim: Claim, outcome: Outcome) -> None:
         """End a job. Raises LeaseLost."""
@@ -94,8 +95,8 @@ class WorkerStore:
 
     async def read_update(self, job_id: str, after: int) -> Update:
         """Poll a job once: its status, then its events after entry number ``after``. Raises JobNotFound."""
-        status = (await self._store_async.run(reading.get, job_id)).status
-        return Update(job_id, status, await self._store_async.run(reading.job_events, job_id, after=after))
+        status = (await self._store_async.run(job_queries.get, job_id)).status
+        return Update(job_id, status, await self._store_async.run(job_queries.job_events, job_id, after=after))
 
     async def lead(self) -> bool:
         """Record that this worker is alive, and campaign for leadership. Returns whether it is the leader."""

@@ -1,4 +1,4 @@
-"""Which lanes a worker could take from now."""
+"""The lanes from which a worker can claim now."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,12 +11,12 @@ from nsai_work.lifecycle import JobStatus
 from nsai_work.store.engine.columns import UtcTime
 from nsai_work.store.engine.database import PREPARED, Tx
 from nsai_work.store.lanes import front_of
-from nsai_work.store.maintenance.scheduler import CLOCK_SKEW, clock_was_set_back, time_has_come
+from nsai_work.store.maintenance.scheduler import CLOCK_SKEW, clock_was_set_back, run_at_has_passed
 from nsai_work.store.records import Selection
 from nsai_work.store.schema import jobs, lane_backends, lanes, limits, status_in, turns
 
 _DUE: Final = or_(
-    exists().where(time_has_come(bindparam("now", type_=UtcTime()))),
+    exists().where(run_at_has_passed(bindparam("now", type_=UtcTime()))),
     exists().where(clock_was_set_back(bindparam("bound", type_=UtcTime()))),
 )
 FACTS: Final = select(_DUE.label("due"), exists().where(limits.c.key.is_not(None)).label("limits_set"))
@@ -24,8 +24,11 @@ FACTS: Final = select(_DUE.label("due"), exists().where(limits.c.key.is_not(None
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A lane with a ready job. ``backends`` are those it may use and the worker has, best first, each with the
-    credential the worker uses there. ``limited``: some limit applies, and must be measured under a lock."""
+    """A lane with a ready job.
+
+    ``backends`` are the lane's backends that the worker supports, in order of preference, each with the worker's
+    credential there. If ``limited``, a limit applies and must be measured under a lock.
+    """
 
     lane_id: int
     tenant_id: str
@@ -40,16 +43,18 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class ClaimCandidates:
-    """What a worker finds when it looks for work: the lanes that are not full, the most urgent first, then by the
-    tenants' turns; whether some job's delay is over, which nobody has noted yet; and whether any limit is set."""
+    """The candidate lanes of a claim, ordered by priority, then by the tenants' turns.
 
-    candidates: Sequence[Candidate]
+    ``delay_over``: the delay of some job is over and its row not updated yet. ``limits_set``: some limit is set.
+    """
+
+    lanes: Sequence[Candidate]
     delay_over: bool
     limits_set: bool
 
 
 def statement_key(selection: Selection) -> Selection:
-    """The selection as far as it determines the text of a statement: which job ids it names is a parameter."""
+    """The part of a selection that determines the text of a statement; its job ids are a parameter."""
     return selection if selection.job_ids is None else replace(selection, job_ids=())
 
 
@@ -58,13 +63,13 @@ def times(tx: Tx) -> dict[str, object]:
     return {"now": tx.now, "bound": tx.now + CLOCK_SKEW}
 
 
-def look(tx: Tx, selection: Selection, *, limited: bool) -> ClaimCandidates:
-    """The outlook for a worker. Without ``limited`` a much simpler question is asked, which leaves limits out."""
+def find_candidates(tx: Tx, selection: Selection, *, limited: bool) -> ClaimCandidates:
+    """The candidates for a worker. Without ``limited``, a simpler query ignores the limits."""
     statement = _statement(statement_key(selection), limited)
     values = times(tx)
     if selection.job_ids is not None:
-        theirs = select(jobs.c.lane_id).where(jobs.c.id.in_(list(selection.job_ids))).distinct()
-        values["lane_ids"] = tx.connection.execute(theirs).scalars().all()
+        lane_ids = select(jobs.c.lane_id).where(jobs.c.id.in_(list(selection.job_ids))).distinct()
+        values["lane_ids"] = tx.connection.execute(lane_ids).scalars().all()
     rows = tx.connection.execute(statement, values).all()
     found: dict[int, list[Row[Any]]] = {}
     for row in rows:
@@ -92,7 +97,7 @@ def _candidate(rows: Sequence[Row[Any]]) -> Candidate:
 
 @lru_cache(maxsize=64)
 def _statement(selection: Selection, limited: bool) -> Select[Any]:
-    # kept, because building it takes longer than running it
+    # cached: building it takes longer than running it
     found = lanes_for(selection, limited=limited).subquery()
     order = (found.c.rank, found.c.turn, found.c.front, found.c.id)
     facts = FACTS.subquery()
@@ -102,10 +107,10 @@ def _statement(selection: Selection, limited: bool) -> Select[Any]:
 
 
 def lanes_for(selection: Selection, *, limited: bool) -> Select[Any]:
-    """Active lanes that a worker could take from, each as often as it has backends; ``front`` is null for one
-    without a ready job. Without ``limited`` those too that are full."""
+    """Active lanes of a selection, one row for each backend; ``front`` is null for a lane without ready jobs. With
+    ``limited``, full lanes are left out."""
     credential = _credential(selection.backends)
-    bound = exists().where(_applies(credential)).correlate(lanes, lane_backends)
+    applies = exists().where(_applies(credential)).correlate(lanes, lane_backends)
     columns = (
         *(lanes.c[name] for name in ("id", "tenant_id", "rank", "model", "group_key", "group_max")),
         lane_backends.c.backend,
@@ -113,7 +118,7 @@ def lanes_for(selection: Selection, *, limited: bool) -> Select[Any]:
         credential.label("credential"),
         turns.c.turn,
         front_of(lanes.c.id).label("front"),
-        (bound if limited else false()).label("limited"),
+        (applies if limited else false()).label("limited"),
     )
     lane = (
         select(*columns)
@@ -135,7 +140,7 @@ def lanes_for(selection: Selection, *, limited: bool) -> Select[Any]:
 
 
 def _one_of(column: ColumnElement[Any], values: Sequence[Any]) -> ColumnElement[bool]:
-    # few values, so written out one by one: the text of the statement is then the same each time
+    # separate comparisons instead of IN, which would expand at each execution
     return or_(false(), *(column == value for value in values))
 
 
@@ -147,7 +152,7 @@ def _credential(backends: tuple[tuple[str, str], ...] | None) -> ColumnElement[s
 
 
 def _applies(credential: ColumnElement[str]) -> ColumnElement[bool]:
-    """Whether a row of ``nsai_limits`` binds this lane on this backend."""
+    """The condition that a row of ``nsai_limits`` applies to this lane on this backend."""
     tenant = and_(limits.c.scope == "tenant", limits.c.key == lanes.c.tenant_id)
     model = and_(limits.c.scope == "model", limits.c.key == credential, limits.c.model.in_(["*", lanes.c.model]))
     return and_(limits.c.max_running.is_not(None), or_(tenant, model))

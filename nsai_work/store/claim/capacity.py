@@ -1,4 +1,4 @@
-"""How much room the limits leave: counted from the jobs that run, under a lock, so that it never drifts."""
+"""Capacity under the limits: counted from the running jobs, under a lock, so that it never drifts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,29 +13,29 @@ from nsai_work.store.schema import limits
 
 @dataclass
 class Capacity:
-    """The room left under each limit, as this claim uses it up. ``busy`` limits are locked by another claim."""
+    """The free capacity under each limit during a claim. ``busy`` limits are locked by another claim."""
 
-    most: dict[LimitKey, int | None] = field(default_factory=dict)
+    max_running: dict[LimitKey, int | None] = field(default_factory=dict)
     running: dict[LimitKey, int] = field(default_factory=dict)
     busy: frozenset[LimitKey] = frozenset()
 
-    def room(self, lane: Candidate, credential: str) -> int:
-        """How many more jobs of the lane may run with this credential."""
+    def available(self, lane: Candidate, credential: str) -> int:
+        """The number of further jobs of the lane that may run with this credential."""
         keys = _keys(lane, credential)
         if not self.busy.isdisjoint(keys):
             return 0
-        rooms = [most - self.running[key] for key in keys if (most := self._most(lane, key)) is not None]
-        return max(0, min(rooms)) if rooms else 1_000_000
+        free = [limit - self.running[key] for key in keys if (limit := self._limit(lane, key)) is not None]
+        return max(0, min(free)) if free else 1_000_000
 
     def use(self, lane: Candidate, credential: str, count: int) -> None:
-        """Take note of jobs that were taken."""
+        """Count jobs that this claim has locked."""
         for key in _keys(lane, credential):
             if key in self.running:
                 self.running[key] += count
 
-    def _most(self, lane: Candidate, key: LimitKey) -> int | None:
-        # how large a group may be is said by its jobs; the row of a group is only there to be locked
-        return lane.group_max if key[0] == "group" else self.most.get(key)
+    def _limit(self, lane: Candidate, key: LimitKey) -> int | None:
+        # the jobs of a group state its size; its row in nsai_limits exists only to be locked
+        return lane.group_max if key[0] == "group" else self.max_running.get(key)
 
 
 def _keys(lane: Candidate, credential: str) -> list[LimitKey]:
@@ -44,20 +44,21 @@ def _keys(lane: Candidate, credential: str) -> list[LimitKey]:
 
 
 def measure(tx: Tx, candidates: Sequence[Candidate]) -> Capacity:
-    """Lock the limits of these lanes and count what runs under them.
+    """Lock the limits of these lanes and count the jobs that run under them.
 
-    A limit that another claim holds at this moment counts as used up, unless nothing else could be taken: then
-    this claim waits for it, rather than go home while there is room.
+    A limit locked by another claim counts as exhausted, unless that would leave nothing to claim; then block on the
+    lock instead of returning empty-handed.
     """
     limited = [lane for lane in candidates if lane.limited]
     if not limited:
         return Capacity()
-    wanted = {key for lane in limited for _, credential in lane.backends for key in _keys(lane, credential)}
+    keys = {key for lane in limited for _, credential in lane.backends for key in _keys(lane, credential)}
     columns = tuple_(limits.c.scope, limits.c.key, limits.c.model)
-    statement = select(limits).where(columns.in_(sorted(wanted))).order_by(*limits.primary_key.columns)
+    statement = select(limits).where(columns.in_(sorted(keys))).order_by(*limits.primary_key.columns)
     present = {(row.scope, row.key, row.model) for row in tx.connection.execute(statement)}
     rows = tx.connection.execute(statement.with_for_update(skip_locked=True)).all()
     if not rows and len(limited) == len(candidates):
         rows = tx.connection.execute(statement.with_for_update()).all()
-    most = {(row.scope, row.key, row.model): row.max_running for row in rows}
-    return Capacity(most, {key: running_under(tx, key) for key in most}, frozenset(present - most.keys()))
+    max_running = {(row.scope, row.key, row.model): row.max_running for row in rows}
+    running = {key: running_under(tx, key) for key in max_running}
+    return Capacity(max_running, running, frozenset(present - max_running.keys()))

@@ -1,4 +1,4 @@
-"""Limits that all workers share: quotas of tenants, and runs per credential and model."""
+"""Limits shared by all workers: quotas of tenants, and running jobs per credential and model."""
 
 from typing import Final, TypeAlias
 
@@ -13,30 +13,32 @@ from nsai_work.store.records import Limit, LimitUse
 from nsai_work.store.schema import jobs, limits, status_in
 
 LimitKey: TypeAlias = tuple[str, str, str]
-"""scope, key, model: the primary key of ``nsai_limits``."""
+"""Scope, key and model: the primary key of ``nsai_limits``."""
 
 ALL_MODELS: Final = "*"
 MAX_RUNNING: Final = 1_000_000
 MAX_TENANT_CHARS: Final = 200
 MAX_MODEL_BYTES: Final = 1_000
-"""With the longest credential this still fits into one entry of PostgreSQL's index."""
+"""With the longest credential this still fits into an index entry of PostgreSQL."""
 
 
 def tenant_quota(tenant_id: str, max_running: int | None) -> Limit:
-    """At most so many jobs of a tenant run at once; None lifts the quota.
+    """A limit on the running jobs of a tenant. None removes the quota.
 
     Raises:
         InvalidRequest: naming ``tenant_id`` or ``max_running``.
     """
     _require(bool(tenant_id.strip()), "tenant_id", tenant_id, "it must not be empty")
-    longest = f"it must not be longer than {MAX_TENANT_CHARS} characters"
-    _require(len(tenant_id) <= MAX_TENANT_CHARS, "tenant_id", tenant_id, longest)
-    return Limit("tenant", _stored("tenant_id", tenant_id), ALL_MODELS, _most(max_running))
+    too_long = f"it must not be longer than {MAX_TENANT_CHARS} characters"
+    _require(len(tenant_id) <= MAX_TENANT_CHARS, "tenant_id", tenant_id, too_long)
+    return Limit("tenant", _storable("tenant_id", tenant_id), ALL_MODELS, _checked(max_running))
 
 
 def model_limit(credential: str, max_running: int | None, *, model: str = ALL_MODELS) -> Limit:
-    """At most so many jobs run at once with a credential, on one model or (``*``) on all together; None lifts the
-    limit. A credential is named as the workers name it; unless they are told otherwise, by the name of its backend.
+    """A limit on the running jobs with a credential, on one model or (``*``) on all models together. None removes
+    it.
+
+    A credential has the name that the workers' settings give it, by default the name of its backend.
 
     Raises:
         InvalidRequest: naming ``credential``, ``model`` or ``max_running``.
@@ -47,35 +49,35 @@ def model_limit(credential: str, max_running: int | None, *, model: str = ALL_MO
         # it may be a key, so it is not repeated
         raise InvalidRequest(f"credential: {error}", details={"field": "credential"}) from None
     _require(bool(model.strip()), "model", model, "it must not be empty; * means all models together")
-    model = _stored("model", model)
-    longest = f"it must not be longer than {MAX_MODEL_BYTES} bytes"
-    _require(len(model.encode()) <= MAX_MODEL_BYTES, "model", model, longest)
-    return Limit("model", credential, model, _most(max_running))
+    model = _storable("model", model)
+    too_long = f"it must not be longer than {MAX_MODEL_BYTES} bytes"
+    _require(len(model.encode()) <= MAX_MODEL_BYTES, "model", model, too_long)
+    return Limit("model", credential, model, _checked(max_running))
 
 
-def _most(max_running: int | None) -> int | None:
+def _checked(max_running: int | None) -> int | None:
     if max_running is not None:
         allowed = f"it must be from 0 to {MAX_RUNNING}, or None for no limit"
         _require(0 <= max_running <= MAX_RUNNING, "max_running", max_running, allowed)
     return max_running
 
 
-def _stored(field: str, text: str) -> str:
+def _storable(field: str, text: str) -> str:
     try:
         return storable(text)
     except ValueError as error:
         raise InvalidRequest.of(field, text, f"it {error}") from None
 
 
-def _require(right: bool, field: str, value: object, allowed: str) -> None:
-    if not right:
+def _require(condition: bool, field: str, value: object, allowed: str) -> None:
+    if not condition:
         raise InvalidRequest.of(field, value, allowed)
 
 
 def set_limit(tx: Tx, limit: Limit) -> LimitUse:
-    """Put a limit in place of the one there was, or lift it; what runs under it now is not stopped."""
-    this = (limits.c.scope == limit.scope) & (limits.c.key == limit.key) & (limits.c.model == limit.model)
-    tx.connection.execute(delete(limits).where(this))
+    """Set, replace or remove a limit. Running jobs are not stopped."""
+    same = (limits.c.scope == limit.scope) & (limits.c.key == limit.key) & (limits.c.model == limit.model)
+    tx.connection.execute(delete(limits).where(same))
     if limit.max_running is not None:
         row = {"scope": limit.scope, "key": limit.key, "model": limit.model, "max_running": limit.max_running}
         tx.connection.execute(insert(limits), row)
@@ -90,7 +92,7 @@ def shared_limits(tx: Tx) -> list[Limit]:
 
 
 def limits_in_use(tx: Tx) -> list[LimitUse]:
-    """The limits that are set, each with how many jobs run under it."""
+    """The limits that are set, each with the number of jobs that run under it."""
     return [_use(tx, limit) for limit in shared_limits(tx)]
 
 
@@ -99,8 +101,8 @@ def _use(tx: Tx, limit: Limit) -> LimitUse:
 
 
 def running_under(tx: Tx, key: LimitKey) -> int:
-    """How many jobs run that count against a limit (of a tenant, of a credential and model, or of a group), whether
-    or not it is set."""
+    """The number of running jobs under a limit (of a tenant, of a credential and model, or of a group), set or
+    not."""
     scope, name, model = key
     statement = select(func.count()).select_from(jobs).where(status_in(JobStatus.RUNNING))
     if scope == "tenant":

@@ -1,7 +1,7 @@
-"""A claim in one statement, for what a worker finds most often: one lane, and no limit or delay to be looked after.
+"""Single-statement claim (PostgreSQL) for the common case: one candidate lane, no limits, nothing newly due.
 
-PostgreSQL looks, locks, takes and notes in one go. Where there is more to decide (several lanes, limits, a group, a
-delay that has just ended) nothing is taken, and ``claiming`` decides it.
+The statement finds the lane, locks and updates the jobs, and inserts attempts and events. Its twin for all other
+cases is ``general.claim``; tests/integration/store/test_twins.py holds the rows of both equal.
 """
 
 from collections.abc import Mapping
@@ -37,14 +37,17 @@ from nsai_work.store.rows import STATE_FIELDS, job_of
 from nsai_work.store.schema import attempts, events, jobs, specs
 
 _NOW: Final = bindparam("now", type_=UtcTime())
-_ANSWERED: Final = ("seq", "credential", *sorted(STATE_FIELDS))
-_NONE: Final[ColumnElement[int]] = literal_column("0", Integer())
+_RETURNED: Final = ("seq", "credential", *sorted(STATE_FIELDS))
+_ZERO: Final[ColumnElement[int]] = literal_column("0", Integer())
 _ONE: Final[ColumnElement[int]] = literal_column("1", Integer())
 
 
-def take(tx: Tx, request: ClaimRequest) -> list[Claim] | None:
-    """As ``claiming.claim``, in one statement for PostgreSQL. None if there is more to decide; nothing is taken
-    then."""
+def claim(tx: Tx, request: ClaimRequest) -> list[Claim] | None:
+    """Claim jobs as ``general.claim`` does, in one statement.
+
+    Returns None, and claims nothing, if the general path is needed: for several lanes, a limit, a concurrency
+    group, a delay that is over, or a selection by job ids.
+    """
     if request.limit <= 0 or request.selection.job_ids is not None:
         return None
     values = {
@@ -66,59 +69,61 @@ def _claim_of(row: Mapping[str, Any], worker_id: str) -> Claim:
         fence=row["fence"],
         attempt=row["attempt"],
         worker_id=worker_id,
-        backend=row["chosen"],
+        backend=row["chosen_backend"],
         credential=row["credential"],
     )
 
 
 @lru_cache(maxsize=64)
 def _statement(selection: Selection) -> PgStatement:
-    # kept, because building it takes longer than running it
-    found = lanes_for(selection, limited=False).cte("found")
-    situation = _situation(found)
-    lone = _lone_lane(found, situation)
-    taken = _taken(lone)
-    chosen = select(lone.c.backend).scalar_subquery()
+    # cached: building it takes longer than running it
+    candidates = lanes_for(selection, limited=False).cte("candidates")
+    case = _case(candidates)
+    lane = _lane(candidates, case)
+    claimed = _claimed(lane)
+    backend = select(lane.c.backend).scalar_subquery()
     attempt = insert(attempts).from_select(
         ["job_seq", "fence", "attempt", "worker_id", "backend", "started_at"],
-        select(taken.c.seq, taken.c.fence, taken.c.attempt, taken.c.worker_id, chosen, _NOW),
+        select(claimed.c.seq, claimed.c.fence, claimed.c.attempt, claimed.c.worker_id, backend, _NOW),
     )
     event = insert(events).from_select(
         ["job_seq", "at", "name", "data"],
-        select(taken.c.seq, _NOW, _words(f"job.{JobStatus.RUNNING}"), _event_data(taken, chosen)),
+        select(claimed.c.seq, _NOW, _literal(f"job.{JobStatus.RUNNING}"), _event_data(claimed, backend)),
     )
-    answered = (taken.c[name] for name in _ANSWERED)
+    returned = (claimed.c[name] for name in _RETURNED)
     statement = (
-        select(situation.c.simple, *answered, specs.c.spec, chosen.label("chosen"))
+        select(case.c.simple, *returned, specs.c.spec, backend.label("chosen_backend"))
         .select_from(
-            situation.outerjoin(taken, literal_column("true")).outerjoin(specs, specs.c.job_seq == taken.c.seq)
+            case.outerjoin(claimed, literal_column("true")).outerjoin(specs, specs.c.job_seq == claimed.c.seq)
         )
-        .order_by(taken.c.seq)
-        .add_cte(attempt.cte("noted"), event.cte("told"))
+        .order_by(claimed.c.seq)
+        .add_cte(attempt.cte("attempt_added"), event.cte("event_added"))
     )
     return PgStatement(statement)
 
 
-def _situation(found: CTE) -> CTE:
-    """One row: whether there is nothing to decide but how many jobs to take from the one lane that has any."""
+def _case(candidates: CTE) -> CTE:
+    """One row: whether this is the simple case, in which at most one lane has ready jobs."""
     facts = FACTS.cte("facts")
-    lanes_seen = select(
-        func.count(found.c.id.distinct()).label("ready"), func.count(found.c.group_key).label("grouped")
+    counts = select(
+        func.count(candidates.c.id.distinct()).label("ready"), func.count(candidates.c.group_key).label("grouped")
     )
-    seen = lanes_seen.where(found.c.front.is_not(None)).subquery()
-    simple = and_(~facts.c.due, ~facts.c.limits_set, seen.c.ready <= _ONE, seen.c.grouped == _NONE)
-    return select(simple.label("simple")).select_from(facts.join(seen, literal_column("true"))).cte("situation")
+    ready = counts.where(candidates.c.front.is_not(None)).subquery()
+    simple = and_(~facts.c.due, ~facts.c.limits_set, ready.c.ready <= _ONE, ready.c.grouped == _ZERO)
+    joined = facts.join(ready, literal_column("true"))
+    return select(simple.label("simple")).select_from(joined).cte("simple_case")
 
 
-def _lone_lane(found: CTE, situation: CTE) -> CTE:
-    """The lane to take from, on the backend that it prefers."""
-    lone = select(found.c.id, found.c.backend, found.c.credential)
-    simple = select(situation.c.simple).scalar_subquery()
-    return lone.where(found.c.front.is_not(None), simple).order_by(found.c.preference).limit(_ONE).cte("lone")
+def _lane(candidates: CTE, case: CTE) -> CTE:
+    """The lane to claim from, with its preferred backend."""
+    columns = (candidates.c.id, candidates.c.backend, candidates.c.credential)
+    simple = select(case.c.simple).scalar_subquery()
+    lane = select(*columns).where(candidates.c.front.is_not(None), simple)
+    return lane.order_by(candidates.c.preference).limit(_ONE).cte("lane")
 
 
-def _taken(lone: CTE) -> CTE:
-    lane_id = select(lone.c.id).scalar_subquery()
+def _claimed(lane: CTE) -> CTE:
+    lane_id = select(lane.c.id).scalar_subquery()
     front = (
         select(jobs.c.seq)
         .where(*ready_in(lane_id))
@@ -127,38 +132,38 @@ def _taken(lone: CTE) -> CTE:
         .with_for_update(of=jobs, skip_locked=True)
         .cte("front")
     )
-    taken = update(jobs).where(jobs.c.seq == front.c.seq)
-    return taken.values(**_owned(lone)).returning(*(jobs.c[name] for name in _ANSWERED)).cte("taken")
+    claimed = update(jobs).where(jobs.c.seq == front.c.seq).values(**_new_values(lane))
+    return claimed.returning(*(jobs.c[name] for name in _RETURNED)).cte("claimed")
 
 
-def _owned(lone: CTE) -> dict[str, Any]:
+def _new_values(lane: CTE) -> dict[str, Any]:
     return {
-        "status": _words(JobStatus.RUNNING),
+        "status": _literal(JobStatus.RUNNING),
         "fence": jobs.c.fence + _ONE,
         "attempt": jobs.c.attempt + _ONE,
-        "beat": _NONE,
+        "beat": _ZERO,
         "lease_ttl_ms": bindparam("lease_ttl_ms", type_=BigInteger()),
         "worker_id": bindparam("worker_id", type_=String()),
-        "credential": select(lone.c.credential).scalar_subquery(),
+        "credential": select(lane.c.credential).scalar_subquery(),
         "started_at": func.coalesce(jobs.c.started_at, _NOW),
         "delayed_since": null(),
         "wait_reason": null(),
     }
 
 
-def _event_data(taken: CTE, chosen: ColumnElement[str]) -> ColumnElement[str]:
+def _event_data(claimed: CTE, backend: ColumnElement[str]) -> ColumnElement[str]:
     data = {
-        "from": _words(JobStatus.QUEUED),
-        "to": _words(JobStatus.RUNNING),
-        "fence": taken.c.fence,
-        "attempt": taken.c.attempt,
-        "worker_id": taken.c.worker_id,
-        "backend": chosen,
+        "from": _literal(JobStatus.QUEUED),
+        "to": _literal(JobStatus.RUNNING),
+        "fence": claimed.c.fence,
+        "attempt": claimed.c.attempt,
+        "worker_id": claimed.c.worker_id,
+        "backend": backend,
     }
-    pairs = [part for name, value in data.items() for part in (_words(name), value)]
+    pairs = [part for name, value in data.items() for part in (_literal(name), value)]
     return cast(func.json_build_object(*pairs), Text())
 
 
-def _words(text: str) -> ColumnElement[str]:
-    # written out: a parameter has to be carried to and fro with each execution
+def _literal(text: str) -> ColumnElement[str]:
+    # not a parameter, which would be sent with each execution
     return literal_column(f"'{text}'", Text())

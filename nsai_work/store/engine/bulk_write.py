@@ -1,8 +1,8 @@
-"""Several writes in one round trip.
+"""Bulk writes: several INSERTs and UPDATEs in one round trip.
 
-PostgreSQL takes all of them as one statement, ``WITH a AS (INSERT ...), b AS (UPDATE ...) SELECT ...``, with one
-array a column for values: its text is the same however many rows there are, so neither the driver nor the server
-has to read a new one each time. SQLite, to which there is no way to travel, takes them one after the other.
+On PostgreSQL they are one statement, ``WITH a AS (INSERT ...), b AS (UPDATE ...) SELECT ...``, whose values are one
+array per column. Its text does not depend on the number of rows, so the driver and the server parse it once. SQLite
+runs in process, without round trips, and executes the writes in turn.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,7 +36,7 @@ Rows: TypeAlias = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class _Shape:
-    """What a write looks like without its values. ``by`` are the key columns of an update; an insert has none."""
+    """A write without its values. ``by`` are the key columns of an UPDATE; an INSERT has none."""
 
     table: Table
     columns: tuple[str, ...]
@@ -46,66 +46,67 @@ class _Shape:
 
 
 class BulkWrite:
-    """Collects writes of one transaction; ``run`` sends them.
+    """Collects writes of one transaction; ``execute`` sends them.
 
-    None of them may rely on what another one of the same collection writes, nor may two change the same row. All
-    rows of a write have the same columns.
+    The writes of one collection must be independent: none reads what another writes, and no two change the same
+    row. All rows of a write have the same columns.
     """
 
     def __init__(self) -> None:
         self._pending: list[tuple[_Shape, Rows]] = []
 
     def insert(self, table: Table, rows: Rows, *, skip_present: bool = False) -> None:
-        """New rows; with ``skip_present`` those whose key is there already stay as they are."""
+        """Add an INSERT. With ``skip_present``, rows whose key exists are left unchanged (ON CONFLICT DO
+        NOTHING)."""
         if rows:
             self._pending.append((_Shape(table, tuple(rows[0]), skip_present=skip_present), rows))
 
     def update(self, table: Table, rows: Rows, *, by: tuple[str, ...], exact: bool = False) -> None:
-        """Change rows: each of ``rows`` holds the key columns ``by`` and the columns to set. With ``exact`` each
-        must be there, or the whole transaction fails."""
+        """Add an UPDATE. Each row holds the key columns ``by`` and the columns to set. With ``exact``, ``execute``
+        raises if a row does not exist."""
         if rows:
             columns = tuple(name for name in rows[0] if name not in by)
             self._pending.append((_Shape(table, columns, by=by, exact=exact), rows))
 
-    def run(self, tx: Tx) -> None:
-        """Send all that has been collected.
+    def execute(self, tx: Tx) -> None:
+        """Send the collected writes.
 
         Raises:
-            CrucibleError: rows of an exact update were not there.
+            CrucibleError: rows of an exact update did not exist; the transaction must be rolled back.
         """
         pending, self._pending = self._pending, []
         if not pending:
             return
-        changed = _run_together(tx, pending) if tx.postgres else _run_in_turn(tx, pending)
+        changed = _execute_as_one(tx, pending) if tx.postgres else _execute_in_turn(tx, pending)
         for (shape, rows), count in zip(pending, changed, strict=True):
             if shape.exact and count != len(rows):
                 raise CrucibleError(f"{len(rows)} rows of {shape.table.name} were to change, {count} did")
 
 
 def insert_new(tx: Tx, table: Table, rows: Rows) -> None:
-    """Insert rows; those whose key is there already stay as they are."""
-    writes = BulkWrite()
-    writes.insert(table, rows, skip_present=True)
-    writes.run(tx)
+    """Insert rows; rows whose key exists are left unchanged."""
+    bulk = BulkWrite()
+    bulk.insert(table, rows, skip_present=True)
+    bulk.execute(tx)
 
 
 # --- PostgreSQL ---------------------------------------------------------------------------------------------
 
 
-def _run_together(tx: Tx, pending: Sequence[tuple[_Shape, Rows]]) -> Sequence[int]:
+def _execute_as_one(tx: Tx, pending: Sequence[tuple[_Shape, Rows]]) -> Sequence[int]:
     values = {
-        _name(place, name): [row[name] for row in rows]
-        for place, (shape, rows) in enumerate(pending)
+        _array_name(index, name): [row[name] for row in rows]
+        for index, (shape, rows) in enumerate(pending)
         for name in (*shape.by, *shape.columns)
     }
-    statement = _together(tuple(shape for shape, _ in pending))
+    statement = _combined_statement(tuple(shape for shape, _ in pending))
     return tuple(tx.connection.execute(statement, values).one())
 
 
 @lru_cache(maxsize=256)
-def _together(shapes: tuple[_Shape, ...]) -> Select[Any]:
-    # kept, because building it takes longer than running it
-    parts = [_part(place, shape) for place, shape in enumerate(shapes)]
+def _combined_statement(shapes: tuple[_Shape, ...]) -> Select[Any]:
+    # cached: building it takes longer than running it
+    parts = [_part(index, shape) for index, shape in enumerate(shapes)]
     counts = [
         _count(part) if shape.by else literal(0).label(part.name) for shape, part in zip(shapes, parts, strict=True)
     ]
@@ -116,43 +117,43 @@ def _count(changed: CTE) -> ColumnElement[int]:
     return select(func.count()).select_from(changed).scalar_subquery().label(changed.name)
 
 
-def _part(place: int, shape: _Shape) -> CTE:
-    given = _given(place, shape)
+def _part(index: int, shape: _Shape) -> CTE:
+    values = _unnested(index, shape)
     table = shape.table
     if shape.by:
-        matches = and_(*(table.c[name] == given.c[name] for name in shape.by))
-        changed = update(table).where(matches).values({name: given.c[name] for name in shape.columns})
-        return changed.returning(table.c[shape.by[0]]).cte(f"write_{place}")
-    added = postgresql.insert(table).from_select(list(shape.columns), select(*given.c))
-    return (added.on_conflict_do_nothing() if shape.skip_present else added).cte(f"write_{place}")
+        matches = and_(*(table.c[name] == values.c[name] for name in shape.by))
+        changed = update(table).where(matches).values({name: values.c[name] for name in shape.columns})
+        return changed.returning(table.c[shape.by[0]]).cte(f"write_{index}")
+    added = postgresql.insert(table).from_select(list(shape.columns), select(*values.c))
+    return (added.on_conflict_do_nothing() if shape.skip_present else added).cte(f"write_{index}")
 
 
-def _given(place: int, shape: _Shape) -> TableValuedAlias:
+def _unnested(index: int, shape: _Shape) -> TableValuedAlias:
     names = (*shape.by, *shape.columns)
-    arrays = [bindparam(_name(place, name), type_=array_of(shape.table.c[name])) for name in names]
+    arrays = [bindparam(_array_name(index, name), type_=array_of(shape.table.c[name])) for name in names]
     columns = [column(name, shape.table.c[name].type) for name in names]
-    return func.unnest(*arrays).table_valued(*columns).render_derived(name=f"given_{place}")
+    return func.unnest(*arrays).table_valued(*columns).render_derived(name=f"values_{index}")
 
 
-def _name(place: int, name: str) -> str:
-    return f"w{place}_{name}"
+def _array_name(index: int, name: str) -> str:
+    return f"w{index}_{name}"
 
 
 # --- SQLite -------------------------------------------------------------------------------------------------
 
 
-def _run_in_turn(tx: Tx, pending: Sequence[tuple[_Shape, Rows]]) -> Sequence[int]:
+def _execute_in_turn(tx: Tx, pending: Sequence[tuple[_Shape, Rows]]) -> Sequence[int]:
     changed: list[int] = []
     for shape, rows in pending:
-        # a parameter of an update may not have the name of a column that is not set
+        # SQLAlchemy reserves the parameter names that equal a column's for the columns of SET
         names = {name: _key(name) for name in shape.by}
         values = [{names.get(name, name): value for name, value in row.items()} for row in rows]
-        changed.append(tx.connection.execute(_alone(shape), values).rowcount)
+        changed.append(tx.connection.execute(_single_statement(shape), values).rowcount)
     return changed
 
 
 @lru_cache(maxsize=256)
-def _alone(shape: _Shape) -> Insert | Update:
+def _single_statement(shape: _Shape) -> Insert | Update:
     if shape.by:
         matches = and_(*(shape.table.c[name] == bindparam(_key(name)) for name in shape.by))
         return update(shape.table).where(matches).values({name: bindparam(name) for name in shape.columns})

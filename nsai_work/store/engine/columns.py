@@ -1,4 +1,4 @@
-"""Column types that mean the same on every database."""
+"""Column types with equal semantics on SQLite and PostgreSQL."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -10,11 +10,11 @@ from sqlalchemy.types import TypeDecorator
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 BigKey: Final = BigInteger().with_variant(Integer(), "sqlite")
-"""A 64-bit key. SQLite counts up by itself only for a column declared INTEGER."""
+"""A 64-bit key. SQLite assigns keys only to a column declared INTEGER."""
 
 
 class UtcTime(TypeDecorator[datetime]):
-    """A moment, kept as microseconds since 1970 UTC: sorts, compares and rounds alike everywhere."""
+    """A point in time as microseconds since 1970 UTC, so that both databases sort, compare and round it alike."""
 
     impl = BigInteger
     cache_ok = True
@@ -27,7 +27,8 @@ class UtcTime(TypeDecorator[datetime]):
 
 
 class Json(TypeDecorator[Any]):
-    """JSON as text. NUL and lone surrogates are escaped, and NaN comes back, which native JSON types refuse."""
+    """JSON as text. NUL and lone surrogates are escaped, and NaN round-trips; native JSON types refuse all
+    three."""
 
     impl = Text
     cache_ok = True
@@ -40,7 +41,8 @@ class Json(TypeDecorator[Any]):
 
 
 class LossyText(TypeDecorator[str]):
-    """Words that somebody else chose, such as a service's reason: what no database can keep is replaced."""
+    """Text from outside, such as a service's error message. Lone surrogates become ``?`` and NUL becomes U+FFFD,
+    because PostgreSQL stores neither."""
 
     impl = Text
     cache_ok = True

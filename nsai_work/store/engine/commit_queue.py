@@ -1,4 +1,4 @@
-"""Where operations wait for the thread that runs them."""
+"""The queue of pending operations, drained by the commit thread."""
 
 import queue
 import threading
@@ -13,32 +13,32 @@ MAX_GROUP: Final = 500
 
 @dataclass
 class CommitQueue:
-    """Operations come in from any thread; ``next_group`` is called by the one that runs them.
+    """Accepts operations from any thread; the commit thread calls ``next_group``.
 
-    One claim may *stand by*: it is due when notice is given that a job is ready, and not before.
+    One claim may *stand by*: it becomes due when a notification arrives, and not before.
     """
 
-    line: ListeningConnection
-    _queue: "queue.SimpleQueue[PendingOperation | None]" = field(default_factory=queue.SimpleQueue)
+    connection: ListeningConnection
+    _pending: "queue.SimpleQueue[PendingOperation | None]" = field(default_factory=queue.SimpleQueue)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _standing: PendingOperation | None = None
     _idle: bool = False
 
-    def put(self, one: PendingOperation | None) -> None:
-        """Add an operation; None is the last."""
-        self._queue.put(one)
+    def put(self, operation: PendingOperation | None) -> None:
+        """Add an operation. None ends the commit thread."""
+        self._pending.put(operation)
         if self._idle:
-            self.line.wake()
+            self.connection.wake()
 
     def stand_by(self, claim: PendingOperation) -> None:
-        """Let a claim wait for a notice; one that has come since the last claim will do."""
+        """Run the claim on the next notification, or at once if one has arrived since the last claim."""
         with self._lock:
             self._standing = claim
-        if self.line.told and self._idle:
-            self.line.wake()
+        if self.connection.notified and self._idle:
+            self.connection.wake()
 
     def stand_down(self, claim: PendingOperation) -> bool:
-        """Take a claim back; false if it is being made, or has been."""
+        """Cancel a standing claim. Returns False if it is being run or has been."""
         with self._lock:
             if self._standing is not claim:
                 return False
@@ -46,31 +46,31 @@ class CommitQueue:
             return True
 
     def next_group(self) -> list[PendingOperation | None]:
-        """What is to be run now; waits until there is something."""
+        """The operations to run now. Blocks until there are any."""
         while True:
-            group = self._arrived()
-            if not group and self.line.told:
-                group = self._due()
+            group = self._drain()
+            if not group and self.connection.notified:
+                group = self._due_claim()
             if group:
-                if any(one is not None and one.single is not None for one in group):
-                    # it will see all that notice has been given of
-                    self.line.told = False
+                if any(operation is not None and operation.is_claim for operation in group):
+                    # the claim sees every job that a notification so far was sent for
+                    self.connection.notified = False
                 return group
             self._idle = True
-            if self._queue.empty() and not (self.line.told and self._standing is not None):
-                self.line.wait()
+            if self._pending.empty() and not (self.connection.notified and self._standing is not None):
+                self.connection.wait()
             self._idle = False
 
-    def _arrived(self) -> list[PendingOperation | None]:
+    def _drain(self) -> list[PendingOperation | None]:
         group: list[PendingOperation | None] = []
-        while len(group) < MAX_GROUP and not self._queue.empty():
-            group.append(self._queue.get())
+        while len(group) < MAX_GROUP and not self._pending.empty():
+            group.append(self._pending.get())
         return group
 
-    def _due(self) -> list[PendingOperation | None]:
+    def _due_claim(self) -> list[PendingOperation | None]:
         with self._lock:
             claim, self._standing = self._standing, None
         if claim is None:
             return []
-        claim.since = self.line.database.clock.monotonic()
+        claim.since = self.connection.database.clock.monotonic()
         return [claim]

@@ -1,6 +1,5 @@
-"""The database behind a store: its engine, its transactions, and what is done when it fails."""
+"""The database of a store: its engine, transactions and retries."""
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -22,22 +21,23 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
+from crucible.forks import reset_after_fork, retain_inherited
 from nsai_work.clock import Clock, SystemClock
-from nsai_work.store.engine.db_errors import DbErrorKind, as_work_error, classify
-from nsai_work.store.engine.engines import NOTICES, is_on, make_engine
+from nsai_work.store.engine.db_errors import DbErrorKind, classify, to_work_error
+from nsai_work.store.engine.engines import NOTIFICATIONS, is_on, make_engine
 
 T = TypeVar("T")
 P = ParamSpec("P")
 
 CONFLICT_TRIES: Final = 8
 PREPARED: Final[dict[str, Any]] = {"nsai_prepared": True}
-"""Execution options of a statement that PostgreSQL is to keep on the connection, parsed and planned. Only for those
-that are the same text each time and are best answered by the same plan whatever their values are."""
+"""Execution options of a statement that PostgreSQL prepares on the connection. Only for statements with constant
+text whose best plan does not depend on their parameters."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tx:
-    """One open transaction. ``now`` is the wall clock when it began, the same for all it writes."""
+    """An open transaction. ``now`` is the wall-clock time of its begin, used for everything it writes."""
 
     connection: Connection
     clock: Clock
@@ -45,34 +45,34 @@ class Tx:
 
     @property
     def postgres(self) -> bool:
-        """Whether rows can be locked one by one; SQLite has one writer at a time instead."""
+        """Whether the database is PostgreSQL, which locks rows. SQLite has a single writer instead."""
         return self.connection.dialect.name == "postgresql"
 
     def one_of(self, column: ColumnElement[T], values: Iterable[T]) -> ColumnElement[bool]:
-        """Whether the column has one of the values. On PostgreSQL they are one parameter, however many."""
+        """The condition that the column equals one of the values. On PostgreSQL they are one array parameter."""
         if self.postgres:
             return column == any_(literal(list(values), array_of(column)))
         return column.in_(list(values))
 
 
-def one_of_these(column: ColumnElement[Any], parameter: str, *, postgres: bool) -> ColumnElement[bool]:
-    """As ``Tx.one_of``, for a statement that is kept: the values come as a list with each execution."""
+def one_of_parameter(column: ColumnElement[Any], parameter: str, *, postgres: bool) -> ColumnElement[bool]:
+    """As ``Tx.one_of``, for a cached statement: each execution passes the values as a list."""
     if postgres:
         return column == any_(bindparam(parameter, type_=array_of(column)))
     return column.in_(bindparam(parameter, expanding=True))
 
 
 def array_of(column: ColumnElement[Any]) -> "ARRAY[Any]":
-    """The type of an array of a column's values."""
-    # a cast to VARCHAR(10) would cut a longer text off, where the column itself refuses it
+    """The array type for a column's values."""
+    # a cast to VARCHAR(10) would truncate a longer text, which the column itself refuses
     return ARRAY(String() if isinstance(column.type, String) else column.type)
 
 
 @dataclass
 class Database:
-    """Connections to one database, usable from any thread and after a fork.
+    """Connections to one database. Thread-safe; a forked child opens connections of its own.
 
-    At first use the tables are made or brought up to date; if ``migrate`` is false they are only looked at.
+    First use creates or migrates the tables; with ``migrate=False`` it only checks their version.
     """
 
     url: URL
@@ -80,10 +80,18 @@ class Database:
     migrate: bool = True
     pool_size: int = 5
     _engine: Engine | None = None
-    _pid: int = 0
     _ready: bool = False
     _spare: Connection | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        reset_after_fork(self._reset)
+
+    def _reset(self) -> None:
+        # the sockets belong to the parent
+        retain_inherited(self._engine, self._spare)
+        self._engine = self._spare = None
+        self._lock = threading.Lock()
 
     @property
     def where(self) -> str:
@@ -93,7 +101,7 @@ class Database:
     def close(self) -> None:
         """Close the idle connections."""
         with self._lock:
-            if self._engine is not None and self._pid == os.getpid():
+            if self._engine is not None:
                 if self._spare is not None:
                     self._spare.close()
                 self._engine.dispose()
@@ -101,25 +109,25 @@ class Database:
 
     @property
     def postgres(self) -> bool:
-        """Whether it is PostgreSQL."""
+        """Whether the database is PostgreSQL."""
         return self.url.get_backend_name() == "postgresql"
 
     @property
     def sends_notifications(self) -> bool:
-        """Whether it tells those who listen when a job has become ready."""
-        return self.postgres and is_on(self.url, NOTICES)
+        """Whether commits that make jobs ready notify listening connections."""
+        return self.postgres and is_on(self.url, NOTIFICATIONS)
 
     @contextmanager
     def transaction(self, *, write: bool = True) -> Iterator[Tx]:
-        """One transaction, committed at the end of the block. Database errors come out untranslated."""
+        """A transaction, committed at the end of the block. Driver errors are raised unchanged."""
         engine = self.engine()
         with engine.connect().execution_options(nsai_write=write) as connection, connection.begin():
             yield Tx(connection, self.clock, self.clock.now())
 
     @contextmanager
-    def single(self) -> Iterator[Tx]:
-        """A transaction of one statement, which PostgreSQL begins and commits with it; errors as above."""
-        connection = self._single_connection()
+    def autocommit(self) -> Iterator[Tx]:
+        """A transaction of exactly one statement, without BEGIN and COMMIT (PostgreSQL). Errors as above."""
+        connection = self._autocommit_connection()
         try:
             with connection.begin():
                 yield Tx(connection, self.clock, self.clock.now())
@@ -133,12 +141,12 @@ class Database:
         if not kept:
             connection.close()
 
-    def _single_connection(self) -> Connection:
-        # one stays out of the pool, which takes its time to hand it out and to clean it up
+    def _autocommit_connection(self) -> Connection:
+        # a spare connection stays checked out: the pool's checkout and reset would add latency
         engine = self.engine()
         with self._lock:
             connection, self._spare = self._spare, None
-        return engine.connect().execution_options(nsai_single=True) if connection is None else connection
+        return engine.connect().execution_options(nsai_autocommit=True) if connection is None else connection
 
     def run(
         self,
@@ -147,16 +155,16 @@ class Database:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Run an operation in a transaction of its own; one that met another transaction is run again.
+        """Run an operation in a transaction of its own; on a conflict it runs again.
 
         Raises:
-            StoreUnavailable: the database does not answer, or the conflict did not go away.
-            StoreFull: no space; nothing was written.
+            StoreUnavailable: the database does not answer, or the conflict persists.
+            StoreFull: no disk space; nothing was written.
         """
         return self.retrying(lambda: self._once(True, operation, *args, **kwargs))
 
     def read(self, operation: Callable[Concatenate[Tx, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run an operation that only reads. Raises as ``run``."""
+        """Run a read-only operation. Raises as ``run``."""
         return self.retrying(lambda: self._once(False, operation, *args, **kwargs))
 
     def _once(
@@ -166,35 +174,31 @@ class Database:
             return operation(tx, *args, **kwargs)
 
     def retrying(self, attempt: Callable[[], T]) -> T:
-        """Try again on conflicts, and once over a fresh connection when the old one turns out dead."""
-        conflicts = aways = 0
+        """Call ``attempt``, again on conflicts, and once more on a new connection if the old one was dead."""
+        conflicts = unavailable = 0
         while True:
             try:
                 return attempt()
             except DBAPIError as error:
-                fault = classify(error)
-                conflicts += fault is DbErrorKind.CONFLICT
-                if fault is DbErrorKind.BUG or (conflicts == CONFLICT_TRIES and isinstance(error, IntegrityError)):
+                kind = classify(error)
+                conflicts += kind is DbErrorKind.CONFLICT
+                if kind is DbErrorKind.BUG or (conflicts == CONFLICT_TRIES and isinstance(error, IntegrityError)):
                     raise
-                aways += fault is DbErrorKind.AWAY
-                stale = aways == 1 and error.connection_invalidated
-                if fault is DbErrorKind.CONFLICT and conflicts < CONFLICT_TRIES:
+                unavailable += kind is DbErrorKind.UNAVAILABLE
+                stale = unavailable == 1 and error.connection_invalidated
+                if kind is DbErrorKind.CONFLICT and conflicts < CONFLICT_TRIES:
                     time.sleep(0.002 * 2**conflicts * (0.5 + (conflicts * 0.37) % 0.5))
                 elif not stale:
-                    raise as_work_error(fault, error, self.where) from error
+                    raise to_work_error(kind, error, self.where) from error
 
     def engine(self) -> Engine:
-        """The engine; at first use it is made and its tables are brought up to date. Raises as ``upgrade``."""
+        """The engine. First use creates it and migrates the tables. Raises as ``upgrade``."""
         engine = self._engine
-        if engine is not None and self._pid == os.getpid() and self._ready:
+        if engine is not None and self._ready:
             return engine
         with self._lock:
-            if self._engine is None or self._pid != os.getpid():
-                if self._engine is not None:
-                    # made before a fork: the sockets belong to the parent, so forget them without closing
-                    self._engine.dispose(close=False)
-                self._spare = None
-                self._engine, self._pid = make_engine(self.url, self.pool_size), os.getpid()
+            if self._engine is None:
+                self._engine = make_engine(self.url, self.pool_size)
             if not self._ready:
                 from nsai_work.store.engine.migrate import check, upgrade
 

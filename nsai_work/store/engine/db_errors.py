@@ -1,4 +1,4 @@
-"""What a database error means: one table for SQLite and PostgreSQL."""
+"""Classification of database errors: one table for SQLite and PostgreSQL."""
 
 from enum import StrEnum
 from typing import Final
@@ -9,41 +9,41 @@ from nsai_work.errors import StoreFull, StoreUnavailable, WorkError
 
 
 class DbErrorKind(StrEnum):
-    """What to do about a database error."""
+    """Kind of a database error, which determines whether the operation is retried."""
 
     CONFLICT = "conflict"
-    """Two transactions met; the same work may be tried again at once."""
-    AWAY = "away"
+    """Two transactions collided; the operation may be retried at once."""
+    UNAVAILABLE = "unavailable"
     """The database does not answer; try again later."""
     FULL = "full"
-    """No space; nothing was written."""
+    """No disk space; nothing was written."""
     BUG = "bug"
-    """Anything else: not to be retried."""
+    """Any other error: never retried."""
 
 
 _SQLSTATES: Final = {
     "40001": DbErrorKind.CONFLICT,  # serialization failure
     "40P01": DbErrorKind.CONFLICT,  # deadlock
     "55P03": DbErrorKind.CONFLICT,  # lock not available
-    "23505": DbErrorKind.CONFLICT,  # the same unique key was entered at the same moment
-    "23503": DbErrorKind.CONFLICT,  # what a row refers to went away at the same moment
+    "23505": DbErrorKind.CONFLICT,  # unique violation: another transaction inserted the same key
+    "23503": DbErrorKind.CONFLICT,  # foreign key violation: another transaction deleted the referenced row
     "53100": DbErrorKind.FULL,
-    "53200": DbErrorKind.AWAY,
-    "53300": DbErrorKind.AWAY,  # too many connections
-    "57P01": DbErrorKind.AWAY,  # shut down by the administrator
-    "57P02": DbErrorKind.AWAY,
-    "57P03": DbErrorKind.AWAY,  # cannot connect now
-    "25006": DbErrorKind.AWAY,  # read-only: a standby, after a fail-over
+    "53200": DbErrorKind.UNAVAILABLE,
+    "53300": DbErrorKind.UNAVAILABLE,  # too many connections
+    "57P01": DbErrorKind.UNAVAILABLE,  # admin shutdown
+    "57P02": DbErrorKind.UNAVAILABLE,
+    "57P03": DbErrorKind.UNAVAILABLE,  # cannot connect now
+    "25006": DbErrorKind.UNAVAILABLE,  # read-only: a standby, after a failover
 }
 
 
 def classify(error: DBAPIError) -> DbErrorKind:
-    """What this error means."""
+    """The kind of a driver's error."""
     if error.connection_invalidated:
-        return DbErrorKind.AWAY
+        return DbErrorKind.UNAVAILABLE
     state = getattr(error.orig, "sqlstate", None)
     if state is not None:
-        return _SQLSTATES.get(state, DbErrorKind.AWAY if state.startswith("08") else DbErrorKind.BUG)
+        return _SQLSTATES.get(state, DbErrorKind.UNAVAILABLE if state.startswith("08") else DbErrorKind.BUG)
     text = str(error.orig).lower()
     if "disk is full" in text:
         return DbErrorKind.FULL
@@ -52,16 +52,17 @@ def classify(error: DBAPIError) -> DbErrorKind:
     if isinstance(error, IntegrityError):
         return DbErrorKind.CONFLICT if "unique" in text or "foreign key" in text else DbErrorKind.BUG
     if any(words in text for words in ("unable to open", "disk i/o error", "readonly database")):
-        return DbErrorKind.AWAY
+        return DbErrorKind.UNAVAILABLE
     if "psycopg" in type(error.orig).__module__ and isinstance(error, OperationalError | InterfaceError):
-        return DbErrorKind.AWAY
+        return DbErrorKind.UNAVAILABLE
     return DbErrorKind.BUG
 
 
-def as_work_error(fault: DbErrorKind, error: DBAPIError, where: str) -> WorkError:
-    """The error the caller gets. ``where`` is the database without its password; no statement, no parameter."""
+def to_work_error(kind: DbErrorKind, error: DBAPIError, where: str) -> WorkError:
+    """The error to raise to the caller. ``where`` is the database's address without its password. The message has
+    neither the statement nor its parameters."""
     reason = str(error.orig).strip().splitlines()[0] if str(error.orig).strip() else type(error.orig).__name__
-    if fault is DbErrorKind.FULL:
+    if kind is DbErrorKind.FULL:
         return StoreFull(
             f"the disk of the job store is full; nothing was written; free some space and try again ({where})",
             details={"reason": reason},

@@ -1,4 +1,4 @@
-"""Addresses of databases, and engines set up for the store."""
+"""Database addresses, and SQLAlchemy engines configured for the store."""
 
 from pathlib import Path
 from typing import Any, Final
@@ -9,21 +9,21 @@ from sqlalchemy.exc import ArgumentError
 from crucible.errors import InvalidRequest
 
 PREPARED_STATEMENTS: Final = "prepared"
-"""``?prepared=off`` in a PostgreSQL address: keep no statements. For poolers that give each transaction another
-connection of the server and do not know of prepared statements (PgBouncer before 1.21 in transaction mode)."""
+"""``?prepared=off`` in a PostgreSQL address disables prepared statements, for poolers that assign a server
+connection per transaction and do not track prepared statements (PgBouncer before 1.21 in transaction mode)."""
 
-NOTICES: Final = "notices"
-"""``?notices=off`` in a PostgreSQL address: do not listen for notices of ready jobs. For poolers of that kind too,
-behind which nobody hears them."""
+NOTIFICATIONS: Final = "notices"
+"""``?notices=off`` in a PostgreSQL address disables LISTEN, for poolers in transaction mode, which do not deliver
+notifications."""
 
 _ALLOWED: Final = "sqlite:///PATH or postgresql+psycopg://USER@HOST:PORT/NAME"
 
 
 def parse_url(url: str | URL) -> URL:
-    """A database address that the store can use.
+    """Parse and check a database address.
 
     Raises:
-        InvalidRequest: it is none, or of a database that is not supported. A password in it is not shown.
+        InvalidRequest: it is malformed, or the database is not supported. The message has no password.
     """
     try:
         parsed = make_url(url)
@@ -37,26 +37,26 @@ def parse_url(url: str | URL) -> URL:
         raise InvalidRequest.of(
             "database_url", parsed.database, "give the path of a file: other processes must find it"
         )
-    for name in (PREPARED_STATEMENTS, NOTICES):
+    for name in (PREPARED_STATEMENTS, NOTIFICATIONS):
         if (value := parsed.query.get(name, "on")) not in ("on", "off"):
             raise InvalidRequest.of(f"database_url: {name}", str(value), "it is on or off")
     return parsed
 
 
 def is_on(url: URL, name: str) -> bool:
-    """Whether one of the store's own parameters of an address is on, as all are by default."""
+    """Whether a parameter of the store in an address is on, which is the default."""
     return url.query.get(name, "on") == "on"
 
 
 def make_engine(url: URL, pool_size: int = 5) -> Engine:
-    """An engine set up for the store. Connects to nothing yet."""
+    """An engine configured for the store, not connected yet."""
     prepared = is_on(url, PREPARED_STATEMENTS)
-    url = url.difference_update_query([PREPARED_STATEMENTS, NOTICES])
+    url = url.difference_update_query([PREPARED_STATEMENTS, NOTIFICATIONS])
     if url.get_backend_name() == "sqlite":
         return _sqlite_engine(url, pool_size)
     connect_args: dict[str, Any] = {
-        # nothing by itself, however often it is run: a plan made for any argument may read a million rows where
-        # the actual one needs a single probe
+        # psycopg prepares no statement on its own: a generic plan may scan a million rows where a plan for the
+        # actual parameters takes one index probe
         "prepare_threshold": 2**31 if prepared else None,
         "application_name": "nsai-work",
         "connect_timeout": 5,
@@ -76,14 +76,14 @@ def make_engine(url: URL, pool_size: int = 5) -> Engine:
 def _prepare_postgres(connection: Any, _record: object) -> None:
     from psycopg.types.array import ListBinaryDumper
 
-    # as text, every quote in every JSON value of an array would be escaped by itself
+    # the text format escapes every quote in the JSON values of an array
     connection.adapters.register_dumper(list, ListBinaryDumper)
-    # the driver must not open transactions by itself: _begin_postgres does
+    # _begin_postgres opens the transactions, not the driver
     connection.autocommit = True
 
 
 def _begin_postgres(connection: Connection) -> None:
-    if not connection.get_execution_options().get("nsai_single"):
+    if not connection.get_execution_options().get("nsai_autocommit"):
         connection.exec_driver_sql("BEGIN")
 
 
@@ -110,7 +110,7 @@ def _sqlite_engine(url: URL, pool_size: int) -> Engine:
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:
-    # the driver must not open transactions by itself: _begin_sqlite does
+    # _begin_sqlite opens the transactions, not the driver
     connection.isolation_level = None
     cursor = connection.cursor()
     cursor.execute("PRAGMA busy_timeout = 10000")
@@ -121,7 +121,7 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    # IMMEDIATE takes the write lock at the start: a transaction that read first and then wants to write would
-    # fail at once, without waiting, if another had written in between
+    # IMMEDIATE acquires the write lock at the start: a transaction that reads first and writes later fails at once,
+    # without waiting, if another one has written in between
     write = connection.get_execution_options().get("nsai_write", True)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")

@@ -1,6 +1,6 @@
-"""Group commit: operations that wait at the same moment share a transaction.
+"""Group commit: operations that are pending at the same moment share a transaction.
 
-One that fails does not spoil the others: they are run again without it.
+An operation that fails is taken out of its group, and the others run again without it.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from crucible.errors import CrucibleError
 from nsai_work.errors import StoreUnavailable
 from nsai_work.store.engine.database import Database, Tx
-from nsai_work.store.engine.db_errors import DbErrorKind, as_work_error, classify
+from nsai_work.store.engine.db_errors import DbErrorKind, classify, to_work_error
 from nsai_work.store.engine.listener import ListeningConnection
 
 GROUP_TRIES: Final = 3
@@ -22,122 +22,124 @@ GROUP_TRIES: Final = 3
 
 @dataclass(slots=True, eq=False)
 class PendingOperation:
-    """One caller's operation. ``many`` operations of the same function are merged into one call. ``single`` is a
-    short cut for PostgreSQL that needs one statement; where it answers None, ``call`` is made. ``patience_s``
-    counts from ``since``, when it came in (in seconds of the clock's monotonic time)."""
+    """An operation of one caller, pending until a group commit.
+
+    ``call`` runs it in the group's transaction. With ``merged``, all pending operations of the same function are
+    one call over their items. A claim has a ``standalone`` form too, which opens its own transactions; it is used
+    if the claim is alone in its group. ``patience_s`` counts from ``since``, in seconds of the monotonic clock.
+    """
 
     call: Callable[..., Any]
     item: Any
-    many: bool
+    merged: bool
     since: float
     patience_s: float
     loop: asyncio.AbstractEventLoop
     future: "asyncio.Future[Any]"
-    single: Callable[[Tx], Any] | None = None
-    answer: Any = None
+    standalone: Callable[[ListeningConnection], Any] | None = None
+    result: Any = None
     error: BaseException | None = None
 
+    @property
+    def is_claim(self) -> bool:
+        """Whether the operation claims jobs."""
+        return self.standalone is not None
 
-class _Failed(Exception):
-    """Inside the group's transaction: this operation failed, so the transaction must be undone."""
 
-    def __init__(self, waiting: PendingOperation, error: Exception) -> None:
+class _OperationFailed(Exception):
+    """An operation of the group failed, so the group's transaction must be rolled back."""
+
+    def __init__(self, operation: PendingOperation, error: Exception) -> None:
         super().__init__(str(error))
-        self.waiting = waiting
+        self.operation = operation
         self.error = error
 
 
-def commit(line: ListeningConnection, group: Sequence[PendingOperation], retry_every_s: float) -> None:
-    """Run and commit a group; afterwards each has its answer or its error."""
-    together, alone = list(group), list[PendingOperation]()
+def commit(connection: ListeningConnection, group: Sequence[PendingOperation], retry_every_s: float) -> None:
+    """Run and commit a group; afterwards each operation has its result or its error."""
+    together, separately = list(group), list[PendingOperation]()
     conflicts = 0
     while together:
         try:
-            _attempt(line, together)
+            _attempt(connection, together)
             break
-        except _Failed as failed:
-            together.remove(failed.waiting)
-            alone.append(failed.waiting)
+        except _OperationFailed as failed:
+            together.remove(failed.operation)
+            separately.append(failed.operation)
         except DBAPIError as error:
-            fault = classify(error)
-            conflicts += fault is DbErrorKind.CONFLICT
-            if fault is DbErrorKind.AWAY:
-                together = _still_patient(together, error, line.database)
+            kind = classify(error)
+            conflicts += kind is DbErrorKind.CONFLICT
+            if kind is DbErrorKind.UNAVAILABLE:
+                together = _drop_expired(together, error, connection.database)
                 time.sleep(retry_every_s if together else 0)
-            elif fault is DbErrorKind.CONFLICT and conflicts < GROUP_TRIES:
+            elif kind is DbErrorKind.CONFLICT and conflicts < GROUP_TRIES:
                 time.sleep(0.003 * conflicts)
             else:
-                alone += together
+                separately += together
                 break
         except StoreUnavailable as error:
-            # from the set-up of the tables
-            for one in together:
-                one.error = error
+            # raised by the check of the tables' version
+            for operation in together:
+                operation.error = error
             break
-    for one in alone:
-        _run_alone(line, one)
+    for operation in separately:
+        _run_separately(connection, operation)
 
 
-def _attempt(line: ListeningConnection, group: Sequence[PendingOperation]) -> None:
-    if len(group) == 1 and _run_single(line, group[0]):
+def _attempt(connection: ListeningConnection, group: Sequence[PendingOperation]) -> None:
+    if len(group) == 1 and group[0].standalone is not None:
+        _run(group[0], group[0].standalone, connection)
         return
-    with line.transaction() as tx:
+    with connection.transaction() as tx:
         merged: dict[Any, list[PendingOperation]] = {}
-        for one in group:
-            if one.many:
-                merged.setdefault(one.call, []).append(one)
+        for operation in group:
+            if operation.merged:
+                merged.setdefault(operation.call, []).append(operation)
             else:
-                _run(tx, one)
-        for call, ones in merged.items():
-            _run_many(tx, call, ones)
+                _run(operation, operation.call, tx)
+        for call, operations in merged.items():
+            _run_merged(tx, call, operations)
 
 
-def _run_single(line: ListeningConnection, one: PendingOperation) -> bool:
-    """Whether the short cut has answered."""
-    if one.single is None or not line.database.postgres:
-        return False
-    with line.transaction(single=True) as tx:
-        one.answer = one.single(tx)
-    return one.answer is not None
-
-
-def _run(tx: Tx, one: PendingOperation) -> None:
+def _run(operation: PendingOperation, call: Callable[..., Any], argument: Tx | ListeningConnection) -> None:
     try:
-        one.answer = one.call(tx)
+        operation.result = call(argument)
     except DBAPIError as error:
         if classify(error) is DbErrorKind.BUG:
-            raise _Failed(one, error) from error
+            raise _OperationFailed(operation, error) from error
         raise
     except Exception as error:
-        raise _Failed(one, error) from error
+        raise _OperationFailed(operation, error) from error
 
 
-def _run_many(tx: Tx, call: Callable[..., Any], ones: Sequence[PendingOperation]) -> None:
+def _run_merged(tx: Tx, call: Callable[..., Any], operations: Sequence[PendingOperation]) -> None:
     try:
-        answers = call(tx, [one.item for one in ones])
+        results = call(tx, [operation.item for operation in operations])
     except DBAPIError:
         raise
     except Exception as error:
-        # which of them it was is not known: the first is run alone, and the rest tried again
-        raise _Failed(ones[0], error) from error
-    for one, answer in zip(ones, answers, strict=True):
-        one.answer, one.error = (None, answer) if isinstance(answer, CrucibleError) else (answer, None)
+        # the culprit is not known: run the first one separately, and the others again
+        raise _OperationFailed(operations[0], error) from error
+    for operation, result in zip(operations, results, strict=True):
+        failed = isinstance(result, CrucibleError)
+        operation.result, operation.error = (None, result) if failed else (result, None)
 
 
-def _run_alone(line: ListeningConnection, one: PendingOperation) -> None:
+def _run_separately(connection: ListeningConnection, operation: PendingOperation) -> None:
     try:
-        line.database.retrying(lambda: _attempt(line, [one]))
-    except _Failed as failed:
-        one.error = failed.error
+        connection.database.retrying(lambda: _attempt(connection, [operation]))
+    except _OperationFailed as failed:
+        operation.error = failed.error
     except Exception as error:
-        one.error = error
+        operation.error = error
 
 
-def _still_patient(
+def _drop_expired(
     group: Sequence[PendingOperation], error: DBAPIError, database: Database
 ) -> list[PendingOperation]:
+    """Fail the operations whose patience is over. Returns the others."""
     now = database.clock.monotonic()
-    for one in group:
-        if one.since + one.patience_s <= now:
-            one.error = as_work_error(DbErrorKind.AWAY, error, database.where)
-    return [one for one in group if one.error is None]
+    for operation in group:
+        if operation.since + operation.patience_s <= now:
+            operation.error = to_work_error(DbErrorKind.UNAVAILABLE, error, database.where)
+    return [operation for operation in group if operation.error is None]

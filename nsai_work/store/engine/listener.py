@@ -1,4 +1,4 @@
-"""A thread's own way to the database: the connection it keeps, on which it also hears notices."""
+"""A per-thread database connection that also LISTENs for notifications of ready jobs (PostgreSQL)."""
 
 import contextlib
 import os
@@ -19,13 +19,14 @@ log = get_logger(__name__)
 
 @dataclass
 class ListeningConnection:
-    """To be used by one thread, but for ``wake``. On SQLite it keeps nothing, and there are no notices.
+    """A connection for one thread; only ``wake`` may be called from others. On SQLite it keeps no connection open
+    and receives no notifications.
 
-    ``told`` becomes true when a notice has come, and whenever one may have been missed; the user sets it back.
+    ``notified`` is set when a notification arrives, and whenever one may have been missed. The user resets it.
     """
 
     database: Database
-    told: bool = False
+    notified: bool = False
     _connection: Connection | None = None
     _listening: Any = None
     _selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
@@ -37,18 +38,18 @@ class ListeningConnection:
         self._selector.register(self._pipe[0], selectors.EVENT_READ)
 
     @contextmanager
-    def transaction(self, *, single: bool = False) -> Iterator[Tx]:
-        """As ``Database.transaction``; ``single`` as ``Database.single``."""
+    def transaction(self, *, autocommit: bool = False) -> Iterator[Tx]:
+        """As ``Database.transaction``; with ``autocommit``, as ``Database.autocommit``."""
         if not self.database.postgres:
             with self.database.transaction() as tx:
                 yield tx
             return
-        connection = self._open().execution_options(nsai_single=single)
+        connection = self._open().execution_options(nsai_autocommit=autocommit)
         with connection.begin():
             yield Tx(connection, self.database.clock, self.database.clock.now())
 
     def wait(self) -> None:
-        """Return when a notice comes, or when ``wake`` is called."""
+        """Block until a notification arrives or ``wake`` is called."""
         connection = self._connection
         if connection is not None and self.database.sends_notifications and self._listen(connection):
             return
@@ -57,16 +58,16 @@ class ListeningConnection:
                 with contextlib.suppress(BlockingIOError):
                     os.read(self._pipe[0], 4096)
             elif connection is not None:
-                self._hear(connection)
+                self._receive(connection)
 
     def wake(self) -> None:
-        """Make ``wait`` return, now or when it is called next. From any thread."""
+        """Make the current or next ``wait`` return. Thread-safe."""
         with contextlib.suppress(BlockingIOError):
             os.write(self._pipe[1], b"w")
 
     def close(self) -> None:
-        """Let go of everything."""
-        self._deafen()
+        """Close the connection, the selector and the pipe."""
+        self._stop_listening()
         if self._connection is not None:
             self._connection.close()
         self._selector.close()
@@ -80,44 +81,46 @@ class ListeningConnection:
         return self._connection
 
     def _listen(self, connection: Connection) -> bool:
-        """Listen on the driver's connection, which is another one after each failure; whether that is new, and so a
-        notice may have been missed. What fails here leaves the line deaf until it is used again."""
+        """LISTEN on the driver's connection unless it does already; after a failure that is a new one.
+
+        Returns whether it began to, so that a notification may have been missed before. After an error it does not
+        listen until the connection is used again.
+        """
         if connection.invalidated:
-            # the next operation connects again, and is told if that fails
-            self._deafen()
+            # the next operation reconnects, and reports an error if it cannot
+            self._stop_listening()
             return False
         try:
             driver: Any = connection.connection.driver_connection
             if driver is self._listening:
                 return False
-            self._deafen()
-            driver.add_notify_handler(self._on_notice)
+            self._stop_listening()
+            driver.add_notify_handler(self._on_notification)
             driver.execute(f"LISTEN {CHANNEL}")
             self._selector.register(driver.fileno(), selectors.EVENT_READ)
-        except Exception as error:  # whatever a driver raises costs latency only
-            self._break_off(connection, error)
+        except Exception as error:  # any error of the driver only costs latency
+            self._invalidate(connection, error)
             return False
-        self._listening, self.told = driver, True
+        self._listening, self.notified = driver, True
         return True
 
-    def _hear(self, connection: Connection) -> None:
+    def _receive(self, connection: Connection) -> None:
         try:
             self._listening.pgconn.consume_input()
             while self._listening.pgconn.notifies() is not None:
-                self.told = True
+                self.notified = True
         except Exception as error:  # the server has closed the connection
-            self._break_off(connection, error)
+            self._invalidate(connection, error)
 
-    def _on_notice(self, _notice: object) -> None:
-        self.told = True
+    def _on_notification(self, _notification: object) -> None:
+        self.notified = True
 
-    def _break_off(self, connection: Connection, error: Exception) -> None:
-        log.debug("store.line_broken", error=type(error).__name__)
-        self._deafen()
+    def _invalidate(self, connection: Connection, error: Exception) -> None:
+        log.debug("store.connection_lost", error=type(error).__name__)
+        self._stop_listening()
         connection.invalidate()
 
-    def _deafen(self) -> None:
-        """Listen no more."""
+    def _stop_listening(self) -> None:
         for key in list(self._selector.get_map().values()):
             if key.fd != self._pipe[0]:
                 self._selector.unregister(key.fd)

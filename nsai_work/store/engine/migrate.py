@@ -1,7 +1,7 @@
-"""Bringing a database's tables up to date.
+"""Schema migrations of the store's database.
 
-Everything happens in one transaction under a lock, so that processes that start together do not meet in it, and
-a migration that fails leaves nothing behind.
+A migration is one transaction under a lock: processes that start together run it once, and a failed one leaves
+nothing behind.
 """
 
 from pathlib import Path
@@ -17,10 +17,10 @@ _LOCK: Final = 7_219_345_101
 
 
 def upgrade(engine: Engine) -> None:
-    """Make the tables, or bring them to this version.
+    """Create the tables, or migrate them to this version.
 
     Raises:
-        StoreUnavailable: they were made by a newer version of nsai-work.
+        StoreUnavailable: they belong to a newer version of nsai-work.
     """
     with engine.connect().execution_options(nsai_write=False) as connection, connection.begin():
         if current_version(connection) == HEAD:
@@ -34,7 +34,7 @@ def upgrade(engine: Engine) -> None:
 
 
 def check(engine: Engine) -> None:
-    """Raise StoreUnavailable unless the tables have the version that this code needs. Changes nothing."""
+    """Raise StoreUnavailable unless the tables have the version that this code needs."""
     with engine.connect().execution_options(nsai_write=False) as connection, connection.begin():
         version = current_version(connection)
     if version != HEAD:
@@ -46,7 +46,7 @@ def check(engine: Engine) -> None:
 
 
 def current_version(connection: Connection) -> str | None:
-    """The version of the tables that are there; None if there are none."""
+    """The version of the existing tables; None if there are none."""
     if not inspect(connection).has_table(VERSION_TABLE):
         return None
     version: str | None = connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()  # noqa: S608

@@ -1,7 +1,7 @@
-"""Notices: PostgreSQL tells the workers that listen when a job has become ready.
+"""PostgreSQL notifications of ready jobs.
 
-They come with the commit itself, sooner than a broker could be told. They are a short cut and nothing more: a
-worker that hears none (behind a pooler, say) is told by the broker, and looks for itself.
+PostgreSQL delivers them with the commit, sooner than a broker could be reached. They only save latency: a worker
+that receives none (behind a pooler, for example) is woken by the broker, and polls.
 https://www.postgresql.org/docs/current/sql-notify.html
 """
 
@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, func, literal_column
 CHANNEL: Final = "nsai_work_ready"
 
 
-def notice() -> ColumnElement[Any]:
-    """A column that, when it is evaluated, gives notice once its transaction is committed: one for each
-    transaction, however often it is evaluated."""
+def notify_ready() -> ColumnElement[Any]:
+    """A column whose evaluation sends a notification when the transaction commits. PostgreSQL sends one per
+    transaction, however often the column is evaluated."""
     return func.pg_notify(literal_column(f"'{CHANNEL}'"), literal_column("''"))

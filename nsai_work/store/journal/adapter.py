@@ -1,4 +1,4 @@
-"""The training driver's journal, kept in the store."""
+"""The store's implementation of the training driver's journal."""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,44 +14,43 @@ from nsai_work.journal import (
     StepRecord,
 )
 from nsai_work.store.async_store import AsyncStore
-from nsai_work.store.journal import runs as journal
-from nsai_work.store.journal.steps import NewIntents, StepDone, complete_steps, intend_many
+from nsai_work.store.journal import checkpoints, runs, steps
 from nsai_work.store.records import Claim
 
 
 class StoreJournal:
-    """``nsai_work.journal.Journal`` for one claim. Each call returns once it is committed."""
+    """``nsai_work.journal.Journal`` of one claim. Each call returns after its commit."""
 
     def __init__(self, store: AsyncStore, claim: Claim) -> None:
         self._store = store
         self._claim = claim
 
     async def load(self) -> JournalSnapshot:
-        return await self._store.run(journal.snapshot, self._claim)
+        return await self._store.run(runs.snapshot, self._claim)
 
     async def begin_run(self, run: RemoteRun) -> None:
-        await self._store.run(journal.begin_run, self._claim, run)
+        await self._store.run(runs.begin_run, self._claim, run)
 
     async def end_run(self, generation: int, reason: str) -> None:
-        await self._store.run(journal.end_run, self._claim, generation, reason)
+        await self._store.run(runs.end_run, self._claim, generation, reason)
 
     async def set_resume(self, generation: int, resume: ResumeMode) -> None:
-        await self._store.run(journal.set_resume, self._claim, generation, resume)
+        await self._store.run(runs.set_resume, self._claim, generation, resume)
 
     async def intend(self, generation: int, intents: Sequence[Intent]) -> None:
-        await self._store.run_merged(intend_many, NewIntents(self._claim, generation, intents))
+        await self._store.run_merged(steps.intend_many, steps.NewIntents(self._claim, generation, intents))
 
     async def complete_step(
         self, record: StepRecord, last_seq_id: int, progress: Mapping[str, JsonValue] | None = None
     ) -> None:
-        done = StepDone(self._claim, record, last_seq_id, progress or {})
-        await self._store.run_merged(complete_steps, done)
+        done = steps.StepDone(self._claim, record, last_seq_id, progress or {})
+        await self._store.run_merged(steps.complete_steps, done)
 
     async def close_intent(self, generation: int, last_seq_id: int) -> None:
-        await self._store.run(journal.close_intent, self._claim, generation, last_seq_id)
+        await self._store.run(steps.close_intent, self._claim, generation, last_seq_id)
 
     async def plan_checkpoint(self, checkpoint: CheckpointRecord, intent: Intent) -> None:
-        await self._store.run(journal.plan_checkpoint, self._claim, checkpoint, intent)
+        await self._store.run(checkpoints.plan_checkpoint, self._claim, checkpoint, intent)
 
     async def commit_checkpoint(
         self,
@@ -64,7 +63,7 @@ class StoreJournal:
         metric: float | None = None,
     ) -> None:
         await self._store.run(
-            journal.commit_checkpoint,
+            checkpoints.commit_checkpoint,
             self._claim,
             name,
             path=path,
@@ -75,10 +74,10 @@ class StoreJournal:
         )
 
     async def set_sampler_path(self, name: str, sampler_path: str) -> None:
-        await self._store.run(journal.set_sampler_path, self._claim, name, sampler_path)
+        await self._store.run(checkpoints.set_sampler_path, self._claim, name, sampler_path)
 
     async def mark_checkpoint(self, name: str, status: CheckpointStatus, note: str | None = None) -> None:
-        await self._store.run(journal.mark_checkpoint, self._claim, name, status, note)
+        await self._store.run(checkpoints.mark_checkpoint, self._claim, name, status, note)
 
     async def event(self, name: str, data: dict[str, JsonValue]) -> None:
-        await self._store.run(journal.append_event, self._claim, name, data)
+        await self._store.run(runs.append_event, self._claim, name, data)

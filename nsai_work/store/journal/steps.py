@@ -1,7 +1,7 @@
-"""The journal's hot path: intents and results of optimizer steps, of many jobs at a time.
+"""Intents and optimizer steps in the journal, written for many jobs at once.
 
-Hundreds of runs in one process step at the same moments; what they have to write goes into a handful of statements.
-Each item is fenced for itself: a job that has been lost costs its own item and no other.
+Hundreds of runs in one process step at the same time; their writes are merged into a handful of statements. Each
+item is fenced separately: a lost job fails its own item only.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,23 +9,22 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import JsonValue
-from sqlalchemy import select, tuple_
+from sqlalchemy import Row, func, select, tuple_, update
 
 from crucible.errors import CrucibleError
 from crucible.training import Intent
 from nsai_work.journal import StepRecord
-from nsai_work.lifecycle import JobStatus
 from nsai_work.store.engine.bulk_write import BulkWrite, insert_new
 from nsai_work.store.engine.database import Tx
-from nsai_work.store.lifecycle.finish import lease_lost
-from nsai_work.store.lifecycle.transitions import plan_events
+from nsai_work.store.journal.fences import fence, fence_all, fence_errors
+from nsai_work.store.lifecycle.events import plan_events
 from nsai_work.store.records import Claim
-from nsai_work.store.schema import intents, jobs, status_in, steps
+from nsai_work.store.schema import intents, jobs, steps
 
 
 @dataclass(frozen=True, slots=True)
 class NewIntents:
-    """What one owner is about to send."""
+    """Requests that a claim's owner is about to send."""
 
     claim: Claim
     generation: int
@@ -34,7 +33,7 @@ class NewIntents:
 
 @dataclass(frozen=True, slots=True)
 class StepDone:
-    """One optimizer step's result. ``progress`` goes into its event beside the record."""
+    """The result of an optimizer step. ``progress`` is further data of its event."""
 
     claim: Claim
     record: StepRecord
@@ -43,64 +42,82 @@ class StepDone:
 
     @property
     def key(self) -> tuple[int, int, int]:
-        """What makes a step's record one."""
+        """The primary key of the step's record."""
         return (self.claim.seq, self.record.step, self.record.generation)
 
 
-def fence_all(tx: Tx, claims: Iterable[Claim]) -> dict[tuple[int, int], int]:
-    """Hold those jobs for this transaction that are still their claims'; by (seq, fence), how far each
-    has ever come."""
-    wanted = {(claim.seq, claim.fence) for claim in claims}
-    statement = (
-        select(jobs.c.seq, jobs.c.fence, jobs.c.progress)
-        .where(tuple_(jobs.c.seq, jobs.c.fence).in_(sorted(wanted)), status_in(JobStatus.RUNNING))
-        .order_by(jobs.c.seq)
-        .with_for_update()
-    )
-    return {(row.seq, row.fence): row.progress for row in tx.connection.execute(statement)}
+def intend(tx: Tx, claim: Claim, generation: int, new: Sequence[Intent]) -> None:
+    """Journal requests that are about to be sent. Raises LeaseLost."""
+    (error,) = intend_many(tx, [NewIntents(claim, generation, new)])
+    if error is not None:
+        raise error
 
 
-def _rulings(claims: Sequence[Claim], held: Mapping[tuple[int, int], int]) -> list[CrucibleError | None]:
-    return [None if (claim.seq, claim.fence) in held else lease_lost(claim) for claim in claims]
-
-
-def intend_many(tx: Tx, news: Sequence[NewIntents]) -> list[CrucibleError | None]:
-    """Journal what is about to be sent; for each None, or the LeaseLost that its owner must obey."""
-    held = fence_all(tx, (new.claim for new in news))
+def intend_many(tx: Tx, items: Sequence[NewIntents]) -> list[CrucibleError | None]:
+    """Journal requests that are about to be sent. Returns None for each item, or the LeaseLost to raise to its
+    owner."""
+    held = fence_all(tx, (item.claim for item in items))
     rows = [
         {
-            "job_seq": new.claim.seq,
-            "generation": new.generation,
+            "job_seq": item.claim.seq,
+            "generation": item.generation,
             "last_seq_id": intent.last_seq_id,
             "intent": intent.model_dump(mode="json"),
             "closed": False,
             "intended_at": tx.now,
         }
-        for new in news
-        if (new.claim.seq, new.claim.fence) in held
-        for intent in new.intents
+        for item in items
+        if (item.claim.seq, item.claim.fence) in held
+        for intent in item.intents
     ]
     insert_new(tx, intents, rows)
-    return _rulings([new.claim for new in news], held)
+    return fence_errors([item.claim for item in items], held)
+
+
+def close_fenced_intent(tx: Tx, claim: Claim, generation: int, last_seq_id: int) -> None:
+    """Close an intent of a job that ``fence`` has locked."""
+    intent = (intents.c.job_seq == claim.seq) & (intents.c.generation == generation)
+    tx.connection.execute(update(intents).where(intent, intents.c.last_seq_id == last_seq_id).values(closed=True))
+
+
+def close_intent(tx: Tx, claim: Claim, generation: int, last_seq_id: int) -> None:
+    """Close an intent without a step, such as that of a save."""
+    fence(tx, claim)
+    close_fenced_intent(tx, claim, generation, last_seq_id)
+
+
+def open_intents(tx: Tx, seq: int, generation: int) -> list[Intent]:
+    """The intents of a run whose results are not recorded, in order."""
+    condition = (intents.c.job_seq == seq) & (intents.c.generation == generation) & intents.c.closed.is_(False)
+    rows = tx.connection.execute(select(intents.c.intent).where(condition).order_by(intents.c.last_seq_id))
+    return [Intent.model_validate(value) for value in rows.scalars()]
+
+
+def last_seq_id(tx: Tx, seq: int, generation: int) -> int | None:
+    """The highest journaled seq_id of a run; None before its first intent."""
+    condition = (intents.c.job_seq == seq) & (intents.c.generation == generation)
+    newest: int | None = tx.connection.execute(
+        select(func.max(intents.c.last_seq_id)).where(condition)
+    ).scalar_one()
+    return newest
 
 
 def complete_steps(tx: Tx, done: Sequence[StepDone]) -> list[CrucibleError | None]:
-    """Record steps and close their intents; for each None, or the LeaseLost that its owner must obey.
+    """Record steps and close their intents. Returns None for each item, or the LeaseLost to raise to its owner.
 
-    A step that is recorded already is left as it is. One further than any before it is progress, and clears the
-    count of crashes.
+    A recorded step is left unchanged. A step beyond all earlier ones is progress, and resets the count of crashes.
     """
-    held = fence_all(tx, (one.claim for one in done))
-    mine = {one.key: one for one in reversed(done) if (one.claim.seq, one.claim.fence) in held}
-    fresh = [mine[key] for key in sorted(mine.keys() - _recorded(tx, mine))]
+    held = fence_all(tx, (item.claim for item in done))
+    owned = {item.key: item for item in reversed(done) if (item.claim.seq, item.claim.fence) in held}
+    fresh = [owned[key] for key in sorted(owned.keys() - _recorded(tx, owned))]
     if fresh:
-        writes = BulkWrite()
-        writes.insert(steps, [_step_row(tx, one) for one in fresh])
-        writes.update(intents, [_closed(one) for one in fresh], by=("job_seq", "generation", "last_seq_id"))
-        writes.update(jobs, _progress(fresh, held), by=("seq",))
-        plan_events(tx, [(one.claim.seq, "step", _event_data(one)) for one in fresh], writes)
-        writes.run(tx)
-    return _rulings([one.claim for one in done], held)
+        bulk = BulkWrite()
+        bulk.insert(steps, [_step_row(tx, item) for item in fresh])
+        bulk.update(intents, [_closed_intent(item) for item in fresh], by=("job_seq", "generation", "last_seq_id"))
+        bulk.update(jobs, _progress(fresh, held), by=("seq",))
+        plan_events(tx, [(item.claim.seq, "step", _event_data(item)) for item in fresh], bulk)
+        bulk.execute(tx)
+    return fence_errors([item.claim for item in done], held)
 
 
 def _recorded(tx: Tx, keys: Iterable[tuple[int, int, int]]) -> set[tuple[int, int, int]]:
@@ -109,27 +126,27 @@ def _recorded(tx: Tx, keys: Iterable[tuple[int, int, int]]) -> set[tuple[int, in
     return {(row.job_seq, row.step, row.generation) for row in rows}
 
 
-def _closed(one: StepDone) -> dict[str, Any]:
+def _closed_intent(item: StepDone) -> dict[str, Any]:
     return {
-        "job_seq": one.claim.seq,
-        "generation": one.record.generation,
-        "last_seq_id": one.last_seq_id,
+        "job_seq": item.claim.seq,
+        "generation": item.record.generation,
+        "last_seq_id": item.last_seq_id,
         "closed": True,
     }
 
 
 def _progress(done: Sequence[StepDone], held: Mapping[tuple[int, int], int]) -> list[dict[str, Any]]:
-    furthest: dict[int, int] = {}
-    for one in done:
-        if one.record.step > held[(one.claim.seq, one.claim.fence)]:
-            furthest[one.claim.seq] = max(one.record.step, furthest.get(one.claim.seq, 0))
-    return [{"seq": seq, "progress": step, "crashes": 0} for seq, step in sorted(furthest.items())]
+    highest: dict[int, int] = {}
+    for item in done:
+        if item.record.step > held[(item.claim.seq, item.claim.fence)]:
+            highest[item.claim.seq] = max(item.record.step, highest.get(item.claim.seq, 0))
+    return [{"seq": seq, "progress": step, "crashes": 0} for seq, step in sorted(highest.items())]
 
 
-def _step_row(tx: Tx, one: StepDone) -> dict[str, Any]:
-    record = one.record
+def _step_row(tx: Tx, item: StepDone) -> dict[str, Any]:
+    record = item.record
     return {
-        "job_seq": one.claim.seq,
+        "job_seq": item.claim.seq,
         "step": record.step,
         "generation": record.generation,
         "superseded_by": None,
@@ -142,5 +159,31 @@ def _step_row(tx: Tx, one: StepDone) -> dict[str, Any]:
     }
 
 
-def _event_data(one: StepDone) -> dict[str, Any]:
-    return one.record.model_dump(mode="json", exclude={"recorded_at"}) | dict(one.progress)
+def _event_data(item: StepDone) -> dict[str, Any]:
+    return item.record.model_dump(mode="json", exclude={"recorded_at"}) | dict(item.progress)
+
+
+def job_steps(tx: Tx, seq: int) -> list[StepRecord]:
+    """The steps that are not superseded, in order."""
+    condition = (steps.c.job_seq == seq) & steps.c.superseded_by.is_(None)
+    return [_step_of(row) for row in tx.connection.execute(select(steps).where(condition).order_by(steps.c.step))]
+
+
+def superseded_steps(tx: Tx, seq: int) -> dict[int, StepRecord]:
+    """The newest superseded record of each step, by step."""
+    condition = (steps.c.job_seq == seq) & steps.c.superseded_by.is_not(None)
+    rows = tx.connection.execute(select(steps).where(condition).order_by(steps.c.step, steps.c.generation))
+    return {row.step: _step_of(row) for row in rows}
+
+
+def _step_of(row: Row[Any]) -> StepRecord:
+    return StepRecord(
+        step=row.step,
+        epoch=row.epoch,
+        loss=row.loss,
+        tokens=row.tokens,
+        learning_rate=row.learning_rate,
+        generation=row.generation,
+        metrics=row.metrics,
+        recorded_at=row.recorded_at,
+    )

@@ -1,1 +1,1 @@
-"""Transitions of a job's status: finish, requeue, cancel, retry, and what they mean for dependent jobs."""
+"""Status transitions of jobs: finish, requeue, cancel, retry, and their effect on dependent jobs."""

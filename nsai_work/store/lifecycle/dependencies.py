@@ -1,4 +1,4 @@
-"""Jobs that wait for other jobs: promoted when all have succeeded, failed when one has not."""
+"""Dependencies: a job is queued once all jobs that it depends on have succeeded, and fails if one did not."""
 
 from collections import defaultdict
 from collections.abc import Collection
@@ -9,40 +9,41 @@ from sqlalchemy import Row, Select, select
 
 from crucible.errors import ErrorCategory, Failure
 from nsai_work.lifecycle import JobStatus
-from nsai_work.store.engine.database import PREPARED, Tx, one_of_these
-from nsai_work.store.lifecycle.transitions import Transition, lock_rows, move
+from nsai_work.store.engine.database import PREPARED, Tx, one_of_parameter
+from nsai_work.store.lifecycle.locks import lock_rows
+from nsai_work.store.lifecycle.transitions import Transition, apply_transitions
 from nsai_work.store.rows import failure_json
 from nsai_work.store.schema import dependencies, jobs, status_in
 
 
-def after_end(tx: Tx, ended_seqs: Collection[int]) -> dict[str, JobStatus]:
-    """Settle the jobs that depend on these, which have just ended in this transaction."""
-    waiting = tx.connection.execute(_waiting_for(tx.postgres), {"ended": list(ended_seqs)}).scalars().all()
-    return settle(tx, waiting) if waiting else {}
+def settle_dependents(tx: Tx, ended_seqs: Collection[int]) -> dict[str, JobStatus]:
+    """Settle the dependents of jobs that ended in this transaction."""
+    dependents = tx.connection.execute(_dependents_of(tx.postgres), {"ended": list(ended_seqs)}).scalars().all()
+    return settle(tx, dependents) if dependents else {}
 
 
 @lru_cache
-def _waiting_for(postgres: bool) -> Select[int]:
-    these = one_of_these(dependencies.c.needs_seq, "ended", postgres=postgres)
-    return select(dependencies.c.job_seq).where(these).distinct().execution_options(**PREPARED)
+def _dependents_of(postgres: bool) -> Select[int]:
+    condition = one_of_parameter(dependencies.c.needs_seq, "ended", postgres=postgres)
+    return select(dependencies.c.job_seq).where(condition).distinct().execution_options(**PREPARED)
 
 
 def settle(tx: Tx, seqs: Collection[int]) -> dict[str, JobStatus]:
-    """Move pending jobs on if what they wait for has been decided; where each went, by job id.
+    """Queue or fail pending jobs whose dependencies allow it. Returns the new status by job id.
 
-    The rows are locked before their dependencies are read: of two dependencies that end at the same moment, the
-    second sees the first.
+    The rows are locked before their dependencies are read: of two dependencies that end concurrently, the second
+    sees the first.
     """
     statement = select(jobs).where(jobs.c.seq.in_(list(seqs)), status_in(JobStatus.PENDING)).order_by(jobs.c.seq)
     rows = lock_rows(tx, statement)
     if not rows:
         return {}
     needed = _needed(tx, [row.seq for row in rows])
-    moves = [one for row in rows if (one := _decide(tx, row, needed[row.seq])) is not None]
-    move(tx, moves)
-    moved = {one.row.id: one.status for one in moves}
-    failed = [one.row.seq for one in moves if one.status is JobStatus.FAILED]
-    return moved | (after_end(tx, failed) if failed else {})
+    transitions = [found for row in rows if (found := _transition(tx, row, needed[row.seq])) is not None]
+    apply_transitions(tx, transitions)
+    settled = {transition.row.id: transition.status for transition in transitions}
+    failed = [transition.row.seq for transition in transitions if transition.status is JobStatus.FAILED]
+    return settled | (settle_dependents(tx, failed) if failed else {})
 
 
 def _needed(tx: Tx, seqs: Collection[int]) -> dict[int, list[Row[Any]]]:
@@ -57,7 +58,7 @@ def _needed(tx: Tx, seqs: Collection[int]) -> dict[int, list[Row[Any]]]:
     return needed
 
 
-def _decide(tx: Tx, row: Row[Any], needed: list[Row[Any]]) -> Transition | None:
+def _transition(tx: Tx, row: Row[Any], needed: list[Row[Any]]) -> Transition | None:
     broken = [other for other in needed if JobStatus(other.status).ended and other.status != JobStatus.SUCCEEDED]
     if broken:
         failure = dependency_failure([(other.id, other.status) for other in broken])
@@ -71,11 +72,11 @@ def _decide(tx: Tx, row: Row[Any], needed: list[Row[Any]]) -> Transition | None:
 
 
 def dependency_failure(broken: list[tuple[str, str]]) -> Failure:
-    """Why a job cannot run any more."""
-    said = ", ".join(f"{job_id} ({status})" for job_id, status in broken)
+    """The failure of a job whose dependencies did not succeed."""
+    names = ", ".join(f"{job_id} ({status})" for job_id, status in broken)
     return Failure(
         category=ErrorCategory.RESOURCE,
         code="dependency_failed",
-        message=f"a job that this one depends on did not succeed: {said}; retry that one, then this one",
+        message=f"a job that this one depends on did not succeed: {names}; retry that one, then this one",
         details={"depends_on": [job_id for job_id, _ in broken]},
     )

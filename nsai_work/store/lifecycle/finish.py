@@ -1,4 +1,4 @@
-"""How an owner lets go of a job: at its end, or back into the queue. Fenced by the fence of the claim."""
+"""Finishing and requeueing a claimed job, fenced by its token."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -11,8 +11,9 @@ from nsai_work.errors import IllegalTransition, LeaseLost
 from nsai_work.lifecycle import JobStatus
 from nsai_work.store.engine.bulk_write import BulkWrite
 from nsai_work.store.engine.database import Tx
-from nsai_work.store.lifecycle.dependencies import after_end
-from nsai_work.store.lifecycle.transitions import Transition, lock_by_id, plan_moves
+from nsai_work.store.lifecycle.dependencies import settle_dependents
+from nsai_work.store.lifecycle.locks import lock_by_id
+from nsai_work.store.lifecycle.transitions import Transition, plan_transitions
 from nsai_work.store.records import Claim, Outcome, OutcomeKind
 from nsai_work.store.rows import failure_json
 from nsai_work.store.schema import attempts
@@ -39,13 +40,15 @@ def finish_many(tx: Tx, ends: Sequence[tuple[Claim, Outcome]]) -> list[CrucibleE
     for _, outcome in ends:
         _require_final(outcome)
     held, errors = _fence(tx, ends)
-    moves = [_end_move(tx, held[index], outcome) for index, (_, outcome) in enumerate(ends) if index in held]
-    writes = BulkWrite()
-    plan_moves(tx, moves, writes)
-    close_attempts(tx, [(one.row, str(one.status), one.values["error"]) for one in moves], writes)
-    writes.run(tx)
-    if moves:
-        after_end(tx, [one.row.seq for one in moves])
+    transitions = [
+        _final_transition(tx, held[index], outcome) for index, (_, outcome) in enumerate(ends) if index in held
+    ]
+    bulk = BulkWrite()
+    plan_transitions(tx, transitions, bulk)
+    close_attempts(tx, [(end.row, str(end.status), end.values["error"]) for end in transitions], bulk)
+    bulk.execute(tx)
+    if transitions:
+        settle_dependents(tx, [end.row.seq for end in transitions])
     return errors
 
 
@@ -71,7 +74,7 @@ def requeue(tx: Tx, claim: Claim, outcome: Outcome) -> JobStatus:
     if row.cancel_requested_at is not None:
         finish(tx, claim, Outcome.canceled(Canceled("canceled by request").failure()))
         return JobStatus.CANCELED
-    values = {**released(tx, row, outcome.delay_s), "wait_reason": outcome.reason}
+    values = {**requeued_columns(tx, row, outcome.delay_s), "wait_reason": outcome.reason}
     if outcome.kind is OutcomeKind.RELEASED:
         values["attempt"] = max(row.attempt - 1, 0)
     event = {
@@ -81,20 +84,20 @@ def requeue(tx: Tx, claim: Claim, outcome: Outcome) -> JobStatus:
     }
     if outcome.failure is not None:
         event["failure"] = failure_json(outcome.failure)
-    writes = BulkWrite()
-    plan_moves(tx, [Transition(row, JobStatus.QUEUED, values, event)], writes)
-    close_attempts(tx, [(row, str(outcome.kind), failure_json(outcome.failure))], writes)
-    writes.run(tx)
+    bulk = BulkWrite()
+    plan_transitions(tx, [Transition(row, JobStatus.QUEUED, values, event)], bulk)
+    close_attempts(tx, [(row, str(outcome.kind), failure_json(outcome.failure))], bulk)
+    bulk.execute(tx)
     return JobStatus.QUEUED
 
 
-def released(tx: Tx, row: Row[Any], delay_s: float) -> dict[str, Any]:
-    """The columns of a job that goes back into the queue, for claims after ``delay_s``."""
+def requeued_columns(tx: Tx, row: Row[Any], delay_s: float) -> dict[str, Any]:
+    """The columns of a requeued job that is claimable after ``delay_s``."""
     delayed = delay_s > 0
     return {
         "queued_at": tx.now,
         "run_at": tx.now + timedelta(seconds=delay_s) if delayed else None,
-        # kept beside run_at: when the clock has been set back, this lies in the future
+        # when the clock has been set back, this is in the future
         "delayed_since": tx.now if delayed else None,
         "worker_id": None,
         "credential": None,
@@ -102,7 +105,7 @@ def released(tx: Tx, row: Row[Any], delay_s: float) -> dict[str, Any]:
     }
 
 
-def _end_move(tx: Tx, row: Row[Any], outcome: Outcome) -> Transition:
+def _final_transition(tx: Tx, row: Row[Any], outcome: Outcome) -> Transition:
     error = failure_json(outcome.failure)
     result = None if outcome.result is None else dict(outcome.result)
     values = {"result": result, "error": error, "completed_at": tx.now, "wait_reason": None}
@@ -141,17 +144,17 @@ def _recorded_outcome(tx: Tx, claim: Claim) -> str | None:
 
 
 def lease_lost(claim: Claim) -> LeaseLost:
-    """What the owner of a claim is told that no longer holds."""
+    """The error for the former owner of a job."""
     return LeaseLost(
-        f"job {claim.job_id}: fencing token {claim.fence} no longer owns it; stop working at it",
+        f"job {claim.job_id}: fencing token {claim.fence} no longer owns it; stop working on it",
         details={"job_id": claim.job_id, "fence": claim.fence},
     )
 
 
-def close_attempts(tx: Tx, ended: Sequence[tuple[Row[Any], str, dict[str, Any] | None]], writes: BulkWrite) -> None:
-    """Say with other writes how the attempts of these (locked) jobs' current fences ended."""
+def close_attempts(tx: Tx, ended: Sequence[tuple[Row[Any], str, dict[str, Any] | None]], bulk: BulkWrite) -> None:
+    """Add the ends of the current attempts of locked jobs to a bulk write."""
     rows = [
         {"job_seq": row.seq, "fence": row.fence, "ended_at": tx.now, "outcome": outcome, "failure": failure}
         for row, outcome, failure in ended
     ]
-    writes.update(attempts, rows, by=("job_seq", "fence"))
+    bulk.update(attempts, rows, by=("job_seq", "fence"))

@@ -1,26 +1,24 @@
-"""How a job changes its status: checked against the table, written with its event, in one place."""
+"""Status transitions of jobs: checked against the transition table and written with their events."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import Any
 
-from sqlalchemy import Row, Select, select
+from sqlalchemy import Row
 
 from nsai_work.lifecycle import JobStatus, check_transition
 from nsai_work.store.engine.bulk_write import BulkWrite
-from nsai_work.store.engine.database import PREPARED, Tx, one_of_these
+from nsai_work.store.engine.database import Tx
 from nsai_work.store.lanes import activate
-from nsai_work.store.schema import events, jobs
-
-Entry: TypeAlias = tuple[int, str, dict[str, Any]]
-"""One entry of a log: seq of the job, name, data."""
+from nsai_work.store.lifecycle.events import plan_events
+from nsai_work.store.schema import jobs
 
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """One job's step to another status. ``row`` was read under a lock in this transaction."""
+    """A job's transition to a status. ``row`` was locked in this transaction; ``values`` are further columns, and
+    ``event`` further data of the event."""
 
     row: Row[Any]
     status: JobStatus
@@ -28,63 +26,38 @@ class Transition:
     event: dict[str, Any] = field(default_factory=dict)
 
 
-def lock_rows(tx: Tx, statement: Select[Any], *, skip_locked: bool = False) -> Sequence[Row[Any]]:
-    """Read rows of ``nsai_jobs`` so that nobody else changes them before this transaction ends."""
-    return tx.connection.execute(statement.with_for_update(of=jobs, skip_locked=skip_locked)).all()
+def apply_transitions(tx: Tx, transitions: Sequence[Transition]) -> None:
+    """Write transitions with their events. Raises as ``plan_transitions``."""
+    bulk = BulkWrite()
+    plan_transitions(tx, transitions, bulk)
+    bulk.execute(tx)
 
 
-def lock_by_id(tx: Tx, job_ids: Iterable[str]) -> dict[str, Row[Any]]:
-    """The locked rows of some jobs, by id; in one order, so that two transactions do not wait crosswise."""
-    rows = tx.connection.execute(_these_locked(tx.postgres), {"wanted": list(job_ids)})
-    return {row.id: row for row in rows}
-
-
-@lru_cache
-def _these_locked(postgres: bool) -> Select[Any]:
-    these = one_of_these(jobs.c.id, "wanted", postgres=postgres)
-    statement = select(jobs).where(these).order_by(jobs.c.seq).with_for_update(of=jobs)
-    return statement.execution_options(**PREPARED)
-
-
-def move(tx: Tx, moves: Sequence[Transition]) -> None:
-    """Write the moves and an event for each. Raises as ``plan_moves``."""
-    writes = BulkWrite()
-    plan_moves(tx, moves, writes)
-    writes.run(tx)
-
-
-def plan_moves(tx: Tx, moves: Sequence[Transition], writes: BulkWrite) -> None:
-    """Add the moves and an event for each to ``writes``.
+def plan_transitions(tx: Tx, transitions: Sequence[Transition], bulk: BulkWrite) -> None:
+    """Add transitions and their events to a bulk write, and activate the lanes of jobs that become ready.
 
     Raises:
-        IllegalTransition: the life cycle has no such move; nothing is written.
+        IllegalTransition: the transition table does not allow one of them; nothing is written.
     """
-    groups: dict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
-    for one in moves:
-        check_transition(JobStatus(one.row.status), one.status)
-        row = {"seq": one.row.seq, **one.values, "status": str(one.status)}
-        groups[tuple(sorted(row))].append(row)
-    for rows in groups.values():
-        writes.update(jobs, rows, by=("seq",), exact=True)
-    ready = [one for one in moves if one.status is JobStatus.QUEUED and one.values.get("run_at") is None]
-    activate(tx, {one.row.lane_id for one in ready})
-    plan_events(tx, [(one.row.seq, f"job.{one.status}", _event_data(one)) for one in moves], writes)
+    rows_by_columns: dict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
+    for transition in transitions:
+        check_transition(JobStatus(transition.row.status), transition.status)
+        row = {"seq": transition.row.seq, **transition.values, "status": str(transition.status)}
+        rows_by_columns[tuple(sorted(row))].append(row)
+    for rows in rows_by_columns.values():
+        bulk.update(jobs, rows, by=("seq",), exact=True)
+    activate(tx, {transition.row.lane_id for transition in transitions if _makes_ready(transition)})
+    entries = [
+        (transition.row.seq, f"job.{transition.status}", _event_data(transition)) for transition in transitions
+    ]
+    plan_events(tx, entries, bulk)
 
 
-def _event_data(one: Transition) -> dict[str, Any]:
-    fence = one.values.get("fence", one.row.fence)
-    return {"from": one.row.status, "to": str(one.status), "fence": fence, **one.event}
+def _makes_ready(transition: Transition) -> bool:
+    return transition.status is JobStatus.QUEUED and transition.values.get("run_at") is None
 
 
-def append_events(tx: Tx, entries: Sequence[Entry]) -> None:
-    """Append to the logs of jobs. The caller holds the locks of their rows, which keeps a log's order the order in
-    which things happened."""
-    writes = BulkWrite()
-    plan_events(tx, entries, writes)
-    writes.run(tx)
-
-
-def plan_events(tx: Tx, entries: Sequence[Entry], writes: BulkWrite) -> None:
-    """As ``append_events``, with other writes."""
-    rows = [{"job_seq": seq, "at": tx.now, "name": name, "data": data} for seq, name, data in entries]
-    writes.insert(events, rows)
+def _event_data(transition: Transition) -> dict[str, Any]:
+    row = transition.row
+    fence = transition.values.get("fence", row.fence)
+    return {"from": row.status, "to": str(transition.status), "fence": fence, **transition.event}

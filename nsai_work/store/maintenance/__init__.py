@@ -1,1 +1,1 @@
-"""Maintenance that any worker may run: expired leases, delayed jobs, leader election, workers, pruning."""
+"""Maintenance by any worker: leases, rescue, due jobs, leader election, the registry of workers, pruning."""

@@ -1,1 +1,1 @@
-"""Read-only queries: jobs, events, attempts, wait reasons."""
+"""Read-only queries: jobs, events, attempts, wait reasons, wake-ups."""

@@ -1,4 +1,4 @@
-"""What can be asked about jobs."""
+"""Queries about jobs: their state, events and attempts."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,18 +8,18 @@ from sqlalchemy import Row, Select, select
 from nsai_work.job import Job
 from nsai_work.lifecycle import JobStatus
 from nsai_work.store.engine.database import Tx
-from nsai_work.store.lifecycle.cancel_retry import job_not_found
+from nsai_work.store.lifecycle.locks import job_not_found
 from nsai_work.store.queries.wait_reason import wait_reasons
 from nsai_work.store.records import AttemptRow, EventRow, JobFilter
 from nsai_work.store.rows import failure_of, job_of, select_jobs
-from nsai_work.store.schema import attempts, events, jobs, tags
+from nsai_work.store.schema import attempts, events, jobs, status_in, tags
 
 
 def get(tx: Tx, job_id: str, tenant_id: str | None = None) -> Job:
     """A job.
 
     Raises:
-        JobNotFound: no job of this tenant has the id.
+        JobNotFound: the tenant has no job with this id.
     """
     statement = select_jobs().where(jobs.c.id == job_id)
     if tenant_id is not None:
@@ -31,7 +31,7 @@ def get(tx: Tx, job_id: str, tenant_id: str | None = None) -> Job:
 
 
 def seq_of(tx: Tx, job_id: str, tenant_id: str | None = None) -> int:
-    """The internal number of a job. Raises as ``get``."""
+    """The sequence number of a job. Raises as ``get``."""
     statement = select(jobs.c.seq).where(jobs.c.id == job_id)
     if tenant_id is not None:
         statement = statement.where(jobs.c.tenant_id == tenant_id)
@@ -41,27 +41,27 @@ def seq_of(tx: Tx, job_id: str, tenant_id: str | None = None) -> int:
     return seq
 
 
-def list_jobs(tx: Tx, wanted: JobFilter, *, limit: int = 100, after: str | None = None) -> list[Job]:
-    """Jobs, the newest first. ``after`` is the id of the last job of the page before.
+def list_jobs(tx: Tx, conditions: JobFilter, *, limit: int = 100, after: str | None = None) -> list[Job]:
+    """A page of jobs, the newest first. ``after`` is the id of the last job on the previous page.
 
     Raises:
-        JobNotFound: ``after`` is no job.
+        JobNotFound: no job has the id ``after``.
     """
-    statement = _filtered(select_jobs(), wanted).order_by(jobs.c.seq.desc()).limit(limit)
+    statement = _filtered(select_jobs(), conditions).order_by(jobs.c.seq.desc()).limit(limit)
     if after is not None:
         statement = statement.where(jobs.c.seq < seq_of(tx, after))
     return _with_reasons(tx, tx.connection.execute(statement).all())
 
 
-def _filtered(statement: Select[Any], wanted: JobFilter) -> Select[Any]:
+def _filtered(statement: Select[Any], conditions: JobFilter) -> Select[Any]:
     for name in ("status", "kind", "backend", "tenant_id", "namespace", "parent_id"):
-        value = getattr(wanted, name)
+        value = getattr(conditions, name)
         if value is not None:
             statement = statement.where(jobs.c[name] == str(value))
-    if wanted.priority is not None:
-        statement = statement.where(jobs.c.rank == wanted.priority.rank)
-    if wanted.tag is not None:
-        statement = statement.where(jobs.c.seq.in_(select(tags.c.job_seq).where(tags.c.tag == wanted.tag)))
+    if conditions.priority is not None:
+        statement = statement.where(jobs.c.rank == conditions.priority.rank)
+    if conditions.tag is not None:
+        statement = statement.where(jobs.c.seq.in_(select(tags.c.job_seq).where(tags.c.tag == conditions.tag)))
     return statement
 
 
@@ -72,7 +72,7 @@ def _with_reasons(tx: Tx, rows: Sequence[Row[Any]]) -> list[Job]:
 
 
 def job_events(tx: Tx, job_id: str, *, after: int = 0, limit: int = 1000) -> list[EventRow]:
-    """The log of a job from the entry after ``after`` on.
+    """The events of a job with a seq above ``after``, in order.
 
     Raises:
         JobNotFound: no job has the id.
@@ -84,14 +84,17 @@ def job_events(tx: Tx, job_id: str, *, after: int = 0, limit: int = 1000) -> lis
 
 
 def all_events(tx: Tx, *, after: int = 0, limit: int = 1000) -> list[EventRow]:
-    """The entries of all logs. Between jobs, an entry may appear late, below a number already seen."""
+    """The events of all jobs with a seq above ``after``, in order.
+
+    Across jobs the order of commits differs: an event may appear after one with a higher seq has been read.
+    """
     statement = select(events, jobs.c.id.label("job_id")).join_from(events, jobs, jobs.c.seq == events.c.job_seq)
     rows = tx.connection.execute(statement.where(events.c.seq > after).order_by(events.c.seq).limit(limit))
     return [EventRow(row.seq, row.job_id, row.at, row.name, row.data) for row in rows]
 
 
 def job_attempts(tx: Tx, job_id: str) -> list[AttemptRow]:
-    """Who worked at a job, in order. Raises JobNotFound."""
+    """The attempts at a job, in order. Raises JobNotFound."""
     seq = seq_of(tx, job_id)
     rows = tx.connection.execute(select(attempts).where(attempts.c.job_seq == seq).order_by(attempts.c.fence))
     return [
@@ -107,3 +110,9 @@ def job_attempts(tx: Tx, job_id: str) -> list[AttemptRow]:
         )
         for row in rows
     ]
+
+
+def cancel_requests(tx: Tx, worker_id: str) -> frozenset[str]:
+    """The ids of a worker's running jobs whose cancellation is requested."""
+    own = status_in(JobStatus.RUNNING) & (jobs.c.worker_id == worker_id) & jobs.c.cancel_requested_at.is_not(None)
+    return frozenset(tx.connection.execute(select(jobs.c.id).where(own)).scalars())

@@ -1,30 +1,42 @@
-"""What dispatch asks beside claims: what became of hinted jobs, who is to stop, and a note from outside."""
+"""Queries for wake-ups: those to publish again, and the fencing tokens that tell whether a received one is
+stale."""
 
 from collections.abc import Sequence
+from datetime import timedelta
 
-from pydantic import JsonValue
-from sqlalchemy import select
+from sqlalchemy import and_, or_, select
 
-from nsai_work.lifecycle import JobStatus
 from nsai_work.store.engine.database import Tx
-from nsai_work.store.lifecycle.cancel_retry import locked_job
-from nsai_work.store.lifecycle.transitions import append_events
-from nsai_work.store.schema import jobs, status_in
+from nsai_work.store.lanes import front_of, ready_in
+from nsai_work.store.maintenance.scheduler import CLOCK_SKEW
+from nsai_work.store.records import WakeUp
+from nsai_work.store.rows import RANKS
+from nsai_work.store.schema import jobs, lanes
 
 
 def fences(tx: Tx, job_ids: Sequence[str]) -> dict[str, int]:
-    """The fences of those of the jobs that exist."""
+    """The current fencing tokens of jobs, by id. Unknown ids are left out."""
     rows = tx.connection.execute(select(jobs.c.id, jobs.c.fence).where(jobs.c.id.in_(list(job_ids))))
     return {row.id: row.fence for row in rows}
 
 
-def add_event(tx: Tx, job_id: str, name: str, data: dict[str, JsonValue]) -> None:
-    """Append to a job's log from outside. Raises JobNotFound."""
-    row = locked_job(tx, job_id, None)
-    append_events(tx, [(row.seq, name, data)])
+def overdue_wake_ups(tx: Tx, *, older_than_s: float, limit: int = 200) -> list[WakeUp]:
+    """Wake-ups to publish again: for ready jobs that have not been claimed for ``older_than_s``.
 
-
-def cancel_requests(tx: Tx, worker_id: str) -> frozenset[str]:
-    """The jobs of this worker that somebody wants to stop."""
-    mine = status_in(JobStatus.RUNNING) & (jobs.c.worker_id == worker_id) & jobs.c.cancel_requested_at.is_not(None)
-    return frozenset(tx.connection.execute(select(jobs.c.id).where(mine)).scalars())
+    Only the front job of each lane: the worker that claims it claims the jobs behind it too.
+    """
+    lane = select(lanes.c.id, front_of(lanes.c.id).label("front")).where(lanes.c.active).subquery()
+    overdue = or_(
+        jobs.c.queued_at <= tx.now - timedelta(seconds=older_than_s),
+        # queued in the future: a clock was set back
+        jobs.c.queued_at > tx.now + CLOCK_SKEW,
+    )
+    statement = (
+        select(jobs.c.id, jobs.c.fence, jobs.c.rank)
+        .join_from(lane, jobs, and_(*ready_in(lane.c.id), jobs.c.seq == lane.c.front))
+        .where(overdue)
+        .order_by(jobs.c.rank, jobs.c.seq)
+        .limit(limit)
+    )
+    rows = tx.connection.execute(statement)
+    return [WakeUp(job_id=row.id, fence=row.fence, priority=RANKS[row.rank]) for row in rows]

@@ -1,1 +1,35 @@
-"""Submitting jobs: all of a call in one transaction, or none."""
+"""Submitting jobs. ``submit`` is the door: it tries the single statement, and falls back to the general path."""
+
+from collections.abc import Sequence
+
+from nsai_work.job import Job
+from nsai_work.store.engine.database import Database
+from nsai_work.store.records import Submitted
+from nsai_work.store.submit import general, one_statement
+
+
+def submit(database: Database, new_jobs: Sequence[Job]) -> list[Submitted]:
+    """Store jobs: all of them or none.
+
+    Raises:
+        InvalidJob: a job cannot be stored; nothing is.
+        StoreUnavailable: the database does not answer.
+        StoreFull: no disk space; nothing was written.
+    """
+    # a job exists already only if it has an idempotency key or is submitted again, so the first attempt assumes
+    # that jobs without a key are new; if one is not, the database raises a conflict, and the next attempt looks
+    # them up
+    assume_new = all(job.idempotency_key is None for job in new_jobs)
+
+    def attempt() -> list[Submitted]:
+        nonlocal assume_new
+        assumed, assume_new = assume_new, False
+        if assumed and database.postgres:
+            with database.autocommit() as tx:
+                submitted = one_statement.submit(tx, new_jobs)
+            if submitted is not None:
+                return submitted
+        with database.transaction() as tx:
+            return general.submit(tx, new_jobs, assume_new=assumed)
+
+    return database.retrying(attempt)

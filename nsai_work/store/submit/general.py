@@ -1,4 +1,8 @@
-"""Submit: jobs come in whole, in one transaction, or not at all."""
+"""The general path of submit: any jobs, on either database.
+
+Its twin on PostgreSQL for the common case is ``one_statement.submit``; tests/integration/store/test_twins.py holds
+the rows of both equal.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
@@ -9,65 +13,68 @@ from nsai_work.job import Job
 from nsai_work.lifecycle import JobStatus
 from nsai_work.store.engine.bulk_write import BulkWrite
 from nsai_work.store.engine.database import Tx
-from nsai_work.store.lanes import open_lanes
 from nsai_work.store.lifecycle.dependencies import settle
-from nsai_work.store.lifecycle.transitions import plan_events
+from nsai_work.store.lifecycle.events import plan_events
 from nsai_work.store.records import Submitted
 from nsai_work.store.rows import RANKS, spec_of
 from nsai_work.store.schema import dependencies, jobs, specs, tags
-from nsai_work.store.submit.rows import SUBMITTED, NewJob, arrival, invalid, job_row, submitted_data
+from nsai_work.store.submit.lanes import assign_lanes
+from nsai_work.store.submit.rows import SUBMITTED, NewJob, invalid, job_row, new_job, submitted_data
 
-Key: TypeAlias = tuple[str, str, str]
+IdempotencyKey: TypeAlias = tuple[str, str, str]
+"""Tenant, namespace and the user's key."""
 
 
-def submit(tx: Tx, submitted: Sequence[Job], *, look_first: bool = True) -> list[Submitted]:
-    """Store jobs, each queued, or pending while a dependency is unmet or its time has not come.
+def submit(tx: Tx, submitted: Sequence[Job], *, assume_new: bool = False) -> list[Submitted]:
+    """Store jobs, each queued, or pending while it depends on another job or its time has not come.
 
-    A job may depend on an earlier one of the same call. One that is there already (by idempotency key within
-    tenant and namespace, or by id with the same content) is not stored again. ``look_first=False`` takes it for
-    granted that none is: where that was wrong, the database raises a conflict, and nothing is stored.
+    A job may depend on an earlier one of the same call. A job that exists already (by idempotency key within tenant
+    and namespace, or by id with the same content) is not stored again. With ``assume_new`` the lookup is skipped:
+    for a job that exists, the database raises a conflict, and nothing is stored.
 
     Raises:
         InvalidJob: a job cannot be stored; nothing is.
     """
-    arrivals = [arrival(tx, job) for job in submitted]
-    present = _present(tx, submitted) if look_first else {}
+    checked = [new_job(tx, job) for job in submitted]
+    present = {} if assume_new else _present(tx, submitted)
     fresh: dict[str, NewJob] = {}
-    twins: dict[Key, str] = {}
-    for one in arrivals:
-        job, key = one.job, _key(one.job)
-        known = job.id in present or job.id in fresh or (key is not None and (key in present or key in twins))
+    ids_by_key: dict[IdempotencyKey, str] = {}
+    for new in checked:
+        job, key = new.job, _key(new.job)
+        known = job.id in present or job.id in fresh or (key is not None and (key in present or key in ids_by_key))
         if not known:
-            fresh[job.id] = one
+            fresh[job.id] = new
             if key is not None:
-                twins[key] = job.id
+                ids_by_key[key] = job.id
     stored = _store(tx, list(fresh.values())) if fresh else {}
-    return [_answer(job, present, fresh, twins, stored) for job in submitted]
+    return [_result(job, present, fresh, ids_by_key, stored) for job in submitted]
 
 
-def _key(job: Job) -> Key | None:
+def _key(job: Job) -> IdempotencyKey | None:
     return None if job.idempotency_key is None else (job.tenant_id, job.namespace, job.idempotency_key)
 
 
-def _present(tx: Tx, submitted: Sequence[Job]) -> Mapping[str | Key, Row[Any]]:
-    """The jobs that are there already, by id and by idempotency key."""
-    same: list[ColumnElement[bool]] = [tx.one_of(jobs.c.id, [job.id for job in submitted])]
+def _present(tx: Tx, submitted: Sequence[Job]) -> Mapping[str | IdempotencyKey, Row[Any]]:
+    """The rows of the jobs that exist already, by id and by idempotency key."""
+    conditions: list[ColumnElement[bool]] = [tx.one_of(jobs.c.id, [job.id for job in submitted])]
     keys = [key for job in submitted if (key := _key(job)) is not None]
     if keys:
         columns = tuple_(jobs.c.tenant_id, jobs.c.namespace, jobs.c.idempotency_key)
-        same.append(jobs.c.idempotency_key.is_not(None) & columns.in_(keys))
-    found: dict[str | Key, Row[Any]] = {}
-    for row in tx.connection.execute(select(jobs).where(or_(*same))):
-        found[row.id] = row
+        conditions.append(jobs.c.idempotency_key.is_not(None) & columns.in_(keys))
+    present: dict[str | IdempotencyKey, Row[Any]] = {}
+    for row in tx.connection.execute(select(jobs).where(or_(*conditions))):
+        present[row.id] = row
         if row.idempotency_key is not None:
-            found[(row.tenant_id, row.namespace, row.idempotency_key)] = row
-    _refuse_taken_ids(tx, submitted, found)
-    return found
+            present[(row.tenant_id, row.namespace, row.idempotency_key)] = row
+    _refuse_ids_of_other_jobs(tx, submitted, present)
+    return present
 
 
-def _refuse_taken_ids(tx: Tx, submitted: Sequence[Job], found: Mapping[str | Key, Row[Any]]) -> None:
+def _refuse_ids_of_other_jobs(
+    tx: Tx, submitted: Sequence[Job], present: Mapping[str | IdempotencyKey, Row[Any]]
+) -> None:
     for job in submitted:
-        row = found.get(job.id)
+        row = present.get(job.id)
         if row is None:
             continue
         spec = tx.connection.execute(select(specs.c.spec).where(specs.c.job_seq == row.seq)).scalar_one()
@@ -75,11 +82,11 @@ def _refuse_taken_ids(tx: Tx, submitted: Sequence[Job], found: Mapping[str | Key
             raise invalid("id", f"{job.id!r} belongs to another job; leave the id out to get a new one")
 
 
-def _answer(
+def _result(
     job: Job,
-    present: Mapping[str | Key, Row[Any]],
+    present: Mapping[str | IdempotencyKey, Row[Any]],
     fresh: Mapping[str, NewJob],
-    twins: Mapping[Key, str],
+    ids_by_key: Mapping[IdempotencyKey, str],
     stored: Mapping[str, Submitted],
 ) -> Submitted:
     if job.id in fresh and fresh[job.id].job is job:
@@ -88,18 +95,17 @@ def _answer(
     row = present.get(job.id) or (present.get(key) if key is not None else None)
     if row is not None:
         return Submitted(row.id, row.fence, JobStatus(row.status), RANKS[row.rank], created=False)
-    twin = stored[job.id if key is None or job.id in stored else twins[key]]
-    return Submitted(twin.job_id, twin.fence, twin.status, twin.priority, created=False)
+    first = stored[job.id if key is None or job.id in stored else ids_by_key[key]]
+    return Submitted(first.job_id, first.fence, first.status, first.priority, created=False)
 
 
-def _store(tx: Tx, arrivals: Sequence[NewJob]) -> dict[str, Submitted]:
-    fresh = [one.job for one in arrivals]
-    ready = {one.lane for one in arrivals if one.status is JobStatus.QUEUED}
-    places = open_lanes(tx, {one.lane for one in arrivals}, ready=ready, count=len(arrivals))
-    seqs = {job.id: seq for job, seq in zip(fresh, places.numbers, strict=True)}
-    needs = _needs(tx, fresh, seqs)
-    rows = [_row(tx, one, seqs[one.job.id], places.lane_ids[one.lane]) for one in arrivals]
-    _insert(tx, arrivals, rows, needs, seqs)
+def _store(tx: Tx, fresh: Sequence[NewJob]) -> dict[str, Submitted]:
+    ready = {new.lane for new in fresh if new.status is JobStatus.QUEUED}
+    assigned = assign_lanes(tx, {new.lane for new in fresh}, ready=ready, count=len(fresh))
+    seqs = {new.job.id: seq for new, seq in zip(fresh, assigned.seqs, strict=True)}
+    needs = _needs(tx, [new.job for new in fresh], seqs)
+    rows = [{**job_row(tx, new), "seq": seqs[new.job.id], "lane_id": assigned.lane_ids[new.lane]} for new in fresh]
+    _insert(tx, fresh, rows, needs, seqs)
     settled = settle(tx, [seqs[job_id] for job_id in needs]) if needs else {}
     return {
         row["id"]: Submitted(row["id"], 0, settled.get(row["id"], row["status"]), RANKS[row["rank"]], created=True)
@@ -108,11 +114,11 @@ def _store(tx: Tx, arrivals: Sequence[NewJob]) -> dict[str, Submitted]:
 
 
 def _needs(tx: Tx, fresh: Sequence[Job], seqs: Mapping[str, int]) -> dict[str, list[int]]:
-    """For each job that depends on others: their seqs. Their rows stay locked, so that none ends unseen."""
-    wanted = {name for job in fresh for name in job.constraints.depends_on}
-    if not wanted:
+    """The seqs of the dependencies of each job that has any. Their rows are locked, so that none ends unseen."""
+    names = {name for job in fresh for name in job.constraints.depends_on}
+    if not names:
         return {}
-    statement = select(jobs.c.seq, jobs.c.id, jobs.c.tenant_id).where(jobs.c.id.in_(sorted(wanted)))
+    statement = select(jobs.c.seq, jobs.c.id, jobs.c.tenant_id).where(jobs.c.id.in_(sorted(names)))
     locked = statement.order_by(jobs.c.seq).with_for_update(read=True)
     known = {(row.tenant_id, row.id): row.seq for row in tx.connection.execute(locked)}
     needs: dict[str, list[int]] = {}
@@ -130,25 +136,20 @@ def _needs(tx: Tx, fresh: Sequence[Job], seqs: Mapping[str, int]) -> dict[str, l
     return needs
 
 
-def _row(tx: Tx, one: NewJob, seq: int, lane_id: int) -> dict[str, Any]:
-    return {**job_row(tx, one), "seq": seq, "lane_id": lane_id}
-
-
 def _insert(
     tx: Tx,
-    arrivals: Sequence[NewJob],
+    fresh: Sequence[NewJob],
     rows: Sequence[dict[str, Any]],
     needs: Mapping[str, Sequence[int]],
     seqs: Mapping[str, int],
 ) -> None:
-    fresh = [one.job for one in arrivals]
-    labels = [{"tag": tag, "job_seq": seqs[job.id]} for job in fresh for tag in dict.fromkeys(job.tags)]
+    tag_rows = [{"tag": tag, "job_seq": seqs[new.job.id]} for new in fresh for tag in dict.fromkeys(new.job.tags)]
     edges = [{"needs_seq": seq, "job_seq": seqs[name]} for name, needed in needs.items() for seq in set(needed)]
-    entries = [(seqs[one.job.id], SUBMITTED, submitted_data(one)) for one in arrivals]
-    writes = BulkWrite()
-    writes.insert(jobs, rows)
-    writes.insert(specs, [{"job_seq": seqs[job.id], "spec": spec_of(job)} for job in fresh])
-    writes.insert(tags, labels)
-    writes.insert(dependencies, edges)
-    plan_events(tx, entries, writes)
-    writes.run(tx)
+    entries = [(seqs[new.job.id], SUBMITTED, submitted_data(new)) for new in fresh]
+    bulk = BulkWrite()
+    bulk.insert(jobs, rows)
+    bulk.insert(specs, [{"job_seq": seqs[new.job.id], "spec": spec_of(new.job)} for new in fresh])
+    bulk.insert(tags, tag_rows)
+    bulk.insert(dependencies, edges)
+    plan_events(tx, entries, bulk)
+    bulk.execute(tx)

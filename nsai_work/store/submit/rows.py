@@ -1,4 +1,4 @@
-"""Jobs that come in: whether they can be stored, where they wait, and their rows."""
+"""New jobs: their validation, lane, initial status and rows."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,16 +9,16 @@ from nsai_work.job import Job, storable
 from nsai_work.lifecycle import JobStatus
 from nsai_work.placement import model_of
 from nsai_work.store.engine.database import Tx
-from nsai_work.store.lanes import LaneKey, lane_key
 from nsai_work.store.rows import new_row
+from nsai_work.store.submit.lanes import LaneKey, lane_key
 
 SUBMITTED: Final = "job.submitted"
-"""The name of the first entry of every job's log."""
+"""The name of the first event of every job."""
 
 
 @dataclass(frozen=True, slots=True)
 class NewJob:
-    """A job that comes in, where it will wait, and whether it has to wait for its time."""
+    """A submitted job with its lane and initial status. ``run_at`` is None unless it lies in the future."""
 
     job: Job
     lane: LaneKey
@@ -26,8 +26,8 @@ class NewJob:
     run_at: datetime | None
 
 
-def arrival(tx: Tx, job: Job) -> NewJob:
-    """How a job comes in.
+def new_job(tx: Tx, job: Job) -> NewJob:
+    """Check a submitted job.
 
     Raises:
         InvalidJob: it cannot be stored.
@@ -39,21 +39,21 @@ def arrival(tx: Tx, job: Job) -> NewJob:
     return NewJob(job, lane_key(job), status, not_before if later else None)
 
 
-def job_row(tx: Tx, one: NewJob) -> dict[str, Any]:
-    """The row of a job that comes in; the caller adds seq and lane_id."""
+def job_row(tx: Tx, new: NewJob) -> dict[str, Any]:
+    """The row of a new job. The caller adds seq and lane_id."""
     return {
-        **new_row(one.job, now=tx.now),
-        "model": one.lane.model,
-        "group_key": one.lane.group_key,
-        "status": one.status,
-        "queued_at": tx.now if one.status is JobStatus.QUEUED else None,
-        "run_at": one.run_at,
+        **new_row(new.job, now=tx.now),
+        "model": new.lane.model,
+        "group_key": new.lane.group_key,
+        "status": new.status,
+        "queued_at": tx.now if new.status is JobStatus.QUEUED else None,
+        "run_at": new.run_at,
     }
 
 
-def submitted_data(one: NewJob) -> dict[str, Any]:
-    """What the first entry of its log says."""
-    return {"to": str(one.status), "kind": str(one.job.kind), "backend": one.job.backend}
+def submitted_data(new: NewJob) -> dict[str, Any]:
+    """The data of the first event."""
+    return {"to": str(new.status), "kind": str(new.job.kind), "backend": new.job.backend}
 
 
 def invalid(field: str, message: str) -> InvalidJob:

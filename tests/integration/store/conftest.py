@@ -127,7 +127,7 @@ def make_job() -> Callable[..., Job]:
 
 
 @pytest.fixture
-def wanted() -> Callable[..., ClaimRequest]:
+def claim_request() -> Callable[..., ClaimRequest]:
     """Makes claim requests: worker w1, one job, a lease of 10 seconds; other fields select."""
 
     def make(worker_id: str = "w1", limit: int = 1, lease_ttl_s: float = 10.0, **fields: object) -> ClaimRequest:

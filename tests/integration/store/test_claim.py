@@ -11,26 +11,28 @@ from nsai_work.payloads import JobKind
 from nsai_work.store import ClaimRequest, Outcome, Store
 
 MakeJob = Callable[..., Job]
-Want = Callable[..., ClaimRequest]
+MakeRequest = Callable[..., ClaimRequest]
 
 
-def test_the_most_urgent_first_then_the_oldest(store: Store, make_job: MakeJob, wanted: Want) -> None:
+def test_the_most_urgent_first_then_the_oldest(store: Store, make_job: MakeJob, claim_request: MakeRequest) -> None:
     """Priorities are strict; within one, first come, first served."""
     order = [Priority.OFFLINE, Priority.BATCH, Priority.BATCH, Priority.REALTIME, Priority.INTERACTIVE]
     jobs = [make_job(priority=priority) for priority in order]
     store.submit(jobs)
 
-    got = [store.claim(wanted())[0].job_id for _ in jobs]
+    got = [store.claim(claim_request())[0].job_id for _ in jobs]
 
     assert got == [jobs[index].id for index in (3, 4, 1, 2, 0)]
-    assert store.claim(wanted()) == []
+    assert store.claim(claim_request()) == []
 
 
-def test_a_claim_raises_epoch_and_attempt_and_says_so(store: Store, make_job: MakeJob, wanted: Want) -> None:
+def test_a_claim_raises_epoch_and_attempt_and_says_so(
+    store: Store, make_job: MakeJob, claim_request: MakeRequest
+) -> None:
     """The claim, the job, the attempt and the event agree."""
     store.submit([make_job()])
 
-    (claim,) = store.claim(wanted("w9"))
+    (claim,) = store.claim(claim_request("w9"))
 
     job = store.get(claim.job_id)
     assert (claim.fence, claim.attempt, claim.backend) == (1, 1, "fake")
@@ -41,24 +43,26 @@ def test_a_claim_raises_epoch_and_attempt_and_says_so(store: Store, make_job: Ma
     assert store.events(job.id)[-1].name == "job.running"
 
 
-def test_a_large_tenant_delays_another_by_a_slot(store: Store, make_job: MakeJob, wanted: Want) -> None:
+def test_a_large_tenant_delays_another_by_a_slot(
+    store: Store, make_job: MakeJob, claim_request: MakeRequest
+) -> None:
     """One tenant's thousand jobs, and another's one that comes after: the one is among the next two."""
     store.submit([make_job(tenant_id="large") for _ in range(1000)])
     for _ in range(3):
-        store.claim(wanted())
+        store.claim(claim_request())
     (small,) = store.submit([make_job(tenant_id="small")])
 
-    got = [store.claim(wanted())[0].job_id for _ in range(2)]
+    got = [store.claim(claim_request())[0].job_id for _ in range(2)]
 
     assert small.job_id in got
 
 
-def test_a_batch_is_shared_out_among_tenants(store: Store, make_job: MakeJob, wanted: Want) -> None:
+def test_a_batch_is_shared_out_among_tenants(store: Store, make_job: MakeJob, claim_request: MakeRequest) -> None:
     """Also one claim of many jobs serves all tenants, and leaves no place empty."""
     for tenant, count in (("a", 50), ("b", 3), ("c", 50)):
         store.submit([make_job(tenant_id=tenant) for _ in range(count)])
 
-    tenants = [claim.job.tenant_id for claim in store.claim(wanted(limit=20))]
+    tenants = [claim.job.tenant_id for claim in store.claim(claim_request(limit=20))]
 
     counts = {tenant: tenants.count(tenant) for tenant in "abc"}
     assert counts["b"] == 3
@@ -66,35 +70,35 @@ def test_a_batch_is_shared_out_among_tenants(store: Store, make_job: MakeJob, wa
     assert abs(counts["a"] - counts["c"]) <= 6
 
 
-def test_tenants_take_turns(store: Store, make_job: MakeJob, wanted: Want) -> None:
+def test_tenants_take_turns(store: Store, make_job: MakeJob, claim_request: MakeRequest) -> None:
     """With one place, three tenants are served in rotation."""
     for tenant in "abc":
         store.submit([make_job(tenant_id=tenant) for _ in range(4)])
 
-    got = [store.claim(wanted())[0].job.tenant_id for _ in range(12)]
+    got = [store.claim(claim_request())[0].job.tenant_id for _ in range(12)]
 
     assert [sorted(got[start : start + 3]) for start in range(0, 12, 3)] == [["a", "b", "c"]] * 4
 
 
-def test_a_quota_holds_and_is_shown(store: Store, make_job: MakeJob, wanted: Want) -> None:
+def test_a_quota_holds_and_is_shown(store: Store, make_job: MakeJob, claim_request: MakeRequest) -> None:
     """A tenant at its quota waits, with the reason; a finished job makes room."""
     store.set_tenant_quota("t", 2)
     store.submit([make_job(tenant_id="t") for _ in range(4)])
     (free,) = store.submit([make_job(tenant_id="free")])
 
-    claims = store.claim(wanted(limit=10))
+    claims = store.claim(claim_request(limit=10))
 
     assert sorted(claim.job.tenant_id for claim in claims) == ["free", "t", "t"]
-    assert store.claim(wanted(limit=10)) == []
+    assert store.claim(claim_request(limit=10)) == []
     waiting = store.list_jobs()[1]
     assert waiting.wait_reason == "quota of tenant t is used up (2 of 2 running)"
 
     store.finish(next(claim for claim in claims if claim.job.tenant_id == "t"), Outcome.succeeded())
-    assert len(store.claim(wanted(limit=10))) == 1
+    assert len(store.claim(claim_request(limit=10))) == 1
     assert free.created
 
 
-def test_a_concurrency_group_holds(store: Store, make_job: MakeJob, wanted: Want) -> None:
+def test_a_concurrency_group_holds(store: Store, make_job: MakeJob, claim_request: MakeRequest) -> None:
     """At most max_concurrent_in_group jobs of a group run; others pass them by."""
     group = {"concurrency_group": "g", "max_concurrent_in_group": 1}
     grouped = [make_job(constraints=group) for _ in range(3)]
@@ -102,15 +106,15 @@ def test_a_concurrency_group_holds(store: Store, make_job: MakeJob, wanted: Want
     single = make_job()
     store.submit([*grouped, elsewhere, single])
 
-    claims = store.claim(wanted(limit=10))
+    claims = store.claim(claim_request(limit=10))
 
     assert {claim.job_id for claim in claims} == {grouped[0].id, elsewhere.id, single.id}
     assert store.get(grouped[1].id).wait_reason == "concurrency group is full (1 of 1 running)"
     store.finish(next(c for c in claims if c.job_id == grouped[0].id), Outcome.succeeded())
-    assert [claim.job_id for claim in store.claim(wanted(limit=10))] == [grouped[1].id]
+    assert [claim.job_id for claim in store.claim(claim_request(limit=10))] == [grouped[1].id]
 
 
-def test_a_model_limit_is_shared_by_credential(store: Store, wanted: Want) -> None:
+def test_a_model_limit_is_shared_by_credential(store: Store, claim_request: MakeRequest) -> None:
     """Runs beyond what a service allows wait in the queue, whichever worker asks."""
 
     def train(model: str) -> Job:
@@ -121,23 +125,23 @@ def test_a_model_limit_is_shared_by_credential(store: Store, wanted: Want) -> No
     store.submit([train("llama"), train("llama"), train("qwen")])
     with_key = {"backends": {"tinkex": "team-key"}}
 
-    first = store.claim(wanted("w1", limit=10, **with_key))
+    first = store.claim(claim_request("w1", limit=10, **with_key))
     assert sorted(claim.job.payload["base_model"] for claim in first) == ["llama", "qwen"]
-    assert store.claim(wanted("w2", limit=10, **with_key)) == []
+    assert store.claim(claim_request("w2", limit=10, **with_key)) == []
     # another account has room of its own
-    assert len(store.claim(wanted("w3", limit=10, backends={"tinkex": "other-key"}))) == 1
+    assert len(store.claim(claim_request("w3", limit=10, backends={"tinkex": "other-key"}))) == 1
 
 
-def test_a_limit_over_all_models(store: Store, make_job: MakeJob, wanted: Want) -> None:
+def test_a_limit_over_all_models(store: Store, make_job: MakeJob, claim_request: MakeRequest) -> None:
     """A limit on ``*`` counts every job of the credential, and can be lifted."""
     store.set_model_limit("fake", 2)
     store.submit([make_job() for _ in range(4)])
 
-    assert len(store.claim(wanted(limit=10))) == 2
+    assert len(store.claim(claim_request(limit=10))) == 2
     assert store.list_jobs()[0].wait_reason == "limit of fake for all models is reached (2 of 2 running)"
 
     store.set_model_limit("fake", None)
-    assert len(store.claim(wanted(limit=10))) == 2
+    assert len(store.claim(claim_request(limit=10))) == 2
 
 
 @pytest.mark.parametrize(
@@ -155,7 +159,7 @@ def test_a_limit_over_all_models(store: Store, make_job: MakeJob, wanted: Want) 
 def test_the_backend_is_chosen_at_the_claim(
     store: Store,
     make_job: MakeJob,
-    wanted: Want,
+    claim_request: MakeRequest,
     constraints: dict[str, object],
     available: list[str],
     chosen: str | None,
@@ -163,78 +167,82 @@ def test_the_backend_is_chosen_at_the_claim(
     """From what the job allows and the worker has, in the job's order."""
     store.submit([make_job(constraints=constraints)])
 
-    claims = store.claim(wanted(backends={name: name for name in available}))
+    claims = store.claim(claim_request(backends={name: name for name in available}))
 
     assert [claim.backend for claim in claims] == ([] if chosen is None else [chosen])
 
 
-def test_a_full_backend_gives_way_to_the_next(store: Store, make_job: MakeJob, wanted: Want) -> None:
+def test_a_full_backend_gives_way_to_the_next(store: Store, make_job: MakeJob, claim_request: MakeRequest) -> None:
     """When the preferred backend's limit is reached, the next preferred one is taken."""
     store.set_model_limit("x", 1)
     store.submit([make_job(constraints={"preferred_backends": ["x", "y"]}) for _ in range(3)])
 
-    claims = store.claim(wanted(limit=3, backends={"x": "x", "y": "y"}))
+    claims = store.claim(claim_request(limit=3, backends={"x": "x", "y": "y"}))
 
     assert sorted(claim.backend for claim in claims) == ["x", "y", "y"]
 
 
-def test_a_worker_gets_only_what_it_asks_for(store: Store, make_job: MakeJob, wanted: Want) -> None:
+def test_a_worker_gets_only_what_it_asks_for(store: Store, make_job: MakeJob, claim_request: MakeRequest) -> None:
     """Kinds, priorities and job ids narrow a claim."""
     urgent, other = make_job(priority="realtime"), make_job(kind="backend_command")
     store.submit([urgent, other])
 
-    assert store.claim(wanted(kinds=[JobKind.INFERENCE])) == []
-    assert store.claim(wanted(job_ids=["nobody"])) == []
-    assert store.claim(wanted(job_ids=[])) == []
-    assert [c.job_id for c in store.claim(wanted(priorities=[Priority.BATCH]))] == [other.id]
-    assert [c.job_id for c in store.claim(wanted(job_ids=[urgent.id]))] == [urgent.id]
+    assert store.claim(claim_request(kinds=[JobKind.INFERENCE])) == []
+    assert store.claim(claim_request(job_ids=["nobody"])) == []
+    assert store.claim(claim_request(job_ids=[])) == []
+    assert [c.job_id for c in store.claim(claim_request(priorities=[Priority.BATCH]))] == [other.id]
+    assert [c.job_id for c in store.claim(claim_request(job_ids=[urgent.id]))] == [urgent.id]
 
 
-def test_a_delay_is_over_when_it_is_over(store: Store, make_job: MakeJob, wanted: Want, clock: object) -> None:
+def test_a_delay_is_over_when_it_is_over(
+    store: Store, make_job: MakeJob, claim_request: MakeRequest, clock: object
+) -> None:
     """A retry waits its delay, and is then claimed without any sweep."""
     store.submit([make_job()])
-    (claim,) = store.claim(wanted())
+    (claim,) = store.claim(claim_request())
     store.requeue(claim, Outcome.retried("later", delay_s=30))
 
-    assert store.claim(wanted()) == []
+    assert store.claim(claim_request()) == []
     clock.pass_time(29)
-    assert store.claim(wanted()) == []
+    assert store.claim(claim_request()) == []
     clock.pass_time(1)
-    assert len(store.claim(wanted())) == 1
+    assert len(store.claim(claim_request())) == 1
 
 
 @pytest.mark.parametrize("step_s", [-3600, 3600], ids=["back", "forward"])
 def test_a_stepping_clock_holds_no_job_up(
-    store: Store, make_job: MakeJob, wanted: Want, clock: object, step_s: int
+    store: Store, make_job: MakeJob, claim_request: MakeRequest, clock: object, step_s: int
 ) -> None:
     """A wall clock that steps by an hour delays neither what is queued nor what waits for a retry."""
     store.submit([make_job(), make_job()])
-    (claim,) = store.claim(wanted())
+    (claim,) = store.claim(claim_request())
     store.requeue(claim, Outcome.retried("later", delay_s=30))
 
     clock.step_wall(step_s)
-    assert len(store.claim(wanted(limit=5))) >= 1
+    assert len(store.claim(claim_request(limit=5))) >= 1
     clock.pass_time(30)
-    store.claim(wanted(limit=5))
+    store.claim(claim_request(limit=5))
 
     assert {job.status for job in store.list_jobs()} == {JobStatus.RUNNING}
 
 
 def test_an_hour_set_back_does_not_hide_new_jobs(
-    store: Store, make_job: MakeJob, wanted: Want, clock: object
+    store: Store, make_job: MakeJob, claim_request: MakeRequest, clock: object
 ) -> None:
     """Jobs submitted before and after the step are all claimed, the older first."""
     (before,) = store.submit([make_job()])
     clock.step_wall(-3600)
     (after,) = store.submit([make_job()])
 
-    assert [claim.job_id for claim in store.claim(wanted(limit=2))] == [before.job_id, after.job_id]
+    assert [claim.job_id for claim in store.claim(claim_request(limit=2))] == [before.job_id, after.job_id]
 
 
-def test_wake_ups_name_what_nobody_took(store: Store, make_job: MakeJob, wanted: Want, clock: object) -> None:
+def test_wake_ups_name_what_nobody_took(
+    store: Store, make_job: MakeJob, claim_request: MakeRequest, clock: object
+) -> None:
     """A job that is ready for some seconds and still there gets another wake-up."""
     (old, taken) = store.submit([make_job(), make_job(priority="realtime")])
-    store.claim(wanted())
+    store.claim(claim_request())
     clock.pass_time(10)
     store.submit([make_job()])
 
@@ -246,17 +254,17 @@ def test_wake_ups_name_what_nobody_took(store: Store, make_job: MakeJob, wanted:
     assert taken.created
 
 
-def test_a_sleeping_lane_wakes(store: Store, make_job: MakeJob, wanted: Want) -> None:
+def test_a_sleeping_lane_wakes(store: Store, make_job: MakeJob, claim_request: MakeRequest) -> None:
     """Lanes that have run empty are put to sleep by the sweep, and wake with the next job."""
     store.submit([make_job()])
-    (claim,) = store.claim(wanted())
+    (claim,) = store.claim(claim_request())
     store.release_due()
-    assert store.claim(wanted()) == []
+    assert store.claim(claim_request()) == []
 
     store.requeue(claim, Outcome.released("handed over"))
-    (again,) = store.claim(wanted())
+    (again,) = store.claim(claim_request())
     store.finish(again, Outcome.succeeded())
     store.release_due()
     store.submit([make_job()])
 
-    assert len(store.claim(wanted())) == 1
+    assert len(store.claim(claim_request())) == 1

@@ -13,14 +13,14 @@ from nsai_work.journal import CheckpointRecord, CheckpointStatus, Journal, Remot
 from nsai_work.store import AsyncStore, Claim, ClaimRequest, Outcome, Store, StoreJournal
 
 MakeJob = Callable[..., Job]
-Want = Callable[..., ClaimRequest]
+MakeRequest = Callable[..., ClaimRequest]
 
 
 @pytest.fixture
-def claim(store: Store, make_job: MakeJob, wanted: Want) -> Claim:
+def claim(store: Store, make_job: MakeJob, claim_request: MakeRequest) -> Claim:
     """A job that w1 runs."""
     store.submit([make_job()])
-    return store.claim(wanted())[0]
+    return store.claim(claim_request())[0]
 
 
 def run_record(generation: int, from_step: int = 0) -> RemoteRun:
@@ -44,16 +44,16 @@ def with_journal(store: Store, claim: Claim, story: Callable[[Journal], object])
     """Run a story against the journal of a claim."""
 
     async def tell() -> None:
-        face = AsyncStore(store.database)
+        async_store = AsyncStore(store.database)
         try:
-            await story(StoreJournal(face, claim))
+            await story(StoreJournal(async_store, claim))
         finally:
-            await face.close()
+            await async_store.close()
 
     asyncio.run(tell())
 
 
-def test_steps_and_open_intents_survive_their_owner(store: Store, claim: Claim, wanted: Want) -> None:
+def test_steps_and_open_intents_survive_their_owner(store: Store, claim: Claim, claim_request: MakeRequest) -> None:
     """A new owner finds the steps that were recorded, exactly, and the intents whose result never came."""
 
     async def first(journal: Journal) -> None:
@@ -71,7 +71,7 @@ def test_steps_and_open_intents_survive_their_owner(store: Store, claim: Claim, 
 
     with_journal(store, claim, first)
     store.requeue(claim, Outcome.released("handed over"))
-    with_journal(store, store.claim(wanted("w2"))[0], second)
+    with_journal(store, store.claim(claim_request("w2"))[0], second)
     assert [event.name for event in store.events(claim.job_id)].count("step") == 1
 
 
@@ -157,7 +157,9 @@ def test_a_promoted_checkpoint_stays(store: Store, claim: Claim) -> None:
     assert lost == [{"name": "b", "step": 1, "path": None, "reason": "never arrived"}]
 
 
-def test_a_stale_owner_writes_nothing_into_the_journal(store: Store, claim: Claim, wanted: Want) -> None:
+def test_a_stale_owner_writes_nothing_into_the_journal(
+    store: Store, claim: Claim, claim_request: MakeRequest
+) -> None:
     """Every method of the journal is fenced, also the reading one."""
 
     async def story(journal: Journal) -> None:
@@ -182,7 +184,7 @@ def test_a_stale_owner_writes_nothing_into_the_journal(store: Store, claim: Clai
         )
 
     store.requeue(claim, Outcome.released("handed over"))
-    store.claim(wanted("w2"))
+    store.claim(claim_request("w2"))
     before = store.events(claim.job_id)
     with_journal(store, claim, story)
 
@@ -190,21 +192,23 @@ def test_a_stale_owner_writes_nothing_into_the_journal(store: Store, claim: Clai
     assert store.steps(claim.job_id) == store.runs(claim.job_id) == store.checkpoints(claim.job_id) == []
 
 
-def test_steps_of_many_jobs_are_journaled_together(store: Store, make_job: MakeJob, wanted: Want) -> None:
+def test_steps_of_many_jobs_are_journaled_together(
+    store: Store, make_job: MakeJob, claim_request: MakeRequest
+) -> None:
     """Fifty runs that step at once each find their own record; a stale one among them hears it alone."""
     store.submit([make_job() for _ in range(50)])
-    claims = store.claim(wanted(limit=50))
+    claims = store.claim(claim_request(limit=50))
     store.requeue(claims[7], Outcome.released("handed over"))
 
     async def tell() -> list[object]:
-        face = AsyncStore(store.database)
-        journals = [StoreJournal(face, claim) for claim in claims]
+        async_store = AsyncStore(store.database)
+        journals = [StoreJournal(async_store, claim) for claim in claims]
         await asyncio.gather(*(one.intend(1, [intent(1, 1)]) for one in journals), return_exceptions=True)
         twice = [
             one.complete_step(step_record(1, loss=float(n)), 1) for n, one in enumerate(journals) for _ in "ab"
         ]
         answers = await asyncio.gather(*twice, return_exceptions=True)
-        await face.close()
+        await async_store.close()
         return list(answers)
 
     answers = asyncio.run(tell())

@@ -9,19 +9,18 @@ from nsai_work.job import Job
 from nsai_work.journal import StepRecord
 from nsai_work.lifecycle import JobStatus
 from nsai_work.store import Claim, ClaimRequest, Election, Lease, LeaseWatch, Outcome, Store
-from nsai_work.store.journal.runs import complete_step
 from nsai_work.store.maintenance.workers import register_worker, worker_seen
 from nsai_work.worker_id import WorkerId
 
 MakeJob = Callable[..., Job]
-Want = Callable[..., ClaimRequest]
+MakeRequest = Callable[..., ClaimRequest]
 
 
 @pytest.fixture
-def claim(store: Store, make_job: MakeJob, wanted: Want) -> Claim:
+def claim(store: Store, make_job: MakeJob, claim_request: MakeRequest) -> Claim:
     """A job that w1 runs with a lease of 10 seconds."""
     store.submit([make_job()])
-    return store.claim(wanted())[0]
+    return store.claim(claim_request())[0]
 
 
 def silence(store: Store, clock: object) -> list[Lease]:
@@ -32,11 +31,13 @@ def silence(store: Store, clock: object) -> list[Lease]:
     return watch.expired(store.leases(), clock.monotonic())
 
 
-def test_a_silent_owner_loses_its_job(store: Store, claim: Claim, wanted: Want, clock: object) -> None:
+def test_a_silent_owner_loses_its_job(
+    store: Store, claim: Claim, claim_request: MakeRequest, clock: object
+) -> None:
     """After its lease has passed unbeaten the job goes to another, and the old owner is fenced off."""
     assert store.reclaim(silence(store, clock)) == {claim.job_id: JobStatus.QUEUED}
 
-    (other,) = store.claim(wanted("w2"))
+    (other,) = store.claim(claim_request("w2"))
 
     assert other.job_id == claim.job_id
     assert store.heartbeat([claim, other], 10).held == {claim.job_id}
@@ -68,11 +69,13 @@ def test_no_wall_clock_decides(store: Store, claim: Claim, clock: object, step_s
     assert [lease.job_id for lease in watch.expired(store.leases(), clock.monotonic())] == [claim.job_id]
 
 
-def test_a_job_that_kills_its_workers_is_parked(store: Store, claim: Claim, wanted: Want, clock: object) -> None:
+def test_a_job_that_kills_its_workers_is_parked(
+    store: Store, claim: Claim, claim_request: MakeRequest, clock: object
+) -> None:
     """Five workers lost in a row without progress: the job fails and names them."""
     for number in (2, 3, 4, 5):
         store.reclaim(silence(store, clock))
-        store.claim(wanted(f"w{number}"))
+        store.claim(claim_request(f"w{number}"))
 
     assert store.reclaim(silence(store, clock)) == {claim.job_id: JobStatus.FAILED}
 
@@ -82,16 +85,16 @@ def test_a_job_that_kills_its_workers_is_parked(store: Store, claim: Claim, want
     assert [one["worker_id"] for one in error.details["attempts"]] == ["w5", "w4", "w3", "w2", "w1"]
 
 
-def test_progress_clears_the_crashes(store: Store, claim: Claim, wanted: Want, clock: object) -> None:
+def test_progress_clears_the_crashes(store: Store, claim: Claim, claim_request: MakeRequest, clock: object) -> None:
     """A job that gets further each time is never parked, however often its workers die."""
     for step in range(1, 8):
-        store.database.run(complete_step, claim, _step(step), step)
+        store.complete_step(claim, _step(step), step)
         assert store.reclaim(silence(store, clock)) == {claim.job_id: JobStatus.QUEUED}
-        (claim,) = store.claim(wanted())
+        (claim,) = store.claim(claim_request())
 
     assert claim.attempt == 1
     # going over old ground is no progress
-    store.database.run(complete_step, claim, _step(3, generation=2), 99)
+    store.complete_step(claim, _step(3, generation=2), 99)
     store.reclaim(silence(store, clock), max_crashes=1)
     assert store.get(claim.job_id).status is JobStatus.FAILED
 
@@ -106,11 +109,11 @@ def _step(step: int, generation: int = 1) -> StepRecord:
     ids=["one-attempt", "worker-loss-not-listed"],
 )
 def test_a_policy_may_forbid_a_second_run(
-    store: Store, make_job: MakeJob, wanted: Want, clock: object, policy: dict[str, object]
+    store: Store, make_job: MakeJob, claim_request: MakeRequest, clock: object, policy: dict[str, object]
 ) -> None:
     """A job that must not run twice fails with its worker."""
     (entry,) = store.submit([make_job(retry_policy=policy)])
-    store.claim(wanted())
+    store.claim(claim_request())
 
     store.reclaim(silence(store, clock))
 

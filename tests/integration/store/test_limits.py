@@ -19,7 +19,7 @@ from tests.integration.store.conftest import ManualClock
 from tests.working_store import selection
 
 MakeJob = Callable[..., Job]
-Want = Callable[..., ClaimRequest]
+MakeRequest = Callable[..., ClaimRequest]
 
 
 def train(model: str) -> Job:
@@ -47,13 +47,13 @@ class Worker:
         self._store.database.run(workers.worker_seen, str(self._id), stopped=True)
 
 
-def test_each_limit_counts_what_runs_under_it(store: Store, wanted: Want) -> None:
+def test_each_limit_counts_what_runs_under_it(store: Store, claim_request: MakeRequest) -> None:
     """By tenant, by credential, and by credential and model; concurrency groups are no limits of these."""
     grouped = train("qwen").model_dump(mode="json", exclude={"id"})
     grouped["constraints"] = {"concurrency_group": "g", "max_concurrent_in_group": 5}
     store.submit([train("llama"), train("llama"), train("qwen"), Job.parse(grouped)])
-    store.claim(wanted(limit=3, backends={"fake": "team-a"}))
-    store.claim(wanted(limit=1, backends={"fake": "team-b"}))
+    store.claim(claim_request(limit=3, backends={"fake": "team-a"}))
+    store.claim(claim_request(limit=1, backends={"fake": "team-b"}))
 
     uses = [
         store.set_tenant_quota("t", 9),

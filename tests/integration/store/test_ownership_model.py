@@ -24,7 +24,6 @@ from nsai_work.job import Job
 from nsai_work.journal import StepRecord
 from nsai_work.lifecycle import ENDED, JobStatus
 from nsai_work.store import Claim, ClaimRequest, Lease, LeaseWatch, Outcome, Store
-from nsai_work.store.journal.runs import complete_step
 from nsai_work.store.schema import metadata
 
 TTL_S = 10.0
@@ -149,7 +148,7 @@ class Ownership(RuleBasedStateMachine):
         elif how == "fail":
             self.store.finish(claim, Outcome.failed())
         elif how == "step":
-            self.store.database.run(complete_step, claim, _step(claim), 1)
+            self.store.complete_step(claim, _step(claim), 1)
         else:
             self.store.requeue(
                 claim, Outcome.retried(how, delay_s=5.0) if how == "retry" else Outcome.released(how, delay_s=5.0)
@@ -157,9 +156,9 @@ class Ownership(RuleBasedStateMachine):
 
     def _repeats(self, held: Held, how: str) -> bool:
         """Whether this only repeats what the claim's attempt is known to have ended with."""
-        wanted = {"finish": "succeeded", "fail": "failed", "retry": "retried", "pause": "released"}.get(how)
+        expected = {"finish": "succeeded", "fail": "failed", "retry": "retried", "pause": "released"}.get(how)
         attempts = {one.fence: one.outcome for one in self.store.attempts(held.claim.job_id)}
-        return wanted is not None and attempts.get(held.claim.fence) == wanted
+        return expected is not None and attempts.get(held.claim.fence) == expected
 
     @rule(seconds=st.sampled_from([3.0, 6.0, 11.0]))
     def pass_time(self, seconds: float) -> None:

@@ -14,12 +14,12 @@ from nsai_work.store.records import OutcomeKind
 from nsai_work.store.schema import checkpoints, metadata
 
 MakeJob = Callable[..., Job]
-MakeWanted = Callable[..., ClaimRequest]
+MakeRequest = Callable[..., ClaimRequest]
 
 
-def end_one(store: Store, wanted: ClaimRequest, status: JobStatus = JobStatus.SUCCEEDED) -> str:
+def end_one(store: Store, request: ClaimRequest, status: JobStatus = JobStatus.SUCCEEDED) -> str:
     """Claim a job and end it."""
-    (claim,) = store.claim(wanted)
+    (claim,) = store.claim(request)
     store.finish(claim, Outcome(OutcomeKind(status)))
     return claim.job_id
 
@@ -39,15 +39,17 @@ def ids(store: Store) -> set[str]:
     return {job.id for job in store.list_jobs(JobFilter())}
 
 
-def test_an_old_job_goes_with_all_its_rows(store: Store, make_job: MakeJob, wanted: MakeWanted, clock: Any) -> None:
+def test_an_old_job_goes_with_all_its_rows(
+    store: Store, make_job: MakeJob, claim_request: MakeRequest, clock: Any
+) -> None:
     """Nothing of it stays in any table; one that ended later, and those that have not ended, stay whole."""
     store.submit([make_job(tags=["a", "b"])])
-    end_one(store, wanted())
+    end_one(store, claim_request())
     clock.pass_time(86_400)
     before = clock.now()
     young, waiting = make_job(), make_job()
     store.submit([young, waiting])
-    end_one(store, wanted())
+    end_one(store, claim_request())
 
     assert store.count_old(before) == (1, 0)
     assert store.prune(before) == 1
@@ -62,30 +64,30 @@ def test_an_old_job_goes_with_all_its_rows(store: Store, make_job: MakeJob, want
 
 
 def test_a_job_that_another_waits_for_stays(
-    store: Store, make_job: MakeJob, wanted: MakeWanted, clock: Any
+    store: Store, make_job: MakeJob, claim_request: MakeRequest, clock: Any
 ) -> None:
     """Its end is what the other will be judged by."""
     first = make_job()
     slow = make_job()
     store.submit([first, slow])
     store.submit([make_job(constraints={"depends_on": [first.id, slow.id]})])
-    end_one(store, wanted(job_ids=[first.id]))
+    end_one(store, claim_request(job_ids=[first.id]))
     clock.pass_time(60)
 
     assert store.prune(clock.now()) == 0
 
-    end_one(store, wanted(job_ids=[slow.id]))
-    assert end_one(store, wanted()) not in (first.id, slow.id)
+    end_one(store, claim_request(job_ids=[slow.id]))
+    assert end_one(store, claim_request()) not in (first.id, slow.id)
     clock.pass_time(60)
     assert store.prune(clock.now()) == 3
 
 
 def test_a_job_with_checkpoints_stays_unless_they_are_to_be_forgotten(
-    store: Store, make_job: MakeJob, wanted: MakeWanted, clock: Any
+    store: Store, make_job: MakeJob, claim_request: MakeRequest, clock: Any
 ) -> None:
     """They cost money at the service, and only the job tells whose they are."""
     store.submit([make_job(), make_job()])
-    claims = store.claim(wanted(limit=2))
+    claims = store.claim(claim_request(limit=2))
     for claim, status in zip(claims, ("committed", "deleted"), strict=True):
         row = {
             "job_seq": claim.seq,
@@ -106,10 +108,12 @@ def test_a_job_with_checkpoints_stays_unless_they_are_to_be_forgotten(
     assert ids(store) == set()
 
 
-def test_a_batch_is_as_large_as_asked(store: Store, make_job: MakeJob, wanted: MakeWanted, clock: Any) -> None:
+def test_a_batch_is_as_large_as_asked(
+    store: Store, make_job: MakeJob, claim_request: MakeRequest, clock: Any
+) -> None:
     """The oldest first."""
     store.submit([make_job() for _ in range(5)])
-    order = [end_one(store, wanted()) for _ in range(5)]
+    order = [end_one(store, claim_request()) for _ in range(5)]
     before = clock.now() + timedelta(seconds=1)
 
     assert store.prune(before, limit=2) == 2

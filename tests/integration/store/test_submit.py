@@ -11,7 +11,7 @@ from nsai_work.lifecycle import JobStatus
 from nsai_work.store import ClaimRequest, JobFilter, Outcome, Store
 
 MakeJob = Callable[..., Job]
-Want = Callable[..., ClaimRequest]
+MakeRequest = Callable[..., ClaimRequest]
 
 
 def test_a_job_comes_back_as_it_was_submitted(store: Store, make_job: MakeJob) -> None:
@@ -104,7 +104,9 @@ def test_a_job_of_another_tenant_cannot_be_depended_on(store: Store, make_job: M
         store.get(theirs.id, tenant_id="default")
 
 
-def test_a_dependent_is_queued_when_all_have_succeeded(store: Store, make_job: MakeJob, wanted: Want) -> None:
+def test_a_dependent_is_queued_when_all_have_succeeded(
+    store: Store, make_job: MakeJob, claim_request: MakeRequest
+) -> None:
     """A job waits, with its reason, until the last of its dependencies has succeeded."""
     first, second = make_job(), make_job()
     last = make_job(constraints={"depends_on": [first.id, second.id]})
@@ -113,12 +115,12 @@ def test_a_dependent_is_queued_when_all_have_succeeded(store: Store, make_job: M
     assert [entry.status for entry in entries] == [JobStatus.QUEUED, JobStatus.QUEUED, JobStatus.PENDING]
     assert store.get(last.id).wait_reason == f"depends on {first.id}, {second.id}"
 
-    claims = store.claim(wanted(limit=5))
+    claims = store.claim(claim_request(limit=5))
     store.finish(claims[0], Outcome.succeeded())
     assert store.get(last.id).status is JobStatus.PENDING
 
     store.finish(claims[1], Outcome.succeeded())
-    assert [claim.job_id for claim in store.claim(wanted(limit=5))] == [last.id]
+    assert [claim.job_id for claim in store.claim(claim_request(limit=5))] == [last.id]
 
 
 def test_a_failed_dependency_fails_all_that_hang_on_it(store: Store, make_job: MakeJob) -> None:
@@ -138,7 +140,9 @@ def test_a_failed_dependency_fails_all_that_hang_on_it(store: Store, make_job: M
     assert late.status is JobStatus.FAILED
 
 
-def test_a_job_waits_for_its_time(store: Store, make_job: MakeJob, wanted: Want, clock: object) -> None:
+def test_a_job_waits_for_its_time(
+    store: Store, make_job: MakeJob, claim_request: MakeRequest, clock: object
+) -> None:
     """not_before is a moment of the wall clock; a sweep queues the job once it has come."""
     job = make_job(constraints={"not_before": clock.now() + timedelta(hours=1)})
     (entry,) = store.submit([job])
@@ -149,16 +153,18 @@ def test_a_job_waits_for_its_time(store: Store, make_job: MakeJob, wanted: Want,
 
     clock.pass_time(3600)
     assert store.release_due().queued == [job.id]
-    assert len(store.claim(wanted())) == 1
+    assert len(store.claim(claim_request())) == 1
 
 
-def test_time_and_dependency_both_count(store: Store, make_job: MakeJob, clock: object, wanted: Want) -> None:
+def test_time_and_dependency_both_count(
+    store: Store, make_job: MakeJob, clock: object, claim_request: MakeRequest
+) -> None:
     """Whichever comes last queues the job."""
     first = make_job()
     later = clock.now() + timedelta(hours=1)
     both = make_job(constraints={"depends_on": [first.id], "not_before": later})
     store.submit([first, both])
-    (claim,) = store.claim(wanted())
+    (claim,) = store.claim(claim_request())
 
     store.finish(claim, Outcome.succeeded())
     assert store.get(both.id).status is JobStatus.PENDING
@@ -205,10 +211,12 @@ def test_a_model_name_no_database_can_keep_is_refused(store: Store) -> None:
     assert store.list_jobs() == []
 
 
-def test_strange_words_of_others_are_kept_as_far_as_possible(store: Store, make_job: MakeJob, wanted: Want) -> None:
+def test_strange_words_of_others_are_kept_as_far_as_possible(
+    store: Store, make_job: MakeJob, claim_request: MakeRequest
+) -> None:
     """A reason with NUL in it, as a service might send, does not break the pause it explains."""
     store.submit([make_job()])
-    (claim,) = store.claim(wanted())
+    (claim,) = store.claim(claim_request())
 
     store.requeue(claim, Outcome.retried("out of \x00 credit \ud800", delay_s=5))
 

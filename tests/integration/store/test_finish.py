@@ -14,14 +14,14 @@ from nsai_work.store.lifecycle.finish import finish_many
 from nsai_work.store.records import OutcomeKind
 
 MakeJob = Callable[..., Job]
-Want = Callable[..., ClaimRequest]
+MakeRequest = Callable[..., ClaimRequest]
 
 
 @pytest.fixture
-def claim(store: Store, make_job: MakeJob, wanted: Want) -> Claim:
+def claim(store: Store, make_job: MakeJob, claim_request: MakeRequest) -> Claim:
     """A job that w1 runs."""
     store.submit([make_job()])
-    return store.claim(wanted())[0]
+    return store.claim(claim_request())[0]
 
 
 def test_a_result_is_recorded(store: Store, claim: Claim) -> None:
@@ -63,10 +63,12 @@ def test_only_an_end_ends_a_job(store: Store, claim: Claim) -> None:
         store.finish(claim, Outcome.released("handed over"))
 
 
-def test_many_end_at_once_and_each_gets_its_own_answer(store: Store, make_job: MakeJob, wanted: Want) -> None:
+def test_many_end_at_once_and_each_gets_its_own_answer(
+    store: Store, make_job: MakeJob, claim_request: MakeRequest
+) -> None:
     """In a batch the stale ones are told so, and the others end."""
     store.submit([make_job() for _ in range(3)])
-    first, second, third = store.claim(wanted(limit=3))
+    first, second, third = store.claim(claim_request(limit=3))
     store.requeue(second, Outcome.released("handed over"))
     ends = [(one, Outcome.succeeded()) for one in (first, second, third)]
 
@@ -78,11 +80,13 @@ def test_many_end_at_once_and_each_gets_its_own_answer(store: Store, make_job: M
 
 
 @pytest.mark.parametrize(("counts", "attempt"), [(True, 2), (False, 1)], ids=["retry", "hand-over"])
-def test_what_counts_as_an_attempt(store: Store, claim: Claim, wanted: Want, counts: bool, attempt: int) -> None:
+def test_what_counts_as_an_attempt(
+    store: Store, claim: Claim, claim_request: MakeRequest, counts: bool, attempt: int
+) -> None:
     """A retry uses an attempt up, a pause or a hand-over does not; the fence rises either way."""
     store.requeue(claim, Outcome(OutcomeKind.RETRIED if counts else OutcomeKind.RELEASED, reason="because"))
 
-    (again,) = store.claim(wanted("w2"))
+    (again,) = store.claim(claim_request("w2"))
 
     assert (again.attempt, again.fence) == (attempt, 2)
 
@@ -98,10 +102,10 @@ def test_a_paused_job_says_why(store: Store, claim: Claim, clock: object) -> Non
     assert store.attempts(claim.job_id)[0].outcome == "released"
 
 
-def test_a_stale_owner_changes_nothing(store: Store, claim: Claim, wanted: Want) -> None:
+def test_a_stale_owner_changes_nothing(store: Store, claim: Claim, claim_request: MakeRequest) -> None:
     """Once another owner has the job, the old one's writes are refused."""
     store.requeue(claim, Outcome.released("handed over"))
-    (newer,) = store.claim(wanted("w2"))
+    (newer,) = store.claim(claim_request("w2"))
     before = (store.get(claim.job_id), store.events(claim.job_id))
 
     with pytest.raises(LeaseLost, match="fencing token 1 no longer owns it"):
@@ -113,13 +117,13 @@ def test_a_stale_owner_changes_nothing(store: Store, claim: Claim, wanted: Want)
     store.finish(newer, Outcome.succeeded())
 
 
-def test_a_waiting_job_is_canceled_at_once(store: Store, make_job: MakeJob, wanted: Want) -> None:
+def test_a_waiting_job_is_canceled_at_once(store: Store, make_job: MakeJob, claim_request: MakeRequest) -> None:
     """Nothing of it ever runs."""
     (entry,) = store.submit([make_job()])
 
     assert store.request_cancel(entry.job_id) is JobStatus.CANCELED
 
-    assert store.claim(wanted()) == []
+    assert store.claim(claim_request()) == []
     assert store.get(entry.job_id).error is not None
     assert store.request_cancel(entry.job_id) is JobStatus.CANCELED
 
@@ -134,15 +138,15 @@ def test_a_running_job_is_told_to_stop(store: Store, claim: Claim) -> None:
     assert store.get(claim.job_id).status is JobStatus.CANCELED
 
 
-def test_an_ended_job_can_be_opened_again(store: Store, claim: Claim, wanted: Want) -> None:
+def test_an_ended_job_can_be_opened_again(store: Store, claim: Claim, claim_request: MakeRequest) -> None:
     """A retry by hand gives all attempts back and forgets the failure; a success stays one."""
     store.finish(claim, Outcome.failed())
 
     store.retry(claim.job_id)
 
-    with pytest.raises(IllegalTransition, match="is queued; only a job that has ended"):
+    with pytest.raises(IllegalTransition, match="is queued; only an ended job"):
         store.retry(claim.job_id)
-    (again,) = store.claim(wanted())
+    (again,) = store.claim(claim_request())
     assert (again.attempt, again.fence, again.job.error, again.job.completed_at) == (1, 2, None, None)
     with pytest.raises(IllegalTransition):
         store.retry(claim.job_id)

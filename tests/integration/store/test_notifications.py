@@ -1,4 +1,4 @@
-"""Notices: a claim that stands by is made when a job becomes ready, wherever that happens."""
+"""Notifications: a claim that stands by is made when a job becomes ready, wherever that happens."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -15,7 +15,7 @@ from tests.working_store import WorkingStore, open_working_store
 pytestmark = pytest.mark.postgres
 
 MakeJob = Callable[..., Job]
-Want = Callable[..., ClaimRequest]
+MakeRequest = Callable[..., ClaimRequest]
 
 PATIENCE_S = 30.0
 
@@ -24,14 +24,14 @@ PATIENCE_S = 30.0
 async def worker(url: str) -> AsyncIterator[AsyncStore]:
     """A worker's side of the store, connected, and told of nothing yet."""
     store = open_store(url)
-    face = AsyncStore(store.database)
-    # it listens once its first operation is done, and takes that for a notice, since one may have been missed
-    await face.run(lambda tx: None)
-    first = face.stand_by(ClaimRequest("w", 1, 10.0))
+    async_store = AsyncStore(store.database)
+    # it listens once its first operation is done, and takes that for a notification, since one may have been missed
+    await async_store.run(lambda tx: None)
+    first = async_store.stand_by(ClaimRequest("w", 1, 10.0))
     assert first is not None
     await taken(first)
-    yield face
-    await face.close()
+    yield async_store
+    await async_store.close()
     store.close()
 
 
@@ -41,9 +41,9 @@ async def taken(standing: StandingClaim) -> list[str]:
         return [claim.job_id for claim in await standing.done]
 
 
-def stand_by(face: AsyncStore, wanted: ClaimRequest) -> StandingClaim:
+def stand_by(async_store: AsyncStore, request: ClaimRequest) -> StandingClaim:
     """Let a claim stand by."""
-    standing = face.stand_by(wanted)
+    standing = async_store.stand_by(request)
     assert standing is not None
     return standing
 
@@ -58,14 +58,18 @@ def others(postgres_store_url: str) -> Iterator[WorkingStore]:
 
 @pytest.mark.parametrize("fields", [{}, {"tags": ["t"]}, {"tenant_id": "new"}], ids=str)
 def test_a_job_that_is_submitted_elsewhere_is_claimed_at_once(
-    postgres_store_url: str, others: WorkingStore, make_job: MakeJob, wanted: Want, fields: dict[str, object]
+    postgres_store_url: str,
+    others: WorkingStore,
+    make_job: MakeJob,
+    claim_request: MakeRequest,
+    fields: dict[str, object],
 ) -> None:
     """Whichever way it is stored, nobody has to look for it."""
 
     async def story() -> None:
-        async with worker(postgres_store_url) as face:
+        async with worker(postgres_store_url) as async_store:
             for number in range(3):
-                standing = stand_by(face, wanted())
+                standing = stand_by(async_store, claim_request())
                 await asyncio.to_thread(others.submit, [make_job(id=f"job {number}", **fields)])
                 assert await taken(standing) == [f"job {number}"]
                 assert standing.began_at > 0
@@ -73,24 +77,24 @@ def test_a_job_that_is_submitted_elsewhere_is_claimed_at_once(
     asyncio.run(story())
 
 
-def test_whatever_makes_a_job_ready_gives_notice(
-    postgres_store_url: str, others: WorkingStore, make_job: MakeJob, wanted: Want
+def test_whatever_makes_a_job_ready_gives_notification(
+    postgres_store_url: str, others: WorkingStore, make_job: MakeJob, claim_request: MakeRequest
 ) -> None:
     """A job that was given back, one whose dependency has ended, and one that was opened again."""
 
     async def story() -> None:
-        async with worker(postgres_store_url) as face:
+        async with worker(postgres_store_url) as async_store:
 
             async def claim_after(act: Callable[..., object], *args: object) -> Claim:
-                standing = stand_by(face, wanted())
+                standing = stand_by(async_store, claim_request())
                 await asyncio.to_thread(act, *args)
                 while not await taken(standing):
-                    # a notice of something before
-                    standing = stand_by(face, wanted())
+                    # a notification of something before
+                    standing = stand_by(async_store, claim_request())
                 return (await standing.done)[0]
 
             others.submit([make_job(id="first"), make_job(id="second", constraints={"depends_on": ["first"]})])
-            (mine,) = others.claim(wanted())
+            (mine,) = others.claim(claim_request())
             first = await claim_after(others.requeue, mine, Outcome.retried("handed over"))
             assert first.job_id == "first"
             second = await claim_after(others.finish, first, Outcome.succeeded())
@@ -101,47 +105,49 @@ def test_whatever_makes_a_job_ready_gives_notice(
     asyncio.run(story())
 
 
-def test_a_notice_before_a_claim_stands_by_is_not_lost(
-    postgres_store_url: str, others: WorkingStore, make_job: MakeJob, wanted: Want
+def test_a_notification_before_a_claim_stands_by_is_not_lost(
+    postgres_store_url: str, others: WorkingStore, make_job: MakeJob, claim_request: MakeRequest
 ) -> None:
     """What comes while the worker is full, or on its way, is claimed when it stands by."""
 
     async def story() -> None:
-        async with worker(postgres_store_url) as face:
+        async with worker(postgres_store_url) as async_store:
             await asyncio.to_thread(others.submit, [make_job(id="early")])
-            # another operation, so that the notice has come, if it comes at all
-            await face.run(lambda tx: None)
-            assert await taken(stand_by(face, wanted())) == ["early"]
+            # another operation, so that the notification has come, if it comes at all
+            await async_store.run(lambda tx: None)
+            assert await taken(stand_by(async_store, claim_request())) == ["early"]
 
     asyncio.run(story())
 
 
 def test_a_claim_that_stands_down_takes_nothing(
-    postgres_store_url: str, others: WorkingStore, make_job: MakeJob, wanted: Want
+    postgres_store_url: str, others: WorkingStore, make_job: MakeJob, claim_request: MakeRequest
 ) -> None:
     """After that, jobs are left to others."""
 
     async def story() -> None:
-        async with worker(postgres_store_url) as face:
-            standing = stand_by(face, wanted())
+        async with worker(postgres_store_url) as async_store:
+            standing = stand_by(async_store, claim_request())
             assert standing.stand_down()
             assert not standing.stand_down()
             await asyncio.to_thread(others.submit, [make_job(id="job")])
-            await face.run(lambda tx: None)
+            await async_store.run(lambda tx: None)
             assert not standing.done.done()
-            assert len(others.claim(wanted())) == 1
+            assert len(others.claim(claim_request())) == 1
 
     asyncio.run(story())
 
 
 def test_of_several_workers_one_gets_the_job(
-    postgres_store_url: str, others: WorkingStore, make_job: MakeJob, wanted: Want
+    postgres_store_url: str, others: WorkingStore, make_job: MakeJob, claim_request: MakeRequest
 ) -> None:
-    """All of them hear the notice; the others get nothing, and can stand by again."""
+    """All of them hear the notification; the others get nothing, and can stand by again."""
 
     async def story() -> None:
         async with worker(postgres_store_url) as one, worker(postgres_store_url) as two:
-            standing = [stand_by(face, wanted(f"w{number}")) for number, face in enumerate((one, two))]
+            standing = [
+                stand_by(async_store, claim_request(f"w{number}")) for number, async_store in enumerate((one, two))
+            ]
             await asyncio.to_thread(others.submit, [make_job(id="job")])
             assert sorted([await taken(each) for each in standing]) == [[], ["job"]]
 
@@ -149,39 +155,41 @@ def test_of_several_workers_one_gets_the_job(
 
 
 def test_a_worker_whose_connection_died_hears_again(
-    postgres_store_url: str, others: WorkingStore, make_job: MakeJob, wanted: Want
+    postgres_store_url: str, others: WorkingStore, make_job: MakeJob, claim_request: MakeRequest
 ) -> None:
     """It finds what it may have missed once it has connected anew."""
 
     async def story() -> None:
-        async with worker(postgres_store_url) as face:
-            pid = await face.run(lambda tx: tx.connection.execute(text("SELECT pg_backend_pid()")).scalar_one())
-            standing = stand_by(face, wanted())
+        async with worker(postgres_store_url) as async_store:
+            pid = await async_store.run(
+                lambda tx: tx.connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
+            )
+            standing = stand_by(async_store, claim_request())
             end = text("SELECT pg_terminate_backend(:pid, 10000)")
             others.database.run(lambda tx: tx.connection.execute(end, {"pid": pid}).all())
             await asyncio.to_thread(others.submit, [make_job(id="missed")])
             # any operation connects again
-            await face.run(lambda tx: None)
+            await async_store.run(lambda tx: None)
             assert await taken(standing) == ["missed"]
-            standing = stand_by(face, wanted())
+            standing = stand_by(async_store, claim_request())
             await asyncio.to_thread(others.submit, [make_job(id="heard")])
             assert await taken(standing) == ["heard"]
 
     asyncio.run(story())
 
 
-def test_a_worker_that_is_not_to_listen_does_not(postgres_store_url: str, wanted: Want) -> None:
-    """``notices=off`` in the address: for those behind a pooler, who would wait in vain."""
+def test_a_worker_that_is_not_to_listen_does_not(postgres_store_url: str, claim_request: MakeRequest) -> None:
+    """``notifications=off`` in the address: for those behind a pooler, who would wait in vain."""
 
     async def story() -> None:
         store = open_store(without_notices(postgres_store_url))
-        face = AsyncStore(store.database)
-        await face.run(lambda tx: None)
+        async_store = AsyncStore(store.database)
+        await async_store.run(lambda tx: None)
         listening = text("SELECT count(*) FROM pg_listening_channels()")
-        assert await face.run(lambda tx: tx.connection.execute(listening).scalar_one()) == 0
-        assert face.stand_by(wanted()) is None
+        assert await async_store.run(lambda tx: tx.connection.execute(listening).scalar_one()) == 0
+        assert async_store.stand_by(claim_request()) is None
         assert not store.sends_notifications
-        await face.close()
+        await async_store.close()
         store.close()
 
     asyncio.run(story())

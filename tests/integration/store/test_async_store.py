@@ -1,4 +1,4 @@
-"""The event loop's face: what waits is committed together, and one that fails spoils nothing for the others."""
+"""The event loop's door: what waits is committed together, and one that fails spoils nothing for the others."""
 
 import asyncio
 import os
@@ -19,21 +19,23 @@ from nsai_work.store.submit.general import submit
 from tests.working_store import open_working_store
 
 MakeJob = Callable[..., Job]
-Want = Callable[..., ClaimRequest]
+MakeRequest = Callable[..., ClaimRequest]
 
 
-def test_what_waits_together_is_committed_together(store: Store, make_job: MakeJob, wanted: Want) -> None:
+def test_what_waits_together_is_committed_together(
+    store: Store, make_job: MakeJob, claim_request: MakeRequest
+) -> None:
     """A hundred finishes and events cost a few commits, and each is answered."""
     store.submit([make_job() for _ in range(100)])
-    claims = store.claim(wanted(limit=100))
+    claims = store.claim(claim_request(limit=100))
     commits: list[object] = []
     listen(store.database.engine(), "commit", commits.append)
 
     async def story() -> None:
-        face = AsyncStore(store.database)
-        await asyncio.gather(*(face.run(append_event, claim, "note", {}) for claim in claims))
-        await asyncio.gather(*(face.finish(claim, Outcome.succeeded()) for claim in claims))
-        await face.close()
+        async_store = AsyncStore(store.database)
+        await asyncio.gather(*(async_store.run(append_event, claim, "note", {}) for claim in claims))
+        await asyncio.gather(*(async_store.finish(claim, Outcome.succeeded()) for claim in claims))
+        await async_store.close()
 
     asyncio.run(story())
 
@@ -53,12 +55,16 @@ def test_one_that_fails_does_not_spoil_the_others(store: Store, make_job: MakeJo
         tx.connection.execute(text("SELECT no_such_column FROM nsai_jobs"))
 
     async def story() -> list[object]:
-        face = AsyncStore(store.database)
-        good = [face.run(submit, [make_job(name="good")]) for _ in range(10)]
+        async_store = AsyncStore(store.database)
+        good = [async_store.run(submit, [make_job(name="good")]) for _ in range(10)]
         answers = await asyncio.gather(
-            *good[:5], face.run(write_then_raise), *good[5:], face.run(write_then_break), return_exceptions=True
+            *good[:5],
+            async_store.run(write_then_raise),
+            *good[5:],
+            async_store.run(write_then_break),
+            return_exceptions=True,
         )
-        await face.close()
+        await async_store.close()
         return list(answers)
 
     answers = asyncio.run(story())
@@ -68,17 +74,19 @@ def test_one_that_fails_does_not_spoil_the_others(store: Store, make_job: MakeJo
     assert [job.name for job in store.list_jobs()] == ["good"] * 10
 
 
-def test_a_stale_owner_among_others_hears_it_alone(store: Store, make_job: MakeJob, wanted: Want) -> None:
+def test_a_stale_owner_among_others_hears_it_alone(
+    store: Store, make_job: MakeJob, claim_request: MakeRequest
+) -> None:
     """In a merged operation each gets its own ruling."""
     store.submit([make_job(), make_job()])
-    stale, good = store.claim(wanted(limit=2))
+    stale, good = store.claim(claim_request(limit=2))
     store.requeue(stale, Outcome.released("handed over"))
 
     async def story() -> list[object]:
-        face = AsyncStore(store.database)
+        async_store = AsyncStore(store.database)
         ends = [(claim, Outcome.succeeded()) for claim in (stale, good)]
-        answers = await asyncio.gather(*(face.finish(*end) for end in ends), return_exceptions=True)
-        await face.close()
+        answers = await asyncio.gather(*(async_store.finish(*end) for end in ends), return_exceptions=True)
+        await async_store.close()
         return list(answers)
 
     lost, done = asyncio.run(story())
@@ -93,13 +101,13 @@ def test_a_database_that_is_away_is_waited_for_then_given_up(unused_tcp_port: in
     store = open_store(url)
 
     async def story() -> None:
-        face = AsyncStore(store.database, patience_s=0.3, retry_every_s=0.05)
+        async_store = AsyncStore(store.database, patience_s=0.3, retry_every_s=0.05)
         with pytest.raises(StoreUnavailable) as caught:
-            await face.claim(ClaimRequest("w", 1, 10))
+            await async_store.claim(ClaimRequest("w", 1, 10))
         assert "secret-word" not in f"{caught.value!r} {caught.value.failure()}"
-        await face.close()
+        await async_store.close()
         with pytest.raises(StoreUnavailable, match="closed"):
-            await face.claim(ClaimRequest("w", 1, 10))
+            await async_store.claim(ClaimRequest("w", 1, 10))
 
     asyncio.run(story())
     with pytest.raises(StoreUnavailable, match="does not answer"):
@@ -134,7 +142,7 @@ def test_a_connection_that_died_is_replaced(postgres_store_url: str, make_job: M
 
 
 def test_a_full_disk_is_a_clear_error_and_nothing_is_half_written(
-    sqlite_url: str, make_job: MakeJob, wanted: Want
+    sqlite_url: str, make_job: MakeJob, claim_request: MakeRequest
 ) -> None:
     """When SQLite has no more room, callers are told, and what was there stays whole and readable."""
     store = open_working_store(sqlite_url)
@@ -149,17 +157,17 @@ def test_a_full_disk_is_a_clear_error_and_nothing_is_half_written(
         store.submit([make_job(), make_job(**large)])
 
     async def story() -> list[object]:
-        face = AsyncStore(store.database)
+        async_store = AsyncStore(store.database)
         jobs = [make_job(**large), make_job()]
-        answers = await asyncio.gather(*(face.run(submit, [job]) for job in jobs), return_exceptions=True)
-        await face.close()
+        answers = await asyncio.gather(*(async_store.run(submit, [job]) for job in jobs), return_exceptions=True)
+        await async_store.close()
         return list(answers)
 
     full, small = asyncio.run(story())
     assert isinstance(full, StoreFull)
     assert not isinstance(small, CrucibleError)
     assert len(store.list_jobs()) == 2
-    assert len(store.claim(wanted(limit=5))) == 2
+    assert len(store.claim(claim_request(limit=5))) == 2
     store.close()
 
 

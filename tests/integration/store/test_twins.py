@@ -1,4 +1,5 @@
-"""The short cuts on PostgreSQL store what the long ways store, and leave alone what is not for them."""
+"""Twins: single-statement submit and claim (PostgreSQL) write the same rows as the general paths, and leave other
+cases to them."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -12,21 +13,21 @@ from sqlalchemy.event import listen
 
 from nsai_work.job import Job
 from nsai_work.store import Claim, ClaimRequest, Outcome, Store, Tx
-from nsai_work.store.claim import general as claiming
-from nsai_work.store.claim import one_statement as taking
-from nsai_work.store.lanes import put_to_sleep
+from nsai_work.store.claim import general as general_claim
+from nsai_work.store.claim import one_statement as claim_statement
+from nsai_work.store.lanes import deactivate_empty_lanes
 from nsai_work.store.schema import attempts, events, jobs, lanes, specs, turns
-from nsai_work.store.submit import general as submitting
-from nsai_work.store.submit import one_statement as placing
+from nsai_work.store.submit import general as general_submit
+from nsai_work.store.submit import one_statement as submit_statement
 from tests.integration.store.conftest import ManualClock
 from tests.working_store import open_working_store
 
 pytestmark = pytest.mark.postgres
 
 MakeJob = Callable[..., Job]
-Want = Callable[..., ClaimRequest]
+MakeRequest = Callable[..., ClaimRequest]
 
-# what numbers the rows, and so differs with each
+# keys and sequence numbers, which differ
 NUMBERED = {"seq", "job_seq", "id", "lane_id"}
 
 
@@ -38,20 +39,20 @@ def store(postgres_store_url: str, clock: ManualClock) -> Iterator[Store]:
     opened.close()
 
 
-def place(store: Store, submitted: list[Job]) -> Any:
-    """Submit the short way."""
-    with store.database.single() as tx:
-        return placing.place(tx, submitted)
+def submit_by_statement(store: Store, submitted: list[Job]) -> Any:
+    """Submit by the single statement."""
+    with store.database.autocommit() as tx:
+        return submit_statement.submit(tx, submitted)
 
 
-def take(store: Store, wanted: ClaimRequest) -> list[Claim] | None:
-    """Claim the short way."""
-    with store.database.single() as tx:
-        return taking.take(tx, wanted)
+def claim_by_statement(store: Store, request: ClaimRequest) -> list[Claim] | None:
+    """Claim by the single statement."""
+    with store.database.autocommit() as tx:
+        return claim_statement.claim(tx, request)
 
 
 def rows(store: Store, *tables: Table) -> list[list[dict[str, Any]]]:
-    """What the tables hold, in order, without what numbers it."""
+    """The rows of the tables in order, without keys and sequence numbers."""
 
     def read(tx: Tx, table: Table) -> list[dict[str, Any]]:
         found = tx.connection.execute(select(table).order_by(*table.primary_key.columns)).mappings()
@@ -89,16 +90,19 @@ PLAIN = st.fixed_dictionaries(
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(given=st.lists(PLAIN, min_size=1, max_size=3))
-def test_a_submission_is_stored_alike_either_way(store: Store, make_job: MakeJob, given: list[Any]) -> None:
+def test_both_submits_write_the_same_rows(store: Store, make_job: MakeJob, given: list[Any]) -> None:
     """Every column of every row, whatever the job holds."""
     submitted = [make_job(**fields) for fields in given]
-    stored, answers = [], []
-    for way in (lambda: store.database.run(submitting.submit, submitted), lambda: place(store, submitted)):
+    stored, results = [], []
+    for path in (
+        lambda: store.database.run(general_submit.submit, submitted),
+        lambda: submit_by_statement(store, submitted),
+    ):
         emptied(store)
-        answers.append(way())
+        results.append(path())
         stored.append(rows(store, jobs, specs, events))
 
-    assert answers[0] == answers[1]
+    assert results[0] == results[1]
     assert repr(stored[0]) == repr(stored[1])
     # numbered in their order
     assert [job.id for job in reversed(store.list_jobs())] == [job.id for job in submitted]
@@ -115,80 +119,89 @@ def test_a_submission_is_stored_alike_either_way(store: Store, make_job: MakeJob
     ],
     ids=str,
 )
-def test_what_needs_more_is_left_to_the_long_way(store: Store, make_job: MakeJob, fields: dict[str, Any]) -> None:
-    """Nothing of it is stored the short way, and nothing that comes with it."""
+def test_other_submissions_are_left_to_the_general_path(
+    store: Store, make_job: MakeJob, fields: dict[str, Any]
+) -> None:
+    """The single statement stores neither the job nor those submitted with it."""
     store.submit([make_job(id="first")])
     before = rows(store, jobs, specs, events, lanes)
 
-    assert place(store, [make_job(), make_job(**fields)]) is None
+    assert submit_by_statement(store, [make_job(), make_job(**fields)]) is None
 
     assert rows(store, jobs, specs, events, lanes) == before
     assert store.submit([make_job(), make_job(**fields)])[1].created
 
 
-def test_a_user_s_submission_goes_the_short_way(store: Store, make_job: MakeJob, wanted: Want) -> None:
-    """One statement for a submission, and one for a claim, on a lane that is known."""
+def test_a_simple_submission_and_claim_are_one_statement_each(
+    store: Store, make_job: MakeJob, claim_request: MakeRequest
+) -> None:
+    """One statement for a submission, and one for a claim, if the lane exists."""
     store.submit([make_job()])
-    store.claim(wanted())
+    store.claim(claim_request())
     begun: list[object] = []
     listen(store.database.engine(), "begin", begun.append)
     sent: list[str] = []
-    listen(store.database.engine(), "before_cursor_execute", lambda *given: sent.append(given[2]))
+    listen(store.database.engine(), "before_cursor_execute", lambda *arguments: sent.append(arguments[2]))
 
     store.submit([make_job()])
-    assert len(store.claim(wanted())) == 1
+    assert len(store.claim(claim_request())) == 1
 
     # neither a BEGIN nor anything else went through SQLAlchemy's own execution
     assert (len(begun), sent) == (2, [])
 
 
-def test_a_sleeping_lane_is_woken(store: Store, make_job: MakeJob, wanted: Want) -> None:
-    """A job that is placed in a lane that no claim looks at is found all the same."""
+def test_an_inactive_lane_is_activated(store: Store, make_job: MakeJob, claim_request: MakeRequest) -> None:
+    """A job submitted to an inactive lane can be claimed."""
     store.submit([make_job()])
-    store.claim(wanted())
-    store.database.run(put_to_sleep)
+    store.claim(claim_request())
+    store.database.run(deactivate_empty_lanes)
     assert rows(store, lanes)[0][0]["active"] is False
 
-    assert place(store, [make_job()]) is not None
+    assert submit_by_statement(store, [make_job()]) is not None
 
     assert rows(store, lanes)[0][0]["active"] is True
-    assert len(store.claim(wanted())) == 1
+    assert len(store.claim(claim_request())) == 1
 
 
-def test_a_lane_that_falls_asleep_meanwhile_is_woken(store: Store, make_job: MakeJob, wanted: Want) -> None:
-    """The statement saw the lane awake, waited for its lock, and found it asleep."""
+def test_a_lane_that_is_deactivated_meanwhile_is_activated(
+    store: Store, make_job: MakeJob, claim_request: MakeRequest
+) -> None:
+    """The statement saw the lane active, waited for its lock, and found it inactive."""
     store.submit([make_job()])
-    store.claim(wanted())
-    placed = threading.Thread(target=place, args=(store, [make_job(id="late")]))
+    store.claim(claim_request())
+    submitting = threading.Thread(target=submit_by_statement, args=(store, [make_job(id="late")]))
     with store.database.transaction() as tx:
         tx.connection.execute(select(lanes.c.id).with_for_update())
         tx.connection.execute(update(lanes).values(active=False))
-        placed.start()
-        _until_somebody_waits_for_a_lock(store)
-    placed.join(30)
+        submitting.start()
+        _wait_for_a_blocked_lock(store)
+    submitting.join(30)
 
-    assert [claim.job_id for claim in store.claim(wanted())] == ["late"]
+    assert [claim.job_id for claim in store.claim(claim_request())] == ["late"]
 
 
-def _until_somebody_waits_for_a_lock(store: Store) -> None:
+def _wait_for_a_blocked_lock(store: Store) -> None:
     waiting = text(
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     )
     for _ in range(10_000):
         if store.database.read(lambda tx: tx.connection.execute(waiting).scalar_one()):
             return
-    pytest.fail("nobody waits for a lock")
+    pytest.fail("no session waits for a lock")
 
 
-def test_a_claim_is_stored_alike_either_way(store: Store, make_job: MakeJob, wanted: Want) -> None:
-    """The job's row, the attempt and the event, for jobs that are new and for one that was given back."""
+def test_both_claims_write_the_same_rows(store: Store, make_job: MakeJob, claim_request: MakeRequest) -> None:
+    """The job's row, the attempt and the event, for new jobs and for a requeued one."""
     stored, claimed = [], []
-    for way in (lambda want: store.database.run(claiming.claim, want), lambda want: take(store, want)):
+    for path in (
+        lambda request: store.database.run(general_claim.claim, request),
+        lambda request: claim_by_statement(store, request),
+    ):
         emptied(store)
         store.submit([make_job(id="again"), make_job(id="new"), make_job(id="left")])
-        (first,) = store.claim(wanted())
+        (first,) = store.claim(claim_request())
         store.requeue(first, Outcome.released("handed \"over\" 'at once'"))
-        claimed.append(way(wanted("worker \"2\" \\ 'two'", limit=2, backends={"fake": "team-a"})))
+        claimed.append(path(claim_request("worker \"2\" \\ 'two'", limit=2, backends={"fake": "team-a"})))
         stored.append(rows(store, jobs, attempts, events))
 
     assert [claim.job_id for claim in claimed[1]] == ["again", "new"]
@@ -200,46 +213,49 @@ def test_a_claim_is_stored_alike_either_way(store: Store, make_job: MakeJob, wan
     assert stored[0] == stored[1]
 
 
-def test_nothing_to_claim_is_an_answer(store: Store, wanted: Want, make_job: MakeJob) -> None:
-    """No second look is needed to know that there is nothing, or nothing that this worker may take."""
-    assert take(store, wanted()) == []
+def test_nothing_to_claim_is_a_result(store: Store, claim_request: MakeRequest, make_job: MakeJob) -> None:
+    """The general path is not needed to find that nothing is ready, or nothing that this worker may claim."""
+    assert claim_by_statement(store, claim_request()) == []
     store.submit([make_job()])
-    assert take(store, wanted(backends={"another": "another"})) == []
-    assert take(store, wanted(kinds=["inference"])) == []
+    assert claim_by_statement(store, claim_request(backends={"another": "another"})) == []
+    assert claim_by_statement(store, claim_request(kinds=["inference"])) == []
 
 
-def test_a_claim_with_more_to_decide_is_left_to_the_long_way(
-    store: Store, make_job: MakeJob, wanted: Want, clock: ManualClock
+def test_other_claims_are_left_to_the_general_path(
+    store: Store, make_job: MakeJob, claim_request: MakeRequest, clock: ManualClock
 ) -> None:
-    """Several lanes, a limit, a concurrency group, a delay that is over: nothing is taken the short way."""
+    """Several lanes, a limit, a concurrency group, a delay that is over: the single statement claims nothing."""
 
     def left_alone() -> bool:
         before = rows(store, jobs, attempts, events, turns)
-        return take(store, wanted(limit=5)) is None and rows(store, jobs, attempts, events, turns) == before
+        return (
+            claim_by_statement(store, claim_request(limit=5)) is None
+            and rows(store, jobs, attempts, events, turns) == before
+        )
 
-    def begin_anew(*submitted: Job) -> None:
+    def restart_with(*submitted: Job) -> None:
         emptied(store)
         store.submit(submitted)
 
-    begin_anew(make_job(tenant_id="a"), make_job(tenant_id="b"))
+    restart_with(make_job(tenant_id="a"), make_job(tenant_id="b"))
     assert left_alone()
-    begin_anew(make_job(constraints={"concurrency_group": "g", "max_concurrent_in_group": 1}))
+    restart_with(make_job(constraints={"concurrency_group": "g", "max_concurrent_in_group": 1}))
     assert left_alone()
 
-    begin_anew(make_job(), make_job())
-    (claim,) = store.claim(wanted())
+    restart_with(make_job(), make_job())
+    (claim,) = store.claim(claim_request())
     store.requeue(claim, Outcome.retried("later", delay_s=30))
     clock.pass_time(31)
     assert left_alone()
-    assert len(store.claim(wanted(limit=5))) == 2
+    assert len(store.claim(claim_request(limit=5))) == 2
 
-    begin_anew(make_job())
+    restart_with(make_job())
     store.set_tenant_quota("somebody", 1)
     assert left_alone()
 
 
-def test_a_job_that_is_there_is_found_the_long_way(store: Store, make_job: MakeJob) -> None:
-    """The short way meets the conflict, and the submission is answered as ever."""
+def test_an_existing_job_is_found_by_the_general_path(store: Store, make_job: MakeJob) -> None:
+    """The single statement raises the conflict, and the submission returns the existing job."""
     job = make_job()
     store.submit([job])
 
@@ -249,10 +265,10 @@ def test_a_job_that_is_there_is_found_the_long_way(store: Store, make_job: MakeJ
     assert len(store.list_jobs()) == 1
 
 
-def test_a_dead_connection_is_replaced(
-    store: Store, postgres_store_url: str, make_job: MakeJob, wanted: Want
+def test_a_dead_connection_is_resubmitting(
+    store: Store, postgres_store_url: str, make_job: MakeJob, claim_request: MakeRequest
 ) -> None:
-    """The connection that is kept for short cuts may die at any time."""
+    """The spare connection for single statements may die at any time."""
     store.submit([make_job(), make_job()])
     other = open_working_store(postgres_store_url)
     end_all = text(
@@ -264,5 +280,5 @@ def test_a_dead_connection_is_replaced(
     store.submit([make_job()])
     other.database.run(lambda tx: tx.connection.execute(end_all).all())
 
-    assert len(store.claim(wanted(limit=5))) == 3
+    assert len(store.claim(claim_request(limit=5))) == 3
     other.close()

@@ -1,4 +1,4 @@
-"""Several writes of one transaction: what arrives, what is skipped, and what is refused, on each database."""
+"""Bulk writes: rows written, skipped and refused, on each database."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -38,11 +38,11 @@ def test_inserts_and_updates_of_several_tables_arrive_together(store: Store) -> 
     store.database.run(insert_new, elections, [election("a"), election("b")])
 
     def operation(tx: Tx) -> None:
-        writes = BulkWrite()
-        writes.insert(workers, [worker("w1", backends={"ü\x00": [1, None]}), worker("w2", stopped_at=WHEN)])
+        bulk = BulkWrite()
+        bulk.insert(workers, [worker("w1", backends={"ü\x00": [1, None]}), worker("w2", stopped_at=WHEN)])
         moved = [{"name": "a", "holder": "w2", "term": 7}, {"name": "b", "holder": "w3", "term": 8}]
-        writes.update(elections, moved, by=("name",), exact=True)
-        writes.run(tx)
+        bulk.update(elections, moved, by=("name",), exact=True)
+        bulk.execute(tx)
 
     store.database.run(operation)
 
@@ -66,10 +66,10 @@ def test_an_exact_update_that_misses_a_row_undoes_everything(store: Store) -> No
     store.database.run(insert_new, elections, [election("a")])
 
     def operation(tx: Tx) -> None:
-        writes = BulkWrite()
-        writes.insert(workers, [worker("w1")])
-        writes.update(elections, [{"name": "a", "term": 2}, {"name": "gone", "term": 2}], by=("name",), exact=True)
-        writes.run(tx)
+        bulk = BulkWrite()
+        bulk.insert(workers, [worker("w1")])
+        bulk.update(elections, [{"name": "a", "term": 2}, {"name": "gone", "term": 2}], by=("name",), exact=True)
+        bulk.execute(tx)
 
     with pytest.raises(CrucibleError, match="2 rows of nsai_elections were to change, 1 did"):
         store.database.run(operation)
@@ -82,10 +82,10 @@ def test_nothing_to_write_is_nothing_sent(store: Store) -> None:
     """An empty collection needs no statement."""
 
     def operation(tx: Tx) -> None:
-        writes = BulkWrite()
-        writes.insert(workers, [])
-        writes.update(elections, [], by=("name",), exact=True)
-        writes.run(tx)
+        bulk = BulkWrite()
+        bulk.insert(workers, [])
+        bulk.update(elections, [], by=("name",), exact=True)
+        bulk.execute(tx)
 
     store.database.run(operation)
 
