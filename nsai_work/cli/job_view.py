@@ -1,7 +1,7 @@
 """Live views of a running job: a progress bar on a terminal, plain lines elsewhere."""
 
-from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -22,20 +22,22 @@ PLAIN_LINES = 20
 """Approximate number of progress lines that a plain view writes for a run of any length."""
 
 
-class JobView(Protocol):
-    """Shows a job. Receives all its events in order."""
+class JobView(ABC):
+    """Shows a job in a ``with`` block. Receives all its events in order."""
 
-    def __enter__(self) -> Self: ...
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        """Stop showing the job."""
+
+    @abstractmethod
     def show(self, event: "EventRow") -> None:
         """Show an event."""
-        ...
 
+    @abstractmethod
     def write_line(self, text: str, style: str = "") -> None:
         """Show a line of text."""
-        ...
 
 
 def view_for(console: Console, *, total: int | None = None) -> JobView:
@@ -44,7 +46,7 @@ def view_for(console: Console, *, total: int | None = None) -> JobView:
     return BarView(console, progress) if console.is_terminal else PlainView(console, progress)
 
 
-class BarView:
+class BarView(JobView):
     """Progress bar with step, loss, speed, checkpoints and recoveries; other events scroll above it."""
 
     def __init__(self, console: Console, progress: RunProgress) -> None:
@@ -65,9 +67,7 @@ class BarView:
         self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self._bar.stop()
 
     def show(self, event: "EventRow") -> None:
@@ -89,20 +89,12 @@ class BarView:
         self._bar.console.print(Text(plain_text(text), style=style))
 
 
-class PlainView:
+class PlainView(JobView):
     """Plain lines for logs: each event that has a text, and about ``PLAIN_LINES`` progress lines."""
 
     def __init__(self, console: Console, progress: RunProgress) -> None:
         self._console = console
         self._progress = progress
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        pass
 
     def show(self, event: "EventRow") -> None:
         """Write a line for the event, if it has one."""

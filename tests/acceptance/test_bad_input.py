@@ -8,43 +8,38 @@ from typing import Any
 import pytest
 
 from tests.acceptance.conftest import Cli
-
-Job = dict[str, Any]
-
-
-def at(path: str, value: Any) -> Callable[[Job], None]:
-    """A change of one field of the job."""
-
-    def change(job: Job) -> None:
-        *parents, last = path.split(".")
-        for name in parents:
-            job = job.setdefault(name, {})
-        job[last] = value
-
-    return change
-
+from tests.job_changes import Change, JobFields, set_field
 
 FIELDS = {
-    "unknown backend": (at("backend", "nonesuch"), ["backend", "nonesuch", "fake", "tinkex"]),
-    "unknown kind": (at("kind", "training"), ["kind", "training_step"]),
-    "unknown model": (at("payload.base_model", "gpt-17"), ["base_model", "gpt-17", "tiny-lm"]),
-    "unknown field": (at("payload.batchsize", 8), ["payload.batchsize", "unknown field"]),
+    "unknown backend": (set_field("backend", "nonesuch"), ["backend", "nonesuch", "fake", "tinkex"]),
+    "unknown kind": (set_field("kind", "training"), ["kind", "training_step"]),
+    "unknown model": (set_field("payload.base_model", "gpt-17"), ["base_model", "gpt-17", "tiny-lm"]),
+    "unknown field": (set_field("payload.batchsize", 8), ["payload.batchsize", "unknown field"]),
     "negative batch size": (
-        at("payload.batch_size", -1),
+        set_field("payload.batch_size", -1),
         ["payload.batch_size", "-1", "greater than or equal to 1"],
     ),
-    "rate that is none": (at("payload.optimizer.learning_rate", -1e-4), ["learning_rate", "greater than 0"]),
-    "unknown loss": (at("payload.loss_fn", "crossentropy"), ["payload.loss_fn", "crossentropy", "cross_entropy"]),
+    "rate that is none": (set_field("payload.optimizer.learning_rate", -1e-4), ["learning_rate", "greater than 0"]),
+    "unknown loss": (
+        set_field("payload.loss_fn", "crossentropy"),
+        ["payload.loss_fn", "crossentropy", "cross_entropy"],
+    ),
     "loss setting that is none": (
-        at("payload.loss_fn_config", {"beta": "high"}),
+        set_field("payload.loss_fn_config", {"beta": "high"}),
         ["payload.loss_fn_config.beta", "high", "number"],
     ),
-    "negative retries": (at("retry_policy.max_attempts", -3), ["retry_policy.max_attempts", "-3"]),
-    "absurd retries": (at("retry_policy.max_attempts", 10**9), ["retry_policy.max_attempts", "10000"]),
-    "never save": (at("payload.checkpoint_policy.save_every", 0), ["save_every", "greater than or equal to 1"]),
-    "unknown strategy": (at("payload.checkpoint_policy.strategy", "often"), ["strategy", "steps", "epoch"]),
-    "credential in the file": (at("metadata", {"api_key": "tml-secret"}), ["api_key", "environment"]),
-    "unknown dependency": (at("constraints", {"depends_on": ["no-such-job"]}), ["depends_on", "no-such-job"]),
+    "negative retries": (set_field("retry_policy.max_attempts", -3), ["retry_policy.max_attempts", "-3"]),
+    "absurd retries": (set_field("retry_policy.max_attempts", 10**9), ["retry_policy.max_attempts", "10000"]),
+    "never save": (
+        set_field("payload.checkpoint_policy.save_every", 0),
+        ["save_every", "greater than or equal to 1"],
+    ),
+    "unknown strategy": (set_field("payload.checkpoint_policy.strategy", "often"), ["strategy", "steps", "epoch"]),
+    "credential in the file": (set_field("metadata", {"api_key": "tml-secret"}), ["api_key", "environment"]),
+    "unknown dependency": (
+        set_field("constraints", {"depends_on": ["no-such-job"]}),
+        ["depends_on", "no-such-job"],
+    ),
 }
 
 DATA = {
@@ -70,7 +65,7 @@ def assert_refused(cli: Cli, file: Path, words: list[str]) -> str:
 
 @pytest.mark.parametrize(("change", "words"), FIELDS.values(), ids=FIELDS.keys())
 def test_wrong_field(
-    cli: Cli, job: Job, job_file: Callable[[Any], Path], change: Callable[[Job], None], words: list[str]
+    cli: Cli, job: JobFields, job_file: Callable[[Any], Path], change: Change, words: list[str]
 ) -> None:
     """The message names the field, the value and what is allowed."""
     change(job)
@@ -81,7 +76,7 @@ def test_wrong_field(
 @pytest.mark.parametrize(("content", "words"), DATA.values(), ids=DATA.keys())
 def test_wrong_data(
     cli: Cli,
-    job: Job,
+    job: JobFields,
     conversations: Path,
     job_file: Callable[[Any], Path],
     content: str | None,
@@ -114,7 +109,7 @@ def test_missing_file(cli: Cli, tmp_path: Path) -> None:
     assert_refused(cli, tmp_path / "nothing.yaml", ["nothing.yaml"])
 
 
-def test_one_wrong_job_keeps_the_others_out(cli: Cli, job: Job, job_file: Callable[[Any], Path]) -> None:
+def test_one_wrong_job_keeps_the_others_out(cli: Cli, job: JobFields, job_file: Callable[[Any], Path]) -> None:
     """All jobs of a file are stored, or none."""
     wrong = json.loads(json.dumps(job))
     wrong["payload"]["batch_size"] = 0
@@ -132,7 +127,7 @@ def test_one_wrong_job_keeps_the_others_out(cli: Cli, job: Job, job_file: Callab
     ids=["no key", "no scheme", "wrong scheme"],
 )
 def test_wrong_service_settings(
-    cli: Cli, job: Job, job_file: Callable[[Any], Path], variables: dict[str, str], words: list[str]
+    cli: Cli, job: JobFields, job_file: Callable[[Any], Path], variables: dict[str, str], words: list[str]
 ) -> None:
     """A service that cannot be used is refused at submit, naming the variable and never the key."""
     job["backend"] = "tinkex"
@@ -142,7 +137,7 @@ def test_wrong_service_settings(
     assert "tml-x" not in message
 
 
-def test_errors_as_json(cli: Cli, job: Job, job_file: Callable[[Any], Path]) -> None:
+def test_errors_as_json(cli: Cli, job: JobFields, job_file: Callable[[Any], Path]) -> None:
     """With --json the error is one object on stderr, and stdout stays empty."""
     job["backend"] = "nonesuch"
 

@@ -22,11 +22,6 @@ database_app = typer.Typer(
 )
 
 
-@database_app.callback()
-def _database() -> None:
-    """Upgrade the store's schema, and delete old jobs."""
-
-
 @database_app.command("upgrade")
 def upgrade(
     url: Annotated[str | None, typer.Option(help="Database to upgrade; NSAI_WORK_DATABASE_URL if omitted.")] = None,

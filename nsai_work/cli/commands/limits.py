@@ -35,11 +35,6 @@ limits_app = typer.Typer(
 )
 
 
-@limits_app.callback()
-def _limits() -> None:
-    """Limit concurrent jobs per tenant or credential, across all workers."""
-
-
 @limits_app.command("list")
 def list_limits(json_output: JsonFlag = False) -> None:
     """List the limits, each with the number of running jobs that count against it."""

@@ -8,58 +8,61 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from nsai_work.cli import main
 from nsai_work.client.jobfile import load_job
-
-Job = dict[str, Any]
-
-
-def at(path: str, value: Any) -> Callable[[Job], None]:
-    """A change of one field of the job."""
-
-    def change(job: Job) -> None:
-        *parents, last = path.split(".")
-        for name in parents:
-            job = job.setdefault(name, {})
-        job[last] = value
-
-    return change
-
+from tests.job_changes import Change, JobFields, set_field
 
 FIELDS = {
-    "home of nobody": (at("payload.data.path", "~nobody-has-this-name/x"), ["payload.data.path", "does not exist"]),
-    "unknown field of the job": (at("retries", 8), ["retries", "unknown field"]),
+    "home of nobody": (
+        set_field("payload.data.path", "~nobody-has-this-name/x"),
+        ["payload.data.path", "does not exist"],
+    ),
+    "unknown field of the job": (set_field("retries", 8), ["retries", "unknown field"]),
     "missing field": (lambda job: job["payload"].pop("data"), ["payload.data", "required"]),
-    "no steps": (at("payload.max_steps", 0), ["payload.max_steps", "greater than or equal to 1"]),
+    "no steps": (set_field("payload.max_steps", 0), ["payload.max_steps", "greater than or equal to 1"]),
     "misspelt loss": (
-        at("payload.loss_fn", "cross_entropi"),
+        set_field("payload.loss_fn", "cross_entropi"),
         ["payload.loss_fn", "'cross_entropi'", "cross_entropy"],
     ),
-    "text for a number": (at("payload.loss_fn_config", {"beta": "0.5"}), ["payload.loss_fn_config.beta", "'0.5'"]),
-    "truth for a number": (at("payload.loss_fn_config", {"beta": True}), ["payload.loss_fn_config.beta", "True"]),
-    "infinite setting": (at("payload.loss_fn_config", {"beta": float("inf")}), ["loss_fn_config", "beta", "inite"]),
-    "setting without a name": (at("payload.loss_fn_config", {"": 1.0}), ["payload.loss_fn_config", "1 character"]),
-    "absurd rank": (at("payload.lora.rank", 100_000), ["payload.lora.rank", "1024"]),
-    "absurd delay": (at("retry_policy.max_delay_ms", 10**12), ["retry_policy.max_delay_ms", "604800000"]),
-    "unknown backoff": (at("retry_policy.backoff_type", "random"), ["backoff_type", "exponential"]),
-    "keep none": (at("payload.checkpoint_policy.keep_last", -1), ["keep_last", "greater than or equal to 1"]),
+    "text for a number": (
+        set_field("payload.loss_fn_config", {"beta": "0.5"}),
+        ["payload.loss_fn_config.beta", "'0.5'"],
+    ),
+    "truth for a number": (
+        set_field("payload.loss_fn_config", {"beta": True}),
+        ["payload.loss_fn_config.beta", "True"],
+    ),
+    "infinite setting": (
+        set_field("payload.loss_fn_config", {"beta": float("inf")}),
+        ["loss_fn_config", "beta", "inite"],
+    ),
+    "setting without a name": (
+        set_field("payload.loss_fn_config", {"": 1.0}),
+        ["payload.loss_fn_config", "1 character"],
+    ),
+    "absurd rank": (set_field("payload.lora.rank", 100_000), ["payload.lora.rank", "1024"]),
+    "absurd delay": (set_field("retry_policy.max_delay_ms", 10**12), ["retry_policy.max_delay_ms", "604800000"]),
+    "unknown backoff": (set_field("retry_policy.backoff_type", "random"), ["backoff_type", "exponential"]),
+    "keep none": (
+        set_field("payload.checkpoint_policy.keep_last", -1),
+        ["keep_last", "greater than or equal to 1"],
+    ),
     "unknown checkpoint to recover": (
-        at("payload.recovery", {"enabled": True, "checkpoint_strategy": "newest"}),
+        set_field("payload.recovery", {"enabled": True, "checkpoint_strategy": "newest"}),
         ["checkpoint_strategy", "latest", "best_loss"],
     ),
-    "absurd number of steps": (at("payload.max_steps", 10**29), ["payload.max_steps", "1000000000"]),
-    "absurd time limit": (at("resources", {"timeout_ms": 10**29}), ["resources.timeout_ms", "less than"]),
+    "absurd number of steps": (set_field("payload.max_steps", 10**29), ["payload.max_steps", "1000000000"]),
+    "absurd time limit": (set_field("resources", {"timeout_ms": 10**29}), ["resources.timeout_ms", "less than"]),
     "absurd group": (
-        at("constraints", {"concurrency_group": "g", "max_concurrent_in_group": 2**63}),
+        set_field("constraints", {"concurrency_group": "g", "max_concurrent_in_group": 2**63}),
         ["constraints.max_concurrent_in_group", "1000000"],
     ),
-    "lone surrogate": (at("payload.loss_fn", "a\ud800"), ["payload.loss_fn", "lone surrogate", "\\ud800"]),
+    "lone surrogate": (set_field("payload.loss_fn", "a\ud800"), ["payload.loss_fn", "lone surrogate", "\\ud800"]),
     "deadline before its start": (
-        at("constraints", {"not_before": "2030-01-02T00:00:00Z", "deadline": "2030-01-01T00:00:00Z"}),
+        set_field("constraints", {"not_before": "2030-01-02T00:00:00Z", "deadline": "2030-01-01T00:00:00Z"}),
         ["deadline", "not_before"],
     ),
 }
@@ -95,7 +98,7 @@ RefusedCall = Callable[[list[str], list[str]], None]
 
 
 @pytest.fixture
-def job(tmp_path: Path) -> Job:
+def job(tmp_path: Path) -> JobFields:
     """A right job; its data lies beside the job file."""
     (tmp_path / "data.jsonl").write_text('{"text": "once upon a time"}\n')
     payload = {"base_model": "tiny-lm", "data": {"path": "data.jsonl"}, "max_steps": 2}
@@ -138,7 +141,7 @@ def refused_call(
 
 
 @pytest.mark.parametrize(("change", "words"), FIELDS.values(), ids=FIELDS.keys())
-def test_wrong_field(job: Job, refused: Refused, change: Callable[[Job], None], words: list[str]) -> None:
+def test_wrong_field(job: JobFields, refused: Refused, change: Change, words: list[str]) -> None:
     """The message names the field, the value and what is allowed."""
     change(job)
 
@@ -146,7 +149,7 @@ def test_wrong_field(job: Job, refused: Refused, change: Callable[[Job], None], 
 
 
 @pytest.mark.parametrize(("content", "words"), DATA.values(), ids=DATA.keys())
-def test_wrong_data(job: Job, tmp_path: Path, refused: Refused, content: str, words: list[str]) -> None:
+def test_wrong_data(job: JobFields, tmp_path: Path, refused: Refused, content: str, words: list[str]) -> None:
     """The message names the line and what is allowed."""
     (tmp_path / "data.jsonl").write_text(content)
 
@@ -159,7 +162,7 @@ def test_wrong_file(refused: Refused, content: str, words: list[str]) -> None:
     refused(content, words)
 
 
-def test_a_database_url_that_is_none(job: Job, refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_database_url_that_is_none(job: JobFields, refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is not repeated: it may hold a password."""
     monkeypatch.setenv("NSAI_WORK_DATABASE_URL", "postgresql://u:pass@word@[::1")
 
@@ -167,14 +170,14 @@ def test_a_database_url_that_is_none(job: Job, refused: Refused, monkeypatch: py
 
 
 @pytest.mark.parametrize("variable", SETTINGS)
-def test_wrong_settings(job: Job, refused: Refused, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+def test_wrong_settings(job: JobFields, refused: Refused, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     """A wrong environment variable is named."""
     monkeypatch.setenv(variable, SETTINGS[variable])
 
     refused(json.dumps(job), [variable])
 
 
-def test_json_may_be_indented_by_tabs(job: Job, tmp_path: Path) -> None:
+def test_json_may_be_indented_by_tabs(job: JobFields, tmp_path: Path) -> None:
     """YAML takes no tabs there, JSON does; a tab within a text is no JSON, and is not touched."""
     (tmp_path / "job.json").write_text(json.dumps(job, indent="\t"))
 

@@ -14,7 +14,8 @@ from nsai_work.identifiers import is_job_id, new_job_id
 from nsai_work.job import Constraints, Job, Priority, Resources
 from nsai_work.lifecycle import JobStatus
 from nsai_work.payloads import JobKind
-from nsai_work.policies import BackoffType, CheckpointPolicy, RetryPolicy
+from nsai_work.policies import CheckpointPolicy
+from tests.strategies import retry_policies
 
 words = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), min_size=1, max_size=20)
 moments = st.datetimes(min_value=datetime(1990, 1, 1), max_value=datetime(2090, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001
@@ -31,14 +32,6 @@ resources = st.builds(
     memory_mb=st.none() | st.integers(1, 10**6),
     gpu=st.none() | words,
     timeout_ms=st.none() | st.integers(1, 10**9),
-)
-retry_policies = st.builds(
-    RetryPolicy,
-    max_attempts=st.integers(1, 10_000),
-    backoff_type=st.sampled_from(BackoffType),
-    initial_delay_ms=st.integers(0, 86_400_000),
-    max_delay_ms=st.integers(0, 7 * 86_400_000),
-    jitter=st.booleans(),
 )
 constraints = st.builds(
     Constraints,

@@ -5,22 +5,14 @@ from hypothesis import strategies as st
 
 from crucible.errors import ErrorCategory, Failure
 from nsai_work.policies import (
-    BackoffType,
     CheckpointPolicy,
     CheckpointStrategy,
     RetryPolicy,
     SavedCheckpoint,
     StepFacts,
 )
+from tests.strategies import retry_policies
 
-retry_policies = st.builds(
-    RetryPolicy,
-    max_attempts=st.integers(1, 10_000),
-    backoff_type=st.sampled_from(BackoffType),
-    initial_delay_ms=st.integers(0, 86_400_000),
-    max_delay_ms=st.integers(0, 7 * 86_400_000),
-    jitter=st.booleans(),
-)
 checkpoint_policies = st.builds(
     CheckpointPolicy,
     strategy=st.sampled_from(CheckpointStrategy),
