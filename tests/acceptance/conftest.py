@@ -1,4 +1,4 @@
-"""The real command line in processes of its own, and the servers it talks to."""
+"""Fixtures that run the command line in processes of its own, together with dev servers and workers."""
 
 import json
 import os
@@ -26,14 +26,14 @@ LOOK_EVERY_S = 0.1
 
 @dataclass(frozen=True)
 class Cli:
-    """Runs ``nsai-work`` with an environment that holds nothing of ours but a home of its own."""
+    """Runs ``nsai-work`` in an environment without settings, except for a home of its own."""
 
     home: Path
     variables: dict[str, str] = field(default_factory=dict)
 
     @property
     def environment(self) -> dict[str, str]:
-        """What its processes see."""
+        """The environment of its processes."""
         kept = {
             name: value
             for name, value in os.environ.items()
@@ -42,13 +42,13 @@ class Cli:
         return {**kept, "NSAI_WORK_HOME": str(self.home), "COLUMNS": "200", **self.variables}
 
     def command(self, *arguments: object) -> list[str]:
-        """The command line of a call."""
+        """Build the command line of a call."""
         return [sys.executable, "-m", "nsai_work.cli", *map(str, arguments)]
 
     def run(
         self, *arguments: object, stdin: str = "", timeout: float = TIMEOUT_S
     ) -> "subprocess.CompletedProcess[str]":
-        """Call it, and wait for its end."""
+        """Run a command to its end."""
         return subprocess.run(
             self.command(*arguments),
             env=self.environment,
@@ -60,14 +60,14 @@ class Cli:
         )
 
     def json(self, *arguments: object, code: int = 0) -> Any:
-        """Call it with ``--json``, require the exit code, and read what it printed."""
+        """Run a command with ``--json``, assert its exit code, and parse its output."""
         done = self.run(*arguments, "--json")
         assert done.returncode == code, done.stderr + done.stdout
         return json.loads(done.stdout)
 
     @contextmanager
     def running(self, *arguments: object) -> Iterator["subprocess.Popen[str]"]:
-        """Call it and let it run; it is told to stop at the end."""
+        """Run a command in the background; SIGTERM stops it at the end of the context."""
         process = subprocess.Popen(
             self.command(*arguments),
             env=self.environment,
@@ -85,14 +85,14 @@ class Cli:
 
     @contextmanager
     def dev_server(self, *arguments: object) -> Iterator[str]:
-        """A development server that announces itself in this home."""
+        """Run a dev server in this home, and yield its URL."""
         with self.running("dev-server", "--port", 0, "--json", *arguments) as process:
             assert process.stdout is not None
             yield json.loads(process.stdout.readline())["url"]
 
     @contextmanager
     def store(self) -> Iterator[Store]:
-        """This home's store, looked into without a process: a test that waits must not take the worker's time."""
+        """Open this home's store in the test's process: starting processes to poll would slow the worker down."""
         store = open_store(f"sqlite:///{self.home / 'nsai-work.db'}")
         try:
             yield store
@@ -100,14 +100,14 @@ class Cli:
             store.close()
 
     def stored(self) -> list[Job]:
-        """The jobs of this home's store, newest first."""
+        """Return the jobs of this home's store, newest first."""
         if not (self.home / "nsai-work.db").exists():
             return []
         with self.store() as store:
             return store.list_jobs()
 
     def wait_for_step(self) -> str:
-        """The newest job's id, once its first optimizer step is recorded."""
+        """Wait for the first optimizer step of the newest job, and return the id of the job."""
 
         def look() -> str | None:
             jobs = self.stored()
@@ -117,7 +117,7 @@ class Cli:
         return str(until(look, "the first step"))
 
     def wait_for(self, job_id: str, *statuses: str) -> Job:
-        """The job, once it has one of these statuses."""
+        """Wait until a job has one of these statuses, and return the job."""
 
         def look() -> Job | None:
             with self.store() as store:
@@ -129,7 +129,7 @@ class Cli:
 
 
 def until(look: Callable[[], Any], what: str, timeout: float = TIMEOUT_S) -> Any:
-    """What ``look`` gives as soon as it gives something."""
+    """Poll until ``look`` returns a true value, and return it."""
     deadline = time.monotonic() + timeout
     while not (found := look()):
         assert time.monotonic() < deadline, f"not within {timeout} s: {what}"
@@ -145,7 +145,7 @@ def cli(tmp_path: Path) -> Cli:
 
 @pytest.fixture
 def conversations(tmp_path: Path) -> Path:
-    """A small data set."""
+    """A small data set of eight conversations."""
     file = tmp_path / "conversations.jsonl"
     rows = [
         {
@@ -162,7 +162,7 @@ def conversations(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def job(conversations: Path) -> dict[str, Any]:
-    """A small training job for the scripted backend."""
+    """A small training job for the fake backend."""
     return {
         "kind": "training_step",
         "backend": "fake",
@@ -180,7 +180,7 @@ def job(conversations: Path) -> dict[str, Any]:
 
 @pytest.fixture
 def job_file(tmp_path: Path) -> Callable[[Any], Path]:
-    """Writes a job file beside the data."""
+    """Write a job file to the folder of the data set."""
 
     def write(content: Any) -> Path:
         file = tmp_path / "job.json"

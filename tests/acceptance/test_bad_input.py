@@ -1,4 +1,4 @@
-"""Bad input: refused at submit with exit code 2, the field and what is allowed; nothing is stored."""
+"""Bad input is rejected at submit with exit code 2 and the name of the field; nothing is stored."""
 
 import json
 from collections.abc import Callable
@@ -51,7 +51,7 @@ DATA = {
 
 
 def assert_refused(cli: Cli, file: Path, words: list[str]) -> str:
-    """Exit code 2, each word in the message, no traceback, and an empty store. Returns the message."""
+    """Assert exit code 2, a message with all the words, no traceback and an empty store. Returns the message."""
     done = cli.run("submit", file)
     assert done.returncode == 2, done.stderr + done.stdout
     assert done.stdout == ""
@@ -82,7 +82,7 @@ def test_wrong_data(
     content: str | None,
     words: list[str],
 ) -> None:
-    """The message names the file, and the line where there is one."""
+    """The message names the file, and the line if there is one."""
     if content is None:
         conversations.unlink()
     else:
@@ -100,16 +100,16 @@ def test_wrong_data(
     ids=["not YAML", "a tag that builds objects"],
 )
 def test_wrong_file(cli: Cli, job_file: Callable[[Any], Path], content: str, words: list[str]) -> None:
-    """A file that is no job says so, with its name."""
+    """The message names the file."""
     assert_refused(cli, job_file(content), words)
 
 
 def test_missing_file(cli: Cli, tmp_path: Path) -> None:
-    """A job file that is not there is named."""
+    """The message names the missing file."""
     assert_refused(cli, tmp_path / "nothing.yaml", ["nothing.yaml"])
 
 
-def test_one_wrong_job_keeps_the_others_out(cli: Cli, job: JobFields, job_file: Callable[[Any], Path]) -> None:
+def test_one_wrong_job_rejects_the_whole_file(cli: Cli, job: JobFields, job_file: Callable[[Any], Path]) -> None:
     """All jobs of a file are stored, or none."""
     wrong = json.loads(json.dumps(job))
     wrong["payload"]["batch_size"] = 0
@@ -129,7 +129,7 @@ def test_one_wrong_job_keeps_the_others_out(cli: Cli, job: JobFields, job_file: 
 def test_wrong_service_settings(
     cli: Cli, job: JobFields, job_file: Callable[[Any], Path], variables: dict[str, str], words: list[str]
 ) -> None:
-    """A service that cannot be used is refused at submit, naming the variable and never the key."""
+    """The message names the environment variable and never contains the key."""
     job["backend"] = "tinkex"
 
     message = assert_refused(Cli(cli.home, variables), job_file(job), words)
@@ -138,7 +138,7 @@ def test_wrong_service_settings(
 
 
 def test_errors_as_json(cli: Cli, job: JobFields, job_file: Callable[[Any], Path]) -> None:
-    """With --json the error is one object on stderr, and stdout stays empty."""
+    """With --json, the error is a JSON object on stderr, and stdout is empty."""
     job["backend"] = "nonesuch"
 
     done = cli.run("submit", job_file(job), "--json")
@@ -152,7 +152,7 @@ def test_errors_as_json(cli: Cli, job: JobFields, job_file: Callable[[Any], Path
 
 @pytest.mark.parametrize("command", ["show", "cancel"])
 def test_unknown_job_is_3(cli: Cli, command: str) -> None:
-    """A script can tell a missing job from a wrong call."""
+    """Scripts can tell a missing job from an invalid call."""
     done = cli.run(command, "01900000-0000-7000-8000-000000000000")
 
     assert done.returncode == 3
@@ -165,5 +165,5 @@ def test_unknown_job_is_3(cli: Cli, command: str) -> None:
     ids=" ".join,
 )
 def test_wrong_call_is_2(cli: Cli, arguments: list[str]) -> None:
-    """Unknown commands, missing arguments and wrong options are bad input too."""
+    """Unknown commands and invalid options are bad input."""
     assert cli.run(*arguments).returncode == 2

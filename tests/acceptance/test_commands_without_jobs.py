@@ -1,4 +1,4 @@
-"""The commands that need no queue: complete, backends, doctor, db."""
+"""The commands that need no job: complete, backends, doctor and db."""
 
 import json
 import struct
@@ -9,7 +9,7 @@ from tests.acceptance.conftest import Cli
 
 
 def test_complete_prints_the_answer(cli: Cli) -> None:
-    """From an argument and from stdin; the same seed gives the same answer."""
+    """The prompt comes from an argument or from stdin; equal seeds give equal answers."""
     options = ("--backend", "fake", "--model", "tiny-lm", "--max-tokens", 12, "--seed", 7, "--temperature", 0.7)
 
     argued = cli.run("complete", *options, "Hello")
@@ -21,15 +21,15 @@ def test_complete_prints_the_answer(cli: Cli) -> None:
 
 
 def test_complete_as_json(cli: Cli) -> None:
-    """The whole completion, with usage."""
+    """The output is the whole completion, including usage."""
     completion = cli.json("complete", "--backend", "fake", "--model", "tiny-lm", "--max-tokens", 5, "Hello")
 
     assert completion["choices"][0]["message"]["role"] == "assistant"
     assert completion["usage"]["completion_tokens"] <= 5
 
 
-def test_complete_refuses_what_is_wrong(cli: Cli, tmp_path: Path) -> None:
-    """An unknown model, an option out of range, an image that is none: exit code 2, each named."""
+def test_complete_rejects_bad_input(cli: Cli, tmp_path: Path) -> None:
+    """An unknown model, an invalid option and an invalid image: exit code 2, each named in the message."""
     text = tmp_path / "picture.png"
     text.write_text("no picture")
     cases = [
@@ -43,8 +43,8 @@ def test_complete_refuses_what_is_wrong(cli: Cli, tmp_path: Path) -> None:
         assert word in done.stderr
 
 
-def test_complete_refuses_an_image_where_nobody_sees(cli: Cli, tmp_path: Path) -> None:
-    """A real image reaches the backend's own check, which says that it has no eyes."""
+def test_complete_rejects_an_image_without_vision(cli: Cli, tmp_path: Path) -> None:
+    """A valid image reaches the check of a backend without vision, which rejects it."""
     picture = tmp_path / "dot.png"
     picture.write_bytes(_dot())
 
@@ -54,8 +54,8 @@ def test_complete_refuses_an_image_where_nobody_sees(cli: Cli, tmp_path: Path) -
     assert "supports_vision" in done.stderr
 
 
-def test_backends_lists_what_is_installed(cli: Cli) -> None:
-    """Name, package, version, health and capabilities; one without its key is away, not broken."""
+def test_backends_lists_the_installed_backends(cli: Cli) -> None:
+    """A backend without its key is listed as unavailable, not as broken."""
     listed = {item["name"]: item for item in cli.json("backends")}
 
     assert listed["fake"]["health"]["ok"] is True
@@ -66,7 +66,7 @@ def test_backends_lists_what_is_installed(cli: Cli) -> None:
 
 
 def test_a_running_dev_server_is_found(cli: Cli) -> None:
-    """Beside it, tinkex can serve without any setting, and doctor sees both."""
+    """tinkex uses a running dev server without any setting, and doctor shows both."""
     with cli.dev_server() as url:
         (listed,) = cli.json("backends", "tinkex")
         findings = {item["subject"]: item for item in cli.json("doctor")}
@@ -77,8 +77,8 @@ def test_a_running_dev_server_is_found(cli: Cli) -> None:
     assert findings["backend tinkex"]["verdict"] == "ok"
 
 
-def test_doctor_is_content_with_a_fresh_home(cli: Cli) -> None:
-    """Nothing is broken in an empty home; what is not set up is a note with what to do."""
+def test_doctor_finds_nothing_broken_in_a_new_home(cli: Cli) -> None:
+    """Nothing is broken in an empty home; a missing dev server is a note with advice."""
     findings = {item["subject"]: item for item in cli.json("doctor")}
 
     assert {findings[name]["verdict"] for name in ("settings", "home", "database", "broker")} == {"ok"}
@@ -87,8 +87,8 @@ def test_doctor_is_content_with_a_fresh_home(cli: Cli) -> None:
     assert "nsai-work dev-server" in findings["dev server"]["advice"]
 
 
-def test_doctor_shows_the_accounts_in_use(cli: Cli) -> None:
-    """By backend; one that is not installed is a note, since limits by that name would bind nobody here."""
+def test_doctor_shows_the_accounts(cli: Cli) -> None:
+    """An account of a backend that is not installed is a note: no job here counts against its limits."""
     named = Cli(cli.home, {"NSAI_WORK_CREDENTIALS": '{"fake": "team-a", "fakr": "team-b"}'})
 
     findings = {item["subject"]: item for item in named.json("doctor")}
@@ -99,8 +99,8 @@ def test_doctor_shows_the_accounts_in_use(cli: Cli) -> None:
     assert "NSAI_WORK_CREDENTIALS" in findings["credentials"]["advice"]
 
 
-def test_doctor_says_what_is_broken_and_shows_no_password(cli: Cli) -> None:
-    """A database and a broker that do not answer: exit code 1, named, and their passwords hidden."""
+def test_doctor_reports_what_is_broken_without_passwords(cli: Cli) -> None:
+    """Exit code 1; an unreachable database and broker are broken, and their passwords are hidden."""
     broken = Cli(
         cli.home,
         {
@@ -118,7 +118,7 @@ def test_doctor_says_what_is_broken_and_shows_no_password(cli: Cli) -> None:
 
 
 def test_a_broken_plugin_is_listed_with_its_error(cli: Cli, tmp_path: Path) -> None:
-    """A package whose backend and command cannot be imported: the rest works, and doctor exits with 1."""
+    """If the import of a backend and a command fails, all others work, and doctor exits with 1."""
     installed = tmp_path / "site" / "acme_broken-1.2.dist-info"
     installed.mkdir(parents=True)
     (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-broken\nVersion: 1.2\n")
@@ -140,7 +140,7 @@ def test_a_broken_plugin_is_listed_with_its_error(cli: Cli, tmp_path: Path) -> N
 
 
 def test_db_upgrade_twice(cli: Cli) -> None:
-    """The second time nothing happens."""
+    """The second upgrade does nothing."""
     for _ in range(2):
         done = cli.run("db", "upgrade")
         assert done.returncode == 0, done.stderr
@@ -148,12 +148,12 @@ def test_db_upgrade_twice(cli: Cli) -> None:
 
 
 def test_version(cli: Cli) -> None:
-    """One line."""
+    """The output starts with the name of the command."""
     assert cli.run("--version").stdout.startswith("nsai-work ")
 
 
 def _dot() -> bytes:
-    """A PNG of one pixel."""
+    """Return a PNG image of a single pixel."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

@@ -1,4 +1,4 @@
-"""The demo, in its short form: what it claims is checked again from its own output folder."""
+"""The demo in its short form: its claims are checked against its output folder."""
 
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -11,8 +11,10 @@ pytestmark = pytest.mark.timeout(300)
 
 
 def test_the_demo_recovers_and_proves_it(cli: Cli, tmp_path: Path) -> None:
-    """Exit status 0, twice in a row, whatever the environment says of a real service; the store shows two runs with
-    the same losses, one of them recovered; ``--record`` writes a picture of what was shown."""
+    """It succeeds twice in a row, even if the environment points to another service.
+
+    The store has two runs with equal losses, one of them recovered; ``--record`` writes an image of the output.
+    """
     output, picture = tmp_path / "demo-output", tmp_path / "demo.svg"
     real = Cli(cli.home, {"TINKER_BASE_URL": "http://127.0.0.1:1", "TINKER_API_KEY": "tml-real"})
 
@@ -37,8 +39,8 @@ def test_the_demo_recovers_and_proves_it(cli: Cli, tmp_path: Path) -> None:
     assert "tml-real" not in second.stdout + second.stderr + picture.read_text()
 
 
-def test_the_demo_deletes_nothing_of_others(cli: Cli, tmp_path: Path) -> None:
-    """A folder that no demo made is refused and stays as it was."""
+def test_the_demo_does_not_delete_other_folders(cli: Cli, tmp_path: Path) -> None:
+    """A folder that was not created by a demo is rejected and stays unchanged."""
     (tmp_path / "precious.txt").write_text("mine")
 
     done = cli.run("demo", "--output", tmp_path)

@@ -1,4 +1,4 @@
-"""Jobs from the command line to their end, in real processes."""
+"""The commands for jobs, from submit to result, in real processes."""
 
 import json
 import shutil
@@ -20,12 +20,12 @@ pytestmark = pytest.mark.timeout(300)
 
 @pytest.fixture
 def example(tmp_path: Path) -> Path:
-    """A copy of the shipped example, so that nothing is written into the source tree."""
+    """A copy of the shipped examples, so that nothing is written to the source tree."""
     return Path(shutil.copytree(ROOT / "examples", tmp_path / "examples")) / "train.yaml"
 
 
 def test_the_example_runs_beside_a_dev_server(cli: Cli, example: Path) -> None:
-    """``nsai-work dev-server`` and ``nsai-work run examples/train.yaml``: no key, no address, no other setting."""
+    """``nsai-work dev-server`` and ``nsai-work run examples/train.yaml`` need no key, address or other setting."""
     wanted = yaml.safe_load(example.read_text())["payload"]
 
     with cli.dev_server():
@@ -46,7 +46,7 @@ def test_the_example_runs_beside_a_dev_server(cli: Cli, example: Path) -> None:
 
 
 def test_submit_and_worker_in_separate_processes(cli: Cli, example: Path) -> None:
-    """The embedded default carries a job from one process to another."""
+    """The default database and broker carry a job from one process to another."""
     with cli.dev_server(), cli.running("worker"):
         job_id = cli.json("submit", example)["id"]
         watched = cli.run("watch", job_id, "--timeout", 100)
@@ -58,7 +58,7 @@ def test_submit_and_worker_in_separate_processes(cli: Cli, example: Path) -> Non
 
 
 def test_swapping_the_backend_changes_nothing_else(cli: Cli, example: Path) -> None:
-    """The same file with ``backend: fake`` runs, without a server."""
+    """The same file with ``backend: fake`` runs without a server."""
     text = example.read_text()
     assert "backend: tinkex" in text
     example.write_text(text.replace("backend: tinkex", "backend: fake"))
@@ -69,8 +69,8 @@ def test_swapping_the_backend_changes_nothing_else(cli: Cli, example: Path) -> N
     assert job["result"]["loss"] < job["result"]["first_loss"]
 
 
-def test_run_tells_the_result_and_how_to_use_it(cli: Cli, job: Job, job_file: Write) -> None:
-    """Data on stdout, progress on stderr, and the command that completes a prompt with the new model."""
+def test_run_prints_the_result_and_how_to_use_it(cli: Cli, job: Job, job_file: Write) -> None:
+    """The result and a command to use the new model go to stdout, progress to stderr."""
     done = cli.run("run", job_file(job))
 
     assert done.returncode == 0, done.stderr
@@ -80,8 +80,8 @@ def test_run_tells_the_result_and_how_to_use_it(cli: Cli, job: Job, job_file: Wr
     assert "\x1b" not in done.stderr + done.stdout
 
 
-def test_what_scripts_read(cli: Cli, job: Job, job_file: Write) -> None:
-    """show, steps, checkpoints, list and watch print data of a fixed form."""
+def test_json_output(cli: Cli, job: Job, job_file: Write) -> None:
+    """show, steps, checkpoints, list and watch print JSON of a fixed form."""
     job_id = cli.json("submit", job_file(job))["id"]
     assert cli.json("run", job_file(job))["status"] == "succeeded"
     listed = cli.json("list")
@@ -102,7 +102,7 @@ def test_what_scripts_read(cli: Cli, job: Job, job_file: Write) -> None:
 
 
 def test_a_promoted_checkpoint_is_marked(cli: Cli, job: Job, job_file: Write) -> None:
-    """A checkpoint can be kept for good after the run; one that does not exist is not found."""
+    """A checkpoint can be promoted after the run; a checkpoint that does not exist is not found."""
     done = cli.json("run", job_file(job))
     first = next(item for item in cli.json("checkpoints", done["id"]) if item["kept"])
 
@@ -112,8 +112,8 @@ def test_a_promoted_checkpoint_is_marked(cli: Cli, job: Job, job_file: Write) ->
     assert cli.run("promote", done["id"], "no-such-checkpoint").returncode == 3
 
 
-def test_promote_asks_the_service_first(cli: Cli, job: Job, job_file: Write) -> None:
-    """What would expire is kept there; a service that is away is told with exit code 1, and nothing is promised."""
+def test_promote_removes_the_expiry_at_the_service(cli: Cli, job: Job, job_file: Write) -> None:
+    """The expiry is removed at the service; if that is unavailable, nothing is promoted, with exit code 1."""
     job["backend"] = "tinkex"
     job["payload"]["checkpoint_policy"] |= {"keep_last": 3, "ttl": 3600}
     with cli.dev_server() as url:
@@ -134,7 +134,7 @@ def test_promote_asks_the_service_first(cli: Cli, job: Job, job_file: Write) -> 
 
 
 def test_cancel_while_waiting(cli: Cli, job: Job, job_file: Write) -> None:
-    """A job that nobody has begun is canceled at once, and a retry queues it again."""
+    """A waiting job is canceled immediately, and a retry requeues it."""
     job_id = cli.json("submit", job_file(job))["id"]
 
     assert cli.json("cancel", job_id) == {"id": job_id, "status": "canceled"}
@@ -158,7 +158,7 @@ def test_cancel_while_running(cli: Cli, job: Job, job_file: Write) -> None:
 
 
 def test_waiting_too_long_is_124(cli: Cli, job: Job, job_file: Write) -> None:
-    """A script that gives up waiting knows it, and the job stays."""
+    """The exit code reports the timeout, and the job stays queued."""
     submitted = cli.run("submit", job_file(job), "--wait", "--timeout", 0.2)
     job_id = submitted.stdout.strip()
 
@@ -179,8 +179,8 @@ def test_an_answer_through_the_queue(cli: Cli, job_file: Write) -> None:
     assert "answer" in done.stdout
 
 
-def test_a_job_that_fails_is_1_and_says_why(cli: Cli, job_file: Write) -> None:
-    """The error is told with its code, on stderr, without a traceback."""
+def test_a_failed_job_is_1_with_its_error(cli: Cli, job_file: Write) -> None:
+    """The error with its code goes to stderr, without a traceback."""
     wanted = {
         "kind": "backend_command",
         "backend": "fake",
@@ -194,8 +194,8 @@ def test_a_job_that_fails_is_1_and_says_why(cli: Cli, job_file: Write) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_ctrl_c_leaves_a_job_that_goes_on(cli: Cli, job: Job, job_file: Write) -> None:
-    """``run`` stops cleanly; a worker carries the same job to its end, every step once."""
+def test_ctrl_c_requeues_the_job(cli: Cli, job: Job, job_file: Write) -> None:
+    """``run`` stops cleanly; a worker finishes the same job, each step once."""
     job["backend"] = "tinkex"
     job["payload"]["max_steps"] = 60
     with cli.dev_server("--work-ms", 20):
@@ -213,8 +213,8 @@ def test_ctrl_c_leaves_a_job_that_goes_on(cli: Cli, job: Job, job_file: Write) -
     assert [step["step"] for step in cli.json("steps", job_id)] == list(range(1, 61))
 
 
-def test_ctrl_c_twice_stops_at_once(cli: Cli, job_file: Write) -> None:
-    """A job that will not stop keeps nobody waiting, and is not lost either."""
+def test_ctrl_c_twice_stops_immediately(cli: Cli, job_file: Write) -> None:
+    """A job that does not stop cannot block the exit, and it is not lost."""
     command = {"command": "sleep", "arguments": {"ms": 100_000}}
     sleeping = {"kind": "backend_command", "backend": "fake", "payload": command}
     with cli.running("run", job_file(sleeping)) as process:

@@ -1,4 +1,4 @@
-"""What is shown when somebody looks: the same commands on a pseudo-terminal."""
+"""The output of commands on a pseudo-terminal."""
 
 import os
 import pty
@@ -11,7 +11,7 @@ from tests.acceptance.conftest import TIMEOUT_S, Cli
 
 
 def on_a_terminal(cli: Cli, *arguments: object) -> tuple[int, str]:
-    """Exit code, and all that a terminal got."""
+    """Run a command on a terminal. Returns its exit code and its output."""
     master, slave = pty.openpty()
     process = subprocess.Popen(
         cli.command(*arguments),
@@ -33,7 +33,7 @@ def on_a_terminal(cli: Cli, *arguments: object) -> tuple[int, str]:
 
 
 def test_an_answer_is_streamed(cli: Cli) -> None:
-    """The pieces add up to the answer that a pipe gets whole."""
+    """The streamed parts add up to the answer that a pipe receives."""
     options = ("--backend", "fake", "--model", "tiny-lm", "--max-tokens", 40, "--seed", 3, "Hello")
 
     code, shown = on_a_terminal(cli, "complete", *options)
@@ -43,7 +43,7 @@ def test_an_answer_is_streamed(cli: Cli) -> None:
 
 
 def test_a_run_has_a_bar(cli: Cli, job: dict[str, Any], job_file: Callable[[Any], Path]) -> None:
-    """With steps, loss, speed and checkpoints; then the result."""
+    """The bar has steps, loss, speed and checkpoints; the result follows."""
     code, shown = on_a_terminal(cli, "run", job_file(job))
 
     assert code == 0, shown

@@ -1,6 +1,6 @@
-"""Bad input that needs no process of its own to be seen: the same command line, called here.
+"""Bad input, with the command line called in this process.
 
-The cases that users meet most are in tests/acceptance/test_bad_input.py, in real processes.
+The most common cases are in tests/acceptance/test_bad_input.py, in processes of their own.
 """
 
 import json
@@ -93,35 +93,35 @@ SETTINGS = {
     "NSAI_WORK_HOME": "~nobody-has-this-name/home",
 }
 
-Refused = Callable[[str, list[str]], None]
-RefusedCall = Callable[[list[str], list[str]], None]
+AssertRejected = Callable[[str, list[str]], None]
+AssertCallRejected = Callable[[list[str], list[str]], None]
 
 
 @pytest.fixture
 def job(tmp_path: Path) -> JobFields:
-    """A right job; its data lies beside the job file."""
+    """A valid job; its data is in the folder of the job file."""
     (tmp_path / "data.jsonl").write_text('{"text": "once upon a time"}\n')
     payload = {"base_model": "tiny-lm", "data": {"path": "data.jsonl"}, "max_steps": 2}
     return {"kind": "training_step", "backend": "fake", "payload": payload}
 
 
 @pytest.fixture
-def refused(tmp_path: Path, refused_call: RefusedCall) -> Refused:
-    """Submits the text of a job file, which must be refused as ``refused_call`` says."""
+def assert_rejected(tmp_path: Path, assert_call_rejected: AssertCallRejected) -> AssertRejected:
+    """Submit the text of a job file, and assert that it is rejected as ``assert_call_rejected`` says."""
 
     def submit(text: str, words: list[str]) -> None:
         file = tmp_path / "job.json"
         file.write_text(text)
-        refused_call(["submit", str(file)], words)
+        assert_call_rejected(["submit", str(file)], words)
 
     return submit
 
 
 @pytest.fixture
-def refused_call(
+def assert_call_rejected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[RefusedCall]:
-    """Calls the command line, and requires exit code 2, each of the words, and that no store was made."""
+) -> Iterator[AssertCallRejected]:
+    """Run the command line; assert exit code 2, a message with all the words, and that no store was created."""
     handlers, level = logging.root.handlers[:], logging.root.level
 
     def call(arguments: list[str], words: list[str]) -> None:
@@ -141,44 +141,50 @@ def refused_call(
 
 
 @pytest.mark.parametrize(("change", "words"), FIELDS.values(), ids=FIELDS.keys())
-def test_wrong_field(job: JobFields, refused: Refused, change: Change, words: list[str]) -> None:
+def test_wrong_field(job: JobFields, assert_rejected: AssertRejected, change: Change, words: list[str]) -> None:
     """The message names the field, the value and what is allowed."""
     change(job)
 
-    refused(json.dumps(job), words)
+    assert_rejected(json.dumps(job), words)
 
 
 @pytest.mark.parametrize(("content", "words"), DATA.values(), ids=DATA.keys())
-def test_wrong_data(job: JobFields, tmp_path: Path, refused: Refused, content: str, words: list[str]) -> None:
+def test_wrong_data(
+    job: JobFields, tmp_path: Path, assert_rejected: AssertRejected, content: str, words: list[str]
+) -> None:
     """The message names the line and what is allowed."""
     (tmp_path / "data.jsonl").write_text(content)
 
-    refused(json.dumps(job), words)
+    assert_rejected(json.dumps(job), words)
 
 
 @pytest.mark.parametrize(("content", "words"), FILES.values(), ids=FILES.keys())
-def test_wrong_file(refused: Refused, content: str, words: list[str]) -> None:
-    """A file that is no job says so, with its name or its entry."""
-    refused(content, words)
+def test_wrong_file(assert_rejected: AssertRejected, content: str, words: list[str]) -> None:
+    """The message names the file or the entry."""
+    assert_rejected(content, words)
 
 
-def test_a_database_url_that_is_none(job: JobFields, refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is not repeated: it may hold a password."""
+def test_wrong_database_url(
+    job: JobFields, assert_rejected: AssertRejected, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message does not repeat the URL, which may contain a password."""
     monkeypatch.setenv("NSAI_WORK_DATABASE_URL", "postgresql://u:pass@word@[::1")
 
-    refused(json.dumps(job), ["database_url: '(not shown: it may hold a password)' is not allowed"])
+    assert_rejected(json.dumps(job), ["database_url: '(not shown: it may hold a password)' is not allowed"])
 
 
 @pytest.mark.parametrize("variable", SETTINGS)
-def test_wrong_settings(job: JobFields, refused: Refused, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
-    """A wrong environment variable is named."""
+def test_wrong_settings(
+    job: JobFields, assert_rejected: AssertRejected, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    """The message names the environment variable."""
     monkeypatch.setenv(variable, SETTINGS[variable])
 
-    refused(json.dumps(job), [variable])
+    assert_rejected(json.dumps(job), [variable])
 
 
 def test_json_may_be_indented_by_tabs(job: JobFields, tmp_path: Path) -> None:
-    """YAML takes no tabs there, JSON does; a tab within a text is no JSON, and is not touched."""
+    """JSON allows tabs between tokens, YAML does not."""
     (tmp_path / "job.json").write_text(json.dumps(job, indent="\t"))
 
     assert load_job(tmp_path / "job.json").backend == "fake"
@@ -202,6 +208,6 @@ ARGUMENTS = {
 
 
 @pytest.mark.parametrize(("arguments", "words"), ARGUMENTS.values(), ids=ARGUMENTS.keys())
-def test_wrong_arguments(refused_call: RefusedCall, arguments: list[str], words: list[str]) -> None:
-    """Refused before anything is opened."""
-    refused_call(arguments, words)
+def test_wrong_arguments(assert_call_rejected: AssertCallRejected, arguments: list[str], words: list[str]) -> None:
+    """Invalid arguments are rejected before the store is opened."""
+    assert_call_rejected(arguments, words)

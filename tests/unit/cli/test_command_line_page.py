@@ -1,4 +1,4 @@
-"""The page on the command line says what the command line does."""
+"""docs/reference/command-line.md has all commands, options and exit codes of the command line."""
 
 import re
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ FIRST_TABLE = PAGE.partition("## For scripts")[0]
 
 
 def commands() -> dict[str, list[str]]:
-    """Every command, those of groups by both words, with the names of its options."""
+    """Return the options of every command, by its name; commands of a group have both names."""
     group = typer.main.get_command(app)
     context = group.make_context("nsai-work", [], resilient_parsing=True)
     found = {}
@@ -27,21 +27,21 @@ def commands() -> dict[str, list[str]]:
 
 
 def command_of(row: str, known: Iterable[str]) -> str:
-    """The command at the head of a row, without what it takes."""
+    """Return the command of a table row, without its arguments."""
     words = row.split("`")[1].split()
     return next((path for path in (" ".join(words[:2]), words[0]) if path in known), " ".join(words))
 
 
 def test_every_command_is_described() -> None:
-    """No more and no fewer."""
+    """The page has each command, and no others."""
     known = commands()
     described = {command_of(row, known) for row in re.findall(r"^\| `[^`]+`", FIRST_TABLE, re.MULTILINE)}
 
     assert described == set(known)
 
 
-def test_every_option_it_names_exists() -> None:
-    """An option in a command's row is one of that command's."""
+def test_every_option_on_the_page_exists() -> None:
+    """Each option in a command's row belongs to that command."""
     known = commands()
     for row in re.findall(r"^\| `[^|]+\|[^|]+\|$", FIRST_TABLE, re.MULTILINE):
         named = set(re.findall(r"`(--[a-z-]+)", row))
@@ -49,7 +49,7 @@ def test_every_option_it_names_exists() -> None:
 
 
 def test_every_exit_code_is_explained() -> None:
-    """With the numbers that the code uses."""
+    """The page has each exit code, and no others."""
     explained = {int(code) for code in re.findall(r"^\| (\d+) \|", PAGE, re.MULTILINE)}
 
     assert explained == {int(code) for code in ExitCode}

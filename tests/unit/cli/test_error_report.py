@@ -1,4 +1,4 @@
-"""Errors as messages."""
+"""Error messages on stderr."""
 
 import json
 
@@ -9,8 +9,8 @@ from nsai_work.cli import error_report
 from nsai_work.cli.error_report import describe_error, report_error
 
 
-def test_text_has_the_message_and_what_to_do() -> None:
-    """A person reads what was wrong, then what helps."""
+def test_text_has_message_and_hint() -> None:
+    """The hint follows the message."""
     text = describe_error(UnknownBackend("backend: no backend is called 'x'; known are: fake"))
 
     assert text.splitlines() == [
@@ -20,12 +20,12 @@ def test_text_has_the_message_and_what_to_do() -> None:
 
 
 def test_every_complaint_has_a_line() -> None:
-    """Several wrong fields are all shown, each on a line of its own."""
+    """Each invalid field has a line of its own."""
     assert describe_error(InvalidRequest("a: wrong\nb: wrong")) == "error: a: wrong\n       b: wrong"
 
 
 def test_json_is_one_object_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
-    """A script parses the error; stdout stays free for data."""
+    """stdout stays empty, so that scripts can parse it."""
     report_error(InvalidRequest.of("batch_size", -1, "at least 1"), as_json=True)
 
     captured = capsys.readouterr()
@@ -35,15 +35,15 @@ def test_json_is_one_object_on_stderr(capsys: pytest.CaptureFixture[str]) -> Non
     assert error["details"]["field"] == "batch_size"
 
 
-def test_text_of_others_cannot_play_with_the_terminal() -> None:
-    """Escape sequences, direction marks and lone surrogates are shown as escapes."""
+def test_control_characters_are_escaped() -> None:
+    """Control characters, direction marks and lone surrogates are escaped."""
     text = describe_error(InvalidRequest("a\x1b[2J\u202eb\ud800\rc\nd: wrong"))
 
     assert text == "error: a\\x1b[2J\\u202eb\\ud800\\rc\n       d: wrong"
 
 
 def test_long_messages_are_cut() -> None:
-    """To 40 lines of 1,000 characters, which are counted as they came and escaped after the cut."""
+    """To 40 lines of 1,000 characters, counted before the lines are escaped."""
     text = describe_error(InvalidRequest("\n".join(["\x1b" + "x" * 1_000] * 42)))
 
     line = "\\x1b" + "x" * 999 + "... (1,001 characters)"
@@ -51,14 +51,14 @@ def test_long_messages_are_cut() -> None:
 
 
 def test_a_message_at_the_limits_is_whole() -> None:
-    """40 lines of 1,000 characters are shown as they are."""
+    """40 lines of 1,000 characters are shown in full."""
     text = describe_error(InvalidRequest("\n".join(["x" * 1_000] * 40)))
 
     assert text == "error: " + "\n       ".join(["x" * 1_000] * 40)
 
 
 def test_only_what_is_shown_is_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Escaping a megabyte would take seconds, of which a kilobyte is shown."""
+    """Escaping a megabyte takes seconds, so the message is cut first."""
     escaped: list[int] = []
     monkeypatch.setattr(error_report, "plain_text", lambda text: escaped.append(len(text)) or text)
 

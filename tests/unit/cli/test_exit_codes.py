@@ -1,4 +1,4 @@
-"""What the exit status says."""
+"""Exit codes of errors and of final statuses."""
 
 import pytest
 
@@ -33,12 +33,12 @@ CASES = [
 
 
 @pytest.mark.parametrize(("kind", "code"), CASES, ids=[kind.__name__ for kind, _ in CASES])
-def test_each_kind_of_error_has_its_exit_code(kind: type[CrucibleError], code: int) -> None:
-    """A script can tell its own mistake from the service's."""
+def test_exit_codes_of_errors(kind: type[CrucibleError], code: int) -> None:
+    """Bad input, a missing object and a failure of a service differ."""
     assert error_exit_code(kind("something")) == code
 
 
 @pytest.mark.parametrize("status", list(JobStatus), ids=str)
 def test_only_success_is_zero(status: JobStatus) -> None:
-    """Whoever waits for a job gets 0 exactly when it succeeded."""
+    """The exit code is 0 exactly if the job succeeded."""
     assert (status_exit_code(status) == 0) == (status is JobStatus.SUCCEEDED)

@@ -1,4 +1,4 @@
-"""Which job a person means."""
+"""Lookup of jobs by parts of their ids."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -18,7 +18,7 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    """A store with two jobs of the same minute and one of a year later."""
+    """A store with two jobs of the same minute and a job of a year later."""
     store = open_store(f"sqlite:///{tmp_path / 'jobs.db'}")
     ids = [new_job_id(NOW + timedelta(days=days)) for days in (0, 0, 365)]
     payload = {"command": "noop"}
@@ -27,8 +27,8 @@ def store(tmp_path: Path) -> Iterator[Store]:
     store.close()
 
 
-def test_a_unique_beginning_or_end_will_do(store: Store) -> None:
-    """The whole id, its end, or as much of its beginning as fits one job."""
+def test_a_unique_prefix_or_suffix_matches(store: Store) -> None:
+    """A job is found by its whole id, a suffix, or a prefix that no other job has."""
     for job in store.list_jobs():
         assert find_job(store, job.id).id == job.id
         assert find_job(store, job.id[-12:]).id == job.id
@@ -36,8 +36,8 @@ def test_a_unique_beginning_or_end_will_do(store: Store) -> None:
     assert find_job(store, newest.id[:10]).id == newest.id
 
 
-def test_what_fits_several_is_refused_with_their_ids(store: Store) -> None:
-    """The person sees which ones it fits."""
+def test_several_matches_are_rejected_with_their_ids(store: Store) -> None:
+    """The message lists the ids that match."""
     one, other = (job.id for job in store.list_jobs()[1:])
 
     with pytest.raises(InvalidRequest, match="matches 2 jobs") as refused:
@@ -48,7 +48,7 @@ def test_what_fits_several_is_refused_with_their_ids(store: Store) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "0", "019", "ffffffff", "%", "01900000-0000-7000-8000-000000000000"])
-def test_what_fits_none_is_not_found(store: Store, text: str) -> None:
-    """Too short a part is never matched: a typing mistake must not steer some other job."""
+def test_no_match_is_not_found(store: Store, text: str) -> None:
+    """A part that is too short never matches: a typing mistake must not affect another job."""
     with pytest.raises(JobNotFound):
         find_job(store, text)

@@ -1,4 +1,4 @@
-"""A job's events added up, told and shown."""
+"""Views of a job: progress, event texts, the bar and the plain lines."""
 
 import io
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from nsai_work.cli.progress import RunProgress
 
 @dataclass(frozen=True)
 class Event:
-    """An event as the store gives it."""
+    """An event of the store."""
 
     name: str
     data: Mapping[str, JsonValue] = field(default_factory=dict)
@@ -43,8 +43,8 @@ CORRUPTED = [
 ]
 
 
-def test_a_recovered_run_is_back_at_its_checkpoint() -> None:
-    """The bar shows the step axis of the job: it goes back to where the run goes on."""
+def test_a_restore_sets_the_progress_back() -> None:
+    """A restore sets the progress back to the step of the checkpoint."""
     progress = RunProgress()
     for event in CORRUPTED:
         progress.update(event)
@@ -54,8 +54,8 @@ def test_a_recovered_run_is_back_at_its_checkpoint() -> None:
     assert metrics_text(progress) == "loss 1.5000  1,234 tok/s  1 ckpt  1 recovered"
 
 
-def test_plain_lines_tell_the_recovery_and_have_no_escapes() -> None:
-    """A log of a piped run reads like a report."""
+def test_plain_lines_report_the_recovery_without_escapes() -> None:
+    """Piped output contains the recovery in plain text."""
     out = io.StringIO()
     with PlainView(Console(file=out), RunProgress(total=10)) as view:
         for event in CORRUPTED:
@@ -68,8 +68,8 @@ def test_plain_lines_tell_the_recovery_and_have_no_escapes() -> None:
     assert text.index("step 6/10") < text.index("corrupted")
 
 
-def test_plain_lines_do_not_grow_with_the_run() -> None:
-    """A run of 10,000 steps is about 20 lines, its last step among them."""
+def test_the_number_of_plain_lines_is_bounded() -> None:
+    """A run of 10,000 steps has about 20 lines, including its last step."""
     out = io.StringIO()
     with PlainView(Console(file=out), RunProgress(total=10_000)) as view:
         for number in range(1, 10_001):
@@ -81,7 +81,7 @@ def test_plain_lines_do_not_grow_with_the_run() -> None:
 
 
 def test_a_terminal_gets_a_bar() -> None:
-    """With the step, the loss, and the notes above it."""
+    """The bar has the step and the loss; event texts are above it."""
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, width=120)
     view = view_for(console, total=10)
@@ -96,8 +96,8 @@ def test_a_terminal_gets_a_bar() -> None:
     assert "the run is corrupted" in text
 
 
-def test_what_a_service_says_is_never_markup() -> None:
-    """Brackets in a reason are shown as they are."""
+def test_text_of_a_service_is_not_markup() -> None:
+    """Brackets in a reason are shown unchanged."""
     out = io.StringIO()
     with BarView(Console(file=out, force_terminal=True, width=200), RunProgress()) as view:
         view.show(Event("tinkex.recovery.detected", {"reason": "[/bold] [link=x]"}))
@@ -122,7 +122,7 @@ keys = st.sampled_from(
 
 @given(st.lists(st.builds(Event, names, st.dictionaries(keys, values)), max_size=20))
 def test_no_event_breaks_the_view(events: list[Event]) -> None:
-    """Whatever a newer worker or a plug-in writes, an older command line goes on showing."""
+    """Events of newer workers and of plug-ins raise no error."""
     progress = RunProgress()
     for event in events:
         progress.update(event)
@@ -131,6 +131,6 @@ def test_no_event_breaks_the_view(events: list[Event]) -> None:
 
 
 @pytest.mark.parametrize("name", ["step", "checkpoint.deleted", "something.new"])
-def test_what_says_nothing_new_has_no_line(name: str) -> None:
-    """Steps belong to the bar, and unknown events to --json."""
+def test_events_without_a_line(name: str) -> None:
+    """Steps are shown by the bar; unknown events only by --json."""
     assert describe_event(Event(name)) is None

@@ -1,4 +1,4 @@
-"""Data on stdout."""
+"""Tables and times on stdout."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -15,33 +15,33 @@ NOW = datetime(2026, 1, 2, 12, tzinfo=UTC)
     ids=str,
 )
 def test_ago_uses_the_largest_unit_that_fits(seconds: int, text: str) -> None:
-    """Short, and never 0 of a unit."""
+    """The number is never 0, except for seconds."""
     assert ago(NOW - timedelta(seconds=seconds), NOW) == text
 
 
 def test_a_piped_table_cuts_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    """What a script or a log gets has every character."""
+    """Cells are printed in full."""
     write_table(("ID", "LOSS"), [("x" * 300, 0.123456789)], if_empty="none")
 
     assert "x" * 300 in capsys.readouterr().out
 
 
-def test_brackets_are_text(capsys: pytest.CaptureFixture[str]) -> None:
-    """What users wrote is never taken for markup."""
+def test_brackets_are_not_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    """Text of users is not interpreted as markup."""
     write_table(("NAME",), [("[red]a[/red]",)], if_empty="none")
 
     assert "[red]a[/red]" in capsys.readouterr().out
 
 
-def test_no_rows_is_said(capsys: pytest.CaptureFixture[str]) -> None:
-    """An empty store is not an empty screen."""
+def test_no_rows(capsys: pytest.CaptureFixture[str]) -> None:
+    """An empty table prints a message."""
     write_table(("ID",), [], if_empty="no jobs")
 
     assert capsys.readouterr().out == "no jobs\n"
 
 
 def test_a_name_cannot_break_its_row(capsys: pytest.CaptureFixture[str]) -> None:
-    """A line is a row, whatever is in its cells."""
+    """Newlines and control characters in cells are escaped."""
     write_table(("NAME",), [("a\nb\x1b[2J",)], if_empty="none")
 
     assert capsys.readouterr().out.splitlines()[1] == "a\\nb\\x1b[2J"

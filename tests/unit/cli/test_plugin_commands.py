@@ -1,4 +1,4 @@
-"""Commands that plug-ins bring."""
+"""Plug-in commands."""
 
 import json
 import subprocess
@@ -18,7 +18,7 @@ HEAVY = ("celery", "kombu", "sqlalchemy", "alembic", "numpy", "httpx", "starlett
 
 
 def install(monkeypatch: pytest.MonkeyPatch, **targets: object) -> None:
-    """Register commands as entry points of a module that holds them."""
+    """Register commands as entry points of a fake module, and an entry point whose module is missing."""
     module = ModuleType("a_plugin")
     for name, target in targets.items():
         setattr(module, name, target)
@@ -29,7 +29,7 @@ def install(monkeypatch: pytest.MonkeyPatch, **targets: object) -> None:
 
 
 def test_a_function_is_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A plain function with typer parameters is all that a plug-in needs."""
+    """A plain function with typer parameters is a command."""
 
     def greet(name: str = "world") -> None:
         typer.echo(f"hello {name}")
@@ -40,7 +40,7 @@ def test_a_function_is_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_typer_app_is_a_group_of_commands(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A plug-in may bring several commands under one name."""
+    """A plug-in can provide several commands under one name."""
     tools = typer.Typer()
     tools.command("one")(lambda: typer.echo("1"))
     tools.command("two")(lambda: typer.echo("2"))
@@ -49,15 +49,15 @@ def test_a_typer_app_is_a_group_of_commands(monkeypatch: pytest.MonkeyPatch) -> 
     assert CliRunner().invoke(app, ["tools", "two"]).output == "2\n"
 
 
-def test_a_plugin_cannot_replace_a_command_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    """``submit`` means submit, whatever is installed."""
+def test_a_plugin_cannot_replace_a_built_in_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Built-in commands take precedence."""
     install(monkeypatch, submit=lambda: typer.echo("hijacked"))
 
     assert "hijacked" not in CliRunner().invoke(app, ["submit", "--help"]).output
 
 
-def test_a_broken_plugin_is_a_line_in_the_help_and_breaks_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The others are listed and run; the broken one says why it does not."""
+def test_a_broken_plugin_does_not_affect_other_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other commands are listed and run; the broken command reports its import error."""
     install(monkeypatch, fine=lambda: typer.echo("fine"))
     runner = CliRunner(env={"COLUMNS": "200", "TERMINAL_WIDTH": "200"})
 
@@ -72,7 +72,7 @@ def test_a_broken_plugin_is_a_line_in_the_help_and_breaks_nothing_else(monkeypat
 
 
 def test_help_is_light() -> None:
-    """``nsai-work --help`` loads none of the heavy libraries, plug-in commands included."""
+    """``nsai-work --help`` imports no heavy library, even with plug-in commands."""
     code = (
         "import sys, json\n"
         "from nsai_work.cli import main\n"

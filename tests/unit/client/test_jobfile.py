@@ -1,4 +1,4 @@
-"""Job files: plain data in, jobs or a clear error out."""
+"""Job files: plain data gives jobs, anything else a clear error."""
 
 import json
 from pathlib import Path
@@ -24,15 +24,15 @@ def _file(tmp_path: Path, text: str, name: str = "job.yaml") -> Path:
     return file
 
 
-def test_data_is_found_beside_the_file(tmp_path: Path) -> None:
-    """A relative path means relative to the job file, wherever the command was started."""
+def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
+    """A relative path is resolved against the folder of the job file."""
     job = load_job(_file(tmp_path, TRAIN))
 
     assert job.payload["data"]["path"] == str(tmp_path / "data/conversations.jsonl")  # type: ignore[index,call-overload]
 
 
-def test_json_is_read_too(tmp_path: Path) -> None:
-    """A list in JSON gives as many jobs."""
+def test_json_is_accepted(tmp_path: Path) -> None:
+    """A JSON list has several jobs."""
     entry = {"kind": "composite", "payload": {}}
 
     assert len(load_jobs(_file(tmp_path, json.dumps([entry, entry]), "jobs.json"))) == 2
@@ -65,7 +65,7 @@ def test_json_is_read_too(tmp_path: Path) -> None:
     ],
 )
 def test_an_error_names_file_line_and_field(text: str, expected: str, tmp_path: Path) -> None:
-    """What is wrong can be found without guessing."""
+    """Each error has the file, and the line and field as far as they are known."""
     file = _file(tmp_path, text)
 
     with pytest.raises(InvalidJob, match=expected) as caught:
@@ -74,7 +74,7 @@ def test_an_error_names_file_line_and_field(text: str, expected: str, tmp_path: 
 
 
 def test_a_credential_is_not_repeated(tmp_path: Path) -> None:
-    """The error says where the credential is, not what it is."""
+    """The error names the field of the credential, not its value."""
     with pytest.raises(InvalidJob) as caught:
         load_jobs(_file(tmp_path, TRAIN + "metadata: {password: hunter2}\n"))
     assert "hunter2" not in f"{caught.value} {caught.value.details}"
@@ -82,6 +82,6 @@ def test_a_credential_is_not_repeated(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["missing.yaml", "."])
 def test_a_file_that_cannot_be_read(name: str, tmp_path: Path) -> None:
-    """A missing file and a directory are said to be that."""
+    """A missing file and a directory have different messages."""
     with pytest.raises(InvalidJob, match="cannot be read"):
         load_jobs(tmp_path / name)

@@ -1,4 +1,4 @@
-"""The job as data: it survives JSON, keeps what it was given, and refuses what is wrong."""
+"""Job: round trips through JSON, defaults and validation."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -60,7 +60,7 @@ trainings = st.fixed_dictionaries(
 
 @st.composite
 def jobs(draw: st.DrawFn) -> Job:
-    """Any job, with any state."""
+    """Any job, in any state."""
     kind = draw(st.sampled_from([JobKind.TRAINING_STEP, JobKind.TOOL_CALL]))
     return Job(
         kind=kind,
@@ -84,14 +84,14 @@ def jobs(draw: st.DrawFn) -> Job:
 
 @given(jobs())
 def test_a_job_round_trips_through_json(job: Job) -> None:
-    """What crosses a wire as JSON comes back equal, by pydantic's own JSON and by plain json."""
+    """By pydantic's own JSON and by plain json."""
     assert Job.model_validate_json(job.model_dump_json()) == job
     assert Job.parse(json.loads(json.dumps(job.model_dump(mode="json")))) == job
 
 
 @given(jobs())
 def test_defaults_are_written_out_once(job: Job) -> None:
-    """A stored payload holds its defaults, so reading it again changes nothing."""
+    """A stored payload has its defaults, so that reading it again changes nothing."""
     assert job.parsed_payload.model_dump(mode="json") == job.payload
 
 
@@ -111,7 +111,7 @@ def test_defaults_are_written_out_once(job: Job) -> None:
     ],
 )
 def test_a_wrong_field_is_named(fields: dict[str, object], complaint: str) -> None:
-    """Each complaint names the field and says what is allowed."""
+    """Each complaint names the field and what is allowed."""
     with pytest.raises(InvalidJob) as caught:
         Job.parse({"kind": "tool_call", "payload": {"command": "x"}, **fields})
 
@@ -120,7 +120,7 @@ def test_a_wrong_field_is_named(fields: dict[str, object], complaint: str) -> No
 
 @given(st.lists(moments, min_size=2, max_size=10))
 def test_ids_sort_by_time(times: list[datetime]) -> None:
-    """As text, ids made later come later, to the millisecond."""
+    """The text order of ids is the order of creation, to the millisecond."""
     ids = [new_job_id(moment) for moment in times]
     assert all(map(is_job_id, ids))
     for (first, early), (second, late) in pairwise(zip(times, ids, strict=True)):

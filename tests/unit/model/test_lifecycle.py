@@ -1,4 +1,4 @@
-"""The life of a job: no sequence of moves leaves the table."""
+"""The life cycle: no sequence of transitions leaves the table."""
 
 import contextlib
 from itertools import pairwise
@@ -13,8 +13,8 @@ from nsai_work.lifecycle import ENDED, TRANSITIONS, JobStatus, check_transition
 
 @pytest.mark.parametrize("old", JobStatus)
 @pytest.mark.parametrize("new", JobStatus)
-def test_each_move_is_in_the_table_or_refused(old: JobStatus, new: JobStatus) -> None:
-    """There is no third case, and a refusal names both ends and what is allowed."""
+def test_each_transition_is_in_the_table_or_rejected(old: JobStatus, new: JobStatus) -> None:
+    """The error names both statuses and the allowed transitions."""
     if new in TRANSITIONS[old]:
         check_transition(old, new)
     else:
@@ -24,7 +24,7 @@ def test_each_move_is_in_the_table_or_refused(old: JobStatus, new: JobStatus) ->
 
 @given(st.lists(st.sampled_from(JobStatus), max_size=30))
 def test_a_life_never_leaves_its_table(wishes: list[JobStatus]) -> None:
-    """Whatever is asked for, only allowed moves happen; a success is final; running comes only from queued."""
+    """Only allowed transitions happen; a success is final; a job runs only from queued."""
     life = [JobStatus.PENDING]
     for wish in wishes:
         with contextlib.suppress(IllegalTransition):
@@ -39,7 +39,7 @@ def test_a_life_never_leaves_its_table(wishes: list[JobStatus]) -> None:
 
 
 def test_every_status_is_in_the_table_and_can_end() -> None:
-    """From everywhere an end can be reached."""
+    """A final status is reachable from every status."""
     assert set(TRANSITIONS) == set(JobStatus)
     for status in JobStatus:
         reachable = {status}

@@ -1,4 +1,4 @@
-"""Where a job may run: what it requires, prefers and excludes, in one order."""
+"""Placement: the order of the candidate backends of a job."""
 
 import pytest
 
@@ -29,12 +29,12 @@ def job(backend: str = "own", **constraints: object) -> Job:
     ],
 )
 def test_candidates_are_ordered(constraints: dict[str, object], expected: tuple[str, ...]) -> None:
-    """Preferred, own, required; required rules out the others, excluded what it names."""
+    """Preferred, own, required. Required backends exclude others; excluded backends are left out."""
     assert candidate_backends(job(**constraints)) == expected
 
 
-def test_no_backend_left_is_refused() -> None:
-    """A job that could never run is refused with the fields to change."""
+def test_no_backend_left_is_rejected() -> None:
+    """A job that can never run is rejected with the fields to change."""
     with pytest.raises(InvalidJob, match="no backend") as caught:
         candidate_backends(job(excluded_backends=["own"]))
     assert caught.value.details["fields"] == ["constraints", "backend"]
@@ -60,5 +60,5 @@ def test_no_backend_left_is_refused() -> None:
     ],
 )
 def test_the_model_a_limit_counts(fields: dict[str, object], model: str) -> None:
-    """Training and inference name their model, commands none."""
+    """Training and inference have a model, commands have none."""
     assert model_of(Job.parse(fields)) == model

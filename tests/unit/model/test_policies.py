@@ -1,4 +1,4 @@
-"""The policies are pure: for any facts, their answers stay within what they promise."""
+"""Retry and checkpoint policies: their answers stay within bounds for any facts."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -33,7 +33,7 @@ def saved_checkpoints(draw: st.DrawFn) -> list[SavedCheckpoint]:
 
 @given(retry_policies, st.integers(-5, 10**9), st.floats(0, 1, exclude_max=True))
 def test_delays_stay_within_bounds(policy: RetryPolicy, attempt: int, jitter: float) -> None:
-    """For any attempt the delay is neither negative nor above the maximum."""
+    """The delay of any attempt is between zero and the maximum."""
     assert 0 <= policy.delay_ms(attempt, lambda: jitter) <= policy.max_delay_ms
 
 
@@ -56,7 +56,7 @@ def test_no_attempt_beyond_the_last(policy: RetryPolicy, attempt: int, retryable
 
 @given(retry_policies, st.integers(0, 10**6))
 def test_a_services_own_delay_is_honoured(policy: RetryPolicy, retry_after_ms: int) -> None:
-    """Never sooner than the service asked for."""
+    """The delay is never shorter than the service requires."""
     failure = Failure(
         category=ErrorCategory.QUOTA, code="capacity", message="m", retryable=True, retry_after_ms=retry_after_ms
     )
@@ -67,7 +67,7 @@ def test_a_services_own_delay_is_honoured(policy: RetryPolicy, retry_after_ms: i
 
 @given(checkpoint_policies, saved_checkpoints())
 def test_the_newest_and_the_best_are_never_deleted(policy: CheckpointPolicy, saved: list[SavedCheckpoint]) -> None:
-    """What a recovery would need, what is promoted and what is best stays, whatever the policy."""
+    """The checkpoint for a recovery, promoted checkpoints and the best one are kept under any policy."""
     doomed = policy.to_delete(saved)
 
     assert len(set(doomed)) == len(doomed)
@@ -82,7 +82,7 @@ def test_the_newest_and_the_best_are_never_deleted(policy: CheckpointPolicy, sav
 
 @given(checkpoint_policies, saved_checkpoints())
 def test_nothing_beats_the_best(policy: CheckpointPolicy, saved: list[SavedCheckpoint]) -> None:
-    """Best means that no other is better; NaN and nothing are never best."""
+    """No other checkpoint has a better metric; NaN and a missing metric are never best."""
     best = policy.best(saved)
     assert not any(policy.is_better(item.metric, best.metric if best else None) for item in saved)
 
@@ -91,7 +91,7 @@ def test_nothing_beats_the_best(policy: CheckpointPolicy, saved: list[SavedCheck
 def test_the_last_step_is_always_saved(
     policy: CheckpointPolicy, total: int, per_epoch: int, data: st.DataObject
 ) -> None:
-    """Every strategy saves at the end, and the interval is kept to."""
+    """Every strategy saves at the last step, and keeps to its interval."""
     step = data.draw(st.integers(1, total))
     facts = StepFacts(step=step, total_steps=total, steps_per_epoch=per_epoch, metric=1.0, best_metric=None)
 

@@ -1,4 +1,4 @@
-"""``nsai-work db prune``: how an age is read, and what a run of it says."""
+"""``nsai-work db prune``: parsing of ages, and its output."""
 
 import json
 from datetime import timedelta
@@ -27,12 +27,12 @@ from nsai_work.worker import run_inline
     ],
 )
 def test_an_age_is_a_number_and_a_unit(text: str, age: timedelta) -> None:
-    """As people write it."""
+    """Whitespace around an age is ignored."""
     assert parse_age(text) == age
 
 
-def read(text: str) -> timedelta | str:
-    """The age, or the words of its refusal."""
+def age_or_message(text: str) -> timedelta | str:
+    """Parse an age. Returns the message if it is rejected."""
     try:
         return parse_age(text)
     except InvalidRequest as error:
@@ -40,22 +40,22 @@ def read(text: str) -> timedelta | str:
 
 
 @given(st.text(max_size=12) | st.from_regex(r"[0-9]{1,12}(min|h|d|w)", fullmatch=True))
-def test_any_other_text_is_refused_by_name(text: str) -> None:
-    """No text raises anything else, and what is accepted is a positive time of at most a century."""
-    found = read(text)
+def test_any_other_text_is_rejected(text: str) -> None:
+    """No other exception is raised, and an accepted age is positive and at most a century."""
+    found = age_or_message(text)
 
     assert "--older-than" in found if isinstance(found, str) else timedelta(0) < found <= timedelta(days=36_500)
 
 
 @pytest.mark.parametrize("text", ["", "0d", "-1d", "30", "d", "1.5h", "1m", "99999999w", "٣d", "1d\n2d"])
 def test_wrong_ages(text: str) -> None:
-    """Months are no fixed time, digits are ASCII, and nothing is not old."""
+    """Months have no fixed length, digits are ASCII, and zero is not an age."""
     with pytest.raises(InvalidRequest, match="30d"):
         parse_age(text)
 
 
-def test_it_counts_first_and_forgets_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A job that has just ended is not old; the numbers are the same for people and for scripts."""
+def test_a_dry_run_counts_and_a_run_deletes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job that has just ended is not old; text and JSON have the same numbers."""
     monkeypatch.setenv("NSAI_WORK_HOME", str(tmp_path))
     handle = submit(Job(kind="tool_call", backend="fake", payload={"command": "noop"}), Settings())
     run_inline([handle.id], Settings())

@@ -1,4 +1,4 @@
-"""``nsai-work limits``: what users set is what the store keeps, and everything else is refused."""
+"""``nsai-work limits``: limits are stored as they were given, and invalid ones are rejected."""
 
 import json
 import logging
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 @pytest.fixture
 def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Call]:
-    """Calls ``nsai-work limits``, requires that it is done, and gives what it printed."""
+    """Run ``nsai-work limits``, assert that it succeeds, and return its output."""
     handlers, level = logging.root.handlers[:], logging.root.level
 
     def run(*arguments: str) -> str:
@@ -43,21 +43,21 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    """The store that the command line uses."""
+    """The store of the command line."""
     (tmp_path / "home").mkdir()
     opened = open_working_store(f"sqlite:///{tmp_path / 'home' / 'nsai-work.db'}")
     yield opened
     opened.close()
 
 
-def test_none_are_set(call: Call) -> None:
-    """A fresh store says so, and is an empty list for scripts."""
+def test_no_limits(call: Call) -> None:
+    """A new store has no limits: a sentence as text, an empty list as JSON."""
     assert call("list") == "no limits are set\n"
     assert json.loads(call("list", "--json")) == []
 
 
-def test_each_is_set_shown_and_lifted(call: Call, store: Store) -> None:
-    """A sentence says what changed; the list shows what is set."""
+def test_limits_are_set_listed_and_removed(call: Call, store: Store) -> None:
+    """A line reports the change; the list has all limits that are set."""
     assert call("tenant", "acme", "2") == "tenant acme: at most 2 concurrent jobs; 0 running now\n"
     assert "team-a: at most 1 concurrent job for all models" in call("credential", "team-a", "1")
     assert "team-a: at most 0 concurrent jobs for model llama" in call(
@@ -78,16 +78,16 @@ def test_each_is_set_shown_and_lifted(call: Call, store: Store) -> None:
     assert store.limits() == []
 
 
-def test_what_runs_is_counted_and_not_stopped(call: Call, store: Store) -> None:
-    """A limit below what runs now is kept by what comes, and the sentence says that nothing is stopped."""
+def test_running_jobs_are_counted_and_not_stopped(call: Call, store: Store) -> None:
+    """A limit below the number of running jobs stops none of them, and the output says so."""
     job = {"kind": "tool_call", "backend": "fake", "payload": {"command": "noop"}, "tenant_id": "acme"}
     store.submit([Job.parse(job), Job.parse(job)])
     store.claim(ClaimRequest("w1", 2, 10.0, selection(backends={"fake": "team-a"})))
 
-    told = call("tenant", "acme", "1")
+    text = call("tenant", "acme", "1")
     set_to = json.loads(call("credential", "team-a", "3", "--json"))
 
-    assert told == "tenant acme: at most 1 concurrent job; 2 running now, and none is stopped\n"
+    assert text == "tenant acme: at most 1 concurrent job; 2 running now, and none is stopped\n"
     assert set_to == {"scope": "credential", "key": "team-a", "model": "*", "max_running": 3, "running": 2}
     assert json.loads(call("list", "--json")) == [
         set_to,
@@ -95,16 +95,16 @@ def test_what_runs_is_counted_and_not_stopped(call: Call, store: Store) -> None:
     ]
 
 
-def test_a_name_cannot_write_to_the_terminal(call: Call) -> None:
-    """Control characters of a name are shown as escapes."""
+def test_control_characters_are_escaped(call: Call) -> None:
+    """Control characters in a name are escaped."""
     shown = call("tenant", "a\x1b[2Jb", "1") + call("list")
 
     assert "\x1b" not in shown
     assert shown.count("a\\x1b[2Jb") == 2
 
 
-def made_or_refused(make: Callable[[], T]) -> T | InvalidRequest:
-    """What comes of it; any other error is a mistake."""
+def value_or_error(make: Callable[[], T]) -> T | InvalidRequest:
+    """Return the value or the InvalidRequest. Other errors fail the test."""
     try:
         return make()
     except InvalidRequest as error:
@@ -120,8 +120,8 @@ def made_or_refused(make: Callable[[], T]) -> T | InvalidRequest:
 @example("٣")
 @example("9" * 5_000)
 def test_a_maximum_is_a_plain_number_or_none(text: str) -> None:
-    """Anything else is refused, naming MAX and what is allowed; no text is taken for a number it does not show."""
-    most = made_or_refused(lambda: parse_maximum(text))
+    """Any other text is rejected with MAX and the allowed values."""
+    most = value_or_error(lambda: parse_maximum(text))
 
     if isinstance(most, InvalidRequest):
         assert most.message.startswith("MAX: ")
@@ -143,9 +143,9 @@ NAMES = (
 
 
 @given(NAMES, st.none() | st.integers())
-def test_a_quota_is_what_was_asked_for_or_refused(name: str, most: int | None) -> None:
-    """Nothing is trimmed or cut: a limit is on exactly that tenant."""
-    limit = made_or_refused(lambda: tenant_quota(name, most))
+def test_a_tenant_limit_is_unchanged_or_rejected(name: str, most: int | None) -> None:
+    """Names are neither trimmed nor cut: a limit applies to exactly that tenant."""
+    limit = value_or_error(lambda: tenant_quota(name, most))
 
     if isinstance(limit, InvalidRequest):
         assert limit.message.startswith(("tenant_id: ", "max_running: "))
@@ -157,9 +157,9 @@ def test_a_quota_is_what_was_asked_for_or_refused(name: str, most: int | None) -
 
 
 @given(NAMES, NAMES, st.none() | st.integers(-1, MAX_RUNNING + 1))
-def test_a_limit_is_what_was_asked_for_or_refused(credential: str, model: str, most: int | None) -> None:
-    """The same for a credential and a model, which together fit into the index of every database."""
-    limit = made_or_refused(lambda: model_limit(credential, most, model=model))
+def test_a_credential_limit_is_unchanged_or_rejected(credential: str, model: str, most: int | None) -> None:
+    """Credential and model together fit into the index of every database."""
+    limit = value_or_error(lambda: model_limit(credential, most, model=model))
 
     if isinstance(limit, InvalidRequest):
         assert limit.message.startswith(("credential: ", "model: ", "max_running: "))
@@ -172,8 +172,8 @@ def test_a_limit_is_what_was_asked_for_or_refused(credential: str, model: str, m
 
 
 @pytest.mark.parametrize("key", ["tml-0123456789abcdef01", " tml-0123456789abcdef01", "sk-proj_0123456789abcdef"])
-def test_a_key_is_no_name(key: str) -> None:
-    """Who gives the key itself is told so, and it is not repeated."""
+def test_a_key_is_rejected_as_a_name(key: str) -> None:
+    """A key in place of a name is rejected, and the message does not repeat it."""
     with pytest.raises(InvalidRequest, match="credential: looks like a key") as caught:
         model_limit(key, 1)
 
