@@ -86,7 +86,7 @@ class RetryPolicy(Record):
 
 
 class CheckpointStrategy(StrEnum):
-    """When a training state is saved. Every strategy also saves after the last step."""
+    """Which of the saved training states are kept. See ``CheckpointPolicy``."""
 
     STEPS = "steps"
     EPOCH = "epoch"
@@ -102,8 +102,6 @@ class StepFacts:
     step: int
     total_steps: int
     steps_per_epoch: int
-    metric: float | None = None
-    best_metric: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +112,7 @@ class SavedCheckpoint:
     step: int
     metric: float | None = None
     promoted: bool = False
+    ends_epoch: bool = False
 
 
 TEN_YEARS_S = 315_360_000
@@ -122,11 +121,12 @@ TEN_YEARS_S = 315_360_000
 class CheckpointPolicy(Record):
     """When to save a checkpoint, and which checkpoints to keep.
 
-    ``steps`` saves every ``save_every`` optimizer steps; ``epoch`` at the end of each epoch; ``best`` every
-    ``save_every`` steps if the metric is better than that of every earlier checkpoint; ``last`` only after the last
-    step; ``all`` as ``steps`` and ``epoch`` together, and deletes nothing. The ``keep_last`` newest checkpoints are
-    kept, with ``save_best`` also the best. ``ttl`` is the time to live at the service, in seconds; the final
-    checkpoint has none.
+    Every strategy saves every ``save_every`` optimizer steps and after the last one, so that a recovery repeats at
+    most ``save_every`` steps; ``epoch`` and ``all`` also save at the end of each epoch. The newest checkpoint is
+    always kept. The strategy decides which others are: ``steps``, the ``keep_last`` newest; ``epoch``, the
+    ``keep_last`` newest that end an epoch; ``best``, the ``keep_last`` best by metric; ``last``, none; ``all``, all
+    of them. With ``save_best`` the best is kept too. ``ttl`` is the time to live at the service, in seconds; the
+    final checkpoint has none.
     """
 
     strategy: CheckpointStrategy = CheckpointStrategy.STEPS
@@ -139,19 +139,10 @@ class CheckpointPolicy(Record):
 
     def should_save(self, facts: StepFacts) -> bool:
         """Return whether to save the state after this step."""
-        on_interval = facts.step % self.save_every == 0
-        epoch_ends = facts.step % facts.steps_per_epoch == 0
-        if facts.step == facts.total_steps:
+        if facts.step == facts.total_steps or facts.step % self.save_every == 0:
             return True
-        if self.strategy is CheckpointStrategy.STEPS:
-            return on_interval
-        if self.strategy is CheckpointStrategy.EPOCH:
-            return epoch_ends
-        if self.strategy is CheckpointStrategy.BEST:
-            return on_interval and self.is_better(facts.metric, facts.best_metric)
-        if self.strategy is CheckpointStrategy.ALL:
-            return on_interval or epoch_ends
-        return False
+        saves_epochs = self.strategy in (CheckpointStrategy.EPOCH, CheckpointStrategy.ALL)
+        return saves_epochs and facts.step % facts.steps_per_epoch == 0
 
     def is_better(self, metric: float | None, best: float | None) -> bool:
         """Return whether ``metric`` is better than ``best``. Any number is better than None or NaN; these never
@@ -173,11 +164,36 @@ class CheckpointPolicy(Record):
     def to_delete(self, saved: Sequence[SavedCheckpoint]) -> list[SavedCheckpoint]:
         """Return the checkpoints to delete, newest first: never the newest, the best (with ``save_best`` or
         strategy ``best``), or a promoted one."""
-        if self.strategy is CheckpointStrategy.ALL:
-            return []
         newest_first = sorted(saved, key=lambda item: item.step, reverse=True)
-        kept = {item.name for item in newest_first[: self.keep_last]}
+        kept = {item.name for item in (*newest_first[:1], *self._kept_by_strategy(newest_first))}
         best = self.best(saved)
-        if best is not None and (self.save_best or self.strategy is CheckpointStrategy.BEST):
+        if best is not None and self.save_best:
             kept.add(best.name)
         return [item for item in newest_first if item.name not in kept and not item.promoted]
+
+    def _kept_by_strategy(self, newest_first: Sequence[SavedCheckpoint]) -> Sequence[SavedCheckpoint]:
+        match self.strategy:
+            case CheckpointStrategy.STEPS:
+                return newest_first[: self.keep_last]
+            case CheckpointStrategy.EPOCH:
+                return [item for item in newest_first if item.ends_epoch][: self.keep_last]
+            case CheckpointStrategy.BEST:
+                return self._ranked(newest_first)[: self.keep_last]
+            case CheckpointStrategy.LAST:
+                return ()
+            case CheckpointStrategy.ALL:
+                return newest_first
+
+    def _ranked(self, saved: Sequence[SavedCheckpoint]) -> list[SavedCheckpoint]:
+        """Sort by metric, the best first, equal ones oldest first; then those without a metric, newest first."""
+        sign = 1 if self.best_mode == "min" else -1
+        with_metric = [item for item in saved if _is_number(item.metric)]
+        without = [item for item in saved if not _is_number(item.metric)]
+        return [
+            *sorted(with_metric, key=lambda item: (sign * (item.metric or 0.0), item.step)),
+            *sorted(without, key=lambda item: item.step, reverse=True),
+        ]
+
+
+def _is_number(metric: float | None) -> bool:
+    return metric is not None and not math.isnan(metric)

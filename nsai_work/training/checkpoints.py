@@ -98,7 +98,8 @@ async def _mark_lost(assignment: Assignment, active: ActiveRun, intent: Intent, 
 
 
 async def _delete_expired(assignment: Assignment, progress: Progress, wait: Awaiter) -> None:
-    for checkpoint in expired_checkpoints(assignment.payload, list(progress.checkpoints.values())):
+    checkpoints, steps_per_epoch = list(progress.checkpoints.values()), assignment.plan.steps_per_epoch
+    for checkpoint in expired_checkpoints(assignment.payload, checkpoints, steps_per_epoch):
         if await _delete_unless_promoted(assignment, checkpoint, wait):
             update: dict[str, object] = {"status": CheckpointStatus.DELETING}
         else:
@@ -106,10 +107,15 @@ async def _delete_expired(assignment: Assignment, progress: Progress, wait: Awai
         progress.checkpoints[checkpoint.name] = checkpoint.model_copy(update=update)
 
 
-def expired_checkpoints(payload: TrainingStep, checkpoints: Sequence[CheckpointRecord]) -> list[CheckpointRecord]:
+def expired_checkpoints(
+    payload: TrainingStep, checkpoints: Sequence[CheckpointRecord], steps_per_epoch: int
+) -> list[CheckpointRecord]:
     """Return the committed checkpoints that the policy deletes, except the one that a recovery would restore."""
     committed = {row.name: row for row in checkpoints if row.kept}
-    saved = [SavedCheckpoint(row.name, row.step, row.metric, row.promoted) for row in committed.values()]
+    saved = [
+        SavedCheckpoint(row.name, row.step, row.metric, row.promoted, row.step % steps_per_epoch == 0)
+        for row in committed.values()
+    ]
     best = payload.checkpoint_policy.best(saved) if payload.recovery.checkpoint_strategy == "best_loss" else None
     return [
         committed[item.name]

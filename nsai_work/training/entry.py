@@ -18,7 +18,7 @@ from nsai_work.training.operations import OperationSequence, last_done, run_name
 from nsai_work.training.pipeline import prepare
 from nsai_work.training.proof import comparable
 from nsai_work.training.resume import check_resume
-from nsai_work.training.run_state import ActiveRun, Assignment, Progress, known_metrics
+from nsai_work.training.run_state import ActiveRun, Assignment, Progress
 
 
 async def connect(assignment: Assignment, snapshot: JournalSnapshot) -> ActiveRun:
@@ -77,7 +77,7 @@ def _rebuild_in_flight(assignment: Assignment, active: ActiveRun, intents: Seque
     a replay sends the same bytes."""
     missing = list(intents)
     while missing:
-        operation = active.operations.peek(known_metrics(assignment, active))
+        operation = active.operations.peek()
         if operation is None:
             raise _irreproducible(missing[0])
         entry = prepare(assignment, active, operation)

@@ -1,14 +1,14 @@
 """The ordered operations of a remote run: steps, the saves between them, and finally the sampling weights.
 
-The order depends only on the plan, the checkpoint policy and the recorded steps. So a later owner derives the same
-operations as the one that died, and can compare each with its journaled intent.
+The order depends only on the plan and the checkpoint policy. So a later owner derives the same operations as the
+one that died, and can compare each with its journaled intent.
 """
 
 from dataclasses import dataclass
 
 from crucible.training import IntentKind
 from nsai_work.journal import CheckpointStatus, JournalSnapshot, RemoteRun
-from nsai_work.policies import CheckpointPolicy, CheckpointStrategy, StepFacts
+from nsai_work.policies import CheckpointPolicy, StepFacts
 from nsai_work.training.plan import Plan
 
 
@@ -20,15 +20,6 @@ class Operation:
     step: int
     name: str | None = None
     skipped: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Metrics:
-    """The checkpoint policy's metric: its value after ``step``, and the best value of all checkpoints."""
-
-    step: int
-    metric: float | None
-    best: float | None
 
 
 class OperationSequence:
@@ -54,15 +45,14 @@ class OperationSequence:
         """Whether the last operation has been passed."""
         return self._last is not None and self._last.kind is IntentKind.SAVE_SAMPLER
 
-    def peek(self, known: Metrics) -> Operation | None:
-        """Return the next operation; None at the end, or if it depends on a result that is not recorded yet."""
+    def peek(self) -> Operation | None:
+        """Return the next operation; None at the end."""
         last = self._last
         if last is None:
             return self._step(1)
         match last.kind:
             case IntentKind.STEP:
-                due = self._save_due(last.step, known)
-                return None if due is None else self._save(last.step) if due else self._step(last.step + 1)
+                return self._save(last.step) if self._save_due(last.step) else self._step(last.step + 1)
             case IntentKind.SAVE_STATE if last.step < self._plan.total_steps:
                 return self._step(last.step + 1)
             case IntentKind.SAVE_STATE:
@@ -80,15 +70,10 @@ class OperationSequence:
     def _save(self, step: int) -> Operation:
         return Operation(IntentKind.SAVE_STATE, step, checkpoint_name(self._run_name, step))
 
-    def _save_due(self, step: int, known: Metrics) -> bool | None:
-        facts = StepFacts(step=step, total_steps=self._plan.total_steps, steps_per_epoch=self._plan.steps_per_epoch)
-        if self._policy.strategy is not CheckpointStrategy.BEST or step == self._plan.total_steps:
-            return self._policy.should_save(facts)
-        if step % self._policy.save_every != 0:
-            return False
-        if known.step < step:
-            return None
-        return self._policy.is_better(known.metric, known.best)
+    def _save_due(self, step: int) -> bool:
+        return self._policy.should_save(
+            StepFacts(step=step, total_steps=self._plan.total_steps, steps_per_epoch=self._plan.steps_per_epoch)
+        )
 
 
 def run_name(job_id: str, generation: int) -> str:

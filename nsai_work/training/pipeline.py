@@ -19,7 +19,7 @@ from nsai_work.training.in_flight import InFlight
 from nsai_work.training.lineage import SKIPPED
 from nsai_work.training.operations import Operation
 from nsai_work.training.resume import check_resume
-from nsai_work.training.run_state import ActiveRun, Assignment, expiry, known_metrics
+from nsai_work.training.run_state import ActiveRun, Assignment, expiry
 
 
 def prepare(assignment: Assignment, active: ActiveRun, operation: Operation) -> InFlight:
@@ -57,7 +57,7 @@ async def fill(assignment: Assignment, active: ActiveRun) -> None:
     """
     active.sender.start()
     fresh: list[InFlight] = []
-    while (operation := active.operations.peek(known_metrics(assignment, active))) is not None:
+    while (operation := active.operations.peek()) is not None:
         steps_in_flight = active.steps_in_flight + sum(entry.operation.kind is IntentKind.STEP for entry in fresh)
         if operation.kind is IntentKind.STEP and steps_in_flight >= assignment.payload.pipeline_depth:
             break

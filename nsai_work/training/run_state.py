@@ -11,18 +11,16 @@ from nsai_work.clock import Clock
 from nsai_work.interruptible import InterruptibleAwaiter
 from nsai_work.journal import (
     CheckpointRecord,
-    CheckpointStatus,
     Journal,
     JournalSnapshot,
     RemoteRun,
     StepRecord,
 )
 from nsai_work.payloads import TrainingStep
-from nsai_work.policies import CheckpointStrategy
 from nsai_work.training.datums import Datums
 from nsai_work.training.in_flight import InFlight
 from nsai_work.training.lineage import is_current
-from nsai_work.training.operations import Metrics, OperationSequence
+from nsai_work.training.operations import OperationSequence
 from nsai_work.training.plan import Plan
 from nsai_work.training.sender import Sender
 
@@ -124,18 +122,6 @@ def metric_of(assignment: Assignment, record: StepRecord | None) -> float | None
         return None
     name = assignment.payload.checkpoint_policy.best_metric
     return record.loss if name == "loss" else record.metrics.get(name)
-
-
-def known_metrics(assignment: Assignment, active: ActiveRun) -> Metrics:
-    """Return the checkpoint metric's newest and best value, as ``OperationSequence`` needs them."""
-    policy, progress = assignment.payload.checkpoint_policy, active.progress
-    best: float | None = None
-    if policy.strategy is CheckpointStrategy.BEST:  # unused by the other strategies
-        for checkpoint in progress.checkpoints.values():
-            verified = checkpoint.status not in (CheckpointStatus.PENDING, CheckpointStatus.LOST)
-            if verified and policy.is_better(checkpoint.metric, best):
-                best = checkpoint.metric
-    return Metrics(progress.last_step, metric_of(assignment, progress.last), best)
 
 
 def expiry(assignment: Assignment, *, final: bool) -> tuple[int | None, timedelta | None]:

@@ -14,7 +14,7 @@ from crucible.errors import (
 from crucible.training import IntentKind
 from nsai_work.journal import CheckpointStatus
 from tests.integration.training.harness import STEPS, Scene, payload_of
-from tests.integration.training.hooks import flag, kill_run, once
+from tests.integration.training.hooks import flag, kill_run, once, throw
 from tests.integration.training.service import Service
 
 pytestmark = pytest.mark.anyio
@@ -82,11 +82,26 @@ async def test_a_recovery_to_the_best_checkpoint_leaves_no_gap(tmp_path: Path) -
 
 async def test_without_any_checkpoint_the_job_begins_again(tmp_path: Path, alone: Scene) -> None:
     """Its seed makes that exact."""
-    scene = Scene(payload_of(tmp_path, checkpoint_policy={"strategy": "last"}))
+    scene = Scene(payload_of(tmp_path, checkpoint_policy={"strategy": "last", "save_every": 100}))
     scene.service.hook = once("result", 6, kill_run)
     result = await scene.drive()
     assert scene.losses == alone.losses
     assert [run["from_step"] for run in result["lineage"]] == [0, 0]
+
+
+@pytest.mark.parametrize("strategy", ["steps", "epoch", "best", "last", "all"])
+@pytest.mark.parametrize("metric", ["loss", "loss_sum", "absent"])
+async def test_a_run_corrupted_at_any_step_goes_back_save_every_at_most(
+    tmp_path: Path, alone: Scene, strategy: str, metric: str
+) -> None:
+    """Whatever the strategy, and whether the service sends the metric or not."""
+    policy = {"strategy": strategy, "save_every": 2, "keep_last": 1, "best_metric": metric}
+    for step in range(1, STEPS + 1):
+        scene = Scene(payload_of(tmp_path, checkpoint_policy=policy))
+        scene.service.hook = once("result", step, throw(RunCorrupted("poisoned")))
+        result = await scene.drive()
+        assert scene.losses == alone.losses
+        assert step - result["lineage"][-1]["from_step"] <= 2
 
 
 async def test_a_save_that_fails_its_check_is_lost_and_the_run_goes_on(tmp_path: Path, alone: Scene) -> None:

@@ -28,7 +28,9 @@ metrics = st.none() | st.floats(allow_nan=True, allow_infinity=True)
 def saved_checkpoints(draw: st.DrawFn) -> list[SavedCheckpoint]:
     """Checkpoints of different steps, in any order."""
     steps = draw(st.lists(st.integers(0, 1000), unique=True, max_size=12))
-    return [SavedCheckpoint(f"c{step}", step, draw(metrics), draw(st.booleans())) for step in steps]
+    return [
+        SavedCheckpoint(f"c{step}", step, draw(metrics), draw(st.booleans()), draw(st.booleans())) for step in steps
+    ]
 
 
 @given(retry_policies, st.integers(-5, 10**9), st.floats(0, 1, exclude_max=True))
@@ -65,19 +67,59 @@ def test_a_services_own_delay_is_honoured(policy: RetryPolicy, retry_after_ms: i
         assert decision.delay_ms >= retry_after_ms
 
 
+def expected_to_stay(policy: CheckpointPolicy, saved: list[SavedCheckpoint]) -> set[str]:
+    """What the documentation promises, written down again."""
+    newest_first = sorted(saved, key=lambda item: -item.step)
+    stays = {item.name for item in saved if item.promoted} | {item.name for item in newest_first[:1]}
+    best = policy.best(saved)
+    if policy.save_best and best is not None:
+        stays.add(best.name)
+    match policy.strategy:
+        case CheckpointStrategy.STEPS:
+            stays |= {item.name for item in newest_first[: policy.keep_last]}
+        case CheckpointStrategy.EPOCH:
+            stays |= {item.name for item in [each for each in newest_first if each.ends_epoch][: policy.keep_last]}
+        case CheckpointStrategy.BEST:
+            left = newest_first
+            for _ in range(min(policy.keep_last, len(left))):
+                chosen = policy.best(left) or left[0]
+                stays.add(chosen.name)
+                left = [item for item in left if item != chosen]
+        case CheckpointStrategy.ALL:
+            stays |= {item.name for item in saved}
+        case CheckpointStrategy.LAST:
+            pass
+    return stays
+
+
 @given(checkpoint_policies, saved_checkpoints())
-def test_the_newest_and_the_best_are_never_deleted(policy: CheckpointPolicy, saved: list[SavedCheckpoint]) -> None:
-    """The checkpoint for a recovery, promoted checkpoints and the best one are kept under any policy."""
+def test_the_strategy_decides_what_is_kept(policy: CheckpointPolicy, saved: list[SavedCheckpoint]) -> None:
+    """What a recovery would need, what is promoted and what is best stays, whatever the policy."""
     doomed = policy.to_delete(saved)
 
     assert len(set(doomed)) == len(doomed)
-    assert set(doomed) <= set(saved)
-    assert not any(item.promoted for item in doomed)
-    newest = sorted(saved, key=lambda item: item.step)[-policy.keep_last :]
-    assert not set(newest) & set(doomed)
-    best = policy.best(saved)
+    assert {item.name for item in saved} - {item.name for item in doomed} == expected_to_stay(policy, saved)
+    assert [item.step for item in doomed] == sorted((item.step for item in doomed), reverse=True)
+    if saved:
+        assert max(saved, key=lambda item: item.step) not in doomed
     if policy.save_best or policy.strategy is CheckpointStrategy.BEST:
-        assert best not in doomed
+        assert policy.best(saved) not in doomed
+
+
+@given(checkpoint_policies, st.integers(1, 120), st.integers(1, 50), st.lists(metrics, min_size=1, max_size=20))
+def test_at_any_step_a_recovery_finds_a_state_no_older_than_save_every(
+    policy: CheckpointPolicy, total: int, per_epoch: int, values: list[float | None]
+) -> None:
+    """Every strategy, with a metric, without one, with NaN, and a corruption at any step."""
+    saved: list[SavedCheckpoint] = []
+    for step in range(1, total + 1):
+        newest = max((item.step for item in saved), default=0)
+        assert step - newest <= policy.save_every, "corrupted in this step, before it can be saved"
+        if policy.should_save(StepFacts(step=step, total_steps=total, steps_per_epoch=per_epoch)):
+            metric = values[step % len(values)]
+            saved.append(SavedCheckpoint(f"c{step}", step, metric, ends_epoch=step % per_epoch == 0))
+            saved = [item for item in saved if item not in policy.to_delete(saved)]
+    assert saved[-1].step == total
 
 
 @given(checkpoint_policies, saved_checkpoints())
@@ -91,12 +133,12 @@ def test_nothing_beats_the_best(policy: CheckpointPolicy, saved: list[SavedCheck
 def test_the_last_step_is_always_saved(
     policy: CheckpointPolicy, total: int, per_epoch: int, data: st.DataObject
 ) -> None:
-    """Every strategy saves at the last step, and keeps to its interval."""
+    """Every strategy saves at the end, and the interval is kept to; those of epochs save their ends too."""
     step = data.draw(st.integers(1, total))
-    facts = StepFacts(step=step, total_steps=total, steps_per_epoch=per_epoch, metric=1.0, best_metric=None)
+    facts = StepFacts(step=step, total_steps=total, steps_per_epoch=per_epoch)
 
     assert policy.should_save(StepFacts(total, total, per_epoch))
-    if policy.strategy is CheckpointStrategy.STEPS:
-        assert policy.should_save(facts) == (step == total or step % policy.save_every == 0)
-    if policy.strategy is CheckpointStrategy.LAST:
-        assert policy.should_save(facts) == (step == total)
+    due = step == total or step % policy.save_every == 0
+    if policy.strategy in (CheckpointStrategy.EPOCH, CheckpointStrategy.ALL):
+        due = due or step % per_epoch == 0
+    assert policy.should_save(facts) == due

@@ -110,8 +110,23 @@ def test_a_job_is_as_good_as_its_weakest_resume(modes: list[str], worst: str) ->
         ({"keep_last": 1, "save_best": False}, {"checkpoint_strategy": "best_loss"}, [4]),
         ({"keep_last": 1, "save_best": False}, {"checkpoint_strategy": "x://r/g1-s4"}, [2]),
         ({"strategy": "all", "keep_last": 1}, {}, []),
+        ({"strategy": "epoch", "keep_last": 1, "save_best": False}, {}, [2]),
+        ({"strategy": "best", "keep_last": 2}, {}, []),
+        ({"strategy": "best", "keep_last": 1}, {}, [4]),
+        ({"strategy": "last", "keep_last": 3, "save_best": False}, {}, [4, 2]),
     ],
-    ids=["last", "and best", "two", "a recovery wants the best", "a recovery wants that one", "all"],
+    ids=[
+        "newest",
+        "and best",
+        "two",
+        "a recovery wants the best",
+        "a recovery wants that one",
+        "all",
+        "epoch",
+        "two best",
+        "best and newest",
+        "last",
+    ],
 )
 def test_what_a_recovery_would_choose_is_never_let_go(
     policy: dict[str, object], recovery: dict[str, object], gone: list[int]
@@ -123,7 +138,7 @@ def test_what_a_recovery_would_choose_is_never_let_go(
     losses = {2: 0.5, 4: 0.8, 6: 0.9}
     rows = [saved(number).model_copy(update={"metric": loss}) for number, loss in losses.items()]
     rows.append(saved(8, status=CheckpointStatus.PENDING))
-    assert [row.step for row in expired_checkpoints(payload, rows)] == gone
+    assert [row.step for row in expired_checkpoints(payload, rows, steps_per_epoch=4)] == gone
 
 
 RESTORED = run(2, from_step=4)
