@@ -1,13 +1,13 @@
-"""End-to-end throughput and submit-to-start latency of no-op jobs, against named peers on the same services.
+"""Measures throughput and submit-to-start latency of no-op jobs, beside other queues on the same services.
 
     python benchmarks/dispatch.py --postgres postgresql://USER@HOST/NAME --amqp amqp://... --redis redis://...
                                   [--peers PYTHON] [--jobs 3000] [--probes 60] [--only SUBSTRING]
 
-``--peers`` is a Python that has procrastinate, dbos and Celery installed, by default the environment that
-``python tests/peers/provision.py queues`` makes; peers that are not installed are skipped and said to be.
-Throughput: jobs submitted as fast as one process can, while one worker process works. Latency: one job at a time
-on an idle system, from before the submit call to the start of its body (for ours: to the committed claim). All
-subjects run one after the other in one call of this script.
+``--peers`` is a Python with procrastinate, dbos and Celery installed, by default the environment that ``python
+tests/peers/provision.py queues`` creates; a peer that is not installed is skipped with a message. Throughput: one
+process submits jobs as fast as it can, while one worker process runs them. Latency: one job at a time on an idle
+system, from before the submit call to the start of the job's body (for nsai-work: to the committed claim). All
+subjects run one after the other.
 """
 
 import argparse
@@ -27,12 +27,12 @@ from peer_environment import QUEUES, how_to_install, peer_python
 from sqlalchemy import create_engine, make_url, text
 
 ROOT = Path(__file__).parents[1]
-PATIENCE_S = 180.0
+TIMEOUT_S = 180.0
 
 
 @dataclass(frozen=True)
 class Subject:
-    """Something that works jobs. ``variables`` may hold {folder}, {database} and {name}."""
+    """A queue to measure. ``variables`` may contain {folder}, {database}, {plain_database} and {name}."""
 
     title: str
     module: str
@@ -43,7 +43,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Figures:
-    """Jobs a second, and milliseconds."""
+    """Jobs per second, and milliseconds."""
 
     throughput: float
     p50_ms: float
@@ -51,7 +51,7 @@ class Figures:
 
 
 def subjects(options: argparse.Namespace) -> list[Subject]:
-    """All that can run with the services that were given."""
+    """Return the subjects that the given services support."""
     found = [
         Subject(
             "nsai-work, embedded (SQLite + spool)",
@@ -81,7 +81,7 @@ def subjects(options: argparse.Namespace) -> list[Subject]:
 
 
 def main() -> int:
-    """Measure all and print a table, with our ratio to each peer."""
+    """Measure all subjects and print a table, with the ratio of nsai-work to each peer."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--postgres", default=os.environ.get("NSAI_TEST_POSTGRES_URL"))
     parser.add_argument("--amqp", default=os.environ.get("NSAI_TEST_AMQP_URL"))
@@ -113,32 +113,32 @@ def main() -> int:
 
 def _ratios(measured: dict[str, Figures]) -> None:
     ours = {title: figures for title, figures in measured.items() if title.startswith("nsai-work")}
-    for mine, figures in ours.items():
+    for our_title, figures in ours.items():
         for title, other in measured.items():
             if title not in ours and other.throughput:
                 print(
-                    f"{mine} / {title}: throughput x{figures.throughput / other.throughput:.2f}, "
+                    f"{our_title} / {title}: throughput x{figures.throughput / other.throughput:.2f}, "
                     f"p50 x{figures.p50_ms / other.p50_ms:.2f}"
                 )
 
 
 def measure(subject: Subject, python: str, options: argparse.Namespace) -> Figures:
-    """Start a worker, warm it up, then throughput, then latency."""
-    with _stage(subject, options) as (folder, environment):
+    """Start a worker, warm it up, then measure throughput and latency."""
+    with _environment(subject, options) as (folder, environment):
         command = [python, "-m", f"benchmarks.dispatch_subjects.{subject.module}"]
-        book = Path(environment["BENCH_OUT"] + ".ran")
+        records = Path(environment["BENCH_OUT"] + ".ran")
         with _worker(command, environment, folder):
-            warm = _warm_up(command, environment, book)
+            warm = _warm_up(command, environment, records)
             _submit(command, environment, "bulk", options.jobs, 0)
-            _wait(book, warm + options.jobs + 1)
+            _wait(records, warm + options.jobs + 1)
             time.sleep(1)
             _submit(command, environment, "probe", options.probes, 0.05)
-            _wait(book, warm + options.jobs + options.probes + 2)
+            _wait(records, warm + options.jobs + options.probes + 2)
         return _figures(environment["BENCH_OUT"], options.jobs)
 
 
-def _warm_up(command: list[str], environment: dict[str, str], book: Path) -> int:
-    """Submit a few jobs until the worker has made its tables and runs them; how many ran."""
+def _warm_up(command: list[str], environment: dict[str, str], records: Path) -> int:
+    """Submit a few jobs until the worker has created its tables and runs them. Returns their number."""
     done = 0
     for turn in range(20):
         with contextlib.suppress(subprocess.CalledProcessError):
@@ -147,13 +147,13 @@ def _warm_up(command: list[str], environment: dict[str, str], book: Path) -> int
             if done == 22:
                 break
         time.sleep(1)
-    _wait(book, done)
+    _wait(records, done)
     return done
 
 
-def _figures(book: str, jobs: int) -> Figures:
-    submitted, ran = _read(book + ".submitted"), _read(book + ".ran")
-    began = _read(book + ".began") or ran
+def _figures(records: str, jobs: int) -> Figures:
+    submitted, ran = _read(records + ".submitted"), _read(records + ".ran")
+    began = _read(records + ".began") or ran
     bulk = [key for key in ran if key.startswith("bulk") and key in submitted]
     span = max(ran[key] for key in bulk) - min(submitted[key] for key in bulk)
     waits = sorted(began[key] - submitted[key] for key in ran if key.startswith("probe") and key in submitted)
@@ -167,16 +167,16 @@ def _read(name: str) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def _stage(subject: Subject, options: argparse.Namespace) -> Iterator[tuple[Path, dict[str, str]]]:
+def _environment(subject: Subject, options: argparse.Namespace) -> Iterator[tuple[Path, dict[str, str]]]:
     name = f"bench_{secrets.token_hex(4)}"
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
         database = stack.enter_context(_database(options.postgres, name)) if subject.needs_database else ""
-        places = {"folder": str(folder), "name": name, "database": database}
-        places["plain_database"] = database.replace("+psycopg", "")
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "BENCH_OUT": str(folder / "book")}
+        values = {"folder": str(folder), "name": name, "database": database}
+        values["plain_database"] = database.replace("+psycopg", "")
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "BENCH_OUT": str(folder / "records")}
         environment["NSAI_WORK_LOG_LEVEL"] = "warning"
-        environment |= {key: value.format(**places) for key, value in subject.variables.items()}
+        environment |= {key: value.format(**values) for key, value in subject.variables.items()}
         yield folder, environment
 
 
@@ -218,11 +218,11 @@ def _submit(command: list[str], environment: dict[str, str], prefix: str, count:
     )
 
 
-def _wait(book: Path, lines: int) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not book.exists() or book.read_bytes().count(b"\n") < lines:
+def _wait(records: Path, lines: int) -> None:
+    deadline = time.monotonic() + TIMEOUT_S
+    while not records.exists() or records.read_bytes().count(b"\n") < lines:
         if time.monotonic() > deadline:
-            raise TimeoutError(f"{book} has not got {lines} lines")
+            raise TimeoutError(f"{records} has fewer than {lines} lines")
         time.sleep(0.1)
 
 

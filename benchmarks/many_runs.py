@@ -1,9 +1,9 @@
-"""How many training runs can one worker process drive? 500 at once against the development server, 100 ms away.
+"""Measures 500 concurrent training runs in one worker process, against a development server with 100 ms of latency.
 
-    python benchmarks/many_runs.py [--runs 500] [--steps 10] [--latency-ms 100] [--aim-mib 2]
+    python benchmarks/many_runs.py [--runs 500] [--steps 10] [--latency-ms 100] [--max-mib 2]
 
-Prints the worker's memory per run (growth over its memory after one run, divided by the runs), how late its event
-loop was, and steps per second. Exits with 1 if a run did not succeed or a run cost more memory than the aim.
+Prints the worker's memory per run (growth over its memory after one run, divided by the runs), its event loop lag,
+and steps per second. Exits with 1 if a run did not succeed or a run took more memory than the limit.
 """
 
 import argparse
@@ -23,17 +23,17 @@ from nsai_work.client.connections import close_connections, job_store
 from nsai_work.lifecycle import JobStatus
 from nsai_work.store import JobFilter
 
-PATIENCE_S = 1800
+TIMEOUT_S = 1800
 
 
 def main() -> int:
-    """Measure, print, judge."""
+    """Measure and print. Returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=500)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--latency-ms", type=float, default=100)
     parser.add_argument("--database", default="", help="PostgreSQL URL of an empty database; SQLite without it")
-    parser.add_argument("--aim-mib", type=float, default=2.0)
+    parser.add_argument("--max-mib", type=float, default=2.0)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         folder = Path(name)
@@ -44,7 +44,7 @@ def main() -> int:
 
 
 def measure(options: argparse.Namespace, folder: Path) -> int:
-    """One run first, for what a worker needs anyway; then all at once."""
+    """Measure one run first, for the baseline of the worker, then all runs at once."""
     settings = Settings(home=folder, database_url=options.database, concurrency=options.runs, log_level="info")
     data = _write_data(folder)
     log = folder / "worker.log"
@@ -56,39 +56,39 @@ def measure(options: argparse.Namespace, folder: Path) -> int:
             stderr=output,
         )
     try:
-        submit_many([_job(data, 2, 0)], settings)[0].result(timeout=PATIENCE_S)
+        submit_many([_job(data, 2, 0)], settings)[0].result(timeout=TIMEOUT_S)
         before, cpu_before = _memory_mib(worker.pid), _cpu_s(worker.pid)
-        begun = time.monotonic()
+        started_at = time.monotonic()
         handles = submit_many([_job(data, options.steps, seed) for seed in range(1, options.runs + 1)], settings)
-        submitted = time.monotonic() - begun
-        peak, most = _watch(worker.pid, settings, handles)
-        took, cpu = time.monotonic() - begun, _cpu_s(worker.pid) - cpu_before
+        submitted = time.monotonic() - started_at
+        peak, concurrency = _watch(worker.pid, settings, handles)
+        took, cpu = time.monotonic() - started_at, _cpu_s(worker.pid) - cpu_before
     finally:
         worker.send_signal(signal.SIGTERM)
         worker.wait(60)
     succeeded = sum(handle.status() is JobStatus.SUCCEEDED for handle in handles)
     close_connections()
     each = (peak - before) / options.runs
-    late = re.findall(r"loop_lag_(\w+)_ms=([\d.]+)", log.read_text())
-    print(f"runs succeeded     {succeeded} of {options.runs}, {most} at once at the most")
+    lags = re.findall(r"loop_lag_(\w+)_ms=([\d.]+)", log.read_text())
+    print(f"runs succeeded     {succeeded} of {options.runs}, at most {concurrency} at once")
     print(f"submitted in       {submitted:.1f} s")
     print(f"all ended in       {took:.1f} s, {options.runs * options.steps / took:.0f} steps/s")
     print(f"worker time        {cpu:.1f} s of CPU, {cpu / options.runs / options.steps * 1000:.1f} ms a step")
     print(f"worker memory      {before:.0f} MiB after one run, {peak:.0f} MiB at its peak: {each:.2f} MiB a run")
-    print("loop late          " + ", ".join(f"{name} {value} ms" for name, value in late))
-    return 0 if succeeded == options.runs and each <= options.aim_mib else 1
+    print("loop lag           " + ", ".join(f"{name} {value} ms" for name, value in lags))
+    return 0 if succeeded == options.runs and each <= options.max_mib else 1
 
 
 def _watch(pid: int, settings: Settings, handles: list[JobHandle]) -> tuple[float, int]:
-    store, peak, most = job_store(settings), 0.0, 0
-    deadline = time.monotonic() + PATIENCE_S
+    store, peak, concurrency = job_store(settings), 0.0, 0
+    deadline = time.monotonic() + TIMEOUT_S
     while True:
         peak = max(peak, _memory_mib(pid))
         running = store.list_jobs(JobFilter(status=JobStatus.RUNNING), limit=len(handles))
         queued = store.list_jobs(JobFilter(status=JobStatus.QUEUED), limit=1)
-        most = max(most, len(running))
+        concurrency = max(concurrency, len(running))
         if not running and not queued:
-            return peak, most
+            return peak, concurrency
         if time.monotonic() > deadline:
             raise TimeoutError(f"{len(running)} runs have not ended")
         time.sleep(0.5)

@@ -1,6 +1,6 @@
-"""Real services and real worker processes for the tests of dispatch, of the worker, and of chaos.
+"""Test rigs with real services and real worker processes, for the tests of dispatch and worker and the chaos tests.
 
-A ``Rig`` is one store and one broker that nobody else uses: its own database, queues under its own prefix.
+A ``Rig`` is a store and a broker for one test: a database of its own, and queues under a prefix of its own.
 """
 
 import contextlib
@@ -28,33 +28,33 @@ WAIT_S = 60.0
 
 @dataclass
 class WorkerProcess:
-    """A worker in a process of its own; its log goes to a file."""
+    """A worker process that logs to a file."""
 
     process: "subprocess.Popen[bytes]"
     log: Path
 
     def kill(self) -> None:
-        """End it at once, as a machine that loses power."""
+        """Kill the process, as a power failure would."""
         self.process.kill()
         self.process.wait(WAIT_S)
 
     def terminate(self) -> int:
-        """Ask it to leave, and wait; its exit status."""
+        """Send SIGTERM, wait for the end, and return the exit status."""
         self.process.terminate()
         return self.process.wait(WAIT_S)
 
     def signal(self, number: signal.Signals) -> None:
-        """Send it a signal."""
+        """Send a signal."""
         self.process.send_signal(number)
 
     def text(self) -> str:
-        """What it has logged so far."""
+        """Return the log so far."""
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
 
 @dataclass
 class Rig:
-    """A store, a broker, and the environment that leads worker processes to them."""
+    """A store, a broker, and the environment with which worker processes use them."""
 
     folder: Path
     database_url: str
@@ -64,7 +64,7 @@ class Rig:
     workers: list[WorkerProcess] = field(default_factory=list)
 
     def settings(self, **changes: Any) -> Settings:
-        """Short times, so that a dead worker is noticed within a test."""
+        """Return settings with short intervals, so that a dead worker is detected within a test."""
         values: dict[str, Any] = {
             "home": self.folder / "home",
             "database_url": self.database_url,
@@ -79,20 +79,24 @@ class Rig:
 
     @property
     def store(self) -> Store:
-        """The store, seen from the test's process."""
+        """The store, opened in the test's process."""
         return job_store(self.settings())
 
     def environment(self, **changes: Any) -> dict[str, str]:
-        """What a worker process sees."""
+        """Return the environment of a worker process."""
         settings = self.settings(**changes)
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("NSAI_WORK_", "TINKER_"))}
-        ours = {f"NSAI_WORK_{name.upper()}": str(getattr(settings, name)) for name in type(settings).model_fields}
-        # children must not inherit "warnings are errors" from the test run
-        kept.pop("PYTHONWARNINGS", None)
-        return {**kept, **ours, **self.variables}
+        inherited = {
+            name: value for name, value in os.environ.items() if not name.startswith(("NSAI_WORK_", "TINKER_"))
+        }
+        configured = {
+            f"NSAI_WORK_{name.upper()}": str(getattr(settings, name)) for name in type(settings).model_fields
+        }
+        # the test run turns warnings into errors; its child processes must not
+        inherited.pop("PYTHONWARNINGS", None)
+        return {**inherited, **configured, **self.variables}
 
     def start_worker(self, *arguments: str, ready: bool = True, **changes: Any) -> WorkerProcess:
-        """Start a worker; returns when it claims jobs, unless ``ready`` is false."""
+        """Start a worker. Returns once it claims jobs, or at once without ``ready``."""
         log = self.folder / f"worker-{len(self.workers)}.log"
         with log.open("wb") as file:
             process = subprocess.Popen(
@@ -115,11 +119,11 @@ class Rig:
         return worker
 
     def handle(self, job_id: str) -> JobHandle:
-        """A job of this rig."""
+        """Return the handle of a job of this rig."""
         return JobHandle(job_id, self.settings())
 
     def close(self) -> None:
-        """End what was started, and remove what was made."""
+        """Kill the workers, close the connections, and delete the queues."""
         for worker in self.workers:
             if worker.process.poll() is None:
                 worker.process.kill()
@@ -129,7 +133,7 @@ class Rig:
 
 
 class Proxy:
-    """A way to a service that can be cut and opened again. Passes bytes, and nothing else."""
+    """A TCP proxy to a service, whose connections can be cut."""
 
     def __init__(self, host: str, port: int) -> None:
         self._target = (host, port)
@@ -137,42 +141,42 @@ class Proxy:
         self.port: int = self._listener.getsockname()[1]
         self._open = threading.Event()
         self._open.set()
-        self._ends: list[socket.socket] = []
+        self._sockets: list[socket.socket] = []
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._accept, daemon=True)
         self._thread.start()
 
     def open(self) -> None:
-        """Let connections through from now on."""
+        """Accept connections from now on."""
         self._open.set()
 
     def cut(self) -> None:
-        """End all connections, and refuse new ones."""
+        """Close all connections and refuse new ones."""
         with self._lock:
             self._open.clear()
-            ends, self._ends = self._ends, []
-        for end in ends:
-            _shut(end)
+            sockets, self._sockets = self._sockets, []
+        for connection in sockets:
+            _close(connection)
 
     def close(self) -> None:
-        """The end."""
+        """Close all connections and stop listening."""
         self.cut()
-        _shut(self._listener)
+        _close(self._listener)
         self._thread.join(WAIT_S)
 
     def _accept(self) -> None:
         while True:
             try:
-                near, _ = self._listener.accept()
+                client, _ = self._listener.accept()
             except OSError:
                 return
-            far = self._connect()
-            if far is None:
-                _shut(near)
+            server = self._connect()
+            if server is None:
+                _close(client)
                 continue
             with self._lock:
-                self._ends += [near, far]
-            for source, sink in ((near, far), (far, near)):
+                self._sockets += [client, server]
+            for source, sink in ((client, server), (server, client)):
                 threading.Thread(target=_pump, args=(source, sink), daemon=True).start()
 
     def _connect(self) -> socket.socket | None:
@@ -186,25 +190,28 @@ def _pump(source: socket.socket, sink: socket.socket) -> None:
     with contextlib.suppress(OSError):
         while data := source.recv(65536):
             sink.sendall(data)
-    _shut(source)
-    _shut(sink)
+    _close(source)
+    _close(sink)
 
 
-def _shut(end: socket.socket) -> None:
+def _close(connection: socket.socket) -> None:
     with contextlib.suppress(OSError):
-        end.shutdown(socket.SHUT_RDWR)
-    end.close()
+        connection.shutdown(socket.SHUT_RDWR)
+    connection.close()
 
 
 def until(
-    look: Callable[[], Any], what: str, context: Callable[[], object] = lambda: "", timeout_s: float = WAIT_S
+    condition: Callable[[], Any],
+    description: str,
+    context: Callable[[], object] = lambda: "",
+    timeout_s: float = WAIT_S,
 ) -> Any:
-    """What ``look`` gives as soon as it gives something true."""
+    """Poll a condition until it is true, and return its value."""
     deadline = time.monotonic() + timeout_s
-    while not (found := look()):
-        assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}\n{context()}"
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"not within {timeout_s} s: {description}\n{context()}"
         time.sleep(0.01)
-    return found
+    return value
 
 
 def until_running(handle: JobHandle) -> None:
@@ -213,7 +220,7 @@ def until_running(handle: JobHandle) -> None:
 
 
 def command(name: str = "noop", **fields: Any) -> Job:
-    """A small job for the scripted backend: ``noop``, ``echo``, ``sleep`` or ``fail``."""
+    """Return a job for the fake backend's command ``noop``, ``echo``, ``sleep`` or ``fail``."""
     arguments = fields.pop("arguments", {})
     return Job.parse(
         {"kind": "tool_call", "backend": "fake", "payload": {"command": name, "arguments": arguments}, **fields}
@@ -221,8 +228,8 @@ def command(name: str = "noop", **fields: Any) -> Job:
 
 
 @contextlib.contextmanager
-def own_database(server: str) -> Iterator[str]:
-    """A database of its own on a PostgreSQL server."""
+def new_database(server: str) -> Iterator[str]:
+    """Create a database on a PostgreSQL server, and drop it at the end."""
     name = f"nsai_test_{secrets.token_hex(6)}"
     engine = create_engine(server, isolation_level="AUTOCOMMIT")
     try:
@@ -235,8 +242,8 @@ def own_database(server: str) -> Iterator[str]:
         engine.dispose()
 
 
-def without_notices(database_url: str) -> str:
-    """The address of the same database for those who are not to hear its notices."""
+def without_notifications(database_url: str) -> str:
+    """Return the address of a database with its notifications turned off."""
     return make_url(database_url).update_query_dict({"notices": "off"}).render_as_string(hide_password=False)
 
 

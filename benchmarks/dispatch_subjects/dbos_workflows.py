@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from dbos import DBOS, DBOSClient, DBOSConfig
 
-from benchmarks.dispatch_subjects import book
+from benchmarks.dispatch_subjects import recorder
 
 URL = os.environ["BENCH_DATABASE"]
 
@@ -21,7 +21,7 @@ def work() -> None:
     DBOS(config=config)
     DBOS.launch()
     DBOS.register_queue("bench")
-    DBOS.workflow(name="body")(book.body)
+    DBOS.workflow(name="body")(recorder.body)
     DBOS.launch()
     signal.pause()
 
@@ -37,4 +37,4 @@ def submit(keys: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    book.main(work, submit, bulk=False)
+    recorder.main(work, submit, bulk=False)

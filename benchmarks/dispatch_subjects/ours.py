@@ -1,9 +1,9 @@
-"""nsai-work: durable jobs, every transition an event row."""
+"""nsai-work, with an event row for each transition."""
 
 import os
 from collections.abc import Sequence
 
-from benchmarks.dispatch_subjects import book
+from benchmarks.dispatch_subjects import recorder
 from nsai_work import Job, Settings, submit_many
 from nsai_work.telemetry import JobEvent, add_hook
 
@@ -11,12 +11,12 @@ from nsai_work.telemetry import JobEvent, add_hook
 def work() -> None:
     from nsai_work.worker import run_worker
 
-    # the body is the backend's no-op; what is noted is the claim (for latency) and the committed end
-    def note(event: JobEvent) -> None:
+    # the body is the backend's no-op: the claim is recorded for latency, and the committed end
+    def on_event(event: JobEvent) -> None:
         if event.name in ("job.claimed", "job.succeeded"):
-            book.note(".ran" if event.name == "job.succeeded" else ".began", [event.job_id])
+            recorder.record(".ran" if event.name == "job.succeeded" else ".began", [event.job_id])
 
-    add_hook(note)
+    add_hook(on_event)
     run_worker(Settings())
 
 
@@ -29,4 +29,4 @@ def submit(keys: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    book.main(work, submit, bulk=True)
+    recorder.main(work, submit, bulk=True)

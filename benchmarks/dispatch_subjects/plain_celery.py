@@ -1,17 +1,17 @@
-"""Celery as it comes; with ``BENCH_RESULTS`` it keeps its own row for each result."""
+"""Celery with its default settings; with ``BENCH_RESULTS`` it stores a row per result."""
 
 import os
 from collections.abc import Sequence
 
 from celery import Celery
 
-from benchmarks.dispatch_subjects import book
+from benchmarks.dispatch_subjects import recorder
 
 app = Celery("bench", broker=os.environ["BENCH_BROKER"], backend=os.environ.get("BENCH_RESULTS") or None)
 app.conf.task_default_queue = os.environ["BENCH_QUEUE"]
 app.conf.task_ignore_result = not os.environ.get("BENCH_RESULTS")
 app.conf.broker_connection_retry_on_startup = True
-body = app.task(name="body")(book.body)
+body = app.task(name="body")(recorder.body)
 
 
 def work() -> None:
@@ -24,4 +24,4 @@ def submit(keys: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    book.main(work, submit, bulk=False)
+    recorder.main(work, submit, bulk=False)

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 import procrastinate
 
-from benchmarks.dispatch_subjects import book
+from benchmarks.dispatch_subjects import recorder
 
 app = procrastinate.App(connector=procrastinate.PsycopgConnector(conninfo=os.environ["BENCH_DATABASE"]))
 
 
 @app.task(name="body")
 async def body(key: str) -> None:
-    book.body(key)
+    recorder.body(key)
 
 
 def work() -> None:
@@ -45,4 +45,4 @@ async def _submit(keys: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    book.main(work, submit, bulk=True)
+    recorder.main(work, submit, bulk=True)

@@ -1,4 +1,4 @@
-"""The three stages that we promise: SQLite without a broker, and PostgreSQL with RabbitMQ or Redis."""
+"""Rigs for each supported pair of store and broker, with a proxy to the broker."""
 
 import contextlib
 from collections.abc import Iterator
@@ -7,9 +7,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.rig import Proxy, Rig, own_database, without_notices
+from tests.rig import Proxy, Rig, new_database, without_notifications
 
-STAGES = [
+PAIRS = [
     "embedded",
     pytest.param("amqp", id="postgres-rabbitmq", marks=[pytest.mark.postgres, pytest.mark.amqp]),
     pytest.param("redis", id="postgres-redis", marks=[pytest.mark.postgres, pytest.mark.redis]),
@@ -17,9 +17,9 @@ STAGES = [
 PORTS = {"amqp": 5672, "redis": 6379}
 
 
-@pytest.fixture(params=STAGES)
+@pytest.fixture(params=PAIRS)
 def rig_and_broker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Rig, Proxy | None]]:
-    """A rig, and the way to its broker, which can be cut."""
+    """A rig, and the proxy to its broker."""
     with contextlib.ExitStack() as stack:
         if request.param == "embedded":
             rig, proxy = Rig(tmp_path, f"sqlite:///{tmp_path}/jobs.db", f"spool://localhost{tmp_path}/spool"), None
@@ -28,11 +28,11 @@ def rig_and_broker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[t
             proxy = Proxy(service.hostname or "127.0.0.1", service.port or PORTS[request.param])
             stack.callback(proxy.close)
             account = service.netloc.rpartition("@")[0]
-            place = f"{account}@127.0.0.1:{proxy.port}" if account else f"127.0.0.1:{proxy.port}"
-            database_url = stack.enter_context(own_database(request.getfixturevalue("postgres_url")))
+            address = f"{account}@127.0.0.1:{proxy.port}" if account else f"127.0.0.1:{proxy.port}"
+            database_url = stack.enter_context(new_database(request.getfixturevalue("postgres_url")))
             if request.param == "amqp":
-                # on this stage the broker has to do it alone
-                database_url = without_notices(database_url)
-            rig = Rig(tmp_path, database_url, service._replace(netloc=place).geturl())
+                # with RabbitMQ, only the broker wakes the workers
+                database_url = without_notifications(database_url)
+            rig = Rig(tmp_path, database_url, service._replace(netloc=address).geturl())
         stack.callback(rig.close)
         yield rig, proxy

@@ -1,7 +1,7 @@
-"""Forks worker processes from one that has everything imported, so that a new one takes milliseconds.
+"""A process that forks workers after its imports, so that a worker starts within milliseconds.
 
-Each line on stdin names a log file; the answer is the process id of a worker that writes to it. The workers are
-real processes with nothing shared: what a fork would share is made after it.
+Each line on stdin is the path of a log file; the response is the process id of a worker that logs to it. The
+workers share nothing: all connections are opened after the fork.
 """
 
 import importlib
@@ -9,14 +9,14 @@ import os
 import signal
 import sys
 
-IMPORTED = ("backends.tinkex", "nsai_work.training.driver", "nsai_work.worker.service")
+PRELOADED_MODULES = ("backends.tinkex", "nsai_work.training.driver", "nsai_work.worker.service")
 
 
 def main() -> None:
     """Serve until stdin ends."""
-    for name in IMPORTED:
+    for name in PRELOADED_MODULES:
         importlib.import_module(name)
-    # the kernel reaps the dead, so that none of them looks alive
+    # the kernel reaps the workers: a zombie process would count as alive
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while line := sys.stdin.readline():
         pid = os.fork()

@@ -1,6 +1,6 @@
-"""A rig on each pair of store and broker that we promise.
+"""Rigs for each supported pair of store and broker, with PostgreSQL's notifications turned off.
 
-The database gives no notices here, so that it is the broker that has to wake the workers.
+Only the broker can therefore wake the workers.
 """
 
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.rig import Rig, own_database, without_notices
+from tests.rig import Rig, new_database, without_notifications
 
 PAIRS = [
     "embedded",
@@ -19,14 +19,14 @@ PAIRS = [
 
 @pytest.fixture(params=PAIRS)
 def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rig]:
-    """A store and a broker that nobody else uses."""
+    """A store and a broker of this test's own."""
     if request.param == "embedded":
-        made = Rig(tmp_path, f"sqlite:///{tmp_path}/jobs.db", f"spool://localhost{tmp_path}/spool")
-        yield made
-        made.close()
+        rig = Rig(tmp_path, f"sqlite:///{tmp_path}/jobs.db", f"spool://localhost{tmp_path}/spool")
+        yield rig
+        rig.close()
         return
     broker_url = request.getfixturevalue(f"{request.param}_url")
-    with own_database(request.getfixturevalue("postgres_url")) as database_url:
-        made = Rig(tmp_path, without_notices(database_url), broker_url)
-        yield made
-        made.close()
+    with new_database(request.getfixturevalue("postgres_url")) as database_url:
+        rig = Rig(tmp_path, without_notifications(database_url), broker_url)
+        yield rig
+        rig.close()

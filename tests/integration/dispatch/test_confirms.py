@@ -1,4 +1,4 @@
-"""Publisher confirms over a real RabbitMQ: all of a batch is waited for, and a broker that is silent is noticed."""
+"""Publisher confirms on a real RabbitMQ."""
 
 import secrets
 from collections.abc import Iterator
@@ -21,16 +21,16 @@ pytestmark = pytest.mark.amqp
 
 @pytest.fixture
 def settings(amqp_url: str) -> Iterator[Settings]:
-    """Queues that nobody else uses."""
-    chosen = Settings(broker_url=amqp_url, queue_prefix=f"confirms-{secrets.token_hex(4)}")
-    yield chosen
-    with broker_connection(chosen) as connection:
+    """Queues of this test's own."""
+    settings = Settings(broker_url=amqp_url, queue_prefix=f"confirms-{secrets.token_hex(4)}")
+    yield settings
+    with broker_connection(settings) as connection:
         for priority in Priority:
-            wake_queue(chosen.queue_prefix, priority, amqp_url)(connection.default_channel).delete()
+            wake_queue(settings.queue_prefix, priority, amqp_url)(connection.default_channel).delete()
 
 
-def waiting(settings: Settings) -> int:
-    """How many wake-ups lie on the batch queue, by the broker's own count."""
+def queued(settings: Settings) -> int:
+    """Return the number of wake-ups on the batch queue, as the broker counts them."""
     with broker_connection(settings) as connection:
         declared = connection.default_channel.queue_declare(
             queue_name(settings.queue_prefix, Priority.BATCH), passive=True
@@ -39,22 +39,22 @@ def waiting(settings: Settings) -> int:
 
 
 def test_a_batch_is_on_the_queue_when_publish_returns(settings: Settings) -> None:
-    """Twice, since the broker's numbers go on counting on the same channel."""
+    """Also a second batch: the numbers of messages continue on the same channel."""
     publisher = Publisher(settings)
     assert publisher.publish([WakeUp(job_id=f"job-{n}", fence=0, priority=Priority.BATCH) for n in range(200)])
-    assert waiting(settings) == 200
+    assert queued(settings) == 200
     assert publisher.publish([WakeUp(job_id="one-more", fence=0, priority=Priority.BATCH)])
-    assert waiting(settings) == 201
+    assert queued(settings) == 201
     publisher.close()
 
 
-def test_a_broker_that_is_cut_off_is_an_answer_not_a_hang(settings: Settings) -> None:
-    """The wake-ups of a batch that was not confirmed count as not sent; later ones are, on a new connection."""
+def test_publishing_to_an_unreachable_broker_fails_and_does_not_hang(settings: Settings) -> None:
+    """An unconfirmed batch counts as not published. A later one is published on a new connection."""
     service = urlsplit(settings.broker_url)
     proxy = Proxy(service.hostname or "127.0.0.1", service.port or 5672)
     account = service.netloc.rpartition("@")[0]
-    place = f"{account}@127.0.0.1:{proxy.port}" if account else f"127.0.0.1:{proxy.port}"
-    through = Settings(broker_url=service._replace(netloc=place).geturl(), queue_prefix=settings.queue_prefix)
+    address = f"{account}@127.0.0.1:{proxy.port}" if account else f"127.0.0.1:{proxy.port}"
+    through = Settings(broker_url=service._replace(netloc=address).geturl(), queue_prefix=settings.queue_prefix)
     publisher = Publisher(through)
     assert publisher.publish([WakeUp(job_id="first", fence=0, priority=Priority.BATCH)])
 
@@ -62,16 +62,16 @@ def test_a_broker_that_is_cut_off_is_an_answer_not_a_hang(settings: Settings) ->
     assert not publisher.publish([WakeUp(job_id="lost", fence=0, priority=Priority.BATCH)])
     proxy.open()
 
-    again = Publisher(through)
-    assert again.publish([WakeUp(job_id="second", fence=0, priority=Priority.BATCH)])
-    assert waiting(settings) == 2
-    again.close()
+    second = Publisher(through)
+    assert second.publish([WakeUp(job_id="second", fence=0, priority=Priority.BATCH)])
+    assert queued(settings) == 2
+    second.close()
     publisher.close()
     proxy.close()
 
 
-def test_confirms_out_of_order_are_all_counted(settings: Settings) -> None:
-    """One that overtakes, then "all up to", then the rest: the wait ends with the last, and not before."""
+def test_confirms_may_arrive_out_of_order(settings: Settings) -> None:
+    """The wait ends with the last confirm: of a later message first, then of several, then of the rest."""
     with broker_connection(settings) as connection:
         confirms = Confirms(connection.channel(), SystemClock())
         confirms.expect(5)

@@ -1,4 +1,4 @@
-"""Where the database gives notice of ready jobs, workers need no broker; the broker is told all the same."""
+"""PostgreSQL's notifications make the broker optional; wake-ups are published nevertheless."""
 
 import os
 import subprocess
@@ -17,59 +17,59 @@ from nsai_work.dispatch.queues import wake_queue
 from nsai_work.dispatch.wakeup import decode
 from nsai_work.job import Priority
 from nsai_work.store import WakeUp
-from tests.rig import Rig, command, own_database, until
+from tests.rig import Rig, command, new_database, until
 
 BROKERS = [pytest.param("amqp", marks=pytest.mark.amqp), pytest.param("redis", marks=pytest.mark.redis)]
 
 
 @pytest.fixture(params=BROKERS)
 def rig(request: pytest.FixtureRequest, postgres_url: str, tmp_path: Path) -> Iterator[Rig]:
-    """PostgreSQL with its notices, and a broker."""
-    with own_database(postgres_url) as database_url:
-        made = Rig(tmp_path, database_url, request.getfixturevalue(f"{request.param}_url"))
-        yield made
-        made.close()
+    """PostgreSQL with notifications, and a broker."""
+    with new_database(postgres_url) as database_url:
+        rig = Rig(tmp_path, database_url, request.getfixturevalue(f"{request.param}_url"))
+        yield rig
+        rig.close()
 
 
 @pytest.fixture
 def spool(tmp_path: Path) -> Iterator[Rig]:
-    """A broker that needs no server."""
-    made = Rig(tmp_path, f"sqlite:///{tmp_path}/jobs.db", f"spool://localhost{tmp_path}/spool")
-    yield made
-    made.close()
+    """An embedded store and broker."""
+    rig = Rig(tmp_path, f"sqlite:///{tmp_path}/jobs.db", f"spool://localhost{tmp_path}/spool")
+    yield rig
+    rig.close()
 
 
 def wake_ups_on_queue(rig: Rig, priority: Priority = Priority.BATCH) -> list[str]:
-    """Take all wake-ups from a queue; the jobs they name."""
+    """Drain a queue, and return the job ids of its wake-ups."""
     with broker_connection(rig.settings()) as connection:
         queue = wake_queue(rig.prefix, priority, rig.broker_url)(connection.default_channel)
         queue.declare()
-        found = []
+        job_ids = []
         while (message := queue.get(no_ack=True)) is not None:
             wake = decode(message.body)
             assert isinstance(wake, WakeUp)
-            found.append(wake.job_id)
-        return found
+            job_ids.append(wake.job_id)
+        return job_ids
 
 
 @pytest.mark.postgres
-def test_a_job_is_worked_without_the_broker(rig: Rig) -> None:
-    """The worker hears of it from the database, long before it would look by itself."""
+def test_a_job_runs_without_the_broker(rig: Rig) -> None:
+    """The database notifies the worker, long before it would poll."""
     rig.start_worker(poll_interval_s=300, sweep_interval_s=300)
-    # wake-ups to queues that nobody reads
-    deaf = rig.settings(queue_prefix=f"{rig.prefix}-deaf")
+    # wake-ups go to queues without a consumer
+    unread = rig.settings(queue_prefix=f"{rig.prefix}-unread")
 
     for number in range(3):
-        assert submit(command("echo", arguments={"value": number}), deaf).result(timeout=60) == {"value": number}
-    many = submit_many([command(tenant_id=f"t{number % 3}") for number in range(40)], deaf)
+        assert submit(command("echo", arguments={"value": number}), unread).result(timeout=60) == {"value": number}
+    many = submit_many([command(tenant_id=f"t{number % 3}") for number in range(40)], unread)
     assert [handle.result(timeout=60) for handle in many] == [{}] * 40
 
 
 @pytest.mark.postgres
-def test_the_broker_is_told_too(rig: Rig) -> None:
-    """By a process that goes on, and by one that ends right after it has submitted."""
+def test_wake_ups_are_published_too(rig: Rig) -> None:
+    """By a process that continues, and by one that ends right after the submit."""
     handle = submit(command(), rig.settings())
-    until(lambda: wake_ups_on_queue(rig) == [handle.id], "the broker was told")
+    until(lambda: wake_ups_on_queue(rig) == [handle.id], "the wake-up was published")
 
     job = "Job(kind='tool_call', backend='fake', payload={'command': 'noop'})"
     code = f"from nsai_work import Job, submit; print(submit({job}).id)"
@@ -81,9 +81,9 @@ def test_the_broker_is_told_too(rig: Rig) -> None:
 
 
 @pytest.mark.postgres
-def test_a_forked_process_tells_the_broker_itself(rig: Rig) -> None:
-    """What delivers wake-ups does not follow into the child, which gets its own."""
-    mine = submit(command(), rig.settings())
+def test_a_forked_process_publishes_through_its_own_connection(rig: Rig) -> None:
+    """The publisher's thread does not exist in the child, which starts its own."""
+    handle = submit(command(), rig.settings())
     child = os.fork()
     if child == 0:
         try:
@@ -96,16 +96,16 @@ def test_a_forked_process_tells_the_broker_itself(rig: Rig) -> None:
     assert os.waitstatus_to_exitcode(status) == 0
     close_connections()
 
-    assert sorted(wake_ups_on_queue(rig)) == sorted([mine.id, "of the child"])
+    assert sorted(wake_ups_on_queue(rig)) == sorted([handle.id, "of the child"])
 
 
 def wake_up(number: int, priority: Priority = Priority.BATCH) -> WakeUp:
-    """A wake-up of a job."""
+    """Return the wake-up of a job."""
     return WakeUp(job_id=f"job {number}", fence=0, priority=priority)
 
 
-def test_a_debounced_publisher_delivers_all_it_was_given(spool: Rig) -> None:
-    """Closing it waits for what is left; after that it can be used again."""
+def test_a_debounced_publisher_publishes_every_wake_up(spool: Rig) -> None:
+    """Closing it publishes the pending ones; it can be used again afterwards."""
     debounced = DebouncedPublisher(Publisher(spool.settings()))
     debounced.send([])
     for number in range(3):
@@ -114,13 +114,13 @@ def test_a_debounced_publisher_delivers_all_it_was_given(spool: Rig) -> None:
     assert sorted(wake_ups_on_queue(spool)) == ["job 0", "job 1", "job 2"]
 
     debounced.send([wake_up(3)])
-    until(lambda: wake_ups_on_queue(spool) == ["job 3"], "it was delivered by itself")
+    until(lambda: wake_ups_on_queue(spool) == ["job 3"], "it was published without a close")
     debounced.close()
     debounced.close()
 
 
-def test_enough_wake_ups_are_sent_for_each_priority() -> None:
-    """A worker that serves one priority only is not left out because others came first."""
+def test_wake_ups_are_limited_per_priority() -> None:
+    """A worker of a single priority is woken up too, whatever other wake-ups came first."""
     batch = [wake_up(number) for number in range(100)]
     urgent = [wake_up(number, Priority.REALTIME) for number in range(3)]
 

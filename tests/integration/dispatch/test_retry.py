@@ -1,4 +1,4 @@
-"""A job that is tried again is announced as one that is new."""
+"""A retry publishes a wake-up, as a submit does."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,25 +22,25 @@ def settings(tmp_path: Path) -> Iterator[Settings]:
     close_connections()
 
 
-def announced(settings: Settings) -> list[object]:
-    """The wake-ups that lie in the queue of batch jobs, taken out of it."""
+def drain(settings: Settings) -> list[object]:
+    """Drain the batch queue, and return its wake-ups."""
     with broker_connection(settings) as connection:
         queue = connection.SimpleQueue(queue_name(settings.queue_prefix, Priority.BATCH))
-        found = []
+        wake_ups = []
         while queue.qsize():
             message = queue.get(block=False)
             message.ack()
-            found.append(decode(message.body))
+            wake_ups.append(decode(message.body))
         queue.close()
-        return found
+        return wake_ups
 
 
 def test_a_retry_wakes_a_worker(settings: Settings) -> None:
-    """It is not left to the moment when a worker looks by itself."""
+    """Instead of waiting until a worker polls."""
     handle = submit(command(), settings)
-    announced(settings)
+    drain(settings)
     handle.cancel()
 
     assert handle.retry() is JobStatus.QUEUED
 
-    assert announced(settings) == [WakeUp(job_id=handle.id, fence=handle.job().fence, priority=Priority.BATCH)]
+    assert drain(settings) == [WakeUp(job_id=handle.id, fence=handle.job().fence, priority=Priority.BATCH)]

@@ -1,4 +1,4 @@
-"""Submit in one process, work in another; and whatever lies on the queue besides."""
+"""Wake-ups from a submitting process to workers, among any other messages on their queue."""
 
 import json
 from typing import Any
@@ -17,7 +17,7 @@ from tests.rig import Rig, command, until, until_running
 
 
 def _send(rig: Rig, body: Any, headers: dict[str, Any] | None = None, **options: Any) -> None:
-    """Put anything on the batch queue."""
+    """Put a message on the batch queue."""
     with broker_connection(rig.settings()) as connection:
         producer = Producer(connection.default_channel, auto_declare=False)
         queue = queue_name(rig.prefix, Priority.BATCH)
@@ -32,8 +32,8 @@ RAW = {"content_type": "application/json", "content_encoding": "utf-8"}
 OURS = {"task": TASK_NAME, "id": "x"}
 
 
-def test_a_job_is_worked_in_another_process(rig: Rig) -> None:
-    """The wake-up reaches the worker long before it would look by itself."""
+def test_a_job_runs_in_another_process(rig: Rig) -> None:
+    """The wake-up arrives long before the worker would poll."""
     rig.start_worker(poll_interval_s=300, sweep_interval_s=300)
     settings = rig.settings()
     submit(command(), settings).result(timeout=60)
@@ -45,7 +45,7 @@ def test_a_job_is_worked_in_another_process(rig: Rig) -> None:
 
 
 def test_many_jobs_each_end_once_on_two_workers(rig: Rig) -> None:
-    """Whoever takes which job, each is claimed once."""
+    """Each is claimed once, by either worker."""
     rig.start_worker()
     rig.start_worker()
 
@@ -61,12 +61,12 @@ def test_many_jobs_each_end_once_on_two_workers(rig: Rig) -> None:
     }
 
 
-def test_celerys_own_way_of_sending_wakes_too(rig: Rig) -> None:
-    """Any Celery program can wake a worker: the message is Celery's."""
+def test_celerys_send_task_wakes_a_worker(rig: Rig) -> None:
+    """Any Celery program can send wake-ups: the message format is Celery's."""
     rig.start_worker(poll_interval_s=300, sweep_interval_s=300)
     settings = rig.settings()
     entry = rig.store.submit([command()])[0]
-    app = make_app(settings, lambda: pytest.fail("no worker runs here"))
+    app = make_app(settings, lambda: pytest.fail("this process runs no worker"))
     with app:
         queue = queue_name(rig.prefix, Priority.BATCH)
         app.send_task(
@@ -76,9 +76,9 @@ def test_celerys_own_way_of_sending_wakes_too(rig: Rig) -> None:
     rig.handle(entry.job_id).result(timeout=60)
 
 
-def test_rubbish_on_the_queue_is_acknowledged_and_counted(rig: Rig) -> None:
-    """Not JSON, a wrong shape, a foreign task, an unknown job, an old fence, a huge body: nothing stops the worker,
-    and nothing comes back."""
+def test_malformed_messages_are_acknowledged_and_counted(rig: Rig) -> None:
+    """Not JSON, a wrong shape, a foreign task, an unknown job, an old fence, a huge body: no message stops the
+    worker, and none is redelivered."""
     worker = rig.start_worker()
     settings = rig.settings()
     done = submit(command(), settings)
@@ -107,22 +107,22 @@ def test_rubbish_on_the_queue_is_acknowledged_and_counted(rig: Rig) -> None:
 
 
 @pytest.mark.redis
-def test_a_redis_list_full_of_rubbish_does_not_stop_a_worker(redis_url: str, rig: Rig) -> None:
-    """What kombu itself cannot read costs the connection, not the worker with all its jobs."""
+def test_malformed_entries_of_a_redis_list_do_not_stop_a_worker(redis_url: str, rig: Rig) -> None:
+    """An entry that kombu cannot read costs the connection, but not the worker and its jobs."""
     if not rig.broker_url.startswith("redis"):
         pytest.skip("about the Redis transport")
     import redis
 
     worker = rig.start_worker()
     with redis.Redis.from_url(redis_url) as client:
-        client.lpush(queue_name(rig.prefix, Priority.BATCH), "rubbish", "{}", "[]", b"\xff\xfe")
+        client.lpush(queue_name(rig.prefix, Priority.BATCH), "malformed", "{}", "[]", b"\xff\xfe")
 
     assert submit(command(), rig.settings()).result(timeout=60) == {}
     assert worker.process.poll() is None
 
 
-def test_a_stale_or_doubled_wake_up_runs_nothing_twice(rig: Rig) -> None:
-    """A wake-up for a job that runs, or has run, changes nothing."""
+def test_a_stale_or_duplicate_wake_up_runs_nothing_twice(rig: Rig) -> None:
+    """A wake-up of a job that runs, or has ended, has no effect."""
     from nsai_work.client.connections import publisher
 
     rig.start_worker()

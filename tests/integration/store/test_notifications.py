@@ -9,7 +9,7 @@ from sqlalchemy import text
 
 from nsai_work.job import Job
 from nsai_work.store import AsyncStore, Claim, ClaimRequest, Outcome, StandingClaim, open_store
-from tests.rig import without_notices
+from tests.rig import without_notifications
 from tests.working_store import WorkingStore, open_working_store
 
 pytestmark = pytest.mark.postgres
@@ -182,7 +182,7 @@ def test_a_worker_that_is_not_to_listen_does_not(postgres_store_url: str, claim_
     """``notifications=off`` in the address: for those behind a pooler, who would wait in vain."""
 
     async def story() -> None:
-        store = open_store(without_notices(postgres_store_url))
+        store = open_store(without_notifications(postgres_store_url))
         async_store = AsyncStore(store.database)
         await async_store.run(lambda tx: None)
         listening = text("SELECT count(*) FROM pg_listening_channels()")

@@ -1,11 +1,11 @@
-"""Rigs: the embedded one, and one on each pair of store and broker that we promise."""
+"""Rigs for each supported pair of store and broker."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.rig import Rig, own_database
+from tests.rig import Rig, new_database
 
 PAIRS = [
     "embedded",
@@ -16,22 +16,22 @@ PAIRS = [
 
 @pytest.fixture(params=PAIRS)
 def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rig]:
-    """A store and a broker that nobody else uses."""
+    """A store and a broker of this test's own."""
     if request.param == "embedded":
-        made = Rig(tmp_path, f"sqlite:///{tmp_path}/jobs.db", f"spool://localhost{tmp_path}/spool")
-        yield made
-        made.close()
+        rig = Rig(tmp_path, f"sqlite:///{tmp_path}/jobs.db", f"spool://localhost{tmp_path}/spool")
+        yield rig
+        rig.close()
         return
     broker_url = request.getfixturevalue(f"{request.param}_url")
-    with own_database(request.getfixturevalue("postgres_url")) as database_url:
-        made = Rig(tmp_path, database_url, broker_url)
-        yield made
-        made.close()
+    with new_database(request.getfixturevalue("postgres_url")) as database_url:
+        rig = Rig(tmp_path, database_url, broker_url)
+        yield rig
+        rig.close()
 
 
 @pytest.fixture
 def embedded(tmp_path: Path) -> Iterator[Rig]:
-    """A rig without any server, for what does not depend on the pair."""
-    made = Rig(tmp_path, f"sqlite:///{tmp_path}/jobs.db", f"spool://localhost{tmp_path}/spool")
-    yield made
-    made.close()
+    """An embedded rig, for tests that do not depend on the services."""
+    rig = Rig(tmp_path, f"sqlite:///{tmp_path}/jobs.db", f"spool://localhost{tmp_path}/spool")
+    yield rig
+    rig.close()

@@ -1,5 +1,4 @@
-"""Celery's own command runs our worker too, with any pool: the wake-up never reaches the pool, and nothing is made
-before a fork."""
+"""Celery's own command runs the worker too, with any pool: no wake-up reaches the pool."""
 
 import subprocess
 import sys
@@ -14,8 +13,8 @@ CELERY = ["celery", "-A", "nsai_work.worker.celery_app:app", "worker", "--concur
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
-def test_a_job_is_worked_by_celerys_command(pool: str, tmp_path: Path) -> None:
-    """It is woken, works, and leaves when asked to."""
+def test_a_job_runs_under_celerys_command(pool: str, tmp_path: Path) -> None:
+    """The worker is woken up, runs the job, and exits on SIGTERM."""
     rig = Rig(tmp_path, f"sqlite:///{tmp_path}/jobs.db", f"spool://localhost{tmp_path}/spool")
     log = tmp_path / "celery.log"
     with log.open("wb") as file:

@@ -1,4 +1,4 @@
-"""Real worker processes, real signals, and services that go away."""
+"""Worker processes that are killed, frozen or terminated, and services that are unavailable."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ import pytest
 
 from nsai_work import JobHandle, submit
 from nsai_work.lifecycle import JobStatus
-from tests.rig import Proxy, Rig, WorkerProcess, command, own_database, until, until_running
+from tests.rig import Proxy, Rig, WorkerProcess, command, new_database, until, until_running
 
 LEASE_S = 3.0
 
@@ -22,8 +22,8 @@ def _outcomes(rig: Rig, handle: JobHandle) -> list[str | None]:
     return [attempt.outcome for attempt in rig.store.attempts(handle.id)]
 
 
-def test_a_killed_workers_job_is_taken_over(rig: Rig) -> None:
-    """On the same machine a death is seen at once, long before the lease runs out; the job ends, and ends once."""
+def test_the_job_of_a_killed_worker_is_taken_over(rig: Rig) -> None:
+    """On the same machine the death is detected at once, long before the lease expires. The job ends once."""
     first = rig.start_worker(lease_ttl_s=600)
     handle = submit(command("sleep", arguments={"ms": 1000}), rig.settings())
     until_running(handle)
@@ -36,19 +36,19 @@ def test_a_killed_workers_job_is_taken_over(rig: Rig) -> None:
 
 
 def _freeze(worker: WorkerProcess, rig: Rig) -> None:
-    """Stop a worker between two transactions: in one, it would keep SQLite's lock, and all would wait for it."""
+    """Stop a worker between two transactions: within one it would hold SQLite's lock and block everyone."""
     while True:
         worker.signal(signal.SIGSTOP)
-        # until all its threads have stopped, one may still take the lock
+        # until all threads have stopped, one may still acquire the lock
         os.waitpid(worker.process.pid, os.WUNTRACED)
-        if _has_lock(rig, wait_s=0.1):
+        if _can_lock(rig, wait_s=0.1):
             return
         worker.signal(signal.SIGCONT)
-        assert _has_lock(rig, wait_s=30), "the worker does not end its transaction"
+        assert _can_lock(rig, wait_s=30), "the worker has not ended its transaction"
 
 
-def _has_lock(rig: Rig, wait_s: float) -> bool:
-    """Whether SQLite's lock can be had, for a moment."""
+def _can_lock(rig: Rig, wait_s: float) -> bool:
+    """Acquire and release SQLite's lock. Returns whether that succeeded."""
     with closing(sqlite3.connect(rig.folder / "jobs.db", timeout=wait_s, isolation_level=None)) as connection:
         try:
             connection.execute("BEGIN IMMEDIATE")
@@ -59,7 +59,7 @@ def _has_lock(rig: Rig, wait_s: float) -> bool:
 
 
 def test_a_zombie_changes_nothing(embedded: Rig) -> None:
-    """A worker that was frozen past its lease finds its job taken over: it writes nothing, and goes on working."""
+    """A worker that was frozen past its lease has lost its job: it writes nothing, and continues to work."""
     zombie = embedded.start_worker()
     handle = submit(command("sleep", arguments={"ms": 1000}), embedded.settings())
     until_running(handle)
@@ -69,7 +69,7 @@ def test_a_zombie_changes_nothing(embedded: Rig) -> None:
     assert handle.result(timeout=60) == {"slept_ms": 1000}
     ended = embedded.store.get(handle.id)
     zombie.signal(signal.SIGCONT)
-    until(lambda: "job.abandoned" in zombie.text(), "the zombie let go", zombie.text)
+    until(lambda: "job.abandoned" in zombie.text(), "the zombie abandoned the job", zombie.text)
 
     assert embedded.store.get(handle.id) == ended
     assert _outcomes(embedded, handle) == ["lost", "succeeded"]
@@ -77,7 +77,7 @@ def test_a_zombie_changes_nothing(embedded: Rig) -> None:
 
 
 def test_sigterm_hands_over(embedded: Rig) -> None:
-    """A worker that is asked to leave gives its job back within the grace period; no attempt is used up."""
+    """The worker requeues its job within the grace period; the attempt does not count."""
     first = embedded.start_worker(shutdown_grace_s=0.5, lease_ttl_s=600)
     handle = submit(command("sleep", arguments={"ms": 2000}), embedded.settings())
     until_running(handle)
@@ -93,23 +93,23 @@ def test_sigterm_hands_over(embedded: Rig) -> None:
 
 @pytest.fixture
 def broker(amqp_url: str) -> Iterator[Proxy]:
-    """A way to RabbitMQ that can be cut."""
+    """A proxy to RabbitMQ."""
     parts = urlsplit(amqp_url)
-    made = Proxy(parts.hostname or "127.0.0.1", parts.port or 5672)
-    yield made
-    made.close()
+    proxy = Proxy(parts.hostname or "127.0.0.1", parts.port or 5672)
+    yield proxy
+    proxy.close()
 
 
 @pytest.mark.amqp
-def test_a_broker_that_is_away_costs_latency_only(broker: Proxy, amqp_url: str, tmp_path: Path) -> None:
-    """Away at submit and when the worker starts: the job is stored and worked. Back again: so are wake-ups."""
-    user = urlsplit(amqp_url)._replace(netloc=f"127.0.0.1:{broker.port}").geturl()
-    rig = Rig(tmp_path, f"sqlite:///{tmp_path}/jobs.db", user)
+def test_an_unavailable_broker_costs_latency_only(broker: Proxy, amqp_url: str, tmp_path: Path) -> None:
+    """During submit and worker start, the job is stored and run. Once the broker is back, wake-ups arrive."""
+    through = urlsplit(amqp_url)._replace(netloc=f"127.0.0.1:{broker.port}").geturl()
+    rig = Rig(tmp_path, f"sqlite:///{tmp_path}/jobs.db", through)
     try:
         broker.cut()
-        begun = time.monotonic()
+        started_at = time.monotonic()
         handle = submit(command(), rig.settings())
-        assert time.monotonic() - begun < 10
+        assert time.monotonic() - started_at < 10
         worker = rig.start_worker(poll_interval_s=1, sweep_interval_s=0.5)
         assert handle.result(timeout=60) == {}
 
@@ -124,7 +124,7 @@ def test_a_broker_that_is_away_costs_latency_only(broker: Proxy, amqp_url: str, 
 
 
 def _wake_up_arrives(rig: Rig, log: Callable[[], str]) -> bool:
-    """Send a wake-up for a job that does not exist: the worker says so once it consumes again."""
+    """Send a wake-up of an unknown job, which the worker logs once it consumes again."""
     from nsai_work.client.connections import publisher
     from nsai_work.job import Priority
     from nsai_work.store import WakeUp
@@ -136,8 +136,8 @@ def _wake_up_arrives(rig: Rig, log: Callable[[], str]) -> bool:
 
 @pytest.fixture
 def database(postgres_url: str) -> Iterator[tuple[Proxy, str, str]]:
-    """A way to PostgreSQL that can be cut; the URL through it, and the one beside it."""
-    with own_database(postgres_url) as direct:
+    """A proxy to PostgreSQL, the URL through it, and the direct URL."""
+    with new_database(postgres_url) as direct:
         parts = urlsplit(direct)
         proxy = Proxy(parts.hostname or "127.0.0.1", parts.port or 5432)
         host = f"{parts.username}@127.0.0.1:{proxy.port}" if parts.username else f"127.0.0.1:{proxy.port}"
@@ -146,12 +146,12 @@ def database(postgres_url: str) -> Iterator[tuple[Proxy, str, str]]:
 
 
 @pytest.mark.postgres
-@pytest.mark.parametrize(("away_s", "first_outcomes"), [(1.0, {"succeeded"}), (5.0, {"released", "lost"})])
-def test_a_database_that_is_away(
-    away_s: float, first_outcomes: set[str], database: tuple[Proxy, str, str], tmp_path: Path
+@pytest.mark.parametrize(("outage_s", "first_outcomes"), [(1.0, {"succeeded"}), (5.0, {"released", "lost"})])
+def test_a_database_outage(
+    outage_s: float, first_outcomes: set[str], database: tuple[Proxy, str, str], tmp_path: Path
 ) -> None:
-    """For less than a lease: the worker holds its job and records its end afterwards. For longer: it stops the job
-    in time, another (here itself, later) takes over. It never ends, and nothing is lost or doubled."""
+    """Shorter than a lease: the worker keeps its job, and records the outcome afterwards. Longer: it stops the job
+    in time, and a worker (here the same) claims it again. The worker survives, and nothing is lost or run twice."""
     proxy, through, direct = database
     rig = Rig(tmp_path, through, f"spool://localhost{tmp_path}/spool")
     observer = Rig(tmp_path, direct, rig.broker_url, prefix=rig.prefix)
@@ -160,9 +160,9 @@ def test_a_database_that_is_away(
         handle = submit(command("sleep", arguments={"ms": 3500}), observer.settings())
         until_running(handle)
         proxy.cut()
-        time.sleep(away_s)
-        if away_s > LEASE_S:
-            until(lambda: "lease.overdue" in worker.text(), "the worker stopped in time", worker.text)
+        time.sleep(outage_s)
+        if outage_s > LEASE_S:
+            until(lambda: "lease.overdue" in worker.text(), "the worker stopped the job in time", worker.text)
         proxy.open()
 
         assert handle.result(timeout=60) == {"slept_ms": 3500}

@@ -1,4 +1,4 @@
-"""``run_inline``: exactly these jobs, in this process, without any broker."""
+"""``run_inline``: runs the given jobs in this process, without a broker."""
 
 import signal
 import subprocess
@@ -30,21 +30,21 @@ def settings(tmp_path: Path) -> Iterator[Settings]:
     close_connections()
 
 
-def test_only_the_named_jobs_are_worked(settings: Settings) -> None:
-    """Their events are told in order; another job in the same queue is left alone."""
+def test_only_the_given_jobs_run(settings: Settings) -> None:
+    """Their events are passed on in order. Another job on the same queue stays queued."""
     other = submit(command(), settings)
-    mine = submit(command("echo", arguments={"value": 1}), settings)
-    seen: list[EventRow] = []
+    handle = submit(command("echo", arguments={"value": 1}), settings)
+    events: list[EventRow] = []
 
-    run_inline([mine.id], settings, on_event=seen.append)
+    run_inline([handle.id], settings, on_event=events.append)
 
-    assert [event.name for event in seen] == ["job.submitted", "job.running", "job.succeeded"]
-    assert mine.result(timeout=1) == {"value": 1}
+    assert [event.name for event in events] == ["job.submitted", "job.running", "job.succeeded"]
+    assert handle.result(timeout=1) == {"value": 1}
     assert other.status() is JobStatus.QUEUED
 
 
-def test_it_works_inside_a_program_that_has_a_loop(settings: Settings) -> None:
-    """From a thread of an async program, as from a notebook's."""
+def test_it_runs_beside_a_running_event_loop(settings: Settings) -> None:
+    """In a thread of an async program, such as a notebook."""
     import asyncio
 
     handle = submit(command(), settings)
@@ -53,14 +53,14 @@ def test_it_works_inside_a_program_that_has_a_loop(settings: Settings) -> None:
     assert handle.status() is JobStatus.SUCCEEDED
 
 
-def _tell(process: "subprocess.Popen[bytes]", number: signal.Signals) -> bool:
+def _signal(process: "subprocess.Popen[bytes]", number: signal.Signals) -> bool:
     process.send_signal(number)
     return process.poll() is not None
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_being_told_to_stop_hands_the_job_back(number: signal.Signals, tmp_path: Path) -> None:
-    """Ctrl-C is answered, and loses nothing: the job waits in the queue, with no attempt used."""
+def test_a_signal_requeues_the_job(number: signal.Signals, tmp_path: Path) -> None:
+    """Ctrl-C is acknowledged and loses nothing: the job is queued again, and no attempt is used."""
     rig = Rig(tmp_path, f"sqlite:///{tmp_path}/jobs.db", f"spool://localhost{tmp_path}/spool")
     handle = submit(command("sleep", arguments={"ms": 60_000}), rig.settings())
     process = subprocess.Popen(
@@ -70,8 +70,8 @@ def test_being_told_to_stop_hands_the_job_back(number: signal.Signals, tmp_path:
         until_running(handle)
         process.send_signal(number)
         if number is signal.SIGTERM:
-            # as timeout(1) does, which tells the process and then its group
-            until(lambda: handle.status() is not JobStatus.RUNNING or _tell(process, number), "it leaves")
+            # as timeout(1) does, which signals the process and then its group
+            until(lambda: handle.status() is not JobStatus.RUNNING or _signal(process, number), "it stops")
         _, errors = process.communicate(timeout=60)
 
         assert process.returncode == 0, errors.decode()
@@ -84,10 +84,10 @@ def test_being_told_to_stop_hands_the_job_back(number: signal.Signals, tmp_path:
         rig.close()
 
 
-def test_a_service_that_is_away_refuses_nothing(
+def test_an_unavailable_service_refuses_no_job(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What could not be checked is accepted, and its log says so."""
+    """A job that could not be validated there is accepted, with an event that says so."""
     monkeypatch.setenv("TINKER_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("TINKER_API_KEY", "tml-test")
     (tmp_path / "texts.jsonl").write_text('{"text": "hello"}\n')

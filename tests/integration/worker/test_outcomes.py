@@ -1,4 +1,4 @@
-"""What becomes of jobs: on a worker's runtime in this process, without broker and without Celery."""
+"""Outcomes of jobs, on a worker's runtime in this process, without broker and Celery."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -20,7 +20,7 @@ from tests.rig import command, until_running
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Iterator[Settings]:
-    """An embedded store, looked at often."""
+    """An embedded store with short intervals."""
     yield Settings(
         home=tmp_path,
         poll_interval_s=0.1,
@@ -35,15 +35,15 @@ def settings(tmp_path: Path) -> Iterator[Settings]:
 @pytest.fixture
 def runtime(settings: Settings) -> Iterator[RuntimeThread]:
     """A worker in this process."""
-    started = RuntimeThread(settings, concurrency=20)
+    thread = RuntimeThread(settings, concurrency=20)
     settings.make_home()
-    started.start()
-    yield started
-    started.stop()
+    thread.start()
+    yield thread
+    thread.stop()
 
 
 def fail(code: str, times: int = 1, **fields: Any) -> Job:
-    """A job that fails so many times and then succeeds."""
+    """Return a job that fails a number of times, then succeeds."""
     arguments = {"code": code, "times": times, "key": "k", **fields.pop("arguments", {})}
     policy = {"max_attempts": 3, "initial_delay_ms": 10, "jitter": False}
     return command("fail", arguments=arguments, retry_policy=policy, **fields)
@@ -58,7 +58,7 @@ def _fake_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NSAI_WORK_HOME", str(tmp_path))
 
 
-def test_a_transient_failure_is_tried_again(runtime: RuntimeThread, settings: Settings) -> None:
+def test_a_transient_failure_is_retried(runtime: RuntimeThread, settings: Settings) -> None:
     """Two failures, then success: three attempts, one job, one result."""
     handle = submit(fail("backend_unavailable", 2), settings)
 
@@ -66,8 +66,8 @@ def test_a_transient_failure_is_tried_again(runtime: RuntimeThread, settings: Se
     assert _outcomes(handle, settings) == ["retried", "retried", "succeeded"]
 
 
-def test_the_last_attempts_error_is_the_jobs(runtime: RuntimeThread, settings: Settings) -> None:
-    """When attempts are used up, the submitter gets the error of the kind it was."""
+def test_the_error_of_the_last_attempt_is_the_jobs(runtime: RuntimeThread, settings: Settings) -> None:
+    """``result`` raises an error of the original class."""
     handle = submit(fail("backend_unavailable", 9), settings)
 
     with pytest.raises(BackendUnavailable, match="as scripted"):
@@ -75,8 +75,8 @@ def test_the_last_attempts_error_is_the_jobs(runtime: RuntimeThread, settings: S
     assert _outcomes(handle, settings) == ["retried", "retried", "failed"]
 
 
-def test_a_refused_credential_fails_the_job_and_not_the_worker(runtime: RuntimeThread, settings: Settings) -> None:
-    """One job's credential is no reason for others to fail."""
+def test_a_refused_credential_fails_only_its_job(runtime: RuntimeThread, settings: Settings) -> None:
+    """The worker continues with other jobs."""
     handle = submit(fail("authentication_failed"), settings)
 
     with pytest.raises(AuthenticationFailed):
@@ -85,8 +85,9 @@ def test_a_refused_credential_fails_the_job_and_not_the_worker(runtime: RuntimeT
 
 
 @pytest.mark.parametrize("code", ["out_of_credit", "capacity"])
-def test_what_is_not_the_jobs_fault_uses_no_attempt(code: str, runtime: RuntimeThread, settings: Settings) -> None:
-    """Out of credit, or at the service's limit: the job waits with its reason and goes on by itself."""
+def test_a_limit_of_the_service_uses_no_attempt(code: str, runtime: RuntimeThread, settings: Settings) -> None:
+    """Out of credit, or out of capacity: the job is queued with the reason, and continues without a user's
+    action."""
     handle = submit(fail(code, 5, arguments={"retry_after_ms": 50}), settings)
 
     assert handle.result(timeout=60) == {"failures": 5}
@@ -96,8 +97,8 @@ def test_what_is_not_the_jobs_fault_uses_no_attempt(code: str, runtime: RuntimeT
     assert all("credit" in str(reason) or "limit" in str(reason) for reason in reasons)
 
 
-def test_retry_after_is_honoured(runtime: RuntimeThread, settings: Settings) -> None:
-    """A service that names a time is not asked before."""
+def test_retry_after_is_respected(runtime: RuntimeThread, settings: Settings) -> None:
+    """The next attempt starts no earlier than the service demands."""
     handle = submit(fail("backend_unavailable", 1, arguments={"retry_after_ms": 700}), settings)
     handle.result(timeout=60)
 
@@ -107,7 +108,7 @@ def test_retry_after_is_honoured(runtime: RuntimeThread, settings: Settings) -> 
 
 
 def test_a_running_job_is_canceled(runtime: RuntimeThread, settings: Settings) -> None:
-    """It stops soon, and says that it was canceled."""
+    """It stops soon, and ends as canceled."""
     handle = submit(command("sleep", arguments={"ms": 60_000}), settings)
     until_running(handle)
 
@@ -137,8 +138,8 @@ def test_a_time_limit_ends_a_job(limit: dict[str, Any], runtime: RuntimeThread, 
     assert handle.status() is JobStatus.TIMEOUT
 
 
-def test_jobs_wait_for_what_they_depend_on(runtime: RuntimeThread, settings: Settings) -> None:
-    """A composite ends after its parts; a failed part fails what needs it."""
+def test_jobs_wait_for_their_dependencies(runtime: RuntimeThread, settings: Settings) -> None:
+    """A composite ends after its dependencies. A failed dependency fails the jobs that depend on it."""
     good = [command("sleep", arguments={"ms": 100}) for _ in range(2)]
     bad = fail("authentication_failed")
     joined = Job.parse(
@@ -149,28 +150,28 @@ def test_jobs_wait_for_what_they_depend_on(runtime: RuntimeThread, settings: Set
     handles = submit_many([*good, bad, joined, doomed], settings)
 
     assert handles[3].result(timeout=60) == {}
-    starts = [job_store(settings).get(handle.id) for handle in handles]
-    assert starts[3].started_at is not None
-    assert all(part.completed_at and part.completed_at <= starts[3].started_at for part in starts[:2])
+    jobs = [job_store(settings).get(handle.id) for handle in handles]
+    assert jobs[3].started_at is not None
+    assert all(part.completed_at and part.completed_at <= jobs[3].started_at for part in jobs[:2])
     with pytest.raises(CrucibleError):
         handles[4].result(timeout=60)
 
 
-def test_a_hundred_jobs_wait_at_once(runtime: RuntimeThread, settings: Settings) -> None:
-    """Waiting jobs share one loop: a hundred of a second each take little more than a second per twenty places."""
+def test_jobs_run_concurrently(runtime: RuntimeThread, settings: Settings) -> None:
+    """Up to the worker's concurrency, which is 20 here."""
     handles = submit_many([command("sleep", arguments={"ms": 300}) for _ in range(60)], settings)
 
     for handle in handles:
         assert handle.result(timeout=60) == {"slept_ms": 300}
     jobs = [handle.job() for handle in handles]
-    busy = [(job.started_at, job.completed_at) for job in jobs if job.started_at and job.completed_at]
-    moments = sorted(start for start, _ in busy)
-    most = max(sum(start <= moment <= end for start, end in busy) for moment in moments)
-    assert 10 <= most <= 20
+    spans = [(job.started_at, job.completed_at) for job in jobs if job.started_at and job.completed_at]
+    starts = sorted(start for start, _ in spans)
+    concurrency = max(sum(start <= moment <= end for start, end in spans) for moment in starts)
+    assert 10 <= concurrency <= 20
 
 
-def test_stopping_gives_jobs_back_at_once(settings: Settings) -> None:
-    """A worker that is stopped leaves nothing running behind; its job is queued, with no attempt used."""
+def test_a_forced_stop_requeues_jobs_at_once(settings: Settings) -> None:
+    """No job is left running. It is queued again, and no attempt is used."""
     settings.make_home()
     first = RuntimeThread(settings)
     first.start()
@@ -241,10 +242,10 @@ def test_stopping_gives_jobs_back_at_once(settings: Settings) -> None:
     ],
     ids=["backend", "command", "argument", "data", "deadline", "required", "credential", "no-commands"],
 )
-def test_bad_input_is_refused_whole(
+def test_an_invalid_job_refuses_the_whole_submit(
     job: dict[str, Any], error: type[Exception], names: str, settings: Settings
 ) -> None:
-    """The error names what is wrong, and nothing is stored: not even the good job beside it."""
+    """The error names the invalid field, and not even the valid job is stored."""
     with pytest.raises(error, match=names):
         submit_many([command(), Job.parse(job)], settings)
 
@@ -252,7 +253,7 @@ def test_bad_input_is_refused_whole(
 
 
 def test_the_same_idempotency_key_is_one_job(runtime: RuntimeThread, settings: Settings) -> None:
-    """Submitting again gives the job that is there."""
+    """Submitting again returns the stored job."""
     first = submit(command(idempotency_key="once"), settings)
     first.result(timeout=60)
 
@@ -260,8 +261,8 @@ def test_the_same_idempotency_key_is_one_job(runtime: RuntimeThread, settings: S
     assert _outcomes(first, settings) == ["succeeded"]
 
 
-def test_async_code_has_the_same(runtime: RuntimeThread, settings: Settings) -> None:
-    """The async twins do what their blocking sisters do, without blocking the loop."""
+def test_the_async_methods_are_equivalent(runtime: RuntimeThread, settings: Settings) -> None:
+    """They return the results of the blocking ones, without blocking the loop."""
     import asyncio
 
     from nsai_work import asubmit
@@ -277,8 +278,8 @@ def test_async_code_has_the_same(runtime: RuntimeThread, settings: Settings) -> 
     assert asyncio.run(scenario()) == ["job.submitted", "job.running", "job.succeeded"]
 
 
-def test_result_gives_up_when_told(settings: Settings) -> None:
-    """A timeout is about the waiting, not about the job."""
+def test_result_raises_after_its_timeout(settings: Settings) -> None:
+    """The timeout limits the wait, not the job."""
     handle = submit(command(), settings)
 
     with pytest.raises(TimeoutError, match="has not ended after"):
@@ -286,8 +287,8 @@ def test_result_gives_up_when_told(settings: Settings) -> None:
     assert handle.status() is JobStatus.QUEUED
 
 
-def test_a_retry_is_not_late(tmp_path: Path) -> None:
-    """The worker that gave a job back looks for it when its delay is over, whatever its polling interval."""
+def test_a_retry_is_claimed_when_it_is_due(tmp_path: Path) -> None:
+    """The worker that requeued a job claims again when the delay is over, whatever its polling interval."""
     slow = Settings(home=tmp_path, poll_interval_s=300, sweep_interval_s=300)
     slow.make_home()
     runtime = RuntimeThread(slow)

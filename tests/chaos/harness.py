@@ -1,4 +1,4 @@
-"""The stage of a chaos run: a training service, a rig, workers that die, and the book that is kept of it all."""
+"""The harness of the chaos tests: a training service, a rig, worker processes, and the injection of faults."""
 
 import contextlib
 import json
@@ -25,25 +25,25 @@ from nsai_work.store import WakeUp
 from tests.rig import Proxy, Rig, until
 
 LEASE_TTL_S = 8.0
-EMPTYING = digest_of_body("optim_step", AdamFields(learning_rate=0.0).model_dump())
-"""The step that moves nothing, by which a run that is given up is emptied where the service keeps no record."""
+NULL_STEP_DIGEST = digest_of_body("optim_step", AdamFields(learning_rate=0.0).model_dump())
+"""The digest of a step with learning rate 0, which discards the gradients of an abandoned run."""
 
 
 @dataclass
-class Stage:
-    """Workers by process id, jobs, and the random source that decides everything."""
+class Harness:
+    """Worker processes, jobs, and the random generator that determines all faults."""
 
     rig: Rig
     server: DevProcess
-    dice: random.Random
+    rng: random.Random
     workers: int = 2
     broker: Proxy | None = None
     counts: Counter[str] = field(default_factory=Counter)
     handles: list[JobHandle] = field(default_factory=list)
-    alive: list[int] = field(default_factory=list)
+    worker_pids: list[int] = field(default_factory=list)
     _zygote: "subprocess.Popen[str] | None" = None
-    _logs: int = 0
-    _seen: dict[str, int] = field(default_factory=dict)
+    _worker_count: int = 0
+    _max_steps: dict[str, int] = field(default_factory=dict)
 
     def open(self) -> None:
         """Start the workers."""
@@ -59,8 +59,8 @@ class Stage:
             self.start_worker()
 
     def close(self) -> None:
-        """Kill what is left."""
-        for pid in self.alive:
+        """Kill the remaining workers."""
+        for pid in self.worker_pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         if self._zygote is not None:
@@ -71,73 +71,73 @@ class Stage:
             self._zygote.stdout.close()
 
     def start_worker(self) -> None:
-        """One more worker."""
+        """Start a worker."""
         assert self._zygote is not None
         assert self._zygote.stdin is not None
         assert self._zygote.stdout is not None
-        self._zygote.stdin.write(f"{self.rig.folder}/worker-{self._logs}.log\n")
+        self._zygote.stdin.write(f"{self.rig.folder}/worker-{self._worker_count}.log\n")
         self._zygote.stdin.flush()
-        self._logs += 1
-        self.alive.append(int(self._zygote.stdout.readline()))
+        self._worker_count += 1
+        self.worker_pids.append(int(self._zygote.stdout.readline()))
 
     def submit(self, jobs: Sequence[Job]) -> None:
-        """Put jobs on the queue."""
+        """Submit jobs."""
         self.handles += submit_many(jobs, self.rig.settings())
 
-    # what can happen
+    # faults
 
-    def kill_one(self) -> None:
-        """SIGKILL a worker; another takes its place."""
-        victim = self.dice.choice(self.alive)
+    def kill_worker(self) -> None:
+        """Kill a worker with SIGKILL, and start another."""
+        victim = self.rng.choice(self.worker_pids)
         os.kill(victim, signal.SIGKILL)
-        self.alive.remove(victim)
+        self.worker_pids.remove(victim)
         self.counts["kills"] += 1
         self.start_worker()
 
     def kill_successor(self) -> None:
-        """Kill a worker, and soon after another: mostly while it takes over what the first one had."""
-        self.kill_one()
-        time.sleep(self.dice.uniform(0.0, 0.5))
-        self.kill_one()
+        """Kill a worker, then another, mostly while that one takes over the jobs of the first."""
+        self.kill_worker()
+        time.sleep(self.rng.uniform(0.0, 0.5))
+        self.kill_worker()
 
-    def freeze_one(self) -> None:
-        """Stop a worker for longer than its lease, then let it go on as a zombie."""
-        victim = self.dice.choice(self.alive)
+    def freeze_worker(self) -> None:
+        """Stop a worker for longer than its lease, then continue it as a zombie."""
+        victim = self.rng.choice(self.worker_pids)
         os.kill(victim, signal.SIGSTOP)
         time.sleep(LEASE_TTL_S + 1.5)
         os.kill(victim, signal.SIGCONT)
         self.counts["zombies"] += 1
 
-    def ask_one_to_leave(self) -> None:
-        """SIGTERM: a hand-over in order."""
-        victim = self.dice.choice(self.alive)
+    def terminate_worker(self) -> None:
+        """Terminate a worker with SIGTERM, so that it hands its jobs over, and start another."""
+        victim = self.rng.choice(self.worker_pids)
         os.kill(victim, signal.SIGTERM)
-        self.alive.remove(victim)
+        self.worker_pids.remove(victim)
         self.counts["hand-overs"] += 1
         self.start_worker()
 
     def cut_broker(self) -> None:
-        """The broker is away for a moment, and all connections to it are gone."""
+        """Close all connections to the broker, and refuse new ones for a moment."""
         if self.broker is not None:
             self.broker.cut()
-            time.sleep(self.dice.uniform(0.1, 1.0))
+            time.sleep(self.rng.uniform(0.1, 1.0))
             self.broker.open()
             self.counts["broker cuts"] += 1
 
     def send_stale_wake_ups(self) -> None:
-        """Hints doubled, late, early, and for nobody."""
+        """Send wake-ups with wrong fences, duplicates, and one of an unknown job."""
         wake_ups = [
-            WakeUp(job_id=handle.id, fence=self.dice.randrange(5), priority=self.dice.choice(list(Priority)))
+            WakeUp(job_id=handle.id, fence=self.rng.randrange(5), priority=self.rng.choice(list(Priority)))
             for handle in self.handles * 3
         ]
         publisher(self.rig.settings()).publish(
-            [*wake_ups, WakeUp(job_id="nobody", fence=0, priority=Priority.BATCH)]
+            [*wake_ups, WakeUp(job_id="unknown", fence=0, priority=Priority.BATCH)]
         )
         self.counts["stale wake-ups"] += len(wake_ups) + 1
 
     def disturb_service(self) -> None:
-        """A fault of the service, before or after a call took effect."""
-        how: dict[str, Any] = self.dice.choice(
+        """Inject a fault into the service, before or after a request takes effect."""
+        fault: dict[str, Any] = self.rng.choice(
             [
                 {"status": 500},
                 {"status": 503},
@@ -146,54 +146,54 @@ class Stage:
                 {"delay_ms": 300},
             ]
         )
-        route = self.dice.choice(["forward_backward", "optim_step", "retrieve_future", "save_weights", "*"])
-        self.server.fault(kind="route", route=route, after=self.dice.random() < 0.5, count=2, **how)
+        route = self.rng.choice(["forward_backward", "optim_step", "retrieve_future", "save_weights", "*"])
+        self.server.fault(kind="route", route=route, after=self.rng.random() < 0.5, count=2, **fault)
         self.counts["service faults"] += 1
 
     def corrupt_run(self) -> None:
-        """The service marks a run corrupted: what follows is a restore from a checkpoint."""
-        self._strike_run(lambda run: {"kind": "corrupt", "model_id": run})
+        """Mark a run corrupted, which leads to a restore from a checkpoint."""
+        self._inject_into_run(lambda run: {"kind": "corrupt", "model_id": run})
         self.counts["corruptions"] += 1
 
     def lose_run(self) -> None:
-        """The service forgets a live model."""
-        self._strike_run(lambda run: {"kind": "lose_model", "model_id": run})
+        """Make the service lose a live model."""
+        self._inject_into_run(lambda run: {"kind": "lose_model", "model_id": run})
         self.counts["lost runs"] += 1
 
-    def _strike_run(self, fault: Callable[[str], dict[str, Any]]) -> None:
-        current = [run.ref.run_id for handle in self.handles for run in self.rig.store.runs(handle.id)[-1:]]
-        if current:
+    def _inject_into_run(self, fault: Callable[[str], dict[str, Any]]) -> None:
+        run_ids = [run.ref.run_id for handle in self.handles for run in self.rig.store.runs(handle.id)[-1:]]
+        if run_ids:
             with contextlib.suppress(OSError):
-                # the run may have been replaced in this very moment
-                self.server.fault(**fault(self.dice.choice(current)))
+                # the run may have been replaced meanwhile
+                self.server.fault(**fault(self.rng.choice(run_ids)))
 
-    # what is looked at
+    # observations
 
     def unfinished(self) -> list[JobHandle]:
         """The jobs that have not ended."""
         return [handle for handle in self.handles if not handle.status().ended]
 
     def wait_for_progress(self, timeout_s: float) -> None:
-        """Until every unfinished job has recorded a step further than any before: a job that costs three workers
-        in a row without such progress is parked, and rightly so."""
-        before = {handle.id: self._furthest(handle) for handle in self.unfinished()}
+        """Wait until every unfinished job has recorded a later step than ever before. A job during which three
+        workers die without progress is parked, as designed."""
+        before = {handle.id: self._max_step(handle) for handle in self.unfinished()}
 
-        def moved() -> bool:
+        def all_advanced() -> bool:
             return all(
-                handle.status().ended or self._furthest(handle) > before.get(handle.id, 0)
+                handle.status().ended or self._max_step(handle) > before.get(handle.id, 0)
                 for handle in self.unfinished()
             )
 
-        until(moved, "every job makes progress", self.story, timeout_s=timeout_s)
+        until(all_advanced, "every job makes progress", self.report, timeout_s=timeout_s)
 
-    def _furthest(self, handle: JobHandle) -> int:
-        """The furthest step ever: a restore goes back, and does not count again until it has passed that."""
-        seen = max(self._seen.get(handle.id, 0), len(handle.steps()))
-        self._seen[handle.id] = seen
-        return seen
+    def _max_step(self, handle: JobHandle) -> int:
+        """The latest step ever recorded: steps that are repeated after a restore are no progress."""
+        step = max(self._max_steps.get(handle.id, 0), len(handle.steps()))
+        self._max_steps[handle.id] = step
+        return step
 
-    def story(self) -> str:
-        """What to read when something went wrong."""
+    def report(self) -> str:
+        """Return counts, job states, events and logs, for the message of a failed assertion."""
         lines = [f"{dict(self.counts)}"]
         for handle in self.handles:
             job = handle.job()
@@ -207,7 +207,7 @@ class Stage:
 
 @contextlib.contextmanager
 def training_service(folder: Path, *options: str, work_ms: float) -> Iterator[DevProcess]:
-    """The development server in a process of its own."""
+    """Run the development server in a process."""
     folder.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "NSAI_WORK_HOME": str(folder)}
     environment.pop("PYTHONWARNINGS", None)
@@ -216,12 +216,12 @@ def training_service(folder: Path, *options: str, work_ms: float) -> Iterator[De
 
 
 def service_variables(server: DevProcess) -> dict[str, str]:
-    """What leads a client to the service."""
+    """Return the environment with which a client uses the service."""
     return {"TINKER_BASE_URL": server.url, "TINKER_API_KEY": DEV_KEY}
 
 
 def training_job(data: Path, *, steps: int, seed: int) -> Job:
-    """A small run with checkpoints; its seed makes it differ from the others."""
+    """Return a small training job with checkpoints."""
     return Job.parse(
         {
             "kind": "training_step",
@@ -242,9 +242,9 @@ def training_job(data: Path, *, steps: int, seed: int) -> Job:
     )
 
 
-def write_lessons(folder: Path) -> Path:
-    """A small data set."""
-    file = folder / "lessons.jsonl"
+def write_data(folder: Path) -> Path:
+    """Write a small data set."""
+    file = folder / "data.jsonl"
     rows = [
         {
             "messages": [
@@ -259,43 +259,42 @@ def write_lessons(folder: Path) -> Path:
 
 
 @dataclass(frozen=True)
-class Truth:
-    """What a run that nobody disturbed gives."""
+class Reference:
+    """The losses and the weights' digest of an undisturbed run."""
 
     losses: list[float]
     digest: str
 
 
-def verify(stage: Stage, handle: JobHandle, truth: Truth) -> None:
-    """The job ended once, with the undisturbed run's losses and weights, and the service ran each step once."""
+def verify(harness: Harness, handle: JobHandle, reference: Reference) -> None:
+    """Check that the job succeeded once, with the reference's losses and weights, and applied each step once."""
     job = handle.job()
-    assert job.status is JobStatus.SUCCEEDED, stage.story()
+    assert job.status is JobStatus.SUCCEEDED, harness.report()
     names = Counter(event.name for event in handle.events())
     assert names["job.succeeded"] == 1
     steps = handle.steps()
-    assert [step.step for step in steps] == list(range(1, len(truth.losses) + 1))
-    assert [step.loss for step in steps] == truth.losses, stage.story()
+    assert [step.step for step in steps] == list(range(1, len(reference.losses) + 1))
+    assert [step.loss for step in steps] == reference.losses, harness.report()
     assert job.result is not None
-    assert stage.server.checkpoint_digest(str(job.result["checkpoint"])) == truth.digest
-    _verify_service(stage, handle, len(truth.losses))
+    assert harness.server.checkpoint_digest(str(job.result["checkpoint"])) == reference.digest
+    _verify_service(harness, handle, len(reference.losses))
 
 
-def _verify_service(stage: Stage, handle: JobHandle, last_step: int) -> None:
-    """In every remote run of the lineage each optimizer step was applied once, in order, from where it began; what
-    the lineage counts is the last run that made each step."""
-    runs = stage.rig.store.runs(handle.id)
-    for place, run in enumerate(runs):
+def _verify_service(harness: Harness, handle: JobHandle, last_step: int) -> None:
+    """Check that each remote run of the lineage applied its optimizer steps once, and in order."""
+    runs = harness.rig.store.runs(handle.id)
+    for index, run in enumerate(runs):
         applied = [
             (entry["seq_id"], entry["step"])
-            for entry in stage.server.log(model_id=run.ref.run_id, kind="optim_step")
-            if entry["digest"] != EMPTYING or place == len(runs) - 1
+            for entry in harness.server.log(model_id=run.ref.run_id, kind="optim_step")
+            if entry["digest"] != NULL_STEP_DIGEST or index == len(runs) - 1
         ]
-        sequence, made = [seq for seq, _ in applied], [step for _, step in applied]
-        assert made == list(range(run.from_step + 1, run.from_step + 1 + len(made))), (run, applied)
-        assert sequence == sorted(set(sequence)), (run, applied)
-        if place == len(runs) - 1:
-            assert (made or [run.from_step])[-1] == last_step
-        stage.counts["steps applied"] += len(made)
-    stage.counts["runs"] += len(runs)
-    stage.counts["attempts"] += len(stage.rig.store.attempts(handle.id))
-    stage.counts["jobs verified"] += 1
+        seq_ids, steps = [seq_id for seq_id, _ in applied], [step for _, step in applied]
+        assert steps == list(range(run.from_step + 1, run.from_step + 1 + len(steps))), (run, applied)
+        assert seq_ids == sorted(set(seq_ids)), (run, applied)
+        if index == len(runs) - 1:
+            assert (steps or [run.from_step])[-1] == last_step
+        harness.counts["steps applied"] += len(steps)
+    harness.counts["runs"] += len(runs)
+    harness.counts["attempts"] += len(harness.rig.store.attempts(handle.id))
+    harness.counts["jobs verified"] += 1
