@@ -3,11 +3,12 @@
     python benchmarks/dispatch.py --postgres postgresql://USER@HOST/NAME --amqp amqp://... --redis redis://...
                                   [--peers PYTHON] [--jobs 3000] [--probes 60] [--only SUBSTRING]
 
-``--peers`` is a Python with procrastinate, dbos and Celery installed, by default the environment that ``python
-tests/peers/provision.py queues`` creates; a peer that is not installed is skipped with a message. Throughput: one
-process submits jobs as fast as it can, while one worker process runs them. Latency: one job at a time on an idle
-system, from before the submit call to the start of the job's body (for nsai-work: to the committed claim). All
-subjects run one after the other.
+``--peers`` is a Python with procrastinate, dbos and Celery installed, by default the environment that
+``python tests/peers/provision.py queues`` creates; a peer that is not installed is skipped with a message.
+
+Throughput: one process submits jobs as fast as it can, while one worker process runs them. Latency: one job at a
+time on an idle system, from before the submit call to the start of the job's body (for nsai-work: to the committed
+claim). All subjects run one after the other.
 """
 
 import argparse

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 from sqlalchemy import create_engine, make_url, text
 
 from nsai_work import Job, JobHandle, Settings
@@ -24,6 +25,13 @@ from nsai_work.client.connections import close_connections, job_store
 from nsai_work.store import Store
 
 WAIT_S = 60.0
+
+PAIRS = [
+    "embedded",
+    pytest.param("amqp", id="postgres-rabbitmq", marks=[pytest.mark.postgres, pytest.mark.amqp]),
+    pytest.param("redis", id="postgres-redis", marks=[pytest.mark.postgres, pytest.mark.redis]),
+]
+"""The supported pairs of store and broker, as parameters of a fixture that calls ``open_rig``."""
 
 
 @dataclass
@@ -62,6 +70,11 @@ class Rig:
     variables: dict[str, str] = field(default_factory=dict)
     prefix: str = field(default_factory=lambda: f"test-{secrets.token_hex(4)}")
     workers: list[WorkerProcess] = field(default_factory=list)
+
+    @classmethod
+    def embedded(cls, folder: Path) -> "Rig":
+        """Return a rig without servers: SQLite and a spool directory."""
+        return cls(folder, f"sqlite:///{folder}/jobs.db", f"spool://localhost{folder}/spool")
 
     def settings(self, **changes: Any) -> Settings:
         """Return settings with short intervals, so that a dead worker is detected within a test."""
@@ -130,6 +143,20 @@ class Rig:
                 worker.process.wait(WAIT_S)
         close_connections()
         _remove_queues(self)
+
+
+@contextlib.contextmanager
+def open_rig(request: pytest.FixtureRequest, folder: Path, *, notifications: bool = True) -> Iterator[Rig]:
+    """Open a rig for the request's parameter, one of ``PAIRS``. ``notifications`` are those of PostgreSQL."""
+    with contextlib.ExitStack() as stack:
+        if request.param == "embedded":
+            rig = Rig.embedded(folder)
+        else:
+            broker_url = request.getfixturevalue(f"{request.param}_url")
+            database_url = stack.enter_context(new_database(request.getfixturevalue("postgres_url")))
+            rig = Rig(folder, database_url if notifications else without_notifications(database_url), broker_url)
+        stack.callback(rig.close)
+        yield rig
 
 
 class Proxy:

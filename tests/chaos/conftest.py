@@ -7,13 +7,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.rig import Proxy, Rig, new_database, without_notifications
+from tests.rig import PAIRS, Proxy, Rig, new_database, without_notifications
 
-PAIRS = [
-    "embedded",
-    pytest.param("amqp", id="postgres-rabbitmq", marks=[pytest.mark.postgres, pytest.mark.amqp]),
-    pytest.param("redis", id="postgres-redis", marks=[pytest.mark.postgres, pytest.mark.redis]),
-]
 PORTS = {"amqp": 5672, "redis": 6379}
 
 
@@ -22,7 +17,7 @@ def rig_and_broker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[t
     """A rig, and the proxy to its broker."""
     with contextlib.ExitStack() as stack:
         if request.param == "embedded":
-            rig, proxy = Rig(tmp_path, f"sqlite:///{tmp_path}/jobs.db", f"spool://localhost{tmp_path}/spool"), None
+            rig, proxy = Rig.embedded(tmp_path), None
         else:
             service = urlsplit(request.getfixturevalue(f"{request.param}_url"))
             proxy = Proxy(service.hostname or "127.0.0.1", service.port or PORTS[request.param])

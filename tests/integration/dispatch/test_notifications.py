@@ -34,7 +34,7 @@ def rig(request: pytest.FixtureRequest, postgres_url: str, tmp_path: Path) -> It
 @pytest.fixture
 def spool(tmp_path: Path) -> Iterator[Rig]:
     """An embedded store and broker."""
-    rig = Rig(tmp_path, f"sqlite:///{tmp_path}/jobs.db", f"spool://localhost{tmp_path}/spool")
+    rig = Rig.embedded(tmp_path)
     yield rig
     rig.close()
 

@@ -15,7 +15,7 @@ CELERY = ["celery", "-A", "nsai_work.worker.celery_app:app", "worker", "--concur
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
 def test_a_job_runs_under_celerys_command(pool: str, tmp_path: Path) -> None:
     """The worker is woken up, runs the job, and exits on SIGTERM."""
-    rig = Rig(tmp_path, f"sqlite:///{tmp_path}/jobs.db", f"spool://localhost{tmp_path}/spool")
+    rig = Rig.embedded(tmp_path)
     log = tmp_path / "celery.log"
     with log.open("wb") as file:
         process = subprocess.Popen(

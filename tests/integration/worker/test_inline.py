@@ -61,7 +61,7 @@ def _signal(process: "subprocess.Popen[bytes]", number: signal.Signals) -> bool:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_requeues_the_job(number: signal.Signals, tmp_path: Path) -> None:
     """Ctrl-C is acknowledged and loses nothing: the job is queued again, and no attempt is used."""
-    rig = Rig(tmp_path, f"sqlite:///{tmp_path}/jobs.db", f"spool://localhost{tmp_path}/spool")
+    rig = Rig.embedded(tmp_path)
     handle = submit(command("sleep", arguments={"ms": 60_000}), rig.settings())
     process = subprocess.Popen(
         [sys.executable, "-c", RUN, handle.id], env=rig.environment(shutdown_grace_s=0.2), stderr=subprocess.PIPE
