@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from sqlalchemy import create_engine, make_url, text
@@ -25,6 +26,7 @@ from nsai_work.client.connections import close_connections, job_store
 from nsai_work.store import Store
 
 WAIT_S = 60.0
+DEFAULT_PORTS = {"amqp": 5672, "redis": 6379, "postgresql": 5432}
 
 PAIRS = [
     "embedded",
@@ -160,12 +162,16 @@ def open_rig(request: pytest.FixtureRequest, folder: Path, *, notifications: boo
 
 
 class Proxy:
-    """A TCP proxy to a service, whose connections can be cut."""
+    """A TCP proxy to the service of a URL, whose connections can be cut. ``url`` is the URL through the proxy."""
 
-    def __init__(self, host: str, port: int) -> None:
-        self._target = (host, port)
+    def __init__(self, url: str) -> None:
+        service = urlsplit(url)
+        scheme = service.scheme.partition("+")[0]
+        self._target = (service.hostname or "127.0.0.1", service.port or DEFAULT_PORTS[scheme])
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
+        account = service.netloc.rpartition("@")[0]
+        address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self.url = service._replace(netloc=f"{account}@{address}" if account else address).geturl()
         self._open = threading.Event()
         self._open.set()
         self._sockets: list[socket.socket] = []

@@ -2,7 +2,6 @@
 
 import secrets
 from collections.abc import Iterator
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -50,11 +49,8 @@ def test_a_batch_is_on_the_queue_when_publish_returns(settings: Settings) -> Non
 
 def test_publishing_to_an_unreachable_broker_fails_and_does_not_hang(settings: Settings) -> None:
     """An unconfirmed batch counts as not published. A later one is published on a new connection."""
-    service = urlsplit(settings.broker_url)
-    proxy = Proxy(service.hostname or "127.0.0.1", service.port or 5672)
-    account = service.netloc.rpartition("@")[0]
-    address = f"{account}@127.0.0.1:{proxy.port}" if account else f"127.0.0.1:{proxy.port}"
-    through = Settings(broker_url=service._replace(netloc=address).geturl(), queue_prefix=settings.queue_prefix)
+    proxy = Proxy(settings.broker_url)
+    through = Settings(broker_url=proxy.url, queue_prefix=settings.queue_prefix)
     publisher = Publisher(through)
     assert publisher.publish([WakeUp(job_id="first", fence=0, priority=Priority.BATCH)])
 

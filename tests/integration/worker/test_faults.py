@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -94,17 +93,15 @@ def test_sigterm_hands_over(embedded: Rig) -> None:
 @pytest.fixture
 def broker(amqp_url: str) -> Iterator[Proxy]:
     """A proxy to RabbitMQ."""
-    parts = urlsplit(amqp_url)
-    proxy = Proxy(parts.hostname or "127.0.0.1", parts.port or 5672)
+    proxy = Proxy(amqp_url)
     yield proxy
     proxy.close()
 
 
 @pytest.mark.amqp
-def test_an_unavailable_broker_costs_latency_only(broker: Proxy, amqp_url: str, tmp_path: Path) -> None:
+def test_an_unavailable_broker_costs_latency_only(broker: Proxy, tmp_path: Path) -> None:
     """During submit and worker start, the job is stored and run. Once the broker is back, wake-ups arrive."""
-    through = urlsplit(amqp_url)._replace(netloc=f"127.0.0.1:{broker.port}").geturl()
-    rig = Rig(tmp_path, f"sqlite:///{tmp_path}/jobs.db", through)
+    rig = Rig(tmp_path, f"sqlite:///{tmp_path}/jobs.db", broker.url)
     try:
         broker.cut()
         started_at = time.monotonic()
@@ -135,25 +132,23 @@ def _wake_up_arrives(rig: Rig, log: Callable[[], str]) -> bool:
 
 
 @pytest.fixture
-def database(postgres_url: str) -> Iterator[tuple[Proxy, str, str]]:
-    """A proxy to PostgreSQL, the URL through it, and the direct URL."""
+def database(postgres_url: str) -> Iterator[tuple[Proxy, str]]:
+    """A proxy to PostgreSQL, and the direct URL."""
     with new_database(postgres_url) as direct:
-        parts = urlsplit(direct)
-        proxy = Proxy(parts.hostname or "127.0.0.1", parts.port or 5432)
-        host = f"{parts.username}@127.0.0.1:{proxy.port}" if parts.username else f"127.0.0.1:{proxy.port}"
-        yield proxy, parts._replace(netloc=host).geturl(), direct
+        proxy = Proxy(direct)
+        yield proxy, direct
         proxy.close()
 
 
 @pytest.mark.postgres
 @pytest.mark.parametrize(("outage_s", "first_outcomes"), [(1.0, {"succeeded"}), (5.0, {"released", "lost"})])
 def test_a_database_outage(
-    outage_s: float, first_outcomes: set[str], database: tuple[Proxy, str, str], tmp_path: Path
+    outage_s: float, first_outcomes: set[str], database: tuple[Proxy, str], tmp_path: Path
 ) -> None:
     """Shorter than a lease: the worker keeps its job, and records the outcome afterwards. Longer: it stops the job
     in time, and a worker (here the same) claims it again. The worker survives, and nothing is lost or run twice."""
-    proxy, through, direct = database
-    rig = Rig(tmp_path, through, f"spool://localhost{tmp_path}/spool")
+    proxy, direct = database
+    rig = Rig(tmp_path, proxy.url, f"spool://localhost{tmp_path}/spool")
     observer = Rig(tmp_path, direct, rig.broker_url, prefix=rig.prefix)
     try:
         worker = rig.start_worker(lease_ttl_s=LEASE_S)
