@@ -179,7 +179,7 @@ def test_a_worker_whose_connection_died_hears_again(
 
 
 def test_a_worker_that_is_not_to_listen_does_not(postgres_store_url: str, claim_request: MakeRequest) -> None:
-    """``notifications=off`` in the address: for those behind a pooler, who would wait in vain."""
+    """``notices=off`` in the address: for those behind a pooler, who would wait in vain."""
 
     async def story() -> None:
         store = open_store(without_notifications(postgres_store_url))
