@@ -73,8 +73,8 @@ class AsyncStore:
     async def run_merged(
         self, operation: Callable[[Tx, Sequence[T]], Sequence[R | CrucibleError]], item: T, /
     ) -> R:
-        """Run an operation once over all items that are pending for it. An error among its results is raised to the
-        caller of that item."""
+        """Run an operation once over all its pending items. An error in its results is raised to the item's
+        caller."""
         pending = self._operation(operation, item=item, merged=True, patience_s=self.patience_s)
         return cast("R", await self._result_of(pending))
 

@@ -2,8 +2,7 @@
 
 ``nsai_jobs`` has the mutable state (small rows), ``nsai_job_specs`` the immutable specs. Ready jobs are queued in
 *lanes*: all jobs of a lane have equal conditions (tenant, priority, kind, backends, model, concurrency group). A
-claim reads the lanes, which are few, and takes jobs from the front of a lane by index, whatever the number behind
-them.
+claim reads the few lanes, and locks jobs at the front of a lane by index, however many jobs follow.
 """
 
 from typing import Final

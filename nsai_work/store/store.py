@@ -30,8 +30,7 @@ from nsai_work.store.submit import submit
 
 
 def open_store(url: str | URL, clock: Clock | None = None, *, migrate: bool = True) -> "Store":
-    """A store at a database address. First use connects, and creates or migrates the tables unless ``migrate`` is
-    false.
+    """A store at a database address. First use connects, and migrates the tables unless ``migrate`` is false.
 
     Raises:
         InvalidRequest: the address is malformed, or the database is not supported.
@@ -53,8 +52,7 @@ class Store:
     """The store, with one transaction per method.
 
     All methods raise StoreUnavailable if the database does not answer, and StoreFull if there is no disk space;
-    nothing is then written. Further errors are documented at the functions of the same names in the folders of this
-    package.
+    nothing is then written. The functions of the same names in this package's folders document further errors.
     """
 
     database: Database
@@ -131,7 +129,7 @@ class Store:
         return self.database.read(lambda tx: runs.job_runs(tx, job_queries.seq_of(tx, job_id)))
 
     def count_old(self, before: datetime) -> tuple[int, int]:
-        """The number of jobs that ended before ``before``, and the number of those with checkpoints at their
+        """The number of jobs that ended before ``before``, and how many of them have checkpoints at their
         service."""
         return self.database.read(pruning.count_old, before)
 

@@ -120,8 +120,8 @@ def _front_of_lane(by_id: bool) -> Select[Any]:
 
 
 def _fill_in_turns(batch: _ClaimBatch, candidates: Sequence[Candidate]) -> None:
-    """Add jobs from lanes of one priority: tenants in rotation, in equal shares, until the batch is full or the
-    lanes are empty."""
+    """Add jobs from lanes of one priority, in equal shares for the tenants, until the batch is full or the lanes
+    empty."""
     lanes_by_tenant = {tenant: deque(lanes) for tenant, lanes in _by_tenant(candidates)}
     several = len(lanes_by_tenant) > 1
     served: set[str] = set()

@@ -35,8 +35,7 @@ def tenant_quota(tenant_id: str, max_running: int | None) -> Limit:
 
 
 def model_limit(credential: str, max_running: int | None, *, model: str = ALL_MODELS) -> Limit:
-    """A limit on the running jobs with a credential, on one model or (``*``) on all models together. None removes
-    it.
+    """A limit on the running jobs with a credential, on one model or (``*``) on all models. None removes it.
 
     A credential has the name that the workers' settings give it, by default the name of its backend.
 
@@ -101,8 +100,7 @@ def _use(tx: Tx, limit: Limit) -> LimitUse:
 
 
 def running_under(tx: Tx, key: LimitKey) -> int:
-    """The number of running jobs under a limit (of a tenant, of a credential and model, or of a group), set or
-    not."""
+    """The number of running jobs of a tenant, of a credential and model, or of a group, limited or not."""
     scope, name, model = key
     statement = select(func.count()).select_from(jobs).where(status_in(JobStatus.RUNNING))
     if scope == "tenant":

@@ -56,14 +56,13 @@ class BulkWrite:
         self._pending: list[tuple[_Shape, Rows]] = []
 
     def insert(self, table: Table, rows: Rows, *, skip_present: bool = False) -> None:
-        """Add an INSERT. With ``skip_present``, rows whose key exists are left unchanged (ON CONFLICT DO
-        NOTHING)."""
+        """Add an INSERT; with ``skip_present``, ON CONFLICT DO NOTHING."""
         if rows:
             self._pending.append((_Shape(table, tuple(rows[0]), skip_present=skip_present), rows))
 
     def update(self, table: Table, rows: Rows, *, by: tuple[str, ...], exact: bool = False) -> None:
-        """Add an UPDATE. Each row holds the key columns ``by`` and the columns to set. With ``exact``, ``execute``
-        raises if a row does not exist."""
+        """Add an UPDATE. Rows hold the key columns ``by`` and the columns to set; with ``exact`` each must
+        exist."""
         if rows:
             columns = tuple(name for name in rows[0] if name not in by)
             self._pending.append((_Shape(table, columns, by=by, exact=exact), rows))

@@ -27,8 +27,7 @@ class UtcTime(TypeDecorator[datetime]):
 
 
 class Json(TypeDecorator[Any]):
-    """JSON as text. NUL and lone surrogates are escaped, and NaN round-trips; native JSON types refuse all
-    three."""
+    """JSON as text, with NUL and lone surrogates escaped, and with NaN. Native JSON types refuse all three."""
 
     impl = Text
     cache_ok = True

@@ -81,10 +81,10 @@ class ListeningConnection:
         return self._connection
 
     def _listen(self, connection: Connection) -> bool:
-        """LISTEN on the driver's connection unless it does already; after a failure that is a new one.
+        """LISTEN on the driver's connection, which is a new one after a failure.
 
-        Returns whether it began to, so that a notification may have been missed before. After an error it does not
-        listen until the connection is used again.
+        Returns whether listening has just started, so that a notification may have been missed. After an error
+        there is no listening until the connection is used again.
         """
         if connection.invalidated:
             # the next operation reconnects, and reports an error if it cannot

@@ -27,8 +27,7 @@ def fence(tx: Tx, claim: Claim) -> None:
 
 
 def fence_all(tx: Tx, claims: Iterable[Claim]) -> dict[tuple[int, int], int]:
-    """Lock the jobs that their claims still own. Returns the progress (highest step so far) of each, by (seq,
-    fence)."""
+    """Lock the jobs that their claims still own. Returns the highest step of each so far, by (seq, fence)."""
     owned = {(claim.seq, claim.fence) for claim in claims}
     statement = (
         select(jobs.c.seq, jobs.c.fence, jobs.c.progress)

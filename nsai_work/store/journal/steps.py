@@ -47,15 +47,14 @@ class StepDone:
 
 
 def intend(tx: Tx, claim: Claim, generation: int, new: Sequence[Intent]) -> None:
-    """Journal requests that are about to be sent. Raises LeaseLost."""
+    """Journal requests before they are sent. Raises LeaseLost."""
     (error,) = intend_many(tx, [NewIntents(claim, generation, new)])
     if error is not None:
         raise error
 
 
 def intend_many(tx: Tx, items: Sequence[NewIntents]) -> list[CrucibleError | None]:
-    """Journal requests that are about to be sent. Returns None for each item, or the LeaseLost to raise to its
-    owner."""
+    """Journal requests before they are sent. Returns None for each item, or the LeaseLost to raise to its owner."""
     held = fence_all(tx, (item.claim for item in items))
     rows = [
         {

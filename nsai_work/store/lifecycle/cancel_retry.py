@@ -44,8 +44,7 @@ def request_cancel(tx: Tx, job_id: str, tenant_id: str | None = None) -> JobStat
 
 
 def retry(tx: Tx, job_id: str, tenant_id: str | None = None) -> None:
-    """Queue an ended job again, with all its attempts left. Its journal is kept, so a training job continues from
-    its last checkpoint.
+    """Queue an ended job again, with all its attempts left. A training job continues from its last checkpoint.
 
     Raises:
         JobNotFound: the tenant has no job with this id.

@@ -15,8 +15,7 @@ Entry: TypeAlias = tuple[int, str, dict[str, Any]]
 
 
 def append_events(tx: Tx, entries: Sequence[Entry]) -> None:
-    """Append events. The caller holds the locks of the jobs' rows, so a log has the order in which things
-    happened."""
+    """Append events. The caller holds the locks of the jobs' rows, which orders each log."""
     bulk = BulkWrite()
     plan_events(tx, entries, bulk)
     bulk.execute(tx)

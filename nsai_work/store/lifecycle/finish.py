@@ -23,7 +23,7 @@ def finish(tx: Tx, claim: Claim, outcome: Outcome) -> None:
     """End a job.
 
     Raises:
-        LeaseLost: another owner has it, or it has ended otherwise; nothing was written.
+        LeaseLost: the claim no longer owns the job; nothing was written.
         IllegalTransition: the outcome is not final.
     """
     error = finish_many(tx, [(claim, outcome)])[0]
@@ -32,7 +32,7 @@ def finish(tx: Tx, claim: Claim, outcome: Outcome) -> None:
 
 
 def finish_many(tx: Tx, ends: Sequence[tuple[Claim, Outcome]]) -> list[CrucibleError | None]:
-    """End jobs. Returns None for each, or the LeaseLost that its owner must obey. Repeating an end changes nothing.
+    """End jobs. Returns None for each, or the LeaseLost to raise to its owner. Repeating an end has no effect.
 
     Raises:
         IllegalTransition: an outcome is not final; nothing was written.
@@ -63,7 +63,7 @@ def requeue(tx: Tx, claim: Claim, outcome: Outcome) -> JobStatus:
     """Requeue a running job. Returns its status: queued, or canceled if that had been requested.
 
     Raises:
-        LeaseLost: another owner has it; nothing was written.
+        LeaseLost: the claim no longer owns the job; nothing was written.
     """
     held, errors = _fence(tx, [(claim, outcome)])
     if errors[0] is not None:
@@ -118,8 +118,8 @@ def _final_transition(tx: Tx, row: Row[Any], outcome: Outcome) -> Transition:
 def _fence(tx: Tx, ends: Sequence[tuple[Claim, Outcome]]) -> tuple[dict[int, Row[Any]], list[CrucibleError | None]]:
     """Lock the jobs. Returns the rows that their claims still own, by index, and the error for each claim.
 
-    A claim whose attempt has already ended with this outcome gets no error: the answer to an earlier commit was
-    lost on its way.
+    A claim whose attempt has already ended with this outcome gets no error: the result of an earlier commit was
+    lost in transit.
     """
     rows = lock_by_id(tx, {claim.job_id for claim, _ in ends})
     held: dict[int, Row[Any]] = {}

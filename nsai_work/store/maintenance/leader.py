@@ -40,5 +40,5 @@ class Election:
 
     def resign(self, tx: Tx) -> None:
         """Give up the leadership, so that another candidate can take over at once."""
-        mine = (elections.c.name == self.name) & (elections.c.holder == self.worker_id)
-        tx.connection.execute(update(elections).where(mine).values(holder="", beat=elections.c.beat + 1))
+        own = (elections.c.name == self.name) & (elections.c.holder == self.worker_id)
+        tx.connection.execute(update(elections).where(own).values(holder="", beat=elections.c.beat + 1))

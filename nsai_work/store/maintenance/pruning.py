@@ -23,8 +23,7 @@ _STORED_STATUSES: Final = [
 
 
 def count_old(tx: Tx, before: datetime) -> tuple[int, int]:
-    """The number of jobs that ended before ``before``, and the number of those kept because of their
-    checkpoints."""
+    """The number of jobs that ended before ``before``, and how many of them are kept for their checkpoints."""
     old = _old(before)
     total = tx.connection.execute(select(func.count()).select_from(jobs).where(old)).scalar_one()
     kept = select(func.count()).select_from(jobs).where(old, _has_checkpoints())

@@ -1,5 +1,4 @@
-"""Queries for wake-ups: those to publish again, and the fencing tokens that tell whether a received one is
-stale."""
+"""Queries for wake-ups: overdue ones to publish again, and the fencing tokens that identify stale ones."""
 
 from collections.abc import Sequence
 from datetime import timedelta

@@ -16,9 +16,8 @@ def submit(database: Database, new_jobs: Sequence[Job]) -> list[Submitted]:
         StoreUnavailable: the database does not answer.
         StoreFull: no disk space; nothing was written.
     """
-    # a job exists already only if it has an idempotency key or is submitted again, so the first attempt assumes
-    # that jobs without a key are new; if one is not, the database raises a conflict, and the next attempt looks
-    # them up
+    # the first attempt assumes that jobs without an idempotency key are new; for one that is not, the database raises
+    # a conflict, and the next attempt looks it up
     assume_new = all(job.idempotency_key is None for job in new_jobs)
 
     def attempt() -> list[Submitted]:

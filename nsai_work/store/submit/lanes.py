@@ -123,8 +123,7 @@ def locked_by_key() -> Select[Any]:
 
 
 def _numbers(postgres: bool) -> ScalarSelect[Any]:
-    """A column with ``count`` new sequence numbers (SQLite: the largest one in use), for a statement that runs
-    anyway: it saves a round trip."""
+    """A column with ``count`` new sequence numbers (SQLite: the highest in use), to save a round trip."""
     if not postgres:
         return select(func.max(jobs.c.seq)).scalar_subquery()
     series = func.generate_series(1, bindparam("count", type_=Integer())).table_valued("number")

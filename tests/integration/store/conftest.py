@@ -1,4 +1,4 @@
-"""A store on each database, empty for each test, driven by a clock that the test sets."""
+"""An empty store on each database for each test, with a clock that the test controls."""
 
 import secrets
 import shutil
@@ -19,7 +19,7 @@ from tests.working_store import WorkingStore, open_working_store, selection
 
 
 class ManualClock:
-    """Two clocks that move only when told: the wall clock may step, the monotonic one only rises."""
+    """Two manual clocks: the wall clock may step, the monotonic clock only rises."""
 
     def __init__(self) -> None:
         self.wall = datetime(2026, 1, 1, tzinfo=UTC)
@@ -47,7 +47,7 @@ def clock() -> ManualClock:
 
 @pytest.fixture(scope="session")
 def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated, empty SQLite file to copy."""
+    """A migrated, empty SQLite file, copied for each test."""
     path = tmp_path_factory.mktemp("template") / "jobs.db"
     migrate_store(f"sqlite:///{path}")
     return path
@@ -84,7 +84,7 @@ def schema_url(postgres_url: str) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def postgres_template(postgres_url: str) -> Iterator[str]:
-    """The address of a schema with all tables, for the tests of this session, one after the other."""
+    """The address of a schema with all tables, shared by the tests of this session."""
     with new_schema(postgres_url) as url:
         migrate_store(url)
         yield url
@@ -118,7 +118,7 @@ def store(url: str, clock: ManualClock) -> Iterator[WorkingStore]:
 
 @pytest.fixture
 def make_job() -> Callable[..., Job]:
-    """Makes a small command job; any field can be given."""
+    """Factory of small command jobs; any field can be set."""
 
     def make(**fields: object) -> Job:
         return Job.parse({"kind": "tool_call", "backend": "fake", "payload": {"command": "noop"}, **fields})
@@ -128,7 +128,7 @@ def make_job() -> Callable[..., Job]:
 
 @pytest.fixture
 def claim_request() -> Callable[..., ClaimRequest]:
-    """Makes claim requests: worker w1, one job, a lease of 10 seconds; other fields select."""
+    """Factory of claim requests: worker w1, one job, a lease of 10 seconds; other fields set the selection."""
 
     def make(worker_id: str = "w1", limit: int = 1, lease_ttl_s: float = 10.0, **fields: object) -> ClaimRequest:
         return stores.ClaimRequest(worker_id, limit, lease_ttl_s, selection(**fields))  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The event loop's door: what waits is committed together, and one that fails spoils nothing for the others."""
+"""AsyncStore: pending operations share a commit, and a failed one does not affect the others."""
 
 import asyncio
 import os
@@ -22,29 +22,27 @@ MakeJob = Callable[..., Job]
 MakeRequest = Callable[..., ClaimRequest]
 
 
-def test_what_waits_together_is_committed_together(
-    store: Store, make_job: MakeJob, claim_request: MakeRequest
-) -> None:
-    """A hundred finishes and events cost a few commits, and each is answered."""
+def test_pending_operations_share_commits(store: Store, make_job: MakeJob, claim_request: MakeRequest) -> None:
+    """A hundred finishes and events take a few commits, and each caller gets its result."""
     store.submit([make_job() for _ in range(100)])
     claims = store.claim(claim_request(limit=100))
     commits: list[object] = []
     listen(store.database.engine(), "commit", commits.append)
 
-    async def story() -> None:
+    async def scenario() -> None:
         async_store = AsyncStore(store.database)
         await asyncio.gather(*(async_store.run(append_event, claim, "note", {}) for claim in claims))
         await asyncio.gather(*(async_store.finish(claim, Outcome.succeeded()) for claim in claims))
         await async_store.close()
 
-    asyncio.run(story())
+    asyncio.run(scenario())
 
     assert len(commits) <= 20
     assert len(store.list_jobs(JobFilter(status=JobStatus.SUCCEEDED), limit=200)) == 100
 
 
-def test_one_that_fails_does_not_spoil_the_others(store: Store, make_job: MakeJob) -> None:
-    """Whatever goes wrong in one operation, the ones beside it are committed, once, and nothing of it is."""
+def test_a_failed_operation_does_not_affect_the_others(store: Store, make_job: MakeJob) -> None:
+    """Whatever fails in one operation, the others are committed once, and nothing of the failed one is."""
 
     def write_then_raise(tx: Tx) -> None:
         submit(tx, [make_job(name="half")])
@@ -54,7 +52,7 @@ def test_one_that_fails_does_not_spoil_the_others(store: Store, make_job: MakeJo
         submit(tx, [make_job(name="half")])
         tx.connection.execute(text("SELECT no_such_column FROM nsai_jobs"))
 
-    async def story() -> list[object]:
+    async def scenario() -> list[object]:
         async_store = AsyncStore(store.database)
         good = [async_store.run(submit, [make_job(name="good")]) for _ in range(10)]
         answers = await asyncio.gather(
@@ -67,40 +65,40 @@ def test_one_that_fails_does_not_spoil_the_others(store: Store, make_job: MakeJo
         await async_store.close()
         return list(answers)
 
-    answers = asyncio.run(story())
+    answers = asyncio.run(scenario())
 
     assert isinstance(answers[5], LookupError)
     assert "no_such_column" in str(answers[11])
     assert [job.name for job in store.list_jobs()] == ["good"] * 10
 
 
-def test_a_stale_owner_among_others_hears_it_alone(
+def test_only_the_stale_owner_of_a_merged_operation_gets_an_error(
     store: Store, make_job: MakeJob, claim_request: MakeRequest
 ) -> None:
-    """In a merged operation each gets its own ruling."""
+    """In a merged operation each item has its own result."""
     store.submit([make_job(), make_job()])
     stale, good = store.claim(claim_request(limit=2))
     store.requeue(stale, Outcome.released("handed over"))
 
-    async def story() -> list[object]:
+    async def scenario() -> list[object]:
         async_store = AsyncStore(store.database)
         ends = [(claim, Outcome.succeeded()) for claim in (stale, good)]
         answers = await asyncio.gather(*(async_store.finish(*end) for end in ends), return_exceptions=True)
         await async_store.close()
         return list(answers)
 
-    lost, done = asyncio.run(story())
+    lost, done = asyncio.run(scenario())
 
     assert isinstance(lost, LeaseLost)
     assert done is None
 
 
-def test_a_database_that_is_away_is_waited_for_then_given_up(unused_tcp_port: int) -> None:
-    """After its patience a call fails with a clear error, and the password is not in it."""
+def test_an_unavailable_database_raises_after_the_patience(unused_tcp_port: int) -> None:
+    """A call fails with a clear error, which does not contain the password."""
     url = f"postgresql+psycopg://me:secret-word@127.0.0.1:{unused_tcp_port}/nowhere"
     store = open_store(url)
 
-    async def story() -> None:
+    async def scenario() -> None:
         async_store = AsyncStore(store.database, patience_s=0.3, retry_every_s=0.05)
         with pytest.raises(StoreUnavailable) as caught:
             await async_store.claim(ClaimRequest("w", 1, 10))
@@ -109,7 +107,7 @@ def test_a_database_that_is_away_is_waited_for_then_given_up(unused_tcp_port: in
         with pytest.raises(StoreUnavailable, match="closed"):
             await async_store.claim(ClaimRequest("w", 1, 10))
 
-    asyncio.run(story())
+    asyncio.run(scenario())
     with pytest.raises(StoreUnavailable, match="does not answer"):
         store.submit([])
     store.close()
@@ -117,7 +115,7 @@ def test_a_database_that_is_away_is_waited_for_then_given_up(unused_tcp_port: in
 
 @pytest.fixture
 def unused_tcp_port() -> int:
-    """A port of this machine on which nobody listens."""
+    """A local port on which no process listens."""
     import socket
 
     with socket.socket() as probe:
@@ -127,8 +125,8 @@ def unused_tcp_port() -> int:
 
 
 @pytest.mark.postgres
-def test_a_connection_that_died_is_replaced(postgres_store_url: str, make_job: MakeJob) -> None:
-    """The call that meets a dead connection succeeds over a new one."""
+def test_a_dead_connection_is_replaced(postgres_store_url: str, make_job: MakeJob) -> None:
+    """The call that meets a dead connection succeeds on a new one."""
     store, other = open_store(postgres_store_url), open_store(postgres_store_url)
     store.submit([make_job()])
     with store.database.transaction() as tx:
@@ -141,10 +139,10 @@ def test_a_connection_that_died_is_replaced(postgres_store_url: str, make_job: M
     other.close()
 
 
-def test_a_full_disk_is_a_clear_error_and_nothing_is_half_written(
+def test_a_full_disk_raises_and_writes_nothing(
     sqlite_url: str, make_job: MakeJob, claim_request: MakeRequest
 ) -> None:
-    """When SQLite has no more room, callers are told, and what was there stays whole and readable."""
+    """When SQLite has no space left, callers get StoreFull, and the existing data stays complete and readable."""
     store = open_working_store(sqlite_url)
     store.submit([make_job()])
     engine = store.database.engine()
@@ -156,14 +154,14 @@ def test_a_full_disk_is_a_clear_error_and_nothing_is_half_written(
     with pytest.raises(StoreFull, match="disk of the job store is full"):
         store.submit([make_job(), make_job(**large)])
 
-    async def story() -> list[object]:
+    async def scenario() -> list[object]:
         async_store = AsyncStore(store.database)
         jobs = [make_job(**large), make_job()]
         answers = await asyncio.gather(*(async_store.run(submit, [job]) for job in jobs), return_exceptions=True)
         await async_store.close()
         return list(answers)
 
-    full, small = asyncio.run(story())
+    full, small = asyncio.run(scenario())
     assert isinstance(full, StoreFull)
     assert not isinstance(small, CrucibleError)
     assert len(store.list_jobs()) == 2
@@ -188,8 +186,8 @@ def test_a_forked_process_gets_connections_of_its_own(store: Store, make_job: Ma
     assert len(store.list_jobs()) == 3
 
 
-def test_a_missing_folder_is_made(tmp_path: Path) -> None:
-    """The embedded store needs nothing but a path."""
+def test_a_missing_folder_is_created(tmp_path: Path) -> None:
+    """SQLite needs only a path."""
     store = open_store(parse_url(f"sqlite:///{tmp_path}/deep/in/jobs.db"))
     store.ping()
     store.close()

@@ -33,8 +33,8 @@ def stored(store: Store, table: Any) -> list[dict[str, Any]]:
     )
 
 
-def test_inserts_and_updates_of_several_tables_arrive_together(store: Store) -> None:
-    """Times, JSON and nulls come back as they were; rows that are updated get each its own values."""
+def test_inserts_and_updates_of_several_tables(store: Store) -> None:
+    """Times, JSON and nulls round-trip; each updated row gets its own values."""
     store.database.run(insert_new, elections, [election("a"), election("b")])
 
     def operation(tx: Tx) -> None:
@@ -53,16 +53,16 @@ def test_inserts_and_updates_of_several_tables_arrive_together(store: Store) -> 
     assert stored(store, elections) == [election("a", "w2", 7), election("b", "w3", 8)]
 
 
-def test_a_row_that_is_there_stays_as_it_is(store: Store) -> None:
-    """``skip_present`` is for what several processes may enter at the same moment."""
+def test_an_existing_row_is_left_unchanged(store: Store) -> None:
+    """``skip_present`` is for rows that several processes may insert at the same time."""
     store.database.run(insert_new, elections, [election("a", "first")])
     store.database.run(insert_new, elections, [election("a", "second"), election("b", "second")])
 
     assert [row["holder"] for row in stored(store, elections)] == ["first", "second"]
 
 
-def test_an_exact_update_that_misses_a_row_undoes_everything(store: Store) -> None:
-    """A caller that holds its rows' locks must find them; if not, nothing is half-written."""
+def test_an_exact_update_that_misses_a_row_rolls_back(store: Store) -> None:
+    """A caller holds the locks of its rows, so they must exist; otherwise nothing is written."""
     store.database.run(insert_new, elections, [election("a")])
 
     def operation(tx: Tx) -> None:
@@ -78,7 +78,7 @@ def test_an_exact_update_that_misses_a_row_undoes_everything(store: Store) -> No
     assert stored(store, elections) == [election("a")]
 
 
-def test_nothing_to_write_is_nothing_sent(store: Store) -> None:
+def test_an_empty_bulk_write_sends_nothing(store: Store) -> None:
     """An empty collection needs no statement."""
 
     def operation(tx: Tx) -> None:
@@ -93,8 +93,8 @@ def test_nothing_to_write_is_nothing_sent(store: Store) -> None:
 
 
 @pytest.mark.postgres
-def test_a_text_too_long_for_its_column_is_refused_not_cut(postgres_store_url: str) -> None:
-    """An array of VARCHAR(40) would silently cut its elements to size."""
+def test_a_text_too_long_for_its_column_is_refused_not_truncated(postgres_store_url: str) -> None:
+    """An array of VARCHAR(40) would silently truncate its elements."""
     from nsai_work.store import open_store
 
     store = open_store(postgres_store_url)
@@ -107,7 +107,7 @@ def test_a_text_too_long_for_its_column_is_refused_not_cut(postgres_store_url: s
 @pytest.mark.postgres
 @pytest.mark.parametrize(("parameter", "kept"), [("on", True), ("off", False)])
 def test_prepared_statements_can_be_turned_off(postgres_store_url: str, parameter: str, kept: bool) -> None:
-    """Some poolers cannot have them; without the parameter they are used."""
+    """Some poolers do not support them; by default they are used."""
     from nsai_work.store import open_store
 
     store = open_store(make_url(postgres_store_url).update_query_dict({"prepared": parameter}))
@@ -132,15 +132,15 @@ ROWS = st.lists(
 
 @settings(max_examples=25, deadline=None)
 @given(rows=ROWS)
-def test_any_rows_come_back(rows: list[tuple[str, int, dict[str, str]]], sqlite_template: Any) -> None:
-    """Quotes, braces, commas and backslashes in arrays are values like any other."""
+def test_any_rows_round_trip(rows: list[tuple[str, int, dict[str, str]]], sqlite_template: Any) -> None:
+    """Quotes, braces, commas and backslashes in arrays are values like any others."""
     _round_trip(f"sqlite:///{sqlite_template}", rows)
 
 
 @pytest.mark.postgres
 @settings(max_examples=25, deadline=None)
 @given(rows=ROWS)
-def test_any_rows_come_back_from_postgres(
+def test_any_rows_round_trip_through_postgres(
     rows: list[tuple[str, int, dict[str, str]]], postgres_template: str
 ) -> None:
     """As above, through PostgreSQL's arrays."""

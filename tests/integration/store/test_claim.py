@@ -1,4 +1,4 @@
-"""Claims: the right job, to one owner, under the limits that all workers share."""
+"""Claims: the right job, to one owner, under the shared limits."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -15,7 +15,7 @@ MakeRequest = Callable[..., ClaimRequest]
 
 
 def test_the_most_urgent_first_then_the_oldest(store: Store, make_job: MakeJob, claim_request: MakeRequest) -> None:
-    """Priorities are strict; within one, first come, first served."""
+    """Priorities are strict; within a priority, first come, first served."""
     order = [Priority.OFFLINE, Priority.BATCH, Priority.BATCH, Priority.REALTIME, Priority.INTERACTIVE]
     jobs = [make_job(priority=priority) for priority in order]
     store.submit(jobs)
@@ -26,9 +26,7 @@ def test_the_most_urgent_first_then_the_oldest(store: Store, make_job: MakeJob, 
     assert store.claim(claim_request()) == []
 
 
-def test_a_claim_raises_epoch_and_attempt_and_says_so(
-    store: Store, make_job: MakeJob, claim_request: MakeRequest
-) -> None:
+def test_a_claim_increments_fence_and_attempt(store: Store, make_job: MakeJob, claim_request: MakeRequest) -> None:
     """The claim, the job, the attempt and the event agree."""
     store.submit([make_job()])
 
@@ -43,10 +41,10 @@ def test_a_claim_raises_epoch_and_attempt_and_says_so(
     assert store.events(job.id)[-1].name == "job.running"
 
 
-def test_a_large_tenant_delays_another_by_a_slot(
+def test_a_large_tenant_delays_another_by_one_job(
     store: Store, make_job: MakeJob, claim_request: MakeRequest
 ) -> None:
-    """One tenant's thousand jobs, and another's one that comes after: the one is among the next two."""
+    """A single job of a tenant is among the next two, although another tenant submitted a thousand before it."""
     store.submit([make_job(tenant_id="large") for _ in range(1000)])
     for _ in range(3):
         store.claim(claim_request())
@@ -57,8 +55,8 @@ def test_a_large_tenant_delays_another_by_a_slot(
     assert small.job_id in got
 
 
-def test_a_batch_is_shared_out_among_tenants(store: Store, make_job: MakeJob, claim_request: MakeRequest) -> None:
-    """Also one claim of many jobs serves all tenants, and leaves no place empty."""
+def test_a_batch_is_shared_among_tenants(store: Store, make_job: MakeJob, claim_request: MakeRequest) -> None:
+    """One claim of many jobs also serves all tenants, and returns as many jobs as requested."""
     for tenant, count in (("a", 50), ("b", 3), ("c", 50)):
         store.submit([make_job(tenant_id=tenant) for _ in range(count)])
 
@@ -71,7 +69,7 @@ def test_a_batch_is_shared_out_among_tenants(store: Store, make_job: MakeJob, cl
 
 
 def test_tenants_take_turns(store: Store, make_job: MakeJob, claim_request: MakeRequest) -> None:
-    """With one place, three tenants are served in rotation."""
+    """With claims of one job, three tenants are served in rotation."""
     for tenant in "abc":
         store.submit([make_job(tenant_id=tenant) for _ in range(4)])
 
@@ -80,8 +78,8 @@ def test_tenants_take_turns(store: Store, make_job: MakeJob, claim_request: Make
     assert [sorted(got[start : start + 3]) for start in range(0, 12, 3)] == [["a", "b", "c"]] * 4
 
 
-def test_a_quota_holds_and_is_shown(store: Store, make_job: MakeJob, claim_request: MakeRequest) -> None:
-    """A tenant at its quota waits, with the reason; a finished job makes room."""
+def test_a_quota_holds_and_is_the_wait_reason(store: Store, make_job: MakeJob, claim_request: MakeRequest) -> None:
+    """A job of a tenant at its quota waits, with the reason; a finished job frees capacity."""
     store.set_tenant_quota("t", 2)
     store.submit([make_job(tenant_id="t") for _ in range(4)])
     (free,) = store.submit([make_job(tenant_id="free")])
@@ -99,7 +97,7 @@ def test_a_quota_holds_and_is_shown(store: Store, make_job: MakeJob, claim_reque
 
 
 def test_a_concurrency_group_holds(store: Store, make_job: MakeJob, claim_request: MakeRequest) -> None:
-    """At most max_concurrent_in_group jobs of a group run; others pass them by."""
+    """At most max_concurrent_in_group jobs of a group run; other jobs overtake the group's."""
     group = {"concurrency_group": "g", "max_concurrent_in_group": 1}
     grouped = [make_job(constraints=group) for _ in range(3)]
     elsewhere = make_job(constraints=group, tenant_id="other")
@@ -115,7 +113,7 @@ def test_a_concurrency_group_holds(store: Store, make_job: MakeJob, claim_reques
 
 
 def test_a_model_limit_is_shared_by_credential(store: Store, claim_request: MakeRequest) -> None:
-    """Runs beyond what a service allows wait in the queue, whichever worker asks."""
+    """Runs beyond the limit of a service wait in the queue, whichever worker claims."""
 
     def train(model: str) -> Job:
         payload = {"base_model": model, "data": {"path": "d"}, "max_steps": 1}
@@ -133,7 +131,7 @@ def test_a_model_limit_is_shared_by_credential(store: Store, claim_request: Make
 
 
 def test_a_limit_over_all_models(store: Store, make_job: MakeJob, claim_request: MakeRequest) -> None:
-    """A limit on ``*`` counts every job of the credential, and can be lifted."""
+    """A limit on ``*`` counts every job of the credential, and can be removed."""
     store.set_model_limit("fake", 2)
     store.submit([make_job() for _ in range(4)])
 
@@ -164,7 +162,7 @@ def test_the_backend_is_chosen_at_the_claim(
     available: list[str],
     chosen: str | None,
 ) -> None:
-    """From what the job allows and the worker has, in the job's order."""
+    """Among the backends that the job allows and the worker supports, in the job's order."""
     store.submit([make_job(constraints=constraints)])
 
     claims = store.claim(claim_request(backends={name: name for name in available}))
@@ -172,8 +170,10 @@ def test_the_backend_is_chosen_at_the_claim(
     assert [claim.backend for claim in claims] == ([] if chosen is None else [chosen])
 
 
-def test_a_full_backend_gives_way_to_the_next(store: Store, make_job: MakeJob, claim_request: MakeRequest) -> None:
-    """When the preferred backend's limit is reached, the next preferred one is taken."""
+def test_the_next_backend_is_chosen_if_the_first_is_full(
+    store: Store, make_job: MakeJob, claim_request: MakeRequest
+) -> None:
+    """When the limit of the preferred backend is reached, the next preferred one is chosen."""
     store.set_model_limit("x", 1)
     store.submit([make_job(constraints={"preferred_backends": ["x", "y"]}) for _ in range(3)])
 
@@ -182,8 +182,8 @@ def test_a_full_backend_gives_way_to_the_next(store: Store, make_job: MakeJob, c
     assert sorted(claim.backend for claim in claims) == ["x", "y", "y"]
 
 
-def test_a_worker_gets_only_what_it_asks_for(store: Store, make_job: MakeJob, claim_request: MakeRequest) -> None:
-    """Kinds, priorities and job ids narrow a claim."""
+def test_a_selection_restricts_a_claim(store: Store, make_job: MakeJob, claim_request: MakeRequest) -> None:
+    """By kinds, priorities and job ids."""
     urgent, other = make_job(priority="realtime"), make_job(kind="backend_command")
     store.submit([urgent, other])
 
@@ -194,10 +194,10 @@ def test_a_worker_gets_only_what_it_asks_for(store: Store, make_job: MakeJob, cl
     assert [c.job_id for c in store.claim(claim_request(job_ids=[urgent.id]))] == [urgent.id]
 
 
-def test_a_delay_is_over_when_it_is_over(
+def test_a_delayed_job_is_claimed_without_the_scheduler(
     store: Store, make_job: MakeJob, claim_request: MakeRequest, clock: object
 ) -> None:
-    """A retry waits its delay, and is then claimed without any sweep."""
+    """A retry waits for its delay, and is then claimed without any maintenance."""
     store.submit([make_job()])
     (claim,) = store.claim(claim_request())
     store.requeue(claim, Outcome.retried("later", delay_s=30))
@@ -210,10 +210,10 @@ def test_a_delay_is_over_when_it_is_over(
 
 
 @pytest.mark.parametrize("step_s", [-3600, 3600], ids=["back", "forward"])
-def test_a_stepping_clock_holds_no_job_up(
+def test_a_stepping_clock_delays_no_job(
     store: Store, make_job: MakeJob, claim_request: MakeRequest, clock: object, step_s: int
 ) -> None:
-    """A wall clock that steps by an hour delays neither what is queued nor what waits for a retry."""
+    """A wall clock that steps by an hour delays neither queued jobs nor delayed retries."""
     store.submit([make_job(), make_job()])
     (claim,) = store.claim(claim_request())
     store.requeue(claim, Outcome.retried("later", delay_s=30))
@@ -226,7 +226,7 @@ def test_a_stepping_clock_holds_no_job_up(
     assert {job.status for job in store.list_jobs()} == {JobStatus.RUNNING}
 
 
-def test_an_hour_set_back_does_not_hide_new_jobs(
+def test_a_clock_set_back_does_not_hide_new_jobs(
     store: Store, make_job: MakeJob, claim_request: MakeRequest, clock: object
 ) -> None:
     """Jobs submitted before and after the step are all claimed, the older first."""
@@ -237,10 +237,10 @@ def test_an_hour_set_back_does_not_hide_new_jobs(
     assert [claim.job_id for claim in store.claim(claim_request(limit=2))] == [before.job_id, after.job_id]
 
 
-def test_wake_ups_name_what_nobody_took(
+def test_unclaimed_jobs_get_another_wake_up(
     store: Store, make_job: MakeJob, claim_request: MakeRequest, clock: object
 ) -> None:
-    """A job that is ready for some seconds and still there gets another wake-up."""
+    """A job that has been ready for some seconds gets another wake-up."""
     (old, taken) = store.submit([make_job(), make_job(priority="realtime")])
     store.claim(claim_request())
     clock.pass_time(10)
@@ -254,8 +254,8 @@ def test_wake_ups_name_what_nobody_took(
     assert taken.created
 
 
-def test_a_sleeping_lane_wakes(store: Store, make_job: MakeJob, claim_request: MakeRequest) -> None:
-    """Lanes that have run empty are put to sleep by the sweep, and wake with the next job."""
+def test_a_deactivated_lane_is_activated(store: Store, make_job: MakeJob, claim_request: MakeRequest) -> None:
+    """Maintenance deactivates empty lanes, and the next job activates its lane."""
     store.submit([make_job()])
     (claim,) = store.claim(claim_request())
     store.release_due()

@@ -1,4 +1,4 @@
-"""Many at once: each job to one owner, no limit overrun, nothing left lying."""
+"""Concurrent use: each job has one owner, no limit is exceeded, no job is left behind."""
 
 import threading
 from collections import Counter
@@ -13,7 +13,7 @@ THREADS = 4
 
 
 def at_once(work: Callable[[int], None]) -> None:
-    """Run the same work in some threads; what one raises is raised here."""
+    """Run the same work in several threads, and raise an error of any of them."""
     errors: list[BaseException] = []
 
     def guarded(number: int) -> None:
@@ -32,7 +32,7 @@ def at_once(work: Callable[[int], None]) -> None:
 
 
 def test_each_job_goes_to_one_owner(store: Store, make_job: MakeJob) -> None:
-    """Submitting, claiming and finishing from all sides, every job is worked once."""
+    """While all threads submit, claim and finish, every job is run once."""
     worked: Counter[str] = Counter()
     submitted = [[make_job(tenant_id=f"t{number % 2}") for _ in range(20)] for number in range(THREADS)]
     all_in = threading.Barrier(THREADS)
@@ -53,7 +53,7 @@ def test_each_job_goes_to_one_owner(store: Store, make_job: MakeJob) -> None:
 
 
 def test_limits_hold_under_pressure(store: Store, make_job: MakeJob) -> None:
-    """Claims that run at the same moment never take more together than the limit allows."""
+    """Concurrent claims together never exceed the limit."""
     store.set_tenant_quota("default", 3)
     store.submit([make_job() for _ in range(30)])
     running, most, lock = 0, 0, threading.Lock()
@@ -78,8 +78,8 @@ def test_limits_hold_under_pressure(store: Store, make_job: MakeJob) -> None:
     assert len(store.list_jobs(JobFilter(status=JobStatus.SUCCEEDED))) == 30
 
 
-def test_a_key_makes_one_job_however_many_submit_it(store: Store, make_job: MakeJob) -> None:
-    """Of submits with one idempotency key at the same moment one creates, and all name the same job."""
+def test_concurrent_submits_with_one_key_create_one_job(store: Store, make_job: MakeJob) -> None:
+    """One of them creates the job, and all return it."""
     answers: list[tuple[str, bool]] = []
     together = threading.Barrier(THREADS)
 
@@ -95,8 +95,8 @@ def test_a_key_makes_one_job_however_many_submit_it(store: Store, make_job: Make
     assert [created for _, created in answers].count(True) == 1
 
 
-def test_dependencies_that_end_together_release_their_dependent(store: Store, make_job: MakeJob) -> None:
-    """Whichever of them commits last sees the others: no dependent is left waiting."""
+def test_dependencies_that_end_together_queue_their_dependent(store: Store, make_job: MakeJob) -> None:
+    """The last one to commit sees the others: no dependent is left pending."""
     for _ in range(5):
         needed = [make_job() for _ in range(THREADS)]
         last = make_job(constraints={"depends_on": [job.id for job in needed]}, priority="offline")

@@ -1,4 +1,4 @@
-"""Owners let go of jobs, people steer them, and no stale owner changes anything."""
+"""Finish, requeue, cancel and retry; a stale owner changes nothing."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -35,8 +35,8 @@ def test_a_result_is_recorded(store: Store, claim: Claim) -> None:
     assert store.events(claim.job_id)[-1].name == "job.succeeded"
 
 
-def test_a_failure_is_kept_as_data(store: Store, claim: Claim) -> None:
-    """What went wrong comes back as it was recorded."""
+def test_a_failure_is_stored_as_data(store: Store, claim: Claim) -> None:
+    """A failure round-trips through the store."""
     failure = BackendUnavailable("no answer", backend="fake", details={"tries": 3}).failure()
 
     store.finish(claim, Outcome.failed(failure))
@@ -45,8 +45,8 @@ def test_a_failure_is_kept_as_data(store: Store, claim: Claim) -> None:
     assert store.attempts(claim.job_id)[0].failure == failure
 
 
-def test_an_end_whose_answer_was_lost_may_be_repeated(store: Store, claim: Claim) -> None:
-    """The same end again is fine, another end is not."""
+def test_an_end_may_be_repeated(store: Store, claim: Claim) -> None:
+    """The same end is accepted again, another end is not."""
     end = (claim, Outcome.succeeded())
     store.finish(*end)
 
@@ -57,16 +57,14 @@ def test_an_end_whose_answer_was_lost_may_be_repeated(store: Store, claim: Claim
     assert [event.name for event in store.events(claim.job_id)].count("job.succeeded") == 1
 
 
-def test_only_an_end_ends_a_job(store: Store, claim: Claim) -> None:
-    """A status the life cycle does not allow is refused."""
+def test_only_a_final_outcome_finishes_a_job(store: Store, claim: Claim) -> None:
+    """A status that the transition table does not allow is refused."""
     with pytest.raises(IllegalTransition):
         store.finish(claim, Outcome.released("handed over"))
 
 
-def test_many_end_at_once_and_each_gets_its_own_answer(
-    store: Store, make_job: MakeJob, claim_request: MakeRequest
-) -> None:
-    """In a batch the stale ones are told so, and the others end."""
+def test_ends_in_a_batch_have_separate_results(store: Store, make_job: MakeJob, claim_request: MakeRequest) -> None:
+    """Stale owners get an error, and the other jobs end."""
     store.submit([make_job() for _ in range(3)])
     first, second, third = store.claim(claim_request(limit=3))
     store.requeue(second, Outcome.released("handed over"))
@@ -80,10 +78,10 @@ def test_many_end_at_once_and_each_gets_its_own_answer(
 
 
 @pytest.mark.parametrize(("counts", "attempt"), [(True, 2), (False, 1)], ids=["retry", "hand-over"])
-def test_what_counts_as_an_attempt(
+def test_attempts_count_retries_only(
     store: Store, claim: Claim, claim_request: MakeRequest, counts: bool, attempt: int
 ) -> None:
-    """A retry uses an attempt up, a pause or a hand-over does not; the fence rises either way."""
+    """A retry uses up an attempt, a pause or a hand-over does not; the fencing token rises in both cases."""
     store.requeue(claim, Outcome(OutcomeKind.RETRIED if counts else OutcomeKind.RELEASED, reason="because"))
 
     (again,) = store.claim(claim_request("w2"))
@@ -91,8 +89,8 @@ def test_what_counts_as_an_attempt(
     assert (again.attempt, again.fence) == (attempt, 2)
 
 
-def test_a_paused_job_says_why(store: Store, claim: Claim, clock: object) -> None:
-    """The reason and the time are there to be seen while the job waits."""
+def test_a_paused_job_has_a_wait_reason(store: Store, claim: Claim, clock: object) -> None:
+    """The reason and the time are visible while the job waits."""
     store.requeue(claim, Outcome.released("out of credit", delay_s=300))
 
     job = store.get(claim.job_id)
@@ -103,7 +101,7 @@ def test_a_paused_job_says_why(store: Store, claim: Claim, clock: object) -> Non
 
 
 def test_a_stale_owner_changes_nothing(store: Store, claim: Claim, claim_request: MakeRequest) -> None:
-    """Once another owner has the job, the old one's writes are refused."""
+    """Once another worker owns the job, writes of the former owner are refused."""
     store.requeue(claim, Outcome.released("handed over"))
     (newer,) = store.claim(claim_request("w2"))
     before = (store.get(claim.job_id), store.events(claim.job_id))
@@ -118,7 +116,7 @@ def test_a_stale_owner_changes_nothing(store: Store, claim: Claim, claim_request
 
 
 def test_a_waiting_job_is_canceled_at_once(store: Store, make_job: MakeJob, claim_request: MakeRequest) -> None:
-    """Nothing of it ever runs."""
+    """It never runs."""
     (entry,) = store.submit([make_job()])
 
     assert store.request_cancel(entry.job_id) is JobStatus.CANCELED
@@ -128,8 +126,8 @@ def test_a_waiting_job_is_canceled_at_once(store: Store, make_job: MakeJob, clai
     assert store.request_cancel(entry.job_id) is JobStatus.CANCELED
 
 
-def test_a_running_job_is_told_to_stop(store: Store, claim: Claim) -> None:
-    """The next heartbeat says so, once asked for it stays; a job given back then ends as canceled."""
+def test_a_running_job_is_requested_to_stop(store: Store, claim: Claim) -> None:
+    """Every later heartbeat reports the request; a job requeued after it ends as canceled."""
     assert store.request_cancel(claim.job_id) is JobStatus.RUNNING
 
     report = store.heartbeat([claim], 10)
@@ -138,8 +136,8 @@ def test_a_running_job_is_told_to_stop(store: Store, claim: Claim) -> None:
     assert store.get(claim.job_id).status is JobStatus.CANCELED
 
 
-def test_an_ended_job_can_be_opened_again(store: Store, claim: Claim, claim_request: MakeRequest) -> None:
-    """A retry by hand gives all attempts back and forgets the failure; a success stays one."""
+def test_an_ended_job_can_be_retried(store: Store, claim: Claim, claim_request: MakeRequest) -> None:
+    """A retry by request restores all attempts and clears the failure; a succeeded job cannot be retried."""
     store.finish(claim, Outcome.failed())
 
     store.retry(claim.job_id)
@@ -159,13 +157,13 @@ def test_an_ended_job_can_be_opened_again(store: Store, claim: Claim, claim_requ
     "ask", ["get", "events", "attempts", "steps", "checkpoints", "runs", "request_cancel", "retry"]
 )
 def test_an_unknown_job_is_not_found(store: Store, ask: str) -> None:
-    """Every question about a job that does not exist gets the same clear answer."""
+    """Every operation on an unknown job raises the same error."""
     with pytest.raises(JobNotFound, match="there is no job 'nobody'"):
         getattr(store, ask)("nobody")
 
 
-def test_other_tenants_jobs_cannot_be_steered(store: Store, make_job: MakeJob) -> None:
-    """For a tenant, another's job does not exist."""
+def test_jobs_of_other_tenants_are_not_found(store: Store, make_job: MakeJob) -> None:
+    """To a tenant, a job of another tenant does not exist."""
     (entry,) = store.submit([make_job(tenant_id="theirs")])
 
     for ask in (store.get, store.request_cancel, store.retry):

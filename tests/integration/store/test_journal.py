@@ -1,4 +1,4 @@
-"""The run journal: the next owner of a training job finds what the last one wrote, and nothing of a stale one."""
+"""The journal: the next owner of a training job finds the writes of the last one, and none of a stale one."""
 
 import asyncio
 from collections.abc import Callable
@@ -40,13 +40,13 @@ def intent(seq_id: int, step: int, kind: IntentKind = IntentKind.STEP, generatio
     )
 
 
-def with_journal(store: Store, claim: Claim, story: Callable[[Journal], object]) -> None:
-    """Run a story against the journal of a claim."""
+def with_journal(store: Store, claim: Claim, scenario: Callable[[Journal], object]) -> None:
+    """Run a coroutine with the journal of a claim."""
 
     async def tell() -> None:
         async_store = AsyncStore(store.database)
         try:
-            await story(StoreJournal(async_store, claim))
+            await scenario(StoreJournal(async_store, claim))
         finally:
             await async_store.close()
 
@@ -54,7 +54,7 @@ def with_journal(store: Store, claim: Claim, story: Callable[[Journal], object])
 
 
 def test_steps_and_open_intents_survive_their_owner(store: Store, claim: Claim, claim_request: MakeRequest) -> None:
-    """A new owner finds the steps that were recorded, exactly, and the intents whose result never came."""
+    """A new owner finds the recorded steps, exactly, and the intents without results."""
 
     async def first(journal: Journal) -> None:
         await journal.begin_run(run_record(1))
@@ -76,9 +76,9 @@ def test_steps_and_open_intents_survive_their_owner(store: Store, claim: Claim, 
 
 
 def test_a_restore_supersedes_later_steps(store: Store, claim: Claim) -> None:
-    """One step axis: what ran after the restored state is set aside, kept for comparison, and run again."""
+    """Steps after the restored checkpoint are superseded, kept for comparison, and run again."""
 
-    async def story(journal: Journal) -> None:
+    async def scenario(journal: Journal) -> None:
         await journal.begin_run(run_record(1))
         await journal.intend(1, [intent(step, step) for step in range(1, 6)])
         for step in range(1, 5):
@@ -93,7 +93,7 @@ def test_a_restore_supersedes_later_steps(store: Store, claim: Claim) -> None:
         assert snapshot.open_intents == []
         assert [(run.end_reason, run.resume) for run in snapshot.runs] == [("corrupted", "fresh"), (None, "exact")]
 
-    with_journal(store, claim, story)
+    with_journal(store, claim, scenario)
     assert [step.step for step in store.steps(claim.job_id)] == [1, 2, 3]
     assert [run.generation for run in store.runs(claim.job_id)] == [1, 2]
 
@@ -103,7 +103,7 @@ def test_a_checkpoint_is_saved_in_two_phases(store: Store, claim: Claim) -> None
     planned = CheckpointRecord(name="000002-g1", step=2, generation=1, metric=0.5)
     save = intent(7, 2, IntentKind.SAVE_STATE)
 
-    async def story(journal: Journal) -> None:
+    async def scenario(journal: Journal) -> None:
         await journal.begin_run(run_record(1))
         for _ in range(2):
             await journal.plan_checkpoint(planned, save)
@@ -120,12 +120,12 @@ def test_a_checkpoint_is_saved_in_two_phases(store: Store, claim: Claim) -> None
         with pytest.raises(NotFound, match="no checkpoint 'other'"):
             await journal.commit_checkpoint("other", path="x", last_seq_id=1)
 
-    with_journal(store, claim, story)
+    with_journal(store, claim, scenario)
     assert [event.name for event in store.events(claim.job_id)].count("checkpoint.committed") == 1
 
 
-def test_a_promoted_checkpoint_stays(store: Store, claim: Claim) -> None:
-    """Promotion needs no claim, and no owner can delete what was promoted."""
+def test_a_promoted_checkpoint_cannot_be_deleted(store: Store, claim: Claim) -> None:
+    """Promotion needs no claim, and no owner can delete a promoted checkpoint."""
 
     async def save(journal: Journal) -> None:
         for name in ("a", "b"):
@@ -160,9 +160,9 @@ def test_a_promoted_checkpoint_stays(store: Store, claim: Claim) -> None:
 def test_a_stale_owner_writes_nothing_into_the_journal(
     store: Store, claim: Claim, claim_request: MakeRequest
 ) -> None:
-    """Every method of the journal is fenced, also the reading one."""
+    """Every method of the journal is fenced, ``load`` included."""
 
-    async def story(journal: Journal) -> None:
+    async def scenario(journal: Journal) -> None:
         planned = CheckpointRecord(name="c", step=1, generation=1)
         calls = {
             "load": journal.load(),
@@ -186,7 +186,7 @@ def test_a_stale_owner_writes_nothing_into_the_journal(
     store.requeue(claim, Outcome.released("handed over"))
     store.claim(claim_request("w2"))
     before = store.events(claim.job_id)
-    with_journal(store, claim, story)
+    with_journal(store, claim, scenario)
 
     assert store.events(claim.job_id) == before
     assert store.steps(claim.job_id) == store.runs(claim.job_id) == store.checkpoints(claim.job_id) == []
@@ -195,7 +195,7 @@ def test_a_stale_owner_writes_nothing_into_the_journal(
 def test_steps_of_many_jobs_are_journaled_together(
     store: Store, make_job: MakeJob, claim_request: MakeRequest
 ) -> None:
-    """Fifty runs that step at once each find their own record; a stale one among them hears it alone."""
+    """Fifty runs record a step at once, each its own; only the stale one gets an error."""
     store.submit([make_job() for _ in range(50)])
     claims = store.claim(claim_request(limit=50))
     store.requeue(claims[7], Outcome.released("handed over"))

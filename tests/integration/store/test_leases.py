@@ -1,4 +1,4 @@
-"""Leases: an owner beats, an observer watches, and only silence as long as the lease costs the owner its job."""
+"""Leases and rescue: an owner loses its job only after it has been silent for the lease's time."""
 
 from collections.abc import Callable
 
@@ -24,7 +24,7 @@ def claim(store: Store, make_job: MakeJob, claim_request: MakeRequest) -> Claim:
 
 
 def silence(store: Store, clock: object) -> list[Lease]:
-    """What a new observer finds expired when nobody has beaten for 11 seconds."""
+    """The leases that a new observer finds expired after 11 seconds without heartbeats."""
     watch = LeaseWatch()
     watch.expired(store.leases(), clock.monotonic())
     clock.pass_time(11)
@@ -34,7 +34,7 @@ def silence(store: Store, clock: object) -> list[Lease]:
 def test_a_silent_owner_loses_its_job(
     store: Store, claim: Claim, claim_request: MakeRequest, clock: object
 ) -> None:
-    """After its lease has passed unbeaten the job goes to another, and the old owner is fenced off."""
+    """After the lease has expired, another worker gets the job, and the former owner is fenced off."""
     assert store.reclaim(silence(store, clock)) == {claim.job_id: JobStatus.QUEUED}
 
     (other,) = store.claim(claim_request("w2"))
@@ -48,7 +48,7 @@ def test_a_silent_owner_loses_its_job(
 
 
 def test_an_owner_that_beats_keeps_its_job(store: Store, claim: Claim, clock: object) -> None:
-    """A beat between the look and the take-over defeats it."""
+    """A heartbeat between observation and reclaim defeats the reclaim."""
     expired = silence(store, clock)
     store.heartbeat([claim], 10)
 
@@ -57,8 +57,8 @@ def test_an_owner_that_beats_keeps_its_job(store: Store, claim: Claim, clock: ob
 
 
 @pytest.mark.parametrize("step_s", [-3600, 3600], ids=["back", "forward"])
-def test_no_wall_clock_decides(store: Store, claim: Claim, clock: object, step_s: int) -> None:
-    """A wall clock that steps by an hour neither ends a lease nor keeps a dead one alive."""
+def test_leases_do_not_depend_on_the_wall_clock(store: Store, claim: Claim, clock: object, step_s: int) -> None:
+    """A wall clock that steps by an hour neither ends a lease nor prolongs one."""
     watch = LeaseWatch()
     watch.expired(store.leases(), clock.monotonic())
     clock.step_wall(step_s)
@@ -69,10 +69,8 @@ def test_no_wall_clock_decides(store: Store, claim: Claim, clock: object, step_s
     assert [lease.job_id for lease in watch.expired(store.leases(), clock.monotonic())] == [claim.job_id]
 
 
-def test_a_job_that_kills_its_workers_is_parked(
-    store: Store, claim: Claim, claim_request: MakeRequest, clock: object
-) -> None:
-    """Five workers lost in a row without progress: the job fails and names them."""
+def test_a_poison_job_fails(store: Store, claim: Claim, claim_request: MakeRequest, clock: object) -> None:
+    """After five lost workers in a row without progress, the job fails with the workers as evidence."""
     for number in (2, 3, 4, 5):
         store.reclaim(silence(store, clock))
         store.claim(claim_request(f"w{number}"))
@@ -85,8 +83,8 @@ def test_a_job_that_kills_its_workers_is_parked(
     assert [one["worker_id"] for one in error.details["attempts"]] == ["w5", "w4", "w3", "w2", "w1"]
 
 
-def test_progress_clears_the_crashes(store: Store, claim: Claim, claim_request: MakeRequest, clock: object) -> None:
-    """A job that gets further each time is never parked, however often its workers die."""
+def test_progress_resets_the_crashes(store: Store, claim: Claim, claim_request: MakeRequest, clock: object) -> None:
+    """A job that makes progress never fails as a poison job, however often its workers die."""
     for step in range(1, 8):
         store.complete_step(claim, _step(step), step)
         assert store.reclaim(silence(store, clock)) == {claim.job_id: JobStatus.QUEUED}
@@ -123,14 +121,14 @@ def test_a_policy_may_forbid_a_second_run(
 
 
 def test_a_canceled_job_of_a_dead_worker_ends(store: Store, claim: Claim, clock: object) -> None:
-    """Nobody needs to run it again only to stop it."""
+    """It is not run again only to be stopped."""
     store.request_cancel(claim.job_id)
 
     assert store.reclaim(silence(store, clock)) == {claim.job_id: JobStatus.CANCELED}
 
 
 def test_one_candidate_leads_until_it_is_silent(store: Store, clock: object) -> None:
-    """An election has one winner; its silence, or its resignation, gives another the lead."""
+    """An election has one winner; after its silence or resignation another candidate leads."""
     run = store.database.run
     first, second = Election("sweep", "w1", 10), Election("sweep", "w2", 10)
 
@@ -145,7 +143,7 @@ def test_one_candidate_leads_until_it_is_silent(store: Store, clock: object) -> 
 
 
 def test_workers_are_listed(store: Store, clock: object) -> None:
-    """Who works here, since when, and whether it has stopped."""
+    """With their start, and whether they have stopped."""
     me = WorkerId.of_this_process()
     store.database.run(register_worker, me, version="1", backends={"fake": "fake"})
     clock.pass_time(5)

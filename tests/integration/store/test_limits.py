@@ -1,4 +1,4 @@
-"""Limits that all workers share: they are kept by name, and a job that waits for one says so."""
+"""Shared limits: stored by name, and given as the reason of jobs that wait for them."""
 
 from collections.abc import Callable
 
@@ -29,7 +29,7 @@ def train(model: str) -> Job:
 
 
 class Worker:
-    """A worker as far as the store sees it, with the account it uses at the scripted backend."""
+    """A worker as the store sees it, with its credential at the scripted backend."""
 
     def __init__(self, store: Store, number: int, account: str | None) -> None:
         self._store = store
@@ -39,16 +39,16 @@ class Worker:
         store.database.run(workers.register_worker, self._id, version="1", backends=self._backends)
 
     def claim(self) -> list[Claim]:
-        """All it can get."""
+        """Claim as many jobs as possible."""
         return self._store.claim(ClaimRequest(str(self._id), 10, 10.0, selection(backends=self._backends)))
 
     def leave(self) -> None:
-        """End in order."""
+        """Record the shutdown."""
         self._store.database.run(workers.worker_seen, str(self._id), stopped=True)
 
 
-def test_each_limit_counts_what_runs_under_it(store: Store, claim_request: MakeRequest) -> None:
-    """By tenant, by credential, and by credential and model; concurrency groups are no limits of these."""
+def test_each_limit_counts_its_running_jobs(store: Store, claim_request: MakeRequest) -> None:
+    """By tenant, by credential, and by credential and model; concurrency groups are not listed."""
     grouped = train("qwen").model_dump(mode="json", exclude={"id"})
     grouped["constraints"] = {"concurrency_group": "g", "max_concurrent_in_group": 5}
     store.submit([train("llama"), train("llama"), train("qwen"), Job.parse(grouped)])
@@ -68,8 +68,8 @@ def test_each_limit_counts_what_runs_under_it(store: Store, claim_request: MakeR
     assert sorted(store.limits_in_use(), key=str) == sorted(uses, key=str)
 
 
-def test_a_limit_replaces_the_one_there_was(store: Store) -> None:
-    """The newest one holds; lifting is no error where there was none."""
+def test_a_limit_replaces_an_existing_one(store: Store) -> None:
+    """The newest one holds; removing a limit that is not set is no error."""
     store.set_tenant_quota("t", 1)
     store.set_tenant_quota("t", 2)
     store.set_model_limit("t", 3)
@@ -94,8 +94,8 @@ def test_a_limit_replaces_the_one_there_was(store: Store) -> None:
         pytest.param("a", 1, "\u00fc" * 501, "model", id="long model"),
     ],
 )
-def test_what_cannot_be_a_limit_is_refused(store: Store, account: str, most: int, model: str, field: str) -> None:
-    """The field is named and the limits stay as they were."""
+def test_an_invalid_limit_is_refused(store: Store, account: str, most: int, model: str, field: str) -> None:
+    """The error names the field, and the limits are unchanged."""
     store.set_model_limit("a", 5)
 
     with pytest.raises(InvalidRequest, match=f"^{field}: "):
@@ -108,8 +108,8 @@ def test_what_cannot_be_a_limit_is_refused(store: Store, account: str, most: int
 @given(
     name=st.text(min_size=1, max_size=200), model=st.text(min_size=1, max_size=1_000), most=st.integers(0, 10**6)
 )
-def test_every_limit_that_is_taken_is_kept(store: Store, name: str, model: str, most: int) -> None:
-    """Each database gives back what was set, whatever the names hold, and lifts it by the same names."""
+def test_every_accepted_limit_round_trips(store: Store, name: str, model: str, most: int) -> None:
+    """On each database, whatever the names contain; it is removed by the same names."""
     try:
         use = store.set_model_limit(name, most, model=model)
         quota = store.set_tenant_quota(name, most)
@@ -131,7 +131,7 @@ def test_every_limit_that_is_taken_is_kept(store: Store, name: str, model: str, 
 
 
 def test_the_longest_names_fit(store: Store) -> None:
-    """Also those that cannot be made shorter for the index."""
+    """Into PostgreSQL's index, incompressible ones included."""
     name = "".join(chr(0x20000 + 97 * n) for n in range(200))
     model = "".join(chr(0x24000 + 89 * n) for n in range(MAX_MODEL_BYTES // 4))
 
@@ -139,9 +139,9 @@ def test_the_longest_names_fit(store: Store) -> None:
     store.set_tenant_quota(name, 1)
 
 
-def test_two_accounts_are_limited_each_by_itself(store: Store) -> None:
-    """Two workers with two accounts at one backend: each gets what its account may run, and what waits says for
-    which limit, until there is room."""
+def test_credentials_at_one_backend_are_limited_separately(store: Store) -> None:
+    """Each of two workers runs as many jobs as its credential may, and waiting jobs name the limit, until capacity
+    is free."""
     first, same, second = Worker(store, 1, "team-a"), Worker(store, 2, "team-a"), Worker(store, 3, "team-b")
     store.set_model_limit("team-a", 1)
     store.set_model_limit("team-b", 2, model="llama")
@@ -164,8 +164,8 @@ def test_two_accounts_are_limited_each_by_itself(store: Store) -> None:
     assert len(same.claim()) == 1
 
 
-def test_a_limit_below_what_runs_stops_nothing(store: Store, make_job: MakeJob) -> None:
-    """What runs goes on, nothing new begins, and a higher limit lets it."""
+def test_a_limit_below_the_running_jobs_stops_none(store: Store, make_job: MakeJob) -> None:
+    """Running jobs continue, no new ones start, and a higher limit admits them."""
     worker = Worker(store, 1, None)
     store.submit([make_job() for _ in range(3)])
     assert len(worker.claim()) == 3
@@ -179,8 +179,8 @@ def test_a_limit_below_what_runs_stops_nothing(store: Store, make_job: MakeJob) 
     assert len(worker.claim()) == 1
 
 
-def test_a_worker_that_was_killed_is_forgotten_after_a_while(store: Store, clock: ManualClock) -> None:
-    """Its account does not hide for ever what the jobs wait for."""
+def test_a_killed_worker_counts_for_a_while(store: Store, clock: ManualClock) -> None:
+    """Its credential does not hide the wait reason for ever."""
     Worker(store, 1, "team-a")
     clock.pass_time(601)
     worker = Worker(store, 2, "team-b")

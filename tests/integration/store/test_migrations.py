@@ -1,4 +1,4 @@
-"""The tables come from the migrations, whoever starts first and how many start at once."""
+"""Migrations create the tables, whichever process starts first and however many start at once."""
 
 import threading
 import time
@@ -25,7 +25,7 @@ SCRIPTS = Path(migrating.__file__).parents[1] / "migrations"
 
 
 def test_migrations_and_schema_agree(url: str) -> None:
-    """What the migrations make is what the code expects."""
+    """The migrated tables equal the schema."""
     store = open_store(url)
     store.ping()
     with store.database.transaction(write=False) as tx:
@@ -39,7 +39,7 @@ def test_migrations_and_schema_agree(url: str) -> None:
 
 
 def test_the_newest_migration_is_the_one_the_code_needs() -> None:
-    """HEAD, which is compared at every start, is the head of the scripts."""
+    """HEAD, which is compared at every start, is the newest revision of the scripts."""
     scripts = ScriptDirectory(str(SCRIPTS))
 
     assert scripts.get_current_head() == HEAD
@@ -55,7 +55,7 @@ def bare_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def test_many_may_start_at_once(bare_url: str) -> None:
-    """Threads that all find no tables do not get into each other's way."""
+    """Threads that find no tables at the same time all succeed."""
     errors: list[BaseException] = []
 
     def start() -> None:
@@ -73,8 +73,8 @@ def test_many_may_start_at_once(bare_url: str) -> None:
     assert errors == []
 
 
-def test_without_leave_no_tables_are_made(bare_url: str) -> None:
-    """migrate=False leaves the database to its administrator, and says what is missing."""
+def test_migrate_false_creates_no_tables(bare_url: str) -> None:
+    """migrate=False leaves migrations to the administrator, and the error names the missing version."""
     store = open_store(bare_url, migrate=False)
 
     with pytest.raises(StoreUnavailable, match="nsai-work db upgrade"):
@@ -83,7 +83,7 @@ def test_without_leave_no_tables_are_made(bare_url: str) -> None:
 
 
 def test_tables_of_a_newer_version_are_refused(url: str) -> None:
-    """An old installation does not touch what it does not understand."""
+    """An old installation does not write to tables that it does not know."""
     migrate_store(url)
     store = open_store(url)
     store.database.run(lambda tx: tx.connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'")))
@@ -124,7 +124,7 @@ NEW_ROWS = {
 
 @contextmanager
 def _bare(url: str) -> Iterator[Connection]:
-    """A transaction on a database whose tables are left as they are."""
+    """A transaction on a database whose tables are left unchanged."""
     engine = make_engine(parse_url(url))
     with engine.connect() as connection, connection.begin():
         yield connection
@@ -139,7 +139,7 @@ def _alembic(run: Callable[[Config, str], None], connection: Connection, revisio
 
 
 def test_the_fencing_token_gets_its_name_and_keeps_its_values(bare_url: str) -> None:
-    """0003 renames columns and event keys; a pass over the data stays an epoch; and all of it can be undone."""
+    """0003 renames columns and keys of events; a pass over the data stays an epoch; the downgrade reverts both."""
     with _bare(bare_url) as connection:
         _alembic(command.upgrade, connection, "0002")
         for statement in OLD_ROWS.split(";\n"):
@@ -157,7 +157,7 @@ def test_the_fencing_token_gets_its_name_and_keeps_its_values(bare_url: str) -> 
 
 
 def test_the_store_is_not_upgraded_beside_a_running_worker(bare_url: str) -> None:
-    """A worker of the version before would write columns that are gone; one that stopped is no obstacle."""
+    """A worker of the version before would write columns that are gone; a stopped one does not matter."""
     now = int(time.time() * 1_000_000)
     with _bare(bare_url) as connection:
         _alembic(command.upgrade, connection, "0002")

@@ -1,4 +1,4 @@
-"""Notifications: a claim that stands by is made when a job becomes ready, wherever that happens."""
+"""Notifications: a standing claim runs when a job becomes ready, whichever process made it so."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -22,7 +22,7 @@ PATIENCE_S = 30.0
 
 @asynccontextmanager
 async def worker(url: str) -> AsyncIterator[AsyncStore]:
-    """A worker's side of the store, connected, and told of nothing yet."""
+    """The AsyncStore of a worker, connected, without a pending notification."""
     store = open_store(url)
     async_store = AsyncStore(store.database)
     # it listens once its first operation is done, and takes that for a notification, since one may have been missed
@@ -36,13 +36,13 @@ async def worker(url: str) -> AsyncIterator[AsyncStore]:
 
 
 async def taken(standing: StandingClaim) -> list[str]:
-    """The jobs that a standing claim has taken."""
+    """The ids of the jobs that a standing claim has claimed."""
     async with asyncio.timeout(PATIENCE_S):
         return [claim.job_id for claim in await standing.done]
 
 
 def stand_by(async_store: AsyncStore, request: ClaimRequest) -> StandingClaim:
-    """Let a claim stand by."""
+    """Start a standing claim."""
     standing = async_store.stand_by(request)
     assert standing is not None
     return standing
@@ -50,23 +50,23 @@ def stand_by(async_store: AsyncStore, request: ClaimRequest) -> StandingClaim:
 
 @pytest.fixture
 def others(postgres_store_url: str) -> Iterator[WorkingStore]:
-    """The store as another process sees it."""
+    """The store in another process."""
     store = open_working_store(postgres_store_url)
     yield store
     store.close()
 
 
 @pytest.mark.parametrize("fields", [{}, {"tags": ["t"]}, {"tenant_id": "new"}], ids=str)
-def test_a_job_that_is_submitted_elsewhere_is_claimed_at_once(
+def test_a_job_submitted_elsewhere_is_claimed_at_once(
     postgres_store_url: str,
     others: WorkingStore,
     make_job: MakeJob,
     claim_request: MakeRequest,
     fields: dict[str, object],
 ) -> None:
-    """Whichever way it is stored, nobody has to look for it."""
+    """On either path of submit, without polling."""
 
-    async def story() -> None:
+    async def scenario() -> None:
         async with worker(postgres_store_url) as async_store:
             for number in range(3):
                 standing = stand_by(async_store, claim_request())
@@ -74,15 +74,15 @@ def test_a_job_that_is_submitted_elsewhere_is_claimed_at_once(
                 assert await taken(standing) == [f"job {number}"]
                 assert standing.began_at > 0
 
-    asyncio.run(story())
+    asyncio.run(scenario())
 
 
-def test_whatever_makes_a_job_ready_gives_notification(
+def test_every_transition_to_ready_sends_a_notification(
     postgres_store_url: str, others: WorkingStore, make_job: MakeJob, claim_request: MakeRequest
 ) -> None:
-    """A job that was given back, one whose dependency has ended, and one that was opened again."""
+    """A requeued job, a dependent whose dependency has ended, and a retried job."""
 
-    async def story() -> None:
+    async def scenario() -> None:
         async with worker(postgres_store_url) as async_store:
 
             async def claim_after(act: Callable[..., object], *args: object) -> Claim:
@@ -102,30 +102,30 @@ def test_whatever_makes_a_job_ready_gives_notification(
             others.finish(second, Outcome.failed())
             assert (await claim_after(others.retry, "second")).job_id == "second"
 
-    asyncio.run(story())
+    asyncio.run(scenario())
 
 
 def test_a_notification_before_a_claim_stands_by_is_not_lost(
     postgres_store_url: str, others: WorkingStore, make_job: MakeJob, claim_request: MakeRequest
 ) -> None:
-    """What comes while the worker is full, or on its way, is claimed when it stands by."""
+    """A job submitted while the worker is full, or is claiming, is claimed by the next standing claim."""
 
-    async def story() -> None:
+    async def scenario() -> None:
         async with worker(postgres_store_url) as async_store:
             await asyncio.to_thread(others.submit, [make_job(id="early")])
             # another operation, so that the notification has come, if it comes at all
             await async_store.run(lambda tx: None)
             assert await taken(stand_by(async_store, claim_request())) == ["early"]
 
-    asyncio.run(story())
+    asyncio.run(scenario())
 
 
-def test_a_claim_that_stands_down_takes_nothing(
+def test_a_claim_that_stands_down_claims_nothing(
     postgres_store_url: str, others: WorkingStore, make_job: MakeJob, claim_request: MakeRequest
 ) -> None:
-    """After that, jobs are left to others."""
+    """Later jobs are left to other workers."""
 
-    async def story() -> None:
+    async def scenario() -> None:
         async with worker(postgres_store_url) as async_store:
             standing = stand_by(async_store, claim_request())
             assert standing.stand_down()
@@ -135,15 +135,15 @@ def test_a_claim_that_stands_down_takes_nothing(
             assert not standing.done.done()
             assert len(others.claim(claim_request())) == 1
 
-    asyncio.run(story())
+    asyncio.run(scenario())
 
 
 def test_of_several_workers_one_gets_the_job(
     postgres_store_url: str, others: WorkingStore, make_job: MakeJob, claim_request: MakeRequest
 ) -> None:
-    """All of them hear the notification; the others get nothing, and can stand by again."""
+    """All of them are notified; the others get nothing, and can stand by again."""
 
-    async def story() -> None:
+    async def scenario() -> None:
         async with worker(postgres_store_url) as one, worker(postgres_store_url) as two:
             standing = [
                 stand_by(async_store, claim_request(f"w{number}")) for number, async_store in enumerate((one, two))
@@ -151,15 +151,15 @@ def test_of_several_workers_one_gets_the_job(
             await asyncio.to_thread(others.submit, [make_job(id="job")])
             assert sorted([await taken(each) for each in standing]) == [[], ["job"]]
 
-    asyncio.run(story())
+    asyncio.run(scenario())
 
 
-def test_a_worker_whose_connection_died_hears_again(
+def test_a_worker_whose_connection_died_is_notified_again(
     postgres_store_url: str, others: WorkingStore, make_job: MakeJob, claim_request: MakeRequest
 ) -> None:
-    """It finds what it may have missed once it has connected anew."""
+    """After reconnecting it claims what it may have missed."""
 
-    async def story() -> None:
+    async def scenario() -> None:
         async with worker(postgres_store_url) as async_store:
             pid = await async_store.run(
                 lambda tx: tx.connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
@@ -175,13 +175,13 @@ def test_a_worker_whose_connection_died_hears_again(
             await asyncio.to_thread(others.submit, [make_job(id="heard")])
             assert await taken(standing) == ["heard"]
 
-    asyncio.run(story())
+    asyncio.run(scenario())
 
 
-def test_a_worker_that_is_not_to_listen_does_not(postgres_store_url: str, claim_request: MakeRequest) -> None:
-    """``notices=off`` in the address: for those behind a pooler, who would wait in vain."""
+def test_notifications_can_be_turned_off(postgres_store_url: str, claim_request: MakeRequest) -> None:
+    """``notices=off`` in the address, for workers behind a pooler that does not deliver notifications."""
 
-    async def story() -> None:
+    async def scenario() -> None:
         store = open_store(without_notifications(postgres_store_url))
         async_store = AsyncStore(store.database)
         await async_store.run(lambda tx: None)
@@ -192,4 +192,4 @@ def test_a_worker_that_is_not_to_listen_does_not(postgres_store_url: str, claim_
         await async_store.close()
         store.close()
 
-    asyncio.run(story())
+    asyncio.run(scenario())

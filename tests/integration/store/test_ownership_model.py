@@ -1,4 +1,4 @@
-"""Many owners, observers and an adversarial clock against one store, checked against what must always hold."""
+"""Many owners and observers with an adversarial clock against one store, checked against its invariants."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -33,7 +33,8 @@ OBSERVERS = 2
 
 @dataclass
 class Held:
-    """A claim as its owner sees it. ``renewed_at``: when, by the steady clock, its last good beat was sent."""
+    """A claim as its owner sees it. ``renewed_at`` is the monotonic time at which its last successful heartbeat was
+    sent."""
 
     claim: Claim
     renewed_at: float
@@ -41,20 +42,20 @@ class Held:
     beat_sent_at: float | None = None
 
     def valid(self, now: float) -> bool:
-        """Whether the owner still believes, rightly, that the job is its own."""
+        """Whether the owner may still act on the job."""
         return not self.let_go and now - self.renewed_at < TTL_S
 
 
 @dataclass
 class Observer:
-    """Somebody who watches leases; what it has seen expired it may act on much later."""
+    """An observer of leases, which may act long after it has seen them expire."""
 
     watch: LeaseWatch = field(default_factory=LeaseWatch)
     expired: list[Lease] = field(default_factory=list)
 
 
 class Ownership(RuleBasedStateMachine):
-    """The moves that owners, observers, users and the clock may make, in any order."""
+    """The actions of owners, observers, users and the clock, in any order."""
 
     store: Store
     clock: Any
@@ -68,18 +69,18 @@ class Ownership(RuleBasedStateMachine):
 
     @property
     def now(self) -> float:
-        """The steady clock, which all share but for an offset that does not matter."""
+        """The monotonic clock, shared by all processes."""
         return float(self.clock.monotonic())
 
     @initialize()
     def begin(self) -> None:
-        """Two jobs run and a third waits when the story begins."""
+        """Two jobs run and a third is queued at the start."""
         self.submit(count=3, tenant="a", depends=False)
         self.claim(owner=1, limit=2)
 
     @rule(count=st.integers(1, 3), tenant=st.sampled_from("ab"), depends=st.booleans())
     def submit(self, count: int, tenant: str, depends: bool) -> None:
-        """Somebody submits jobs, perhaps depending on an earlier one of the same tenant."""
+        """Submit jobs, some of which depend on an earlier one of the same tenant."""
         for _ in range(count):
             mine = [job_id for job_id in self.jobs if job_id.startswith(tenant)]
             needs = [mine[-1]] if depends and mine else []
@@ -95,7 +96,7 @@ class Ownership(RuleBasedStateMachine):
 
     @rule(owner=st.integers(1, OWNERS), limit=st.integers(1, 3))
     def claim(self, owner: int, limit: int) -> None:
-        """An owner takes jobs."""
+        """An owner claims jobs."""
         sent_at = self.now
         for claim in self.store.claim(ClaimRequest(f"w{owner}", limit, TTL_S)):
             self.held.append(Held(claim, sent_at))
@@ -103,7 +104,7 @@ class Ownership(RuleBasedStateMachine):
     @precondition(lambda self: self.held)
     @rule(data=st.data())
     def send_beat(self, data: st.DataObject) -> None:
-        """A heartbeat leaves its owner; it may land late, or never."""
+        """A heartbeat is sent; it may arrive late, or never."""
         held = data.draw(st.sampled_from(self.held))
         if held.beat_sent_at is None:
             held.beat_sent_at = self.now
@@ -111,7 +112,7 @@ class Ownership(RuleBasedStateMachine):
     @precondition(lambda self: any(held.beat_sent_at is not None for held in self.held))
     @rule(data=st.data())
     def land_beat(self, data: st.DataObject) -> None:
-        """A heartbeat arrives at the store, however late, and its answer at the owner."""
+        """A heartbeat arrives at the store, however late, and its report at the owner."""
         held = data.draw(st.sampled_from([one for one in self.held if one.beat_sent_at is not None]))
         sent_at, held.beat_sent_at = held.beat_sent_at, None
         report = self.store.heartbeat([held.claim], TTL_S)
@@ -155,24 +156,24 @@ class Ownership(RuleBasedStateMachine):
             )
 
     def _repeats(self, held: Held, how: str) -> bool:
-        """Whether this only repeats what the claim's attempt is known to have ended with."""
+        """Whether the write repeats the recorded outcome of the claim's attempt."""
         expected = {"finish": "succeeded", "fail": "failed", "retry": "retried", "pause": "released"}.get(how)
         attempts = {one.fence: one.outcome for one in self.store.attempts(held.claim.job_id)}
         return expected is not None and attempts.get(held.claim.fence) == expected
 
     @rule(seconds=st.sampled_from([3.0, 6.0, 11.0]))
     def pass_time(self, seconds: float) -> None:
-        """Time passes for everybody."""
+        """Both clocks advance."""
         self.clock.pass_time(seconds)
 
     @rule(hours=st.sampled_from([-1, 1]))
     def step_wall_clock(self, hours: int) -> None:
-        """Somebody sets the wall clock."""
+        """The wall clock is set."""
         self.clock.step_wall(3600 * hours)
 
     @rule(number=st.integers(0, OBSERVERS - 1), acts=st.booleans())
     def observe(self, number: int, acts: bool) -> None:
-        """An observer looks at the leases and acts on what it sees, or puts that off."""
+        """An observer reads the leases, and reclaims expired ones now or later."""
         observer = self.observers[number]
         observer.expired = observer.watch.expired(self.store.leases(), self.now)
         if acts:
@@ -180,26 +181,26 @@ class Ownership(RuleBasedStateMachine):
 
     @rule(number=st.integers(0, OBSERVERS - 1))
     def act_late(self, number: int) -> None:
-        """An observer acts on what it saw, perhaps long ago; whoever is there takes the jobs."""
+        """An observer reclaims what it found expired, perhaps long ago; any worker claims the jobs."""
         if self.store.reclaim(self.observers[number].expired, max_crashes=3):
             self.claim(owner=OWNERS, limit=3)
 
     @rule(number=st.integers(0, OBSERVERS - 1), seconds=st.sampled_from([6.0, TTL_S - 0.5, TTL_S + 1]))
     def silence(self, number: int, seconds: float) -> None:
-        """Nobody beats for almost, or for more than, as long as a lease lasts; an observer is watching."""
+        """No heartbeats for almost, or for more than, the lease's time, while an observer watches."""
         self.observe(number, acts=False)
         self.clock.pass_time(seconds)
         self.observe(number, acts=True)
 
     @rule()
     def sweep(self) -> None:
-        """Somebody sweeps."""
+        """The scheduler runs."""
         self.store.release_due()
 
     @precondition(lambda self: self.jobs)
     @rule(data=st.data(), retry=st.booleans())
     def steer(self, data: st.DataObject, retry: bool) -> None:
-        """A user cancels a job, or opens an ended one again."""
+        """A user cancels a job, or retries an ended one."""
         job_id = data.draw(st.sampled_from(self.jobs))
         if not retry:
             self.store.request_cancel(job_id)
@@ -208,12 +209,12 @@ class Ownership(RuleBasedStateMachine):
 
     @invariant()
     def one_owner_at_most(self) -> None:
-        """Never two owners with valid leases for one job."""
+        """No job has two owners with valid leases."""
         owners = Counter(held.claim.job_id for held in self.held if held.valid(self.now))
         assert all(count == 1 for count in owners.values()), owners
 
     def teardown(self) -> None:
-        """No job is ever lost: left to one good worker, every one of them ends, and its log is without a gap."""
+        """No job is lost: one good worker ends all of them, and every log is without a gap."""
         for _ in range(4 * len(self.jobs) + 4):
             self.clock.pass_time(TTL_S + 60)
             watch = LeaseWatch()
@@ -267,7 +268,7 @@ def _empty(store: Store) -> None:
 
 @pytest.fixture
 def machine(store: Store, clock: Any) -> Callable[[], Ownership]:
-    """Makes machines over one store. No power fails here, so SQLite need not wait for the disk."""
+    """Factory of state machines over one store. SQLite does not sync to the disk here, since no power fails."""
     if store.database.url.get_backend_name() == "sqlite":
         engine = store.database.engine()
         listen(engine, "connect", lambda raw, _: raw.execute("PRAGMA synchronous = OFF"))

@@ -1,4 +1,4 @@
-"""Old jobs are forgotten whole; what somebody may still need is not."""
+"""Pruning: old jobs are deleted completely, except those that are still needed."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -18,14 +18,14 @@ MakeRequest = Callable[..., ClaimRequest]
 
 
 def end_one(store: Store, request: ClaimRequest, status: JobStatus = JobStatus.SUCCEEDED) -> str:
-    """Claim a job and end it."""
+    """Claim a job and finish it."""
     (claim,) = store.claim(request)
     store.finish(claim, Outcome(OutcomeKind(status)))
     return claim.job_id
 
 
 def rows_left(store: Store) -> dict[str, int]:
-    """How many rows each table that is about jobs has."""
+    """The number of rows of each table with rows of jobs."""
     about_jobs = [table for table in metadata.tables.values() if "job_seq" in table.c or table.name == "nsai_jobs"]
     return store.database.read(
         lambda tx: {
@@ -39,10 +39,10 @@ def ids(store: Store) -> set[str]:
     return {job.id for job in store.list_jobs(JobFilter())}
 
 
-def test_an_old_job_goes_with_all_its_rows(
+def test_an_old_job_is_deleted_with_all_its_rows(
     store: Store, make_job: MakeJob, claim_request: MakeRequest, clock: Any
 ) -> None:
-    """Nothing of it stays in any table; one that ended later, and those that have not ended, stay whole."""
+    """No table keeps a row of it; newer and unfinished jobs are complete."""
     store.submit([make_job(tags=["a", "b"])])
     end_one(store, claim_request())
     clock.pass_time(86_400)
@@ -63,10 +63,10 @@ def test_an_old_job_goes_with_all_its_rows(
     assert {event.job_id for event in store.events_all()} == {young.id, waiting.id}
 
 
-def test_a_job_that_another_waits_for_stays(
+def test_a_dependency_of_a_pending_job_is_kept(
     store: Store, make_job: MakeJob, claim_request: MakeRequest, clock: Any
 ) -> None:
-    """Its end is what the other will be judged by."""
+    """The dependent is settled by its status."""
     first = make_job()
     slow = make_job()
     store.submit([first, slow])
@@ -82,10 +82,10 @@ def test_a_job_that_another_waits_for_stays(
     assert store.prune(clock.now()) == 3
 
 
-def test_a_job_with_checkpoints_stays_unless_they_are_to_be_forgotten(
+def test_a_job_with_checkpoints_is_kept_unless_they_are_forgotten(
     store: Store, make_job: MakeJob, claim_request: MakeRequest, clock: Any
 ) -> None:
-    """They cost money at the service, and only the job tells whose they are."""
+    """They cost money at the service, and only the job records whose they are."""
     store.submit([make_job(), make_job()])
     claims = store.claim(claim_request(limit=2))
     for claim, status in zip(claims, ("committed", "deleted"), strict=True):
@@ -108,10 +108,8 @@ def test_a_job_with_checkpoints_stays_unless_they_are_to_be_forgotten(
     assert ids(store) == set()
 
 
-def test_a_batch_is_as_large_as_asked(
-    store: Store, make_job: MakeJob, claim_request: MakeRequest, clock: Any
-) -> None:
-    """The oldest first."""
+def test_a_batch_is_limited(store: Store, make_job: MakeJob, claim_request: MakeRequest, clock: Any) -> None:
+    """The oldest jobs first."""
     store.submit([make_job() for _ in range(5)])
     order = [end_one(store, claim_request()) for _ in range(5)]
     before = clock.now() + timedelta(seconds=1)

@@ -1,4 +1,4 @@
-"""Submit: whole or not at all, once per key, and ready only when what a job waits for has come."""
+"""Submit: all jobs of a call or none, one job per key, and ready only when nothing is left to wait for."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -14,8 +14,8 @@ MakeJob = Callable[..., Job]
 MakeRequest = Callable[..., ClaimRequest]
 
 
-def test_a_job_comes_back_as_it_was_submitted(store: Store, make_job: MakeJob) -> None:
-    """What the user gave is kept to the letter; the store adds state, not opinions."""
+def test_a_job_round_trips(store: Store, make_job: MakeJob) -> None:
+    """The submitted fields are unchanged; the store adds only state."""
     job = make_job(tags=["a", "b"], metadata={"note": "\x00 survives", "nan": float("nan")}, owner="me")
     store.submit([job])
 
@@ -28,14 +28,14 @@ def test_a_job_comes_back_as_it_was_submitted(store: Store, make_job: MakeJob) -
 
 
 def test_a_job_is_submitted_with_its_event(store: Store, make_job: MakeJob) -> None:
-    """The first row of a job's log is its submission."""
+    """The first event of a job is its submission."""
     (entry,) = store.submit([make_job()])
 
     assert [event.name for event in store.events(entry.job_id)] == ["job.submitted"]
 
 
 def test_the_same_key_gives_the_same_job(store: Store, make_job: MakeJob) -> None:
-    """An idempotency key makes one job per tenant and namespace, within a call and across calls."""
+    """An idempotency key creates one job per tenant and namespace, within a call and across calls."""
     first = make_job(idempotency_key="k")
     twin = make_job(idempotency_key="k")
     other_tenant = make_job(idempotency_key="k", tenant_id="other")
@@ -50,7 +50,7 @@ def test_the_same_key_gives_the_same_job(store: Store, make_job: MakeJob) -> Non
 
 
 def test_submitting_a_job_again_changes_nothing(store: Store, make_job: MakeJob) -> None:
-    """A submit whose answer was lost may be repeated."""
+    """A submit whose result was lost may be repeated."""
     job = make_job()
     store.submit([job])
 
@@ -60,7 +60,7 @@ def test_submitting_a_job_again_changes_nothing(store: Store, make_job: MakeJob)
     assert len(store.events(job.id)) == 1
 
 
-def test_another_job_under_a_taken_id_is_refused(store: Store, make_job: MakeJob) -> None:
+def test_an_id_of_another_job_is_refused(store: Store, make_job: MakeJob) -> None:
     """An id belongs to one job for ever."""
     job = make_job()
     store.submit([job])
@@ -82,7 +82,7 @@ def test_another_job_under_a_taken_id_is_refused(store: Store, make_job: MakeJob
         pytest.param({"id": "me", "constraints": {"depends_on": ["me"]}}, "cannot depend on itself", id="itself"),
     ],
 )
-def test_one_bad_job_keeps_all_out(
+def test_an_invalid_job_refuses_the_whole_call(
     store: Store, make_job: MakeJob, fields: dict[str, object], message: str
 ) -> None:
     """A call stores all of its jobs or none."""
@@ -94,7 +94,7 @@ def test_one_bad_job_keeps_all_out(
 
 
 def test_a_job_of_another_tenant_cannot_be_depended_on(store: Store, make_job: MakeJob) -> None:
-    """Tenants see their own jobs, also as dependencies."""
+    """Dependencies are jobs of the same tenant."""
     theirs = make_job(tenant_id="them")
     store.submit([theirs])
 
@@ -123,8 +123,8 @@ def test_a_dependent_is_queued_when_all_have_succeeded(
     assert [claim.job_id for claim in store.claim(claim_request(limit=5))] == [last.id]
 
 
-def test_a_failed_dependency_fails_all_that_hang_on_it(store: Store, make_job: MakeJob) -> None:
-    """A chain breaks as a whole, and each job says why."""
+def test_a_failed_dependency_fails_all_its_dependents(store: Store, make_job: MakeJob) -> None:
+    """A chain fails as a whole, and each job has the reason."""
     first = make_job()
     second = make_job(constraints={"depends_on": [first.id]})
     third = make_job(constraints={"depends_on": [second.id]})
@@ -143,7 +143,7 @@ def test_a_failed_dependency_fails_all_that_hang_on_it(store: Store, make_job: M
 def test_a_job_waits_for_its_time(
     store: Store, make_job: MakeJob, claim_request: MakeRequest, clock: object
 ) -> None:
-    """not_before is a moment of the wall clock; a sweep queues the job once it has come."""
+    """not_before is wall-clock time; the scheduler queues the job afterwards."""
     job = make_job(constraints={"not_before": clock.now() + timedelta(hours=1)})
     (entry,) = store.submit([job])
 
@@ -156,10 +156,10 @@ def test_a_job_waits_for_its_time(
     assert len(store.claim(claim_request())) == 1
 
 
-def test_time_and_dependency_both_count(
+def test_a_job_waits_for_its_time_and_its_dependencies(
     store: Store, make_job: MakeJob, clock: object, claim_request: MakeRequest
 ) -> None:
-    """Whichever comes last queues the job."""
+    """The later of the two queues the job."""
     first = make_job()
     later = clock.now() + timedelta(hours=1)
     both = make_job(constraints={"depends_on": [first.id], "not_before": later})
@@ -173,8 +173,8 @@ def test_time_and_dependency_both_count(
     assert store.release_due().queued == [both.id]
 
 
-def test_a_deadline_ends_what_still_waits(store: Store, make_job: MakeJob, clock: object) -> None:
-    """A job whose deadline passes while it waits times out, and what depends on it fails."""
+def test_a_deadline_ends_a_waiting_job(store: Store, make_job: MakeJob, clock: object) -> None:
+    """A job whose deadline passes while it waits times out, and its dependents fail."""
     job = make_job(constraints={"deadline": clock.now() + timedelta(seconds=10)})
     after = make_job(constraints={"depends_on": [job.id]})
     store.submit([job, after])
@@ -188,7 +188,7 @@ def test_a_deadline_ends_what_still_waits(store: Store, make_job: MakeJob, clock
 
 
 def test_lists_are_newest_first_and_paged(store: Store, make_job: MakeJob) -> None:
-    """A page begins after the last job of the page before; filters narrow it."""
+    """A page begins after the last job of the previous page; filters restrict it."""
     jobs = [make_job(tags=["odd"] if number % 2 else []) for number in range(5)]
     store.submit(jobs)
     newest_first = [job.id for job in reversed(jobs)]
@@ -202,8 +202,8 @@ def test_lists_are_newest_first_and_paged(store: Store, make_job: MakeJob) -> No
     assert store.list_jobs(JobFilter(tenant_id="nobody")) == []
 
 
-def test_a_model_name_no_database_can_keep_is_refused(store: Store) -> None:
-    """The name a limit would count is a column, so it is looked at before anything is stored."""
+def test_a_model_name_that_cannot_be_stored_is_refused(store: Store) -> None:
+    """The name is a column, so it is checked before anything is stored."""
     payload = {"base_model": "a\x00b", "data": {"path": "d"}, "max_steps": 1}
 
     with pytest.raises(InvalidJob, match="payload: the model's name"):
@@ -211,10 +211,8 @@ def test_a_model_name_no_database_can_keep_is_refused(store: Store) -> None:
     assert store.list_jobs() == []
 
 
-def test_strange_words_of_others_are_kept_as_far_as_possible(
-    store: Store, make_job: MakeJob, claim_request: MakeRequest
-) -> None:
-    """A reason with NUL in it, as a service might send, does not break the pause it explains."""
+def test_text_from_outside_is_stored_lossily(store: Store, make_job: MakeJob, claim_request: MakeRequest) -> None:
+    """A reason with NUL, as a service might send, does not break the pause that it explains."""
     store.submit([make_job()])
     (claim,) = store.claim(claim_request())
 

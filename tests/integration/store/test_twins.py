@@ -62,7 +62,7 @@ def rows(store: Store, *tables: Table) -> list[list[dict[str, Any]]]:
 
 
 def emptied(store: Store) -> None:
-    """Remove all jobs; lanes stay."""
+    """Delete all jobs; lanes are kept."""
     store.database.run(lambda tx: tx.connection.execute(text("TRUNCATE nsai_jobs CASCADE")))
 
 
@@ -91,7 +91,7 @@ PLAIN = st.fixed_dictionaries(
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(given=st.lists(PLAIN, min_size=1, max_size=3))
 def test_both_submits_write_the_same_rows(store: Store, make_job: MakeJob, given: list[Any]) -> None:
-    """Every column of every row, whatever the job holds."""
+    """Every column of every row is equal, whatever the job contains."""
     submitted = [make_job(**fields) for fields in given]
     stored, results = [], []
     for path in (
@@ -265,7 +265,7 @@ def test_an_existing_job_is_found_by_the_general_path(store: Store, make_job: Ma
     assert len(store.list_jobs()) == 1
 
 
-def test_a_dead_connection_is_resubmitting(
+def test_a_dead_connection_is_replaced(
     store: Store, postgres_store_url: str, make_job: MakeJob, claim_request: MakeRequest
 ) -> None:
     """The spare connection for single statements may die at any time."""

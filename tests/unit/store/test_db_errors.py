@@ -7,7 +7,7 @@ from nsai_work.store.engine.db_errors import DbErrorKind, classify, to_work_erro
 
 
 class _Coded(Exception):
-    """What a PostgreSQL driver raises: an error with a code."""
+    """An error with an SQLSTATE, as a PostgreSQL driver raises it."""
 
     def __init__(self, sqlstate: str) -> None:
         super().__init__(sqlstate)
@@ -28,8 +28,8 @@ class _Coded(Exception):
         pytest.param(Exception("near SELEC: syntax error"), DbErrorKind.BUG, id="sqlite-syntax"),
     ],
 )
-def test_what_a_database_error_means(error: Exception, kind: DbErrorKind) -> None:
-    """Each error leads to one thing to do, and what the caller gets shows no statement and no parameter."""
+def test_errors_are_classified(error: Exception, kind: DbErrorKind) -> None:
+    """Each error has one kind, and the converted error shows neither statement nor parameters."""
     wrapped = DBAPIError("SELECT hush", {"a": "hush"}, error)
 
     assert classify(wrapped) is kind

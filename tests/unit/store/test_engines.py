@@ -15,7 +15,7 @@ from nsai_work.store import parse_url
     ],
 )
 def test_known_addresses(url: str, driver: str) -> None:
-    """PostgreSQL means psycopg 3 here."""
+    """``postgresql`` means psycopg 3."""
     assert parse_url(url).drivername == driver
 
 
@@ -31,7 +31,7 @@ def test_known_addresses(url: str, driver: str) -> None:
     ],
 )
 def test_other_addresses_are_refused(url: str) -> None:
-    """The error names the setting and what is allowed, never a password."""
+    """The error names the setting and the allowed addresses, never a password."""
     with pytest.raises(InvalidRequest, match="database_url") as caught:
         parse_url(url)
     assert "hush" not in str(caught.value)
