@@ -16,8 +16,8 @@ def submit(database: Database, new_jobs: Sequence[Job]) -> list[Submitted]:
         StoreUnavailable: the database does not answer.
         StoreFull: no disk space; nothing was written.
     """
-    # the first attempt assumes that jobs without an idempotency key are new; for one that is not, the database raises
-    # a conflict, and the next attempt looks it up
+    # the first attempt assumes that jobs without an idempotency key are new; if one exists, the database raises a
+    # conflict, and the next attempt looks it up
     assume_new = all(job.idempotency_key is None for job in new_jobs)
 
     def attempt() -> list[Submitted]:
