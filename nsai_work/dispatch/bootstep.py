@@ -18,7 +18,7 @@ class RuntimeHandle(Protocol):
         """Start; returns once it claims jobs."""
         ...
 
-    def wake(self, wake: WakeUp) -> None:
+    def wake(self, wake_up: WakeUp) -> None:
         """Queue a wake-up, from any thread."""
         ...
 

@@ -31,14 +31,14 @@ class WireMessage:
     correlation_id: str
 
 
-def encode(wake: WakeUp) -> WireMessage:
+def encode(wake_up: WakeUp) -> WireMessage:
     """Encode a wake-up as Celery's ``apply_async`` would."""
-    body = json.dumps([[], wake.model_dump(mode="json"), {}], separators=(",", ":")).encode()
+    body = json.dumps([[], wake_up.model_dump(mode="json"), {}], separators=(",", ":")).encode()
     headers = {
         "lang": "py",
         "task": TASK_NAME,
-        "id": wake.job_id,
-        "root_id": wake.job_id,
+        "id": wake_up.job_id,
+        "root_id": wake_up.job_id,
         "parent_id": None,
         "group": None,
         "retries": 0,
@@ -50,7 +50,7 @@ def encode(wake: WakeUp) -> WireMessage:
         "origin": "nsai-work",
         "ignore_result": True,
     }
-    return WireMessage(body=body, headers=headers, correlation_id=wake.job_id)
+    return WireMessage(body=body, headers=headers, correlation_id=wake_up.job_id)
 
 
 def decode(body: object) -> WakeUp | BadWakeUp:

@@ -65,14 +65,14 @@ class Fetcher:
         """The number of jobs that this worker runs."""
         return self._running
 
-    def wake(self, wake: WakeUp) -> None:
+    def wake(self, wake_up: WakeUp) -> None:
         """Handle a wake-up."""
-        if self._claimed.get(wake.job_id, -1) > wake.fence:
+        if self._claimed.get(wake_up.job_id, -1) > wake_up.fence:
             # its job was claimed here after it was sent, and so were the jobs that became ready with it
-            self._count_claimed(wake.job_id, wake.fence)
+            self._count_claimed(wake_up.job_id, wake_up.fence)
             return
         if len(self._wake_ups) < MAX_REMEMBERED:
-            self._wake_ups[wake.job_id] = wake.fence
+            self._wake_ups[wake_up.job_id] = wake_up.fence
         self._triggered.set()
 
     def trigger(self) -> None:

@@ -79,9 +79,9 @@ class Runtime:
             credit_poll_s=settings.credit_poll_s,
         )
 
-    def wake(self, wake: WakeUp) -> None:
+    def wake(self, wake_up: WakeUp) -> None:
         """Handle a wake-up."""
-        self.fetcher.wake(wake)
+        self.fetcher.wake(wake_up)
 
     def stop(self) -> None:
         """Stop claiming, hand running jobs over, then end. Idempotent."""

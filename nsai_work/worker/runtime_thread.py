@@ -62,14 +62,14 @@ class RuntimeThread:
         if self._failure is not None:
             raise self._failure
 
-    def wake(self, wake: WakeUp) -> None:
+    def wake(self, wake_up: WakeUp) -> None:
         """Queue a wake-up. Without a running runtime it is dropped."""
         if self._loop is None:
             return
         # one call into the loop drains all wake-ups that arrive before it runs. The wake-up is appended first: a
         # drain that is scheduled but has not begun finds it, and one that has begun no longer blocks scheduling
         # another
-        self._wake_ups.append(wake)
+        self._wake_ups.append(wake_up)
         if not self._drain_scheduled:
             self._drain_scheduled = True
             self._call_soon(self._drain)

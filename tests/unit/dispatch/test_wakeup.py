@@ -19,9 +19,9 @@ wake_ups = st.builds(
 
 
 @given(wake_ups)
-def test_what_is_encoded_is_decoded(wake: WakeUp) -> None:
+def test_what_is_encoded_is_decoded(wake_up: WakeUp) -> None:
     """A wake-up is the same after the round trip."""
-    assert decode(encode(wake).body) == wake
+    assert decode(encode(wake_up).body) == wake_up
 
 
 @given(st.binary(max_size=200) | st.text(max_size=200) | st.integers() | st.none())
