@@ -21,7 +21,7 @@ Done: TypeAlias = "subprocess.CompletedProcess[str]"
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 110
-LOOK_EVERY_S = 0.1
+POLL_INTERVAL_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -109,31 +109,31 @@ class Cli:
     def wait_for_step(self) -> str:
         """Wait for the first optimizer step of the newest job, and return the id of the job."""
 
-        def look() -> str | None:
+        def find() -> str | None:
             jobs = self.stored()
             with self.store() as store:
                 return jobs[0].id if jobs and store.steps(jobs[0].id) else None
 
-        return str(until(look, "the first step"))
+        return str(until(find, "the first step"))
 
     def wait_for(self, job_id: str, *statuses: str) -> Job:
         """Wait until a job has one of these statuses, and return the job."""
 
-        def look() -> Job | None:
+        def find() -> Job | None:
             with self.store() as store:
                 job = store.get(job_id)
             return job if job.status in statuses else None
 
-        found: Job = until(look, f"job {job_id} is {' or '.join(statuses)}")
+        found: Job = until(find, f"job {job_id} is {' or '.join(statuses)}")
         return found
 
 
-def until(look: Callable[[], Any], what: str, timeout: float = TIMEOUT_S) -> Any:
-    """Poll until ``look`` returns a true value, and return it."""
+def until(find: Callable[[], Any], what: str, timeout: float = TIMEOUT_S) -> Any:
+    """Poll until ``find`` returns a true value, and return it."""
     deadline = time.monotonic() + timeout
-    while not (found := look()):
+    while not (found := find()):
         assert time.monotonic() < deadline, f"not within {timeout} s: {what}"
-        time.sleep(LOOK_EVERY_S)
+        time.sleep(POLL_INTERVAL_S)
     return found
 
 
