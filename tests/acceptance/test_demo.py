@@ -30,8 +30,8 @@ def test_the_demo_recovers_and_proves_it(cli: Cli, tmp_path: Path) -> None:
     assert undisturbed.result is not None
     assert corrupted.result is not None
     with Cli(output / "home").store() as store:
-        one, other = (store.steps(job.id) for job in (undisturbed, corrupted))
-    assert [step.loss for step in one] == [step.loss for step in other]
+        undisturbed_steps, corrupted_steps = (store.steps(job.id) for job in (undisturbed, corrupted))
+    assert [step.loss for step in undisturbed_steps] == [step.loss for step in corrupted_steps]
     assert (undisturbed.result["recoveries"], corrupted.result["recoveries"]) == (0, 1)
     assert corrupted.result["resume"] == "exact"
     for drawn in (output / "loss.svg", picture):

@@ -26,7 +26,7 @@ def example(tmp_path: Path) -> Path:
 
 def test_the_example_runs_beside_a_dev_server(cli: Cli, example: Path) -> None:
     """``nsai-work dev-server`` and ``nsai-work run examples/train.yaml`` need no key, address or other setting."""
-    wanted = yaml.safe_load(example.read_text())["payload"]
+    payload = yaml.safe_load(example.read_text())["payload"]
 
     with cli.dev_server():
         job = cli.json("run", example)
@@ -39,7 +39,7 @@ def test_the_example_runs_beside_a_dev_server(cli: Cli, example: Path) -> None:
     assert job["backend"] == "tinkex"
     assert job["result"]["loss"] < job["result"]["first_loss"] / 2
     steps = cli.json("steps", job["id"])
-    assert [step["step"] for step in steps] == list(range(1, wanted["max_steps"] + 1))
+    assert [step["step"] for step in steps] == list(range(1, payload["max_steps"] + 1))
     assert job["result"]["model"] in shown.stdout
     assert answer.returncode == 0, answer.stderr
     assert answer.stdout.strip()
@@ -181,13 +181,13 @@ def test_an_answer_through_the_queue(cli: Cli, job_file: Write) -> None:
 
 def test_a_failed_job_is_1_with_its_error(cli: Cli, job_file: Write) -> None:
     """The error with its code goes to stderr, without a traceback."""
-    wanted = {
+    failing = {
         "kind": "backend_command",
         "backend": "fake",
         "payload": {"command": "fail", "arguments": {"code": "invalid_request"}},
         "retry_policy": {"max_attempts": 1},
     }
-    done = cli.run("run", job_file(wanted))
+    done = cli.run("run", job_file(failing))
 
     assert done.returncode == 1
     assert "invalid_request" in done.stderr
@@ -219,9 +219,9 @@ def test_ctrl_c_twice_stops_immediately(cli: Cli, job_file: Write) -> None:
     sleeping = {"kind": "backend_command", "backend": "fake", "payload": command}
     with cli.running("run", job_file(sleeping)) as process:
         assert process.stdout is not None
-        until(lambda: "running" in process.stdout.readline(), "it runs")
+        until(lambda: "running" in process.stdout.readline(), "the job is running")
         process.send_signal(signal.SIGINT)
-        until(lambda: cli.stored()[0].status == "running", "the first one is patient")
+        until(lambda: cli.stored()[0].status == "running", "the first Ctrl-C lets the job continue")
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=60)
 

@@ -20,9 +20,9 @@ def commands() -> dict[str, list[str]]:
     found = {}
     for name in group.list_commands(context):
         command = group.get_command(context, name)
-        inner = {f"{name} {word}": one for word, one in getattr(command, "commands", {}).items()}
-        for path, one in (inner or {name: command}).items():
-            found[path] = [option for parameter in one.params for option in parameter.opts]
+        inner = {f"{name} {word}": command for word, command in getattr(command, "commands", {}).items()}
+        for path, entry in (inner or {name: command}).items():
+            found[path] = [option for parameter in entry.params for option in parameter.opts]
     return found
 
 

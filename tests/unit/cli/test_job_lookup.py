@@ -38,13 +38,13 @@ def test_a_unique_prefix_or_suffix_matches(store: Store) -> None:
 
 def test_several_matches_are_rejected_with_their_ids(store: Store) -> None:
     """The message lists the ids that match."""
-    one, other = (job.id for job in store.list_jobs()[1:])
+    first, second = (job.id for job in store.list_jobs()[1:])
 
-    with pytest.raises(InvalidRequest, match="matches 2 jobs") as refused:
-        find_job(store, one[:10])
+    with pytest.raises(InvalidRequest, match="matches 2 jobs") as rejected:
+        find_job(store, first[:10])
 
-    assert one in str(refused.value)
-    assert other in str(refused.value)
+    assert first in str(rejected.value)
+    assert second in str(rejected.value)
 
 
 @pytest.mark.parametrize("text", ["", "0", "019", "ffffffff", "%", "01900000-0000-7000-8000-000000000000"])

@@ -60,7 +60,7 @@ def test_jobs_end_independently() -> None:
 
 
 def test_the_stored_events_alone() -> None:
-    """Without ``until_end``, a job that goes on is not waited for."""
+    """Without ``until_end``, the iterator ends although the job runs."""
     script = {"a": [(RUNNING, 2), (RUNNING, 2)]}
 
     updates = [seen(update) for update in follow_jobs(poll(script), ["a"], after=1, until_end=False)]

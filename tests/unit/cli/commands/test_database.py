@@ -61,9 +61,9 @@ def test_a_dry_run_counts_and_a_run_deletes(tmp_path: Path, monkeypatch: pytest.
     run_inline([handle.id], Settings())
 
     counted = CliRunner().invoke(app, ["db", "prune", "--older-than", "1h", "--dry-run", "--json"])
-    told = CliRunner().invoke(app, ["db", "prune", "--older-than", "1h"])
+    printed = CliRunner().invoke(app, ["db", "prune", "--older-than", "1h"])
 
     assert json.loads(counted.stdout) == {"older": 0, "with_checkpoints": 0, "forgotten": 0}
-    assert "0 deleted" in told.stdout
+    assert "0 deleted" in printed.stdout
     assert handle.status().ended
     close_connections()
