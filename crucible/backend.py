@@ -102,6 +102,10 @@ class TrainingBackend(Backend):
     """The loss functions that read only ``target_tokens`` and ``weights``, which texts and conversations provide.
     A job with any other loss is refused at submit. Empty: only the service knows its loss functions."""
 
+    metrics: ClassVar[tuple[str, ...]] = ()
+    """The names in ``StepResult.metrics``, by which a job may choose its best checkpoint. Any other name than these
+    and ``loss`` is refused at submit."""
+
     @abstractmethod
     async def check_spec(self, spec: RunSpec) -> None:
         """Check that the base model is known and the adapter possible.

@@ -116,6 +116,8 @@ class SavedCheckpoint:
 
 
 TEN_YEARS_S = 315_360_000
+LOSS = "loss"
+"""The metric that every step has."""
 
 
 class CheckpointPolicy(Record):
@@ -133,7 +135,7 @@ class CheckpointPolicy(Record):
     save_every: int = Field(default=100, ge=1, le=1_000_000_000)
     keep_last: int = Field(default=5, ge=1, le=1_000_000)
     save_best: bool = True
-    best_metric: str = Field(default="loss", min_length=1, max_length=200)
+    best_metric: str = Field(default=LOSS, min_length=1, max_length=200)
     best_mode: Literal["min", "max"] = "min"
     ttl: int | None = Field(default=None, ge=60, le=TEN_YEARS_S)
 

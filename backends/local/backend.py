@@ -27,6 +27,7 @@ class LocalBackend(TrainingBackend, Generic[E]):
     """Runs live in this process, checkpoints in a local folder. Subclasses set ``_checkpoints``."""
 
     losses: ClassVar[tuple[str, ...]] = LOSSES
+    metrics: ClassVar[tuple[str, ...]] = ("grad_norm",)
     _checkpoints: CheckpointStore[E]
 
     @abstractmethod

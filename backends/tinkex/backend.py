@@ -11,7 +11,7 @@ from typing import ClassVar, Final
 from pydantic import JsonValue
 
 from backends.tinkex.backend_settings import TinkexBackendSettings
-from backends.tinkex.capabilities import ALL_FEATURES, LOSSES, capabilities_of, require_expressible
+from backends.tinkex.capabilities import ALL_FEATURES, LOSSES, METRICS, capabilities_of, require_expressible
 from backends.tinkex.capability_cache import CapabilityCache
 from backends.tinkex.client.service import ServiceClient
 from backends.tinkex.client.training import TrainingClient
@@ -59,6 +59,7 @@ class TinkexBackend(TrainingBackend):
 
     name: ClassVar[str] = BACKEND
     losses: ClassVar[tuple[str, ...]] = LOSSES
+    metrics: ClassVar[tuple[str, ...]] = METRICS
 
     def __init__(self, config: Mapping[str, JsonValue] | None = None) -> None:
         self._settings = read_record(TinkexBackendSettings, dict(config or {}), backend=BACKEND)

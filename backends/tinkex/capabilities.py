@@ -15,6 +15,8 @@ ALL_FEATURES: Final = ChatFeatures(tools=True, thinking=True, names=True, image_
 LOSSES: Final = ("cross_entropy",)
 """The losses that read only tokens and weights. The API's others (importance_sampling, ppo, cispo, dro) also read
 log probabilities and advantages, which text does not provide: they are for users of ``TrainingClient``."""
+METRICS: Final = ("loss:sum", "grad_norm", "optimizer_step")
+"""The metrics of a step. A service may send fewer, but a checkpoint can be chosen by no other."""
 _OPTIONS: Final = ("temperature", "max_tokens", "top_p", "top_k", "stop", "seed", "timeout_ms", "top_logprobs")
 
 

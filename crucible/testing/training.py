@@ -1,5 +1,6 @@
 """The contract test suite of training backends: steps, saves, exact resumption, refusals."""
 
+import math
 from collections.abc import Sequence
 
 import pytest
@@ -104,6 +105,18 @@ class TrainingBackendContract(BackendContract):
         losses = run_opened(backend, body)
 
         assert losses[-1] < 0.98 * losses[0]
+
+    def test_every_step_has_the_listed_metrics(self, backend: TrainingBackend) -> None:
+        """A job may choose its best checkpoint by any of them."""
+
+        async def body(opened: TrainingBackend) -> set[str]:
+            run = await opened.start(self.spec)
+            pending = await run.send(run.prepare_step(self._step(1, await self._batch(opened))))
+            result = await pending.result()
+            await run.close(unload=True)
+            return {name for name, value in result.metrics.items() if math.isfinite(value)}
+
+        assert set(backend.metrics) <= run_opened(backend, body)
 
     def test_a_run_is_repeatable(self, backend: TrainingBackend) -> None:
         """Equal specs, seeds and data give equal losses."""

@@ -21,12 +21,14 @@ from crucible.errors import (
     Unsupported,
 )
 from crucible.registry import InstalledBackends, installed_backends
+from crucible.suggestions import known_names
 from nsai_work.blocking import run_blocking
 from nsai_work.credentials import refuse_credentials
 from nsai_work.errors import InvalidJob
 from nsai_work.job import Job
 from nsai_work.payloads import CommandPayload, DataSource, Inference, TrainingStep
 from nsai_work.placement import candidate_backends
+from nsai_work.policies import LOSS
 from nsai_work.user_paths import expanded
 
 MAX_CONCURRENT_CHECKS: Final = 16
@@ -92,7 +94,7 @@ def _pin_batch(job: Job, source: DataSource) -> Job:
 
     # a worker runs in another directory
     output = str(expanded(str(job.payload["output"])).absolute())
-    return _with_payload(job, input=pin_prompts(source).model_dump(mode="json"), output=output)
+    return _with_payload(job, input=pin_prompts(source, require_model=True).model_dump(mode="json"), output=output)
 
 
 def _with_payload(job: Job, **changes: JsonValue) -> Job:
@@ -113,7 +115,7 @@ async def _check_at_backends(jobs: Sequence[Job], installed: InstalledBackends, 
 
 async def _check_at_backend(backend: Backend, jobs: Sequence[Job], timeout_s: float) -> dict[str, str]:
     for job in jobs:
-        _check_loss(backend, job)
+        _check_training_names(backend, job)
     groups = _group_equal_checks(jobs)
     try:
         async with asyncio.timeout(timeout_s), backend:
@@ -188,18 +190,24 @@ async def _check(backend: Backend, job: Job) -> None:
         await _command_backend(backend).check_command(payload.to_command())
 
 
-def _check_loss(backend: Backend, job: Job) -> None:
-    """Check the loss before the backend is called, so that an unreachable or slow service cannot leave it
-    unverified."""
+def _check_training_names(backend: Backend, job: Job) -> None:
+    """Check the loss and the metric before the backend is called, so that an unreachable or slow service cannot
+    leave them unverified."""
     payload = job.parsed_payload
     if not isinstance(payload, TrainingStep):
         return
-    losses = _training_backend(backend).losses
-    if losses and payload.loss_fn not in losses:
+    trainer = _training_backend(backend)
+    if trainer.losses and payload.loss_fn not in trainer.losses:
+        are = f"losses of {backend.name!r} for texts and conversations:"
         raise InvalidJob.of(
-            "payload.loss_fn",
-            payload.loss_fn,
-            f"losses of {backend.name!r} for texts and conversations: {', '.join(losses)}",
+            "payload.loss_fn", payload.loss_fn, known_names(payload.loss_fn, trainer.losses, are=are)
+        )
+    metric, metrics = payload.checkpoint_policy.best_metric, (LOSS, *trainer.metrics)
+    if metric not in metrics:
+        raise InvalidJob.of(
+            "payload.checkpoint_policy.best_metric",
+            metric,
+            known_names(metric, metrics, are=f"metrics of {backend.name!r}:"),
         )
 
 

@@ -21,6 +21,7 @@ from nsai_work.payloads import DataSource
 from nsai_work.user_paths import expanded
 
 FIELD: Final = "payload.input.path"
+MAX_LISTED_LINES: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,20 +34,34 @@ class PromptRow:
     id: JsonValue = None
 
 
-def pin_prompts(source: DataSource, *, base: Path | None = None) -> DataSource:
+def pin_prompts(source: DataSource, *, base: Path | None = None, require_model: bool = False) -> DataSource:
     """Validate a prompt file and pin it: absolute path (relative to ``base``), content digest.
 
     Raises:
         InvalidJob: the file is missing or empty, or a line is not a prompt; the error names the line and the field.
+            With ``require_model``, a prompt without a model is refused too: a service's first model may cost more.
         DataChanged: the content does not match the source's digest.
     """
     path = ((base or Path.cwd()) / expanded(source.path)).absolute()
     if source.format == "text":
         raise InvalidJob("payload.input.format: 'text' is not allowed; prompt files are jsonl")
-    if sum(1 for _ in read_prompts(path)) == 0:
+    prompts, without_model = 0, []
+    for row in read_prompts(path):
+        prompts += 1
+        if row.prompt.options.model is None:
+            without_model.append(row.line)
+    if prompts == 0:
         raise _refuse(path, "holds no prompt", "at least one is required")
+    if require_model and without_model:
+        raise _refuse(path, f"{_lines(without_model)} without a model", "set options.model in each line")
     digest = check_unchanged(source.model_copy(update={"path": str(path)}))
     return source.model_copy(update={"path": str(path), "sha256": digest, "format": "jsonl"})
+
+
+def _lines(numbers: list[int]) -> str:
+    listed = ", ".join(map(str, numbers[:MAX_LISTED_LINES]))
+    more = f" and {len(numbers) - MAX_LISTED_LINES} more" if len(numbers) > MAX_LISTED_LINES else ""
+    return f"has line{'s' if len(numbers) > 1 else ''} {listed}{more}"
 
 
 def check_unchanged(source: DataSource) -> str:

@@ -7,6 +7,8 @@ reports the run as healthy.
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from pydantic import JsonValue
+
 from crucible.errors import BackendError, CallerError, InvalidRequest, RunCorrupted, RunGone
 from crucible.training import Intent, RunState, SaveResult
 from nsai_work.interruptible import Awaiter
@@ -35,6 +37,8 @@ async def finish_save(
         await _mark_lost(assignment, active, intent, check.reason or NO_REASON)
         return
     metric = metric_of(assignment, active.progress.last)
+    if metric is None:
+        await _report_missing_metric(assignment, active.progress)
     await assignment.journal.commit_checkpoint(
         intent.name, path=saved.path, last_seq_id=intent.last_seq_id, size_bytes=check.size_bytes, metric=metric
     )
@@ -48,6 +52,21 @@ async def finish_save(
         final=intent.step == assignment.plan.total_steps,
     )
     await _delete_expired(assignment, active.progress, wait)
+
+
+async def _report_missing_metric(assignment: Assignment, progress: Progress) -> None:
+    """Report once that the service did not send the policy's metric as a finite number."""
+    if any(row.kept and row.metric is None for row in progress.checkpoints.values()):
+        return
+    sent: list[JsonValue] = [*sorted(progress.last.metrics)] if progress.last else []
+    await assignment.journal.event(
+        "checkpoint.metric_missing",
+        {
+            "metric": assignment.payload.checkpoint_policy.best_metric,
+            "step": progress.last_step,
+            "sent": sent,
+        },
+    )
 
 
 async def finish_sampler(

@@ -17,6 +17,7 @@ from nsai_work.journal import (
     StepRecord,
 )
 from nsai_work.payloads import TrainingStep
+from nsai_work.policies import LOSS
 from nsai_work.training.datums import Datums
 from nsai_work.training.in_flight import InFlight
 from nsai_work.training.lineage import is_current
@@ -121,7 +122,7 @@ def metric_of(assignment: Assignment, record: StepRecord | None) -> float | None
     if record is None:
         return None
     name = assignment.payload.checkpoint_policy.best_metric
-    return record.loss if name == "loss" else record.metrics.get(name)
+    return record.loss if name == LOSS else record.metrics.get(name)
 
 
 def expiry(assignment: Assignment, *, final: bool) -> tuple[int | None, timedelta | None]:

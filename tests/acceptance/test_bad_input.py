@@ -35,6 +35,10 @@ FIELDS = {
         ["save_every", "greater than or equal to 1"],
     ),
     "unknown strategy": (set_field("payload.checkpoint_policy.strategy", "often"), ["strategy", "steps", "epoch"]),
+    "unknown metric": (
+        set_field("payload.checkpoint_policy", {"strategy": "best", "best_metric": "gradnorm"}),
+        ["payload.checkpoint_policy.best_metric", "gradnorm", "did you mean grad_norm?", "loss, grad_norm"],
+    ),
     "credential in the file": (set_field("metadata", {"api_key": "tml-secret"}), ["api_key", "environment"]),
     "unknown dependency": (
         set_field("constraints", {"depends_on": ["no-such-job"]}),
@@ -71,6 +75,18 @@ def test_wrong_field(
     change(job)
 
     assert_refused(cli, job_file(job), words)
+
+
+def test_a_batch_without_a_model_is_refused(cli: Cli, tmp_path: Path, job_file: Callable[[Any], Path]) -> None:
+    """All such lines at once; the service's first model is never a silent choice."""
+    prompts = tmp_path / "prompts.jsonl"
+    rows = [{"prompt": "Hi", "options": {"model": "tiny-lm"}}, {"prompt": "Hi"}, {"prompt": "Hi", "options": {}}]
+    prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    payload = {"input": {"path": str(prompts)}, "output": str(tmp_path / "answers.jsonl")}
+
+    batch = {"kind": "inference", "backend": "fake", "payload": payload}
+
+    assert_refused(cli, job_file(batch), ["payload.input.path", "lines 2, 3 without a model", "options.model"])
 
 
 @pytest.mark.parametrize(("content", "words"), DATA.values(), ids=DATA.keys())

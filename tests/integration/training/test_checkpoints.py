@@ -102,6 +102,8 @@ async def test_a_run_corrupted_at_any_step_goes_back_save_every_at_most(
         result = await scene.drive()
         assert scene.losses == alone.losses
         assert step - result["lineage"][-1]["from_step"] <= 2
+        missing = scene.journal.events_named("checkpoint.metric_missing")
+        assert [event["metric"] for event in missing] == (["absent"] if metric == "absent" else [])
 
 
 async def test_a_save_that_fails_its_check_is_lost_and_the_run_goes_on(tmp_path: Path, alone: Scene) -> None:

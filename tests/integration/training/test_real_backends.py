@@ -163,6 +163,21 @@ async def test_a_fault_changes_no_bit(server: DevServer, make_scene: Scenes, alo
         assert result["recoveries"] == 1
 
 
+@pytest.mark.parametrize("strategy", ["steps", "epoch", "best", "last", "all"])
+async def test_every_checkpoint_strategy_has_a_recent_state(
+    server: DevServer, make_scene: Scenes, alone: Alone, strategy: str
+) -> None:
+    """Corrupted in step 8 of 8: none goes back further than to the newest multiple of save_every."""
+    server.fault(faults.CorruptRun(after_optim_steps=7, mode=faults.CorruptionMode.NAN))
+    # a norm that shrinks is never better than the first
+    policy = {"strategy": strategy, "save_every": 3, "best_metric": "grad_norm", "best_mode": "max"}
+    scene = make_scene(checkpoint_policy=policy)
+    result = await scene.drive()
+    check_equal(server, scene, alone, result)
+    assert [run["from_step"] for run in result["lineage"]] == [0, 6]
+    assert all(set(step.metrics) == set(TinkexBackend.metrics) for step in scene.journal.steps)
+
+
 async def test_scrambled_weights_are_caught(server: DevServer, make_scene: Scenes, alone: Alone) -> None:
     """A run that is flagged and goes on answering from broken weights: none of it ends in the result."""
     server.fault(faults.CorruptRun(after_optim_steps=5, mode=faults.CorruptionMode.SILENT))
