@@ -22,7 +22,7 @@ PAUSE_GROWTH: Final = 1.5
 
 
 @dataclass(frozen=True, slots=True)
-class Update:
+class JobUpdate:
     """The status of a job, and its events after the previous update. The last update of a job has no events."""
 
     job_id: str
@@ -30,21 +30,21 @@ class Update:
     events: "Sequence[EventRow]"
 
 
-def read_update(store: "Store", job_id: str, after: int) -> Update:
+def read_update(store: "Store", job_id: str, after: int) -> JobUpdate:
     """Poll a job once: its status, then its events after entry number ``after``. Raises JobNotFound."""
     status = store.get(job_id).status
-    return Update(job_id, status, store.events(job_id, after))
+    return JobUpdate(job_id, status, store.events(job_id, after))
 
 
 def follow_jobs(
-    read: Callable[[str, int], Update],
+    read: Callable[[str, int], JobUpdate],
     job_ids: Sequence[str],
     *,
     after: int = 0,
     until_end: bool = True,
     timeout_s: float | None = None,
     max_pause_s: float = MAX_PAUSE_S,
-) -> Iterator[Update]:
+) -> Iterator[JobUpdate]:
     """Yield the updates of jobs until all have ended; without ``until_end``, until no stored event is left.
 
     ``read`` polls a job once, as ``read_update`` does.
@@ -63,13 +63,13 @@ def follow_jobs(
 
 
 async def afollow_jobs(
-    read: Callable[[str, int], Awaitable[Update]],
+    read: Callable[[str, int], Awaitable[JobUpdate]],
     job_ids: Sequence[str],
     *,
     after: int = 0,
     until_end: bool = True,
     max_pause_s: float = MAX_PAUSE_S,
-) -> AsyncIterator[Update]:
+) -> AsyncIterator[JobUpdate]:
     """``follow_jobs`` for an event loop."""
     follower = _Follower(job_ids, after, until_end, Pauses(", ".join(job_ids), None, max_pause_s))
     while positions := follower.positions():
@@ -147,7 +147,7 @@ class _Follower:
         """The jobs to poll next, each with the number of its last event that was read."""
         return list(self._after.items())
 
-    def accept(self, update: Update) -> bool:
+    def accept(self, update: JobUpdate) -> bool:
         """Record an update. Returns whether it holds events or is the last of its job."""
         if update.events:
             self._after[update.job_id] = update.events[-1].seq

@@ -8,7 +8,7 @@ from pydantic import JsonValue
 
 from crucible.errors import Canceled, CrucibleError, Failure, error_from
 from nsai_work.client.connections import job_store, send_wake_ups
-from nsai_work.client.follow import Update, afollow_jobs, await_end, follow_jobs, read_update, wait_for_end
+from nsai_work.client.follow import JobUpdate, afollow_jobs, await_end, follow_jobs, read_update, wait_for_end
 from nsai_work.errors import JobTimeout, WorkError
 from nsai_work.job import Job
 from nsai_work.lifecycle import JobStatus
@@ -137,10 +137,10 @@ class JobHandle:
     def _store(self) -> "Store":
         return job_store(self._settings)
 
-    def _read(self, job_id: str, after: int) -> Update:
+    def _read(self, job_id: str, after: int) -> JobUpdate:
         return read_update(self._store(), job_id, after)
 
-    async def _aread(self, job_id: str, after: int) -> Update:
+    async def _aread(self, job_id: str, after: int) -> JobUpdate:
         return await asyncio.to_thread(self._read, job_id, after)
 
 

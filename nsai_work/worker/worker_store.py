@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 from crucible.errors import CrucibleError
 from nsai_work.client.connections import open_job_store
-from nsai_work.client.follow import Update
+from nsai_work.client.follow import JobUpdate
 from nsai_work.clock import Clock
 from nsai_work.journal import Journal
 from nsai_work.lifecycle import JobStatus
@@ -93,10 +93,10 @@ class WorkerStore:
         """Return the journal of a claimed job."""
         return StoreJournal(self._store_async, claim)
 
-    async def read_update(self, job_id: str, after: int) -> Update:
+    async def read_update(self, job_id: str, after: int) -> JobUpdate:
         """Poll a job once: its status, then its events after entry number ``after``. Raises JobNotFound."""
         status = (await self._store_async.run(job_queries.get, job_id)).status
-        return Update(job_id, status, await self._store_async.run(job_queries.job_events, job_id, after=after))
+        return JobUpdate(job_id, status, await self._store_async.run(job_queries.job_events, job_id, after=after))
 
     async def lead(self) -> bool:
         """Record that this worker is alive, and campaign for leadership. Returns whether it is the leader."""

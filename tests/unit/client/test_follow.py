@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from nsai_work.client.follow import Pauses, Update, afollow_jobs, follow_jobs
+from nsai_work.client.follow import JobUpdate, Pauses, afollow_jobs, follow_jobs
 from nsai_work.lifecycle import JobStatus
 from nsai_work.store import EventRow
 
@@ -18,17 +18,17 @@ def event(seq: int) -> EventRow:
     return EventRow(seq=seq, job_id="a", name="step", at=datetime.now(UTC), data={})
 
 
-def poll(script: dict[str, list[tuple[JobStatus, int]]]) -> Callable[[str, int], Update]:
+def poll(script: dict[str, list[tuple[JobStatus, int]]]) -> Callable[[str, int], JobUpdate]:
     """A reader that finds, at each poll of a job, the next status and number of its newest event."""
 
-    def read(job_id: str, after: int) -> Update:
+    def read(job_id: str, after: int) -> JobUpdate:
         status, newest = script[job_id].pop(0)
-        return Update(job_id, status, [event(seq) for seq in range(after + 1, newest + 1)])
+        return JobUpdate(job_id, status, [event(seq) for seq in range(after + 1, newest + 1)])
 
     return read
 
 
-def seen(update: Update) -> tuple[str, JobStatus, list[int]]:
+def seen(update: JobUpdate) -> tuple[str, JobStatus, list[int]]:
     """An update as plain data."""
     return update.job_id, update.status, [event.seq for event in update.events]
 
@@ -50,7 +50,7 @@ def test_jobs_end_independently() -> None:
     """A job that has ended is no longer polled."""
     script = {"a": [(SUCCEEDED, 0)], "b": [(RUNNING, 0), (RUNNING, 1), (SUCCEEDED, 1)]}
 
-    async def read(job_id: str, after: int) -> Update:
+    async def read(job_id: str, after: int) -> JobUpdate:
         return poll(script)(job_id, after)
 
     async def follow() -> list[tuple[str, JobStatus, list[int]]]:
