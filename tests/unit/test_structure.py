@@ -42,7 +42,8 @@ OLD_MODULE_NAMES: Final[Set[str]] = {
         "ending",
     ),
     *("finite", "grouping", "guard", "intake", "lag", "ledger", "line", "live", "notices", "numbering"),
-    *("ownership", "perform", "placing", "reading", "releasing", "spoken", "steering", "stepping", "submission"),
+    *("narration", "opening", "ownership", "perform", "placing", "reading", "releasing", "spoken", "steer"),
+    *("steering", "stepping", "submission"),
     *("submitting", "sweeper", "takeover", "taking", "thread", "waiting", "writer", "writes"),
 }
 """Former module names: gerunds and words that are not of the field."""
