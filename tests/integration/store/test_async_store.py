@@ -16,7 +16,7 @@ from nsai_work.lifecycle import JobStatus
 from nsai_work.store import AsyncStore, ClaimRequest, JobFilter, Outcome, Store, Tx, open_store, parse_url
 from nsai_work.store.journal.runs import append_event
 from nsai_work.store.submit.general import submit
-from tests.working_store import open_working_store
+from tests.working_store import WorkingStore, open_working_store
 
 MakeJob = Callable[..., Job]
 MakeRequest = Callable[..., ClaimRequest]
@@ -169,13 +169,17 @@ def test_a_full_disk_raises_and_writes_nothing(
     store.close()
 
 
-def test_a_forked_process_gets_connections_of_its_own(store: Store, make_job: MakeJob) -> None:
-    """A store that was used before a fork works in both processes."""
-    store.submit([make_job()])
+def test_a_forked_process_gets_connections_of_its_own(
+    store: WorkingStore, make_job: MakeJob, claim_request: MakeRequest
+) -> None:
+    """A store whose doors were both used before a fork works in both processes."""
+    store.submit([make_job(), make_job(), make_job()])
+    assert len(store.claim(claim_request())) == 1
     child = os.fork()
     if child == 0:
         try:
             store.submit([make_job()])
+            assert len(store.claim(claim_request("child"))) == 1
             os._exit(0)
         finally:
             os._exit(1)
@@ -183,7 +187,8 @@ def test_a_forked_process_gets_connections_of_its_own(store: Store, make_job: Ma
 
     assert os.waitstatus_to_exitcode(status) == 0
     store.submit([make_job()])
-    assert len(store.list_jobs()) == 3
+    assert len(store.list_jobs()) == 5
+    assert len(store.claim(claim_request(limit=5))) == 3
 
 
 def test_a_missing_folder_is_created(tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def test_a_model_limit_is_shared_by_credential(store: Store, claim_request: Make
     first = store.claim(claim_request("w1", limit=10, **with_key))
     assert sorted(claim.job.payload["base_model"] for claim in first) == ["llama", "qwen"]
     assert store.claim(claim_request("w2", limit=10, **with_key)) == []
-    # another account has room of its own
+    # another credential has a limit of its own
     assert len(store.claim(claim_request("w3", limit=10, backends={"tinkex": "other-key"}))) == 1
 
 

@@ -68,12 +68,12 @@ def test_ends_in_a_batch_have_separate_results(store: Store, make_job: MakeJob, 
     store.submit([make_job() for _ in range(3)])
     first, second, third = store.claim(claim_request(limit=3))
     store.requeue(second, Outcome.released("handed over"))
-    ends = [(one, Outcome.succeeded()) for one in (first, second, third)]
+    ends = [(claim, Outcome.succeeded()) for claim in (first, second, third)]
 
     rulings = store.database.run(finish_many, [*ends, (first, Outcome.failed())])
 
     assert [type(ruling) for ruling in rulings] == [type(None), LeaseLost, type(None), LeaseLost]
-    ended = [store.get(one.job_id).status for one in (first, second, third)]
+    ended = [store.get(claim.job_id).status for claim in (first, second, third)]
     assert ended == [JobStatus.SUCCEEDED, JobStatus.QUEUED, JobStatus.SUCCEEDED]
 
 

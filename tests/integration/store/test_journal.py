@@ -88,8 +88,8 @@ def test_a_restore_supersedes_later_steps(store: Store, claim: Claim) -> None:
         await journal.complete_step(step_record(3, generation=2, loss=30.0), 1)
         await journal.set_resume(2, ResumeMode.EXACT)
         snapshot = await journal.load()
-        assert [(one.step, one.loss) for one in snapshot.steps] == [(1, 1.0), (2, 2.0), (3, 30.0)]
-        assert {step: one.loss for step, one in snapshot.superseded.items()} == {3: 3.0, 4: 4.0}
+        assert [(record.step, record.loss) for record in snapshot.steps] == [(1, 1.0), (2, 2.0), (3, 30.0)]
+        assert {step: record.loss for step, record in snapshot.superseded.items()} == {3: 3.0, 4: 4.0}
         assert snapshot.open_intents == []
         assert [(run.end_reason, run.resume) for run in snapshot.runs] == [("corrupted", "fresh"), (None, "exact")]
 
@@ -108,7 +108,9 @@ def test_a_checkpoint_is_saved_in_two_phases(store: Store, claim: Claim) -> None
         for _ in range(2):
             await journal.plan_checkpoint(planned, save)
         snapshot = await journal.load()
-        assert [(one.name, one.status) for one in snapshot.checkpoints] == [("000002-g1", CheckpointStatus.PENDING)]
+        assert [(saved.name, saved.status) for saved in snapshot.checkpoints] == [
+            ("000002-g1", CheckpointStatus.PENDING)
+        ]
         assert snapshot.open_intents == [save]
         for _ in range(2):
             await journal.commit_checkpoint("000002-g1", path="x://1", last_seq_id=7, size_bytes=10)
@@ -149,7 +151,7 @@ def test_a_promoted_checkpoint_cannot_be_deleted(store: Store, claim: Claim) -> 
             ask(claim.job_id, "c")
     assert store.promote(claim.job_id, "a").promoted
     with_journal(store, claim, delete)
-    assert [(one.name, one.status, one.note) for one in store.checkpoints(claim.job_id)] == [
+    assert [(saved.name, saved.status, saved.note) for saved in store.checkpoints(claim.job_id)] == [
         ("a", CheckpointStatus.COMMITTED, None),
         ("b", CheckpointStatus.LOST, "never arrived"),
     ]
@@ -203,9 +205,11 @@ def test_steps_of_many_jobs_are_journaled_together(
     async def tell() -> list[object]:
         async_store = AsyncStore(store.database)
         journals = [StoreJournal(async_store, claim) for claim in claims]
-        await asyncio.gather(*(one.intend(1, [intent(1, 1)]) for one in journals), return_exceptions=True)
+        await asyncio.gather(*(journal.intend(1, [intent(1, 1)]) for journal in journals), return_exceptions=True)
         twice = [
-            one.complete_step(step_record(1, loss=float(n)), 1) for n, one in enumerate(journals) for _ in "ab"
+            journal.complete_step(step_record(1, loss=float(n)), 1)
+            for n, journal in enumerate(journals)
+            for _ in "ab"
         ]
         answers = await asyncio.gather(*twice, return_exceptions=True)
         await async_store.close()

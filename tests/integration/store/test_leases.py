@@ -44,7 +44,7 @@ def test_a_silent_owner_loses_its_job(
     assert store.heartbeat([claim], 10).lost == {claim.job_id}
     with pytest.raises(LeaseLost):
         store.finish(claim, Outcome.succeeded())
-    assert [one.outcome for one in store.attempts(claim.job_id)] == ["lost", None]
+    assert [attempt.outcome for attempt in store.attempts(claim.job_id)] == ["lost", None]
 
 
 def test_an_owner_that_beats_keeps_its_job(store: Store, claim: Claim, clock: object) -> None:
@@ -80,7 +80,7 @@ def test_a_poison_job_fails(store: Store, claim: Claim, claim_request: MakeReque
     error = store.get(claim.job_id).error
     assert error is not None
     assert error.code == "poison_job"
-    assert [one["worker_id"] for one in error.details["attempts"]] == ["w5", "w4", "w3", "w2", "w1"]
+    assert [attempt["worker_id"] for attempt in error.details["attempts"]] == ["w5", "w4", "w3", "w2", "w1"]
 
 
 def test_progress_resets_the_crashes(store: Store, claim: Claim, claim_request: MakeRequest, clock: object) -> None:
@@ -91,7 +91,7 @@ def test_progress_resets_the_crashes(store: Store, claim: Claim, claim_request: 
         (claim,) = store.claim(claim_request())
 
     assert claim.attempt == 1
-    # going over old ground is no progress
+    # repeated steps are no progress
     store.complete_step(claim, _step(3, generation=2), 99)
     store.reclaim(silence(store, clock), max_crashes=1)
     assert store.get(claim.job_id).status is JobStatus.FAILED

@@ -150,7 +150,7 @@ def test_credentials_at_one_backend_are_limited_separately(store: Store) -> None
     claims = first.claim()
     assert [claim.credential for claim in claims] == ["team-a"]
     assert same.claim() == []
-    # the other account has room, so what waits does not wait for a limit
+    # the other credential has capacity, so waiting jobs do not wait for a limit
     assert store.list_jobs()[0].wait_reason is None
     assert [claim.credential for claim in second.claim()] == ["team-b", "team-b"]
     assert second.claim() == []

@@ -25,7 +25,7 @@ async def worker(url: str) -> AsyncIterator[AsyncStore]:
     """The AsyncStore of a worker, connected, without a pending notification."""
     store = open_store(url)
     async_store = AsyncStore(store.database)
-    # it listens once its first operation is done, and takes that for a notification, since one may have been missed
+    # it listens after its first operation, and then counts as notified, since a notification may have been missed
     await async_store.run(lambda tx: None)
     first = async_store.stand_by(ClaimRequest("w", 1, 10.0))
     assert first is not None
@@ -89,13 +89,13 @@ def test_every_transition_to_ready_sends_a_notification(
                 standing = stand_by(async_store, claim_request())
                 await asyncio.to_thread(act, *args)
                 while not await taken(standing):
-                    # a notification of something before
+                    # of an earlier notification
                     standing = stand_by(async_store, claim_request())
                 return (await standing.done)[0]
 
             others.submit([make_job(id="first"), make_job(id="second", constraints={"depends_on": ["first"]})])
-            (mine,) = others.claim(claim_request())
-            first = await claim_after(others.requeue, mine, Outcome.retried("handed over"))
+            (claim,) = others.claim(claim_request())
+            first = await claim_after(others.requeue, claim, Outcome.retried("handed over"))
             assert first.job_id == "first"
             second = await claim_after(others.finish, first, Outcome.succeeded())
             assert second.job_id == "second"
@@ -113,7 +113,7 @@ def test_a_notification_before_a_claim_stands_by_is_not_lost(
     async def scenario() -> None:
         async with worker(postgres_store_url) as async_store:
             await asyncio.to_thread(others.submit, [make_job(id="early")])
-            # another operation, so that the notification has come, if it comes at all
+            # after another operation the notification has arrived, if it arrives at all
             await async_store.run(lambda tx: None)
             assert await taken(stand_by(async_store, claim_request())) == ["early"]
 
@@ -144,12 +144,13 @@ def test_of_several_workers_one_gets_the_job(
     """All of them are notified; the others get nothing, and can stand by again."""
 
     async def scenario() -> None:
-        async with worker(postgres_store_url) as one, worker(postgres_store_url) as two:
+        async with worker(postgres_store_url) as first, worker(postgres_store_url) as second:
             standing = [
-                stand_by(async_store, claim_request(f"w{number}")) for number, async_store in enumerate((one, two))
+                stand_by(async_store, claim_request(f"w{number}"))
+                for number, async_store in enumerate((first, second))
             ]
             await asyncio.to_thread(others.submit, [make_job(id="job")])
-            assert sorted([await taken(each) for each in standing]) == [[], ["job"]]
+            assert sorted([await taken(claim) for claim in standing]) == [[], ["job"]]
 
     asyncio.run(scenario())
 
@@ -168,7 +169,7 @@ def test_a_worker_whose_connection_died_is_notified_again(
             end = text("SELECT pg_terminate_backend(:pid, 10000)")
             others.database.run(lambda tx: tx.connection.execute(end, {"pid": pid}).all())
             await asyncio.to_thread(others.submit, [make_job(id="missed")])
-            # any operation connects again
+            # any operation reconnects
             await async_store.run(lambda tx: None)
             assert await taken(standing) == ["missed"]
             standing = stand_by(async_store, claim_request())

@@ -38,12 +38,12 @@ class Held:
 
     claim: Claim
     renewed_at: float
-    let_go: bool = False
+    given_up: bool = False
     beat_sent_at: float | None = None
 
     def valid(self, now: float) -> bool:
         """Whether the owner may still act on the job."""
-        return not self.let_go and now - self.renewed_at < TTL_S
+        return not self.given_up and now - self.renewed_at < TTL_S
 
 
 @dataclass
@@ -82,8 +82,8 @@ class Ownership(RuleBasedStateMachine):
     def submit(self, count: int, tenant: str, depends: bool) -> None:
         """Submit jobs, some of which depend on an earlier one of the same tenant."""
         for _ in range(count):
-            mine = [job_id for job_id in self.jobs if job_id.startswith(tenant)]
-            needs = [mine[-1]] if depends and mine else []
+            own = [job_id for job_id in self.jobs if job_id.startswith(tenant)]
+            needs = [own[-1]] if depends and own else []
             job = Job(
                 id=f"{tenant}{len(self.jobs)}",
                 kind="tool_call",
@@ -113,13 +113,13 @@ class Ownership(RuleBasedStateMachine):
     @rule(data=st.data())
     def land_beat(self, data: st.DataObject) -> None:
         """A heartbeat arrives at the store, however late, and its report at the owner."""
-        held = data.draw(st.sampled_from([one for one in self.held if one.beat_sent_at is not None]))
+        held = data.draw(st.sampled_from([held for held in self.held if held.beat_sent_at is not None]))
         sent_at, held.beat_sent_at = held.beat_sent_at, None
         report = self.store.heartbeat([held.claim], TTL_S)
         assert report.held == {held.claim.job_id} if self._current(held) else report.lost == {held.claim.job_id}
         if report.lost:
             assert not held.valid(self.now)
-            held.let_go = True
+            held.given_up = True
         elif held.valid(self.now):
             held.renewed_at = sent_at
 
@@ -129,16 +129,16 @@ class Ownership(RuleBasedStateMachine):
         """An owner writes, perhaps long after it has lost the job."""
         held = data.draw(st.sampled_from(self.held))
         current, before = self._current(held), self._state(held)
-        again = held.let_go and self._repeats(held, how)
+        again = held.given_up and self._repeats(held, how)
         try:
             self._write(held, how)
         except LeaseLost:
             assert not held.valid(self.now), "an owner with a valid lease was fenced off"
             assert not current
-            held.let_go = True
+            held.given_up = True
         else:
             assert current or again, "a stale owner's write was accepted"
-            held.let_go = held.let_go or how != "step"
+            held.given_up = held.given_up or how != "step"
         if not current:
             assert self._state(held) == before, "a stale owner changed something"
 
@@ -158,7 +158,7 @@ class Ownership(RuleBasedStateMachine):
     def _repeats(self, held: Held, how: str) -> bool:
         """Whether the write repeats the recorded outcome of the claim's attempt."""
         expected = {"finish": "succeeded", "fail": "failed", "retry": "retried", "pause": "released"}.get(how)
-        attempts = {one.fence: one.outcome for one in self.store.attempts(held.claim.job_id)}
+        attempts = {attempt.fence: attempt.outcome for attempt in self.store.attempts(held.claim.job_id)}
         return expected is not None and attempts.get(held.claim.fence) == expected
 
     @rule(seconds=st.sampled_from([3.0, 6.0, 11.0]))

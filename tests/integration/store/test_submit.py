@@ -41,11 +41,17 @@ def test_the_same_key_gives_the_same_job(store: Store, make_job: MakeJob) -> Non
     other_tenant = make_job(idempotency_key="k", tenant_id="other")
     other_space = make_job(idempotency_key="k", namespace="other")
 
-    one, two, three, four = store.submit([first, twin, other_tenant, other_space])
+    created, same, in_tenant, in_namespace = store.submit([first, twin, other_tenant, other_space])
     (again,) = store.submit([make_job(idempotency_key="k")])
 
-    assert [entry.created for entry in (one, two, three, four, again)] == [True, False, True, True, False]
-    assert one.job_id == two.job_id == again.job_id == first.id
+    assert [entry.created for entry in (created, same, in_tenant, in_namespace, again)] == [
+        True,
+        False,
+        True,
+        True,
+        False,
+    ]
+    assert created.job_id == same.job_id == again.job_id == first.id
     assert len(store.list_jobs()) == 3
 
 
