@@ -8,25 +8,26 @@ blocking interface from them.
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping
 from types import TracebackType
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
-from pydantic import Field, JsonValue
+from pydantic import AfterValidator, Field, JsonValue
 
 from crucible.capabilities import Capabilities
 from crucible.completion import Completion
 from crucible.prompt import Prompt
 from crucible.record import Record
 from crucible.recovery import RecoveredRun, RecoveryObserver, RecoveryRequest
+from crucible.redaction import redacted
 from crucible.stream import StreamEvent
 from crucible.tokenizer import Tokenizer
 from crucible.training import CheckpointCheck, LiveRun, RunRef, RunSpec
 
 
 class Health(Record):
-    """The health of a backend. If it cannot serve now, ``reason`` explains why."""
+    """The health of a backend. If it cannot serve now, ``reason`` explains why, without credentials."""
 
     ok: bool
-    reason: str | None = None
+    reason: Annotated[str, AfterValidator(redacted)] | None = None
     details: dict[str, JsonValue] = Field(default_factory=dict)
 
 

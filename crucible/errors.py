@@ -24,7 +24,8 @@ CrucibleError
 
 An error has fields for the queue's decision (category, code, retryable, retry_after_ms) and for the user (message,
 backend, request_id, details), and survives pickling. ``retryable`` states whether the same request may succeed
-later; whether it is retried is the queue's decision, not the backend's.
+later; whether it is retried is the queue's decision, not the backend's. Credentials that were announced to
+``crucible.redaction`` are hidden in every error, whatever text of a service it quotes.
 """
 
 from collections.abc import Iterator, Mapping
@@ -34,6 +35,7 @@ from typing import Any, ClassVar, Self
 from pydantic import Field, JsonValue
 
 from crucible.record import Record
+from crucible.redaction import redacted, redacted_json
 
 
 class ErrorCategory(StrEnum):
@@ -77,12 +79,12 @@ class CrucibleError(Exception):
         retry_after_ms: int | None = None,
         details: Mapping[str, JsonValue] | None = None,
     ) -> None:
-        super().__init__(message)
-        self.message = message
+        self.message = redacted(message)
+        super().__init__(self.message)
         self.backend = backend
-        self.request_id = request_id
+        self.request_id = request_id and redacted(request_id)
         self.retry_after_ms = retry_after_ms
-        self.details: dict[str, JsonValue] = dict(details or {})
+        self.details = _redacted_details(details or {})
 
     def __str__(self) -> str:
         marks = [f"backend {self.backend}"] if self.backend else []
@@ -94,7 +96,7 @@ class CrucibleError(Exception):
 
     def failure(self) -> Failure:
         """Return this error as data."""
-        details = dict(self.details)
+        details = _redacted_details(self.details)  # they may have been added to since
         if self.backend:
             details["backend"] = self.backend
         if self.request_id:
@@ -254,6 +256,10 @@ class Canceled(CrucibleError):
 
     category = ErrorCategory.CANCELED
     code = "canceled"
+
+
+def _redacted_details(details: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    return {redacted(name): redacted_json(value) for name, value in details.items()}
 
 
 def error_from(failure: Failure, *, default: type[CrucibleError] = BackendError) -> CrucibleError:

@@ -2,7 +2,7 @@
 output.
 
 Without configuration nothing below WARNING is logged. Tracebacks never show values of variables, which may be
-prompts or credentials.
+prompts or credentials. Credentials that a service echoed are hidden; whatever could act on a terminal is escaped.
 """
 
 import json
@@ -13,20 +13,23 @@ from typing import Any
 
 import structlog
 
+from crucible.plain_text import plain_line, plain_text
+from crucible.redaction import redacted, redacted_json
 from nsai_work.settings import Settings
 
 Render = Callable[[Mapping[str, Any]], str]
 
 
 def _as_text(event: Mapping[str, Any]) -> str:
-    head = str(event.get("event", ""))
+    head = plain_line(str(event.get("event", "")))
     rest = " ".join(f"{key}={_shown(value)}" for key, value in event.items() if key != "event")
     return f"{head} {rest}".rstrip()
 
 
 def _shown(value: object) -> str:
     text = str(value)
-    return json.dumps(text) if not text or set(text) & set(' "=\n') else text
+    quoted = not text or bool(set(text) & set(' "=')) or plain_line(text) != text
+    return json.dumps(text) if quoted else text
 
 
 def _as_json(event: Mapping[str, Any]) -> str:
@@ -50,7 +53,19 @@ def get_logger(name: str) -> structlog.stdlib.BoundLogger:
 
 def _to_logging(logger: Any, method: str, event: MutableMapping[str, Any]) -> tuple[tuple[str], dict[str, Any]]:
     exc_info = event.pop("exc_info", None)
-    return (_render(event),), {"exc_info": exc_info}
+    shown = {key: redacted_json(value if _is_json(value) else str(value)) for key, value in event.items()}
+    return (_render(shown),), {"exc_info": exc_info}
+
+
+def _is_json(value: object) -> bool:
+    return value is None or isinstance(value, bool | int | float | str | list | dict)
+
+
+class _PlainFormatter(logging.Formatter):
+    """Formats records of all loggers, with their tracebacks, for a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return plain_text(redacted(super().format(record)))
 
 
 def configure_logging(settings: Settings) -> None:
@@ -61,6 +76,8 @@ def configure_logging(settings: Settings) -> None:
     _render = _as_json if as_json else _as_text
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     line = "%(message)s" if as_json else "%(asctime)s %(levelname)s %(message)s"
-    logging.basicConfig(level=level, format=line, stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_PlainFormatter(line))
+    logging.basicConfig(level=level, handlers=[handler])
     for noisy in ("celery", "kombu", "amqp", "httpx", "httpcore", "alembic"):
         logging.getLogger(noisy).setLevel(max(level, logging.WARNING))

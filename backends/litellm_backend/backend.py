@@ -44,6 +44,7 @@ class LiteLLMBackend(Backend):
             raise InvalidRequest.of(
                 "default_model", settings.default_model, f"models lists {settings.models}", backend=BACKEND
             )
+        settings.key()
         self._library: Any = None
         self._facts: dict[str, ModelFacts] = {}
 
@@ -81,7 +82,7 @@ class LiteLLMBackend(Backend):
             answer = await self._opened.acompletion(**arguments(prompt, facts, self._settings))
             choices = tuple(choice_of(index, wire) for index, wire in enumerate(answer.choices))
         except Exception as exc:
-            raise translated(exc, facts.model, self._settings.key()) from None
+            raise translated(exc, facts.model) from None
         wire = getattr(answer, "usage", None)
         usage = counted(wire, prompt, text_of(choices))
         return completion_of(
@@ -117,7 +118,7 @@ class LiteLLMBackend(Backend):
                     yield event
             converter.require_end()
         except Exception as exc:
-            raise translated(exc, facts.model, self._settings.key()) from None
+            raise translated(exc, facts.model) from None
         finally:
             if stream is not None:
                 await stream.aclose()

@@ -1,7 +1,5 @@
 """Translation of LiteLLM's exceptions to ``crucible.errors``."""
 
-import os
-import re
 from typing import Any, Final
 
 from backends.litellm_backend.settings import BACKEND
@@ -16,6 +14,7 @@ from crucible.errors import (
     RequestTimeout,
     Unsupported,
 )
+from crucible.redaction import redacted
 from crucible.retry_after import retry_after_ms
 
 # names of LiteLLM's classes, also as base classes; the first match counts, otherwise the status
@@ -27,15 +26,10 @@ _BY_NAME: Final[tuple[tuple[str, type[CrucibleError]], ...]] = (
     ("APITimeoutError", RequestTimeout),
 )
 _MAX_CHARS: Final = 2000
-_MIN_SECRET_CHARS: Final = 8
-_SECRET_NAME: Final = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)$")
 
 
-def translated(error: Exception, model: str | None, key: str | None = None) -> CrucibleError:
-    """The error for an exception of LiteLLM.
-
-    Raise it ``from None``: LiteLLM's own message may quote a key, which is redacted here.
-    """
+def translated(error: Exception, model: str | None) -> CrucibleError:
+    """The error for an exception of LiteLLM. Raise it ``from None``: LiteLLM's own message may quote a key."""
     if isinstance(error, CrucibleError):
         error.backend = BACKEND
         return error
@@ -46,7 +40,7 @@ def translated(error: Exception, model: str | None, key: str | None = None) -> C
         # the provider's message may quote a part of the key
         provider = getattr(error, "llm_provider", None) or "the provider"
         return AuthenticationFailed(f"the credential for {provider} (model {model}) was refused", **common)
-    message = _redacted(str(getattr(error, "message", None) or error), key)[:_MAX_CHARS]
+    message = redacted(str(getattr(error, "message", None) or error))[:_MAX_CHARS]
     if kind is not InvalidRequest:
         return kind(message, retry_after_ms=retry_after_ms(headers), **common)
     if getattr(error, "status_code", None) == 404:
@@ -74,12 +68,3 @@ def _headers(error: Any) -> dict[str, str]:
     response = getattr(getattr(error, "response", None), "headers", None) or {}
     headers = {**dict(response), **dict(getattr(error, "litellm_response_headers", None) or {})}
     return {name.lower(): value for name, value in headers.items()}
-
-
-def _redacted(text: str, key: str | None) -> str:
-    """The text without the key and without secrets of the environment."""
-    secrets = {value for name, value in os.environ.items() if _SECRET_NAME.search(name.upper())}
-    for secret in sorted({*secrets, key or ""}, key=len, reverse=True):
-        if len(secret) >= _MIN_SECRET_CHARS:
-            text = text.replace(secret, "(hidden)")
-    return text

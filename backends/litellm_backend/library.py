@@ -4,18 +4,21 @@ import asyncio
 import contextlib
 import inspect
 import os
+import re
 import threading
 from collections import Counter
 from typing import Any, Final
 
 from backends.litellm_backend.settings import BACKEND
 from crucible.errors import Unsupported
+from crucible.redaction import remember_secret
 
 _NO_DOWNLOADS: Final = {
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",
     "LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS": "True",
 }
 _MODE: Final = "LITELLM_MODE"
+_SECRET_NAME: Final = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)$")
 
 _importing = threading.Lock()
 _open: Counter[int] = Counter()
@@ -27,6 +30,8 @@ async def opened() -> Any:
     Raises:
         Unsupported: it is not installed.
     """
+    # LiteLLM reads any provider's key itself, and its errors may quote one
+    remember_secret(*(value for name, value in os.environ.items() if _SECRET_NAME.search(name.upper())))
     # in a thread, because the import takes seconds
     library = await asyncio.to_thread(_imported)
     _open[id(asyncio.get_running_loop())] += 1

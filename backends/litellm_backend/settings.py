@@ -6,6 +6,7 @@ from pydantic import Field, SecretStr, field_validator
 
 from backends.openai.settings import PLACEHOLDER_KEY, URL_FORM, Claim, Option, is_http_url, is_loopback
 from crucible.record import Record
+from crucible.redaction import remember_secret
 
 BACKEND: Final = "litellm"
 
@@ -48,7 +49,9 @@ class LiteLLMSettings(Record):
         A server on this machine gets a placeholder.
         """
         if self.api_key is not None:
-            return self.api_key.get_secret_value()
+            key = self.api_key.get_secret_value()
+            remember_secret(key)
+            return key
         if self.api_base is not None and is_loopback(self.api_base):
             return PLACEHOLDER_KEY
         return None

@@ -8,6 +8,7 @@ from pydantic import Field, SecretStr
 
 from crucible.errors import InvalidRequest
 from crucible.record import Record
+from crucible.redaction import remember_secret
 
 BACKEND: Final = "openai"
 KEY_VARIABLE: Final = "OPENAI_API_KEY"
@@ -64,10 +65,9 @@ class OpenAISettings(Record):
 
     def key(self) -> str:
         """The API key; a placeholder for a server on this machine. Raises InvalidRequest if there is none."""
-        if self.api_key is not None:
-            return self.api_key.get_secret_value()
-        key = os.environ.get(KEY_VARIABLE)
+        key = os.environ.get(KEY_VARIABLE) if self.api_key is None else self.api_key.get_secret_value()
         if key:
+            remember_secret(key)
             return key
         if is_loopback(self.address()):
             return PLACEHOLDER_KEY

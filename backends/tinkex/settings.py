@@ -9,6 +9,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from backends.tinkex.errors import invalid
 from crucible.errors import InvalidRequest
+from crucible.redaction import remember_secret
 
 DEFAULT_BASE_URL: Final = "https://tinker.thinkingmachines.dev/services/tinker-prod"
 API_KEY_NAME: Final = "TINKER_API_KEY"
@@ -33,6 +34,8 @@ class Endpoint:
     def __init__(self, base_url: str, api_key: SecretStr | None) -> None:
         self.base_url = base_url
         self._api_key = api_key
+        if api_key is not None:
+            remember_secret(api_key.get_secret_value())
 
     def __repr__(self) -> str:
         return f"Endpoint({self.base_url!r})"

@@ -4,7 +4,7 @@ import json
 import sys
 
 from crucible.errors import CrucibleError, Failure
-from nsai_work.cli.plain_text import plain_text, shortened
+from crucible.plain_text import plain_text, shortened
 
 MAX_LINES = 40
 

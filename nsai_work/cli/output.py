@@ -11,7 +11,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from nsai_work.cli.plain_text import plain_line, plain_text
+from crucible.plain_text import plain_line, plain_text
 
 
 def write_json(value: JsonValue, *, indent: int | None = 2) -> None:

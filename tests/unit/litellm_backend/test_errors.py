@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from backends.litellm_backend import LiteLLMBackend
 from backends.litellm_backend.errors import translated
 from crucible import (
     AuthenticationFailed,
@@ -18,6 +19,7 @@ from crucible import (
     RequestTimeout,
     Unsupported,
 )
+from crucible.testing.loop import run_opened
 
 pytestmark = pytest.mark.filterwarnings("default")
 
@@ -60,9 +62,12 @@ def test_what_is_not_litellms_is_no_answer() -> None:
 
 
 def test_keys_of_the_environment_are_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In any message."""
+    """In any message, once the backend is open."""
     monkeypatch.setenv("SOME_PROVIDER_API_KEY", "gsk-0123456789")
 
-    said = str(translated(ValueError("bad key gsk-0123456789 or sk-abcdefgh"), "m", "sk-abcdefgh"))
+    async def opened(_: LiteLLMBackend) -> str:
+        return str(translated(ValueError("bad key gsk-0123456789 or sk-abcdefgh"), "m"))
+
+    said = run_opened(LiteLLMBackend({"api_key": "sk-abcdefgh", "models": ["openai/m"]}), opened)
     assert "gsk-0123456789" not in said
     assert "sk-abcdefgh" not in said
