@@ -61,7 +61,7 @@ def test_what_is_not_litellms_is_no_answer() -> None:
     assert issubclass(MalformedAnswer, BackendError)
 
 
-def test_keys_of_the_environment_are_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_of_the_environment_are_hidden(library: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """In any message, once the backend is open."""
     monkeypatch.setenv("SOME_PROVIDER_API_KEY", "gsk-0123456789")
 
