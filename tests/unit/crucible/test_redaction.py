@@ -38,6 +38,9 @@ ENCODINGS: dict[str, Callable[[str], str]] = {
     "without its beginning": lambda key: "..." + key[4:],
 }
 
+IN_PART = {"cut", "without its beginning"}
+"""Forms of which less than a piece may remain, for a short key."""
+
 
 @pytest.fixture(autouse=True)
 def secrets() -> Iterator[None]:
@@ -100,7 +103,7 @@ def test_no_error_shows_a_key(key: str, before: str, after: str, form: str, nest
 
     for output in shown:
         assert not _pieces_of(key, output)
-        assert encoded not in output
+        assert encoded not in output or form in IN_PART
 
 
 def test_words_are_not_hidden_for_a_short_key() -> None:
