@@ -16,7 +16,7 @@ from crucible.backend import Health
 from crucible.redaction import HIDDEN, redacted, remember_secret
 
 KEY = "tml-R2d2+C3po/Zx9=q_W8"
-ALPHABET = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_+/="
+ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_+/="  # no words of the errors themselves
 
 ENCODINGS: dict[str, Callable[[str], str]] = {
     "plain": str,
