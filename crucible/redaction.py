@@ -7,7 +7,8 @@ these forms. Secrets stay in this process.
 
 import base64
 import re
-from typing import Final
+from collections.abc import Iterator
+from typing import Final, TypeAlias
 
 from pydantic import JsonValue
 
@@ -40,7 +41,7 @@ def remember_secret(*values: str | None) -> None:
             continue
         _secrets.add(value)
         for form in _forms(value):
-            plain = "".join(char for char, _, _ in _normalized(form))
+            plain = "".join(char for char, _, _ in _as_written(form))
             size = min(_PIECE_CHARS, len(plain))
             if size >= MIN_SECRET_CHARS:
                 found = _pieces.setdefault(size, set())
@@ -51,15 +52,8 @@ def redacted(text: str) -> str:
     """The text without remembered secrets, whole or in pieces, in any encoding."""
     if not _pieces:
         return text
-    chars = list(_normalized(text))
-    plain = "".join(char for char, _, _ in chars)
-    spans: list[tuple[int, int]] = []
-    for size, pieces in _pieces.items():
-        spans += [
-            (chars[start][1], chars[start + size - 1][2])
-            for start in range(len(plain) - size + 1)
-            if plain[start : start + size] in pieces
-        ]
+    # as decoded text too: in "%004", a key that begins with 0 would otherwise not be seen, or not in "%30"
+    spans = [*_spans(_as_written(text)), *_spans(_decoded_chars(text))]
     return _without(text, spans) if spans else text
 
 
@@ -83,15 +77,29 @@ def _forms(secret: str) -> list[str]:
     return [secret, data.hex(), *(text.rstrip("=")[:-1] for text in shifted)]
 
 
-def _normalized(text: str) -> list[tuple[str, int, int]]:
-    """The characters that a secret is compared by: decoded, lower case, without quotes and space; with their
-    places in the text."""
+Char: TypeAlias = tuple[str, int, int]
+"""A character in the form by which a secret is compared, with its place in the text."""
+
+
+def _as_written(text: str) -> list[Char]:
+    return [(char.lower()[:1], at, at + 1) for at, char in enumerate(text) if not _DROPPED.match(char)]
+
+
+def _decoded_chars(text: str) -> list[Char]:
     found = []
     for match in _ENCODED.finditer(text):
         char = _decoded(match)
         if not _DROPPED.match(char):
-            found.append((char.lower()[:1] or char, match.start(), match.end()))
+            found.append((char.lower()[:1], match.start(), match.end()))
     return found
+
+
+def _spans(chars: list[Char]) -> Iterator[tuple[int, int]]:
+    plain = "".join(char for char, _, _ in chars)
+    for size, pieces in _pieces.items():
+        for start in range(len(plain) - size + 1):
+            if plain[start : start + size] in pieces:
+                yield chars[start][1], chars[start + size - 1][2]
 
 
 def _decoded(match: re.Match[str]) -> str:
