@@ -18,12 +18,14 @@ from crucible.training import Intent, RunRef
 class ResumeMode(StrEnum):
     """How a remote run obtained the job's state.
 
-    ``fresh``: new, at step 0. ``warm``: the same live model, taken over. ``exact``: restored, and proven equal by
+    ``fresh``: new, at step 0. ``restarted``: new, at step 0, because no checkpoint was usable: the steps of the
+    earlier runs are lost. ``warm``: the same live model, taken over. ``exact``: restored, and proven equal by
     the repeated steps. ``unverified``: restored, with too few repeated steps to compare. ``cold``: restored, but
     the repeated steps differ: the optimizer state, or even the weights, were not restored.
     """
 
     FRESH = "fresh"
+    RESTARTED = "restarted"
     WARM = "warm"
     EXACT = "exact"
     UNVERIFIED = "unverified"
@@ -33,7 +35,8 @@ class ResumeMode(StrEnum):
 class RemoteRun(Record):
     """A remote run in the lineage of a job. ``generation`` counts from 1; ``from_step`` is the number of optimizer
     steps in its initial state; ``first_seq_id`` is the first sequence number of the driver's own operations (a
-    backend may have used some for a restore or for feature detection)."""
+    backend may have used some for a restore or for feature detection). ``lost_steps`` is the number of recorded
+    steps that it has to repeat; ``restart_reason`` says why a restart had no usable checkpoint."""
 
     generation: int = Field(ge=1)
     ref: RunRef
@@ -42,6 +45,8 @@ class RemoteRun(Record):
     restored_from: str | None = None
     end_reason: str | None = None
     first_seq_id: int = Field(default=1, ge=0)
+    lost_steps: int = Field(default=0, ge=0)
+    restart_reason: str | None = None
 
 
 class StepRecord(Record):

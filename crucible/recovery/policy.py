@@ -37,6 +37,11 @@ class RecoveryPolicy(Record):
             return value
         raise ValueError("allowed are latest, best_loss, or the path of a checkpoint (tinker://RUN/weights/NAME)")
 
+    @property
+    def names_checkpoint(self) -> bool:
+        """Whether ``checkpoint_strategy`` is the path of a checkpoint."""
+        return "://" in self.checkpoint_strategy
+
     def backoff_before(self, attempt: int) -> int:
         """Return the delay in milliseconds before ``attempt``, counted from 0: none before the first, then
         min(backoff * 2^(attempt-1), max)."""

@@ -72,6 +72,10 @@ def _restored(data: Data) -> str:
     return f"resumed from step {data.get('from_step')} in new remote run {data.get('run_id')}"
 
 
+def _restarted(data: Data) -> str:
+    return f"restarted at step 0, {data.get('lost_steps')} steps are lost{_reason(data)}"
+
+
 def _warm(data: Data) -> str:
     return (
         f"took over the live remote run at step {data.get('step')}; {data.get('replayed', 0)} operations replayed"
@@ -110,6 +114,7 @@ _FORMATTERS: Final[dict[str, tuple[Formatter, str]]] = {
     "resume.fresh": (lambda data: f"remote run {data.get('run_id')}", "dim"),
     "resume.warm": (_warm, "green"),
     "resume.restored": (_restored, "green"),
+    "resume.restarted": (_restarted, "bold yellow"),
     "resume.verified": (_verified, "green"),
     "resume.cold": (_cold, "bold red"),
     "training.incident": (_incident, "bold red"),

@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
-_HIDDEN = {"recoveries": 0, "resume": "fresh"}
+_HIDDEN = {"recoveries": 0, "resume": "fresh", "lost_steps": 0}
 """Values that mean "nothing happened", and are not shown."""
 
 

@@ -38,7 +38,7 @@ class RunProgress:
             self.done = _int_or(event.data.get("done"), self.done)
             self.total = _int_or(event.data.get("total"), self.total)
             self.failed_rows = _int_or(event.data.get("failed"), self.failed_rows)
-        elif event.name == "resume.restored":
+        elif event.name in ("resume.restored", "resume.restarted"):
             self.recoveries += 1
             self.done = _int_or(event.data.get("from_step"), self.done)
         elif event.name == "checkpoint.committed":

@@ -239,6 +239,8 @@ runs: Final = Table(
     Column("restored_from", String),
     Column("end_reason", LossyText),
     Column("started_at", UtcTime, nullable=False),
+    Column("lost_steps", BigInteger),
+    Column("restart_reason", LossyText),
     PrimaryKeyConstraint("job_seq", "generation"),
 )
 

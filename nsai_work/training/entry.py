@@ -13,7 +13,13 @@ from crucible.training import Intent, LiveRun
 from nsai_work.errors import InvalidJob
 from nsai_work.journal import CheckpointRecord, CheckpointStatus, JournalSnapshot, RemoteRun, ResumeMode
 from nsai_work.training.checkpoints import finish_cleanup
-from nsai_work.training.lineage import candidates, checkpoint_ref, skipped_steps, suspect_generations
+from nsai_work.training.lineage import (
+    candidates,
+    checkpoint_ref,
+    no_candidate_reason,
+    skipped_steps,
+    suspect_generations,
+)
 from nsai_work.training.operations import OperationSequence, last_done, run_name
 from nsai_work.training.pipeline import prepare
 from nsai_work.training.proof import comparable
@@ -112,9 +118,9 @@ async def _record_warm(assignment: Assignment, active: ActiveRun, snapshot: Jour
 
 async def _start_or_restore(assignment: Assignment, snapshot: JournalSnapshot) -> ActiveRun:
     recovered = await _recover(assignment, snapshot)
-    if recovered is None:
+    if isinstance(recovered, str):
         live_run = await assignment.wait(assignment.backend.start(assignment.spec))
-        return await _begin_run(assignment, live_run, _fresh(snapshot, live_run))
+        return await _begin_run(assignment, live_run, _fresh(snapshot, live_run, recovered))
     try:
         record = _restored(snapshot, recovered)
     except BaseException:
@@ -123,12 +129,16 @@ async def _start_or_restore(assignment: Assignment, snapshot: JournalSnapshot) -
     return await _begin_run(assignment, recovered.run, record)
 
 
-async def _recover(assignment: Assignment, snapshot: JournalSnapshot) -> RecoveredRun | None:
-    """Restore a run from a checkpoint. Returns None when the job must start over at step 0, which its seed makes
-    exact."""
+async def _recover(assignment: Assignment, snapshot: JournalSnapshot) -> RecoveredRun | str:
+    """Restore a run from a checkpoint. Returns the reason when the job must start over at step 0, which its seed
+    makes exact.
+
+    Raises:
+        NoCheckpoint: the policy names a checkpoint, which is not usable.
+    """
     usable = candidates(snapshot)
     if snapshot.run is None or not usable:
-        return None
+        return no_candidate_reason(snapshot)
     request = RecoveryRequest(
         failed=snapshot.run.ref,
         spec=assignment.spec,
@@ -141,10 +151,12 @@ async def _recover(assignment: Assignment, snapshot: JournalSnapshot) -> Recover
         recovered = await assignment.wait(assignment.backend.recover(request, observe=recorder))
     except NoCheckpoint as exc:
         recorder.raise_failure()
+        if assignment.payload.recovery.names_checkpoint:
+            raise
         for checkpoint in usable:
             if checkpoint.path not in recorder.rejected:
                 await assignment.journal.mark_checkpoint(checkpoint.name, CheckpointStatus.LOST, exc.message)
-        return None
+        return exc.message
     if recorder.failure is not None:
         await recovered.run.close(unload=True)
         recorder.raise_failure()
@@ -182,13 +194,16 @@ def _next_generation(snapshot: JournalSnapshot) -> int:
     return max((run.generation for run in snapshot.runs), default=0) + 1
 
 
-def _fresh(snapshot: JournalSnapshot, run: LiveRun) -> RemoteRun:
+def _fresh(snapshot: JournalSnapshot, run: LiveRun, reason: str) -> RemoteRun:
+    restarted = snapshot.last_step > 0
     return RemoteRun(
         generation=_next_generation(snapshot),
         ref=run.ref,
         from_step=0,
-        resume=ResumeMode.FRESH,
+        resume=ResumeMode.RESTARTED if restarted else ResumeMode.FRESH,
         first_seq_id=run.next_seq_id,
+        lost_steps=snapshot.last_step,
+        restart_reason=reason if restarted else None,
     )
 
 
@@ -209,6 +224,7 @@ def _restored(snapshot: JournalSnapshot, recovered: RecoveredRun) -> RemoteRun:
         resume=ResumeMode.UNVERIFIED if recovered.optimizer_requested else ResumeMode.COLD,
         restored_from=path,
         first_seq_id=recovered.run.next_seq_id,
+        lost_steps=snapshot.last_step - step,
     )
 
 
@@ -216,13 +232,18 @@ async def _begin_run(assignment: Assignment, live_run: LiveRun, record: RemoteRu
     """Journal a new run, then build its state from the reloaded journal."""
     try:
         await assignment.journal.begin_run(record)
-        name = "resume.fresh" if record.restored_from is None else "resume.restored"
-        await assignment.journal.event(name, _details(record))
+        await assignment.journal.event(_event_name(record), _details(record))
         snapshot = await finish_cleanup(assignment, await assignment.journal.load())
         return _active_run(assignment, snapshot, live_run, record)
     except BaseException:
         await live_run.close()
         raise
+
+
+def _event_name(record: RemoteRun) -> str:
+    if record.restored_from is not None:
+        return "resume.restored"
+    return "resume.restarted" if record.resume is ResumeMode.RESTARTED else "resume.fresh"
 
 
 def _details(record: RemoteRun) -> dict[str, JsonValue]:
@@ -231,6 +252,8 @@ def _details(record: RemoteRun) -> dict[str, JsonValue]:
         "run_id": record.ref.run_id,
         "from_step": record.from_step,
         "restored_from": record.restored_from,
+        "lost_steps": record.lost_steps,
+        "reason": record.restart_reason,
     }
 
 

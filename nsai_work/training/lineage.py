@@ -86,6 +86,14 @@ def candidates(snapshot: JournalSnapshot) -> tuple[CheckpointRecord, ...]:
     return tuple(sorted(usable, key=lambda item: (item.step, item.generation), reverse=True))
 
 
+def no_candidate_reason(snapshot: JournalSnapshot) -> str:
+    """Return why a recovery has no candidate, for people."""
+    lost = [row for row in snapshot.checkpoints if row.status is CheckpointStatus.LOST]
+    if not lost:
+        return f"no checkpoint had been saved by step {snapshot.last_step}"
+    return "no checkpoint is usable: " + "; ".join(f"{row.name}: {row.note or 'lost'}" for row in lost[-5:])
+
+
 def checkpoint_ref(checkpoint: CheckpointRecord) -> CheckpointRef:
     """Convert a checkpoint record to the reference that ``crucible.recovery`` uses. The record has a path."""
     assert checkpoint.path is not None
@@ -94,6 +102,12 @@ def checkpoint_ref(checkpoint: CheckpointRecord) -> CheckpointRef:
 
 def worst_resume(runs: Sequence[RemoteRun]) -> ResumeMode:
     """Return the weakest resume mode of a job's runs: the guarantee that holds for the job as a whole."""
-    order = (ResumeMode.COLD, ResumeMode.UNVERIFIED, ResumeMode.EXACT, ResumeMode.WARM)
+    order = (
+        ResumeMode.COLD,
+        ResumeMode.UNVERIFIED,
+        ResumeMode.RESTARTED,
+        ResumeMode.EXACT,
+        ResumeMode.WARM,
+    )
     modes = {run.resume for run in runs}
     return next((mode for mode in order if mode in modes), ResumeMode.FRESH)

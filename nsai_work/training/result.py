@@ -15,7 +15,8 @@ def is_finished(snapshot: JournalSnapshot, plan: Plan) -> bool:
 
 
 def training_result(snapshot: JournalSnapshot, plan: Plan) -> dict[str, JsonValue]:
-    """Return the job's result. ``model`` is the path to sample from; ``resume`` the weakest resume mode."""
+    """Return the job's result. ``model`` is the path to sample from; ``resume`` the weakest resume mode;
+    ``lost_steps`` the steps that were recorded and had to be repeated."""
     final = final_checkpoint(snapshot.checkpoints, plan.total_steps)
     assert final is not None
     losses = [step.loss for step in snapshot.steps]
@@ -29,6 +30,7 @@ def training_result(snapshot: JournalSnapshot, plan: Plan) -> dict[str, JsonValu
         "model": final.sampler_path,
         "resume": worst_resume(snapshot.runs).value,
         "recoveries": len(snapshot.runs) - 1,
+        "lost_steps": sum(run.lost_steps for run in snapshot.runs),
         "skipped_steps": [step.step for step in snapshot.steps if SKIPPED in step.metrics],
         "lineage": [_run(run) for run in snapshot.runs],
     }
@@ -42,4 +44,6 @@ def _run(run: RemoteRun) -> dict[str, JsonValue]:
         "resume": run.resume.value,
         "restored_from": run.restored_from,
         "end_reason": run.end_reason,
+        "lost_steps": run.lost_steps,
+        "restart_reason": run.restart_reason,
     }

@@ -41,6 +41,8 @@ def job_runs(tx: Tx, seq: int) -> list[RemoteRun]:
             resume=ResumeMode(row.resume),
             restored_from=row.restored_from,
             end_reason=row.end_reason,
+            lost_steps=row.lost_steps or 0,
+            restart_reason=row.restart_reason,
         )
         for row in rows
     ]

@@ -84,7 +84,9 @@ def test_a_restore_supersedes_later_steps(store: Store, claim: Claim) -> None:
         for step in range(1, 5):
             await journal.complete_step(step_record(step, loss=float(step)), step)
         await journal.end_run(1, "corrupted")
-        await journal.begin_run(run_record(2, from_step=2))
+        restored = run_record(2, from_step=2).model_copy(update={"lost_steps": 2, "restart_reason": "why"})
+        await journal.begin_run(restored)
+        assert (await journal.load()).run == restored
         await journal.complete_step(step_record(3, generation=2, loss=30.0), 1)
         await journal.set_resume(2, ResumeMode.EXACT)
         snapshot = await journal.load()

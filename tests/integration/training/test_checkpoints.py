@@ -8,6 +8,7 @@ import pytest
 
 from crucible.errors import (
     BackendUnavailable,
+    NoCheckpoint,
     OutOfCredit,
     RunCorrupted,
 )
@@ -87,6 +88,46 @@ async def test_without_any_checkpoint_the_job_begins_again(tmp_path: Path, alone
     result = await scene.drive()
     assert scene.losses == alone.losses
     assert [run["from_step"] for run in result["lineage"]] == [0, 0]
+    assert (result["resume"], result["lost_steps"]) == ("restarted", 5)
+    assert result["lineage"][1]["restart_reason"] == "no checkpoint had been saved by step 5"
+    [event] = scene.journal.events_named("resume.restarted")
+    assert (event["lost_steps"], event["reason"]) == (5, "no checkpoint had been saved by step 5")
+
+
+async def test_a_restart_names_what_was_wrong_with_each_checkpoint(tmp_path: Path, alone: Scene) -> None:
+    """The event and the result carry the reason; a takeover of the new run does not hide it."""
+    scene = Scene(payload_of(tmp_path))
+
+    def act(details: dict[str, Any]) -> None:
+        for saved in scene.service.saved.values():
+            saved.usable = False
+        kill_run(details)
+
+    scene.service.hook = once("result", 6, act)
+    result = await scene.drive()
+    assert scene.losses == alone.losses
+    assert (result["resume"], result["lost_steps"]) == ("restarted", 5)
+    assert result["lineage"][1]["restart_reason"] == "no checkpoint is usable"
+    assert len(scene.journal.events_named("service.recovery.checkpoint_rejected")) == 2
+
+
+async def test_a_restore_counts_the_steps_that_it_repeats(tmp_path: Path) -> None:
+    scene = Scene(payload_of(tmp_path))
+    scene.service.hook = once("result", 6, kill_run)
+    result = await scene.drive()
+    assert (result["resume"], result["lost_steps"]) == ("unverified", 1)
+    assert [run["lost_steps"] for run in result["lineage"]] == [0, 1]
+
+
+async def test_a_named_checkpoint_that_is_not_usable_stops_the_job_and_costs_no_other(tmp_path: Path) -> None:
+    """The policy names one path: the others are neither used nor given up, and nothing starts again at 0."""
+    recovery = {"checkpoint_strategy": "service://run-9/weights/other", "backoff_ms": 0, "poll_interval_ms": 10}
+    scene = Scene(payload_of(tmp_path, recovery=recovery))
+    scene.service.hook = once("result", 6, kill_run)
+    with pytest.raises(NoCheckpoint, match=r"service://run-9/weights/other.*known: service://run-1/weights/"):
+        await scene.drive()
+    assert [row.step for row in scene.journal.checkpoints.values() if row.kept] == [2, 4]
+    assert len(scene.journal.runs) == 1
 
 
 @pytest.mark.parametrize("strategy", ["steps", "epoch", "best", "last", "all"])

@@ -131,7 +131,7 @@ async def test_where_repeats_run_again_a_death_means_a_restore(tmp_path: Path, a
             scene = scene_on(server, tmp_path)
             result = await scene.survive([kill_at])
             check_equal(server, scene, alone, result)
-            assert result["resume"] in ("fresh", "warm", "exact", "unverified")
+            assert result["resume"] in ("fresh", "restarted", "warm", "exact", "unverified")
 
 
 FAULTS: dict[str, list[Any]] = {

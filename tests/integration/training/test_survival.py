@@ -102,7 +102,7 @@ async def test_killed_again_and_again(
     result = await scene.survive(kills)
 
     check_equal(scene, alone, result)
-    assert result["resume"] in ("fresh", "warm", "exact", "unverified")
+    assert result["resume"] in ("fresh", "restarted", "warm", "exact", "unverified")
     assert not scene.journal.events_named("resume.cold")
 
 

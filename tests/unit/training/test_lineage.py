@@ -93,6 +93,8 @@ def test_only_current_checkpoints_are_candidates() -> None:
         (["fresh", "exact"], "exact"),
         (["exact", "unverified", "warm"], "unverified"),
         (["cold", "exact"], "cold"),
+        (["fresh", "restarted", "exact"], "restarted"),
+        (["restarted", "unverified"], "unverified"),
     ],
 )
 def test_a_job_is_as_good_as_its_weakest_resume(modes: list[str], worst: str) -> None:
