@@ -3,9 +3,11 @@
 import contextlib
 import ssl
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from backends.tinkex.settings import Endpoint
+from crucible.bounded_responses import bounded_responses
+from crucible.decompression import ACCEPT_ENCODING
 
 if TYPE_CHECKING:
     import httpx
@@ -62,7 +64,7 @@ class ClientPool:
         if self._external is None:
             import httpx
 
-            self._external = httpx.AsyncClient(trust_env=self._trust_env)
+            self._external = httpx.AsyncClient(trust_env=self._trust_env, **_decoding())
         return contextlib.nullcontext(self._external)
 
     async def aclose(self) -> None:
@@ -97,7 +99,13 @@ class ClientPool:
         return httpx.AsyncClient(
             http2=self._http2,
             limits=limits,
-            headers={"User-Agent": "nsai-work-tinkex"},
             trust_env=self._trust_env,
             verify=self._tls,
+            **_decoding(),
         )
+
+
+def _decoding() -> dict[str, Any]:
+    """The client's arguments for bodies that are decompressed in blocks; the reader limits their total size."""
+    headers = {"User-Agent": "nsai-work-tinkex", "Accept-Encoding": ACCEPT_ENCODING}
+    return {"headers": headers, "event_hooks": {"response": [bounded_responses(None)]}}

@@ -18,6 +18,7 @@ from backends.tinkex.settings import Endpoint
 from backends.tinkex.wire.body import JSON, EncodedBody
 from backends.tinkex.wire.client_pool import ClientPool
 from backends.tinkex.wire.retry import RetryConfig, is_retryable
+from crucible.decompression import InvalidBody
 from crucible.errors import AnswerLost, BackendUnavailable, CrucibleError, MalformedAnswer, RequestTimeout
 from crucible.forks import reset_after_fork
 from crucible.retry_after import retry_after_ms
@@ -265,8 +266,8 @@ def _translated(route: str) -> Iterator[None]:
 
     try:
         yield
-    except httpx.DecodingError as error:
-        raise MalformedAnswer(f"{route}: the response cannot be decompressed", backend=BACKEND) from error
+    except InvalidBody as error:
+        raise MalformedAnswer(f"{route}: {error}", backend=BACKEND) from error
     except httpx.RemoteProtocolError as error:
         if "incomplete" in str(error) or "without sending complete" in str(error):
             raise _Truncated("the response was truncated") from error

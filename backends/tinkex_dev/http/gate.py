@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from backends.tinkex_dev.errors import Refused
 from backends.tinkex_dev.faults import RouteFault
 from backends.tinkex_dev.service.service import Service
-from backends.tinkex_dev.wire.exchange import refusal
+from backends.tinkex_dev.wire.exchange import MAX_BODY_BYTES, refusal
 
 TRANSPORT: Final = "nsai.transport"
 """Key of the connection's transport in an ASGI scope, by which a fault cuts the connection."""
@@ -97,7 +97,11 @@ class Gate:
         raise Refused(401, "Invalid API key: send one that begins with tml- as X-API-Key")
 
     async def _answer_once(self, key: str, scope: Scope, receive: Receive, send: Send) -> None:
-        body = await _whole_body(receive)
+        try:
+            body = await _whole_body(receive)
+        except Refused as error:
+            await refusal(error)(scope, receive, send)
+            return
         digest = hashlib.sha256(body).hexdigest()
         earlier = self._answers.get(key)
         if earlier is not None:
@@ -136,9 +140,13 @@ class _BufferedBody:
 
 async def _whole_body(receive: Receive) -> bytes:
     parts: list[bytes] = []
+    size = 0
     while True:
         message = await receive()
         parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > MAX_BODY_BYTES:
+            raise Refused(413, f"the body is larger than {MAX_BODY_BYTES} bytes")
         if not message.get("more_body", False):
             return b"".join(parts)
 

@@ -4,7 +4,6 @@ import asyncio
 import json
 from typing import Any, Final, TypeVar
 
-import zstandard
 from pydantic import ValidationError
 from pydantic_core import from_json, to_json
 from starlette.requests import Request
@@ -12,10 +11,11 @@ from starlette.responses import Response
 
 from backends.tinkex_dev.errors import InvalidField, OperationFailed, Refused
 from backends.tinkex_dev.wire.requests import RequestBody
+from crucible.decompression import BodyDecoder, BodyTooLarge, InvalidBody, UnknownEncoding
 
 JSON: Final = "application/json"
 PROTOBUF: Final = "application/x-protobuf"
-_MAX_BODY: Final = 256 * 1024 * 1024
+MAX_BODY_BYTES: Final = 256 * 1024 * 1024
 _THREAD_FROM_BYTES: Final = 256 * 1024
 """Bigger bodies are parsed in a thread, so that they do not block the event loop."""
 B = TypeVar("B", bound=RequestBody)
@@ -27,18 +27,19 @@ async def read_body(request: Request) -> bytes:
     Raises:
         Refused: 413 if it is too big, 415 for an unknown content encoding, 400 if it cannot be decompressed.
     """
-    data = await request.body()
-    if len(data) > _MAX_BODY:
-        raise Refused(413, f"the body has {len(data)} bytes; at most {_MAX_BODY} are allowed")
-    encoding = request.headers.get("content-encoding", "identity").strip().lower()
-    if encoding == "identity":
-        return data
-    if encoding != "zstd":
-        raise Refused(415, f"content-encoding {encoding!r} is not supported; allowed is zstd")
+    blocks: list[bytes] = []
     try:
-        return zstandard.ZstdDecompressor().decompress(data, max_output_size=_MAX_BODY)
-    except zstandard.ZstdError as error:
-        raise Refused(400, f"the body is not valid zstd: {error}") from error
+        decoder = BodyDecoder(request.headers.get("content-encoding", ""), MAX_BODY_BYTES)
+        async for data in request.stream():
+            blocks += decoder.feed(data)
+        decoder.finish()
+    except UnknownEncoding as error:
+        raise Refused(415, str(error)) from None
+    except BodyTooLarge as error:
+        raise Refused(413, str(error)) from None
+    except InvalidBody as error:
+        raise Refused(400, str(error)) from None
+    return b"".join(blocks)
 
 
 async def read(request: Request, kind: type[B]) -> B:
