@@ -1,6 +1,12 @@
-"""The home folder: parent of the embedded database, the spool and the backends' local files."""
+"""The home folder: parent of the embedded database, the spool and the backends' local files.
 
+It holds data of users, so folders are made with mode 0700 and files with 0600, by ``make_private_folder`` and
+``write_private_file``, whichever process comes first and whatever its umask.
+"""
+
+import contextlib
 import os
+import secrets
 from pathlib import Path
 from typing import Final
 
@@ -39,3 +45,29 @@ def absolute(path: str | Path) -> Path:
         return Path(path).expanduser().absolute()
     except RuntimeError:
         raise ValueError("begins with ~ and the name of a user that does not exist") from None
+
+
+def make_private_folder(folder: Path) -> Path:
+    """Create a folder and its missing parents, all accessible to this user only, and return the folder.
+
+    An existing folder keeps its mode: its owner may share it on purpose. Raises OSError.
+    """
+    # mkdir(parents=True) applies the mode only to the last folder
+    for path in reversed((folder, *folder.parents)):
+        if not path.is_dir():
+            path.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
+def write_private_file(path: Path, content: bytes) -> None:
+    """Replace a file atomically by one that only this user can read, in a folder that exists. Raises OSError."""
+    draft = make_private_file(path.with_name(f".{path.name}.{secrets.token_hex(8)}"))
+    draft.write_bytes(content)
+    draft.replace(path)
+
+
+def make_private_file(path: Path) -> Path:
+    """Create an empty file that only this user can read, unless it exists, and return its path. Raises OSError."""
+    with contextlib.suppress(FileExistsError):
+        path.touch(mode=0o600, exist_ok=False)
+    return path

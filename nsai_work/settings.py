@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from crucible.errors import InvalidRequest
 from nsai_work.credentials import account_name
-from nsai_work.home import absolute, default_home
+from nsai_work.home import absolute, default_home, make_private_folder
 
 AccountName: TypeAlias = Annotated[str, AfterValidator(account_name)]
 
@@ -31,6 +31,9 @@ class Settings(BaseSettings):
     have to reach a point where they can be handed over. ``credentials`` maps backends to the name of the account
     that this process uses there, which limits refer to. It is a name, never a key; the default is the backend's
     name.
+
+    A ``home`` that is passed to the constructor brings its own database and broker: those of the environment do not
+    apply, but others may be passed with it.
 
     Raises:
         InvalidRequest: a value is invalid; the error names the variable.
@@ -59,6 +62,9 @@ class Settings(BaseSettings):
     log_format: Literal["text", "json"] = "text"
 
     def __init__(self, **values: Any) -> None:
+        if "home" in values:
+            # the environment's database would otherwise be used in the place of the one in this home
+            values = {"database_url": "", "broker_url": "", **values}
         try:
             super().__init__(**values)
         except ValidationError as error:
@@ -104,7 +110,7 @@ class Settings(BaseSettings):
             InvalidRequest: it cannot be created.
         """
         try:
-            self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_private_folder(self.home)
         except OSError as error:
             raise InvalidRequest.of(
                 f"{PREFIX}HOME", str(self.home), f"cannot create it: {error.strerror}"

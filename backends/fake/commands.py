@@ -11,6 +11,7 @@ from crucible.backend import Command
 from crucible.errors import InvalidRequest
 from crucible.parsing import read_record
 from crucible.record import Record
+from nsai_work.home import make_private_folder
 
 
 class Noop(Record):
@@ -64,11 +65,11 @@ async def execute(command: Command, folder: Path) -> dict[str, JsonValue]:
 
 
 def _fail(fail: Fail, folder: Path) -> dict[str, JsonValue]:
-    folder.mkdir(parents=True, exist_ok=True)
+    make_private_folder(folder)
     for attempt in range(1, fail.times + 1):
         try:
             # exclusive creation counts correctly even with concurrent processes
-            (folder / f"{fail.key}.{attempt}").open("x").close()
+            (folder / f"{fail.key}.{attempt}").touch(mode=0o600, exist_ok=False)
         except FileExistsError:
             continue
         raise scripted_error(fail.code, f"command fail, attempt {attempt} of {fail.times},", fail.retry_after_ms)

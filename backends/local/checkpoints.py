@@ -15,6 +15,7 @@ from backends.local.engine import Engine
 from crucible.errors import InvalidRequest, NotFound
 from crucible.record import Record
 from crucible.training import IntentKind, RunSpec
+from nsai_work.home import make_private_folder
 
 E = TypeVar("E", bound=Engine)
 
@@ -98,12 +99,13 @@ class CheckpointStore(ABC, Generic[E]):
             expires_at=None if ttl_s is None else self._now() + ttl_s,
         )
         target = self.folder_of(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_private_folder(target.parent)
         draft = Path(tempfile.mkdtemp(dir=target.parent, suffix=".part"))
         try:
             self._write(engine, draft, optimizer=path.has_optimizer)
             (draft / _INFO).write_text(info.model_dump_json())
             for file in draft.iterdir():
+                file.chmod(0o600)
                 _sync(file)
             draft.rename(target)
         except BaseException:

@@ -98,12 +98,11 @@ def _stop_on_signals() -> threading.Event:
 def _announced(url: str) -> Iterator[None]:
     """Publish the server's URL in the discovery file while the context is open."""
     from backends.tinkex.discovery import dev_server_file
+    from nsai_work.home import make_private_folder, write_private_file
 
     file = dev_server_file()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_name(f".{file.name}.{os.getpid()}")
-    draft.write_text(json.dumps({"url": url, "pid": os.getpid()}))
-    draft.replace(file)
+    make_private_folder(file.parent)
+    write_private_file(file, json.dumps({"url": url, "pid": os.getpid()}).encode())
     try:
         yield
     finally:

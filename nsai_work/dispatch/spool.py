@@ -19,6 +19,8 @@ from typing import Any
 from kombu.transport import TRANSPORT_ALIASES, virtual
 from kombu.utils.json import dumps, loads
 
+from nsai_work.home import make_private_file, make_private_folder
+
 SCHEME = "spool"
 MAX_FILE_BYTES = 1 << 20
 MAX_DRAIN_S = 0.25
@@ -51,7 +53,7 @@ class Channel(virtual.Channel):  # type: ignore[misc]  # kombu is untyped
 
     def _new_queue(self, queue: str, **kwargs: Any) -> None:
         folder = self._folder(queue)
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private_folder(folder)
         _remove_leftovers(folder)
 
     def _has_queue(self, queue: str, **kwargs: Any) -> bool:
@@ -63,10 +65,10 @@ class Channel(virtual.Channel):  # type: ignore[misc]  # kombu is untyped
         name = f"{time.monotonic_ns():020d}-{os.getpid()}-{next(_numbers):08d}"
         part = folder / f".{name}.part"
         try:
-            part.write_bytes(dumps(message).encode())
+            _write(part, message)
         except FileNotFoundError:
             self._new_queue(queue)
-            part.write_bytes(dumps(message).encode())
+            _write(part, message)
         part.rename(folder / f"{name}.msg")
 
     def _get(self, queue: str, timeout: float | None = None) -> Any:
@@ -112,6 +114,10 @@ class SpoolTransport(virtual.Transport):  # type: ignore[misc]  # kombu is untyp
     def verify_connection(self, connection: Any) -> bool:
         """Return True: a missing directory is created on use."""
         return True
+
+
+def _write(path: Path, message: Any) -> None:
+    make_private_file(path).write_bytes(dumps(message).encode())
 
 
 def _message_names(folder: Path) -> list[str]:

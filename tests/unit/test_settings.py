@@ -64,6 +64,33 @@ def test_the_driver_of_the_postgres_extra_is_filled_in() -> None:
     assert Settings(database_url="postgresql://h/d").database_url == "postgresql+psycopg://h/d"
 
 
+def test_a_home_given_in_code_brings_its_own_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that passes ``home=tmp_path`` must not write to the team's database."""
+    monkeypatch.setenv("NSAI_WORK_DATABASE_URL", "postgresql://team/jobs")
+    monkeypatch.setenv("NSAI_WORK_BROKER_URL", "amqp://team//")
+    monkeypatch.setenv("NSAI_WORK_CONCURRENCY", "7")
+
+    settings = Settings(home=tmp_path)
+
+    assert settings.database_url == f"sqlite:///{tmp_path / 'nsai-work.db'}"
+    assert settings.broker_url == f"spool://localhost{tmp_path / 'spool'}"
+    assert settings.concurrency == 7
+    assert Settings(home=tmp_path, database_url="sqlite:////x.db").database_url == "sqlite:////x.db"
+    assert Settings(home=tmp_path, broker_url="redis://mine").broker_url == "redis://mine"
+    assert Settings().database_url == "postgresql+psycopg://team/jobs"
+
+
+def test_a_home_from_the_environment_leaves_the_database_of_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers of a deployment set both."""
+    monkeypatch.setenv("NSAI_WORK_DATABASE_URL", "postgresql://team/jobs")
+    monkeypatch.setenv("NSAI_WORK_HOME", str(tmp_path))
+
+    assert Settings().home == tmp_path
+    assert Settings().database_url == "postgresql+psycopg://team/jobs"
+
+
 KEY = "tml-0123456789abcdef01"
 
 

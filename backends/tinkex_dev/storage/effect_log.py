@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from backends.tinkex_dev.clock import ServerClock, iso
+from nsai_work.home import make_private_file
 
 
 class EffectLog:
@@ -22,7 +23,7 @@ class EffectLog:
         self._lock = threading.Lock()
         before = path.read_bytes() if path.exists() else b""
         self._count = before.count(b"\n")
-        self._file = path.open("a", encoding="utf-8")
+        self._file = make_private_file(path).open("a", encoding="utf-8")
         if before and not before.endswith(b"\n"):
             self._file.write("\n")
 

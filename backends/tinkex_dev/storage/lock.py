@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from backends.tinkex_dev.errors import StateUnusable
+from nsai_work.home import make_private_folder
 
 _LOCK_FILE: Final = ".server.lock"
 
@@ -20,7 +21,7 @@ def locked_folder(folder: Path) -> Iterator[None]:
         StateUnusable: another live server has the lock, or the folder cannot be written.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_private_folder(folder)
         lock = os.open(folder / _LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise StateUnusable(f"the state folder {folder} cannot be used: {error.strerror}") from error

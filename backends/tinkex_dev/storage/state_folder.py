@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import os
 import shutil
-import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final, TypeVar
@@ -17,6 +16,7 @@ from backends.tinkex_dev.errors import OperationFailed
 from backends.tinkex_dev.storage.records import RunRecord, SamplerRecord, SessionRecord, StoredCheckpoint
 from backends.tiny_lm import safetensors
 from crucible.record import Record
+from nsai_work.home import make_private_folder, write_private_file
 
 _STATE: Final = "state.safetensors"
 _RECORD: Final = "checkpoint.json"
@@ -29,7 +29,7 @@ class StateFolder:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         for part in ("sessions", "samplers", "runs"):
-            (folder / part).mkdir(parents=True, exist_ok=True)
+            make_private_folder(folder / part)
 
     def save_session(self, session: SessionRecord) -> None:
         _write(self.folder / "sessions" / f"{_safe(session.id)}.json", session.model_dump_json().encode())
@@ -108,10 +108,8 @@ def _safe(name: str) -> str:
 
 
 def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    draft.write_bytes(data)
-    draft.replace(path)
+    make_private_folder(path.parent)
+    write_private_file(path, data)
 
 
 def _read_all(kind: type[R], paths: Iterable[Path]) -> list[R]:

@@ -7,6 +7,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError
 
 from crucible.errors import InvalidRequest
+from nsai_work.home import make_private_file, make_private_folder
 
 PREPARED_STATEMENTS: Final = "prepared"
 """``?prepared=off`` in a PostgreSQL address disables prepared statements, for poolers that assign a server
@@ -96,11 +97,13 @@ def _execute_prepared(cursor: Any, statement: str, parameters: Any, context: Any
 
 def _sqlite_engine(url: URL, pool_size: int) -> Engine:
     assert url.database is not None
-    folder = Path(url.database).parent
+    file = Path(url.database)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_private_folder(file.parent)
+        # SQLite would create it with the umask's mode; its other files take the mode of this one
+        make_private_file(file)
     except OSError as error:
-        raise InvalidRequest.of("database_url", str(folder), f"cannot create it: {error.strerror}") from error
+        raise InvalidRequest.of("database_url", str(file), f"cannot create it: {error.strerror}") from error
     engine = create_engine(
         url, pool_size=pool_size, max_overflow=10, hide_parameters=True, connect_args={"timeout": 10.0}
     )
