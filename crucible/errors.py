@@ -29,6 +29,7 @@ later; whether it is retried is the queue's decision, not the backend's. Credent
 """
 
 from collections.abc import Iterator, Mapping
+from copy import copy
 from enum import StrEnum
 from typing import Any, ClassVar, Self
 
@@ -68,7 +69,7 @@ class CrucibleError(Exception):
 
     category: ClassVar[ErrorCategory] = ErrorCategory.INTERNAL
     code: ClassVar[str] = "internal"
-    retryable: ClassVar[bool] = False
+    retryable: bool = False
 
     def __init__(
         self,
@@ -93,6 +94,18 @@ class CrucibleError(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:
         return (_rebuild, (type(self), vars(self)))
+
+    @property
+    def on_record(self) -> bool:
+        """Whether the service accepted the operation, failed it, and answers every repeat under the same sequence
+        number with this failure."""
+        return self.details.get("on_record") is True
+
+    def as_final(self, message: str) -> Self:
+        """Return a copy with another message, which no policy retries."""
+        final = copy(self)
+        final.message, final.retryable = message, False
+        return final
 
     def failure(self) -> Failure:
         """Return this error as data."""
@@ -275,6 +288,7 @@ def error_from(failure: Failure, *, default: type[CrucibleError] = BackendError)
             "request_id": names.get("request_id"),
             "retry_after_ms": failure.retry_after_ms,
             "details": details,
+            **({} if failure.retryable == kind.retryable else {"retryable": failure.retryable}),
         },
     )
 

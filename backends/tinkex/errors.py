@@ -120,7 +120,7 @@ def error_from_failed_request(
     kind = _kind_by_text(message, resource)
     if kind is None:
         kind = InvalidRequest if category == "user" else BackendUnavailable
-    details: dict[str, JsonValue] = {"category": category, "route": route}
+    details: dict[str, JsonValue] = {"category": category, "route": route, "on_record": True}
     return kind(f"{route} failed: {_short(message)}", backend=BACKEND, request_id=request_id, details=details)
 
 

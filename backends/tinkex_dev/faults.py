@@ -1,7 +1,8 @@
 """Fault injection: the kinds of fault, and the table of scheduled ones."""
 
+from collections.abc import Callable
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field
 
@@ -131,6 +132,22 @@ class RouteFault(Record):
     detail: str = "an injected fault"
 
 
+class FailOperation(Record):
+    """Accept operations and fail them, without effect: the first ``skip`` pass, the next ``count`` fail.
+
+    ``operation`` is ``forward_backward``, ``optim_step``, ``save_weights``, ``save_weights_for_sampler``,
+    ``load_weights``, ``forward``, or ``*``. The failure is on record: the same request, repeated, has the same
+    answer.
+    """
+
+    kind: Literal["fail_operation"] = "fail_operation"
+    operation: str = "*"
+    category: Literal["server", "user", "unknown"] = "server"
+    detail: str = "an injected failure"
+    skip: int = Field(default=0, ge=0)
+    count: int = Field(default=1, ge=1)
+
+
 Fault = Annotated[
     CorruptRun
     | LoseModel
@@ -143,9 +160,13 @@ Fault = Annotated[
     | NoReplay
     | Latency
     | AdvanceClock
-    | RouteFault,
+    | RouteFault
+    | FailOperation,
     Field(discriminator="kind"),
 ]
+
+
+F = TypeVar("F", RouteFault, FailOperation)
 
 
 class Faults:
@@ -154,12 +175,15 @@ class Faults:
     def __init__(self) -> None:
         self._corruptions: list[CorruptRun] = []
         self._routes: list[RouteFault] = []
+        self._operations: list[FailOperation] = []
         self.clear()
 
-    def add(self, fault: CorruptRun | RouteFault) -> None:
+    def add(self, fault: CorruptRun | RouteFault | FailOperation) -> None:
         """Schedule a fault."""
         if isinstance(fault, CorruptRun):
             self._corruptions.append(fault)
+        elif isinstance(fault, FailOperation):
+            self._operations.append(fault)
         else:
             self._routes.append(fault)
 
@@ -169,6 +193,7 @@ class Faults:
         self.cold_loads = 0
         self._corruptions.clear()
         self._routes.clear()
+        self._operations.clear()
 
     def corruption_due(self, model_id: str, steps: int) -> CorruptionMode | None:
         """The mode of a corruption that is due for the run at that step, if any; consumes the fault."""
@@ -187,26 +212,35 @@ class Faults:
 
     def strike(self, route: str) -> RouteFault | None:
         """The fault that hits this call, if any; consumes one count."""
-        for index, fault in enumerate(self._routes):
-            if fault.route not in ("*", route):
-                continue
-            if fault.skip:
-                self._routes[index] = fault.model_copy(update={"skip": fault.skip - 1})
-                continue
-            if fault.count > 1:
-                self._routes[index] = fault.model_copy(update={"count": fault.count - 1})
-            else:
-                del self._routes[index]
-            return fault
-        return None
+        return _consume(self._routes, lambda fault: fault.route in ("*", route))
+
+    def failure_due(self, operation: str) -> FailOperation | None:
+        """The failure of this operation, if any; consumes one count."""
+        return _consume(self._operations, lambda fault: fault.operation in ("*", operation))
 
     def scheduled(self) -> list[dict[str, object]]:
         """The scheduled faults as JSON objects."""
         listed: list[dict[str, object]] = [
-            fault.model_dump(mode="json") for fault in (*self._corruptions, *self._routes)
+            fault.model_dump(mode="json") for fault in (*self._corruptions, *self._routes, *self._operations)
         ]
         if self.out_of_credit:
             listed.append(ExhaustCredit().model_dump(mode="json"))
         if self.cold_loads:
             listed.append(ColdOptimizer(count=self.cold_loads).model_dump(mode="json"))
         return listed
+
+
+def _consume(faults: list[F], hits: Callable[[F], bool]) -> F | None:
+    """The first fault that hits and has nothing to skip; consumes one count, and a skip of those before it."""
+    for index, fault in enumerate(faults):
+        if not hits(fault):
+            continue
+        if fault.skip:
+            faults[index] = fault.model_copy(update={"skip": fault.skip - 1})
+            continue
+        if fault.count > 1:
+            faults[index] = fault.model_copy(update={"count": fault.count - 1})
+        else:
+            del faults[index]
+        return fault
+    return None

@@ -4,6 +4,7 @@
 failure                                     action
 ==========================================  =====================================================================
 timeout, unavailable, over capacity         replay with the same sequence numbers, after a backoff
+failed at the service, and on record there  restore, after a backoff: a replay is answered with the same failure
 answer lost or malformed                    replay if the model is alive and the service answers repeats from its
                                             record; else restore
 run or session gone                         restore into a new run
@@ -11,6 +12,9 @@ corrupted, or a NaN or infinite loss        restore; if the same step corrupts a
 out of credit                               pause until the account has credit
 invalid input, credential refused           fail
 ==========================================  =====================================================================
+
+A failure that would have led to a restore, and does not because recovery is off or exhausted, fences the run too: a
+retry of the job then restores, instead of meeting the same failure again.
 
 Errors of this side (lease lost, store unavailable, stop requested) end the attempt without a decision.
 """
@@ -74,13 +78,14 @@ class Incident:
 @dataclass(frozen=True, slots=True)
 class Decision:
     """An action, its reason, and the delay before it. ``error`` is raised if the action ends the attempt.
-    ``poisoned``: the run is corrupted, however that was detected."""
+    ``poisoned``: the run is corrupted, however that was detected. ``fences``: the run must not be used again."""
 
     action: Action
     reason: str
     error: CrucibleError
     delay_ms: int = 0
     poisoned: bool = False
+    fences: bool = False
 
 
 _TRANSIENT = (RequestTimeout, BackendUnavailable, CapacityError)
@@ -90,7 +95,7 @@ _FINAL = (AuthenticationFailed, NoCheckpoint, RecoveryExhausted, PluginError)
 def needs_health_check(error: CrucibleError) -> bool:
     """Return whether the run's health must be queried before ``decide``."""
     settled = (*_FINAL, *_TRANSIENT, OutOfCredit, RunGone, RunCorrupted)
-    return isinstance(error, BackendError) and not isinstance(error, settled)
+    return isinstance(error, BackendError) and (error.on_record or not isinstance(error, settled))
 
 
 def decide(incident: Incident) -> Decision:
@@ -99,10 +104,12 @@ def decide(incident: Incident) -> Decision:
     if isinstance(error, OutOfCredit):
         return Decision(Action.PAUSE, reason, error)
     if not isinstance(error, BackendError) or isinstance(error, _FINAL):
-        return Decision(Action.FAIL, reason, error)
+        return Decision(Action.FAIL, reason, error, fences=error.on_record)
     if isinstance(error, RunCorrupted) or _has_state(incident.health, RunState.CORRUPTED):
         return _poisoned(incident)
     if isinstance(error, RunGone) or _has_state(incident.health, RunState.GONE):
+        return _restore(incident, reason)
+    if error.on_record:
         return _restore(incident, reason)
     if isinstance(error, _TRANSIENT):
         return _retry(incident)
@@ -148,17 +155,28 @@ def _poisoned(incident: Incident) -> Decision:
         backend=incident.error.backend,
         details=incident.error.details,
     )
-    return Decision(Action.FAIL, error.message, error, poisoned=True)
+    return Decision(Action.FAIL, error.message, error, poisoned=True, fences=True)
 
 
 def _restore(incident: Incident, reason: str) -> Decision:
+    on_record = incident.error.on_record
     if not incident.policy.enabled:
-        return Decision(Action.FAIL, f"{reason}; recovery is not enabled", incident.error)
+        # every attempt would meet the same run: a retry by hand is a decision, one by the queue a waste
+        final = incident.error.as_final(
+            f"{reason}; recovery.enabled is false, so nothing was restored: nsai-work retry restores the newest "
+            "checkpoint"
+        )
+        return Decision(Action.FAIL, final.message, final, fences=True)
+    if incident.failures > incident.policy.max_attempts and on_record:
+        # the service fails what it accepts, as with a full disk: the queue's longer delays may outlast that
+        return Decision(Action.FAIL, reason, incident.error, fences=True)
     if incident.failures > incident.policy.max_attempts:
         error = RecoveryExhausted(
             f"{incident.policy.max_attempts} consecutive recoveries made no progress; the last failure: {reason}",
             backend=incident.error.backend,
             details=incident.error.details,
         )
-        return Decision(Action.FAIL, error.message, error)
-    return Decision(Action.RESTORE, reason, incident.error, incident.policy.backoff_before(incident.failures - 1))
+        return Decision(Action.FAIL, error.message, error, fences=True)
+    # a service that has just failed an operation needs time; one that lost a run does not
+    delay_ms = incident.policy.backoff_before(incident.failures if on_record else incident.failures - 1)
+    return Decision(Action.RESTORE, reason, incident.error, delay_ms)

@@ -138,6 +138,8 @@ class _Driver:
         await self._report(decision, snapshot)
         match decision.action:
             case Action.FAIL | Action.PAUSE:
+                if decision.fences:
+                    await self._fence(decision, snapshot)
                 raise decision.error from error
             case Action.RESTORE | Action.SKIP_BATCH:
                 await self._fence(decision, snapshot)

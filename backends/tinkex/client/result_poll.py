@@ -59,6 +59,10 @@ class PollTarget(Generic[T]):
     no_progress_s: float = 3600.0
 
 
+_STATUS_OF_FAILED: Final = frozenset({400, 422, 500})
+"""With these, repeated where they may be transient, a server answers for a request that it accepted and failed."""
+
+
 class ResultPoll(Generic[T]):
     """Polls ``retrieve_future`` for one result."""
 
@@ -185,6 +189,8 @@ class ResultPoll(Generic[T]):
         ):
             await self._back_off(error, retry_after_ms(response.headers))
         else:
+            if response.status in _STATUS_OF_FAILED:
+                error.details["on_record"] = True
             raise error
 
     def _is_persistent_500(self, response: HttpResponse) -> bool:

@@ -52,7 +52,7 @@ class AdminRoutes:
         match fault:
             case faults.CorruptRun(model_id=str(run_id), after_optim_steps=None):
                 await service.poison(self._live(run_id), fault.mode)
-            case faults.CorruptRun() | faults.RouteFault():
+            case faults.CorruptRun() | faults.RouteFault() | faults.FailOperation():
                 service.faults.add(fault)
             case faults.LoseModel():
                 self._live(fault.model_id)

@@ -14,7 +14,7 @@ from backends.tinkex_dev.errors import OperationFailed, Refused
 from backends.tinkex_dev.faults import CorruptionMode, Faults, PauseQueue, ServerQueueState
 from backends.tinkex_dev.options import ServerOptions
 from backends.tinkex_dev.service.lane import ServerLane, Work
-from backends.tinkex_dev.service.promises import Plain, Promise, Promises
+from backends.tinkex_dev.service.promises import Plain, Promise, Promises, Result
 from backends.tinkex_dev.service.run import ServerRun
 from backends.tinkex_dev.service.sessions import Sessions
 from backends.tinkex_dev.storage.checkpoints import Checkpoints
@@ -209,7 +209,14 @@ class Service:
         promise = self.promises.create(kind, run.record.id)
         if seq_id is not None:
             run.record_request(seq_id, digest, promise)
-        run.lane.submit(seq_id, promise, work)
+
+        async def work_or_fail() -> Result:
+            fault = self.faults.failure_due(kind)
+            if fault is not None:
+                raise OperationFailed(fault.detail, fault.category)
+            return await work()
+
+        run.lane.submit(seq_id, promise, work_or_fail)
         return promise
 
     async def load(

@@ -16,7 +16,7 @@ from backends.tinkex.backend import TinkexBackend
 from backends.tinkex_dev import faults
 from backends.tinkex_dev.server import DevServer
 from crucible.backend import TrainingBackend
-from crucible.errors import OutOfCredit
+from crucible.errors import BackendUnavailable, InvalidRequest, OutOfCredit
 from nsai_work.control import Control, StopReason
 from nsai_work.errors import HandOver
 from tests.integration.training.harness import Killed, Reaper, Scene, payload_of
@@ -143,6 +143,10 @@ FAULTS: dict[str, list[Any]] = {
     ],
     "reset of the save's answer": [faults.RouteFault(route="save_weights", reset=True, after=True)],
     "429": [faults.RouteFault(route="forward_backward", status=429, retry_after_s=0.05, skip=4)],
+    "a pass fails at the service": [faults.FailOperation(operation="forward_backward", skip=4)],
+    "a step fails at the service": [faults.FailOperation(operation="optim_step", skip=4, category="unknown")],
+    "a save fails at the service": [faults.FailOperation(operation="save_weights", skip=1, detail="no space left")],
+    "the final save fails": [faults.FailOperation(operation="save_weights_for_sampler")],
     "410 on futures": [faults.RouteFault(route="retrieve_future", status=410, skip=6)],
 }
 
@@ -158,9 +162,42 @@ async def test_a_fault_changes_no_bit(server: DevServer, make_scene: Scenes, alo
 
     check_equal(server, scene, alone, result)
     assert not server.faults(), "the fault has struck"
-    assert result["resume"] in ("fresh", "exact", "unverified")
-    if fault.startswith(("flagged", "poisoned")):
+    assert result["resume"] in ("fresh", "restarted", "exact", "unverified")
+    if fault.startswith(("flagged", "poisoned")) or "fail" in fault:
         assert result["recoveries"] == 1
+
+
+async def test_a_failure_on_record_is_never_asked_for_again_by_a_later_attempt(
+    server: DevServer, make_scene: Scenes, alone: Alone
+) -> None:
+    """The service's disk is full for longer than one attempt: the next begins with a restore, not with a replay."""
+    server.fault(faults.FailOperation(operation="save_weights", skip=1, count=5, detail="no space left"))
+    scene = make_scene()
+    with pytest.raises(BackendUnavailable, match="no space left") as failed:
+        await scene.drive()
+    assert failed.value.retryable
+    assert all(run.end_reason is not None for run in scene.journal.runs)
+    assert scene.slept == [1.0, 2.0, 4.0]
+
+    result = await scene.drive()
+
+    check_equal(server, scene, alone, result)
+    assert not server.faults()
+
+
+async def test_a_retry_after_a_failure_by_the_user_restores(
+    server: DevServer, make_scene: Scenes, alone: Alone
+) -> None:
+    """No recovery is tried for what the service calls the user's fault; a retry of the job restores."""
+    server.fault(faults.FailOperation(operation="optim_step", skip=4, category="user", detail="too much"))
+    scene = make_scene()
+    with pytest.raises(InvalidRequest, match="too much"):
+        await scene.drive()
+
+    result = await scene.drive()
+
+    check_equal(server, scene, alone, result)
+    assert result["recoveries"] == 1
 
 
 @pytest.mark.parametrize("strategy", ["steps", "epoch", "best", "last", "all"])

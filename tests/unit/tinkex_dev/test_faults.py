@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends.tinkex_dev.faults import CorruptionMode, CorruptRun, Faults, RouteFault
+from backends.tinkex_dev.faults import CorruptionMode, CorruptRun, FailOperation, Faults, RouteFault
 
 
 @given(skip=st.integers(0, 4), count=st.integers(1, 4), others=st.lists(st.booleans(), max_size=20))
@@ -20,6 +20,18 @@ def test_a_route_fault_hits_its_own_calls_in_its_own_window(skip: int, count: in
             hits.append(struck)
 
     assert hits == [skip <= place < skip + count for place in range(len(hits))]
+
+
+@given(skip=st.integers(0, 4), count=st.integers(1, 4), others=st.lists(st.booleans(), max_size=20))
+def test_a_failing_operation_fails_in_its_own_window(skip: int, count: int, others: list[bool]):
+    """Of the operations of its kind, those from ``skip`` on fail, ``count`` of them; no other does."""
+    faults = Faults()
+    faults.add(FailOperation(operation="mine", skip=skip, count=count))
+    failures = [(is_other, faults.failure_due("other" if is_other else "mine") is not None) for is_other in others]
+
+    assert not any(failed for is_other, failed in failures if is_other)
+    mine = [failed for is_other, failed in failures if not is_other]
+    assert mine == [skip <= place < skip + count for place in range(len(mine))]
 
 
 def test_corruption_waits_for_its_step_and_its_model():

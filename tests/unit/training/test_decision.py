@@ -34,6 +34,12 @@ OFF = RecoveryPolicy()
 SKIP = RecoveryPolicy(enabled=True, on_repeated_corruption="skip_batch")
 ALIVE, GONE, CORRUPTED = (RunHealth(state=state) for state in RunState)
 
+
+def recorded(kind: type[CrucibleError]) -> CrucibleError:
+    """A failure that the service keeps on record."""
+    return kind("x", details={"on_record": True})
+
+
 TABLE: dict[str, tuple[Incident, Action]] = {
     # timeout, reset, 408, 5xx, 429: transient
     "timeout": (Incident(RequestTimeout("x"), ON, replays=True), Action.REPLAY),
@@ -63,6 +69,15 @@ TABLE: dict[str, tuple[Incident, Action]] = {
     "answer lost, cannot be asked": (Incident(AnswerLost("x"), ON, replays=True), Action.RESTORE),
     "answer makes no sense": (Incident(MalformedAnswer("x"), ON, health=ALIVE, replays=True), Action.REPLAY),
     "operation failed": (Incident(BackendError("x"), ON, health=ALIVE, replays=True), Action.RESTORE),
+    # the service accepted it, failed it, and answers a repeat with the same failure
+    "on record": (Incident(recorded(BackendUnavailable), ON, health=ALIVE, replays=True), Action.RESTORE),
+    "on record, corrupted": (
+        Incident(recorded(BackendUnavailable), SKIP, health=CORRUPTED, times_poisoned=2),
+        Action.SKIP_BATCH,
+    ),
+    "on record too often": (Incident(recorded(BackendUnavailable), ON, replays=True, failures=4), Action.FAIL),
+    "on record without recovery": (Incident(recorded(BackendUnavailable), OFF, replays=True), Action.FAIL),
+    "on record, the user's fault": (Incident(recorded(InvalidRequest), ON), Action.FAIL),
     # 404, session ended
     "gone": (Incident(RunGone("x"), ON), Action.RESTORE),
     "gone without recovery": (Incident(RunGone("x"), OFF), Action.FAIL),
@@ -115,6 +130,45 @@ def test_waits_grow(seen: CrucibleError, delays: list[int]) -> None:
     assert made == delays
 
 
+@pytest.mark.parametrize(
+    "error", [RunCorrupted("x"), RunGone("x"), AnswerLost("x"), recorded(BackendUnavailable)], ids=lambda e: e.code
+)
+def test_without_recovery_a_lost_run_costs_one_attempt(error: CrucibleError) -> None:
+    """No attempt of the queue could end otherwise; the run is fenced, so that a retry by hand restores."""
+    decision = decide(Incident(error, OFF))
+    assert (decision.action, decision.fences) == (Action.FAIL, True)
+    assert type(decision.error) is type(error)
+    assert not decision.error.retryable
+    assert not decision.error.failure().retryable
+    assert "nsai-work retry" in decision.error.message
+    assert error.retryable, "the original is unchanged"
+
+
+@pytest.mark.parametrize(
+    ("incident", "fences"),
+    [
+        (Incident(RunCorrupted("x"), ON, times_poisoned=2), True),
+        (Incident(RunGone("x"), ON, failures=4), True),
+        (Incident(recorded(BackendUnavailable), ON, failures=4), True),
+        (Incident(recorded(InvalidRequest), ON), True),
+        (Incident(InvalidRequest("x"), ON), False),
+        (Incident(BackendUnavailable("x"), ON, replays=True, failures=4), False),
+        (Incident(AuthenticationFailed("x"), ON), False),
+    ],
+    ids=["poisoned again", "gone too often", "on record", "user's, on record", "user's", "away", "credential"],
+)
+def test_a_run_that_cannot_be_used_again_is_fenced_when_the_attempt_fails(incident: Incident, fences: bool) -> None:
+    decision = decide(incident)
+    assert (decision.action, decision.fences) == (Action.FAIL, fences)
+
+
+def test_a_failure_on_record_waits_before_each_restore_and_is_left_to_the_queue() -> None:
+    """The service may be out of disk for a while: the last error is retryable."""
+    error = recorded(BackendUnavailable)
+    assert [decide(Incident(error, ON, failures=count)).delay_ms for count in (1, 2, 3)] == [1000, 2000, 4000]
+    assert decide(Incident(error, ON, failures=4)).error is error
+
+
 def test_the_end_names_the_way_out() -> None:
     """The error is not retryable, and names the user's options."""
     decision = decide(Incident(RunCorrupted("loss is nan"), ON, times_poisoned=2))
@@ -132,6 +186,7 @@ def test_the_end_names_the_way_out() -> None:
         (RunGone("x"), False),
         (RunCorrupted("x"), False),
         (BackendUnavailable("x"), False),
+        (recorded(BackendUnavailable), True),
         (OutOfCredit("x"), False),
         (InvalidRequest("x"), False),
     ],
