@@ -282,9 +282,15 @@ class TinkexBackend(TrainingBackend):
         self._runs.add(client.service)
         tolerance = self._settings.loss_tolerance
         if tolerance is None:
-            info = await client.get_info()
-            tolerance = 0.0 if info.model_data.arch == _DEV_ARCHITECTURE else _FOREIGN_TOLERANCE
+            tolerance = 0.0 if await _architecture(client) == _DEV_ARCHITECTURE else _FOREIGN_TOLERANCE
         return TinkexRun(client, spec, loss_tolerance=tolerance)
+
+
+async def _architecture(client: TrainingClient) -> str | None:
+    try:
+        return (await client.get_info()).model_data.arch
+    except Unsupported:
+        return None
 
 
 def _trainable(models: list[SupportedModel]) -> list[str]:

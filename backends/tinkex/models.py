@@ -44,8 +44,8 @@ async def find_model(rest: "RestClient", name: str, base_models: Sequence[str]) 
     """
     if name in base_models:
         return ModelSource(name, name)
-    if "://" in name:
-        return await _from_checkpoint(rest, CheckpointAddress.parse(name, field=_FIELD), name)
+    if "://" in name or name.startswith("/"):
+        return await _from_checkpoint(rest, CheckpointAddress.parse(name, field=_FIELD), name, base_models)
     run = await _find_run(rest, name)
     if run is None:
         raise invalid(
@@ -57,10 +57,12 @@ async def find_model(rest: "RestClient", name: str, base_models: Sequence[str]) 
     path = await _newest_weights(rest, run)
     if path is None:
         raise invalid(_FIELD, name, "the run has no weights for sampling; save some first")
-    return await _from_checkpoint(rest, CheckpointAddress.parse(path, field=_FIELD), name)
+    return await _from_checkpoint(rest, CheckpointAddress.parse(path, field=_FIELD), name, base_models)
 
 
-async def _from_checkpoint(rest: "RestClient", checkpoint: CheckpointAddress, name: str) -> ModelSource:
+async def _from_checkpoint(
+    rest: "RestClient", checkpoint: CheckpointAddress, name: str, base_models: Sequence[str]
+) -> ModelSource:
     try:
         base_model = (await rest.get_weights_info_by_tinker_path(checkpoint)).base_model
     except (NotFound, RunGone, InvalidRequest) as error:
@@ -70,7 +72,10 @@ async def _from_checkpoint(rest: "RestClient", checkpoint: CheckpointAddress, na
             raise
         raise InvalidRequest.of(_FIELD, name, error.message, backend=BACKEND) from error
     except Unsupported:
-        base_model = (await rest.get_training_run_by_tinker_path(checkpoint)).base_model
+        if checkpoint.parts is None and len(base_models) == 1:
+            base_model = base_models[0]
+        else:
+            base_model = (await rest.get_training_run_by_tinker_path(checkpoint)).base_model
     return ModelSource(name, base_model, checkpoint)
 
 

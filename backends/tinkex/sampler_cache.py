@@ -7,7 +7,7 @@ from backends.tinkex.client.sampling import SamplingClient
 from backends.tinkex.client.service import ServiceClient
 from backends.tinkex.errors import invalid
 from backends.tinkex.models import ModelSource
-from crucible.errors import NotFound
+from crucible.errors import InvalidRequest, NotFound
 
 _MAX_CLIENTS: Final = 64
 
@@ -26,12 +26,10 @@ class SamplerCache:
         if key not in self._clients:
             if self._session is None:
                 self._session = self._service.with_new_session()
-            base_model = None if source.checkpoint else source.base_model
             try:
-                client = await self._session.create_sampling_client_async(source.checkpoint, base_model)
+                self._clients[key] = await _new_client(self._session, source)
             except NotFound as error:
                 raise invalid("options.model", source.name, error.message) from error
-            self._clients[key] = client
             while len(self._clients) > _MAX_CLIENTS:
                 self._clients.popitem(last=False)
         return self._clients[key]
@@ -42,3 +40,15 @@ class SamplerCache:
         self._clients.clear()
         if session is not None:
             await session.end_sessions()
+
+
+async def _new_client(session: ServiceClient, source: ModelSource) -> SamplingClient:
+    if source.checkpoint is None:
+        return await session.create_sampling_client_async(None, source.base_model)
+    try:
+        return await session.create_sampling_client_async(source.checkpoint)
+    except InvalidRequest:
+        if not source.base_model:
+            raise
+        # As the official client does; some servers require the base model beside the weights.
+        return await session.create_sampling_client_async(source.checkpoint, source.base_model)

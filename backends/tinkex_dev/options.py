@@ -34,6 +34,14 @@ class ServerOptions:
     strict_load: bool = True
     """Whether load_weights must be a model's first training request."""
     protobuf: bool = True
-    """Whether protobuf is supported; otherwise a protobuf body is answered with 415, and results are JSON."""
+    """Whether protobuf is supported; otherwise a protobuf body is refused, and results are JSON."""
+    protobuf_refusal: int = 415
+    """The status with which a protobuf body is refused; some servers fail on it with 500."""
+    missing_routes: frozenset[str] = frozenset()
+    """Routes, by the first segment of their path, that the server does not have: 404."""
+    opaque_paths: bool = False
+    """Whether the paths of saves have a form of the server's own, which names neither run nor kind."""
+    short_prompt_logprobs: bool = False
+    """Whether log-probabilities of a prompt omit the first token, which has none."""
     client_config: dict[str, object] = field(default_factory=dict)
     """Flags for ``client/config`` that override the server's defaults."""

@@ -6,7 +6,7 @@ from backends.tinkex.client.checkpoint_operations import (
     save_sampler_operation,
     save_state_operation,
 )
-from backends.tinkex.client.run_channel import RunChannel
+from backends.tinkex.client.run_channel import RunChannel, Submission
 from backends.tinkex.client.run_operation import RunOperation
 from backends.tinkex.types.checkpoint_address import CheckpointAddress
 from backends.tinkex.types.responses import (
@@ -33,11 +33,11 @@ class CheckpointMethods:
             save_state_operation(self._channel, name, ttl_seconds=ttl_seconds, overwrite=overwrite, seq_id=seq_id)
         )
 
-    async def submit_save_state(
+    def submit_save_state(
         self, name: str, *, ttl_seconds: int | None = None, overwrite: bool = False, seq_id: int | None = None
-    ) -> ApiFuture[SaveWeightsResponse]:
+    ) -> Submission[SaveWeightsResponse]:
         """As ``save_state``; returns once the server has accepted it."""
-        return await self._channel.submit(
+        return self._channel.submit(
             save_state_operation(self._channel, name, ttl_seconds=ttl_seconds, overwrite=overwrite, seq_id=seq_id)
         )
 
@@ -49,11 +49,11 @@ class CheckpointMethods:
             save_sampler_operation(self._channel, name, ttl_seconds=ttl_seconds, seq_id=seq_id)
         )
 
-    async def submit_save_weights_for_sampler(
+    def submit_save_weights_for_sampler(
         self, name: str, *, ttl_seconds: int | None = None, seq_id: int | None = None
-    ) -> ApiFuture[SaveWeightsForSamplerResponse]:
+    ) -> Submission[SaveWeightsForSamplerResponse]:
         """As ``save_weights_for_sampler``; returns once the server has accepted it."""
-        return await self._channel.submit(
+        return self._channel.submit(
             save_sampler_operation(self._channel, name, ttl_seconds=ttl_seconds, seq_id=seq_id)
         )
 
@@ -79,11 +79,11 @@ class CheckpointMethods:
 
     load_weights_with_optimizer = load_state_with_optimizer
 
-    async def submit_load_state(
+    def submit_load_state(
         self, path: str | CheckpointAddress, *, optimizer: bool, seq_id: int | None = None
-    ) -> ApiFuture[LoadWeightsResponse]:
+    ) -> Submission[LoadWeightsResponse]:
         """As ``load_state`` or ``load_state_with_optimizer``; returns once the server has accepted it."""
-        return await self._channel.submit(self._load(path, optimizer=optimizer, seq_id=seq_id))
+        return self._channel.submit(self._load(path, optimizer=optimizer, seq_id=seq_id))
 
     def _load(
         self, path: str | CheckpointAddress, *, optimizer: bool, seq_id: int | None

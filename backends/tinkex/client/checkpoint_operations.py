@@ -2,7 +2,7 @@
 
 from backends.tinkex.client.run_channel import RunChannel
 from backends.tinkex.client.run_operation import RunOperation
-from backends.tinkex.errors import Resource, invalid, unsupported
+from backends.tinkex.errors import Resource, invalid
 from backends.tinkex.types.checkpoint_address import CheckpointAddress
 from backends.tinkex.types.requests import LoadWeightsRequest, SaveWeightsForSamplerRequest, SaveWeightsRequest
 from backends.tinkex.types.responses import (
@@ -15,8 +15,8 @@ from backends.tinkex.types.responses import (
 def save_state_operation(
     channel: RunChannel, name: str, *, ttl_seconds: int | None, overwrite: bool, seq_id: int | None
 ) -> RunOperation[SaveWeightsResponse]:
-    """Return a save of weights and optimizer state. Raises InvalidRequest or Unsupported."""
-    _check_save(channel, name, ttl_seconds)
+    """Return a save of weights and optimizer state. Raises InvalidRequest."""
+    _check_save(name, ttl_seconds)
 
     def body(seq: int) -> SaveWeightsRequest:
         return SaveWeightsRequest(
@@ -42,9 +42,9 @@ def save_sampler_operation(
 ) -> RunOperation[SaveWeightsForSamplerResponse]:
     """Return a save of sampling weights, under ``name`` or into a new sampling session.
 
-    Raises InvalidRequest or Unsupported.
+    Raises InvalidRequest.
     """
-    _check_save(channel, name, ttl_seconds)
+    _check_save(name, ttl_seconds)
 
     def body(seq: int) -> SaveWeightsForSamplerRequest:
         return SaveWeightsForSamplerRequest(
@@ -78,10 +78,8 @@ def load_operation(
     )
 
 
-def _check_save(channel: RunChannel, name: str | None, ttl_seconds: int | None) -> None:
+def _check_save(name: str | None, ttl_seconds: int | None) -> None:
     if name is not None and (not name or "/" in name or name in (".", "..")):
         raise invalid("name", name, "a name without slashes")
     if ttl_seconds is not None and ttl_seconds < 1:
         raise invalid("ttl_seconds", ttl_seconds, "at least 1 second")
-    if ttl_seconds is not None and channel.connection.features.ttl is False:
-        raise unsupported("ttl_seconds", server=channel.connection.server)

@@ -30,6 +30,7 @@ def custom_operation(
     channel: RunChannel, data: Sequence[Datum], loss_fn: CustomLoss, arrays: str | None
 ) -> RunOperation[ForwardBackwardOutput]:
     """Return the forward pass, the loss and the backward pass as one operation, so that nothing comes in between.
+    ``loss_fn`` receives a copy of ``data`` as it is now.
 
     Raises:
         InvalidRequest: a datum has no ``target_tokens``, or ``arrays`` is neither numpy nor torch.
@@ -41,7 +42,7 @@ def custom_operation(
     library = arrays or ("torch" if "torch" in sys.modules else "numpy")
     if library not in ("numpy", "torch"):
         raise invalid("arrays", arrays, "allowed are numpy and torch")
-    return _CustomPass(channel, data, loss_fn, library).operation()
+    return _CustomPass(channel, [datum.copied() for datum in data], loss_fn, library).operation()
 
 
 class _CustomPass:

@@ -1,5 +1,7 @@
 """Detection of whether a server answers a repeated sequence number from its record."""
 
+from typing import Final
+
 from backends.tinkex.client.connection import Connection
 from backends.tinkex.client.passes import send_pass
 from backends.tinkex.client.results import pass_decoding
@@ -7,15 +9,29 @@ from backends.tinkex.client.run_channel import RunChannel
 from backends.tinkex.types.datum import Datum
 from backends.tinkex.types.model_input import ModelInput
 from backends.tinkex.wire.pass_request_codec import PassRequest
-from crucible.errors import InvalidRequest, Unsupported
+from crucible.errors import (
+    AuthenticationFailed,
+    BackendError,
+    BackendUnavailable,
+    CallerError,
+    CapacityError,
+    InvalidRequest,
+    OutOfCredit,
+    RequestTimeout,
+)
+
+_INTERNAL_ERROR: Final = 500
 
 
 async def probe_replay(channel: RunChannel) -> bool | None:
     """Send one tiny forward pass twice under one sequence number and compare the request ids.
 
-    Returns the known answer when there is one, and None when the server has no forward route. A forward pass has no
-    effect, so the probe is harmless on a server that runs it twice. A server that returns a new id for the repeat
-    may still have a record, but counts as one that would run the repeat.
+    Returns the known answer when there is one, and None when the server cannot run the forward pass: that says
+    nothing about training. A forward pass has no effect, so the probe is harmless on a server that runs it twice.
+    A server that returns a new id for the repeat may still have a record, but counts as one that would run it.
+
+    Raises:
+        BackendError: any other request would fail too: there is no connection, credential, capacity or credit.
     """
     connection = channel.connection
     if connection.features.replays_seq_id is not None:
@@ -28,9 +44,14 @@ async def probe_replay(channel: RunChannel) -> bool | None:
             first = await send_pass(connection, request)
             ticket.accepted = 1
             replays = await _is_replayed(connection, request, first.request_id)
-    except Unsupported:
+        await channel.fetch(first.request_id, "forward", "Forward", pass_decoding("forward"))
+    except (AuthenticationFailed, CapacityError, OutOfCredit, RequestTimeout):
+        raise
+    except (BackendError, CallerError) as error:
+        status = error.details.get("status")
+        if isinstance(error, BackendUnavailable) and "category" not in error.details and status != _INTERNAL_ERROR:
+            raise
         return None
-    await channel.fetch(first.request_id, "forward", "Forward", pass_decoding("forward"))
     connection.memory.learn(replays_seq_id=replays)
     return replays
 

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 from urllib.parse import quote, urljoin, urlsplit
 
 from pydantic import BaseModel
@@ -22,9 +22,10 @@ from backends.tinkex.types.training_run import TrainingRun, TrainingRunsResponse
 from backends.tinkex.types.weights_info import WeightsInfo
 from backends.tinkex.wire.body import json_body
 from backends.tinkex.wire.transport import HttpRequest
-from crucible.errors import Unsupported
+from crucible.errors import InvalidRequest, NotFound, Unsupported
 
 R = TypeVar("R", bound=BaseModel)
+_NOT_UNDERSTOOD: Final = frozenset({400, 404, 405, 422})
 AnyPath = str | CheckpointAddress
 """A checkpoint's path as the official client has it, or an address that is already parsed."""
 
@@ -161,12 +162,20 @@ class RestClient:
         suffix: str,
         body: dict[str, Any] | None = None,
     ) -> ApiFuture[None]:
-        request = HttpRequest(method, _path_of(checkpoint) + suffix, None if body is None else json_body(body))
-        return self._runner.start(self._send(request))
+        encoded = None if body is None else json_body(body)
+        requests = [HttpRequest(method, path + suffix, encoded) for path in _paths_of(checkpoint)]
+        return self._runner.start(self._send(requests))
 
-    async def _send(self, request: HttpRequest) -> None:
-        with self._naming(f"{request.method} {request.route}"):
-            await self._connection.send(request, resource=Resource.RECORD)
+    async def _send(self, requests: list[HttpRequest]) -> None:
+        """Send the first request that the server understands."""
+        for request in requests[:-1]:
+            try:
+                await self._connection.send(request, resource=Resource.RECORD)
+            except (InvalidRequest, NotFound, Unsupported):
+                continue
+            return
+        with self._naming(f"{requests[-1].method} {requests[-1].route}"):
+            await self._connection.send(requests[-1], resource=Resource.RECORD)
 
     @contextlib.contextmanager
     def _naming(self, capability: str) -> Iterator[None]:
@@ -182,8 +191,11 @@ class RestClient:
             return await self._connection.post("weights_info", body, WeightsInfo, resource=Resource.CHECKPOINT)
 
     async def _archive_url(self, checkpoint: ParsedCheckpointTinkerPath) -> CheckpointArchiveUrl:
-        request = HttpRequest("GET", f"{_path_of(checkpoint)}/archive")
-        response = await self._connection.transport.send(request)
+        for path in _paths_of(checkpoint):
+            request = HttpRequest("GET", f"{path}/archive")
+            response = await self._connection.transport.send(request)
+            if response.status not in _NOT_UNDERSTOOD:
+                break
         if response.status in (301, 302, 303, 307, 308):
             location = response.headers.get("location")
             if not location:
@@ -212,14 +224,15 @@ def _parts(tinker_path: AnyPath) -> ParsedCheckpointTinkerPath:
     return CheckpointAddress.parse(tinker_path, field="tinker_path").required_parts("tinker_path")
 
 
-def _path_of(checkpoint: ParsedCheckpointTinkerPath) -> str:
-    """Return the URL path of a checkpoint in the form of its tinker path.
+def _paths_of(checkpoint: ParsedCheckpointTinkerPath) -> list[str]:
+    """Return the URL paths of a checkpoint: in the form of its tinker path first.
 
-    A server that names a save without its kind looks it up without the kind too.
+    Of the servers that name a save without its kind, some look it up without the kind too, and some with it.
     """
     run = checkpoint.training_run_id
-    checkpoint_id = checkpoint.tinker_path.removeprefix(f"tinker://{run}/")
-    return f"/api/v1/training_runs/{quote(run, safe='')}/checkpoints/{quote(checkpoint_id)}"
+    as_given = checkpoint.tinker_path.removeprefix(f"tinker://{run}/")
+    folder = f"/api/v1/training_runs/{quote(run, safe='')}/checkpoints"
+    return [f"{folder}/{quote(part)}" for part in dict.fromkeys((as_given, checkpoint.checkpoint_id))]
 
 
 def _part(value: str, field: str) -> str:

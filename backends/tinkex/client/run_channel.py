@@ -23,6 +23,8 @@ from crucible.errors import InvalidRequest
 
 T = TypeVar("T")
 R = TypeVar("R", bound=BaseModel)
+Submission = Coroutine[Any, Any, ApiFuture[T]]
+"""Awaiting it sends an operation and returns its future once the server has accepted every request."""
 _OPTIONAL_FIELDS: Final = ("overwrite", "ttl_seconds")
 
 

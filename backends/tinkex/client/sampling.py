@@ -95,15 +95,15 @@ class SamplingClient:
         if topk_sample_logprobs:
             # Older servers reject unknown fields.
             body["topk_sample_logprobs"] = topk_sample_logprobs
-        return self._context.runner.start(self._sample(body))
+        return self._context.runner.start(self._sample(body, prompt.length))
 
     def compute_logprobs(self, prompt: ModelInput) -> ApiFuture[list[float | None]]:
-        """Return the log-probability of each prompt token given the tokens before it; None where undefined.
+        """Return the log-probability of each prompt token given the tokens before it, with None for the first.
 
         From the future: Unsupported when the server returns none.
         """
-        _check_prompt(prompt)
-        return self._context.runner.start(self._logprobs(prompt))
+        response = self.sample(prompt, 1, SamplingParams(max_tokens=1), include_prompt_logprobs=True)
+        return self._context.runner.start(self._logprobs(response))
 
     def compute_topk_logprobs(self, prompt: ModelInput, k: int) -> ApiFuture[TopkLogprobs]:
         """Return the ``k`` most likely tokens at each position of the prompt; None where undefined.
@@ -112,8 +112,8 @@ class SamplingClient:
         """
         if k < 1:
             raise invalid("k", k, "at least 1")
-        _check_prompt(prompt)
-        return self._context.runner.start(self._topk(prompt, k))
+        response = self.sample(prompt, 1, SamplingParams(max_tokens=1), topk_prompt_logprobs=k)
+        return self._context.runner.start(self._topk(response))
 
     def sample_stream(self, prompt: ModelInput, sampling_params: SamplingParams) -> AsyncIterator[SampleResponse]:
         """Stream sequences as they grow, where the server supports it.
@@ -140,11 +140,12 @@ class SamplingClient:
         tokenizer_id = next((model.tokenizer_id for model in models if model.model_name == name), None)
         return load_tokenizer(GetInfoResponse(model_data=ModelData(model_name=name, tokenizer_id=tokenizer_id)))
 
-    async def _sample(self, body: dict[str, Any]) -> SampleResponse:
+    async def _sample(self, body: dict[str, Any], prompt_length: int | None) -> SampleResponse:
         self._session.keep_alive()
         for attempt in itertools.count(1):
             try:
-                return await self._sample_once({**body, "seq_id": next(self._seq_ids)})
+                response = await self._sample_once({**body, "seq_id": next(self._seq_ids)})
+                return response if prompt_length is None else response.for_prompt_of(prompt_length)
             except AnswerLost:
                 if attempt == _MAX_ATTEMPTS:
                     raise
@@ -162,14 +163,14 @@ class SamplingClient:
         )
         return await ResultPoll(self._connection, target).result()
 
-    async def _logprobs(self, prompt: ModelInput) -> list[float | None]:
-        response = await self.sample(prompt, 1, SamplingParams(max_tokens=1), include_prompt_logprobs=True)
+    async def _logprobs(self, pending: ApiFuture[SampleResponse]) -> list[float | None]:
+        response = await pending
         if response.prompt_logprobs is None:
             raise unsupported("log-probabilities of a prompt", server=self._connection.server)
         return response.prompt_logprobs
 
-    async def _topk(self, prompt: ModelInput, k: int) -> TopkLogprobs:
-        response = await self.sample(prompt, 1, SamplingParams(max_tokens=1), topk_prompt_logprobs=k)
+    async def _topk(self, pending: ApiFuture[SampleResponse]) -> TopkLogprobs:
+        response = await pending
         if response.topk_prompt_logprobs is None:
             raise unsupported("top-k log-probabilities of a prompt", server=self._connection.server)
         return response.topk_prompt_logprobs

@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -133,7 +134,7 @@ class ServiceClient:
             )
         )
 
-    async def create_lora_training_client_async(
+    def create_lora_training_client_async(
         self,
         base_model: str,
         rank: int = _DEFAULT_RANK,
@@ -142,7 +143,7 @@ class ServiceClient:
         train_attn: bool = True,
         train_unembed: bool = True,
         user_metadata: Mapping[str, str] | None = None,
-    ) -> TrainingClient:
+    ) -> Coroutine[Any, Any, TrainingClient]:
         """As ``create_lora_training_client``."""
         if not isinstance(base_model, str) or not base_model:
             raise invalid("base_model", base_model, "give a model's name")
@@ -155,7 +156,7 @@ class ServiceClient:
             raise invalid(str(first["loc"][0]), first["input"], str(first["msg"])) from None
         if not (train_mlp or train_attn or train_unembed):
             raise invalid("train_mlp, train_attn, train_unembed", False, "at least one must be trained")
-        return await self.runner.start(self._create_model(base_model, lora, user_metadata))
+        return self._started(partial(self._create_model, base_model, lora, dict(user_metadata or {})))
 
     def create_training_client_from_state(
         self, path: str | CheckpointAddress, user_metadata: Mapping[str, str] | None = None
@@ -163,12 +164,12 @@ class ServiceClient:
         """Start a run with the weights of a checkpoint. Blocks; in an event loop use the twin."""
         return self.runner.wait(self.create_training_client_from_state_async(path, user_metadata))
 
-    async def create_training_client_from_state_async(
+    def create_training_client_from_state_async(
         self, path: str | CheckpointAddress, user_metadata: Mapping[str, str] | None = None
-    ) -> TrainingClient:
+    ) -> Coroutine[Any, Any, TrainingClient]:
         """As ``create_training_client_from_state``."""
         address = CheckpointAddress.parse(path)
-        return await self.runner.start(self._from_state(address, user_metadata, optimizer=False))
+        return self._started(partial(self._from_state, address, dict(user_metadata or {}), optimizer=False))
 
     def create_training_client_from_state_with_optimizer(
         self, path: str | CheckpointAddress, user_metadata: Mapping[str, str] | None = None
@@ -181,12 +182,12 @@ class ServiceClient:
         """
         return self.runner.wait(self.create_training_client_from_state_with_optimizer_async(path, user_metadata))
 
-    async def create_training_client_from_state_with_optimizer_async(
+    def create_training_client_from_state_with_optimizer_async(
         self, path: str | CheckpointAddress, user_metadata: Mapping[str, str] | None = None
-    ) -> TrainingClient:
+    ) -> Coroutine[Any, Any, TrainingClient]:
         """As ``create_training_client_from_state_with_optimizer``."""
         address = CheckpointAddress.parse(path)
-        return await self.runner.start(self._from_state(address, user_metadata, optimizer=True))
+        return self._started(partial(self._from_state, address, dict(user_metadata or {}), optimizer=True))
 
     def attached_session(self, session_id: str | None) -> Session:
         """Return a session that another process created. Its heartbeats start with the first request."""
@@ -209,14 +210,14 @@ class ServiceClient:
     async def create_sampling_client_async(
         self, model_path: str | CheckpointAddress | None = None, base_model: str | None = None
     ) -> SamplingClient:
-        """As ``create_sampling_client``.
+        """As ``create_sampling_client``. ``model_path`` is sampled from; a ``base_model`` beside it is sent too.
 
         Raises:
-            InvalidRequest: neither or both are given, the path is invalid, or the model is unknown.
+            InvalidRequest: neither is given, the path is invalid, the model is unknown, or not that of the weights.
             NotFound: there are no such weights.
         """
-        if (model_path is None) == (base_model is None):
-            raise invalid("model_path, base_model", (model_path, base_model), "give exactly one of them")
+        if model_path is None and base_model is None:
+            raise invalid("model_path, base_model", (model_path, base_model), "give one of them, or both")
         weights = None if model_path is None else CheckpointAddress.parse(model_path, field="model_path")
         return await self.runner.start(self._create_sampling(weights, base_model))
 
@@ -291,8 +292,11 @@ class ServiceClient:
             on_lost=self._on_lost,
         )
 
+    async def _started(self, work: Callable[[], Coroutine[Any, Any, TrainingClient]]) -> TrainingClient:
+        return await self.runner.start(work())
+
     async def _create_model(
-        self, base_model: str, lora: LoraConfig, user_metadata: Mapping[str, str] | None
+        self, base_model: str, lora: LoraConfig, user_metadata: dict[str, str]
     ) -> TrainingClient:
         config = await self.connection.client_config()
         session_id = await self._session.ensure()
@@ -301,7 +305,7 @@ class ServiceClient:
             model_seq_id=self._session.next_model_seq_id(),
             base_model=base_model,
             lora_config=lora,
-            user_metadata=dict(user_metadata) if user_metadata else None,
+            user_metadata=user_metadata or None,
         )
         accepted = await self.connection.submit("create_model", json_body(request.body()), resource=Resource.MODEL)
         target = PollTarget(
@@ -317,7 +321,7 @@ class ServiceClient:
         return TrainingClient(self, model_id=created.model_id, session=self._session, config=config)
 
     async def _from_state(
-        self, checkpoint: CheckpointAddress, user_metadata: Mapping[str, str] | None, *, optimizer: bool
+        self, checkpoint: CheckpointAddress, user_metadata: dict[str, str], *, optimizer: bool
     ) -> TrainingClient:
         info = await self.connection.post(
             "weights_info", {"tinker_path": checkpoint.text}, WeightsInfo, resource=Resource.CHECKPOINT

@@ -4,6 +4,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
 
 from backends.tinkex.client.batch_checks import check_batch
+from backends.tinkex.client.batch_snapshot import snapshots
 from backends.tinkex.client.passes import send_pass
 from backends.tinkex.client.results import check_pass, check_step, pass_decoding
 from backends.tinkex.client.run_channel import RunChannel
@@ -14,8 +15,7 @@ from backends.tinkex.types.datum import Datum
 from backends.tinkex.types.forward_backward_output import ForwardBackwardOutput
 from backends.tinkex.types.requests import OptimStepRequest
 from backends.tinkex.types.responses import AcceptedRequest, OptimStepResponse
-from backends.tinkex.wire.chunks import chunked, joined
-from backends.tinkex.wire.pass_request_codec import PassRequest
+from backends.tinkex.wire.chunks import joined
 
 LossConfig = Mapping[str, float | str]
 
@@ -30,7 +30,7 @@ def pass_operation(
     seq_id: int | None,
     vocab_size: int | None,
 ) -> RunOperation[ForwardBackwardOutput]:
-    """Return a forward or forward_backward pass, with one request per chunk of the batch.
+    """Return a forward or forward_backward pass, with one request per chunk of the batch as it is now.
 
     Raises:
         InvalidRequest: the batch or the name of the loss is invalid.
@@ -38,17 +38,18 @@ def pass_operation(
     check_batch(data, vocab_size=vocab_size)
     if not isinstance(loss_fn, str) or not loss_fn:
         raise invalid("loss_fn", loss_fn, "give the name of a loss, such as cross_entropy")
-    chunks = chunked(data, channel.config)
+    shares = snapshots(channel.connection, data, channel.config)
+    config = None if config is None else dict(config)
     channel.may_have_gradients = channel.may_have_gradients or not forward_only
 
     def send(seq: int, index: int) -> Coroutine[Any, Any, AcceptedRequest]:
-        request = PassRequest(channel.model_id, seq, chunks[index], loss_fn, config, forward_only)
+        request = shares[index].request(channel.model_id, seq, loss_fn, config, forward_only=forward_only)
         return send_pass(channel.connection, request)
 
     async def read(accepted: Sequence[AcceptedRequest]) -> ForwardBackwardOutput:
         return await fetch_passes(channel, accepted, forward_only=forward_only)
 
-    return channel.operation(len(chunks), seq_id, send, read)
+    return channel.operation(len(shares), seq_id, send, read)
 
 
 async def fetch_passes(

@@ -10,7 +10,7 @@ from backends.tinkex.client.checkpoint_operations import save_sampler_operation
 from backends.tinkex.client.custom_loss import CustomLoss, custom_operation
 from backends.tinkex.client.replay_probe import probe_replay
 from backends.tinkex.client.results import record_decoding
-from backends.tinkex.client.run_channel import RunChannel
+from backends.tinkex.client.run_channel import RunChannel, Submission
 from backends.tinkex.client.run_operation import RunOperation
 from backends.tinkex.client.sampling import SamplingClient
 from backends.tinkex.client.session import Session
@@ -38,8 +38,9 @@ class TrainingClient(CheckpointMethods):
     Where a server keeps no record of sequence numbers, each request is sent once the previous one has its result.
 
     Every call returns a future (``.result(timeout)`` or ``await``). The ``submit_*`` twins have two phases:
-    awaiting them returns the future once the server has accepted the request. Calls that change the run accept a
-    ``seq_id``, so that a caller with a journal can repeat exactly the request that it sent before.
+    awaiting them returns the future once the server has accepted the request. Arguments are taken as they are at
+    the call; the caller may change its arrays afterwards. Calls that change the run accept a ``seq_id``, so that a
+    caller with a journal can repeat exactly the request that it sent before.
     """
 
     def __init__(
@@ -145,17 +146,17 @@ class TrainingClient(CheckpointMethods):
         """Compute losses and log-probabilities without gradients."""
         return self._channel.start(self._pass(data, loss_fn, loss_fn_config, forward_only=True, seq_id=seq_id))
 
-    async def submit_forward(
+    def submit_forward(
         self,
         data: Sequence[Datum],
         loss_fn: str,
         loss_fn_config: LossConfig | None = None,
         *,
         seq_id: int | None = None,
-    ) -> ApiFuture[ForwardBackwardOutput]:
+    ) -> Submission[ForwardBackwardOutput]:
         """As ``forward``; returns once the server has accepted it."""
         operation = self._pass(data, loss_fn, loss_fn_config, forward_only=True, seq_id=seq_id)
-        return await self._channel.submit(operation)
+        return self._channel.submit(operation)
 
     def forward_backward(
         self,
@@ -173,17 +174,17 @@ class TrainingClient(CheckpointMethods):
         """
         return self._channel.start(self._pass(data, loss_fn, loss_fn_config, forward_only=False, seq_id=seq_id))
 
-    async def submit_forward_backward(
+    def submit_forward_backward(
         self,
         data: Sequence[Datum],
         loss_fn: str,
         loss_fn_config: LossConfig | None = None,
         *,
         seq_id: int | None = None,
-    ) -> ApiFuture[ForwardBackwardOutput]:
+    ) -> Submission[ForwardBackwardOutput]:
         """As ``forward_backward``; returns once the server has accepted every chunk."""
         operation = self._pass(data, loss_fn, loss_fn_config, forward_only=False, seq_id=seq_id)
-        return await self._channel.submit(operation)
+        return self._channel.submit(operation)
 
     def forward_backward_custom(
         self, data: Sequence[Datum], loss_fn: CustomLoss, *, arrays: str | None = None
@@ -203,11 +204,11 @@ class TrainingClient(CheckpointMethods):
         """Apply the accumulated gradients. From the future: RunCorrupted for a non-finite metric."""
         return self._channel.start(optim_step_operation(self._channel, adam_params, seq_id))
 
-    async def submit_optim_step(
+    def submit_optim_step(
         self, adam_params: AdamParams, *, seq_id: int | None = None
-    ) -> ApiFuture[OptimStepResponse]:
+    ) -> Submission[OptimStepResponse]:
         """As ``optim_step``; returns once the server has accepted it."""
-        return await self._channel.submit(optim_step_operation(self._channel, adam_params, seq_id))
+        return self._channel.submit(optim_step_operation(self._channel, adam_params, seq_id))
 
     # --- sampling -------------------------------------------------------------------------------------------
 
@@ -254,7 +255,7 @@ class TrainingClient(CheckpointMethods):
         """Find out whether the server answers a repeated sequence number from its record.
 
         Sends a forward pass of two tokens twice under one sequence number. The answer is remembered; it is None
-        when the server has no forward route.
+        when the server cannot do that. The run goes on without the answer.
         """
         return self._service.runner.start(probe_replay(self._channel))
 

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from backends.tinkex.types.checkpoint import Checkpoint
+from backends.tinkex.types.checkpoint_address import CheckpointAddress
 from backends.tinkex.types.checkpoint_path import CheckpointKind, ParsedCheckpointTinkerPath
 from crucible.errors import CallerError, CrucibleError, NotFound, RunGone, Unsupported
 from crucible.recovery import CheckpointSource, RecoveryPolicy, Restored, UnusableCheckpoint
@@ -128,10 +129,10 @@ async def validate(rest: "RestClient", path: str, spec: RunSpec | None, now: dat
     Raises BackendError when the service fails.
     """
     try:
-        parsed = ParsedCheckpointTinkerPath.from_tinker_path(path)
-        if parsed.checkpoint_type is not CheckpointKind.TRAINING:
+        address = CheckpointAddress.parse(path)
+        if address.parts is not None and address.parts.checkpoint_type is not CheckpointKind.TRAINING:
             return _unusable(path, "it holds sampling weights, not a training state")
-        info = await rest.get_weights_info_by_tinker_path(path)
+        info = await rest.get_weights_info_by_tinker_path(address)
     except Unsupported as error:
         return CheckpointCheck(path=path, usable=True, reason=f"not checked: {error.message}")
     except (CallerError, RunGone) as error:
@@ -141,7 +142,7 @@ async def validate(rest: "RestClient", path: str, spec: RunSpec | None, now: dat
             return _unusable(path, f"it was made from base model {info.base_model}, not {spec.base_model}")
         if info.lora_rank is not None and info.lora_rank != spec.lora.rank:
             return _unusable(path, f"its rank is {info.lora_rank}, not {spec.lora.rank}")
-    listed = await _listed(rest, parsed)
+    listed = None if address.parts is None else await _listed(rest, address.parts)
     if listed is not None and listed.expires_at is not None and listed.expires_at <= now:
         return _unusable(path, f"it expired at {listed.expires_at.isoformat()}")
     return CheckpointCheck(path=path, usable=True, size_bytes=None if listed is None else listed.size_bytes)

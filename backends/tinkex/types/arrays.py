@@ -44,6 +44,15 @@ def as_numpy(value: Any, dtype: str) -> "NDArray[Any]":
     return array
 
 
+def copied_numbers(value: Any) -> Any:
+    """Return the numbers in memory of their own; immutable collections are returned as they are."""
+    if value is None or isinstance(value, tuple | range):
+        return value
+    if isinstance(value, memoryview):
+        return memoryview(value.tobytes()).cast(value.format)  # type: ignore[call-overload]  # any format
+    return value.copy() if is_numpy(value) else value[:]
+
+
 def same_numbers(left: Any, right: Any) -> bool:
     """Return whether two collections of any type hold equal numbers."""
     if is_numpy(left) or is_numpy(right):

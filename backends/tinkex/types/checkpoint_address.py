@@ -1,20 +1,24 @@
 """The address of a checkpoint, as a user or a server wrote it."""
 
-import re
 from dataclasses import dataclass
 from typing import Final, Union
 
 from backends.tinkex.types.checkpoint_path import ParsedCheckpointTinkerPath
 from crucible.errors import InvalidRequest
 
-_FOREIGN: Final = re.compile(r"(/|tinker://)[^/\s?#\x00-\x1f\x7f]+(/[^/\s?#\x00-\x1f\x7f]+)*")
+_MAX_CHARS: Final = 4096
+_ALLOWED: Final = (
+    "give the path that the service returned for a save, such as tinker://RUN/weights/NAME: "
+    f"at most {_MAX_CHARS} printable characters"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class CheckpointAddress:
     """A checkpoint's address: the text that is sent to the server unchanged, and its parts where they are known.
 
-    ``parts`` is None for the address of a server with a form of its own: an absolute path, or ``tinker://NAME``.
+    ``parts`` is None for a text of another form than ``tinker://RUN/KIND/NAME``: servers have forms of their own,
+    and only they know what an address means.
     """
 
     text: str
@@ -28,24 +32,17 @@ class CheckpointAddress:
         """Parse an address; return one that is already parsed unchanged.
 
         Raises:
-            InvalidRequest: naming ``field``, when no server would have written the text.
+            InvalidRequest: naming ``field``, when the text is empty, too long or not printable.
         """
         if isinstance(value, CheckpointAddress):
             return value
+        if not isinstance(value, str) or not value.strip() or len(value) > _MAX_CHARS or not value.isprintable():
+            raise InvalidRequest.of(field, value, _ALLOWED, backend="tinkex")
         try:
             return cls(value, ParsedCheckpointTinkerPath.from_tinker_path(value, field=field))
         except InvalidRequest:
-            if isinstance(value, str) and _is_foreign(value):
-                return cls(value)
-            raise
+            return cls(value)
 
     def required_parts(self, field: str) -> ParsedCheckpointTinkerPath:
         """The parts, for requests that name the run. Raises InvalidRequest when they are not known."""
         return self.parts or ParsedCheckpointTinkerPath.from_tinker_path(self.text, field=field)
-
-
-def _is_foreign(text: str) -> bool:
-    absolute = text.startswith("/")
-    return (
-        _FOREIGN.fullmatch(text) is not None and (absolute or text.count("/") == 2) and ".." not in text.split("/")
-    )

@@ -1,7 +1,7 @@
 """Training examples."""
 
 from array import array
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from pydantic import ConfigDict, field_validator
 
@@ -28,6 +28,11 @@ class Datum(SentRecord):
         if not isinstance(value, dict):
             return value
         return {key: _as_tensor(key, item) for key, item in value.items()}
+
+    def copied(self) -> Self:
+        """Return a copy with memory of its own."""
+        tensors = {key: tensor.copied() for key, tensor in self.loss_fn_inputs.items()}
+        return self.model_copy(update={"model_input": self.model_input.copied(), "loss_fn_inputs": tensors})
 
     def body(self) -> dict[str, Any]:
         """Return the JSON form."""

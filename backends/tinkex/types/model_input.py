@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_serializer, field_validator
 
-from backends.tinkex.types.arrays import Numbers, as_list, same_numbers
+from backends.tinkex.types.arrays import Numbers, as_list, copied_numbers, same_numbers
 from backends.tinkex.types.image_chunk import ImageChunk
 from backends.tinkex.types.wire_record import SentRecord
 from crucible.errors import Unsupported
@@ -116,6 +116,16 @@ class ModelInput(SentRecord):
     def extend_ints(self, tokens: Iterable[int]) -> "ModelInput":
         """Return a new input with tokens appended."""
         return self.append(EncodedTextChunk(tokens=list(tokens)))
+
+    def copied(self) -> Self:
+        """Return a copy whose tokens have memory of their own. Other chunks are immutable."""
+        chunks = [
+            chunk.model_copy(update={"tokens": copied_numbers(chunk.tokens)})
+            if isinstance(chunk, EncodedTextChunk)
+            else chunk
+            for chunk in self.chunks
+        ]
+        return self.model_copy(update={"chunks": chunks})
 
     def body(self) -> dict[str, Any]:
         """Return the JSON form."""

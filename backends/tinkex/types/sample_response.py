@@ -1,7 +1,7 @@
 """Results of sampling."""
 
 import math
-from typing import Annotated
+from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field
 
@@ -30,9 +30,26 @@ class SampledSequence(ReadRecord):
 
 
 class SampleResponse(ReadRecord):
-    """The result of a sampling request. An undefined log-probability (the first token's) is None."""
+    """The result of a sampling request.
+
+    Log-probabilities of the prompt have one entry per token, with None where undefined (the first).
+    """
 
     sequences: list[SampledSequence] = Field(default_factory=list)
     prompt_logprobs: PromptLogprobs | None = None
     topk_prompt_logprobs: TopkLogprobs | None = None
     prompt_cache_hit_tokens: int = 0
+
+    def for_prompt_of(self, length: int) -> Self:
+        """Return the response with the log-probabilities of a prompt of ``length`` tokens aligned to its tokens.
+
+        Some servers omit the entry of the first token.
+        """
+        update: dict[str, Any] = {}
+        for name in ("prompt_logprobs", "topk_prompt_logprobs"):
+            rows = getattr(self, name)
+            if rows is not None and len(rows) == length - 1:
+                update[name] = [None, *rows]
+            elif rows and len(rows) == length and rows[0] is not None:
+                update[name] = [None, *rows[1:]]
+        return self.model_copy(update=update) if update else self

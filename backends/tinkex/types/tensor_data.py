@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from pydantic import ConfigDict, model_validator
 
-from backends.tinkex.types.arrays import Numbers, as_list, as_numpy, is_numpy, same_numbers
+from backends.tinkex.types.arrays import Numbers, as_list, as_numpy, copied_numbers, is_numpy, same_numbers
 from backends.tinkex.types.wire_record import ReadRecord
 
 if TYPE_CHECKING:
@@ -97,6 +97,11 @@ class TensorData(ReadRecord):
         object.__setattr__(tensor, "__pydantic_extra__", {})
         object.__setattr__(tensor, "__pydantic_private__", None)
         return tensor
+
+    def copied(self) -> Self:
+        """Return a copy with memory of its own."""
+        parts = ("data", "sparse_crow_indices", "sparse_col_indices")
+        return self.model_copy(update={name: copied_numbers(getattr(self, name)) for name in parts})
 
     def to_numpy(self) -> "NDArray[Any]":
         """Return the dense array in its shape, without a copy if the stored array already fits."""

@@ -30,7 +30,8 @@ from crucible.errors import CrucibleError, Unsupported
 
 @dataclass(frozen=True, slots=True)
 class PassRequest:
-    """A forward or forward_backward request."""
+    """A forward or forward_backward request. Its datums are ``data``, or ``encoded``, the result of
+    ``encoded_datums``."""
 
     model_id: str
     seq_id: int
@@ -38,6 +39,11 @@ class PassRequest:
     loss_fn: str
     loss_fn_config: Mapping[str, float | str] | None = None
     forward_only: bool = False
+    encoded: bytes | None = None
+
+    def datums(self) -> Sequence[Datum]:
+        """Return the datums, decoded if necessary."""
+        return self.data if self.encoded is None else read_pass_request(self.encoded).data
 
 
 def write_pass_request(request: PassRequest) -> EncodedBody:
@@ -47,8 +53,22 @@ def write_pass_request(request: PassRequest) -> EncodedBody:
         InvalidRequest: a number does not fit its type; the error names the datum.
         Unsupported: a chunk has no protobuf form.
     """
-    pieces: list[Piece] = [text(1, request.model_id) + integer(2, request.seq_id)]
-    for index, datum in enumerate(request.data):
+    datums = _write_datums(request.data, 0) if request.encoded is None else [request.encoded]
+    head = text(1, request.model_id) + integer(2, request.seq_id)
+    return EncodedBody([head, *datums, _tail(request)], PROTOBUF)
+
+
+def encoded_datums(data: Sequence[Datum], first_index: int = 0) -> bytes:
+    """Encode datums into memory of their own. ``first_index``: that of the first datum, for errors.
+
+    Raises as ``write_pass_request``.
+    """
+    return b"".join(_write_datums(data, first_index))
+
+
+def _write_datums(data: Sequence[Datum], first_index: int) -> list[Piece]:
+    pieces: list[Piece] = []
+    for index, datum in enumerate(data, start=first_index):
         header_index = len(pieces)
         pieces.append(b"")
         try:
@@ -58,8 +78,7 @@ def write_pass_request(request: PassRequest) -> EncodedBody:
         except (TypeError, ValueError, OverflowError) as error:
             raise invalid(f"data[{index}]", str(error), "numbers must fit their type on the wire") from error
         pieces[header_index] = header(3, size)
-    pieces.append(_tail(request))
-    return EncodedBody(pieces, PROTOBUF)
+    return pieces
 
 
 def _tail(request: PassRequest) -> bytes:

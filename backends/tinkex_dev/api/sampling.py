@@ -20,7 +20,7 @@ from backends.tinkex_dev.wire.requests import CreateSamplingSession, Sample, Sam
 from backends.tinkex_dev.wire.tensors import tokens_of_chunks
 from backends.tiny_lm.adapter import Adapter
 from backends.tiny_lm.network import CONTEXT_LENGTH, Network
-from backends.tiny_lm.sampling import SamplingSettings, draw, score_prompt
+from backends.tiny_lm.sampling import PromptScores, SamplingSettings, draw, score_prompt
 from crucible.tokenizer import ByteTokenizer
 
 _DEFAULT_MAX_TOKENS: Final = 512
@@ -53,8 +53,8 @@ class SamplingRoutes:
     async def create(self, request: Request) -> Response:
         body = await read(request, CreateSamplingSession)
         self._service.touch_session(body.session_id)
-        if (body.base_model is None) == (body.model_path is None):
-            raise InvalidField.at(("base_model",), "exactly one of base_model and model_path is required")
+        if body.base_model is None and body.model_path is None:
+            raise InvalidField.at(("base_model",), "one of base_model and model_path is required")
         base_model = self._check_source(body.base_model, body.model_path)
         sampler = SamplerRecord(
             id=f"{body.session_id}:sample:{body.sampling_session_seq_id}",
@@ -77,6 +77,8 @@ class SamplingRoutes:
             raise Refused(
                 400, f"{model_path} is a training checkpoint; to sample, save one by save_weights_for_sampler"
             )
+        if base_model not in (None, saved.base_model):
+            raise Refused(400, f"{model_path} was made from {saved.base_model}, not {base_model}")
         return saved.base_model
 
     async def sample(self, request: Request) -> Response:
@@ -163,6 +165,8 @@ class SamplingRoutes:
                 top=body.topk_prompt_logprobs,
                 last=body.prompt_logprobs_last_n,
             )
+        if self._service.options.short_prompt_logprobs:
+            scores = PromptScores(scores.logprobs[1:], scores.top[1:])
         return Samples(sequences, scores)
 
     def _source(self, sampler: SamplerRecord) -> _Source:

@@ -70,7 +70,7 @@ class TrainingRoutes:
 
     async def _forward_backward_protobuf(self, data: bytes) -> Response:
         if not self._service.options.protobuf:
-            raise Refused(415, "this server reads JSON only")
+            raise Refused(self._service.options.protobuf_refusal, "this server reads JSON only")
         from backends.tinkex_dev.wire.protobuf import batch_of_request, read_request
 
         message = await _decode(len(data), lambda: read_request(data))
@@ -163,7 +163,7 @@ class TrainingRoutes:
             run.saving.discard((kind, name))
             service.update_run(run, save=True)
             service.record_effect(run, verb, body.seq_id, digest, path=saved.path)
-            return Plain({"type": verb, "path": saved.path})
+            return Plain({"type": verb, "path": service.checkpoints.public_path(saved)})
 
         def check() -> None:
             self._reserve(run, kind, name, overwrite=overwrite)

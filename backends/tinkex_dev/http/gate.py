@@ -44,6 +44,9 @@ class Gate:
         headers = {key.decode().lower(): value.decode("latin-1") for key, value in scope["headers"]}
         if self._service.latency_ms:
             await asyncio.sleep(self._service.latency_ms / 1000)
+        if route in self._service.options.missing_routes:
+            await refusal(Refused(404, "Not Found"))(scope, receive, send)
+            return
         fault = self._service.faults.strike(route)
         # a client that disconnects before its body has arrived is no error of the server
         with contextlib.suppress(ClientDisconnect):

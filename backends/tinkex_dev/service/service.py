@@ -53,7 +53,7 @@ class Service:
         self.promises = Promises()
         self.folder = StateFolder(options.state_dir)
         self.effect_log = EffectLog(options.state_dir / "log.jsonl", clock)
-        self.checkpoints = Checkpoints(self.folder, clock)
+        self.checkpoints = Checkpoints(self.folder, clock, opaque=options.opaque_paths)
         self.sessions = Sessions(self.folder, clock, ttl_s=options.session_ttl_s)
         self.runs = {run.id: run for run in self.folder.runs()}
         self.samplers = {sampler.id: sampler for sampler in self.folder.samplers()}

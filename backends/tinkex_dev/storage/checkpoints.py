@@ -1,5 +1,6 @@
 """The table of checkpoints, and the operations on them."""
 
+import hashlib
 import re
 from datetime import datetime
 from typing import Final
@@ -23,8 +24,9 @@ def valid_name(name: str) -> bool:
 class Checkpoints:
     """All checkpoints of a state folder. Expired ones are deleted by the next lookup."""
 
-    def __init__(self, folder: StateFolder, clock: ServerClock) -> None:
+    def __init__(self, folder: StateFolder, clock: ServerClock, *, opaque: bool = False) -> None:
         self._folder = folder
+        self._opaque = opaque
         self._clock = clock
         self._by_path: dict[str, StoredCheckpoint] = {record.path: record for record in folder.checkpoints()}
 
@@ -43,14 +45,23 @@ class Checkpoints:
         Raises:
             Refused: 400 for a malformed path, 404 for a missing or expired checkpoint.
         """
-        _check_path(path)
-        record = self._by_path.get(path)
+        if self._opaque:
+            record = next((one for one in list(self._by_path.values()) if self.public_path(one) == path), None)
+        else:
+            _check_path(path)
+            record = self._by_path.get(path)
         if record is not None and record.expires_at is not None and record.expires_at <= self._clock.now():
             self.delete(record)
             record = None
         if record is None:
             raise Refused(404, f"Checkpoint {path} not found")
         return record
+
+    def public_path(self, record: StoredCheckpoint) -> str:
+        """The path under which clients refer to a checkpoint: its own, or with ``opaque`` one without meaning."""
+        if not self._opaque:
+            return record.path
+        return f"/state/checkpoints/st-{hashlib.sha256(record.path.encode()).hexdigest()[:12]}"
 
     def is_taken(self, run_id: str, kind: SaveKind, name: str) -> bool:
         """Whether a run has a checkpoint of that kind and name."""

@@ -129,7 +129,7 @@ def test_a_wrong_prompt_is_refused(service: ServiceClient, prompt: Any, samples:
     ("arguments", "kind"),
     [
         ({}, InvalidRequest),
-        ({"base_model": "tiny-lm", "model_path": "tinker://a/weights/b"}, InvalidRequest),
+        ({"base_model": "tiny-lm", "model_path": "tinker://a/weights/b"}, NotFound),
         ({"base_model": "no/such"}, InvalidRequest),
         ({"model_path": "nonsense"}, InvalidRequest),
         ({"model_path": "tinker://nobody/sampler_weights/x"}, NotFound),
