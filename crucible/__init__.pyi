@@ -22,6 +22,7 @@ from crucible.errors import BackendUnavailable as BackendUnavailable
 from crucible.errors import CallerError as CallerError
 from crucible.errors import Canceled as Canceled
 from crucible.errors import CapacityError as CapacityError
+from crucible.errors import CredentialMissing as CredentialMissing
 from crucible.errors import CrucibleError as CrucibleError
 from crucible.errors import ErrorCategory as ErrorCategory
 from crucible.errors import Failure as Failure

@@ -13,6 +13,7 @@ CrucibleError
 │   ├── CapacityError           rate or concurrency limit reached; carries retry_after_ms
 │   ├── OutOfCredit             the account has no credit; the job is paused
 │   ├── AuthenticationFailed    the credential was refused; the error names it without its value
+│   │   └── CredentialMissing   no credential is configured in this process; another process may have one
 │   ├── MalformedAnswer         the backend's answer does not follow its protocol
 │   ├── AnswerLost              the effect of a request can no longer be determined
 │   ├── RunGone                 the remote run or its session no longer exists
@@ -217,6 +218,12 @@ class AuthenticationFailed(BackendError):
 
     category = ErrorCategory.PERMISSION
     code = "authentication_failed"
+
+
+class CredentialMissing(AuthenticationFailed):
+    """No credential is configured in this process. The error names the variable to set."""
+
+    code = "credential_missing"
 
 
 class MalformedAnswer(BackendError):

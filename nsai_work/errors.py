@@ -3,6 +3,7 @@
 CrucibleError
 ├── CallerError
 │   ├── InvalidJob            a job or job file is invalid; names the fields
+│   │   └── FileUnusable      a file cannot be opened on this machine; perhaps on another
 │   └── IllegalTransition     the life cycle has no such transition
 ├── NotFound
 │   └── JobNotFound
@@ -47,6 +48,12 @@ def _complaint(item: "object", prefix: str) -> str:
         return f"{field}: {message}"
     shown = repr(item.get("input"))
     return f"{field}: {message} (got {shown if len(shown) <= 80 else shown[:77] + '...'})"
+
+
+class FileUnusable(InvalidJob):
+    """A file that a job names cannot be opened on this machine. It may exist on another one."""
+
+    code = "file_unusable"
 
 
 class IllegalTransition(CallerError):

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
 
-from nsai_work.errors import DataChanged, InvalidJob
+from nsai_work.errors import DataChanged, FileUnusable, InvalidJob
 from nsai_work.payloads import DataSource
 
 
@@ -21,21 +21,28 @@ def invalid_file(
     )
 
 
+def unusable_file(field: str, path: Path, state: str, allowed: str) -> FileUnusable:
+    """Build the error for a file that cannot be opened here: a worker then declines the job."""
+    return FileUnusable(
+        f"{field}: {path}: {state}; {allowed}", details={"field": field, "path": str(path), "line": None}
+    )
+
+
 @contextmanager
 def open_input(field: str, path: Path) -> Iterator[BufferedReader]:
     """Open a file for reading. Errors of reads inside the context are translated as well.
 
     Raises:
-        InvalidJob: the file does not exist, is a directory, or cannot be read.
+        FileUnusable: the file does not exist, is a directory, or cannot be read.
     """
     try:
         if not path.is_file():
             state = "is a directory" if path.is_dir() else "does not exist"
-            raise invalid_file(field, path, state, "name an existing file")
+            raise unusable_file(field, path, state, "name an existing file")
         with path.open("rb") as file:
             yield file
     except OSError as exc:
-        raise invalid_file(field, path, f"cannot be read ({exc.strerror})", "name a readable file") from exc
+        raise unusable_file(field, path, f"cannot be read ({exc.strerror})", "name a readable file") from exc
 
 
 def check_digest(field: str, source: DataSource, found: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 from backends.litellm_backend.models import ModelFacts
 from backends.litellm_backend.settings import BACKEND, LiteLLMSettings
 from backends.openai.requests import request_body
-from crucible.errors import AuthenticationFailed, Unsupported
+from crucible.errors import CredentialMissing, Unsupported
 from crucible.prompt import ImagePart, Prompt
 
 
@@ -55,12 +55,12 @@ def require_credential(library: Any, facts: ModelFacts, settings: LiteLLMSetting
     """Require the API key of a provider that needs one.
 
     Raises:
-        AuthenticationFailed: naming the variable to set.
+        CredentialMissing: naming the variable to set.
     """
     missing = missing_credentials(library, facts, settings)
     if missing:
         names = ", ".join(missing)
-        raise AuthenticationFailed(
+        raise CredentialMissing(
             f"no credential for {facts.provider}: set {names}", backend=BACKEND, details={"missing": list(missing)}
         )
 

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr
 
-from crucible.errors import InvalidRequest
+from crucible.errors import CredentialMissing, InvalidRequest
 from crucible.record import Record
 from crucible.redaction import remember_secret
 
@@ -64,14 +64,14 @@ class OpenAISettings(Record):
         return url
 
     def key(self) -> str:
-        """The API key; a placeholder for a server on this machine. Raises InvalidRequest if there is none."""
+        """The API key; a placeholder for a server on this machine. Raises CredentialMissing if there is none."""
         key = os.environ.get(KEY_VARIABLE) if self.api_key is None else self.api_key.get_secret_value()
         if key:
             remember_secret(key)
             return key
         if is_loopback(self.address()):
             return PLACEHOLDER_KEY
-        raise InvalidRequest(
+        raise CredentialMissing(
             f"{KEY_VARIABLE}: no API key for {self.address()}; set {KEY_VARIABLE}",
             backend=BACKEND,
             details={"field": KEY_VARIABLE},

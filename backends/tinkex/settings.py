@@ -8,7 +8,7 @@ from pydantic import SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from backends.tinkex.errors import invalid
-from crucible.errors import InvalidRequest
+from crucible.errors import CredentialMissing, InvalidRequest
 from crucible.redaction import remember_secret
 
 DEFAULT_BASE_URL: Final = "https://tinker.thinkingmachines.dev/services/tinker-prod"
@@ -55,7 +55,8 @@ def resolve_endpoint(api_key: str | SecretStr | None = None, base_url: str | Non
     """Resolve the endpoint: the arguments, else the environment, else a local development server, else Tinker.
 
     Raises:
-        InvalidRequest: the address has no scheme or host, or a required key is missing.
+        InvalidRequest: the address has no scheme or host, or the key cannot be sent.
+        CredentialMissing: a key is required.
     """
     settings = TinkexSettings()
     key = SecretStr(api_key) if isinstance(api_key, str) else api_key
@@ -68,7 +69,7 @@ def resolve_endpoint(api_key: str | SecretStr | None = None, base_url: str | Non
         address = (None if key else _running_dev_server()) or DEFAULT_BASE_URL
     endpoint = Endpoint(_validated(address, field), key)
     if key is None and not endpoint.is_local:
-        raise InvalidRequest(
+        raise CredentialMissing(
             f"{API_KEY_NAME}: no API key for {endpoint.base_url}; set {API_KEY_NAME}, pass api_key=..., "
             f"or start a development server (nsai-work dev-server) or point {BASE_URL_NAME} at one",
             backend="tinkex",

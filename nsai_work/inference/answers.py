@@ -16,7 +16,7 @@ from crucible import Completion
 from crucible.errors import Failure
 from nsai_work.errors import StoreFull
 from nsai_work.inference.prompts import PromptRow
-from nsai_work.input_files import invalid_file
+from nsai_work.input_files import invalid_file, unusable_file
 
 FIELD: Final = "payload.output"
 
@@ -53,7 +53,8 @@ class AnswerFile:
         """Open or create the file. Truncates an incomplete last line, left by an owner that died while writing it.
 
         Raises:
-            InvalidJob: the file cannot be written, or is not an answer file.
+            FileUnusable: the file cannot be written.
+            InvalidJob: it is not an answer file.
         """
         self._path = path
         self._in_order = True
@@ -63,7 +64,7 @@ class AnswerFile:
             # one O_APPEND write per row: even if a stale owner still writes, no row is torn or overwritten
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         except OSError as exc:
-            raise invalid_file(
+            raise unusable_file(
                 FIELD, path, f"cannot be written ({exc.strerror})", "name a file in an existing folder"
             ) from exc
         try:

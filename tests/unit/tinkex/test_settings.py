@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from backends.tinkex.settings import DEFAULT_BASE_URL, TinkexSettings, resolve_endpoint
-from crucible.errors import InvalidRequest
+from crucible.errors import CredentialMissing, InvalidRequest
 
 SECRET = "tml-very-secret"
 
@@ -37,7 +37,7 @@ def test_with_neither_a_running_development_server_is_used(tmp_path: Path, monke
 
 def test_a_key_is_needed_away_from_this_machine() -> None:
     """The error names the variable and the ways out."""
-    with pytest.raises(InvalidRequest, match="TINKER_API_KEY") as caught:
+    with pytest.raises(CredentialMissing, match="TINKER_API_KEY") as caught:
         resolve_endpoint(base_url="https://a.example")
 
     assert caught.value.details["field"] == "TINKER_API_KEY"
@@ -46,7 +46,7 @@ def test_a_key_is_needed_away_from_this_machine() -> None:
 @pytest.mark.parametrize("blank", ["", "   "])
 def test_a_blank_key_is_none(blank: str) -> None:
     """An empty variable is no credential."""
-    with pytest.raises(InvalidRequest):
+    with pytest.raises(CredentialMissing):
         resolve_endpoint(api_key=blank, base_url="https://a.example")
 
 
