@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field, JsonValue
 
 from crucible.capabilities import Capabilities
 from crucible.completion import Completion
+from crucible.json_types import FiniteObject
 from crucible.prompt import Prompt
 from crucible.record import Record
 from crucible.recovery import RecoveredRun, RecoveryObserver, RecoveryRequest
@@ -21,6 +22,7 @@ from crucible.redaction import redacted
 from crucible.stream import StreamEvent
 from crucible.tokenizer import Tokenizer
 from crucible.training import CheckpointCheck, LiveRun, RunRef, RunSpec
+from crucible.values import Name
 
 
 class Health(Record):
@@ -28,7 +30,7 @@ class Health(Record):
 
     ok: bool
     reason: Annotated[str, AfterValidator(redacted)] | None = None
-    details: dict[str, JsonValue] = Field(default_factory=dict)
+    details: FiniteObject = Field(default_factory=dict)
 
 
 class Backend(ABC):
@@ -164,8 +166,8 @@ class TrainingBackend(Backend):
 class Command(Record):
     """A named operation with arguments, other than completion and training."""
 
-    name: str = Field(min_length=1)
-    arguments: dict[str, JsonValue] = Field(default_factory=dict)
+    name: Name = Field(min_length=1)
+    arguments: FiniteObject = Field(default_factory=dict)
 
 
 class CommandBackend(Backend):

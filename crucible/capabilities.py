@@ -1,9 +1,12 @@
 """The capabilities of a backend, as data."""
 
+from typing import Annotated
+
 from pydantic import Field
 
 from crucible.json_types import FiniteObject
 from crucible.record import Record
+from crucible.values import Count
 
 
 class Capabilities(Record):
@@ -15,7 +18,7 @@ class Capabilities(Record):
     default_model: str | None = None
     accepts_other_models: bool = False
     """Names outside ``models``, such as checkpoint paths, may be valid too; the backend refuses unknown ones."""
-    context_lengths: dict[str, int] = Field(default_factory=dict)
+    context_lengths: dict[str, Count] = Field(default_factory=dict)
     """The context length in tokens by model, where known."""
     supports_streaming: bool = False
     token_streaming: bool = False
@@ -36,11 +39,11 @@ class Capabilities(Record):
     """The allowed loss functions, as in ``TrainingBackend.losses``. Empty: only the service knows them."""
     commands: tuple[str, ...] = ()
     """The commands of a ``CommandBackend``."""
-    max_tokens: int | None = Field(default=None, ge=1)
-    max_context_length: int | None = Field(default=None, ge=1)
-    max_images_per_request: int | None = Field(default=None, ge=0)
-    requests_per_minute: int | None = Field(default=None, ge=0)
-    tokens_per_minute: int | None = Field(default=None, ge=0)
-    cost_per_million_input: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    cost_per_million_output: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    max_tokens: Annotated[Count, Field(ge=1)] | None = None
+    max_context_length: Annotated[Count, Field(ge=1)] | None = None
+    max_images_per_request: Count | None = None
+    requests_per_minute: Count | None = None
+    tokens_per_minute: Count | None = None
+    cost_per_million_input: float | None = Field(default=None, ge=0)
+    cost_per_million_output: float | None = Field(default=None, ge=0)
     metadata: FiniteObject = Field(default_factory=dict)

@@ -2,13 +2,14 @@
 
 from enum import StrEnum
 from itertools import pairwise
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, JsonValue, field_validator, model_validator
 
-from crucible.json_types import FiniteJson, FiniteObject
+from crucible.json_types import to_json
 from crucible.prompt import Message, Role, ToolCall
 from crucible.record import Record
+from crucible.values import Count, Int64
 
 __all__ = [
     "Choice",
@@ -37,7 +38,7 @@ class Thinking(Record):
     """The model's reasoning before its answer."""
 
     content: str = ""
-    tokens: int | None = Field(default=None, ge=0)
+    tokens: Count | None = None
 
 
 class UsageSource(StrEnum):
@@ -53,11 +54,11 @@ class Usage(Record):
     ``prompt_tokens`` includes cached tokens, ``completion_tokens`` includes thinking tokens.
     """
 
-    prompt_tokens: int = Field(default=0, ge=0)
-    completion_tokens: int = Field(default=0, ge=0)
-    total_tokens: int = Field(default=0, ge=0)
-    thinking_tokens: int | None = Field(default=None, ge=0)
-    cached_tokens: int | None = Field(default=None, ge=0)
+    prompt_tokens: Count = 0
+    completion_tokens: Count = 0
+    total_tokens: Count = 0
+    thinking_tokens: Count | None = None
+    cached_tokens: Count | None = None
     source: UsageSource = UsageSource.PROVIDER
 
     @classmethod
@@ -74,28 +75,28 @@ class TopLogprob(Record):
     """A candidate token at a position, among the most likely ones."""
 
     token: str
-    token_id: int | None = None
-    logprob: float | None = Field(default=None, allow_inf_nan=False)
+    token_id: Int64 | None = None
+    logprob: float | None = None
 
 
 class TokenLogprob(Record):
     """A generated token with its log probability under the model, in nats."""
 
     token: str
-    token_id: int | None = None
-    logprob: float | None = Field(default=None, allow_inf_nan=False)
+    token_id: Int64 | None = None
+    logprob: float | None = None
     top: tuple[TopLogprob, ...] = ()
 
 
 class Choice(Record):
     """An answer; ``index`` is its position among the answers to the prompt."""
 
-    index: int = Field(default=0, ge=0)
+    index: Count = 0
     message: Message
     finish_reason: FinishReason | None = None
     thinking: Thinking | None = None
     logprobs: tuple[TokenLogprob, ...] | None = None
-    tokens: tuple[int, ...] | None = None
+    tokens: tuple[Int64, ...] | None = None
     """The ids of the generated tokens, where the backend reports them."""
     raw_finish_reason: str | None = None
     """The provider's own value, where it is more specific."""
@@ -114,14 +115,14 @@ class Completion(Record):
     choices: tuple[Choice, ...] = ()
     model: str | None = None
     usage: Usage | None = None
-    latency_ms: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    time_to_first_token_ms: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    latency_ms: float | None = Field(default=None, ge=0)
+    time_to_first_token_ms: float | None = Field(default=None, ge=0)
     request_id: str | None = None
     trace_id: str | None = None
-    cost: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    cost: float | None = Field(default=None, ge=0)
     """US dollars; ``None`` when unknown, not 0."""
-    raw_response: FiniteJson = None
-    metadata: FiniteObject = Field(default_factory=dict)
+    raw_response: Annotated[JsonValue, BeforeValidator(to_json)] = None
+    metadata: Annotated[dict[str, JsonValue], BeforeValidator(to_json)] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _ascending_indexes(self) -> Self:

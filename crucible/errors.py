@@ -32,12 +32,14 @@ later; whether it is retried is the queue's decision, not the backend's. Credent
 from collections.abc import Iterator, Mapping
 from copy import copy
 from enum import StrEnum
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import Field, JsonValue
+from pydantic import BeforeValidator, Field, JsonValue
 
+from crucible.json_types import to_json
 from crucible.record import Record
 from crucible.redaction import redacted, redacted_json
+from crucible.values import Count, Message
 
 
 class ErrorCategory(StrEnum):
@@ -59,10 +61,10 @@ class Failure(Record):
 
     category: ErrorCategory
     code: str
-    message: str
+    message: Message
     retryable: bool = False
-    retry_after_ms: int | None = Field(default=None, ge=0)
-    details: dict[str, JsonValue] = Field(default_factory=dict)
+    retry_after_ms: Count | None = None
+    details: Annotated[dict[str, JsonValue], BeforeValidator(to_json)] = Field(default_factory=dict)
 
 
 class CrucibleError(Exception):
@@ -132,6 +134,15 @@ class CallerError(CrucibleError):
     code = "invalid"
 
 
+def shown_value(value: object, limit: int = 80) -> str:
+    """Return the repr of a value, cut to ``limit`` characters, for an error."""
+    try:
+        shown = repr(value)
+    except (ValueError, RecursionError):  # an integer with thousands of digits, or deep nesting
+        shown = f"a {type(value).__name__}"
+    return shown if len(shown) <= limit else shown[: limit - 3] + "..."
+
+
 class InvalidRequest(CallerError):
     """A field has an invalid value."""
 
@@ -140,9 +151,7 @@ class InvalidRequest(CallerError):
     @classmethod
     def of(cls, field: str, value: object, allowed: str, *, backend: str | None = None) -> Self:
         """Create an error that names the field, its value, and what is allowed."""
-        shown = repr(value)
-        if len(shown) > 120:
-            shown = shown[:117] + "..."
+        shown = shown_value(value, 120)
         return cls(
             f"{field}: {shown} is not allowed; {allowed}",
             backend=backend,

@@ -8,6 +8,7 @@ from pydantic import Field, JsonValue, field_validator, model_validator
 from crucible.json_schema import check_json_schema
 from crucible.json_types import FiniteObject
 from crucible.record import Record
+from crucible.values import Int64, Name
 
 
 class ResponseFormat(StrEnum):
@@ -27,15 +28,15 @@ class CacheControl(StrEnum):
 class Options(Record):
     """The options of a completion. A backend refuses an option that it does not support, and ignores none."""
 
-    model: str | None = Field(default=None, min_length=1)
+    model: Name | None = Field(default=None, min_length=1)
     """The name of a base model or, at a backend that trains, the path of a checkpoint."""
-    temperature: float | None = Field(default=None, ge=0, le=10, allow_inf_nan=False)
+    temperature: float | None = Field(default=None, ge=0, le=10)
     """0 selects greedy decoding."""
-    max_tokens: int | None = Field(default=None, ge=1)
-    top_p: float | None = Field(default=None, gt=0, le=1, allow_inf_nan=False)
-    top_k: int | None = Field(default=None, ge=1)
-    frequency_penalty: float | None = Field(default=None, ge=-2, le=2, allow_inf_nan=False)
-    presence_penalty: float | None = Field(default=None, ge=-2, le=2, allow_inf_nan=False)
+    max_tokens: Int64 | None = Field(default=None, ge=1)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    top_k: Int64 | None = Field(default=None, ge=1)
+    frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
+    presence_penalty: float | None = Field(default=None, ge=-2, le=2)
     stop: tuple[str, ...] = ()
     """Sequences that end the answer and are not part of it."""
     response_format: ResponseFormat | None = None
@@ -43,9 +44,9 @@ class Options(Record):
     stream: bool = False
     cache_control: CacheControl | None = None
     extended_thinking: bool = False
-    thinking_budget_tokens: int | None = Field(default=None, ge=1)
-    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
-    timeout_ms: int | None = Field(default=None, ge=1)
+    thinking_budget_tokens: Int64 | None = Field(default=None, ge=1)
+    seed: Int64 | None = None
+    timeout_ms: Int64 | None = Field(default=None, ge=1)
     n: int = Field(default=1, ge=1, le=1024)
     """The number of answers."""
     logprobs: bool = False

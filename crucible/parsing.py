@@ -3,9 +3,11 @@
 from typing import TypeVar
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from crucible.errors import InvalidRequest
 from crucible.record import Record
+from crucible.values import joined, problem_of
 
 R = TypeVar("R", bound=Record)
 
@@ -32,13 +34,13 @@ def read_json(kind: type[R], text: str | bytes, *, backend: str | None = None) -
 
 
 def _translate(exc: ValidationError, kind: str, backend: str | None) -> InvalidRequest:
-    problems = exc.errors(include_url=False, include_context=False)
-    fields = [_path(problem["loc"]) or kind for problem in problems]
+    problems = exc.errors(include_url=False)
+    fields = [_field(problem) or kind for problem in problems]
     first = problems[0]
     value = _showable(fields[0], first.get("input"))
-    error = InvalidRequest.of(fields[0], value, first["msg"].removeprefix("Value error, "), backend=backend)
+    error = InvalidRequest.of(fields[0], value, _message(first), backend=backend)
     error.details["errors"] = [
-        {"field": field, "message": problem["msg"]} for field, problem in zip(fields, problems, strict=True)
+        {"field": field, "message": _message(problem)} for field, problem in zip(fields, problems, strict=True)
     ]
     return error
 
@@ -49,6 +51,14 @@ def _showable(field: str, value: object) -> object:
         return sorted(str(name) for name in value)
     name = field.rpartition(".")[2].lower()
     return "(hidden)" if any(mark in name for mark in ("key", "secret", "token", "password")) else value
+
+
+def _field(problem: ErrorDetails) -> str:
+    return joined(_path(problem["loc"]), problem_of(problem)[0])
+
+
+def _message(problem: ErrorDetails) -> str:
+    return problem_of(problem)[1]
 
 
 def _path(location: tuple[int | str, ...]) -> str:

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from enum import StrEnum
 from typing import Annotated, Literal, Self, TypeAlias
 
@@ -10,10 +11,11 @@ from pydantic import Field, JsonValue, field_validator, model_validator
 
 from crucible.errors import MalformedAnswer
 from crucible.json_schema import check_json_schema
-from crucible.json_types import FiniteJson, FiniteObject
+from crucible.json_types import BIG_INTEGER, FiniteJson, FiniteObject, json_problem
 from crucible.media import IMAGE_TYPES, decode_image
 from crucible.options import Options
 from crucible.record import Record
+from crucible.values import Name
 
 
 class Role(StrEnum):
@@ -86,11 +88,22 @@ Part: TypeAlias = Annotated[TextPart | ImagePart | AudioPart | ToolResultPart, F
 
 
 class ToolCall(Record):
-    """A tool call by the model. ``arguments`` is an object, or its JSON text as generated."""
+    """A tool call by the model. ``arguments`` is an object, or its JSON text as generated.
+
+    Id and name are the model's, and go back to it as they came."""
 
     id: str = Field(min_length=1)
     name: str = Field(min_length=1)
     arguments: FiniteObject | str = Field(default_factory=dict)
+
+    @field_validator("arguments", mode="before")
+    @classmethod
+    def _big_integers_as_text(cls, value: object) -> object:
+        # what a model generated is not refused: JSON text holds an integer of any size
+        if isinstance(value, Mapping) and (json_problem(value) or ("", ""))[1] == BIG_INTEGER:
+            with suppress(ValueError, TypeError):
+                return json.dumps(value, allow_nan=False)
+        return value
 
     def parsed_arguments(self) -> dict[str, JsonValue]:
         """Parse the arguments into an object.
@@ -114,7 +127,7 @@ class Message(Record):
 
     role: Role
     content: str | tuple[Part, ...] | None = None
-    name: str | None = Field(default=None, min_length=1)
+    name: Name | None = Field(default=None, min_length=1)
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = Field(default=None, min_length=1)
 
@@ -156,7 +169,7 @@ class Message(Record):
 class Tool(Record):
     """A tool that the model may call; ``parameters`` is the JSON Schema of its arguments."""
 
-    name: str = Field(min_length=1, max_length=128)
+    name: Name = Field(min_length=1, max_length=128)
     description: str | None = None
     parameters: FiniteObject = Field(default_factory=dict)
     strict: bool | None = None
@@ -188,7 +201,7 @@ class ToolChoice(StrEnum):
 class NamedTool(Record):
     """The tool that the model must call."""
 
-    name: str = Field(min_length=1)
+    name: Name = Field(min_length=1)
 
 
 class Prompt(Record):
@@ -200,8 +213,8 @@ class Prompt(Record):
     tools: tuple[Tool, ...] = ()
     tool_choice: ToolChoice | NamedTool | None = None
     options: Options = Options()
-    request_id: str | None = None
-    trace_id: str | None = None
+    request_id: Name | None = None
+    trace_id: Name | None = None
     metadata: FiniteObject = Field(default_factory=dict)
 
     @field_validator("messages", "tools", "options", "metadata", mode="before")

@@ -15,6 +15,7 @@ from crucible.errors import Failure, MalformedAnswer, error_from
 from crucible.json_types import FiniteJson, FiniteObject
 from crucible.prompt import Message, Part, Role, ToolCall
 from crucible.record import Record
+from crucible.values import Count, Int64
 
 T = TypeVar("T")
 
@@ -23,7 +24,7 @@ class StartEvent(Record):
     """The first event of a stream."""
 
     type: Literal["start"] = "start"
-    seq: int = Field(ge=0)
+    seq: Count
     model: str | None = None
     request_id: str | None = None
     trace_id: str | None = None
@@ -32,7 +33,7 @@ class StartEvent(Record):
 class ToolCallDelta(Record):
     """A piece of the tool call at ``position``. The first has id and name; argument texts are concatenated."""
 
-    position: int = Field(ge=0)
+    position: Count
     id: str | None = None
     name: str | None = None
     arguments: FiniteObject | str | None = None
@@ -42,25 +43,25 @@ class DeltaEvent(Record):
     """A piece of the answer ``index``: text, thinking, token ids and log probabilities to append."""
 
     type: Literal["delta"] = "delta"
-    seq: int = Field(ge=0)
-    index: int = Field(default=0, ge=0)
+    seq: Count
+    index: Count = 0
     text: str | None = None
     part: Part | None = None
     thinking: str | None = None
     tool_call: ToolCallDelta | None = None
     logprobs: tuple[TokenLogprob, ...] | None = None
-    tokens: tuple[int, ...] | None = None
+    tokens: tuple[Int64, ...] | None = None
 
 
 class EndEvent(Record):
     """The end of the answer ``index``."""
 
     type: Literal["end"] = "end"
-    seq: int = Field(ge=0)
-    index: int = Field(default=0, ge=0)
+    seq: Count
+    index: Count = 0
     finish_reason: FinishReason | None = None
     raw_finish_reason: str | None = None
-    thinking_tokens: int | None = None
+    thinking_tokens: Count | None = None
     name: str | None = None
 
 
@@ -68,7 +69,7 @@ class UsageEvent(Record):
     """The provider's final token counts."""
 
     type: Literal["usage"] = "usage"
-    seq: int = Field(ge=0)
+    seq: Count
     usage: Usage
 
 
@@ -76,7 +77,7 @@ class ErrorEvent(Record):
     """The last event of a stream that failed."""
 
     type: Literal["error"] = "error"
-    seq: int = Field(ge=0)
+    seq: Count
     failure: Failure
 
 
@@ -84,7 +85,7 @@ class DoneEvent(Record):
     """The last event of a complete stream."""
 
     type: Literal["done"] = "done"
-    seq: int = Field(ge=0)
+    seq: Count
     latency_ms: float | None = None
     time_to_first_token_ms: float | None = None
     cost: float | None = None
@@ -128,7 +129,7 @@ async def collect(events: AsyncIterable[StreamEvent]) -> Completion:
 class _Call:
     id: str | None = None
     name: str | None = None
-    arguments: dict[str, JsonValue] | str | None = None
+    arguments: FiniteObject | str | None = None
 
     def add(self, delta: ToolCallDelta) -> None:
         self.id = self.id or delta.id

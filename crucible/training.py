@@ -17,10 +17,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Generic, Literal, TypeVar
 
-from pydantic import Field, JsonValue
+from pydantic import Field
 
 from crucible.errors import RunCorrupted
+from crucible.json_types import FiniteObject
 from crucible.record import Record
+from crucible.values import Count, Name
 
 
 class LoraSpec(Record):
@@ -37,18 +39,18 @@ class OptimizerSpec(Record):
     """Adam, with the defaults of the Tinker API (tinker.AdamParams). ``grad_clip_norm`` 0.0 disables clipping."""
 
     name: Literal["adam"] = "adam"
-    learning_rate: float = Field(default=1e-4, gt=0, allow_inf_nan=False)
+    learning_rate: float = Field(default=1e-4, gt=0)
     beta1: float = Field(default=0.9, ge=0, lt=1)
     beta2: float = Field(default=0.95, ge=0, lt=1)
-    eps: float = Field(default=1e-12, gt=0, allow_inf_nan=False)
-    weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-    grad_clip_norm: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    eps: float = Field(default=1e-12, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    grad_clip_norm: float = Field(default=0.0, ge=0)
 
 
 class RunSpec(Record):
     """The specification of a new remote run."""
 
-    base_model: str = Field(min_length=1)
+    base_model: Name = Field(min_length=1)
     lora: LoraSpec = LoraSpec()
     user_metadata: dict[str, str] = Field(default_factory=dict)
 
@@ -59,7 +61,7 @@ class RunRef(Record):
     backend: str
     run_id: str
     session_id: str | None = None
-    details: dict[str, JsonValue] = Field(default_factory=dict)
+    details: FiniteObject = Field(default_factory=dict)
 
 
 class CheckpointRef(Record):
@@ -67,7 +69,7 @@ class CheckpointRef(Record):
 
     path: str
     name: str
-    step: int = Field(ge=0)
+    step: Count
     metric: float | None = None
     has_optimizer: bool = True
 
@@ -78,7 +80,7 @@ class CheckpointCheck(Record):
     path: str
     usable: bool
     reason: str | None = None
-    size_bytes: int | None = None
+    size_bytes: Count | None = None
 
 
 class RunFeatures(Record):
@@ -150,9 +152,9 @@ class Intent(Record):
 
     kind: IntentKind
     run_id: str
-    first_seq_id: int = Field(ge=0)
-    last_seq_id: int = Field(ge=0)
-    step: int = Field(ge=0)
+    first_seq_id: Count
+    last_seq_id: Count
+    step: Count
     digest: str
     name: str | None = None
 

@@ -3,8 +3,8 @@
 import re
 from collections.abc import Iterator
 
+from crucible.values import printable
 from nsai_work.errors import InvalidJob
-from nsai_work.job import storable
 
 _NAMES = frozenset(
     (
@@ -42,7 +42,7 @@ def account_name(text: str) -> str:
         raise ValueError(f"must not be longer than {MAX_ACCOUNT_NAME} characters")
     if _VALUE.match(text.strip()):
         raise ValueError("looks like a key; choose a name for the account, which is stored and shown")
-    return storable(text)
+    return printable(text)
 
 
 def _suspects(data: object, path: str) -> Iterator[str]:

@@ -18,11 +18,12 @@ CrucibleError
     └── ResumeUnproven        a resume does not meet the recovery policy
 """
 
-from collections.abc import Sequence
-
 from pydantic import JsonValue, ValidationError
+from pydantic_core import ErrorDetails
 
-from crucible.errors import CallerError, CrucibleError, ErrorCategory, InvalidRequest, NotFound
+from crucible.errors import CallerError, CrucibleError, ErrorCategory, InvalidRequest, NotFound, shown_value
+from crucible.json_types import JSON_ERROR
+from crucible.values import joined, problem_of
 
 
 class InvalidJob(InvalidRequest):
@@ -38,16 +39,16 @@ class InvalidJob(InvalidRequest):
         return cls("\n".join(complaints), details={"fields": fields})
 
 
-def _complaint(item: "object", prefix: str) -> str:
-    assert isinstance(item, dict)
-    location: Sequence[object] = item.get("loc", ())
+def _complaint(item: ErrorDetails, prefix: str) -> str:
+    location = item["loc"]
     field = ".".join([*([prefix] if prefix else []), *map(str, location)]) or "job"
-    message = str(item["msg"]).removeprefix("Value error, ")
+    inside, message = problem_of(item)
+    if item["type"] == JSON_ERROR:
+        return f"{joined(field, inside)}: {message}"
     if item["type"] in ("extra_forbidden", "missing"):
         message = {"extra_forbidden": "unknown field", "missing": "this field is required"}[item["type"]]
         return f"{field}: {message}"
-    shown = repr(item.get("input"))
-    return f"{field}: {message} (got {shown if len(shown) <= 80 else shown[:77] + '...'})"
+    return f"{field}: {message} (got {shown_value(item.get('input'))})"
 
 
 class FileUnusable(InvalidJob):

@@ -2,51 +2,20 @@
 
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, Any, Self, TypeAlias
+from typing import Annotated, Any, Self
 
-from pydantic import (
-    AfterValidator,
-    AwareDatetime,
-    BaseModel,
-    Field,
-    JsonValue,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, Field, JsonValue, SkipValidation, ValidationError, field_validator, model_validator
 
 from crucible.errors import Failure
+from crucible.json_types import MAX_JSON_DEPTH, FiniteObject
 from crucible.record import Record
 from crucible.recovery import RecoveryPolicy
+from crucible.values import Count, Instant, Name, Text
 from nsai_work.errors import InvalidJob
 from nsai_work.identifiers import new_job_id
 from nsai_work.lifecycle import JobStatus
 from nsai_work.payloads import JobKind, Payload, parse_payload, without_callbacks
 from nsai_work.policies import TEN_YEARS_S, RetryPolicy
-
-
-def storable(text: str) -> str:
-    """Check that every database can store a text, and return it.
-
-    Raises:
-        ValueError: it contains NUL or a lone surrogate.
-    """
-    if "\x00" in text or not _is_encodable(text):
-        raise ValueError("must not contain NUL or a lone surrogate")
-    return text
-
-
-def _is_encodable(text: str) -> bool:
-    if text.isascii():
-        return True
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-StorableText: TypeAlias = Annotated[str, AfterValidator(storable)]
 
 
 class Priority(StrEnum):
@@ -68,7 +37,7 @@ class Resources(Record):
 
     cpu: float | None = Field(default=None, gt=0, le=1_000_000, allow_inf_nan=False)
     memory_mb: int | None = Field(default=None, gt=0, le=1_000_000_000)
-    gpu: StorableText | None = Field(default=None, max_length=200)
+    gpu: Name | None = Field(default=None, max_length=200)
     gpu_count: int | None = Field(default=None, ge=0, le=1_000_000)
     timeout_ms: int | None = Field(default=None, ge=1, le=TEN_YEARS_S * 1000)
     max_cost_usd: float | None = Field(default=None, ge=0, allow_inf_nan=False)
@@ -77,16 +46,16 @@ class Resources(Record):
 class Constraints(Record):
     """Constraints on where and when a job may run."""
 
-    required_backends: tuple[StorableText, ...] = ()
-    preferred_backends: tuple[StorableText, ...] = ()
-    excluded_backends: tuple[StorableText, ...] = ()
-    depends_on: tuple[StorableText, ...] = ()
-    not_before: AwareDatetime | None = None
-    deadline: AwareDatetime | None = None
-    concurrency_group: StorableText | None = Field(default=None, min_length=1, max_length=200)
+    required_backends: tuple[Name, ...] = ()
+    preferred_backends: tuple[Name, ...] = ()
+    excluded_backends: tuple[Name, ...] = ()
+    depends_on: tuple[Name, ...] = ()
+    not_before: Instant | None = None
+    deadline: Instant | None = None
+    concurrency_group: Name | None = Field(default=None, min_length=1, max_length=200)
     max_concurrent_in_group: int | None = Field(default=None, ge=1, le=1_000_000)
-    session_id: str | None = None
-    locality: str | None = None
+    session_id: Name | None = None
+    locality: Name | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -107,37 +76,38 @@ class Job(Record):
     ``attempt`` counts the claims that used up an attempt; ``fence`` is the fencing token of the newest claim.
     """
 
-    id: StorableText = Field(default_factory=lambda: new_job_id(datetime.now(UTC)), min_length=1, max_length=64)
+    id: Name = Field(default_factory=lambda: new_job_id(datetime.now(UTC)), min_length=1, max_length=64)
     kind: JobKind
-    backend: StorableText = Field(default="tinkex", min_length=1, max_length=100)
-    payload: dict[str, JsonValue]
-    name: StorableText | None = Field(default=None, max_length=200)
-    parent_id: StorableText | None = None
+    backend: Name = Field(default="tinkex", min_length=1, max_length=100)
+    # what it holds is checked as the payload of its kind
+    payload: dict[str, Annotated[JsonValue, SkipValidation]]
+    name: Name | None = Field(default=None, max_length=200)
+    parent_id: Name | None = None
     priority: Priority = Priority.BATCH
-    tenant_id: StorableText = Field(default="default", min_length=1, max_length=200)
-    namespace: StorableText = Field(default="default", min_length=1, max_length=200)
-    owner: StorableText | None = Field(default=None, max_length=200)
-    tags: tuple[StorableText, ...] = ()
+    tenant_id: Name = Field(default="default", min_length=1, max_length=200)
+    namespace: Name = Field(default="default", min_length=1, max_length=200)
+    owner: Name | None = Field(default=None, max_length=200)
+    tags: tuple[Annotated[Name, Field(min_length=1, max_length=200)], ...] = ()
     resources: Resources = Resources()
     constraints: Constraints = Constraints()
     retry_policy: RetryPolicy = RetryPolicy()
-    idempotency_key: StorableText | None = Field(default=None, min_length=1, max_length=200)
-    trace_id: str | None = None
-    span_id: str | None = None
-    metadata: dict[str, JsonValue] = Field(default_factory=dict)
+    idempotency_key: Name | None = Field(default=None, min_length=1, max_length=200)
+    trace_id: Name | None = None
+    span_id: Name | None = None
+    metadata: FiniteObject = Field(default_factory=dict)
 
     status: JobStatus = JobStatus.PENDING
-    wait_reason: str | None = None
-    attempt: int = Field(default=0, ge=0)
-    fence: int = Field(default=0, ge=0)
-    created_at: AwareDatetime | None = None
-    queued_at: AwareDatetime | None = None
-    run_at: AwareDatetime | None = None
-    started_at: AwareDatetime | None = None
-    completed_at: AwareDatetime | None = None
-    cancel_requested_at: AwareDatetime | None = None
-    worker_id: str | None = None
-    result: dict[str, JsonValue] | None = None
+    wait_reason: Text | None = None
+    attempt: Count = 0
+    fence: Count = 0
+    created_at: Instant | None = None
+    queued_at: Instant | None = None
+    run_at: Instant | None = None
+    started_at: Instant | None = None
+    completed_at: Instant | None = None
+    cancel_requested_at: Instant | None = None
+    worker_id: Name | None = None
+    result: FiniteObject | None = None
     error: Failure | None = None
 
     @field_validator("payload", mode="before")
@@ -148,8 +118,6 @@ class Job(Record):
     @model_validator(mode="after")
     def _normalised(self) -> Self:
         # write defaults out, so that a stored job does not change with the defaults of a later version
-        _require_encodable(self.payload, "payload")
-        _require_encodable(self.metadata, "metadata")
         normal = self.parsed_payload.model_dump(mode="json")
         if normal != self.payload:
             object.__setattr__(self, "payload", normal)
@@ -173,28 +141,16 @@ class Job(Record):
             raise InvalidJob.from_validation(error) from None
 
 
-def _require_encodable(value: object, field: str) -> None:
-    """Raise InvalidJob for the first lone surrogate: it cannot be encoded for a service or a terminal."""
-    if isinstance(value, str):
-        if not _is_encodable(value):
-            raise InvalidJob(f"{field}: must not contain a lone surrogate (got {value!a:.80})")
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            _require_encodable(key, field)
-            _require_encodable(item, f"{field}.{key}")
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            _require_encodable(item, f"{field}.{index}")
-
-
-def _to_json(value: Any) -> Any:
+def _to_json(value: Any, depth: int = 1) -> Any:
+    if depth > MAX_JSON_DEPTH:
+        raise ValueError(f"is nested deeper than {MAX_JSON_DEPTH} levels")
     if isinstance(value, RecoveryPolicy):
         # what it does not set is the job's own default, not the class's
         return without_callbacks(value).model_dump(mode="json", exclude_unset=True)
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
     if isinstance(value, dict):
-        return {key: _to_json(item) for key, item in value.items()}
+        return {key: _to_json(item, depth + 1) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_to_json(item) for item in value]
+        return [_to_json(item, depth + 1) for item in value]
     return value

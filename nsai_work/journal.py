@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from pydantic import AwareDatetime, Field, JsonValue
+from pydantic import Field, JsonValue
 
 from crucible.record import Record
 from crucible.training import Intent, RunRef
+from crucible.values import Count, Instant
 
 
 class ResumeMode(StrEnum):
@@ -38,14 +39,14 @@ class RemoteRun(Record):
     backend may have used some for a restore or for feature detection). ``lost_steps`` is the number of recorded
     steps that it has to repeat; ``restart_reason`` says why a restart had no usable checkpoint."""
 
-    generation: int = Field(ge=1)
+    generation: Count = Field(ge=1)
     ref: RunRef
-    from_step: int = Field(ge=0)
+    from_step: Count
     resume: ResumeMode
     restored_from: str | None = None
     end_reason: str | None = None
-    first_seq_id: int = Field(default=1, ge=0)
-    lost_steps: int = Field(default=0, ge=0)
+    first_seq_id: Count = 1
+    lost_steps: Count = 0
     restart_reason: str | None = None
 
 
@@ -53,14 +54,14 @@ class StepRecord(Record):
     """A recorded optimizer step. ``loss`` is the weighted mean in nats per token; ``epoch`` is the pass over the
     data, from 0."""
 
-    step: int = Field(ge=1)
-    epoch: int = Field(ge=0)
+    step: Count = Field(ge=1)
+    epoch: Count
     loss: float
-    tokens: int = Field(ge=0)
+    tokens: Count
     learning_rate: float
-    generation: int = Field(ge=1)
+    generation: Count = Field(ge=1)
     metrics: dict[str, float] = Field(default_factory=dict)
-    recorded_at: AwareDatetime | None = None
+    recorded_at: Instant | None = None
 
 
 class CheckpointStatus(StrEnum):
@@ -78,17 +79,17 @@ class CheckpointRecord(Record):
     """A checkpoint of a job. ``name`` contains the generation."""
 
     name: str
-    step: int = Field(ge=0)
-    generation: int = Field(ge=1)
+    step: Count
+    generation: Count = Field(ge=1)
     status: CheckpointStatus = CheckpointStatus.PENDING
     path: str | None = None
     sampler_path: str | None = None
     metric: float | None = None
     promoted: bool = False
     final: bool = False
-    size_bytes: int | None = None
-    created_at: AwareDatetime | None = None
-    expires_at: AwareDatetime | None = None
+    size_bytes: Count | None = None
+    created_at: Instant | None = None
+    expires_at: Instant | None = None
     note: str | None = None
 
     @property

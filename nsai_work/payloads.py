@@ -3,14 +3,16 @@
 from enum import StrEnum
 from typing import Annotated, Final, Literal, TypeAlias
 
-from pydantic import AfterValidator, Field, JsonValue, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from crucible import Prompt
 from crucible.backend import Command
 from crucible.errors import InvalidRequest
+from crucible.json_types import FiniteObject
 from crucible.record import Record, merged_over
 from crucible.recovery import RecoveryPolicy
 from crucible.training import LoraSpec, OptimizerSpec, RunSpec
+from crucible.values import Name, Text
 from nsai_work.errors import InvalidJob
 from nsai_work.policies import CheckpointPolicy
 
@@ -19,9 +21,9 @@ MAX_STEPS = 1_000_000_000
 JOB_RECOVERY: Final = RecoveryPolicy(enabled=True, backoff_ms=1_000)
 """How a job recovers by default. In the class's own defaults, those of loops without a job, recovery is off."""
 
-LossSetting: TypeAlias = Annotated[str, Field(min_length=1, max_length=200)]
+LossSetting: TypeAlias = Annotated[Name, Field(min_length=1, max_length=200)]
 # strict: a string or bool coerced to a number would train with a wrong value
-LossValue: TypeAlias = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+LossValue: TypeAlias = Annotated[float, Field(strict=True)]
 
 
 def without_callbacks(policy: RecoveryPolicy) -> RecoveryPolicy:
@@ -51,7 +53,7 @@ class DataSource(Record):
     """A data file: JSONL with conversations (``{"messages": [...]}``) or texts (``{"text": ...}``), or plain text
     with an example per paragraph. ``sha256`` pins the content; submit sets it."""
 
-    path: str = Field(min_length=1)
+    path: Name = Field(min_length=1)
     format: Literal["auto", "jsonl", "text"] = "auto"
     sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
 
@@ -72,10 +74,10 @@ class TrainingStep(Record):
     ``max_tokens`` tokens of the model's tokenizer are truncated. ``recovery`` is merged over ``JOB_RECOVERY``.
     """
 
-    base_model: str = Field(min_length=1, max_length=1_000)
+    base_model: Name = Field(min_length=1, max_length=1_000)
     data: DataSource
     lora: LoraSpec = LoraSpec()
-    loss_fn: str = Field(default="cross_entropy", min_length=1, max_length=200)
+    loss_fn: Name = Field(default="cross_entropy", min_length=1, max_length=200)
     loss_fn_config: dict[LossSetting, LossValue] = Field(default_factory=dict)
     optimizer: OptimizerSpec = OptimizerSpec()
     schedule: LearningRateSchedule = LearningRateSchedule()
@@ -100,7 +102,7 @@ class Inference(Record):
 
     prompt: Prompt | None = None
     input: DataSource | None = None
-    output: str | None = Field(default=None, min_length=1)
+    output: Name | None = Field(default=None, min_length=1)
     concurrency: int = Field(default=8, ge=1, le=1024)
 
     @model_validator(mode="after")
@@ -115,8 +117,8 @@ class Inference(Record):
 class CommandPayload(Record):
     """A command for a backend that runs commands."""
 
-    command: str = Field(min_length=1)
-    arguments: dict[str, JsonValue] = Field(default_factory=dict)
+    command: Name = Field(min_length=1)
+    arguments: FiniteObject = Field(default_factory=dict)
 
     def to_command(self) -> Command:
         """Convert to the backend's command."""
@@ -126,14 +128,7 @@ class CommandPayload(Record):
 class Composite(Record):
     """A job without work of its own, which succeeds once the jobs it depends on have succeeded."""
 
-    note: str = ""
-
-    @field_validator("note")
-    @classmethod
-    def _short(cls, value: str) -> str:
-        if len(value) > 10_000:
-            raise ValueError("at most 10,000 characters")
-        return value
+    note: Text = Field(default="", max_length=10_000)
 
 
 Payload: TypeAlias = TrainingStep | Inference | CommandPayload | Composite

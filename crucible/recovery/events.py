@@ -8,6 +8,7 @@ from typing import Protocol
 
 from pydantic import Field, JsonValue
 
+from crucible.json_types import FiniteObject
 from crucible.record import Record
 
 _log = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ class RecoveryEvent(Record):
 
     name: str
     run_id: str
-    details: dict[str, JsonValue] = Field(default_factory=dict)
+    details: FiniteObject = Field(default_factory=dict)
 
 
 class RecoveryObserver(Protocol):

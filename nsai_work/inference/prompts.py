@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from pydantic import JsonValue, ValidationError
-from pydantic_core import PydanticSerializationError
 
 from crucible import Prompt
+from crucible.json_types import json_problem
 from nsai_work.errors import InvalidJob
 from nsai_work.input_files import check_digest, invalid_file, open_input
 from nsai_work.payloads import DataSource
@@ -109,26 +109,19 @@ def _prompt(path: Path, line: int, row: dict[str, Any]) -> Prompt:
         if not isinstance(text, str) or not text or "messages" in row:
             raise _refuse(path, "prompt is not allowed here", "prompt is text, and replaces messages", line)
         row["messages"] = [{"role": "user", "content": text}]
+    found = json_problem(row)
+    if found is not None:
+        raise _refuse(path, f"{found[0] or 'the row'}: {found[1]}", "only plain JSON can be sent", line)
     try:
         prompt = Prompt.model_validate(row)
     except ValidationError as exc:
         error = InvalidJob.from_validation(exc, prefix=f"{FIELD}: {path}, line {line}")
         raise InvalidJob(error.message, details={"field": FIELD, "line": line}) from None
-    if not _is_unicode(prompt):
-        raise _refuse(path, "holds a lone surrogate", "text must be valid Unicode", line)
     if not prompt.conversation():
         raise _refuse(
             path, "has neither messages nor prompt", 'give {"messages": [...]} or {"prompt": "..."}', line
         )
     return prompt
-
-
-def _is_unicode(prompt: Prompt) -> bool:
-    try:
-        prompt.model_dump_json()
-    except PydanticSerializationError:
-        return False
-    return True
 
 
 def _refuse(path: Path, state: str, allowed: str, line: int | None = None) -> InvalidJob:

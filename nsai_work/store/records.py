@@ -10,6 +10,7 @@ from pydantic import Field, JsonValue
 
 from crucible.errors import Failure
 from crucible.record import Record
+from crucible.values import Name
 from nsai_work.job import Job, Priority
 from nsai_work.lifecycle import JobStatus
 from nsai_work.payloads import JobKind
@@ -249,7 +250,7 @@ class WakeUp(Record):
     context.
     """
 
-    job_id: str = Field(min_length=1, max_length=64)
+    job_id: Name = Field(min_length=1, max_length=64)
     fence: int = Field(ge=0, lt=2**53)
     priority: Priority
-    traceparent: str | None = Field(default=None, max_length=100)
+    traceparent: Name | None = Field(default=None, max_length=100)

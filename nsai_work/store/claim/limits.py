@@ -5,8 +5,8 @@ from typing import Final, TypeAlias
 from sqlalchemy import delete, func, insert, select
 
 from crucible.errors import InvalidRequest
+from crucible.values import printable
 from nsai_work.credentials import account_name
-from nsai_work.job import storable
 from nsai_work.lifecycle import JobStatus
 from nsai_work.store.engine.database import Tx
 from nsai_work.store.records import Limit, LimitUse
@@ -31,7 +31,7 @@ def tenant_quota(tenant_id: str, max_running: int | None) -> Limit:
     _require(bool(tenant_id.strip()), "tenant_id", tenant_id, "it must not be empty")
     too_long = f"it must not be longer than {MAX_TENANT_CHARS} characters"
     _require(len(tenant_id) <= MAX_TENANT_CHARS, "tenant_id", tenant_id, too_long)
-    return Limit("tenant", _storable("tenant_id", tenant_id), ALL_MODELS, _checked(max_running))
+    return Limit("tenant", _printable("tenant_id", tenant_id), ALL_MODELS, _checked(max_running))
 
 
 def model_limit(credential: str, max_running: int | None, *, model: str = ALL_MODELS) -> Limit:
@@ -48,7 +48,7 @@ def model_limit(credential: str, max_running: int | None, *, model: str = ALL_MO
         # it may be a key, so it is not repeated
         raise InvalidRequest(f"credential: {error}", details={"field": "credential"}) from None
     _require(bool(model.strip()), "model", model, "it must not be empty; * means all models together")
-    model = _storable("model", model)
+    model = _printable("model", model)
     too_long = f"it must not be longer than {MAX_MODEL_BYTES} bytes"
     _require(len(model.encode()) <= MAX_MODEL_BYTES, "model", model, too_long)
     return Limit("model", credential, model, _checked(max_running))
@@ -61,9 +61,9 @@ def _checked(max_running: int | None) -> int | None:
     return max_running
 
 
-def _storable(field: str, text: str) -> str:
+def _printable(field: str, text: str) -> str:
     try:
-        return storable(text)
+        return printable(text)
     except ValueError as error:
         raise InvalidRequest.of(field, text, f"it {error}") from None
 

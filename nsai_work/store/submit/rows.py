@@ -5,9 +5,8 @@ from datetime import datetime
 from typing import Any, Final
 
 from nsai_work.errors import InvalidJob
-from nsai_work.job import Job, storable
+from nsai_work.job import Job
 from nsai_work.lifecycle import JobStatus
-from nsai_work.placement import model_of
 from nsai_work.store.engine.database import Tx
 from nsai_work.store.rows import new_row
 from nsai_work.store.submit.lanes import LaneKey, lane_key
@@ -67,9 +66,5 @@ def _check(tx: Tx, job: Job) -> None:
         raise invalid(
             "constraints.deadline", f"{deadline.isoformat()} has passed already; give a later one or none"
         )
-    try:
-        storable(model_of(job))
-    except ValueError as error:
-        raise invalid("payload", f"the model's name {error}") from None
     if job.id in job.constraints.depends_on:
         raise invalid("constraints.depends_on", "a job cannot depend on itself")

@@ -16,7 +16,7 @@ MakeRequest = Callable[..., ClaimRequest]
 
 def test_a_job_round_trips(store: Store, make_job: MakeJob) -> None:
     """The submitted fields are unchanged; the store adds only state."""
-    job = make_job(tags=["a", "b"], metadata={"note": "\x00 survives", "nan": float("nan")}, owner="me")
+    job = make_job(tags=["a", "b"], metadata={"note": "\x00 survives", "lines": "a\n\tb"}, owner="me")
     store.submit([job])
 
     found = store.get(job.id)
@@ -212,7 +212,7 @@ def test_a_model_name_that_cannot_be_stored_is_refused(store: Store) -> None:
     """The name is a column, so it is checked before anything is stored."""
     payload = {"base_model": "a\x00b", "data": {"path": "d"}, "max_steps": 1}
 
-    with pytest.raises(InvalidJob, match="payload: the model's name"):
+    with pytest.raises(InvalidJob, match=r"payload\.base_model: .*control"):
         store.submit([Job.parse({"kind": "training_step", "payload": payload})])
     assert store.list_jobs() == []
 

@@ -20,6 +20,7 @@ from nsai_work.store.schema import attempts, events, jobs, lanes, specs, turns
 from nsai_work.store.submit import general as general_submit
 from nsai_work.store.submit import one_statement as submit_statement
 from tests.integration.store.conftest import ManualClock
+from tests.strategies import names
 from tests.working_store import open_working_store
 
 pytestmark = pytest.mark.postgres
@@ -66,11 +67,15 @@ def emptied(store: Store) -> None:
     store.database.run(lambda tx: tx.connection.execute(text("TRUNCATE nsai_jobs CASCADE")))
 
 
-TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), min_size=1, max_size=8)
+TEXT = names(max_size=8)
 ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 KEYS = st.text("ab\x00\"\\%'{", max_size=3)
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats() | ANY_TEXT,
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**60), 2**60)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | ANY_TEXT,
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(KEYS, inner, max_size=2),
     max_leaves=4,
 )

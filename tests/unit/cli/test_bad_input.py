@@ -200,8 +200,11 @@ ARGUMENTS = {
     "limit of no credential": (["limits", "credential", " ", "1"], ["credential", "empty"]),
     "limit of a key": (["limits", "credential", "tml-0123456789abcdef01", "1"], ["credential", "looks like a key"]),
     "limit of no model": (["limits", "credential", "c", "1", "--model", ""], ["model", "empty"]),
-    "limit with NUL": (["limits", "tenant", "a\x00", "1"], ["tenant_id", "NUL"]),
-    "limit of a model with NUL": (["limits", "credential", "c", "1", "--model", "a\x00"], ["model", "NUL"]),
+    "limit with NUL": (["limits", "tenant", "a\x00", "1"], ["tenant_id", "control characters", "\\x00"]),
+    "limit of a model with NUL": (
+        ["limits", "credential", "c", "1", "--model", "a\x00"],
+        ["model", "control characters", "\\x00"],
+    ),
     "limit with a lone surrogate": (["limits", "tenant", "a\ud800", "1"], ["argument", "a\\ud800", "UTF-8"]),
     "image without an end": (["complete", "--backend", "fake", "--image", "/dev/zero", "hi"], ["--image", "file"]),
 }

@@ -30,14 +30,15 @@ from crucible import (
     fold,
     read_event,
 )
+from tests.strategies import names as line_of_text
 
 texts = st.text(max_size=12)
-names = st.text(min_size=1, max_size=8)
+names = line_of_text(max_size=8)
 ids = st.none() | names
 counts = st.integers(0, 2**40)
 finite = st.floats(allow_nan=False, allow_infinity=False)
 jsons = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | finite | texts,
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | finite | texts,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
     max_leaves=5,
 )

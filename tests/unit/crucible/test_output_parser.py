@@ -101,5 +101,5 @@ def test_any_call_comes_back(said: str, calls: list[tuple[str, dict[str, object]
     )
     found = spoken(said + written)
 
-    assert [(call.name, call.arguments) for call in found.tool_calls] == calls
+    assert [(call.name, call.parsed_arguments()) for call in found.tool_calls] == calls
     assert found.content == said.strip()

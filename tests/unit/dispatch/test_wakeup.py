@@ -8,13 +8,14 @@ from hypothesis import strategies as st
 from nsai_work.dispatch.wakeup import MAX_BODY_BYTES, BadWakeUp, decode, encode
 from nsai_work.job import Priority
 from nsai_work.store.records import WakeUp
+from tests.strategies import names
 
 wake_ups = st.builds(
     WakeUp,
-    job_id=st.text(min_size=1, max_size=64),
+    job_id=names(max_size=64),
     fence=st.integers(0, 2**53 - 1),
     priority=st.sampled_from(Priority),
-    traceparent=st.none() | st.text(max_size=100),
+    traceparent=st.none() | names(0, 100),
 )
 
 

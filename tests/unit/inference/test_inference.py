@@ -202,7 +202,7 @@ def test_a_changed_input_is_refused(tmp_path: Path) -> None:
         ('{"prompt": "1", "options": {"temperature": -1}}\n', "line 1.options.temperature"),
         ('{"messages": [{"role": "robot", "content": "x"}]}\n', "line 1.messages.0.role"),
         ('{"prompt": "1", "promt": 1}\n', "line 1.promt: unknown field"),
-        ('{"prompt": "\\ud800"}\n', "line 1: holds a lone surrogate"),
+        ('{"prompt": "\\ud800"}\n', "line 1: messages[0].content: must not contain a lone surrogate"),
     ],
     ids=["missing", "empty", "blank", "broken", "list", "no text", "nothing", "option", "role", "unknown", "half"],
 )

@@ -15,9 +15,9 @@ from nsai_work.job import Constraints, Job, Priority, Resources
 from nsai_work.lifecycle import JobStatus
 from nsai_work.payloads import JobKind
 from nsai_work.policies import CheckpointPolicy
-from tests.strategies import retry_policies
+from tests.strategies import names, retry_policies
 
-words = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), min_size=1, max_size=20)
+words = names()
 moments = st.datetimes(min_value=datetime(1990, 1, 1), max_value=datetime(2090, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001
 # JSON knows neither NaN nor infinity
 numbers = st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)

@@ -8,12 +8,14 @@ from hypothesis import strategies as st
 
 from backends.openai.requests import request_body
 from crucible import ImagePart, Message, Options, Prompt, TextPart, Tool, ToolCall
+from tests.strategies import names as line_of_text
 
 texts = st.text(max_size=10)
-names = st.text(min_size=1, max_size=8)
+names = line_of_text(max_size=8)
+integers = st.integers(-(2**63), 2**63 - 1)
 parts = st.builds(TextPart, text=texts) | st.builds(ImagePart, url=st.just("https://example.org/a.png"))
 contents = texts | st.lists(parts, min_size=1, max_size=3)
-arguments = st.dictionaries(names, st.integers() | texts, max_size=2)
+arguments = st.dictionaries(names, integers | texts, max_size=2)
 
 
 @st.composite
@@ -39,7 +41,9 @@ def prompts(draw: st.DrawFn) -> Prompt:
             seed=st.none() | st.integers(0, 99),
             n=st.integers(1, 3),
             top_k=st.none() | st.integers(1, 9),
-            extra=st.dictionaries(st.sampled_from(["min_p", "best_of"]), st.integers(), max_size=2),
+            extra=st.dictionaries(
+                st.sampled_from(["min_p", "best_of"]), st.integers(-(2**63), 2**63 - 1), max_size=2
+            ),
         )
     )
     return Prompt(messages=messages, tools=tools, options=options)

@@ -95,12 +95,19 @@ def test_running_jobs_are_counted_and_not_stopped(call: Call, store: Store) -> N
     ]
 
 
-def test_control_characters_are_escaped(call: Call) -> None:
-    """Control characters in a name are escaped."""
-    shown = call("tenant", "a\x1b[2Jb", "1") + call("list")
+def test_control_characters_are_refused_and_escaped(
+    store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A name that would reach a terminal is refused, and the message escapes it."""
+    monkeypatch.setattr(sys, "argv", ["nsai-work", "limits", "tenant", "a\x1b[2Jb", "1"])
+    with pytest.raises(SystemExit) as exited:
+        main()
 
-    assert "\x1b" not in shown
-    assert shown.count("a\\x1b[2Jb") == 2
+    shown = capsys.readouterr()
+    assert exited.value.code == 2
+    assert "\x1b" not in shown.out + shown.err
+    assert "a\\x1b[2Jb" in shown.err
+    assert store.limits() == []
 
 
 def value_or_error(make: Callable[[], T]) -> T | InvalidRequest:
