@@ -10,6 +10,7 @@ CrucibleError
 └── WorkError
     ├── StoreUnavailable      the database does not answer
     ├── StoreFull             the disk is full; nothing was written
+    ├── WaitTimedOut          a job has not ended within the time that a command waits for it
     ├── LeaseLost             another worker owns the job now: stop, write nothing
     ├── JobTimeout            the job's time limit or deadline has passed
     ├── DataChanged           the data has changed since the job was submitted
@@ -87,6 +88,13 @@ class StoreFull(WorkError):
     category = ErrorCategory.RESOURCE
     code = "store_full"
     retryable = True
+
+
+class WaitTimedOut(WorkError):
+    """A job has not ended within the time that a command waits for it. The job continues."""
+
+    category = ErrorCategory.TIMEOUT
+    code = "wait_timed_out"
 
 
 class LeaseLost(WorkError):

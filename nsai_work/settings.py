@@ -118,6 +118,12 @@ class Settings(BaseSettings):
         return self.home
 
 
+def sqlite_file(database_url: str) -> Path | None:
+    """Return the file of a SQLite database; None for a database on a server."""
+    scheme, _, rest = database_url.partition(":///")
+    return Path(rest.partition("?")[0]) if scheme.startswith("sqlite") else None
+
+
 def redacted(url: str) -> str:
     """Return a URL without its password, for display."""
     head, scheme, rest = url.partition("://")

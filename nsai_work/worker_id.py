@@ -7,7 +7,7 @@ that boot and process namespace are the same.
 import os
 import secrets
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -42,6 +42,12 @@ class WorkerId:
         if len(parts) != 6 or not parts[3].isdigit() or not parts[4].isdigit():
             return None
         return cls(parts[0], parts[1], parts[2], int(parts[3]), int(parts[4]), parts[5])
+
+
+def is_this_process(worker_id: str) -> bool:
+    """Return whether a worker is, or was, part of the calling process."""
+    worker, own = WorkerId.parse(worker_id), WorkerId.of_this_process()
+    return worker is not None and replace(worker, nonce=own.nonce) == own
 
 
 def known_dead(worker_id: str) -> bool:

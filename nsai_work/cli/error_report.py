@@ -2,9 +2,13 @@
 
 import json
 import sys
+from typing import TYPE_CHECKING
 
 from crucible.errors import CrucibleError, Failure
 from crucible.plain_text import plain_text, shortened
+
+if TYPE_CHECKING:
+    from nsai_work.job import Job
 
 MAX_LINES = 40
 
@@ -36,6 +40,19 @@ def report_error(error: CrucibleError, *, as_json: bool) -> None:
         sys.stderr.write(json.dumps({"error": failure}) + "\n")
         return
     sys.stderr.write(describe_error(error) + "\n")
+
+
+def report_job(job: "Job", *, as_json: bool) -> None:
+    """Write to stderr which job did not succeed, and why: one JSON object if ``as_json``."""
+    if as_json:
+        failure = (
+            None if job.error is None else job.error.model_dump(mode="json") | {"advice": advice_for(job.error)}
+        )
+        sys.stderr.write(json.dumps({"id": job.id, "status": job.status, "error": failure}) + "\n")
+        return
+    sys.stderr.write(f"job {job.id} {job.status}\n")
+    if job.error is not None:
+        sys.stderr.write(describe_failure(job.error) + "\n")
 
 
 def describe_error(error: CrucibleError) -> str:

@@ -3,7 +3,7 @@
 from enum import IntEnum
 
 from crucible.errors import AuthenticationFailed, CallerError, CrucibleError, ErrorCategory, NotFound
-from nsai_work.errors import JobNotFound
+from nsai_work.errors import JobNotFound, WaitTimedOut
 from nsai_work.lifecycle import JobStatus
 
 
@@ -22,6 +22,8 @@ def error_exit_code(error: CrucibleError) -> ExitCode:
     """Return the exit code for an error that ended a command. A rejected credential counts as bad input."""
     if isinstance(error, NotFound | JobNotFound):
         return ExitCode.NOT_FOUND
+    if isinstance(error, WaitTimedOut):
+        return ExitCode.WAIT_TIMEOUT
     if isinstance(error, CallerError | AuthenticationFailed) or error.category is ErrorCategory.VALIDATION:
         return ExitCode.BAD_INPUT
     return ExitCode.FAILED

@@ -1,6 +1,7 @@
 """Live views of a running job: a progress bar on a terminal, plain lines elsewhere."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
@@ -44,6 +45,13 @@ def view_for(console: Console, *, total: int | None = None) -> JobView:
     """Return a bar for a terminal, else a plain view. ``total`` is the number of steps, if known."""
     progress = RunProgress(total=total)
     return BarView(console, progress) if console.is_terminal else PlainView(console, progress)
+
+
+def view_of_jobs(console: Console, jobs: "Sequence[Job]") -> JobView:
+    """Return the view of a single job, or a plain view of several, whose lines begin with the name of a job."""
+    if len(jobs) == 1:
+        return view_for(console, total=requested_steps(jobs[0]))
+    return ManyJobsView(console, jobs)
 
 
 class BarView(JobView):
@@ -92,9 +100,10 @@ class BarView(JobView):
 class PlainView(JobView):
     """Plain lines for logs: each event that has a text, and about ``PLAIN_LINES`` progress lines."""
 
-    def __init__(self, console: Console, progress: RunProgress) -> None:
+    def __init__(self, console: Console, progress: RunProgress, prefix: str = "") -> None:
         self._console = console
         self._progress = progress
+        self._prefix = prefix
 
     def show(self, event: "EventRow") -> None:
         """Write a line for the event, if it has one."""
@@ -109,13 +118,32 @@ class PlainView(JobView):
     def write_line(self, text: str, style: str = "") -> None:
         """Write a line and flush it, so that a pipe receives it immediately."""
         del style
-        self._console.file.write(plain_text(text) + "\n")
+        self._console.file.write(plain_text(self._prefix + text) + "\n")
         self._console.file.flush()
 
     def _progress_line_is_due(self) -> bool:
         done, total = self._progress.done, self._progress.total
         stride = max(1, (total or PLAIN_LINES * 10) // PLAIN_LINES)
         return done == 1 or done % stride == 0 or done == total
+
+
+class ManyJobsView(JobView):
+    """A plain view of each of several jobs. Each line of a job begins with its name, or with the end of its ID."""
+
+    def __init__(self, console: Console, jobs: "Sequence[Job]") -> None:
+        self._common = PlainView(console, RunProgress())
+        self._views = {
+            job.id: PlainView(console, RunProgress(total=requested_steps(job)), f"{job.name or job.id[-8:]}: ")
+            for job in jobs
+        }
+
+    def show(self, event: "EventRow") -> None:
+        """Show an event of one of the jobs."""
+        self._views[event.job_id].show(event)
+
+    def write_line(self, text: str, style: str = "") -> None:
+        """Write a line about all jobs."""
+        self._common.write_line(text, style)
 
 
 def metrics_text(progress: RunProgress) -> str:

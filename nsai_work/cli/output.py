@@ -68,6 +68,11 @@ def stdout_console() -> Console:
     return Console(highlight=False, markup=False, emoji=False)
 
 
+def count_text(count: int, noun: str) -> str:
+    """Format a number of things, such as ``1 job`` and ``2 jobs``."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def ago(moment: datetime | None, now: datetime) -> str:
     """Format the time since ``moment`` in its largest whole unit, such as ``3 h ago``."""
     if moment is None:

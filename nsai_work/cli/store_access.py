@@ -38,6 +38,31 @@ def get_store(settings: "Settings | None" = None) -> "Store":
     return job_store(settings or load_settings())
 
 
+def existing_store(settings: "Settings | None" = None) -> "Store":
+    """Return the job store for a command that makes none.
+
+    Raises:
+        JobNotFound: there is no store yet.
+        StoreUnavailable: the database does not answer.
+    """
+    from nsai_work.errors import JobNotFound
+
+    settings = settings or load_settings()
+    if missing := missing_store(settings):
+        raise JobNotFound(missing)
+    return get_store(settings)
+
+
+def missing_store(settings: "Settings") -> str | None:
+    """Return a sentence that says which file is missing if there is no store yet; else None."""
+    from nsai_work.settings import sqlite_file
+
+    file = sqlite_file(settings.database_url)
+    if file is None or file.exists():
+        return None
+    return f"there is no job store yet: {file} does not exist; nsai-work submit and nsai-work run make it"
+
+
 def close_all() -> None:
     """Close the connections that this process has opened."""
     if "nsai_work.client.connections" in sys.modules:

@@ -18,6 +18,7 @@ from crucible.errors import (
 )
 from crucible.registry import load_backend
 from nsai_work.blocking import run_blocking
+from nsai_work.errors import JobNotFound
 from nsai_work.journal import CheckpointRecord
 from nsai_work.payloads import TrainingStep
 
@@ -35,10 +36,23 @@ def promote(store: "Store", job_id: str, name: str, *, timeout_s: float) -> Chec
         BackendUnavailable: the service did not answer; the message says what was changed.
         BackendError: the service rejected the request; the message says what was changed.
     """
-    record = store.promotable(job_id, name)
+    record = _promotable(store, job_id, name)
     if _may_expire(store, job_id, record):
         _remove_expiry(store, job_id, record, timeout_s)
     return store.promote(job_id, name)
+
+
+def _promotable(store: "Store", job_id: str, name: str) -> CheckpointRecord:
+    try:
+        return store.promotable(job_id, name)
+    except JobNotFound:
+        raise
+    except NotFound:
+        # the journal does not know the job's id
+        raise NotFound(
+            f"job {job_id} has no checkpoint {name!r}; nsai-work checkpoints {job_id} lists its checkpoints",
+            details={"job_id": job_id, "name": name},
+        ) from None
 
 
 def _may_expire(store: "Store", job_id: str, record: CheckpointRecord) -> bool:

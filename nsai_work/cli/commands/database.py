@@ -7,9 +7,9 @@ from typing import Annotated, Final
 import typer
 
 from crucible.errors import InvalidRequest
-from nsai_work.cli.output import write_json
+from nsai_work.cli.output import count_text, write_json
 from nsai_work.cli.parameters import JsonFlag
-from nsai_work.cli.store_access import get_store, load_settings
+from nsai_work.cli.store_access import existing_store, load_settings
 
 _UNITS: Final = {"min": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 MAX_AGE: Final = timedelta(days=36_500)
@@ -25,16 +25,21 @@ database_app = typer.Typer(
 @database_app.command("upgrade")
 def upgrade(
     url: Annotated[str | None, typer.Option(help="Database to upgrade; NSAI_WORK_DATABASE_URL if omitted.")] = None,
+    json_output: JsonFlag = False,
 ) -> None:
     """Upgrade the schema to the newest version. Does nothing if it is up to date."""
     from nsai_work.settings import redacted
     from nsai_work.store import migrate_store
+    from nsai_work.store.engine.migrate import HEAD
 
     settings = load_settings()
     target = url or settings.database_url
     if target == settings.database_url and target.startswith("sqlite"):
         settings.make_home()
     migrate_store(target)
+    if json_output:
+        write_json({"database": redacted(target), "version": HEAD})
+        return
     typer.echo(f"up to date: {redacted(target)}")
 
 
@@ -46,18 +51,19 @@ def prune(
     forget_checkpoints: Annotated[
         bool,
         typer.Option(
+            "--forget-checkpoints",
             help="Also delete jobs with checkpoints at the service. The checkpoints stay there, without a record"
-            " of their job."
+            " of their job.",
         ),
     ] = False,
-    dry_run: Annotated[bool, typer.Option(help="Only count the jobs.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count the jobs.")] = False,
     json_output: JsonFlag = False,
 ) -> None:
     """Delete jobs that ended long ago, with their events, steps and attempts."""
     from nsai_work.clock import SystemClock
 
     before = SystemClock().now().astimezone(UTC) - parse_age(older_than)
-    store = get_store()
+    store = existing_store()
     old, with_checkpoints = store.count_old(before)
     deleted = 0
     # each batch is a transaction of its own, so that other writers get their turn
@@ -66,7 +72,10 @@ def prune(
     if json_output:
         write_json({"older": old, "with_checkpoints": with_checkpoints, "forgotten": deleted})
         return
-    typer.echo(f"{old} jobs ended before {before:%Y-%m-%d %H:%M} UTC, {with_checkpoints} of them with checkpoints")
+    typer.echo(
+        f"{count_text(old, 'job')} ended before {before:%Y-%m-%d %H:%M} UTC, "
+        f"{with_checkpoints} of them with checkpoints"
+    )
     if not dry_run:
         typer.echo(f"{deleted} deleted")
 

@@ -11,7 +11,7 @@ from nsai_work.cli.job_lookup import find_job
 from nsai_work.cli.job_result import result_fields
 from nsai_work.cli.output import ago, as_json, write_fields, write_json, write_table
 from nsai_work.cli.parameters import JobId, JsonFlag
-from nsai_work.cli.store_access import get_store
+from nsai_work.cli.store_access import existing_store, get_store, load_settings, missing_store
 from nsai_work.lifecycle import JobStatus
 from nsai_work.payloads import JobKind
 
@@ -36,7 +36,14 @@ def list_jobs(
     from nsai_work.store.records import JobFilter
 
     job_filter = JobFilter(status=status, kind=kind, backend=backend, tenant_id=tenant, tag=tag)
-    jobs = get_store().list_jobs(job_filter, limit=limit, after=after)
+    settings = load_settings()
+    jobs: list[Job] = []
+    if missing := missing_store(settings):
+        typer.echo(missing, err=True)
+    else:
+        store = get_store(settings)
+        last = find_job(store, after).id if after else None
+        jobs = store.list_jobs(job_filter, limit=limit, after=last)
     if json_output:
         write_json([as_json(job) for job in jobs])
         return
@@ -50,7 +57,7 @@ def list_jobs(
 
 def show(job_id: JobId, json_output: JsonFlag = False) -> None:
     """Show a job: its status, its result or error, and its remote runs."""
-    store = get_store()
+    store = existing_store()
     job = find_job(store, job_id)
     if json_output:
         write_json(as_json(job))
@@ -72,7 +79,7 @@ def steps(job_id: JobId, json_output: JsonFlag = False) -> None:
 
     Each step is listed once: steps that were superseded by a restore are left out.
     """
-    store = get_store()
+    store = existing_store()
     records = store.steps(find_job(store, job_id).id)
     if json_output:
         write_json([as_json(record) for record in records])
@@ -83,7 +90,7 @@ def steps(job_id: JobId, json_output: JsonFlag = False) -> None:
 
 def checkpoints(job_id: JobId, json_output: JsonFlag = False) -> None:
     """List the checkpoints of a job."""
-    store = get_store()
+    store = existing_store()
     records = store.checkpoints(find_job(store, job_id).id)
     if json_output:
         write_json([checkpoint_json(record) for record in records])

@@ -10,7 +10,7 @@ from crucible.errors import InvalidRequest
 from crucible.plain_text import plain_line
 from nsai_work.cli.output import write_json, write_table
 from nsai_work.cli.parameters import JsonFlag
-from nsai_work.cli.store_access import get_store
+from nsai_work.cli.store_access import get_store, load_settings, missing_store
 
 if TYPE_CHECKING:
     from nsai_work.store import Limit, LimitUse
@@ -38,7 +38,8 @@ limits_app = typer.Typer(
 @limits_app.command("list")
 def list_limits(json_output: JsonFlag = False) -> None:
     """List the limits, each with the number of running jobs that count against it."""
-    uses = get_store().limits_in_use()
+    settings = load_settings()
+    uses = [] if missing_store(settings) else get_store(settings).limits_in_use()
     if json_output:
         write_json([_as_data(use) for use in uses])
         return

@@ -1,77 +1,100 @@
-"""``nsai-work run``: submits a job and runs it in this process, without a worker."""
+"""``nsai-work run``: runs jobs in this process, without a worker."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from pydantic import JsonValue
 from rich.console import Console
 
-from nsai_work.cli.error_report import describe_failure
 from nsai_work.cli.exit_codes import ExitCode, status_exit_code
-from nsai_work.cli.job_result import result_fields
-from nsai_work.cli.job_view import requested_steps, view_for
-from nsai_work.cli.output import as_json, write_fields, write_json
-from nsai_work.cli.store_access import get_store, load_settings
-from nsai_work.lifecycle import JobStatus
-from nsai_work.payloads import JobKind
+from nsai_work.cli.job_lookup import find_job
+from nsai_work.cli.job_view import view_of_jobs
+from nsai_work.cli.output import as_json, write_json
+from nsai_work.cli.run_outcome import write_outcome
+from nsai_work.cli.store_access import existing_store, get_store, load_settings
+from nsai_work.errors import JobNotFound
+from nsai_work.identifiers import is_job_id
 
 if TYPE_CHECKING:
     from nsai_work.job import Job
+    from nsai_work.settings import Settings
+    from nsai_work.store import EventRow
 
 STOPPING = "stopping: finishing or handing over work in progress; press Ctrl-C again to stop immediately"
+JOB_FILE_SUFFIXES = (".yaml", ".yml", ".json")
 
 
 def run(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="YAML or JSON file with a job.")],
-    json_output: Annotated[bool, typer.Option("--json", help="Print the job as JSON when it ends.")] = False,
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE|ID", help="YAML or JSON file with a job or a list of jobs; or the ID of a submitted job."
+        ),
+    ],
+    json_output: Annotated[
+        bool, typer.Option("--json", help="Print the job as JSON when it ends; a list if there are several.")
+    ] = False,
 ) -> None:
-    """Submit a job and run it in this process, with a progress bar.
+    """Submit the jobs of a file and run them in this process, or continue a submitted job.
 
-    Ctrl-C returns the job to the queue, where a worker resumes it; a second Ctrl-C stops immediately.
+    Ctrl-C returns jobs to the queue, where run ID or a worker resumes them; a second Ctrl-C stops immediately.
     """
-    from nsai_work.client.jobfile import load_job
-    from nsai_work.client.submit import submit
-    from nsai_work.worker import run_inline
-
     settings = load_settings()
-    job = load_job(file)
-    handle = submit(job, settings)
-    with view_for(Console(stderr=True), total=requested_steps(job)) as view:
-        view.write_line(f"job {handle.id}")
+    jobs = _jobs(target, settings)
+    _run_jobs([job for job in jobs if not job.status.ended], settings)
+    store = get_store(settings)
+    jobs = [store.get(job.id) for job in jobs]
+    if json_output:
+        records: list[JsonValue] = [as_json(job) for job in jobs]
+        write_json(records[0] if len(records) == 1 else records)
+    else:
+        for job in jobs:
+            write_outcome(job, with_id=len(jobs) > 1)
+    if not all(job.status.ended for job in jobs):
+        raise typer.Exit(ExitCode.INTERRUPTED)
+    raise typer.Exit(max(status_exit_code(job.status) for job in jobs))
+
+
+def _jobs(target: str, settings: "Settings") -> "list[Job]":
+    """Submit the jobs of a file, or find the job with an ID."""
+    path = Path(target)
+    if not is_job_id(target) and (path.exists() or "/" in target or path.suffix in JOB_FILE_SUFFIXES):
+        from nsai_work.client.jobfile import load_jobs
+        from nsai_work.client.submit import submit_many
+
+        return [handle.job() for handle in submit_many(load_jobs(path), settings)]
+    try:
+        return [find_job(existing_store(settings), target)]
+    except JobNotFound as error:
+        raise JobNotFound(f"{target!r} is neither a file nor a job: {error.message}") from None
+
+
+def _run_jobs(jobs: "Sequence[Job]", settings: "Settings") -> None:
+    if not jobs:
+        return
+    from nsai_work.worker import run_inline
+    from nsai_work.worker_id import is_this_process
+
+    elsewhere: set[str] = set()
+
+    def on_event(event: "EventRow") -> None:
+        if event.name == "job.running":
+            here = is_this_process(str(event.data.get("worker_id")))
+            (elsewhere.discard if here else elsewhere.add)(event.job_id)
+        view.show(event)
+
+    def on_stopping() -> None:
+        # a job of another worker is not affected
+        if len(elsewhere) < len(jobs):
+            view.write_line(STOPPING, "yellow")
+
+    with view_of_jobs(Console(stderr=True), jobs) as view:
+        for job in jobs:
+            view.write_line(f"job {job.id}")
         try:
-            run_inline(
-                [handle.id],
-                settings,
-                on_event=view.show,
-                on_stopping=lambda: view.write_line(STOPPING, "yellow"),
-            )
+            run_inline([job.id for job in jobs], settings, on_event=on_event, on_stopping=on_stopping)
         except KeyboardInterrupt:
             # the second Ctrl-C: the next owner finds the work in progress in the journal
             view.write_line("stopped immediately")
-    job = get_store(settings).get(handle.id)
-    if json_output:
-        write_json(as_json(job))
-    else:
-        _write_outcome(job)
-    raise typer.Exit(status_exit_code(job.status) if job.status.ended else ExitCode.INTERRUPTED)
-
-
-def _write_outcome(job: "Job") -> None:
-    if job.status is JobStatus.SUCCEEDED:
-        write_fields(_success_fields(job))
-    elif job.status.ended:
-        typer.echo(describe_failure(job.error) if job.error else f"{job.status}", err=True)
-        typer.echo(
-            f"  to resume from the newest checkpoint: nsai-work retry {job.id}, then nsai-work worker", err=True
-        )
-    else:
-        typer.echo(f"stopped; job {job.id} is {job.status}. To resume it: nsai-work worker", err=True)
-
-
-def _success_fields(job: "Job") -> list[tuple[str, object]]:
-    fields: list[tuple[str, object]] = [("status", job.status), *result_fields(job.result)]
-    model = (job.result or {}).get("model")
-    if model and job.kind is JobKind.TRAINING_STEP:
-        command = f"nsai-work complete --backend {job.backend} --temperature 0 --model {model}"
-        fields.append(("try it", f'{command} "your prompt"'))
-    return fields

@@ -9,10 +9,13 @@ import typer
 from pydantic import JsonValue
 
 from nsai_work.cli.commands.watch import MAX_PAUSE_S
+from nsai_work.cli.error_report import report_job
 from nsai_work.cli.exit_codes import ExitCode, status_exit_code
 from nsai_work.cli.output import write_json
 from nsai_work.cli.parameters import Timeout
 from nsai_work.cli.store_access import get_store, load_settings
+from nsai_work.errors import WaitTimedOut
+from nsai_work.lifecycle import JobStatus
 
 if TYPE_CHECKING:
     from nsai_work.store import Store
@@ -39,10 +42,11 @@ def submit(
     else:
         typer.echo("\n".join(ids))
     if wait:
-        raise typer.Exit(_wait(get_store(settings), ids, timeout))
+        raise typer.Exit(_wait(get_store(settings), ids, timeout, json_output))
 
 
-def _wait(store: "Store", ids: list[str], timeout_s: float | None) -> ExitCode:
+def _wait(store: "Store", ids: list[str], timeout_s: float | None, json_output: bool) -> ExitCode:
+    """Wait for the end of all jobs, and report each that does not succeed. Raises WaitTimedOut."""
     from nsai_work.client.follow import wait_for_end
 
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
@@ -52,7 +56,9 @@ def _wait(store: "Store", ids: list[str], timeout_s: float | None) -> ExitCode:
         try:
             job = wait_for_end(partial(store.get, job_id), job_id, remaining_s, MAX_PAUSE_S)
         except TimeoutError:
-            typer.echo(f"error: {job_id} has not ended after {timeout_s:g} s; it continues", err=True)
-            return ExitCode.WAIT_TIMEOUT
+            message = f"job {job_id} has not ended after {timeout_s:g} s; it continues"
+            raise WaitTimedOut(message, details={"job_id": job_id}) from None
+        if job.status is not JobStatus.SUCCEEDED:
+            report_job(job, as_json=json_output)
         worst = max(worst, status_exit_code(job.status))
     return worst

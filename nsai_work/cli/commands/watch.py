@@ -9,12 +9,13 @@ from pydantic import JsonValue
 from rich.console import Console
 
 from nsai_work.cli.error_report import describe_failure
-from nsai_work.cli.exit_codes import ExitCode, status_exit_code
+from nsai_work.cli.exit_codes import status_exit_code
 from nsai_work.cli.job_lookup import find_job
 from nsai_work.cli.job_view import requested_steps, view_for
 from nsai_work.cli.output import write_json
 from nsai_work.cli.parameters import JobId, Timeout
-from nsai_work.cli.store_access import get_store
+from nsai_work.cli.store_access import existing_store
+from nsai_work.errors import WaitTimedOut
 from nsai_work.lifecycle import JobStatus
 
 if TYPE_CHECKING:
@@ -32,16 +33,13 @@ def watch(
 
     The exit code is 0 if the job succeeded, else 1.
     """
-    store = get_store()
+    store = existing_store()
     job = find_job(store, job_id)
     if json_output:
         status = _follow(store, job.id, timeout, lambda event: write_json(event_json(event), indent=None))
     else:
         with view_for(Console(), total=requested_steps(job)) as view:
             status = _follow(store, job.id, timeout, view.show)
-    if status is None:
-        typer.echo(f"error: {job.id} has not ended after {timeout:g} s; it continues", err=True)
-        raise typer.Exit(ExitCode.WAIT_TIMEOUT)
     error = store.get(job.id).error
     if error is not None and not json_output:
         typer.echo(describe_failure(error), err=True)
@@ -50,11 +48,15 @@ def watch(
 
 def _follow(
     store: "Store", job_id: str, timeout_s: float | None, on_event: Callable[["EventRow"], object]
-) -> JobStatus | None:
-    """Call ``on_event`` with each event. Returns the status at the end, or None after the timeout."""
+) -> JobStatus:
+    """Call ``on_event`` with each event, and return the status at the end.
+
+    Raises:
+        WaitTimedOut: the job has not ended after ``timeout_s``.
+    """
     from nsai_work.client.follow import follow_jobs, read_update
 
-    status = None
+    status = JobStatus.PENDING
     try:
         for update in follow_jobs(
             partial(read_update, store), [job_id], timeout_s=timeout_s, max_pause_s=MAX_PAUSE_S
@@ -62,8 +64,8 @@ def _follow(
             status = update.status
             for event in update.events:
                 on_event(event)
-    except TimeoutError:
-        return None
+    except TimeoutError as error:
+        raise WaitTimedOut(str(error), details={"job_id": job_id}) from None
     return status
 
 

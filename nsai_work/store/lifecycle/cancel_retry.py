@@ -51,6 +51,11 @@ def retry(tx: Tx, job_id: str, tenant_id: str | None = None) -> None:
         IllegalTransition: the job has not ended, or it succeeded.
     """
     row = lock_job(tx, job_id, tenant_id)
+    if row.status == JobStatus.SUCCEEDED:
+        raise IllegalTransition(
+            f"job {job_id!r} succeeded, so there is nothing to retry; to run it once more, submit it as a new job",
+            details={"job_id": job_id, "from": row.status},
+        )
     if not JobStatus(row.status).ended:
         # the transition table allows queued from here, but only to the owner and to the maintenance
         raise IllegalTransition(

@@ -1,0 +1,52 @@
+"""Reports how ``nsai-work run`` left a job: its result, its error, or where and how it goes on."""
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from nsai_work.cli.error_report import describe_failure
+from nsai_work.cli.job_result import result_fields
+from nsai_work.cli.output import write_fields
+from nsai_work.lifecycle import JobStatus
+from nsai_work.payloads import JobKind
+
+if TYPE_CHECKING:
+    from nsai_work.job import Job
+
+
+def write_outcome(job: "Job", *, with_id: bool = False) -> None:
+    """Write the result of a job to stdout if it succeeded; else its state, and what to do next, to stderr."""
+    if job.status is JobStatus.SUCCEEDED:
+        write_fields([("job", job.id if with_id else None), *_success_fields(job)])
+    elif job.status.ended:
+        head = f"job {job.id} {job.status}\n" if with_id else ""
+        typer.echo(head + (describe_failure(job.error) if job.error else f"{job.status}"), err=True)
+        typer.echo(f"  {_again(job)}", err=True)
+    else:
+        typer.echo(_unfinished(job), err=True)
+
+
+def _again(job: "Job") -> str:
+    if job.kind is JobKind.TRAINING_STEP and job.attempt:
+        return f"to resume from the newest checkpoint: nsai-work retry {job.id}, then nsai-work run {job.id}"
+    return f"to run it again: nsai-work retry {job.id}, then nsai-work run {job.id}"
+
+
+def _unfinished(job: "Job") -> str:
+    from nsai_work.worker_id import is_this_process
+
+    if job.status is JobStatus.RUNNING and job.worker_id and not is_this_process(job.worker_id):
+        return (
+            f"job {job.id} continues on another worker ({job.worker_id}). To follow it: nsai-work watch {job.id};"
+            f" to stop it: nsai-work cancel {job.id}"
+        )
+    return f"stopped; job {job.id} is {job.status}. To resume it: nsai-work run {job.id}, or nsai-work worker"
+
+
+def _success_fields(job: "Job") -> list[tuple[str, object]]:
+    fields: list[tuple[str, object]] = [("status", job.status), *result_fields(job.result)]
+    model = (job.result or {}).get("model")
+    if model and job.kind is JobKind.TRAINING_STEP:
+        command = f"nsai-work complete --backend {job.backend} --temperature 0 --model {model}"
+        fields.append(("try it", f'{command} "your prompt"'))
+    return fields
