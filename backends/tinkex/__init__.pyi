@@ -7,6 +7,8 @@ from backends.tinkex.client.rest import RestClient as RestClient
 from backends.tinkex.client.sampling import SamplingClient as SamplingClient
 from backends.tinkex.client.service import ServiceClient as ServiceClient
 from backends.tinkex.client.training import TrainingClient as TrainingClient
+from backends.tinkex.recovery import BlockingRecovery as BlockingRecovery
+from backends.tinkex.recovery import RecoveredClient as RecoveredClient
 from backends.tinkex.recovery import RecoveryExecutor as RecoveryExecutor
 from backends.tinkex.recovery import RecoveryMonitor as RecoveryMonitor
 from backends.tinkex.settings import TinkexSettings as TinkexSettings

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from backends.tinkex.errors import BACKEND, invalid
 from backends.tinkex.recovery.checkpoints import checkpoints_of
+from backends.tinkex.recovery.flag import is_flagged
 from backends.tinkex.recovery.monitor import RecoveryMonitor
 from backends.tinkex.types.adam_params import AdamParams
 from backends.tinkex.types.checkpoint_path import CheckpointKind, ParsedCheckpointTinkerPath
@@ -16,7 +17,7 @@ from backends.tinkex.types.datum import Datum as WireDatum
 from backends.tinkex.types.forward_backward_output import ForwardBackwardOutput
 from backends.tinkex.types.model_input import ModelInput
 from crucible.digest import save_digest, step_digest
-from crucible.errors import CrucibleError, NameTaken, NotFound, RunCorrupted, RunGone, Unsupported
+from crucible.errors import CrucibleError, NameTaken, RunCorrupted, RunGone, Unsupported
 from crucible.recovery import RecoveryPolicy
 from crucible.training import (
     Datum,
@@ -253,11 +254,7 @@ class TinkexRun(LiveRun):
         raise taken
 
     async def _is_flagged(self, run_id: str) -> bool:
-        """Return whether the service marks the run corrupted. A service without run records marks none."""
-        try:
-            return (await self._rest.get_training_run(run_id)).corrupted
-        except (NotFound, RunGone, Unsupported):
-            return False
+        return await is_flagged(self._rest, run_id)
 
 
 class _CorruptionSignal:

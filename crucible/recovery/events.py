@@ -26,6 +26,8 @@ class RecoveryEventName(StrEnum):
     FAILED = "failed"
     EXHAUSTED = "exhausted"
     POLL_ERROR = "poll_error"
+    CALLBACK_FAILED = "callback_failed"
+    DISABLED = "disabled"
 
 
 class RecoveryEvent(Record):

@@ -1,5 +1,6 @@
 """The recovery loop: order the candidates, check each, restore the first usable one, retry with backoff."""
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -103,8 +104,7 @@ class RecoveryLoop(Generic[R]):
             exhausted = isinstance(error, RecoveryExhausted)
             name = RecoveryEventName.EXHAUSTED if exhausted else RecoveryEventName.FAILED
             await self.announce(name, self.run_id, code=error.code, reason=str(error))
-            if self.policy.on_failure is not None:
-                self.policy.on_failure(self.run_id, error.code)
+            await self._call("on_failure", self.policy.on_failure, self.run_id, error.code)
             raise
         await self.announce(
             RecoveryEventName.COMPLETED,
@@ -112,9 +112,23 @@ class RecoveryLoop(Generic[R]):
             new_run_id=restored.run_id,
             checkpoint=restored.checkpoint.path,
         )
-        if self.policy.on_recovery is not None:
-            self.policy.on_recovery(self.old, restored.run, restored.checkpoint)
+        await self._call("on_recovery", self.policy.on_recovery, self.old, restored.run, restored.checkpoint)
         return restored
+
+    async def _call(self, name: str, callback: Callable[..., object] | None, *arguments: object) -> None:
+        if callback is None:
+            return
+        try:
+            answer = callback(*arguments)
+            if inspect.isawaitable(answer):
+                await answer
+        except Exception as error:
+            await self.announce(
+                RecoveryEventName.CALLBACK_FAILED,
+                self.run_id,
+                callback=name,
+                reason=f"{type(error).__name__}: {error}",
+            )
 
     async def _retry(self) -> Restored[R]:
         last: CrucibleError | None = None

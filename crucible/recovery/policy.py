@@ -14,8 +14,9 @@ class RecoveryPolicy(Record):
     """The policy of a recovery: the choice of the checkpoint, the number of attempts, the delays between them.
 
     ``checkpoint_strategy``: ``latest``, ``best_loss``, or the path of one specific checkpoint.
-    ``on_recovery(old, new, checkpoint)`` and ``on_failure(run_id, reason)`` are called in the recovering
-    process and are not part of the policy's JSON.
+    ``on_recovery(old, new, checkpoint)`` and ``on_failure(run_id, reason)`` are called in the recovering process,
+    awaited if they are async, and are not part of the policy's JSON. If one raises, the event ``callback_failed``
+    reports it, and nothing else changes.
     """
 
     enabled: bool = False

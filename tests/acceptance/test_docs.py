@@ -66,6 +66,20 @@ def test_the_page_on_faults_runs(tmp_path: Path) -> None:
     subprocess.run([sys.executable, str(script)], cwd=tmp_path, env={**os.environ}, timeout=60, check=True)
 
 
+def test_the_page_on_own_loops_runs(tmp_path: Path) -> None:
+    """Its Python recovers a run that was corrupted after step 7 from the checkpoint of step 5, and ends."""
+    script = tmp_path / "loop.py"
+    verdict = "\nassert (step, recovered.checkpoint.step, sorted(losses)) == (12, 5, list(range(1, 13)))\n"
+    script.write_text(python_of(DOCS / "howto" / "recover-own-loop.md") + verdict)
+
+    done = subprocess.run(
+        [sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert "tinkex.recovery.completed" in done.stdout
+
+
 def test_every_error_code_is_on_its_page() -> None:
     """docs/reference/errors.md has each code of the family once."""
     codes = {

@@ -3,6 +3,7 @@
 from backends.tinkex.client.api_future import ApiFuture
 from backends.tinkex.client.checkpoint_operations import (
     load_operation,
+    remember_metric,
     save_sampler_operation,
     save_state_operation,
 )
@@ -22,21 +23,38 @@ class CheckpointMethods:
     _channel: RunChannel
 
     def save_state(
-        self, name: str, *, ttl_seconds: int | None = None, overwrite: bool = False, seq_id: int | None = None
+        self,
+        name: str,
+        *,
+        ttl_seconds: int | None = None,
+        overwrite: bool = False,
+        seq_id: int | None = None,
+        metric: float | None = None,
     ) -> ApiFuture[SaveWeightsResponse]:
         """Save weights and optimizer state under ``name``.
 
+        ``metric``, lower is better, is remembered in this process: a recovery with ``best_loss`` chooses by it.
+
+        Raises (at once): InvalidRequest when ``metric`` is not a finite number.
         From the future: NameTaken when the name exists and ``overwrite`` is not set; Unsupported when the server
         does not support ``ttl_seconds`` or ``overwrite``.
         """
+        remember_metric(self._channel, name, metric)
         return self._channel.start(
             save_state_operation(self._channel, name, ttl_seconds=ttl_seconds, overwrite=overwrite, seq_id=seq_id)
         )
 
     def submit_save_state(
-        self, name: str, *, ttl_seconds: int | None = None, overwrite: bool = False, seq_id: int | None = None
+        self,
+        name: str,
+        *,
+        ttl_seconds: int | None = None,
+        overwrite: bool = False,
+        seq_id: int | None = None,
+        metric: float | None = None,
     ) -> Submission[SaveWeightsResponse]:
         """As ``save_state``; returns once the server has accepted it."""
+        remember_metric(self._channel, name, metric)
         return self._channel.submit(
             save_state_operation(self._channel, name, ttl_seconds=ttl_seconds, overwrite=overwrite, seq_id=seq_id)
         )

@@ -1,5 +1,7 @@
 """The operations that save and load a run's state."""
 
+import math
+
 from backends.tinkex.client.run_channel import RunChannel
 from backends.tinkex.client.run_operation import RunOperation
 from backends.tinkex.errors import Resource, invalid
@@ -30,6 +32,16 @@ def save_state_operation(
     return channel.record_operation(
         "save_weights", "SaveWeights", SaveWeightsResponse, body, seq_id, resource=Resource.SAVE
     )
+
+
+def remember_metric(channel: RunChannel, name: str, metric: float | None) -> None:
+    """Remember the metric of a save for a recovery. Raises InvalidRequest for NaN and infinities."""
+    if metric is None:
+        channel.connection.checkpoint_metrics.pop((channel.model_id, name), None)
+    elif not math.isfinite(metric):
+        raise invalid("metric", metric, "a finite number, or None")
+    else:
+        channel.connection.checkpoint_metrics[channel.model_id, name] = float(metric)
 
 
 def save_sampler_operation(

@@ -35,6 +35,8 @@ class Connection:
     def __init__(self, transport: HttpTransport, memory: FeatureMemory | None = None) -> None:
         self.transport = transport
         self.memory = memory or FeatureMemory.of(transport.endpoint.base_url)
+        self.checkpoint_metrics: dict[tuple[str, str], float] = {}
+        """The metrics given at saves, by run id and name; no server stores them."""
         self._config: ClientConfig | None = None
 
     @property

@@ -3,14 +3,15 @@
 import asyncio
 import contextlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from backends.tinkex.errors import BACKEND
 from backends.tinkex.types.checkpoint import Checkpoint
 from backends.tinkex.types.checkpoint_address import CheckpointAddress
 from backends.tinkex.types.checkpoint_path import CheckpointKind, ParsedCheckpointTinkerPath
-from crucible.errors import CallerError, CrucibleError, NotFound, RunGone, Unsupported
+from crucible.errors import CallerError, CrucibleError, NoCheckpoint, NotFound, RunGone, Unsupported
 from crucible.recovery import CheckpointSource, RecoveryPolicy, Restored, UnusableCheckpoint
 from crucible.training import CheckpointCheck, CheckpointRef, LoraSpec, RunSpec
 
@@ -20,9 +21,17 @@ if TYPE_CHECKING:
     from backends.tinkex.client.training import TrainingClient
 
 
+RECOVERED_FROM: Final = "recovered_from"
+"""The key in a recovered run's user metadata: the id of the run that it continues."""
+_MAX_LINEAGE: Final = 100
+
+
 class ServiceCheckpoints(CheckpointSource["TrainingClient"]):
-    """The checkpoints of one run. Without ``known`` ones the service lists them; without a ``spec`` it is read from
-    the checkpoint."""
+    """The checkpoints to recover a run from. Without ``known`` ones, those that the service lists for the run and
+    for the runs that it continues; without a ``spec``, it is read from the checkpoint.
+
+    ``origins`` maps a recovered run to the run that it continues; where it is silent, the runs' metadata say it.
+    """
 
     def __init__(
         self,
@@ -33,6 +42,7 @@ class ServiceCheckpoints(CheckpointSource["TrainingClient"]):
         *,
         spec: RunSpec | None = None,
         known: Sequence[CheckpointRef] = (),
+        origins: Mapping[str, str] | None = None,
     ) -> None:
         self.run_id = run_id
         self.policy = policy
@@ -40,9 +50,33 @@ class ServiceCheckpoints(CheckpointSource["TrainingClient"]):
         self._now = now
         self._spec = spec
         self._known = known
+        self._origins = origins or {}
 
     async def candidates(self) -> Sequence[CheckpointRef]:
-        return self._known or await list_candidates(self._service.create_rest_client(), self.run_id)
+        """As the base class.
+
+        Raises:
+            NoCheckpoint: the strategy is ``best_loss``, and no listed checkpoint was saved with a metric.
+        """
+        if self._known:
+            return self._known
+        rest = self._service.create_rest_client()
+        metrics = self._service.connection.checkpoint_metrics
+        found: list[CheckpointRef] = []
+        for run_id in await lineage(rest, self.run_id, self._origins):
+            listed = await list_candidates(rest, run_id)
+            found += [ref.model_copy(update={"metric": metrics.get((run_id, ref.name))}) for ref in listed]
+        strategy = self.policy.checkpoint_strategy
+        if strategy == "best_loss" and found and all(ref.metric is None for ref in found):
+            raise NoCheckpoint(
+                f"checkpoint_strategy best_loss: no checkpoint of run {self.run_id} was saved with a metric by "
+                "this service client; give one at each save (save_state(name, metric=loss)), or use latest",
+                backend=BACKEND,
+            )
+        if self.policy.names_checkpoint and all(ref.path != strategy for ref in found):
+            name = strategy.rpartition("/")[2]
+            found.append(CheckpointRef(path=strategy, name=name, step=step_in(name)))
+        return found
 
     async def check(self, checkpoint: CheckpointRef) -> CheckpointCheck:
         return await validate(self._service.create_rest_client(), checkpoint.path, self._spec, self._now())
@@ -57,7 +91,7 @@ class ServiceCheckpoints(CheckpointSource["TrainingClient"]):
             train_unembed=spec.lora.train_unembed,
             train_mlp=spec.lora.train_mlp,
             train_attn=spec.lora.train_attn,
-            user_metadata=dict(spec.user_metadata),
+            user_metadata={**spec.user_metadata, RECOVERED_FROM: self.run_id},
         )
         try:
             if self.policy.restore_optimizer:
@@ -79,7 +113,27 @@ class ServiceCheckpoints(CheckpointSource["TrainingClient"]):
             train_mlp=info.train_mlp is not False,
             train_attn=info.train_attn is not False,
         )
-        return RunSpec(base_model=info.base_model, lora=lora)
+        metadata = await _metadata(self._service.create_rest_client(), self.run_id)
+        return RunSpec(base_model=info.base_model, lora=lora, user_metadata=metadata)
+
+
+async def lineage(rest: "RestClient", run_id: str, origins: Mapping[str, str]) -> Sequence[str]:
+    """Return the ids of a run and of the runs that it continues, newest first."""
+    run_ids = [run_id]
+    while len(run_ids) < _MAX_LINEAGE:
+        newest = run_ids[-1]
+        origin = origins.get(newest) or (await _metadata(rest, newest)).get(RECOVERED_FROM)
+        if not origin or origin in run_ids:
+            break
+        run_ids.append(origin)
+    return run_ids
+
+
+async def _metadata(rest: "RestClient", run_id: str) -> dict[str, str]:
+    try:
+        return (await rest.get_training_run(run_id)).user_metadata or {}
+    except (NotFound, RunGone, Unsupported):
+        return {}
 
 
 async def list_candidates(rest: "RestClient", run_id: str) -> tuple[CheckpointRef, ...]:

@@ -1,7 +1,7 @@
 """``RecoveryExecutor``: recovers runs of a Tinker service, a bounded number at a time."""
 
 import asyncio
-import contextlib
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,12 +11,22 @@ from backends.tinkex.errors import BACKEND
 from backends.tinkex.recovery.checkpoints import ServiceCheckpoints
 from backends.tinkex.recovery.monitor import Sleep
 from crucible.errors import CallerError, CrucibleError
-from crucible.recovery import Announcer, RecoveryLoop, RecoveryObserver, RecoveryPolicy, RecoveryRequest
+from crucible.recovery import (
+    Announcer,
+    RecoveryEventName,
+    RecoveryLoop,
+    RecoveryObserver,
+    RecoveryPolicy,
+    RecoveryRequest,
+)
 from crucible.training import CheckpointRef
 
 if TYPE_CHECKING:
     from backends.tinkex.client.service import ServiceClient
     from backends.tinkex.client.training import TrainingClient
+
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +60,7 @@ class RecoveryExecutor:
         self._sleep = sleep
         self._now = now
         self._tasks: set[asyncio.Task[None]] = set()
+        self._origins: dict[str, str] = {}
 
     async def recover(
         self, request: RecoveryRequest, *, observe: RecoveryObserver | None = None, old: Any = None
@@ -68,11 +79,18 @@ class RecoveryExecutor:
         old = request.failed if old is None else old
         return await self._recover(checkpoints, request.reason, old, observe or self._observe)
 
+    async def recover_run(self, run_id: str, client: Any, reason: str) -> RecoveredClient:
+        """Recover a run with this executor's policy, from the checkpoints that the service lists for it and for the
+        runs that it continues. ``client`` is the first argument of ``on_recovery``. Raises as ``recover``."""
+        checkpoints = ServiceCheckpoints(self._service, run_id, self._policy, self._now, origins=self._origins)
+        recovered = await self._recover(checkpoints, reason, client, self._observe)
+        self._origins[recovered.client.model_id] = run_id
+        return recovered
+
     def take_over(self, run_id: str, client: Any, reason: str) -> None:
-        """Recover a run in the background, with this executor's policy and the service's list of checkpoints. The
-        outcome is reported by events and by the policy's ``on_recovery`` and ``on_failure``."""
-        checkpoints = ServiceCheckpoints(self._service, run_id, self._policy, self._now)
-        task = asyncio.get_running_loop().create_task(self._recover_quietly(checkpoints, reason, client))
+        """Recover a run in the background, as ``recover_run`` does. The outcome is reported by events and by the
+        policy's ``on_recovery`` and ``on_failure``."""
+        task = asyncio.get_running_loop().create_task(self._recover_quietly(run_id, client, reason))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -88,9 +106,16 @@ class RecoveryExecutor:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _recover_quietly(self, checkpoints: ServiceCheckpoints, reason: str, old: Any) -> None:
-        with contextlib.suppress(CrucibleError):
-            await self._recover(checkpoints, reason, old, self._observe)
+    async def _recover_quietly(self, run_id: str, client: Any, reason: str) -> None:
+        try:
+            await self.recover_run(run_id, client, reason)
+        except CrucibleError as error:
+            _log.warning("run %s was not recovered: %s", run_id, error)
+        except Exception as error:
+            _log.exception("the recovery of run %s broke", run_id)
+            reason = f"{type(error).__name__}: {error}"
+            announce = Announcer(BACKEND, self._observe)
+            await announce(RecoveryEventName.FAILED, run_id, code=CrucibleError.code, reason=reason)
 
     async def _recover(
         self, checkpoints: ServiceCheckpoints, reason: str, old: Any, observe: RecoveryObserver | None

@@ -2,9 +2,13 @@
 
 import asyncio
 import contextlib
+import inspect
+import logging
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, Final, Protocol, Self
+
+from pydantic import JsonValue
 
 from backends.tinkex.errors import BACKEND
 from crucible.errors import CallerError, CrucibleError
@@ -15,13 +19,15 @@ IsCorrupted = Callable[[str], Awaitable[bool]]
 
 Sleep = Callable[[float], Awaitable[object]]
 
+_log = logging.getLogger(__name__)
+
 _MAX_CONCURRENT_POLLS: Final = 16
 
 
 class CorruptionHandler(Protocol):
     """The recipient of a corrupted run: a ``RecoveryExecutor``, or any object with this method."""
 
-    def take_over(self, run_id: str, client: Any, reason: str) -> None:
+    def take_over(self, run_id: str, client: Any, reason: str) -> Awaitable[None] | None:
         """Recover the run in the background; must not block."""
 
 
@@ -29,8 +35,9 @@ class RecoveryMonitor:
     """Polls the service for the runs on its watch list.
 
     ``async with monitor:`` polls every ``policy.poll_interval_ms`` until the block ends (not at all when the policy
-    is not enabled); ``poll`` polls every run once. A corrupted run leaves the list when it is handed over. After a
-    failed poll, which ``poll_error`` reports, the run stays on the list.
+    is not enabled, which ``disabled`` reports); ``poll`` polls every run once. A corrupted run leaves the list when
+    it is handed over. After any failure of a poll, which ``poll_error`` reports, or of the handler, which
+    ``callback_failed`` reports, the run stays on the list and is polled again.
     """
 
     def __init__(
@@ -82,12 +89,22 @@ class RecoveryMonitor:
 
     async def run(self) -> None:
         """Poll until the call is cancelled."""
-        while True:
-            await self._sleep(self._policy.poll_interval_ms / 1000)
-            await self.poll()
+        try:
+            while True:
+                await self._sleep(self._policy.poll_interval_ms / 1000)
+                await self.poll()
+        except Exception as error:
+            _log.exception("the recovery monitor stopped")
+            for run_id in self.watched:
+                await self._report(RecoveryEventName.POLL_ERROR, run_id, error, "the monitor stopped: ")
+            raise
 
     async def __aenter__(self) -> Self:
-        if self._policy.enabled and self._polling is None:
+        if not self._policy.enabled:
+            _log.warning("recovery is not enabled, so runs are not polled; set enabled=True in the policy")
+            for run_id in self.watched:
+                await self._announce(RecoveryEventName.DISABLED, run_id)
+        elif self._polling is None:
             self._polling = asyncio.create_task(self.run())
         return self
 
@@ -103,11 +120,27 @@ class RecoveryMonitor:
     async def _poll_run(self, run_id: str) -> None:
         try:
             corrupted = await self._is_corrupted(run_id)
-        except CrucibleError as error:
-            await self._announce(RecoveryEventName.POLL_ERROR, run_id, code=error.code, reason=str(error))
+        except Exception as error:
+            await self._report(RecoveryEventName.POLL_ERROR, run_id, error)
             return
         # it may have been removed from the list during the request
-        if corrupted and run_id in self._watched:
-            client = self._watched.pop(run_id)
-            await self._announce(RecoveryEventName.DETECTED, run_id, detected_by="flag")
-            self._handler.take_over(run_id, client, "the service marks the run corrupted")
+        if not corrupted or run_id not in self._watched:
+            return
+        client = self._watched.pop(run_id)
+        await self._announce(RecoveryEventName.DETECTED, run_id, detected_by="flag")
+        try:
+            answer = self._handler.take_over(run_id, client, "the service marks the run corrupted")
+            if inspect.isawaitable(answer):
+                await answer
+        except Exception as error:
+            self._watched.setdefault(run_id, client)
+            await self._report(RecoveryEventName.CALLBACK_FAILED, run_id, error, callback="take_over")
+
+    async def _report(
+        self, name: RecoveryEventName, run_id: str, error: Exception, prefix: str = "", **details: JsonValue
+    ) -> None:
+        if isinstance(error, CrucibleError):
+            await self._announce(name, run_id, code=error.code, reason=f"{prefix}{error}", **details)
+        else:
+            reason = f"{prefix}{type(error).__name__}: {error}"
+            await self._announce(name, run_id, code=CrucibleError.code, reason=reason, **details)

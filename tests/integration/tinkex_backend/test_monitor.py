@@ -142,3 +142,91 @@ def test_a_run_needs_an_id() -> None:
     monitor = RecoveryMonitor(Service(), Handed(), policy=POLICY)
     with pytest.raises(CallerError, match="run_id"):
         monitor.monitor_run("")
+
+
+def test_no_failure_of_a_poll_ends_the_monitor() -> None:
+    """Not even one outside our family: it is an event, and the run is polled again."""
+    handed, events = Handed(), list[RecoveryEvent]()
+    service = Service(run=[ValueError("not ours"), OSError("nor this"), True])
+    monitor = RecoveryMonitor(service, handed, policy=POLICY, observe=events.append)
+    monitor.monitor_run("run")
+
+    async def rounds() -> None:
+        for _ in range(3):
+            await monitor.poll()
+
+    asyncio.run(rounds())
+
+    assert handed.runs == [("run", None)]
+    assert [event.details.get("reason") for event in events[:2]] == ["ValueError: not ours", "OSError: nor this"]
+    assert {event.name for event in events[:2]} == {"tinkex.recovery.poll_error"}
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+def test_a_handler_that_raises_is_an_event_and_gets_the_run_again(is_async: bool) -> None:
+    taken: list[str] = []
+    events = list[RecoveryEvent]()
+
+    class Clumsy:
+        def take_over(self, run_id: str, client: object, reason: str) -> object:
+            return self._later(run_id) if is_async else self._now(run_id)
+
+        def _now(self, run_id: str) -> None:
+            taken.append(run_id)
+            if len(taken) == 1:
+                raise RuntimeError("not yet")
+
+        async def _later(self, run_id: str) -> None:
+            self._now(run_id)
+
+    monitor = RecoveryMonitor(Service(run=[True]), Clumsy(), policy=POLICY, observe=events.append)  # type: ignore[arg-type]
+    monitor.monitor_run("run", "its client")
+
+    async def rounds() -> None:
+        await monitor.poll()
+        assert monitor.watched == {"run"}
+        await monitor.poll()
+
+    asyncio.run(rounds())
+
+    assert taken == ["run", "run"]
+    assert monitor.watched == frozenset()
+    [failed] = [event for event in events if event.name == "tinkex.recovery.callback_failed"]
+    assert (failed.details["callback"], failed.details["reason"]) == ("take_over", "RuntimeError: not yet")
+
+
+def test_a_monitor_that_cannot_go_on_says_so_for_every_run() -> None:
+    events = list[RecoveryEvent]()
+
+    async def body() -> None:
+        async def sleep(seconds: float) -> None:
+            raise OSError("no clock")
+
+        monitor = RecoveryMonitor(
+            Service(a=[False], b=[False]), Handed(), policy=POLICY, observe=events.append, sleep=sleep
+        )
+        monitor.monitor_run("a")
+        monitor.monitor_run("b")
+        async with monitor:
+            await asyncio.sleep(0.01)
+
+    with pytest.raises(OSError, match="no clock"):
+        asyncio.run(body())
+    assert {(event.run_id, event.details["reason"]) for event in events} == {
+        ("a", "the monitor stopped: OSError: no clock"),
+        ("b", "the monitor stopped: OSError: no clock"),
+    }
+
+
+def test_a_monitor_whose_policy_is_off_says_so() -> None:
+    """The class's default is off, and a script that forgets it would wait for ever."""
+    events = list[RecoveryEvent]()
+
+    async def body() -> None:
+        monitor = RecoveryMonitor(Service(), Handed(), policy=RecoveryPolicy(), observe=events.append)
+        monitor.monitor_run("run")
+        async with monitor:
+            pass
+
+    asyncio.run(body())
+    assert [(event.name, event.run_id) for event in events] == [("tinkex.recovery.disabled", "run")]

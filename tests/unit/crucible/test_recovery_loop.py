@@ -1,7 +1,7 @@
 """The recovery loop: order, checks, rejections, retries, and the events of each."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -64,6 +64,7 @@ class Recovery:
     source: Source
     strategy: str = "latest"
     max_attempts: int = 3
+    callback: Callable[..., object] | None = None
     events: list[RecoveryEvent] = field(default_factory=list)
     waits: list[float] = field(default_factory=list)
     calls: list[tuple[object, ...]] = field(default_factory=list)
@@ -75,8 +76,8 @@ class Recovery:
             max_attempts=self.max_attempts,
             backoff_ms=1000,
             max_backoff_ms=3000,
-            on_recovery=lambda *arguments: self.calls.append(arguments),
-            on_failure=lambda *arguments: self.calls.append(arguments),
+            on_recovery=self.callback or (lambda *arguments: self.calls.append(arguments)),
+            on_failure=self.callback or (lambda *arguments: self.calls.append(arguments)),
         )
         announce = Announcer("x", self.events.append)
         loop = RecoveryLoop("x", "r", "test", policy, self.source, announce, "old run", self.sleep)
@@ -181,3 +182,43 @@ def test_an_observer_that_raises_stops_nothing(caplog: pytest.LogCaptureFixture)
 
     assert asyncio.run(loop.run()).checkpoint == NEW
     assert "the observer of x.recovery.completed failed" in caplog.text
+
+
+@pytest.mark.parametrize("succeeds", [True, False], ids=["on_recovery", "on_failure"])
+def test_an_async_callback_is_awaited(succeeds: bool) -> None:
+    finished: list[int] = []
+
+    async def slow(*arguments: object) -> None:
+        await asyncio.sleep(0)
+        finished.append(len(arguments))
+
+    recovery = Recovery(Source(known=(NEW,) if succeeds else ()), callback=slow)
+    if succeeds:
+        recovery.run()
+    else:
+        with pytest.raises(NoCheckpoint):
+            recovery.run()
+
+    assert finished == [3 if succeeds else 2]
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+@pytest.mark.parametrize("succeeds", [True, False], ids=["on_recovery", "on_failure"])
+def test_a_callback_that_raises_is_an_event_and_changes_nothing(succeeds: bool, is_async: bool) -> None:
+    def broken(*arguments: object) -> None:
+        raise ValueError("a mistake of the script")
+
+    async def broken_later(*arguments: object) -> None:
+        broken()
+
+    recovery = Recovery(Source(known=(NEW,) if succeeds else ()), callback=broken_later if is_async else broken)
+    if succeeds:
+        assert recovery.run().checkpoint is NEW
+    else:
+        with pytest.raises(NoCheckpoint):
+            recovery.run()
+
+    last = recovery.events[-1]
+    assert last.name == "x.recovery.callback_failed"
+    assert last.details["callback"] == ("on_recovery" if succeeds else "on_failure")
+    assert last.details["reason"] == "ValueError: a mistake of the script"
