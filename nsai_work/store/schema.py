@@ -83,6 +83,15 @@ turns: Final = Table(
     PrimaryKeyConstraint("tenant_id", "rank"),
 )
 
+shares: Final = Table(
+    "nsai_shares",
+    metadata,
+    Column("selection", String(32), nullable=False),
+    Column("number", SmallInteger, nullable=False),
+    Column("slot", SmallInteger, nullable=False),
+    PrimaryKeyConstraint("selection", "number"),
+)
+
 limits: Final = Table(
     "nsai_limits",
     metadata,
@@ -216,6 +225,8 @@ workers: Final = Table(
     Column("started_at", UtcTime, nullable=False),
     Column("seen_at", UtcTime, nullable=False),
     Column("stopped_at", UtcTime),
+    Column("priorities", Json),
+    Column("seen_every_ms", BigInteger),
 )
 
 elections: Final = Table(

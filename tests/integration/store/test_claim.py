@@ -14,15 +14,17 @@ MakeJob = Callable[..., Job]
 MakeRequest = Callable[..., ClaimRequest]
 
 
-def test_the_most_urgent_first_then_the_oldest(store: Store, make_job: MakeJob, claim_request: MakeRequest) -> None:
-    """Priorities are strict; within a priority, first come, first served."""
+def test_each_priority_has_its_turn_and_the_oldest_job_is_first(
+    store: Store, make_job: MakeJob, claim_request: MakeRequest
+) -> None:
+    """The more urgent priorities come first in the cycle; within a priority, first come, first served."""
     order = [Priority.OFFLINE, Priority.BATCH, Priority.BATCH, Priority.REALTIME, Priority.INTERACTIVE]
     jobs = [make_job(priority=priority) for priority in order]
     store.submit(jobs)
 
     got = [store.claim(claim_request())[0].job_id for _ in jobs]
 
-    assert got == [jobs[index].id for index in (3, 4, 1, 2, 0)]
+    assert got == [jobs[index].id for index in (3, 4, 1, 0, 2)]
     assert store.claim(claim_request()) == []
 
 

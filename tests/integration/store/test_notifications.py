@@ -8,8 +8,8 @@ import pytest
 from sqlalchemy import text
 
 from nsai_work.job import Job
-from nsai_work.store import AsyncStore, Claim, ClaimRequest, Outcome, StandingClaim, open_store
-from tests.rig import without_notifications
+from nsai_work.store import AsyncStore, Claim, ClaimRequest, Outcome, StandingClaim, migrate_store, open_store
+from tests.rig import new_database, without_notifications
 from tests.working_store import WorkingStore, open_working_store
 
 pytestmark = pytest.mark.postgres
@@ -18,6 +18,14 @@ MakeJob = Callable[..., Job]
 MakeRequest = Callable[..., ClaimRequest]
 
 PATIENCE_S = 30.0
+
+
+@pytest.fixture(scope="module")
+def postgres_template(postgres_url: str) -> Iterator[str]:
+    """A database of its own: PostgreSQL sends a notification to all listeners of a database, in any schema."""
+    with new_database(postgres_url) as url:
+        migrate_store(url)
+        yield url
 
 
 @asynccontextmanager
