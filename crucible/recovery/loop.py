@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 from crucible.errors import (
     AuthenticationFailed,
     BackendError,
+    BackendUnavailable,
     CallerError,
     CrucibleError,
     NoCheckpoint,
@@ -138,7 +139,7 @@ class RecoveryLoop(Generic[R]):
                 await self.sleep(wait_ms / 1000)
             await self.announce(RecoveryEventName.STARTED, self.run_id, attempt=attempt, reason=self.reason)
             try:
-                return await self._attempt()
+                return await self._attempt(is_last=attempt == self.policy.max_attempts - 1)
             except (NoCheckpoint, AuthenticationFailed, OutOfCredit, CallerError):
                 raise
             except BackendError as error:
@@ -153,26 +154,39 @@ class RecoveryLoop(Generic[R]):
             details={"run_id": self.run_id, "attempts": attempts},
         ) from last
 
-    async def _attempt(self) -> Restored[R]:
+    async def _attempt(self, *, is_last: bool) -> Restored[R]:
+        """Restore the first usable candidate.
+
+        Candidates whose restore failed are rejected once another one is restored, or in the last attempt: until
+        then the service may be at fault.
+        """
         rejected: list[str] = []
+        failed: list[tuple[CheckpointRef, str]] = []
         for checkpoint in in_order(self.policy.checkpoint_strategy, await self.source.candidates()):
             check = await self.source.check(checkpoint)
-            reason = check.reason
-            if check.usable:
-                await self.announce(
-                    RecoveryEventName.CHECKPOINT_SELECTED, self.run_id, path=checkpoint.path, step=checkpoint.step
-                )
-                try:
-                    restored = await self.source.restore(checkpoint)
-                except UnusableCheckpoint as unusable:
-                    reason = str(unusable)
-                else:
-                    await self.announce(RecoveryEventName.CLIENT_CREATED, self.run_id, new_run_id=restored.run_id)
-                    return restored
-            rejected.append(f"{checkpoint.path}: {reason}")
+            if not check.usable:
+                rejected.append(await self._reject(checkpoint, check.reason))
+                continue
             await self.announce(
-                RecoveryEventName.CHECKPOINT_REJECTED, self.run_id, path=checkpoint.path, reason=reason
+                RecoveryEventName.CHECKPOINT_SELECTED, self.run_id, path=checkpoint.path, step=checkpoint.step
             )
+            try:
+                restored = await self.source.restore(checkpoint)
+            except UnusableCheckpoint as unusable:
+                failed.append((checkpoint, str(unusable)))
+                continue
+            for unrestored, reason in failed:
+                await self._reject(unrestored, reason)
+            await self.announce(RecoveryEventName.CLIENT_CREATED, self.run_id, new_run_id=restored.run_id)
+            return restored
+        if failed and not is_last:
+            reasons = "; ".join(f"{checkpoint.path}: {reason}" for checkpoint, reason in failed)
+            raise BackendUnavailable(f"no checkpoint could be restored: {reasons}", backend=self.backend)
+        rejected += [await self._reject(checkpoint, reason) for checkpoint, reason in failed]
         raise NoCheckpoint(
             f"no checkpoint of run {self.run_id} is usable: {'; '.join(rejected)}", backend=self.backend
         )
+
+    async def _reject(self, checkpoint: CheckpointRef, reason: str | None) -> str:
+        await self.announce(RecoveryEventName.CHECKPOINT_REJECTED, self.run_id, path=checkpoint.path, reason=reason)
+        return f"{checkpoint.path}: {reason}"

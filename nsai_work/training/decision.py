@@ -63,7 +63,8 @@ class Incident:
 
     ``health`` is the run's health as the service reports it; None if unknown. ``effect_unknown``: a request was
     sent whose effect is unknown. ``failures`` counts failures since the last new step, this one included.
-    ``times_poisoned`` counts the runs that were corrupted at this step, this one included.
+    ``times_poisoned`` counts the runs that were corrupted at this step, this one included. ``driving``: a run's
+    operation failed, not the connection to one.
     """
 
     error: CrucibleError
@@ -73,6 +74,7 @@ class Incident:
     effect_unknown: bool = False
     failures: int = 1
     times_poisoned: int = 0
+    driving: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,16 +106,20 @@ def decide(incident: Incident) -> Decision:
     if isinstance(error, OutOfCredit):
         return Decision(Action.PAUSE, reason, error)
     if not isinstance(error, BackendError) or isinstance(error, _FINAL):
-        return Decision(Action.FAIL, reason, error, fences=error.on_record)
+        return Decision(Action.FAIL, reason, error, fences=_on_record(incident))
     if isinstance(error, RunCorrupted) or _has_state(incident.health, RunState.CORRUPTED):
         return _poisoned(incident)
     if isinstance(error, RunGone) or _has_state(incident.health, RunState.GONE):
         return _restore(incident, reason)
-    if error.on_record:
+    if _on_record(incident):
         return _restore(incident, reason)
     if isinstance(error, _TRANSIENT):
         return _retry(incident)
     return _effect_unknown(incident)
+
+
+def _on_record(incident: Incident) -> bool:
+    return incident.driving and incident.error.on_record
 
 
 def _has_state(health: RunHealth | None, state: RunState) -> bool:
@@ -159,7 +165,7 @@ def _poisoned(incident: Incident) -> Decision:
 
 
 def _restore(incident: Incident, reason: str) -> Decision:
-    on_record = incident.error.on_record
+    on_record = _on_record(incident)
     if not incident.policy.enabled:
         # every attempt would meet the same run: a retry by hand is a decision, one by the queue a waste
         final = incident.error.as_final(

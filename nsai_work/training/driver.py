@@ -164,6 +164,7 @@ class _Driver:
         return Incident(
             error=error,
             policy=self._assignment.payload.recovery,
+            driving=self._active is not None,
             health=await self._health(error),
             replays=self._active.run.features.replays if self._active else None,
             effect_unknown=self._active is not None and self._active.effect_unknown,

@@ -41,6 +41,7 @@ class Source(CheckpointSource[str]):
     expired: Sequence[CheckpointRef] = ()
     broken: Sequence[CheckpointRef] = ()
     errors: list[CrucibleError] = field(default_factory=list)
+    failures: int = 0
 
     async def candidates(self) -> Sequence[CheckpointRef]:
         return self.known
@@ -52,6 +53,9 @@ class Source(CheckpointSource[str]):
     async def restore(self, checkpoint: CheckpointRef) -> Restored[str]:
         if self.errors:
             raise self.errors.pop(0)
+        if self.failures:
+            self.failures -= 1
+            raise UnusableCheckpoint("cannot be read")
         if checkpoint in self.broken:
             raise UnusableCheckpoint("truncated")
         return Restored("new run", "r2", checkpoint)
@@ -136,6 +140,28 @@ def test_without_a_usable_candidate_no_attempt_follows(known: tuple[CheckpointRe
     assert recovery.names[-1] == "failed"
     assert recovery.names.count("started") == 1
     assert recovery.calls == [("r", "no_checkpoint")]
+
+
+def test_a_restore_that_fails_for_every_candidate_is_tried_again_before_any_is_rejected() -> None:
+    """A service whose disk is away fails every load; the checkpoints are sound."""
+    source = Source(known=(NEW, OLD))
+    source.failures = 3
+
+    recovery = Recovery(source)
+
+    assert recovery.run().checkpoint == OLD
+    assert recovery.waits == [1.0]
+    assert recovery.names.count("checkpoint_rejected") == 1
+
+
+def test_candidates_that_never_load_are_rejected_in_the_last_attempt() -> None:
+    recovery = Recovery(Source(known=(NEW, OLD), broken=(NEW, OLD)))
+
+    with pytest.raises(NoCheckpoint, match="x://r/weights/3: truncated; x://r/weights/1: truncated"):
+        recovery.run()
+
+    assert recovery.waits == [1.0, 2.0]
+    assert recovery.names.count("checkpoint_rejected") == 2
 
 
 def test_a_failed_attempt_is_repeated_after_a_delay() -> None:

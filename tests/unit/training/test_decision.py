@@ -77,6 +77,7 @@ TABLE: dict[str, tuple[Incident, Action]] = {
     ),
     "on record too often": (Incident(recorded(BackendUnavailable), ON, replays=True, failures=4), Action.FAIL),
     "on record without recovery": (Incident(recorded(BackendUnavailable), OFF, replays=True), Action.FAIL),
+    "on record, no run": (Incident(recorded(BackendUnavailable), OFF, driving=False), Action.REPLAY),
     "on record, the user's fault": (Incident(recorded(InvalidRequest), ON), Action.FAIL),
     # 404, session ended
     "gone": (Incident(RunGone("x"), ON), Action.RESTORE),
@@ -151,11 +152,21 @@ def test_without_recovery_a_lost_run_costs_one_attempt(error: CrucibleError) -> 
         (Incident(RunGone("x"), ON, failures=4), True),
         (Incident(recorded(BackendUnavailable), ON, failures=4), True),
         (Incident(recorded(InvalidRequest), ON), True),
+        (Incident(recorded(InvalidRequest), ON, driving=False), False),
         (Incident(InvalidRequest("x"), ON), False),
         (Incident(BackendUnavailable("x"), ON, replays=True, failures=4), False),
         (Incident(AuthenticationFailed("x"), ON), False),
     ],
-    ids=["poisoned again", "gone too often", "on record", "user's, on record", "user's", "away", "credential"],
+    ids=[
+        "poisoned again",
+        "gone too often",
+        "on record",
+        "user's, on record",
+        "user's, no run",
+        "user's",
+        "away",
+        "credential",
+    ],
 )
 def test_a_run_that_cannot_be_used_again_is_fenced_when_the_attempt_fails(incident: Incident, fences: bool) -> None:
     decision = decide(incident)
