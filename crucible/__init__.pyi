@@ -2,6 +2,8 @@
 from crucible.backend import Backend as Backend
 from crucible.backend import Command as Command
 from crucible.backend import CommandBackend as CommandBackend
+from crucible.backend import CommandCall as CommandCall
+from crucible.backend import CommandProgress as CommandProgress
 from crucible.backend import Health as Health
 from crucible.backend import TrainingBackend as TrainingBackend
 from crucible.blocking import BlockingBackend as BlockingBackend
@@ -22,6 +24,8 @@ from crucible.errors import BackendUnavailable as BackendUnavailable
 from crucible.errors import CallerError as CallerError
 from crucible.errors import Canceled as Canceled
 from crucible.errors import CapacityError as CapacityError
+from crucible.errors import CommandFailed as CommandFailed
+from crucible.errors import CommandRetry as CommandRetry
 from crucible.errors import CredentialMissing as CredentialMissing
 from crucible.errors import CrucibleError as CrucibleError
 from crucible.errors import ErrorCategory as ErrorCategory

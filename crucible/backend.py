@@ -6,7 +6,8 @@ blocking interface from them.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Annotated, ClassVar, Self
 
@@ -164,19 +165,61 @@ class TrainingBackend(Backend):
 
 
 class Command(Record):
-    """A named operation with arguments, other than completion and training."""
+    """A named operation with arguments, other than completion and training.
+
+    ``options`` control how the backend runs it; see ``CommandBackend.command_options``.
+    """
 
     name: Name = Field(min_length=1)
     arguments: FiniteObject = Field(default_factory=dict)
+    options: FiniteObject = Field(default_factory=dict)
+
+
+class CommandProgress(Record):
+    """The progress of a command: ``done`` units of ``total``, with a message for people."""
+
+    done: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    total: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    message: str | None = Field(default=None, max_length=1_000)
+
+
+def _discard(progress: CommandProgress) -> None:
+    del progress
+
+
+@dataclass(frozen=True, slots=True)
+class CommandCall:
+    """The job that a command runs for. ``attempt`` counts from 1; ``job_id`` is the same for all attempts.
+
+    ``report`` records progress; it may be called from any thread.
+    """
+
+    job_id: str = "local"
+    attempt: int = 1
+    report: Callable[[CommandProgress], None] = _discard
 
 
 class CommandBackend(Backend):
     """A backend that also executes commands (tool calls, experiment steps)."""
 
+    command_options: ClassVar[tuple[str, ...]] = ()
+    """The names of the options that commands accept. Any other is refused before the backend is called."""
+
     @abstractmethod
     async def check_command(self, command: Command) -> None:
-        """Check that a command exists and its arguments are valid. Raises InvalidRequest."""
+        """Check that a command exists and that its arguments and options are valid.
+
+        Raises:
+            InvalidRequest: it does not exist, or one of them is invalid; the error names it and what is allowed.
+            BackendUnavailable: this process cannot check it. A job is accepted then, and checked when it runs.
+        """
 
     @abstractmethod
     async def execute(self, command: Command) -> dict[str, JsonValue]:
-        """Execute a command and return its result as JSON."""
+        """Execute a command and return its result as JSON. Raises as ``check_command``; other errors are the
+        command's own. If the task is cancelled, the command ends within 5 s."""
+
+    async def run_command(self, command: Command, call: CommandCall) -> dict[str, JsonValue]:
+        """Execute a command for a job, with progress reports. By default ``execute``, without reports."""
+        del call
+        return await self.execute(command)

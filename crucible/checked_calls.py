@@ -1,16 +1,22 @@
 """Calls of a plug-in that check it against the contract: the types of its results and of its exceptions."""
 
 from collections.abc import AsyncIterator
-from typing import TypeVar, get_args
+from typing import Final, TypeVar, get_args
 
-from crucible.backend import Backend, Health
+from pydantic import JsonValue, TypeAdapter, ValidationError
+
+from crucible.backend import Backend, Command, CommandBackend, CommandCall, Health
 from crucible.capabilities import Capabilities
 from crucible.completion import Completion
-from crucible.errors import CrucibleError, PluginError
+from crucible.errors import CrucibleError, InvalidRequest, MalformedAnswer, PluginError
+from crucible.json_types import FiniteObject
 from crucible.prompt import Prompt
 from crucible.stream import StreamEvent
+from crucible.suggestions import known_names
 
 T = TypeVar("T")
+
+_RESULT: Final = TypeAdapter[dict[str, JsonValue]](FiniteObject)
 
 
 async def checked_capabilities(backend: Backend) -> Capabilities:
@@ -52,6 +58,38 @@ async def checked_stream(backend: Backend, prompt: Prompt) -> AsyncIterator[Stre
             yield event
     except Exception as exc:
         raise _as_crucible_error(exc, backend, "stream") from exc
+
+
+async def checked_command(backend: CommandBackend, command: Command, call: CommandCall) -> dict[str, JsonValue]:
+    """Run a command, after a check of its options. Exceptions of the command are raised unchanged.
+
+    Raises:
+        InvalidRequest: the backend has no such option.
+        MalformedAnswer: the result is not a JSON object.
+    """
+    require_known_options(backend, command)
+    result = await backend.run_command(command, call)
+    try:
+        return _RESULT.validate_python(result, strict=True)
+    except ValidationError as exc:
+        problem = exc.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(step) for step in problem["loc"] if isinstance(step, str)) or "result"
+        reason = problem["msg"].removeprefix("Value error, ")
+    except RecursionError:
+        where, reason = "result", "nested too deeply"
+    raise MalformedAnswer(f"{command.name} returned no JSON object: {where}: {reason}", backend=backend.name)
+
+
+def require_known_options(backend: CommandBackend, command: Command) -> None:
+    """Check that the backend has all options of a command. Raises InvalidRequest."""
+    for name in command.options:
+        if name not in backend.command_options:
+            allowed = known_names(name, backend.command_options)
+            raise InvalidRequest(
+                f"options.{name}: {backend.name} has no such option for commands; {allowed}",
+                backend=backend.name,
+                details={"field": f"options.{name}"},
+            )
 
 
 _EVENTS: tuple[type, ...] = get_args(get_args(StreamEvent)[0])

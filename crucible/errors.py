@@ -20,6 +20,8 @@ CrucibleError
 │   ├── RunCorrupted            the remote run is corrupted: by flag, by error or by value
 │   ├── NoCheckpoint            no usable checkpoint to recover from
 │   ├── RecoveryExhausted       every attempt of a recovery failed
+│   ├── CommandFailed           the code of a command raised an error of its own
+│   │   └── CommandRetry        the command requests another attempt
 │   └── PluginError             a backend plug-in could not be loaded or broke the contract
 └── Canceled                    the caller canceled the operation
 
@@ -272,6 +274,20 @@ class RecoveryExhausted(BackendError):
     """Every attempt of a recovery failed."""
 
     code = "max_attempts_exceeded"
+
+
+class CommandFailed(BackendError):
+    """The code of a command raised an error of its own, whose text is in the log only: it may contain secrets."""
+
+    category = ErrorCategory.INTERNAL
+    code = "command_failed"
+
+
+class CommandRetry(CommandFailed):
+    """Raised by a command to request another attempt, after ``retry_after_ms`` if set."""
+
+    code = "command_retry"
+    retryable = True
 
 
 class PluginError(BackendError):

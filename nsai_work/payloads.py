@@ -115,14 +115,15 @@ class Inference(Record):
 
 
 class CommandPayload(Record):
-    """A command for a backend that runs commands."""
+    """A command for a backend that runs commands. ``options`` are those of the backend."""
 
     command: Name = Field(min_length=1)
     arguments: FiniteObject = Field(default_factory=dict)
+    options: FiniteObject = Field(default_factory=dict)
 
     def to_command(self) -> Command:
         """Convert to the backend's command."""
-        return Command(name=self.command, arguments=self.arguments)
+        return Command(name=self.command, arguments=self.arguments, options=self.options)
 
 
 class Composite(Record):

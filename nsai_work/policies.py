@@ -30,6 +30,7 @@ DEFAULT_RETRYABLE = (
     "run_corrupted",
     "worker_lost",
     "store_unavailable",
+    "command_retry",
 )
 
 

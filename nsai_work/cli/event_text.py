@@ -93,6 +93,12 @@ def _cold(data: Data) -> str:
     )
 
 
+def _progress(data: Data) -> str | None:
+    done, total = data.get("done"), data.get("total")
+    count = f"{done:g} of {total:g}" if done is not None and total else f"{done:g}" if done is not None else ""
+    return ": ".join(filter(None, (count, data.get("message")))) or None
+
+
 def _incident(data: Data) -> str:
     return f"{data.get('error')} at step {data.get('step')}{_reason(data)}"
 
@@ -117,6 +123,7 @@ _FORMATTERS: Final[dict[str, tuple[Formatter, str]]] = {
     "resume.restarted": (_restarted, "bold yellow"),
     "resume.verified": (_verified, "green"),
     "resume.cold": (_cold, "bold red"),
+    "command.progress": (_progress, "dim"),
     "training.incident": (_incident, "bold red"),
     "step.skipped": (lambda data: f"step {data.get('step')} skipped: its batch corrupts the run", "bold yellow"),
     "checkpoint.committed": (_checkpoint, "cyan"),

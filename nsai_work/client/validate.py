@@ -12,6 +12,7 @@ from typing import Final
 from pydantic import JsonValue
 
 from crucible.backend import Backend, CommandBackend, TrainingBackend
+from crucible.checked_calls import require_known_options
 from crucible.errors import (
     AuthenticationFailed,
     BackendError,
@@ -187,7 +188,9 @@ async def _check(backend: Backend, job: Job) -> None:
         if payload.prompt is not None:
             await backend.check_prompt(payload.prompt)
     elif isinstance(payload, CommandPayload):
-        await _command_backend(backend).check_command(payload.to_command())
+        command, commands = payload.to_command(), _command_backend(backend)
+        require_known_options(commands, command)
+        await commands.check_command(command)
 
 
 def _check_training_names(backend: Backend, job: Job) -> None:

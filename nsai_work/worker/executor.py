@@ -99,7 +99,9 @@ class Executor:
             jitter=self.jitter,
             credit_poll_ms=int(self.credit_poll_s * 1000),
         )
-        if isinstance(error, BackendUnavailable) and outcome.kind is OutcomeKind.RETRIED:
+        # a command's own service may be unavailable too, which says nothing about the backend of the command
+        own = isinstance(error, BackendUnavailable) and error.backend in (None, claim.backend)
+        if own and outcome.kind is OutcomeKind.RETRIED:
             self.backends.back_off(claim.backend, min(outcome.delay_s, MAX_BACK_OFF_S))
         return outcome
 

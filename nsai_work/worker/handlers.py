@@ -32,7 +32,7 @@ async def run_job(attempt: Attempt, context: JobContext) -> dict[str, JsonValue]
         return await _train(attempt, payload, backend, context)
     if isinstance(payload, Inference):
         return await _infer(attempt, payload, backend, context)
-    return await _execute_command(payload, backend)
+    return await _run_command(attempt, payload, backend, context)
 
 
 async def _train(
@@ -60,7 +60,14 @@ async def _infer(
     return await run_inference(payload, backend, control=attempt.control, event=context.journal.event)
 
 
-async def _execute_command(payload: CommandPayload, backend: Backend) -> dict[str, JsonValue]:
+async def _run_command(
+    attempt: Attempt, payload: CommandPayload, backend: Backend, context: JobContext
+) -> dict[str, JsonValue]:
+    from nsai_work.commands import run_command
+
     if not isinstance(backend, CommandBackend):
         raise Unsupported(f"{backend.name!r} runs no commands", backend=backend.name)
-    return await backend.execute(payload.to_command())
+    claim = attempt.claim
+    return await run_command(
+        payload, backend, job_id=claim.job_id, attempt=claim.attempt, event=context.journal.event
+    )

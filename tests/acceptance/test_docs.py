@@ -140,3 +140,38 @@ def test_every_field_of_a_job_is_on_its_page() -> None:
     named = {name for path in re.findall(r"`([\w.]+)`", page) for name in path.split(".")}
 
     assert settable - named == set()
+
+
+def console_commands_of(page: Path) -> list[str]:
+    """The ``nsai-work`` commands of a page's blocks after ``<!-- run -->``."""
+    blocks = re.findall(r"^<!-- run -->\n```console\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+    return re.findall(r"^\$ nsai-work (.+)$", "\n".join(blocks), re.MULTILINE)
+
+
+def test_the_page_on_functions_runs(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each example of a kind runs by its command, with its function's result; so does its Python."""
+    page = DOCS / "howto" / "run-functions.md"
+    monkeypatch.chdir(ROOT)
+    for name, value in {"PYTHONPATH": f"examples{os.pathsep}{ROOT}", "NSAI_WORK_PYTHON_ALLOW": "functions"}.items():
+        cli.variables[name] = value
+    results = {
+        job["kind"]: job["result"] for job in (cli.json(*line.split()) for line in console_commands_of(page))
+    }
+    script = tmp_path / "functions_page.py"
+    script.write_text(python_of(page))
+    with cli.running("worker"):
+        done = subprocess.run(
+            [sys.executable, str(script)],
+            env=cli.environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    assert results["tool_call"] == {"millilitres": 14.79}
+    assert results["experiment_step"]["best"] == "0.4"
+    assert Path(results["experiment_step"]["losses"]).read_text().count("\n") == 150
+    assert results["workflow_step"] == {"lowest": 0.25, "mean": 0.5}
+    assert results["backend_command"] == {"deleted": 0}
+    assert done.stdout.splitlines() == ["0.4", "{'lowest': 0.25, 'mean': 0.375}"], done.stderr

@@ -10,10 +10,10 @@ from nsai_work.journal import CheckpointStatus
 from nsai_work.lifecycle import JobStatus
 
 ROOT = Path(__file__).parents[2]
-WRITERS = ("client", "inference", "store", "training")
-"""The folders that append events; others only read them, and have log lines with names of the same form."""
+WRITERS = ("client", "commands.py", "inference", "store", "training")
+"""The folders and modules that append events. Others only read them, and have log lines with similar names."""
 
-EVENT = re.compile(r"(checkpoint|inference|job|resume|run|step|submit|training)\.[a-z_]+")
+EVENT = re.compile(r"(checkpoint|command|inference|job|resume|run|step|submit|training)\.[a-z_]+")
 COMPUTED = {
     "step",
     *(f"job.{status}" for status in JobStatus if status is not JobStatus.PENDING),
@@ -39,7 +39,8 @@ def literals(source: str) -> Iterator[str]:
 
 def test_every_event_is_on_its_page() -> None:
     """Found in the code by the form of its name."""
-    files = [file for folder in WRITERS for file in (ROOT / "nsai_work" / folder).rglob("*.py")]
+    sources = [ROOT / "nsai_work" / name for name in WRITERS]
+    files = [file for source in sources for file in (source.rglob("*.py") if source.is_dir() else [source])]
     written = {text for file in files for text in literals(file.read_text()) if EVENT.fullmatch(text)}
 
     rows = re.findall(r"^\| (`[^|]+) \|", (ROOT / "docs" / "reference" / "events.md").read_text(), re.MULTILINE)

@@ -22,6 +22,7 @@ PLAIN = {
     "nsai_work",
     "nsai_work.clock",
     "nsai_work.errors",
+    "nsai_work.functions",
     "nsai_work.home",
     "nsai_work.job",
     "nsai_work.payloads",

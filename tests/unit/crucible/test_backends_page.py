@@ -9,6 +9,7 @@ from backends.fake.settings import Script
 from backends.litellm_backend.settings import LiteLLMSettings
 from backends.openai.settings import OpenAISettings
 from backends.peft.settings import PeftSettings
+from backends.python.settings import PythonSettings
 from backends.tinkex.backend_settings import TinkexBackendSettings
 from crucible.record import Record
 
@@ -21,6 +22,7 @@ PAGE = (Path(__file__).parents[3] / "docs" / "reference" / "backends.md").read_t
         ("tinkex", TinkexBackendSettings, ""),
         ("fake", Script, "script."),
         ("peft", PeftSettings, ""),
+        ("python", PythonSettings, ""),
         ("openai", OpenAISettings, ""),
         ("litellm", LiteLLMSettings, ""),
     ],

@@ -1,0 +1,159 @@
+"""Runs a function in a process of its own: JSON over pipes, a chosen environment, and an end on cancellation."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import Iterable
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+
+from backends.python.invocation import Invocation, Raised
+from backends.python.results import MAX_RESULT_BYTES
+from crucible.backend import CommandProgress
+from crucible.errors import BackendUnavailable, CommandFailed, Failure, error_from
+
+_log = logging.getLogger(__name__)
+
+INHERITED: Final = ("HOME", "LANG", "LC_ALL", "LC_CTYPE", "PATH", "TMPDIR", "TZ")
+"""Variables that an isolated process always receives; none of them holds a secret."""
+
+TERMINATE_WAIT_S: Final = 2.0
+EXIT_WAIT_S: Final = 2.0
+MAX_LINE_BYTES: Final = 2 * MAX_RESULT_BYTES
+MAX_LOGGED_CHARS: Final = 2_000
+
+
+class _Message(BaseModel):
+    """A line of the child: progress, or the outcome as a result or a failure."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    progress: CommandProgress | None = None
+    result: dict[str, JsonValue] | None = None
+    failure: Failure | None = None
+    traceback: str = ""
+
+
+async def run_in_process(
+    name: str, invocation: Invocation, *, allow: Iterable[str], environment: Iterable[str]
+) -> dict[str, JsonValue] | Raised:
+    """Run a function in a new process and return its result or its error.
+
+    If the task is cancelled, the process group receives SIGTERM, and SIGKILL ``TERMINATE_WAIT_S`` later.
+
+    Raises:
+        BackendUnavailable: the process could not be started.
+    """
+    request = {
+        "name": name,
+        "arguments": invocation.arguments,
+        "job_id": invocation.job_id,
+        "attempt": invocation.attempt,
+        "folder": str(invocation.folder),
+        "allow": list(allow),
+    }
+    process = await _start(environment)
+    output = asyncio.create_task(_log_output(process, invocation.job_id))
+    try:
+        return await _converse(process, name, json.dumps(request), invocation)
+    except asyncio.CancelledError:
+        _signal_group(process, signal.SIGTERM)
+        await _wait(process, TERMINATE_WAIT_S)
+        _signal_group(process, signal.SIGKILL)
+        raise
+    finally:
+        await _end(process)
+        output.cancel()
+        await asyncio.wait({output})
+
+
+async def _start(environment: Iterable[str]) -> Process:
+    names = (*INHERITED, *environment)
+    variables = {name: os.environ[name] for name in names if name in os.environ}
+    # the child imports what this process can import
+    path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)  # noqa: PTH109
+    try:
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-u", "-m", "backends.python.child"),
+            stdin=PIPE,
+            stdout=PIPE,
+            stderr=PIPE,
+            env={**variables, "PYTHONPATH": path},
+            start_new_session=True,
+            limit=MAX_LINE_BYTES,
+        )
+    except OSError as error:
+        raise BackendUnavailable(f"no process could be started: {error.strerror}", backend="python") from error
+
+
+async def _converse(
+    process: Process, name: str, request: str, invocation: Invocation
+) -> dict[str, JsonValue] | Raised:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with contextlib.suppress(ConnectionError):  # it has died; the end of its stdout says so
+        process.stdin.write(request.encode() + b"\n")
+        await process.stdin.drain()
+    try:
+        while line := await process.stdout.readline():
+            message = _Message.model_validate_json(line)
+            if message.progress is not None:
+                invocation.report(message.progress)
+            elif message.failure is not None:
+                return Raised(error_from(message.failure, default=CommandFailed), message.traceback)
+            else:
+                return message.result or {}
+    except (ValidationError, ValueError):
+        return Raised(CommandFailed(f"{name}: its process wrote an invalid line", backend="python"))
+    status = await _wait(process, EXIT_WAIT_S)
+    return Raised(
+        CommandFailed(f"{name}: its process ended without a result ({_describe(status)})", backend="python")
+    )
+
+
+def _describe(status: int | None) -> str:
+    if status is None:
+        return "it closed its output"
+    return f"exit status {status}" if status >= 0 else f"killed by {signal.Signals(-status).name}"
+
+
+async def _log_output(process: Process, job_id: str) -> None:
+    """Log each line that the function prints, in part if it is long."""
+    assert process.stderr is not None
+    while True:
+        try:
+            line = await process.stderr.readline()
+        except ValueError:  # longer than the limit, and dropped by the reader
+            continue
+        if not line:
+            return
+        text = line.decode(errors="replace").rstrip()
+        _log.info("function.output job_id=%a text=%a", job_id, text[:MAX_LOGGED_CHARS])
+
+
+async def _end(process: Process) -> None:
+    """Let the process end by itself, then kill what is left of its group."""
+    assert process.stdin is not None
+    if await _wait(process, EXIT_WAIT_S) is None:
+        _log.warning("function.process_killed pid=%d", process.pid)
+    _signal_group(process, signal.SIGKILL)
+    process.stdin.close()
+    await process.wait()
+
+
+async def _wait(process: Process, timeout_s: float) -> int | None:
+    """Wait for the end, and return the exit status; None if it still runs."""
+    with contextlib.suppress(TimeoutError):
+        return await asyncio.wait_for(process.wait(), timeout_s)
+    return None
+
+
+def _signal_group(process: Process, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, number)

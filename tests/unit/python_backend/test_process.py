@@ -1,0 +1,102 @@
+"""An isolated function: its environment, its output, and its end."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backends.python import PythonBackend
+from crucible.backend import Command
+from crucible.errors import BackendUnavailable, CommandFailed, CommandRetry, InvalidRequest
+from crucible.testing.loop import run_opened
+from tests.rig import until
+
+
+def execute(name: str, config: dict[str, Any] | None = None, **arguments: Any) -> dict[str, Any]:
+    """Run a test function in a process of its own."""
+    backend = PythonBackend({"allow": ["tests.functions"], **(config or {})})
+    command = Command(name=f"tests.functions:{name}", arguments=arguments, options={"isolated": True})
+    return run_opened(backend, lambda opened: opened.execute(command))
+
+
+def test_it_receives_no_secret_unless_allowed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Only a few variables, and those that the worker's setting names. What it prints is in the log."""
+    secrets = {
+        "TINKER_API_KEY": "tml-1",
+        "OPENAI_API_KEY": "sk-1",
+        "NSAI_WORK_DATABASE_URL": "x",
+        "MY_SETTING": "7",
+    }
+    for name, value in secrets.items():
+        monkeypatch.setenv(name, value)
+    with caplog.at_level("INFO"):
+        seen = execute("environment", {"environment": ["MY_SETTING"]})
+
+    assert seen["MY_SETTING"] == "7"
+    assert not {*secrets} & {*seen} - {"MY_SETTING"}
+    assert {*seen} <= {"HOME", "LANG", "LC_ALL", "LC_CTYPE", "PATH", "TMPDIR", "TZ", "PYTHONPATH", "MY_SETTING"}
+    assert "printed by a function" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("die", "exit status 3"), ("leave", "raised SystemExit"), ("fail", "raised ValueError")]
+)
+def test_its_end_is_the_end_of_its_job_alone(name: str, message: str) -> None:
+    """However it ends. The text of its error is not in the job's."""
+    with pytest.raises(CommandFailed, match=message) as caught:
+        execute(name)
+    assert "secret-7" not in caught.value.failure().model_dump_json()
+
+
+@pytest.mark.parametrize(
+    ("kind", "error"), [("retry", CommandRetry), ("unavailable", BackendUnavailable), ("invalid", InvalidRequest)]
+)
+def test_errors_of_the_family_keep_their_class(kind: str, error: type[Exception]) -> None:
+    """With their text and their delay."""
+    with pytest.raises(error, match="by request") as caught:
+        execute("refuse", kind=kind)
+    assert caught.value.retry_after_ms == 10  # type: ignore[attr-defined]
+
+
+def test_it_ends_with_its_worker() -> None:
+    """A worker that is killed leaves no function behind."""
+    request = {
+        "name": "tests.functions:never_checks",
+        "arguments": {},
+        "job_id": "a",
+        "attempt": 1,
+        "folder": "/nowhere",
+        "allow": ["tests.functions"],
+    }
+    child = subprocess.Popen(
+        [sys.executable, "-m", "backends.python.child"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        cwd=Path(__file__).parents[3],
+        start_new_session=True,
+    )
+    assert child.stdin is not None
+    child.stdin.write(json.dumps(request).encode() + b"\n")
+    child.stdin.close()
+
+    assert child.wait(30) == -9
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process exists and is more than an entry that nobody has collected."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_what_it_started_ends_with_it() -> None:
+    """Its process group is killed."""
+    pid = execute("start_process")["value"]
+
+    until(lambda: not is_running(pid), "the process of the function's process has ended")
