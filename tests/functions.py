@@ -150,6 +150,11 @@ def start_process() -> int:
     return subprocess.Popen(["sleep", "60"]).pid
 
 
+def start_daemon() -> int:
+    """Start a process that leaves the group and keeps the function's output open, and return its id."""
+    return subprocess.Popen(["sleep", "30"], start_new_session=True).pid
+
+
 def positional(*rest: int) -> None:
     """Take what has no name."""
     del rest

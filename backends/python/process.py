@@ -25,6 +25,8 @@ INHERITED: Final = ("HOME", "LANG", "LC_ALL", "LC_CTYPE", "PATH", "TMPDIR", "TZ"
 
 TERMINATE_WAIT_S: Final = 2.0
 EXIT_WAIT_S: Final = 2.0
+OUTPUT_WAIT_S: Final = 0.2
+POLL_S: Final = 0.01
 MAX_LINE_BYTES: Final = 2 * MAX_RESULT_BYTES
 MAX_LOGGED_CHARS: Final = 2_000
 
@@ -69,8 +71,9 @@ async def run_in_process(
         raise
     finally:
         await _end(process)
+        await asyncio.wait({output}, timeout=OUTPUT_WAIT_S)
         output.cancel()
-        await asyncio.wait({output})
+        _close_pipes(process)
 
 
 async def _start(environment: Iterable[str]) -> Process:
@@ -144,14 +147,25 @@ async def _end(process: Process) -> None:
         _log.warning("function.process_killed pid=%d", process.pid)
     _signal_group(process, signal.SIGKILL)
     process.stdin.close()
-    await process.wait()
+    await _wait(process, EXIT_WAIT_S)
+
+
+def _close_pipes(process: Process) -> None:
+    """Close the pipes, although a process that has left the group may hold their other ends."""
+    transport: asyncio.SubprocessTransport = process._transport  # type: ignore[attr-defined]
+    transport.close()
 
 
 async def _wait(process: Process, timeout_s: float) -> int | None:
-    """Wait for the end, and return the exit status; None if it still runs."""
+    """Wait for the end, and return the exit status; None if it still runs.
+
+    ``process.wait`` would also wait for other processes that have inherited its output.
+    """
     with contextlib.suppress(TimeoutError):
-        return await asyncio.wait_for(process.wait(), timeout_s)
-    return None
+        async with asyncio.timeout(timeout_s):
+            while process.returncode is None:
+                await asyncio.sleep(POLL_S)
+    return process.returncode
 
 
 def _signal_group(process: Process, number: signal.Signals) -> None:

@@ -1,6 +1,9 @@
 """An isolated function: its environment, its output, and its end."""
 
+import gc
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -100,3 +103,12 @@ def test_what_it_started_ends_with_it() -> None:
     pid = execute("start_process")["value"]
 
     until(lambda: not is_running(pid), "the process of the function's process has ended")
+
+
+def test_what_leaves_its_group_does_not_delay_it() -> None:
+    """The result is there at once, and no pipe stays open (a warning would fail the test)."""
+    pid = execute("start_daemon")["value"]
+
+    assert is_running(pid)
+    os.kill(pid, signal.SIGKILL)
+    gc.collect()
