@@ -1,22 +1,20 @@
 """Calls of a plug-in that check it against the contract: the types of its results and of its exceptions."""
 
 from collections.abc import AsyncIterator
-from typing import Final, TypeVar, get_args
+from typing import TypeVar, get_args
 
-from pydantic import JsonValue, TypeAdapter, ValidationError
+from pydantic import JsonValue
 
 from crucible.backend import Backend, Command, CommandBackend, CommandCall, Health
 from crucible.capabilities import Capabilities
 from crucible.completion import Completion
 from crucible.errors import CrucibleError, InvalidRequest, MalformedAnswer, PluginError
-from crucible.json_types import FiniteObject
+from crucible.json_types import json_problem
 from crucible.prompt import Prompt
 from crucible.stream import StreamEvent
 from crucible.suggestions import known_names
 
 T = TypeVar("T")
-
-_RESULT: Final = TypeAdapter[dict[str, JsonValue]](FiniteObject)
 
 
 async def checked_capabilities(backend: Backend) -> Capabilities:
@@ -68,16 +66,13 @@ async def checked_command(backend: CommandBackend, command: Command, call: Comma
         MalformedAnswer: the result is not a JSON object.
     """
     require_known_options(backend, command)
-    result = await backend.run_command(command, call)
-    try:
-        return _RESULT.validate_python(result, strict=True)
-    except ValidationError as exc:
-        problem = exc.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(step) for step in problem["loc"] if isinstance(step, str)) or "result"
-        reason = problem["msg"].removeprefix("Value error, ")
-    except RecursionError:
-        where, reason = "result", "nested too deeply"
-    raise MalformedAnswer(f"{command.name} returned no JSON object: {where}: {reason}", backend=backend.name)
+    result: object = await backend.run_command(command, call)
+    if not isinstance(result, dict):
+        raise MalformedAnswer(f"{command.name} returned no JSON object", backend=backend.name)
+    if found := json_problem(result):
+        path, problem = found
+        raise MalformedAnswer(f"result.{path}: {problem}" if path else f"result: {problem}", backend=backend.name)
+    return result
 
 
 def require_known_options(backend: CommandBackend, command: Command) -> None:

@@ -163,7 +163,7 @@ async def _wait(process: Process, timeout_s: float) -> int | None:
     """
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(timeout_s):
-            while process.returncode is None:
+            while process.returncode is None:  # noqa: ASYNC110 - there is no event for it
                 await asyncio.sleep(POLL_S)
     return process.returncode
 

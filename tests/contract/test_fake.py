@@ -38,6 +38,3 @@ class TestFakeCommands(CommandBackendContract):
 
     def failing_command(self) -> Command | None:
         return Command(name="fail", arguments={"times": 100})
-
-    def commands_with_bad_results(self) -> Sequence[Command]:
-        return [Command(name="echo", arguments={"value": float("nan")})]
