@@ -29,6 +29,8 @@ class Capabilities(Record):
     supports_json_mode: bool = False
     supports_json_schema: bool = False
     supports_extended_thinking: bool = False
+    supports_thinking_history: bool = False
+    """Whether the thinking of earlier turns can be part of a prompt."""
     supports_caching: bool = False
     supports_training: bool = False
     supports_logprobs: bool = False
@@ -45,5 +47,6 @@ class Capabilities(Record):
     requests_per_minute: Count | None = None
     tokens_per_minute: Count | None = None
     cost_per_million_input: float | None = Field(default=None, ge=0)
+    cost_per_million_cached_input: float | None = Field(default=None, ge=0)
     cost_per_million_output: float | None = Field(default=None, ge=0)
     metadata: FiniteObject = Field(default_factory=dict)

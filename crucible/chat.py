@@ -1,6 +1,7 @@
 """A prompt in the form that chat templates read: plain messages, tools, and a flag for thinking.
 
-A message is a mapping with ``role``, ``content`` and, where present, ``name``, ``tool_calls`` and ``tool_call_id``.
+A message is a mapping with ``role``, ``content`` and, where present, ``name``, ``tool_calls``, ``tool_call_id`` and
+``reasoning_content``, the turn's thinking.
 ``content`` is text or, with images, a list of ``{"type": "text", "text": ...}`` and ``{"type": "image"}``;
 ``Chat.images`` holds the images in the same order. Tools and tool calls have the form of OpenAI's API, with the
 arguments as an object.
@@ -58,7 +59,9 @@ def _turns(message: Message) -> Iterator[dict[str, Any]]:
     if results and not rest:
         return
     role = Role.USER if message.role is Role.TOOL and message.tool_call_id is None else message.role
-    turn: dict[str, Any] = {"role": role.value, "content": _content(rest)}
+    turn: dict[str, Any] = {"role": role.in_templates, "content": _content(rest) or message.text()}
+    if message.thinking is not None:
+        turn["reasoning_content"] = message.thinking
     if message.name is not None:
         turn["name"] = message.name
     if message.tool_call_id is not None:

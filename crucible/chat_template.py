@@ -59,6 +59,7 @@ class TemplateTokenizer(Tokenizer):
         return ChatFeatures(
             tools=self._supports_tools(),
             thinking=self._supports_thinking(),
+            thinking_history=self._supports_thinking_history(),
             names="probe_name" in (self._probe([{**_PROBE_MESSAGE, "name": "probe_name"}]) or ""),
             image_token=self._image_token(),
         )
@@ -146,6 +147,17 @@ class TemplateTokenizer(Tokenizer):
         if thinking is None or plain is None:
             return False
         return thinking.rstrip().endswith(THINK_START) or (thinking != plain and THINK_START in thinking + plain)
+
+    def _supports_thinking_history(self) -> bool:
+        """Whether the thinking before a tool call is rendered once its result follows."""
+        calling = {
+            "role": "assistant",
+            "content": "",
+            "reasoning_content": "probe_thought",
+            "tool_calls": [_PROBE_CALL],
+        }
+        result = {"role": "tool", "tool_call_id": "c", "name": "probe_tool", "content": "r"}
+        return "probe_thought" in (self._probe([_PROBE_MESSAGE, calling, result], tools=[_PROBE_TOOL]) or "")
 
     def _image_token(self) -> int | None:
         vocabulary = self._inner.get_vocab()

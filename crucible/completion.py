@@ -25,13 +25,21 @@ __all__ = [
 
 
 class FinishReason(StrEnum):
-    """Why an answer ended."""
+    """Why an answer ended: complete with ``stop`` and ``tool_calls``, not otherwise."""
 
     STOP = "stop"
     LENGTH = "length"
     TOOL_CALLS = "tool_calls"
     CONTENT_FILTER = "content_filter"
+    REFUSAL = "refusal"
     ERROR = "error"
+    UNKNOWN = "unknown"
+    """A provider's value that no backend knows; ``Choice.raw_finish_reason`` has it."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the model ended the answer by itself, with text or with tool calls."""
+        return self in (FinishReason.STOP, FinishReason.TOOL_CALLS)
 
 
 class Thinking(Record):
@@ -107,6 +115,11 @@ class Choice(Record):
         if message.role is not Role.ASSISTANT:
             raise ValueError(f"an answer has role assistant, not {message.role.value}")
         return message
+
+    def turn(self) -> Message:
+        """The message with its thinking, to append to the next prompt."""
+        thinking = self.thinking.content if self.thinking is not None else None
+        return self.message.model_copy(update={"thinking": thinking}) if thinking else self.message
 
 
 class Completion(Record):

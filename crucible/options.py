@@ -1,14 +1,29 @@
 """Options of a completion: sampling, format, limits. ``None`` means the backend's default."""
 
 from enum import StrEnum
-from typing import Self
+from typing import Final, Self
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
 from crucible.json_schema import check_json_schema
 from crucible.json_types import FiniteObject
+from crucible.openai_forms import options_form
 from crucible.record import Record
 from crucible.values import Int64, Name
+
+_FIELDS_ELSEWHERE: Final = {
+    "messages": "messages",
+    "prompt": "messages",
+    "system": "system",
+    "tools": "tools",
+    "functions": "tools",
+    "tool_choice": "tool_choice",
+    "function_call": "tool_choice",
+    "max_completion_tokens": "options.max_tokens",
+    "max_output_tokens": "options.max_tokens",
+    "stream_options": "options.stream",
+}
+"""Fields of providers that a checked field of the prompt determines."""
 
 
 class ResponseFormat(StrEnum):
@@ -41,6 +56,10 @@ class Options(Record):
     """Sequences that end the answer and are not part of it."""
     response_format: ResponseFormat | None = None
     json_schema: FiniteObject | None = None
+    json_schema_name: str | None = Field(default=None, min_length=1, max_length=64, pattern=r"^[a-zA-Z0-9_-]+$")
+    json_schema_description: str | None = None
+    json_schema_strict: bool | None = None
+    """Whether the provider must enforce the schema exactly."""
     stream: bool = False
     cache_control: CacheControl | None = None
     extended_thinking: bool = False
@@ -54,7 +73,22 @@ class Options(Record):
     top_logprobs: int | None = Field(default=None, ge=0, le=100)
     """The number of most likely tokens to return at each position."""
     extra: FiniteObject = Field(default_factory=dict)
-    """Options specific to a provider, under the provider's own names."""
+    """Options specific to a provider, under the provider's own names. None may replace a field of the prompt."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _converted(cls, value: object) -> object:
+        return options_form(value)
+
+    @field_validator("extra")
+    @classmethod
+    def _replaces_nothing(cls, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        for name in value:
+            if name in cls.model_fields:
+                raise ValueError(f"{name!r} is not allowed here; set options.{name}, which is checked")
+            if name in _FIELDS_ELSEWHERE:
+                raise ValueError(f"{name!r} is not allowed here; set {_FIELDS_ELSEWHERE[name]}, which is checked")
+        return value
 
     @field_validator("stop", mode="before")
     @classmethod
@@ -81,6 +115,9 @@ class Options(Record):
             raise ValueError("response_format json_schema needs json_schema")
         if self.json_schema is not None and self.response_format in (None, ResponseFormat.TEXT):
             raise ValueError("json_schema needs response_format json_schema")
+        for field in ("json_schema_name", "json_schema_description", "json_schema_strict"):
+            if getattr(self, field) is not None and self.json_schema is None:
+                raise ValueError(f"{field} needs json_schema")
         if self.thinking_budget_tokens is not None and not self.extended_thinking:
             raise ValueError("thinking_budget_tokens needs extended_thinking: true")
         if self.top_logprobs is not None and not self.logprobs:

@@ -13,6 +13,7 @@ from crucible.errors import MalformedAnswer
 from crucible.json_schema import check_json_schema
 from crucible.json_types import BIG_INTEGER, FiniteJson, FiniteObject, json_problem
 from crucible.media import IMAGE_TYPES, decode_image
+from crucible.openai_forms import message_form
 from crucible.options import Options
 from crucible.record import Record
 from crucible.values import Name
@@ -22,9 +23,15 @@ class Role(StrEnum):
     """The author of a message."""
 
     SYSTEM = "system"
+    DEVELOPER = "developer"
     USER = "user"
     ASSISTANT = "assistant"
     TOOL = "tool"
+
+    @property
+    def in_templates(self) -> str:
+        """The role's name in chat templates: of a developer's turn that of the system, which it replaces."""
+        return Role.SYSTEM.value if self is Role.DEVELOPER else self.value
 
 
 class TextPart(Record):
@@ -41,6 +48,8 @@ class ImagePart(Record):
     url: str | None = None
     base64: str | None = Field(default=None, repr=False)
     media_type: str | None = None
+    detail: Literal["auto", "low", "high"] | None = None
+    """The resolution at which a provider should read the image."""
 
     @model_validator(mode="after")
     def _valid_image(self) -> Self:
@@ -123,13 +132,25 @@ class ToolCall(Record):
 
 
 class Message(Record):
-    """A turn of a conversation. ``content`` is text or parts; an assistant's turn may have tool calls instead."""
+    """A turn of a conversation. ``content`` is text or parts; an assistant's turn may have tool calls instead.
+
+    Messages in the form of OpenAI's API are accepted too.
+    """
 
     role: Role
     content: str | tuple[Part, ...] | None = None
+    thinking: str | None = Field(default=None, min_length=1)
+    """The reasoning before an assistant's turn, which some models need with its tool calls' results."""
+    refusal: str | None = Field(default=None, min_length=1)
+    """The text with which an assistant refused to answer."""
     name: Name | None = Field(default=None, min_length=1)
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = Field(default=None, min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _converted(cls, value: object) -> object:
+        return message_form(value)
 
     @field_validator("tool_calls", mode="before")
     @classmethod
@@ -142,6 +163,9 @@ class Message(Record):
             raise ValueError("content must not be an empty list of parts")
         if self.tool_calls and self.role is not Role.ASSISTANT:
             raise ValueError(f"tool_calls need role assistant, not {self.role.value}")
+        for field in ("thinking", "refusal"):
+            if getattr(self, field) is not None and self.role is not Role.ASSISTANT:
+                raise ValueError(f"{field} needs role assistant, not {self.role.value}")
         if len({call.id for call in self.tool_calls}) != len(self.tool_calls):
             raise ValueError("tool_calls must have different ids")
         if self.content is None and self.role is not Role.ASSISTANT:
@@ -162,8 +186,9 @@ class Message(Record):
         return (TextPart(text=self.content),) if isinstance(self.content, str) else self.content
 
     def text(self) -> str:
-        """The concatenated text parts."""
-        return "".join(part.text for part in self.parts() if isinstance(part, TextPart))
+        """The concatenated text parts; a refusal's text if there are none."""
+        text = "".join(part.text for part in self.parts() if isinstance(part, TextPart))
+        return text or self.refusal or ""
 
 
 class Tool(Record):

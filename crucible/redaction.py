@@ -12,6 +12,8 @@ from typing import Final, TypeAlias
 
 from pydantic import JsonValue
 
+from crucible.json_types import to_json
+
 HIDDEN: Final = "(hidden)"
 MIN_SECRET_CHARS: Final = 6
 """Shorter values are not hidden: they occur in ordinary words."""
@@ -59,14 +61,16 @@ def redacted(text: str) -> str:
 
 def redacted_json(value: JsonValue) -> JsonValue:
     """A JSON value whose texts are ``redacted``."""
-    if not _pieces:
-        return value
+    return _redacted_json(to_json(value)) if _pieces else value
+
+
+def _redacted_json(value: JsonValue) -> JsonValue:
     if isinstance(value, str):
         return redacted(value)
     if isinstance(value, dict):
-        return {redacted(name): redacted_json(item) for name, item in value.items()}
+        return {redacted(name): _redacted_json(item) for name, item in value.items()}
     if isinstance(value, list):
-        return [redacted_json(item) for item in value]
+        return [_redacted_json(item) for item in value]
     return value
 
 

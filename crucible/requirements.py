@@ -5,7 +5,7 @@ from typing import Final
 
 from crucible.capabilities import Capabilities
 from crucible.errors import InvalidRequest, Unsupported
-from crucible.options import Options, ResponseFormat
+from crucible.options import ResponseFormat
 from crucible.prompt import AudioPart, ImagePart, Prompt, Role, ToolChoice, ToolResultPart
 
 _SAMPLING: Final = (
@@ -28,7 +28,7 @@ def require(prompt: Prompt, capabilities: Capabilities) -> None:
     for field, flag in _needed_flags(prompt):
         if not getattr(capabilities, flag):
             raise _unsupported(field, backend, f"{flag} is false")
-    _require_sampling(prompt.options, capabilities)
+    _require_sampling(prompt, capabilities)
     _require_limits(prompt, capabilities)
 
 
@@ -62,6 +62,8 @@ def _needed_flags(prompt: Prompt) -> Iterator[tuple[str, str]]:
         path = f"messages[{index}]"
         if message.tool_calls or message.role is Role.TOOL:
             yield path, "supports_tools"
+        if message.thinking is not None:
+            yield f"{path}.thinking", "supports_thinking_history"
         for number, part in enumerate(message.parts()):
             flag = _PART_FLAGS.get(type(part))
             if flag is not None:
@@ -87,9 +89,16 @@ _PART_FLAGS: Final[dict[type, str]] = {
 }
 
 
-def _require_sampling(options: Options, capabilities: Capabilities) -> None:
+def _require_sampling(prompt: Prompt, capabilities: Capabilities) -> None:
     if capabilities.options is None:
         return
+    for index, message in enumerate(prompt.messages):
+        for number, part in enumerate(message.parts()):
+            is_detailed = isinstance(part, ImagePart) and part.detail not in (None, "auto")
+            if is_detailed and "image_detail" not in capabilities.options:
+                field = f"messages[{index}].content[{number}].detail"
+                raise _unsupported(field, capabilities.backend_id, "it reads images at one resolution")
+    options = prompt.options
     for field in _SAMPLING:
         if getattr(options, field) not in (None, (), {}) and field not in capabilities.options:
             raise _unsupported(

@@ -40,7 +40,7 @@ class ToolCallDelta(Record):
 
 
 class DeltaEvent(Record):
-    """A piece of the answer ``index``: text, thinking, token ids and log probabilities to append."""
+    """A piece of the answer ``index``: text, thinking, refusal, token ids and log probabilities to append."""
 
     type: Literal["delta"] = "delta"
     seq: Count
@@ -48,6 +48,7 @@ class DeltaEvent(Record):
     text: str | None = None
     part: Part | None = None
     thinking: str | None = None
+    refusal: str | None = None
     tool_call: ToolCallDelta | None = None
     logprobs: tuple[TokenLogprob, ...] | None = None
     tokens: tuple[Int64, ...] | None = None
@@ -149,6 +150,7 @@ class _Answer:
     text: list[str] | None = None
     parts: list[Part] | None = None
     thinking: list[str] | None = None
+    refusal: str = ""
     calls: dict[int, _Call] = field(default_factory=dict)
     logprobs: list[TokenLogprob] | None = None
     tokens: list[int] | None = None
@@ -165,6 +167,7 @@ class _Answer:
             raise MalformedAnswer(f"event {delta.seq}: answer {delta.index} has both plain text and parts")
         if delta.thinking is not None:
             self.thinking = _appended(self.thinking or [], delta.thinking)
+        self.refusal += delta.refusal or ""
         if delta.tool_call is not None:
             self.calls.setdefault(delta.tool_call.position, _Call()).add(delta.tool_call)
         if delta.logprobs is not None:
@@ -180,6 +183,7 @@ class _Answer:
             message=Message(
                 role=Role.ASSISTANT,
                 content=self._content(),
+                refusal=self.refusal or None,
                 name=self.end.name,
                 tool_calls=tuple(_tool_call(call) for _, call in sorted(self.calls.items())),
             ),
@@ -291,6 +295,8 @@ def _deltas(choice: Choice, piece_chars: int) -> Iterator[DeltaEvent]:
     if choice.thinking is not None:
         for piece in _pieces(choice.thinking.content, piece_chars):
             yield DeltaEvent(seq=0, thinking=piece)
+    if choice.message.refusal is not None:
+        yield DeltaEvent(seq=0, refusal=choice.message.refusal)
     content = choice.message.content
     if isinstance(content, str):
         for piece in _pieces(content, piece_chars):

@@ -30,6 +30,7 @@ class ChatFeatures:
 
     tools: bool = False
     thinking: bool = False
+    thinking_history: bool = False
     names: bool = False
     image_token: int | None = None
 
@@ -100,7 +101,7 @@ class ByteTokenizer(Tokenizer):
     * a tool call: ``<tool_call>{"id": ..., "name": ..., "arguments": ...}</tool_call>``, after the text;
     * a tool's result: a turn with role tool, ``{"tool_call_id": ..., "content": ...}``;
     * an author's name: ``<name>...</name>`` before the text;
-    * thinking: the assistant's turn begins with ``<think>``, and ``</think>`` ends the thinking;
+    * thinking: the turn of an assistant, also an earlier one, has it first, from ``<think>`` to ``</think>``;
     * an image: an ``IMAGE`` marker.
     """
 
@@ -134,7 +135,7 @@ class ByteTokenizer(Tokenizer):
 
     @property
     def features(self) -> ChatFeatures:
-        return ChatFeatures(tools=True, thinking=True, names=True, image_token=self.IMAGE)
+        return ChatFeatures(tools=True, thinking=True, thinking_history=True, names=True, image_token=self.IMAGE)
 
     def render_chat(self, chat: "Chat") -> list[int]:
         tokens: list[int] = []
@@ -150,6 +151,8 @@ class ByteTokenizer(Tokenizer):
             result = {"tool_call_id": message["tool_call_id"], "content": message["content"]}
             return self.encode(_named(message) + _json(result))
         content, tokens = message["content"], self.encode(_named(message))
+        if "reasoning_content" in message:
+            tokens += self.encode(f"<think>{message['reasoning_content']}</think>")
         for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
             tokens += [self.IMAGE] if part["type"] == "image" else self.encode(part["text"])
         for call in message.get("tool_calls", ()):

@@ -77,7 +77,7 @@ class FakeBackend(LocalBackend[FakeEngine], CommandBackend):
         await asyncio.sleep(self._settings.script.delay_ms / 1000)
         name = prompt.options.model or BASE_MODELS[0]
         tokens = ByteTokenizer().render_prompt(
-            [{"role": message.role, "content": message.text()} for message in prompt.conversation()]
+            [{"role": message.role.in_templates, "content": message.text()} for message in prompt.conversation()]
         )
         network, adapter = await self._model(name)
         events = answer(

@@ -9,6 +9,11 @@ from crucible.completion import Usage, UsageSource
 from crucible.prompt import Prompt
 
 
+def data_of(response: Any) -> Any:
+    """An answer or a chunk of LiteLLM as JSON data. Its objects may hold values that do not fit their own types."""
+    return response.model_dump(warnings=False) if hasattr(response, "model_dump") else response
+
+
 def counted(wire: Any, prompt: Prompt, text: str) -> Usage:
     """The provider's usage, or an estimate, marked as one. LiteLLM writes 0 for uncounted thinking tokens."""
     usage = usage_of(wire, prompt, text)
@@ -21,7 +26,7 @@ def cost_of(library: Any, facts: ModelFacts, settings: LiteLLMSettings, wire: An
     if input_price is None or output_price is None or usage.source is UsageSource.ESTIMATED:
         return None
     if settings.cost_per_million_input is not None or settings.cost_per_million_output is not None:
-        return price(usage, input_price, output_price)
+        return price(usage, (input_price, output_price), settings.cost_per_million_cached_input)
     try:
         name, provider, _, _ = library.get_llm_provider(facts.model)
         costs = library.cost_per_token(model=name, custom_llm_provider=provider, usage_object=wire)

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from pydantic import JsonValue
 
-from backends.litellm_backend.accounting import cost_of, counted
+from backends.litellm_backend.accounting import cost_of, counted, data_of
 from backends.litellm_backend.errors import translated
 from backends.litellm_backend.library import closed, opened
 from backends.litellm_backend.models import ModelFacts, capabilities_of, facts_of
@@ -18,7 +18,9 @@ from backends.litellm_backend.requests import (
 )
 from backends.litellm_backend.server_check import check_server
 from backends.litellm_backend.settings import BACKEND, LiteLLMSettings
-from backends.openai.answers import ChunkConverter, choice_of, completion_of, text_of
+from backends.openai.answers import choices_of, completion_of, text_of
+from backends.openai.chunks import ChunkConverter
+from backends.openai.wire import read_answer
 from crucible.backend import Backend, Health
 from crucible.capabilities import Capabilities
 from crucible.completion import Completion
@@ -79,12 +81,13 @@ class LiteLLMBackend(Backend):
         facts = await self._checked(prompt)
         began = time.monotonic()
         try:
-            answer = await self._opened.acompletion(**arguments(prompt, facts, self._settings))
-            choices = tuple(choice_of(index, wire) for index, wire in enumerate(answer.choices))
+            response = await self._opened.acompletion(**arguments(prompt, facts, self._settings))
+            answer = read_answer(data_of(response), facts.model, backend=BACKEND)
+            choices = choices_of(answer, BACKEND)
         except Exception as exc:
             raise translated(exc, facts.model) from None
-        wire = getattr(answer, "usage", None)
-        usage = counted(wire, prompt, text_of(choices))
+        wire = getattr(response, "usage", None)
+        usage = counted(answer.reported_usage, prompt, text_of(choices))
         return completion_of(
             answer,
             choices,
@@ -93,7 +96,7 @@ class LiteLLMBackend(Backend):
             usage=usage,
             cost=cost_of(self._opened, facts, self._settings, wire, usage),
             began=began,
-            keep_raw=self._settings.keep_raw_response,
+            raw=response.model_dump(mode="json") if self._settings.keep_raw_response else None,
         )
 
     async def stream(self, prompt: Prompt) -> AsyncIterator[StreamEvent]:
@@ -103,8 +106,9 @@ class LiteLLMBackend(Backend):
             for event in events_of(await self.complete(prompt)):
                 yield event
             return
-        converter = ChunkConverter(prompt, facts.model)
+        converter = ChunkConverter(prompt, facts.model, backend=BACKEND)
         stream: Any = None
+        last_chunk: Any = None
         try:
             stream = await self._opened.acompletion(
                 **arguments(prompt, facts, self._settings), stream=True, stream_options={"include_usage": True}
@@ -112,18 +116,23 @@ class LiteLLMBackend(Backend):
             # otherwise LiteLLM counts the tokens of providers that do not, and downloads the prompt's images for it
             stream.count_prompt_tokens = _no_tokens
             async for chunk in stream:
-                for event in converter.events(chunk):
+                last_chunk = chunk
+                for event in converter.events(data_of(chunk)):
                     if event.type == "end":
                         _require_end(stream)
                     yield event
-            converter.require_end()
+            for event in converter.end_of_stream(complete=False):
+                yield event
         except Exception as exc:
-            raise translated(exc, facts.model) from None
+            error = translated(exc, facts.model)
+            error.details.update(converter.received())
+            raise error from None
         finally:
             if stream is not None:
                 await stream.aclose()
-        wire = converter.usage if _counted_by_provider(stream) else None
-        usage = counted(wire, prompt, converter.text)
+        is_counted = _counted_by_provider(stream)
+        wire = getattr(last_chunk, "usage", None) if is_counted else None
+        usage = counted(converter.usage if is_counted else None, prompt, converter.text)
         cost = cost_of(self._opened, facts, self._settings, wire, usage)
         for event in converter.closing_events(usage, cost):
             yield event

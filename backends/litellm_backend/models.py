@@ -72,7 +72,8 @@ def facts_of(library: Any, model: str, settings: LiteLLMSettings) -> ModelFacts:
 def capabilities_of(models: Collection[ModelFacts], settings: LiteLLMSettings) -> Capabilities:
     """The union of the models' capabilities; without models, everything that LiteLLM supports."""
     claims = {claim for facts in models for claim in facts.claims} if models else _allowed(settings)
-    options = {option for facts in models for option in facts.options} if models else {*get_args(Option), "extra"}
+    listed = {option for facts in models for option in facts.options}
+    options = listed if models else {*get_args(Option), "extra", "image_detail"}
     only = next(iter(models)) if len(models) == 1 else None
     limits = [facts.max_tokens for facts in models]
     known_limits = [limit for limit in limits if limit is not None]
@@ -83,11 +84,13 @@ def capabilities_of(models: Collection[ModelFacts], settings: LiteLLMSettings) -
         default_model=settings.default_model or next((facts.model for facts in models), None),
         accepts_other_models=not settings.models,
         context_lengths={facts.model: facts.context for facts in models if facts.context is not None},
+        supports_thinking_history=not models or any(facts.openai_format for facts in models),
         token_streaming="supports_streaming" in claims,
         options=(*sorted(options - set(settings.without_options)), "timeout_ms"),
         max_tokens=max(known_limits) if limits and len(known_limits) == len(limits) else None,
         max_context_length=None if only is None else only.context,
         cost_per_million_input=None if only is None else only.cost_per_million_input,
+        cost_per_million_cached_input=settings.cost_per_million_cached_input,
         cost_per_million_output=None if only is None else only.cost_per_million_output,
         **{claim: claim in claims for claim in get_args(Claim)},
     )
@@ -112,6 +115,7 @@ def _options(parameters: set[str], provider: str, openai_format: bool, settings:
             yield option
     if openai_format:
         yield "extra"
+        yield "image_detail"
 
 
 def _table_entry(library: Any, name: str, provider: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Conversion of prompts to arguments of LiteLLM's ``acompletion``, and checks before the call."""
 
 import os
-from typing import Any
+from typing import Any, Final
 
 from backends.litellm_backend.models import ModelFacts
 from backends.litellm_backend.settings import BACKEND, LiteLLMSettings
@@ -9,10 +9,13 @@ from backends.openai.requests import request_body
 from crucible.errors import CredentialMissing, Unsupported
 from crucible.prompt import ImagePart, Prompt
 
+THINKING_FIELD: Final = "reasoning_content"
+"""LiteLLM's field of a message for its thinking."""
+
 
 def arguments(prompt: Prompt, facts: ModelFacts, settings: LiteLLMSettings) -> dict[str, Any]:
     """All arguments of the call. ``extra`` goes into the request's body: no prompt can set LiteLLM's switches."""
-    body = request_body(prompt, facts.model, "max_tokens")
+    body = request_body(prompt, facts.model, "max_tokens", thinking=THINKING_FIELD)
     if not facts.openai_format and prompt.options.top_k is not None:
         del body["extra_body"]
         body["top_k"] = prompt.options.top_k

@@ -35,6 +35,8 @@ class LiteLLMSettings(Record):
     cost_per_million_input: float | None = Field(default=None, ge=0)
     """US dollars; overrides LiteLLM's tables, as does ``cost_per_million_output``."""
     cost_per_million_output: float | None = Field(default=None, ge=0)
+    cost_per_million_cached_input: float | None = Field(default=None, ge=0)
+    """The price of cached tokens where the other prices are set here; by default that of other input."""
 
     @field_validator("api_base")
     @classmethod

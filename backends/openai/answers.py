@@ -1,9 +1,24 @@
-"""Conversion of chat completions, whole or streamed, to completions and stream events."""
+"""Conversion of whole chat completions to completions; usage and prices."""
 
-import time
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
+from pydantic import JsonValue
+
+from backends.openai.settings import BACKEND
+from backends.openai.tool_calls import calls_of
+from backends.openai.wire import (
+    WireAnswer,
+    WireCall,
+    WireChoice,
+    WireLogprobs,
+    WirePart,
+    WireTopLogprob,
+    WireTurn,
+    malformed,
+)
 from crucible.completion import (
     Choice,
     Completion,
@@ -15,49 +30,68 @@ from crucible.completion import (
     UsageSource,
 )
 from crucible.durations import elapsed_ms
-from crucible.errors import BackendUnavailable, MalformedAnswer
-from crucible.prompt import Message, Prompt, Role, ToolCall
-from crucible.stream import (
-    DeltaEvent,
-    DoneEvent,
-    EndEvent,
-    StartEvent,
-    StreamEvent,
-    ToolCallDelta,
-    UsageEvent,
-)
+from crucible.prompt import Message, Prompt, Role
 
-_FINISH: Final = {
-    "stop": FinishReason.STOP,
-    "length": FinishReason.LENGTH,
-    "tool_calls": FinishReason.TOOL_CALLS,
-    "function_call": FinishReason.TOOL_CALLS,
-    "content_filter": FinishReason.CONTENT_FILTER,
-}
+_FINISH: Final[Mapping[FinishReason, tuple[str, ...]]] = {
+    FinishReason.STOP: ("stop", "eos", "eos_token", "end_turn", "stop_sequence", "completed", "complete"),
+    FinishReason.LENGTH: (
+        "length", "max_tokens", "max_output_tokens", "model_length", "max_length", "model_context_window_exceeded"
+    ),
+    FinishReason.TOOL_CALLS: ("tool_calls", "tool_call", "tool_use", "function_call"),
+    FinishReason.CONTENT_FILTER: (
+        "content_filter", "content_filtered", "safety", "recitation", "blocklist", "prohibited_content", "spii",
+        "sensitive", "guardrail_intervened", "guardrails",
+    ),
+    FinishReason.REFUSAL: ("refusal",),
+    FinishReason.ERROR: (
+        "error", "network_error", "abort", "aborted", "cancelled", "canceled", "timeout",
+        "insufficient_system_resource", "malformed_function_call", "failed", "failure", "exception",
+    ),
+}  # fmt: skip
+_BY_REASON: Final = {name: reason for reason, names in _FINISH.items() for name in names}
 _CHARS_PER_TOKEN: Final = 4
+_LEAST_LOGPROB: Final = -9999.0
+"""OpenAI's value for a token of probability 0, whose logarithm JSON cannot represent."""
+_TEXT_PARTS: Final = ("text", "output_text")
+_THINKING_PARTS: Final = ("thinking", "reasoning", "reasoning_text")
 
 
-def choice_of(index: int, wire: Any) -> Choice:
-    """Convert one choice. ``wire`` is the library's object, of which servers may omit any field."""
-    message = wire.message
-    calls = tuple(
-        ToolCall(id=call.id or f"call-{number}", name=call.function.name, arguments=call.function.arguments or "")
-        for number, call in enumerate(message.tool_calls or ())
-        if getattr(call, "function", None) is not None
-    )
-    thinking = _thinking(message)
+@dataclass(frozen=True, slots=True)
+class Content:
+    """The texts of a message or a delta. None where there is no text."""
+
+    text: str | None
+    thinking: str | None
+    refusal: str | None
+
+
+def choices_of(answer: WireAnswer, backend: str = BACKEND) -> tuple[Choice, ...]:
+    """Convert the choices of a whole answer, numbered in order. Raises MalformedAnswer."""
+    if not answer.choices:
+        raise malformed("it has no choices", backend)
+    ordered = sorted(answer.choices, key=lambda choice: choice.index or 0)
+    return tuple(_choice(index, wire, backend) for index, wire in enumerate(ordered))
+
+
+def _choice(index: int, wire: WireChoice, backend: str) -> Choice:
+    message = wire.message or wire.delta
+    if message is None:
+        raise malformed(f"choices.{index}.message is missing", backend)
+    calls = calls_of(wire_calls(message), backend)
+    content = content_of(message, backend)
+    text = content.text or (None if calls or content.refusal else "")
     return Choice(
         index=index,
-        message=Message(role=Role.ASSISTANT, content=message.content or (None if calls else ""), tool_calls=calls),
-        finish_reason=_finish(wire.finish_reason),
+        message=Message(role=Role.ASSISTANT, content=text, tool_calls=calls, refusal=content.refusal),
+        finish_reason=finish_reason(wire.finish_reason, refused=content.refusal is not None),
         raw_finish_reason=wire.finish_reason,
-        thinking=None if thinking is None else Thinking(content=thinking),
-        logprobs=_logprobs(wire),
+        thinking=None if content.thinking is None else Thinking(content=content.thinking),
+        logprobs=logprobs_of(wire.logprobs),
     )
 
 
 def completion_of(
-    answer: Any,
+    answer: WireAnswer,
     choices: tuple[Choice, ...],
     *,
     prompt: Prompt,
@@ -65,7 +99,7 @@ def completion_of(
     usage: Usage,
     cost: float | None,
     began: float,
-    keep_raw: bool,
+    raw: JsonValue = None,
 ) -> Completion:
     """The completion of a whole answer. ``began`` is the monotonic time of the request."""
     return Completion(
@@ -76,160 +110,122 @@ def completion_of(
         request_id=prompt.request_id or answer.id,
         trace_id=prompt.trace_id,
         cost=cost,
-        raw_response=answer.model_dump(mode="json") if keep_raw else None,
+        raw_response=raw,
     )
 
 
-def text_of(choices: tuple[Choice, ...]) -> str:
+def wire_calls(message: WireTurn) -> list[WireCall | None]:
+    """The tool calls of a message, also in the protocol's older form."""
+    if message.function_call is not None and not message.tool_calls:
+        return [WireCall(function=message.function_call)]
+    return message.tool_calls or []
+
+
+def content_of(message: WireTurn, backend: str = BACKEND) -> Content:
+    """Separate a message's text from its thinking and its refusal. Raises MalformedAnswer for an unknown part."""
+    texts, thoughts, refusals = [], [_thinking(message)], [message.refusal or ""]
+    parts = [message.content] if isinstance(message.content, str) else message.content or []
+    for part in parts:
+        if isinstance(part, str):
+            texts.append(part)
+        elif part.type in _TEXT_PARTS:
+            texts.append(part.text or "")
+        elif part.type in _THINKING_PARTS:
+            thoughts.append(_thinking_text(part))
+        elif part.type == "refusal":
+            refusals.append(part.refusal or part.text or "")
+        else:
+            raise malformed(f"content has a part of the unknown type {part.type[:50]!r}", backend)
+    return Content("".join(texts) or None, "".join(thoughts) or None, "".join(refusals) or None)
+
+
+def _thinking(message: WireTurn) -> str:
+    """The reasoning text, in either of the two fields that servers add to the protocol."""
+    for value in (message.reasoning_content, message.reasoning):
+        if isinstance(value, str) and value:
+            return value
+    return ""
+
+
+def _thinking_text(part: WirePart) -> str:
+    inner = part.thinking
+    if isinstance(inner, list):
+        return "".join(piece.text or _thinking_text(piece) for piece in inner)
+    return inner or part.reasoning or part.text or ""
+
+
+def finish_reason(reason: str | None, *, refused: bool = False) -> FinishReason | None:
+    """The reason why an answer ended, from any provider's value; None if the server does not report one."""
+    known = _BY_REASON.get(reason.lower(), FinishReason.UNKNOWN) if reason else None
+    return FinishReason.REFUSAL if refused and known in (None, FinishReason.STOP) else known
+
+
+def logprobs_of(wire: WireLogprobs | None) -> tuple[TokenLogprob, ...] | None:
+    """Convert the log probabilities of an answer or of a chunk."""
+    if wire is None:
+        return None
+    tokens = tuple(
+        TokenLogprob(
+            token=item.token,
+            logprob=_finite(item.logprob),
+            top=tuple(_top(other) for other in item.top_logprobs or ()),
+        )
+        for item in [*(wire.content or ()), *(wire.refusal or ())]
+    )
+    return tokens or None
+
+
+def _top(wire: WireTopLogprob) -> TopLogprob:
+    return TopLogprob(token=wire.token, logprob=_finite(wire.logprob))
+
+
+def _finite(value: float | None) -> float | None:
+    if value == -math.inf:
+        return _LEAST_LOGPROB
+    return value if value is not None and math.isfinite(value) else None
+
+
+def text_of(choices: Iterable[Choice]) -> str:
     """The text of all choices, from which a missing usage is estimated."""
     return "".join(choice.message.text() for choice in choices)
 
 
 def usage_of(wire: Any, prompt: Prompt, text: str) -> Usage:
-    """The usage that the server reported; without a report, an estimate, marked as one."""
-    if wire is None:
-        prompt_tokens = sum(len(message.text()) for message in prompt.conversation()) // _CHARS_PER_TOKEN
-        estimate = Usage.of(prompt_tokens, len(text) // _CHARS_PER_TOKEN)
+    """The usage that the server reported; without a usable report, an estimate, marked as one."""
+    prompt_tokens, completion_tokens = _count(wire, "prompt_tokens"), _count(wire, "completion_tokens")
+    if prompt_tokens is None and completion_tokens is None:
+        estimated = sum(len(message.text()) for message in prompt.conversation()) // _CHARS_PER_TOKEN
+        estimate = Usage.of(estimated, len(text) // _CHARS_PER_TOKEN)
         return estimate.model_copy(update={"source": UsageSource.ESTIMATED})
-    cached = getattr(getattr(wire, "prompt_tokens_details", None), "cached_tokens", None)
-    thinking = getattr(getattr(wire, "completion_tokens_details", None), "reasoning_tokens", None)
-    prompt_tokens, completion_tokens = wire.prompt_tokens or 0, wire.completion_tokens or 0
-    return Usage(
-        prompt_tokens=prompt_tokens,
-        completion_tokens=completion_tokens,
-        total_tokens=prompt_tokens + completion_tokens if wire.total_tokens is None else wire.total_tokens,
-        cached_tokens=cached,
-        thinking_tokens=thinking,
+    counted = Usage.of(prompt_tokens or 0, completion_tokens or 0)
+    total = _count(wire, "total_tokens")
+    details = wire.get("prompt_tokens_details"), wire.get("completion_tokens_details")
+    cached = [_count(details[0], "cached_tokens"), *(_count(wire, name) for name in _CACHED)]
+    return counted.model_copy(
+        update={
+            "total_tokens": counted.total_tokens if total is None else total,
+            "cached_tokens": next((count for count in cached if count is not None), None),
+            "thinking_tokens": _count(details[1], "reasoning_tokens"),
+        }
     )
 
 
-def price(usage: Usage, per_million_input: float, per_million_output: float) -> float:
-    """The cost of a usage at prices per million tokens."""
-    return (usage.prompt_tokens * per_million_input + usage.completion_tokens * per_million_output) / 1e6
+_CACHED: Final = ("prompt_cache_hit_tokens", "cached_tokens")
+"""Fields of servers that do not report cached tokens where OpenAI does."""
 
 
-class ChunkConverter:
-    """Converts the chunks of one stream to events. Create it before the request is sent: it measures latency."""
-
-    def __init__(self, prompt: Prompt, model: str) -> None:
-        self._prompt = prompt
-        self._model = model
-        self._began = time.monotonic()
-        self._first_ms: float | None = None
-        self._started = False
-        self._seq = 0
-        self.text = ""
-        self.usage: Any = None
-        self._answered: set[int] = set()
-        self._open: set[int] = set()
-        self._ended: set[int] = set()
-
-    def events(self, chunk: Any) -> Iterator[StreamEvent]:
-        """Yield the events of one chunk."""
-        if not self._started:
-            self._started = True
-            yield StartEvent(
-                seq=0,
-                model=chunk.model or self._model,
-                request_id=self._prompt.request_id or chunk.id,
-                trace_id=self._prompt.trace_id,
-            )
-        if getattr(chunk, "usage", None) is not None:
-            self.usage = chunk.usage
-        for wire in chunk.choices or ():
-            for event in self._of_choice(wire):
-                self._first_ms = self._first_ms or elapsed_ms(self._began)
-                yield event
-
-    def require_end(self) -> None:
-        """Raise BackendUnavailable if the stream broke off before every answer had ended."""
-        if not self._ended or self._open - self._ended:
-            raise BackendUnavailable("the stream broke off before the answer had ended", backend="openai")
-
-    def closing_events(self, usage: Usage, cost: float | None) -> Iterator[StreamEvent]:
-        """Yield the last events of the stream."""
-        yield UsageEvent(seq=self._next(), usage=usage)
-        yield DoneEvent(
-            seq=self._next(),
-            latency_ms=elapsed_ms(self._began),
-            time_to_first_token_ms=self._first_ms,
-            cost=cost,
-        )
-
-    def _of_choice(self, wire: Any) -> Iterator[StreamEvent]:
-        index, delta = wire.index, wire.delta
-        self._open.add(index)
-        if index in self._ended:
-            # some servers send the usage with one more empty delta
-            if delta is not None and (delta.content or delta.tool_calls):
-                raise MalformedAnswer(f"answer {index} continues after its end", backend="openai")
-            return
-        if delta is not None:
-            yield from self._of_delta(index, delta, wire)
-        if wire.finish_reason is None:
-            return
-        if index not in self._answered:
-            yield self._numbered(DeltaEvent(seq=0, index=index, text=""))
-        self._ended.add(index)
-        yield EndEvent(
-            seq=self._next(),
-            index=index,
-            finish_reason=_finish(wire.finish_reason),
-            raw_finish_reason=wire.finish_reason,
-        )
-
-    def _of_delta(self, index: int, delta: Any, wire: Any) -> Iterator[StreamEvent]:
-        thinking, logprobs = _thinking(delta), _logprobs(wire)
-        if delta.content or thinking or logprobs:
-            if delta.content:
-                self._answered.add(index)
-                self.text += delta.content
-            yield self._numbered(
-                DeltaEvent(
-                    seq=0, index=index, text=delta.content or None, thinking=thinking or None, logprobs=logprobs
-                )
-            )
-        for call in delta.tool_calls or ():
-            self._answered.add(index)
-            function = call.function
-            tool_call = ToolCallDelta(
-                position=call.index,
-                id=call.id,
-                name=getattr(function, "name", None),
-                arguments=getattr(function, "arguments", None) or "",
-            )
-            yield self._numbered(DeltaEvent(seq=0, index=index, tool_call=tool_call))
-
-    def _numbered(self, event: DeltaEvent) -> DeltaEvent:
-        return event.model_copy(update={"seq": self._next()})
-
-    def _next(self) -> int:
-        self._seq += 1
-        return self._seq
+def _count(wire: Any, name: str) -> int | None:
+    value = wire.get(name) if isinstance(wire, Mapping) else None
+    is_count = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 2**53
+    return int(value) if is_count and value is not None else None
 
 
-def _finish(reason: str | None) -> FinishReason | None:
-    return None if reason is None else _FINISH.get(reason, FinishReason.STOP)
+def price(usage: Usage, prices: tuple[float, float], cached: float | None = None) -> float:
+    """The cost of a usage in US dollars at prices per million tokens, of input and of output.
 
-
-def _thinking(message: Any) -> str | None:
-    """The reasoning text, in either of the two fields that servers add to the protocol."""
-    for name in ("reasoning_content", "reasoning"):
-        value = getattr(message, name, None)
-        if isinstance(value, str):
-            return value
-    return None
-
-
-def _logprobs(wire: Any) -> tuple[TokenLogprob, ...] | None:
-    content = getattr(getattr(wire, "logprobs", None), "content", None)
-    if content is None:
-        return None
-    return tuple(
-        TokenLogprob(
-            token=item.token,
-            logprob=item.logprob,
-            top=tuple(TopLogprob(token=other.token, logprob=other.logprob) for other in item.top_logprobs or ()),
-        )
-        for item in content
-    )
+    Cached tokens cost the price ``cached``; without one, as much as other input.
+    """
+    cached_tokens = min(usage.cached_tokens or 0, usage.prompt_tokens)
+    cached_price = prices[0] if cached is None else cached
+    whole = (usage.prompt_tokens - cached_tokens) * prices[0] + cached_tokens * cached_price
+    return (whole + usage.completion_tokens * prices[1]) / 1e6

@@ -2,25 +2,33 @@
 
 import time
 from collections.abc import AsyncIterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Final, get_args
 
 from pydantic import JsonValue
+from pydantic_core import from_json
 
-from backends.openai.answers import ChunkConverter, choice_of, completion_of, price, text_of, usage_of
+from backends.openai.answers import choices_of, completion_of, price, text_of, usage_of
+from backends.openai.chunks import ChunkConverter
 from backends.openai.errors import translated
 from backends.openai.requests import request_body
-from backends.openai.settings import BACKEND, Claim, OpenAISettings, Option
+from backends.openai.server_sent_events import event_data, peeked
+from backends.openai.settings import BACKEND, OTHER_OPTIONS, Claim, OpenAISettings, Option
+from backends.openai.wire import malformed, read_answer, read_models
 from crucible.backend import Backend, Health
+from crucible.bounded_responses import bounded_responses
 from crucible.capabilities import Capabilities
 from crucible.completion import Completion, Usage
+from crucible.decompression import ACCEPT_ENCODING
 from crucible.errors import CallerError, CrucibleError, Unsupported
 from crucible.parsing import read_record
 from crucible.prompt import Prompt
 from crucible.requirements import require
-from crucible.stream import StreamEvent
+from crucible.stream import StreamEvent, events_of
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
+
+_DONE: Final = b"[DONE]"
 
 
 class OpenAIBackend(Backend):
@@ -40,7 +48,7 @@ class OpenAIBackend(Backend):
         if self._client is not None:
             return
         try:
-            from openai import AsyncOpenAI
+            from openai import AsyncOpenAI, DefaultAsyncHttpxClient
         except ImportError as exc:
             raise Unsupported(
                 "the package openai is not installed; pip install 'nsai-work[openai]'", backend=BACKEND
@@ -50,6 +58,10 @@ class OpenAIBackend(Backend):
             base_url=self._settings.address(),
             timeout=self._settings.timeout_s,
             max_retries=self._settings.max_retries,
+            http_client=DefaultAsyncHttpxClient(
+                headers={"Accept-Encoding": ACCEPT_ENCODING},
+                event_hooks={"response": [bounded_responses(self._settings.max_response_bytes)]},
+            ),
         )
 
     async def close(self) -> None:
@@ -69,12 +81,13 @@ class OpenAIBackend(Backend):
             token_streaming=claims["supports_streaming"],
             options=(
                 *(option for option in get_args(Option) if option not in settings.without_options),
-                "timeout_ms",
-                "extra",
+                *OTHER_OPTIONS,
             ),
             max_context_length=settings.max_context_length,
             cost_per_million_input=settings.cost_per_million_input,
+            cost_per_million_cached_input=settings.cost_per_million_cached_input,
             cost_per_million_output=settings.cost_per_million_output,
+            supports_thinking_history=settings.thinking_in() is not None,
             **claims,
         )
 
@@ -84,24 +97,67 @@ class OpenAIBackend(Backend):
             details["models"] = len(await self._list_models(retries=0))
         except CrucibleError as error:
             # configured models make the server's list unnecessary, which some servers do not provide
-            reachable = error.code != "authentication_failed" and hasattr(error.__cause__, "status_code")
+            reachable = error.code != "authentication_failed" and "status" in error.details
             if self._settings.models is None or not reachable:
                 return Health(ok=False, reason=str(error), details={"code": error.code})
         return Health(ok=True, details=details)
 
     async def complete(self, prompt: Prompt) -> Completion:
         model = await self._checked(prompt)
-        body = request_body(prompt, model, self._settings.limit_field())
+        body = self._body(prompt, model)
         began = time.monotonic()
         try:
-            answer = await self._client_for(prompt).chat.completions.create(**body)
-            choices = tuple(
-                choice_of(index, wire)
-                for index, wire in enumerate(sorted(answer.choices, key=lambda choice: choice.index or 0))
-            )
+            response = await self._client_for(prompt).chat.completions.with_raw_response.create(**body)
+            data = _parsed(response.content)
+            return self._completion(data, prompt, model, began)
         except Exception as exc:
-            raise translated(exc, model) from exc
-        usage = usage_of(answer.usage, prompt, text_of(choices))
+            raise translated(exc, model) from None
+
+    async def stream(self, prompt: Prompt) -> AsyncIterator[StreamEvent]:
+        """Stream the answer. One that the server sends whole, although a stream was requested, is split."""
+        model = await self._checked(prompt)
+        body = self._body(prompt, model)
+        converter = ChunkConverter(prompt, model)
+        response: Any = None
+        began = time.monotonic()
+        try:
+            raw = await self._client_for(prompt).chat.completions.with_raw_response.create(
+                **body, stream=True, stream_options={"include_usage": True}
+            )
+            response = raw.http_response
+            blocks, is_whole = await peeked(response.aiter_bytes())
+            if is_whole:
+                content = b"".join([block async for block in blocks])
+                for event in events_of(self._completion(_parsed(content), prompt, model, began)):
+                    yield event
+                return
+            complete = False
+            async for data in event_data(blocks):
+                if data.strip() == _DONE:
+                    complete = True
+                    break
+                for event in converter.events(_parsed(data)):
+                    yield event
+            for event in converter.end_of_stream(complete=complete):
+                yield event
+        except Exception as exc:
+            error = translated(exc, model)
+            error.details.update(converter.received())
+            raise error from None
+        finally:
+            if response is not None:
+                await response.aclose()
+        usage = usage_of(converter.usage, prompt, converter.text)
+        for event in converter.closing_events(usage, self._cost(usage)):
+            yield event
+
+    def _body(self, prompt: Prompt, model: str) -> dict[str, Any]:
+        return request_body(prompt, model, self._settings.limit_field(), thinking=self._settings.thinking_in())
+
+    def _completion(self, data: Any, prompt: Prompt, model: str, began: float) -> Completion:
+        answer = read_answer(data, model)
+        choices = choices_of(answer)
+        usage = usage_of(answer.reported_usage, prompt, text_of(choices))
         return completion_of(
             answer,
             choices,
@@ -110,27 +166,8 @@ class OpenAIBackend(Backend):
             usage=usage,
             cost=self._cost(usage),
             began=began,
-            keep_raw=self._settings.keep_raw_response,
+            raw=data if self._settings.keep_raw_response else None,
         )
-
-    async def stream(self, prompt: Prompt) -> AsyncIterator[StreamEvent]:
-        model = await self._checked(prompt)
-        body = request_body(prompt, model, self._settings.limit_field())
-        converter = ChunkConverter(prompt, model)
-        try:
-            stream: Any = await self._client_for(prompt).chat.completions.create(
-                **body, stream=True, stream_options={"include_usage": True}
-            )
-            async with stream:
-                async for chunk in stream:
-                    for event in converter.events(chunk):
-                        yield event
-            converter.require_end()
-        except Exception as exc:
-            raise translated(exc, model) from exc
-        usage = usage_of(converter.usage, prompt, converter.text)
-        for event in converter.closing_events(usage, self._cost(usage)):
-            yield event
 
     async def _checked(self, prompt: Prompt) -> str:
         capabilities = await self.capabilities()
@@ -156,13 +193,22 @@ class OpenAIBackend(Backend):
 
     async def _list_models(self, *, retries: int) -> tuple[str, ...]:
         try:
-            listed = await self._opened.with_options(max_retries=retries, timeout=10.0).models.list()
+            client = self._opened.with_options(max_retries=retries, timeout=10.0)
+            return read_models(_parsed((await client.models.with_raw_response.list()).content))
         except Exception as exc:
-            raise translated(exc) from exc
-        return tuple(model.id for model in listed.data or ())
+            raise translated(exc) from None
 
     def _cost(self, usage: Usage) -> float | None:
-        input_price, output_price = self._settings.cost_per_million_input, self._settings.cost_per_million_output
+        settings = self._settings
+        input_price, output_price = settings.cost_per_million_input, settings.cost_per_million_output
         if input_price is None or output_price is None:
             return None
-        return price(usage, input_price, output_price)
+        return price(usage, (input_price, output_price), settings.cost_per_million_cached_input)
+
+
+def _parsed(content: bytes) -> Any:
+    try:
+        return from_json(content)
+    except ValueError as exc:
+        text = content[:200].decode(errors="replace")
+        raise malformed(f"it is not JSON ({exc}); it begins with {text!r}") from None

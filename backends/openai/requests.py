@@ -21,12 +21,15 @@ from crucible.prompt import (
 PLAIN_OPTIONS: Final = ("temperature", "top_p", "frequency_penalty", "presence_penalty", "seed")
 
 
-def request_body(prompt: Prompt, model: str, limit_field: str) -> dict[str, Any]:
-    """The body of a request. Fields that are not in OpenAI's own protocol are under ``extra_body``."""
+def request_body(prompt: Prompt, model: str, limit_field: str, *, thinking: str | None) -> dict[str, Any]:
+    """The body of a request. Fields that are not in OpenAI's own protocol are under ``extra_body``.
+
+    ``thinking`` names the field of a message for its thinking.
+    """
     options = prompt.options
     body: dict[str, Any] = {
         "model": model,
-        "messages": [wire for message in prompt.conversation() for wire in _messages(message)],
+        "messages": [wire for message in prompt.conversation() for wire in _messages(message, thinking)],
         **{name: getattr(options, name) for name in PLAIN_OPTIONS if getattr(options, name) is not None},
     }
     if options.max_tokens is not None:
@@ -53,7 +56,7 @@ def request_body(prompt: Prompt, model: str, limit_field: str) -> dict[str, Any]
     return body
 
 
-def _messages(message: Message) -> Iterator[dict[str, Any]]:
+def _messages(message: Message, thinking: str | None) -> Iterator[dict[str, Any]]:
     """Convert a message; each tool result among its parts becomes a message of its own, as in the protocol."""
     parts: list[TextPart | ImagePart | AudioPart] = []
     for part in message.parts():
@@ -68,6 +71,10 @@ def _messages(message: Message) -> Iterator[dict[str, Any]]:
     if not parts and message.parts():
         return
     wire: dict[str, Any] = {"role": message.role.value, "content": _content(message, parts)}
+    if message.thinking is not None and thinking is not None:
+        wire[thinking] = message.thinking
+    if message.refusal is not None:
+        wire["refusal"] = message.refusal
     if message.name is not None:
         wire["name"] = message.name
     if message.tool_call_id is not None:
@@ -88,7 +95,8 @@ def _part(part: TextPart | ImagePart | AudioPart) -> dict[str, Any]:
         return {"type": "text", "text": part.text}
     if isinstance(part, ImagePart):
         url = part.url or f"data:{part.media_type};base64,{part.base64}"
-        return {"type": "image_url", "image_url": {"url": url}}
+        detail = {} if part.detail is None else {"detail": part.detail}
+        return {"type": "image_url", "image_url": {"url": url, **detail}}
     if part.base64 is not None:
         return {"type": "input_audio", "input_audio": {"data": part.base64, "format": part.format or "wav"}}
     return {"type": "audio_url", "audio_url": {"url": part.url}}
@@ -120,8 +128,13 @@ def _response_format(options: Options) -> dict[str, Any]:
         case ResponseFormat.JSON_SCHEMA:
             schema = options.json_schema or {}
             title = schema.get("title")
-            name = title if isinstance(title, str) and title.isidentifier() else "answer"
-            return {"type": "json_schema", "json_schema": {"name": name, "schema": schema}}
+            usual = title if isinstance(title, str) and title.isidentifier() else "answer"
+            wrapped: dict[str, Any] = {"name": options.json_schema_name or usual, "schema": schema}
+            if options.json_schema_description is not None:
+                wrapped["description"] = options.json_schema_description
+            if options.json_schema_strict is not None:
+                wrapped["strict"] = options.json_schema_strict
+            return {"type": "json_schema", "json_schema": wrapped}
         case ResponseFormat.JSON:
             return {"type": "json_object"}
         case _:

@@ -30,6 +30,8 @@ Option = Literal[
     "frequency_penalty", "max_tokens", "presence_penalty", "seed", "stop", "temperature", "top_k", "top_logprobs",
     "top_p",
 ]  # fmt: skip
+OTHER_OPTIONS: Final = ("timeout_ms", "extra", "image_detail")
+"""Options that every server has."""
 
 
 class OpenAISettings(Record):
@@ -52,9 +54,16 @@ class OpenAISettings(Record):
     timeout_s: float = Field(default=600.0, gt=0)
     max_retries: int = Field(default=2, ge=0, le=20)
     """How often the library retries a request after a connection error, 408, 409, 429 or 5xx."""
+    max_response_bytes: int = Field(default=64 * 1024 * 1024, ge=1)
+    """The limit of an answer's size, decompressed."""
+    thinking_field: Literal["reasoning_content", "reasoning"] | None = None
+    """The field in which the server accepts the thinking of earlier turns. By default ``reasoning_content``; OpenAI
+    itself accepts none, so that prompts with thinking are refused."""
     keep_raw_response: bool = False
     cost_per_million_input: float | None = Field(default=None, ge=0)
     cost_per_million_output: float | None = Field(default=None, ge=0)
+    cost_per_million_cached_input: float | None = Field(default=None, ge=0)
+    """The price of cached tokens; by default that of other input."""
 
     def address(self) -> str:
         """The server's base URL. Raises InvalidRequest if it lacks scheme or host."""
@@ -82,6 +91,12 @@ class OpenAISettings(Record):
         if self.max_tokens_field is not None:
             return self.max_tokens_field
         return "max_completion_tokens" if self.address() == _DEFAULT_URL else "max_tokens"
+
+    def thinking_in(self) -> str | None:
+        """The field of a message for its thinking; None if the server has none."""
+        if self.thinking_field is not None:
+            return self.thinking_field
+        return None if self.address() == _DEFAULT_URL else "reasoning_content"
 
 
 def is_http_url(url: str) -> bool:

@@ -95,7 +95,7 @@ class PeftBackend(LocalBackend[PeftEngine]):
         model, base_model = await self._model(name)
         tokenizer = await self.tokenizer(base_model)
         tokens = tokenizer.render_prompt(
-            [{"role": message.role.value, "content": message.text()} for message in prompt.conversation()]
+            [{"role": message.role.in_templates, "content": message.text()} for message in prompt.conversation()]
         )
 
         async def pieces(index: int) -> AsyncIterator[Piece]:

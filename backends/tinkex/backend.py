@@ -298,5 +298,5 @@ def _trainable(models: list[SupportedModel]) -> list[str]:
 
 
 def _is_more_than_text(message: Message) -> bool:
-    more = message.name is not None or message.tool_calls or message.tool_call_id is not None
+    more = message.name or message.tool_calls or message.tool_call_id or message.thinking
     return bool(more) or not all(isinstance(part, TextPart) for part in message.parts())

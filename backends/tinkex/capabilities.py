@@ -10,7 +10,7 @@ from crucible.errors import Unsupported
 from crucible.prompt import NamedTool, Prompt, ToolChoice
 from crucible.tokenizer import ChatFeatures
 
-ALL_FEATURES: Final = ChatFeatures(tools=True, thinking=True, names=True, image_token=0)
+ALL_FEATURES: Final = ChatFeatures(tools=True, thinking=True, thinking_history=True, names=True, image_token=0)
 """Every feature that a chat template can have; those of a model are known once its tokenizer is loaded."""
 LOSSES: Final = ("cross_entropy",)
 """The losses that read only tokens and weights. The API's others (importance_sampling, ppo, cispo, dro) also read
@@ -43,6 +43,7 @@ def capabilities_of(
         supports_tools=features.tools,
         supports_vision=features.image_token is not None,
         supports_extended_thinking=features.thinking,
+        supports_thinking_history=features.thinking_history,
         supports_training=True,
         supports_logprobs=True,
         supports_n=True,

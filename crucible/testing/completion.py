@@ -16,6 +16,7 @@ from crucible.stream import DoneEvent, StartEvent, StreamEvent, collect, fold
 from crucible.testing.loop import run_opened
 
 # a red pixel
+_THOUGHT = Message(role=Role.ASSISTANT, content="Hello.", thinking="They greet me.")
 _PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"
 _WEATHER = Tool(name="weather", parameters={"type": "object", "properties": {"town": {"type": "string"}}})
 
@@ -220,12 +221,17 @@ class BackendContract:
                 lambda prompt: _option(prompt, extended_thinking=True),
             ),
             (
+                "supports_thinking_history",
+                "messages[1].thinking",
+                lambda prompt: {"messages": (*prompt.messages, _THOUGHT, *prompt.messages)},
+            ),
+            (
                 "supports_caching",
                 "options.cache_control",
                 lambda prompt: _option(prompt, cache_control="ephemeral"),
             ),
         ],
-        ids=["tools", "vision", "json", "json-schema", "thinking", "caching"],
+        ids=["tools", "vision", "json", "json-schema", "thinking", "thinking-history", "caching"],
     )
     def test_a_capability_is_true_or_refused(
         self, backend: Backend, flag: str, field: str, update: Callable[[Prompt], dict[str, object]]

@@ -87,7 +87,7 @@ class OpenAIServer:
         deltas = [delta for choice in choices for delta in _deltas(choice)]
         for number, delta in enumerate(deltas):
             if number == self.break_stream_after:
-                break
+                return  # without [DONE], as a proxy that ends its connection to the server
             yield f"data: {json.dumps({**head, 'choices': [delta]})}\n\n"
         yield f"data: {json.dumps({**head, 'choices': [], 'usage': usage})}\n\n"
         yield "data: [DONE]\n\n"

@@ -215,4 +215,4 @@ def test_options_are_a_record() -> None:
     from backends.openai.requests import request_body
 
     asked = Prompt(messages=[{"role": "user", "content": "Hi"}], options=Options(max_tokens=3))
-    assert request_body(asked, "m", "max_completion_tokens")["max_completion_tokens"] == 3
+    assert request_body(asked, "m", "max_completion_tokens", thinking=None)["max_completion_tokens"] == 3

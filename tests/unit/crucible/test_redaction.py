@@ -5,6 +5,7 @@ import html
 import json
 import pickle
 from collections.abc import Callable, Iterator
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -104,6 +105,18 @@ def test_no_error_shows_a_key(key: str, before: str, after: str, form: str, nest
     for output in shown:
         assert not _pieces_of(key, output)
         assert encoded not in output or form in IN_PART
+
+
+def test_an_error_can_hold_anything_beside_a_key() -> None:
+    """Deep values, names that are no text."""
+    remember_secret(KEY)
+    deep: Any = KEY
+    for _ in range(2000):
+        deep = [deep]
+
+    error = BackendUnavailable("x", details={"deep": deep, 5: {5: KEY}})  # type: ignore[dict-item]
+
+    assert KEY not in str(error.failure())
 
 
 def test_words_are_not_hidden_for_a_short_key() -> None:

@@ -34,6 +34,16 @@ NEEDS: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
         "extended_thinking",
         {"supports_extended_thinking": True},
     ),
+    "thinking of an earlier turn": (
+        {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "x", "thinking": "y"}]},
+        "messages[1].thinking",
+        {"supports_thinking_history": True},
+    ),
+    "resolution of an image": (
+        {"messages": [{"role": "user", "content": [{**IMAGE, "detail": "low"}]}]},
+        "messages[0].content[0]",
+        {"supports_vision": True, "options": ["image_detail"]},
+    ),
     "caching": ({"options": {"cache_control": "ephemeral"}}, "cache_control", {"supports_caching": True}),
     "logprobs": ({"options": {"logprobs": True}}, "options.logprobs", {"supports_logprobs": True}),
     "n": ({"options": {"n": 2}}, "options.n", {"supports_n": True}),

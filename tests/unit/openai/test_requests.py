@@ -92,7 +92,7 @@ def _content_back(content: Any) -> Any:
 @given(prompts())
 def test_a_request_says_all_that_the_prompt_said(prompt: Prompt) -> None:
     """Read back, it is the prompt."""
-    assert back(json.loads(json.dumps(request_body(prompt, "m", "max_tokens")))) == prompt
+    assert back(json.loads(json.dumps(request_body(prompt, "m", "max_tokens", thinking="thinking")))) == prompt
 
 
 def test_tool_results_among_parts_become_messages_of_their_own() -> None:
@@ -110,7 +110,7 @@ def test_tool_results_among_parts_become_messages_of_their_own() -> None:
             },
         ]
     )
-    wire = request_body(prompt, "m", "max_tokens")["messages"]
+    wire = request_body(prompt, "m", "max_tokens", thinking="thinking")["messages"]
 
     assert [message["role"] for message in wire] == ["assistant", "tool", "tool", "user"]
     assert [message["content"] for message in wire[1:3]] == ['{"n": 1}', "two"]
