@@ -43,6 +43,10 @@ class InstalledBackends:
         """As ``backend_names``."""
         return _names(self.search_path)
 
+    def backend_class(self, name: str) -> type[Backend]:
+        """Return the class of a backend. Raises as ``load_backend``, except for settings."""
+        return _load_class(name, self.search_path)
+
     def load(self, name: str, config: Mapping[str, JsonValue] | None = None) -> Backend:
         """As ``load_backend``."""
         return _create(name, _load_class(name, self.search_path), config)

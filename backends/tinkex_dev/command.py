@@ -26,9 +26,14 @@ def dev_server(
     latency_ms: Annotated[float, typer.Option(min=0, help="Delay added to every HTTP call.")] = 0,
     work_ms: Annotated[float, typer.Option(min=0, help="Delay added to every operation of a model.")] = 0,
     session_ttl_s: Annotated[float, typer.Option(min=0.1, help="Idle time after which a session ends.")] = 120,
-    require_key: Annotated[
-        str | None, typer.Option(help="The only API key to accept. [default: any that begins with tml-]")
+    require_key_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="File with the only API key to accept. [default: that in TINKER_DEV_SERVER_KEY, else any that"
+            " begins with tml-]"
+        ),
     ] = None,
+    require_key: Annotated[str | None, typer.Option(hidden=True)] = None,
     max_runs: Annotated[
         int | None, typer.Option(min=1, help="Maximum number of live models; beyond it, 429. [default: unlimited]")
     ] = None,
@@ -40,12 +45,14 @@ def dev_server(
 ) -> None:
     """Run a Tinker-compatible server on this machine: real training of a tiny model, no key, no GPU."""
     from backends.tinkex_dev.errors import StateUnusable
+    from backends.tinkex_dev.required_key import required_key
     from backends.tinkex_dev.server import DEV_KEY, DevServer
     from crucible.errors import InvalidRequest
     from nsai_work.home import home_folder
 
     try:
         folder = state or home_folder() / "dev-server"
+        key = required_key(require_key_file, on_command_line=require_key is not None)
     except InvalidRequest as error:
         typer.echo(f"error: {error.message}", err=True)
         raise typer.Exit(2) from None
@@ -57,7 +64,7 @@ def dev_server(
         latency_ms=latency_ms,
         work_ms=work_ms,
         session_ttl_s=session_ttl_s,
-        require_key=require_key,
+        require_key=key,
         max_runs=max_runs,
         replay=not no_replay,
         protobuf=not json_only,
@@ -76,7 +83,8 @@ def dev_server(
             typer.echo(json.dumps({"url": server.url, "pid": os.getpid()}))
         else:
             typer.echo(f"listening on {server.url}")
-            typer.echo(f"export TINKER_BASE_URL={server.url} TINKER_API_KEY={require_key or DEV_KEY}")
+            shown = DEV_KEY if key is None else "(the required key)"
+            typer.echo(f"export TINKER_BASE_URL={server.url} TINKER_API_KEY={shown}")
         sys.stdout.flush()
         stop.wait()
         server.stop()

@@ -38,8 +38,8 @@ def get_store(settings: "Settings | None" = None) -> "Store":
     return job_store(settings or load_settings())
 
 
-def existing_store(settings: "Settings | None" = None) -> "Store":
-    """Return the job store for a command that makes none.
+def existing_store(settings: "Settings | None" = None, *, job_id: str | None = None) -> "Store":
+    """Return the job store for a command that makes none. ``job_id`` is the job that the command is about.
 
     Raises:
         JobNotFound: there is no store yet.
@@ -49,7 +49,7 @@ def existing_store(settings: "Settings | None" = None) -> "Store":
 
     settings = settings or load_settings()
     if missing := missing_store(settings):
-        raise JobNotFound(missing)
+        raise JobNotFound(f"no job {job_id!r}: {missing}" if job_id else missing)
     return get_store(settings)
 
 

@@ -29,7 +29,7 @@ def submit(job: Job, settings: Settings | None = None) -> JobHandle:
 
     Raises:
         InvalidRequest, InvalidJob, UnknownBackend, Unsupported: a field is invalid; the error names it.
-        AuthenticationFailed: the backend rejected the credential.
+        AuthenticationFailed: the backend rejected the credential. A missing one is no error.
         StoreUnavailable, StoreFull: the database failed.
     """
     return submit_many([job], settings)[0]
@@ -41,9 +41,16 @@ async def asubmit(job: Job, settings: Settings | None = None) -> JobHandle:
 
 
 def submit_many(
-    jobs: Sequence[Job], settings: Settings | None = None, clock: Clock | None = None
+    jobs: Sequence[Job],
+    settings: Settings | None = None,
+    clock: Clock | None = None,
+    *,
+    runs_here: bool = False,
 ) -> list[JobHandle]:
     """Submit jobs in one transaction: all of them, or none. They may depend on each other.
+
+    The credential of a backend is needed by its workers only: without it the jobs are accepted unverified, with the
+    event ``submit.unverified``. A process that will run the jobs itself passes ``runs_here``, and is refused.
 
     Raises as ``submit``.
     """
@@ -53,7 +60,7 @@ def submit_many(
     clock = clock or SystemClock()
     with telemetry.submit_span(len(jobs)) as trace:
         traced = [trace.mark(job) for job in jobs]
-        validated = validate_jobs(traced, now=clock.now(), timeout_s=settings.submit_timeout_s)
+        validated = validate_jobs(traced, now=clock.now(), timeout_s=settings.submit_timeout_s, runs_here=runs_here)
         store = job_store(settings)
         submitted = store.submit([entry.job for entry in validated])
         for validated_job, entry in zip(validated, submitted, strict=True):

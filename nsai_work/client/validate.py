@@ -1,6 +1,7 @@
 """Validates jobs before they are stored: checks everything that can be known at submit.
 
-If the service of a backend cannot be reached, the job is accepted as unverified, with the reason.
+If the service of a backend cannot be reached, or this process lacks its credential, the job is accepted as
+unverified, with the reason. A worker checks it before it runs.
 """
 
 import asyncio
@@ -17,6 +18,7 @@ from crucible.errors import (
     AuthenticationFailed,
     BackendError,
     CallerError,
+    CredentialMissing,
     CrucibleError,
     PluginError,
     Unsupported,
@@ -43,8 +45,13 @@ class ValidatedJob:
     unverified: str | None
 
 
-def validate_jobs(jobs: Sequence[Job], *, now: datetime, timeout_s: float) -> list[ValidatedJob]:
+def validate_jobs(
+    jobs: Sequence[Job], *, now: datetime, timeout_s: float, runs_here: bool = False
+) -> list[ValidatedJob]:
     """Validate jobs, and pin their input files. Each backend has ``timeout_s`` for its checks.
+
+    A backend whose credential this process lacks leaves its jobs unverified, since a worker may have it; with
+    ``runs_here``, no other process will run the jobs, and it is an error.
 
     Raises:
         InvalidJob, InvalidRequest, UnknownBackend, Unsupported, AuthenticationFailed, PluginError: a job is wrong.
@@ -57,7 +64,7 @@ def validate_jobs(jobs: Sequence[Job], *, now: datetime, timeout_s: float) -> li
     with_backend = [job for job in pinned if job.kind != "composite"]
     unverified: Mapping[str, str] = {}
     if with_backend:
-        unverified = run_blocking(_check_at_backends(with_backend, installed, timeout_s))
+        unverified = run_blocking(_check_at_backends(with_backend, installed, timeout_s, runs_here))
     return [ValidatedJob(job, unverified.get(job.id)) for job in pinned]
 
 
@@ -102,7 +109,9 @@ def _with_payload(job: Job, **changes: JsonValue) -> Job:
     return job.model_copy(update={"payload": {**job.payload, **changes}})
 
 
-async def _check_at_backends(jobs: Sequence[Job], installed: InstalledBackends, timeout_s: float) -> dict[str, str]:
+async def _check_at_backends(
+    jobs: Sequence[Job], installed: InstalledBackends, timeout_s: float, runs_here: bool
+) -> dict[str, str]:
     """Check jobs at each of their candidate backends. Returns the reasons of unverified jobs, by job id."""
     by_backend: dict[str, list[Job]] = {}
     for job in jobs:
@@ -110,13 +119,21 @@ async def _check_at_backends(jobs: Sequence[Job], installed: InstalledBackends, 
             by_backend.setdefault(name, []).append(job)
     unverified: dict[str, str] = {}
     for name, group in by_backend.items():
-        unverified.update(await _check_at_backend(installed.load(name), group, timeout_s))
+        for job in group:
+            _check_training_names(installed.backend_class(name), name, job)
+        try:
+            backend = installed.load(name)
+        except CredentialMissing as error:
+            _raise_if_permanent(error, runs_here)
+            unverified.update((job.id, _reason(error)) for job in group)
+        else:
+            unverified.update(await _check_at_backend(backend, group, timeout_s, runs_here))
     return unverified
 
 
-async def _check_at_backend(backend: Backend, jobs: Sequence[Job], timeout_s: float) -> dict[str, str]:
-    for job in jobs:
-        _check_training_names(backend, job)
+async def _check_at_backend(
+    backend: Backend, jobs: Sequence[Job], timeout_s: float, runs_here: bool
+) -> dict[str, str]:
     groups = _group_equal_checks(jobs)
     try:
         async with asyncio.timeout(timeout_s), backend:
@@ -124,11 +141,11 @@ async def _check_at_backend(backend: Backend, jobs: Sequence[Job], timeout_s: fl
     except TimeoutError:
         return {job.id: f"{backend.name} did not answer in {timeout_s:g} s" for job in jobs}
     except BackendError as error:
-        _raise_if_permanent(error)
+        _raise_if_permanent(error, runs_here)
         return {job.id: _reason(error) for job in jobs}
     unverified: dict[str, str] = {}
     for group, failure in zip(groups, errors, strict=True):
-        _raise_if_permanent(failure)
+        _raise_if_permanent(failure, runs_here)
         if failure is not None:
             unverified |= {job.id: _reason(failure) for job in group}
     return unverified
@@ -138,8 +155,10 @@ def _reason(error: CrucibleError) -> str:
     return f"{error.code}: {error.message}"
 
 
-def _raise_if_permanent(error: CrucibleError | None) -> None:
+def _raise_if_permanent(error: CrucibleError | None, runs_here: bool) -> None:
     """Raise an error that a retry cannot help. Any other error leaves its jobs unverified."""
+    if isinstance(error, CredentialMissing) and not runs_here:
+        return
     if isinstance(error, CallerError | AuthenticationFailed | PluginError):
         raise error
 
@@ -193,31 +212,34 @@ async def _check(backend: Backend, job: Job) -> None:
         await commands.check_command(command)
 
 
-def _check_training_names(backend: Backend, job: Job) -> None:
-    """Check the loss and the metric before the backend is called, so that an unreachable or slow service cannot
-    leave them unverified."""
+def _check_training_names(kind: type[Backend], backend: str, job: Job) -> None:
+    """Check the loss and the metric before the backend is created, so that a missing credential and an unreachable
+    or slow service cannot leave them unverified."""
     payload = job.parsed_payload
     if not isinstance(payload, TrainingStep):
         return
-    trainer = _training_backend(backend)
-    if trainer.losses and payload.loss_fn not in trainer.losses:
-        are = f"losses of {backend.name!r} for texts and conversations:"
-        raise InvalidJob.of(
-            "payload.loss_fn", payload.loss_fn, known_names(payload.loss_fn, trainer.losses, are=are)
-        )
-    metric, metrics = payload.checkpoint_policy.best_metric, (LOSS, *trainer.metrics)
+    if not issubclass(kind, TrainingBackend):
+        raise _no_training(backend)
+    if kind.losses and payload.loss_fn not in kind.losses:
+        are = f"losses of {backend!r} for texts and conversations:"
+        raise InvalidJob.of("payload.loss_fn", payload.loss_fn, known_names(payload.loss_fn, kind.losses, are=are))
+    metric, metrics = payload.checkpoint_policy.best_metric, (LOSS, *kind.metrics)
     if metric not in metrics:
         raise InvalidJob.of(
             "payload.checkpoint_policy.best_metric",
             metric,
-            known_names(metric, metrics, are=f"metrics of {backend.name!r}:"),
+            known_names(metric, metrics, are=f"metrics of {backend!r}:"),
         )
 
 
 def _training_backend(backend: Backend) -> TrainingBackend:
     if not isinstance(backend, TrainingBackend):
-        raise Unsupported(f"backend: {backend.name!r} does not support training", backend=backend.name)
+        raise _no_training(backend.name)
     return backend
+
+
+def _no_training(backend: str) -> Unsupported:
+    return Unsupported(f"backend: {backend!r} does not support training", backend=backend)
 
 
 def _command_backend(backend: Backend) -> CommandBackend:

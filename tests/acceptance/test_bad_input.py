@@ -136,11 +136,10 @@ def test_one_wrong_job_rejects_the_whole_file(cli: Cli, job: JobFields, job_file
 @pytest.mark.parametrize(
     ("variables", "words"),
     [
-        ({}, ["TINKER_API_KEY"]),
         ({"TINKER_API_KEY": "tml-x", "TINKER_BASE_URL": "localhost:8000"}, ["TINKER_BASE_URL", "http"]),
         ({"TINKER_API_KEY": "tml-x", "TINKER_BASE_URL": "ftp://localhost"}, ["TINKER_BASE_URL", "http"]),
     ],
-    ids=["no key", "no scheme", "wrong scheme"],
+    ids=["no scheme", "wrong scheme"],
 )
 def test_wrong_service_settings(
     cli: Cli, job: JobFields, job_file: Callable[[Any], Path], variables: dict[str, str], words: list[str]

@@ -13,7 +13,7 @@ from nsai_work.cli.store_access import existing_store, load_settings
 
 def cancel(job_id: JobId, json_output: JsonFlag = False) -> None:
     """Cancel a job: immediately if it is waiting, within one step if it is running."""
-    store = existing_store()
+    store = existing_store(job_id=job_id)
     job = find_job(store, job_id)
     store.request_cancel(job.id)
     _write_status(job.id, store.get(job.id).status, json_output)
@@ -27,7 +27,7 @@ def retry(job_id: JobId, json_output: JsonFlag = False) -> None:
     from nsai_work.client.handle import JobHandle
 
     settings = load_settings()
-    handle = JobHandle(find_job(existing_store(settings), job_id).id, settings)
+    handle = JobHandle(find_job(existing_store(settings, job_id=job_id), job_id).id, settings)
     _write_status(handle.id, handle.retry(), json_output)
 
 
@@ -42,7 +42,7 @@ def promote(
     from nsai_work.client.handle import JobHandle
 
     settings = load_settings()
-    checkpoint = JobHandle(find_job(existing_store(settings), job_id).id, settings).promote(name)
+    checkpoint = JobHandle(find_job(existing_store(settings, job_id=job_id), job_id).id, settings).promote(name)
     if json_output:
         write_json(checkpoint_json(checkpoint))
     else:

@@ -57,7 +57,7 @@ def list_jobs(
 
 def show(job_id: JobId, json_output: JsonFlag = False) -> None:
     """Show a job: its status, its result or error, and its remote runs."""
-    store = existing_store()
+    store = existing_store(job_id=job_id)
     job = find_job(store, job_id)
     if json_output:
         write_json(as_json(job))
@@ -79,7 +79,7 @@ def steps(job_id: JobId, json_output: JsonFlag = False) -> None:
 
     Each step is listed once: steps that were superseded by a restore are left out.
     """
-    store = existing_store()
+    store = existing_store(job_id=job_id)
     records = store.steps(find_job(store, job_id).id)
     if json_output:
         write_json([as_json(record) for record in records])
@@ -90,7 +90,7 @@ def steps(job_id: JobId, json_output: JsonFlag = False) -> None:
 
 def checkpoints(job_id: JobId, json_output: JsonFlag = False) -> None:
     """List the checkpoints of a job."""
-    store = existing_store()
+    store = existing_store(job_id=job_id)
     records = store.checkpoints(find_job(store, job_id).id)
     if json_output:
         write_json([checkpoint_json(record) for record in records])

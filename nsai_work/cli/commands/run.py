@@ -64,9 +64,9 @@ def _jobs(target: str, settings: "Settings") -> "list[Job]":
         from nsai_work.client.jobfile import load_jobs
         from nsai_work.client.submit import submit_many
 
-        return [handle.job() for handle in submit_many(load_jobs(path), settings)]
+        return [handle.job() for handle in submit_many(load_jobs(path), settings, runs_here=True)]
     try:
-        return [find_job(existing_store(settings), target)]
+        return [find_job(existing_store(settings, job_id=target), target)]
     except JobNotFound as error:
         raise JobNotFound(f"{target!r} is neither a file nor a job: {error.message}") from None
 

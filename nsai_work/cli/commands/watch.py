@@ -33,7 +33,7 @@ def watch(
 
     The exit code is 0 if the job succeeded, else 1.
     """
-    store = existing_store()
+    store = existing_store(job_id=job_id)
     job = find_job(store, job_id)
     if json_output:
         status = _follow(store, job.id, timeout, lambda event: write_json(event_json(event), indent=None))

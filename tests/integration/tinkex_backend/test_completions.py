@@ -6,7 +6,7 @@ import pytest
 
 from backends.tinkex.backend import TinkexBackend
 from backends.tinkex_dev.server import DevServer
-from crucible import FinishReason, InvalidRequest, Options, Prompt, RequestTimeout, connect, fold
+from crucible import CredentialMissing, FinishReason, InvalidRequest, Options, Prompt, RequestTimeout, connect, fold
 from crucible.testing.loop import run_opened
 from crucible.training import RunSpec
 
@@ -158,7 +158,7 @@ def test_connect_finds_a_server_by_the_environment(server: DevServer, monkeypatc
 )
 def test_wrong_settings_are_refused_when_it_is_made(config: dict[str, object], message: str) -> None:
     """Before anything is opened, naming the setting."""
-    with pytest.raises(InvalidRequest, match=message):
+    with pytest.raises((InvalidRequest, CredentialMissing), match=message):
         TinkexBackend(config)
 
 
