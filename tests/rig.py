@@ -110,8 +110,11 @@ class Rig:
         inherited.pop("PYTHONWARNINGS", None)
         return {**inherited, **configured, **self.variables}
 
-    def start_worker(self, *arguments: str, ready: bool = True, **changes: Any) -> WorkerProcess:
-        """Start a worker. Returns once it claims jobs, or at once without ``ready``."""
+    def start_worker(
+        self, *arguments: str, ready: bool = True, cwd: Path | None = None, **changes: Any
+    ) -> WorkerProcess:
+        """Start a worker, in ``cwd`` or the rig's folder. Returns once it claims jobs, or at once without
+        ``ready``."""
         log = self.folder / f"worker-{len(self.workers)}.log"
         with log.open("wb") as file:
             process = subprocess.Popen(
@@ -120,7 +123,7 @@ class Rig:
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                cwd=self.folder,
+                cwd=cwd or self.folder,
             )
         worker = WorkerProcess(process, log)
         self.workers.append(worker)

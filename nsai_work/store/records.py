@@ -55,13 +55,14 @@ class Selection:
     """The jobs that a worker may claim. ``None`` means any.
 
     ``backends`` pairs each backend that the worker supports with the name of its credential there, which is the key
-    of the shared limits.
+    of the shared limits. ``excluded`` are the seqs of jobs to leave to other workers.
     """
 
     priorities: tuple[Priority, ...] | None = None
     kinds: tuple[JobKind, ...] | None = None
     backends: tuple[tuple[str, str], ...] | None = None
     job_ids: tuple[str, ...] | None = None
+    excluded: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +78,9 @@ class ClaimRequest:
 class OutcomeKind(StrEnum):
     """How an attempt ended: the four final states of a job, or back to the queue.
 
-    ``retried`` uses up one of the job's attempts; ``released`` (a pause, a hand-over) does not; ``lost`` is
-    recorded by another worker when the lease has expired.
+    ``retried`` uses up one of the job's attempts; ``released`` (a pause, a hand-over) does not, nor does
+    ``declined`` (this worker cannot run the job, another may); ``lost`` is recorded by another worker when the
+    lease has expired.
     """
 
     SUCCEEDED = "succeeded"
@@ -87,6 +89,7 @@ class OutcomeKind(StrEnum):
     TIMEOUT = "timeout"
     RETRIED = "retried"
     RELEASED = "released"
+    DECLINED = "declined"
     LOST = "lost"
 
     @property
@@ -95,7 +98,10 @@ class OutcomeKind(StrEnum):
         return JobStatus.QUEUED if self in _REQUEUED else JobStatus(self.value)
 
 
-_REQUEUED: Final = frozenset({OutcomeKind.RETRIED, OutcomeKind.RELEASED, OutcomeKind.LOST})
+UNCOUNTED: Final = frozenset({OutcomeKind.RELEASED, OutcomeKind.DECLINED})
+"""The outcomes of a requeued job that use up none of its attempts."""
+
+_REQUEUED: Final = UNCOUNTED | {OutcomeKind.RETRIED, OutcomeKind.LOST}
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +146,11 @@ class Outcome:
     def released(cls, reason: str, *, delay_s: float = 0.0, failure: Failure | None = None) -> "Outcome":
         """The job goes back to the queue as it is, and the attempt is not used up."""
         return cls(OutcomeKind.RELEASED, failure=failure, reason=reason, delay_s=delay_s)
+
+    @classmethod
+    def declined(cls, failure: Failure) -> "Outcome":
+        """This worker cannot run the job; it goes back to the queue for another, and no attempt is used up."""
+        return cls(OutcomeKind.DECLINED, failure=failure, reason=f"declined: {failure.message}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +233,12 @@ class LimitUse:
 
 @dataclass(frozen=True, slots=True)
 class WorkerRow:
-    """A worker process, as it registered itself."""
+    """A worker process, as it registered itself.
+
+    ``backends`` maps each backend that it could use at its start to the name of its account there, and ``declined``
+    each backend that it cannot use now to the reason. ``priorities`` and ``job_ids`` are the jobs that it works on,
+    None for any. It is seen every ``seen_every_ms``.
+    """
 
     id: str
     host: str
@@ -232,6 +248,10 @@ class WorkerRow:
     started_at: datetime
     seen_at: datetime
     stopped_at: datetime | None
+    declined: dict[str, str] | None = None
+    priorities: list[str] | None = None
+    seen_every_ms: int | None = None
+    job_ids: list[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -227,6 +227,8 @@ workers: Final = Table(
     Column("stopped_at", UtcTime),
     Column("priorities", Json),
     Column("seen_every_ms", BigInteger),
+    Column("declined", Json),
+    Column("job_ids", Json),
 )
 
 elections: Final = Table(

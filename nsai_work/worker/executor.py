@@ -19,6 +19,7 @@ from nsai_work.store.records import Claim, Outcome, OutcomeKind
 from nsai_work.telemetry import JobEvent
 from nsai_work.worker.attempt import Attempt
 from nsai_work.worker.backends import BackendPool
+from nsai_work.worker.declines import is_lacking_backend, is_lacking_for_job
 from nsai_work.worker.handlers import JobContext, run_job
 from nsai_work.worker.outcome import outcome_of_error
 from nsai_work.worker.supervisor import supervise
@@ -34,7 +35,11 @@ MAX_BACK_OFF_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Executor:
-    """Executes attempts, with the settings and resources that all attempts of a worker share."""
+    """Executes attempts, with the settings and resources that all attempts of a worker share.
+
+    ``decline`` is called, before the job is queued again, with the claim of a job that this worker cannot run.
+    Without it such jobs fail.
+    """
 
     store: WorkerStore
     backends: BackendPool
@@ -42,6 +47,7 @@ class Executor:
     make_journal: Callable[[Claim], Journal]
     shutdown_grace_s: float
     credit_poll_s: float
+    decline: Callable[[Claim], None] | None = None
     jitter: Callable[[], float] = field(default=random.random)
 
     async def execute(self, attempt: Attempt) -> Outcome:
@@ -98,12 +104,20 @@ class Executor:
             attempt=claim.attempt,
             jitter=self.jitter,
             credit_poll_ms=int(self.credit_poll_s * 1000),
+            declines=self.decline is not None and self._is_lacking(claim, error),
         )
+        if self.decline is not None and outcome.kind is OutcomeKind.DECLINED:
+            self.decline(claim)
         # a command's own service may be unavailable too, which says nothing about the backend of the command
         own = isinstance(error, BackendUnavailable) and error.backend in (None, claim.backend)
         if own and outcome.kind is OutcomeKind.RETRIED:
             self.backends.back_off(claim.backend, min(outcome.delay_s, MAX_BACK_OFF_S))
         return outcome
+
+    def _is_lacking(self, claim: Claim, error: Exception) -> bool:
+        """Whether this worker lacks what the job needs, and another may have it."""
+        no_backend = claim.backend in self.backends.declined() and is_lacking_backend(error)
+        return no_backend or is_lacking_for_job(error)
 
     async def _record(self, attempt: Attempt, outcome: Outcome) -> bool:
         """Write the outcome to the store. Returns False if the lease is lost, or if the write failed: the lease

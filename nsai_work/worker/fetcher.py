@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 from crucible.errors import CrucibleError
 from nsai_work.clock import Clock
@@ -55,6 +56,7 @@ class Fetcher:
         self._concurrency = concurrency
         self._poll_interval_s = poll_interval_s
         self._running = 0
+        self._standing: StandingClaim | None = None
         self._triggered = asyncio.Event()
         self._wake_ups: OrderedDict[str, int] = OrderedDict()
         self._claimed: OrderedDict[str, int] = OrderedDict()
@@ -77,6 +79,12 @@ class Fetcher:
 
     def trigger(self) -> None:
         """Claim soon: a job may have become claimable."""
+        self._triggered.set()
+
+    def reselect(self) -> None:
+        """Withdraw a standing claim, which is for jobs that this worker no longer wants, and claim again soon."""
+        if self._standing is not None and self._standing.stand_down():
+            self._standing = None
         self._triggered.set()
 
     def job_ended(self) -> None:
@@ -111,22 +119,22 @@ class Fetcher:
 
     async def _wait(self, capacity: int) -> None:
         """Wait for a trigger. With free capacity, a standing claim is open meanwhile, and its jobs are started."""
-        standing = self._stand_by(capacity) if capacity > 0 else None
+        standing = self._standing = self._stand_by(capacity) if capacity > 0 else None
         started = asyncio.Event()
 
-        def on_claimed(claims: "asyncio.Future[Sequence[Claim]]") -> None:
-            assert standing is not None
-            self._start_claimed(claims, standing.began_at)
+        def on_claimed(by: StandingClaim, claims: "asyncio.Future[Sequence[Claim]]") -> None:
+            self._start_claimed(claims, by.began_at)
             started.set()
             self._triggered.set()
 
         if standing is not None:
-            standing.done.add_done_callback(on_claimed)
+            standing.done.add_done_callback(partial(on_claimed, standing))
         try:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._poll_interval_s):
                     await self._triggered.wait()
         finally:
+            standing, self._standing = self._standing, None
             if standing is not None and not standing.stand_down():
                 # until its jobs are counted, the next claim would exceed the capacity
                 await started.wait()

@@ -10,6 +10,7 @@ OutOfCredit           released: requeued to wait for credit, the attempt does no
 CapacityError         released: requeued to wait for capacity, the attempt does not count
 Canceled              canceled
 JobTimeout            timeout
+a lack of the worker  declined: requeued at once for another worker, the attempt does not count
 other CrucibleError   retried or failed, by the retry policy
 any other exception   failed as internal; the worker's log has the traceback
 ====================  =====================================================================
@@ -24,9 +25,16 @@ from nsai_work.store.records import Outcome, OutcomeKind
 
 
 def outcome_of_error(
-    error: Exception, *, policy: RetryPolicy, attempt: int, jitter: Callable[[], float], credit_poll_ms: int
+    error: Exception,
+    *,
+    policy: RetryPolicy,
+    attempt: int,
+    jitter: Callable[[], float],
+    credit_poll_ms: int,
+    declines: bool = False,
 ) -> Outcome:
-    """Return the outcome of an attempt that raised ``error``. ``attempt`` is its number, from 1."""
+    """Return the outcome of an attempt that raised ``error``. ``attempt`` is its number, from 1. With ``declines``,
+    the error shows that this worker lacks what the job needs."""
     match error:
         case LeaseLost():
             return Outcome(OutcomeKind.LOST, reason="lease lost")
@@ -46,6 +54,8 @@ def outcome_of_error(
             return Outcome.canceled(error.failure())
         case JobTimeout():
             return Outcome.timeout(error.failure())
+        case CrucibleError() if declines:
+            return Outcome.declined(error.failure())
         case CrucibleError():
             return _by_policy(error.failure(), policy, attempt, jitter)
         case _:

@@ -18,6 +18,7 @@ from nsai_work.store import StandingClaim
 from nsai_work.store.records import Claim, Selection, WakeUp
 from nsai_work.worker.attempt import Attempt
 from nsai_work.worker.backends import BackendPool
+from nsai_work.worker.declines import DeclinedJobs
 from nsai_work.worker.executor import Executor
 from nsai_work.worker.fetcher import Fetcher
 from nsai_work.worker.leases import LeaseKeeper
@@ -54,8 +55,12 @@ class Runtime:
         self._attempts: set[Attempt] = set()
         self._stopping = asyncio.Event()
         self._forced = asyncio.Event()
-        # jobs selected by id must not wait for another worker
-        self.backends = BackendPool(clock, only_usable=selection.job_ids is None, credentials=settings.credentials)
+        # jobs selected by id must not wait for another worker: they fail with the reason
+        by_id = selection.job_ids is not None
+        self._declined_jobs = DeclinedJobs(clock)
+        self.backends = BackendPool(
+            clock, only_usable=not by_id, credentials=settings.credentials, on_usable=self._reselect
+        )
         self.leases = LeaseKeeper(
             store.heartbeat, clock, ttl_s=settings.lease_ttl_s, interval_s=settings.heartbeat_interval_s
         )
@@ -77,6 +82,7 @@ class Runtime:
             store.journal,
             shutdown_grace_s=settings.shutdown_grace_s,
             credit_poll_s=settings.credit_poll_s,
+            decline=None if by_id else self._decline,
         )
 
     def wake(self, wake_up: WakeUp) -> None:
@@ -94,7 +100,8 @@ class Runtime:
 
     async def run(self, on_ready: Callable[[], None] = lambda: None) -> None:
         """Run jobs until ``stop`` is called. ``on_ready`` is called once jobs are claimed."""
-        await self.store.register(await asyncio.to_thread(self.backends.available))
+        available = await asyncio.to_thread(self.backends.available)
+        await self.store.register(self._selection, available, self.backends.declined)
         log.info("worker.started", worker_id=self.store.worker_id, concurrency=self._concurrency)
         fetcher = asyncio.create_task(_run_with_restarts("fetcher", self.fetcher.run))
         tasks = [asyncio.create_task(_run_with_restarts(*named)) for named in self._background_tasks()]
@@ -122,6 +129,7 @@ class Runtime:
         yield "cancel polls", partial(self.leases.run_cancel_polls, self.store.cancel_requests)
         yield "maintainer", self.maintainer.run
         yield "loop lag monitor", self.lag.run
+        yield "backend checks", self.backends.run_checks
 
     async def _claim(self, limit: int) -> Sequence[Claim]:
         return [] if self._is_overloaded() else await self.store.claim(limit, self._claimable())
@@ -136,7 +144,16 @@ class Runtime:
         return self.lag.late and self.fetcher.running > 0
 
     def _claimable(self) -> Selection:
-        return replace(self._selection, backends=tuple(sorted(self.backends.available().items())))
+        backends = tuple(sorted(self.backends.available().items()))
+        return replace(self._selection, backends=backends, excluded=self._declined_jobs.seqs())
+
+    def _decline(self, claim: Claim) -> None:
+        if claim.backend not in self.backends.declined():
+            self._declined_jobs.add(claim.seq)
+        self._reselect()
+
+    def _reselect(self) -> None:
+        self.fetcher.reselect()
 
     def _start_attempt(self, claim: Claim, claimed_at: float) -> None:
         attempt = Attempt(claim, renewed_at=claimed_at)

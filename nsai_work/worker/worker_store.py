@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 
 from crucible.errors import CrucibleError
@@ -26,6 +26,7 @@ from nsai_work.store.records import (
     Lease,
     LeaseReport,
     Outcome,
+    OutcomeKind,
     Selection,
     WakeUp,
 )
@@ -45,6 +46,7 @@ class WorkerStore:
         self._worker = WorkerId.of_this_process()
         # two leaders are harmless, so an unresponsive one is replaced long before a lease would expire
         leader_ttl_s = max(1.0, 3 * settings.sweep_interval_s)
+        self._declined: Callable[[], Mapping[str, str]] = dict
         self._election = Election(LEADERSHIP, str(self._worker), leader_ttl_s)
 
     @property
@@ -52,10 +54,19 @@ class WorkerStore:
         """The id of this worker."""
         return str(self._worker)
 
-    async def register(self, backends: dict[str, str]) -> None:
-        """Register this worker with the backends that it can use."""
+    async def register(
+        self, selection: Selection, backends: dict[str, str], declined: Callable[[], Mapping[str, str]]
+    ) -> None:
+        """Register this worker with the jobs that it is there for and the backends that it can use. ``declined``
+        returns the backends that it cannot use, with the reasons, whenever it reports."""
+        self._declined = declined
         await self._store_async.run(
-            workers.register_worker, self._worker, version=version("nsai-work"), backends=backends
+            workers.register_worker,
+            self._worker,
+            version=version("nsai-work"),
+            backends=backends,
+            declined=declined(),
+            selection=selection,
         )
 
     async def claim(self, limit: int, selection: Selection) -> list[Claim]:
@@ -84,6 +95,8 @@ class WorkerStore:
     async def requeue(self, claim: Claim, outcome: Outcome) -> None:
         """Requeue a job. Raises LeaseLost."""
         await self._store_async.requeue(claim, outcome)
+        if outcome.kind is OutcomeKind.DECLINED:
+            await self._store_async.run(workers.worker_seen, self.worker_id, declined=self._declined())
 
     async def fences(self, job_ids: Sequence[str]) -> dict[str, int]:
         """Return the fencing token of each job that exists."""
@@ -100,10 +113,10 @@ class WorkerStore:
 
     async def lead(self) -> bool:
         """Record that this worker is alive, and campaign for leadership. Returns whether it is the leader."""
-        return await self._store_async.run(self._campaign)
+        return await self._store_async.run(self._campaign, self._declined())
 
-    def _campaign(self, tx: Tx) -> bool:
-        workers.worker_seen(tx, self.worker_id)
+    def _campaign(self, tx: Tx, declined: Mapping[str, str]) -> bool:
+        workers.worker_seen(tx, self.worker_id, declined=declined)
         return self._election.campaign(tx)
 
     async def release_due(self) -> DueJobs:

@@ -54,8 +54,9 @@ class ClaimCandidates:
 
 
 def statement_key(selection: Selection) -> Selection:
-    """The part of a selection that determines the text of a statement; its job ids are a parameter."""
-    return selection if selection.job_ids is None else replace(selection, job_ids=())
+    """The part of a selection that determines the text of a statement; its job ids are a parameter, and excluded
+    jobs do not exclude their lane."""
+    return replace(selection, job_ids=None if selection.job_ids is None else (), excluded=())
 
 
 def times(tx: Tx) -> dict[str, object]:

@@ -67,15 +67,19 @@ class LockedJobs:
         }
         if self.request.selection.job_ids is not None:
             values["job_ids"] = list(self.request.selection.job_ids)
-        statement = _front_of_lane(self.request.selection.job_ids is not None)
+        if self.request.selection.excluded:
+            values["excluded"] = list(self.request.selection.excluded)
+        statement = _front_of_lane("job_ids" in values, "excluded" in values)
         return self.tx.connection.execute(statement, values).all()
 
 
 @lru_cache
-def _front_of_lane(by_id: bool) -> Select[Any]:
+def _front_of_lane(by_id: bool, excluding: bool) -> Select[Any]:
     lane_id, passed = (bindparam(name, type_=BigInteger()) for name in ("lane_id", "passed"))
     statement = select_jobs().where(*ready_in(lane_id), jobs.c.seq > passed).order_by(jobs.c.seq)
     if by_id:
         statement = statement.where(jobs.c.id.in_(bindparam("job_ids", expanding=True)))
+    if excluding:
+        statement = statement.where(jobs.c.seq.not_in(bindparam("excluded", expanding=True)))
     statement = statement.limit(bindparam("count", type_=Integer())).with_for_update(of=jobs, skip_locked=True)
-    return statement if by_id else statement.execution_options(**PREPARED)
+    return statement if by_id or excluding else statement.execution_options(**PREPARED)

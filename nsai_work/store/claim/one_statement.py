@@ -46,9 +46,9 @@ def claim(tx: Tx, request: ClaimRequest) -> list[Claim] | None:
     """Claim jobs as ``general.claim`` does, in one statement.
 
     Returns None, and claims nothing, if the general path is needed: for several lanes, a limit, a concurrency
-    group, a delay that is over, or a selection by job ids.
+    group, a delay that is over, a selection by job ids, or one that excludes jobs.
     """
-    if request.limit <= 0 or request.selection.job_ids is not None:
+    if request.limit <= 0 or request.selection.job_ids is not None or request.selection.excluded:
         return None
     values = {
         **times(tx),

@@ -14,7 +14,7 @@ from nsai_work.store.engine.database import Tx
 from nsai_work.store.lifecycle.dependencies import settle_dependents
 from nsai_work.store.lifecycle.locks import lock_by_id
 from nsai_work.store.lifecycle.transitions import Transition, plan_transitions
-from nsai_work.store.records import Claim, Outcome, OutcomeKind
+from nsai_work.store.records import UNCOUNTED, Claim, Outcome
 from nsai_work.store.rows import failure_json
 from nsai_work.store.schema import attempts
 
@@ -75,7 +75,7 @@ def requeue(tx: Tx, claim: Claim, outcome: Outcome) -> JobStatus:
         finish(tx, claim, Outcome.canceled(Canceled("canceled by request").failure()))
         return JobStatus.CANCELED
     values = {**requeued_columns(tx, row, outcome.delay_s), "wait_reason": outcome.reason}
-    if outcome.kind is OutcomeKind.RELEASED:
+    if outcome.kind in UNCOUNTED:
         values["attempt"] = max(row.attempt - 1, 0)
     event = {
         "reason": outcome.reason,

@@ -10,6 +10,7 @@ from nsai_work.lifecycle import JobStatus
 from nsai_work.store.claim.limits import ALL_MODELS, LimitKey, running_under, shared_limits
 from nsai_work.store.engine.database import Tx
 from nsai_work.store.maintenance.workers import credentials_in_use
+from nsai_work.store.queries.declines import declined_by_all
 from nsai_work.store.schema import dependencies, jobs, lane_backends, lanes
 
 
@@ -18,6 +19,8 @@ def wait_reasons(tx: Tx, rows: Sequence[Row[Any]]) -> dict[int, str]:
     reasons: dict[int, str] = {}
     by_lane: dict[int, str | None] = {}
     limits = _current_limits(tx)
+    ready = [row for row in rows if row.status == JobStatus.QUEUED and row.run_at is None]
+    declined = declined_by_all(tx, ready)
     for row in rows:
         if row.run_at is not None:
             why = f" ({row.wait_reason})" if row.wait_reason else ""
@@ -27,7 +30,7 @@ def wait_reasons(tx: Tx, rows: Sequence[Row[Any]]) -> dict[int, str]:
         else:
             if row.lane_id not in by_lane:
                 by_lane[row.lane_id] = _full(tx, limits, row.lane_id)
-            reason = by_lane[row.lane_id] or row.wait_reason
+            reason = declined.get(row.seq) or by_lane[row.lane_id] or row.wait_reason
             if reason is not None:
                 reasons[row.seq] = reason
     return reasons

@@ -3,6 +3,7 @@ cases to them."""
 
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Table, select, text, update
 from sqlalchemy.event import listen
 
+from nsai_work.errors import FileUnusable
 from nsai_work.job import Job
 from nsai_work.store import Claim, ClaimRequest, Outcome, Store, Tx
 from nsai_work.store.claim import general as general_claim
@@ -229,7 +231,8 @@ def test_nothing_to_claim_is_a_result(store: Store, claim_request: MakeRequest, 
 def test_other_claims_are_left_to_the_general_path(
     store: Store, make_job: MakeJob, claim_request: MakeRequest, clock: ManualClock
 ) -> None:
-    """Several lanes, a limit, a concurrency group, a delay that is over: the single statement claims nothing."""
+    """Several lanes, a limit, a concurrency group, a delay that is over, declined jobs: the single statement claims
+    nothing."""
 
     def left_alone() -> bool:
         before = rows(store, jobs, attempts, events, turns)
@@ -253,6 +256,16 @@ def test_other_claims_are_left_to_the_general_path(
     clock.pass_time(31)
     assert left_alone()
     assert len(store.claim(claim_request(limit=5))) == 2
+
+    restart_with(make_job(), make_job(id="second"))
+    (first,) = store.claim(claim_request())
+    store.requeue(first, Outcome.declined(FileUnusable("no file").failure()))
+    request = claim_request(limit=5)
+    excluding = replace(request, selection=replace(request.selection, excluded=(first.seq,)))
+    before = rows(store, jobs, attempts, events, turns)
+    assert claim_by_statement(store, excluding) is None
+    assert rows(store, jobs, attempts, events, turns) == before
+    assert [claim.job_id for claim in store.claim(excluding)] == ["second"]
 
     restart_with(make_job())
     store.set_tenant_quota("somebody", 1)
