@@ -304,7 +304,7 @@ class Canceled(CrucibleError):
 
 
 def _redacted_details(details: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
-    return {redacted(str(name)): redacted_json(value) for name, value in details.items()}
+    return {redacted(str(name)): redacted_json(to_json(value)) for name, value in details.items()}
 
 
 def error_from(failure: Failure, *, default: type[CrucibleError] = BackendError) -> CrucibleError:

@@ -16,7 +16,8 @@ CrucibleError
     ├── DataChanged           the data has changed since the job was submitted
     ├── WorkerLost            the job's worker died or stopped answering
     ├── HandOver              the worker is shutting down; the job is requeued
-    └── ResumeUnproven        a resume does not meet the recovery policy
+    ├── ResumeUnproven        a resume does not meet the recovery policy
+    └── UnreadableJob         a stored job that this version cannot read
 """
 
 from pydantic import JsonValue, ValidationError
@@ -139,3 +140,9 @@ class ResumeUnproven(WorkError):
 
     category = ErrorCategory.BACKEND
     code = "cold_optimizer"
+
+
+class UnreadableJob(WorkError):
+    """A stored job cannot be read: it was written by another version, or the database was changed by hand."""
+
+    code = "unreadable_job"

@@ -4,10 +4,14 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
 
+from pydantic import ValidationError
 from sqlalchemy import RowMapping, Select, select
 
-from crucible.errors import Failure
-from nsai_work.job import Job, Priority
+from crucible.errors import CrucibleError, Failure
+from crucible.json_types import to_json
+from nsai_work.errors import UnreadableJob
+from nsai_work.job import Job
+from nsai_work.store.damaged import damaged_job
 from nsai_work.store.schema import jobs, specs
 
 STATE_FIELDS: Final = frozenset({
@@ -15,8 +19,6 @@ STATE_FIELDS: Final = frozenset({
     "cancel_requested_at", "worker_id", "result", "error",
 })  # fmt: skip
 """The fields of a job that the store sets. The other fields are immutable."""
-
-RANKS: Final = {priority.rank: priority for priority in Priority}
 
 
 def select_jobs() -> Select[Any]:
@@ -30,14 +32,32 @@ def spec_of(job: Job) -> dict[str, Any]:
 
 
 def job_of(values: RowMapping | Mapping[str, Any], **changed: object) -> Job:
-    """The job of a row. ``changed`` overrides fields of its state."""
+    """The job of a row; a DamagedJob if it is not valid. ``changed`` overrides fields of its state."""
     state = {name: values[name] for name in STATE_FIELDS}
-    return Job.model_validate({**values["spec"], **state, **changed})
+    spec = values["spec"]
+    if not isinstance(spec, Mapping):
+        return damaged_job({**_columns(values), **state, **changed})
+    data = {**spec, **state, **changed}
+    try:
+        return Job.model_validate(data)
+    except (ValidationError, CrucibleError):
+        return damaged_job(data)
+
+
+def _columns(values: RowMapping | Mapping[str, Any]) -> dict[str, Any]:
+    """The immutable fields that are columns too, for a row without its spec."""
+    names = ("id", "kind", "backend", "tenant_id", "namespace", "parent_id", "idempotency_key")
+    return {name: values[name] for name in names if name in values} | {"payload": None}
 
 
 def failure_of(value: dict[str, Any] | None) -> Failure | None:
     """The failure in a JSON column."""
-    return None if value is None else Failure.model_validate(value)
+    if value is None:
+        return None
+    try:
+        return Failure.model_validate(value)
+    except ValidationError:
+        return UnreadableJob("a stored failure cannot be read", details={"stored": to_json(value)}).failure()
 
 
 def failure_json(failure: Failure | None) -> dict[str, Any] | None:

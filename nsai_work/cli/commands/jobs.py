@@ -139,4 +139,10 @@ def _fields(job: "Job") -> list[tuple[str, object]]:
 
 
 def _time_text(time: datetime | None, now: datetime) -> str | None:
-    return f"{time.astimezone():%Y-%m-%d %H:%M:%S} ({ago(time, now)})" if time else None
+    if time is None:
+        return None
+    try:
+        local = time.astimezone()
+    except OverflowError:  # the end of the calendar, in this time zone
+        local = time
+    return f"{local:%Y-%m-%d %H:%M:%S} ({ago(time, now)})"

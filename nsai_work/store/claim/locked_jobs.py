@@ -5,8 +5,10 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Final
 
-from sqlalchemy import BigInteger, Integer, Row, Select, bindparam
+from sqlalchemy import BigInteger, Integer, Row, Select, bindparam, update
 
+from nsai_work.lifecycle import JobStatus
+from nsai_work.logs import get_logger
 from nsai_work.store.claim.candidates import Candidate
 from nsai_work.store.claim.capacity import Capacity
 from nsai_work.store.engine.database import PREPARED, Tx
@@ -14,6 +16,8 @@ from nsai_work.store.lanes import ready_in
 from nsai_work.store.records import ClaimRequest
 from nsai_work.store.rows import select_jobs
 from nsai_work.store.schema import jobs
+
+log = get_logger(__name__)
 
 _BEFORE_FIRST: Final = -1
 """Below the seq of any job."""
@@ -50,13 +54,22 @@ class LockedJobs:
             count = min(limit - added, self.capacity.available(lane, credential))
             if count <= 0:
                 continue
-            rows = self._lock_front(lane, count)
-            if rows:
-                self.passed[lane.lane_id] = rows[-1].seq
+            rows = self._readable(self._lock_front(lane, count))
             self.capacity.use(lane, credential, len(rows))
             self.locked += [LockedJob(row, backend, credential) for row in rows]
             added += len(rows)
         return added
+
+    def _readable(self, rows: Sequence[Row[Any]]) -> list[Row[Any]]:
+        """The rows without those whose counters are no numbers (SQLite takes any value). These fail at once, as no
+        attempt can be counted; they must not stand before other jobs for ever."""
+        broken = [row.seq for row in rows if not isinstance(row.fence, int) or not isinstance(row.attempt, int)]
+        if broken:
+            log.error("store.unreadable_jobs", job_ids=[row.id for row in rows if row.seq in broken])
+            failed = update(jobs).where(jobs.c.seq.in_(broken))
+            values = {"status": str(JobStatus.FAILED), "fence": 0, "attempt": 0, "completed_at": self.tx.now}
+            self.tx.connection.execute(failed.values(**values))
+        return [row for row in rows if row.seq not in broken]
 
     def _lock_front(self, lane: Candidate, count: int) -> Sequence[Row[Any]]:
         """Lock the first ``count`` ready jobs of a lane that no other transaction has locked."""
@@ -70,7 +83,10 @@ class LockedJobs:
         if self.request.selection.excluded:
             values["excluded"] = list(self.request.selection.excluded)
         statement = _front_of_lane("job_ids" in values, "excluded" in values)
-        return self.tx.connection.execute(statement, values).all()
+        rows = self.tx.connection.execute(statement, values).all()
+        if rows:
+            self.passed[lane.lane_id] = rows[-1].seq
+        return rows
 
 
 @lru_cache

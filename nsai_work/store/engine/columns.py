@@ -7,7 +7,12 @@ from typing import Any, Final
 from sqlalchemy import BigInteger, Dialect, Integer, Text
 from sqlalchemy.types import TypeDecorator
 
+from crucible.json_types import to_json
+
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+UNREADABLE: Final = "(not JSON)"
+"""The value of a JSON column whose text is not JSON. No record accepts a text there."""
 
 BigKey: Final = BigInteger().with_variant(Integer(), "sqlite")
 """A 64-bit key. SQLite assigns keys only to a column declared INTEGER."""
@@ -23,20 +28,44 @@ class UtcTime(TypeDecorator[datetime]):
         return None if value is None else (value - _EPOCH) // timedelta(microseconds=1)
 
     def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:
-        return None if value is None else _EPOCH + timedelta(microseconds=value)
+        return None if value is None else _moment(value)
+
+
+def _moment(microseconds: int) -> datetime | None:
+    """The time of a column. One outside of the calendar is its end; None if it is no number, as SQLite allows."""
+    try:
+        return _EPOCH + timedelta(microseconds=microseconds)
+    except OverflowError:
+        return datetime.max.replace(tzinfo=UTC) if microseconds > 0 else datetime.min.replace(tzinfo=UTC)
+    except TypeError:
+        return None
 
 
 class Json(TypeDecorator[Any]):
-    """JSON as text, with NUL and lone surrogates escaped, and with NaN. Native JSON types refuse all three."""
+    """JSON as text, in which NUL and lone surrogates are escaped; native JSON types refuse both.
+
+    What JSON cannot hold is written as text (``crucible.json_types.to_json``). Text that is not JSON is read as
+    UNREADABLE, so that it does not hide the other rows of a query.
+    """
 
     impl = Text
     cache_ok = True
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
-        return None if value is None else json.dumps(value, separators=(",", ":"))
+        if value is None:
+            return None
+        try:
+            return json.dumps(value, separators=(",", ":"), allow_nan=False)
+        except (ValueError, TypeError, RecursionError):
+            return json.dumps(to_json(value), separators=(",", ":"), allow_nan=False)
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
-        return None if value is None else json.loads(value)
+        if value is None:
+            return None
+        try:
+            return json.loads(value, parse_constant=str)
+        except (ValueError, TypeError, RecursionError):
+            return UNREADABLE
 
 
 class LossyText(TypeDecorator[str]):

@@ -5,6 +5,7 @@ from sqlalchemy import update
 from crucible.errors import Canceled
 from nsai_work.errors import IllegalTransition
 from nsai_work.lifecycle import JobStatus
+from nsai_work.store.damaged import status_of
 from nsai_work.store.engine.database import Tx
 from nsai_work.store.lifecycle.dependencies import settle_dependents
 from nsai_work.store.lifecycle.events import append_events
@@ -23,7 +24,7 @@ def request_cancel(tx: Tx, job_id: str, tenant_id: str | None = None) -> JobStat
         JobNotFound: the tenant has no job with this id.
     """
     row = lock_job(tx, job_id, tenant_id)
-    status = JobStatus(row.status)
+    status = status_of(row.status)
     if status.ended:
         return status
     if status is JobStatus.RUNNING:
@@ -56,7 +57,7 @@ def retry(tx: Tx, job_id: str, tenant_id: str | None = None) -> None:
             f"job {job_id!r} succeeded, so there is nothing to retry; to run it once more, submit it as a new job",
             details={"job_id": job_id, "from": row.status},
         )
-    if not JobStatus(row.status).ended:
+    if not status_of(row.status).ended:
         # the transition table allows queued from here, but only to the owner and to the maintenance
         raise IllegalTransition(
             f"job {job_id!r} is {row.status}; only an ended job can be retried",

@@ -9,6 +9,7 @@ from sqlalchemy import Row, Select, select
 
 from crucible.errors import ErrorCategory, Failure
 from nsai_work.lifecycle import JobStatus
+from nsai_work.store.damaged import status_of
 from nsai_work.store.engine.database import PREPARED, Tx, one_of_parameter
 from nsai_work.store.lifecycle.locks import lock_rows
 from nsai_work.store.lifecycle.transitions import Transition, apply_transitions
@@ -59,7 +60,7 @@ def _needed(tx: Tx, seqs: Collection[int]) -> dict[int, list[Row[Any]]]:
 
 
 def _transition(tx: Tx, row: Row[Any], needed: list[Row[Any]]) -> Transition | None:
-    broken = [other for other in needed if JobStatus(other.status).ended and other.status != JobStatus.SUCCEEDED]
+    broken = [other for other in needed if status_of(other.status).ended and other.status != JobStatus.SUCCEEDED]
     if broken:
         failure = dependency_failure([(other.id, other.status) for other in broken])
         values = {"completed_at": tx.now, "run_at": None, "error": failure_json(failure)}

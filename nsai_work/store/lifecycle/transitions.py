@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Row
 
 from nsai_work.lifecycle import JobStatus, check_transition
+from nsai_work.store.damaged import status_of
 from nsai_work.store.engine.bulk_write import BulkWrite
 from nsai_work.store.engine.database import Tx
 from nsai_work.store.lanes import activate
@@ -41,7 +42,7 @@ def plan_transitions(tx: Tx, transitions: Sequence[Transition], bulk: BulkWrite)
     """
     rows_by_columns: dict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
     for transition in transitions:
-        check_transition(JobStatus(transition.row.status), transition.status)
+        check_transition(status_of(transition.row.status), transition.status)
         row = {"seq": transition.row.seq, **transition.values, "status": str(transition.status)}
         rows_by_columns[tuple(sorted(row))].append(row)
     for rows in rows_by_columns.values():

@@ -41,7 +41,12 @@ def running_leases(tx: Tx) -> list[Lease]:
     """The leases of all running jobs."""
     columns = (jobs.c.seq, jobs.c.id, jobs.c.fence, jobs.c.beat, jobs.c.lease_ttl_ms, jobs.c.worker_id)
     rows = tx.connection.execute(select(*columns).where(status_in(JobStatus.RUNNING)))
-    return [Lease(row.seq, row.id, row.fence, row.beat, row.lease_ttl_ms / 1000, row.worker_id) for row in rows]
+    return [Lease(row.seq, row.id, row.fence, row.beat, _seconds(row.lease_ttl_ms), row.worker_id) for row in rows]
+
+
+def _seconds(milliseconds: object) -> float:
+    # without a valid ttl the lease is over
+    return milliseconds / 1000 if isinstance(milliseconds, int) else 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from sqlalchemy import Row, select, tuple_
 from crucible.errors import Canceled, ErrorCategory, Failure
 from nsai_work.errors import WorkerLost
 from nsai_work.lifecycle import JobStatus
-from nsai_work.policies import RetryPolicy
+from nsai_work.store.damaged import DamagedJob
 from nsai_work.store.engine.bulk_write import BulkWrite
 from nsai_work.store.engine.database import Tx
 from nsai_work.store.lifecycle.dependencies import settle_dependents
@@ -16,7 +16,7 @@ from nsai_work.store.lifecycle.finish import close_attempts, requeued_columns
 from nsai_work.store.lifecycle.locks import lock_rows
 from nsai_work.store.lifecycle.transitions import Transition, plan_transitions
 from nsai_work.store.records import Lease, OutcomeKind
-from nsai_work.store.rows import failure_json, failure_of, select_jobs
+from nsai_work.store.rows import failure_json, failure_of, job_of, select_jobs
 from nsai_work.store.schema import attempts, jobs, status_in
 
 MAX_CRASHES: Final = 5
@@ -78,7 +78,10 @@ def _transition(tx: Tx, row: Row[Any], max_crashes: int) -> Transition:
 
 
 def _final_failure(tx: Tx, row: Row[Any], crashes: int, max_crashes: int) -> Failure | None:
-    policy = RetryPolicy.model_validate(row.spec["retry_policy"])
+    job = job_of(row._mapping)
+    if isinstance(job, DamagedJob):
+        return job.error
+    policy = job.retry_policy
     lost = _lost(row)
     if lost.code not in policy.retryable_errors and lost.category not in policy.retryable_errors:
         return lost

@@ -5,10 +5,11 @@ from typing import Any, Final
 
 from sqlalchemy import Row, func, select, tuple_
 
+from nsai_work.store.damaged import priority_of
 from nsai_work.store.engine.database import Tx
 from nsai_work.store.maintenance.workers import present_workers
 from nsai_work.store.records import OutcomeKind, WorkerRow
-from nsai_work.store.rows import RANKS, failure_of
+from nsai_work.store.rows import failure_of
 from nsai_work.store.schema import attempts, lane_backends
 
 MAX_SHOWN: Final = 5
@@ -36,7 +37,7 @@ def declined_by_all(tx: Tx, rows: Sequence[Row[Any]]) -> dict[int, str]:
 
 
 def _is_there_for(worker: WorkerRow, row: Row[Any]) -> bool:
-    of_priority = worker.priorities is None or str(RANKS[row.rank]) in worker.priorities
+    of_priority = worker.priorities is None or str(priority_of(row.rank)) in worker.priorities
     return of_priority and (worker.job_ids is None or row.id in worker.job_ids)
 
 

@@ -80,7 +80,7 @@ def job_events(tx: Tx, job_id: str, *, after: int = 0, limit: int = 1000) -> lis
     seq = seq_of(tx, job_id)
     statement = select(events).where(events.c.job_seq == seq, events.c.seq > after).order_by(events.c.seq)
     rows = tx.connection.execute(statement.limit(limit))
-    return [EventRow(row.seq, job_id, row.at, row.name, row.data) for row in rows]
+    return [EventRow(row.seq, job_id, row.at, row.name, _event_data(row)) for row in rows]
 
 
 def all_events(tx: Tx, *, after: int = 0, limit: int = 1000) -> list[EventRow]:
@@ -90,7 +90,11 @@ def all_events(tx: Tx, *, after: int = 0, limit: int = 1000) -> list[EventRow]:
     """
     statement = select(events, jobs.c.id.label("job_id")).join_from(events, jobs, jobs.c.seq == events.c.job_seq)
     rows = tx.connection.execute(statement.where(events.c.seq > after).order_by(events.c.seq).limit(limit))
-    return [EventRow(row.seq, row.job_id, row.at, row.name, row.data) for row in rows]
+    return [EventRow(row.seq, row.job_id, row.at, row.name, _event_data(row)) for row in rows]
+
+
+def _event_data(row: Row[Any]) -> dict[str, Any]:
+    return row.data if isinstance(row.data, dict) else {"unreadable": row.data}
 
 
 def job_attempts(tx: Tx, job_id: str) -> list[AttemptRow]:

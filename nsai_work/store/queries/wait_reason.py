@@ -61,7 +61,9 @@ def _current_limits(tx: Tx) -> _Limits:
 
 
 def _full(tx: Tx, limits: _Limits, lane_id: int) -> str | None:
-    lane = tx.connection.execute(select(lanes).where(lanes.c.id == lane_id)).one()
+    lane = tx.connection.execute(select(lanes).where(lanes.c.id == lane_id)).first()
+    if lane is None:
+        return "its lane is not in the store, which was changed by hand"
     if lane.group_key is not None:
         count = running_under(tx, ("group", lane.group_key, ALL_MODELS))
         if count >= lane.group_max:

@@ -2,14 +2,16 @@
 
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import Any
 
+from pydantic import ValidationError
 from sqlalchemy import and_, or_, select
 
+from nsai_work.store.damaged import priority_of
 from nsai_work.store.engine.database import Tx
 from nsai_work.store.lanes import front_of, ready_in
 from nsai_work.store.maintenance.scheduler import CLOCK_SKEW
 from nsai_work.store.records import WakeUp
-from nsai_work.store.rows import RANKS
 from nsai_work.store.schema import jobs, lanes
 
 
@@ -38,4 +40,12 @@ def overdue_wake_ups(tx: Tx, *, older_than_s: float, limit: int = 200) -> list[W
         .limit(limit)
     )
     rows = tx.connection.execute(statement)
-    return [WakeUp(job_id=row.id, fence=row.fence, priority=RANKS[row.rank]) for row in rows]
+    return [wake for row in rows if (wake := _wake_up(row)) is not None]
+
+
+def _wake_up(row: Any) -> WakeUp | None:
+    """The wake-up of a row; None if it has no valid one: workers find the job by polling."""
+    try:
+        return WakeUp(job_id=row.id, fence=row.fence, priority=priority_of(row.rank))
+    except ValidationError:
+        return None

@@ -11,12 +11,13 @@ from sqlalchemy import ColumnElement, Row, or_, select, tuple_
 
 from nsai_work.job import Job
 from nsai_work.lifecycle import JobStatus
+from nsai_work.store.damaged import priority_of, status_of
 from nsai_work.store.engine.bulk_write import BulkWrite
 from nsai_work.store.engine.database import Tx
 from nsai_work.store.lifecycle.dependencies import settle
 from nsai_work.store.lifecycle.events import plan_events
 from nsai_work.store.records import Submitted
-from nsai_work.store.rows import RANKS, spec_of
+from nsai_work.store.rows import spec_of
 from nsai_work.store.schema import dependencies, jobs, specs, tags
 from nsai_work.store.submit.lanes import assign_lanes
 from nsai_work.store.submit.rows import SUBMITTED, NewJob, invalid, job_row, new_job, submitted_data
@@ -94,7 +95,7 @@ def _result(
     key = _key(job)
     row = present.get(job.id) or (present.get(key) if key is not None else None)
     if row is not None:
-        return Submitted(row.id, row.fence, JobStatus(row.status), RANKS[row.rank], created=False)
+        return Submitted(row.id, row.fence, status_of(row.status), priority_of(row.rank), created=False)
     first = stored[job.id if key is None or job.id in stored else ids_by_key[key]]
     return Submitted(first.job_id, first.fence, first.status, first.priority, created=False)
 
@@ -108,7 +109,9 @@ def _store(tx: Tx, fresh: Sequence[NewJob]) -> dict[str, Submitted]:
     _insert(tx, fresh, rows, needs, seqs)
     settled = settle(tx, [seqs[job_id] for job_id in needs]) if needs else {}
     return {
-        row["id"]: Submitted(row["id"], 0, settled.get(row["id"], row["status"]), RANKS[row["rank"]], created=True)
+        row["id"]: Submitted(
+            row["id"], 0, settled.get(row["id"], row["status"]), priority_of(row["rank"]), created=True
+        )
         for row in rows
     }
 
