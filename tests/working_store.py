@@ -110,9 +110,13 @@ class WorkingStore(Store):
         return _wait_for(self.door.overdue_wake_ups(older_than_s))
 
 
-def open_working_store(url: str | URL, clock: Clock | None = None) -> WorkingStore:
-    """A working store at a database address, migrated at first use."""
-    database = Database(parse_url(url), clock or SystemClock(), True)
+def open_working_store(
+    url: str | URL, clock: Clock | None = None, *, server_time: bool | None = None
+) -> WorkingStore:
+    """A working store at a database address, migrated at first use. A given clock replaces that of PostgreSQL; with
+    ``server_time`` it is only the clock of this process."""
+    by_server = clock is None if server_time is None else server_time
+    database = Database(parse_url(url), clock or SystemClock(), True, server_time=by_server)
     return WorkingStore(database, AsyncStore(database))
 
 

@@ -32,12 +32,11 @@ def job_store(settings: Settings) -> "Store":
 
 def open_job_store(settings: Settings) -> "Store":
     """Open a store that belongs to the caller, who closes it. Its schema is migrated if the settings allow that."""
-    from nsai_work.clock import SystemClock
     from nsai_work.store import open_store
 
     if settings.database_url.startswith("sqlite"):
         settings.make_home()
-    return open_store(settings.database_url, SystemClock(), migrate=settings.migrate)
+    return open_store(settings.database_url, migrate=settings.migrate)
 
 
 def publisher(settings: Settings) -> "Publisher":

@@ -12,7 +12,6 @@ from nsai_work import telemetry
 from nsai_work.client.connections import job_store, send_wake_ups
 from nsai_work.client.handle import JobHandle
 from nsai_work.client.validate import validate_jobs
-from nsai_work.clock import Clock, SystemClock
 from nsai_work.job import Job
 from nsai_work.lifecycle import JobStatus
 from nsai_work.logs import get_logger
@@ -41,11 +40,7 @@ async def asubmit(job: Job, settings: Settings | None = None) -> JobHandle:
 
 
 def submit_many(
-    jobs: Sequence[Job],
-    settings: Settings | None = None,
-    clock: Clock | None = None,
-    *,
-    runs_here: bool = False,
+    jobs: Sequence[Job], settings: Settings | None = None, *, runs_here: bool = False
 ) -> list[JobHandle]:
     """Submit jobs in one transaction: all of them, or none. They may depend on each other.
 
@@ -57,10 +52,9 @@ def submit_many(
     if not jobs:
         return []
     settings = settings or Settings()
-    clock = clock or SystemClock()
     with telemetry.submit_span(len(jobs)) as trace:
         traced = [trace.mark(job) for job in jobs]
-        validated = validate_jobs(traced, now=clock.now(), timeout_s=settings.submit_timeout_s, runs_here=runs_here)
+        validated = validate_jobs(traced, timeout_s=settings.submit_timeout_s, runs_here=runs_here)
         store = job_store(settings)
         submitted = store.submit([entry.job for entry in validated])
         for validated_job, entry in zip(validated, submitted, strict=True):

@@ -7,7 +7,6 @@ unverified, with the reason. A worker checks it before it runs.
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Final
 
 from pydantic import JsonValue
@@ -45,9 +44,7 @@ class ValidatedJob:
     unverified: str | None
 
 
-def validate_jobs(
-    jobs: Sequence[Job], *, now: datetime, timeout_s: float, runs_here: bool = False
-) -> list[ValidatedJob]:
+def validate_jobs(jobs: Sequence[Job], *, timeout_s: float, runs_here: bool = False) -> list[ValidatedJob]:
     """Validate jobs, and pin their input files. Each backend has ``timeout_s`` for its checks.
 
     A backend whose credential this process lacks leaves its jobs unverified, since a worker may have it; with
@@ -59,7 +56,7 @@ def validate_jobs(
     """
     installed = installed_backends()
     for job in jobs:
-        _check_fields(job, now, installed)
+        _check_fields(job, installed)
     pinned = [_pin_files(job) for job in jobs]
     with_backend = [job for job in pinned if job.kind != "composite"]
     unverified: Mapping[str, str] = {}
@@ -68,12 +65,9 @@ def validate_jobs(
     return [ValidatedJob(job, unverified.get(job.id)) for job in pinned]
 
 
-def _check_fields(job: Job, now: datetime, installed: InstalledBackends) -> None:
+def _check_fields(job: Job, installed: InstalledBackends) -> None:
     refuse_credentials({"payload": job.payload, "metadata": job.metadata, "tags": list(job.tags), "name": job.name})
     _check_backend_names(job, installed)
-    deadline = job.constraints.deadline
-    if deadline is not None and deadline <= now:
-        raise InvalidJob(f"constraints.deadline: {deadline.isoformat()} has passed; give a time in the future")
 
 
 def _check_backend_names(job: Job, installed: InstalledBackends) -> None:

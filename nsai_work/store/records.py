@@ -33,7 +33,7 @@ class Claim:
     """Ownership of a job under a fencing token, which every write of the owner carries.
 
     ``backend`` was chosen among the backends that the job allows; ``credential`` names the account whose limits
-    count the job.
+    count the job. ``remaining_s`` is the time to the job's deadline at the claim, by the database's clock.
     """
 
     job: Job
@@ -43,6 +43,7 @@ class Claim:
     worker_id: str
     backend: str
     credential: str
+    remaining_s: float | None = None
 
     @property
     def job_id(self) -> str:

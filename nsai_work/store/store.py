@@ -32,10 +32,12 @@ from nsai_work.store.submit import submit
 def open_store(url: str | URL, clock: Clock | None = None, *, migrate: bool = True) -> "Store":
     """A store at a database address. First use connects, and migrates the tables unless ``migrate`` is false.
 
+    Its time is that of the database: PostgreSQL's server, or this process for SQLite. A ``clock`` replaces both.
+
     Raises:
         InvalidRequest: the address is malformed, or the database is not supported.
     """
-    return Store(Database(parse_url(url), clock or SystemClock(), migrate))
+    return Store(Database(parse_url(url), clock or SystemClock(), migrate, server_time=clock is None))
 
 
 def migrate_store(url: str | URL) -> None:

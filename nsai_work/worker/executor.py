@@ -73,12 +73,13 @@ class Executor:
 
     def _start_timer(self, attempt: Attempt) -> asyncio.TimerHandle | None:
         """Start the timer that stops the job at its time limit or deadline, whichever is first."""
-        job = attempt.claim.job
+        job, remaining_s = attempt.claim.job, attempt.claim.remaining_s
         limits: list[float] = []
         if job.resources.timeout_ms is not None:
             limits.append(job.resources.timeout_ms / 1000)
-        if job.constraints.deadline is not None:
-            limits.append((job.constraints.deadline - self.clock.now()).total_seconds())
+        if remaining_s is not None:
+            # measured by the database's clock: this machine's may be wrong
+            limits.append(remaining_s)
         if not limits:
             return None
         loop = asyncio.get_running_loop()

@@ -11,13 +11,19 @@ from nsai_work.lifecycle import JobStatus
 from nsai_work.store.engine.columns import UtcTime
 from nsai_work.store.engine.database import PREPARED, Tx
 from nsai_work.store.lanes import front_of
-from nsai_work.store.maintenance.scheduler import CLOCK_SKEW, clock_was_set_back, run_at_has_passed
+from nsai_work.store.maintenance.scheduler import (
+    CLOCK_SKEW,
+    clock_was_set_back,
+    deadline_has_passed,
+    run_at_has_passed,
+)
 from nsai_work.store.records import Selection
 from nsai_work.store.schema import jobs, lane_backends, lanes, limits, status_in, turns
 
 _DUE: Final = or_(
     exists().where(run_at_has_passed(bindparam("now", type_=UtcTime()))),
     exists().where(clock_was_set_back(bindparam("bound", type_=UtcTime()))),
+    exists().where(deadline_has_passed(bindparam("now", type_=UtcTime()))),
 )
 FACTS: Final = select(_DUE.label("due"), exists().where(limits.c.key.is_not(None)).label("limits_set"))
 
@@ -45,11 +51,12 @@ class Candidate:
 class ClaimCandidates:
     """The candidate lanes of a claim, ordered by priority, then by the tenants' turns.
 
-    ``delay_over``: the delay of some job is over and its row not updated yet. ``limits_set``: some limit is set.
+    ``due``: the delay or deadline of some waiting job is over and its row not updated yet. ``limits_set``: some
+    limit is set.
     """
 
     lanes: Sequence[Candidate]
-    delay_over: bool
+    due: bool
     limits_set: bool
 
 

@@ -20,7 +20,7 @@ from nsai_work.store.claim.turns import TenantTurns
 from nsai_work.store.engine.bulk_write import BulkWrite
 from nsai_work.store.engine.database import Tx
 from nsai_work.store.lifecycle.events import plan_events
-from nsai_work.store.maintenance.scheduler import release_delayed
+from nsai_work.store.maintenance.scheduler import release_delayed, time_out, time_to_deadline
 from nsai_work.store.records import Claim, ClaimRequest
 from nsai_work.store.rows import job_of
 from nsai_work.store.schema import attempts, jobs
@@ -53,11 +53,12 @@ def _fill(batch: LockedJobs, turns_by_rank: dict[int, TenantTurns], cycle: Share
 
 
 def _candidate_lanes(tx: Tx, request: ClaimRequest) -> Sequence[Candidate]:
-    # usually no limit is set and no delay is over, so one query suffices
+    # usually no limit is set and nothing is due, so one query suffices
     candidates = find_candidates(tx, request.selection, limited=False)
-    if candidates.delay_over:
+    if candidates.due:
+        time_out(tx)
         release_delayed(tx)
-    if candidates.delay_over or candidates.limits_set:
+    if candidates.due or candidates.limits_set:
         candidates = find_candidates(tx, request.selection, limited=candidates.limits_set)
     return candidates.lanes
 
@@ -113,6 +114,7 @@ def _claim_of(tx: Tx, request: ClaimRequest, locked: LockedJob) -> Claim:
         worker_id=request.worker_id,
         backend=locked.backend,
         credential=locked.credential,
+        remaining_s=time_to_deadline(tx, job),
     )
 
 

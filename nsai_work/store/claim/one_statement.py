@@ -32,6 +32,7 @@ from nsai_work.store.engine.columns import UtcTime
 from nsai_work.store.engine.database import Tx
 from nsai_work.store.engine.pg_statement import PgStatement
 from nsai_work.store.lanes import ready_in
+from nsai_work.store.maintenance.scheduler import time_to_deadline
 from nsai_work.store.records import Claim, ClaimRequest, Selection
 from nsai_work.store.rows import STATE_FIELDS, job_of
 from nsai_work.store.schema import attempts, events, jobs, specs
@@ -46,7 +47,7 @@ def claim(tx: Tx, request: ClaimRequest) -> list[Claim] | None:
     """Claim jobs as ``general.claim`` does, in one statement.
 
     Returns None, and claims nothing, if the general path is needed: for several lanes, a limit, a concurrency
-    group, a delay that is over, a selection by job ids, or one that excludes jobs.
+    group, a delay or deadline that is over, a selection by job ids, or one that excludes jobs.
     """
     if request.limit <= 0 or request.selection.job_ids is not None or request.selection.excluded:
         return None
@@ -59,18 +60,20 @@ def claim(tx: Tx, request: ClaimRequest) -> list[Claim] | None:
     rows = _statement(request.selection).execute(tx, values)
     if not rows[0]["simple"]:
         return None
-    return [_claim_of(row, request.worker_id) for row in rows if row["seq"] is not None]
+    return [_claim_of(tx, row, request.worker_id) for row in rows if row["seq"] is not None]
 
 
-def _claim_of(row: Mapping[str, Any], worker_id: str) -> Claim:
+def _claim_of(tx: Tx, row: Mapping[str, Any], worker_id: str) -> Claim:
+    job = job_of(row)
     return Claim(
-        job=job_of(row),
+        job=job,
         seq=row["seq"],
         fence=row["fence"],
         attempt=row["attempt"],
         worker_id=worker_id,
         backend=row["chosen_backend"],
         credential=row["credential"],
+        remaining_s=time_to_deadline(tx, job),
     )
 
 

@@ -23,6 +23,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from crucible.forks import reset_after_fork, retain_inherited
 from nsai_work.clock import Clock, SystemClock
+from nsai_work.store.engine.database_clock import DatabaseClock
 from nsai_work.store.engine.db_errors import DbErrorKind, classify, to_work_error
 from nsai_work.store.engine.engines import NOTIFICATIONS, is_on, make_engine
 
@@ -37,7 +38,7 @@ text whose best plan does not depend on their parameters."""
 
 @dataclass(frozen=True, slots=True)
 class Tx:
-    """An open transaction. ``now`` is the wall-clock time of its begin, used for everything it writes."""
+    """An open transaction. ``now`` is the database's wall-clock time at its begin, used for all that it writes."""
 
     connection: Connection
     clock: Clock
@@ -72,20 +73,24 @@ def array_of(column: ColumnElement[Any]) -> "ARRAY[Any]":
 class Database:
     """Connections to one database. Thread-safe; a forked child opens connections of its own.
 
-    First use creates or migrates the tables; with ``migrate=False`` it only checks their version.
+    First use creates or migrates the tables; with ``migrate=False`` it only checks their version. The time is that
+    of PostgreSQL's server, or without ``server_time``, as on SQLite, of ``clock``.
     """
 
     url: URL
     clock: Clock = field(default_factory=SystemClock)
     migrate: bool = True
     pool_size: int = 5
+    server_time: bool = True
     _engine: Engine | None = None
     _ready: bool = False
     _spare: Connection | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _server_clock: DatabaseClock = field(init=False)
 
     def __post_init__(self) -> None:
         reset_after_fork(self._reset)
+        self._server_clock = DatabaseClock(self.clock)
 
     def _reset(self) -> None:
         # the sockets belong to the parent
@@ -122,7 +127,13 @@ class Database:
         """A transaction, committed at the end of the block. Driver errors are raised unchanged."""
         engine = self.engine()
         with engine.connect().execution_options(nsai_write=write) as connection, connection.begin():
-            yield Tx(connection, self.clock, self.clock.now())
+            yield self.begun(connection)
+
+    def begun(self, connection: Connection) -> Tx:
+        """The transaction that has just begun on a connection."""
+        measured = self.postgres and self.server_time
+        now = self._server_clock.now(connection) if measured else self.clock.now()
+        return Tx(connection, self.clock, now)
 
     @contextmanager
     def autocommit(self) -> Iterator[Tx]:
@@ -130,7 +141,7 @@ class Database:
         connection = self._autocommit_connection()
         try:
             with connection.begin():
-                yield Tx(connection, self.clock, self.clock.now())
+                yield self.begun(connection)
         except BaseException:
             connection.close()
             raise

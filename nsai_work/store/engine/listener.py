@@ -46,7 +46,7 @@ class ListeningConnection:
             return
         connection = self._open().execution_options(nsai_autocommit=autocommit)
         with connection.begin():
-            yield Tx(connection, self.database.clock, self.database.clock.now())
+            yield self.database.begun(connection)
 
     def wait(self) -> None:
         """Block until a notification arrives or ``wake`` is called."""

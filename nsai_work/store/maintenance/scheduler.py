@@ -7,6 +7,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Row, and_, or_, select, update
 
 from nsai_work.errors import JobTimeout
+from nsai_work.job import Job
 from nsai_work.lifecycle import JobStatus
 from nsai_work.store.engine.database import Tx
 from nsai_work.store.lanes import activate
@@ -34,6 +35,17 @@ def clock_was_set_back(bound: Any) -> ColumnElement[bool]:
     return and_(status_in(*_WAITING), jobs.c.delayed_since.is_not(None), jobs.c.delayed_since > bound)
 
 
+def deadline_has_passed(now: Any) -> ColumnElement[bool]:
+    """The condition that the deadline of a waiting job has passed."""
+    return and_(status_in(*_WAITING), jobs.c.deadline.is_not(None), jobs.c.deadline <= now)
+
+
+def time_to_deadline(tx: Tx, job: Job) -> float | None:
+    """The seconds from the begin of the transaction to a job's deadline; None if it has none."""
+    deadline = job.constraints.deadline
+    return None if deadline is None else (deadline - tx.now).total_seconds()
+
+
 def _due(tx: Tx, status: JobStatus) -> ColumnElement[bool]:
     due = or_(run_at_has_passed(tx.now), clock_was_set_back(tx.now + CLOCK_SKEW))
     return and_(due, jobs.c.status == str(status))
@@ -53,7 +65,7 @@ def release_delayed(tx: Tx, limit: int = 500) -> int:
 def release_due(tx: Tx, limit: int = 500) -> DueJobs:
     """Queue the jobs that are due and end those past their deadline, at most ``limit`` jobs of each sort."""
     due_jobs = DueJobs()
-    due_jobs.timed_out.extend(_time_out(tx, limit))
+    due_jobs.timed_out.extend(time_out(tx, limit))
     release_delayed(tx, limit)
     due = select(jobs).where(_due(tx, JobStatus.PENDING))
     rows = lock_rows(tx, due.order_by(jobs.c.run_at).limit(limit), skip_locked=True)
@@ -86,9 +98,10 @@ def _stuck_pending(tx: Tx, limit: int) -> Sequence[int]:
     return tx.connection.execute(select(oldest.c.seq).where(~open_dependency)).scalars().all()
 
 
-def _time_out(tx: Tx, limit: int) -> list[str]:
-    late = status_in(*_WAITING) & jobs.c.deadline.is_not(None) & (jobs.c.deadline <= tx.now)
-    rows = lock_rows(tx, select(jobs).where(late).order_by(jobs.c.deadline).limit(limit), skip_locked=True)
+def time_out(tx: Tx, limit: int = 500) -> list[str]:
+    """End waiting jobs whose deadline has passed. Returns their ids. Locked jobs are skipped."""
+    late = select(jobs).where(deadline_has_passed(tx.now))
+    rows = lock_rows(tx, late.order_by(jobs.c.deadline).limit(limit), skip_locked=True)
     apply_transitions(tx, [_timeout(tx, row) for row in rows])
     if rows:
         settle_dependents(tx, [row.seq for row in rows])

@@ -205,7 +205,8 @@ def test_both_claims_write_the_same_rows(store: Store, make_job: MakeJob, claim_
         lambda request: claim_by_statement(store, request),
     ):
         emptied(store)
-        store.submit([make_job(id="again"), make_job(id="new"), make_job(id="left")])
+        late = {"deadline": "2026-01-01T00:01:00Z"}
+        store.submit([make_job(id="again", constraints=late), make_job(id="new"), make_job(id="left")])
         (first,) = store.claim(claim_request())
         store.requeue(first, Outcome.released("handed \"over\" 'at once'"))
         claimed.append(path(claim_request("worker \"2\" \\ 'two'", limit=2, backends={"fake": "team-a"})))
@@ -213,10 +214,14 @@ def test_both_claims_write_the_same_rows(store: Store, make_job: MakeJob, claim_
 
     assert [claim.job_id for claim in claimed[1]] == ["again", "new"]
     plain = [
-        [(claim.job, claim.fence, claim.attempt, claim.backend, claim.credential) for claim in some]
+        [
+            (claim.job, claim.fence, claim.attempt, claim.backend, claim.credential, claim.remaining_s)
+            for claim in some
+        ]
         for some in claimed
     ]
     assert plain[0] == plain[1]
+    assert [claim.remaining_s for claim in claimed[1]] == [60.0, None]
     assert stored[0] == stored[1]
 
 
