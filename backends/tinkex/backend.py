@@ -31,7 +31,16 @@ from backends.tinkex.wire.retry import RetryConfig
 from crucible.backend import Health, TrainingBackend
 from crucible.capabilities import Capabilities
 from crucible.completion import Completion
-from crucible.errors import CallerError, CrucibleError, NotFound, RunCorrupted, RunGone, Unsupported
+from crucible.errors import (
+    CallerError,
+    CapacityError,
+    CrucibleError,
+    NotFound,
+    RecoveryExhausted,
+    RunCorrupted,
+    RunGone,
+    Unsupported,
+)
 from crucible.parsing import read_record
 from crucible.prompt import Message, Prompt, TextPart
 from crucible.recovery import RecoveredRun, RecoveryObserver, RecoveryRequest
@@ -200,7 +209,12 @@ class TinkexBackend(TrainingBackend):
         raise kind(f"run {ref.run_id}: {health.reason}", backend=BACKEND, details=error_details)
 
     async def recover(self, request: RecoveryRequest, *, observe: RecoveryObserver) -> RecoveredRun:
-        recovered = await self._current().executor.recover(request, observe=observe)
+        try:
+            recovered = await self._current().executor.recover(request, observe=observe)
+        except RecoveryExhausted as error:
+            if isinstance(error.__cause__, CapacityError):
+                raise error.__cause__ from None
+            raise
         run = await self._run(recovered.client, request.spec)
         return RecoveredRun(run, recovered.checkpoint, recovered.optimizer_requested)
 
@@ -226,6 +240,8 @@ class TinkexBackend(TrainingBackend):
             user_metadata=self._settings.user_metadata,
             heartbeat_s=self._settings.heartbeat_s,
             no_progress_s=self._settings.no_progress_s,
+            # A job that finds the service at its limit waits in the queue.
+            waits_for_capacity=False,
             retry=RetryConfig(give_up_after_s=self._settings.give_up_after_s),
         )
 

@@ -117,6 +117,8 @@ _FORMATTERS: Final[dict[str, tuple[Formatter, str]]] = {
     "job.timeout": (_with_reason("timed out"), "bold red"),
     "job.succeeded": (lambda data: "succeeded", "bold green"),
     "job.cancel_requested": (lambda data: "cancel requested", "yellow"),
+    "wait.started": (_with_reason("waiting"), "yellow"),
+    "wait.ended": (lambda data: "goes on", "dim"),
     "resume.fresh": (lambda data: f"remote run {data.get('run_id')}", "dim"),
     "resume.warm": (_warm, "green"),
     "resume.restored": (_restored, "green"),

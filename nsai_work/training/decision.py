@@ -10,6 +10,7 @@ answer lost or malformed                    replay if the model is alive and the
 run or session gone                         restore into a new run
 corrupted, or a NaN or infinite loss        restore; if the same step corrupts again: fail, or skip its batch
 out of credit                               pause until the account has credit
+over capacity before there is a run         pause: the job waits in the queue, not in a worker
 invalid input, credential refused           fail
 ==========================================  =====================================================================
 
@@ -103,7 +104,7 @@ def needs_health_check(error: CrucibleError) -> bool:
 def decide(incident: Incident) -> Decision:
     """Return the action for a failure, by the table of this module."""
     error, reason = incident.error, incident.error.message
-    if isinstance(error, OutOfCredit):
+    if isinstance(error, OutOfCredit) or (isinstance(error, CapacityError) and not incident.driving):
         return Decision(Action.PAUSE, reason, error)
     if not isinstance(error, BackendError) or isinstance(error, _FINAL):
         return Decision(Action.FAIL, reason, error, fences=_on_record(incident))

@@ -17,6 +17,7 @@ from pydantic import JsonValue
 from crucible.backend import TrainingBackend
 from crucible.errors import BackendError, CallerError, Canceled, CrucibleError, RunCorrupted
 from crucible.training import RunHealth
+from crucible.waits import waiting
 from nsai_work.clock import Clock
 from nsai_work.control import Control
 from nsai_work.errors import HandOver, JobTimeout
@@ -147,17 +148,18 @@ class _Driver:
                 # where repeats are unsafe, everything has been sent, and the same results are awaited again
                 if self._active is not None and incident.replays is True:
                     self._active.send_again()
-        await self._back_off(decision.delay_ms)
+        await self._back_off(decision.delay_ms, decision.reason)
 
     def _count_failure(self, furthest: int) -> None:
         self._failures = 1 if furthest > self._furthest else self._failures + 1
         self._furthest = furthest
 
-    async def _back_off(self, delay_ms: int) -> None:
+    async def _back_off(self, delay_ms: int, reason: str) -> None:
         if delay_ms:
             delay_s = delay_ms / 1000 * (1 + self._jitter() / 4)
             # a run marked corrupted meanwhile is still marked at the next wait, and is handled there
-            with suppress(RunCorrupted):
+            with suppress(RunCorrupted), waiting() as wait:
+                wait.because(reason)
                 await self._assignment.wait(_sleep(self._assignment.sleep, delay_s))
 
     async def _incident(self, error: CrucibleError, snapshot: JournalSnapshot) -> Incident:

@@ -4,10 +4,12 @@ import asyncio
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from pydantic import JsonValue
 
 from crucible.errors import BackendUnavailable, CrucibleError
+from crucible.waits import observed
 from nsai_work import telemetry
 from nsai_work.clock import Clock
 from nsai_work.control import StopReason
@@ -23,6 +25,7 @@ from nsai_work.worker.declines import is_lacking_backend, is_lacking_for_job
 from nsai_work.worker.handlers import JobContext, run_job
 from nsai_work.worker.outcome import outcome_of_error
 from nsai_work.worker.supervisor import supervise
+from nsai_work.worker.waits import AttemptWaits
 from nsai_work.worker.worker_store import WorkerStore
 
 log = get_logger(__name__)
@@ -60,14 +63,16 @@ class Executor:
 
     async def _run(self, attempt: Attempt) -> Outcome:
         timer = self._start_timer(attempt)
+        waits = AttemptWaits(partial(self.store.set_wait, attempt.claim), self.clock)
         try:
-            with telemetry.attempt_span(attempt.claim.job, attempt.claim.fence):
+            with observed(waits), telemetry.attempt_span(attempt.claim.job, attempt.claim.fence):
                 context = JobContext(self.backends, self.make_journal(attempt.claim), self.clock)
                 result = await supervise(run_job(attempt, context), attempt.control, self._grace(attempt))
                 return Outcome.succeeded(result)
         except Exception as error:
             return self._outcome_of_error(attempt, error)
         finally:
+            await waits.close()
             if timer is not None:
                 timer.cancel()
 
@@ -103,6 +108,7 @@ class Executor:
             error,
             policy=claim.job.retry_policy,
             attempt=claim.attempt,
+            uncounted=claim.fence - claim.attempt,
             jitter=self.jitter,
             credit_poll_ms=int(self.credit_poll_s * 1000),
             declines=self.decline is not None and self._is_lacking(claim, error),

@@ -17,11 +17,15 @@ any other exception   failed as internal; the worker's log has the traceback
 """
 
 from collections.abc import Callable
+from typing import Final
 
 from crucible.errors import Canceled, CapacityError, CrucibleError, ErrorCategory, Failure, OutOfCredit
 from nsai_work.errors import HandOver, JobTimeout, LeaseLost, StoreFull, StoreUnavailable
 from nsai_work.policies import RetryPolicy
 from nsai_work.store.records import Outcome, OutcomeKind
+
+MAX_CAPACITY_DELAY_MS: Final = 15_000
+"""The longest delay after which a service at its limit is tried again, unless it names a longer one."""
 
 
 def outcome_of_error(
@@ -32,9 +36,11 @@ def outcome_of_error(
     jitter: Callable[[], float],
     credit_poll_ms: int,
     declines: bool = False,
+    uncounted: int = 0,
 ) -> Outcome:
     """Return the outcome of an attempt that raised ``error``. ``attempt`` is its number, from 1. With ``declines``,
-    the error shows that this worker lacks what the job needs."""
+    the error shows that this worker lacks what the job needs. ``uncounted`` is the number of earlier claims that were
+    not counted as attempts, such as those that met a service at its limit."""
     match error:
         case LeaseLost():
             return Outcome(OutcomeKind.LOST, reason="lease lost")
@@ -47,7 +53,8 @@ def outcome_of_error(
             return Outcome.released("out of credit", delay_s=delay_ms / 1000, failure=error.failure())
         case CapacityError():
             # the service's limit, not the job's fault: no attempt is used
-            delay_ms = max(error.retry_after_ms or 0, policy.delay_ms(1, jitter))
+            delay_ms = min(policy.delay_ms(1 + max(uncounted, 0), jitter), MAX_CAPACITY_DELAY_MS)
+            delay_ms = max(error.retry_after_ms or 0, delay_ms)
             reason = f"the service is at its limit: {error.message}"
             return Outcome.released(reason, delay_s=delay_ms / 1000, failure=error.failure())
         case Canceled():

@@ -5,6 +5,8 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 
+from pydantic import JsonValue
+
 from crucible.errors import CrucibleError
 from nsai_work.client.connections import open_job_store
 from nsai_work.client.follow import JobUpdate
@@ -14,6 +16,7 @@ from nsai_work.lifecycle import JobStatus
 from nsai_work.settings import Settings
 from nsai_work.store import AsyncStore, StandingClaim, Store
 from nsai_work.store.engine.database import Tx
+from nsai_work.store.journal import waits
 from nsai_work.store.journal.adapter import StoreJournal
 from nsai_work.store.maintenance import workers
 from nsai_work.store.maintenance.leader import Election
@@ -97,6 +100,12 @@ class WorkerStore:
         await self._store_async.requeue(claim, outcome)
         if outcome.kind is OutcomeKind.DECLINED:
             await self._store_async.run(workers.worker_seen, self.worker_id, declined=self._declined())
+
+    async def set_wait(
+        self, claim: Claim, reason: str | None, event: tuple[str, dict[str, JsonValue]] | None
+    ) -> None:
+        """Record why a running job waits, or that it goes on. Raises LeaseLost."""
+        await self._store_async.run(waits.set_wait, claim, reason, event)
 
     async def fences(self, job_ids: Sequence[str]) -> dict[str, int]:
         """Return the fencing token of each job that exists."""

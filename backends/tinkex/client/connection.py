@@ -76,10 +76,24 @@ class Connection:
         return self.read(await self.send(request, resource=resource), kind, request.route)
 
     async def submit(
-        self, path: str, body: EncodedBody, *, resource: Resource, repeatable: bool = True, retries: bool = True
+        self,
+        path: str,
+        body: EncodedBody,
+        *,
+        resource: Resource,
+        repeatable: bool = True,
+        retries: bool = True,
+        waits_for_capacity: bool = True,
     ) -> AcceptedRequest:
         """POST a request whose result comes later; return once the server has accepted it."""
-        request = HttpRequest("POST", _api(path), body, repeatable=repeatable, retries=retries)
+        request = HttpRequest(
+            "POST",
+            _api(path),
+            body,
+            repeatable=repeatable,
+            retries=retries,
+            waits_for_capacity=waits_for_capacity,
+        )
         return self.read(await self.send(request, resource=resource), AcceptedRequest, request.route)
 
     async def send(self, request: HttpRequest, *, resource: Resource) -> HttpResponse:

@@ -1,5 +1,6 @@
 """Long polling for the result of an accepted request."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
@@ -24,11 +25,14 @@ from backends.tinkex.wire.features import Encoding
 from backends.tinkex.wire.protobuf_reader import ProtobufError
 from backends.tinkex.wire.retry import is_retryable
 from backends.tinkex.wire.transport import HttpRequest, HttpResponse
-from crucible.errors import BackendUnavailable, MalformedAnswer, RequestTimeout, RunCorrupted
+from crucible.errors import BackendUnavailable, CrucibleError, MalformedAnswer, RequestTimeout, RunCorrupted
 from crucible.retry_after import retry_after_ms
+from crucible.waits import Wait, waiting
 
 T = TypeVar("T")
 _POLL_TIMEOUT_S: Final = 45.0
+_PENDING_S: Final = 2.5
+"""The time after which a missing result is reported as a wait."""
 _MAX_BARE_400: Final = 3
 _MAX_TRUNCATED: Final = 3
 _POLL_MIN_S: Final = 0.02
@@ -78,6 +82,7 @@ class ResultPoll(Generic[T]):
         self._failing_since: float | None = None
         self._failures = 0
         self._quick_polls = 0
+        self._wait = Wait(None)
 
     async def result(self) -> T:
         """Poll until the request has finished and return its result.
@@ -88,6 +93,15 @@ class ResultPoll(Generic[T]):
             BackendUnavailable: the server could not be reached for the whole retry time.
             CrucibleError: the request failed, or the response is malformed.
         """
+        loop = asyncio.get_running_loop()
+        with waiting() as self._wait:
+            timer = loop.call_later(_PENDING_S, lambda: self._wait.reason or self._report_pending())
+            try:
+                return await self._poll()
+            finally:
+                timer.cancel()
+
+    async def _poll(self) -> T:
         while True:
             self._check_progress()
             sent_at = self._transport.clock()
@@ -130,6 +144,7 @@ class ResultPoll(Generic[T]):
             },
             read_timeout_s=_POLL_TIMEOUT_S,
             retries=False,
+            held=True,
         )
 
     def _read(self, response: HttpResponse) -> "_Result[T] | None":
@@ -208,6 +223,11 @@ class ResultPoll(Generic[T]):
         now = self._transport.clock()
         if pending.queue_state in (QueueState.PAUSED_CAPACITY, QueueState.PAUSED_RATE_LIMIT):
             self._progress_at = now
+            reason = pending.queue_state_reason or "the service gives no reason"
+            where = f"{self._target.route}: {pending.queue_state} at {self._connection.server}"
+            self._wait.because(f"{where}: {reason}")
+        elif self._wait.reason is not None:
+            self._report_pending()
         self._target.reporter.waiting(
             self._target.route,
             self._target.request_id,
@@ -215,6 +235,9 @@ class ResultPoll(Generic[T]):
             pending.queue_state_reason,
             now - self._started_at,
         )
+
+    def _report_pending(self) -> None:
+        self._wait.because(f"{self._target.route}: no result yet from {self._connection.server}", expected=True)
 
     def _check_progress(self) -> None:
         idle = self._transport.clock() - self._progress_at
@@ -243,6 +266,8 @@ class ResultPoll(Generic[T]):
         if now - self._failing_since + delay > self._transport.retry.give_up_after_s:
             raise error
         self._failures += 1
+        text = error.message if isinstance(error, CrucibleError) else str(error)
+        self._wait.because(f"{text} ({self._connection.server})")
         await self._transport.sleep(delay)
 
 

@@ -57,6 +57,7 @@ class ServiceClient:
         limits: HttpLimits | None = None,
         heartbeat_s: float = HEARTBEAT_S,
         no_progress_s: float = _NO_PROGRESS_S,
+        waits_for_capacity: bool = True,
         memory: FeatureMemory | None = None,
         runner: Runner | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -65,7 +66,8 @@ class ServiceClient:
         """Create a client. Defaults: ``TINKER_API_KEY`` and ``TINKER_BASE_URL``, else a local development server.
 
         ``observer`` is called with the reason why requests wait, at most once a minute. ``no_progress_s`` bounds
-        how long the server may keep a request active without finishing it.
+        how long the server may keep a request active without finishing it. ``waits_for_capacity``: whether a new
+        run waits while the server is at its limit of runs, as other requests do; otherwise it is a CapacityError.
 
         Raises:
             InvalidRequest: the address has no scheme or host, or a required key is missing.
@@ -76,6 +78,7 @@ class ServiceClient:
         self.runner = runner or shared_background()
         self.observer = observer
         self.no_progress_s = no_progress_s
+        self._waits_for_capacity = waits_for_capacity
         self._heartbeat_s = heartbeat_s
         self._on_lost = on_session_lost
         self._user_metadata = dict(user_metadata or {})
@@ -307,7 +310,12 @@ class ServiceClient:
             lora_config=lora,
             user_metadata=user_metadata or None,
         )
-        accepted = await self.connection.submit("create_model", json_body(request.body()), resource=Resource.MODEL)
+        accepted = await self.connection.submit(
+            "create_model",
+            json_body(request.body()),
+            resource=Resource.MODEL,
+            waits_for_capacity=self._waits_for_capacity,
+        )
         target = PollTarget(
             accepted.request_id,
             "create_model",

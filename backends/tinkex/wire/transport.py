@@ -22,12 +22,16 @@ from crucible.decompression import InvalidBody
 from crucible.errors import AnswerLost, BackendUnavailable, CrucibleError, MalformedAnswer, RequestTimeout
 from crucible.forks import reset_after_fork
 from crucible.retry_after import retry_after_ms
+from crucible.waits import Wait, waiting
 
 if TYPE_CHECKING:
     import httpx
 
 _MAX_TRUNCATED: Final = 3
 _NOT_PROCESSED: Final = frozenset({408, 425, 429, 503})
+_AT_LIMIT: Final = 429
+_UNANSWERED_S: Final = 2.0
+"""The time after which a missing response is reported as a wait."""
 _DOWNLOAD_BLOCK_BYTES: Final = 256 * 1024
 
 
@@ -54,6 +58,10 @@ class HttpRequest:
     retries: bool = True
     repeatable: bool = True
     """False for a request that would take effect twice: it is not sent again once it may have arrived."""
+    waits_for_capacity: bool = True
+    """Whether 429 is retried; otherwise it is returned at once, for callers that wait elsewhere."""
+    held: bool = False
+    """Whether the server may hold the response back, as in a long poll: its absence is then no sign of trouble."""
 
     @property
     def route(self) -> str:
@@ -116,20 +124,24 @@ class HttpTransport:
         """
         request_id = str(uuid.uuid4())
         try:
-            return await self._send_with_retries(request, request_id)
+            with waiting() as wait:
+                return await self._send_with_retries(request, request_id, wait)
         except CrucibleError as error:
             error.request_id = error.request_id or request_id
             raise
 
-    async def _send_with_retries(self, request: HttpRequest, request_id: str) -> HttpResponse:
+    async def _send_with_retries(self, request: HttpRequest, request_id: str, wait: Wait) -> HttpResponse:
         headers = self._headers(request, request_id)
         started_at = self.clock()
         attempt = truncated = status_500 = 0
         while True:
             failure: HttpResponse | BackendUnavailable | RequestTimeout | MalformedAnswer
             try:
-                response = await self._send_once(request, headers)
+                with self._watched(request, wait):
+                    response = await self._send_once(request, headers)
                 if not request.retries or not is_retryable(response.status):
+                    return response
+                if response.status == _AT_LIMIT and not request.waits_for_capacity:
                     return response
                 if not request.repeatable and response.status not in _NOT_PROCESSED:
                     raise _lost(request, f"the server answered {response.status}")
@@ -157,7 +169,27 @@ class HttpTransport:
                     return failure
                 raise failure
             attempt += 1
+            wait.because(self._reason(request, failure))
             await self.sleep(delay)
+
+    def _reason(self, request: HttpRequest, failure: HttpResponse | CrucibleError) -> str:
+        if isinstance(failure, CrucibleError):
+            return f"{failure.message} ({self.endpoint.base_url})"
+        response = ErrorResponse(failure.status, request.route, failure.content, Resource.SERVICE, failure.headers)
+        return f"{error_from_response(response).message} ({self.endpoint.base_url})"
+
+    @contextlib.contextmanager
+    def _watched(self, request: HttpRequest, wait: Wait) -> Iterator[None]:
+        """Report a response that does not come."""
+        if request.held:
+            yield
+            return
+        reason = f"{request.route}: no response yet from {self.endpoint.base_url}"
+        timer = asyncio.get_running_loop().call_later(_UNANSWERED_S, wait.because, reason)
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     async def download(self, url: str, *, authenticated: bool) -> AsyncIterator[bytes]:
         """Stream a file. The API key is sent only with ``authenticated``.

@@ -1,16 +1,22 @@
 """The routes that retrieve results."""
 
 import asyncio
+import time
+from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from backends.tinkex_dev.faults import ServerQueueState
 from backends.tinkex_dev.service.promises import Failed, LossOutputs, Plain, Promise, Result, Samples
 from backends.tinkex_dev.service.service import Service
 from backends.tinkex_dev.wire.exchange import PROTOBUF, answer, read, wants_protobuf
 from backends.tinkex_dev.wire.requests import RetrieveFuture
 from backends.tinkex_dev.wire.result_json import loss_outputs_json, samples_json
+
+_PAUSED_HOLD_S: Final = 1.0
+"""How long ``retrieve_future`` blocks while the queue is paused, so that clients know the reason soon."""
 
 
 class FutureRoutes:
@@ -28,14 +34,23 @@ class FutureRoutes:
     async def retrieve(self, request: Request) -> Response:
         body = await read(request, RetrieveFuture)
         promise = self._service.promises.get(body.request_id)
-        if not promise.done.is_set():
-            try:
-                await asyncio.wait_for(promise.done.wait(), self._service.options.hold_s)
-            except TimeoutError:
-                return self._try_again(promise)
+        if not await self._is_done(promise):
+            return self._try_again(promise)
         assert promise.result is not None
         packed = self._service.options.protobuf and wants_protobuf(request)
         return _packed(promise.result) if packed else _plain(promise.result)
+
+    async def _is_done(self, promise: Promise) -> bool:
+        """Wait for a result, for at most ``hold_s``; less if the queue is paused."""
+        until = time.monotonic() + self._service.options.hold_s
+        while not promise.done.is_set():
+            rest = until - time.monotonic()
+            try:
+                await asyncio.wait_for(promise.done.wait(), min(max(rest, 0.0), _PAUSED_HOLD_S))
+            except TimeoutError:
+                if rest <= _PAUSED_HOLD_S or self._service.queue.state is not ServerQueueState.ACTIVE:
+                    return False
+        return True
 
     def _try_again(self, promise: Promise) -> Response:
         queue = self._service.queue

@@ -55,6 +55,21 @@ def test_each_error_has_its_outcome(error: Exception, kind: OutcomeKind, delay_m
     assert (outcome.kind, outcome.delay_s * 1000) == (kind, delay_ms)
 
 
+def test_a_service_at_its_limit_is_tried_less_and_less_often() -> None:
+    """The job goes back into the queue each time, so the delay grows with the claims; a longer one is respected."""
+
+    def delays(error: Exception) -> list[float]:
+        return [
+            outcome_of_error(
+                error, policy=POLICY, attempt=1, jitter=lambda: 0.5, credit_poll_ms=1, uncounted=uncounted
+            ).delay_s
+            for uncounted in range(7)
+        ]
+
+    assert delays(CapacityError("x")) == [1, 2, 4, 8, 15, 15, 15]
+    assert delays(CapacityError("x", retry_after_ms=9_000)) == [9, 9, 9, 9, 15, 15, 15]
+
+
 def test_the_last_attempt_is_not_retried() -> None:
     """``max_attempts`` includes the first attempt."""
     assert _outcome(BackendUnavailable("x"), attempt=2).kind is OutcomeKind.RETRIED
