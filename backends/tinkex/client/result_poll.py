@@ -95,7 +95,7 @@ class ResultPoll(Generic[T]):
         """
         loop = asyncio.get_running_loop()
         with waiting() as self._wait:
-            timer = loop.call_later(_PENDING_S, lambda: self._wait.reason or self._report_pending())
+            timer = loop.call_later(_PENDING_S, self._report_slow)
             try:
                 return await self._poll()
             finally:
@@ -235,6 +235,10 @@ class ResultPoll(Generic[T]):
             pending.queue_state_reason,
             now - self._started_at,
         )
+
+    def _report_slow(self) -> None:
+        if self._wait.reason is None:
+            self._report_pending()
 
     def _report_pending(self) -> None:
         self._wait.because(f"{self._target.route}: no result yet from {self._connection.server}", expected=True)
