@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
-from typing import Final, Protocol
+from typing import Final, TypeAlias
 
 from pydantic import JsonValue
 
@@ -20,20 +20,18 @@ SHOWN_AFTER_S: Final = 1.5
 EVENT_INTERVAL_S: Final = 30.0
 """The minimum time between two events about waits of one job, and before one about an expected wait."""
 
-Event = tuple[str, dict[str, JsonValue]]
+Event: TypeAlias = tuple[str, dict[str, JsonValue]]
 
 
-class WaitWriter(Protocol):
-    """Stores the reason of a wait."""
-
-    def __call__(self, reason: str | None, event: Event | None, /) -> Awaitable[None]: ...
+Write: TypeAlias = Callable[[str | None, Event | None], Awaitable[None]]
+"""Stores the reason of a wait, None at its end, with an event if it is one."""
 
 
 class AttemptWaits:
     """Observes the waits of one attempt, and stores the reason of the oldest one."""
 
     def __init__(
-        self, write: WaitWriter, clock: Clock, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+        self, write: Write, clock: Clock, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     ) -> None:
         self._write = write
         self._clock = clock
