@@ -39,8 +39,8 @@ def outcome_of_error(
     uncounted: int = 0,
 ) -> Outcome:
     """Return the outcome of an attempt that raised ``error``. ``attempt`` is its number, from 1. With ``declines``,
-    the error shows that this worker lacks what the job needs. ``uncounted`` is the number of earlier claims that were
-    not counted as attempts, such as those that met a service at its limit."""
+    the error shows that this worker lacks what the job needs. ``uncounted`` is the number of earlier claims that
+    were not counted as attempts, such as those that met a service at its limit."""
     match error:
         case LeaseLost():
             return Outcome(OutcomeKind.LOST, reason="lease lost")
