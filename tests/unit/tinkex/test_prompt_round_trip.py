@@ -24,7 +24,7 @@ TOKENIZER = ByteTokenizer()
 ROLES = {257: "system", 258: "user", 259: "assistant", 260: "tool"}
 texts = st.text('aö \n{}"0', max_size=10)
 names = st.text("xyzß", min_size=1, max_size=6)
-jsons = st.none() | st.booleans() | st.integers() | texts | st.lists(texts, max_size=2)
+jsons = st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | texts | st.lists(texts, max_size=2)
 images = st.builds(
     lambda tail: ImagePart(base64=base64.b64encode(b"\xff\xd8\xff" + tail).decode(), media_type="image/jpeg"),
     st.binary(max_size=9),
