@@ -12,6 +12,7 @@ from crucible.capabilities import Capabilities
 from crucible.checked_calls import checked_capabilities, checked_completion, checked_health, checked_stream
 from crucible.completion import Completion
 from crucible.errors import CallerError
+from crucible.monotonic import new_event_loop
 from crucible.prompt import Prompt
 from crucible.registry import load_backend
 from crucible.stream import StreamEvent
@@ -49,7 +50,9 @@ class BlockingBackend:
         from anyio.from_thread import start_blocking_portal
 
         with ExitStack() as stack:
-            self._portal = stack.enter_context(start_blocking_portal())
+            self._portal = stack.enter_context(
+                start_blocking_portal(backend_options={"loop_factory": new_event_loop})
+            )
             opened: AbstractContextManager[object] = self._portal.wrap_async_context_manager(self._backend)
             stack.enter_context(opened)
             self._stack = stack.pop_all()

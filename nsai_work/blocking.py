@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any, Final, TypeVar
 
 from crucible.forks import reset_after_fork
+from crucible.monotonic import monotonic, new_event_loop
 
 T = TypeVar("T")
 
@@ -25,7 +26,12 @@ def run_blocking(work: Coroutine[Any, Any, T]) -> T:
         return _run(work)
     # called from async code (a notebook): a loop cannot run inside another loop
     with ThreadPoolExecutor(1) as pool:
-        return pool.submit(lambda: asyncio.run(work)).result()
+        return pool.submit(_run_in_new_loop, work).result()
+
+
+def _run_in_new_loop(work: Coroutine[Any, Any, T]) -> T:
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        return runner.run(work)
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:
@@ -72,4 +78,6 @@ def _forget_idle() -> None:
 def _make_loop() -> asyncio.AbstractEventLoop:
     # a forked child shares the epoll instance, and closing its loop would unregister the parent's descriptors
     selector = getattr(selectors, "PollSelector", selectors.SelectSelector)
-    return asyncio.SelectorEventLoop(selector())
+    loop = asyncio.SelectorEventLoop(selector())
+    loop.time = monotonic  # type: ignore[method-assign]
+    return loop

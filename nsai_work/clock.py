@@ -1,12 +1,13 @@
 """The clock: the only source of time.
 
-``now`` is the wall clock (UTC), for display and schedules; ``monotonic`` measures durations and leases. Both are
-resolved at each call, so freezegun and fakes can replace them.
+``now`` is the wall clock (UTC), for display and schedules; freezegun's ``freeze_time`` moves it. ``monotonic``
+measures durations and leases; it stays real unless a test passes another ``Clock`` on purpose.
 """
 
-import time
 from datetime import UTC, datetime
 from typing import Protocol
+
+from crucible.monotonic import monotonic
 
 
 class Clock(Protocol):
@@ -28,4 +29,4 @@ class SystemClock:
         return datetime.now(UTC)
 
     def monotonic(self) -> float:
-        return time.monotonic()
+        return monotonic()

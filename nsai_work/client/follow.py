@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from crucible.monotonic import monotonic
 from nsai_work.job import Job
 from nsai_work.lifecycle import JobStatus
 
@@ -111,7 +112,7 @@ class Pauses:
         self._subject = subject
         self._timeout_s = timeout_s
         self._max_pause_s = max_pause_s
-        self._began_at = time.monotonic()
+        self._began_at = monotonic()
         self._pause_s = MIN_PAUSE_S
 
     def reset(self) -> None:
@@ -127,7 +128,7 @@ class Pauses:
         pause, self._pause_s = self._pause_s, min(self._pause_s * PAUSE_GROWTH, self._max_pause_s)
         if self._timeout_s is None:
             return pause
-        left = self._timeout_s - (time.monotonic() - self._began_at)
+        left = self._timeout_s - (monotonic() - self._began_at)
         if left <= 0:
             waited = f"job {self._subject} has not ended after {self._timeout_s:g} s"
             raise TimeoutError(f"{waited}; it continues, and you can wait for it again")

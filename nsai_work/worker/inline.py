@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
+from crucible.monotonic import new_event_loop
 from nsai_work.client.follow import afollow_jobs
 from nsai_work.settings import Settings
 from nsai_work.store.records import EventRow, Selection
@@ -33,7 +34,8 @@ def run_inline(
         StoreUnavailable: the database is unavailable.
         JobNotFound: a job does not exist.
     """
-    asyncio.run(_run(tuple(job_ids), settings, on_event or _ignore, on_stopping or _ignore))
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(_run(tuple(job_ids), settings, on_event or _ignore, on_stopping or _ignore))
 
 
 def _ignore(*_: EventRow) -> None:

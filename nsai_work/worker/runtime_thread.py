@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable
 
 from crucible.forks import reset_after_fork, retain_inherited
+from crucible.monotonic import new_event_loop
 from nsai_work.dispatch.publisher import Publisher
 from nsai_work.logs import get_logger
 from nsai_work.settings import Settings
@@ -104,7 +105,8 @@ class RuntimeThread:
 
     def _main(self) -> None:
         try:
-            asyncio.run(self._run())
+            with asyncio.Runner(loop_factory=new_event_loop) as runner:
+                runner.run(self._run())
         except BaseException as error:
             self._failure = error
             if self._ready.is_set():

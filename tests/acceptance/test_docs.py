@@ -175,3 +175,21 @@ def test_the_page_on_functions_runs(cli: Cli, tmp_path: Path, monkeypatch: pytes
     assert results["workflow_step"] == {"lowest": 0.25, "mean": 0.5}
     assert results["backend_command"] == {"deleted": 0}
     assert done.stdout.splitlines() == ["0.4", "{'lowest': 0.25, 'mean': 0.375}"], done.stderr
+
+
+def test_the_page_on_testing_runs(tmp_path: Path) -> None:
+    """Its files are a test suite of a user, and pass."""
+    page = (DOCS / "howto" / "test-your-jobs.md").read_text()
+    for name, code in re.findall(r"^<!-- file: (\S+) -->\n```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
+        with (tmp_path / name).open("a") as file:
+            file.write(code + "\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error", str(tmp_path)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert "3 passed" in done.stdout, done.stdout + done.stderr

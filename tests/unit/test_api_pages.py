@@ -9,6 +9,7 @@ import pytest
 API = Path(__file__).parents[2] / "docs" / "reference" / "api"
 PAGES = {
     "nsai_work": "nsai_work.md",
+    "nsai_work.testing": "nsai_work_testing.md",
     "crucible": "crucible.md",
     "crucible.testing": "crucible_testing.md",
     "backends.tinkex": "tinkex.md",

@@ -69,6 +69,8 @@ def test_only_one_file_names_stevedore() -> None:
         ("crucible", ["celery", "sqlalchemy", "httpx", "numpy", "stevedore"]),
         ("nsai_work", ["celery", "sqlalchemy", "httpx", "numpy", "stevedore"]),
         ("backends.tinkex", ["celery", "sqlalchemy", "httpx", "numpy"]),
+        ("nsai_work.testing", ["celery", "sqlalchemy", "httpx", "numpy", "pytest", "freezegun"]),
+        ("backends.python", ["celery", "sqlalchemy", "httpx", "numpy"]),
         ("nsai_work.cli", ["celery", "sqlalchemy", "httpx", "numpy"]),
     ],
 )
@@ -92,7 +94,7 @@ def test_crucible_works_without_the_heavy_libraries() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
-@pytest.mark.parametrize("package", ["crucible", "nsai_work", "backends.tinkex"])
+@pytest.mark.parametrize("package", ["crucible", "nsai_work", "nsai_work.testing", "backends.tinkex"])
 def test_public_names_are_sorted_and_there(package: str) -> None:
     """``__all__`` is sorted, and each name in it can be had."""
     module = importlib.import_module(package)

@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar
 from backends.tinkex.client.api_future import THREAD_NAME, ApiFuture
 from backends.tinkex.errors import BACKEND, WrongLoop
 from crucible.forks import reset_after_fork
+from crucible.monotonic import new_event_loop
 
 T = TypeVar("T")
 
@@ -73,7 +74,7 @@ class BackgroundLoop(Runner):
         with self._lock:
             if self._loop is None:
                 reset_after_fork(self._reset)
-                self._loop = asyncio.new_event_loop()
+                self._loop = new_event_loop()
                 threading.Thread(target=self._loop.run_forever, name=THREAD_NAME, daemon=True).start()
             return self._loop
 

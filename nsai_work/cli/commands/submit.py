@@ -1,6 +1,5 @@
 """``nsai-work submit``: validates and stores the jobs of a file, and wakes workers."""
 
-import time
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from pydantic import JsonValue
 
+from crucible.monotonic import monotonic
 from nsai_work.cli.commands.watch import MAX_PAUSE_S
 from nsai_work.cli.error_report import report_job
 from nsai_work.cli.exit_codes import ExitCode, status_exit_code
@@ -49,10 +49,10 @@ def _wait(store: "Store", ids: list[str], timeout_s: float | None, json_output: 
     """Wait for the end of all jobs, and report each that does not succeed. Raises WaitTimedOut."""
     from nsai_work.client.follow import wait_for_end
 
-    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    deadline = None if timeout_s is None else monotonic() + timeout_s
     worst = ExitCode.DONE
     for job_id in ids:
-        remaining_s = None if deadline is None else max(0.0, deadline - time.monotonic())
+        remaining_s = None if deadline is None else max(0.0, deadline - monotonic())
         try:
             job = wait_for_end(partial(store.get, job_id), job_id, remaining_s, MAX_PAUSE_S)
         except TimeoutError:
