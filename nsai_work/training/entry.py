@@ -144,7 +144,7 @@ async def _recover(assignment: Assignment, snapshot: JournalSnapshot) -> Recover
         spec=assignment.spec,
         reason=snapshot.run.end_reason or "the run ended",
         policy=assignment.payload.recovery,
-        candidates=tuple(checkpoint_ref(checkpoint) for checkpoint in usable),
+        candidates=tuple(checkpoint_ref(row, assignment.payload.checkpoint_policy) for row in usable),
     )
     recorder = _RecoveryRecorder(assignment, usable)
     try:

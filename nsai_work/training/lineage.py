@@ -8,6 +8,7 @@ from typing import Final, Self
 from crucible.errors import CrucibleError
 from crucible.training import CheckpointRef
 from nsai_work.journal import CheckpointRecord, CheckpointStatus, JournalSnapshot, RemoteRun, ResumeMode
+from nsai_work.policies import CheckpointPolicy
 
 POISONED: Final = "run_corrupted"
 FLAGGED: Final = "run_flagged"
@@ -94,10 +95,14 @@ def no_candidate_reason(snapshot: JournalSnapshot) -> str:
     return "no checkpoint is usable: " + "; ".join(f"{row.name}: {row.note or 'lost'}" for row in lost[-5:])
 
 
-def checkpoint_ref(checkpoint: CheckpointRecord) -> CheckpointRef:
-    """Convert a checkpoint record to the reference that ``crucible.recovery`` uses. The record has a path."""
+def checkpoint_ref(checkpoint: CheckpointRecord, policy: CheckpointPolicy) -> CheckpointRef:
+    """Convert a checkpoint record to the reference that ``crucible.recovery`` uses, for which a lower metric is
+    better. The record has a path."""
     assert checkpoint.path is not None
-    return CheckpointRef(path=checkpoint.path, name=checkpoint.name, step=checkpoint.step, metric=checkpoint.metric)
+    metric = checkpoint.metric
+    if metric is not None and policy.best_mode == "max":
+        metric = -metric
+    return CheckpointRef(path=checkpoint.path, name=checkpoint.name, step=checkpoint.step, metric=metric)
 
 
 def worst_resume(runs: Sequence[RemoteRun]) -> ResumeMode:

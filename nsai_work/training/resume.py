@@ -4,6 +4,7 @@ from pydantic import JsonValue
 
 from nsai_work.errors import ResumeUnproven
 from nsai_work.journal import ResumeMode, StepRecord
+from nsai_work.training.lineage import EndReason
 from nsai_work.training.proof import Proof, prove
 from nsai_work.training.run_state import ActiveRun, Assignment
 
@@ -32,7 +33,11 @@ async def check_resume(assignment: Assignment, active: ActiveRun, record: StepRe
     name = "resume.verified" if proof.mode is ResumeMode.EXACT else "resume.cold"
     await assignment.journal.event(name, _details(active, proof))
     if proof.mode is ResumeMode.COLD and assignment.payload.recovery.on_cold_optimizer == "stop":
-        raise _unproven(active, proof)
+        error = _unproven(active, proof)
+        # a retry of the job must not go on with this run, but restore again
+        reason = EndReason(error.code, active.progress.last_step + 1, error.message)
+        await assignment.journal.end_run(active.record.generation, str(reason))
+        raise error
 
 
 def _details(active: ActiveRun, proof: Proof) -> dict[str, JsonValue]:

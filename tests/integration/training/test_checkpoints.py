@@ -81,6 +81,21 @@ async def test_a_recovery_to_the_best_checkpoint_leaves_no_gap(tmp_path: Path) -
     assert all(row.status is CheckpointStatus.DELETED and row.generation == 1 for row in gone)
 
 
+async def test_the_best_checkpoint_of_a_metric_to_maximize_is_the_highest(tmp_path: Path, alone: Scene) -> None:
+    """best_loss goes by the policy's metric and its mode."""
+    fields = {
+        "recovery": {"checkpoint_strategy": "best_loss", "backoff_ms": 0, "poll_interval_ms": 10},
+        "checkpoint_policy": {"save_every": 1, "keep_last": 9, "best_metric": "loss_sum", "best_mode": "max"},
+    }
+    scene = Scene(payload_of(tmp_path, **fields))
+    scene.service.hook = once("result", 6, kill_run)
+    result = await scene.drive()
+    highest = max(alone.journal.steps[:5], key=lambda step: step.loss).step
+    assert highest != min(alone.journal.steps[:5], key=lambda step: step.loss).step
+    assert result["lineage"][1]["from_step"] == highest
+    assert scene.losses == alone.losses
+
+
 async def test_without_any_checkpoint_the_job_begins_again(tmp_path: Path, alone: Scene) -> None:
     """Its seed makes that exact."""
     scene = Scene(payload_of(tmp_path, checkpoint_policy={"strategy": "last", "save_every": 100}))

@@ -45,8 +45,8 @@ async def test_a_cold_optimizer_is_caught(tmp_path: Path, alone: Scene) -> None:
     assert scene.losses != alone.losses
 
 
-async def test_a_cold_optimizer_stops_the_job_if_the_policy_says_so(tmp_path: Path) -> None:
-    """on_cold_optimizer: stop."""
+async def test_a_cold_optimizer_stops_the_job_if_the_policy_says_so(tmp_path: Path, alone: Scene) -> None:
+    """on_cold_optimizer: stop. A retry does not go on with the cold run: it restores again."""
     recovery = {"enabled": True, "on_cold_optimizer": "stop", "poll_interval_ms": 10}
     scene = Scene(
         payload_of(tmp_path, checkpoint_policy={"save_every": 3}, recovery=recovery),
@@ -55,6 +55,12 @@ async def test_a_cold_optimizer_stops_the_job_if_the_policy_says_so(tmp_path: Pa
     scene.service.hook = once("result", 6, kill_run)
     with pytest.raises(ResumeUnproven, match="optimizer's state did not come back"):
         await scene.drive()
+
+    scene.service.features = scene.service.features.model_copy(update={"restores_optimizer": True})
+    result = await scene.drive()
+
+    assert [run["from_step"] for run in result["lineage"]] == [0, 3, 3]
+    assert scene.losses == alone.losses
 
 
 async def test_a_proven_resume_is_exact(tmp_path: Path) -> None:
