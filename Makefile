@@ -5,6 +5,7 @@
 # make chaos     the long chaos form: hundreds of real kills
 # make docs      the documentation site, in site/; fails at a warning or a broken link
 # make extras    the tests that need torch, transformers, PEFT or LiteLLM, in an environment of their own (about 1.2 GB)
+# make install-test  each extra alone in an environment of its own: what it is for starts (about a minute)
 # make peers     the official SDK on our dev server, and our client on foreign servers (installs them; about 2.5 GB)
 PYTHON ?= python3
 VENV := .venv
@@ -14,10 +15,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 export PYTHONWARNINGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test coverage lint check docs chaos extras peers clean
+.PHONY: help demo test coverage lint check docs chaos extras install-test peers clean
 
 help:
-	@sed -n 's/^# //p' Makefile | head -8
+	@sed -n 's/^# //p' Makefile | head -9
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "nsai-work needs Python 3.11 or later; run make PYTHON=/path/to/python3.11"; exit 1; }
@@ -44,12 +45,12 @@ demo: $(VENV)/.installed-demo
 	$(BIN)/nsai-work demo
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -q -m "not long and not peers" -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -q -m "not long and not peers and not install" -n auto --maxprocesses 4 --dist loadfile
 
 # slower than make test by the measuring, so apart from it
 coverage: $(VENV)/.installed-dev
 	$(BIN)/python -m coverage erase
-	$(BIN)/python -m coverage run -m pytest -q -m "not long and not peers" -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m coverage run -m pytest -q -m "not long and not peers and not install" -n auto --maxprocesses 4 --dist loadfile
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
 
@@ -81,6 +82,9 @@ $(EXTRAS)/.installed: pyproject.toml constraints-extras.txt
 extras: $(EXTRAS)/.installed
 	$(EXTRAS)/bin/python -m pytest -q tests/contract/test_litellm.py tests/contract/test_peft.py tests/unit/litellm_backend \
 		tests/unit/crucible/test_chat_template.py "tests/integration/in_process/test_sigkill.py::test_a_killed_worker_costs_no_step_and_no_bit[peft]"
+
+install-test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -q -m install tests/install
 
 clean:
 	rm -rf $(VENV) $(EXTRAS) demo-output .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist site

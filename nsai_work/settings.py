@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from crucible.errors import InvalidRequest
 from nsai_work.credentials import account_name
+from nsai_work.extras import missing_extra
 from nsai_work.home import absolute, default_home, make_private_folder
 
 AccountName: TypeAlias = Annotated[str, AfterValidator(account_name)]
@@ -141,6 +142,8 @@ def _checked_database(url: str) -> str:
         raise ValueError("DATABASE_URL: expected a URL such as sqlite:///PATH or postgresql://HOST/NAME")
     if dialect not in ("sqlite", "postgresql", "postgres"):
         raise ValueError(f"DATABASE_URL: {dialect!r} is not allowed; allowed are sqlite and postgresql")
+    if missing := missing_extra(scheme):
+        raise ValueError(f"DATABASE_URL: {missing}")
     # the driver of the package's postgres extra
     return f"postgresql+psycopg://{rest}" if scheme in ("postgresql", "postgres") else url
 
@@ -152,6 +155,8 @@ def _check_broker(url: str) -> None:
         raise ValueError(
             f"BROKER_URL: {shown} is not allowed; allowed are {', '.join(BROKER_SCHEMES)} (as amqp://HOST)"
         )
+    if missing := missing_extra(scheme):
+        raise ValueError(f"BROKER_URL: {missing}")
 
 
 def _named(error: ValidationError) -> InvalidRequest:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 MAX_LINES = 40
 
 ADVICE = {
+    "credential_missing": "set the credential in the environment; on this machine, nsai-work dev-server needs none",
     "authentication_failed": "set the credential in the environment (tinkex: TINKER_API_KEY) and try again",
     "backend_unavailable": "check that the service is running and its address is correct (tinkex: TINKER_BASE_URL);"
     " to start a local service: nsai-work dev-server",

@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+DEFAULT_BACKEND = "tinkex"
+
 JobId = Annotated[
     str, typer.Argument(metavar="ID", help="Job ID, or a unique prefix or suffix of at least 4 characters.")
 ]

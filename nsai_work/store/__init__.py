@@ -29,7 +29,7 @@ from nsai_work.store.records import (
     WakeUp,
     WorkerRow,
 )
-from nsai_work.store.store import Store, migrate_store, open_store
+from nsai_work.store.store import Store, migrate_store, open_store, stored_version
 
 __all__ = [
     "MAX_CRASHES",
@@ -60,4 +60,5 @@ __all__ = [
     "migrate_store",
     "open_store",
     "parse_url",
+    "stored_version",
 ]

@@ -49,6 +49,20 @@ def migrate_store(url: str | URL) -> None:
         store.close()
 
 
+def stored_version(url: str | URL) -> str | None:
+    """The version of the tables at a database address; None if there are none. Creates and migrates nothing.
+
+    Raises as ``Store``'s methods.
+    """
+    from nsai_work.store.engine.migrate import current_version
+
+    database = Database(parse_url(url), _ready=True)
+    try:
+        return database.read(lambda tx: current_version(tx.connection))
+    finally:
+        database.close()
+
+
 @dataclass(frozen=True, slots=True)
 class Store:
     """The store, with one transaction per method.

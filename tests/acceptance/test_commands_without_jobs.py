@@ -1,9 +1,12 @@
 """The commands that need no job: complete, backends, doctor and db."""
 
 import json
+import sqlite3
 import struct
 import zlib
 from pathlib import Path
+
+import pytest
 
 from tests.acceptance.conftest import Cli
 
@@ -77,21 +80,89 @@ def test_a_running_dev_server_is_found(cli: Cli) -> None:
     assert findings["backend tinkex"]["verdict"] == "ok"
 
 
-def test_doctor_finds_nothing_broken_in_a_new_home(cli: Cli) -> None:
-    """Nothing is broken in an empty home; a missing dev server is a note with advice."""
-    findings = {item["subject"]: item for item in cli.json("doctor")}
+def test_doctor_is_red_without_a_key_for_the_default_backend(cli: Cli) -> None:
+    """Only that is broken in an empty home; a missing dev server is a note with advice."""
+    findings = {item["subject"]: item for item in cli.json("doctor", code=1)}
 
     assert {findings[name]["verdict"] for name in ("settings", "home", "database", "broker")} == {"ok"}
+    assert findings["backend tinkex"]["verdict"] == "broken"
+    assert "TINKER_API_KEY" in findings["backend tinkex"]["detail"]
+    assert "nsai-work dev-server" in findings["backend tinkex"]["advice"]
+    assert [name for name, item in findings.items() if item["verdict"] == "broken"] == ["backend tinkex"]
     assert findings["backend fake"]["verdict"] == "ok"
     assert findings["dev server"]["verdict"] == "note"
     assert "nsai-work dev-server" in findings["dev server"]["advice"]
+
+
+def test_doctor_is_red_if_the_default_backend_does_not_answer(cli: Cli) -> None:
+    """A key alone is not enough."""
+    away = Cli(cli.home, {"TINKER_BASE_URL": "http://127.0.0.1:1", "TINKER_API_KEY": "tml-x"})
+
+    findings = {item["subject"]: item for item in away.json("doctor", code=1)}
+
+    assert findings["backend tinkex"]["verdict"] == "broken"
+    assert "127.0.0.1:1" in findings["backend tinkex"]["detail"]
+
+
+def test_doctor_writes_nothing(cli: Cli, tmp_path: Path) -> None:
+    """Neither a home nor a file in a home; a store of an older version stays as it is."""
+    before = snapshot(tmp_path)
+    cli.run("doctor")
+    assert snapshot(tmp_path) == before
+
+    assert cli.run("db", "upgrade").returncode == 0
+    with sqlite3.connect(cli.home / "nsai-work.db") as connection:
+        connection.execute("UPDATE nsai_alembic_version SET version_num = '0001'")
+    connection.close()
+    before = snapshot(tmp_path)
+    findings = {item["subject"]: item for item in cli.json("doctor", code=1)}
+
+    assert snapshot(tmp_path) == before
+    assert "schema version: 0001; the next process upgrades it" in findings["database"]["detail"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["list"], ["list", "--json"], ["show", "nope"], ["steps", "nope"], ["checkpoints", "nope"],
+        ["watch", "nope"], ["cancel", "nope"], ["retry", "nope"], ["promote", "nope", "final"], ["run", "nope"],
+        ["limits", "list"], ["db", "prune", "--older-than", "1d"], ["backends"], ["backends", "--json"],
+        ["--version"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_reading_makes_no_home_and_no_store(cli: Cli, command: list[str]) -> None:
+    """Also commands that change a job, since there is none; those about a job end with code 3."""
+    done = cli.run(*command)
+
+    assert done.returncode == (3 if "nope" in command or "prune" in command else 0), done.stderr
+    assert not cli.home.exists()
+    if done.returncode == 3:
+        assert "there is no job store yet" in done.stderr
+        assert command[1] in done.stderr or "prune" in command
+
+
+def test_an_empty_list_says_that_there_is_no_store(cli: Cli) -> None:
+    """So that nobody looks for jobs in the wrong home; the list itself is empty."""
+    done = cli.run("list", "--json")
+
+    assert json.loads(done.stdout) == []
+    assert str(cli.home / "nsai-work.db") in done.stderr
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """All files and folders below a folder, with their modes and contents."""
+    return {
+        str(path.relative_to(folder)): (path.stat().st_mode, path.read_bytes() if path.is_file() else b"")
+        for path in sorted(folder.rglob("*"))
+    }
 
 
 def test_doctor_shows_the_accounts(cli: Cli) -> None:
     """An account of a backend that is not installed is a note: no job here counts against its limits."""
     named = Cli(cli.home, {"NSAI_WORK_CREDENTIALS": '{"fake": "team-a", "fakr": "team-b"}'})
 
-    findings = {item["subject"]: item for item in named.json("doctor")}
+    findings = {item["subject"]: item for item in named.json("doctor", code=1)}
 
     assert findings["credentials"]["verdict"] == "note"
     assert "fake as team-a" in findings["credentials"]["detail"]

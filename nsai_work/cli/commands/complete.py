@@ -9,6 +9,7 @@ import typer
 
 from crucible.errors import InvalidRequest
 from nsai_work.cli.output import as_json, write_json
+from nsai_work.cli.parameters import DEFAULT_BACKEND
 
 if TYPE_CHECKING:
     from crucible.completion import Completion
@@ -23,7 +24,9 @@ def complete(
     prompt: Annotated[
         str, typer.Argument(metavar="PROMPT", help="Text of the prompt; '-' or nothing reads it from stdin.")
     ] = STDIN,
-    backend: Annotated[str, typer.Option(help="Name of the backend, as listed by nsai-work backends.")] = "tinkex",
+    backend: Annotated[
+        str, typer.Option(help="Name of the backend, as listed by nsai-work backends.")
+    ] = DEFAULT_BACKEND,
     model: Annotated[str | None, typer.Option(help="Base model, or path of a checkpoint.")] = None,
     system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Maximum number of tokens to generate.")] = None,

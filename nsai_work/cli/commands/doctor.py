@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from crucible.errors import CrucibleError, PluginError
-from nsai_work.cli.error_report import describe_error
+from nsai_work.cli.error_report import advice_for, describe_error
 from nsai_work.cli.exit_codes import ExitCode
 from nsai_work.cli.output import stdout_console, write_json
+from nsai_work.cli.parameters import DEFAULT_BACKEND
 
 if TYPE_CHECKING:
     from nsai_work.settings import Settings
@@ -102,28 +103,41 @@ def _check_credentials(settings: "Settings") -> Check:
 
 def _check_home(settings: "Settings") -> Check:
     import os
-    import tempfile
+    import shutil
 
-    home = settings.make_home()
-    try:
-        with tempfile.NamedTemporaryFile(dir=home, prefix="doctor-") as file:
-            # an empty file can be created even on a full disk
-            file.write(bytes(MIN_FREE_BYTES))
-    except OSError as error:
+    home = settings.home
+    # a check writes nothing: the first job makes the folder
+    folder = next(path for path in (home, *home.parents) if path.exists())
+    problem = None
+    if not folder.is_dir():
+        problem = f"{folder} is not a folder"
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        problem = f"{folder} is not writable"
+    elif shutil.disk_usage(folder).free < MIN_FREE_BYTES:
+        problem = f"the disk of {folder} is full"
+    if problem is not None:
         advice = "free disk space and make the folder writable, or set NSAI_WORK_HOME to another folder"
-        detail = f"cannot write to {home}: {os.strerror(error.errno or 0)}"
-        return Check("home", CheckStatus.BROKEN, detail, advice)
+        return Check("home", CheckStatus.BROKEN, f"cannot write to {home}: {problem}", advice)
+    if folder != home:
+        return Check("home", CheckStatus.OK, f"{home} does not exist yet; it will be created")
+    if home.stat().st_mode & 0o077:
+        return Check("home", CheckStatus.NOTE, f"{home} is accessible to others", f"chmod 700 {home}")
     return Check("home", CheckStatus.OK, f"{home} is writable")
 
 
 def _check_database(settings: "Settings") -> Check:
-    from nsai_work.cli.store_access import get_store
+    from nsai_work.cli.store_access import missing_store
     from nsai_work.settings import redacted
-    from nsai_work.store.engine.migrate import HEAD, current_version
+    from nsai_work.store import stored_version
+    from nsai_work.store.engine.migrate import HEAD
 
-    version = get_store(settings).database.read(lambda tx: current_version(tx.connection))
+    if missing_store(settings):
+        return Check("database", CheckStatus.OK, f"{settings.database_url} does not exist yet; it will be created")
+    version = stored_version(settings.database_url)
     detail = f"{redacted(settings.database_url)} answers; schema version: {version or 'none'}"
-    if version != HEAD:
+    if version != HEAD and settings.migrate and (version is None or version < HEAD):
+        detail += f"; the next process upgrades it to {HEAD}"
+    elif version != HEAD:
         return Check("database", CheckStatus.BROKEN, f"{detail}, required: {HEAD}", "run nsai-work db upgrade")
     return Check("database", CheckStatus.OK, detail)
 
@@ -188,10 +202,18 @@ def _check_backend(name: str) -> Check:
     except PluginError:
         raise
     except CrucibleError as error:
-        return Check(subject, CheckStatus.NOTE, error.message, "needed only for jobs of this backend")
+        return _unusable(name, error.message, advice_for(error))
     if not health.ok:
-        return Check(subject, CheckStatus.NOTE, f"installed, but unavailable: {health.reason}")
+        return _unusable(name, f"installed, but unavailable: {health.reason}", None)
     return Check(subject, CheckStatus.OK, "available")
+
+
+def _unusable(name: str, reason: str, advice: str | None) -> Check:
+    """A backend that cannot work is needed only for its own jobs, but for the default backend of all commands."""
+    if name != DEFAULT_BACKEND:
+        return Check(f"backend {name}", CheckStatus.NOTE, reason, "needed only for jobs of this backend")
+    advice = advice or f"to use another backend, name it in jobs and with --backend; {name} is the default"
+    return Check(f"backend {name}", CheckStatus.BROKEN, reason, advice)
 
 
 def _as_data(check: Check) -> dict[str, str | None]:

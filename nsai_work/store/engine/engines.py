@@ -7,6 +7,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError
 
 from crucible.errors import InvalidRequest
+from nsai_work.extras import missing_extra
 from nsai_work.home import make_private_file, make_private_folder
 
 PREPARED_STATEMENTS: Final = "prepared"
@@ -34,6 +35,8 @@ def parse_url(url: str | URL) -> URL:
         parsed = parsed.set(drivername="postgresql+psycopg")
     if parsed.drivername not in ("sqlite", "sqlite+pysqlite", "postgresql+psycopg"):
         raise InvalidRequest.of("database_url", parsed.drivername, f"use {_ALLOWED}")
+    if missing := missing_extra(parsed.drivername):
+        raise InvalidRequest(f"database_url: {missing}", details={"field": "database_url"})
     if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
         raise InvalidRequest.of(
             "database_url", parsed.database, "give the path of a file: other processes must find it"
