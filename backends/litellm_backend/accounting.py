@@ -10,13 +10,31 @@ from crucible.prompt import Prompt
 
 
 def data_of(response: Any) -> Any:
-    """An answer or a chunk of LiteLLM as JSON data. Its objects may hold values that do not fit their own types."""
-    return response.model_dump(warnings=False) if hasattr(response, "model_dump") else response
+    """An answer or a chunk of LiteLLM as JSON data, with what LiteLLM moved aside back in its place.
+
+    LiteLLM's objects may hold values that do not fit their own types.
+    """
+    data = response.model_dump(warnings=False) if hasattr(response, "model_dump") else response
+    choices = data.get("choices") if isinstance(data, dict) else None
+    for choice in choices if isinstance(choices, list) else ():
+        if not isinstance(choice, dict):
+            continue
+        aside = choice.get("provider_specific_fields")
+        if isinstance(aside, dict):
+            choice["error"] = aside.get("error")
+            # LiteLLM reads every reason that it does not know as stop
+            choice["finish_reason"] = aside.get("native_finish_reason") or choice.get("finish_reason")
+        message = choice.get("message")
+        aside = message.get("provider_specific_fields") if isinstance(message, dict) else None
+        if isinstance(aside, dict) and message is not None:
+            message["refusal"] = aside.get("refusal")
+    return data
 
 
 def counted(wire: Any, prompt: Prompt, text: str) -> Usage:
     """The provider's usage, or an estimate, marked as one. LiteLLM writes 0 for uncounted thinking tokens."""
-    usage = usage_of(wire, prompt, text)
+    data = wire.model_dump(warnings=False) if hasattr(wire, "model_dump") else wire
+    usage = usage_of(data, prompt, text)
     return usage.model_copy(update={"thinking_tokens": usage.thinking_tokens or None})
 
 

@@ -1,9 +1,10 @@
 """Translation of LiteLLM's exceptions to ``crucible.errors``."""
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from backends.litellm_backend.settings import BACKEND
-from backends.openai.errors import kind_of_status
+from backends.openai.errors import error_in_answer, kind_of_status, short
 from crucible.errors import (
     AuthenticationFailed,
     BackendError,
@@ -26,6 +27,9 @@ _BY_NAME: Final[tuple[tuple[str, type[CrucibleError]], ...]] = (
     ("APITimeoutError", RequestTimeout),
 )
 _MAX_CHARS: Final = 2000
+_MAX_CAUSES: Final = 6
+_NO_ANSWERS: Final = ("Empty or invalid response from LLM endpoint", "that is not a list")
+"""LiteLLM's texts for answers that are none, which have the status of a server's failure."""
 
 
 def translated(error: Exception, model: str | None) -> CrucibleError:
@@ -33,6 +37,9 @@ def translated(error: Exception, model: str | None) -> CrucibleError:
     if isinstance(error, CrucibleError):
         error.backend = BACKEND
         return error
+    inner = _inner(error)
+    if inner is not None:
+        return inner
     kind = _kind(error)
     headers = _headers(error)
     common: dict[str, Any] = {"backend": BACKEND, "request_id": headers.get("x-request-id")}
@@ -50,12 +57,32 @@ def translated(error: Exception, model: str | None) -> CrucibleError:
     return InvalidRequest(f"{subject}: {message}", details={"field": field, "model": model}, **common)
 
 
+def _inner(error: BaseException) -> CrucibleError | None:
+    """The error for what LiteLLM wrapped: an error in an answer, or an answer that it could not read."""
+    if any(text in str(error) for text in _NO_ANSWERS):
+        return MalformedAnswer(f"the answer does not follow the protocol: {short(error)}", backend=BACKEND)
+    cause = error
+    for _ in range(_MAX_CAUSES):
+        inner = getattr(cause, "original_exception", None) or cause.__cause__ or cause.__context__
+        if inner is None:
+            return None
+        cause = inner
+        body = getattr(cause, "body", None)
+        if isinstance(body, Mapping) and getattr(cause, "status_code", None) is None:
+            return error_in_answer(body, None, backend=BACKEND)
+        if isinstance(cause, ValueError | TypeError | AttributeError | RecursionError):
+            return MalformedAnswer(f"the answer does not follow the protocol: {short(cause)}", backend=BACKEND)
+    return None
+
+
 def _kind(error: Exception) -> type[CrucibleError]:
     names = {kind.__name__ for kind in type(error).__mro__}
     for name, kind in _BY_NAME:
         if name in names:
             return kind
     status = getattr(error, "status_code", None)
+    if isinstance(status, str) and status.isdecimal():
+        status = int(status)
     if not isinstance(status, int):
         return BackendError if "APIError" in names else MalformedAnswer
     if status == 429 and "insufficient_quota" in f"{getattr(error, 'body', '')}{error}":

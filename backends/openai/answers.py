@@ -83,7 +83,7 @@ def _choice(index: int, wire: WireChoice, backend: str) -> Choice:
     return Choice(
         index=index,
         message=Message(role=Role.ASSISTANT, content=text, tool_calls=calls, refusal=content.refusal),
-        finish_reason=finish_reason(wire.finish_reason, refused=content.refusal is not None),
+        finish_reason=finish_reason(wire.finish_reason, refused=content.refusal is not None, calls=bool(calls)),
         raw_finish_reason=wire.finish_reason,
         thinking=None if content.thinking is None else Thinking(content=content.thinking),
         logprobs=logprobs_of(wire.logprobs),
@@ -154,10 +154,15 @@ def _thinking_text(part: WirePart) -> str:
     return inner or part.reasoning or part.text or ""
 
 
-def finish_reason(reason: str | None, *, refused: bool = False) -> FinishReason | None:
-    """The reason why an answer ended, from any provider's value; None if the server does not report one."""
+def finish_reason(reason: str | None, *, refused: bool, calls: bool) -> FinishReason | None:
+    """The reason why an answer ended, from any provider's value; None if the server does not report one.
+
+    Some servers report ``stop`` for an answer that is a refusal or has tool calls.
+    """
     known = _BY_REASON.get(reason.lower(), FinishReason.UNKNOWN) if reason else None
-    return FinishReason.REFUSAL if refused and known in (None, FinishReason.STOP) else known
+    if refused and known in (None, FinishReason.STOP):
+        return FinishReason.REFUSAL
+    return FinishReason.TOOL_CALLS if calls and known is FinishReason.STOP else known
 
 
 def logprobs_of(wire: WireLogprobs | None) -> tuple[TokenLogprob, ...] | None:

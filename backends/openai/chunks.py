@@ -145,7 +145,7 @@ class ChunkConverter:
         yield EndEvent(
             seq=self._next(),
             index=index,
-            finish_reason=finish_reason(choice.raw_reason, refused=choice.refused),
+            finish_reason=finish_reason(choice.raw_reason, refused=choice.refused, calls=choice.calls.any),
             raw_finish_reason=choice.raw_reason,
         )
 

@@ -46,6 +46,11 @@ class CallJoiner:
         self._calls: list[_OpenCall] = []
         self._taken: set[str] = set()
 
+    @property
+    def any(self) -> bool:
+        """Whether there is a call."""
+        return bool(self._calls)
+
     def add(self, wire: WireCall | None) -> Iterator[ToolCallDelta]:
         """Yield the piece with the position of its call; nothing for an empty one."""
         if wire is None or (wire.id is None and wire.function is None):

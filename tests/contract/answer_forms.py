@@ -1,8 +1,8 @@
 """The forms of scripted answers and of what must come of them."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from crucible import (
@@ -29,12 +29,10 @@ class Scenario:
     error: type[CrucibleError] | None = None
     says: str = ""
     received: str | None = None
-    litellm: Mapping[str, Any] = field(default_factory=dict)
 
-    def expected(self, backend: str) -> "Scenario":
-        """The scenario with the differences of a backend."""
-        fields = {**self.__dict__, **(self.litellm if backend == "litellm" else {}), "litellm": {}}
-        return Scenario(**fields)
+    def with_received(self, received: str | None) -> "Scenario":
+        """The scenario with another text that had arrived before the error."""
+        return replace(self, received=received)
 
 
 def whole(message: Json | None = None, **choice: Any) -> Answer:

@@ -1,5 +1,6 @@
 """Runs a scenario of answers through a backend and compares what comes of it."""
 
+from collections.abc import Set
 from typing import Any
 
 import pytest
@@ -12,28 +13,41 @@ from tests.contract.answer_server import AnswerServer
 PROMPT = Prompt.model_validate({"messages": [{"role": "user", "content": "Hi there"}], "options": {"model": "m"}})
 
 
-def judge(backend: Backend, server: AnswerServer, scenario: Scenario, prompt: Prompt = PROMPT) -> None:
-    """Check what the backend makes of the scenario, whole and streamed."""
+def judge(
+    backend: Backend,
+    server: AnswerServer,
+    scenario: Scenario,
+    prompt: Prompt = PROMPT,
+    ignored: Set[str] = frozenset(),
+) -> None:
+    """Check what the backend makes of the scenario, whole and streamed. Fields in ``ignored`` are not compared."""
     outcomes: list[Completion] = []
+
+    def complete() -> Completion:
+        return run_opened(backend, lambda opened: opened.complete(prompt))
+
+    def stream() -> Completion:
+        return run_opened(backend, lambda opened: collect(opened.stream(prompt)))
+
     if scenario.whole is not None:
         server.whole = scenario.whole
-        _check(
-            lambda: run_opened(backend, lambda opened: opened.complete(prompt)), scenario, outcomes, received=None
-        )
+        _check(complete, scenario.with_received(None), outcomes, ignored)
     if scenario.streamed is not None:
         server.streamed = scenario.streamed
-        _check(
-            lambda: run_opened(backend, lambda opened: collect(opened.stream(prompt))),
-            scenario,
-            outcomes,
-            received=scenario.received,
-        )
+        _check(stream, scenario, outcomes, ignored)
     if len(outcomes) == 2:
-        assert outcomes[0].choices == outcomes[1].choices
-        assert outcomes[0].usage == outcomes[1].usage
+        first, second = (_without(outcome.model_dump(mode="json"), ignored) for outcome in outcomes)
+        assert first["choices"] == second["choices"]
+        assert first["usage"] == second["usage"]
 
 
-def _check(run: Any, scenario: Scenario, outcomes: list[Completion], *, received: str | None) -> None:
+def _without(value: Any, ignored: Set[str]) -> Any:
+    if isinstance(value, dict):
+        return {name: _without(item, ignored) for name, item in value.items() if name not in ignored}
+    return [_without(item, ignored) for item in value] if isinstance(value, list) else value
+
+
+def _check(run: Any, scenario: Scenario, outcomes: list[Completion], ignored: Set[str]) -> None:
     if scenario.error is not None:
         with pytest.raises(CrucibleError) as caught:
             run()
@@ -42,14 +56,14 @@ def _check(run: Any, scenario: Scenario, outcomes: list[Completion], *, received
         assert type(error).__module__ == "crucible.errors"
         assert scenario.says in str(error)
         assert error.backend is not None
-        assert received is None or error.details.get("received") == received
+        assert scenario.received is None or error.details.get("received") == scenario.received
         assert error.failure()
         return
     completion = run()
     assert scenario.choices is not None
     assert len(completion.choices) == len(scenario.choices)
     for choice, expected in zip(completion.choices, scenario.choices, strict=True):
-        _matches(choice.model_dump(mode="json"), expected, "choice")
+        _matches(choice.model_dump(mode="json"), _without(expected, ignored), "choice")
     _matches(completion.usage.model_dump(mode="json"), scenario.usage or {}, "usage")
     outcomes.append(completion)
 

@@ -11,7 +11,6 @@ from crucible import MalformedAnswer
 from tests.contract.answer_forms import (
     USAGE,
     USAGE_CHUNK,
-    Json,
     Scenario,
     body,
     call,
@@ -27,30 +26,29 @@ from tests.contract.broken_answers import BROKEN
 
 
 def _finish_reasons() -> Iterator[Scenario]:
-    values: list[tuple[str | None, str | None, Json]] = [
-        ("stop", "stop", {}),
-        ("length", "length", {}),
-        ("max_tokens", "length", {}),
-        ("tool_calls", "tool_calls", {}),
-        ("function_call", "tool_calls", {}),
-        ("content_filter", "content_filter", {}),
-        ("refusal", "refusal", {}),
-        ("error", "error", {}),
-        ("tool_call", "tool_calls", {}),
-        ("eos", "stop", {}),
-        ("SAFETY", "content_filter", {}),
-        ("abort", "error", {}),
-        ("something new", "unknown", {}),
-        ("", None, {}),
-        (None, None, {}),
+    values: list[tuple[str | None, str | None]] = [
+        ("stop", "stop"),
+        ("length", "length"),
+        ("max_tokens", "length"),
+        ("tool_calls", "tool_calls"),
+        ("function_call", "tool_calls"),
+        ("content_filter", "content_filter"),
+        ("refusal", "refusal"),
+        ("error", "error"),
+        ("tool_call", "tool_calls"),
+        ("eos", "stop"),
+        ("SAFETY", "content_filter"),
+        ("abort", "error"),
+        ("something new", "unknown"),
+        ("", None),
+        (None, None),
     ]
-    for value, reason, litellm in values:
+    for value, reason in values:
         yield Scenario(
             f"finish reason {value!r}",
             whole({"content": "Hi"}, finish_reason=value),
             said({"content": "Hi"}, finish=value),
             [text("Hi", finish_reason=reason, raw_finish_reason=value)],
-            litellm=litellm,
         )
 
 
