@@ -108,7 +108,7 @@ class OpenAIBackend(Backend):
         began = time.monotonic()
         try:
             response = await self._client_for(prompt).chat.completions.with_raw_response.create(**body)
-            data = _parsed(response.content)
+            data = parsed(response.content)
             return self._completion(data, prompt, model, began)
         except Exception as exc:
             raise translated(exc, model) from None
@@ -128,7 +128,7 @@ class OpenAIBackend(Backend):
             blocks, is_whole = await peeked(response.aiter_bytes())
             if is_whole:
                 content = b"".join([block async for block in blocks])
-                for event in events_of(self._completion(_parsed(content), prompt, model, began)):
+                for event in events_of(self._completion(parsed(content), prompt, model, began)):
                     yield event
                 return
             complete = False
@@ -136,7 +136,7 @@ class OpenAIBackend(Backend):
                 if data.strip() == _DONE:
                     complete = True
                     break
-                for event in converter.events(_parsed(data)):
+                for event in converter.events(parsed(data)):
                     yield event
             for event in converter.end_of_stream(complete=complete):
                 yield event
@@ -194,7 +194,7 @@ class OpenAIBackend(Backend):
     async def _list_models(self, *, retries: int) -> tuple[str, ...]:
         try:
             client = self._opened.with_options(max_retries=retries, timeout=10.0)
-            return read_models(_parsed((await client.models.with_raw_response.list()).content))
+            return read_models(parsed((await client.models.with_raw_response.list()).content))
         except Exception as exc:
             raise translated(exc) from None
 
@@ -206,7 +206,7 @@ class OpenAIBackend(Backend):
         return price(usage, (input_price, output_price), settings.cost_per_million_cached_input)
 
 
-def _parsed(content: bytes) -> Any:
+def parsed(content: bytes) -> Any:
     try:
         return from_json(content)
     except ValueError as exc:

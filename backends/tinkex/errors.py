@@ -9,7 +9,6 @@ Every HTTP error status and every failed request is translated here and nowhere 
     5xx BackendUnavailable          "poisoned", NaN and similar words in any failure: RunCorrupted
 """
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from pydantic import JsonValue
+from pydantic_core import from_json
 
 from crucible.errors import (
     AnswerLost,
@@ -227,10 +227,10 @@ def _kind_by_text(text: str, resource: Resource) -> type[CrucibleError] | None:
 
 
 def _error_text(body: bytes) -> _ErrorText:
-    """Extract the message and the field from the error formats that servers use."""
+    """Extract the message and the field from the error formats that servers use. Any body has a text."""
     raw = body[:65_536].decode(errors="replace").strip()
     try:
-        parsed = json.loads(raw)
+        parsed = from_json(raw)  # unlike json.loads, it bounds the depth
     except ValueError:
         return _ErrorText("" if raw.startswith("<") else _short(raw), None)
     if not isinstance(parsed, dict):
@@ -242,17 +242,23 @@ def _error_text(body: bytes) -> _ErrorText:
 
 
 def _parse_detail(value: Any) -> _ErrorText:
-    if isinstance(value, str):
-        return _ErrorText(_short(value), None)
     if isinstance(value, list):
         parts = [part for part in value if isinstance(part, dict)]
-        fields = [".".join(str(key) for key in part.get("loc", ()) if key != "body") for part in parts]
+        fields = [_path(part.get("loc")) for part in parts]
         texts = [f"{field}: {part.get('msg', '')}" for field, part in zip(fields, parts, strict=True)]
-        return _ErrorText(_short("; ".join(texts)), fields[0] if fields else None)
+        return _ErrorText(
+            _short("; ".join(texts) if parts else str(value)), (fields[0] or None) if fields else None
+        )
     if isinstance(value, dict):
         field = value.get("field")
         return _ErrorText(_short(str(value.get("message", value))), field if isinstance(field, str) else None)
     return _ErrorText(_short(str(value)), None)
+
+
+def _path(location: object) -> str:
+    """The path of a field; servers write it as a list or as text."""
+    steps = location if isinstance(location, list) else [] if location is None else [location]
+    return ".".join(str(key) for key in steps if key != "body")
 
 
 def _short(text: str, limit: int = 1000) -> str:

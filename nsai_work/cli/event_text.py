@@ -108,6 +108,12 @@ def _recovery_attempt(data: Data) -> str | None:
     return f"recovery attempt {attempt + 1}" if isinstance(attempt, int) and attempt else None
 
 
+def _incomplete(data: Data) -> str:
+    reasons = data.get("finish_reasons")
+    named = ", ".join(f"{count} {name}" for name, count in reasons.items()) if isinstance(reasons, Mapping) else ""
+    return f"not all of {data.get('answers')} answers are complete: {named}"
+
+
 _FORMATTERS: Final[dict[str, tuple[Formatter, str]]] = {
     "submit.unverified": (_with_reason("accepted, but not validated by the service"), "yellow"),
     "job.queued": (_queued, "yellow"),
@@ -126,6 +132,7 @@ _FORMATTERS: Final[dict[str, tuple[Formatter, str]]] = {
     "resume.verified": (_verified, "green"),
     "resume.cold": (_cold, "bold red"),
     "command.progress": (_progress, "dim"),
+    "inference.incomplete": (_incomplete, "yellow"),
     "training.incident": (_incident, "bold red"),
     "step.skipped": (lambda data: f"step {data.get('step')} skipped: its batch corrupts the run", "bold yellow"),
     "checkpoint.committed": (_checkpoint, "cyan"),

@@ -6,27 +6,34 @@ A row holds the prompt's ``line`` and ``prompt_sha256``, its ``id`` if present, 
 
 import json
 import os
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from pydantic import JsonValue
 
-from crucible import Completion
+from crucible import Completion, FinishReason
 from crucible.errors import Failure
 from nsai_work.errors import StoreFull
 from nsai_work.inference.prompts import PromptRow
 from nsai_work.input_files import invalid_file, unusable_file
 
 FIELD: Final = "payload.output"
+COMPLETE: Final = frozenset(reason.value for reason in FinishReason if reason.is_complete)
 
 
 @dataclass(slots=True)
 class Tally:
-    """Totals of an answer file."""
+    """Totals of an answer file. ``incomplete`` rows are among those that succeeded: an answer in them was cut,
+    refused or filtered, or the service did not report why it ended. ``finish_reasons`` counts answers, of which a
+    row may have several."""
 
     succeeded: int = 0
+    incomplete: int = 0
     failed: int = 0
+    finish_reasons: Counter[str] = field(default_factory=Counter)
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
@@ -41,9 +48,17 @@ class Tally:
             self.failed += 1
             return
         self.succeeded += 1
+        reasons = finish_reasons(row.get("completion") or {})
+        self.finish_reasons.update(reasons)
+        self.incomplete += not all(reason in COMPLETE for reason in reasons)
         usage = (row.get("completion") or {}).get("usage") or {}
         self.prompt_tokens += usage.get("prompt_tokens") or 0
         self.completion_tokens += usage.get("completion_tokens") or 0
+
+
+def finish_reasons(completion: Mapping[str, Any]) -> list[str]:
+    """The finish reason of each answer of a completion, given as JSON; ``none`` where the service reports none."""
+    return [choice.get("finish_reason") or "none" for choice in completion.get("choices") or ()]
 
 
 class AnswerFile:

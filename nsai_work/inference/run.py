@@ -1,6 +1,7 @@
 """Runs an inference job: completes a single prompt, or a prompt file into an answer file."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import TypeAlias
@@ -10,7 +11,7 @@ from pydantic import JsonValue
 from crucible.backend import Backend
 from crucible.errors import AuthenticationFailed, CrucibleError
 from nsai_work.control import Control
-from nsai_work.inference.answers import AnswerFile
+from nsai_work.inference.answers import COMPLETE, AnswerFile, finish_reasons
 from nsai_work.inference.prompts import PromptRow, check_unchanged, read_prompts
 from nsai_work.interruptible import InterruptibleAwaiter
 from nsai_work.payloads import Inference
@@ -36,7 +37,9 @@ async def run_inference(
     try:
         if payload.prompt is not None:
             completion = await wait(backend.complete(payload.prompt))
-            return completion.model_dump(mode="json")
+            result: dict[str, JsonValue] = completion.model_dump(mode="json")
+            await _report_incomplete(event, Counter(finish_reasons(result)))
+            return result
         return await wait(_answer_file(payload, backend, event))
     finally:
         await wait.close()
@@ -55,14 +58,24 @@ async def _answer_file(payload: Inference, backend: Backend, event: EmitEvent) -
     finally:
         answers.close()
     tally = answers.tally
+    await _report_incomplete(event, tally.finish_reasons)
     return {
         "output": str(output),
         "rows": tally.done,
         "succeeded": tally.succeeded,
+        "incomplete": tally.incomplete,
         "failed": tally.failed,
+        "finish_reasons": dict(sorted(tally.finish_reasons.items())),
         "prompt_tokens": tally.prompt_tokens,
         "completion_tokens": tally.completion_tokens,
     }
+
+
+async def _report_incomplete(event: EmitEvent, reasons: Counter[str]) -> None:
+    """Report answers that were cut, refused or filtered: the job succeeds, and says so."""
+    incomplete: dict[str, JsonValue] = {name: n for name, n in sorted(reasons.items()) if name not in COMPLETE}
+    if incomplete:
+        await event("inference.incomplete", {"answers": reasons.total(), "finish_reasons": incomplete})
 
 
 def _count(source: Path) -> int:

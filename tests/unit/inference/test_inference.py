@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import pytest
 from pydantic import JsonValue
 
-from crucible import Backend, Capabilities, Choice, Completion, Message, Prompt, Usage
+from crucible import Backend, Capabilities, Choice, Completion, FinishReason, Message, Prompt, Usage
 from crucible.backend import Health
 from crucible.errors import BackendUnavailable, CrucibleError, InvalidRequest, Unsupported
 from crucible.stream import StreamEvent
@@ -24,9 +24,14 @@ class Echo(Backend):
 
     name: ClassVar[str] = "echo"
 
-    def __init__(self, fails: Callable[[str], CrucibleError | None] = lambda text: None) -> None:
+    def __init__(
+        self,
+        fails: Callable[[str], CrucibleError | None] = lambda text: None,
+        ends: Callable[[str], FinishReason | None] = lambda text: FinishReason.STOP,
+    ) -> None:
         super().__init__()
         self.fails = fails
+        self.ends = ends
         self.asked: list[str] = []
         self.at_once = 0
         self.most_at_once = 0
@@ -45,7 +50,7 @@ class Echo(Backend):
         error = self.fails(text)
         if error is not None:
             raise error
-        choice = Choice(message=Message(role="assistant", content=text))
+        choice = Choice(message=Message(role="assistant", content=text), finish_reason=self.ends(text))
         return Completion(choices=(choice,), usage=Usage.of(1, 2))
 
     def stream(self, prompt: Prompt) -> AsyncIterator[StreamEvent]:
@@ -65,16 +70,17 @@ def write_prompts(folder: Path, count: int = 30) -> DataSource:
 def run(payload: Inference, backend: Backend, control: Control | None = None) -> dict[str, Any]:
     """Run a job to completion."""
     events: list[dict[str, JsonValue]] = []
+    incomplete: list[dict[str, JsonValue]] = []
 
     async def event(name: str, data: dict[str, JsonValue]) -> None:
-        assert name == "inference.progress"
-        events.append(data)
+        assert name in ("inference.progress", "inference.incomplete")
+        (events if name == "inference.progress" else incomplete).append(data)
 
     async def work() -> dict[str, JsonValue]:
         return await run_inference(payload, backend, control=control or Control(), event=event)
 
     result = asyncio.run(work())
-    return {"result": result, "events": events}
+    return {"result": result, "events": events, "incomplete": incomplete}
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
@@ -104,6 +110,34 @@ def test_a_file_is_answered_in_its_order_and_n_at_a_time(tmp_path: Path) -> None
     assert done["result"]["completion_tokens"] == 60
     assert done["events"][0] == {"done": 0, "total": 30, "failed": 0}
     assert done["events"][-1] == {"done": 30, "total": 30, "failed": 0}
+
+
+@pytest.mark.parametrize("reason", [*FinishReason, None])
+def test_a_row_that_was_cut_or_refused_is_counted_as_such(tmp_path: Path, reason: FinishReason | None) -> None:
+    """Each reason by its name, in the result and in an event; an attempt that continues counts the same."""
+    ends = {"7": reason, "9": reason}
+    backend = Echo(ends=lambda text: ends.get(text, FinishReason.STOP))
+    payload = Inference(input=write_prompts(tmp_path), output=str(tmp_path / "answers.jsonl"))
+    done = run(payload, backend)
+
+    name = "none" if reason is None else reason.value
+    is_complete = reason in (FinishReason.STOP, FinishReason.TOOL_CALLS)
+    assert done["result"]["incomplete"] == (0 if is_complete else 2)
+    assert done["result"]["finish_reasons"] == ({"stop": 30} if reason == "stop" else {"stop": 28, name: 2})
+    expected = [] if is_complete else [{"answers": 30, "finish_reasons": {name: 2}}]
+    assert done["incomplete"] == expected
+    again = run(payload, Echo())
+    assert again["result"] == done["result"]
+    assert again["incomplete"] == expected
+
+
+def test_a_single_answer_that_was_cut_is_told() -> None:
+    """By an event; the result has the reason itself."""
+    prompt = Prompt(messages=[{"role": "user", "content": "7"}])
+    done = run(Inference(prompt=prompt), Echo(ends=lambda text: FinishReason.LENGTH))
+
+    assert done["incomplete"] == [{"answers": 1, "finish_reasons": {"length": 1}}]
+    assert run(Inference(prompt=prompt), Echo())["incomplete"] == []
 
 
 def test_what_is_answered_is_not_asked_again(tmp_path: Path) -> None:
