@@ -25,6 +25,7 @@ from crucible.errors import CallerError as CallerError
 from crucible.errors import Canceled as Canceled
 from crucible.errors import CapacityError as CapacityError
 from crucible.errors import CommandFailed as CommandFailed
+from crucible.errors import CommandMissing as CommandMissing
 from crucible.errors import CommandRetry as CommandRetry
 from crucible.errors import CredentialMissing as CredentialMissing
 from crucible.errors import CrucibleError as CrucibleError

@@ -211,7 +211,8 @@ class CommandBackend(Backend):
 
         Raises:
             InvalidRequest: it does not exist, or one of them is invalid; the error names it and what is allowed.
-            BackendUnavailable: this process cannot check it. A job is accepted then, and checked when it runs.
+            CommandMissing: this process lacks it. A job is accepted nevertheless, and workers that lack it leave it
+                to others.
         """
 
     @abstractmethod

@@ -3,7 +3,8 @@
 CrucibleError
 ├── CallerError                 the request is invalid; a repeat would fail too
 │   ├── InvalidRequest          a field has an invalid value
-│   │   └── UnknownBackend      no entry point has that name
+│   │   ├── UnknownBackend      no entry point has that name
+│   │   └── CommandMissing      this process lacks the command; another may have it
 │   ├── Unsupported             the backend lacks a capability that the request needs
 │   ├── NotFound                an object that the request names does not exist
 │   └── NameTaken               a save under this name exists already
@@ -165,6 +166,12 @@ class UnknownBackend(InvalidRequest):
     """No entry point has that name."""
 
     code = "unknown_backend"
+
+
+class CommandMissing(InvalidRequest):
+    """This process lacks the code of the command, or may not run it. Another process may."""
+
+    code = "command_missing"
 
 
 class Unsupported(CallerError):

@@ -7,14 +7,14 @@ from typing import ClassVar, NoReturn
 
 from pydantic import JsonValue
 
-from backends.python.catalog import Catalog, FunctionUnavailable
+from backends.python.catalog import Catalog
 from backends.python.invocation import Invocation, Raised, run_in_thread
 from backends.python.process import run_in_process
 from backends.python.settings import PythonOptions, read_settings
 from crucible.backend import Command, CommandBackend, CommandCall, Health
 from crucible.capabilities import Capabilities
 from crucible.completion import Completion
-from crucible.errors import BackendUnavailable, Unsupported
+from crucible.errors import Unsupported
 from crucible.parsing import read_record
 from crucible.prompt import Prompt
 from crucible.stream import StreamEvent
@@ -61,10 +61,7 @@ class PythonBackend(CommandBackend):
 
     async def check_command(self, command: Command) -> None:
         read_record(PythonOptions, command.options, backend=self.name)
-        try:
-            function = await asyncio.to_thread(self._catalog.load, command.name)
-        except FunctionUnavailable as error:
-            raise BackendUnavailable(error.message, backend=self.name) from error
+        function = await asyncio.to_thread(self._catalog.load, command.name)
         function.signature.bind(command.arguments)
 
     async def execute(self, command: Command) -> dict[str, JsonValue]:

@@ -12,16 +12,12 @@ from typing import Any, Final
 
 from backends.python.settings import ALLOW_VARIABLE, PythonSettings
 from backends.python.signature import Signature
-from crucible.errors import InvalidRequest, PluginError
+from crucible.errors import CommandMissing, InvalidRequest, PluginError
 from crucible.suggestions import known_names
 
 GROUP: Final = "nsai_work.functions"
 
 _TARGET: Final = re.compile(r"(?P<module>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):(?P<name>[A-Za-z]\w*)", re.ASCII)
-
-
-class FunctionUnavailable(InvalidRequest):
-    """This process does not have the function, or may not import it. Another process may."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +45,7 @@ class Catalog:
 
         Raises:
             InvalidRequest: the name is malformed.
-            FunctionUnavailable: neither is the case here.
+            CommandMissing: neither is the case here.
             PluginError: two packages register the name.
         """
         self._find(name)
@@ -59,7 +55,7 @@ class Catalog:
 
         Raises:
             InvalidRequest: the name is malformed, or names something else than a function of its module.
-            FunctionUnavailable: the function cannot be imported here.
+            CommandMissing: the function cannot be imported here.
             PluginError: its parameters cannot be validated, or two packages register the name.
         """
         if name not in self._loaded:
@@ -78,12 +74,12 @@ class Catalog:
         if points:
             return points[0]
         if ":" not in name:
-            raise _unavailable(name, f"no package here registers it; {known_names(name, self.names())}")
+            raise _missing(name, f"no package here registers it; {known_names(name, self.names())}")
         target = _TARGET.fullmatch(name)
         if target is None:
             raise _refused(name, "expected package.module:function")
         if not self._settings.allows(target["module"]):
-            raise _unavailable(name, f"the module is not in {ALLOW_VARIABLE} here")
+            raise _missing(name, f"the module is not in {ALLOW_VARIABLE} here")
         return target
 
     def _load_target(self, name: str, target: re.Match[str]) -> Callable[..., Any]:
@@ -102,7 +98,7 @@ def _load_entry_point(name: str, point: EntryPoint) -> Callable[..., Any]:
     try:
         found = point.load()
     except Exception as error:
-        raise _unavailable(name, f"{point.value} cannot be imported: {error!r}") from error
+        raise _missing(name, f"{point.value} cannot be imported: {error!r}") from error
     if not callable(found):
         raise PluginError(f"the function {name!r} is {point.value}, which cannot be called", backend="python")
     call: Callable[..., Any] = found
@@ -113,7 +109,7 @@ def _import(name: str, module: str) -> Any:
     try:
         return importlib.import_module(module)
     except Exception as error:
-        raise _unavailable(name, f"{module} cannot be imported: {error!r}") from error
+        raise _missing(name, f"{module} cannot be imported: {error!r}") from error
 
 
 @lru_cache(maxsize=8)
@@ -127,5 +123,5 @@ def _refused(name: str, allowed: str) -> InvalidRequest:
     return InvalidRequest.of("command", name, allowed, backend="python")
 
 
-def _unavailable(name: str, reason: str) -> FunctionUnavailable:
-    return FunctionUnavailable.of("command", name, reason, backend="python")
+def _missing(name: str, reason: str) -> CommandMissing:
+    return CommandMissing(f"command: {name!r}: {reason}", backend="python", details={"field": "command"})

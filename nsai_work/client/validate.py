@@ -17,6 +17,7 @@ from crucible.errors import (
     AuthenticationFailed,
     BackendError,
     CallerError,
+    CommandMissing,
     CredentialMissing,
     CrucibleError,
     PluginError,
@@ -47,8 +48,8 @@ class ValidatedJob:
 def validate_jobs(jobs: Sequence[Job], *, timeout_s: float, runs_here: bool = False) -> list[ValidatedJob]:
     """Validate jobs, and pin their input files. Each backend has ``timeout_s`` for its checks.
 
-    A backend whose credential this process lacks leaves its jobs unverified, since a worker may have it; with
-    ``runs_here``, no other process will run the jobs, and it is an error.
+    A backend whose credential or command this process lacks leaves its jobs unverified, since a worker may have
+    it; with ``runs_here``, no other process will run the jobs, and it is an error.
 
     Raises:
         InvalidJob, InvalidRequest, UnknownBackend, Unsupported, AuthenticationFailed, PluginError: a job is wrong.
@@ -151,7 +152,7 @@ def _reason(error: CrucibleError) -> str:
 
 def _raise_if_permanent(error: CrucibleError | None, runs_here: bool) -> None:
     """Raise an error that a retry cannot help. Any other error leaves its jobs unverified."""
-    if isinstance(error, CredentialMissing) and not runs_here:
+    if isinstance(error, CommandMissing | CredentialMissing) and not runs_here:
         return
     if isinstance(error, CallerError | AuthenticationFailed | PluginError):
         raise error

@@ -1,13 +1,14 @@
 """Declines: jobs that this worker cannot run, and leaves to other workers for a while.
 
-A worker declines a job if it lacks the backend, its package, its credential, or a file of the job. The job is
+A worker declines a job if it lacks the backend, its package, its credential, or a command or file of the
+job. The job is
 queued again, uncounted. A lack of the backend holds for all of its jobs, and BackendPool remembers it; any other
 lack holds for the job.
 """
 
 from collections import OrderedDict
 
-from crucible.errors import CallerError, CredentialMissing, PluginError
+from crucible.errors import CallerError, CommandMissing, CredentialMissing, PluginError
 from nsai_work.clock import Clock
 from nsai_work.errors import FileUnusable
 
@@ -27,7 +28,7 @@ def is_lacking_backend(error: Exception) -> bool:
 
 def is_lacking_for_job(error: Exception) -> bool:
     """Whether an error of a job, with its backend open, is this process's lack."""
-    return isinstance(error, CredentialMissing | FileUnusable)
+    return isinstance(error, CommandMissing | CredentialMissing | FileUnusable)
 
 
 class DeclinedJobs:

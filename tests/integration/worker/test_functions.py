@@ -3,19 +3,20 @@
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from crucible.errors import Canceled, CommandFailed, InvalidRequest, MalformedAnswer
+from crucible.errors import Canceled, CommandFailed, CommandMissing, InvalidRequest, MalformedAnswer
 from nsai_work import Job, JobHandle, JobKind, Settings, submit
 from nsai_work.client.connections import close_connections
 from nsai_work.errors import JobTimeout
 from nsai_work.lifecycle import JobStatus
 from nsai_work.worker import run_inline
 from nsai_work.worker.runtime_thread import RuntimeThread
-from tests.rig import until_running
+from tests.rig import until, until_running
 
 KINDS = [JobKind.TOOL_CALL, JobKind.EXPERIMENT_STEP, JobKind.WORKFLOW_STEP, JobKind.BACKEND_COMMAND]
 
@@ -41,6 +42,18 @@ def run(job: Job, settings: Settings) -> JobHandle:
     handle = submit(job, settings)
     run_inline([handle.id], settings)
     return handle
+
+
+@contextmanager
+def working(settings: Settings) -> Iterator[RuntimeThread]:
+    """Run a worker in this process."""
+    worker = RuntimeThread(settings, concurrency=4)
+    settings.make_home()
+    worker.start()
+    try:
+        yield worker
+    finally:
+        worker.stop()
 
 
 def names(handle: JobHandle) -> list[str]:
@@ -96,16 +109,31 @@ def test_an_unknown_option_is_refused_at_submit(settings: Settings) -> None:
         submit(job, settings)
 
 
-def test_what_cannot_be_checked_at_submit_is_checked_when_it_runs(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("isolated", [False, True])
+def test_a_job_waits_for_a_worker_that_has_the_function(
+    isolated: bool, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Here the submitting process may not import the module, and neither may the worker."""
+    """Submit accepts it where the function is unknown. A worker without it leaves it to others, and says why."""
     monkeypatch.delenv("NSAI_WORK_PYTHON_ALLOW")
-    handle = run(function("add", arguments={"first": 1}), settings)
+    handle = submit(function("add", isolated=isolated, arguments={"first": 1}), settings)
+    assert "NSAI_WORK_PYTHON_ALLOW" in str(next(iter(handle.events(after=1))).data["reason"])
+    with working(settings):
+        until(lambda: "no worker can run it" in (handle.job().wait_reason or ""), "the reason")
+        assert "NSAI_WORK_PYTHON_ALLOW" in (handle.job().wait_reason or "")
 
-    unverified = next(event for event in handle.events() if event.name == "submit.unverified")
-    assert "NSAI_WORK_PYTHON_ALLOW" in str(unverified.data["reason"])
-    with pytest.raises(InvalidRequest, match="NSAI_WORK_PYTHON_ALLOW"):
+    monkeypatch.setenv("NSAI_WORK_PYTHON_ALLOW", "tests.functions")
+    with working(settings):
+        assert handle.result(timeout=60) == {"total": 3}
+    assert handle.job().attempt == 1
+
+
+def test_run_fails_a_job_without_a_function_at_once(settings: Settings) -> None:
+    """No other process would run it."""
+    handle = run(
+        function("add", arguments={"first": 1}).model_copy(update={"payload": {"command": "ad"}}), settings
+    )
+
+    with pytest.raises(CommandMissing, match="no package here registers it"):
         handle.result(timeout=1)
 
 
@@ -177,29 +205,21 @@ def test_a_time_limit_ends_a_function(name: str, isolated: bool, settings: Setti
 @pytest.mark.parametrize(("name", "isolated"), [("wait", False), ("wait_async", False), ("never_checks", True)])
 def test_a_running_function_is_canceled(name: str, isolated: bool, settings: Settings) -> None:
     """Within seconds, and its worker goes on."""
-    worker = RuntimeThread(settings, concurrency=4)
-    settings.make_home()
-    worker.start()
-    try:
+    with working(settings):
         handle = submit(function(name, isolated=isolated), settings)
         until_running(handle)
         handle.cancel()
         with pytest.raises(Canceled):
             handle.result(timeout=30)
         assert submit(function("add", arguments={"first": 1}), settings).result(timeout=30) == {"total": 3}
-    finally:
-        worker.stop()
 
 
 def test_a_function_is_handed_over_at_shutdown(settings: Settings) -> None:
     """After the grace period, its job is queued again for another worker."""
-    worker = RuntimeThread(settings, concurrency=4)
-    settings.make_home()
-    worker.start()
-    handle = submit(function("wait"), settings)
-    until_running(handle)
-    began = time.monotonic()
-    worker.stop()
+    with working(settings):
+        handle = submit(function("wait"), settings)
+        until_running(handle)
+        began = time.monotonic()
 
     assert handle.status() is JobStatus.QUEUED
     assert time.monotonic() - began < 30

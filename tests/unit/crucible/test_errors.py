@@ -5,14 +5,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from backends.python import catalog as python_catalog
 from backends.tinkex import errors as tinkex_errors
 from backends.tinkex_dev import errors as dev_server_errors
 from crucible.errors import BackendError, CrucibleError, Failure, error_from
 from nsai_work import errors as work_errors
 from nsai_work.errors import WorkError
 
-MODULES = (python_catalog, tinkex_errors, dev_server_errors, work_errors)
+MODULES = (tinkex_errors, dev_server_errors, work_errors)
 
 
 def family(root: type[CrucibleError]) -> Iterator[type[CrucibleError]]:

@@ -10,9 +10,9 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from backends.python import catalog
-from backends.python.catalog import Catalog, FunctionUnavailable
+from backends.python.catalog import Catalog
 from backends.python.settings import PythonSettings, read_settings
-from crucible.errors import InvalidRequest, PluginError
+from crucible.errors import CommandMissing, InvalidRequest, PluginError
 from tests import functions
 
 ALLOWED = Catalog(PythonSettings(allow=("tests.functions",)))
@@ -40,14 +40,14 @@ def test_an_entry_point_needs_no_permission(register: Any) -> None:
 
 def test_nothing_else_may_be_run_by_default() -> None:
     """The error names the variable that allows it."""
-    with pytest.raises(FunctionUnavailable, match=r"tests\.functions:add.*NSAI_WORK_PYTHON_ALLOW"):
+    with pytest.raises(CommandMissing, match=r"tests\.functions:add.*NSAI_WORK_PYTHON_ALLOW"):
         Catalog(PythonSettings()).load("tests.functions:add")
 
 
 def test_a_misspelled_entry_point_has_a_suggestion(register: Any) -> None:
     """And the list of those that exist."""
     register(("add", "tests.functions:add"), ("count", "tests.functions:count"))
-    with pytest.raises(FunctionUnavailable, match=r"'ad' .*did you mean add\? known are add, count"):
+    with pytest.raises(CommandMissing, match=r"'ad': .*did you mean add\? known are add, count"):
         Catalog(PythonSettings()).load("ad")
 
 
@@ -55,12 +55,12 @@ def test_a_misspelled_function_of_an_allowed_module_is_refused() -> None:
     """At submit too, since the module is there."""
     with pytest.raises(InvalidRequest, match="did you mean count") as caught:
         ALLOWED.load("tests.functions:cuont")
-    assert not isinstance(caught.value, FunctionUnavailable)
+    assert not isinstance(caught.value, CommandMissing)
 
 
 def test_an_allowed_module_that_is_not_installed_may_be_elsewhere() -> None:
     """The reason is that of the import."""
-    with pytest.raises(FunctionUnavailable, match="No module named"):
+    with pytest.raises(CommandMissing, match="No module named"):
         Catalog(PythonSettings(allow=("no_such_package",))).load("no_such_package.jobs:add")
 
 
@@ -68,7 +68,7 @@ def test_a_module_that_fails_to_import_is_unavailable(tmp_path: Path, monkeypatc
     """With any exception."""
     (tmp_path / "broken_for_test.py").write_text("1 / 0")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(FunctionUnavailable, match="ZeroDivisionError"):
+    with pytest.raises(CommandMissing, match="ZeroDivisionError"):
         Catalog(PythonSettings(allow=("broken_for_test",))).load("broken_for_test:add")
 
 
