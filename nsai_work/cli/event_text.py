@@ -136,6 +136,10 @@ _FORMATTERS: Final[dict[str, tuple[Formatter, str]]] = {
     "training.incident": (_incident, "bold red"),
     "step.skipped": (lambda data: f"step {data.get('step')} skipped: its batch corrupts the run", "bold yellow"),
     "checkpoint.committed": (_checkpoint, "cyan"),
+    "checkpoint.metric_missing": (
+        lambda data: f"the service sends no metric {data.get('metric')}: no checkpoint can be the best by it",
+        "yellow",
+    ),
     "checkpoint.promoted": (lambda data: f"checkpoint {data.get('name')} promoted: kept permanently", "cyan"),
     "checkpoint.lost": (_lost, "yellow"),
     "recovery.detected": (_with_reason("the run is corrupted"), "bold red"),

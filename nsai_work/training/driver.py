@@ -113,14 +113,14 @@ class _Driver:
         if self._active is None:
             snapshot = await assignment.journal.load()
             if is_finished(snapshot, assignment.plan):
-                return training_result(snapshot, assignment.plan)
+                return training_result(snapshot, assignment.plan, assignment.payload)
             self._active = await connect(assignment, snapshot)
             del snapshot  # thousands of step records, not needed while driving
             await assignment.wait.watch(self._active.run, assignment.payload.recovery.poll_interval_ms)
         await self._drive(self._active)
         snapshot = await assignment.journal.load()
         await self._release_run(unload=True)
-        return training_result(snapshot, assignment.plan)
+        return training_result(snapshot, assignment.plan, assignment.payload)
 
     async def _drive(self, active: ActiveRun) -> None:
         while active.in_flight or not active.operations.finished:

@@ -3,6 +3,7 @@
 from pydantic import JsonValue
 
 from nsai_work.journal import JournalSnapshot, RemoteRun
+from nsai_work.payloads import TrainingStep
 from nsai_work.training.checkpoints import final_checkpoint
 from nsai_work.training.lineage import SKIPPED, worst_resume
 from nsai_work.training.plan import Plan
@@ -14,9 +15,10 @@ def is_finished(snapshot: JournalSnapshot, plan: Plan) -> bool:
     return snapshot.last_step == plan.total_steps and final is not None and final.sampler_path is not None
 
 
-def training_result(snapshot: JournalSnapshot, plan: Plan) -> dict[str, JsonValue]:
+def training_result(snapshot: JournalSnapshot, plan: Plan, payload: TrainingStep) -> dict[str, JsonValue]:
     """Return the job's result. ``model`` is the path to sample from; ``resume`` the weakest resume mode;
-    ``lost_steps`` the steps that were recorded and had to be repeated."""
+    ``lost_steps`` the steps that were recorded and had to be repeated; ``missing_metric`` the checkpoint policy's
+    metric, if a checkpoint has no value of it."""
     final = final_checkpoint(snapshot.checkpoints, plan.total_steps)
     assert final is not None
     losses = [step.loss for step in snapshot.steps]
@@ -33,7 +35,13 @@ def training_result(snapshot: JournalSnapshot, plan: Plan) -> dict[str, JsonValu
         "lost_steps": sum(run.lost_steps for run in snapshot.runs),
         "skipped_steps": [step.step for step in snapshot.steps if SKIPPED in step.metrics],
         "lineage": [_run(run) for run in snapshot.runs],
+        **_missing_metric(snapshot, payload),
     }
+
+
+def _missing_metric(snapshot: JournalSnapshot, payload: TrainingStep) -> dict[str, JsonValue]:
+    missing = any(row.kept and row.metric is None for row in snapshot.checkpoints)
+    return {"missing_metric": payload.checkpoint_policy.best_metric} if missing else {}
 
 
 def _run(run: RemoteRun) -> dict[str, JsonValue]:

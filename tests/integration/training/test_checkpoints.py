@@ -158,6 +158,7 @@ async def test_a_run_corrupted_at_any_step_goes_back_save_every_at_most(
         result = await scene.drive()
         assert scene.losses == alone.losses
         assert step - result["lineage"][-1]["from_step"] <= 2
+        assert result.get("missing_metric") == ("absent" if metric == "absent" else None)
         missing = scene.journal.events_named("checkpoint.metric_missing")
         assert [event["metric"] for event in missing] == (["absent"] if metric == "absent" else [])
 
