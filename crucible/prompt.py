@@ -2,10 +2,10 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from enum import StrEnum
-from typing import Annotated, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeAlias
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
@@ -17,6 +17,8 @@ from crucible.openai_forms import message_form
 from crucible.options import Options
 from crucible.record import Record
 from crucible.values import Name
+
+RoleName: TypeAlias = Literal["system", "developer", "user", "assistant", "tool"]
 
 
 class Role(StrEnum):
@@ -147,6 +149,20 @@ class Message(Record):
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = Field(default=None, min_length=1)
 
+    if TYPE_CHECKING:
+        # for type checkers: what the validators take, where they take more than the field holds
+        def __init__(
+            self,
+            *,
+            role: Role | RoleName,
+            content: str | Sequence[Part | Mapping[str, object]] | None = ...,
+            thinking: str | None = ...,
+            refusal: str | None = ...,
+            name: str | None = ...,
+            tool_calls: Sequence[ToolCall | Mapping[str, object]] = ...,
+            tool_call_id: str | None = ...,
+        ) -> None: ...
+
     @model_validator(mode="before")
     @classmethod
     def _converted(cls, value: object) -> object:
@@ -215,6 +231,9 @@ class Tool(Record):
         return value
 
 
+ToolChoiceName: TypeAlias = Literal["auto", "none", "required"]
+
+
 class ToolChoice(StrEnum):
     """The mode of tool calls: optional, forbidden or required."""
 
@@ -241,6 +260,21 @@ class Prompt(Record):
     request_id: Name | None = None
     trace_id: Name | None = None
     metadata: FiniteObject = Field(default_factory=dict)
+
+    if TYPE_CHECKING:
+        # for type checkers: what the validators take, where they take more than the field holds
+        def __init__(
+            self,
+            *,
+            messages: Sequence[Message | Mapping[str, object]] = ...,
+            system: str | None = ...,
+            tools: Sequence[Tool | Mapping[str, object]] = ...,
+            tool_choice: ToolChoice | ToolChoiceName | NamedTool | Mapping[str, object] | None = ...,
+            options: Options | Mapping[str, object] | None = ...,
+            request_id: str | None = ...,
+            trace_id: str | None = ...,
+            metadata: Mapping[str, object] | None = ...,
+        ) -> None: ...
 
     @field_validator("messages", "tools", "options", "metadata", mode="before")
     @classmethod

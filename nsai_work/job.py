@@ -1,8 +1,9 @@
 """Job, the unit of work, with its priority, resources and constraints."""
 
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, Field, JsonValue, SkipValidation, ValidationError, field_validator, model_validator
 
@@ -14,8 +15,10 @@ from crucible.values import Count, Instant, Name, Text
 from nsai_work.errors import InvalidJob
 from nsai_work.identifiers import new_job_id
 from nsai_work.lifecycle import JobStatus
-from nsai_work.payloads import JobKind, Payload, parse_payload, without_callbacks
+from nsai_work.payloads import JobKind, JobKindName, Payload, parse_payload, without_callbacks
 from nsai_work.policies import TEN_YEARS_S, RetryPolicy
+
+PriorityName: TypeAlias = Literal["realtime", "interactive", "batch", "offline"]
 
 
 class Priority(StrEnum):
@@ -109,6 +112,31 @@ class Job(Record):
     worker_id: Name | None = None
     result: FiniteObject | None = None
     error: Failure | None = None
+
+    if TYPE_CHECKING:
+        # for type checkers: what the validators take, where they take more than the field holds
+        def __init__(
+            self,
+            *,
+            kind: JobKind | JobKindName,
+            payload: Mapping[str, object],
+            backend: str = ...,
+            name: str | None = ...,
+            parent_id: str | None = ...,
+            priority: Priority | PriorityName = ...,
+            tenant_id: str = ...,
+            namespace: str = ...,
+            owner: str | None = ...,
+            tags: Sequence[str] = ...,
+            resources: Resources | Mapping[str, object] = ...,
+            constraints: Constraints | Mapping[str, object] = ...,
+            retry_policy: RetryPolicy | Mapping[str, object] = ...,
+            idempotency_key: str | None = ...,
+            trace_id: str | None = ...,
+            span_id: str | None = ...,
+            metadata: Mapping[str, object] = ...,
+            **stored: Any,
+        ) -> None: ...
 
     @field_validator("payload", mode="before")
     @classmethod

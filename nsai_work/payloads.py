@@ -37,6 +37,11 @@ def without_callbacks(policy: RecoveryPolicy) -> RecoveryPolicy:
 JobRecovery: TypeAlias = Annotated[RecoveryPolicy, AfterValidator(without_callbacks), merged_over(JOB_RECOVERY)]
 
 
+JobKindName: TypeAlias = Literal[
+    "training_step", "inference", "tool_call", "experiment_step", "workflow_step", "backend_command", "composite"
+]
+
+
 class JobKind(StrEnum):
     """The kind of a job. The names are shared with the Elixir implementation."""
 

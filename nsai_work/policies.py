@@ -4,13 +4,16 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from pydantic import AliasChoices, Field
 
 from crucible.durations import equal_jitter, exponential_backoff
 from crucible.errors import Failure
 from crucible.record import Record
+
+BackoffName: TypeAlias = Literal["exponential", "linear", "constant"]
+StrategyName: TypeAlias = Literal["steps", "epoch", "best", "last", "all"]
 
 
 class BackoffType(StrEnum):
@@ -59,6 +62,21 @@ class RetryPolicy(Record):
     max_delay_ms: int = Field(default=60_000, ge=0, le=7 * 86_400_000)
     jitter: bool = True
     retryable_errors: tuple[str, ...] = DEFAULT_RETRYABLE
+
+    if TYPE_CHECKING:
+        # for type checkers: what the validators take, where they take more than the field holds
+        def __init__(
+            self,
+            *,
+            max_attempts: int = ...,
+            backoff_type: BackoffType | BackoffName = ...,
+            backoff: BackoffType | BackoffName = ...,
+            initial_delay_ms: int = ...,
+            base_delay_ms: int = ...,
+            max_delay_ms: int = ...,
+            jitter: bool = ...,
+            retryable_errors: Sequence[str] = ...,
+        ) -> None: ...
 
     def delay_ms(self, attempt: int, jitter: Callable[[], float]) -> int:
         """Return the delay after failed attempt ``attempt`` (from 1), at most ``max_delay_ms``.
@@ -139,6 +157,20 @@ class CheckpointPolicy(Record):
     best_metric: str = Field(default=LOSS, min_length=1, max_length=200)
     best_mode: Literal["min", "max"] = "min"
     ttl: int | None = Field(default=None, ge=60, le=TEN_YEARS_S)
+
+    if TYPE_CHECKING:
+        # for type checkers: what the validators take, where they take more than the field holds
+        def __init__(
+            self,
+            *,
+            strategy: CheckpointStrategy | StrategyName = ...,
+            save_every: int = ...,
+            keep_last: int = ...,
+            save_best: bool = ...,
+            best_metric: str = ...,
+            best_mode: Literal["min", "max"] = ...,
+            ttl: int | None = ...,
+        ) -> None: ...
 
     def should_save(self, facts: StepFacts) -> bool:
         """Return whether to save the state after this step."""

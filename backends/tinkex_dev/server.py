@@ -47,7 +47,7 @@ class DevServer(_StartedServer):
     second server on the same folder continues where the first one stopped. ``options``: see ``ServerOptions``.
     """
 
-    def __init__(self, state_dir: Path, *, clock: ServerClock | None = None, **options: Any) -> None:
+    def __init__(self, state_dir: Path | str, *, clock: ServerClock | None = None, **options: Any) -> None:
         self.options = ServerOptions(state_dir=Path(state_dir), **options)
         self.clock = clock or ServerClock()
         self._ready = threading.Event()

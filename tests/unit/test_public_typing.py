@@ -1,0 +1,101 @@
+"""Code of users type-checks strictly: README and the pages, without a plug-in and without our configuration."""
+
+import ast
+import inspect
+import os
+import re
+import subprocess
+import sys
+import textwrap
+from enum import StrEnum
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from pydantic import BaseModel
+
+from crucible.prompt import Message, Prompt, Role, RoleName, ToolChoice, ToolChoiceName
+from nsai_work.job import Job, Priority, PriorityName
+from nsai_work.payloads import JobKind, JobKindName
+from nsai_work.policies import (
+    BackoffName,
+    BackoffType,
+    CheckpointPolicy,
+    CheckpointStrategy,
+    RetryPolicy,
+    StrategyName,
+)
+
+ROOT = Path(__file__).parents[2]
+PAGES = ("README.md", "docs/howto/faults.md", "docs/howto/run-functions.md")
+STORED = {"id", *list(Job.model_fields)[list(Job.model_fields).index("metadata") + 1 :]}
+"""The fields of a job that the store sets."""
+
+
+def python_of(page: str) -> str:
+    """All Python blocks of a page, in order."""
+    return "\n".join(re.findall(r"^```python\n(.*?)^```$", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL))
+
+
+def complaints(code: str, tmp_path: Path) -> list[str]:
+    """Check code as a user does, with mypy --strict."""
+    file = tmp_path / "mine.py"
+    file.write_text(code)
+    # a cache, since the first run takes half a minute; no configuration
+    cache = ROOT / ".mypy_cache" / f"users-{os.environ.get('PYTEST_XDIST_WORKER', '')}"
+    command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--cache-dir", str(cache), str(file)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode in (0, 1), done.stdout + done.stderr
+    return [line for line in done.stdout.splitlines() if ": error: " in line]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_python_of_a_page_type_checks(page: str, tmp_path: Path) -> None:
+    """Literals in the places of enumerations, records in payloads, mappings in the places of records."""
+    assert complaints(python_of(page), tmp_path) == []
+
+
+def test_misspelled_names_and_literals_are_found(tmp_path: Path) -> None:
+    """Accepting literals does not mean accepting everything."""
+    readme = python_of("README.md")
+    wrong = [
+        ('kind="training_step"', 'kind="training"', "kind"),
+        ('strategy="steps"', 'strategy="step"', "strategy"),
+        ('backoff_type="exponential"', 'backoff_typ="exponential"', "backoff_typ"),
+    ]
+    for right, mistake, _ in wrong:
+        assert right in readme
+        readme = readme.replace(right, mistake)
+
+    found = complaints(readme, tmp_path)
+
+    assert [name for _, _, name in wrong if not any(f'"{name}"' in line for line in found)] == []
+
+
+@pytest.mark.parametrize("record", [Job, RetryPolicy, CheckpointPolicy, Prompt, Message])
+def test_the_signature_for_type_checkers_has_every_field(record: type[BaseModel]) -> None:
+    """It is written by hand, so that a new field must be added to it."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(record))).body[0]
+    (signature,) = (
+        node.args for node in ast.walk(body) if isinstance(node, ast.FunctionDef) and node.name == "__init__"
+    )
+    aliases = {"backoff", "base_delay_ms"} if record is RetryPolicy else set()
+    stored = STORED if record is Job else set()
+
+    assert {argument.arg for argument in signature.kwonlyargs} - aliases == set(record.model_fields) - stored
+
+
+@pytest.mark.parametrize(
+    ("names", "kind"),
+    [
+        (JobKindName, JobKind),
+        (PriorityName, Priority),
+        (BackoffName, BackoffType),
+        (StrategyName, CheckpointStrategy),
+        (RoleName, Role),
+        (ToolChoiceName, ToolChoice),
+    ],
+)
+def test_the_literals_are_the_values_of_the_enumeration(names: object, kind: type[StrEnum]) -> None:
+    """Each of them, in the same order."""
+    assert list(get_args(names)) == [member.value for member in kind]
