@@ -17,6 +17,7 @@ from backends.openai.wire import (
     WirePart,
     WireTopLogprob,
     WireTurn,
+    as_text,
     malformed,
 )
 from crucible.completion import (
@@ -142,8 +143,9 @@ def content_of(message: WireTurn, backend: str = BACKEND) -> Content:
 def _thinking(message: WireTurn) -> str:
     """The reasoning text, in either of the two fields that servers add to the protocol."""
     for value in (message.reasoning_content, message.reasoning):
-        if isinstance(value, str) and value:
-            return value
+        text = as_text(value)
+        if isinstance(text, str) and text:
+            return text
     return ""
 
 

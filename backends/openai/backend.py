@@ -1,5 +1,7 @@
 """``OpenAIBackend``: completions from an OpenAI-compatible server, through the official library."""
 
+import contextlib
+import json
 import time
 from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Final, get_args
@@ -210,5 +212,8 @@ def parsed(content: bytes) -> Any:
     try:
         return from_json(content)
     except ValueError as exc:
+        if "surrogate" in str(exc):
+            with contextlib.suppress(ValueError, RecursionError):
+                return json.loads(content)
         text = content[:200].decode(errors="replace")
         raise malformed(f"it is not JSON ({exc}); it begins with {text!r}") from None

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from backends.openai.errors import error_in_answer
 from backends.openai.settings import BACKEND
@@ -14,8 +14,17 @@ def _none_if_empty(value: object) -> object:
     return value or None
 
 
-def _as_text(value: object) -> object:
-    return str(value) if isinstance(value, int) else value
+def as_text(value: object) -> object:
+    """A text without lone surrogates, which are halves of characters: no text of ours can hold them."""
+    return value.encode(errors="replace").decode() if isinstance(value, str) else value
+
+
+def _as_label(value: object) -> object:
+    return str(value) if isinstance(value, int) else as_text(value)
+
+
+Text = Annotated[str, BeforeValidator(as_text)]
+Label = Annotated[str, BeforeValidator(_as_label)]
 
 
 class WireRecord(BaseModel):
@@ -27,33 +36,33 @@ class WireRecord(BaseModel):
 class WireFunction(WireRecord):
     """The function of a tool call, or a piece of it."""
 
-    name: str | None = None
-    arguments: str | dict[str, Any] | None = None
+    name: Text | None = None
+    arguments: Text | dict[str, Any] | None = None
 
 
 class WireCall(WireRecord):
     """A tool call, or a piece of one."""
 
     index: int | None = None
-    id: Annotated[str | None, BeforeValidator(_as_text)] = None
+    id: Label | None = None
     function: Annotated[WireFunction | None, BeforeValidator(_none_if_empty)] = None
 
 
 class WirePart(WireRecord):
     """A part of a content that is a list."""
 
-    type: str
-    text: str | None = None
-    thinking: "str | list[WirePart] | None" = None
-    reasoning: str | None = None
-    refusal: str | None = None
+    type: Text
+    text: Text | None = None
+    thinking: "Text | list[WirePart] | None" = None
+    reasoning: Text | None = None
+    refusal: Text | None = None
 
 
 class WireTurn(WireRecord):
     """A message, or the delta of one."""
 
-    content: str | list[WirePart | str] | None = None
-    refusal: str | None = None
+    content: Text | list[WirePart | Text] | None = None
+    refusal: Text | None = None
     reasoning_content: Any = None
     reasoning: Any = None
     thinking_blocks: Any = None
@@ -64,7 +73,7 @@ class WireTurn(WireRecord):
 class WireTopLogprob(WireRecord):
     """A candidate token."""
 
-    token: str
+    token: Text
     logprob: float | None = None
 
 
@@ -84,10 +93,10 @@ class WireLogprobs(WireRecord):
 class WireChoice(WireRecord):
     """A choice, or the piece of one in a chunk."""
 
-    index: int | None = None
+    index: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     message: Annotated[WireTurn | None, BeforeValidator(_none_if_empty)] = None
     delta: Annotated[WireTurn | None, BeforeValidator(_none_if_empty)] = None
-    finish_reason: Annotated[str | None, BeforeValidator(_as_text)] = None
+    finish_reason: Label | None = None
     logprobs: Annotated[WireLogprobs | None, BeforeValidator(_none_if_empty)] = None
     usage: Any = None
     error: Any = None
@@ -96,8 +105,8 @@ class WireChoice(WireRecord):
 class WireAnswer(WireRecord):
     """A chat completion or a chunk."""
 
-    id: Annotated[str | None, BeforeValidator(_as_text)] = None
-    model: str | None = None
+    id: Label | None = None
+    model: Text | None = None
     choices: list[WireChoice] | None = None
     usage: Any = None
     x_groq: Any = None
@@ -151,7 +160,7 @@ def _first_problem(exc: ValidationError | RecursionError) -> str:
 
 
 class _WireModel(WireRecord):
-    id: str
+    id: Text
 
 
 class _WireModels(WireRecord):

@@ -60,6 +60,20 @@ def streamed(chunks: list[Any], complete: bool) -> Completion:
     return fold([*events, *converter.closing_events(usage_of(converter.usage, PROMPT, converter.text), None)])
 
 
+async def read_body(body: bytes, size: int) -> None:
+    """Read a body that arrives in blocks of this size, as the backend does."""
+
+    async def blocks() -> AsyncIterator[bytes]:
+        for start in range(0, len(body), size):
+            yield body[start : start + size]
+
+    found, is_whole = await peeked(blocks())
+    if is_whole:
+        completed(parsed(b"".join([block async for block in found])))
+    else:
+        streamed([parsed(data) async for data in event_data(found) if data.strip() != b"[DONE]"], True)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def memory() -> Iterator[None]:
     """Of all tests here."""
@@ -96,19 +110,8 @@ def test_a_stream(chunks: Any, complete: bool) -> None:
 def test_a_body(body: bytes, size: int) -> None:
     """Whole or streamed, in pieces of any size."""
 
-    async def blocks() -> AsyncIterator[bytes]:
-        for start in range(0, len(body), size):
-            yield body[start : start + size]
-
-    async def run() -> None:
-        found, is_whole = await peeked(blocks())
-        if is_whole:
-            completed(parsed(b"".join([block async for block in found])))
-            return
-        streamed([parsed(data) async for data in event_data(found) if data.strip() != b"[DONE]"], True)
-
     with suppress(CrucibleError):
-        asyncio.run(run())
+        asyncio.run(read_body(body, size))
 
 
 @fuzzed

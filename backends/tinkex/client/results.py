@@ -1,6 +1,7 @@
 """Decoders for each kind of result, and the checks that detect a corrupted run by its values."""
 
 import math
+from array import array
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -8,7 +9,7 @@ from pydantic import BaseModel
 
 from backends.tinkex.client.connection import decode_record
 from backends.tinkex.client.result_poll import Decoding
-from backends.tinkex.errors import BACKEND
+from backends.tinkex.errors import BACKEND, malformed
 from backends.tinkex.types.arrays import is_numpy
 from backends.tinkex.types.forward_backward_output import ForwardBackwardOutput
 from backends.tinkex.types.responses import OptimStepResponse
@@ -27,7 +28,16 @@ def record_decoding(kind: type[R], route: str) -> Decoding[R]:
 
 def pass_decoding(route: str) -> Decoding[ForwardBackwardOutput]:
     """Return the decoding of a forward or forward_backward result."""
-    return Decoding(from_json=_decoder(ForwardBackwardOutput, route), from_protobuf=read_pass_output)
+
+    def decode(value: Any) -> ForwardBackwardOutput:
+        output = decode_record(value, ForwardBackwardOutput, route)
+        for index, record in enumerate(output.loss_fn_outputs):
+            for name, tensor in record.items():
+                if not _are_numbers(tensor.data):
+                    raise malformed(f"loss_fn_outputs.{index}.{name}.data: expected numbers", route=route)
+        return output
+
+    return Decoding(from_json=decode, from_protobuf=read_pass_output)
 
 
 def sample_decoding(route: str = "asample") -> Decoding[SampleResponse]:
@@ -60,6 +70,14 @@ def check_step(output: OptimStepResponse, model_id: str, request_id: str | None)
         if not math.isfinite(value):
             raise _corrupted(f"the metric {name} is {value}", model_id, request_id)
     return output
+
+
+def _are_numbers(values: Any) -> bool:
+    try:
+        array("d", values)
+    except (TypeError, OverflowError):
+        return False
+    return True
 
 
 def _corrupted(reason: str, model_id: str, request_id: str | None) -> RunCorrupted:

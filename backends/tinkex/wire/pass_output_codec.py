@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 _WIRE_DTYPE: Final = {"float32": DType.FLOAT32, "int64": DType.INT64}
 _DEFAULT_TYPE: Final = "ArrayRecord"
+_MAX_EMPTY_DATUMS: Final = 65_536
+"""Datums without arrays take no bytes in a message, but memory here."""
 
 
 def read_pass_output(body: bytes | memoryview) -> ForwardBackwardOutput:
@@ -39,6 +41,8 @@ def read_pass_output(body: bytes | memoryview) -> ForwardBackwardOutput:
             kind = as_text(value, "loss_fn_output_type").rpartition(":")[2] or _DEFAULT_TYPE
         elif number == 2:
             outputs += _read_record(as_view(value, "loss_fn_outputs"))
+            if len(outputs) > len(body) + _MAX_EMPTY_DATUMS:
+                raise ProtobufError(f"loss_fn_outputs: {len(outputs)} datums in {len(body)} bytes")
         elif number == 3:
             key, metric = entry(value, "metrics")
             metrics[key] = 0.0 if metric is None else as_double(metric, f"metrics.{key}")
@@ -57,7 +61,7 @@ def _read_record(message: memoryview) -> list[dict[str, TensorData]]:
     lengths = {len(column) for column in columns.values()}
     if not count and lengths:
         count = max(lengths)
-    if not 0 <= count <= len(message) + 1_000_000 or (columns and lengths != {count}):
+    if not 0 <= count <= len(message) + _MAX_EMPTY_DATUMS or (columns and lengths != {count}):
         raise ProtobufError(f"num_datums is {count}, and the fields have {sorted(lengths)} arrays")
     if not columns:
         return [{} for _ in range(count)]
