@@ -19,6 +19,11 @@ def plain_line(text: str) -> str:
     return plain_text(text).replace("\n", "\\n").replace("\t", " ")
 
 
+def plain_json(text: str) -> str:
+    """As ``plain_text`` for a JSON document, whose meaning stays: JSON has escapes of its own."""
+    return _UNSAFE.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
+
+
 def shortened(line: str) -> str:
     """Cut a line to ``MAX_LINE_LENGTH`` characters, with a note of its full length."""
     return line if len(line) <= MAX_LINE_LENGTH else f"{line[:MAX_LINE_LENGTH]}... ({len(line):,} characters)"

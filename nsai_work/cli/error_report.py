@@ -51,7 +51,7 @@ def report_job(job: "Job", *, as_json: bool) -> None:
         )
         sys.stderr.write(json.dumps({"id": job.id, "status": job.status, "error": failure}) + "\n")
         return
-    sys.stderr.write(f"job {job.id} {job.status}\n")
+    sys.stderr.write(plain_text(f"job {job.id} {job.status}") + "\n")
     if job.error is not None:
         sys.stderr.write(describe_failure(job.error) + "\n")
 

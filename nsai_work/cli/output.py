@@ -6,19 +6,26 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import typer
 from pydantic import BaseModel, JsonValue
 from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from crucible.plain_text import plain_line, plain_text
+from crucible.plain_text import plain_json, plain_line, plain_text
 
 
 def write_json(value: JsonValue, *, indent: int | None = 2) -> None:
     """Write a JSON document to stdout and flush; ``indent=None`` writes it on one line."""
     ascii_only = (sys.stdout.encoding or "").lower() != "utf-8"
-    sys.stdout.write(json.dumps(value, indent=indent, allow_nan=False, ensure_ascii=ascii_only) + "\n")
+    text = json.dumps(value, indent=indent, allow_nan=False, ensure_ascii=ascii_only)
+    sys.stdout.write(plain_json(text) + "\n")
     sys.stdout.flush()
+
+
+def write_line(text: str = "", *, err: bool = False) -> None:
+    """Write text of one or more lines to stdout, or to stderr, with whatever acts on a terminal escaped."""
+    typer.echo(plain_text(text), err=err)
 
 
 def as_json(record: BaseModel) -> dict[str, JsonValue]:

@@ -2,11 +2,9 @@
 
 from typing import TYPE_CHECKING
 
-import typer
-
 from nsai_work.cli.error_report import describe_failure
 from nsai_work.cli.job_result import result_fields
-from nsai_work.cli.output import write_fields
+from nsai_work.cli.output import write_fields, write_line
 from nsai_work.lifecycle import JobStatus
 from nsai_work.payloads import JobKind
 
@@ -20,10 +18,10 @@ def write_outcome(job: "Job", *, with_id: bool = False) -> None:
         write_fields([("job", job.id if with_id else None), *_success_fields(job)])
     elif job.status.ended:
         head = f"job {job.id} {job.status}\n" if with_id else ""
-        typer.echo(head + (describe_failure(job.error) if job.error else f"{job.status}"), err=True)
-        typer.echo(f"  {_again(job)}", err=True)
+        write_line(head + (describe_failure(job.error) if job.error else f"{job.status}"), err=True)
+        write_line(f"  {_again(job)}", err=True)
     else:
-        typer.echo(_unfinished(job), err=True)
+        write_line(_unfinished(job), err=True)
 
 
 def _again(job: "Job") -> str:

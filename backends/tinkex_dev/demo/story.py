@@ -14,6 +14,7 @@ from backends.tinkex_dev.demo.screen import Screen
 from backends.tinkex_dev.demo.stage import Stage, set_stage
 from backends.tinkex_dev.demo.watcher import watch_run
 from crucible.errors import CrucibleError
+from crucible.plain_text import plain_line
 
 if TYPE_CHECKING:
     from nsai_work import Job
@@ -158,8 +159,7 @@ class Story:
 
 def _printable(text: str) -> str:
     """A model's answer on one line, with escapes for unprintable characters."""
-    shown = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
-    return f'"{shown}"'
+    return f'"{plain_line(text)}"'
 
 
 def _shown(path: Path) -> str:

@@ -6,7 +6,7 @@ import typer
 from pydantic import JsonValue
 
 from crucible.errors import CrucibleError, PluginError
-from nsai_work.cli.output import as_json, write_json, write_table
+from nsai_work.cli.output import as_json, write_json, write_line, write_table
 
 if TYPE_CHECKING:
     from crucible.registry import BackendEntry
@@ -33,7 +33,7 @@ def backends(
     )
     for report in reports:
         if problem := _problem(report):
-            typer.echo(f"\n{report['name']}: {problem}")
+            write_line(f"\n{report['name']}: {problem}")
 
 
 def _entries(name: str | None) -> "list[BackendEntry]":

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from crucible.errors import InvalidRequest
+from crucible.plain_text import plain_text
 from nsai_work.cli.output import as_json, write_json
 from nsai_work.cli.parameters import DEFAULT_BACKEND
 
@@ -43,7 +44,7 @@ def complete(
 ) -> None:
     """Send a prompt to a backend and print the answer.
 
-    The answer is streamed if stdout is a terminal.
+    The answer is streamed if stdout is a terminal; control characters in it are escaped there.
     """
     from crucible.blocking import connect
 
@@ -103,20 +104,25 @@ def _write_stream(events: "Iterable[StreamEvent]") -> None:
     folding = Folding()
     for event in events:
         folding.add(event)
-        if isinstance(event, DeltaEvent) and event.index == 0 and event.text:
-            sys.stdout.write(event.text)
+        if isinstance(event, DeltaEvent) and event.index == 0 and (event.text or event.refusal):
+            _write(event.text or event.refusal or "")
             sys.stdout.flush()
     _write_tool_calls(folding.completion())
 
 
 def _write_answer(completion: "Completion") -> None:
-    sys.stdout.write(completion.text)
+    _write(completion.text)
     _write_tool_calls(completion)
+
+
+def _write(text: str) -> None:
+    """Write text of a model: as it is to a file or a pipe, escaped to a terminal, on which it could act."""
+    sys.stdout.write(plain_text(text) if sys.stdout.isatty() else text)
 
 
 def _write_tool_calls(completion: "Completion") -> None:
     for choice in completion.choices[:1]:
         for call in choice.message.tool_calls:
-            sys.stdout.write(f"\n[tool call] {call.name} {call.arguments}")
+            _write(f"\n[tool call] {call.name} {call.arguments}")
     sys.stdout.write("\n")
     sys.stdout.flush()

@@ -7,7 +7,7 @@ from typing import Annotated, Final
 import typer
 
 from crucible.errors import InvalidRequest
-from nsai_work.cli.output import count_text, write_json
+from nsai_work.cli.output import count_text, write_json, write_line
 from nsai_work.cli.parameters import JsonFlag
 from nsai_work.cli.store_access import existing_store, load_settings
 
@@ -40,7 +40,7 @@ def upgrade(
     if json_output:
         write_json({"database": redacted(target), "version": HEAD})
         return
-    typer.echo(f"up to date: {redacted(target)}")
+    write_line(f"up to date: {redacted(target)}")
 
 
 @database_app.command("prune")
@@ -72,12 +72,12 @@ def prune(
     if json_output:
         write_json({"older": old, "with_checkpoints": with_checkpoints, "forgotten": deleted})
         return
-    typer.echo(
+    write_line(
         f"{count_text(old, 'job')} ended before {before:%Y-%m-%d %H:%M} UTC, "
         f"{with_checkpoints} of them with checkpoints"
     )
     if not dry_run:
-        typer.echo(f"{deleted} deleted")
+        write_line(f"{deleted} deleted")
 
 
 def parse_age(text: str) -> timedelta:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from crucible.errors import CrucibleError, PluginError
+from crucible.plain_text import plain_text
 from nsai_work.cli.error_report import advice_for, describe_error
 from nsai_work.cli.exit_codes import ExitCode
 from nsai_work.cli.output import stdout_console, write_json
@@ -235,6 +236,8 @@ def _print(checks: list[Check]) -> None:
     width = max(len(check.subject) for check in checks)
     for check in checks:
         status = Text(f"{check.status:<6}", style=_STYLES[check.status])
-        console.print(Text.assemble(status, f"  {check.subject:<{width}}  {check.detail}"), soft_wrap=True)
+        console.print(
+            Text.assemble(status, plain_text(f"  {check.subject:<{width}}  {check.detail}")), soft_wrap=True
+        )
         if check.advice:
-            console.print(f"{'':<{width + 8}}  -> {check.advice}", soft_wrap=True)
+            console.print(plain_text(f"{'':<{width + 8}}  -> {check.advice}"), soft_wrap=True)

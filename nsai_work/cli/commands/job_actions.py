@@ -6,7 +6,7 @@ import typer
 
 from nsai_work.cli.commands.jobs import checkpoint_json
 from nsai_work.cli.job_lookup import find_job
-from nsai_work.cli.output import write_json
+from nsai_work.cli.output import write_json, write_line
 from nsai_work.cli.parameters import JobId, JsonFlag
 from nsai_work.cli.store_access import existing_store, load_settings
 
@@ -46,11 +46,11 @@ def promote(
     if json_output:
         write_json(checkpoint_json(checkpoint))
     else:
-        typer.echo(f"{name} is kept permanently: {checkpoint.path}")
+        write_line(f"{name} is kept permanently: {checkpoint.path}")
 
 
 def _write_status(job_id: str, status: str, json_output: bool) -> None:
     if json_output:
         write_json({"id": job_id, "status": status})
     else:
-        typer.echo(f"{job_id} {status}")
+        write_line(f"{job_id} {status}")

@@ -9,7 +9,7 @@ from pydantic import JsonValue
 from nsai_work.cli.error_report import describe_failure
 from nsai_work.cli.job_lookup import find_job
 from nsai_work.cli.job_result import result_fields
-from nsai_work.cli.output import ago, as_json, write_fields, write_json, write_table
+from nsai_work.cli.output import ago, as_json, write_fields, write_json, write_line, write_table
 from nsai_work.cli.parameters import JobId, JsonFlag
 from nsai_work.cli.store_access import existing_store, get_store, load_settings, missing_store
 from nsai_work.lifecycle import JobStatus
@@ -39,7 +39,7 @@ def list_jobs(
     settings = load_settings()
     jobs: list[Job] = []
     if missing := missing_store(settings):
-        typer.echo(missing, err=True)
+        write_line(missing, err=True)
     else:
         store = get_store(settings)
         last = find_job(store, after).id if after else None
@@ -67,11 +67,11 @@ def show(job_id: JobId, json_output: JsonFlag = False) -> None:
         (run.generation, run.ref.run_id, run.from_step, run.resume, run.end_reason) for run in store.runs(job.id)
     ]
     if runs:
-        typer.echo()
+        write_line()
         write_table(("GENERATION", "REMOTE RUN", "FROM STEP", "RESUME", "END REASON"), runs, if_empty="")
     if job.error is not None:
-        typer.echo()
-        typer.echo(describe_failure(job.error))
+        write_line()
+        write_line(describe_failure(job.error))
 
 
 def steps(job_id: JobId, json_output: JsonFlag = False) -> None:

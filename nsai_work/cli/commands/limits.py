@@ -8,7 +8,7 @@ from pydantic import JsonValue
 
 from crucible.errors import InvalidRequest
 from crucible.plain_text import plain_line
-from nsai_work.cli.output import write_json, write_table
+from nsai_work.cli.output import write_json, write_line, write_table
 from nsai_work.cli.parameters import JsonFlag
 from nsai_work.cli.store_access import get_store, load_settings, missing_store
 
@@ -103,7 +103,7 @@ def _write_use(use: "LimitUse", json_output: bool) -> None:
         write_json(_as_data(use))
         return
     scope, key, _ = _labels(use.limit)
-    typer.echo(plain_line(f"{scope} {key}: {_limit_text(use.limit)}; {_running_text(use)}"))
+    write_line(plain_line(f"{scope} {key}: {_limit_text(use.limit)}; {_running_text(use)}"))
 
 
 def _limit_text(limit: "Limit") -> str:

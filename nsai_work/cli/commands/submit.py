@@ -11,7 +11,7 @@ from crucible.monotonic import monotonic
 from nsai_work.cli.commands.watch import MAX_PAUSE_S
 from nsai_work.cli.error_report import report_job
 from nsai_work.cli.exit_codes import ExitCode, status_exit_code
-from nsai_work.cli.output import write_json
+from nsai_work.cli.output import write_json, write_line
 from nsai_work.cli.parameters import Timeout
 from nsai_work.cli.store_access import get_store, load_settings
 from nsai_work.errors import WaitTimedOut
@@ -40,7 +40,7 @@ def submit(
         records: list[JsonValue] = [{"id": job_id} for job_id in ids]
         write_json(records[0] if len(records) == 1 else records, indent=None)
     else:
-        typer.echo("\n".join(ids))
+        write_line("\n".join(ids))
     if wait:
         raise typer.Exit(_wait(get_store(settings), ids, timeout, json_output))
 

@@ -12,7 +12,7 @@ from nsai_work.cli.error_report import describe_failure
 from nsai_work.cli.exit_codes import status_exit_code
 from nsai_work.cli.job_lookup import find_job
 from nsai_work.cli.job_view import requested_steps, view_for
-from nsai_work.cli.output import write_json
+from nsai_work.cli.output import write_json, write_line
 from nsai_work.cli.parameters import JobId, Timeout
 from nsai_work.cli.store_access import existing_store
 from nsai_work.errors import WaitTimedOut
@@ -42,7 +42,7 @@ def watch(
             status = _follow(store, job.id, timeout, view.show)
     error = store.get(job.id).error
     if error is not None and not json_output:
-        typer.echo(describe_failure(error), err=True)
+        write_line(describe_failure(error), err=True)
     raise typer.Exit(status_exit_code(status))
 
 
