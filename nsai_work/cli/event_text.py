@@ -117,6 +117,7 @@ def _incomplete(data: Data) -> str:
 _FORMATTERS: Final[dict[str, tuple[Formatter, str]]] = {
     "submit.unverified": (_with_reason("accepted, but not validated by the service"), "yellow"),
     "job.queued": (_queued, "yellow"),
+    "job.waiting": (_with_reason("waiting"), "dim"),
     "job.running": (_running, "dim"),
     "job.failed": (_with_reason("failed"), "bold red"),
     "job.canceled": (_with_reason("canceled"), "bold yellow"),

@@ -25,6 +25,7 @@ from nsai_work.store.maintenance import leases, rescuer, scheduler
 from nsai_work.store.maintenance.rescuer import MAX_CRASHES
 from nsai_work.store.queries import wake_ups
 from nsai_work.store.records import Claim, ClaimRequest, DueJobs, Lease, LeaseReport, Outcome, WakeUp
+from nsai_work.store.wait_reasons import recorder
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -111,8 +112,9 @@ class AsyncStore:
         return await self.run(rescuer.reclaim, expired, max_crashes=max_crashes)
 
     async def release_due(self) -> DueJobs:
-        """As ``scheduler.release_due``; afterwards empty lanes are deactivated."""
+        """As ``scheduler.release_due``; afterwards wait reasons are recorded and empty lanes deactivated."""
         due_jobs = await self.run(scheduler.release_due)
+        await self.run(recorder.record_waits)
         await self.run(lanes.deactivate_empty_lanes)
         return due_jobs
 

@@ -70,6 +70,7 @@ class WorkerStore:
             backends=backends,
             declined=declined(),
             selection=selection,
+            seen_every_s=self._settings.sweep_interval_s,
         )
 
     async def claim(self, limit: int, selection: Selection) -> list[Claim]:

@@ -1,7 +1,7 @@
 """Dependencies: a job is queued once all jobs that it depends on have succeeded, and fails if one did not."""
 
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -13,6 +13,7 @@ from nsai_work.store.damaged import status_of
 from nsai_work.store.engine.database import PREPARED, Tx, one_of_parameter
 from nsai_work.store.lifecycle.locks import lock_rows
 from nsai_work.store.lifecycle.transitions import Transition, apply_transitions
+from nsai_work.store.lifecycle.wait_events import depends_on, not_before, record_reasons
 from nsai_work.store.rows import failure_json
 from nsai_work.store.schema import dependencies, jobs, status_in
 
@@ -42,9 +43,23 @@ def settle(tx: Tx, seqs: Collection[int]) -> dict[str, JobStatus]:
     needed = _needed(tx, [row.seq for row in rows])
     transitions = [found for row in rows if (found := _transition(tx, row, needed[row.seq])) is not None]
     apply_transitions(tx, transitions)
+    moved = {transition.row.seq for transition in transitions}
+    _record_reasons(tx, [row for row in rows if row.seq not in moved], needed)
     settled = {transition.row.id: transition.status for transition in transitions}
     failed = [transition.row.seq for transition in transitions if transition.status is JobStatus.FAILED]
     return settled | (settle_dependents(tx, failed) if failed else {})
+
+
+def _record_reasons(tx: Tx, pending: Sequence[Row[Any]], needed: Mapping[int, Sequence[Row[Any]]]) -> None:
+    """Record what pending jobs still wait for, if that has changed."""
+    reasons: dict[int, str] = {}
+    for row in pending:
+        left = [other.id for other in needed[row.seq] if other.status != JobStatus.SUCCEEDED]
+        reason = depends_on(left) if row.run_at is None else not_before(row.run_at)
+        if reason != row.wait_reason:
+            reasons[row.seq] = reason
+    if reasons:
+        record_reasons(tx, reasons)
 
 
 def _needed(tx: Tx, seqs: Collection[int]) -> dict[int, list[Row[Any]]]:
@@ -52,6 +67,7 @@ def _needed(tx: Tx, seqs: Collection[int]) -> dict[int, list[Row[Any]]]:
         select(dependencies.c.job_seq, jobs.c.id, jobs.c.status)
         .join_from(dependencies, jobs, jobs.c.seq == dependencies.c.needs_seq)
         .where(dependencies.c.job_seq.in_(list(seqs)))
+        .order_by(jobs.c.seq)
     )
     needed: defaultdict[int, list[Any]] = defaultdict(list)
     for row in tx.connection.execute(statement):
@@ -63,13 +79,13 @@ def _transition(tx: Tx, row: Row[Any], needed: list[Row[Any]]) -> Transition | N
     broken = [other for other in needed if status_of(other.status).ended and other.status != JobStatus.SUCCEEDED]
     if broken:
         failure = dependency_failure([(other.id, other.status) for other in broken])
-        values = {"completed_at": tx.now, "run_at": None, "error": failure_json(failure)}
+        values = {"completed_at": tx.now, "run_at": None, "wait_reason": None, "error": failure_json(failure)}
         return Transition(row, JobStatus.FAILED, values, {"code": failure.code, "message": failure.message})
     if any(other.status != JobStatus.SUCCEEDED for other in needed):
         return None
     if row.run_at is not None and row.run_at > tx.now:
         return None
-    return Transition(row, JobStatus.QUEUED, {"queued_at": tx.now, "run_at": None})
+    return Transition(row, JobStatus.QUEUED, {"queued_at": tx.now, "run_at": None, "wait_reason": None})
 
 
 def dependency_failure(broken: list[tuple[str, str]]) -> Failure:

@@ -57,7 +57,7 @@ def release_delayed(tx: Tx, limit: int = 500) -> int:
     rows = lock_rows(tx, due.order_by(jobs.c.run_at).limit(limit), skip_locked=True)
     if rows:
         cleared = update(jobs).where(jobs.c.seq.in_([row.seq for row in rows]))
-        tx.connection.execute(cleared.values(run_at=None, delayed_since=None))
+        tx.connection.execute(cleared.values(run_at=None, delayed_since=None, wait_reason=None))
         activate(tx, {row.lane_id for row in rows})
     return len(rows)
 
@@ -109,9 +109,10 @@ def time_out(tx: Tx, limit: int = 500) -> list[str]:
 
 
 def _timeout(tx: Tx, row: Row[Any]) -> Transition:
+    why = f": {row.wait_reason}" if row.wait_reason else ""
     failure = JobTimeout(
-        f"the job's deadline, {row.deadline.isoformat()}, passed while it was {row.status}",
-        details={"deadline": row.deadline.isoformat()},
+        f"the job's deadline, {row.deadline.isoformat()}, passed while it was {row.status}{why}",
+        details={"deadline": row.deadline.isoformat(), "wait_reason": row.wait_reason},
     ).failure()
     values = {"error": failure_json(failure), "completed_at": tx.now, "run_at": None, "wait_reason": None}
     return Transition(row, JobStatus.TIMEOUT, values, {"code": failure.code, "message": failure.message})

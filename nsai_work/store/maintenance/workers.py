@@ -1,10 +1,10 @@
 """The registry of worker processes."""
 
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, insert, select, update
+from sqlalchemy import insert, select, update
 
 from nsai_work.store.engine.database import Tx
 from nsai_work.store.records import Selection, WorkerRow
@@ -24,13 +24,16 @@ def register_worker(
     backends: dict[str, str],
     declined: Mapping[str, str] | None = None,
     selection: Selection | None = None,
+    seen_every_s: float | None = None,
 ) -> None:
-    """Register a worker process that has just started, with the jobs that it is there for."""
+    """Register a worker process that has just started, with the jobs that it is there for. It will be seen every
+    ``seen_every_s``."""
     row = {"id": str(worker), "host": worker.host, "pid": worker.pid, "version": version, "backends": backends}
     scope = selection or Selection()
     there_for = {
         "priorities": None if scope.priorities is None else [str(name) for name in scope.priorities],
         "job_ids": None if scope.job_ids is None else list(scope.job_ids),
+        "seen_every_ms": None if seen_every_s is None else int(seen_every_s * 1000),
     }
     times = {"started_at": tx.now, "seen_at": tx.now}
     tx.connection.execute(insert(workers), {**row, **there_for, **times, "declined": dict(declined or {})})
@@ -50,17 +53,18 @@ def worker_seen(
 
 
 def present_workers(tx: Tx) -> list[WorkerRow]:
-    """The workers that seem to run, the oldest first.
-
-    A worker killed on another machine counts for a while, and one with a wrong clock may be missing.
-    """
-    statement = select(workers).where(_present(tx)).order_by(workers.c.started_at, workers.c.id)
+    """The workers that seem to run, the oldest first. One that was killed counts for three of its intervals and a
+    second."""
+    present = workers.c.stopped_at.is_(None) & (workers.c.seen_at > tx.now - MAX_SILENCE)
+    statement = select(workers).where(present).order_by(workers.c.started_at, workers.c.id)
     rows = (WorkerRow(**row._mapping) for row in tx.connection.execute(statement))
-    return [row for row in rows if not known_dead(row.id)]
+    return [row for row in rows if not _is_silent(row, tx.now) and not known_dead(row.id)]
 
 
-def _present(tx: Tx) -> ColumnElement[bool]:
-    return workers.c.stopped_at.is_(None) & (workers.c.seen_at > tx.now - MAX_SILENCE)
+def _is_silent(worker: WorkerRow, now: datetime) -> bool:
+    if worker.seen_every_ms is None:
+        return False
+    return now - worker.seen_at > 3 * timedelta(milliseconds=worker.seen_every_ms) + timedelta(seconds=1)
 
 
 def list_workers(tx: Tx) -> list[WorkerRow]:
@@ -70,12 +74,9 @@ def list_workers(tx: Tx) -> list[WorkerRow]:
 
 
 def credentials_in_use(tx: Tx) -> dict[str, list[str]]:
-    """The sorted names of the credentials that present workers use, by backend.
-
-    Only for display: a killed worker counts for a while, and one with a wrong clock may be missing.
-    """
+    """The sorted names of the credentials that present workers use, by backend. Only for display."""
     found: dict[str, set[str]] = {}
-    for used in tx.connection.execute(select(workers.c.backends).where(_present(tx))).scalars():
-        for backend, credential in used.items():
+    for worker in present_workers(tx):
+        for backend, credential in worker.backends.items():
             found.setdefault(backend, set()).add(credential)
     return {backend: sorted(names) for backend, names in found.items()}

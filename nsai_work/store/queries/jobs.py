@@ -9,10 +9,10 @@ from nsai_work.job import Job
 from nsai_work.lifecycle import JobStatus
 from nsai_work.store.engine.database import Tx
 from nsai_work.store.lifecycle.locks import job_not_found
-from nsai_work.store.queries.wait_reason import wait_reasons
 from nsai_work.store.records import AttemptRow, EventRow, JobFilter
 from nsai_work.store.rows import failure_of, job_of, select_jobs
 from nsai_work.store.schema import attempts, events, jobs, status_in, tags
+from nsai_work.store.wait_reasons.reason import wait_reasons
 
 
 def get(tx: Tx, job_id: str, tenant_id: str | None = None) -> Job:
@@ -27,7 +27,7 @@ def get(tx: Tx, job_id: str, tenant_id: str | None = None) -> Job:
     row = tx.connection.execute(statement).first()
     if row is None:
         raise job_not_found(job_id)
-    return _with_reasons(tx, [row])[0]
+    return _with_reasons(tx, [row], count=True)[0]
 
 
 def seq_of(tx: Tx, job_id: str, tenant_id: str | None = None) -> int:
@@ -65,9 +65,9 @@ def _filtered(statement: Select[Any], conditions: JobFilter) -> Select[Any]:
     return statement
 
 
-def _with_reasons(tx: Tx, rows: Sequence[Row[Any]]) -> list[Job]:
+def _with_reasons(tx: Tx, rows: Sequence[Row[Any]], *, count: bool = False) -> list[Job]:
     waiting = [row for row in rows if row.status in (JobStatus.PENDING, JobStatus.QUEUED)]
-    reasons = wait_reasons(tx, waiting) if waiting else {}
+    reasons = wait_reasons(tx, waiting, count=count) if waiting else {}
     return [job_of(row._mapping, wait_reason=reasons.get(row.seq, row.wait_reason)) for row in rows]
 
 

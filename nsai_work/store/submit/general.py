@@ -105,7 +105,15 @@ def _store(tx: Tx, fresh: Sequence[NewJob]) -> dict[str, Submitted]:
     assigned = assign_lanes(tx, {new.lane for new in fresh}, ready=ready, count=len(fresh))
     seqs = {new.job.id: seq for new, seq in zip(fresh, assigned.seqs, strict=True)}
     needs = _needs(tx, [new.job for new in fresh], seqs)
-    rows = [{**job_row(tx, new), "seq": seqs[new.job.id], "lane_id": assigned.lane_ids[new.lane]} for new in fresh]
+    rows = [
+        {
+            **job_row(tx, new),
+            "seq": seqs[new.job.id],
+            "lane_id": assigned.lane_ids[new.lane],
+            "wait_reason": new.wait_reason,
+        }
+        for new in fresh
+    ]
     _insert(tx, fresh, rows, needs, seqs)
     settled = settle(tx, [seqs[job_id] for job_id in needs]) if needs else {}
     return {

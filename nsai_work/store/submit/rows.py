@@ -8,6 +8,7 @@ from nsai_work.errors import InvalidJob
 from nsai_work.job import Job
 from nsai_work.lifecycle import JobStatus
 from nsai_work.store.engine.database import Tx
+from nsai_work.store.lifecycle.wait_events import depends_on, not_before
 from nsai_work.store.rows import new_row
 from nsai_work.store.submit.lanes import LaneKey, lane_key
 
@@ -23,6 +24,14 @@ class NewJob:
     lane: LaneKey
     status: JobStatus
     run_at: datetime | None
+
+    @property
+    def wait_reason(self) -> str | None:
+        """Why the job is pending; None if it is queued."""
+        if self.run_at is not None:
+            return not_before(self.run_at)
+        names = self.job.constraints.depends_on
+        return depends_on(names) if names else None
 
 
 def new_job(tx: Tx, job: Job) -> NewJob:
@@ -52,7 +61,8 @@ def job_row(tx: Tx, new: NewJob) -> dict[str, Any]:
 
 def submitted_data(new: NewJob) -> dict[str, Any]:
     """The data of the first event."""
-    return {"to": str(new.status), "kind": str(new.job.kind), "backend": new.job.backend}
+    data = {"to": str(new.status), "kind": str(new.job.kind), "backend": new.job.backend}
+    return data if new.wait_reason is None else {**data, "reason": new.wait_reason}
 
 
 def invalid(field: str, message: str) -> InvalidJob:

@@ -22,9 +22,12 @@ def election(name: str, holder: str = "w1", term: int = 1) -> dict[str, Any]:
     return {"name": name, "holder": holder, "term": term, "beat": 0}
 
 
+LATER = ("priorities", "seen_every_ms", "declined", "job_ids")
+
+
 def worker(name: str, **fields: Any) -> dict[str, Any]:
     row = {"id": name, "host": "h", "pid": 1, "version": "1", "backends": {}, "started_at": WHEN, "seen_at": WHEN}
-    return {**row, "stopped_at": None, "priorities": None, "seen_every_ms": None, **fields}
+    return {**row, "stopped_at": None, **dict.fromkeys(LATER), **fields}
 
 
 def stored(store: Store, table: Any) -> list[dict[str, Any]]:

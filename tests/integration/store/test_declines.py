@@ -84,7 +84,10 @@ def test_a_job_that_all_workers_declined_says_why(
 
     reason = f"no worker can run it: host-a: {NO_FILE.message}; host-b: no API key"
     assert store.get("job").wait_reason == reason
-    assert {job.id: job.wait_reason for job in store.list_jobs()} == {"job": reason, "other": None}
+    assert {job.id: job.wait_reason for job in store.list_jobs()} == {
+        "job": reason,
+        "other": "other jobs are before it",
+    }
 
     store.database.run(workers.worker_seen, second, declined={})
     assert store.get("job").wait_reason == f"declined: {NO_FILE.message}"
@@ -118,24 +121,27 @@ def test_a_backend_that_no_worker_has_is_a_reason(store: WorkingStore, make_job:
     assert store.get("job").wait_reason == (
         "no worker can run it: host-a: not installed: peft; host-b: it has no backend 'fake'"
     )
-    assert store.get("either").wait_reason is None
+    assert store.get("either").wait_reason == "waits for a free worker"
 
 
 @pytest.mark.parametrize(
-    "selection",
-    [Selection(priorities=(Priority.REALTIME,)), Selection(job_ids=("another",))],
+    ("selection", "reason"),
+    [
+        (Selection(priorities=(Priority.REALTIME,)), "no worker takes priority batch"),
+        (Selection(job_ids=("another",)), "no worker is alive"),
+    ],
     ids=["priority", "job ids"],
 )
 def test_a_worker_that_is_there_for_other_jobs_does_not_count(
-    store: WorkingStore, make_job: MakeJob, selection: Selection
+    store: WorkingStore, make_job: MakeJob, selection: Selection, reason: str
 ) -> None:
     """It neither gives a reason nor hides that of the others."""
     register(store, "host-b", selection=selection)
     store.submit([make_job(id="job")])
-    assert store.get("job").wait_reason is None
+    assert store.get("job").wait_reason == reason
 
     worker = register(store, "host-a", backends={})
     assert store.get("job").wait_reason == "no worker can run it: host-a: it has no backend 'fake'"
 
     store.database.run(workers.worker_seen, worker, stopped=True)
-    assert store.get("job").wait_reason is None
+    assert store.get("job").wait_reason == reason

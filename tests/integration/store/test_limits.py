@@ -151,7 +151,7 @@ def test_credentials_at_one_backend_are_limited_separately(store: Store) -> None
     assert [claim.credential for claim in claims] == ["team-a"]
     assert same.claim() == []
     # the other credential has capacity, so waiting jobs do not wait for a limit
-    assert store.list_jobs()[0].wait_reason is None
+    assert store.list_jobs()[-2].wait_reason == "waits for a free worker"
     assert [claim.credential for claim in second.claim()] == ["team-b", "team-b"]
     assert second.claim() == []
 
@@ -160,7 +160,7 @@ def test_credentials_at_one_backend_are_limited_separately(store: Store) -> None
     assert waiting.wait_reason == "limit of team-a for all models is reached (1 of 1 running)"
     second.leave()
     store.finish(claims[0], Outcome.succeeded())
-    assert store.list_jobs()[0].wait_reason is None
+    assert store.list_jobs()[1].wait_reason == "waits for a free worker"
     assert len(same.claim()) == 1
 
 

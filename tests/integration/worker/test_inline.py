@@ -38,7 +38,9 @@ def test_only_the_given_jobs_run(settings: Settings) -> None:
 
     run_inline([handle.id], settings, on_event=events.append)
 
-    assert [event.name for event in events] == ["job.submitted", "job.running", "job.succeeded"]
+    # on a slow machine it waits first
+    names = [event.name for event in events if event.name != "job.waiting"]
+    assert names == ["job.submitted", "job.running", "job.succeeded"]
     assert handle.result(timeout=1) == {"value": 1}
     assert other.status() is JobStatus.QUEUED
 

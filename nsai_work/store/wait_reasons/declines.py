@@ -7,7 +7,6 @@ from sqlalchemy import Row, func, select, tuple_
 
 from nsai_work.store.damaged import priority_of
 from nsai_work.store.engine.database import Tx
-from nsai_work.store.maintenance.workers import present_workers
 from nsai_work.store.records import OutcomeKind, WorkerRow
 from nsai_work.store.rows import failure_of
 from nsai_work.store.schema import attempts, lane_backends
@@ -16,13 +15,12 @@ MAX_SHOWN: Final = 5
 MAX_REASON_LENGTH: Final = 200
 
 
-def declined_by_all(tx: Tx, rows: Sequence[Row[Any]]) -> dict[int, str]:
-    """The reasons why no present worker can run these ready jobs, by seq. A job that some worker could run, or that
-    no present worker is there for, is left out."""
-    workers = present_workers(tx) if rows else []
-    if not workers:
+def declined_by_all(tx: Tx, rows: Sequence[Row[Any]], workers: Sequence[WorkerRow]) -> dict[int, str]:
+    """The reasons why none of the present workers can run these ready jobs, by seq. A job that some worker could
+    run, or that no worker is there for, is left out."""
+    if not workers or not rows:
         return {}
-    backends = _backends_of_lanes(tx, {row.lane_id for row in rows})
+    backends = backends_of_lanes(tx, {row.lane_id for row in rows})
     declined = _declined_attempts(tx, [row.seq for row in rows], [worker.id for worker in workers])
     reasons: dict[int, str] = {}
     for row in rows:
@@ -41,7 +39,8 @@ def _is_there_for(worker: WorkerRow, row: Row[Any]) -> bool:
     return of_priority and (worker.job_ids is None or row.id in worker.job_ids)
 
 
-def _backends_of_lanes(tx: Tx, lane_ids: set[int]) -> dict[int, list[str]]:
+def backends_of_lanes(tx: Tx, lane_ids: set[int]) -> dict[int, list[str]]:
+    """The backends that the jobs of each lane may run on, in order of preference."""
     statement = (
         select(lane_backends.c.lane_id, lane_backends.c.backend)
         .where(tx.one_of(lane_backends.c.lane_id, lane_ids))

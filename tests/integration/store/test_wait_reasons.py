@@ -1,0 +1,309 @@
+"""Why a job waits is known within five seconds: when it is shown and listed, in its column, and as an event."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from nsai_work.job import Job, Priority
+from nsai_work.lifecycle import JobStatus
+from nsai_work.store import ClaimRequest, Outcome, Selection
+from nsai_work.store.maintenance.workers import register_worker, worker_seen
+from nsai_work.store.schema import jobs
+from nsai_work.store.wait_reasons.recorder import MAX_RECORDED
+from nsai_work.worker_id import WorkerId
+from tests.integration.store.conftest import ManualClock
+from tests.working_store import WorkingStore
+
+MakeJob = Callable[..., Job]
+MakeRequest = Callable[..., ClaimRequest]
+
+BACKENDS = {"fake": "account-a"}
+
+
+@dataclass
+class Queue:
+    """A store with what a scenario needs, and the sweeps of its leader."""
+
+    store: WorkingStore
+    clock: ManualClock
+    make_job: MakeJob
+    claim_request: MakeRequest
+    alive: list[str] = field(default_factory=list)
+
+    def worker(
+        self, backends: dict[str, str] | None = None, priorities: tuple[Priority, ...] | None = None
+    ) -> None:
+        """Register a worker that is seen at each sweep."""
+        worker = WorkerId(f"host-{len(self.alive)}", "boot", "namespace", 1, 1, "nonce")
+        self.alive.append(str(worker))
+        self.store.database.run(
+            register_worker,
+            worker,
+            version="1",
+            backends=BACKENDS if backends is None else backends,
+            selection=Selection(priorities=priorities),
+            seen_every_s=1.0,
+        )
+
+    def submit(self, **fields: Any) -> Job:
+        """Submit a job."""
+        job = self.make_job(**fields)
+        self.store.submit([job])
+        return job
+
+    def run(self, **fields: Any) -> Job:
+        """Submit a job and claim it."""
+        job = self.submit(**fields)
+        claims = self.store.claim(self.claim_request(limit=100, backends=BACKENDS))
+        assert job.id in {claim.job_id for claim in claims}
+        return job
+
+    def sweep_for(self, seconds: float) -> None:
+        """What the leader does meanwhile."""
+        for _ in range(int(seconds)):
+            self.clock.pass_time(1)
+            for worker in self.alive:
+                self.store.database.run(worker_seen, worker)
+            self.store.release_due()
+
+
+@pytest.fixture
+def queue(store: WorkingStore, clock: ManualClock, make_job: MakeJob, claim_request: MakeRequest) -> Queue:
+    """A queue without jobs and workers."""
+    return Queue(store, clock, make_job, claim_request)
+
+
+def no_worker(queue: Queue) -> Job:
+    return queue.submit()
+
+
+def the_worker_was_killed(queue: Queue) -> Job:
+    queue.worker()
+    queue.sweep_for(2)
+    queue.alive.clear()
+    return queue.submit()
+
+
+def no_backend(queue: Queue) -> Job:
+    queue.worker({"tinkex": "tinkex"})
+    return queue.submit()
+
+
+def no_priority(queue: Queue) -> Job:
+    queue.worker(priorities=(Priority.REALTIME, Priority.INTERACTIVE))
+    return queue.submit()
+
+
+def limit_of_a_credential(queue: Queue) -> Job:
+    queue.worker()
+    queue.store.set_model_limit("account-a", 2)
+    queue.run()
+    queue.run()
+    return queue.submit()
+
+
+def quota_of_a_tenant(queue: Queue) -> Job:
+    queue.worker()
+    queue.store.set_tenant_quota("t", 1)
+    queue.run(tenant_id="t")
+    return queue.submit(tenant_id="t")
+
+
+def full_group(queue: Queue) -> Job:
+    queue.worker()
+    group = {"concurrency_group": "g", "max_concurrent_in_group": 1}
+    queue.run(constraints=group)
+    return queue.submit(constraints=group)
+
+
+def other_tenant(queue: Queue) -> Job:
+    queue.worker()
+    queue.submit(tenant_id="a")
+    return queue.submit(tenant_id="b")
+
+
+def other_priority(queue: Queue) -> Job:
+    queue.worker()
+    queue.submit(priority="realtime")
+    return queue.submit(priority="offline")
+
+
+def busy(queue: Queue) -> Job:
+    queue.worker()
+    queue.run()
+    return queue.submit()
+
+
+def start_time(queue: Queue) -> Job:
+    queue.worker()
+    return queue.submit(constraints={"not_before": "2026-01-02T00:00:00Z"})
+
+
+def dependency(queue: Queue) -> Job:
+    queue.worker()
+    queue.run(id="first")
+    return queue.submit(constraints={"depends_on": ["first"]})
+
+
+def start_time_and_dependency(queue: Queue) -> Job:
+    queue.worker()
+    queue.run(id="first")
+    start = queue.clock.now() + timedelta(seconds=2)
+    return queue.submit(constraints={"depends_on": ["first"], "not_before": start})
+
+
+def retry_delay(queue: Queue) -> Job:
+    queue.worker()
+    job = queue.submit()
+    (claim,) = queue.store.claim(queue.claim_request())
+    queue.store.requeue(claim, Outcome.released("out of credit", delay_s=300))
+    return job
+
+
+@pytest.mark.parametrize(
+    ("scenario", "reason"),
+    [
+        (no_worker, "no worker is alive"),
+        (the_worker_was_killed, "no worker is alive"),
+        (no_backend, "no worker can run it: host-0: it has no backend 'fake'"),
+        (no_priority, "no worker takes priority batch"),
+        (limit_of_a_credential, "limit of account-a for all models is reached (2 of 2 running)"),
+        (quota_of_a_tenant, "quota of tenant t is used up (1 of 1 running)"),
+        (full_group, "concurrency group is full (1 of 1 running)"),
+        (other_tenant, "it is the turn of another tenant"),
+        (other_priority, "it is the turn of another priority"),
+        (busy, "waits for a free worker"),
+        (start_time, "not before 2026-01-02T00:00:00+00:00"),
+        (dependency, "depends on first"),
+        (start_time_and_dependency, "depends on first"),
+    ],
+)
+def test_every_wait_has_its_reason(queue: Queue, scenario: Callable[[Queue], Job], reason: str) -> None:
+    """Within five seconds, wherever one looks."""
+    job = scenario(queue)
+    queue.sweep_for(5)
+
+    assert queue.store.get(job.id).wait_reason == reason
+    assert {listed.id: listed.wait_reason for listed in queue.store.list_jobs()}[job.id] == reason
+    assert recorded(queue, job) == reason
+    events = [event for event in queue.store.events(job.id) if "reason" in event.data]
+    assert events[-1].data["reason"] == reason
+    assert events[-1].name in ("job.waiting", "job.submitted")
+    # of nothing but changes there are events
+    queue.sweep_for(5)
+    assert [event for event in queue.store.events(job.id) if "reason" in event.data] == events
+
+
+def recorded(queue: Queue, job: Job) -> str | None:
+    """The column."""
+    statement = select(jobs.c.wait_reason).where(jobs.c.id == job.id)
+    reason: str | None = queue.store.database.read(lambda tx: tx.connection.execute(statement).scalar_one())
+    return reason
+
+
+def test_a_delayed_retry_has_its_reason(queue: Queue) -> None:
+    """The time and what the job waits for, with the transition."""
+    job = retry_delay(queue)
+
+    assert queue.store.get(job.id).wait_reason == "not before 2026-01-01T00:05:00+00:00 (out of credit)"
+    assert recorded(queue, job) == "out of credit"
+    assert queue.store.events(job.id)[-1].data["reason"] == "out of credit"
+
+
+def test_a_changed_reason_is_another_event(queue: Queue) -> None:
+    """The log says for what the job waited, in order, until it ran."""
+    job = queue.submit(priority="offline")
+    queue.sweep_for(4)
+    queue.worker()
+    queue.store.set_tenant_quota("default", 0)
+    queue.sweep_for(2)
+    queue.store.set_tenant_quota("default", None)
+    queue.sweep_for(2)
+    queue.store.claim(queue.claim_request())
+
+    assert [event.data.get("reason") for event in queue.store.events(job.id)][1:] == [
+        "no worker is alive",
+        "quota of tenant default is used up (0 of 0 running)",
+        "waits for a free worker",
+        None,
+    ]
+    assert recorded(queue, job) is None
+
+
+def test_a_job_that_is_claimed_soon_has_no_such_event(queue: Queue) -> None:
+    """Only one that waits for three seconds."""
+    queue.worker()
+    job = queue.submit()
+    queue.sweep_for(2)
+    queue.store.claim(queue.claim_request())
+    queue.sweep_for(3)
+
+    assert [event.name for event in queue.store.events(job.id)] == ["job.submitted", "job.running"]
+
+
+def test_dependencies_are_named_until_they_have_ended(queue: Queue) -> None:
+    """Each that ends is a change."""
+    queue.worker()
+    for name in ("first", "second"):
+        queue.submit(id=name)
+    job = queue.submit(constraints={"depends_on": ["first", "second"]})
+    assert recorded(queue, job) == "depends on first, second"
+
+    for claim in queue.store.claim(queue.claim_request(limit=2)):
+        queue.store.finish(claim, Outcome.succeeded())
+        if claim.job_id == "first":
+            assert recorded(queue, job) == queue.store.get(job.id).wait_reason == "depends on second"
+
+    assert [(event.name, event.data.get("reason")) for event in queue.store.events(job.id)] == [
+        ("job.submitted", "depends on first, second"),
+        ("job.waiting", "depends on second"),
+        ("job.queued", None),
+    ]
+
+
+def test_a_job_in_a_backlog_knows_how_many_are_before_it(queue: Queue) -> None:
+    """Its record is that of the front job, which all wait for: a long backlog costs no more than a short one."""
+    queue.worker()
+    backlog = [queue.make_job() for _ in range(30)]
+    queue.store.submit(backlog)
+    queue.sweep_for(3)
+
+    assert queue.store.get(backlog[1].id).wait_reason == "1 job is before it"
+    assert queue.store.get(backlog[29].id).wait_reason == "29 jobs are before it"
+    assert queue.store.list_jobs()[0].wait_reason == "other jobs are before it"
+    assert [recorded(queue, job) for job in backlog[:3]] == ["waits for a free worker", None, None]
+
+
+def test_a_sweep_records_a_bounded_number(queue: Queue) -> None:
+    """The next sweeps record the rest."""
+    count = MAX_RECORDED + 5
+    group = [{"concurrency_group": f"g{number}", "max_concurrent_in_group": 1} for number in range(count)]
+    queue.store.submit([queue.make_job(constraints=constraints) for constraints in group])
+
+    def number_recorded() -> int:
+        statement = select(jobs.c.seq).where(jobs.c.wait_reason.is_not(None))
+        return len(queue.store.database.read(lambda tx: tx.connection.execute(statement).all()))
+
+    queue.sweep_for(3)
+    assert number_recorded() == MAX_RECORDED
+    queue.sweep_for(1)
+    assert number_recorded() == count
+
+
+def test_a_deadline_that_passes_says_what_the_job_waited_for(queue: Queue) -> None:
+    """In the error, for a queued and for a pending job."""
+    deadline = {"deadline": queue.clock.now() + timedelta(seconds=4)}
+    queued = queue.submit(constraints=deadline)
+    pending = queue.submit(constraints={**deadline, "depends_on": [queue.submit(id="other").id]})
+    queue.sweep_for(4)
+
+    for job, status, reason in ((queued, "queued", "no worker is alive"), (pending, "pending", "depends on ")):
+        ended = queue.store.get(job.id)
+        assert ended.status is JobStatus.TIMEOUT
+        assert ended.error is not None
+        assert f"passed while it was {status}: {reason}" in ended.error.message
+        assert str(ended.error.details["wait_reason"]).startswith(reason)
