@@ -29,7 +29,7 @@ from nsai_work.store.records import (
     WakeUp,
     WorkerRow,
 )
-from nsai_work.store.store import Store, migrate_store, open_store, stored_version
+from nsai_work.store.store import Store, database_state, migrate_store, open_store
 
 __all__ = [
     "MAX_CRASHES",
@@ -57,8 +57,8 @@ __all__ = [
     "Tx",
     "WakeUp",
     "WorkerRow",
+    "database_state",
     "migrate_store",
     "open_store",
     "parse_url",
-    "stored_version",
 ]

@@ -49,8 +49,15 @@ def migrate_store(url: str | URL) -> None:
         store.close()
 
 
-def stored_version(url: str | URL) -> str | None:
-    """The version of the tables at a database address; None if there are none. Creates and migrates nothing.
+class DatabaseState(NamedTuple):
+    """What is at a database address: the version of the tables, None without any, and whether there is a pooler."""
+
+    version: str | None
+    pooled: bool
+
+
+def database_state(url: str | URL) -> DatabaseState:
+    """Look at a database address. Creates and migrates nothing.
 
     Raises as ``Store``'s methods.
     """
@@ -58,7 +65,8 @@ def stored_version(url: str | URL) -> str | None:
 
     database = Database(parse_url(url), _ready=True)
     try:
-        return database.read(lambda tx: current_version(tx.connection))
+        version = database.read(lambda tx: current_version(tx.connection))
+        return DatabaseState(version, database.pooled)
     finally:
         database.close()
 

@@ -129,13 +129,16 @@ def _check_home(settings: "Settings") -> Check:
 def _check_database(settings: "Settings") -> Check:
     from nsai_work.cli.store_access import missing_store
     from nsai_work.settings import redacted
-    from nsai_work.store import stored_version
+    from nsai_work.store import database_state
     from nsai_work.store.engine.migrate import HEAD
 
     if missing_store(settings):
         return Check("database", CheckStatus.OK, f"{settings.database_url} does not exist yet; it will be created")
-    version = stored_version(settings.database_url)
+    version, pooled = database_state(settings.database_url)
     detail = f"{redacted(settings.database_url)} answers; schema version: {version or 'none'}"
+    if pooled:
+        detail += "; through a connection pooler, so without prepared statements and notifications unless the URL"
+        detail += " has prepared=on or notices=on"
     if version != HEAD and settings.migrate and (version is None or version < HEAD):
         detail += f"; the next process upgrades it to {HEAD}"
     elif version != HEAD:

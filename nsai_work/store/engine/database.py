@@ -23,9 +23,12 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from crucible.forks import reset_after_fork, retain_inherited
 from nsai_work.clock import Clock, SystemClock
+from nsai_work.logs import get_logger
 from nsai_work.store.engine.database_clock import DatabaseClock
 from nsai_work.store.engine.db_errors import DbErrorKind, classify, to_work_error
 from nsai_work.store.engine.engines import NOTIFICATIONS, is_on, make_engine
+
+log = get_logger(__name__)
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -84,6 +87,7 @@ class Database:
     server_time: bool = True
     _engine: Engine | None = None
     _ready: bool = False
+    _pooled: bool = False
     _spare: Connection | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _server_clock: DatabaseClock = field(init=False)
@@ -120,7 +124,17 @@ class Database:
     @property
     def sends_notifications(self) -> bool:
         """Whether commits that make jobs ready notify listening connections."""
-        return self.postgres and is_on(self.url, NOTIFICATIONS)
+        return self.postgres and is_on(self.url, NOTIFICATIONS, pooled=self._pooled)
+
+    @property
+    def pooled(self) -> bool:
+        """Whether connections lead to a pooler, as far as any has been opened."""
+        return self._pooled
+
+    def _found_pooler(self) -> None:
+        if not self._pooled:
+            log.info("store.pooler_found", database=self.where)
+        self._pooled = True
 
     @contextmanager
     def transaction(self, *, write: bool = True) -> Iterator[Tx]:
@@ -209,7 +223,7 @@ class Database:
             return engine
         with self._lock:
             if self._engine is None:
-                self._engine = make_engine(self.url, self.pool_size)
+                self._engine = make_engine(self.url, self.pool_size, on_pooler=self._found_pooler)
             if not self._ready:
                 from nsai_work.store.engine.migrate import check, upgrade
 

@@ -33,8 +33,13 @@ _SQLSTATES: Final = {
     "57P01": DbErrorKind.UNAVAILABLE,  # admin shutdown
     "57P02": DbErrorKind.UNAVAILABLE,
     "57P03": DbErrorKind.UNAVAILABLE,  # cannot connect now
+    "26000": DbErrorKind.UNAVAILABLE,  # prepared statement missing: see _POOLER
+    "42P05": DbErrorKind.UNAVAILABLE,  # prepared statement exists already: likewise
     "25006": DbErrorKind.UNAVAILABLE,  # read-only: a standby, after a failover
 }
+
+_POOLER: Final = frozenset({"26000", "42P05"})
+"""States that a pooler in transaction mode causes when statements are prepared behind it."""
 
 
 def classify(error: DBAPIError) -> DbErrorKind:
@@ -65,6 +70,12 @@ def to_work_error(kind: DbErrorKind, error: DBAPIError, where: str) -> WorkError
     if kind is DbErrorKind.FULL:
         return StoreFull(
             f"the disk of the job store is full; nothing was written; free some space and try again ({where})",
+            details={"reason": reason},
+        )
+    if getattr(error.orig, "sqlstate", None) in _POOLER:
+        return StoreUnavailable(
+            f"a connection pooler does not keep prepared statements: {reason}; set prepared=off in the database "
+            f"URL ({where})",
             details={"reason": reason},
         )
     return StoreUnavailable(f"the job store does not answer: {reason} ({where})", details={"reason": reason})

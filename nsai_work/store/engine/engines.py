@@ -1,5 +1,6 @@
 """Database addresses, and SQLAlchemy engines configured for the store."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -9,14 +10,15 @@ from sqlalchemy.exc import ArgumentError
 from crucible.errors import InvalidRequest
 from nsai_work.extras import missing_extra
 from nsai_work.home import make_private_file, make_private_folder
+from nsai_work.store.engine.pooler import is_pooled
 
 PREPARED_STATEMENTS: Final = "prepared"
-"""``?prepared=off`` in a PostgreSQL address disables prepared statements, for poolers that assign a server
-connection per transaction and do not track prepared statements (PgBouncer before 1.21 in transaction mode)."""
+"""``?prepared=on`` or ``off`` in a PostgreSQL address: whether statements are prepared. By default they are unless
+there is a pooler, since many assign a server connection per transaction and do not track prepared statements."""
 
 NOTIFICATIONS: Final = "notices"
-"""``?notices=off`` in a PostgreSQL address disables LISTEN, for poolers in transaction mode, which do not deliver
-notifications."""
+"""``?notices=on`` or ``off`` in a PostgreSQL address: whether to LISTEN. By default as for prepared statements:
+poolers in transaction mode do not deliver notifications."""
 
 _ALLOWED: Final = "sqlite:///PATH or postgresql+psycopg://USER@HOST:PORT/NAME"
 
@@ -47,21 +49,22 @@ def parse_url(url: str | URL) -> URL:
     return parsed
 
 
-def is_on(url: URL, name: str) -> bool:
-    """Whether a parameter of the store in an address is on, which is the default."""
-    return url.query.get(name, "on") == "on"
+def is_on(url: URL, name: str, *, pooled: bool) -> bool:
+    """Whether a parameter of the store in an address is on. ``pooled``: connections lead to a pooler."""
+    return url.query.get(name, "off" if pooled else "on") == "on"
 
 
-def make_engine(url: URL, pool_size: int = 5) -> Engine:
-    """An engine configured for the store, not connected yet."""
-    prepared = is_on(url, PREPARED_STATEMENTS)
+def make_engine(url: URL, pool_size: int = 5, *, on_pooler: Callable[[], None] = lambda: None) -> Engine:
+    """An engine configured for the store, not connected yet. ``on_pooler`` is called when a connection turns out to
+    lead to a pooler."""
+    address = url
     url = url.difference_update_query([PREPARED_STATEMENTS, NOTIFICATIONS])
     if url.get_backend_name() == "sqlite":
         return _sqlite_engine(url, pool_size)
     connect_args: dict[str, Any] = {
         # psycopg prepares no statement on its own: a generic plan may scan a million rows where a plan for the
         # actual parameters takes one index probe
-        "prepare_threshold": 2**31 if prepared else None,
+        "prepare_threshold": 2**31,
         "application_name": "nsai-work",
         "connect_timeout": 5,
         "keepalives_idle": 10,
@@ -71,13 +74,22 @@ def make_engine(url: URL, pool_size: int = 5) -> Engine:
     engine = create_engine(
         url, pool_size=pool_size, max_overflow=10, pool_timeout=10, hide_parameters=True, connect_args=connect_args
     )
-    event.listen(engine, "connect", _prepare_postgres)
+
+    def prepare(connection: Any, _record: object) -> None:
+        _prepare_postgres(connection)
+        pooled = is_pooled(connection)
+        if pooled:
+            on_pooler()
+        if not is_on(address, PREPARED_STATEMENTS, pooled=pooled):
+            connection.prepare_threshold = None
+
+    event.listen(engine, "connect", prepare)
     event.listen(engine, "begin", _begin_postgres)
     event.listen(engine, "do_execute", _execute_prepared)
     return engine
 
 
-def _prepare_postgres(connection: Any, _record: object) -> None:
+def _prepare_postgres(connection: Any) -> None:
     from psycopg.types.array import ListBinaryDumper
 
     # the text format escapes every quote in the JSON values of an array
