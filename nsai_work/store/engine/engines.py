@@ -10,7 +10,6 @@ from sqlalchemy.exc import ArgumentError
 from crucible.errors import InvalidRequest
 from nsai_work.extras import missing_extra
 from nsai_work.home import make_private_file, make_private_folder
-from nsai_work.store.engine.pooler import is_pooled
 
 PREPARED_STATEMENTS: Final = "prepared"
 """``?prepared=on`` or ``off`` in a PostgreSQL address: whether statements are prepared. By default they are unless
@@ -77,7 +76,7 @@ def make_engine(url: URL, pool_size: int = 5, *, on_pooler: Callable[[], None] =
 
     def prepare(connection: Any, _record: object) -> None:
         _prepare_postgres(connection)
-        pooled = is_pooled(connection)
+        pooled = _is_pooled(connection)
         if pooled:
             on_pooler()
         if not is_on(address, PREPARED_STATEMENTS, pooled=pooled):
@@ -87,6 +86,17 @@ def make_engine(url: URL, pool_size: int = 5, *, on_pooler: Callable[[], None] =
     event.listen(engine, "begin", _begin_postgres)
     event.listen(engine, "do_execute", _execute_prepared)
     return engine
+
+
+def _is_pooled(connection: Any) -> bool:
+    """Whether a psycopg connection leads to a pooler, such as PgBouncer. Raises the driver's errors.
+
+    A pooler in transaction mode runs each transaction on another connection of the server, so prepared statements
+    fail and LISTEN receives nothing. A pooler cannot hand out the server's process ids, by which a query is canceled, so
+    it announces numbers of its own.
+    """
+    row = connection.execute("SELECT pg_backend_pid()", prepare=False).fetchone()
+    return bool(row[0] != connection.info.backend_pid)
 
 
 def _prepare_postgres(connection: Any) -> None:
