@@ -92,8 +92,8 @@ def _is_pooled(connection: Any) -> bool:
     """Whether a psycopg connection leads to a pooler, such as PgBouncer. Raises the driver's errors.
 
     A pooler in transaction mode runs each transaction on another connection of the server, so prepared statements
-    fail and LISTEN receives nothing. A pooler cannot hand out the server's process ids, by which a query is canceled, so
-    it announces numbers of its own.
+    fail and LISTEN receives nothing. A pooler cannot hand out the server's process ids, by which a query is
+    canceled, so it announces numbers of its own.
     """
     row = connection.execute("SELECT pg_backend_pid()", prepare=False).fetchone()
     return bool(row[0] != connection.info.backend_pid)
