@@ -6,7 +6,9 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from crucible.errors import InvalidRequest
+from crucible.field_names import fields_beside
 from crucible.record import Record
+from crucible.suggestions import known_names
 from crucible.values import joined, problem_of
 
 R = TypeVar("R", bound=Record)
@@ -22,7 +24,7 @@ def read_record(kind: type[R], data: object, *, backend: str | None = None) -> R
     try:
         return kind.model_validate(data)
     except ValidationError as exc:
-        raise _translate(exc, kind.__name__, backend) from exc
+        raise _translate(exc, kind, backend) from exc
 
 
 def read_json(kind: type[R], text: str | bytes, *, backend: str | None = None) -> R:
@@ -30,17 +32,18 @@ def read_json(kind: type[R], text: str | bytes, *, backend: str | None = None) -
     try:
         return kind.model_validate_json(text)
     except ValidationError as exc:
-        raise _translate(exc, kind.__name__, backend) from exc
+        raise _translate(exc, kind, backend) from exc
 
 
-def _translate(exc: ValidationError, kind: str, backend: str | None) -> InvalidRequest:
+def _translate(exc: ValidationError, kind: type[Record], backend: str | None) -> InvalidRequest:
     problems = exc.errors(include_url=False)
-    fields = [_field(problem) or kind for problem in problems]
+    fields = [_field(problem) or kind.__name__ for problem in problems]
     first = problems[0]
     value = _showable(fields[0], first.get("input"))
-    error = InvalidRequest.of(fields[0], value, _message(first), backend=backend)
+    error = InvalidRequest.of(fields[0], value, _message(first, kind), backend=backend)
     error.details["errors"] = [
-        {"field": field, "message": _message(problem)} for field, problem in zip(fields, problems, strict=True)
+        {"field": field, "message": _message(problem, kind)}
+        for field, problem in zip(fields, problems, strict=True)
     ]
     return error
 
@@ -57,7 +60,10 @@ def _field(problem: ErrorDetails) -> str:
     return joined(_path(problem["loc"]), problem_of(problem)[0])
 
 
-def _message(problem: ErrorDetails) -> str:
+def _message(problem: ErrorDetails, kind: type[Record]) -> str:
+    if problem["type"] == "extra_forbidden":
+        location = problem["loc"]
+        return f"unknown field; {known_names(location[-1], fields_beside(kind, location))}"
     return problem_of(problem)[1]
 
 

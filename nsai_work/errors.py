@@ -3,6 +3,7 @@
 CrucibleError
 ├── CallerError
 │   ├── InvalidJob            a job or job file is invalid; names the fields
+│   │   └── KeyReused         the idempotency key belongs to a job with another content
 │   │   └── FileUnusable      a file cannot be opened on this machine; perhaps on another
 │   └── IllegalTransition     the life cycle has no such transition
 ├── NotFound
@@ -20,11 +21,13 @@ CrucibleError
     └── UnreadableJob         a stored job that this version cannot read
 """
 
-from pydantic import JsonValue, ValidationError
+from pydantic import BaseModel, JsonValue, ValidationError
 from pydantic_core import ErrorDetails
 
 from crucible.errors import CallerError, CrucibleError, ErrorCategory, InvalidRequest, NotFound, shown_value
+from crucible.field_names import fields_beside
 from crucible.json_types import JSON_ERROR
+from crucible.suggestions import known_names
 from crucible.values import joined, problem_of
 
 
@@ -34,23 +37,30 @@ class InvalidJob(InvalidRequest):
     code = "invalid_job"
 
     @classmethod
-    def from_validation(cls, error: ValidationError, *, prefix: str = "") -> "InvalidJob":
-        """Convert a pydantic error; each of its complaints is a line of the message."""
-        complaints = [_complaint(item, prefix) for item in error.errors(include_url=False)]
+    def from_validation(cls, error: ValidationError, model: type[BaseModel], *, prefix: str = "") -> "InvalidJob":
+        """Convert a pydantic error of ``model``; each of its complaints is a line of the message."""
+        complaints = [_complaint(item, prefix, model) for item in error.errors(include_url=False)]
         fields: list[JsonValue] = [complaint.split(": ", 1)[0] for complaint in complaints]
         return cls("\n".join(complaints), details={"fields": fields})
 
 
-def _complaint(item: ErrorDetails, prefix: str) -> str:
+def _complaint(item: ErrorDetails, prefix: str, model: type[BaseModel]) -> str:
     location = item["loc"]
     field = ".".join([*([prefix] if prefix else []), *map(str, location)]) or "job"
     inside, message = problem_of(item)
     if item["type"] == JSON_ERROR:
         return f"{joined(field, inside)}: {message}"
-    if item["type"] in ("extra_forbidden", "missing"):
-        message = {"extra_forbidden": "unknown field", "missing": "this field is required"}[item["type"]]
-        return f"{field}: {message}"
+    if item["type"] == "missing":
+        return f"{field}: this field is required"
+    if item["type"] == "extra_forbidden":
+        return f"{field}: unknown field; {known_names(location[-1], fields_beside(model, location))}"
     return f"{field}: {message} (got {shown_value(item.get('input'))})"
+
+
+class KeyReused(InvalidJob):
+    """The idempotency key belongs to a job with another content. The message names the fields that differ."""
+
+    code = "key_reused"
 
 
 class FileUnusable(InvalidJob):

@@ -1,5 +1,7 @@
 """Input files of jobs: opening, digest check, and errors that name the file and the line."""
 
+import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedReader
@@ -28,19 +30,45 @@ def unusable_file(field: str, path: Path, state: str, allowed: str) -> FileUnusa
     )
 
 
+class NotRegular(Exception):
+    """A path that is no regular file. The text says what it is."""
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """Open a regular file for reading. A FIFO or a device, whose reads may never end, is refused without a read.
+
+    Raises:
+        NotRegular: the path is something else, or does not exist.
+        OSError: it cannot be opened.
+    """
+    if not path.is_file():
+        raise NotRegular(_kind_of(path))
+    # without waiting for the writer of a FIFO that took the file's place meanwhile
+    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise NotRegular(_kind_of(path))
+    return os.fdopen(file, "rb")
+
+
+def _kind_of(path: Path) -> str:
+    if path.is_dir():
+        return "is a directory"
+    return "is not a regular file" if path.exists() else "does not exist"
+
+
 @contextmanager
 def open_input(field: str, path: Path) -> Iterator[BufferedReader]:
     """Open a file for reading. Errors of reads inside the context are translated as well.
 
     Raises:
-        FileUnusable: the file does not exist, is a directory, or cannot be read.
+        FileUnusable: the file does not exist, is no regular file, or cannot be read.
     """
     try:
-        if not path.is_file():
-            state = "is a directory" if path.is_dir() else "does not exist"
-            raise unusable_file(field, path, state, "name an existing file")
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             yield file
+    except NotRegular as exc:
+        raise unusable_file(field, path, str(exc), "name an existing file") from None
     except OSError as exc:
         raise unusable_file(field, path, f"cannot be read ({exc.strerror})", "name a readable file") from exc
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, Field, JsonValue, SkipValidation, ValidationError, field_validator, model_validator
 
@@ -19,6 +19,17 @@ from nsai_work.payloads import JobKind, JobKindName, Payload, parse_payload, wit
 from nsai_work.policies import TEN_YEARS_S, RetryPolicy
 
 PriorityName: TypeAlias = Literal["realtime", "interactive", "batch", "offline"]
+STATE_FIELDS: Final = frozenset({
+    "status", "wait_reason", "attempt", "fence", "created_at", "queued_at", "run_at", "started_at", "completed_at",
+    "cancel_requested_at", "worker_id", "result", "error",
+})  # fmt: skip
+"""The fields of a job that the store sets. The other fields are the user's, and immutable."""
+
+NOT_ENFORCED: Final = (
+    "resources.cpu", "resources.memory_mb", "resources.gpu", "resources.gpu_count", "resources.max_cost_usd",
+    "constraints.session_id", "constraints.locality",
+)  # fmt: skip
+"""Fields that nothing honours yet. A job that sets one is refused at submit."""
 
 
 class Priority(StrEnum):
@@ -166,7 +177,7 @@ class Job(Record):
         try:
             return cls.model_validate(data)
         except ValidationError as error:
-            raise InvalidJob.from_validation(error) from None
+            raise InvalidJob.from_validation(error, cls) from None
 
 
 def _to_json(value: Any, depth: int = 1) -> Any:

@@ -199,3 +199,7 @@ class Journal(Protocol):
     async def event(self, name: str, data: dict[str, JsonValue]) -> None:
         """Append an event to the job's log."""
         ...
+
+    async def has_event(self, name: str) -> bool:
+        """Return whether the job's log has an event of this name, of any attempt."""
+        ...

@@ -159,6 +159,6 @@ def parse_payload(kind: JobKind, payload: object) -> Payload:
     try:
         return PAYLOADS[kind].model_validate(payload)
     except ValidationError as error:
-        raise InvalidJob.from_validation(error, prefix="payload") from None
+        raise InvalidJob.from_validation(error, PAYLOADS[kind], prefix="payload") from None
     except InvalidRequest as error:
         raise InvalidJob(f"payload: {error.message}", details=error.details) from error

@@ -14,6 +14,7 @@ import yaml
 
 from nsai_work.credentials import refuse_credentials
 from nsai_work.errors import InvalidJob
+from nsai_work.input_files import NotRegular, open_regular
 from nsai_work.job import Job
 from nsai_work.user_paths import expanded
 
@@ -56,9 +57,13 @@ def load_job(path: str | Path) -> Job:
 
 def _read_text(file: Path) -> str:
     try:
-        if file.stat().st_size > MAX_BYTES:
+        with open_regular(file) as opened:
+            content = opened.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
             raise InvalidJob(f"{file}: larger than {MAX_BYTES >> 20} MiB; put the data into a file of its own")
-        return file.read_text(encoding="utf-8")
+        return content.decode("utf-8")
+    except NotRegular as error:
+        raise InvalidJob(f"{file}: cannot be read: it {error}; name an existing file") from None
     except OSError as error:
         raise InvalidJob(f"{file}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:

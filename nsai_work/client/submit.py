@@ -54,7 +54,12 @@ def submit_many(
     settings = settings or Settings()
     with telemetry.submit_span(len(jobs)) as trace:
         traced = [trace.mark(job) for job in jobs]
-        validated = validate_jobs(traced, timeout_s=settings.submit_timeout_s, runs_here=runs_here)
+        validated = validate_jobs(
+            traced,
+            timeout_s=settings.submit_timeout_s,
+            runs_here=runs_here,
+            are_stored=lambda pinned: _are_stored(settings, pinned),
+        )
         store = job_store(settings)
         submitted = store.submit([entry.job for entry in validated])
         for validated_job, entry in zip(validated, submitted, strict=True):
@@ -62,6 +67,12 @@ def submit_many(
                 _record_unverified(store, entry.job_id, validated_job.unverified)
         _wake_workers(settings, submitted, trace.traceparent)
     return [JobHandle(entry.job_id, settings) for entry in submitted]
+
+
+def _are_stored(settings: Settings, jobs: Sequence[Job]) -> list[bool]:
+    if all(job.idempotency_key is None for job in jobs):
+        return [False] * len(jobs)
+    return [found is not None for found in job_store(settings).find_submitted(jobs)]
 
 
 def _record_unverified(store: "Store", job_id: str, reason: str) -> None:

@@ -5,9 +5,9 @@ unverified, with the reason. A worker checks it before it runs.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from pydantic import JsonValue
 
@@ -28,7 +28,7 @@ from crucible.suggestions import known_names
 from nsai_work.blocking import run_blocking
 from nsai_work.credentials import refuse_credentials
 from nsai_work.errors import InvalidJob
-from nsai_work.job import Job
+from nsai_work.job import NOT_ENFORCED, STATE_FIELDS, Job
 from nsai_work.payloads import CommandPayload, DataSource, Inference, TrainingStep
 from nsai_work.placement import candidate_backends
 from nsai_work.policies import LOSS
@@ -45,8 +45,17 @@ class ValidatedJob:
     unverified: str | None
 
 
-def validate_jobs(jobs: Sequence[Job], *, timeout_s: float, runs_here: bool = False) -> list[ValidatedJob]:
+def validate_jobs(
+    jobs: Sequence[Job],
+    *,
+    timeout_s: float,
+    runs_here: bool = False,
+    are_stored: Callable[[Sequence[Job]], Sequence[bool]] = lambda jobs: [False] * len(jobs),
+) -> list[ValidatedJob]:
     """Validate jobs, and pin their input files. Each backend has ``timeout_s`` for its checks.
+
+    ``are_stored`` says which jobs an earlier submission has stored, by idempotency key. What may have changed
+    since is not checked again for them.
 
     A backend whose credential or command this process lacks leaves its jobs unverified, since a worker may have
     it; with ``runs_here``, no other process will run the jobs, and it is an error.
@@ -59,7 +68,10 @@ def validate_jobs(jobs: Sequence[Job], *, timeout_s: float, runs_here: bool = Fa
     for job in jobs:
         _check_fields(job, installed)
     pinned = [_pin_files(job) for job in jobs]
-    with_backend = [job for job in pinned if job.kind != "composite"]
+    new = [job for job, stored in zip(pinned, are_stored(pinned), strict=True) if not stored]
+    for job in new:
+        _check_output(job)
+    with_backend = [job for job in new if job.kind != "composite"]
     unverified: Mapping[str, str] = {}
     if with_backend:
         unverified = run_blocking(_check_at_backends(with_backend, installed, timeout_s, runs_here))
@@ -68,17 +80,49 @@ def validate_jobs(jobs: Sequence[Job], *, timeout_s: float, runs_here: bool = Fa
 
 def _check_fields(job: Job, installed: InstalledBackends) -> None:
     refuse_credentials({"payload": job.payload, "metadata": job.metadata, "tags": list(job.tags), "name": job.name})
+    _refuse_unused_fields(job)
     _check_backend_names(job, installed)
+
+
+def _check_output(job: Job) -> None:
+    payload = job.parsed_payload
+    if isinstance(payload, Inference) and payload.output is not None:
+        from nsai_work.inference import refuse_existing
+
+        refuse_existing(payload)
+
+
+def _refuse_unused_fields(job: Job) -> None:
+    """Refuse fields that would change nothing: those not enforced yet, and those that the store sets."""
+    unused = {path: "not enforced yet; leave it out" for path in NOT_ENFORCED if _value_at(job, path) is not None}
+    for name in sorted(STATE_FIELDS):
+        if getattr(job, name) != Job.model_fields[name].default:
+            unused[name] = "set by the store; leave it out"
+    payload = job.parsed_payload
+    if isinstance(payload, Inference) and payload.prompt is not None and payload.prompt.options.stream:
+        unused["payload.prompt.options.stream"] = "the answer of a job is stored whole; leave it out"
+    if unused:
+        raise InvalidJob(
+            "\n".join(f"{path}: {_value_at(job, path)!r} is not allowed: {why}" for path, why in unused.items()),
+            details={"fields": [*unused]},
+        )
+
+
+def _value_at(job: Job, path: str) -> object:
+    value: Any = job
+    for name in path.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else getattr(value, name)
+    return value
 
 
 def _check_backend_names(job: Job, installed: InstalledBackends) -> None:
     known = installed.names()
     if job.backend not in known:
         installed.load(job.backend)  # raises UnknownBackend, which lists the known names
-    for field in ("required_backends", "preferred_backends"):
+    for field in ("required_backends", "preferred_backends", "excluded_backends"):
         for name in getattr(job.constraints, field):
             if name not in known:
-                raise InvalidJob.of(f"constraints.{field}", name, f"known are: {', '.join(known)}")
+                raise InvalidJob.of(f"constraints.{field}", name, known_names(name, known))
 
 
 def _pin_files(job: Job) -> Job:

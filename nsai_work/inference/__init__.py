@@ -1,6 +1,7 @@
 """Inference jobs: complete a single prompt or a file of prompts."""
 
+from nsai_work.inference.answers import refuse_existing
 from nsai_work.inference.prompts import pin_prompts
 from nsai_work.inference.run import run_inference
 
-__all__ = ["pin_prompts", "run_inference"]
+__all__ = ["pin_prompts", "refuse_existing", "run_inference"]

@@ -2,10 +2,15 @@
 
 A row holds the prompt's ``line`` and ``prompt_sha256``, its ``id`` if present, and either ``completion`` or
 ``error``. The file is also the record of progress: a later owner completes only the missing prompts.
+
+A job touches no file that it did not begin. Before it creates the file, it records that it is about to (the event
+``inference.begun``), and it creates it only if nothing has that name.
 """
 
 import json
 import os
+import stat
+import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,11 +21,13 @@ from pydantic import JsonValue
 
 from crucible import Completion, FinishReason
 from crucible.errors import Failure
-from nsai_work.errors import StoreFull
+from nsai_work.errors import InvalidJob, StoreFull
 from nsai_work.inference.prompts import PromptRow
 from nsai_work.input_files import invalid_file, unusable_file
+from nsai_work.payloads import Inference
 
 FIELD: Final = "payload.output"
+_ROW_START: Final = b'{"line":'
 COMPLETE: Final = frozenset(reason.value for reason in FinishReason if reason.is_complete)
 
 
@@ -43,7 +50,7 @@ class Tally:
         return self.succeeded + self.failed
 
     def count(self, row: dict[str, Any]) -> None:
-        """Add a row to the totals."""
+        """Add a row to the totals. An answer that was cut or refused has succeeded, and is counted as such too."""
         if row.get("error") is not None:
             self.failed += 1
             return
@@ -64,20 +71,22 @@ def finish_reasons(completion: Mapping[str, Any]) -> list[str]:
 class AnswerFile:
     """An answer file, open for appending."""
 
-    def __init__(self, path: Path) -> None:
-        """Open or create the file. Truncates an incomplete last line, left by an owner that died while writing it.
+    def __init__(self, path: Path, *, begun: bool) -> None:
+        """Create the file; or open it, if an earlier attempt of the job has ``begun`` it. An incomplete last line,
+        left by an owner that died while writing it, is truncated.
 
         Raises:
             FileUnusable: the file cannot be written.
-            InvalidJob: it is not an answer file.
+            InvalidJob: the file exists and is not the job's.
         """
         self._path = path
         self._in_order = True
         self.tally = Tally()
         self.digests: dict[int, str] = {}
         try:
-            # one O_APPEND write per row: even if a stale owner still writes, no row is torn or overwritten
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+            self._file = _open(path, begun=begun)
+        except FileExistsError:
+            raise exists_already(path) from None
         except OSError as exc:
             raise unusable_file(
                 FIELD, path, f"cannot be written ({exc.strerror})", "name a file in an existing folder"
@@ -93,6 +102,8 @@ class AnswerFile:
         with self._path.open("rb") as file:
             for number, raw in enumerate(file, start=1):
                 if not raw.endswith(b"\n"):
+                    if not _is_torn_answer(raw):
+                        _parse(self._path, number, raw)
                     break
                 self._index(_parse(self._path, number, raw))
                 size += len(raw)
@@ -137,18 +148,58 @@ class AnswerFile:
         """Sort the rows by line and drop repeated lines, atomically."""
         if self._in_order:
             return
-        ordered = self._path.with_name(f"{self._path.name}.ordered")
-        with self._path.open("rb") as source, ordered.open("wb") as target:
+        # a new name, so that no other file is overwritten
+        number, ordered = tempfile.mkstemp(dir=self._path.parent, prefix=f".{self._path.name}.")
+        with self._path.open("rb") as source, os.fdopen(number, "wb") as target:
+            os.fchmod(number, stat.S_IMODE(os.fstat(source.fileno()).st_mode))
             for _, (offset, size) in sorted(_extents(source).items()):
                 source.seek(offset)
                 target.write(source.read(size))
             target.flush()
-            os.fsync(target.fileno())
-        ordered.replace(self._path)
+            os.fsync(number)
+        Path(ordered).replace(self._path)
 
     def close(self) -> None:
         """Close the file."""
         os.close(self._file)
+
+
+def refuse_existing(payload: Inference) -> None:
+    """Raise InvalidJob if the output of a new job has the name of something that exists, such as its input."""
+    assert payload.output is not None
+    output = Path(payload.output)
+    if payload.input is not None and _same_file(output, Path(payload.input.path)):
+        raise invalid_file(FIELD, output, "is the input file", "name a new file")
+    if os.path.lexists(output):
+        raise exists_already(output)
+
+
+def _same_file(first: Path, second: Path) -> bool:
+    try:
+        return first.samefile(second)
+    except OSError:
+        return False
+
+
+def exists_already(path: Path) -> InvalidJob:
+    """The error for an output that the job did not begin."""
+    return invalid_file(FIELD, path, "exists already", "name a new file, or move this one away")
+
+
+def _open(path: Path, *, begun: bool) -> int:
+    # one O_APPEND write per row: even if a stale owner still writes, no row is torn or overwritten
+    flags = os.O_RDWR | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC
+    if not (begun and os.path.lexists(path)):
+        return os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o666)
+    file = os.open(path, flags | os.O_NOFOLLOW)
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise FileExistsError
+    return file
+
+
+def _is_torn_answer(raw: bytes) -> bool:
+    return raw.startswith(_ROW_START) or _ROW_START.startswith(raw)
 
 
 def _write(file: int, data: bytes) -> None:

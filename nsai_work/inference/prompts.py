@@ -115,7 +115,7 @@ def _prompt(path: Path, line: int, row: dict[str, Any]) -> Prompt:
     try:
         prompt = Prompt.model_validate(row)
     except ValidationError as exc:
-        error = InvalidJob.from_validation(exc, prefix=f"{FIELD}: {path}, line {line}")
+        error = InvalidJob.from_validation(exc, Prompt, prefix=f"{FIELD}: {path}, line {line}")
         raise InvalidJob(error.message, details={"field": FIELD, "line": line}) from None
     if not prompt.conversation():
         raise _refuse(

@@ -68,7 +68,7 @@ def _as_stored(value: object) -> object:
 
 def _invalid_fields(error: ValidationError | CrucibleError) -> dict[str, str]:
     if isinstance(error, ValidationError):
-        complaints = InvalidJob.from_validation(error).message.split("\n")
+        complaints = InvalidJob.from_validation(error, Job).message.split("\n")
         located = zip((item["loc"] for item in error.errors(include_url=False)), complaints, strict=True)
         return {str(location[0]) if location else "payload": text for location, text in located}
     return {"payload": error.message}

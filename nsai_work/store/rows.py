@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Final
+from typing import Any
 
 from pydantic import ValidationError
 from sqlalchemy import RowMapping, Select, select
@@ -10,15 +10,9 @@ from sqlalchemy import RowMapping, Select, select
 from crucible.errors import CrucibleError, Failure
 from crucible.json_types import to_json
 from nsai_work.errors import UnreadableJob
-from nsai_work.job import Job
+from nsai_work.job import STATE_FIELDS, Job
 from nsai_work.store.damaged import damaged_job
 from nsai_work.store.schema import jobs, specs
-
-STATE_FIELDS: Final = frozenset({
-    "status", "wait_reason", "attempt", "fence", "created_at", "queued_at", "run_at", "started_at", "completed_at",
-    "cancel_requested_at", "worker_id", "result", "error",
-})  # fmt: skip
-"""The fields of a job that the store sets. The other fields are immutable."""
 
 
 def select_jobs() -> Select[Any]:

@@ -28,6 +28,7 @@ from nsai_work.store.records import (
     WorkerRow,
 )
 from nsai_work.store.submit import submit
+from nsai_work.store.submit.general import find_submitted
 
 
 def open_store(url: str | URL, clock: Clock | None = None, *, migrate: bool = True) -> "Store":
@@ -98,6 +99,10 @@ class Store:
     def submit(self, jobs: Sequence[Job]) -> list[Submitted]:
         """Store jobs: all of them or none."""
         return submit(self.database, jobs)
+
+    def find_submitted(self, jobs: Sequence[Job]) -> list[Submitted | None]:
+        """The earlier submission of each job that has an idempotency key. Raises KeyReused."""
+        return self.database.read(find_submitted, jobs)
 
     def request_cancel(self, job_id: str, tenant_id: str | None = None) -> JobStatus:
         """Cancel a waiting job, or request a running one to stop. Returns the status afterwards."""

@@ -57,7 +57,7 @@ async def _infer(
 ) -> dict[str, JsonValue]:
     from nsai_work.inference import run_inference
 
-    return await run_inference(payload, backend, control=attempt.control, event=context.journal.event)
+    return await run_inference(payload, backend, control=attempt.control, journal=context.journal)
 
 
 async def _run_command(

@@ -83,15 +83,17 @@ def _image_part(path: Path) -> dict[str, object]:
     import base64
 
     from crucible.media import IMAGE_TYPES, image_media_type
+    from nsai_work.input_files import NotRegular, open_regular
 
     try:
-        if not path.is_file():
-            raise InvalidRequest.of("--image", str(path), "it must be an existing file")
-        if path.stat().st_size > MAX_IMAGE_BYTES:
-            raise InvalidRequest.of("--image", str(path), f"the maximum size is {MAX_IMAGE_BYTES >> 20} MiB")
-        content = path.read_bytes()
+        with open_regular(path) as file:
+            content = file.read(MAX_IMAGE_BYTES + 1)
+    except NotRegular as error:
+        raise InvalidRequest.of("--image", str(path), f"it {error}; name an existing file") from None
     except OSError as error:
         raise InvalidRequest.of("--image", str(path), f"it cannot be read: {error.strerror}") from error
+    if len(content) > MAX_IMAGE_BYTES:
+        raise InvalidRequest.of("--image", str(path), f"the maximum size is {MAX_IMAGE_BYTES >> 20} MiB")
     media_type = image_media_type(content)
     if media_type is None:
         raise InvalidRequest.of("--image", str(path), f"supported types: {', '.join(IMAGE_TYPES)}")

@@ -26,6 +26,7 @@ from sqlalchemy import (
     update,
 )
 
+from nsai_work.job import STATE_FIELDS
 from nsai_work.lifecycle import JobStatus
 from nsai_work.store.claim.candidates import FACTS, lanes_for, times
 from nsai_work.store.engine.columns import UtcTime
@@ -34,7 +35,7 @@ from nsai_work.store.engine.pg_statement import PgStatement
 from nsai_work.store.lanes import ready_in
 from nsai_work.store.maintenance.scheduler import time_to_deadline
 from nsai_work.store.records import Claim, ClaimRequest, Selection
-from nsai_work.store.rows import STATE_FIELDS, job_of
+from nsai_work.store.rows import job_of
 from nsai_work.store.schema import attempts, events, jobs, specs
 
 _NOW: Final = bindparam("now", type_=UtcTime())

@@ -81,3 +81,6 @@ class StoreJournal:
 
     async def event(self, name: str, data: dict[str, JsonValue]) -> None:
         await self._store.run(runs.append_event, self._claim, name, data)
+
+    async def has_event(self, name: str) -> bool:
+        return await self._store.run(runs.has_event, self._claim, name)

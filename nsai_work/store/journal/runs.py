@@ -12,7 +12,7 @@ from nsai_work.store.journal.fences import fence
 from nsai_work.store.journal.steps import job_steps, last_seq_id, open_intents, superseded_steps
 from nsai_work.store.lifecycle.events import append_events
 from nsai_work.store.records import Claim
-from nsai_work.store.schema import intents, runs, steps
+from nsai_work.store.schema import events, intents, runs, steps
 
 
 def snapshot(tx: Tx, claim: Claim) -> JournalSnapshot:
@@ -87,3 +87,10 @@ def append_event(tx: Tx, claim: Claim, name: str, data: dict[str, JsonValue]) ->
     """Append an event to the log of a claimed job."""
     fence(tx, claim)
     append_events(tx, [(claim.seq, name, data)])
+
+
+def has_event(tx: Tx, claim: Claim, name: str) -> bool:
+    """Whether the log of a claimed job has an event of this name."""
+    fence(tx, claim)
+    found = select(events.c.seq).where(events.c.job_seq == claim.seq, events.c.name == name).limit(1)
+    return tx.connection.execute(found).first() is not None

@@ -19,6 +19,7 @@ from nsai_work.store.lifecycle.events import plan_events
 from nsai_work.store.records import Submitted
 from nsai_work.store.rows import spec_of
 from nsai_work.store.schema import dependencies, jobs, specs, tags
+from nsai_work.store.submit.content import require_same
 from nsai_work.store.submit.lanes import assign_lanes
 from nsai_work.store.submit.rows import SUBMITTED, NewJob, invalid, job_row, new_job, submitted_data
 
@@ -30,21 +31,23 @@ def submit(tx: Tx, submitted: Sequence[Job], *, assume_new: bool = False) -> lis
     """Store jobs, each queued, or pending while it depends on another job or its time has not come.
 
     A job may depend on an earlier one of the same call. A job that exists already (by idempotency key within tenant
-    and namespace, or by id with the same content) is not stored again. With ``assume_new`` the lookup is skipped:
+    and namespace, or by id) with the same content is not stored again. With ``assume_new`` the lookup is skipped:
     for a job that exists, the database raises a conflict, and nothing is stored.
 
     Raises:
         InvalidJob: a job cannot be stored; nothing is.
+        KeyReused: the job with this idempotency key has another content; nothing is stored.
     """
-    checked = [new_job(tx, job) for job in submitted]
     present = {} if assume_new else _present(tx, submitted)
     fresh: dict[str, NewJob] = {}
     ids_by_key: dict[IdempotencyKey, str] = {}
-    for new in checked:
-        job, key = new.job, _key(new.job)
+    for job in submitted:
+        key = _key(job)
         known = job.id in present or job.id in fresh or (key is not None and (key in present or key in ids_by_key))
+        if key is not None and key in ids_by_key:
+            require_same(job, fresh[ids_by_key[key]].job.id, spec_of(fresh[ids_by_key[key]].job))
         if not known:
-            fresh[job.id] = new
+            fresh[job.id] = new_job(tx, job)
             if key is not None:
                 ids_by_key[key] = job.id
     stored = _store(tx, list(fresh.values())) if fresh else {}
@@ -67,20 +70,38 @@ def _present(tx: Tx, submitted: Sequence[Job]) -> Mapping[str | IdempotencyKey, 
         present[row.id] = row
         if row.idempotency_key is not None:
             present[(row.tenant_id, row.namespace, row.idempotency_key)] = row
-    _refuse_ids_of_other_jobs(tx, submitted, present)
+    _refuse_other_content(tx, submitted, present)
     return present
 
 
-def _refuse_ids_of_other_jobs(
+def _refuse_other_content(
     tx: Tx, submitted: Sequence[Job], present: Mapping[str | IdempotencyKey, Row[Any]]
 ) -> None:
     for job in submitted:
+        key = _key(job)
         row = present.get(job.id)
-        if row is None:
-            continue
-        spec = tx.connection.execute(select(specs.c.spec).where(specs.c.job_seq == row.seq)).scalar_one()
-        if spec != spec_of(job):
+        if row is not None and _spec(tx, row) != spec_of(job):
             raise invalid("id", f"{job.id!r} belongs to another job; leave the id out to get a new one")
+        row = row or (present.get(key) if key is not None else None)
+        if row is not None:
+            require_same(job, row.id, _spec(tx, row))
+
+
+def _spec(tx: Tx, row: Row[Any]) -> Any:
+    return tx.connection.execute(select(specs.c.spec).where(specs.c.job_seq == row.seq)).scalar_one()
+
+
+def find_submitted(tx: Tx, submitted: Sequence[Job]) -> list[Submitted | None]:
+    """The earlier submission of each job that has an idempotency key; None without one. Raises KeyReused."""
+    with_key = [job for job in submitted if job.idempotency_key is not None]
+    present = _present(tx, with_key) if with_key else {}
+    return [_earlier(present.get(key)) if (key := _key(job)) is not None else None for job in submitted]
+
+
+def _earlier(row: Row[Any] | None) -> Submitted | None:
+    if row is None:
+        return None
+    return Submitted(row.id, row.fence, status_of(row.status), priority_of(row.rank), created=False)
 
 
 def _result(
@@ -94,8 +115,9 @@ def _result(
         return stored[job.id]
     key = _key(job)
     row = present.get(job.id) or (present.get(key) if key is not None else None)
-    if row is not None:
-        return Submitted(row.id, row.fence, status_of(row.status), priority_of(row.rank), created=False)
+    earlier = _earlier(row)
+    if earlier is not None:
+        return earlier
     first = stored[job.id if key is None or job.id in stored else ids_by_key[key]]
     return Submitted(first.job_id, first.fence, first.status, first.priority, created=False)
 

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from nsai_work.errors import InvalidJob, JobNotFound
+from nsai_work.errors import InvalidJob, JobNotFound, KeyReused
 from nsai_work.job import Job
 from nsai_work.lifecycle import JobStatus
 from nsai_work.store import ClaimRequest, JobFilter, Outcome, Store
@@ -55,6 +55,18 @@ def test_the_same_key_gives_the_same_job(store: Store, make_job: MakeJob) -> Non
     ]
     assert created.job_id == same.job_id == again.job_id == first.id
     assert len(store.list_jobs()) == 3
+
+
+def test_the_same_key_with_another_content_is_refused(store: Store, make_job: MakeJob) -> None:
+    """On both databases, within a call and across calls; nothing is stored."""
+    store.submit([make_job(idempotency_key="k", name="first")])
+
+    with pytest.raises(KeyReused, match=r"name \('first' there, 'second' here\)"):
+        store.submit([make_job(), make_job(idempotency_key="k", name="second")])
+    with pytest.raises(KeyReused, match="owner"):
+        store.submit([make_job(idempotency_key="l", owner="a"), make_job(idempotency_key="l", owner="b")])
+
+    assert [job.name for job in store.list_jobs()] == ["first"]
 
 
 def test_submitting_a_job_again_changes_nothing(store: Store, make_job: MakeJob) -> None:

@@ -179,3 +179,6 @@ class JournalInMemory:
 
     async def event(self, name: str, data: dict[str, JsonValue]) -> None:
         self._own().events.append((name, data))
+
+    async def has_event(self, name: str) -> bool:
+        return any(found == name for found, _ in self._own().events)

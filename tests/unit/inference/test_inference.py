@@ -1,91 +1,16 @@
 """Inference jobs: every prompt is completed once, whatever happens in between."""
 
-import asyncio
-import json
-from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any, ClassVar
 
 import pytest
-from pydantic import JsonValue
 
-from crucible import Backend, Capabilities, Choice, Completion, FinishReason, Message, Prompt, Usage
-from crucible.backend import Health
-from crucible.errors import BackendUnavailable, CrucibleError, InvalidRequest, Unsupported
-from crucible.stream import StreamEvent
+from crucible import Completion, FinishReason, Prompt
+from crucible.errors import BackendUnavailable, InvalidRequest
 from nsai_work.control import Control, StopReason
 from nsai_work.errors import DataChanged, HandOver, InvalidJob
-from nsai_work.inference import pin_prompts, run_inference
+from nsai_work.inference import pin_prompts
 from nsai_work.payloads import DataSource, Inference
-
-
-class Echo(Backend):
-    """A backend that echoes the prompt, later prompts sooner."""
-
-    name: ClassVar[str] = "echo"
-
-    def __init__(
-        self,
-        fails: Callable[[str], CrucibleError | None] = lambda text: None,
-        ends: Callable[[str], FinishReason | None] = lambda text: FinishReason.STOP,
-    ) -> None:
-        super().__init__()
-        self.fails = fails
-        self.ends = ends
-        self.asked: list[str] = []
-        self.at_once = 0
-        self.most_at_once = 0
-
-    async def capabilities(self) -> Capabilities:
-        return Capabilities(backend_id="echo", provider="tests")
-
-    async def complete(self, prompt: Prompt) -> Completion:
-        text = prompt.messages[-1].text()
-        self.at_once += 1
-        self.most_at_once = max(self.most_at_once, self.at_once)
-        for _ in range(20 - int(text) % 20):
-            await asyncio.sleep(0)
-        self.at_once -= 1
-        self.asked.append(text)
-        error = self.fails(text)
-        if error is not None:
-            raise error
-        choice = Choice(message=Message(role="assistant", content=text), finish_reason=self.ends(text))
-        return Completion(choices=(choice,), usage=Usage.of(1, 2))
-
-    def stream(self, prompt: Prompt) -> AsyncIterator[StreamEvent]:
-        raise Unsupported("echo does not stream")
-
-    async def health_check(self) -> Health:
-        return Health(ok=True)
-
-
-def write_prompts(folder: Path, count: int = 30) -> DataSource:
-    """Write a prompt file."""
-    path = folder / "prompts.jsonl"
-    path.write_text("".join(json.dumps({"id": f"p{n}", "prompt": str(n)}) + "\n" for n in range(1, count + 1)))
-    return pin_prompts(DataSource(path=str(path)))
-
-
-def run(payload: Inference, backend: Backend, control: Control | None = None) -> dict[str, Any]:
-    """Run a job to completion."""
-    events: list[dict[str, JsonValue]] = []
-    incomplete: list[dict[str, JsonValue]] = []
-
-    async def event(name: str, data: dict[str, JsonValue]) -> None:
-        assert name in ("inference.progress", "inference.incomplete")
-        (events if name == "inference.progress" else incomplete).append(data)
-
-    async def work() -> dict[str, JsonValue]:
-        return await run_inference(payload, backend, control=control or Control(), event=event)
-
-    result = asyncio.run(work())
-    return {"result": result, "events": events, "incomplete": incomplete}
-
-
-def rows(path: Path) -> list[dict[str, Any]]:
-    """Read the rows of an answer file."""
-    return [json.loads(line) for line in path.read_text().splitlines()]
+from tests.inference_rig import Echo, JobLog, rows, run, write_prompts
 
 
 def test_one_prompt_gives_its_completion() -> None:
@@ -118,7 +43,8 @@ def test_a_row_that_was_cut_or_refused_is_counted_as_such(tmp_path: Path, reason
     ends = {"7": reason, "9": reason}
     backend = Echo(ends=lambda text: ends.get(text, FinishReason.STOP))
     payload = Inference(input=write_prompts(tmp_path), output=str(tmp_path / "answers.jsonl"))
-    done = run(payload, backend)
+    log = JobLog()
+    done = run(payload, backend, log=log)
 
     name = "none" if reason is None else reason.value
     is_complete = reason in (FinishReason.STOP, FinishReason.TOOL_CALLS)
@@ -126,7 +52,7 @@ def test_a_row_that_was_cut_or_refused_is_counted_as_such(tmp_path: Path, reason
     assert done["result"]["finish_reasons"] == ({"stop": 30} if reason == "stop" else {"stop": 28, name: 2})
     expected = [] if is_complete else [{"answers": 30, "finish_reasons": {name: 2}}]
     assert done["incomplete"] == expected
-    again = run(payload, Echo())
+    again = run(payload, Echo(), log=log)
     assert again["result"] == done["result"]
     assert again["incomplete"] == expected
 
@@ -143,13 +69,13 @@ def test_a_single_answer_that_was_cut_is_told() -> None:
 def test_what_is_answered_is_not_asked_again(tmp_path: Path) -> None:
     """An incomplete last line is truncated, and its prompt completed again."""
     output, source = tmp_path / "answers.jsonl", write_prompts(tmp_path)
-    payload = Inference(input=source, output=str(output), concurrency=3)
-    run(payload, Echo())
+    payload, log = Inference(input=source, output=str(output), concurrency=3), JobLog()
+    run(payload, Echo(), log=log)
     lines = output.read_bytes().splitlines(keepends=True)
     output.write_bytes(b"".join(lines[10:]) + lines[5] + lines[0][:30])
 
     backend = Echo()
-    done = run(payload, backend)
+    done = run(payload, backend, log=log)
 
     assert sorted(backend.asked, key=int) == [str(n) for n in range(1, 11) if n != 6]
     assert [row["line"] for row in rows(output)] == list(range(1, 31))
@@ -160,29 +86,29 @@ def test_a_row_at_fault_keeps_its_error_and_the_others_go_on(tmp_path: Path) -> 
     """The next attempt does not repeat the prompt either."""
     output, source = tmp_path / "answers.jsonl", write_prompts(tmp_path)
     backend = Echo(lambda text: InvalidRequest.of("prompt", text, "no sevens") if "7" in text else None)
-    payload = Inference(input=source, output=str(output))
-    done = run(payload, backend)
+    payload, log = Inference(input=source, output=str(output)), JobLog()
+    done = run(payload, backend, log=log)
     assert done["result"]["failed"] == 3
     assert [row["id"] for row in rows(output) if "error" in row] == ["p7", "p17", "p27"]
     assert rows(output)[6]["error"]["code"] == "invalid_request"
 
     again = Echo()
-    run(payload, again)
+    run(payload, again, log=log)
     assert again.asked == []
 
 
 def test_a_service_that_is_away_ends_the_attempt_and_keeps_what_is_done(tmp_path: Path) -> None:
     """The job is retried later; no prompt is completed twice."""
     output, source = tmp_path / "answers.jsonl", write_prompts(tmp_path)
-    payload = Inference(input=source, output=str(output), concurrency=2)
+    payload, log = Inference(input=source, output=str(output), concurrency=2), JobLog()
     first = Echo(lambda text: BackendUnavailable("away") if text == "20" else None)
     with pytest.raises(BackendUnavailable):
-        run(payload, first)
+        run(payload, first, log=log)
     kept = {row["id"] for row in rows(output)}
     assert kept
 
     second = Echo()
-    run(payload, second)
+    run(payload, second, log=log)
 
     assert not {f"p{text}" for text in second.asked} & kept
     assert len(rows(output)) == 30
@@ -191,28 +117,28 @@ def test_a_service_that_is_away_ends_the_attempt_and_keeps_what_is_done(tmp_path
 def test_a_stop_ends_it_and_the_next_owner_goes_on(tmp_path: Path) -> None:
     """As in every job kind."""
     output, source, control = tmp_path / "answers.jsonl", write_prompts(tmp_path), Control()
-    payload = Inference(input=source, output=str(output), concurrency=2)
+    payload, log = Inference(input=source, output=str(output), concurrency=2), JobLog()
 
     def stop(text: str) -> None:
         if text == "9":
             control.stop(StopReason.SHUTDOWN)
 
     with pytest.raises(HandOver):
-        run(payload, Echo(stop), control)
+        run(payload, Echo(stop), control, log)
     second = Echo()
-    run(payload, second)
+    run(payload, second, log=log)
     assert len(rows(output)) == 30
     assert len(second.asked) < 30
 
 
 def test_answers_to_other_prompts_are_not_taken_for_ours(tmp_path: Path) -> None:
-    """Each answer contains its prompt's digest."""
-    output = tmp_path / "answers.jsonl"
-    run(Inference(input=write_prompts(tmp_path), output=str(output)), Echo())
+    """Each answer contains its prompt's digest, also if another file took the place of the job's."""
+    output, log = tmp_path / "answers.jsonl", JobLog()
+    run(Inference(input=write_prompts(tmp_path), output=str(output)), Echo(), log=log)
     other = tmp_path / "other.jsonl"
     other.write_text('{"prompt": "99"}\n')
     with pytest.raises(InvalidJob, match=r"line 1: answers another prompt; name another file"):
-        run(Inference(input=pin_prompts(DataSource(path=str(other))), output=str(output)), Echo())
+        run(Inference(input=pin_prompts(DataSource(path=str(other))), output=str(output)), Echo(), log=log)
 
 
 def test_a_changed_input_is_refused(tmp_path: Path) -> None:
@@ -265,17 +191,9 @@ def test_a_path_that_no_file_can_have_is_refused(tmp_path: Path) -> None:
         pin_prompts(DataSource(path=str(tmp_path / ("a" * 300))))
 
 
-@pytest.mark.parametrize(
-    ("content", "complaint"),
-    [(None, "cannot be written"), ("hello\n", "line 1: is not an answer"), ('{"a": 1}\n', "is not an answer")],
-    ids=["no folder", "text", "other rows"],
-)
-def test_an_output_that_is_not_ours_is_left_alone(tmp_path: Path, content: str | None, complaint: str) -> None:
-    """The existing file is left unchanged."""
-    output = tmp_path / ("missing/answers.jsonl" if content is None else "answers.jsonl")
-    if content is not None:
-        output.write_text(content)
-    with pytest.raises(InvalidJob, match=complaint):
-        run(Inference(input=write_prompts(tmp_path), output=str(output)), Echo())
-    if content is not None:
-        assert output.read_text() == content
+def test_metadata_of_a_prompt_comes_back_with_its_answer(tmp_path: Path) -> None:
+    """Beside what the backend adds."""
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "1", "metadata": {"shelf": 4}}\n')
+    output = tmp_path / "answers.jsonl"
+    run(Inference(input=pin_prompts(DataSource(path=str(tmp_path / "prompts.jsonl"))), output=str(output)), Echo())
+    assert rows(output)[0]["completion"]["metadata"] == {"shelf": 4}
