@@ -1,10 +1,12 @@
 """Responses of ``retrieve_future`` other than a result."""
 
 from enum import StrEnum
+from typing import Annotated
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from backends.tinkex.types.wire_record import ReadRecord
+from crucible.redaction import redacted
 
 
 class QueueState(StrEnum):
@@ -25,7 +27,7 @@ class TryAgainResponse(ReadRecord):
 
     request_id: str | None = None
     queue_state: QueueState = QueueState.UNKNOWN
-    queue_state_reason: str | None = None
+    queue_state_reason: Annotated[str, AfterValidator(redacted)] | None = None
 
 
 class RequestErrorCategory(StrEnum):
