@@ -117,6 +117,12 @@ def _tool_calls() -> Iterator[Scenario]:
         [calls(("call-0", "weather", ulm), ("call-1", "weather", bonn))],
     )
     yield Scenario(
+        "the same tool twice, without arguments, both with index 0",
+        whole({"content": None, "tool_calls": [call(arguments="", id="a"), call(arguments="", id="b")]}),
+        said(*({"tool_calls": [{"index": 0, **call(arguments="", id=name)}]} for name in ("a", "b"))),
+        [calls(("a", "weather", ""), ("b", "weather", ""))],
+    )
+    yield Scenario(
         "tool calls with equal ids",
         whole({"content": None, "tool_calls": [call(id="a"), call("time", bonn, id="a")]}),
         said(
