@@ -10,6 +10,7 @@ CrucibleError
 │   └── JobNotFound
 └── WorkError
     ├── StoreUnavailable      the database does not answer
+    │   └── StoreGone         the database's file was deleted or replaced while in use
     ├── StoreFull             the disk is full; nothing was written
     ├── WaitTimedOut          a job has not ended within the time that a command waits for it
     ├── LeaseLost             another worker owns the job now: stop, write nothing
@@ -18,7 +19,8 @@ CrucibleError
     ├── WorkerLost            the job's worker died or stopped answering
     ├── HandOver              the worker is shutting down; the job is requeued
     ├── ResumeUnproven        a resume does not meet the recovery policy
-    └── UnreadableJob         a stored job that this version cannot read
+    ├── UnreadableJob         a stored job that this version cannot read
+    └── WorkerFailed          the worker process ended by itself
 """
 
 from pydantic import BaseModel, JsonValue, ValidationError
@@ -93,6 +95,13 @@ class StoreUnavailable(WorkError):
     retryable = True
 
 
+class StoreGone(StoreUnavailable):
+    """The database's file was deleted or replaced while this process used it. Nothing more is written to it."""
+
+    code = "store_gone"
+    retryable = False
+
+
 class StoreFull(WorkError):
     """The disk is full. Nothing was written."""
 
@@ -156,3 +165,9 @@ class UnreadableJob(WorkError):
     """A stored job cannot be read: it was written by another version, or the database was changed by hand."""
 
     code = "unreadable_job"
+
+
+class WorkerFailed(WorkError):
+    """The worker process ended by itself. Its jobs go on at other workers when their leases have expired."""
+
+    code = "worker_failed"

@@ -14,6 +14,7 @@ from crucible.errors import CrucibleError
 from crucible.forks import reset_after_fork, retain_inherited
 from nsai_work.errors import StoreUnavailable
 from nsai_work.lifecycle import JobStatus
+from nsai_work.logs import get_logger
 from nsai_work.store import lanes
 from nsai_work.store.claim import claim, claim_within
 from nsai_work.store.engine.commit_queue import CommitQueue
@@ -26,6 +27,8 @@ from nsai_work.store.maintenance.rescuer import MAX_CRASHES
 from nsai_work.store.queries import wake_ups
 from nsai_work.store.records import Claim, ClaimRequest, DueJobs, Lease, LeaseReport, Outcome, WakeUp
 from nsai_work.store.wait_reasons import recorder
+
+log = get_logger(__name__)
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -46,6 +49,7 @@ class AsyncStore:
     _queue: CommitQueue | None = None
     _thread: threading.Thread | None = None
     _closed: bool = False
+    _failure: BaseException | None = None
 
     def __post_init__(self) -> None:
         reset_after_fork(self._reset)
@@ -122,6 +126,13 @@ class AsyncStore:
         """As ``wake_ups.overdue_wake_ups``."""
         return await self.run(wake_ups.overdue_wake_ups, older_than_s=older_than_s)
 
+    def require_usable(self) -> None:
+        """Raise StoreUnavailable if this store will never work again: its thread has ended, or (StoreGone) its
+        SQLite file was deleted or replaced."""
+        if self._failure is not None:
+            raise _thread_ended(self._failure)
+        self.database.require_file()
+
     async def close(self) -> None:
         """Commit pending operations and end the thread. Later calls raise StoreUnavailable."""
         self._closed = True
@@ -138,6 +149,9 @@ class AsyncStore:
 
     async def _result_of(self, operation: PendingOperation) -> Any:
         self._open_queue().put(operation)
+        if self._failure is not None:
+            # the thread may have ended before it saw the operation
+            raise _thread_ended(self._failure)
         return await operation.future
 
     def _operation(
@@ -166,6 +180,17 @@ class AsyncStore:
         return self._queue
 
     def _commit_groups(self, commit_queue: CommitQueue) -> None:
+        try:
+            self._commit_until_closed(commit_queue)
+        except BaseException as error:
+            log.critical("store.thread_failed", exc_info=error)
+            self._failure = error
+            operations = [pending for pending in commit_queue.abandon() if pending is not None]
+            for operation in operations:
+                operation.error = _thread_ended(error)
+            _deliver(operations)
+
+    def _commit_until_closed(self, commit_queue: CommitQueue) -> None:
         ended = False
         while not ended:
             group = commit_queue.next_group()
@@ -200,6 +225,10 @@ class StandingClaim:
     def stand_down(self) -> bool:
         """Cancel the claim. Returns False if it is being run or has been: then ``done`` must be awaited."""
         return self._commit_queue.stand_down(self._operation)
+
+
+def _thread_ended(error: BaseException) -> StoreUnavailable:
+    return StoreUnavailable(f"the thread of the job store has ended: {type(error).__name__}; restart the process")
 
 
 def _deliver(operations: Sequence[PendingOperation]) -> None:

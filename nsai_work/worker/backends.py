@@ -1,6 +1,7 @@
 """The backends of a worker process: each is opened once, on the event loop, and shared by all jobs."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -76,7 +77,9 @@ class BackendPool:
 
     def _decline(self, name: str, error: CrucibleError) -> None:
         if name not in self._declined:
-            log.warning("backend.unusable", backend=name, reason=error.message)
+            # a missing package is normal, unlike a lack that a job has found
+            level = logging.WARNING if name in self._locks else logging.INFO
+            log.log(level, "backend.unusable", backend=name, reason=error.message)
         self._declined[name] = _Decline(error, self._clock.monotonic() + DECLINE_S)
 
     async def run_checks(self) -> None:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, TypeAlias
 
+from crucible.errors import CrucibleError
 from nsai_work.clock import Clock, SystemClock
 from nsai_work.control import StopReason
 from nsai_work.dispatch.publisher import Publisher
@@ -21,9 +22,11 @@ from nsai_work.worker.backends import BackendPool
 from nsai_work.worker.declines import DeclinedJobs
 from nsai_work.worker.executor import Executor
 from nsai_work.worker.fetcher import Fetcher
+from nsai_work.worker.io_threads import IoThreads
 from nsai_work.worker.leases import LeaseKeeper
 from nsai_work.worker.loop_lag import LoopLagMonitor
 from nsai_work.worker.maintainer import Maintainer
+from nsai_work.worker.watchdog import Watchdog
 from nsai_work.worker.worker_store import WorkerStore, open_worker_store
 
 log = get_logger(__name__)
@@ -32,6 +35,7 @@ TASK_RESTART_S = 1.0
 TIMER_SLACK_S = 0.005
 HAND_OVER_SLACK_S = 15.0
 CANCEL_TIMEOUT_S = 10.0
+EXTRA_IO_THREADS = 32
 
 BackgroundTask: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 
@@ -47,11 +51,14 @@ class Runtime:
         store: WorkerStore,
         publisher: Publisher | None,
         clock: Clock,
+        io_threads: IoThreads,
+        on_stalled: Callable[[str], None] | None = None,
     ) -> None:
         self._settings = settings
         self._selection = selection
         self._concurrency = concurrency
         self.store = store
+        self.io_threads = io_threads
         self._attempts: set[Attempt] = set()
         self._stopping = asyncio.Event()
         self._forced = asyncio.Event()
@@ -73,6 +80,8 @@ class Runtime:
             poll_interval_s=settings.poll_interval_s,
             stand_by=self._stand_by,
         )
+        self._failure: CrucibleError | None = None
+        self.watchdog = Watchdog(settings.lease_ttl_s, on_stalled)
         self.lag = LoopLagMonitor(clock, lease_ttl_s=settings.lease_ttl_s)
         self.maintainer = Maintainer(store, publisher, clock, self.fetcher.trigger, settings)
         self._executor = Executor(
@@ -99,7 +108,12 @@ class Runtime:
         self._forced.set()
 
     async def run(self, on_ready: Callable[[], None] = lambda: None) -> None:
-        """Run jobs until ``stop`` is called. ``on_ready`` is called once jobs are claimed."""
+        """Run jobs until ``stop`` is called. ``on_ready`` is called once jobs are claimed.
+
+        Raises:
+            StoreUnavailable: the store will never work again in this process.
+        """
+        self.watchdog.start()
         available = await asyncio.to_thread(self.backends.available)
         await self.store.register(self._selection, available, self.backends.declined)
         log.info("worker.started", worker_id=self.store.worker_id, concurrency=self._concurrency)
@@ -115,6 +129,7 @@ class Runtime:
             await self._cancel_remaining()
             await self.backends.close()
             await self.store.close()
+            self.watchdog.stop()
             log.info(
                 "worker.stopped",
                 worker_id=self.store.worker_id,
@@ -122,6 +137,8 @@ class Runtime:
                 loop_lag_p99_ms=self.lag.quantile_ms(0.99),
                 loop_lag_max_ms=self.lag.quantile_ms(1.0),
             )
+        if self._failure is not None:
+            raise self._failure
 
     def _background_tasks(self) -> Iterator[tuple[str, BackgroundTask]]:
         yield "heartbeats", self.leases.run_heartbeats
@@ -130,6 +147,19 @@ class Runtime:
         yield "maintainer", self.maintainer.run
         yield "loop lag monitor", self.lag.run
         yield "backend checks", self.backends.run_checks
+        yield "store checks", self._check_store
+
+    async def _check_store(self) -> None:
+        """Stop at once when the store will never work again: going on would lose whatever the jobs do."""
+        while True:
+            try:
+                await asyncio.to_thread(self.store.require_usable)
+            except CrucibleError as error:
+                log.critical("worker.store_gone", reason=error.message)
+                self._failure = error
+                self.force_stop()
+                return
+            await asyncio.sleep(self._settings.poll_interval_s)
 
     async def _claim(self, limit: int) -> Sequence[Claim]:
         return [] if self._is_overloaded() else await self.store.claim(limit, self._claimable())
@@ -202,10 +232,10 @@ class Runtime:
 
 
 async def _run_with_restarts(name: str, task: BackgroundTask) -> None:
-    """Run a background task forever: it is restarted after an error, since a worker must not run without it."""
+    """Run a background task to its end: it is restarted after an error, since a worker must not run without it."""
     while True:
         try:
-            await task()
+            return await task()
         except Exception:
             log.exception("worker.task_failed", task=name)
             await asyncio.sleep(TASK_RESTART_S)
@@ -225,12 +255,17 @@ async def open_runtime(
     *,
     publisher: Publisher | None,
     clock: Clock | None = None,
+    on_stalled: Callable[[str], None] | None = None,
 ) -> Runtime:
-    """Create a runtime with its own connection to the store.
+    """Create a runtime on this event loop, with its own connection to the store.
+
+    ``on_stalled`` is called, in a thread, if the loop is late by a whole lease.
 
     Raises:
         StoreUnavailable: the database is unavailable.
     """
     clock = clock or SystemClock()
+    io_threads = IoThreads(concurrency + EXTRA_IO_THREADS)
+    asyncio.get_running_loop().set_default_executor(io_threads)
     store = await open_worker_store(settings, clock)
-    return Runtime(settings, selection, concurrency, store, publisher, clock)
+    return Runtime(settings, selection, concurrency, store, publisher, clock, io_threads, on_stalled)

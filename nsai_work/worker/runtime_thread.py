@@ -9,20 +9,28 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
+from crucible.errors import CrucibleError
 from crucible.forks import reset_after_fork, retain_inherited
 from crucible.monotonic import new_event_loop
 from nsai_work.dispatch.publisher import Publisher
+from nsai_work.errors import WorkerFailed
 from nsai_work.logs import get_logger
 from nsai_work.settings import Settings
 from nsai_work.store.records import Selection, WakeUp
+from nsai_work.worker.health import NOT_STARTED, STOPPED, WorkerHealth
 from nsai_work.worker.runtime import Runtime, open_runtime
 
 log = get_logger(__name__)
 
+# what a stop may take beyond the jobs' grace period: supervision, backends, the store
+STOP_SLACK_S = 45.0
+# what remains on the loop then was abandoned, and may never end
+CLEANUP_WAIT_S = 5.0
+
 
 class RuntimeThread:
     """Starts, wakes and stops a runtime; thread-safe. ``on_end`` is called in the thread when the runtime has
-    ended."""
+    ended, and ``on_stalled`` in another one if its event loop is late by a whole lease."""
 
     def __init__(
         self,
@@ -30,11 +38,13 @@ class RuntimeThread:
         selection: Selection | None = None,
         concurrency: int | None = None,
         on_end: Callable[[], None] = lambda: None,
+        on_stalled: Callable[[str], None] | None = None,
     ) -> None:
         self._settings = settings
         self._selection = selection or Selection()
         self._concurrency = concurrency or settings.concurrency
         self._on_end = on_end
+        self._on_stalled = on_stalled
         self._loop: asyncio.AbstractEventLoop | None = None
         self._runtime: Runtime | None = None
         self._reset()
@@ -46,7 +56,9 @@ class RuntimeThread:
         self._loop = None
         self._runtime = None
         self._ready = threading.Event()
-        self._failure: BaseException | None = None
+        self._finished = threading.Event()
+        self._stop_requested = False
+        self._failure: CrucibleError | None = None
         self._wake_ups: deque[WakeUp] = deque()
         self._drain_scheduled = False
 
@@ -55,6 +67,7 @@ class RuntimeThread:
 
         Raises:
             StoreUnavailable: the database is unavailable.
+            WorkerFailed: any other error ended the runtime.
         """
         if self._thread is None:
             self._thread = threading.Thread(target=self._main, name="nsai-work runtime", daemon=True)
@@ -76,24 +89,43 @@ class RuntimeThread:
             self._call_soon(self._drain)
 
     @property
-    def failure(self) -> BaseException | None:
+    def failure(self) -> CrucibleError | None:
         """The error that ended the runtime; None if it runs, or was stopped."""
         return self._failure
 
+    @property
+    def health(self) -> WorkerHealth:
+        """The health of the runtime, judged outside of its event loop."""
+        if self._failure is not None:
+            return WorkerHealth(ok=False, reason=self._failure.message)
+        if self._finished.is_set():
+            return STOPPED
+        return NOT_STARTED if self._runtime is None else self._runtime.watchdog.health
+
     def stop(self) -> None:
-        """Hand running jobs over and stop; returns when that is done."""
+        """Hand running jobs over and stop; returns when done, or after a limited time, with a ``failure``."""
         self.request_stop()
         thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join()
+        if thread is None or thread is threading.current_thread() or self._failure is not None:
+            return
+        self._finished.wait(self._settings.shutdown_grace_s + STOP_SLACK_S)
+        thread.join(CLEANUP_WAIT_S)
+        if thread.is_alive():
+            self._failure = WorkerFailed(
+                "the worker has handed its jobs over, but code of a job or of a plug-in does not end"
+                if self._finished.is_set()
+                else "the worker did not stop in time; the leases of its jobs expire"
+            )
 
     def request_stop(self) -> None:
         """Start to stop, without waiting: a signal handler may call it."""
+        self._stop_requested = True
         if self._runtime is not None:
             self._call_soon(self._runtime.stop)
 
     def force_stop(self) -> None:
         """Stop without a grace period for running jobs."""
+        self._stop_requested = True
         if self._runtime is not None:
             self._call_soon(self._runtime.force_stop)
 
@@ -107,24 +139,42 @@ class RuntimeThread:
         try:
             with asyncio.Runner(loop_factory=new_event_loop) as runner:
                 runner.run(self._run())
-        except BaseException as error:
+            self._failure = self._doubtful_end()
+        except CrucibleError as error:
             self._failure = error
-            if self._ready.is_set():
-                log.critical("worker.runtime_failed", exc_info=error)
+        except BaseException as error:
+            # SystemExit too, with which the process would end as if all were well
+            self._failure = WorkerFailed(f"the worker's runtime ended with an unexpected {type(error).__name__}")
+            log.critical("worker.runtime_failed", exc_info=error)
         finally:
             self._loop = None
+            self._finished.set()
             self._ready.set()
             self._on_end()
+
+    def _doubtful_end(self) -> WorkerFailed | None:
+        """The error of a runtime that ended without one, if not all is well."""
+        if not self._stop_requested:
+            return WorkerFailed("the worker's runtime ended although nobody stopped it")
+        hanging = self._runtime.io_threads.busy if self._runtime is not None else 0
+        if hanging:
+            return WorkerFailed(f"{hanging} blocking calls of jobs, such as opening a file, did not end in time")
+        return None
 
     async def _run(self) -> None:
         publisher = Publisher(self._settings)
         self._loop = asyncio.get_running_loop()
         try:
             self._runtime = await open_runtime(
-                self._settings, self._selection, self._concurrency, publisher=publisher
+                self._settings,
+                self._selection,
+                self._concurrency,
+                publisher=publisher,
+                on_stalled=self._on_stalled,
             )
             await self._runtime.run(on_ready=self._on_ready)
         finally:
+            self._finished.set()
             publisher.close()
 
     def _on_ready(self) -> None:

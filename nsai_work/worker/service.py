@@ -1,7 +1,10 @@
 """The ``nsai-work worker`` process: the runtime in a thread, and Celery's consumer in the main thread."""
 
+import contextlib
+import logging
 import os
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
@@ -10,11 +13,14 @@ from celery.worker import state
 
 from nsai_work.dispatch.app import WorkApp, make_app
 from nsai_work.dispatch.queues import queue_name
+from nsai_work.errors import WorkerFailed
 from nsai_work.job import Priority
 from nsai_work.logs import configure_logging
 from nsai_work.settings import Settings
 from nsai_work.store.records import Selection
 from nsai_work.worker.runtime_thread import RuntimeThread
+
+FAILED = 1
 
 
 def run_worker(
@@ -25,27 +31,47 @@ def run_worker(
     The first SIGTERM or SIGINT hands running jobs over at their next step border; the second stops them without a
     grace period; the third ends the process immediately. Even then nothing is lost, but the leases have to expire.
 
+    If the event loop does not turn for a whole lease, the process ends at once, with exit code 1 and the reason as
+    its last line.
+
     Raises:
-        StoreUnavailable: the database is unavailable when the worker starts.
+        StoreUnavailable: the database is unavailable when the worker starts, or (StoreGone) its file is deleted.
+        WorkerFailed: the worker ended although no signal asked for it, or did not stop in time.
     """
     configure_logging(settings)
     all_priorities = set(queues) == set(Priority)
     selection = Selection(priorities=None if all_priorities else tuple(queues))
-    runtime = RuntimeThread(settings, selection, concurrency, on_end=_stop_consuming)
+    runtime = RuntimeThread(settings, selection, concurrency, on_end=stop_consuming, on_stalled=end_process)
     # an earlier worker in this process may have set these
     state.should_stop = state.should_terminate = None
     # before Celery, which would log an error of the store instead of raising it
     runtime.start()
-    try:
-        with _signals(runtime):
+    with _signals(runtime) as received:
+        try:
             _consume(make_app(settings, lambda: runtime), settings, queues)
-    finally:
-        runtime.stop()
+        except OSError as error:
+            raise WorkerFailed(f"the operating system refused what the worker needs: {error}") from error
+        finally:
+            runtime.stop()
     if runtime.failure is not None:
         raise runtime.failure
+    if not received:
+        raise WorkerFailed(
+            "the consumer of the broker's messages ended although no signal asked for it; the log has the reason"
+        )
 
 
-def _stop_consuming() -> None:
+def end_process(reason: str) -> None:
+    """End this process at once, with the reason as its last line: a thread that is stuck cannot be ended."""
+    with contextlib.suppress(Exception):
+        for handler in logging.getLogger().handlers:
+            handler.flush()
+        sys.stderr.write(f"error: the worker ends: {reason}\n")
+        sys.stderr.flush()
+    os._exit(FAILED)
+
+
+def stop_consuming() -> None:
     """Stop Celery's consumer: without a runtime it would drop wake-ups."""
     if state.should_stop is None:
         state.should_stop = 1
@@ -66,23 +92,23 @@ def _consume(app: WorkApp, settings: Settings, queues: Sequence[Priority]) -> No
 
 
 @contextmanager
-def _signals(runtime: RuntimeThread) -> Iterator[None]:
-    signals = 0
+def _signals(runtime: RuntimeThread) -> Iterator[list[int]]:
+    """Handle signals; yields the ones that have been received so far."""
+    received: list[int] = []
 
     def on_signal(number: int, frame: FrameType | None) -> None:
-        nonlocal signals
-        signals += 1
-        if signals == 1:
+        received.append(number)
+        if len(received) == 1:
             runtime.request_stop()
             state.should_stop = 0
-        elif signals == 2:
+        elif len(received) == 2:
             runtime.force_stop()
         else:
             os._exit(128 + number)
 
     previous = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield
+        yield received
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -21,7 +21,7 @@ async def supervise(work: Coroutine[Any, Any, T], control: Control, grace_s: dic
         Canceled, JobTimeout, HandOver, LeaseLost: it was stopped.
         Exception: an error of the coroutine, unchanged.
     """
-    task = asyncio.ensure_future(work)
+    task = asyncio.ensure_future(_contained(work))
     stop = asyncio.ensure_future(control.wait())
     try:
         await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
@@ -35,6 +35,14 @@ async def supervise(work: Coroutine[Any, Any, T], control: Control, grace_s: dic
         stop.cancel()
 
 
+async def _contained(work: Coroutine[Any, Any, T]) -> T:
+    try:
+        return await work
+    except SystemExit as error:
+        # asyncio would end the loop, and with it all other jobs
+        raise RuntimeError(f"the job called sys.exit({error.code!r})") from error
+
+
 async def _end(task: "asyncio.Future[Any]", grace_s: float) -> None:
     if grace_s > 0:
         await asyncio.wait({task}, timeout=grace_s)
@@ -44,6 +52,8 @@ async def _end(task: "asyncio.Future[Any]", grace_s: float) -> None:
 
 
 def _result(task: "asyncio.Future[T]", control: Control) -> T:
+    if task.done() and task.cancelled() and control.reason is None:
+        raise RuntimeError("the job cancelled its own task")
     if not task.done() or task.cancelled():
         raise stop_error(control.reason or StopReason.SHUTDOWN)
     return task.result()

@@ -151,6 +151,10 @@ class WorkerStore:
             with contextlib.suppress(CrucibleError):
                 await self._store_async.requeue(claim, Outcome.released(reason))
 
+    def require_usable(self) -> None:
+        """Raise StoreUnavailable if the store will never work again in this process."""
+        self._store_async.require_usable()
+
     async def close(self) -> None:
         """Record that this worker has stopped, and close the database connections."""
         try:

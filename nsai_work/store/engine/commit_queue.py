@@ -61,6 +61,12 @@ class CommitQueue:
                 self.connection.wait()
             self._idle = False
 
+    def abandon(self) -> list[PendingOperation | None]:
+        """Return all operations that will never run, a standing claim included."""
+        with self._lock:
+            claim, self._standing = self._standing, None
+        return [*self._drain(), claim]
+
     def _drain(self) -> list[PendingOperation | None]:
         group: list[PendingOperation | None] = []
         while len(group) < MAX_GROUP and not self._pending.empty():

@@ -26,7 +26,7 @@ from nsai_work.clock import Clock, SystemClock
 from nsai_work.logs import get_logger
 from nsai_work.store.engine.database_clock import DatabaseClock
 from nsai_work.store.engine.db_errors import DbErrorKind, classify, to_work_error
-from nsai_work.store.engine.engines import NOTIFICATIONS, is_on, make_engine
+from nsai_work.store.engine.engines import NOTIFICATIONS, SqliteFile, is_on, make_engine
 
 log = get_logger(__name__)
 
@@ -91,6 +91,7 @@ class Database:
     _spare: Connection | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _server_clock: DatabaseClock = field(init=False)
+    _file: SqliteFile | None = None
 
     def __post_init__(self) -> None:
         reset_after_fork(self._reset)
@@ -114,7 +115,8 @@ class Database:
                 if self._spare is not None:
                     self._spare.close()
                 self._engine.dispose()
-            self._engine = self._spare = None
+            self._engine = self._spare = self._file = None
+            self._ready = False
 
     @property
     def postgres(self) -> bool:
@@ -138,8 +140,13 @@ class Database:
 
     @contextmanager
     def transaction(self, *, write: bool = True) -> Iterator[Tx]:
-        """A transaction, committed at the end of the block. Driver errors are raised unchanged."""
+        """A transaction, committed at the end of the block. Driver errors are raised unchanged.
+
+        Raises:
+            StoreGone: the SQLite file was deleted or replaced.
+        """
         engine = self.engine()
+        self.require_file()
         with engine.connect().execution_options(nsai_write=write) as connection, connection.begin():
             yield self.begun(connection)
 
@@ -216,6 +223,11 @@ class Database:
                 elif not stale:
                     raise to_work_error(kind, error, self.where) from error
 
+    def require_file(self) -> None:
+        """Raise StoreGone if this is an SQLite file that was deleted or replaced since it was opened."""
+        if self._file is not None:
+            self._file.require()
+
     def engine(self) -> Engine:
         """The engine. First use creates it and migrates the tables. Raises as ``upgrade``."""
         engine = self._engine
@@ -229,4 +241,6 @@ class Database:
 
                 (upgrade if self.migrate else check)(self._engine)
                 self._ready = True
+                if not self.postgres:
+                    self._file = SqliteFile.of_engine(self._engine)
             return self._engine

@@ -1,13 +1,16 @@
 """Database addresses, and SQLAlchemy engines configured for the store."""
 
+import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError
 
 from crucible.errors import InvalidRequest
+from nsai_work.errors import StoreGone
 from nsai_work.extras import missing_extra
 from nsai_work.home import make_private_file, make_private_folder
 
@@ -153,3 +156,48 @@ def _begin_sqlite(connection: Connection) -> None:
     # without waiting, if another one has written in between
     write = connection.get_execution_options().get("nsai_write", True)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+@dataclass(frozen=True, slots=True)
+class SqliteFile:
+    """The file at ``path``, as it was opened: ``identity`` is its device and inode.
+
+    A process must not go on with a file that was deleted or replaced. SQLite does not notice: open connections
+    write to the unlinked file, which nobody reads again, and new ones create an empty file.
+    """
+
+    path: str
+    identity: tuple[int, int] | None
+
+    @classmethod
+    def of_engine(cls, engine: Engine) -> Self:
+        """The file of an engine that has just opened it. Later connections of the engine require it."""
+        assert engine.url.database is not None
+        path = engine.url.database
+        file = cls(path, _identity(path))
+
+        def require(*_: Any) -> None:
+            file.require()
+
+        event.listen(engine, "do_connect", require)
+        return file
+
+    def require(self) -> None:
+        """Raise StoreGone unless the path still names this file."""
+        found = _identity(self.path)
+        if found != self.identity:
+            what = "deleted" if found is None else "replaced"
+            raise StoreGone(
+                f"the job store's file was {what} while this process used it: {self.path}; nothing more is written "
+                "to it. Restore the file, and start the process again",
+                details={"path": self.path},
+            )
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        # before each transaction, and creating a Path takes longer than the call
+        found = os.stat(path)  # noqa: PTH116
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

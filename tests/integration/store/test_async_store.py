@@ -10,10 +10,11 @@ from sqlalchemy import text
 from sqlalchemy.event import listen
 
 from crucible.errors import CrucibleError
-from nsai_work.errors import LeaseLost, StoreFull, StoreUnavailable
+from nsai_work.errors import LeaseLost, StoreFull, StoreGone, StoreUnavailable
 from nsai_work.job import Job
 from nsai_work.lifecycle import JobStatus
 from nsai_work.store import AsyncStore, ClaimRequest, JobFilter, Outcome, Store, Tx, open_store, parse_url
+from nsai_work.store.engine.commit_queue import CommitQueue
 from nsai_work.store.journal.runs import append_event
 from nsai_work.store.submit.general import submit
 from tests.working_store import WorkingStore, open_working_store
@@ -196,3 +197,55 @@ def test_a_missing_folder_is_created(tmp_path: Path) -> None:
     store = open_store(parse_url(f"sqlite:///{tmp_path}/deep/in/jobs.db"))
     store.ping()
     store.close()
+
+
+def test_a_thread_that_dies_is_an_error_of_every_call(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the pending ones and of the later ones: nobody waits for it for ever."""
+
+    async def scenario() -> None:
+        async_store = AsyncStore(store.database)
+        assert await async_store.running_leases() == []
+        async_store.require_usable()
+
+        def die(self: CommitQueue) -> list[object]:
+            raise OSError("EBADF")
+
+        monkeypatch.setattr(CommitQueue, "next_group", die)
+        # the first call is taken by the thread that waits already, in the code of before
+        answers = await asyncio.gather(*(async_store.running_leases() for _ in range(3)), return_exceptions=True)
+        answers += await asyncio.gather(async_store.running_leases(), return_exceptions=True)
+
+        assert isinstance(answers[-1], StoreUnavailable)
+        assert all(answer == [] or isinstance(answer, StoreUnavailable) for answer in answers)
+        with pytest.raises(StoreUnavailable, match="has ended: OSError"):
+            async_store.require_usable()
+        await async_store.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_file_that_is_gone_is_neither_written_nor_made_again(
+    sqlite_url: str, tmp_path: Path, make_job: MakeJob, replaced: bool
+) -> None:
+    """By any process that has it open: what it wrote would be lost."""
+    path = tmp_path / "jobs.db"
+    opened = open_store(sqlite_url)
+    opened.submit([make_job()])
+    copy = path.read_bytes()
+    for file in tmp_path.glob("jobs.db*"):
+        file.unlink()
+    if replaced:
+        (tmp_path / "other").write_bytes(copy)
+        (tmp_path / "other").replace(path)
+
+    for call in (opened.ping, lambda: opened.submit([make_job()]), opened.list_jobs):
+        with pytest.raises(StoreGone, match="replaced" if replaced else "deleted"):
+            call()
+
+    assert path.exists() == replaced
+    # once closed, it opens whatever file is there
+    opened.close()
+    if replaced:
+        opened.ping()
+        opened.close()

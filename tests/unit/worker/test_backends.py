@@ -1,11 +1,15 @@
 """A worker claims no jobs for a backend that it cannot use."""
 
+import asyncio
+
 import pytest
 
 from backends.fake import FakeBackend
+from crucible.errors import CredentialMissing
 from crucible.registry import why_unusable
 from nsai_work.clock import SystemClock
 from nsai_work.worker.backends import BackendPool
+from nsai_work.worker.declines import DeclinedJobs
 
 
 @pytest.fixture
@@ -52,3 +56,80 @@ def test_a_missing_plug_in_is_unusable() -> None:
     """Unlike an installed one, it has a reason."""
     assert "no backend is called 'nowhere'" in (why_unusable("nowhere") or "")
     assert why_unusable("tinkex") is None
+
+
+class _Clock(SystemClock):
+    """A clock whose monotonic time the test sets."""
+
+    steady = 1000.0
+
+    def monotonic(self) -> float:
+        return self.steady
+
+
+def test_a_backend_without_its_key_is_declined_and_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once a minute, not for each job; when it has its key, its jobs are claimed again."""
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setenv("OPENAI_BASE_URL", "https://api.example.org/v1")
+    usable: list[bool] = []
+    clock = _Clock()
+    pool = BackendPool(clock, on_usable=lambda: usable.append(True))
+
+    async def scenario() -> None:
+        assert "openai" in pool.available()
+        for _ in range(2):
+            with pytest.raises(CredentialMissing):
+                await pool.get("openai")
+        assert "openai" not in pool.available()
+        assert "OPENAI_API_KEY" in pool.declined()["openai"]
+
+        clock.steady += 59
+        await pool.check_declined()
+        assert "openai" not in pool.available()
+        clock.steady += 2
+        await pool.check_declined()
+        assert "openai" not in pool.available()
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-0123456789")
+        await pool.check_declined()
+        assert (usable, pool.declined().get("openai") is None) == ([], False)
+        clock.steady += 61
+        await pool.check_declined()
+
+        assert usable == [True]
+        assert "openai" in pool.available()
+        assert "openai" not in pool.declined()
+        await pool.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_package_that_is_installed_later_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a restart of the worker."""
+    clock = _Clock()
+    pool = BackendPool(clock)
+    monkeypatch.setattr(FakeBackend, "requires", ("a_missing_package",))
+    assert "fake" not in pool.available()
+    assert pool.declined()["fake"] == "not installed: a_missing_package"
+
+    monkeypatch.setattr(FakeBackend, "requires", ())
+    clock.steady += 61
+    asyncio.run(pool.check_declined())
+
+    assert "fake" in pool.available()
+
+
+def test_declined_jobs_are_forgotten_after_a_minute() -> None:
+    """A job that is declined again counts from then on."""
+    clock = _Clock()
+    declined = DeclinedJobs(clock)
+    declined.add(1)
+    clock.steady += 30
+    declined.add(2)
+    assert declined.seqs() == (1, 2)
+    clock.steady += 30
+    assert declined.seqs() == (2,)
+    declined.add(2)
+    clock.steady += 59
+    assert declined.seqs() == (2,)
+    clock.steady += 1
+    assert declined.seqs() == ()

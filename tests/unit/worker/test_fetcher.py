@@ -303,3 +303,48 @@ def test_a_wake_up_of_a_job_that_was_claimed_here_triggers_nothing() -> None:
         task.cancel()
 
     asyncio.run(scenario())
+
+
+def test_a_declined_job_withdraws_the_standing_claim() -> None:
+    """The claim was registered for jobs that the worker has declined since; the next one is made at once."""
+
+    async def scenario() -> None:
+        queue = Queue()
+        fetcher = _fetcher(queue, notifications=True)
+        task = asyncio.create_task(fetcher.run())
+        await _settle()
+        (old,) = queue.standing
+
+        fetcher.reselect()
+
+        assert old.down
+        await _settle()
+        assert len(queue.standing) == 2
+        assert not queue.standing[1].down
+        task.cancel()
+
+    asyncio.run(scenario())
+
+
+def test_a_standing_claim_that_runs_is_awaited() -> None:
+    """It was sent before the job was declined, so it cannot return it; its jobs are started."""
+
+    async def scenario() -> None:
+        queue = Queue()
+        fetcher = _fetcher(queue, notifications=True)
+        task = asyncio.create_task(fetcher.run())
+        await _settle()
+        (old,) = queue.standing
+        old.executing = True
+
+        fetcher.reselect()
+        await _settle()
+        assert len(queue.standing) == 1
+        old.done.set_result([_claim("job")])
+        await _settle()
+
+        assert [claim.job_id for claim in queue.started] == ["job"]
+        assert len(queue.standing) == 2
+        task.cancel()
+
+    asyncio.run(scenario())

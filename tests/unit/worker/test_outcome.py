@@ -7,12 +7,14 @@ from crucible.errors import (
     BackendUnavailable,
     Canceled,
     CapacityError,
+    CredentialMissing,
     InvalidRequest,
     OutOfCredit,
     PluginError,
     RunCorrupted,
 )
 from nsai_work.errors import DataChanged, HandOver, JobTimeout, LeaseLost, StoreFull, StoreUnavailable
+from nsai_work.lifecycle import JobStatus
 from nsai_work.policies import RetryPolicy
 from nsai_work.store.records import Outcome, OutcomeKind
 from nsai_work.worker.outcome import outcome_of_error
@@ -84,3 +86,15 @@ def test_the_text_of_an_unexpected_exception_is_not_recorded() -> None:
     assert failure.code == "internal"
     assert "ValueError" in failure.message
     assert "abc" not in failure.message
+
+
+def test_what_this_worker_lacks_is_declined_whatever_the_policy() -> None:
+    """But for the errors that say what the job's end is."""
+    lacking = {"policy": RetryPolicy(max_attempts=1), "attempt": 1, "jitter": lambda: 0.5, "credit_poll_ms": 1}
+
+    outcome = outcome_of_error(CredentialMissing("no key"), declines=True, **lacking)
+
+    assert (outcome.kind, outcome.kind.status, outcome.delay_s) == (OutcomeKind.DECLINED, JobStatus.QUEUED, 0)
+    assert outcome.reason == "declined: no key"
+    assert outcome_of_error(CredentialMissing("no key"), **lacking).kind is OutcomeKind.FAILED
+    assert outcome_of_error(Canceled("x"), declines=True, **lacking).kind is OutcomeKind.CANCELED
