@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, NaiveDatetime, model_validator
 
 
 class ReadRecord(BaseModel):
@@ -33,5 +33,6 @@ def _assume_utc(value: datetime) -> datetime:
     return value if value.tzinfo is not None else value.replace(tzinfo=UTC)
 
 
-Timestamp = Annotated[datetime, AfterValidator(_assume_utc)]
+# not of datetime itself: pydantic builds no schema for the class that a frozen clock puts in its place
+Timestamp = Annotated[AwareDatetime | NaiveDatetime, AfterValidator(_assume_utc)]
 """A point in time. Servers write it with or without a time zone; without one it is UTC."""

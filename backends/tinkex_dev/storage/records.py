@@ -1,9 +1,8 @@
 """Records of the state folder: sessions, runs, checkpoints and samplers, as they are on disk."""
 
-from datetime import datetime
 from enum import StrEnum
 
-from pydantic import Field, JsonValue
+from pydantic import AwareDatetime, Field, JsonValue
 
 from backends.tiny_lm.adapter import AdapterShape
 from crucible.record import Record
@@ -50,7 +49,7 @@ class SessionRecord(Record):
     """A client session."""
 
     id: str
-    created_at: datetime
+    created_at: AwareDatetime
     tags: list[str] = Field(default_factory=list)
     user_metadata: dict[str, JsonValue] | None = None
     sdk_version: str | None = None
@@ -63,8 +62,8 @@ class RunRecord(Record):
     session_id: str
     base_model: str
     lora: LoraRecord
-    created_at: datetime
-    last_request_time: datetime
+    created_at: AwareDatetime
+    last_request_time: AwareDatetime
     corrupted: bool = False
     user_metadata: dict[str, JsonValue] | None = None
 
@@ -77,14 +76,14 @@ class StoredCheckpoint(Record):
     name: str
     base_model: str
     lora: LoraRecord
-    time: datetime
+    time: AwareDatetime
     size_bytes: int
     sha256: str
     state_digest: str
     """Digest of the weights and the optimizer state, as the run's own digest was at the time of the save."""
     step: int
     public: bool = False
-    expires_at: datetime | None = None
+    expires_at: AwareDatetime | None = None
     user_metadata: dict[str, JsonValue] | None = None
 
     @property

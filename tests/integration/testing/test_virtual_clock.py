@@ -8,12 +8,15 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from freezegun import freeze_time
 
+from crucible import Prompt, connect
 from nsai_work import JobStatus, Settings, submit
 from nsai_work.blocking import run_blocking
 from nsai_work.clock import SystemClock
 from nsai_work.errors import InvalidJob
 from nsai_work.store.records import Selection
 from nsai_work.testing import IsolatedStore, VirtualClock, isolated_store, run_jobs, virtual_clock
+from nsai_work.worker import run_inline
+from nsai_work.worker.runtime_thread import RuntimeThread
 from nsai_work.worker.worker_store import open_worker_store
 from tests.rig import command, until, until_running
 
@@ -141,3 +144,20 @@ def test_plain_freeze_time_stops_no_event_loop(store: IsolatedStore) -> None:
     assert slow.result(timeout=0) == {"slept_ms": 300}
     assert later.status() is JobStatus.SUCCEEDED
     until(lambda: abs((SystemClock().now() - datetime.now(UTC)).total_seconds()) < 60, "the clock is real again")
+
+
+def test_no_worker_needs_real_asyncio(store: IsolatedStore) -> None:
+    """Neither that of ``nsai-work run``, nor that of a worker process, nor a backend for blocking code."""
+    with freeze_time("2030-01-01"):
+        inline = submit(command("sleep", arguments={"ms": 300}))
+        run_inline([inline.id], store.settings)
+        worker = RuntimeThread(store.settings, concurrency=2)
+        worker.start()
+        threaded = submit(command("sleep", arguments={"ms": 300}))
+        result = threaded.result(timeout=30)
+        worker.stop()
+        with connect("fake", {"script": {"delay_ms": 50}}) as backend:
+            answer = backend.complete(Prompt(messages=({"role": "user", "content": "Hi"},)))
+
+    assert inline.result(timeout=0) == result == {"slept_ms": 300}
+    assert answer.choices

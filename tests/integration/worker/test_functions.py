@@ -1,5 +1,6 @@
 """Jobs of the python backend: validation, progress, retries, cancellation, time limits, files."""
 
+import asyncio
 import threading
 import time
 from collections.abc import Iterator
@@ -11,12 +12,14 @@ import pytest
 
 from crucible.errors import Canceled, CommandFailed, CommandMissing, InvalidRequest, MalformedAnswer
 from nsai_work import Job, JobHandle, JobKind, Settings, submit
-from nsai_work.client.connections import close_connections
+from nsai_work.client.connections import close_connections, job_store
 from nsai_work.errors import JobTimeout
 from nsai_work.lifecycle import JobStatus
+from nsai_work.store.records import Selection
 from nsai_work.worker import run_inline
+from nsai_work.worker.runtime import open_runtime
 from nsai_work.worker.runtime_thread import RuntimeThread
-from tests.rig import until, until_running
+from tests.rig import command, until, until_running
 
 KINDS = [JobKind.TOOL_CALL, JobKind.EXPERIMENT_STEP, JobKind.WORKFLOW_STEP, JobKind.BACKEND_COMMAND]
 
@@ -160,19 +163,27 @@ def test_a_function_may_request_another_attempt(isolated: bool, settings: Settin
     assert handle.result(timeout=1) == {"attempt": 3}
 
 
-def test_a_failing_service_of_a_function_delays_no_other_job(settings: Settings) -> None:
-    """Its backend stays available to others: only the job that failed waits."""
-    policy = {"max_attempts": 2, "initial_delay_ms": 300, "max_delay_ms": 300, "jitter": False}
-    failing = submit(function("refuse", arguments={"kind": "unavailable"}, retry_policy=policy), settings)
-    following = submit(function("add", arguments={"first": 1}, constraints={"depends_on": []}), settings)
-    ends: list[str] = []
-    run_inline(
-        [failing.id, following.id],
-        settings,
-        on_event=lambda event: ends.append(event.job_id) if event.name in ("job.failed", "job.succeeded") else None,
-    )
+async def available_after(failure: Job, settings: Settings) -> set[str]:
+    """Run a job that fails and is retried, and return the backends of which the worker then claims jobs."""
+    handle = submit(failure, settings)
+    runtime = await open_runtime(settings, Selection(), 4, publisher=None)
+    running = asyncio.create_task(runtime.run())
+    while "retried" not in [row.outcome for row in job_store(settings).attempts(handle.id)]:  # noqa: ASYNC110 - read from the store
+        await asyncio.sleep(0.01)
+    available = runtime.backends.available()
+    runtime.stop()
+    await running
+    return set(available)
 
-    assert ends == [following.id, failing.id]
+
+def test_a_failing_service_of_a_function_delays_no_other_job(settings: Settings) -> None:
+    """It says nothing about the backend, unlike a failure of the backend itself."""
+    policy = {"max_attempts": 2, "initial_delay_ms": 60_000, "jitter": False}
+    of_function = function("refuse", arguments={"kind": "unavailable"}, retry_policy=policy)
+    of_backend = command("fail", arguments={"code": "backend_unavailable"}, retry_policy=policy)
+
+    assert {"python", "fake"} <= asyncio.run(available_after(of_function, settings))
+    assert "fake" not in asyncio.run(available_after(of_backend, settings))
 
 
 def test_a_result_that_is_no_json_fails_its_job_alone(settings: Settings) -> None:
