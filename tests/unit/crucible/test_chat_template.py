@@ -174,6 +174,27 @@ def test_thinking_is_the_templates_own_switch() -> None:
     assert made.decode(made.render_chat(chat_of(asked))).endswith("assistant\n")
 
 
+def test_thinking_of_earlier_turns_is_found_out_and_rendered() -> None:
+    """Where the template renders it; the others lack the feature, and a prompt with it is refused."""
+    with_history = WITH_ALL.replace(
+        "<|im_start|>{{ m.role }}\n",
+        "<|im_start|>{{ m.role }}\n{% if m.reasoning_content %}<think>{{ m.reasoning_content }}</think>{% endif %}",
+    )
+    asked = Prompt(
+        messages=[
+            {"role": "user", "content": "Rain?"},
+            {"role": "assistant", "content": "No.", "thinking": "The sun shines."},
+            {"role": "user", "content": "Sure?"},
+        ]
+    )
+    made = tokenizer(with_history)
+
+    assert made.features.thinking_history
+    assert "<think>The sun shines.</think>No." in made.decode(made.render_chat(chat_of(asked)))
+    assert not tokenizer(WITH_ALL).features.thinking_history
+    assert not tokenizer().features.thinking_history
+
+
 def test_each_image_stands_at_its_marker() -> None:
     """Between the texts around it; a text that forges a marker is refused."""
     image = {"type": "image", "url": "https://example.org/a.png"}
