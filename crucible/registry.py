@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Final
 
 from pydantic import JsonValue
@@ -140,13 +141,38 @@ def _load_class(name: str, search_path: tuple[tuple[str, int], ...]) -> type[Bac
         # with invoke_on_load, an instance that is falsy would be replaced by its class
         kind: object = DriverManager(GROUP, name, invoke_on_load=False).driver
     except Exception as exc:
-        raise PluginError(f"the backend {name!r} cannot be imported: {exc!r}", backend=name) from exc
+        reason = f"the backend {name!r} cannot be imported: {exc!r}{_shadowing(name)}"
+        raise PluginError(reason, backend=name) from exc
     if not (isinstance(kind, type) and issubclass(kind, Backend)):
         raise PluginError(
             f"the entry point {name!r} is {kind!r}; it must name a class that implements crucible.Backend",
             backend=name,
         )
     return kind
+
+
+def _shadowing(name: str) -> str:
+    """Return the file that is imported in place of a plug-in's package, as text to append; none if it is its own.
+
+    A folder of the same name in the current directory, or a package that was installed over it, comes first.
+    """
+    [point] = [point for point in _entry_points(_search_path()) if point.name == name]
+    package, _, rest = point.module.partition(".")
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):
+        return ""
+    if spec is None:
+        return ""
+    folders = [*(spec.submodule_search_locations or ())]
+    own = Path(*rest.split(".")) if rest else Path()
+    if any(
+        (Path(folder) / own).is_dir() or (Path(folder) / own).with_suffix(".py").is_file() for folder in folders
+    ):
+        return ""
+    where = spec.origin or ", ".join(folders)
+    owner = "" if point.dist is None else f" of {point.dist.name}"
+    return f"; {where} is imported in place of the package {package!r}{owner}: rename, move or uninstall it"
 
 
 def _require_unique(name: str) -> None:

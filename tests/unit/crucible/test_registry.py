@@ -131,3 +131,33 @@ def test_loading_gives_a_backend_with_its_settings() -> None:
     backend = load_backend("fake", {"script": {"answers": ["Yes."]}})
 
     assert isinstance(backend, Backend)
+
+
+SHADOWED = "[crucible.backends]\nhidden = shadowed_plugin.backend:Backend\n"
+
+
+@pytest.mark.parametrize("form", ["folder", "package", "module"])
+def test_what_shadows_a_plug_in_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    """A project's own folder, or a package installed later, that has the name of the plug-in's package."""
+    info = tmp_path / "installed" / "hidden-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: hidden\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(SHADOWED)
+    project = tmp_path / "project"
+    own = project / ("shadowed_plugin.py" if form == "module" else "shadowed_plugin")
+    project.mkdir()
+    if form == "module":
+        own.write_text("")
+    else:
+        own.mkdir()
+    if form == "package":
+        (own / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path / "installed"))
+    monkeypatch.syspath_prepend(str(project))
+
+    with pytest.raises(
+        PluginError, match=f"{own}.* is imported in place of the package 'shadowed_plugin' of hidden"
+    ):
+        load_backend("hidden")
+
+    monkeypatch.delitem(sys.modules, "shadowed_plugin", raising=False)
