@@ -99,6 +99,10 @@ def _progress(data: Data) -> str | None:
     return ": ".join(filter(None, (count, data.get("message")))) or None
 
 
+def _truncated(data: Data) -> str:
+    return f"{data.get('rows')} of {data.get('of')} examples are cut after {data.get('max_tokens')} tokens"
+
+
 def _incident(data: Data) -> str:
     return f"{data.get('error')} at step {data.get('step')}{_reason(data)}"
 
@@ -135,6 +139,7 @@ _FORMATTERS: Final[dict[str, tuple[Formatter, str]]] = {
     "command.progress": (_progress, "dim"),
     "inference.incomplete": (_incomplete, "yellow"),
     "training.incident": (_incident, "bold red"),
+    "training.truncated": (_truncated, "yellow"),
     "step.skipped": (lambda data: f"step {data.get('step')} skipped: its batch corrupts the run", "bold yellow"),
     "checkpoint.committed": (_checkpoint, "cyan"),
     "checkpoint.metric_missing": (

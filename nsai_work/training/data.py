@@ -1,22 +1,31 @@
 """Training data files: parsed and validated line by line, pinned by digest, shared by all runs of a process.
 
-A JSONL file holds an example per line, ``{"messages": [{"role": ..., "content": ...}, ...]}`` or ``{"text": ...}``;
-other fields of a line are ignored. A text file holds an example per paragraph.
+A JSONL file holds an example per line, ``{"messages": [{"role": ..., "content": ...}, ...]}`` or ``{"text": ...}``.
+A line with other fields is refused, since they would change nothing. A text file holds an example per paragraph.
 """
 
 import hashlib
 import json
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 from weakref import WeakValueDictionary
 
+from crucible.suggestions import known_names
 from nsai_work.errors import InvalidJob
 from nsai_work.input_files import check_digest, invalid_file, open_input
 from nsai_work.payloads import DataSource
 from nsai_work.user_paths import expanded
+
+FIELD: Final = "payload.data.path"
+MAX_SHOWN: Final = 20
+"""The number of bad rows that an error lists."""
+
+ROW_FIELDS: Final = ("messages", "text")
+LATER: Final = ("tools", "parallel_tool_calls", "prompt", "completion", "chosen", "rejected", "weight")
+"""Fields of a row that are known in the field, and not supported yet."""
 
 ROLES: Final = ("system", "user", "assistant", "tool")
 
@@ -78,7 +87,7 @@ def load_data(source: DataSource) -> Dataset:
 def _read(source: DataSource) -> Dataset:
     path = Path(source.path)
     digest = hashlib.sha256()
-    with open_input("payload.data.path", path) as file:
+    with open_input(FIELD, path) as file:
         kind = source.format if source.format != "auto" else _detect(path, file.readline())
         file.seek(0)
         lines = _hashed_lines(file, digest)
@@ -131,10 +140,35 @@ def _paragraphs(path: Path, lines: Iterator[tuple[int, bytes]]) -> Iterator[Exam
 
 
 def _conversations(path: Path, lines: Iterator[tuple[int, bytes]]) -> Iterator[Example]:
+    """All examples. Raises InvalidJob for all bad lines together, after the last one."""
+    first: list[InvalidJob] = []
+    bad = rows = 0
     for number, raw in lines:
-        text = _decode(path, number, raw)
-        if text.strip():
-            yield Example(_content(path, number, text), number)
+        if not raw.strip():
+            continue
+        rows += 1
+        try:
+            yield Example(_content(path, number, _decode(path, number, raw)), number)
+        except InvalidJob as error:
+            bad += 1
+            if bad <= MAX_SHOWN:
+                first.append(error)
+    if first:
+        raise first[0] if bad == 1 else _all_bad(path, first, bad, rows)
+
+
+def _all_bad(path: Path, first: Sequence[InvalidJob], bad: int, rows: int) -> InvalidJob:
+    shown = [error.message.removeprefix(f"{FIELD}: {path}, ") for error in first]
+    more = [f"... and {bad - len(first)} more"] if bad > len(first) else []
+    return InvalidJob(
+        "\n".join([f"{FIELD}: {path}: {bad} of {rows} rows are bad:", *shown, *more]),
+        details={
+            "field": FIELD,
+            "path": str(path),
+            "count": bad,
+            "lines": [error.details["line"] for error in first],
+        },
+    )
 
 
 def _decode(path: Path, line: int, raw: bytes) -> str:
@@ -154,6 +188,10 @@ def _content(path: Path, line: int, text: str) -> Conversation | str:
         raise _refuse(path, f"is not JSON ({reason})", "each line is one JSON object", line) from None
     if not isinstance(row, dict):
         raise _refuse(path, f"is a JSON {type(row).__name__}", "each line is one JSON object", line)
+    unknown = sorted(row.keys() - ROW_FIELDS)
+    if unknown:
+        known = "not supported yet" if unknown[0] in LATER else known_names(unknown[0], ROW_FIELDS)
+        raise _refuse(path, f"{ascii(unknown[0])[1:-1]:.60} is an unknown field", known, line, unknown[0])
     if ("messages" in row) == ("text" in row):
         state = "has both messages and text" if "messages" in row else "has neither messages nor text"
         raise _refuse(path, state, 'give {"messages": [...]} or {"text": "..."}', line)
@@ -178,7 +216,8 @@ def _message(path: Path, line: int, index: int, message: Any) -> dict[str, str]:
         raise _refuse(path, f"{field} is a {type(message).__name__}", "a message is an object", line, field)
     unknown = sorted(set(message) - {"role", "content"})
     if unknown:
-        raise _refuse(path, f"{field}.{unknown[0]} is unknown", "a message has role and content", line, field)
+        help_text = known_names(unknown[0], ("role", "content"), are="a message has")
+        raise _refuse(path, f"{field}.{ascii(unknown[0])[1:-1]:.60} is unknown", help_text, line, field)
     if message.get("role") not in ROLES:
         shown = f"{field}.role is {message.get('role')!r}" if "role" in message else f"{field}.role is missing"
         raise _refuse(path, shown, f"allowed are {', '.join(ROLES)}", line, f"{field}.role")
@@ -205,4 +244,4 @@ def _require_characters(path: Path, line: int, field: str, value: str) -> None:
 
 
 def _refuse(path: Path, state: str, allowed: str, line: int | None = None, field: str | None = None) -> InvalidJob:
-    return invalid_file("payload.data.path", path, state, allowed, line, data_field=field)
+    return invalid_file(FIELD, path, state, allowed, line, data_field=field)

@@ -34,9 +34,13 @@ class Datums:
         self._tokenizer = tokenizer
         self._max_tokens = max_tokens
         self._cached: list[Datum] = []
+        self.truncated: list[int] = []
+        """The first lines of the examples that were cut after ``max_tokens``."""
         tokens = 0
         for example in dataset.examples:
-            datum = self._render(example)
+            datum, is_whole = self._render(example)
+            if not is_whole:
+                self.truncated.append(example.line)
             tokens += len(datum.tokens)
             # the cached datums are a prefix of the file, so that an example's index is its index in the cache
             if tokens <= MAX_CACHED_TOKENS:
@@ -54,16 +58,17 @@ class Datums:
         return [self._dataset.examples[index].line for index in indexes]
 
     def _datum(self, index: int) -> Datum:
-        return self._cached[index] if index < len(self._cached) else self._render(self._dataset.examples[index])
+        return self._cached[index] if index < len(self._cached) else self._render(self._dataset.examples[index])[0]
 
-    def _render(self, example: Example) -> Datum:
+    def _render(self, example: Example) -> tuple[Datum, bool]:
+        """The datum of an example, and whether it is whole."""
         content = example.content
         render_text, render_example = self._tokenizer.render_text, self._tokenizer.render_example
         rendered = render_text(content) if isinstance(content, str) else render_example(content)
         datum = to_datum(rendered, self._max_tokens)
         if not any(datum.loss_inputs["weights"]):
             raise self._nothing_to_learn(example, rendered)
-        return datum
+        return datum, len(rendered.tokens) <= self._max_tokens
 
     def _nothing_to_learn(self, example: Example, rendered: RenderedExample) -> InvalidJob:
         first = next((number for number, weight in enumerate(rendered.weights, start=1) if weight), None)

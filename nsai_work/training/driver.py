@@ -25,7 +25,7 @@ from nsai_work.interruptible import InterruptibleAwaiter, within
 from nsai_work.job import Job
 from nsai_work.journal import Journal, JournalSnapshot
 from nsai_work.payloads import TrainingStep
-from nsai_work.training.data import load_data
+from nsai_work.training.data import MAX_SHOWN, load_data
 from nsai_work.training.datums import shared_datums
 from nsai_work.training.decision import Action, Decision, Incident, decide, needs_health_check
 from nsai_work.training.entry import connect
@@ -76,9 +76,19 @@ async def train(
             wait=wait,
             sleep=sleep,
         )
-        return await _Driver(assignment, jitter).run()
+        await _report_truncated(assignment)
+        return {**await _Driver(assignment, jitter).run(), "truncated_rows": len(datums.truncated)}
     finally:
         await wait.close()
+
+
+async def _report_truncated(assignment: Assignment) -> None:
+    """Report examples that were cut, once for a job."""
+    lines, rows = assignment.datums.truncated, len(assignment.datums)
+    if lines and not await assignment.journal.has_event("training.truncated"):
+        limit = assignment.payload.max_tokens
+        data: dict[str, JsonValue] = {"rows": len(lines), "of": rows, "lines": [*lines[:MAX_SHOWN]]}
+        await assignment.journal.event("training.truncated", data | {"max_tokens": limit})
 
 
 class _Driver:

@@ -77,3 +77,19 @@ async def test_a_zombie_changes_nothing(tmp_path: Path, alone: Scene, monkeypatc
     assert result["resume"] == "warm"
     assert scene.losses == alone.losses
     assert scene.service.newest.applied == list(range(1, STEPS + 1))
+
+
+async def test_examples_that_are_cut_are_counted_and_told_once(tmp_path: Path) -> None:
+    """In an event, and in the result; also if another owner goes on."""
+    scene = Scene(payload_of(tmp_path, max_tokens=26))
+    control = Control()
+    scene.service.hook = once("result", 3, lambda details: control.stop(StopReason.SHUTDOWN))
+    with pytest.raises(HandOver):
+        await scene.drive(control=control)
+    scene.service.hook = lambda event, details: None
+    result = await scene.drive()
+
+    (told,) = scene.journal.events_named("training.truncated")
+    assert told == {"rows": 10, "of": 10, "lines": [*range(1, 11)], "max_tokens": 26}
+    assert result["truncated_rows"] == 10
+    assert (await Scene(payload_of(tmp_path)).drive())["truncated_rows"] == 0

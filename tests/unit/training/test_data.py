@@ -33,7 +33,10 @@ BAD = {
     "broken line": (GOOD + GOOD + '{"messages": [\n', "line 3: is not JSON"),
     "not JSON at all": ("once upon a time\n", "line 1: is not JSON"),
     "a list": ("[1]\n", "line 1: is a JSON list"),
-    "neither": ('{"prompt": "x"}\n', "line 1: has neither messages nor text"),
+    "neither": ("{}\n", "line 1: has neither messages nor text"),
+    "a prompt": ('{"prompt": "x"}\n', "line 1: prompt is an unknown field; not supported yet"),
+    "tools": ('{"text": "x", "tools": []}\n', "line 1: tools is an unknown field; not supported yet"),
+    "misspelt field": ('{"txt": "x"}\n', "txt is an unknown field; did you mean text? known are messages, text"),
     "both": ('{"text": "x", "messages": []}\n', "line 1: has both messages and text"),
     "no messages": (GOOD + '{"messages": []}\n', "line 2: messages is empty"),
     "messages is text": ('{"messages": "x"}\n', "line 1: messages is a str"),
@@ -110,9 +113,9 @@ def test_the_format_is_found(tmp_path: Path, name: str, content: str, kind: str)
     assert load_data(source(tmp_path, content, name)).format == kind
 
 
-def test_a_byte_order_mark_and_other_fields_do_no_harm(tmp_path: Path) -> None:
+def test_a_byte_order_mark_does_no_harm(tmp_path: Path) -> None:
     """Byte order marks and line endings of other programs are accepted."""
-    row = '{"id": 7, "text": "hello"}\n'
+    row = '{"text": "hello"}\n'
     assert load_data(source(tmp_path, b"\xef\xbb\xbf" + row.encode())).examples[0].content == "hello"
 
 
@@ -141,3 +144,16 @@ def test_whatever_is_valid_is_read_back(
     content = "".join(json.dumps({"messages": row}) + "\n" for row in rows)
     dataset = load_data(source(tmp_path_factory.mktemp("data"), content))
     assert [list(example.content) for example in dataset.examples] == rows
+
+
+def test_all_bad_rows_are_reported_at_once(tmp_path: Path) -> None:
+    """With their lines; the first twenty, and how many there are."""
+    good, bad = '{"text": "a"}\n', '{"text": ""}\n'
+    with pytest.raises(InvalidJob, match=r"data\.jsonl: 5 of 40 rows are bad:\nline 4: text is empty") as caught:
+        pin_data(source(tmp_path, "".join(bad if line in (4, 9, 17, 22, 40) else good for line in range(1, 41))))
+    assert caught.value.details["lines"] == [4, 9, 17, 22, 40]
+
+    with pytest.raises(InvalidJob, match=r"\n\.\.\. and 30 more") as caught:
+        pin_data(source(tmp_path, bad * 50))
+    assert caught.value.details["lines"] == list(range(1, 21))
+    assert caught.value.details["count"] == 50
