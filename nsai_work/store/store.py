@@ -16,7 +16,8 @@ from nsai_work.store.engine.database import Database, Tx
 from nsai_work.store.engine.engines import parse_url
 from nsai_work.store.journal import checkpoints, runs, steps
 from nsai_work.store.lifecycle import cancel_retry
-from nsai_work.store.maintenance import pruning, workers
+from nsai_work.store.maintenance import old_checkpoints, pruning, workers
+from nsai_work.store.maintenance.old_checkpoints import OldCheckpoint
 from nsai_work.store.queries import jobs as job_queries
 from nsai_work.store.records import (
     AttemptRow,
@@ -166,6 +167,18 @@ class Store:
     def prune(self, before: datetime, *, forget_checkpoints: bool = False, limit: int = 500) -> int:
         """Delete up to ``limit`` jobs that ended before ``before``. Returns their number."""
         return self.database.run(pruning.prune, before, limit=limit, forget_checkpoints=forget_checkpoints)
+
+    def count_old_checkpoints(self, before: datetime) -> dict[str, int]:
+        """The number of checkpoints of jobs that ended before ``before``, by backend, without promoted ones."""
+        return self.database.read(old_checkpoints.count_old_checkpoints, before)
+
+    def begin_checkpoint_deletion(self, before: datetime, *, limit: int) -> list[OldCheckpoint]:
+        """Mark up to ``limit`` of these checkpoints as deleting, and return them."""
+        return self.database.run(old_checkpoints.begin_deletion, before, limit=limit)
+
+    def end_checkpoint_deletion(self, checkpoint: OldCheckpoint) -> None:
+        """Record that a checkpoint no longer exists at its service. Idempotent."""
+        self.database.run(old_checkpoints.end_deletion, checkpoint)
 
     def workers(self) -> list[WorkerRow]:
         """All workers ever registered, the newest first."""

@@ -1,5 +1,6 @@
 """The demo in its short form: its claims are checked against its output folder."""
 
+import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -26,6 +27,8 @@ def test_the_demo_recovers_and_proves_it(cli: Cli, tmp_path: Path) -> None:
         assert "\x1b" not in done.stdout
         assert "the run is corrupted" in done.stdout
         assert "bit for bit" in done.stdout
+        (command,) = (line.split()[-1] for line in done.stdout.splitlines() if "the command  " in line)
+        assert Path(command).absolute() == Path(sys.executable).parent / "nsai-work"
     undisturbed, corrupted = Cli(output / "home").stored()
     assert undisturbed.result is not None
     assert corrupted.result is not None

@@ -1,5 +1,6 @@
 """The demo's script."""
 
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,7 +145,8 @@ class Story:
             [
                 ("loss plot", _shown(self._folder.plot)),
                 ("checkpoints", _shown(self._folder.server_state)),
-                ("inspect", f"NSAI_WORK_HOME={_shown(self._folder.home)} nsai-work show {corrupted.job_id}"),
+                ("inspect", f"NSAI_WORK_HOME={_shown(self._folder.home)} {_command()} show {corrupted.job_id}"),
+                ("the command", _command()),
             ]
         )
 
@@ -160,6 +162,12 @@ class Story:
 def _printable(text: str) -> str:
     """A model's answer on one line, with escapes for unprintable characters."""
     return f'"{plain_line(text)}"'
+
+
+def _command() -> str:
+    """The command of this installation, which a shell may not find."""
+    script = Path(sys.executable).parent / "nsai-work"
+    return _shown(script) if script.exists() else f"{sys.executable} -m nsai_work.cli"
 
 
 def _shown(path: Path) -> str:

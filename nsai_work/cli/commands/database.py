@@ -5,6 +5,7 @@ from datetime import UTC, timedelta
 from typing import Annotated, Final
 
 import typer
+from pydantic import JsonValue
 
 from crucible.errors import InvalidRequest
 from nsai_work.cli.output import count_text, write_json, write_line
@@ -56,28 +57,49 @@ def prune(
             " of their job.",
         ),
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count the jobs.")] = False,
+    delete_checkpoints: Annotated[
+        bool,
+        typer.Option(
+            "--delete-checkpoints",
+            help="Also delete jobs with checkpoints, after deleting these at the service. Promoted checkpoints and"
+            " their jobs are kept.",
+        ),
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count jobs and checkpoints.")] = False,
     json_output: JsonFlag = False,
 ) -> None:
     """Delete jobs that ended long ago, with their events, steps and attempts."""
+    from nsai_work.client.prune import delete_old_checkpoints
     from nsai_work.clock import SystemClock
 
+    if forget_checkpoints and delete_checkpoints:
+        raise InvalidRequest.of("--forget-checkpoints", "given with --delete-checkpoints", "give one of them")
     before = SystemClock().now().astimezone(UTC) - parse_age(older_than)
-    store = existing_store()
+    settings = load_settings()
+    store = existing_store(settings)
     old, with_checkpoints = store.count_old(before)
+    at_backends = store.count_old_checkpoints(before) if delete_checkpoints else {}
+    deleted_checkpoints = 0
+    if delete_checkpoints and not dry_run:
+        deleted_checkpoints = delete_old_checkpoints(store, before, timeout_s=settings.submit_timeout_s)
     deleted = 0
     # each batch is a transaction of its own, so that other writers get their turn
     while not dry_run and (batch := store.prune(before, forget_checkpoints=forget_checkpoints)):
         deleted += batch
     if json_output:
-        write_json({"older": old, "with_checkpoints": with_checkpoints, "forgotten": deleted})
+        counts: dict[str, JsonValue] = {"older": old, "with_checkpoints": with_checkpoints, "forgotten": deleted}
+        if delete_checkpoints:
+            counts |= {"checkpoints": {**at_backends}, "deleted_checkpoints": deleted_checkpoints}
+        write_json(counts)
         return
     write_line(
         f"{count_text(old, 'job')} ended before {before:%Y-%m-%d %H:%M} UTC, "
         f"{with_checkpoints} of them with checkpoints"
     )
+    for backend, count in at_backends.items():
+        write_line(f"{count_text(count, 'checkpoint')} at {backend} {'would be' if dry_run else 'were'} deleted")
     if not dry_run:
-        write_line(f"{deleted} deleted")
+        write_line(f"{count_text(deleted, 'job')} deleted")
 
 
 def parse_age(text: str) -> timedelta:

@@ -15,7 +15,7 @@ from nsai_work.store.engine.database import Tx
 from nsai_work.store.schema import checkpoints, dependencies, jobs, status_in
 
 _ENDED: Final = tuple(status for status in JobStatus if status.ended)
-_STORED_STATUSES: Final = [
+STORED_STATUSES: Final = [
     str(CheckpointStatus.PENDING),
     str(CheckpointStatus.COMMITTED),
     str(CheckpointStatus.DELETING),
@@ -24,7 +24,7 @@ _STORED_STATUSES: Final = [
 
 def count_old(tx: Tx, before: datetime) -> tuple[int, int]:
     """The number of jobs that ended before ``before``, and how many of them are kept for their checkpoints."""
-    old = _old(before)
+    old = is_old(before)
     total = tx.connection.execute(select(func.count()).select_from(jobs).where(old)).scalar_one()
     kept = select(func.count()).select_from(jobs).where(old, _has_checkpoints())
     return total, tx.connection.execute(kept).scalar_one()
@@ -32,7 +32,7 @@ def count_old(tx: Tx, before: datetime) -> tuple[int, int]:
 
 def prune(tx: Tx, before: datetime, *, limit: int, forget_checkpoints: bool = False) -> int:
     """Delete up to ``limit`` jobs that ended before ``before``. Returns their number. Locked jobs are skipped."""
-    old = select(jobs.c.seq).where(_old(before), ~_is_needed())
+    old = select(jobs.c.seq).where(is_old(before), ~is_needed())
     if not forget_checkpoints:
         old = old.where(~_has_checkpoints())
     locked = old.order_by(jobs.c.seq).limit(limit).with_for_update(of=jobs, skip_locked=True)
@@ -43,11 +43,13 @@ def prune(tx: Tx, before: datetime, *, limit: int, forget_checkpoints: bool = Fa
     return len(seqs)
 
 
-def _old(before: datetime) -> ColumnElement[bool]:
+def is_old(before: datetime) -> ColumnElement[bool]:
+    """The condition that a job ended before ``before``."""
     return and_(status_in(*_ENDED), jobs.c.completed_at < before)
 
 
-def _is_needed() -> ColumnElement[bool]:
+def is_needed() -> ColumnElement[bool]:
+    """The condition that a pending job depends on a job."""
     dependent = jobs.alias("dependent")
     return (
         exists()
@@ -61,5 +63,5 @@ def _is_needed() -> ColumnElement[bool]:
 
 
 def _has_checkpoints() -> ColumnElement[bool]:
-    stored = (checkpoints.c.job_seq == jobs.c.seq) & checkpoints.c.status.in_(_STORED_STATUSES)
+    stored = (checkpoints.c.job_seq == jobs.c.seq) & checkpoints.c.status.in_(STORED_STATUSES)
     return exists().where(stored).correlate(jobs)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[3]
-PACKAGE = ROOT / "tests" / "plugin_package"
+SHOWN = ROOT / "tests" / "plugin_package"
 PAGE = ROOT / "docs" / "howto" / "write-a-backend.md"
 FENCE = re.compile(r"<!-- (file: (?P<file>\S+)|run) -->\n```(?P<kind>\w+)\n(?P<code>.*?)```", re.DOTALL)
 SNIPPETS = [match.groupdict() for match in FENCE.finditer(PAGE.read_text())]
@@ -36,13 +36,26 @@ class Environment:
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package that results from following the page: the blocks of each file, in order, and nothing else."""
+    folder = tmp_path_factory.mktemp("written") / "plugin"
+    for snippet in SNIPPETS:
+        if snippet["file"]:
+            file = folder / snippet["file"]
+            file.parent.mkdir(parents=True, exist_ok=True)
+            before = file.read_text() + "\n" if file.exists() else ""
+            file.write_text(before + snippet["code"])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory, package: Path) -> Environment:
     """Made once: a wheel is built and installed, as a user would do."""
     made = Environment(tmp_path_factory.mktemp("stranger"))
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
     wheels = made.folder / "wheels"
     subprocess.run(
-        [*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", str(wheels), str(PACKAGE)],
+        [*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", str(wheels), str(package)],
         check=True,
         timeout=110,
     )
@@ -92,18 +105,18 @@ def test_what_it_does_not_claim_is_refused_with_its_name(environment: Environmen
     assert "proverbs" in refused.stderr
 
 
-def test_it_keeps_the_contract(environment: Environment) -> None:
+def test_it_keeps_the_contract(environment: Environment, package: Path) -> None:
     """Its own three-line test suite passes in its own environment."""
-    tested = environment.run(str(environment.python), "-m", "pytest", "-q", "-p", "no:cacheprovider", str(PACKAGE))
+    tested = environment.run(str(environment.python), "-m", "pytest", "-q", "-p", "no:cacheprovider", str(package))
 
     assert tested.returncode == 0, tested.stdout + tested.stderr
 
 
-def test_it_imports_nothing_private() -> None:
+def test_it_imports_nothing_private(package: Path) -> None:
     """Only ``crucible``, and of it only public modules and names."""
     import crucible
 
-    for file in (PACKAGE / "src").rglob("*.py"):
+    for file in (package / "src").rglob("*.py"):
         text = file.read_text()
         modules = set(re.findall(r"^(?:from|import) (\S+)", text, re.MULTILINE))
         foreign = {name for name in modules if name.split(".")[0] in ("nsai_work", "backends")}
@@ -114,10 +127,22 @@ def test_it_imports_nothing_private() -> None:
             assert {name.strip() for name in named[1].split(",") if name.strip()} <= set(crucible.__all__)
 
 
-@pytest.mark.parametrize("snippet", [one for one in SNIPPETS if one["file"]], ids=lambda one: one["file"])
-def test_the_page_shows_what_runs(snippet: dict[str, str]) -> None:
-    """Code shown on the page stands in the package, word for word."""
-    assert snippet["code"] in (PACKAGE / snippet["file"]).read_text()
+@pytest.mark.parametrize("file", sorted({one["file"] for one in SNIPPETS if one["file"]}))
+def test_the_page_shows_the_whole_package(package: Path, file: str) -> None:
+    """The shown package and the page differ in empty lines only."""
+    written, shown = (
+        [line for line in (folder / file).read_text().splitlines() if line] for folder in (package, SHOWN)
+    )
+    assert written == shown
+
+
+def test_the_page_names_what_every_backend_needs() -> None:
+    """All abstract methods, and the error for a wrong value."""
+    from crucible import Backend
+
+    page = PAGE.read_text()
+    for name in (*Backend.__abstractmethods__, "InvalidRequest.of"):
+        assert name in page
 
 
 @pytest.mark.parametrize("snippet", [one for one in SNIPPETS if not one["file"]], ids=lambda one: one["kind"])

@@ -13,6 +13,7 @@ from crucible import (
     Completion,
     FinishReason,
     Health,
+    InvalidRequest,
     Message,
     Options,
     Prompt,
@@ -51,6 +52,8 @@ class ProverbBackend(Backend):
             self._proverbs = PROVERBS if file is None else tuple(file.read_text().splitlines())
         except OSError as exc:
             raise BackendUnavailable(f"the proverbs cannot be read: {exc}", backend=self.name) from exc
+        if not self._proverbs:
+            raise InvalidRequest.of("file", str(file), "it must hold at least one proverb")
 
     async def capabilities(self) -> Capabilities:
         return Capabilities(

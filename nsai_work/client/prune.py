@@ -1,0 +1,63 @@
+"""Deletes the checkpoints of old jobs at their services, before the jobs themselves are pruned."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Final
+
+from crucible.backend import TrainingBackend
+from crucible.errors import BackendError, BackendUnavailable, CallerError, Unsupported, error_from
+from crucible.registry import load_backend
+from nsai_work.blocking import run_blocking
+
+if TYPE_CHECKING:
+    from nsai_work.store import Store
+    from nsai_work.store.maintenance.old_checkpoints import OldCheckpoint
+
+BATCH: Final = 100
+
+
+def delete_old_checkpoints(store: "Store", before: datetime, *, timeout_s: float) -> int:
+    """Delete the checkpoints of jobs that ended before ``before``, except promoted ones. Returns their number.
+
+    If a service fails, the number so far is in the error's message, and another call continues.
+
+    Raises:
+        BackendError, UnknownBackend, InvalidRequest: a backend cannot be used, or its service failed.
+    """
+    deleted = 0
+
+    def record(checkpoint: "OldCheckpoint") -> None:
+        nonlocal deleted
+        store.end_checkpoint_deletion(checkpoint)
+        deleted += 1
+
+    while batch := store.begin_checkpoint_deletion(before, limit=BATCH):
+        for backend in sorted({checkpoint.backend for checkpoint in batch}):
+            group = [checkpoint for checkpoint in batch if checkpoint.backend == backend]
+            try:
+                run_blocking(_delete(backend, group, record, timeout_s))
+            except (BackendError, CallerError, TimeoutError) as error:
+                if isinstance(error, TimeoutError):
+                    error = BackendUnavailable(f"no answer in {timeout_s:g} s", backend=backend)
+                message = (
+                    f"the checkpoints of old jobs at {backend} were not all deleted: {error.message}. {deleted}"
+                    " were deleted, and no job; run the command again to continue"
+                )
+                raise error_from(error.failure().model_copy(update={"message": message})) from error
+    return deleted
+
+
+async def _delete(
+    name: str, checkpoints: "Sequence[OldCheckpoint]", record: "Callable[[OldCheckpoint], None]", timeout_s: float
+) -> None:
+    """Delete checkpoints at a backend, one after the other, and call ``record`` with each."""
+    backend = load_backend(name)
+    if not isinstance(backend, TrainingBackend):
+        raise Unsupported(f"{name!r} does not support training, so it has no checkpoints", backend=name)
+    async with backend:
+        for checkpoint in checkpoints:
+            async with asyncio.timeout(timeout_s):
+                for path in checkpoint.paths:
+                    await backend.delete_checkpoint(path)
+            await asyncio.to_thread(record, checkpoint)

@@ -1,0 +1,78 @@
+"""Checkpoints of old ended jobs, which pruning deletes at their service on request.
+
+Deletion has two phases, as in a running job: a row is ``deleting`` before the service is called, and ``deleted``
+after it. If the service or the process fails in between, the next pruning finds the row and continues. Promoted
+checkpoints are kept.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Row, Select, and_, select, update
+
+from nsai_work.journal import CheckpointStatus
+from nsai_work.store.engine.database import Tx
+from nsai_work.store.lifecycle.events import append_events
+from nsai_work.store.maintenance.pruning import STORED_STATUSES, is_needed, is_old
+from nsai_work.store.schema import checkpoints, jobs, runs
+
+
+@dataclass(frozen=True, slots=True)
+class OldCheckpoint:
+    """A checkpoint to delete at a backend. ``paths`` are those of its training state and its sampling weights."""
+
+    job_id: str
+    job_seq: int
+    name: str
+    backend: str
+    paths: tuple[str, ...]
+
+
+def count_old_checkpoints(tx: Tx, before: datetime) -> dict[str, int]:
+    """The number of checkpoints that ``begin_deletion`` would return, without a limit, by backend."""
+    rows = tx.connection.execute(_old_checkpoints(before))
+    return dict(Counter(_checkpoint_of(row).backend for row in rows))
+
+
+def begin_deletion(tx: Tx, before: datetime, *, limit: int) -> list[OldCheckpoint]:
+    """Mark up to ``limit`` checkpoints of jobs that ended before ``before`` as deleting, and return them. Those of
+    locked jobs are skipped."""
+    statement = _old_checkpoints(before).limit(limit).with_for_update(of=jobs, skip_locked=True)
+    rows = tx.connection.execute(statement).all()
+    _mark(tx, [row for row in rows if row.status != CheckpointStatus.DELETING], CheckpointStatus.DELETING)
+    return [_checkpoint_of(row) for row in rows]
+
+
+def end_deletion(tx: Tx, checkpoint: OldCheckpoint) -> None:
+    """Record that a checkpoint no longer exists at its service. Idempotent."""
+    tx.connection.execute(select(jobs.c.seq).where(jobs.c.seq == checkpoint.job_seq).with_for_update())
+    condition = and_(checkpoints.c.job_seq == checkpoint.job_seq, checkpoints.c.name == checkpoint.name)
+    rows = tx.connection.execute(select(checkpoints).where(condition)).all()
+    _mark(tx, [row for row in rows if row.status == CheckpointStatus.DELETING], CheckpointStatus.DELETED)
+
+
+def _old_checkpoints(before: datetime) -> Select[Any]:
+    run = and_(runs.c.job_seq == checkpoints.c.job_seq, runs.c.generation == checkpoints.c.generation)
+    return (
+        select(checkpoints, jobs.c.id.label("job_id"), runs.c.ref)
+        .join(jobs, jobs.c.seq == checkpoints.c.job_seq)
+        .join(runs, run)
+        .where(is_old(before), ~is_needed(), checkpoints.c.status.in_(STORED_STATUSES), ~checkpoints.c.promoted)
+        .order_by(checkpoints.c.job_seq, checkpoints.c.step, checkpoints.c.name)
+    )
+
+
+def _mark(tx: Tx, rows: Sequence[Row[Any]], status: CheckpointStatus) -> None:
+    for row in rows:
+        condition = and_(checkpoints.c.job_seq == row.job_seq, checkpoints.c.name == row.name)
+        tx.connection.execute(update(checkpoints).where(condition).values(status=str(status)))
+        data = {"name": row.name, "step": row.step, "path": row.path, "reason": "the job is pruned"}
+        append_events(tx, [(row.job_seq, f"checkpoint.{status}", data)])
+
+
+def _checkpoint_of(row: Row[Any]) -> OldCheckpoint:
+    paths = tuple(path for path in (row.path, row.sampler_path) if path is not None)
+    return OldCheckpoint(row.job_id, row.job_seq, row.name, row.ref["backend"], paths)
