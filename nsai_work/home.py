@@ -5,6 +5,7 @@ It holds data of users, so folders are made with mode 0700 and files with 0600, 
 """
 
 import contextlib
+import errno
 import os
 import secrets
 from pathlib import Path
@@ -54,8 +55,9 @@ def make_private_folder(folder: Path) -> Path:
     """
     # mkdir(parents=True) applies the mode only to the last folder
     for path in reversed((folder, *folder.parents)):
-        if not path.is_dir():
-            path.mkdir(mode=0o700, exist_ok=True)
+        if path.exists() and not path.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+        path.mkdir(mode=0o700, exist_ok=True)
     return folder
 
 

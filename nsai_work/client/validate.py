@@ -159,7 +159,7 @@ async def _check_at_backends(
     unverified: dict[str, str] = {}
     for name, group in by_backend.items():
         for job in group:
-            _check_training_names(installed.backend_class(name), name, job)
+            _check_offer(installed.backend_class(name), name, job)
         try:
             backend = installed.load(name)
         except CredentialMissing as error:
@@ -251,10 +251,12 @@ async def _check(backend: Backend, job: Job) -> None:
         await commands.check_command(command)
 
 
-def _check_training_names(kind: type[Backend], backend: str, job: Job) -> None:
-    """Check the loss and the metric before the backend is created, so that a missing credential and an unreachable
-    or slow service cannot leave them unverified."""
+def _check_offer(kind: type[Backend], backend: str, job: Job) -> None:
+    """Check what the backend's class says of itself, before one is created, so that a missing credential and an
+    unreachable or slow service cannot leave it unverified: the kind of job, the loss and the metric."""
     payload = job.parsed_payload
+    if isinstance(payload, CommandPayload) and not issubclass(kind, CommandBackend):
+        raise _no_commands(backend)
     if not isinstance(payload, TrainingStep):
         return
     if not issubclass(kind, TrainingBackend):
@@ -283,5 +285,9 @@ def _no_training(backend: str) -> Unsupported:
 
 def _command_backend(backend: Backend) -> CommandBackend:
     if not isinstance(backend, CommandBackend):
-        raise Unsupported(f"backend: {backend.name!r} does not support commands", backend=backend.name)
+        raise _no_commands(backend.name)
     return backend
+
+
+def _no_commands(backend: str) -> Unsupported:
+    return Unsupported(f"backend: {backend!r} does not support commands", backend=backend)
