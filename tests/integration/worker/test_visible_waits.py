@@ -108,12 +108,11 @@ def test_a_waiting_job_says_why(rig: Rig, server: DevProcess, handle: JobHandle,
     fault.begin(server)
     worker = rig.start_worker(credit_poll_s=1)
 
-    def shown() -> Any:
+    def shown() -> bool:
         job = rig.store.get(handle.id)
-        return job if job.status is fault.status and job.wait_reason is not None else None
+        return job.status is fault.status and _matches(fault.reason, job.wait_reason)
 
-    job = until(shown, "the reason is shown", lambda: (rig.store.get(handle.id), worker.text()))
-    assert _matches(fault.reason, job.wait_reason), job.wait_reason
+    until(shown, "the reason is shown", lambda: (rig.store.get(handle.id), worker.text()))
     until(lambda: any(_names(event, fault) for event in handle.events()), "an event with the reason", handle.events)
     fault.end(server)
 
