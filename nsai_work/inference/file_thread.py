@@ -2,9 +2,10 @@
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import ParamSpec, Self, TypeVar
+
+from nsai_work.io_threads import IoThreads
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -14,7 +15,7 @@ class FileThread:
     """Runs blocking calls in a thread of its own, one after the other, in the order in which they were made."""
 
     def __init__(self) -> None:
-        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="nsai-batch-files")
+        self._executor = IoThreads(1)
 
     async def __aenter__(self) -> Self:
         return self
@@ -22,7 +23,7 @@ class FileThread:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # without waiting: a hanging file system must not hold the event loop
+        # without waiting: a hanging file system must not hold the event loop, nor the end of the process
         self._executor.shutdown(wait=False)
 
     async def run(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:

@@ -13,6 +13,7 @@ from crucible.errors import CrucibleError
 from nsai_work.clock import Clock, SystemClock
 from nsai_work.control import StopReason
 from nsai_work.dispatch.publisher import Publisher
+from nsai_work.io_threads import IoThreads
 from nsai_work.logs import get_logger
 from nsai_work.settings import Settings
 from nsai_work.store import StandingClaim
@@ -22,7 +23,6 @@ from nsai_work.worker.backends import BackendPool
 from nsai_work.worker.declines import DeclinedJobs
 from nsai_work.worker.executor import Executor
 from nsai_work.worker.fetcher import Fetcher
-from nsai_work.worker.io_threads import IoThreads
 from nsai_work.worker.leases import LeaseKeeper
 from nsai_work.worker.loop_lag import LoopLagMonitor
 from nsai_work.worker.maintainer import Maintainer

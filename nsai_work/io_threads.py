@@ -1,4 +1,4 @@
-"""The threads of a worker's blocking calls, such as reading files.
+"""Threads for blocking calls that may hang, such as opening files.
 
 A call may hang for ever, on a FIFO or a dead network file system. Python's own pool would then neither serve the
 other jobs, once all of its few threads hang, nor let the process end. These threads are daemons, as many as the

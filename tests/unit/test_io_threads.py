@@ -5,8 +5,8 @@ import threading
 
 import pytest
 
-from nsai_work.worker import io_threads
-from nsai_work.worker.io_threads import IoThreads
+from nsai_work import io_threads
+from nsai_work.io_threads import IoThreads
 
 
 def test_results_and_errors_reach_the_caller() -> None:
@@ -27,12 +27,18 @@ def test_a_call_that_hangs_occupies_one_thread(monkeypatch: pytest.MonkeyPatch) 
     """Others run, ``busy`` counts it, and the loop ends although it does not."""
     monkeypatch.setattr(io_threads, "SHUTDOWN_WAIT_S", 0.5)
     release = threading.Event()
+    begun = threading.Barrier(3)
     threads = IoThreads(3)
+
+    def hang() -> None:
+        begun.wait()
+        release.wait()
 
     async def scenario() -> list[int]:
         loop = asyncio.get_running_loop()
         loop.set_default_executor(threads)
-        hanging = [loop.run_in_executor(None, release.wait) for _ in range(2)]
+        hanging = [loop.run_in_executor(None, hang) for _ in range(2)]
+        begun.wait()
         results = await asyncio.gather(*(asyncio.to_thread(lambda number=number: number) for number in range(5)))
         for future in hanging:
             future.cancel()
