@@ -4,14 +4,16 @@ The defaults work on a single machine without servers: a SQLite file and a spool
 ``NSAI_WORK_HOME``.
 """
 
+import os
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeAlias
+from typing import Annotated, Any, Final, Literal, Self, TypeAlias
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from crucible.errors import InvalidRequest
+from crucible.suggestions import known_names
 from nsai_work.credentials import account_name
 from nsai_work.extras import missing_extra
 from nsai_work.home import absolute, default_home, make_private_folder
@@ -123,6 +125,25 @@ def sqlite_file(database_url: str) -> Path | None:
     """Return the file of a SQLite database; None for a database on a server."""
     scheme, _, rest = database_url.partition(":///")
     return Path(rest.partition("?")[0]) if scheme.startswith("sqlite") else None
+
+
+OTHER_VARIABLES: Final = ("NSAI_WORK_DEBUG",)
+"""Variables of the prefix that are no settings."""
+
+
+def unknown_variables() -> dict[str, str]:
+    """Return the variables of our prefix that nothing reads, each with the nearest known name and the list.
+
+    ``NSAI_WORK_<BACKEND>_...`` belongs to the installed backend of that name.
+    """
+    known = [*(f"{PREFIX}{name.upper()}" for name in Settings.model_fields), *OTHER_VARIABLES]
+    unknown = [name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in known]
+    if not unknown:
+        return {}
+    from crucible.registry import installed_backends
+
+    own = tuple(f"{PREFIX}{name.upper().replace('-', '_')}_" for name in installed_backends().names())
+    return {name: known_names(name, known) for name in sorted(unknown) if not name.upper().startswith(own)}
 
 
 def redacted(url: str) -> str:

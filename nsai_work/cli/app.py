@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from crucible.errors import CrucibleError, InvalidRequest
+from crucible.plain_text import plain_text
 from nsai_work.cli.commands.backends import backends
 from nsai_work.cli.commands.complete import complete
 from nsai_work.cli.commands.database import database_app
@@ -81,6 +82,7 @@ def run_app() -> None:
     _escape_unencodable_output()
     try:
         _require_utf8(sys.argv[1:])
+        _warn_of_unknown_variables()
         app(prog_name="nsai-work")
     except KeyboardInterrupt:
         sys.exit(ExitCode.INTERRUPTED)
@@ -94,6 +96,14 @@ def run_app() -> None:
         sys.exit(error_exit_code(known))
     finally:
         close_all()
+
+
+def _warn_of_unknown_variables() -> None:
+    if any(name.upper().startswith("NSAI_WORK_") for name in os.environ):
+        from nsai_work.settings import unknown_variables
+
+        for name, known in unknown_variables().items():
+            sys.stderr.write(plain_text(f"warning: nothing reads {name}; {known}\n"))
 
 
 def _escape_unencodable_output() -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crucible.errors import InvalidRequest
-from nsai_work.settings import Settings, redacted
+from nsai_work.settings import Settings, redacted, unknown_variables
 from tests.strategies import CONTROL_CHARACTERS
 
 
@@ -147,3 +147,14 @@ def test_credentials_are_taken_as_they_are_or_refused(names: dict[str, str]) -> 
     else:
         with pytest.raises(InvalidRequest, match=r"^NSAI_WORK_CREDENTIALS: "):
             Settings(credentials=names)
+
+
+def test_a_variable_that_nothing_reads_is_named_with_the_nearest_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of settings, in any case, of the command line and of backends are known."""
+    for name in ("nsai_work_log_level", "NSAI_WORK_DEBUG", "NSAI_WORK_PEFT_MODELS", "OTHER"):
+        monkeypatch.setenv(name, "info")
+    assert unknown_variables() == {}
+
+    monkeypatch.setenv("NSAI_WORK_CONCURENCY", "3")
+    assert list(unknown_variables()) == ["NSAI_WORK_CONCURENCY"]
+    assert unknown_variables()["NSAI_WORK_CONCURENCY"].startswith("did you mean NSAI_WORK_CONCURRENCY? known are ")

@@ -57,6 +57,7 @@ def doctor(
 
 def _run_checks() -> Iterator[Check]:
     from nsai_work.cli.store_access import load_settings
+    from nsai_work.settings import unknown_variables
 
     try:
         settings = load_settings()
@@ -64,6 +65,10 @@ def _run_checks() -> Iterator[Check]:
         yield Check("settings", CheckStatus.BROKEN, error.message, "correct the environment variable")
         return
     yield Check("settings", CheckStatus.OK, _settings_text(settings))
+    for name, known in unknown_variables().items():
+        yield Check(
+            "settings", CheckStatus.BROKEN, f"nothing reads {name}; {known}", "correct or unset the variable"
+        )
     if settings.credentials:
         yield _checked("credentials", partial(_check_credentials, settings))
     for subject, check in _CHECKS.items():
