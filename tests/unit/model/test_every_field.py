@@ -1,0 +1,70 @@
+"""Every field of a job says what it does: it changes the outcome, is refused, or is shown.
+
+A new field fails here until it stands in a category, with the test or the module that shows it.
+"""
+
+from collections.abc import Iterator
+from typing import Any, get_args
+
+from pydantic import BaseModel
+
+from nsai_work.job import NOT_ENFORCED, STATE_FIELDS, Job
+from nsai_work.payloads import PAYLOADS
+
+SHOWN = {"name", "owner", "metadata", "parent_id", "note"}
+"""For people: stored, and shown by ``show --json``."""
+
+OUTCOME: dict[str, str] = {
+    "Job": "id kind backend payload priority tenant_id namespace tags resources constraints retry_policy "
+    "idempotency_key trace_id span_id",
+    "Resources": "timeout_ms",
+    "Constraints": "required_backends preferred_backends excluded_backends depends_on not_before deadline "
+    "concurrency_group max_concurrent_in_group",
+    "RetryPolicy": "max_attempts backoff_type initial_delay_ms max_delay_ms jitter retryable_errors",
+}
+"""The fields of a job without its payload that change what happens, by model. Payloads: their readers are below."""
+
+
+def models(root: type[BaseModel]) -> Iterator[type[BaseModel]]:
+    """A model and all models inside its fields."""
+    seen: list[type[BaseModel]] = []
+    pending: list[Any] = [root]
+    while pending:
+        annotation = pending.pop()
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel) and annotation not in seen:
+            seen.append(annotation)
+            pending += [field.annotation for field in annotation.model_fields.values()]
+        pending += get_args(annotation)
+    yield from seen
+
+
+def test_every_field_of_a_job_is_in_a_category() -> None:
+    """None is dropped in silence."""
+    refused = {path.rpartition(".")[2] for path in NOT_ENFORCED} | STATE_FIELDS
+    for model in models(Job):
+        if model.__name__ not in OUTCOME:
+            continue
+        known = {*OUTCOME[model.__name__].split(), *SHOWN, *refused}
+        assert not model.model_fields.keys() - known, model.__name__
+
+
+def test_every_field_of_a_payload_has_a_reader() -> None:
+    """Some module outside of the models names it."""
+    from pathlib import Path
+
+    root = Path(__file__).parents[3]
+    defining = {"payloads.py", "options.py", "prompt.py", "policies.py", "policy.py"}
+    sources = "\n".join(
+        path.read_text()
+        for package in ("nsai_work", "crucible", "backends")
+        for path in (root / package).rglob("*.py")
+        if path.name not in defining or path.name in ("policies.py", "policy.py", "payloads.py", "prompt.py")
+    )
+    unread = [
+        f"{model.__name__}.{name}"
+        for kind in set(PAYLOADS.values())
+        for model in models(kind)
+        for name in model.model_fields
+        if name not in SHOWN and f".{name}" not in sources and f'"{name}"' not in sources
+    ]
+    assert unread == []
