@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from backends.tinkex.client.connection import Connection
 from backends.tinkex.types.client_config import ClientConfig
 from backends.tinkex.types.datum import Datum
+from backends.tinkex.wire.body import Piece
 from backends.tinkex.wire.chunks import chunked
 from backends.tinkex.wire.pass_request_codec import PassRequest, encoded_datums
 from crucible.errors import Unsupported
@@ -16,7 +17,7 @@ class BatchSnapshot:
     """One request's share of a batch: encoded where the server is known to accept it, else copied."""
 
     data: Sequence[Datum]
-    encoded: bytes | None = None
+    encoded: Sequence[Piece] | None = None
 
     def request(
         self,

@@ -39,11 +39,11 @@ class PassRequest:
     loss_fn: str
     loss_fn_config: Mapping[str, float | str] | None = None
     forward_only: bool = False
-    encoded: bytes | None = None
+    encoded: Sequence[Piece] | None = None
 
     def datums(self) -> Sequence[Datum]:
         """Return the datums, decoded if necessary."""
-        return self.data if self.encoded is None else read_pass_request(self.encoded).data
+        return self.data if self.encoded is None else read_pass_request(b"".join(self.encoded)).data
 
 
 def write_pass_request(request: PassRequest) -> EncodedBody:
@@ -53,17 +53,18 @@ def write_pass_request(request: PassRequest) -> EncodedBody:
         InvalidRequest: a number does not fit its type; the error names the datum.
         Unsupported: a chunk has no protobuf form.
     """
-    datums = _write_datums(request.data, 0) if request.encoded is None else [request.encoded]
+    datums = _write_datums(request.data, 0) if request.encoded is None else request.encoded
     head = text(1, request.model_id) + integer(2, request.seq_id)
     return EncodedBody([head, *datums, _tail(request)], PROTOBUF)
 
 
-def encoded_datums(data: Sequence[Datum], first_index: int = 0) -> bytes:
+def encoded_datums(data: Sequence[Datum], first_index: int = 0) -> Sequence[Piece]:
     """Encode datums into memory of their own. ``first_index``: that of the first datum, for errors.
 
     Raises as ``write_pass_request``.
     """
-    return b"".join(_write_datums(data, first_index))
+    # Lists are packed into memory of their own; only views into arrays are copied.
+    return [bytes(piece) for piece in _write_datums(data, first_index)]
 
 
 def _write_datums(data: Sequence[Datum], first_index: int) -> list[Piece]:
