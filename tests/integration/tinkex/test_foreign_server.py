@@ -1,8 +1,9 @@
 """A whole round of training on a server as others write them: JSON only, few routes, paths of its own form."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
-from conftest import MakeServer, MakeService
 from scripted_server import Received, Response, ScriptedServer, json_response
 from tinkex_runs import ADAM, new_run, train
 
@@ -11,6 +12,8 @@ from backends.tinkex.types import Datum, ModelInput, SamplingParams
 from backends.tinkex_dev.server import DevServer
 from crucible import InvalidRequest, Unsupported
 
+MakeServer = Callable[..., DevServer]
+MakeService = Callable[..., ServiceClient]
 FOREIGN = {
     "protobuf": False,
     "protobuf_refusal": 500,
