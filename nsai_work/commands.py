@@ -46,20 +46,33 @@ class ProgressRecorder:
         self._changed = asyncio.Event()
         self._writing = asyncio.Lock()
         self._latest: CommandProgress | None = None
+        self._reported = False
+        self._ended = False
+        self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
-        self._task = asyncio.create_task(self._run())
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        # most commands report nothing, and then there is nothing to end
+        if self._reported:
+            await self._finish()
+        self._ended = True
+
+    async def _finish(self) -> None:
+        # a report that another thread has just made is accepted first
+        await asyncio.sleep(0)
         async with self._writing:
-            self._task.cancel()
-        await asyncio.wait({self._task})
+            if self._task is not None:
+                self._task.cancel()
+        if self._task is not None:
+            await asyncio.wait({self._task})
         await self._write()
 
     def report(self, progress: CommandProgress) -> None:
         """Replace the latest report. Thread-safe; ignored once the event loop is closed."""
+        self._reported = True
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._accept, progress)
 
@@ -82,5 +95,9 @@ class ProgressRecorder:
                 log.warning("command.progress_not_recorded", error=error.code)
 
     def _accept(self, progress: CommandProgress) -> None:
+        if self._ended:
+            return
         self._latest = progress
         self._changed.set()
+        if self._task is None:
+            self._task = asyncio.create_task(self._run())

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-API = Path(__file__).parents[2] / "docs" / "reference" / "api"
+REPOSITORY = Path(__file__).parents[2]
+API = REPOSITORY / "docs" / "reference" / "api"
 PAGES = {
     "nsai_work": "nsai_work.md",
     "nsai_work.testing": "nsai_work_testing.md",
@@ -31,3 +32,12 @@ def test_the_reference_has_every_public_name_once(package: str) -> None:
     listed = re.findall(r"^::: (\S+)$", (API / PAGES[package]).read_text(), re.MULTILINE)
 
     assert sorted(listed) == sorted(f"{package}.{name}" for name in public)
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    """A page that the navigation lacks fails the strict build of the site; this fails sooner."""
+    navigation = (REPOSITORY / "mkdocs.yml").read_text()
+    docs = REPOSITORY / "docs"
+    pages = [path.relative_to(docs).as_posix() for path in sorted(docs.rglob("*.md"))]
+
+    assert [page for page in pages if page not in navigation] == []
