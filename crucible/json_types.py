@@ -29,12 +29,16 @@ def json_problem(value: object) -> tuple[str, str] | None:
 
     Takes no recursion, so that any nesting is a result and not an error.
     """
+    if isinstance(value, dict) and not value:
+        return None
     pending: list[tuple[str, object, int]] = [("", value, 1)]
     while pending:
         path, item, depth = pending.pop()
         problem = _problem_of(item, depth)
         if problem is not None:
             return path, problem
+        if isinstance(item, str | int | float | None):
+            continue
         if isinstance(item, Mapping):
             for key, child in item.items():
                 if not isinstance(key, str):
@@ -57,7 +61,7 @@ def _problem_of(item: object, depth: int) -> str | None:
             return None if _MIN_INT64 <= item <= _MAX_INT64 else BIG_INTEGER
         case float():
             return None if math.isfinite(item) else f"{item} is not valid JSON; use null or text"
-        case Mapping() | list() | tuple():
+        case dict() | list() | tuple() | Mapping():  # the abstract class last: its check is the slow one
             return None if depth <= MAX_JSON_DEPTH else f"is nested deeper than {MAX_JSON_DEPTH} levels"
         case _:
             return f"a {type(item).__name__} is not a JSON value"

@@ -94,8 +94,13 @@ def _check_output(job: Job) -> None:
 
 def _refuse_unused_fields(job: Job) -> None:
     """Refuse fields that would change nothing: those not enforced yet, and those that the store sets."""
-    unused = {path: "not enforced yet; leave it out" for path in NOT_ENFORCED if _value_at(job, path) is not None}
-    for name in sorted(STATE_FIELDS):
+    given = job.model_fields_set
+    unused = {
+        path: "not enforced yet; leave it out"
+        for path in NOT_ENFORCED
+        if path.partition(".")[0] in given and _value_at(job, path) is not None
+    }
+    for name in sorted(STATE_FIELDS & given):
         if getattr(job, name) != Job.model_fields[name].default:
             unused[name] = "set by the store; leave it out"
     payload = job.parsed_payload
