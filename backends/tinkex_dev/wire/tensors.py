@@ -100,7 +100,20 @@ def _integers(values: object, path: FieldPath) -> NDArray[np.int64]:
         return np.zeros(0, dtype=np.int64)
     if array.dtype.kind not in "iu" or array.ndim != 1:
         raise InvalidField.at(path, "expected a list of integers")
-    return array.astype(np.int64)
+    return _cast(array, np.int64, path)
+
+
+def _cast(array: NDArray[Any], dtype: type[np.generic], path: FieldPath) -> NDArray[Any]:
+    """The array as another type. Raises InvalidField for a number that the type cannot hold."""
+    if np.issubdtype(dtype, np.integer):
+        if array.dtype.kind == "u" and array.size and array.max() > np.iinfo(np.int64).max:
+            raise InvalidField.at(path, "integers beyond 64 bits are not allowed")
+        return array.astype(dtype)
+    with np.errstate(over="ignore"):
+        cast = array.astype(dtype)
+    if np.any(np.isinf(cast) & np.isfinite(array)):
+        raise InvalidField.at(path, "numbers beyond the range of float32 are not allowed")
+    return cast
 
 
 def _array(values: object, path: FieldPath) -> NDArray[Any]:
@@ -124,7 +137,7 @@ def _tensor(value: object, path: FieldPath) -> NDArray[np.generic]:
     flat = _array(value.get("data"), (*path, "data"))
     if dtype == "int64" and flat.size and flat.dtype.kind not in "iu":
         raise InvalidField.at((*path, "data"), "expected integers for dtype int64")
-    flat = flat.astype(np.float32 if dtype == "float32" else np.int64)
+    flat = _cast(flat, np.float32 if dtype == "float32" else np.int64, (*path, "data"))
     shape = value.get("shape")
     if shape is None:
         return flat

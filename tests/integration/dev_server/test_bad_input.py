@@ -56,6 +56,9 @@ CASES: dict[str, tuple[tuple[str | int, ...], Any]] = {
     "shape that does not fit": ((*TENSORS, "weights", "shape"), [2, 2]),
     "unknown dtype": ((*TENSORS, "weights", "dtype"), "complex64"),
     "tensor that is a list": ((*TENSORS, "weights"), [1.0, 1.0, 1.0]),
+    "a float beyond float32": ((*TENSORS, "weights", "data"), [1e300]),
+    "an integer beyond 64 bits": ((*TENSORS, "target_tokens", "data"), [2**63]),
+    "a token beyond 64 bits": (("data", 0, "model_input", "chunks", 0, "tokens"), [2**63]),
 }
 
 
