@@ -79,7 +79,12 @@ def make_engine(url: URL, pool_size: int = 5, *, on_pooler: Callable[[], None] =
 
     def prepare(connection: Any, _record: object) -> None:
         _prepare_postgres(connection)
-        pooled = _is_pooled(connection)
+        try:
+            pooled = _is_pooled(connection)
+        except BaseException:
+            # SQLAlchemy does not know the connection yet, so nobody else would close it
+            connection.close()
+            raise
         if pooled:
             on_pooler()
         if not is_on(address, PREPARED_STATEMENTS, pooled=pooled):
