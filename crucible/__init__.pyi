@@ -91,6 +91,7 @@ from crucible.tokenizer import Tokenizer as Tokenizer
 from crucible.training import CheckpointCheck as CheckpointCheck
 from crucible.training import CheckpointRef as CheckpointRef
 from crucible.training import Datum as Datum
+from crucible.training import ForwardResult as ForwardResult
 from crucible.training import Intent as Intent
 from crucible.training import IntentKind as IntentKind
 from crucible.training import LiveRun as LiveRun

@@ -33,6 +33,8 @@ class Capabilities(Record):
     """Whether the thinking of earlier turns can be part of a prompt."""
     supports_caching: bool = False
     supports_training: bool = False
+    supports_forward: bool = False
+    """Whether a training run computes log-probabilities without gradients (``LiveRun.prepare_forward``)."""
     supports_logprobs: bool = False
     supports_n: bool = False
     options: tuple[str, ...] | None = None

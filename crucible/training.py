@@ -19,7 +19,7 @@ from typing import Generic, Literal, TypeVar
 
 from pydantic import Field
 
-from crucible.errors import RunCorrupted
+from crucible.errors import RunCorrupted, Unsupported
 from crucible.json_types import FiniteObject
 from crucible.record import Record
 from crucible.values import Count, Name
@@ -136,18 +136,20 @@ class StepRequest:
 
 
 class IntentKind(StrEnum):
-    """The kinds of mutating operations of a run."""
+    """The kinds of numbered operations of a run. All but ``forward`` change the run or the service."""
 
     STEP = "step"
+    FORWARD = "forward"
     SAVE_STATE = "save_state"
     SAVE_SAMPLER = "save_sampler"
 
 
 class Intent(Record):
-    """A mutating request before it is sent, small enough to journal.
+    """A numbered request before it is sent, small enough to journal.
 
     ``digest`` is a hex digest of everything that determines the effect, so that a later process can verify that it
-    repeats the same request.
+    repeats the same request. ``step`` is the optimizer step that it belongs to; ``name`` distinguishes requests of
+    one kind and step.
     """
 
     kind: IntentKind
@@ -166,6 +168,14 @@ class StepResult:
     loss: float
     tokens: int
     metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardResult:
+    """The result of a forward pass: for each example an array of the log-probabilities of its target tokens, in
+    nats, as long as the example."""
+
+    logprobs: Sequence[Sequence[float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +240,19 @@ class LiveRun(ABC):
         self, name: str, *, step: int, kind: IntentKind, ttl_s: int | None = None
     ) -> Prepared[SaveResult]:
         """Reserve a sequence number for a save of the training state or of sampling weights. No I/O."""
+
+    def prepare_forward(
+        self, batch: Sequence[Datum], *, step: int, name: str | None = None
+    ) -> Prepared[ForwardResult]:
+        """Reserve sequence numbers for a forward pass without gradients. No I/O; equal requests have equal digests.
+
+        The examples are those of a ``cross_entropy`` step. The pass sees the weights after every operation that was
+        sent before it, and changes nothing. ``step`` and ``name`` go into the intent and its digest.
+
+        Raises:
+            Unsupported: the backend has no forward passes (``Capabilities.supports_forward``).
+        """
+        raise Unsupported("this backend has no forward passes", backend=self.ref.backend)
 
     @abstractmethod
     async def send(self, prepared: Prepared[T]) -> Pending[T]:

@@ -59,6 +59,7 @@ class FakeBackend(LocalBackend[FakeEngine], CommandBackend):
             supports_streaming=True,
             token_streaming=True,
             supports_training=True,
+            supports_forward=True,
             supports_logprobs=True,
             supports_n=True,
             options=OPTIONS,

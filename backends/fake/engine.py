@@ -1,18 +1,28 @@
 """The fake backend's engine: the tiny model, trained in this process and corrupted as scripted."""
 
 import math
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
 
 from backends.fake.settings import ScriptedCorruption
 from backends.local.engine import Engine
-from backends.local.validation import check_batch
+from backends.local.validation import check_batch, check_examples
 from backends.tiny_lm.adapter import AdamStep, Adapter, AdapterShape, digest_of
+from backends.tiny_lm.losses import Loss
 from backends.tiny_lm.network import VOCAB, Network
 from backends.tiny_lm.training import forward_backward, single_threaded
 from crucible.errors import RunCorrupted
-from crucible.training import LoraSpec, OptimizerSpec, RunSpec, StepRequest, StepResult
+from crucible.training import (
+    Datum,
+    ForwardResult,
+    LoraSpec,
+    OptimizerSpec,
+    RunSpec,
+    StepRequest,
+    StepResult,
+)
 
 
 class FakeEngine(Engine):
@@ -41,19 +51,7 @@ class FakeEngine(Engine):
         weights: list[float] = []
         with single_threaded():
             for datum in request.batch:
-                inputs = {
-                    "target_tokens": np.asarray(datum.loss_inputs["target_tokens"], dtype=np.int64),
-                    "weights": np.asarray(datum.loss_inputs["weights"], dtype=np.float64),
-                }
-                loss = forward_backward(
-                    self.network,
-                    self.adapter,
-                    np.asarray(datum.tokens, dtype=np.int64),
-                    loss_fn=request.loss_fn,
-                    inputs=inputs,
-                    config={},
-                )
-                losses.append(loss.value)
+                losses.append(self._pass(datum, request.loss_fn).value)
                 weights += map(float, datum.loss_inputs["weights"])
             norm = self.adapter.step(_adam_step(request.optimizer))
         self._steps += 1
@@ -61,8 +59,30 @@ class FakeEngine(Engine):
         tokens = sum(len(datum.tokens) for datum in request.batch)
         return StepResult(loss=math.fsum(losses) / math.fsum(weights), tokens=tokens, metrics={"grad_norm": norm})
 
+    def check_forward(self, batch: Sequence[Datum]) -> None:
+        check_examples(batch, vocab_size=VOCAB, backend="fake")
+
+    def forward(self, batch: Sequence[Datum]) -> ForwardResult:
+        with single_threaded():
+            passes = [self._pass(datum, "cross_entropy", forward_only=True) for datum in batch]
+        return ForwardResult([each.outputs["logprobs"].tolist() for each in passes])
+
     def digest(self) -> str:
         return digest_of(self.adapter.state(optimizer=False))
+
+    def _pass(self, datum: Datum, loss_fn: str, *, forward_only: bool = False) -> Loss:
+        return forward_backward(
+            self.network,
+            self.adapter,
+            np.asarray(datum.tokens, dtype=np.int64),
+            loss_fn=loss_fn,
+            inputs={
+                "target_tokens": np.asarray(datum.loss_inputs["target_tokens"], dtype=np.int64),
+                "weights": np.asarray(datum.loss_inputs["weights"], dtype=np.float64),
+            },
+            config={},
+            forward_only=forward_only,
+        )
 
     def _corrupt_as_scripted(self) -> None:
         if self.corruption is None or self._steps < self.corruption.after_steps:

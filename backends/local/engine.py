@@ -1,8 +1,9 @@
 """The training engine: the part in which local backends differ."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
-from crucible.training import RunSpec, StepRequest, StepResult
+from crucible.training import Datum, ForwardResult, RunSpec, StepRequest, StepResult
 
 
 class Engine(ABC):
@@ -22,6 +23,14 @@ class Engine(ABC):
     @abstractmethod
     def train(self, request: StepRequest) -> StepResult:
         """Make one optimizer step. Raises RunCorrupted when the loss is NaN or infinite."""
+
+    @abstractmethod
+    def check_forward(self, batch: Sequence[Datum]) -> None:
+        """Validate the batch of a forward pass, as ``check`` does for a step."""
+
+    @abstractmethod
+    def forward(self, batch: Sequence[Datum]) -> ForwardResult:
+        """Compute the log-probabilities of a batch. Changes nothing."""
 
     @abstractmethod
     def digest(self) -> str:

@@ -4,16 +4,18 @@ import asyncio
 import threading
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar
 
 from backends.local.checkpoints import CheckpointPath, CheckpointStore
 from backends.local.engine import Engine
-from crucible.digest import save_digest, step_digest
+from crucible.digest import forward_digest, save_digest, step_digest
 from crucible.errors import BackendError, CrucibleError, InvalidRequest, NameTaken, NotFound, RunCorrupted, RunGone
 from crucible.training import (
+    Datum,
+    ForwardResult,
     Intent,
     IntentKind,
     LiveRun,
@@ -89,6 +91,11 @@ class _Accepted(Pending[T], Generic[T]):
 
 
 @dataclass(frozen=True, slots=True)
+class _ForwardRequest:
+    batch: Sequence[Datum]
+
+
+@dataclass(frozen=True, slots=True)
 class _SaveRequest:
     path: CheckpointPath
     ttl_s: int | None
@@ -134,6 +141,13 @@ class LocalRun(LiveRun):
     def prepare_step(self, request: StepRequest) -> Prepared[StepResult]:
         self._run.engine.check(request)
         return Prepared(self._intent(IntentKind.STEP, 2, request.step, step_digest(request)), request)
+
+    def prepare_forward(
+        self, batch: Sequence[Datum], *, step: int, name: str | None = None
+    ) -> Prepared[ForwardResult]:
+        self._run.engine.check_forward(batch)
+        digest = forward_digest(batch, step, name)
+        return Prepared(self._intent(IntentKind.FORWARD, 1, step, digest, name), _ForwardRequest(batch))
 
     def prepare_save(
         self, name: str, *, step: int, kind: IntentKind, ttl_s: int | None = None
@@ -196,6 +210,8 @@ class LocalRun(LiveRun):
         body, step = prepared.body, prepared.intent.step
         if isinstance(body, StepRequest):
             return self._compute(lambda: self._run.engine.train(body))
+        if isinstance(body, _ForwardRequest):
+            return self._compute(lambda: self._run.engine.forward(body.batch))
         if isinstance(body, _SaveRequest):
             return self._compute(lambda: self._save(body, step))
         raise InvalidRequest.of("prepared.body", type(body).__name__, "it must come from prepare_*")

@@ -27,12 +27,17 @@ def check_batch(request: StepRequest, *, vocab_size: int, backend: str) -> None:
         raise InvalidRequest.of(
             "loss_fn", request.loss_fn, f"the {backend} backend supports {', '.join(LOSSES)}", backend=backend
         )
-    if not request.batch:
-        raise InvalidRequest.of("batch", [], "at least one example is required", backend=backend)
-    for index, datum in enumerate(request.batch):
-        _check_datum(datum, f"batch[{index}]", vocab_size, backend)
+    check_examples(request.batch, vocab_size=vocab_size, backend=backend)
     if math.fsum(float(weight) for datum in request.batch for weight in datum.loss_inputs["weights"]) == 0.0:
         raise InvalidRequest.of("batch", "the weights add up to 0", "some token must be trained", backend=backend)
+
+
+def check_examples(batch: Sequence[Datum], *, vocab_size: int, backend: str) -> None:
+    """Refuse an empty batch and invalid examples. Raises InvalidRequest."""
+    if not batch:
+        raise InvalidRequest.of("batch", [], "at least one example is required", backend=backend)
+    for index, datum in enumerate(batch):
+        _check_datum(datum, f"batch[{index}]", vocab_size, backend)
 
 
 def _check_datum(datum: Datum, path: str, vocab_size: int, backend: str) -> None:

@@ -75,6 +75,7 @@ class PeftBackend(LocalBackend[PeftEngine]):
             supports_streaming=True,
             token_streaming=True,
             supports_training=True,
+            supports_forward=True,
             supports_logprobs=True,
             supports_n=True,
             options=OPTIONS,

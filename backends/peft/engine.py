@@ -2,16 +2,16 @@
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
 from backends.local.engine import Engine
-from backends.local.validation import check_batch
+from backends.local.validation import check_batch, check_examples
 from backends.peft.bases import Bases, import_torch, seeded
 from backends.peft.settings import BACKEND
 from crucible.errors import InvalidRequest, RunCorrupted
-from crucible.training import Datum, LoraSpec, RunSpec, StepRequest, StepResult
+from crucible.training import Datum, ForwardResult, LoraSpec, RunSpec, StepRequest, StepResult
 
 _ATTENTION: Final = frozenset({"q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj", "c_attn", "query_key_value"})
 _MLP: Final = frozenset(
@@ -72,6 +72,18 @@ class PeftEngine(Engine):
         tokens = sum(len(datum.tokens) for datum in request.batch)
         return StepResult(loss=math.fsum(losses) / math.fsum(weights), tokens=tokens, metrics={"grad_norm": norm})
 
+    def check_forward(self, batch: Sequence[Datum]) -> None:
+        check_examples(batch, vocab_size=self._vocab_size, backend=BACKEND)
+
+    def forward(self, batch: Sequence[Datum]) -> ForwardResult:
+        torch = import_torch()
+        self.model.eval()
+        try:
+            with torch.no_grad():
+                return ForwardResult([self._logprobs(datum).double().cpu().tolist() for datum in batch])
+        finally:
+            self.model.train()
+
     def digest(self) -> str:
         sha = hashlib.sha256()
         for name, value in sorted(self.trained.items()):
@@ -82,15 +94,19 @@ class PeftEngine(Engine):
     def _backward(self, datum: Datum) -> list[float]:
         """Accumulate the gradients of one example; returns the weighted loss of each of its tokens."""
         torch = import_torch()
-        tokens = torch.as_tensor([int(token) for token in datum.tokens], device=self._device)
-        targets = torch.as_tensor([int(token) for token in datum.loss_inputs["target_tokens"]], device=self._device)
         weights = torch.as_tensor([float(weight) for weight in datum.loss_inputs["weights"]], device=self._device)
-        logits = self.model(input_ids=tokens[None]).logits[0].float()
-        chosen = torch.log_softmax(logits, dim=-1).gather(1, targets[:, None])[:, 0]
-        losses = -(weights * chosen)
+        losses = -(weights * self._logprobs(datum))
         losses.sum().backward()
         values: list[float] = losses.detach().double().cpu().tolist()
         return values
+
+    def _logprobs(self, datum: Datum) -> Any:
+        """A tensor of the log-probabilities of an example's targets, shape (n,)."""
+        torch = import_torch()
+        tokens = torch.as_tensor([int(token) for token in datum.tokens], device=self._device)
+        targets = torch.as_tensor([int(token) for token in datum.loss_inputs["target_tokens"]], device=self._device)
+        logits = self.model(input_ids=tokens[None]).logits[0].float()
+        return torch.log_softmax(logits, dim=-1).gather(1, targets[:, None])[:, 0]
 
     def _step(self, request: StepRequest) -> float:
         torch = import_torch()

@@ -16,11 +16,12 @@ from backends.tinkex.types.checkpoint_path import CheckpointKind, ParsedCheckpoi
 from backends.tinkex.types.datum import Datum as WireDatum
 from backends.tinkex.types.forward_backward_output import ForwardBackwardOutput
 from backends.tinkex.types.model_input import ModelInput
-from crucible.digest import save_digest, step_digest
-from crucible.errors import CrucibleError, NameTaken, RunCorrupted, RunGone, Unsupported
+from crucible.digest import forward_digest, save_digest, step_digest
+from crucible.errors import CrucibleError, MalformedAnswer, NameTaken, RunCorrupted, RunGone, Unsupported
 from crucible.recovery import RecoveryPolicy
 from crucible.training import (
     Datum,
+    ForwardResult,
     Intent,
     IntentKind,
     LiveRun,
@@ -58,6 +59,11 @@ _CHECKPOINT_KINDS: Final = {
 @dataclass(frozen=True, slots=True)
 class _PreparedStep:
     request: StepRequest
+    data: Sequence[WireDatum]
+
+
+@dataclass(frozen=True, slots=True)
+class _PreparedForward:
     data: Sequence[WireDatum]
 
 
@@ -120,13 +126,19 @@ class TinkexRun(LiveRun):
         return self._client.next_seq_id
 
     def prepare_step(self, request: StepRequest) -> Prepared[StepResult]:
-        data = [_wire_datum(datum, f"batch[{index}]") for index, datum in enumerate(request.batch)]
-        if not data:
-            raise invalid("batch", [], "at least one example is needed")
+        data = _wire_data(request.batch)
         # One number per chunk of the pass, and one for the optimizer.
         count = self._client.chunk_count(data) + 1
         intent = self._intent(IntentKind.STEP, count, request.step, step_digest(request))
         return Prepared(intent, _PreparedStep(request, data))
+
+    def prepare_forward(
+        self, batch: Sequence[Datum], *, step: int, name: str | None = None
+    ) -> Prepared[ForwardResult]:
+        data = _wire_data(batch)
+        digest = forward_digest(batch, step, name)
+        intent = self._intent(IntentKind.FORWARD, self._client.chunk_count(data), step, digest, name)
+        return Prepared(intent, _PreparedForward(data))
 
     def prepare_save(
         self, name: str, *, step: int, kind: IntentKind, ttl_s: int | None = None
@@ -140,6 +152,11 @@ class TinkexRun(LiveRun):
         sent: Any
         if isinstance(body, _PreparedStep):
             sent = await self._send_step(prepared.intent, body)
+        elif isinstance(body, _PreparedForward):
+            future = await self._client.submit_forward(
+                body.data, "cross_entropy", seq_id=prepared.intent.first_seq_id
+            )
+            sent = _PendingResult(lambda: self._forward_result(body, future))
         elif isinstance(body, _PreparedSave):
             sent = await self._send_save(prepared.intent, body)
         else:
@@ -218,6 +235,20 @@ class TinkexRun(LiveRun):
             )
         return StepResult(loss=loss, tokens=sum(len(datum.tokens) for datum in request.batch), metrics=metrics)
 
+    async def _forward_result(
+        self, forward: _PreparedForward, future: "ApiFuture[ForwardBackwardOutput]"
+    ) -> ForwardResult:
+        output = await future
+        logprobs = [record.get("logprobs") for record in output.loss_fn_outputs]
+        arrays = [tensor.tolist() for tensor in logprobs if tensor is not None]
+        if [len(array) for array in arrays] != [datum.model_input.length for datum in forward.data]:
+            raise MalformedAnswer(
+                "a forward pass was answered without a log-probability for each token",
+                backend=BACKEND,
+                request_id=future.request_id,
+            )
+        return ForwardResult(arrays)
+
     async def _send_save(self, intent: Intent, save: _PreparedSave) -> Pending[SaveResult]:
         future: ApiFuture[SaveWeightsResponse] | ApiFuture[SaveWeightsForSamplerResponse]
         try:
@@ -277,6 +308,12 @@ def _adam(optimizer: OptimizerSpec) -> AdamParams:
         weight_decay=optimizer.weight_decay,
         grad_clip_norm=optimizer.grad_clip_norm,
     )
+
+
+def _wire_data(batch: Sequence[Datum]) -> list[WireDatum]:
+    if not batch:
+        raise invalid("batch", [], "at least one example is needed")
+    return [_wire_datum(datum, f"batch[{index}]") for index, datum in enumerate(batch)]
 
 
 def _wire_datum(datum: Datum, field: str) -> WireDatum:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytest
 
 from crucible.backend import Backend, TrainingBackend
-from crucible.errors import CrucibleError, InvalidRequest, NoCheckpoint, NotFound
+from crucible.errors import CrucibleError, InvalidRequest, NoCheckpoint, NotFound, Unsupported
 from crucible.recovery import RecoveryEvent, RecoveryPolicy, RecoveryRequest
 from crucible.testing.completion import BackendContract
 from crucible.testing.loop import run_opened
@@ -142,6 +142,39 @@ class TrainingBackendContract(BackendContract):
             second = await (await run.send(prepared)).result()
             assert first.loss == second.loss
             assert await self._train(run, batch, 2, 2) == await self._after(alone, batch)
+
+        run_opened(backend, body)
+
+    def test_a_forward_pass_changes_nothing(self, backend: TrainingBackend) -> None:
+        """Claimed, it is numbered, gives the log-probabilities behind the next step's loss, and leaves the run as
+        it was; a repeat has the same answer where the service replays. Not claimed, it is refused."""
+
+        async def body(opened: TrainingBackend) -> None:
+            batch = await self._batch(opened)
+            run, alone = await opened.start(self.spec), await opened.start(self.spec)
+            first = await self._train(run, batch, 1, 1)
+            if not (await opened.capabilities()).supports_forward:
+                with pytest.raises(Unsupported):
+                    run.prepare_forward(batch, step=1, name="contract")
+                return
+            before = run.next_seq_id
+            prepared = run.prepare_forward(batch, step=1, name="contract")
+            other = run.prepare_forward(batch[:1], step=1, name="contract")
+            intent = prepared.intent
+            assert (intent.kind, intent.step, intent.name) == (IntentKind.FORWARD, 1, "contract")
+            assert intent.digest != other.intent.digest
+            assert (intent.first_seq_id, other.intent.first_seq_id) == (before, intent.last_seq_id + 1)
+            pending, second = await run.send(prepared), await run.send(other)
+            result = await pending.result()
+            assert [len(array) for array in result.logprobs] == [len(datum.tokens) for datum in batch]
+            assert list((await second.result()).logprobs[0]) == pytest.approx(list(result.logprobs[0]), rel=1e-3)
+            if run.features.replays:
+                assert (await (await run.send(prepared)).result()).logprobs == result.logprobs
+            rest = await self._train(run, batch, 2, 2)
+            assert _loss(batch, result.logprobs) == pytest.approx(rest[0], rel=max(self.tolerance, 1e-4))
+            assert first + rest == pytest.approx(await self._train(alone, batch, 1, 3), rel=self.tolerance, abs=0)
+            await run.close(unload=True)
+            await alone.close(unload=True)
 
         run_opened(backend, body)
 
@@ -311,6 +344,13 @@ class TrainingBackendContract(BackendContract):
 def _messages(index: int) -> list[dict[str, str]]:
     question, answer = _CONVERSATIONS[index]
     return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+
+def _loss(batch: Sequence[Datum], logprobs: Sequence[Sequence[float]]) -> float:
+    """The weighted mean of a batch, in nats per token."""
+    weights = [weight for datum in batch for weight in datum.loss_inputs["weights"]]
+    flat = [value for array in logprobs for value in array]
+    return -math.fsum(w * p for w, p in zip(weights, flat, strict=True) if w) / math.fsum(weights)
 
 
 def _datum(tokenizer: Tokenizer, index: int) -> Datum:

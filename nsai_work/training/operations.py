@@ -57,7 +57,7 @@ class OperationSequence:
                 return self._step(last.step + 1)
             case IntentKind.SAVE_STATE:
                 return Operation(IntentKind.SAVE_SAMPLER, last.step, sampler_name(self._run_name, last.step))
-            case IntentKind.SAVE_SAMPLER:
+            case _:
                 return None
 
     def advance(self, operation: Operation) -> None:

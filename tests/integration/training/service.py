@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 import json
 import math
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
@@ -21,6 +21,7 @@ from crucible.tokenizer import ByteTokenizer, Tokenizer
 from crucible.training import (
     CheckpointCheck,
     Datum,
+    ForwardResult,
     Intent,
     IntentKind,
     LiveRun,
@@ -72,6 +73,10 @@ class Model:
             gradient = [g + 2 * error * x / len(batch) for g, x in zip(gradient, inputs, strict=True)]
         self._adam(gradient, optimizer)
         return loss
+
+    def logprobs(self, datum: Datum) -> list[float]:
+        """A log-probability of each token, which the weights determine."""
+        return [-abs(self.weights[token % SIZE]) for token in datum.tokens]
 
     def _adam(self, gradient: list[float], optimizer: OptimizerSpec) -> None:
         self.updates += 1
@@ -181,6 +186,12 @@ class ServiceRun(LiveRun):
         ]  # fmt: skip
         return Prepared(self._intent(IntentKind.STEP, 2, request.step, body, None), request)
 
+    def prepare_forward(
+        self, batch: Sequence[Datum], *, step: int, name: str | None = None
+    ) -> Prepared[ForwardResult]:
+        body = [step, name, [[*map(int, datum.tokens)] for datum in batch]]
+        return Prepared(self._intent(IntentKind.FORWARD, 1, step, body, name), tuple(batch))
+
     def prepare_save(
         self, name: str, *, step: int, kind: IntentKind, ttl_s: int | None = None
     ) -> Prepared[SaveResult]:
@@ -228,6 +239,8 @@ class ServiceRun(LiveRun):
             loss = self.remote.model.step(tuple(request.batch), request.optimizer)
             self.remote.applied.append(request.step)
             return StepResult(loss, sum(len(datum.tokens) for datum in request.batch), {"loss_sum": loss})
+        if intent.kind is IntentKind.FORWARD:
+            return ForwardResult([self.remote.model.logprobs(datum) for datum in request])
         folder = "weights" if intent.kind is IntentKind.SAVE_STATE else "sampler_weights"
         path = f"service://{self.remote.run_id}/{folder}/{intent.name}"
         adopted = path in self._service.saved
@@ -264,7 +277,7 @@ class ServiceBackend(TrainingBackend):
         self.service = service
 
     async def capabilities(self) -> Capabilities:
-        return Capabilities(backend_id="service", provider="tests", supports_training=True)
+        return Capabilities(backend_id="service", provider="tests", supports_training=True, supports_forward=True)
 
     async def complete(self, prompt: Prompt) -> Completion:
         raise Unsupported("this service only trains")
