@@ -9,7 +9,9 @@ import errno
 import os
 import secrets
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final, TypeAlias
+
+from pydantic import AfterValidator
 
 from crucible.errors import InvalidRequest
 
@@ -46,6 +48,10 @@ def absolute(path: str | Path) -> Path:
         return Path(path).expanduser().absolute()
     except RuntimeError:
         raise ValueError("begins with ~ and the name of a user that does not exist") from None
+
+
+FolderSetting: TypeAlias = Annotated[Path, AfterValidator(absolute)]
+"""A folder in settings: relative to the working directory, ``~`` expanded."""
 
 
 def make_private_folder(folder: Path) -> Path:

@@ -1,7 +1,5 @@
 """Input files of jobs: opening, digest check, and errors that name the file and the line."""
 
-import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedReader
@@ -9,6 +7,7 @@ from pathlib import Path
 
 from nsai_work.errors import DataChanged, FileUnusable, InvalidJob
 from nsai_work.payloads import DataSource
+from nsai_work.user_paths import NotRegular, open_regular
 
 
 def invalid_file(
@@ -28,33 +27,6 @@ def unusable_file(field: str, path: Path, state: str, allowed: str) -> FileUnusa
     return FileUnusable(
         f"{field}: {path}: {state}; {allowed}", details={"field": field, "path": str(path), "line": None}
     )
-
-
-class NotRegular(Exception):
-    """A path that is no regular file. The text says what it is."""
-
-
-def open_regular(path: Path) -> BufferedReader:
-    """Open a regular file for reading. A FIFO or a device, whose reads may never end, is refused without a read.
-
-    Raises:
-        NotRegular: the path is something else, or does not exist.
-        OSError: it cannot be opened.
-    """
-    if not path.is_file():
-        raise NotRegular(_kind_of(path))
-    # without waiting for the writer of a FIFO that took the file's place meanwhile
-    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(file).st_mode):
-        os.close(file)
-        raise NotRegular(_kind_of(path))
-    return os.fdopen(file, "rb")
-
-
-def _kind_of(path: Path) -> str:
-    if path.is_dir():
-        return "is a directory"
-    return "is not a regular file" if path.exists() else "does not exist"
 
 
 @contextmanager

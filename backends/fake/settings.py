@@ -16,7 +16,7 @@ from crucible.errors import (
     RequestTimeout,
 )
 from crucible.record import Record
-from nsai_work.home import home_folder
+from nsai_work.home import FolderSetting, home_folder
 
 FailureCode = Literal[
     "authentication_failed",
@@ -80,7 +80,7 @@ class Script(Record):
 class FakeSettings(Record):
     """Settings. ``home`` is the folder of checkpoints, by default ``fake`` in NSAI_WORK_HOME."""
 
-    home: Path | None = None
+    home: FolderSetting | None = None
     script: Script = Script()
 
     def folder(self) -> Path:

@@ -1,13 +1,13 @@
 """Base models and tokenizers by name: from a folder, the model hub, or a tiny generated model."""
 
 import hashlib
-from pathlib import Path
 from typing import Any
 
 from backends.peft.settings import BACKEND, TINY, PeftSettings
 from crucible.chat_template import TemplateTokenizer
 from crucible.errors import BackendUnavailable, InvalidRequest, Unsupported
 from crucible.tokenizer import ByteTokenizer, Tokenizer
+from nsai_work.user_paths import expanded
 
 
 class Bases:
@@ -25,9 +25,9 @@ class Bases:
         """The source of a base model; a model's folder is its own source. Raises InvalidRequest."""
         sources = self._settings.sources()
         if name in sources:
-            return sources[name]
-        if (Path(name) / "config.json").is_file():
-            return name
+            return str(expanded(sources[name]))
+        if (expanded(name) / "config.json").is_file():
+            return str(expanded(name))
         raise InvalidRequest.of(
             "base_model", name, f"allowed are {', '.join(sources)}, and folders of models", backend=BACKEND
         )

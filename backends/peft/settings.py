@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 
 from crucible.errors import InvalidRequest
 from crucible.record import Record
-from nsai_work.home import home_folder
+from nsai_work.home import FolderSetting, home_folder
 
 BACKEND: Final = "peft"
 MODELS_VARIABLE: Final = "NSAI_WORK_PEFT_MODELS"
@@ -31,7 +31,7 @@ class PeftSettings(Record):
     names, which other backends share, and those of ``NSAI_WORK_PEFT_MODELS`` (a JSON object).
     """
 
-    home: Path | None = None
+    home: FolderSetting | None = None
     models: dict[str, str] = Field(default_factory=dict)
     device: str | None = None
     """``cpu``, ``cuda``, ``cuda:1`` or ``mps``; by default the first GPU, or without one the CPU."""

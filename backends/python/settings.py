@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Final, TypeAlias
 
-from pydantic import Field, JsonValue, StringConstraints, field_validator
+from pydantic import Field, JsonValue, StringConstraints
 
 from crucible.errors import InvalidRequest
 from crucible.parsing import read_record
 from crucible.record import Record
-from nsai_work.home import absolute, home_folder
+from nsai_work.home import FolderSetting, home_folder
 
 ALLOW_VARIABLE: Final = "NSAI_WORK_PYTHON_ALLOW"
 ENV_VARIABLE: Final = "NSAI_WORK_PYTHON_ENV"
@@ -33,12 +33,7 @@ class PythonSettings(Record):
 
     allow: tuple[ModuleName, ...] = ()
     environment: tuple[VariableName, ...] = ()
-    files: Path | None = None
-
-    @field_validator("files")
-    @classmethod
-    def _absolute(cls, value: Path | None) -> Path | None:
-        return None if value is None else absolute(value)
+    files: FolderSetting | None = None
 
     def allows(self, module: str) -> bool:
         """Return whether functions of a module may be named without an entry point."""

@@ -49,9 +49,10 @@ def dev_server(
     from backends.tinkex_dev.server import DEV_KEY, DevServer
     from crucible.errors import InvalidRequest
     from nsai_work.home import home_folder
+    from nsai_work.user_paths import expanded
 
     try:
-        folder = state or home_folder() / "dev-server"
+        folder = expanded(str(state)) if state is not None else home_folder() / "dev-server"
         key = required_key(require_key_file, on_command_line=require_key is not None)
     except InvalidRequest as error:
         typer.echo(f"error: {error.message}", err=True)

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Final
 
 from crucible.errors import InvalidRequest
+from nsai_work.user_paths import NotRegular, expanded, open_regular
 
 KEY_VARIABLE: Final = "TINKER_DEV_SERVER_KEY"
+MAX_BYTES: Final = 64 << 10
 
 
 def required_key(file: Path | None, *, on_command_line: bool) -> str | None:
@@ -25,7 +27,10 @@ def required_key(file: Path | None, *, on_command_line: bool) -> str | None:
     if file is None:
         return os.environ.get(KEY_VARIABLE) or None
     try:
-        key = file.read_text(encoding="utf-8").strip()
+        with open_regular(expanded(str(file))) as opened:
+            key = opened.read(MAX_BYTES).decode().strip()
+    except NotRegular as error:
+        raise InvalidRequest.of("--require-key-file", str(file), f"it {error}; name an existing file") from None
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise InvalidRequest.of("--require-key-file", str(file), f"cannot be read: {reason}") from error

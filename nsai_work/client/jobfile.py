@@ -14,9 +14,8 @@ import yaml
 
 from nsai_work.credentials import refuse_credentials
 from nsai_work.errors import InvalidJob
-from nsai_work.input_files import NotRegular, open_regular
 from nsai_work.job import Job
-from nsai_work.user_paths import expanded
+from nsai_work.user_paths import NotRegular, expanded, open_regular
 
 MAX_BYTES = 16 << 20
 _PATH_FIELDS = (("data", "path"), ("input", "path"), ("output",))
@@ -29,7 +28,7 @@ def load_jobs(path: str | Path) -> list[Job]:
     Raises:
         InvalidJob: the file cannot be read, is not plain YAML or JSON, or contains an invalid job.
     """
-    file = Path(path)
+    file = expanded(str(path))
     text = _read_text(file)
     node = _compose(file, text)
     data = _construct(file, node)

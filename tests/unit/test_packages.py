@@ -27,6 +27,7 @@ PLAIN = {
     "nsai_work.job",
     "nsai_work.payloads",
     "nsai_work.policies",
+    "nsai_work.user_paths",
 }
 
 

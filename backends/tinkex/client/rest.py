@@ -23,6 +23,7 @@ from backends.tinkex.types.weights_info import WeightsInfo
 from backends.tinkex.wire.body import json_body
 from backends.tinkex.wire.transport import HttpRequest
 from crucible.errors import InvalidRequest, NotFound, Unsupported
+from nsai_work.user_paths import expanded
 
 R = TypeVar("R", bound=BaseModel)
 _NOT_UNDERSTOOD: Final = frozenset({400, 404, 405, 422})
@@ -105,9 +106,10 @@ class RestClient:
     def download_checkpoint_archive(self, tinker_path: AnyPath, target: str | Path) -> ApiFuture[Path]:
         """Download a checkpoint's archive to ``target``, which appears only once it is complete.
 
-        Raises (from the future): NotFound; BackendUnavailable when the download is interrupted.
+        Raises (from the future): NotFound; BackendUnavailable when the download is interrupted; InvalidRequest
+        when ``target`` is something else than a file, or cannot be written.
         """
-        return self._runner.start(self._download(_parts(tinker_path), Path(target)))
+        return self._runner.start(self._download(_parts(tinker_path), expanded(str(target))))
 
     def get_session(self, session_id: str) -> ApiFuture[GetSessionResponse]:
         """Return the runs and samplers of a session. From the future: NotFound."""

@@ -22,9 +22,13 @@ def demo(
     from backends.tinkex_dev.demo.folder import prepare_folder
     from backends.tinkex_dev.demo.screen import Screen
     from backends.tinkex_dev.demo.story import Story
+    from nsai_work.user_paths import expanded, refuse_odd_target
 
+    if record is not None:
+        record = expanded(str(record))
+        refuse_odd_target("--record", record)
     screen = Screen(recording=record is not None)
-    folder = prepare_folder(output)
+    folder = prepare_folder(expanded(str(output)))
     equal = Story(screen, folder, steps=steps).run()
     if record is not None:
         screen.save(record)

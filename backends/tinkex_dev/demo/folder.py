@@ -53,7 +53,10 @@ def prepare_folder(root: Path) -> DemoFolder:
         raise InvalidRequest.of("--output", str(root), "expected a new or empty folder, or one of an earlier demo")
     if root.exists():
         shutil.rmtree(root)
-    root.mkdir(parents=True)
+    try:
+        root.mkdir(parents=True)
+    except OSError as error:
+        raise InvalidRequest.of("--output", str(root), f"it cannot be created: {error.strerror}") from error
     (root / MARKER).touch()
     folder = DemoFolder(root)
     folder.home.mkdir(mode=0o700)

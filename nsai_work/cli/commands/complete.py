@@ -83,10 +83,10 @@ def _image_part(path: Path) -> dict[str, object]:
     import base64
 
     from crucible.media import IMAGE_TYPES, image_media_type
-    from nsai_work.input_files import NotRegular, open_regular
+    from nsai_work.user_paths import NotRegular, expanded, open_regular
 
     try:
-        with open_regular(path) as file:
+        with open_regular(expanded(str(path))) as file:
             content = file.read(MAX_IMAGE_BYTES + 1)
     except NotRegular as error:
         raise InvalidRequest.of("--image", str(path), f"it {error}; name an existing file") from None
