@@ -8,10 +8,11 @@ if TYPE_CHECKING:
     from nsai_work.store import Store
 
 
-def load_settings(*, quiet: bool = True) -> "Settings":
+def load_settings(*, quiet: bool = True, log_json: bool = False) -> "Settings":
     """Read the settings from the environment and set up logging to stderr.
 
-    ``quiet`` logs only warnings and errors, unless NSAI_WORK_LOG_LEVEL is set.
+    ``quiet`` logs only warnings and errors, unless NSAI_WORK_LOG_LEVEL is set. ``log_json`` logs JSON, whatever the
+    environment says.
 
     Raises:
         InvalidRequest: a variable has an invalid value; the error names the variable.
@@ -20,6 +21,8 @@ def load_settings(*, quiet: bool = True) -> "Settings":
     from nsai_work.settings import Settings
 
     settings = Settings()
+    if log_json:
+        settings = settings.model_copy(update={"log_format": "json"})
     if quiet and "log_level" not in settings.model_fields_set:
         configure_logging(settings.model_copy(update={"log_level": "warning"}))
     else:

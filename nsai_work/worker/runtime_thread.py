@@ -94,6 +94,13 @@ class RuntimeThread:
         return self._failure
 
     @property
+    def worker_id(self) -> str:
+        """The id of the running worker. Raises RuntimeError before ``start``."""
+        if self._runtime is None:
+            raise RuntimeError("start the runtime first")
+        return self._runtime.store.worker_id
+
+    @property
     def health(self) -> WorkerHealth:
         """The health of the runtime, judged outside of its event loop."""
         if self._failure is not None:

@@ -5,7 +5,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
@@ -24,9 +24,14 @@ FAILED = 1
 
 
 def run_worker(
-    settings: Settings, queues: Sequence[Priority] = tuple(Priority), concurrency: int | None = None
+    settings: Settings,
+    queues: Sequence[Priority] = tuple(Priority),
+    concurrency: int | None = None,
+    on_ready: Callable[[str], None] | None = None,
 ) -> None:
     """Run jobs of these priorities until a signal stops the worker. Must be called from the main thread.
+
+    ``on_ready`` is called with the worker's id once jobs are claimed.
 
     The first SIGTERM or SIGINT hands running jobs over at their next step border; the second stops them without a
     grace period; the third ends the process immediately. Even then nothing is lost, but the leases have to expire.
@@ -48,6 +53,8 @@ def run_worker(
     runtime.start()
     with _signals(runtime) as received:
         try:
+            if on_ready is not None:
+                on_ready(runtime.worker_id)
             _consume(make_app(settings, lambda: runtime), settings, queues)
         except OSError as error:
             raise WorkerFailed(f"the operating system refused what the worker needs: {error}") from error

@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.acceptance.conftest import ROOT, Cli, until
+from tests.acceptance.conftest import ROOT, TIMEOUT_S, Cli, until
 
 Job = dict[str, Any]
 Write = Callable[[Any], Path]
@@ -99,6 +100,24 @@ def test_json_output(cli: Cli, job: Job, job_file: Write) -> None:
     assert all({"path", "step", "metric", "kept"} <= set(item) for item in checkpoints)
     assert [event["seq"] for event in events] == sorted(event["seq"] for event in events)
     assert events[-1]["name"] == "job.succeeded"
+
+
+def test_a_worker_says_in_json_that_it_is_ready(cli: Cli) -> None:
+    """One line on stdout; the events of its log are JSON too."""
+    arguments = cli.command("worker", "--json", "--queue", "batch", "--concurrency", 3)
+    with subprocess.Popen(
+        arguments, env=cli.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as worker:
+        assert worker.stdout is not None
+        ready = json.loads(worker.stdout.readline())
+        worker.send_signal(signal.SIGTERM)
+        rest, log = worker.communicate(timeout=TIMEOUT_S)
+
+    assert (ready["pid"], ready["queues"], ready["concurrency"]) == (worker.pid, ["batch"], 3)
+    assert (worker.returncode, rest) == (0, "")
+    assert {"event": "worker.started", "worker_id": ready["worker_id"], "concurrency": 3} in [
+        json.loads(line) for line in log.splitlines()
+    ]
 
 
 def test_a_promoted_checkpoint_is_marked(cli: Cli, job: Job, job_file: Write) -> None:

@@ -3,13 +3,13 @@
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from crucible.errors import InvalidRequest
 from crucible.plain_text import plain_text
-from nsai_work.cli.output import as_json, write_json
+from nsai_work.cli.output import as_json, write_json, write_line
 from nsai_work.cli.parameters import DEFAULT_BACKEND
 
 if TYPE_CHECKING:
@@ -19,6 +19,15 @@ if TYPE_CHECKING:
 
 STDIN = "-"
 MAX_IMAGE_BYTES = 64 << 20
+INCOMPLETE: Final[dict[str | None, str]] = {
+    "length": "the answer was cut at the limit of tokens; a higher --max-tokens allows more",
+    "content_filter": "the service filtered the answer",
+    "refusal": "the model refused to answer",
+    "error": "the service failed while it answered, so the answer may be incomplete",
+    "unknown": "the service ended the answer for a reason that is not known, so it may be incomplete",
+    None: "the service did not report why the answer ended, so it may be incomplete",
+}
+"""What is said of an answer by its finish reason, if that is not a complete one."""
 
 
 def complete(
@@ -109,12 +118,22 @@ def _write_stream(events: "Iterable[StreamEvent]") -> None:
         if isinstance(event, DeltaEvent) and event.index == 0 and (event.text or event.refusal):
             _write(event.text or event.refusal or "")
             sys.stdout.flush()
-    _write_tool_calls(folding.completion())
+    _write_end(folding.completion())
 
 
 def _write_answer(completion: "Completion") -> None:
-    _write(completion.text)
+    refusal = completion.choices[0].message.refusal if completion.choices else None
+    _write(completion.text or refusal or "")
+    _write_end(completion)
+
+
+def _write_end(completion: "Completion") -> None:
     _write_tool_calls(completion)
+    for choice in completion.choices[:1]:
+        reason = choice.finish_reason
+        if reason is None or not reason.is_complete:
+            raw = f" ({choice.raw_finish_reason})" if choice.raw_finish_reason else ""
+            write_line(f"warning: {INCOMPLETE[reason.value if reason else None]}{raw}", err=True)
 
 
 def _write(text: str) -> None:

@@ -1,9 +1,15 @@
 """``nsai-work worker``: runs jobs until it is stopped."""
 
+import os
+from collections.abc import Sequence
+from functools import partial
 from typing import Annotated
 
 import typer
+from pydantic import JsonValue
 
+from nsai_work.cli.output import write_json
+from nsai_work.cli.parameters import JsonFlag
 from nsai_work.cli.store_access import load_settings
 from nsai_work.job import Priority
 
@@ -17,13 +23,27 @@ def worker(
         int | None,
         typer.Option(min=1, help="Maximum number of concurrent jobs; NSAI_WORK_CONCURRENCY (100) if omitted."),
     ] = None,
+    json_output: JsonFlag = False,
 ) -> None:
     """Run jobs until stopped.
 
-    The first Ctrl-C or SIGTERM hands running jobs over and exits; the second exits immediately.
+    The first Ctrl-C or SIGTERM hands running jobs over and exits; the second exits immediately. With --json, one
+    line on stdout says that the worker claims jobs, and the events of the log on stderr are JSON.
     """
     from nsai_work.worker import run_worker
 
-    settings = load_settings(quiet=False)
+    settings = load_settings(quiet=False, log_json=json_output)
     settings.make_home()
-    run_worker(settings, queues=tuple(queue or Priority), concurrency=concurrency or settings.concurrency)
+    queues, limit = tuple(queue or Priority), concurrency or settings.concurrency
+    on_ready = partial(_write_ready, queues, limit) if json_output else None
+    run_worker(settings, queues=queues, concurrency=limit, on_ready=on_ready)
+
+
+def _write_ready(queues: Sequence[Priority], concurrency: int, worker_id: str) -> None:
+    ready: dict[str, JsonValue] = {
+        "worker_id": worker_id,
+        "pid": os.getpid(),
+        "queues": [str(name) for name in queues],
+        "concurrency": concurrency,
+    }
+    write_json(ready, indent=None)

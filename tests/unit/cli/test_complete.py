@@ -1,0 +1,44 @@
+"""``nsai-work complete`` says when an answer is not complete, whole or streamed."""
+
+from collections.abc import Callable
+
+import pytest
+
+from crucible import Choice, Completion, FinishReason, Message
+from crucible.stream import events_of
+from nsai_work.cli.commands import complete
+
+WRITE: dict[str, Callable[[Completion], None]] = {
+    "whole": complete._write_answer,
+    "streamed": lambda completion: complete._write_stream(events_of(completion)),
+}
+REASONS: tuple[FinishReason | None, ...] = (*FinishReason, None)
+
+
+@pytest.mark.parametrize("write", WRITE.values(), ids=WRITE)
+@pytest.mark.parametrize("reason", REASONS)
+def test_an_answer_that_is_not_complete_is_said_to_be_so(
+    capsys: pytest.CaptureFixture[str], write: Callable[[Completion], None], reason: FinishReason | None
+) -> None:
+    """On stderr, so that stdout is the answer alone."""
+    if reason is None and write is WRITE["streamed"]:
+        pytest.skip("the end of a streamed answer has a reason")
+    message = Message(role="assistant", content="An answer")
+    write(Completion(choices=(Choice(message=message, finish_reason=reason),)))
+
+    out, err = capsys.readouterr()
+    assert out == "An answer\n"
+    is_complete = reason is not None and reason.is_complete
+    assert err == ("" if is_complete else f"warning: {complete.INCOMPLETE[reason and reason.value]}\n")
+
+
+@pytest.mark.parametrize("write", WRITE.values(), ids=WRITE)
+def test_a_refusal_is_printed(capsys: pytest.CaptureFixture[str], write: Callable[[Completion], None]) -> None:
+    """Its text is in the place of an answer."""
+    message = Message(role="assistant", content=None, refusal="I cannot help with that.")
+    choice = Choice(message=message, finish_reason=FinishReason.REFUSAL, raw_finish_reason="declined")
+    write(Completion(choices=(choice,)))
+
+    out, err = capsys.readouterr()
+    assert out == "I cannot help with that.\n"
+    assert err == "warning: the model refused to answer (declined)\n"
