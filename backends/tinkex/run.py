@@ -17,7 +17,16 @@ from backends.tinkex.types.datum import Datum as WireDatum
 from backends.tinkex.types.forward_backward_output import ForwardBackwardOutput
 from backends.tinkex.types.model_input import ModelInput
 from crucible.digest import forward_digest, save_digest, step_digest
-from crucible.errors import CrucibleError, MalformedAnswer, NameTaken, RunCorrupted, RunGone, Unsupported
+from crucible.errors import (
+    AnswerLost,
+    CallerError,
+    CrucibleError,
+    MalformedAnswer,
+    NameTaken,
+    RunCorrupted,
+    RunGone,
+    Unsupported,
+)
 from crucible.recovery import RecoveryPolicy
 from crucible.training import (
     Datum,
@@ -116,7 +125,6 @@ class TinkexRun(LiveRun):
         known = self._client.service.features
         return RunFeatures(
             replays=known.replays_seq_id,
-            restores_optimizer=known.optimizer_restore,
             sets_corrupted_flag=known.corrupted_flag,
             loss_tolerance=self._loss_tolerance,
         )
@@ -278,11 +286,24 @@ class TinkexRun(LiveRun):
 
     async def _adopt(self, path: ParsedCheckpointTinkerPath, taken: NameTaken) -> SaveResult:
         """Return the checkpoint under a taken name. No other writer uses this run, so it is an earlier save of the
-        same intent. Raises ``taken`` when the service does not list it."""
+        same intent. Its path is the service's own, or ours where the service has no listing but knows it.
+
+        Raises AnswerLost when neither is known: the path was in an answer that did not arrive, and a restored run
+        saves under another name.
+        """
         for listed in await checkpoints_of(self._rest, self._client.model_id):
             if listed.tinker_path == path.tinker_path or listed.checkpoint_id in (path.checkpoint_id, path.name):
                 return SaveResult(listed.tinker_path or path.tinker_path, adopted=True)
-        raise taken
+        try:
+            await self._rest.get_weights_info_by_tinker_path(path.tinker_path)
+        except (CallerError, Unsupported, RunGone):
+            raise AnswerLost(
+                f"a save under the name {path.name} exists already, and the service does not say where",
+                backend=BACKEND,
+                request_id=taken.request_id,
+                details={"run_id": self._client.model_id, "name": path.name},
+            ) from taken
+        return SaveResult(path.tinker_path, adopted=True)
 
     async def _is_flagged(self, run_id: str) -> bool:
         return await is_flagged(self._rest, run_id)

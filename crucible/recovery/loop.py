@@ -19,6 +19,7 @@ from crucible.errors import (
 from crucible.recovery.events import Announcer, RecoveryEventName
 from crucible.recovery.policy import RecoveryPolicy
 from crucible.training import CheckpointCheck, CheckpointRef
+from crucible.waits import waiting
 
 R = TypeVar("R")
 
@@ -136,7 +137,9 @@ class RecoveryLoop(Generic[R]):
         for attempt in range(self.policy.max_attempts):
             wait_ms = max(self.policy.backoff_before(attempt), last.retry_after_ms or 0 if last else 0)
             if wait_ms:
-                await self.sleep(wait_ms / 1000)
+                with waiting() as wait:
+                    wait.because(self._why_waiting(attempt, wait_ms, last))
+                    await self.sleep(wait_ms / 1000)
             await self.announce(RecoveryEventName.STARTED, self.run_id, attempt=attempt, reason=self.reason)
             try:
                 return await self._attempt(is_last=attempt == self.policy.max_attempts - 1)
@@ -153,6 +156,10 @@ class RecoveryLoop(Generic[R]):
             backend=self.backend,
             details={"run_id": self.run_id, "attempts": attempts},
         ) from last
+
+    def _why_waiting(self, attempt: int, wait_ms: int, last: CrucibleError | None) -> str:
+        after = self.reason if last is None else f"attempt {attempt} failed: {last.message}"
+        return f"recovery of run {self.run_id}, next attempt after {wait_ms / 1000:g} s: {after}"
 
     async def _attempt(self, *, is_last: bool) -> Restored[R]:
         """Restore the first usable candidate.

@@ -244,10 +244,6 @@ class ServiceClient:
         """
         return self.runner.start(self._probe_features(base_model))
 
-    def confirm_optimizer_restore(self, proved: bool) -> None:
-        """Record whether repeated steps have proved that a load restores the optimizer."""
-        self.connection.memory.learn(optimizer_restore=proved)
-
     # --- closing --------------------------------------------------------------------------------------------
 
     def close(self) -> None:

@@ -12,8 +12,6 @@ class ServerFeatures(Record):
     """The features of a server. None means unknown.
 
     ``replays_seq_id``: a repeated sequence number is answered from the record instead of running again.
-    ``optimizer_restore``: None until repeated steps have proved or refuted it
-    (``ServiceClient.confirm_optimizer_restore``).
     ``corrupted_flag``: the server writes ``corrupted`` into its training runs. A server that writes False might
     never write True, so corruption is also detected by errors and by values.
     """
@@ -24,7 +22,6 @@ class ServerFeatures(Record):
     compression: bool | None = None
     replays_seq_id: bool | None = None
     durable_checkpoints: bool | None = None
-    optimizer_restore: bool | None = None
     corrupted_flag: bool | None = None
     ttl: bool | None = None
     overwrite: bool | None = None

@@ -99,5 +99,4 @@ def test_features_are_found_without_harm(server: DevServer, service: ServiceClie
     assert (features.ttl, features.archive, features.publish, features.sessions) == (True, True, True, True)
     assert features.billing is False
     assert "tiny-lm" in features.models
-    assert features.optimizer_restore is None
     assert server.live_runs() == []

@@ -27,6 +27,7 @@ from crucible.recovery import (
     in_order,
 )
 from crucible.training import CheckpointCheck, CheckpointRef
+from crucible.waits import Wait, observed
 
 NEW = CheckpointRef(path="x://r/weights/3", name="3", step=3, metric=0.5)
 MIDDLE = CheckpointRef(path="x://r/weights/2", name="2", step=2)
@@ -248,3 +249,23 @@ def test_a_callback_that_raises_is_an_event_and_changes_nothing(succeeds: bool, 
     assert last.name == "x.recovery.callback_failed"
     assert last.details["callback"] == ("on_recovery" if succeeds else "on_failure")
     assert last.details["reason"] == "ValueError: a mistake of the script"
+
+
+def test_each_delay_is_a_wait_with_its_reason() -> None:
+    """So that whoever looks at the job sees within seconds why it stands still; it is over with the delay."""
+    recovery = Recovery(Source(errors=[BackendUnavailable("the service is away"), CapacityError("full")]))
+    reasons: list[str | None] = []
+
+    class Observer:
+        def report(self, wait: Wait) -> None:
+            reasons.append(wait.reason)
+
+    with observed(Observer()):
+        recovery.run()
+
+    assert reasons == [
+        "recovery of run r, next attempt after 1 s: attempt 1 failed: the service is away",
+        None,
+        "recovery of run r, next attempt after 2 s: attempt 2 failed: full",
+        None,
+    ]
