@@ -1,7 +1,7 @@
 """Deletes the checkpoints of old jobs at their services, before the jobs themselves are pruned."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 BATCH: Final = 100
 
 
-def delete_old_checkpoints(store: "Store", before: datetime, *, timeout_s: float) -> int:
-    """Delete the checkpoints of jobs that ended before ``before``, except promoted ones. Returns their number.
+def delete_old_checkpoints(store: "Store", before: datetime, *, keep: Collection[str], timeout_s: float) -> int:
+    """Delete the checkpoints of jobs that ended before ``before``, except promoted ones and those with a path in
+    ``keep``. Returns their number.
 
     If a service fails, the number so far is in the error's message, and another call continues.
 
@@ -32,7 +33,7 @@ def delete_old_checkpoints(store: "Store", before: datetime, *, timeout_s: float
         store.end_checkpoint_deletion(checkpoint)
         deleted += 1
 
-    while batch := store.begin_checkpoint_deletion(before, limit=BATCH):
+    while batch := store.begin_checkpoint_deletion(before, limit=BATCH, keep=keep):
         for backend in sorted({checkpoint.backend for checkpoint in batch}):
             group = [checkpoint for checkpoint in batch if checkpoint.backend == backend]
             try:

@@ -1,10 +1,11 @@
 """The store for callers that may block: submit, cancel, retry and query, from any thread."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 
+from pydantic import JsonValue
 from sqlalchemy import URL
 
 from nsai_work.clock import Clock, SystemClock
@@ -168,13 +169,20 @@ class Store:
         """Delete up to ``limit`` jobs that ended before ``before``. Returns their number."""
         return self.database.run(pruning.prune, before, limit=limit, forget_checkpoints=forget_checkpoints)
 
-    def count_old_checkpoints(self, before: datetime) -> dict[str, int]:
-        """The number of checkpoints of jobs that ended before ``before``, by backend, without promoted ones."""
-        return self.database.read(old_checkpoints.count_old_checkpoints, before)
+    def open_specs(self) -> list[tuple[str, JsonValue]]:
+        """The ids and specs of all jobs that have not ended."""
+        return self.database.read(old_checkpoints.open_specs)
 
-    def begin_checkpoint_deletion(self, before: datetime, *, limit: int) -> list[OldCheckpoint]:
-        """Mark up to ``limit`` of these checkpoints as deleting, and return them."""
-        return self.database.run(old_checkpoints.begin_deletion, before, limit=limit)
+    def old_checkpoints(self, before: datetime) -> list[OldCheckpoint]:
+        """The checkpoints of jobs that ended before ``before``, without promoted ones."""
+        return self.database.read(old_checkpoints.old_checkpoints, before)
+
+    def begin_checkpoint_deletion(
+        self, before: datetime, *, limit: int, keep: Collection[str] = frozenset()
+    ) -> list[OldCheckpoint]:
+        """Mark up to ``limit`` of these checkpoints as deleting, except those with a path in ``keep``, and return
+        them."""
+        return self.database.run(old_checkpoints.begin_deletion, before, limit=limit, keep=keep)
 
     def end_checkpoint_deletion(self, checkpoint: OldCheckpoint) -> None:
         """Record that a checkpoint no longer exists at its service. Idempotent."""

@@ -1,6 +1,7 @@
 """``nsai-work db``: upgrades the schema of the store and prunes old jobs."""
 
 import re
+from collections import Counter
 from datetime import UTC, timedelta
 from typing import Annotated, Final
 
@@ -61,14 +62,15 @@ def prune(
         bool,
         typer.Option(
             "--delete-checkpoints",
-            help="Also delete jobs with checkpoints, after deleting these at the service. Promoted checkpoints and"
-            " their jobs are kept.",
+            help="Also delete jobs with checkpoints, after deleting these at the service. Promoted checkpoints,"
+            " those that an unfinished job names, and their jobs are kept.",
         ),
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count jobs and checkpoints.")] = False,
     json_output: JsonFlag = False,
 ) -> None:
     """Delete jobs that ended long ago, with their events, steps and attempts."""
+    from nsai_work.client.checkpoint_use import find_use
     from nsai_work.client.prune import delete_old_checkpoints
     from nsai_work.clock import SystemClock
 
@@ -78,10 +80,15 @@ def prune(
     settings = load_settings()
     store = existing_store(settings)
     old, with_checkpoints = store.count_old(before)
-    at_backends = store.count_old_checkpoints(before) if delete_checkpoints else {}
+    checkpoints = store.old_checkpoints(before) if delete_checkpoints else []
+    use = find_use(store, {path for checkpoint in checkpoints for path in checkpoint.paths})
+    at_backends = Counter(
+        checkpoint.backend for checkpoint in checkpoints if use.jobs.keys().isdisjoint(checkpoint.paths)
+    )
     deleted_checkpoints = 0
     if delete_checkpoints and not dry_run:
-        deleted_checkpoints = delete_old_checkpoints(store, before, timeout_s=settings.submit_timeout_s)
+        timeout_s, keep = settings.submit_timeout_s, use.jobs.keys()
+        deleted_checkpoints = delete_old_checkpoints(store, before, keep=keep, timeout_s=timeout_s)
     deleted = 0
     # each batch is a transaction of its own, so that other writers get their turn
     while not dry_run and (batch := store.prune(before, forget_checkpoints=forget_checkpoints)):
@@ -90,12 +97,18 @@ def prune(
         counts: dict[str, JsonValue] = {"older": old, "with_checkpoints": with_checkpoints, "forgotten": deleted}
         if delete_checkpoints:
             counts |= {"checkpoints": {**at_backends}, "deleted_checkpoints": deleted_checkpoints}
+            counts["in_use"] = [{"path": path, "job": job_id} for path, job_id in use.jobs.items()]
+            counts["unread"] = [*use.unread]
         write_json(counts)
         return
     write_line(
         f"{count_text(old, 'job')} ended before {before:%Y-%m-%d %H:%M} UTC, "
         f"{with_checkpoints} of them with checkpoints"
     )
+    for path, job_id in use.jobs.items():
+        write_line(f"{path} is kept: job {job_id}, which has not ended, names it")
+    for job_id in use.unread:
+        write_line(f"warning: the prompts of job {job_id} cannot be read here; its models were not kept", err=True)
     for backend, count in at_backends.items():
         write_line(f"{count_text(count, 'checkpoint')} at {backend} {'would be' if dry_run else 'were'} deleted")
     if not dry_run:

@@ -5,19 +5,22 @@ after it. If the service or the process fails in between, the next pruning finds
 checkpoints are kept.
 """
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import Row, Select, and_, select, update
+from pydantic import JsonValue
+from sqlalchemy import Column, ColumnElement, Row, Select, and_, or_, select, true, update
 
 from nsai_work.journal import CheckpointStatus
+from nsai_work.lifecycle import JobStatus
 from nsai_work.store.engine.database import Tx
 from nsai_work.store.lifecycle.events import append_events
 from nsai_work.store.maintenance.pruning import STORED_STATUSES, is_needed, is_old
-from nsai_work.store.schema import checkpoints, jobs, runs
+from nsai_work.store.schema import checkpoints, jobs, runs, specs, status_in
+
+_OPEN: Final = tuple(status for status in JobStatus if not status.ended)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,16 +34,25 @@ class OldCheckpoint:
     paths: tuple[str, ...]
 
 
-def count_old_checkpoints(tx: Tx, before: datetime) -> dict[str, int]:
-    """The number of checkpoints that ``begin_deletion`` would return, without a limit, by backend."""
-    rows = tx.connection.execute(_old_checkpoints(before))
-    return dict(Counter(_checkpoint_of(row).backend for row in rows))
+def open_specs(tx: Tx) -> list[tuple[str, JsonValue]]:
+    """The ids and specs of all jobs that have not ended."""
+    statement = select(jobs.c.id, specs.c.spec).join_from(jobs, specs, specs.c.job_seq == jobs.c.seq)
+    rows = tx.connection.execute(statement.where(status_in(*_OPEN)))
+    return [(row.id, row.spec) for row in rows]
 
 
-def begin_deletion(tx: Tx, before: datetime, *, limit: int) -> list[OldCheckpoint]:
+def old_checkpoints(tx: Tx, before: datetime) -> list[OldCheckpoint]:
+    """The checkpoints of jobs that ended before ``before``."""
+    return [_checkpoint_of(row) for row in tx.connection.execute(_old_checkpoints(before))]
+
+
+def begin_deletion(
+    tx: Tx, before: datetime, *, limit: int, keep: Collection[str] = frozenset()
+) -> list[OldCheckpoint]:
     """Mark up to ``limit`` checkpoints of jobs that ended before ``before`` as deleting, and return them. Those of
-    locked jobs are skipped."""
-    statement = _old_checkpoints(before).limit(limit).with_for_update(of=jobs, skip_locked=True)
+    locked jobs, and those with a path in ``keep``, are skipped."""
+    kept = (_is_none_of(tx, column, keep) for column in (checkpoints.c.path, checkpoints.c.sampler_path))
+    statement = _old_checkpoints(before).where(*kept).limit(limit).with_for_update(of=jobs, skip_locked=True)
     rows = tx.connection.execute(statement).all()
     _mark(tx, [row for row in rows if row.status != CheckpointStatus.DELETING], CheckpointStatus.DELETING)
     return [_checkpoint_of(row) for row in rows]
@@ -52,6 +64,10 @@ def end_deletion(tx: Tx, checkpoint: OldCheckpoint) -> None:
     condition = and_(checkpoints.c.job_seq == checkpoint.job_seq, checkpoints.c.name == checkpoint.name)
     rows = tx.connection.execute(select(checkpoints).where(condition)).all()
     _mark(tx, [row for row in rows if row.status == CheckpointStatus.DELETING], CheckpointStatus.DELETED)
+
+
+def _is_none_of(tx: Tx, column: Column[str], paths: Collection[str]) -> ColumnElement[bool]:
+    return or_(column.is_(None), ~tx.one_of(column, paths)) if paths else true()
 
 
 def _old_checkpoints(before: datetime) -> Select[Any]:

@@ -1,8 +1,10 @@
 """Checkpoints of old jobs are deleted in two phases, and a deletion that was interrupted is found again."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from nsai_work.client.checkpoint_use import find_use
 from nsai_work.job import Job
 from nsai_work.store import ClaimRequest, Outcome, Store
 from nsai_work.store.engine.bulk_write import insert_new
@@ -48,7 +50,7 @@ def test_a_started_deletion_is_found_again_until_it_ends(
     clock.pass_time(60)
     before = clock.now()
 
-    assert store.count_old_checkpoints(before) == {"fake": 2}
+    assert [item.backend for item in store.old_checkpoints(before)] == ["fake"] * 2
     (first,) = store.begin_checkpoint_deletion(before, limit=1)
     both = store.begin_checkpoint_deletion(before, limit=9)
     assert (both[0], [item.paths for item in both]) == (first, [("fake://c0",), ()])
@@ -81,5 +83,48 @@ def test_young_needed_and_promoted_ones_are_left_alone(
     store.submit([young])
     end_with_checkpoints(store, claim_request(job_ids=[young.id]), clock)
 
-    assert store.count_old_checkpoints(before) == {}
+    assert store.old_checkpoints(before) == []
     assert store.begin_checkpoint_deletion(before, limit=9) == []
+
+
+def test_what_an_unfinished_job_names_is_kept(
+    store: Store, make_job: MakeJob, claim_request: MakeRequest, clock: Any, tmp_path: Path
+) -> None:
+    """In its model, a setting of its recovery, an argument of a command, or a prompt of its file; not by an ended
+    job."""
+    store.submit([make_job()])
+    end_with_checkpoints(store, claim_request(), clock)
+    clock.pass_time(60)
+    before = clock.now()
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "Hi", "options": {"model": "fake://c0"}}\n')
+    prompt = {"messages": [{"role": "user", "content": "Hi"}], "options": {"model": "fake://c0"}}
+    training = {"base_model": "tiny-lm", "data": {"path": "d"}, "max_steps": 1}
+    batch = {"input": {"path": str(tmp_path / "prompts.jsonl")}, "output": str(tmp_path / "out.jsonl")}
+    named: list[dict[str, Any]] = [
+        {"kind": "inference", "payload": {"prompt": prompt}},
+        {"kind": "inference", "payload": batch},
+        {"kind": "training_step", "payload": training | {"recovery": {"checkpoint_strategy": "fake://c0"}}},
+        {"kind": "tool_call", "payload": {"command": "x", "arguments": {"from": ["fake://c0"]}}},
+    ]
+    for fields in named:
+        job = make_job(**fields)
+        store.submit([job])
+
+        use = find_use(store, {"fake://c0"})
+        assert (use.jobs, use.unread) == ({"fake://c0": job.id}, [])
+        kept = store.begin_checkpoint_deletion(before, limit=9, keep=use.jobs)
+        assert [item.paths for item in kept] == [()]
+        assert store.prune(before) == 0
+        store.request_cancel(job.id)
+
+    assert find_use(store, {"fake://c0"}).jobs == {}
+    assert [item.paths for item in store.begin_checkpoint_deletion(before, limit=9)] == [("fake://c0",), ()]
+
+
+def test_prompts_that_cannot_be_read_are_said_to_be(store: Store, make_job: MakeJob, tmp_path: Path) -> None:
+    """The job is named: a worker on another machine may have its file."""
+    payload = {"input": {"path": str(tmp_path / "missing.jsonl")}, "output": str(tmp_path / "out.jsonl")}
+    job = make_job(kind="inference", payload=payload)
+    store.submit([job])
+
+    assert find_use(store, {"fake://c0"}).unread == [job.id]
