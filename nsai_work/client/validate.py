@@ -70,6 +70,7 @@ def validate_jobs(
     pinned = [_pin_files(job) for job in jobs]
     new = [job for job, stored in zip(pinned, are_stored(pinned), strict=True) if not stored]
     for job in new:
+        _require_model(job)
         _check_output(job)
     with_backend = [job for job in new if job.kind != "composite"]
     unverified: Mapping[str, str] = {}
@@ -82,6 +83,15 @@ def _check_fields(job: Job, installed: InstalledBackends) -> None:
     refuse_credentials({"payload": job.payload, "metadata": job.metadata, "tags": list(job.tags), "name": job.name})
     _refuse_unused_fields(job)
     _check_backend_names(job, installed)
+
+
+def _require_model(job: Job) -> None:
+    """As for each prompt of a batch: a backend's default model may be one that costs more."""
+    payload = job.parsed_payload
+    if isinstance(payload, Inference) and payload.prompt is not None and payload.prompt.options.model is None:
+        raise InvalidJob.of(
+            "payload.prompt.options.model", None, "name the model; nsai-work backends lists those of each backend"
+        )
 
 
 def _check_output(job: Job) -> None:

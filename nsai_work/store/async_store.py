@@ -17,6 +17,7 @@ from nsai_work.lifecycle import JobStatus
 from nsai_work.logs import get_logger
 from nsai_work.store import lanes
 from nsai_work.store.claim import claim, claim_within
+from nsai_work.store.claim.shares import prune_shares
 from nsai_work.store.engine.commit_queue import CommitQueue
 from nsai_work.store.engine.database import Database, Tx
 from nsai_work.store.engine.group_commit import PendingOperation, commit
@@ -116,10 +117,13 @@ class AsyncStore:
         return await self.run(rescuer.reclaim, expired, max_crashes=max_crashes)
 
     async def release_due(self) -> DueJobs:
-        """As ``scheduler.release_due``; afterwards wait reasons are recorded and empty lanes deactivated."""
+        """As ``scheduler.release_due``; afterwards wait reasons are recorded, empty lanes deactivated, and
+        the positions of old selections deleted."""
         due_jobs = await self.run(scheduler.release_due)
         await self.run(recorder.record_waits)
+        await self.run(recorder.record_behind)
         await self.run(lanes.deactivate_empty_lanes)
+        await self.run(prune_shares)
         return due_jobs
 
     async def overdue_wake_ups(self, older_than_s: float) -> list[WakeUp]:

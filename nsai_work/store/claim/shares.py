@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
-from sqlalchemy import Select, bindparam, select
+from sqlalchemy import Select, and_, bindparam, delete, func, select
 
 from nsai_work.job import Priority
 from nsai_work.payloads import JobKind
@@ -30,6 +30,8 @@ from nsai_work.store.records import Selection
 from nsai_work.store.schema import shares
 
 SHARES: Final = {Priority.REALTIME: 9, Priority.INTERACTIVE: 4, Priority.BATCH: 2, Priority.OFFLINE: 1}
+MAX_SELECTIONS: Final = 64
+"""The number of selections whose positions are stored at most, until the next sweep."""
 MAX_CONCURRENT: Final = 16
 """The number of rows of a selection, and so of concurrent claims that keep the shares exactly."""
 
@@ -94,6 +96,23 @@ def lock_cycle(tx: Tx, selection: Selection) -> ShareCycle:
         insert_new(tx, shares, rows)
     # each is locked by another claim: a slot at random keeps the shares on average
     return ShareCycle(secrets.randbelow(len(SLOTS)))
+
+
+def prune_shares(tx: Tx) -> int:
+    """Delete the positions of all selections if they are more than MAX_SELECTIONS, most of them of workers that are
+    gone. Returns the number of deleted rows.
+
+    The selections in use begin their cycles again at the next claim. Rows that a claim has locked stay.
+    """
+    count = tx.connection.execute(select(func.count()).select_from(shares)).scalar_one()
+    if count <= MAX_SELECTIONS * MAX_CONCURRENT:
+        return 0
+    unlocked = select(shares.c.selection, shares.c.number).with_for_update(skip_locked=True)
+    rows = tx.connection.execute(unlocked).all()
+    for row in rows:
+        same = and_(shares.c.selection == row.selection, shares.c.number == row.number)
+        tx.connection.execute(delete(shares).where(same))
+    return len(rows)
 
 
 @lru_cache(maxsize=64)

@@ -25,9 +25,19 @@ MAX_EXAMINED: Final = 50
 """The number of lanes ahead of a lane that are examined."""
 NO_WORKER: Final = "no worker is alive"
 BUSY: Final = "waits for a free worker"
+BEHIND: Final = "other jobs are before it"
 TURN: Final = "it is the turn of another tenant"
 SHARE: Final = "it is the turn of another priority"
-_COMPUTED: Final = ("no worker ", "limit of ", "quota of tenant ", "concurrency group is full", BUSY, TURN, SHARE)
+_COMPUTED: Final = (
+    "no worker ",
+    "limit of ",
+    "quota of tenant ",
+    "concurrency group is full",
+    BEHIND,
+    BUSY,
+    TURN,
+    SHARE,
+)
 """How the reasons begin that are computed here. The column may have the reason of a requeue instead."""
 
 
@@ -101,7 +111,7 @@ class _Queue:
         if lane is None or row.seq <= lane.front:
             return None
         if not count:
-            return "other jobs are before it"
+            return BEHIND
         ahead = select(jobs.c.seq).where(*ready_in(row.lane_id), jobs.c.seq < row.seq).limit(MAX_COUNTED)
         number = self._tx.connection.execute(select(func.count()).select_from(ahead.subquery())).scalar_one()
         more = " or more" if number == MAX_COUNTED else ""

@@ -1,14 +1,14 @@
 """Records why jobs wait: the wait reason of the front job of each lane, with an event whenever it changes.
 
-The jobs behind it wait for it, so the cost depends on the number of lanes, not on that of queued jobs. The reasons
-of pending and delayed jobs are recorded with the transition that makes them wait.
+The jobs behind it wait for it: that is recorded once for each, so the cost of a long backlog is that of one small
+write per job. The reasons of pending and delayed jobs are recorded with the transition that makes them wait.
 """
 
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, Final
 
-from sqlalchemy import Row, and_, or_, select
+from sqlalchemy import ColumnElement, Row, and_, or_, select
 
 from nsai_work.store.engine.database import Tx
 from nsai_work.store.lanes import front_of, ready_in
@@ -16,11 +16,13 @@ from nsai_work.store.lifecycle.locks import lock_rows
 from nsai_work.store.lifecycle.wait_events import record_reasons
 from nsai_work.store.maintenance.scheduler import CLOCK_SKEW
 from nsai_work.store.schema import jobs, lanes
-from nsai_work.store.wait_reasons.reason import wait_reasons
+from nsai_work.store.wait_reasons.reason import BEHIND, wait_reasons
 
 MIN_WAIT: Final = timedelta(seconds=3)
 """A job that is claimed sooner has not waited. With the interval of sweeps it is known within five seconds."""
 MAX_RECORDED: Final = 200
+MAX_BEHIND: Final = 1_000
+"""The number of jobs behind others that a sweep records, the oldest first."""
 
 
 def record_waits(tx: Tx, limit: int = MAX_RECORDED) -> int:
@@ -37,14 +39,37 @@ def record_waits(tx: Tx, limit: int = MAX_RECORDED) -> int:
     return len(seqs)
 
 
+def record_behind(tx: Tx, limit: int = MAX_BEHIND) -> int:
+    """Record, once for each job, that it waits behind others of its lane. Returns the number of jobs. Jobs that
+    another transaction has locked are skipped."""
+    lane = select(lanes.c.id, front_of(lanes.c.id).label("front")).where(lanes.c.active).subquery()
+    behind = (
+        select(jobs.c.seq)
+        .join_from(lane, jobs, and_(*ready_in(lane.c.id), jobs.c.seq > lane.c.front))
+        .where(jobs.c.wait_reason.is_(None), _has_waited(tx))
+        .order_by(jobs.c.seq)
+        .limit(limit)
+    )
+    seqs = tx.connection.execute(behind).scalars().all()
+    if not seqs:
+        return 0
+    unclaimed = select(jobs.c.seq).where(tx.one_of(jobs.c.seq, seqs), *ready_in(jobs.c.lane_id))
+    locked = [row.seq for row in lock_rows(tx, unclaimed.order_by(jobs.c.seq), skip_locked=True)]
+    record_reasons(tx, dict.fromkeys(locked, BEHIND))
+    return len(locked)
+
+
+def _has_waited(tx: Tx) -> ColumnElement[bool]:
+    return or_(jobs.c.queued_at <= tx.now - MIN_WAIT, jobs.c.queued_at > tx.now + CLOCK_SKEW)
+
+
 def _fronts(tx: Tx, limit: int) -> Sequence[Row[Any]]:
     """The front jobs that have waited, those without a recorded reason first."""
     lane = select(lanes.c.id, front_of(lanes.c.id).label("front")).where(lanes.c.active).subquery()
-    waited = or_(jobs.c.queued_at <= tx.now - MIN_WAIT, jobs.c.queued_at > tx.now + CLOCK_SKEW)
     statement = (
         select(jobs)
         .join_from(lane, jobs, and_(*ready_in(lane.c.id), jobs.c.seq == lane.c.front))
-        .where(waited)
+        .where(_has_waited(tx))
         .order_by(jobs.c.wait_reason.is_not(None), jobs.c.seq)
         .limit(limit)
     )

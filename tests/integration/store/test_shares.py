@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from sqlalchemy import delete, select
 
 from nsai_work.job import Job, Priority
-from nsai_work.store import Claim, ClaimRequest, Store
+from nsai_work.store import Claim, ClaimRequest, Selection, Store
 from nsai_work.store.claim import general
-from nsai_work.store.claim.shares import MAX_CONCURRENT, SHARES, SLOTS
+from nsai_work.store.claim.shares import MAX_CONCURRENT, MAX_SELECTIONS, SHARES, SLOTS, lock_cycle, prune_shares
 from nsai_work.store.schema import jobs, shares
 from tests.working_store import WorkingStore
 
@@ -233,3 +233,18 @@ class TestConcurrentClaims:
             slots = tx.connection.execute(select(shares.c.slot).order_by(shares.c.number)).scalars().all()
         assert slots[0] == 1
         assert (slots[1] == 1) is (locked == MAX_CONCURRENT)
+
+
+def test_positions_of_selections_do_not_pile_up(
+    store: WorkingStore, make_job: MakeJob, claim_request: MakeRequest
+) -> None:
+    """Workers come and go with other backends: a sweep forgets what is too much, and claims go on."""
+    for number in range(MAX_SELECTIONS):
+        store.database.run(lock_cycle, Selection(backends=((f"b{number}", "a"),)))
+    assert store.database.run(prune_shares) == 0
+    store.database.run(lock_cycle, Selection(backends=(("one more", "a"),)))
+    store.release_due()
+
+    assert store.database.read(lambda tx: tx.connection.execute(select(shares)).all()) == []
+    submit(store, make_job, realtime=1, offline=1)
+    assert len(by_door(store, claim_request(limit=2))) == 2

@@ -1,6 +1,6 @@
 """Why a job waits is known within five seconds: when it is shown and listed, in its column, and as an event."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -10,7 +10,7 @@ from sqlalchemy import select
 
 from nsai_work.job import Job, Priority
 from nsai_work.lifecycle import JobStatus
-from nsai_work.store import ClaimRequest, Outcome, Selection
+from nsai_work.store import ClaimRequest, JobFilter, Outcome, Selection
 from nsai_work.store.maintenance.workers import register_worker, worker_seen
 from nsai_work.store.schema import jobs
 from nsai_work.store.wait_reasons.recorder import MAX_RECORDED
@@ -266,7 +266,7 @@ def test_dependencies_are_named_until_they_have_ended(queue: Queue) -> None:
 
 
 def test_a_job_in_a_backlog_knows_how_many_are_before_it(queue: Queue) -> None:
-    """Its record is that of the front job, which all wait for: a long backlog costs no more than a short one."""
+    """That others are before it is on record, once; the number, which changes, is counted where it is shown."""
     queue.worker()
     backlog = [queue.make_job() for _ in range(30)]
     queue.store.submit(backlog)
@@ -275,7 +275,37 @@ def test_a_job_in_a_backlog_knows_how_many_are_before_it(queue: Queue) -> None:
     assert queue.store.get(backlog[1].id).wait_reason == "1 job is before it"
     assert queue.store.get(backlog[29].id).wait_reason == "29 jobs are before it"
     assert queue.store.list_jobs()[0].wait_reason == "other jobs are before it"
-    assert [recorded(queue, job) for job in backlog[:3]] == ["waits for a free worker", None, None]
+    assert [recorded(queue, job) for job in backlog[:3]] == [
+        "waits for a free worker",
+        "other jobs are before it",
+        "other jobs are before it",
+    ]
+
+
+def test_every_job_of_a_backlog_has_its_reason_within_five_seconds(queue: Queue) -> None:
+    """As a column and as one event; once it is at the front, the reason is that of the front."""
+    queue.worker()
+    backlog = [queue.make_job(priority=name) for name in Priority for _ in range(30)]
+    queue.store.submit(backlog)
+    queue.sweep_for(5)
+    recorded_at_once = [recorded(queue, job) for job in backlog]
+    waiting = [[event.name for event in queue.store.events(job.id)].count("job.waiting") for job in backlog]
+    queue.store.set_tenant_quota("default", 30)
+    queue.store.claim(queue.claim_request(limit=30, backends=BACKENDS))
+    queue.sweep_for(1)
+
+    assert None not in recorded_at_once
+    assert waiting == [1] * len(backlog)
+    fronts = [jobs_of[30 - left] for jobs_of, left in _left_of(queue, backlog) if left]
+    assert {recorded(queue, job) for job in fronts} == {"quota of tenant default is used up (30 of 30 running)"}
+
+
+def _left_of(queue: Queue, backlog: list[Job]) -> Iterator[tuple[list[Job], int]]:
+    """The jobs of each priority, and the number of them that are queued."""
+    queued = {job.id for job in queue.store.list_jobs(JobFilter(status=JobStatus.QUEUED), limit=200)}
+    for priority in Priority:
+        of_priority = [job for job in backlog if job.priority is priority]
+        yield of_priority, sum(job.id in queued for job in of_priority)
 
 
 def test_a_sweep_records_a_bounded_number(queue: Queue) -> None:

@@ -75,6 +75,15 @@ def test_a_stream_of_a_job_is_refused(settings: Settings) -> None:
         submit(job, settings)
 
 
+def test_a_prompt_without_a_model_is_refused(settings: Settings) -> None:
+    """As in a batch: a backend's default may be a model that costs more. Nothing is stored."""
+    prompt = {"messages": [{"role": "user", "content": "Hi"}]}
+    job = Job.parse({"kind": "inference", "backend": "fake", "payload": {"prompt": prompt}})
+    with pytest.raises(InvalidJob, match=r"payload\.prompt\.options\.model: None .*name the model"):
+        submit(job, settings)
+    assert job_store(settings).list_jobs() == []
+
+
 @pytest.mark.parametrize("field", ["required_backends", "preferred_backends", "excluded_backends"])
 def test_an_unknown_backend_in_a_constraint_is_refused_with_the_nearest_one(field: str, settings: Settings) -> None:
     """A misspelled exclusion would exclude nothing."""
