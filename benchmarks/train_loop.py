@@ -30,6 +30,7 @@ from backends.tinkex import ServiceClient, types
 from backends.tinkex_dev.server import DEV_KEY, DevProcess
 from crucible.tokenizer import ByteTokenizer
 from nsai_work.payloads import DataSource, TrainingStep
+from nsai_work.training.batches import batch_indexes
 from nsai_work.training.data import load_data
 from nsai_work.training.datums import shared_datums
 from nsai_work.training.plan import Plan
@@ -86,7 +87,7 @@ def task(run: TrainingStep) -> dict[str, Any]:
     batches = [
         [
             {"tokens": list(one.tokens), **{name: list(values) for name, values in one.loss_inputs.items()}}
-            for one in datums.batch(plan.batch(step))
+            for one in datums.batch(batch_indexes(plan, step))
         ]
         for step in range(1, plan.total_steps + 1)
     ]

@@ -104,8 +104,9 @@ class JournalSnapshot:
 
     ``steps`` are the current steps (not superseded), in order, without gaps from 1. ``superseded`` maps a step
     number to its newest superseded record, which a repeated step is compared with. ``open_intents`` are the
-    operations of the newest run without a recorded result, by sequence number. ``last_seq_id`` is the highest
-    sequence number journaled for the newest run, open or closed; None before the first.
+    operations of the newest run without a recorded result, by sequence number, and ``last_closed`` is the one
+    before them: results are recorded in order, so a recorded result closes every earlier intent. ``last_seq_id`` is
+    the highest sequence number journaled for the newest run, open or closed. Both are None before the first.
     """
 
     runs: Sequence[RemoteRun]
@@ -114,6 +115,7 @@ class JournalSnapshot:
     open_intents: Sequence[Intent]
     checkpoints: Sequence[CheckpointRecord]
     last_seq_id: int | None = None
+    last_closed: Intent | None = None
 
     @property
     def run(self) -> RemoteRun | None:

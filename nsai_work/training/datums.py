@@ -32,7 +32,7 @@ class Datums:
     def __init__(self, dataset: Dataset, tokenizer: Tokenizer, max_tokens: int) -> None:
         self._dataset = dataset
         self._tokenizer = tokenizer
-        self._max_tokens = max_tokens
+        self.max_tokens = max_tokens
         self._cached: list[Datum] = []
         self.truncated: list[int] = []
         """The first lines of the examples that were cut after ``max_tokens``."""
@@ -53,6 +53,10 @@ class Datums:
         """Return the datums of the examples with these indexes."""
         return tuple(self._datum(index) for index in indexes)
 
+    def are_rendered(self, indexes: Sequence[int]) -> bool:
+        """Return whether ``batch`` would only read its cache."""
+        return max(indexes) < len(self._cached)
+
     def lines(self, indexes: Sequence[int]) -> list[int]:
         """Return the first lines of the examples with these indexes."""
         return [self._dataset.examples[index].line for index in indexes]
@@ -65,17 +69,17 @@ class Datums:
         content = example.content
         render_text, render_example = self._tokenizer.render_text, self._tokenizer.render_example
         rendered = render_text(content) if isinstance(content, str) else render_example(content)
-        datum = to_datum(rendered, self._max_tokens)
+        datum = to_datum(rendered, self.max_tokens)
         if not any(datum.loss_inputs["weights"]):
             raise self._nothing_to_learn(example, rendered)
-        return datum, len(rendered.tokens) <= self._max_tokens
+        return datum, len(rendered.tokens) <= self.max_tokens
 
     def _nothing_to_learn(self, example: Example, rendered: RenderedExample) -> InvalidJob:
         first = next((number for number, weight in enumerate(rendered.weights, start=1) if weight), None)
         state = "no token has a loss weight" if first is None else f"the first token with a loss weight is {first}"
         return InvalidJob(
             f"payload.max_tokens: {self._dataset.path}, line {example.line}: {state}, "
-            f"and the example is cut after {self._max_tokens} tokens; raise max_tokens or shorten the example",
+            f"and the example is cut after {self.max_tokens} tokens; raise max_tokens or shorten the example",
             details={"field": "payload.max_tokens", "line": example.line},
         )
 

@@ -25,7 +25,8 @@ from nsai_work.interruptible import InterruptibleAwaiter, within
 from nsai_work.job import Job
 from nsai_work.journal import Journal, JournalSnapshot
 from nsai_work.payloads import TrainingStep
-from nsai_work.training.data import MAX_SHOWN, load_data
+from nsai_work.training.batches import BatchSource, DatasetSource, Lookahead
+from nsai_work.training.data import load_data
 from nsai_work.training.datums import shared_datums
 from nsai_work.training.decision import Action, Decision, Incident, decide, needs_health_check
 from nsai_work.training.entry import connect
@@ -60,35 +61,40 @@ async def train(
         CrucibleError: any other failure that recovery could not handle.
     """
     wait = InterruptibleAwaiter(control)
+    batches: Lookahead | None = None
     try:
-        dataset = await asyncio.to_thread(load_data, payload.data)
-        tokenizer = await wait(backend.tokenizer(payload.base_model))
-        datums = await asyncio.to_thread(shared_datums, dataset, tokenizer, payload.max_tokens)
+        plan, source = await _open_data(payload, backend, wait)
+        batches = Lookahead(source, depth=payload.pipeline_depth, last_step=plan.total_steps)
         assignment = Assignment(
             job_id=job.id,
             payload=payload,
             spec=payload.run_spec({"job_id": job.id}),
-            plan=Plan.of(payload, len(datums)),
-            datums=datums,
+            plan=plan,
+            batches=batches,
             backend=backend,
             journal=journal,
             clock=clock,
             wait=wait,
             sleep=sleep,
         )
-        await _report_truncated(assignment)
-        return {**await _Driver(assignment, jitter).run(), "truncated_rows": len(datums.truncated)}
+        for name, data in source.announcements().items():
+            if not await journal.has_event(name):
+                await journal.event(name, data)
+        return {**await _Driver(assignment, jitter).run(), **source.result_fields()}
     finally:
+        if batches is not None:
+            await batches.close()
         await wait.close()
 
 
-async def _report_truncated(assignment: Assignment) -> None:
-    """Report examples that were cut, once for a job."""
-    lines, rows = assignment.datums.truncated, len(assignment.datums)
-    if lines and not await assignment.journal.has_event("training.truncated"):
-        limit = assignment.payload.max_tokens
-        data: dict[str, JsonValue] = {"rows": len(lines), "of": rows, "lines": [*lines[:MAX_SHOWN]]}
-        await assignment.journal.event("training.truncated", data | {"max_tokens": limit})
+async def _open_data(
+    payload: TrainingStep, backend: TrainingBackend, wait: InterruptibleAwaiter
+) -> tuple[Plan, BatchSource]:
+    dataset = await asyncio.to_thread(load_data, payload.data)
+    tokenizer = await wait(backend.tokenizer(payload.base_model))
+    datums = await asyncio.to_thread(shared_datums, dataset, tokenizer, payload.max_tokens)
+    plan = Plan.of(payload, len(datums))
+    return plan, DatasetSource(datums, plan)
 
 
 class _Driver:

@@ -3,13 +3,14 @@
 The journal alone decides which, so every owner that loads the same journal makes the same choice.
 """
 
+from collections import deque
 from collections.abc import Sequence
 
 from pydantic import JsonValue
 
 from crucible.errors import AnswerLost, CrucibleError, NoCheckpoint, RunGone, Unsupported
 from crucible.recovery import RecoveredRun, RecoveryEvent, RecoveryRequest
-from crucible.training import Intent, LiveRun
+from crucible.training import LiveRun
 from nsai_work.errors import InvalidJob
 from nsai_work.journal import CheckpointRecord, CheckpointStatus, JournalSnapshot, RemoteRun, ResumeMode
 from nsai_work.training.checkpoints import finish_cleanup
@@ -20,15 +21,14 @@ from nsai_work.training.lineage import (
     skipped_steps,
     suspect_generations,
 )
-from nsai_work.training.operations import OperationSequence, last_done, run_name
-from nsai_work.training.pipeline import prepare
+from nsai_work.training.operations import OperationSequence, last_position, run_name
 from nsai_work.training.proof import comparable
 from nsai_work.training.resume import check_resume
 from nsai_work.training.run_state import ActiveRun, Assignment, Progress
 
 
 async def connect(assignment: Assignment, snapshot: JournalSnapshot) -> ActiveRun:
-    """Return a run that holds the job's state. Its open intents are prepared again but not yet sent.
+    """Return a run that holds the job's state. The pipeline repeats its open intents.
 
     Raises:
         BackendError: attaching, starting or recovering failed, or a takeover would be unsafe (AnswerLost).
@@ -51,7 +51,7 @@ async def _take_over(assignment: Assignment, snapshot: JournalSnapshot, run: Rem
             )
         snapshot = await finish_cleanup(assignment, snapshot)
         active = _active_run(assignment, snapshot, live_run, run)
-        _rebuild_in_flight(assignment, active, snapshot.open_intents)
+        active.expected = deque(snapshot.open_intents)
         await _record_warm(assignment, active, snapshot)
         await check_resume(assignment, active)
     except BaseException as exc:
@@ -76,28 +76,6 @@ async def _attach(assignment: Assignment, run: RemoteRun, next_seq_id: int) -> L
             backend=run.ref.backend,
             details={"run_id": run.ref.run_id},
         ) from exc
-
-
-def _rebuild_in_flight(assignment: Assignment, active: ActiveRun, intents: Sequence[Intent]) -> None:
-    """Rebuild the in-flight queue from the open intents. Each rebuilt intent must equal the journaled one, so that
-    a replay sends the same bytes."""
-    missing = list(intents)
-    while missing:
-        operation = active.operations.peek()
-        if operation is None:
-            raise _irreproducible(missing[0])
-        entry = prepare(assignment, active, operation)
-        if entry.prepared is not None and entry.prepared.intent != missing.pop(0):
-            raise _irreproducible(entry.prepared.intent)
-        active.operations.advance(operation)
-        active.in_flight.append(entry)
-
-
-def _irreproducible(intent: Intent) -> AnswerLost:
-    return AnswerLost(
-        f"the open {intent.kind} of step {intent.step} cannot be rebuilt as it was journaled",
-        details={"run_id": intent.run_id, "seq_id": intent.first_seq_id},
-    )
 
 
 async def _record_warm(assignment: Assignment, active: ActiveRun, snapshot: JournalSnapshot) -> None:
@@ -268,7 +246,7 @@ def _active_run(
         payload.checkpoint_policy,
         run_name=run_name(assignment.job_id, record.generation),
         skipped=skipped_steps(snapshot.runs, skip_batch=skips),
-        done=last_done(snapshot, record),
+        position=last_position(snapshot, record),
     )
     repeated = {
         step.step: step

@@ -1,20 +1,23 @@
-"""The ordered operations of a remote run: steps, the saves between them, and finally the sampling weights.
+"""The ordered operations of a remote run: steps, forward passes and saves, on one axis of steps.
 
-The order depends only on the plan and the checkpoint policy. So a later owner derives the same operations as the
-one that died, and can compare each with its journaled intent.
+The order depends only on the plan and the policies. So a later owner derives the same operations as the one that
+died, and can compare each with its journaled intent.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from crucible.training import IntentKind
 from nsai_work.journal import CheckpointStatus, JournalSnapshot, RemoteRun
 from nsai_work.policies import CheckpointPolicy, StepFacts
+from nsai_work.training.lineage import SKIPPED
 from nsai_work.training.plan import Plan
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """A step or a save. A ``skipped`` step is recorded but never sent. ``name`` is the name of a save."""
+    """A numbered operation of a step. A ``skipped`` step is recorded but never sent. ``name`` is the name of a
+    save, or distinguishes the forward passes of a step."""
 
     kind: IntentKind
     step: int
@@ -22,8 +25,20 @@ class Operation:
     skipped: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A place in the operations of a run: behind ``operation``, or before it if it is to be repeated."""
+
+    operation: Operation
+    repeat: bool = False
+
+
 class OperationSequence:
-    """Iterates over the operations of one remote run; ``done`` is the last one recorded by an earlier owner."""
+    """Iterates over the operations of one remote run.
+
+    Those of a step are, in this order: the step, its save, and after the last step the sampling weights.
+    ``position`` is where an earlier owner stopped; None at the start of a new run.
+    """
 
     def __init__(
         self,
@@ -32,43 +47,58 @@ class OperationSequence:
         *,
         run_name: str,
         skipped: frozenset[int] = frozenset(),
-        done: Operation | None = None,
+        position: Position | None = None,
     ) -> None:
         self._plan = plan
         self._policy = policy
         self._run_name = run_name
         self._skipped = skipped
-        self._last = done
+        self._step = 1 if position is None else position.operation.step
+        self._left = list(self.at(self._step))
+        if position is not None:
+            self._left = self._behind(position)
+        self._skip_empty_steps()
 
     @property
     def finished(self) -> bool:
         """Whether the last operation has been passed."""
-        return self._last is not None and self._last.kind is IntentKind.SAVE_SAMPLER
+        return not self._left
 
     def peek(self) -> Operation | None:
         """Return the next operation; None at the end."""
-        last = self._last
-        if last is None:
-            return self._step(1)
-        match last.kind:
-            case IntentKind.STEP:
-                return self._save(last.step) if self._save_due(last.step) else self._step(last.step + 1)
-            case IntentKind.SAVE_STATE if last.step < self._plan.total_steps:
-                return self._step(last.step + 1)
-            case IntentKind.SAVE_STATE:
-                return Operation(IntentKind.SAVE_SAMPLER, last.step, sampler_name(self._run_name, last.step))
-            case _:
-                return None
+        return self._left[0] if self._left else None
 
     def advance(self, operation: Operation) -> None:
-        """Move past an operation returned by ``peek``."""
-        self._last = operation
+        """Move past the operation that ``peek`` returned."""
+        assert operation == self._left[0]
+        del self._left[0]
+        self._skip_empty_steps()
 
-    def _step(self, step: int) -> Operation:
-        return Operation(IntentKind.STEP, step, skipped=step in self._skipped)
+    def at(self, step: int) -> Sequence[Operation]:
+        """Return the operations of a step, in order."""
+        operations = [Operation(IntentKind.STEP, step, skipped=step in self._skipped)]
+        if self._save_due(step):
+            operations.append(Operation(IntentKind.SAVE_STATE, step, checkpoint_name(self._run_name, step)))
+        if step == self._plan.total_steps:
+            operations.append(Operation(IntentKind.SAVE_SAMPLER, step, sampler_name(self._run_name, step)))
+        return operations
 
-    def _save(self, step: int) -> Operation:
-        return Operation(IntentKind.SAVE_STATE, step, checkpoint_name(self._run_name, step))
+    def _behind(self, position: Position) -> list[Operation]:
+        done, operations = position.operation, self.at(self._step)
+        # a run restored from a checkpoint continues behind a save that another run made, under that run's name
+        places = [
+            place
+            for place, known in enumerate(operations)
+            if known.kind is done.kind and (known.name == done.name or done.name is None)
+        ]
+        # a save that the policy would not make is behind its step
+        place = places[-1] if places else 0
+        return list(operations[place + (not position.repeat) :])
+
+    def _skip_empty_steps(self) -> None:
+        while not self._left and self._step < self._plan.total_steps:
+            self._step += 1
+            self._left = list(self.at(self._step))
 
     def _save_due(self, step: int) -> bool:
         return self._policy.should_save(
@@ -93,15 +123,22 @@ def sampler_name(run_name: str, step: int) -> str:
     return f"{checkpoint_name(run_name, step)}-model"
 
 
-def last_done(snapshot: JournalSnapshot, run: RemoteRun) -> Operation | None:
-    """Return the last recorded operation of a run; None before its first."""
-    step = snapshot.last_step
-    if step == 0:
-        return None
-    saved = step == run.from_step or any(
-        checkpoint.generation == run.generation
-        and checkpoint.step == step
-        and checkpoint.status is not CheckpointStatus.PENDING
+def last_position(snapshot: JournalSnapshot, run: RemoteRun) -> Position | None:
+    """Return the position behind the last recorded operation of a run; None before its first."""
+    step, closed = snapshot.last_step, snapshot.last_closed
+    if _is_skipped(snapshot, run) and (closed is None or closed.step < step):
+        return Position(Operation(IntentKind.STEP, step))
+    if closed is None:
+        return Position(Operation(IntentKind.SAVE_STATE, run.from_step)) if run.from_step else None
+    # a save whose check was interrupted is made again, under its own name
+    repeat = closed.kind is IntentKind.SAVE_STATE and any(
+        checkpoint.name == closed.name and checkpoint.status is CheckpointStatus.PENDING
         for checkpoint in snapshot.checkpoints
     )
-    return Operation(IntentKind.SAVE_STATE if saved else IntentKind.STEP, step)
+    return Position(Operation(closed.kind, closed.step, closed.name), repeat)
+
+
+def _is_skipped(snapshot: JournalSnapshot, run: RemoteRun) -> bool:
+    if not snapshot.steps or snapshot.steps[-1].generation != run.generation:
+        return False
+    return SKIPPED in snapshot.steps[-1].metrics

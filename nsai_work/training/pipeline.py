@@ -1,7 +1,8 @@
 """The training pipeline: prepare, journal and send operations; await the oldest result and record it.
 
 Results are recorded in send order, whichever the service finishes first. So the open intents of a run that is taken
-over are always its newest, and every step before a recorded step is recorded.
+over are always its newest, and every step before a recorded step is recorded. A new owner first repeats these
+intents: it prepares the same operations, and each must equal its intent, so that a replay sends the same bytes.
 """
 
 import math
@@ -10,10 +11,11 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from crucible.errors import RunCorrupted
+from crucible.errors import BackendError, RunCorrupted
 from crucible.training import Intent, IntentKind, Pending, SaveResult, StepRequest, StepResult
 from nsai_work.interruptible import Awaiter
 from nsai_work.journal import CheckpointRecord, StepRecord
+from nsai_work.training.batches import StepBatch
 from nsai_work.training.checkpoints import finish_sampler, finish_save
 from nsai_work.training.in_flight import InFlight
 from nsai_work.training.lineage import SKIPPED
@@ -22,12 +24,14 @@ from nsai_work.training.resume import check_resume
 from nsai_work.training.run_state import ActiveRun, Assignment, expiry
 
 
-def prepare(assignment: Assignment, active: ActiveRun, operation: Operation) -> InFlight:
+async def _prepare(assignment: Assignment, active: ActiveRun, operation: Operation) -> InFlight:
     """Build the request of an operation and reserve its sequence numbers, without sending it."""
     if operation.skipped:
         return InFlight(operation)
     if operation.kind is IntentKind.STEP:
-        return InFlight(operation, active.run.prepare_step(step_request(assignment, operation.step)))
+        step, batches = operation.step, assignment.batches
+        batch = await (batches.batch(step) if batches.ready(step) else assignment.wait(batches.batch(step)))
+        return InFlight(operation, active.run.prepare_step(_step_request(assignment, batch)))
     assert operation.name is not None
     final = operation.step == assignment.plan.total_steps
     prepared = active.run.prepare_save(
@@ -36,13 +40,12 @@ def prepare(assignment: Assignment, active: ActiveRun, operation: Operation) -> 
     return InFlight(operation, prepared)
 
 
-def step_request(assignment: Assignment, step: int) -> StepRequest:
-    """Build the request of a step. It depends on the step number alone."""
-    plan, payload = assignment.plan, assignment.payload
+def _step_request(assignment: Assignment, batch: StepBatch) -> StepRequest:
+    payload = assignment.payload
     return StepRequest(
-        step=step,
-        batch=assignment.datums.batch(plan.batch(step)),
-        optimizer=plan.optimizer_at(step),
+        step=batch.step,
+        batch=batch.datums,
+        optimizer=assignment.plan.optimizer_at(batch.step),
         loss_fn=payload.loss_fn,
         loss_config=payload.loss_fn_config,
     )
@@ -50,24 +53,63 @@ def step_request(assignment: Assignment, step: int) -> StepRequest:
 
 async def fill(assignment: Assignment, active: ActiveRun) -> None:
     """Prepare, journal and send operations until the pipeline is full. A save is sent right behind its step, so
-    that the pipeline does not drain for it.
+    that the pipeline does not drain for it. A batch that is not ready is awaited only if nothing is in flight.
 
     Raises:
-        CrucibleError: an earlier send failed.
+        CrucibleError: an earlier send failed, or the batch cannot be made.
+        BackendError: an open intent of the earlier owner cannot be repeated.
     """
     active.sender.start()
     fresh: list[InFlight] = []
-    while (operation := active.operations.peek()) is not None:
-        steps_in_flight = active.steps_in_flight + sum(entry.operation.kind is IntentKind.STEP for entry in fresh)
-        if operation.kind is IntentKind.STEP and steps_in_flight >= assignment.payload.pipeline_depth:
-            break
-        if _must_serialize(active, fresh):
-            break
-        fresh.append(prepare(assignment, active, operation))
+    new: list[InFlight] = []
+    while (operation := active.operations.peek()) is not None and not _must_wait(
+        assignment, active, operation, fresh
+    ):
+        entry = await _prepare(assignment, active, operation)
         active.operations.advance(operation)
-    await _journal(assignment, active, fresh)
+        fresh.append(entry)
+        if not _repeats(active, entry):
+            new.append(entry)
+    if active.operations.finished and active.expected:
+        raise _irreproducible(active, active.expected[0])
+    await _journal(assignment, active, new)
     active.in_flight.extend(fresh)
     active.sender.start()
+
+
+def _must_wait(assignment: Assignment, active: ActiveRun, operation: Operation, fresh: Sequence[InFlight]) -> bool:
+    """Return whether an operation must wait until one in flight is finished."""
+    ahead = (*active.in_flight, *fresh)
+    if _must_serialize(active, fresh):
+        return True
+    if operation.kind is not IntentKind.STEP:
+        return False
+    steps_ahead = sum(entry.operation.kind is IntentKind.STEP for entry in ahead)
+    if steps_ahead >= assignment.payload.pipeline_depth:
+        return True
+    return bool(ahead) and not operation.skipped and not assignment.batches.ready(operation.step)
+
+
+def _repeats(active: ActiveRun, entry: InFlight) -> bool:
+    """Return whether an operation repeats an open intent of the earlier owner.
+
+    Raises:
+        BackendError: it differs from the intent.
+    """
+    if entry.prepared is None or not active.expected:
+        return False
+    intent = active.expected.popleft()
+    if entry.prepared.intent != intent:
+        raise _irreproducible(active, intent)
+    return True
+
+
+def _irreproducible(active: ActiveRun, intent: Intent) -> BackendError:
+    return BackendError(
+        f"the open {intent.kind} of step {intent.step} cannot be rebuilt as it was journaled",
+        backend=active.run.ref.backend,
+        details={"run_id": intent.run_id, "seq_id": intent.first_seq_id},
+    )
 
 
 def _must_serialize(active: ActiveRun, fresh: Sequence[InFlight]) -> bool:
@@ -119,7 +161,7 @@ async def finish_oldest(assignment: Assignment, active: ActiveRun, wait: Awaiter
     """
     entry = active.in_flight[0]
     if entry.prepared is None:
-        await _record_skipped(assignment, active, entry.operation)
+        await _record_skipped(assignment, active, entry.operation, wait)
     else:
         if entry.unsent:
             await wait(active.sender.sent(entry))
@@ -171,7 +213,7 @@ def _progress(assignment: Assignment, active: ActiveRun, record: StepRecord) -> 
     }
 
 
-async def _record_skipped(assignment: Assignment, active: ActiveRun, operation: Operation) -> None:
+async def _record_skipped(assignment: Assignment, active: ActiveRun, operation: Operation, wait: Awaiter) -> None:
     """Record a skipped step: zero tokens, and the loss of the step before it."""
     step = operation.step
     record = StepRecord(
@@ -187,5 +229,5 @@ async def _record_skipped(assignment: Assignment, active: ActiveRun, operation: 
     # 0 closes no intent: nothing was sent
     await assignment.journal.complete_step(record, 0, _progress(assignment, active, record))
     active.progress.advance(record)
-    lines = assignment.datums.lines(assignment.plan.batch(step))
-    await assignment.journal.event("step.skipped", {"step": step, "lines": [*lines]})
+    batch = await wait(assignment.batches.batch(step))
+    await assignment.journal.event("step.skipped", {"step": step, "lines": [*batch.lines]})

@@ -1,15 +1,10 @@
-"""The step plan: maps a step number to its batch and its learning rate.
+"""The step plan: maps a step number to its place in the data and its learning rate.
 
-The step number is therefore the data cursor. The shuffle uses a hash, not a random generator, so that a step has
-the same batch on every machine and Python version.
+The step number is therefore the data cursor.
 """
 
 import math
-from array import array
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from hashlib import blake2b
 from typing import Self
 
 from crucible.training import OptimizerSpec
@@ -18,10 +13,7 @@ from nsai_work.payloads import LearningRateSchedule, TrainingStep
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The batches and learning rates of a job's steps. Steps count from 1, epochs and examples from 0.
-
-    An epoch contains every example once; its last batch may be smaller than the others.
-    """
+    """The length of a job and the learning rates of its steps. Steps count from 1, epochs and examples from 0."""
 
     examples: int
     batch_size: int
@@ -55,11 +47,9 @@ class Plan:
         """Return the epoch of a step: its pass over the data, from 0."""
         return (step - 1) // self.steps_per_epoch
 
-    def batch(self, step: int) -> Sequence[int]:
-        """Return the examples of a step, by index in the data set."""
-        order = epoch_order(self.examples, self.seed, self.epoch(step))
-        begin = (step - 1) % self.steps_per_epoch * self.batch_size
-        return order[begin : begin + self.batch_size]
+    def cursor(self, step: int) -> int:
+        """Return the number of examples of its epoch before a step."""
+        return (step - 1) % self.steps_per_epoch * self.batch_size
 
     def learning_rate(self, step: int) -> float:
         """Return the learning rate of a step. It is never 0: a decay would reach 0 one step after the last."""
@@ -79,13 +69,3 @@ class Plan:
     def optimizer_at(self, step: int) -> OptimizerSpec:
         """Return the optimizer settings of a step."""
         return self.optimizer.model_copy(update={"learning_rate": self.learning_rate(step)})
-
-
-@lru_cache(maxsize=32)
-def epoch_order(examples: int, seed: int, epoch: int) -> Sequence[int]:
-    """Return the order of the examples in an epoch."""
-    key = f"{seed}:{epoch}".encode()
-    return array(
-        "L",
-        sorted(range(examples), key=lambda index: blake2b(index.to_bytes(8), digest_size=16, key=key).digest()),
-    )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from crucible.backend import TrainingBackend
-from crucible.training import IntentKind, LiveRun, RunSpec
+from crucible.training import Intent, IntentKind, LiveRun, RunSpec
 from nsai_work.clock import Clock
 from nsai_work.interruptible import InterruptibleAwaiter
 from nsai_work.journal import (
@@ -18,7 +18,7 @@ from nsai_work.journal import (
 )
 from nsai_work.payloads import TrainingStep
 from nsai_work.policies import LOSS
-from nsai_work.training.datums import Datums
+from nsai_work.training.batches import Lookahead
 from nsai_work.training.in_flight import InFlight
 from nsai_work.training.lineage import is_current
 from nsai_work.training.operations import OperationSequence
@@ -34,7 +34,7 @@ class Assignment:
     payload: TrainingStep
     spec: RunSpec
     plan: Plan
-    datums: Datums
+    batches: Lookahead
     backend: TrainingBackend
     journal: Journal
     clock: Clock
@@ -87,6 +87,8 @@ class ActiveRun:
     suspect: frozenset[int] = frozenset()
     repeated: dict[int, StepRecord] = field(default_factory=dict)
     in_flight: deque[InFlight] = field(default_factory=deque)
+    expected: deque[Intent] = field(default_factory=deque)
+    """The open intents of an earlier owner, which the next operations must repeat."""
     sender: Sender = field(init=False)
     marks: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=16))
     """Arrival time and token count of the newest results."""

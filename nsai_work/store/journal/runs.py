@@ -9,7 +9,13 @@ from nsai_work.store.engine.bulk_write import insert_new
 from nsai_work.store.engine.database import Tx
 from nsai_work.store.journal.checkpoints import job_checkpoints
 from nsai_work.store.journal.fences import fence
-from nsai_work.store.journal.steps import job_steps, last_seq_id, open_intents, superseded_steps
+from nsai_work.store.journal.steps import (
+    job_steps,
+    last_closed_intent,
+    last_seq_id,
+    open_intents,
+    superseded_steps,
+)
 from nsai_work.store.lifecycle.events import append_events
 from nsai_work.store.records import Claim
 from nsai_work.store.schema import events, intents, runs, steps
@@ -19,13 +25,15 @@ def snapshot(tx: Tx, claim: Claim) -> JournalSnapshot:
     """The whole journal of a claimed job, for an owner that begins to work on it."""
     fence(tx, claim)
     lineage = job_runs(tx, claim.seq)
+    closed = last_closed_intent(tx, claim.seq, lineage[-1].generation) if lineage else None
     return JournalSnapshot(
         runs=lineage,
         steps=job_steps(tx, claim.seq),
         superseded=superseded_steps(tx, claim.seq),
-        open_intents=open_intents(tx, claim.seq, lineage[-1].generation) if lineage else [],
+        open_intents=open_intents(tx, claim.seq, lineage[-1].generation, closed) if lineage else [],
         checkpoints=job_checkpoints(tx, claim.seq),
         last_seq_id=last_seq_id(tx, claim.seq, lineage[-1].generation) if lineage else None,
+        last_closed=closed,
     )
 
 

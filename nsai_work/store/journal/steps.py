@@ -85,9 +85,19 @@ def close_intent(tx: Tx, claim: Claim, generation: int, last_seq_id: int) -> Non
     close_fenced_intent(tx, claim, generation, last_seq_id)
 
 
-def open_intents(tx: Tx, seq: int, generation: int) -> list[Intent]:
-    """The intents of a run whose results are not recorded, in order."""
+def last_closed_intent(tx: Tx, seq: int, generation: int) -> Intent | None:
+    """The newest intent of a run whose result is recorded; None before the first."""
+    condition = (intents.c.job_seq == seq) & (intents.c.generation == generation) & intents.c.closed.is_(True)
+    newest = select(intents.c.intent).where(condition).order_by(intents.c.last_seq_id.desc()).limit(1)
+    value = tx.connection.execute(newest).scalar()
+    return None if value is None else Intent.model_validate(value)
+
+
+def open_intents(tx: Tx, seq: int, generation: int, closed: Intent | None) -> list[Intent]:
+    """The intents of a run after ``closed``, its newest one with a recorded result, in order."""
     condition = (intents.c.job_seq == seq) & (intents.c.generation == generation) & intents.c.closed.is_(False)
+    if closed is not None:
+        condition &= intents.c.last_seq_id > closed.last_seq_id
     rows = tx.connection.execute(select(intents.c.intent).where(condition).order_by(intents.c.last_seq_id))
     return [Intent.model_validate(value) for value in rows.scalars()]
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pydantic import JsonValue
 
 from crucible.errors import InvalidRequest
-from crucible.training import Intent
+from crucible.training import Intent, IntentKind
 from nsai_work.errors import LeaseLost
 from nsai_work.journal import (
     CheckpointRecord,
@@ -56,13 +56,15 @@ class JournalInMemory:
         journal = self._own()
         generation = journal.runs[-1].generation if journal.runs else 0
         mine = sorted(key for key in journal.intents if key[0] == generation)
+        closed = max((key for key in mine if key in journal.closed), default=(generation, -1))
         return JournalSnapshot(
             runs=tuple(journal.runs),
             steps=tuple(journal.steps),
             superseded=dict(journal.superseded),
-            open_intents=tuple(journal.intents[key] for key in mine if key not in journal.closed),
+            open_intents=tuple(journal.intents[key] for key in mine if key > closed),
             checkpoints=tuple(journal.checkpoints.values()),
             last_seq_id=mine[-1][1] if mine else None,
+            last_closed=journal.intents.get(closed),
         )
 
     async def begin_run(self, run: RemoteRun) -> None:
@@ -124,7 +126,11 @@ class JournalInMemory:
 
     def _close(self, key: tuple[int, int]) -> None:
         journal = self.journal
-        earlier = [other for other in journal.intents if other[0] == key[0] and other[1] < key[1]]
+        earlier = [
+            other
+            for other, intent in journal.intents.items()
+            if other[0] == key[0] and other[1] < key[1] and intent.kind is not IntentKind.FORWARD
+        ]
         assert all(other in journal.closed for other in earlier), "results must be recorded in order"
         journal.closed.add(key)
 

@@ -1,0 +1,184 @@
+"""Batch sources: the batch of each optimizer step, made off the event loop, a bounded number of steps ahead."""
+
+import asyncio
+from abc import ABC, abstractmethod
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import blake2b
+from typing import Final
+
+from pydantic import JsonValue
+
+from crucible.digest import batch_digest
+from crucible.training import Datum
+from nsai_work.training.data import MAX_SHOWN
+from nsai_work.training.datums import Datums
+from nsai_work.training.plan import Plan
+
+SORTED_INLINE: Final = 4096
+"""Up to this many examples an epoch is put in order on the event loop: it takes a few milliseconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepBatch:
+    """The batch of an optimizer step. ``epoch`` counts from 0; ``cursor`` is the number of examples of the epoch
+    before this batch; ``lines`` are the first lines of its examples in their file, where there is one."""
+
+    step: int
+    epoch: int
+    cursor: int
+    datums: Sequence[Datum]
+    lines: Sequence[int] = ()
+
+    @property
+    def digest(self) -> str:
+        """A hex digest of the examples."""
+        return batch_digest(self.datums)
+
+
+class BatchSource(ABC):
+    """The batches of a training job by step.
+
+    A step has the same batch whenever and wherever it is made, for every owner of the job: a takeover sends it
+    again, a restore repeats it. ``batch`` is called for several steps at once, at most as many as the pipeline is
+    deep, and may be canceled at any time; work on files or text belongs into a thread.
+    """
+
+    @property
+    @abstractmethod
+    def examples(self) -> int:
+        """The number of examples in an epoch."""
+
+    @abstractmethod
+    async def batch(self, step: int) -> StepBatch:
+        """Make the batch of a step, from 1. Raises CrucibleError."""
+
+    def sampler_saved(self, step: int, path: str) -> None:
+        """Sampling weights after a step are saved at ``path``. Repeated for those of earlier owners."""
+
+    def announcements(self) -> Mapping[str, dict[str, JsonValue]]:
+        """Events about the data by name, each emitted once for a job."""
+        return {}
+
+    def result_fields(self) -> dict[str, JsonValue]:
+        """What the job's result says about the data."""
+        return {}
+
+    async def close(self) -> None:
+        """Release what the source holds. No call of ``batch`` is running then."""
+
+
+class DatasetSource(BatchSource):
+    """The batches of a data set, shuffled anew in each epoch.
+
+    An epoch contains every example once; its last batch may be smaller than the others. The shuffle uses a hash,
+    not a random generator, so that a step has the same batch on every machine and Python version.
+    """
+
+    def __init__(self, datums: Datums, plan: Plan) -> None:
+        self._datums = datums
+        self._plan = plan
+        self._sorted_epoch: int | None = None
+
+    @property
+    def examples(self) -> int:
+        return len(self._datums)
+
+    async def batch(self, step: int) -> StepBatch:
+        known = self.examples <= SORTED_INLINE or self._plan.epoch(step) == self._sorted_epoch
+        if known and self._datums.are_rendered(batch_indexes(self._plan, step)):
+            return self._make(step)
+        return await asyncio.to_thread(self._make, step)
+
+    def _make(self, step: int) -> StepBatch:
+        indexes = batch_indexes(self._plan, step)
+        self._sorted_epoch = epoch = self._plan.epoch(step)
+        cursor = self._plan.cursor(step)
+        return StepBatch(step, epoch, cursor, self._datums.batch(indexes), self._datums.lines(indexes))
+
+    def announcements(self) -> Mapping[str, dict[str, JsonValue]]:
+        lines = self._datums.truncated
+        if not lines:
+            return {}
+        data: dict[str, JsonValue] = {"rows": len(lines), "of": self.examples, "lines": [*lines[:MAX_SHOWN]]}
+        return {"training.truncated": data | {"max_tokens": self._datums.max_tokens}}
+
+    def result_fields(self) -> dict[str, JsonValue]:
+        return {"truncated_rows": len(self._datums.truncated)}
+
+
+def batch_indexes(plan: Plan, step: int) -> Sequence[int]:
+    """Return the examples of a step, by index in the data set."""
+    cursor = plan.cursor(step)
+    return epoch_order(plan.examples, plan.seed, plan.epoch(step))[cursor : cursor + plan.batch_size]
+
+
+@lru_cache(maxsize=32)
+def epoch_order(examples: int, seed: int, epoch: int) -> Sequence[int]:
+    """Return the order of the examples in an epoch."""
+    key = f"{seed}:{epoch}".encode()
+    return array(
+        "L",
+        sorted(range(examples), key=lambda index: blake2b(index.to_bytes(8), digest_size=16, key=key).digest()),
+    )
+
+
+class Lookahead:
+    """Makes the batches of the coming steps in the background, at most ``depth`` steps ahead of the one asked for.
+
+    ``last_step`` is the last step of the job.
+    """
+
+    def __init__(self, source: BatchSource, *, depth: int, last_step: int) -> None:
+        self.source = source
+        self._depth = depth
+        self._last_step = last_step
+        self._tasks: dict[int, asyncio.Task[StepBatch]] = {}
+
+    def ready(self, step: int) -> bool:
+        """Return whether ``batch`` would return without waiting. Begins to make the batch otherwise."""
+        task = self._begin(step)
+        return task.done() and not task.cancelled() and task.exception() is None
+
+    async def batch(self, step: int) -> StepBatch:
+        """Return the batch of a step, and begin those of the next ones. A failed batch is made again by the next
+        call. Canceling the call does not cancel the making.
+
+        Raises:
+            CrucibleError: the batch cannot be made.
+        """
+        task = self._begin(step)
+        try:
+            return await asyncio.shield(task)
+        finally:
+            if task.done():
+                self._tasks.pop(step, None)
+
+    async def close(self) -> None:
+        """Cancel what is being made, and close the source."""
+        await self._drop(list(self._tasks))
+        await self.source.close()
+
+    async def _drop(self, steps: Sequence[int]) -> None:
+        tasks = [self._tasks.pop(step) for step in steps]
+        for task in tasks:
+            task.cancel()
+        # awaits them without raising their errors, which no longer matter
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _begin(self, step: int) -> "asyncio.Task[StepBatch]":
+        wanted = range(step, min(step + self._depth, self._last_step) + 1)
+        for other in [other for other in self._tasks if other not in wanted]:
+            # a restore went back: what was made ahead is made again when its turn comes
+            _discard(self._tasks.pop(other))
+        for ahead in wanted:
+            if ahead not in self._tasks:
+                self._tasks[ahead] = asyncio.create_task(self.source.batch(ahead))
+        return self._tasks[step]
+
+
+def _discard(task: "asyncio.Task[StepBatch]") -> None:
+    task.cancel()
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())
