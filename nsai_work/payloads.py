@@ -71,12 +71,21 @@ class LearningRateSchedule(Record):
     warmup_steps: int = Field(default=0, ge=0, le=MAX_STEPS)
 
 
+class ObjectiveSpec(Record):
+    """A loss that the driver computes from the log-probabilities of a forward pass: the name of an entry point in
+    the group ``nsai_work.objectives``, and the settings passed to its function by keyword."""
+
+    name: Name = Field(min_length=1, max_length=200)
+    settings: FiniteObject = Field(default_factory=dict)
+
+
 class TrainingStep(Record):
     """A training run of ``max_steps`` optimizer steps or ``epochs`` over the data, whichever is shorter.
 
     ``seed`` fixes the order of the data, and the adapter's initial weights unless ``lora.seed`` is set.
     ``pipeline_depth`` is the maximum number of optimizer steps in flight at the service. Examples longer than
-    ``max_tokens`` tokens of the model's tokenizer are truncated. ``recovery`` is merged over ``JOB_RECOVERY``.
+    ``max_tokens`` tokens of the model's tokenizer are truncated. ``recovery`` is merged over ``JOB_RECOVERY``. With
+    an ``objective``, each step's loss is computed by the driver, and ``loss_fn`` stays ``cross_entropy``.
     """
 
     base_model: Name = Field(min_length=1, max_length=1_000)
@@ -84,6 +93,7 @@ class TrainingStep(Record):
     lora: LoraSpec = LoraSpec()
     loss_fn: Name = Field(default="cross_entropy", min_length=1, max_length=200)
     loss_fn_config: dict[LossSetting, LossValue] = Field(default_factory=dict)
+    objective: ObjectiveSpec | None = None
     optimizer: OptimizerSpec = OptimizerSpec()
     schedule: LearningRateSchedule = LearningRateSchedule()
     batch_size: int = Field(default=32, ge=1, le=65_536)
@@ -94,6 +104,12 @@ class TrainingStep(Record):
     pipeline_depth: int = Field(default=2, ge=1, le=64)
     checkpoint_policy: CheckpointPolicy = CheckpointPolicy()
     recovery: JobRecovery = JOB_RECOVERY
+
+    @model_validator(mode="after")
+    def _require_one_loss(self) -> "TrainingStep":
+        if self.objective is not None and (self.loss_fn != "cross_entropy" or self.loss_fn_config):
+            raise ValueError("objective: it takes the place of the loss; leave loss_fn and loss_fn_config out")
+        return self
 
     def run_spec(self, user_metadata: dict[str, str] | None = None) -> RunSpec:
         """Return the specification of the remote run."""

@@ -57,7 +57,9 @@ class FakeEngine(Engine):
         self._steps += 1
         self._corrupt_as_scripted()
         tokens = sum(len(datum.tokens) for datum in request.batch)
-        return StepResult(loss=math.fsum(losses) / math.fsum(weights), tokens=tokens, metrics={"grad_norm": norm})
+        return StepResult(
+            loss=math.fsum(losses) / (math.fsum(weights) or 1.0), tokens=tokens, metrics={"grad_norm": norm}
+        )
 
     def check_forward(self, batch: Sequence[Datum]) -> None:
         check_examples(batch, vocab_size=VOCAB, backend="fake")

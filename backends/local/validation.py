@@ -28,8 +28,8 @@ def check_batch(request: StepRequest, *, vocab_size: int, backend: str) -> None:
             "loss_fn", request.loss_fn, f"the {backend} backend supports {', '.join(LOSSES)}", backend=backend
         )
     check_examples(request.batch, vocab_size=vocab_size, backend=backend)
-    if math.fsum(float(weight) for datum in request.batch for weight in datum.loss_inputs["weights"]) == 0.0:
-        raise InvalidRequest.of("batch", "the weights add up to 0", "some token must be trained", backend=backend)
+    if not any(weight for datum in request.batch for weight in datum.loss_inputs["weights"]):
+        raise InvalidRequest.of("batch", "the weights are all 0", "some token must be trained", backend=backend)
 
 
 def check_examples(batch: Sequence[Datum], *, vocab_size: int, backend: str) -> None:

@@ -70,7 +70,9 @@ class PeftEngine(Engine):
             raise RunCorrupted(f"the loss of step {request.step} is not finite", backend=BACKEND)
         norm = self._step(request)
         tokens = sum(len(datum.tokens) for datum in request.batch)
-        return StepResult(loss=math.fsum(losses) / math.fsum(weights), tokens=tokens, metrics={"grad_norm": norm})
+        return StepResult(
+            loss=math.fsum(losses) / (math.fsum(weights) or 1.0), tokens=tokens, metrics={"grad_norm": norm}
+        )
 
     def check_forward(self, batch: Sequence[Datum]) -> None:
         check_examples(batch, vocab_size=self._vocab_size, backend=BACKEND)

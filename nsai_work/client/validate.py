@@ -32,6 +32,7 @@ from nsai_work.job import NOT_ENFORCED, STATE_FIELDS, Job
 from nsai_work.payloads import CommandPayload, DataSource, Inference, TrainingStep
 from nsai_work.placement import candidate_backends
 from nsai_work.policies import LOSS
+from nsai_work.training.objectives import require_objective
 from nsai_work.user_paths import expanded
 
 MAX_CONCURRENT_CHECKS: Final = 16
@@ -230,7 +231,8 @@ def _group_equal_checks(jobs: Sequence[Job]) -> list[list[Job]]:
 def _check_key(job: Job) -> str:
     payload = job.parsed_payload
     checked = payload.run_spec() if isinstance(payload, TrainingStep) else payload
-    return f"{type(payload).__name__} {checked.model_dump_json()}"
+    forward = isinstance(payload, TrainingStep) and payload.objective is not None
+    return f"{type(payload).__name__} {forward} {checked.model_dump_json()}"
 
 
 async def _run_checks(backend: Backend, jobs: Sequence[Job]) -> list[CrucibleError | None]:
@@ -257,6 +259,11 @@ async def _check(backend: Backend, job: Job) -> None:
     payload = job.parsed_payload
     if isinstance(payload, TrainingStep):
         await _training_backend(backend).check_spec(payload.run_spec())
+        if payload.objective is not None and not (await backend.capabilities()).supports_forward:
+            raise Unsupported(
+                f"payload.objective: {backend.name!r} has no forward passes, which objectives need",
+                backend=backend.name,
+            )
     elif isinstance(payload, Inference):
         if payload.prompt is not None:
             await backend.check_prompt(payload.prompt)
@@ -276,6 +283,8 @@ def _check_offer(kind: type[Backend], backend: str, job: Job) -> None:
         return
     if not issubclass(kind, TrainingBackend):
         raise _no_training(backend)
+    if payload.objective is not None:
+        require_objective(payload.objective.name)
     if kind.losses and payload.loss_fn not in kind.losses:
         are = f"losses of {backend!r} for texts and conversations:"
         raise InvalidJob.of("payload.loss_fn", payload.loss_fn, known_names(payload.loss_fn, kind.losses, are=are))

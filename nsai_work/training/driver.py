@@ -31,6 +31,7 @@ from nsai_work.training.datums import shared_datums
 from nsai_work.training.decision import Action, Decision, Incident, decide, needs_health_check
 from nsai_work.training.entry import connect
 from nsai_work.training.lineage import EndReason, end_code, times_poisoned
+from nsai_work.training.objectives import Objective
 from nsai_work.training.pipeline import fill, finish_oldest
 from nsai_work.training.plan import Plan
 from nsai_work.training.result import is_finished, training_result
@@ -71,6 +72,7 @@ async def train(
             spec=payload.run_spec({"job_id": job.id}),
             plan=plan,
             batches=batches,
+            objective=None if payload.objective is None else await asyncio.to_thread(Objective, payload.objective),
             backend=backend,
             journal=journal,
             clock=clock,

@@ -10,7 +10,7 @@ from pydantic import JsonValue
 
 from crucible.errors import AnswerLost, CrucibleError, NoCheckpoint, RunGone, Unsupported
 from crucible.recovery import RecoveredRun, RecoveryEvent, RecoveryRequest
-from crucible.training import LiveRun
+from crucible.training import IntentKind, LiveRun
 from nsai_work.errors import InvalidJob
 from nsai_work.journal import CheckpointRecord, CheckpointStatus, JournalSnapshot, RemoteRun, ResumeMode
 from nsai_work.training.checkpoints import finish_cleanup
@@ -21,6 +21,7 @@ from nsai_work.training.lineage import (
     skipped_steps,
     suspect_generations,
 )
+from nsai_work.training.objectives import FORWARD_NAME
 from nsai_work.training.operations import OperationSequence, last_position, run_name
 from nsai_work.training.proof import comparable
 from nsai_work.training.resume import check_resume
@@ -43,11 +44,13 @@ async def connect(assignment: Assignment, snapshot: JournalSnapshot) -> ActiveRu
 async def _take_over(assignment: Assignment, snapshot: JournalSnapshot, run: RemoteRun) -> ActiveRun:
     live_run = await _attach(assignment, run, _next_seq_id(snapshot, run))
     try:
-        if snapshot.open_intents and live_run.features.replays is not True:
+        # a forward pass changes nothing, so that it may run again
+        effects = [intent for intent in snapshot.open_intents if intent.kind is not IntentKind.FORWARD]
+        if effects and live_run.features.replays is not True:
             raise AnswerLost(
                 "the effect of the open operations is unknown, and this service would execute a repeat again",
                 backend=run.ref.backend,
-                details={"run_id": run.ref.run_id, "open_intents": len(snapshot.open_intents)},
+                details={"run_id": run.ref.run_id, "open_intents": len(effects)},
             )
         snapshot = await finish_cleanup(assignment, snapshot)
         active = _active_run(assignment, snapshot, live_run, run)
@@ -245,6 +248,7 @@ def _active_run(
         assignment.plan,
         payload.checkpoint_policy,
         run_name=run_name(assignment.job_id, record.generation),
+        forward=None if assignment.objective is None else FORWARD_NAME,
         skipped=skipped_steps(snapshot.runs, skip_batch=skips),
         position=last_position(snapshot, record),
     )

@@ -2,18 +2,23 @@
 
 from dataclasses import dataclass
 
-from crucible.training import Pending, Prepared, SaveResult, StepResult
+from crucible.training import ForwardResult, Pending, Prepared, SaveResult, StepResult
+from nsai_work.training.batches import StepBatch
+from nsai_work.training.objectives import ObjectiveResult
 from nsai_work.training.operations import Operation
 
 
 @dataclass(slots=True)
 class InFlight:
     """An operation whose result is not recorded yet. A skipped step is never ``prepared``; a prepared operation
-    that is not ``pending`` has to be sent (again)."""
+    that is not ``pending`` has to be sent (again). ``batch`` is that of a forward pass; ``objective`` the loss that
+    the driver computed for a step."""
 
     operation: Operation
-    prepared: Prepared[StepResult] | Prepared[SaveResult] | None = None
-    pending: Pending[StepResult] | Pending[SaveResult] | None = None
+    prepared: Prepared[StepResult] | Prepared[SaveResult] | Prepared[ForwardResult] | None = None
+    pending: Pending[StepResult] | Pending[SaveResult] | Pending[ForwardResult] | None = None
+    batch: StepBatch | None = None
+    objective: ObjectiveResult | None = None
 
     @property
     def unsent(self) -> bool:

@@ -36,8 +36,9 @@ class Position:
 class OperationSequence:
     """Iterates over the operations of one remote run.
 
-    Those of a step are, in this order: the step, its save, and after the last step the sampling weights.
-    ``position`` is where an earlier owner stopped; None at the start of a new run.
+    Those of a step are, in this order: with ``forward`` a forward pass of that name over its batch; the step; its
+    save; after the last step the sampling weights. ``position`` is where an earlier owner stopped; None at the
+    start of a new run.
     """
 
     def __init__(
@@ -46,12 +47,14 @@ class OperationSequence:
         policy: CheckpointPolicy,
         *,
         run_name: str,
+        forward: str | None = None,
         skipped: frozenset[int] = frozenset(),
         position: Position | None = None,
     ) -> None:
         self._plan = plan
         self._policy = policy
         self._run_name = run_name
+        self._forward = forward
         self._skipped = skipped
         self._step = 1 if position is None else position.operation.step
         self._left = list(self.at(self._step))
@@ -76,7 +79,10 @@ class OperationSequence:
 
     def at(self, step: int) -> Sequence[Operation]:
         """Return the operations of a step, in order."""
-        operations = [Operation(IntentKind.STEP, step, skipped=step in self._skipped)]
+        skipped = step in self._skipped
+        operations = [Operation(IntentKind.STEP, step, skipped=skipped)]
+        if self._forward is not None and not skipped:
+            operations.insert(0, Operation(IntentKind.FORWARD, step, self._forward))
         if self._save_due(step):
             operations.append(Operation(IntentKind.SAVE_STATE, step, checkpoint_name(self._run_name, step)))
         if step == self._plan.total_steps:
@@ -92,7 +98,8 @@ class OperationSequence:
             if known.kind is done.kind and (known.name == done.name or done.name is None)
         ]
         # a save that the policy would not make is behind its step
-        place = places[-1] if places else 0
+        steps = [place for place, known in enumerate(operations) if known.kind is IntentKind.STEP]
+        place = (places or steps)[-1]
         return list(operations[place + (not position.repeat) :])
 
     def _skip_empty_steps(self) -> None:

@@ -5,20 +5,22 @@ over are always its newest, and every step before a recorded step is recorded. A
 intents: it prepares the same operations, and each must equal its intent, so that a replay sends the same bytes.
 """
 
+import asyncio
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pydantic import JsonValue
 
 from crucible.errors import BackendError, RunCorrupted
-from crucible.training import Intent, IntentKind, Pending, SaveResult, StepRequest, StepResult
+from crucible.training import Datum, ForwardResult, Intent, IntentKind, Pending, SaveResult, StepRequest, StepResult
 from nsai_work.interruptible import Awaiter
 from nsai_work.journal import CheckpointRecord, StepRecord
-from nsai_work.training.batches import StepBatch
 from nsai_work.training.checkpoints import finish_sampler, finish_save
 from nsai_work.training.in_flight import InFlight
 from nsai_work.training.lineage import SKIPPED
+from nsai_work.training.objectives import Objective
 from nsai_work.training.operations import Operation
 from nsai_work.training.resume import check_resume
 from nsai_work.training.run_state import ActiveRun, Assignment, expiry
@@ -28,10 +30,15 @@ async def _prepare(assignment: Assignment, active: ActiveRun, operation: Operati
     """Build the request of an operation and reserve its sequence numbers, without sending it."""
     if operation.skipped:
         return InFlight(operation)
-    if operation.kind is IntentKind.STEP:
+    if operation.kind is IntentKind.STEP and assignment.objective is not None:
+        return await _prepare_objective(assignment, assignment.objective, active, operation)
+    if operation.kind in (IntentKind.STEP, IntentKind.FORWARD):
         step, batches = operation.step, assignment.batches
         batch = await (batches.batch(step) if batches.ready(step) else assignment.wait(batches.batch(step)))
-        return InFlight(operation, active.run.prepare_step(_step_request(assignment, batch)))
+        if operation.kind is IntentKind.FORWARD:
+            forward = active.run.prepare_forward(batch.datums, step=step, name=operation.name)
+            return InFlight(operation, forward, batch=batch)
+        return InFlight(operation, active.run.prepare_step(_step_request(assignment, step, batch.datums)))
     assert operation.name is not None
     final = operation.step == assignment.plan.total_steps
     prepared = active.run.prepare_save(
@@ -40,12 +47,22 @@ async def _prepare(assignment: Assignment, active: ActiveRun, operation: Operati
     return InFlight(operation, prepared)
 
 
-def _step_request(assignment: Assignment, batch: StepBatch) -> StepRequest:
+async def _prepare_objective(
+    assignment: Assignment, objective: Objective, active: ActiveRun, operation: Operation
+) -> InFlight:
+    batch, forward = active.forwards[operation.step]
+    value = await assignment.wait(asyncio.to_thread(objective.evaluate, batch.datums, forward))
+    prepared = active.run.prepare_step(_step_request(assignment, operation.step, value.batch))
+    del active.forwards[operation.step]
+    return InFlight(operation, prepared, objective=value)
+
+
+def _step_request(assignment: Assignment, step: int, batch: Sequence[Datum]) -> StepRequest:
     payload = assignment.payload
     return StepRequest(
-        step=batch.step,
-        batch=batch.datums,
-        optimizer=assignment.plan.optimizer_at(batch.step),
+        step=step,
+        batch=batch,
+        optimizer=assignment.plan.optimizer_at(step),
         loss_fn=payload.loss_fn,
         loss_config=payload.loss_fn_config,
     )
@@ -82,7 +99,9 @@ def _must_wait(assignment: Assignment, active: ActiveRun, operation: Operation, 
     ahead = (*active.in_flight, *fresh)
     if _must_serialize(active, fresh):
         return True
-    if operation.kind is not IntentKind.STEP:
+    if operation.kind is IntentKind.STEP and assignment.objective is not None and not operation.skipped:
+        return operation.step not in active.forwards
+    if operation.kind not in (IntentKind.STEP, IntentKind.FORWARD):
         return False
     steps_ahead = sum(entry.operation.kind is IntentKind.STEP for entry in ahead)
     if steps_ahead >= assignment.payload.pipeline_depth:
@@ -167,15 +186,27 @@ async def finish_oldest(assignment: Assignment, active: ActiveRun, wait: Awaiter
             await wait(active.sender.sent(entry))
         pending: Pending[Any] | None = entry.pending
         assert pending is not None
-        result: StepResult | SaveResult = await wait(pending.result())
-        await _record(assignment, active, entry.prepared.intent, result, wait)
+        result: StepResult | SaveResult | ForwardResult = await wait(pending.result())
+        await _record(assignment, active, entry, entry.prepared.intent, result, wait)
     active.in_flight.popleft()
 
 
 async def _record(
-    assignment: Assignment, active: ActiveRun, intent: Intent, result: StepResult | SaveResult, wait: Awaiter
+    assignment: Assignment,
+    active: ActiveRun,
+    entry: InFlight,
+    intent: Intent,
+    result: StepResult | SaveResult | ForwardResult,
+    wait: Awaiter,
 ) -> None:
-    if isinstance(result, StepResult):
+    if isinstance(result, ForwardResult):
+        # its intent stays open until its step is recorded: a new owner needs the log-probabilities too
+        assert entry.batch is not None
+        active.forwards[intent.step] = (entry.batch, result)
+    elif isinstance(result, StepResult):
+        if entry.objective is not None:
+            metrics = {**result.metrics, **entry.objective.metrics}
+            result = replace(result, loss=entry.objective.loss, metrics=metrics)
         await _record_step(assignment, active, intent, result)
     elif intent.kind is IntentKind.SAVE_STATE:
         await finish_save(assignment, active, intent, result, wait)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from crucible.backend import TrainingBackend
-from crucible.training import Intent, IntentKind, LiveRun, RunSpec
+from crucible.training import ForwardResult, Intent, IntentKind, LiveRun, RunSpec
 from nsai_work.clock import Clock
 from nsai_work.interruptible import InterruptibleAwaiter
 from nsai_work.journal import (
@@ -18,9 +18,10 @@ from nsai_work.journal import (
 )
 from nsai_work.payloads import TrainingStep
 from nsai_work.policies import LOSS
-from nsai_work.training.batches import Lookahead
+from nsai_work.training.batches import Lookahead, StepBatch
 from nsai_work.training.in_flight import InFlight
 from nsai_work.training.lineage import is_current
+from nsai_work.training.objectives import Objective
 from nsai_work.training.operations import OperationSequence
 from nsai_work.training.plan import Plan
 from nsai_work.training.sender import Sender
@@ -35,6 +36,7 @@ class Assignment:
     spec: RunSpec
     plan: Plan
     batches: Lookahead
+    objective: Objective | None
     backend: TrainingBackend
     journal: Journal
     clock: Clock
@@ -89,6 +91,8 @@ class ActiveRun:
     in_flight: deque[InFlight] = field(default_factory=deque)
     expected: deque[Intent] = field(default_factory=deque)
     """The open intents of an earlier owner, which the next operations must repeat."""
+    forwards: dict[int, tuple[StepBatch, ForwardResult]] = field(default_factory=dict)
+    """The finished forward passes by step, until their step is prepared. Their intents stay open until then."""
     sender: Sender = field(init=False)
     marks: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=16))
     """Arrival time and token count of the newest results."""

@@ -134,7 +134,7 @@ def test_a_closed_run_is_gone() -> None:
         ([Datum([1, 2], {"target_tokens": [1], "weights": [1.0, 1.0]})], "batch[0].target_tokens"),
         ([Datum([1], {"target_tokens": [1], "weights": [float("nan")]})], "batch[0].weights"),
         ([Datum([320], {"target_tokens": [1], "weights": [1.0]})], "batch[0].tokens: 320"),
-        ([Datum([1], {"target_tokens": [1], "weights": [0.0]})], "add up to 0"),
+        ([Datum([1], {"target_tokens": [1], "weights": [0.0]})], "weights are all 0"),
     ],
     ids=["empty", "no tokens", "lengths", "nan", "vocabulary", "no weight"],
 )
