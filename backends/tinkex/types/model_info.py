@@ -2,6 +2,7 @@
 
 from pydantic import Field
 
+from backends.tinkex.types.optimizer import OptimizerConfigBase
 from backends.tinkex.types.wire_record import ReadRecord
 
 
@@ -22,6 +23,7 @@ class GetInfoResponse(ReadRecord):
     is_lora: bool | None = None
     lora_rank: int | None = None
     model_name: str | None = None
+    optimizer_config: OptimizerConfigBase | None = None
 
     @property
     def base_model(self) -> str | None:

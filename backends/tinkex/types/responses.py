@@ -1,15 +1,21 @@
 """Results of requests."""
 
+from typing import Literal
+
 from pydantic import Field
 
-from backends.tinkex.types.wire_record import ReadRecord
+from backends.tinkex.types.wire_record import ReadRecord, Timestamp
 
 
 class AcceptedRequest(ReadRecord):
-    """An accepted request, whose result is retrieved under ``request_id``."""
+    """An accepted request, whose result is retrieved under ``request_id``.
+
+    ``sample_sequence_ids``: the ids of the sequences of a sampling request, if the server gives any.
+    """
 
     request_id: str = Field(min_length=1, coerce_numbers_to_str=True)
     model_id: str | None = None
+    sample_sequence_ids: list[str] | None = None
 
 
 class CreateModelResponse(ReadRecord):
@@ -75,3 +81,50 @@ class CheckpointArchiveUrl(ReadRecord):
 
     url: str
     expires: str | None = None
+
+
+class SaveWeightsExternalResponse(ReadRecord):
+    """Weights that were saved as files. ``size_bytes`` is the size of all of them."""
+
+    path: str = Field(min_length=1)
+    size_bytes: int | None = None
+
+
+class ExternalWeightsUrls(ReadRecord):
+    """The signed URL of each file of external weights by its relative path, and the expiry of the URLs."""
+
+    urls: dict[str, str] = Field(default_factory=dict)
+    expires: Timestamp | None = None
+
+
+class CopyWeightsResponse(ReadRecord):
+    """The path of a copied checkpoint."""
+
+    tinker_path: str = Field(min_length=1)
+
+
+class CreateCustomLossResponse(ReadRecord):
+    """A stored loss; its session's requests name it by ``loss_id``."""
+
+    loss_id: str = Field(min_length=1)
+
+
+class JoinSamplingSessionResponse(ReadRecord):
+    """A client's number within a sampling session, of at least 1; the first client has 0."""
+
+    client_counter: int
+
+
+class FutureCompletion(ReadRecord):
+    """A request that has ended."""
+
+    state: Literal["finished", "failed"]
+    request_id: str
+    response_payload_uncompressed_size: int | None = None
+
+
+class RetrieveFuturesResponse(ReadRecord):
+    """The requests that ended since the last call. ``cursor`` is the next call's ``prev_cursor``."""
+
+    completions: list[FutureCompletion] = Field(default_factory=list)
+    cursor: int = 0

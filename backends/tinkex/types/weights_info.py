@@ -1,5 +1,6 @@
 """Descriptions of checkpoints' weights."""
 
+from backends.tinkex.types.optimizer import OptimizerConfigBase
 from backends.tinkex.types.wire_record import ReadRecord
 
 
@@ -12,3 +13,4 @@ class WeightsInfo(ReadRecord):
     train_unembed: bool | None = None
     train_mlp: bool | None = None
     train_attn: bool | None = None
+    optimizer_config: OptimizerConfigBase | None = None

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import ValidationError
 
@@ -11,6 +11,7 @@ from backends.tinkex.errors import BACKEND, invalid
 from backends.tinkex.types.datum import Datum
 from backends.tinkex.types.image_chunk import ImageChunk
 from backends.tinkex.types.model_input import DmelChunk, EncodedTextChunk, ModelInput, ModelInputChunk
+from backends.tinkex.types.provenance import ProvenanceSpan
 from backends.tinkex.types.tensor_data import TensorData
 from backends.tinkex.wire.body import PROTOBUF, EncodedBody, Piece
 from backends.tinkex.wire.protobuf_reader import (
@@ -24,8 +25,11 @@ from backends.tinkex.wire.protobuf_reader import (
     fields,
 )
 from backends.tinkex.wire.protobuf_writer import delimited, double, header, integer, text
+from backends.tinkex.wire.provenance_codec import read_span, write_spans
 from backends.tinkex.wire.tensor_codec import DType, numbers, packed, read_tensor, write_tensor_entry
 from crucible.errors import CrucibleError, Unsupported
+
+_SPANS: Final = {3: "model_input_spans", 4: "loss_fn_input_spans"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +105,10 @@ def _write_datum(datum: Datum, pieces: list[Piece]) -> int:
         size += _write_chunk(chunk, pieces)
     for name, tensor in datum.loss_fn_inputs.items():
         size += write_tensor_entry(2, name, tensor, pieces)
+    for field, spans in ((3, datum.model_input_spans), (4, datum.loss_fn_input_spans)):
+        if spans:
+            pieces.append(write_spans(field, spans))
+            size += len(pieces[-1])
     return size
 
 
@@ -177,6 +185,7 @@ def _read_setting(message: Value | None, key: str) -> float | str:
 def _read_datum(message: memoryview, where: str) -> Datum:
     chunks: list[ModelInputChunk] = []
     tensors: dict[str, TensorData] = {}
+    spans: dict[int, list[ProvenanceSpan]] = {3: [], 4: []}
     for number, _, value in fields(message):
         if number == 1:
             chunks.append(_read_chunk(as_view(value, where), f"{where}.model_input.chunks[{len(chunks)}]"))
@@ -184,7 +193,15 @@ def _read_datum(message: memoryview, where: str) -> Datum:
             name, tensor = entry(value, f"{where}.loss_fn_inputs")
             field = f"{where}.loss_fn_inputs.{name}"
             tensors[name] = read_tensor(tensor if tensor is not None else memoryview(b""), field)
-    return Datum.model_construct(model_input=ModelInput.model_construct(chunks=chunks), loss_fn_inputs=tensors)
+        elif number in spans:
+            spans[number].append(read_span(value, f"{where}.{_SPANS[number]}[{len(spans[number])}]"))
+    traced = bool(spans[3] or spans[4])
+    return Datum.model_construct(
+        model_input=ModelInput.model_construct(chunks=chunks),
+        loss_fn_inputs=tensors,
+        model_input_spans=tuple(spans[3]) if traced else None,
+        loss_fn_input_spans=tuple(spans[4]) if traced else None,
+    )
 
 
 def _read_chunk(message: memoryview, where: str) -> ModelInputChunk:

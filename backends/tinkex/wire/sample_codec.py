@@ -3,11 +3,12 @@
 import math
 from typing import Any, Final
 
-from backends.tinkex.types.sample_response import SampledSequence, SampleResponse, TopkLogprobs
+from backends.tinkex.types.sample_response import PromptAltTokens, SampledSequence, SampleResponse, TopkLogprobs
+from backends.tinkex.types.tensor_data import TensorData
 from backends.tinkex.wire.body import PROTOBUF, EncodedBody, Piece
 from backends.tinkex.wire.protobuf_reader import ProtobufError, Value, as_int, as_view, fields
 from backends.tinkex.wire.protobuf_writer import delimited, integer
-from backends.tinkex.wire.tensor_codec import DType, numbers, packed
+from backends.tinkex.wire.tensor_codec import DType, numbers, packed, read_tensor, write_tensor
 
 _STOP_REASONS: Final = ("stop", "length")
 _PADDING: Final = (0, -99999.0)
@@ -19,6 +20,8 @@ def read_sample_response(body: bytes | memoryview) -> SampleResponse:
     sequences: list[SampledSequence] = []
     logprobs: list[float | None] | None = None
     topk: TopkLogprobs | None = None
+    targets: TensorData | None = None
+    alternatives: PromptAltTokens | None = None
     cached = 0
     for number, _, value in fields(memoryview(body)):
         if number == 1:
@@ -29,11 +32,26 @@ def read_sample_response(body: bytes | memoryview) -> SampleResponse:
             topk = _read_topk(value, "topk_prompt_logprobs")
         elif number == 4:
             cached = as_int(value, "prompt_cache_hit_tokens")
+        elif number == 5:
+            targets = read_tensor(value, "target_prompt_logprobs")
+        elif number == 6:
+            alternatives = _read_alternatives(value, "prompt_alt_tokens")
     return SampleResponse.model_construct(
         sequences=sequences,
         prompt_logprobs=logprobs,
         topk_prompt_logprobs=topk,
         prompt_cache_hit_tokens=cached,
+        target_prompt_logprobs=targets,
+        prompt_alt_tokens=alternatives,
+    )
+
+
+def _read_alternatives(message: Value, where: str) -> PromptAltTokens:
+    parts = {number: value for number, _, value in fields(as_view(message, where))}
+    if not {1, 2} <= parts.keys():
+        raise ProtobufError(f"{where}: tokens and logprobs belong together")
+    return PromptAltTokens.model_construct(
+        tokens=read_tensor(parts[1], f"{where}.tokens"), logprobs=read_tensor(parts[2], f"{where}.logprobs")
     )
 
 
@@ -105,6 +123,11 @@ def write_sample_response(response: SampleResponse) -> EncodedBody:
         pieces.append(delimited(3, _topk(response.topk_prompt_logprobs)))
     if response.prompt_cache_hit_tokens:
         pieces.append(integer(4, response.prompt_cache_hit_tokens))
+    if response.target_prompt_logprobs is not None:
+        pieces.append(write_tensor(5, response.target_prompt_logprobs))
+    if response.prompt_alt_tokens is not None:
+        drawn = response.prompt_alt_tokens
+        pieces.append(delimited(6, write_tensor(1, drawn.tokens) + write_tensor(2, drawn.logprobs)))
     return EncodedBody(pieces, PROTOBUF)
 
 

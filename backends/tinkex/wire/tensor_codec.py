@@ -92,6 +92,14 @@ def _entry_prefix(number: int, name: str, dtype: DType, shape: tuple[int, ...] |
     return header(number, len(key) + len(tensor) + size) + key + tensor
 
 
+def write_tensor(number: int, tensor: TensorData) -> bytes:
+    """Encode a tensor as the field ``number``, copied."""
+    if tensor.is_sparse:
+        return delimited(number, _sparse_tensor(tensor))
+    data = delimited(1, bytes(packed(tensor.data, tensor.dtype)))
+    return delimited(number, _meta(_WIRE_DTYPE[tensor.dtype], tensor.shape) + data)
+
+
 def _meta(dtype: DType, shape: Sequence[int] | None) -> bytes:
     meta = integer(3, dtype)
     if shape:

@@ -1,5 +1,6 @@
 """Batches, prompts and arrays of every kind that the wire knows. A plain module: tests load it by its path."""
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from backends.tinkex.types import (
     EncodedTextChunk,
     ImageChunk,
     ModelInput,
+    PromptProvenanceSpan,
+    SampledProvenanceSpan,
     SamplingParams,
     TensorData,
 )
@@ -75,6 +78,32 @@ def sparse(draw: st.DrawFn) -> TensorData:
 tensors = st.one_of(floats, integers, sparse())
 names = st.sampled_from(["target_tokens", "weights", "logprobs", "advantages", "clip_low_threshold", "größe"])
 datums = st.builds(Datum, model_input=inputs, loss_fn_inputs=st.dictionaries(names, tensors, max_size=3))
+
+
+@st.composite
+def runs(draw: st.DrawFn, length: int) -> list[PromptProvenanceSpan | SampledProvenanceSpan]:
+    """Consecutive spans, at least one, that cover ``length`` positions."""
+    cuts = sorted(draw(st.lists(st.integers(0, length), max_size=2)))
+    bounds = [0, *cuts, length]
+    return [
+        draw(st.sampled_from([PromptProvenanceSpan, SampledProvenanceSpan]))(
+            sequence_id=draw(st.text(min_size=1, max_size=5)),
+            offset=draw(st.integers(0, 2**62)),
+            length=end - begin,
+        )
+        for begin, end in itertools.pairwise(bounds)
+    ]
+
+
+@st.composite
+def _traced(draw: st.DrawFn) -> Datum:
+    """A datum whose tokens and rows come from sampled sequences."""
+    ids = draw(st.lists(TOKEN, min_size=1, max_size=6))
+    datum = Datum(model_input=ModelInput.from_ints(ids), loss_fn_inputs={"target_tokens": ids})
+    return datum.with_provenance(draw(runs(len(ids))), draw(runs(len(ids))))
+
+
+traced = _traced()
 configs = st.none() | st.dictionaries(
     st.text(max_size=5), st.floats(allow_nan=False) | st.text(max_size=5), min_size=1, max_size=3
 )

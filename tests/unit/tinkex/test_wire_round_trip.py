@@ -9,12 +9,15 @@ import pytest
 import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import configs, datums, floats, integers
+from strategies import configs, datums, floats, integers, sparse, traced
 
 from backends.tinkex.types import (
     Datum,
     EncodedTextChunk,
     ModelInput,
+    PromptAltTokens,
+    PromptProvenanceSpan,
+    SampledProvenanceSpan,
     SampledSequence,
     SampleResponse,
     TensorData,
@@ -33,7 +36,9 @@ def same_tensor(sent: TensorData, got: TensorData) -> bool:
     return bool(sent.dtype == got.dtype and left.shape == right.shape and left.tobytes() == right.tobytes())
 
 
-@given(st.lists(datums, max_size=3), st.text(max_size=5), st.integers(0, 2**31 - 1), configs, st.booleans())
+@given(
+    st.lists(datums | traced, max_size=3), st.text(max_size=5), st.integers(0, 2**31 - 1), configs, st.booleans()
+)
 def test_a_request_survives(
     data: Sequence[Datum], loss_fn: str, seq_id: int, config: Mapping[str, float | str] | None, forward_only: bool
 ) -> None:
@@ -52,6 +57,8 @@ def test_a_request_survives(
         assert [chunk.body() for chunk in before.model_input.chunks] == [
             chunk.body() for chunk in after.model_input.chunks
         ]
+        assert before.model_input_spans == after.model_input_spans
+        assert before.loss_fn_input_spans == after.loss_fn_input_spans
         assert before.loss_fn_inputs.keys() == after.loss_fn_inputs.keys()
         assert all(
             same_tensor(tensor, after.loss_fn_inputs[name]) for name, tensor in before.loss_fn_inputs.items()
@@ -78,6 +85,14 @@ def test_an_output_survives(outputs: list[dict[str, TensorData]], loss: float) -
 LOGPROB = st.floats(-100, 0, width=32)
 
 
+def shaped(tensor: TensorData) -> bool:
+    """Whether the tensor has a shape, as those of answers have."""
+    return tensor.shape is not None and tensor.size > 0
+
+
+filled = (floats | sparse()).filter(shaped)
+
+
 @st.composite
 def responses(draw: st.DrawFn) -> SampleResponse:
     """Sampled sequences with and without log-probabilities."""
@@ -95,13 +110,28 @@ def responses(draw: st.DrawFn) -> SampleResponse:
             st.none() | st.lists(pairs, min_size=1, max_size=3).map(lambda rows: [None, *rows])
         ),
         prompt_cache_hit_tokens=draw(st.integers(0, 1000)),
+        target_prompt_logprobs=draw(st.none() | filled),
+        prompt_alt_tokens=draw(
+            st.none() | st.builds(PromptAltTokens, tokens=integers.filter(shaped), logprobs=filled)
+        ),
     )
 
 
 @given(responses())
 def test_samples_survive(response: SampleResponse) -> None:
     """Undefined log-probabilities come back as None, through NaN and the mask of the tables."""
-    assert read_sample_response(write_sample_response(response).joined()) == response
+    got = read_sample_response(write_sample_response(response).joined())
+
+    tensors = {"target_prompt_logprobs", "prompt_alt_tokens"}
+    assert got.model_dump(exclude=tensors) == response.model_dump(exclude=tensors)
+    assert (got.target_prompt_logprobs is None) == (response.target_prompt_logprobs is None)
+    if response.target_prompt_logprobs is not None:
+        assert same_tensor(response.target_prompt_logprobs, got.target_prompt_logprobs)
+        assert got.target_prompt_logprobs.is_sparse == response.target_prompt_logprobs.is_sparse
+    assert (got.prompt_alt_tokens is None) == (response.prompt_alt_tokens is None)
+    if response.prompt_alt_tokens is not None:
+        assert same_tensor(response.prompt_alt_tokens.tokens, got.prompt_alt_tokens.tokens)
+        assert same_tensor(response.prompt_alt_tokens.logprobs, got.prompt_alt_tokens.logprobs)
 
 
 READERS: list[Any] = [read_pass_request, read_pass_output, read_sample_response]
@@ -114,7 +144,7 @@ def test_random_bytes_are_read_or_refused(read: Any, content: bytes) -> None:
         read(content)
 
 
-@given(datums, st.data())
+@given(datums | traced, st.data())
 def test_a_cut_request_is_refused_or_shorter(datum: Datum, data: st.DataObject) -> None:
     """Cutting bytes off never invents a datum."""
     whole = write_pass_request(PassRequest("m", 1, [datum, datum], "ppo", None)).joined()
@@ -167,3 +197,22 @@ def test_a_pointer_to_an_image_has_no_protobuf_form() -> None:
 
     with pytest.raises(Unsupported, match="send the image's data"):
         write_pass_request(PassRequest("m", 1, [datum], "ppo"))
+
+
+def test_spans_come_in_pairs_and_cover_their_rows() -> None:
+    """A wrong sum of lengths, or one list alone, is refused where it is given."""
+    datum = Datum(model_input=ModelInput.from_ints([1, 2, 3]), loss_fn_inputs={"target_tokens": [2, 3, 4]})
+    whole = SampledProvenanceSpan(sequence_id="s", length=3)
+    part = PromptProvenanceSpan(sequence_id="s", offset=4, length=2)
+
+    assert datum.with_provenance([whole], [part, SampledProvenanceSpan(sequence_id="t", length=1)]).body()[
+        "loss_fn_input_spans"
+    ] == [
+        {"type": "prompt_tokens", "sequence_id": "s", "offset": 4, "length": 2},
+        {"type": "sampled_tokens", "sequence_id": "t", "offset": 0, "length": 1},
+    ]
+    for model_input, rows in ([part], [whole]), ([whole], [part]), ([whole, part], [whole]):
+        with pytest.raises(ValueError, match="cover"):
+            datum.with_provenance(model_input, rows)
+    with pytest.raises(ValueError, match="belong together"):
+        Datum(model_input=datum.model_input, loss_fn_inputs={}, model_input_spans=(whole,))
