@@ -75,6 +75,8 @@ def _inexpressible(prompt: Prompt, features: ChatFeatures) -> Iterator[tuple[str
             yield f"tools[{index}].strict", "nothing constrains a model to a schema"
     if prompt.options.thinking_budget_tokens is not None:
         yield "options.thinking_budget_tokens", "thinking has no separate limit; max_tokens limits all output"
+    if prompt.options.seed is not None and prompt.options.seed < 0:
+        yield "options.seed", "the service has seeds from 0"
     for index, message in enumerate(prompt.messages):
         if message.name is not None and not features.names:
             yield f"messages[{index}].name", "the model's template ignores it"

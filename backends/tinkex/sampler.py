@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from pydantic import JsonValue
+
 from backends.tinkex.errors import BACKEND
 from backends.tinkex.models import ModelSource
 from backends.tinkex.render import model_input
@@ -71,8 +73,31 @@ async def sample(client: "SamplingClient", source: ModelSource, tokenizer: Token
         latency_ms=elapsed_ms(started_at),
         request_id=prompt.request_id or request_id,
         trace_id=prompt.trace_id,
-        metadata={"base_model": source.base_model, "model_path": source.path, "tokenizer": tokenizer.tokenizer_id},
+        metadata={
+            "base_model": source.base_model,
+            "model_path": source.path,
+            "tokenizer": tokenizer.tokenizer_id,
+            **_sampled(response, choices),
+        },
     )
+
+
+def _sampled(response: SampleResponse, choices: Sequence[Choice]) -> dict[str, JsonValue]:
+    """Return what the choices do not say of the sequences: their ids, and the whole of those that were cut.
+
+    A sequence that goes on after its stop string was paid for, and is what training must see.
+    """
+    ids = [sequence.sequence_id for sequence in response.sequences]
+    whole: dict[str, JsonValue] = {
+        str(choice.index): {"tokens": list(sequence.tokens), "logprobs": list(sequence.logprobs or ())}
+        for choice, sequence in zip(choices, response.sequences, strict=True)
+        if len(choice.tokens or ()) < len(sequence.tokens)
+    }
+    return {
+        "seq_id": response.seq_id,
+        **({} if None in ids else {"sequence_ids": list[JsonValue](ids)}),
+        **({"cut_sequences": whole} if whole else {}),
+    }
 
 
 async def _request(

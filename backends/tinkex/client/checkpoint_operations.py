@@ -1,6 +1,7 @@
 """The operations that save and load a run's state."""
 
 import math
+from typing import Literal
 
 from backends.tinkex.client.run_channel import RunChannel
 from backends.tinkex.client.run_operation import RunOperation
@@ -12,6 +13,9 @@ from backends.tinkex.types.responses import (
     SaveWeightsForSamplerResponse,
     SaveWeightsResponse,
 )
+
+SamplerKind = Literal["snapshot", "inflight"]
+"""Whether later saves leave a sampler's weights alone, or move them."""
 
 
 def save_state_operation(
@@ -51,12 +55,17 @@ def save_sampler_operation(
     ttl_seconds: int | None = None,
     seq_id: int | None = None,
     sampling_session_seq_id: int | None = None,
+    kind: SamplerKind = "snapshot",
 ) -> RunOperation[SaveWeightsForSamplerResponse]:
     """Return a save of sampling weights, under ``name`` or into a new sampling session.
 
     Raises InvalidRequest.
     """
     _check_save(name, ttl_seconds)
+    if kind not in ("snapshot", "inflight"):
+        raise invalid("kind", kind, "allowed are snapshot and inflight")
+    if kind == "inflight" and (name is not None or ttl_seconds is not None):
+        raise invalid("kind", kind, "an inflight sampler has neither a name nor ttl_seconds")
 
     def body(seq: int) -> SaveWeightsForSamplerRequest:
         return SaveWeightsForSamplerRequest(
@@ -65,6 +74,7 @@ def save_sampler_operation(
             path=name,
             sampling_session_seq_id=sampling_session_seq_id,
             ttl_seconds=ttl_seconds,
+            kind="inflight" if kind == "inflight" else None,
         )
 
     return channel.record_operation(

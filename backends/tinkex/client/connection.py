@@ -84,6 +84,7 @@ class Connection:
         repeatable: bool = True,
         retries: bool = True,
         waits_for_capacity: bool = True,
+        headers: Mapping[str, str] | None = None,
     ) -> AcceptedRequest:
         """POST a request whose result comes later; return once the server has accepted it."""
         request = HttpRequest(
@@ -93,6 +94,7 @@ class Connection:
             repeatable=repeatable,
             retries=retries,
             waits_for_capacity=waits_for_capacity,
+            headers=headers or {},
         )
         return self.read(await self.send(request, resource=resource), AcceptedRequest, request.route)
 

@@ -1,32 +1,42 @@
 """The client of one sampling session: samples and log-probabilities."""
 
 import itertools
+import threading
 from collections.abc import AsyncIterator, Generator
 from typing import Any, Final, Self
 
 from backends.tinkex.client.api_future import ApiFuture
-from backends.tinkex.client.batch_checks import check_tokens
 from backends.tinkex.client.queue_reporter import QueueReporter
 from backends.tinkex.client.request_context import RequestContext
 from backends.tinkex.client.rest import RestClient
 from backends.tinkex.client.result_poll import PollTarget, ResultPoll
 from backends.tinkex.client.results import sample_decoding
+from backends.tinkex.client.sample_arguments import check_seq_id, sample_body
+from backends.tinkex.client.sampler_clone import CLONE_BLOCK, new_clone_id
 from backends.tinkex.client.session import Session
 from backends.tinkex.client.tokenizers import load_tokenizer
-from backends.tinkex.errors import Resource, invalid, unsupported
+from backends.tinkex.errors import Resource, invalid, malformed, unsupported
 from backends.tinkex.types.model_info import GetInfoResponse, ModelData
-from backends.tinkex.types.model_input import EncodedTextChunk, ModelInput
-from backends.tinkex.types.responses import GetSamplerResponse
+from backends.tinkex.types.model_input import ModelInput
+from backends.tinkex.types.responses import AcceptedRequest, GetSamplerResponse
 from backends.tinkex.types.sample_response import SampleResponse, TopkLogprobs
 from backends.tinkex.types.sampling_params import SamplingParams
+from backends.tinkex.types.tensor_data import TensorData
 from backends.tinkex.wire.body import json_body
-from crucible.errors import AnswerLost, InvalidRequest
+from crucible.errors import AnswerLost
 
-_MAX_ATTEMPTS: Final = 3
+_ATTEMPTS: Final = 3
+_BACKPRESSURE: Final = {"X-Tinker-Sampling-Backpressure": "1"}
+"""Asks the service to answer 429 instead of holding a request that it cannot start; it is then sent again."""
 
 
 class SamplingClient:
-    """A client that samples in one sampling session, from the weights at the time it was created."""
+    """A client that samples in one sampling session, from the weights at the time it was created.
+
+    Each request has a sequence number. A server with a record answers a repeated number from it, so that a request
+    whose answer was lost can be repeated without sampling anew: ``sample(seq_id=...)``, also from another process
+    (``ServiceClient.attach_sampling_client``). Clients that share a session must not share numbers: ``clone``.
+    """
 
     def __init__(
         self,
@@ -36,18 +46,22 @@ class SamplingClient:
         session: Session,
         base_model: str | None = None,
         model_path: str | None = None,
+        first_seq_id: int = 0,
+        record_stability_info: bool = False,
     ) -> None:
         self._context = context
         self._connection = context.connection
         self._session = session
-        self._seq_ids = itertools.count()
+        self._lock = threading.Lock()
+        self._next_seq_id = check_seq_id(first_seq_id)
         self._reporter = QueueReporter(context.observer, context.connection.transport.clock, sampling_session_id)
         self.sampling_session_id = sampling_session_id
         self.base_model = base_model
         self.model_path = model_path
+        self.record_stability_info = record_stability_info
 
     def __repr__(self) -> str:
-        return f"SamplingClient({self.sampling_session_id!r})"
+        return f"SamplingClient({self.sampling_session_id!r}, next_seq_id={self._next_seq_id})"
 
     def result(self, timeout: float | None = None) -> Self:
         """Return this client, which is ready: for callers that treat it as the future of a client."""
@@ -57,6 +71,25 @@ class SamplingClient:
         yield from ()
         return self
 
+    @property
+    def session_id(self) -> str | None:
+        """The id of the session that keeps the sampling session alive."""
+        return self._session.session_id
+
+    @property
+    def next_seq_id(self) -> int:
+        """The sequence number of the next request that is given none."""
+        return self._next_seq_id
+
+    def reserve_seq_ids(self, count: int) -> int:
+        """Reserve ``count`` sequence numbers for later use as ``seq_id``; return the first."""
+        if count < 1:
+            raise invalid("count", count, "at least 1")
+        with self._lock:
+            first = self._next_seq_id
+            self._next_seq_id = check_seq_id(first + count)
+        return first
+
     def sample(
         self,
         prompt: ModelInput,
@@ -65,37 +98,53 @@ class SamplingClient:
         include_prompt_logprobs: bool = False,
         topk_prompt_logprobs: int = 0,
         topk_sample_logprobs: int = 0,
+        target_prompt_logprobs: TensorData | None = None,
+        prompt_alt_tokens_k: int = 0,
+        prompt_logprobs_last_n: int | None = None,
+        *,
+        seq_id: int | None = None,
     ) -> ApiFuture[SampleResponse]:
         """Sample ``num_samples`` sequences.
 
         ``topk_prompt_logprobs`` and ``topk_sample_logprobs`` are the numbers of most likely tokens to return per
-        position of the prompt and of the sequences. Sampling has no side effects, so a request whose result the
-        server lost is sent again.
+        position of the prompt and of the sequences. ``target_prompt_logprobs`` are token ids, int64 of shape
+        (tokens of the prompt - 1, K), whose log-probabilities are returned; -1 stands for none.
+        ``prompt_alt_tokens_k`` tokens are drawn at each position of the prompt after the first.
+        ``prompt_logprobs_last_n`` limits the log-probabilities of the prompt to its last tokens.
 
-        Raises (at once): InvalidRequest for an invalid prompt or number.
+        With ``seq_id``, the request has this number and no other: repeated with the same arguments, a server with
+        a record returns the same answer. The response has its ``seq_id`` and ``request_id``, and each sequence its
+        ``sequence_id`` where the server gives one.
+
+        A request whose result the server lost is sent again under its number first. If that result is lost too, it
+        is sent under a new number, unless the caller chose the number: then AnswerLost is raised.
+
+        Raises (at once): InvalidRequest for an invalid argument.
+        From the future: Unsupported when the server returns no ``target_prompt_logprobs`` or no drawn tokens.
         """
-        if num_samples < 1:
-            raise invalid("num_samples", num_samples, "at least 1")
-        if topk_prompt_logprobs < 0:
-            raise invalid("topk_prompt_logprobs", topk_prompt_logprobs, "0 or more")
-        if topk_sample_logprobs < 0:
-            raise invalid("topk_sample_logprobs", topk_sample_logprobs, "0 or more")
-        _check_prompt(prompt)
-        body: dict[str, Any] = {
-            "prompt": prompt.body(),
-            "num_samples": num_samples,
-            "sampling_params": sampling_params.body(),
-            "sampling_session_id": self.sampling_session_id,
-            "type": "sample",
-        }
-        if include_prompt_logprobs or topk_prompt_logprobs:
-            body["prompt_logprobs"] = True
-        if topk_prompt_logprobs:
-            body["topk_prompt_logprobs"] = topk_prompt_logprobs
-        if topk_sample_logprobs:
-            # Older servers reject unknown fields.
-            body["topk_sample_logprobs"] = topk_sample_logprobs
-        return self._context.runner.start(self._sample(body, prompt.length))
+        body = sample_body(
+            prompt,
+            num_samples,
+            sampling_params,
+            include_prompt_logprobs=include_prompt_logprobs,
+            topk_prompt_logprobs=topk_prompt_logprobs,
+            topk_sample_logprobs=topk_sample_logprobs,
+            target_prompt_logprobs=target_prompt_logprobs,
+            prompt_alt_tokens_k=prompt_alt_tokens_k,
+            prompt_logprobs_last_n=prompt_logprobs_last_n,
+            record_stability_info=self.record_stability_info,
+        )
+        if seq_id is None:
+            first, chosen = self.reserve_seq_ids(1), False
+        else:
+            first, chosen = check_seq_id(seq_id), True
+            with self._lock:
+                if first // CLONE_BLOCK == self._next_seq_id // CLONE_BLOCK:
+                    self._next_seq_id = max(self._next_seq_id, first + 1)
+        request = _SampleRequest({**body, "sampling_session_id": self.sampling_session_id}, prompt.length)
+        return self._context.runner.start(
+            self._sample(request, first, chosen=chosen), request_ids=lambda: request.request_ids
+        )
 
     def compute_logprobs(self, prompt: ModelInput) -> ApiFuture[list[float | None]]:
         """Return the log-probability of each prompt token given the tokens before it, with None for the first.
@@ -128,6 +177,26 @@ class SamplingClient:
         """Return the server's description of this sampling session."""
         return self._context.runner.start(self._get_sampler())
 
+    def clone(self) -> "SamplingClient":
+        """Return a client of the same sampling session with sequence numbers of its own, for use beside this one.
+
+        Blocks; in an event loop use the twin.
+        """
+        return self._context.runner.wait(self.clone_async())
+
+    async def clone_async(self) -> "SamplingClient":
+        """As ``clone``."""
+        clone_id = await self._context.runner.start(new_clone_id(self._connection, self.sampling_session_id))
+        return SamplingClient(
+            self._context,
+            self.sampling_session_id,
+            session=self._session,
+            base_model=self.base_model,
+            model_path=self.model_path,
+            first_seq_id=CLONE_BLOCK * clone_id,
+            record_stability_info=self.record_stability_info,
+        )
+
     def get_tokenizer(self) -> Any:
         """Return the model's tokenizer. Blocks for the session's info; in an event loop use the twin."""
         return self._context.runner.wait(self.get_tokenizer_async())
@@ -140,19 +209,27 @@ class SamplingClient:
         tokenizer_id = next((model.tokenizer_id for model in models if model.model_name == name), None)
         return load_tokenizer(GetInfoResponse(model_data=ModelData(model_name=name, tokenizer_id=tokenizer_id)))
 
-    async def _sample(self, body: dict[str, Any], prompt_length: int | None) -> SampleResponse:
+    async def _sample(self, request: "_SampleRequest", seq_id: int, *, chosen: bool) -> SampleResponse:
         self._session.keep_alive()
         for attempt in itertools.count(1):
             try:
-                response = await self._sample_once({**body, "seq_id": next(self._seq_ids)})
-                return response if prompt_length is None else response.for_prompt_of(prompt_length)
+                return await self._sample_once(request, seq_id)
             except AnswerLost:
-                if attempt == _MAX_ATTEMPTS:
+                # Asked again under its number, a sample that the server still has costs nothing.
+                if attempt == _ATTEMPTS or (chosen and attempt > 1):
                     raise
+                if attempt > 1:
+                    seq_id = self.reserve_seq_ids(1)
         raise AssertionError("unreachable")
 
-    async def _sample_once(self, body: dict[str, Any]) -> SampleResponse:
-        accepted = await self._connection.submit("asample", json_body(body), resource=Resource.CHECKPOINT)
+    async def _sample_once(self, request: "_SampleRequest", seq_id: int) -> SampleResponse:
+        accepted = await self._connection.submit(
+            "asample",
+            json_body({**request.body, "seq_id": seq_id}),
+            resource=Resource.CHECKPOINT,
+            headers=_BACKPRESSURE,
+        )
+        request.request_ids.append(accepted.request_id)
         target = PollTarget(
             accepted.request_id,
             "asample",
@@ -161,7 +238,16 @@ class SamplingClient:
             self._reporter,
             no_progress_s=self._context.no_progress_s,
         )
-        return await ResultPoll(self._connection, target).result()
+        response = await ResultPoll(self._connection, target).result()
+        for field, answer in (
+            ("target_prompt_logprobs", response.target_prompt_logprobs),
+            ("prompt_alt_tokens_k", response.prompt_alt_tokens),
+        ):
+            if field in request.body and answer is None:
+                raise unsupported(field, server=self._connection.server)
+        if request.prompt_length is not None:
+            response = response.for_prompt_of(request.prompt_length)
+        return _identified(response, accepted, seq_id)
 
     async def _logprobs(self, pending: ApiFuture[SampleResponse]) -> list[float | None]:
         response = await pending
@@ -179,11 +265,28 @@ class SamplingClient:
         return await self._connection.get(f"samplers/{self.sampling_session_id}", GetSamplerResponse)
 
 
-def _check_prompt(prompt: ModelInput) -> None:
-    if not isinstance(prompt, ModelInput):
-        raise invalid("prompt", type(prompt).__name__, "give a ModelInput")
-    if prompt.length == 0:
-        raise InvalidRequest("prompt: it is empty; give at least one token", details={"field": "prompt"})
-    for index, chunk in enumerate(prompt.chunks):
-        if isinstance(chunk, EncodedTextChunk):
-            check_tokens(chunk.tokens, f"prompt.chunks[{index}].tokens")
+class _SampleRequest:
+    """A request's body without its number, and the ids under which the server accepted it."""
+
+    def __init__(self, body: dict[str, Any], prompt_length: int | None) -> None:
+        self.body = body
+        self.prompt_length = prompt_length
+        self.request_ids: list[str] = []
+
+
+def _identified(response: SampleResponse, accepted: AcceptedRequest, seq_id: int) -> SampleResponse:
+    """Return the response with its ids, of which a server tells those of the sequences at acceptance."""
+    ids = accepted.sample_sequence_ids
+    update: dict[str, Any] = {"request_id": accepted.request_id, "seq_id": seq_id}
+    if ids is not None:
+        if len(ids) != len(response.sequences):
+            raise malformed(
+                f"{len(ids)} sequence ids for {len(response.sequences)} sequences",
+                route="asample",
+                request_id=accepted.request_id,
+            )
+        update["sequences"] = [
+            sequence.model_copy(update={"sequence_id": sequence_id})
+            for sequence, sequence_id in zip(response.sequences, ids, strict=True)
+        ]
+    return response.model_copy(update=update)

@@ -17,15 +17,15 @@ from backends.tinkex.client.rest import RestClient
 from backends.tinkex.client.result_poll import PollTarget, ResultPoll
 from backends.tinkex.client.results import record_decoding
 from backends.tinkex.client.runner import CallerLoop, Runner, shared_background
-from backends.tinkex.client.sampling import SamplingClient
+from backends.tinkex.client.sampling_methods import SamplingMethods
 from backends.tinkex.client.session import HEARTBEAT_S, Session, SessionLost
 from backends.tinkex.client.training import TrainingClient
 from backends.tinkex.errors import Resource, invalid
 from backends.tinkex.settings import resolve_endpoint
 from backends.tinkex.types.checkpoint_address import CheckpointAddress
 from backends.tinkex.types.lora_config import LoraConfig
-from backends.tinkex.types.requests import CreateModelRequest, CreateSamplingSessionRequest
-from backends.tinkex.types.responses import CreateModelResponse, CreateSamplingSessionResponse
+from backends.tinkex.types.requests import CreateModelRequest
+from backends.tinkex.types.responses import CreateModelResponse
 from backends.tinkex.types.server_capabilities import ServerCapabilities
 from backends.tinkex.types.weights_info import WeightsInfo
 from backends.tinkex.wire.body import json_body
@@ -37,7 +37,7 @@ _DEFAULT_RANK: Final = 32
 _NO_PROGRESS_S: Final = 3600.0
 
 
-class ServiceClient:
+class ServiceClient(SamplingMethods):
     """A client of one service with one session. No I/O until a method is called.
 
     ``ServiceClient()`` serves blocking code: requests run on the process's single background thread.
@@ -202,27 +202,7 @@ class ServiceClient:
             )
         return self._attached[session_id]
 
-    # --- sampling, REST and features ------------------------------------------------------------------------
-
-    def create_sampling_client(
-        self, model_path: str | CheckpointAddress | None = None, base_model: str | None = None
-    ) -> SamplingClient:
-        """Return a client for saved weights or a base model. Blocks; in an event loop use the twin."""
-        return self.runner.wait(self.create_sampling_client_async(model_path, base_model))
-
-    async def create_sampling_client_async(
-        self, model_path: str | CheckpointAddress | None = None, base_model: str | None = None
-    ) -> SamplingClient:
-        """As ``create_sampling_client``. ``model_path`` is sampled from; a ``base_model`` beside it is sent too.
-
-        Raises:
-            InvalidRequest: neither is given, the path is invalid, the model is unknown, or not that of the weights.
-            NotFound: there are no such weights.
-        """
-        if model_path is None and base_model is None:
-            raise invalid("model_path, base_model", (model_path, base_model), "give one of them, or both")
-        weights = None if model_path is None else CheckpointAddress.parse(model_path, field="model_path")
-        return await self.runner.start(self._create_sampling(weights, base_model))
+    # --- REST and features ------------------------------------------------------------------------
 
     def create_rest_client(self) -> RestClient:
         """Return a client for runs, checkpoints and sessions. No I/O."""
@@ -340,28 +320,6 @@ class ServiceClient:
         # Some servers accept a load only as a run's first request.
         await (await client.submit_load_state(checkpoint, optimizer=optimizer))
         return client
-
-    async def _create_sampling(self, weights: CheckpointAddress | None, base_model: str | None) -> SamplingClient:
-        model_path = None if weights is None else weights.text
-        request = CreateSamplingSessionRequest(
-            session_id=await self._session.ensure(),
-            sampling_session_seq_id=self._session.next_sampler_seq_id(),
-            base_model=base_model,
-            model_path=model_path,
-        )
-        created = await self.connection.post(
-            "create_sampling_session",
-            request.body(),
-            CreateSamplingSessionResponse,
-            resource=Resource.MODEL if weights is None else Resource.CHECKPOINT,
-        )
-        return SamplingClient(
-            self,
-            created.sampling_session_id,
-            session=self._session,
-            base_model=base_model,
-            model_path=model_path,
-        )
 
     async def _probe_features(self, base_model: str | None) -> ServerFeatures:
         await probe_features(self.connection)

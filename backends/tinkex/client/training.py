@@ -6,13 +6,12 @@ from typing import Any, Self
 
 from backends.tinkex.client.api_future import ApiFuture
 from backends.tinkex.client.checkpoint_methods import CheckpointMethods
-from backends.tinkex.client.checkpoint_operations import save_sampler_operation
 from backends.tinkex.client.custom_loss import CustomLoss, custom_operation
 from backends.tinkex.client.replay_probe import probe_replay
 from backends.tinkex.client.results import record_decoding
 from backends.tinkex.client.run_channel import RunChannel, Submission
 from backends.tinkex.client.run_operation import RunOperation
-from backends.tinkex.client.sampling import SamplingClient
+from backends.tinkex.client.run_sampling import RunSamplingMethods
 from backends.tinkex.client.session import Session
 from backends.tinkex.client.step_operations import LossConfig, optim_step_operation, pass_operation
 from backends.tinkex.client.tokenizers import known_vocab_size, load_tokenizer
@@ -32,7 +31,7 @@ from backends.tinkex.wire.chunks import chunked
 from crucible.errors import CrucibleError
 
 
-class TrainingClient(CheckpointMethods):
+class TrainingClient(CheckpointMethods, RunSamplingMethods):
     """A client that drives one remote run. Requests take effect in call order, without waiting for each other.
 
     Where a server keeps no record of sequence numbers, each request is sent once the previous one has its result.
@@ -209,25 +208,6 @@ class TrainingClient(CheckpointMethods):
     ) -> Submission[OptimStepResponse]:
         """As ``optim_step``; returns once the server has accepted it."""
         return self._channel.submit(optim_step_operation(self._channel, adam_params, seq_id))
-
-    # --- sampling -------------------------------------------------------------------------------------------
-
-    def save_weights_and_get_sampling_client(self, name: str | None = None) -> SamplingClient:
-        """Save the weights and return a client that samples from them. Blocks; in an event loop use the twin."""
-        return self._service.runner.wait(self.save_weights_and_get_sampling_client_async(name))
-
-    async def save_weights_and_get_sampling_client_async(self, name: str | None = None) -> SamplingClient:
-        """As ``save_weights_and_get_sampling_client``. Without a name the save is not kept."""
-        if name is not None:
-            saved = await self.save_weights_for_sampler(name)
-            return await self._service.create_sampling_client_async(model_path=saved.path)
-        number = self._channel.session.next_sampler_seq_id()
-        saved = await self._channel.start(
-            save_sampler_operation(self._channel, None, sampling_session_seq_id=number)
-        )
-        if saved.sampling_session_id is None:
-            return await self._service.create_sampling_client_async(model_path=saved.path)
-        return SamplingClient(self._service, saved.sampling_session_id, session=self._channel.session)
 
     # --- the model ------------------------------------------------------------------------------------------
 

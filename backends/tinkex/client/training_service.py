@@ -26,10 +26,15 @@ class TrainingService(RequestContext, Protocol):
         """Return a client for runs, checkpoints and sessions."""
         ...
 
-    async def create_sampling_client_async(
-        self, model_path: str | CheckpointAddress | None = None, base_model: str | None = None
+    async def new_sampling_client(
+        self,
+        session: Session,
+        weights: CheckpointAddress | None,
+        base_model: str | None = None,
+        *,
+        record_stability_info: bool = False,
     ) -> SamplingClient:
-        """Return a client that samples from saved weights or from a base model."""
+        """Create a sampling session in ``session``."""
         ...
 
     async def end_sessions(self) -> None:

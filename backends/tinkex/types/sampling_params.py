@@ -12,7 +12,7 @@ class SamplingParams(SentRecord):
     """Sampling parameters. ``stop`` is a string, strings or token ids; ``top_k`` -1 and ``top_p`` 1 are off."""
 
     max_tokens: int | None = Field(default=None, ge=1)
-    seed: int | None = Field(default=None, ge=0)
+    seed: int | None = Field(default=None, ge=0, lt=2**64)
     stop: str | Sequence[str] | Sequence[int] | None = None
     temperature: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     top_k: int = Field(default=-1, ge=-1)

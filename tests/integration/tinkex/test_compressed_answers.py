@@ -78,7 +78,7 @@ def test_a_bomb_is_a_malformed_answer(encoding: str, status: int) -> None:
     [
         ("br", b"{}"),
         ("zstd", b"{}"),
-        ("gzip", gzip.compress(b'{"a": "some text"}')[:-4]),
+        ("gzip", gzip.compress(b'{"a": "some text"}', mtime=0)[:-4]),
         ("gzip, gzip, gzip, gzip", b"{}"),
     ],
 )
