@@ -44,7 +44,10 @@ def test_the_same_seed_draws_the_same(make_server: Any, make_service: Any, proto
 
     first = sampler.sample(PROMPT, 2, params).result(30)
 
-    assert first == sampler.sample(PROMPT, 2, params).result(30)
+    again = sampler.sample(PROMPT, 2, params).result(30)
+    assert [(one.tokens, one.logprobs) for one in first.sequences] == [
+        (one.tokens, one.logprobs) for one in again.sequences
+    ]
     assert [len(sequence.tokens) for sequence in first.sequences] == [8, 8]
     assert [len(sequence.logprobs or []) for sequence in first.sequences] == [8, 8]
     assert {sequence.stop_reason for sequence in first.sequences} == {"length"}
