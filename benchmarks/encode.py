@@ -194,9 +194,13 @@ def _their_batch(raw: Any) -> Any:
 
 
 def _our_bytes(batch: Any) -> Any:
-    from backends.tinkex.wire.pass_request_codec import PassRequest, write_pass_request
+    from backends.tinkex.wire.pass_request_codec import PassRequest, encoded_datums, write_pass_request
 
-    return write_pass_request(PassRequest("run:train:0", 1, batch, "ppo", {"clip_low_threshold": 0.8}))
+    # As the client does: with a copy, since the caller may change its arrays after the call.
+    encoded = encoded_datums(batch)
+    return write_pass_request(
+        PassRequest("run:train:0", 1, (), "ppo", {"clip_low_threshold": 0.8}, encoded=encoded)
+    )
 
 
 def _our_zstd(batch: Any) -> Any:

@@ -52,6 +52,7 @@ class RunOperation(Generic[T]):
             for index, seq_id in enumerate(ticket.seq_ids):
                 self._accepted.append(await self._send_request(seq_id, index))
                 ticket.accepted += 1
+            self._send_request = _already_sent  # whose batch, and its memory, are no longer needed
             self._finished = self._sequencer.mark_accepted()
             if self._abandoned:
                 self._finished.set()
@@ -73,3 +74,7 @@ class RunOperation(Generic[T]):
         """Send, then wait for the result."""
         await self.send(ticket)
         return await self.finish()
+
+
+async def _already_sent(seq_id: int, index: int) -> AcceptedRequest:
+    raise AssertionError(f"request {index} (seq_id {seq_id}) is sent once")

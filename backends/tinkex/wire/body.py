@@ -42,11 +42,21 @@ def json_body(value: Any) -> EncodedBody:
 def _blocks(pieces: Iterable[Piece]) -> Iterator[bytes]:
     pending: list[Piece] = []
     size = 0
-    for piece in pieces:
-        pending.append(piece)
-        size += len(piece)
-        if size >= _BLOCK_BYTES:
-            yield b"".join(pending)
-            pending, size = [], 0
+    for whole in pieces:
+        for piece in _parts(whole):
+            pending.append(piece)
+            size += len(piece)
+            if size >= _BLOCK_BYTES:
+                yield b"".join(pending)
+                pending, size = [], 0
     if pending:
         yield b"".join(pending)
+
+
+def _parts(piece: Piece) -> Iterator[Piece]:
+    if len(piece) <= _BLOCK_BYTES:
+        yield piece
+        return
+    view = memoryview(piece)
+    for begin in range(0, len(view), _BLOCK_BYTES):
+        yield view[begin : begin + _BLOCK_BYTES]

@@ -14,6 +14,7 @@ from backends.tinkex.types.model_input import DmelChunk, EncodedTextChunk, Model
 from backends.tinkex.types.provenance import ProvenanceSpan
 from backends.tinkex.types.tensor_data import TensorData
 from backends.tinkex.wire.body import PROTOBUF, EncodedBody, Piece
+from backends.tinkex.wire.buffers import POOL
 from backends.tinkex.wire.protobuf_reader import (
     ProtobufError,
     Value,
@@ -63,12 +64,11 @@ def write_pass_request(request: PassRequest) -> EncodedBody:
 
 
 def encoded_datums(data: Sequence[Datum], first_index: int = 0) -> Sequence[Piece]:
-    """Encode datums into memory of their own. ``first_index``: that of the first datum, for errors.
+    """Encode datums into memory that is not theirs. ``first_index``: that of the first datum, for errors.
 
     Raises as ``write_pass_request``.
     """
-    # Lists are packed into memory of their own; only views into arrays are copied.
-    return [bytes(piece) for piece in _write_datums(data, first_index)]
+    return [POOL.joined(_write_datums(data, first_index))]
 
 
 def _write_datums(data: Sequence[Datum], first_index: int) -> list[Piece]:
