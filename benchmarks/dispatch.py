@@ -24,8 +24,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from kombu import Connection
 from peer_environment import QUEUES, how_to_install, peer_python
 from sqlalchemy import create_engine, make_url, text
+
+from nsai_work.dispatch.queues import queue_name
+from nsai_work.job import Priority
 
 ROOT = Path(__file__).parents[1]
 TIMEOUT_S = 180.0
@@ -178,7 +182,17 @@ def _environment(subject: Subject, options: argparse.Namespace) -> Iterator[tupl
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "BENCH_OUT": str(folder / "records")}
         environment["NSAI_WORK_LOG_LEVEL"] = "warning"
         environment |= {key: value.format(**values) for key, value in subject.variables.items()}
+        broker = environment.get("NSAI_WORK_BROKER_URL") or environment.get("BENCH_BROKER") or ""
+        if broker.startswith("amqp"):
+            stack.callback(_delete_queues, broker, name)
         yield folder, environment
+
+
+def _delete_queues(broker: str, prefix: str) -> None:
+    """Delete the queues of a subject: RabbitMQ reserves file handles for each."""
+    with Connection(broker) as connection:
+        for queue in (prefix, *(queue_name(prefix, priority) for priority in Priority)):
+            connection.default_channel.queue_delete(queue)
 
 
 @contextlib.contextmanager

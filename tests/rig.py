@@ -72,6 +72,8 @@ class Rig:
     variables: dict[str, str] = field(default_factory=dict)
     prefix: str = field(default_factory=lambda: f"test-{secrets.token_hex(4)}")
     workers: list[WorkerProcess] = field(default_factory=list)
+    prefixes: set[str] = field(default_factory=set)
+    """The prefixes of all queues that may exist."""
 
     @classmethod
     def embedded(cls, folder: Path) -> "Rig":
@@ -90,7 +92,9 @@ class Rig:
             "sweep_interval_s": 0.2,
             "shutdown_grace_s": 10.0,
         }
-        return Settings(**(values | changes))
+        settings = Settings(**(values | changes))
+        self.prefixes.add(settings.queue_prefix)
+        return settings
 
     @property
     def store(self) -> Store:
@@ -289,5 +293,6 @@ def _remove_queues(rig: Rig) -> None:
 
     with contextlib.suppress(OSError), broker_connection(rig.settings()) as connection:
         channel = connection.default_channel
-        for queue in wake_queues(rig.prefix, rig.broker_url):
-            queue(channel).delete()
+        for prefix in rig.prefixes:
+            for queue in wake_queues(prefix, rig.broker_url):
+                queue(channel).delete()
