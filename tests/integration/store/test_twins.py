@@ -1,6 +1,7 @@
 """Twins: single-statement submit and claim (PostgreSQL) write the same rows as the general paths, and leave other
 cases to them."""
 
+import secrets
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Table, select, text, update
+from sqlalchemy import Table, make_url, select, text, update
 from sqlalchemy.event import listen
 
 from nsai_work.errors import FileUnusable
@@ -289,19 +290,24 @@ def test_an_existing_job_is_found_by_the_general_path(store: Store, make_job: Ma
 
 
 def test_a_dead_connection_is_replaced(
-    store: Store, postgres_store_url: str, make_job: MakeJob, claim_request: MakeRequest
+    postgres_store_url: str, make_job: MakeJob, claim_request: MakeRequest
 ) -> None:
     """The spare connection for single statements may die at any time."""
+    # the name tells its connections from those of tests that run at the same time, which must not die
+    name = f"twins-{secrets.token_hex(6)}"
+    url = make_url(postgres_store_url).update_query_dict({"application_name": name})
+    store = open_working_store(url.render_as_string(hide_password=False))
     store.submit([make_job(), make_job()])
     other = open_working_store(postgres_store_url)
-    end_all = text(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-        " WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name = 'nsai-work'"
-    )
+    end_all = text(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = '{name}'")
 
-    other.database.run(lambda tx: tx.connection.execute(end_all).all())
+    def end_connections() -> None:
+        assert other.database.run(lambda tx: tx.connection.execute(end_all).all())
+
+    end_connections()
     store.submit([make_job()])
-    other.database.run(lambda tx: tx.connection.execute(end_all).all())
+    end_connections()
 
     assert len(store.claim(claim_request(limit=5))) == 3
+    store.close()
     other.close()
