@@ -1,9 +1,12 @@
 """The methods of a training client that save and load a run's state."""
 
+from collections.abc import Sequence
+
 from backends.tinkex.client.api_future import ApiFuture
 from backends.tinkex.client.checkpoint_operations import (
     load_operation,
     remember_metric,
+    save_external_operation,
     save_sampler_operation,
     save_state_operation,
 )
@@ -12,6 +15,7 @@ from backends.tinkex.client.run_operation import RunOperation
 from backends.tinkex.types.checkpoint_address import CheckpointAddress
 from backends.tinkex.types.responses import (
     LoadWeightsResponse,
+    SaveWeightsExternalResponse,
     SaveWeightsForSamplerResponse,
     SaveWeightsResponse,
 )
@@ -73,6 +77,29 @@ class CheckpointMethods:
         """As ``save_weights_for_sampler``; returns once the server has accepted it."""
         return self._channel.submit(
             save_sampler_operation(self._channel, name, ttl_seconds=ttl_seconds, seq_id=seq_id)
+        )
+
+    def save_weights_external(
+        self,
+        name: str,
+        *,
+        ttl_seconds: int | None = None,
+        age_encryption_recipients: Sequence[str] | None = None,
+        seq_id: int | None = None,
+    ) -> ApiFuture[SaveWeightsExternalResponse]:
+        """Save the weights as files for use outside the service; ``RestClient.download_external_weights`` fetches
+        them.
+
+        ``age_encryption_recipients``: public keys of age, to which every file is encrypted.
+        """
+        return self._channel.start(
+            save_external_operation(
+                self._channel,
+                name,
+                ttl_seconds=ttl_seconds,
+                age_encryption_recipients=age_encryption_recipients,
+                seq_id=seq_id,
+            )
         )
 
     def load_state(

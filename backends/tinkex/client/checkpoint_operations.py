@@ -1,15 +1,22 @@
 """The operations that save and load a run's state."""
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 from backends.tinkex.client.run_channel import RunChannel
 from backends.tinkex.client.run_operation import RunOperation
 from backends.tinkex.errors import Resource, invalid
 from backends.tinkex.types.checkpoint_address import CheckpointAddress
-from backends.tinkex.types.requests import LoadWeightsRequest, SaveWeightsForSamplerRequest, SaveWeightsRequest
+from backends.tinkex.types.requests import (
+    LoadWeightsRequest,
+    SaveWeightsExternalRequest,
+    SaveWeightsForSamplerRequest,
+    SaveWeightsRequest,
+)
 from backends.tinkex.types.responses import (
     LoadWeightsResponse,
+    SaveWeightsExternalResponse,
     SaveWeightsForSamplerResponse,
     SaveWeightsResponse,
 )
@@ -81,6 +88,37 @@ def save_sampler_operation(
         "save_weights_for_sampler",
         "SaveWeightsForSampler",
         SaveWeightsForSamplerResponse,
+        body,
+        seq_id,
+        resource=Resource.SAVE,
+    )
+
+
+def save_external_operation(
+    channel: RunChannel,
+    name: str,
+    *,
+    ttl_seconds: int | None,
+    age_encryption_recipients: Sequence[str] | None,
+    seq_id: int | None,
+) -> RunOperation[SaveWeightsExternalResponse]:
+    """Return an export of the weights as files. Raises InvalidRequest."""
+    _check_save(name, ttl_seconds)
+    recipients = None if age_encryption_recipients is None else list(age_encryption_recipients)
+
+    def body(seq: int) -> SaveWeightsExternalRequest:
+        return SaveWeightsExternalRequest(
+            model_id=channel.model_id,
+            path=name,
+            seq_id=seq,
+            ttl_seconds=ttl_seconds,
+            age_encryption_recipients=recipients,
+        )
+
+    return channel.record_operation(
+        "save_weights_external",
+        "SaveWeightsExternal",
+        SaveWeightsExternalResponse,
         body,
         seq_id,
         resource=Resource.SAVE,

@@ -70,9 +70,17 @@ class Connection:
         resource: Resource = Resource.SERVICE,
         retries: bool = True,
         read_timeout_s: float | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> R:
         """POST JSON and read the record in the response. Raises CrucibleError."""
-        request = HttpRequest("POST", _api(path), json_body(body), retries=retries, read_timeout_s=read_timeout_s)
+        request = HttpRequest(
+            "POST",
+            _api(path),
+            json_body(body),
+            retries=retries,
+            read_timeout_s=read_timeout_s,
+            headers=headers or {},
+        )
         return self.read(await self.send(request, resource=resource), kind, request.route)
 
     async def submit(

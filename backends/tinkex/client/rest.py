@@ -10,6 +10,8 @@ from pydantic import BaseModel
 
 from backends.tinkex.client.api_future import ApiFuture
 from backends.tinkex.client.connection import Connection
+from backends.tinkex.client.origins import is_same_origin
+from backends.tinkex.client.rest_exports import ExportMethods
 from backends.tinkex.client.runner import Runner
 from backends.tinkex.errors import Resource, error_from_response, invalid, malformed, unsupported
 from backends.tinkex.types.checkpoint_address import CheckpointAddress
@@ -31,7 +33,7 @@ AnyPath = str | CheckpointAddress
 """A checkpoint's path as the official client has it, or an address that is already parsed."""
 
 
-class RestClient:
+class RestClient(ExportMethods):
     """A client of the REST routes. Every call returns a future; a missing route is Unsupported, naming it."""
 
     def __init__(self, connection: Connection, runner: Runner) -> None:
@@ -217,7 +219,7 @@ class RestClient:
         archive = await self._archive_url(checkpoint)
         if urlsplit(archive.url).scheme not in ("http", "https"):
             raise unsupported("archives over HTTP", server=self._connection.server)
-        same_origin = _origin(archive.url) == _origin(self._connection.server)
+        same_origin = is_same_origin(archive.url, self._connection.server)
         await download_file(self._connection.transport, archive.url, target, authenticated=same_origin)
         return target
 
@@ -232,7 +234,7 @@ def _paths_of(checkpoint: ParsedCheckpointTinkerPath) -> list[str]:
     Of the servers that name a save without its kind, some look it up without the kind too, and some with it.
     """
     run = checkpoint.training_run_id
-    as_given = checkpoint.tinker_path.removeprefix(f"tinker://{run}/")
+    as_given = checkpoint.tinker_path.partition("://")[2].removeprefix(f"{run}/")
     folder = f"/api/v1/training_runs/{quote(run, safe='')}/checkpoints"
     return [f"{folder}/{quote(part)}" for part in dict.fromkeys((as_given, checkpoint.checkpoint_id))]
 
@@ -249,8 +251,3 @@ def _page(limit: int, offset: int) -> dict[str, Any]:
     if offset < 0:
         raise invalid("offset", offset, "0 or more")
     return {"limit": limit, "offset": offset}
-
-
-def _origin(url: str) -> tuple[str, str]:
-    parts = urlsplit(url)
-    return parts.scheme, parts.netloc

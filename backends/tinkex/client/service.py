@@ -18,20 +18,22 @@ from backends.tinkex.client.result_poll import PollTarget, ResultPoll
 from backends.tinkex.client.results import record_decoding
 from backends.tinkex.client.runner import CallerLoop, Runner, shared_background
 from backends.tinkex.client.sampling_methods import SamplingMethods
-from backends.tinkex.client.session import HEARTBEAT_S, Session, SessionLost
+from backends.tinkex.client.session import HEARTBEAT_S, FinishReason, Session, SessionLost
 from backends.tinkex.client.training import TrainingClient
-from backends.tinkex.errors import Resource, invalid
+from backends.tinkex.errors import Resource, invalid, unsupported
 from backends.tinkex.settings import resolve_endpoint
 from backends.tinkex.types.checkpoint_address import CheckpointAddress
 from backends.tinkex.types.lora_config import LoraConfig
+from backends.tinkex.types.optimizer import AdamOptimizerConfig, OptimizerConfigBase
 from backends.tinkex.types.requests import CreateModelRequest
-from backends.tinkex.types.responses import CreateModelResponse
+from backends.tinkex.types.responses import AcceptedRequest, CreateModelResponse
 from backends.tinkex.types.server_capabilities import ServerCapabilities
 from backends.tinkex.types.weights_info import WeightsInfo
 from backends.tinkex.wire.body import json_body
 from backends.tinkex.wire.features import FeatureMemory, ServerFeatures
 from backends.tinkex.wire.retry import RetryConfig
 from backends.tinkex.wire.transport import HttpLimits, HttpTransport
+from crucible.errors import Unsupported
 
 _DEFAULT_RANK: Final = 32
 _NO_PROGRESS_S: Final = 3600.0
@@ -125,15 +127,19 @@ class ServiceClient(SamplingMethods):
         train_attn: bool = True,
         train_unembed: bool = True,
         user_metadata: Mapping[str, str] | None = None,
+        optimizer_config: OptimizerConfigBase | None = None,
     ) -> TrainingClient:
         """Start a run on ``base_model``. Blocks; in an event loop use the twin.
 
+        ``optimizer_config``: the family of optimizers for the run's life; by default AdamW.
+
         Raises:
             InvalidRequest: the model or the adapter is invalid.
+            Unsupported: the server does not have the family of optimizers.
         """
         return self.runner.wait(
             self.create_lora_training_client_async(
-                base_model, rank, seed, train_mlp, train_attn, train_unembed, user_metadata
+                base_model, rank, seed, train_mlp, train_attn, train_unembed, user_metadata, optimizer_config
             )
         )
 
@@ -146,6 +152,7 @@ class ServiceClient(SamplingMethods):
         train_attn: bool = True,
         train_unembed: bool = True,
         user_metadata: Mapping[str, str] | None = None,
+        optimizer_config: OptimizerConfigBase | None = None,
     ) -> Coroutine[Any, Any, TrainingClient]:
         """As ``create_lora_training_client``."""
         if not isinstance(base_model, str) or not base_model:
@@ -159,7 +166,9 @@ class ServiceClient(SamplingMethods):
             raise invalid(str(first["loc"][0]), first["input"], str(first["msg"])) from None
         if not (train_mlp or train_attn or train_unembed):
             raise invalid("train_mlp, train_attn, train_unembed", False, "at least one must be trained")
-        return self._started(partial(self._create_model, base_model, lora, dict(user_metadata or {})))
+        # AdamW is what every server has, and what some would refuse to be told.
+        family = None if isinstance(optimizer_config, AdamOptimizerConfig) else optimizer_config
+        return self._started(partial(self._create_model, base_model, lora, dict(user_metadata or {}), family))
 
     def create_training_client_from_state(
         self, path: str | CheckpointAddress, user_metadata: Mapping[str, str] | None = None
@@ -234,6 +243,13 @@ class ServiceClient(SamplingMethods):
         """As ``close``."""
         await self.runner.start(self._close())
 
+    def finish_session(self, reason: FinishReason = "success", detail: str | None = None) -> ApiFuture[None]:
+        """End this client's session at the server and say how it went; its runs and samplers end with it.
+
+        From the future: Unsupported on a server that ends sessions only when their heartbeats stop.
+        """
+        return self.runner.start(self._session.finish(reason, detail))
+
     async def end_sessions(self) -> None:
         """Stop this client's heartbeats. Connections, which may be shared, stay open."""
         await self.runner.start(self._end_sessions())
@@ -275,7 +291,11 @@ class ServiceClient(SamplingMethods):
         return await self.runner.start(work())
 
     async def _create_model(
-        self, base_model: str, lora: LoraConfig, user_metadata: dict[str, str]
+        self,
+        base_model: str,
+        lora: LoraConfig,
+        user_metadata: dict[str, str],
+        optimizer: OptimizerConfigBase | None = None,
     ) -> TrainingClient:
         config = await self.connection.client_config()
         session_id = await self._session.ensure()
@@ -285,6 +305,7 @@ class ServiceClient(SamplingMethods):
             base_model=base_model,
             lora_config=lora,
             user_metadata=user_metadata or None,
+            optimizer_config=optimizer,
         )
         accepted = await self.connection.submit(
             "create_model",
@@ -292,24 +313,30 @@ class ServiceClient(SamplingMethods):
             resource=Resource.MODEL,
             waits_for_capacity=self._waits_for_capacity,
         )
-        target = PollTarget(
-            accepted.request_id,
-            "create_model",
-            "CreateModel",
-            record_decoding(CreateModelResponse, "create_model"),
-            QueueReporter(self.observer, self.connection.transport.clock, base_model),
-            resource=Resource.MODEL,
-            no_progress_s=self.no_progress_s,
-        )
-        created = await ResultPoll(self.connection, target).result()
-        return TrainingClient(self, model_id=created.model_id, session=self._session, config=config)
+        created = await self._created(accepted, "create_model", base_model)
+        client = TrainingClient(self, model_id=created.model_id, session=self._session, config=config)
+        if optimizer is not None:
+            await self._check_family(client, optimizer)
+        return client
+
+    async def _check_family(self, client: TrainingClient, optimizer: OptimizerConfigBase) -> None:
+        """Raise Unsupported when a server has ignored the family: it would train with another one."""
+        found = (await client.get_info()).optimizer_config
+        if found is None or found.type != optimizer.type:
+            await client.unload()
+            raise unsupported(f"the optimizer {optimizer.type}", server=self.connection.server)
 
     async def _from_state(
         self, checkpoint: CheckpointAddress, user_metadata: dict[str, str], *, optimizer: bool
     ) -> TrainingClient:
-        info = await self.connection.post(
-            "weights_info", {"tinker_path": checkpoint.text}, WeightsInfo, resource=Resource.CHECKPOINT
-        )
+        try:
+            info = await self.connection.post(
+                "weights_info", {"tinker_path": checkpoint.text}, WeightsInfo, resource=Resource.CHECKPOINT
+            )
+        except Unsupported as missing:
+            if user_metadata:
+                raise unsupported("weights_info", server=self.connection.server) from missing
+            return await self._from_state_alone(checkpoint, missing, optimizer=optimizer)
         lora = LoraConfig(
             rank=info.lora_rank or _DEFAULT_RANK,
             train_unembed=info.train_unembed is not False,
@@ -320,6 +347,34 @@ class ServiceClient(SamplingMethods):
         # Some servers accept a load only as a run's first request.
         await (await client.submit_load_state(checkpoint, optimizer=optimizer))
         return client
+
+    async def _from_state_alone(
+        self, checkpoint: CheckpointAddress, missing: Unsupported, *, optimizer: bool
+    ) -> TrainingClient:
+        """Start a run by the route that open-rl has for it, as it does not describe its checkpoints."""
+        body = {"state_path": checkpoint.text, "restore_optimizer": optimizer}
+        try:
+            accepted = await self.connection.submit(
+                "create_model_from_state", json_body(body), resource=Resource.CHECKPOINT
+            )
+        except Unsupported:
+            raise unsupported("weights_info", server=self.connection.server) from missing
+        config = await self.connection.client_config()
+        await self._session.ensure()
+        created = await self._created(accepted, "create_model_from_state", checkpoint.text)
+        return TrainingClient(self, model_id=created.model_id, session=self._session, config=config)
+
+    async def _created(self, accepted: AcceptedRequest, route: str, subject: str) -> CreateModelResponse:
+        target = PollTarget(
+            accepted.request_id,
+            route,
+            "CreateModel",
+            record_decoding(CreateModelResponse, route),
+            QueueReporter(self.observer, self.connection.transport.clock, subject),
+            resource=Resource.MODEL,
+            no_progress_s=self.no_progress_s,
+        )
+        return await ResultPoll(self.connection, target).result()
 
     async def _probe_features(self, base_model: str | None) -> ServerFeatures:
         await probe_features(self.connection)

@@ -6,10 +6,12 @@ import itertools
 import logging
 import secrets
 from collections.abc import Callable
-from typing import Final, Self
+from typing import Final, Literal, Self
+from urllib.parse import quote
 
 from backends.tinkex.client.connection import SDK_VERSION, Connection
-from backends.tinkex.errors import Resource
+from backends.tinkex.errors import Resource, unsupported
+from backends.tinkex.types.requests import FinishSessionRequest, SessionFinishReason
 from backends.tinkex.types.session import CreateSessionRequest, CreateSessionResponse
 from backends.tinkex.types.wire_record import ReadRecord
 from crucible.errors import CrucibleError, RunGone, Unsupported
@@ -21,6 +23,8 @@ _HEARTBEAT_TIMEOUT_S: Final = 30.0
 _RANDOM: Final = secrets.SystemRandom()
 _log = logging.getLogger(__name__)
 
+FinishReason = Literal["success", "errored", "interrupted"]
+"""The outcome of a session, as its client reports it."""
 SessionLost = Callable[[str, CrucibleError], None]
 
 
@@ -109,6 +113,22 @@ class Session:
         loop = asyncio.get_running_loop()
         if self._heartbeats is None or self._heartbeats.done() or self._heartbeats.get_loop() is not loop:
             self._heartbeats = loop.create_task(self._send_heartbeats(self._id))
+
+    async def finish(self, reason: FinishReason, detail: str | None) -> None:
+        """End the session at the server, which keeps the first reason. No-op before it is created.
+
+        Raises:
+            Unsupported: the server ends sessions only when their heartbeats stop.
+        """
+        if self._id is None:
+            return
+        await self.aclose()
+        request = FinishSessionRequest(reason=SessionFinishReason(type=reason), detail=detail)
+        path = f"sessions/{quote(self._id, safe=':')}/finish"
+        try:
+            await self._connection.post(path, request.body(), ReadRecord, resource=Resource.SESSION)
+        except Unsupported as error:
+            raise unsupported("finishing a session", server=self._connection.server) from error
 
     async def aclose(self) -> None:
         """Stop the heartbeats. The server ends the session some time later."""

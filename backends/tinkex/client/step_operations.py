@@ -13,6 +13,7 @@ from backends.tinkex.errors import invalid
 from backends.tinkex.types.adam_params import AdamParams
 from backends.tinkex.types.datum import Datum
 from backends.tinkex.types.forward_backward_output import ForwardBackwardOutput
+from backends.tinkex.types.optimizer import OptimParamsBase
 from backends.tinkex.types.requests import OptimStepRequest
 from backends.tinkex.types.responses import AcceptedRequest, OptimStepResponse
 from backends.tinkex.wire.chunks import joined
@@ -65,12 +66,16 @@ async def fetch_passes(
 
 
 def optim_step_operation(
-    channel: RunChannel, adam_params: AdamParams, seq_id: int | None
+    channel: RunChannel, params: AdamParams | OptimParamsBase, seq_id: int | None
 ) -> RunOperation[OptimStepResponse]:
     """Return an optimizer step."""
+    if not isinstance(params, AdamParams | OptimParamsBase):
+        raise invalid("params", type(params).__name__, "give AdamParams, DimuonParams or an OptimParamsBase")
+    adam = params if isinstance(params, AdamParams) else None
+    other = params if isinstance(params, OptimParamsBase) else None
 
     def body(seq: int) -> OptimStepRequest:
-        return OptimStepRequest(model_id=channel.model_id, seq_id=seq, adam_params=adam_params)
+        return OptimStepRequest(model_id=channel.model_id, seq_id=seq, adam_params=adam, optimizer_params=other)
 
     def check(output: OptimStepResponse, request_id: str) -> OptimStepResponse:
         channel.may_have_gradients = False

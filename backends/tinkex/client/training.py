@@ -22,6 +22,7 @@ from backends.tinkex.types.client_config import ClientConfig
 from backends.tinkex.types.datum import Datum
 from backends.tinkex.types.forward_backward_output import ForwardBackwardOutput
 from backends.tinkex.types.model_info import GetInfoResponse
+from backends.tinkex.types.optimizer import OptimParamsBase
 from backends.tinkex.types.responses import (
     OptimStepResponse,
     UnloadModelResponse,
@@ -199,12 +200,17 @@ class TrainingClient(CheckpointMethods, RunSamplingMethods):
 
     # --- the optimizer --------------------------------------------------------------------------------------
 
-    def optim_step(self, adam_params: AdamParams, *, seq_id: int | None = None) -> ApiFuture[OptimStepResponse]:
-        """Apply the accumulated gradients. From the future: RunCorrupted for a non-finite metric."""
+    def optim_step(
+        self, adam_params: AdamParams | OptimParamsBase, *, seq_id: int | None = None
+    ) -> ApiFuture[OptimStepResponse]:
+        """Apply the accumulated gradients, with the hyperparameters of the model's family of optimizers.
+
+        From the future: RunCorrupted for a non-finite metric.
+        """
         return self._channel.start(optim_step_operation(self._channel, adam_params, seq_id))
 
     def submit_optim_step(
-        self, adam_params: AdamParams, *, seq_id: int | None = None
+        self, adam_params: AdamParams | OptimParamsBase, *, seq_id: int | None = None
     ) -> Submission[OptimStepResponse]:
         """As ``optim_step``; returns once the server has accepted it."""
         return self._channel.submit(optim_step_operation(self._channel, adam_params, seq_id))

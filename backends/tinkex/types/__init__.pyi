@@ -1,5 +1,6 @@
 # One import a name: read by type checkers and, at run time, by crucible.lazy_names.
 from backends.tinkex.types.adam_params import AdamParams as AdamParams
+from backends.tinkex.types.billing_usage import BillingUsage as BillingUsage
 from backends.tinkex.types.checkpoint import Checkpoint as Checkpoint
 from backends.tinkex.types.checkpoint_path import CheckpointKind as CheckpointKind
 from backends.tinkex.types.checkpoint_path import ParsedCheckpointTinkerPath as ParsedCheckpointTinkerPath

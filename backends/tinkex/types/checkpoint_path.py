@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict
 from crucible.errors import InvalidRequest
 
 _SCHEME: Final = "tinker://"
+_SCHEMES: Final = (_SCHEME, "twinkle://", "xorl://")
+"""The service's own, and those of servers that name checkpoints in its form."""
 _PART: Final = re.compile(r"[^/\s?#\x00-\x1f\x7f]+")
 _FORM: Final = "the form is tinker://RUN/weights/NAME or tinker://RUN/sampler_weights/NAME"
 
@@ -51,9 +53,9 @@ class ParsedCheckpointTinkerPath(BaseModel):
         Raises:
             InvalidRequest: naming ``field``, when the text is not a tinker path.
         """
-        if not isinstance(tinker_path, str) or not tinker_path.startswith(_SCHEME):
+        if not isinstance(tinker_path, str) or not tinker_path.startswith(_SCHEMES):
             raise InvalidRequest.of(field, tinker_path, _FORM, backend="tinkex")
-        parts = tinker_path[len(_SCHEME) :].split("/")
+        parts = tinker_path.partition("://")[2].split("/")
         if not all(_PART.fullmatch(part) and part not in (".", "..") for part in parts):
             raise InvalidRequest.of(field, tinker_path, _FORM, backend="tinkex")
         if len(parts) == 2 and parts[1] not in _KIND_OF:
