@@ -45,6 +45,15 @@ class AdamStep:
     grad_clip_norm: float
 
 
+@dataclass(frozen=True, slots=True)
+class DimuonStep:
+    """Parameters of one step of the stand-in for Dimuon (``losses.STAND_INS``)."""
+
+    learning_rate: float
+    beta1: float
+    grad_clip_norm: float
+
+
 class Adapter:
     """A run's weights, the gradient accumulated since the last step, and Adam's two moments."""
 
@@ -80,22 +89,35 @@ class Adapter:
             self.gradient = _zeros(self.weights)
         return self.gradient
 
-    def step(self, parameters: AdamStep) -> float:
-        """Make one Adam step with decoupled weight decay; returns the gradient's norm before clipping.
+    def step(self, parameters: AdamStep | DimuonStep) -> float:
+        """Make one optimizer step, Adam's with decoupled weight decay; returns the gradient's norm before clipping.
 
         A step without accumulated gradients still counts, and decays the moments. Overflow and NaN pass silently.
         """
         with np.errstate(all="ignore"):
-            norm = self._move(parameters, self.gradients())
+            gradient = self.gradients()
+            norm = float(np.sqrt(sum(float(np.sum(np.square(g, dtype=np.float64))) for g in gradient.values())))
+            shrink = parameters.grad_clip_norm / norm if 0 < parameters.grad_clip_norm < norm else 1.0
+            self.steps += 1
+            if isinstance(parameters, AdamStep):
+                self._move(parameters, gradient, shrink)
+            else:
+                self._turn(parameters, gradient, shrink)
         self.gradient = None
         return norm
 
-    def _move(self, parameters: AdamStep, gradient: Mapping[str, Array]) -> float:
-        norm = float(np.sqrt(sum(float(np.sum(np.square(g, dtype=np.float64))) for g in gradient.values())))
-        shrink = parameters.grad_clip_norm / norm if 0 < parameters.grad_clip_norm < norm else 1.0
+    def _turn(self, parameters: DimuonStep, gradient: Mapping[str, Array], shrink: float) -> None:
+        if self.first is None:
+            self.first = _zeros(self.weights)
+        for key, weight in self.weights.items():
+            first = self.first[key]
+            first *= parameters.beta1
+            first += (1 - parameters.beta1) * shrink * gradient[key]
+            weight -= parameters.learning_rate * _orthogonal(first)
+
+    def _move(self, parameters: AdamStep, gradient: Mapping[str, Array], shrink: float) -> None:
         if self.first is None or self.second is None:
             self.first, self.second = _zeros(self.weights), _zeros(self.weights)
-        self.steps += 1
         first_scale = 1 - parameters.beta1**self.steps
         second_scale = 1 - parameters.beta2**self.steps
         for key, weight in self.weights.items():
@@ -107,7 +129,6 @@ class Adapter:
             second += (1 - parameters.beta2) * slope * slope
             move = (first / first_scale) / (np.sqrt(second / second_scale) + parameters.eps)
             weight -= parameters.learning_rate * (move + parameters.weight_decay * weight)
-        return norm
 
     def scramble(self, seed: int) -> None:
         """Overwrite the weights with noise."""
@@ -143,7 +164,9 @@ class Adapter:
         if optimizer and "steps" in state:
             adapter.steps = int(state["steps"])
             if adapter.steps:
-                adapter.first, adapter.second = _named(state, "m.", shape), _named(state, "v.", shape)
+                adapter.first = _named(state, "m.", shape)
+                has_second = any(key.startswith("v.") for key in state)
+                adapter.second = _named(state, "v.", shape) if has_second else None
         return adapter
 
     def copy(self) -> Self:
@@ -163,6 +186,15 @@ def digest_of(state: Mapping[str, NDArray[np.generic]]) -> str:
         sha.update(f"{key}:{value.dtype.str}:{value.shape};".encode())
         sha.update(value.tobytes())
     return sha.hexdigest()
+
+
+def _orthogonal(matrix: Array) -> Array:
+    """The nearest matrix with orthonormal rows or columns; zero for zero, NaN where it is not finite."""
+    if not np.all(np.isfinite(matrix)):
+        return np.full_like(matrix, np.nan)
+    left, sizes, right = np.linalg.svd(matrix, full_matrices=False)
+    turned: Array = (left * (sizes > sizes[0] * 1e-6)) @ right
+    return turned
 
 
 def _zeros(like: Mapping[str, Array]) -> dict[str, Array]:

@@ -1,12 +1,16 @@
 """The API's loss functions, with their derivatives by the log-probability of each target.
 
 Definitions follow the public Tinker documentation (https://tinker-docs.thinkingmachines.ai/tinker/losses): every
-loss is a sum over tokens, ``ratio`` is ``exp(target_logprobs - sampling_logprobs)``, and PPO's and CISPO's bounds
-are factors of the ratio, by default 0.8 and 1.2. DRO's ``beta`` is 0.05 by default.
+loss is a sum over tokens, ``ratio`` is ``exp(target_logprobs - sampling_logprobs)``, and the bounds of PPO, CISPO
+and GSPO are factors of the ratio, by default 0.8 and 1.2: settings, or inputs with a value for each token. DRO's
+``beta`` is 0.05 by default. The documentation names no bounds of GSPO; here they are those of PPO.
+
+The objective of ``stable_reinforce`` is not published. The one here is a stand-in of our own, named in
+``STAND_INS`` and in the metrics of each answer.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -15,6 +19,7 @@ from numpy.typing import NDArray
 from backends.tiny_lm.network import Array
 
 Config = Mapping[str, float]
+Inputs = Mapping[str, NDArray[np.generic]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +31,10 @@ class Loss:
     by_target: Array
     """Derivative by each target's log-probability, in the shape of the targets."""
 
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Further metrics by name; the suffix says how they are joined over sequences: ``:sum``, ``:mean`` or
+    ``:max``."""
+
 
 @dataclass(frozen=True, slots=True)
 class LossFunction:
@@ -34,57 +43,85 @@ class LossFunction:
     required: tuple[str, ...]
     optional: tuple[str, ...]
     settings: frozenset[str]
-    compute: Callable[[Array, Mapping[str, NDArray[np.generic]], Config], Loss]
+    compute: Callable[[Array, Inputs, Config], Loss]
 
 
-def _cross_entropy(logprobs: Array, inputs: Mapping[str, NDArray[np.generic]], _config: Config) -> Loss:
+def _cross_entropy(logprobs: Array, inputs: Inputs, _config: Config) -> Loss:
     """``-(target_logprobs * weights).sum()``; weights default to one."""
     weights = np.asarray(inputs.get("weights", np.ones_like(logprobs)), dtype=logprobs.dtype)
     each = -logprobs * weights
     return Loss(_total(each), {"logprobs": logprobs, "elementwise_loss": each}, -weights)
 
 
-def _importance_sampling(logprobs: Array, inputs: Mapping[str, NDArray[np.generic]], _config: Config) -> Loss:
+def _importance_sampling(logprobs: Array, inputs: Inputs, _config: Config) -> Loss:
     """``-(ratio * advantages).sum()``."""
-    each = -_ratio(logprobs, inputs) * _advantages(logprobs, inputs)
+    each = -_ratio(logprobs, inputs) * _input("advantages", logprobs, inputs)
     return Loss(_total(each), {"logprobs": logprobs}, each)
 
 
-def _ppo(logprobs: Array, inputs: Mapping[str, NDArray[np.generic]], config: Config) -> Loss:
+def _ppo(logprobs: Array, inputs: Inputs, config: Config) -> Loss:
     """``-min(ratio * advantages, clip(ratio) * advantages).sum()``; zero slope where the clipped term is less."""
-    ratio, advantages = _ratio(logprobs, inputs), _advantages(logprobs, inputs)
-    free, clipped = ratio * advantages, _clip(ratio, config) * advantages
+    return _clipped(_ratio(logprobs, inputs), logprobs, inputs, config)
+
+
+def _gspo(logprobs: Array, inputs: Inputs, config: Config) -> Loss:
+    """PPO's objective with one ratio for the sequence, ``exp(mean(target_logprobs - sampling_logprobs))`` over the
+    tokens of ``sequence_ratio_mask``; each token's ratio has its own log-probability's gradient (GSPO-token)."""
+    drift = logprobs - _input("logprobs", logprobs, inputs)
+    chosen = np.asarray(inputs["sequence_ratio_mask"]) != 0
+    ratio = np.full_like(logprobs, np.exp(np.mean(drift[chosen])))
+    return _clipped(ratio, logprobs, inputs, config)
+
+
+def _clipped(ratio: Array, logprobs: Array, inputs: Inputs, config: Config) -> Loss:
+    advantages = _input("advantages", logprobs, inputs)
+    free, clipped = ratio * advantages, _clip(ratio, inputs, config) * advantages
     each = -np.minimum(free, clipped)
     return Loss(_total(each), {"logprobs": logprobs}, np.where(free <= clipped, -free, np.zeros_like(free)))
 
 
-def _cispo(logprobs: Array, inputs: Mapping[str, NDArray[np.generic]], config: Config) -> Loss:
+def _cispo(logprobs: Array, inputs: Inputs, config: Config) -> Loss:
     """``-(clip(ratio) * target_logprobs * advantages).sum()``; constant clipped ratio in the derivative."""
-    factor = _clip(_ratio(logprobs, inputs), config) * _advantages(logprobs, inputs)
+    factor = _clip(_ratio(logprobs, inputs), inputs, config) * _input("advantages", logprobs, inputs)
     return Loss(_total(-factor * logprobs), {"logprobs": logprobs}, -factor)
 
 
-def _dro(logprobs: Array, inputs: Mapping[str, NDArray[np.generic]], config: Config) -> Loss:
+def _dro(logprobs: Array, inputs: Inputs, config: Config) -> Loss:
     """``-(target_logprobs * advantages - beta / 2 * (target_logprobs - sampling_logprobs)**2).sum()``."""
     beta = logprobs.dtype.type(config.get("beta", 0.05))
-    advantages = _advantages(logprobs, inputs)
-    drift = logprobs - np.asarray(inputs["logprobs"], dtype=logprobs.dtype)
+    advantages = _input("advantages", logprobs, inputs)
+    drift = logprobs - _input("logprobs", logprobs, inputs)
     each = -(logprobs * advantages - beta / 2 * drift * drift)
     return Loss(_total(each), {"logprobs": logprobs}, -(advantages - beta * drift))
 
 
-def _ratio(logprobs: Array, inputs: Mapping[str, NDArray[np.generic]]) -> Array:
-    ratio: Array = np.exp(logprobs - np.asarray(inputs["logprobs"], dtype=logprobs.dtype))
+def _stable_reinforce(logprobs: Array, inputs: Inputs, config: Config) -> Loss:
+    """A stand-in: ``-(target_logprobs * advantages).sum()`` plus ``kl_coeff / 2 * (target_logprobs -
+    sampling_logprobs)**2``, both over the sampled rows, which the server marks as ``sampled_rows``."""
+    kl = logprobs.dtype.type(config.get("kl_coeff", 0.0))
+    sampled = _input("sampled_rows", logprobs, inputs)
+    advantages = _input("advantages", logprobs, inputs)
+    drift = logprobs - _input("logprobs", logprobs, inputs)
+    each = -sampled * (logprobs * advantages - kl / 2 * drift * drift)
+    by_target = -sampled * (advantages - kl * drift)
+    return Loss(_total(each), {"logprobs": logprobs}, by_target, {"stable_reinforce_stand_in:max": 1.0})
+
+
+def _ratio(logprobs: Array, inputs: Inputs) -> Array:
+    ratio: Array = np.exp(logprobs - _input("logprobs", logprobs, inputs))
     return ratio
 
 
-def _advantages(logprobs: Array, inputs: Mapping[str, NDArray[np.generic]]) -> Array:
-    return np.asarray(inputs["advantages"], dtype=logprobs.dtype)
+def _input(name: str, logprobs: Array, inputs: Inputs) -> Array:
+    return np.asarray(inputs[name], dtype=logprobs.dtype)
 
 
-def _clip(ratio: Array, config: Config) -> Array:
-    low, high = config.get("clip_low_threshold", 0.8), config.get("clip_high_threshold", 1.2)
-    return np.clip(ratio, ratio.dtype.type(low), ratio.dtype.type(high))
+def _clip(ratio: Array, inputs: Inputs, config: Config) -> Array:
+    low, high = (
+        _input(key, ratio, inputs) if key in inputs else ratio.dtype.type(config.get(key, default))
+        for key, default in (("clip_low_threshold", 0.8), ("clip_high_threshold", 1.2))
+    )
+    return np.clip(ratio, low, high)
 
 
 def _total(each: Array) -> float:
@@ -92,21 +129,35 @@ def _total(each: Array) -> float:
 
 
 _POLICY: Final = ("target_tokens", "logprobs", "advantages")
-_CLIPS: Final = frozenset({"clip_low_threshold", "clip_high_threshold"})
+_CLIPS: Final = ("clip_low_threshold", "clip_high_threshold")
+_BOUNDS: Final = frozenset(_CLIPS)
 
 LOSSES: Final[Mapping[str, LossFunction]] = {
     "cross_entropy": LossFunction(("target_tokens",), ("weights",), frozenset(), _cross_entropy),
     "importance_sampling": LossFunction(_POLICY, (), frozenset(), _importance_sampling),
-    "ppo": LossFunction(_POLICY, (), _CLIPS, _ppo),
-    "cispo": LossFunction(_POLICY, (), _CLIPS, _cispo),
+    "ppo": LossFunction(_POLICY, _CLIPS, _BOUNDS, _ppo),
+    "cispo": LossFunction(_POLICY, _CLIPS, _BOUNDS, _cispo),
     "dro": LossFunction(_POLICY, (), frozenset({"beta"}), _dro),
+    "gspo": LossFunction((*_POLICY, "sequence_ratio_mask"), _CLIPS, _BOUNDS, _gspo),
+    "stable_reinforce": LossFunction(_POLICY, (), frozenset({"kl_coeff"}), _stable_reinforce),
 }
 
+STAND_INS: Final[Mapping[str, str]] = {
+    "stable_reinforce": (
+        "the service does not publish this objective; here it is REINFORCE over the sampled rows, "
+        "with kl_coeff / 2 times the squared drift from the sampling log-probabilities"
+    ),
+    "dimuon": (
+        "the service does not publish this update rule; here it is Muon: a moving average of the gradient (beta1), "
+        "each matrix replaced by its orthogonal factor"
+    ),
+}
+"""Names of the API with unpublished arithmetic, and the arithmetic that this implementation has in its place."""
 
-def evaluate(
-    name: str, logprobs: Array, inputs: Mapping[str, NDArray[np.generic]], config: Config
-) -> tuple[Loss, Array]:
-    """Compute the loss of one sequence and its derivative by the logits, ``[position, vocabulary]``.
+
+def evaluate(loss_fn: str | LossFunction, logprobs: Array, inputs: Inputs, config: Config) -> tuple[Loss, Array]:
+    """Compute the loss of one sequence, by its name in ``LOSSES`` or by itself, and its derivative by the logits,
+    ``[position, vocabulary]``.
 
     ``target_tokens`` has one target per position, or a row of them (distillation towards several tokens).
     """
@@ -114,7 +165,8 @@ def evaluate(
     columns = targets.reshape(len(targets), -1)
     rows = np.arange(len(columns))[:, None]
     target_logprobs = logprobs[rows, columns].reshape(targets.shape)
-    loss = LOSSES[name].compute(target_logprobs, inputs, config)
+    function = LOSSES[loss_fn] if isinstance(loss_fn, str) else loss_fn
+    loss = function.compute(target_logprobs, inputs, config)
     by_column = loss.by_target.reshape(columns.shape)
     slope = np.exp(logprobs)
     slope *= -by_column.sum(axis=1, keepdims=True)

@@ -106,3 +106,31 @@ def score_prompt(
         return PromptScores(logprobs)
     tops = [None, *(likeliest(row, top) for row in rows)]
     return PromptScores(logprobs, tuple(None if index < skipped else best for index, best in enumerate(tops)))
+
+
+def score_targets(
+    network: Network, adapters: Adapters, prompt: Sequence[int], targets: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Log-probabilities of ``targets[i]`` at the prompt's position ``i + 1``; 0.0 where the id is negative."""
+    rows = network.forward(np.asarray(prompt[:-1], dtype=np.int64), adapters).logprobs
+    scored = rows[np.arange(len(targets))[:, None], np.maximum(targets, 0)]
+    return np.where(targets < 0, 0.0, scored).astype(np.float32)
+
+
+def draw_alternatives(
+    network: Network,
+    adapters: Adapters,
+    prompt: Sequence[int],
+    temperature: float,
+    count: int,
+    generator: np.random.Generator,
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Draw tokens at each position of the prompt after the first, with replacement, ``[prompt length - 1, count]``.
+
+    Returns the tokens and the model's log-probabilities of them.
+    """
+    rows = network.forward(np.asarray(prompt[:-1], dtype=np.int64), adapters).logprobs
+    settings = SamplingSettings(1, temperature)
+    drawn = [[_choose(row, settings, generator) for _ in range(count)] for row in rows]
+    tokens = np.asarray(drawn, dtype=np.int64).reshape(len(rows), count)
+    return tokens, rows[np.arange(len(rows))[:, None], tokens].astype(np.float32)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
 from backends.tiny_lm.adapter import Adapter
-from backends.tiny_lm.losses import Config, Loss, evaluate
+from backends.tiny_lm.losses import Config, Loss, LossFunction, evaluate
 from backends.tiny_lm.network import Network
 
 
@@ -18,7 +18,7 @@ def forward_backward(
     adapter: Adapter,
     tokens: NDArray[np.int64],
     *,
-    loss_fn: str,
+    loss_fn: str | LossFunction,
     inputs: Mapping[str, NDArray[np.generic]],
     config: Config,
     forward_only: bool = False,

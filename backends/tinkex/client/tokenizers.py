@@ -12,18 +12,23 @@ _BYTE_VOCABULARY: Final = 320
 
 def known_vocab_size(info: GetInfoResponse) -> int | None:
     """Return the vocabulary size if it is known without loading the tokenizer."""
-    return _BYTE_VOCABULARY if info.model_data.tokenizer_id == _BYTE_TOKENIZER else None
+    return _BYTE_VOCABULARY if _is_bytes(info.model_data.tokenizer_id) else None
+
+
+def _is_bytes(name: str | None) -> bool:
+    # the dev server names a folder, whose path ends with the tokenizer's own name
+    return name is not None and (name == _BYTE_TOKENIZER or name.endswith(f"/{_BYTE_TOKENIZER}"))
 
 
 def load_tokenizer(info: GetInfoResponse) -> Any:
-    """Load ``crucible.tokenizer.ByteTokenizer`` for its own id, else a ``transformers`` tokenizer.
+    """Load ``crucible.tokenizer.ByteTokenizer`` for its own id or folder, else a ``transformers`` tokenizer.
 
     Raises:
         Unsupported: ``transformers`` is not installed, or the server names no tokenizer.
         NotFound: there is no tokenizer of that name.
     """
     name = info.model_data.tokenizer_id or info.base_model
-    if name == _BYTE_TOKENIZER:
+    if _is_bytes(name):
         from crucible.tokenizer import ByteTokenizer
 
         return ByteTokenizer()

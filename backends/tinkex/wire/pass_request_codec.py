@@ -146,7 +146,8 @@ def read_pass_request(body: bytes | memoryview) -> PassRequest:
     """Decode a request, with arrays as views into the body.
 
     Raises:
-        ProtobufError: the message is malformed; the text names the place, as ``data[3].loss_fn_inputs.weights``.
+        ProtobufError: the message is malformed or has an unknown field; the text names the place, as
+            ``data[3].loss_fn_inputs.weights``.
     """
     model_id, seq_id, loss_fn, forward_only = "", 0, "", False
     data: list[Datum] = []
@@ -169,6 +170,8 @@ def read_pass_request(body: bytes | memoryview) -> PassRequest:
         elif number == 7:
             key, content = entry(value, "loss_fn_config_v2")
             config_v2[key] = _read_setting(content, key)
+        else:
+            raise ProtobufError(f"field {number} of the request is unknown")
     return PassRequest(model_id, seq_id, data, loss_fn, config_v2 or config_v1 or None, forward_only)
 
 
@@ -195,6 +198,8 @@ def _read_datum(message: memoryview, where: str) -> Datum:
             tensors[name] = read_tensor(tensor if tensor is not None else memoryview(b""), field)
         elif number in spans:
             spans[number].append(read_span(value, f"{where}.{_SPANS[number]}[{len(spans[number])}]"))
+        else:
+            raise ProtobufError(f"{where}: field {number} is unknown")
     traced = bool(spans[3] or spans[4])
     return Datum.model_construct(
         model_input=ModelInput.model_construct(chunks=chunks),
@@ -215,6 +220,8 @@ def _read_chunk(message: memoryview, where: str) -> ModelInputChunk:
             chunk = _read_image(parts, where)
         elif number == 3:
             chunk = DmelChunk(dmel=bytes(as_view(parts.get(1, memoryview(b"")), where)))
+        else:
+            raise ProtobufError(f"{where}: field {number} is unknown")
     if chunk is None:
         raise ProtobufError(f"{where}: no chunk of a known type")
     return chunk
@@ -222,6 +229,9 @@ def _read_chunk(message: memoryview, where: str) -> ModelInputChunk:
 
 def _read_image(parts: Mapping[int, Value], where: str) -> ImageChunk:
     image_format: Literal["png", "jpeg"]
+    for number in parts:
+        if number > 3:
+            raise ProtobufError(f"{where}: field {number} of an image is not supported")
     name = as_text(parts.get(2, memoryview(b"")), f"{where}.format")
     if name == "png":
         image_format = "png"

@@ -8,11 +8,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from backends.tinkex_dev.errors import Refused
 from backends.tinkex_dev.faults import ServerQueueState
 from backends.tinkex_dev.service.promises import Failed, LossOutputs, Plain, Promise, Result, Samples
 from backends.tinkex_dev.service.service import Service
 from backends.tinkex_dev.wire.exchange import PROTOBUF, answer, read, wants_protobuf
-from backends.tinkex_dev.wire.requests import RetrieveFuture
+from backends.tinkex_dev.wire.requests import RetrieveFuture, RetrieveFutures
 from backends.tinkex_dev.wire.result_json import loss_outputs_json, samples_json
 
 _PAUSED_HOLD_S: Final = 1.0
@@ -20,7 +21,7 @@ _PAUSED_HOLD_S: Final = 1.0
 
 
 class FutureRoutes:
-    """retrieve_future, a long poll of up to ``hold_s``; and cancel_future, which has no effect."""
+    """retrieve_future and retrieve_futures, long polls of up to ``hold_s``; cancel_future, which has no effect."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -28,6 +29,7 @@ class FutureRoutes:
     def routes(self) -> list[Route]:
         return [
             Route("/retrieve_future", self.retrieve, methods=["POST"]),
+            Route("/retrieve_futures", self.retrieve_many, methods=["POST"]),
             Route("/cancel_future", self.cancel, methods=["POST"]),
         ]
 
@@ -58,6 +60,22 @@ class FutureRoutes:
         if self._service.options.try_again_status == 408:
             return answer({"request_id": promise.id, **state}, 408)
         return answer({"type": "try_again", "request_id": promise.id, **state})
+
+    async def retrieve_many(self, request: Request) -> Response:
+        """The requests of one client of a sampling session that ended after ``prev_cursor``."""
+        body = await read(request, RetrieveFutures)
+        service = self._service
+        sampler = service.samplers.get(body.target.sampling_session_id)
+        if sampler is None:
+            raise Refused(404, f"Sampling session {body.target.sampling_session_id!r} not found")
+        service.touch_session(sampler.session_id)
+        for request_id in body.retrieved_request_ids:
+            service.promises.drop(request_id)
+        hold = service.options.hold_s if body.timeout is None else min(body.timeout, service.options.hold_s)
+        client = body.target.cloned_sampler_id
+        ended = await service.completions.after(sampler.id, client, body.prev_cursor, hold)
+        cursor = ended[-1].cursor if ended else body.prev_cursor
+        return answer({"completions": [one.body() for one in ended], "cursor": cursor})
 
     async def cancel(self, request: Request) -> Response:
         body = await read(request, RetrieveFuture)

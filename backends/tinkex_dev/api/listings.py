@@ -1,16 +1,7 @@
-"""The routes that list training runs, and list, delete, publish, expire and download checkpoints."""
-
-import hashlib
-import hmac
-import io
-import json
-import tarfile
-from collections.abc import Iterator
-from datetime import timedelta
-from email.utils import format_datetime
+"""The routes that list training runs, and list, copy, delete, publish and expire checkpoints."""
 
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 from starlette.routing import Route
 
 from backends.tinkex_dev.clock import iso
@@ -18,12 +9,9 @@ from backends.tinkex_dev.errors import Refused
 from backends.tinkex_dev.service.service import Service, ttl_end
 from backends.tinkex_dev.storage.records import RunRecord, SaveKind, StoredCheckpoint
 from backends.tinkex_dev.wire.exchange import answer, metadata_strings, query_number, read
-from backends.tinkex_dev.wire.requests import SetTtl
-from backends.tiny_lm import safetensors
+from backends.tinkex_dev.wire.requests import CopyWeights, SetTtl
 
-_ARCHIVE_TTL = timedelta(hours=1)
-_CHUNK_BYTES = 64 * 1024
-_CHECKPOINT = "/training_runs/{run_id}/checkpoints/{kind}/{name}"
+CHECKPOINT = "/training_runs/{run_id}/checkpoints/{kind}/{name}"
 
 
 class ListingRoutes:
@@ -31,7 +19,6 @@ class ListingRoutes:
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._secret = hashlib.sha256(f"archives:{service.options.state_dir}".encode()).digest()
 
     def routes(self) -> list[Route]:
         return [
@@ -39,15 +26,11 @@ class ListingRoutes:
             Route("/training_runs/{run_id}", self.run),
             Route("/training_runs/{run_id}/checkpoints", self.checkpoints_of_run),
             Route("/checkpoints", self.checkpoints),
-            Route(_CHECKPOINT, self.delete, methods=["DELETE"]),
-            Route(f"{_CHECKPOINT}/archive", self.archive),
-            Route(f"{_CHECKPOINT}/publish", self.publish, methods=["POST", "DELETE"]),
-            Route(f"{_CHECKPOINT}/ttl", self.set_ttl, methods=["PUT"]),
+            Route("/copy_weights", self.copy, methods=["POST"]),
+            Route(CHECKPOINT, self.delete, methods=["DELETE"]),
+            Route(f"{CHECKPOINT}/publish", self.publish, methods=["POST", "DELETE"]),
+            Route(f"{CHECKPOINT}/ttl", self.set_ttl, methods=["PUT"]),
         ]
-
-    def archive_route(self) -> Route:
-        """The signed download of an archive, outside the API and without a key."""
-        return Route("/archives/{run_id}/{kind}/{name}", self.download)
 
     async def runs(self, request: Request) -> Response:
         limit = query_number(request, "limit", 20)
@@ -105,11 +88,22 @@ class ListingRoutes:
         )
 
     def _checkpoint(self, request: Request) -> StoredCheckpoint:
-        return self._service.checkpoints.find(_path_in(request))
+        return self._service.checkpoints.find(path_in(request))
 
     async def delete(self, request: Request) -> Response:
         self._service.checkpoints.delete(self._checkpoint(request))
         return Response(status_code=204)
+
+    async def copy(self, request: Request) -> Response:
+        """Copy a checkpoint into a new run of a session, which is listed but not live."""
+        body = await read(request, CopyWeights)
+        service = self._service
+        service.touch_session(body.session_id)
+        saved = service.checkpoints.find(body.source_path)
+        end = ttl_end(service.clock.now(), body.ttl_seconds)
+        run = service.list_run(body.session_id, body.model_seq_id, saved)
+        copied = await service.compute(lambda: service.checkpoints.copy(saved, run.id, expires_at=end))
+        return answer({"tinker_path": service.checkpoints.public_path(copied)})
 
     async def publish(self, request: Request) -> Response:
         self._service.checkpoints.update(self._checkpoint(request), public=request.method == "POST")
@@ -121,61 +115,8 @@ class ListingRoutes:
         end = ttl_end(self._service.clock.now(), body.ttl_seconds)
         return answer(_wire(self._service.checkpoints.update(saved, expires_at=end)))
 
-    async def archive(self, request: Request) -> Response:
-        saved = self._checkpoint(request)
-        expires = self._service.clock.now() + _ARCHIVE_TTL
-        until = int(expires.timestamp())
-        link = request.url_for("download", run_id=saved.run_id, kind=saved.kind.value, name=saved.name)
-        location = f"{link}?until={until}&signature={self._signature(saved.path, until)}"
-        return Response(
-            status_code=302,
-            headers={"Location": location, "Expires": format_datetime(expires, usegmt=True)},
-        )
 
-    async def download(self, request: Request) -> Response:
-        path = _path_in(request)
-        until = query_number(request, "until", 0)
-        signature = request.query_params.get("signature", "")
-        if not hmac.compare_digest(signature, self._signature(path, until)):
-            raise Refused(403, "the signature of this URL is invalid")
-        if self._service.clock.seconds() > until:
-            raise Refused(403, "this URL has expired; request the archive again")
-        saved = self._service.checkpoints.find(path)
-        data = await self._service.compute(lambda: self._tar(saved))
-        chunks: Iterator[bytes] = (
-            data[start : start + _CHUNK_BYTES] for start in range(0, len(data), _CHUNK_BYTES)
-        )
-        return StreamingResponse(chunks, media_type="application/x-tar", headers={"Content-Length": str(len(data))})
-
-    def _signature(self, path: str, until: int) -> str:
-        return hmac.new(self._secret, f"{path}:{until}".encode(), hashlib.sha256).hexdigest()
-
-    def _tar(self, saved: StoredCheckpoint) -> bytes:
-        """A tar file of the adapter and its configuration; equal checkpoints give equal bytes."""
-        state = self._service.folder.read_checkpoint(saved)
-        weights = {key.removeprefix("w."): value for key, value in state.items() if key.startswith("w.")}
-        files = {
-            "adapter_config.json": json.dumps(
-                {
-                    "peft_type": "LORA",
-                    "base_model_name_or_path": saved.base_model,
-                    "r": saved.lora.rank,
-                    "lora_alpha": 32,
-                }
-            ).encode(),
-            "adapter_model.safetensors": safetensors.pack(weights),
-            "checkpoint_complete": b"",
-        }
-        out = io.BytesIO()
-        with tarfile.open(fileobj=out, mode="w") as tar:
-            for name, data in files.items():
-                entry = tarfile.TarInfo(name)
-                entry.size = len(data)
-                tar.addfile(entry, io.BytesIO(data))
-        return out.getvalue()
-
-
-def _path_in(request: Request) -> str:
+def path_in(request: Request) -> str:
     """The ``tinker://`` path named by a route's parameters; not validated."""
     parts = request.path_params
     return f"tinker://{parts['run_id']}/{parts['kind']}/{parts['name']}"
@@ -188,7 +129,7 @@ def _wire(record: StoredCheckpoint) -> dict[str, object]:
         "checkpoint_type": record.kind.wire_name,
         "time": iso(record.time),
         "tinker_path": record.path,
-        "size_bytes": record.size_bytes,
+        "size_bytes": record.size_bytes if record.external_bytes is None else record.external_bytes,
         "public": record.public,
         "expires_at": iso(record.expires_at) if record.expires_at else None,
         "user_metadata": metadata_strings(record.user_metadata),

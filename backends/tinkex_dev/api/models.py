@@ -12,10 +12,7 @@ from backends.tinkex_dev.service.run import ServerRun
 from backends.tinkex_dev.service.service import Service, digest_of_body
 from backends.tinkex_dev.storage.records import LoraRecord, RunRecord
 from backends.tinkex_dev.wire.exchange import answer, read
-from backends.tinkex_dev.wire.requests import CreateModel, LoadWeights, ModelBody, PathBody
-from crucible.tokenizer import ByteTokenizer
-
-ADAM = {"type": "adamw"}
+from backends.tinkex_dev.wire.requests import ADAM, CreateModel, LoadWeights, ModelBody, PathBody
 
 
 class ModelRoutes:
@@ -56,6 +53,7 @@ class ModelRoutes:
             base_model=body.base_model,
             lora=lora,
             user_metadata=body.user_metadata,
+            optimizer=body.optimizer_config,
         )
         return answer(self._submit_creation(run, digest).receipt())
 
@@ -91,15 +89,22 @@ class ModelRoutes:
         earlier = self._earlier_creation(run_id, digest)
         if earlier is not None:
             return earlier
+        if body.seq_id is not None:
+            raise InvalidField.at(("seq_id",), "a model that is created by loading has no requests before it")
         saved = service.checkpoints.find(body.path)
         if body.base_model is not None and body.base_model != saved.base_model:
             raise Refused(400, f"checkpoint {body.path} was made from {saved.base_model}, not {body.base_model}")
+        if body.optimizer and body.optimizer_config not in (None, saved.optimizer):
+            raise InvalidField.at(
+                ("optimizer_config",), f"{body.path} restores the state of {saved.optimizer.type}; omit the field"
+            )
         run = service.create_run(
             body.session_id,
             body.model_seq_id,
             base_model=saved.base_model,
             lora=saved.lora,
             user_metadata=body.user_metadata,
+            optimizer=saved.optimizer if body.optimizer else body.optimizer_config or ADAM,
         )
 
         async def work() -> Plain:
@@ -113,7 +118,7 @@ class ModelRoutes:
 
     async def info(self, request: Request) -> Response:
         run = self._service.live_run((await read(request, ModelBody)).model_id)
-        return answer(_info(run.record))
+        return answer(_info(run.record, self._service.tokenizer))
 
     async def unload(self, request: Request) -> Response:
         run = self._service.live_run((await read(request, ModelBody)).model_id)
@@ -133,7 +138,7 @@ class ModelRoutes:
         return answer(
             {
                 "base_model": saved.base_model,
-                "optimizer_config": ADAM,
+                "optimizer_config": saved.optimizer.model_dump(),
                 "is_lora": True,
                 "lora_rank": saved.lora.rank,
                 "train_unembed": saved.lora.train_unembed,
@@ -143,18 +148,18 @@ class ModelRoutes:
         )
 
 
-def _info(record: RunRecord) -> dict[str, object]:
+def _info(record: RunRecord, tokenizer: str) -> dict[str, object]:
     return {
         "type": "get_info",
         "model_id": record.id,
         "model_name": record.base_model,
         "is_lora": True,
         "lora_rank": record.lora.rank,
-        "optimizer_config": ADAM,
+        "optimizer_config": record.optimizer.model_dump(),
         "model_data": {
             "arch": "tiny-lm",
             "model_name": record.base_model,
-            "tokenizer_id": ByteTokenizer().tokenizer_id,
+            "tokenizer_id": tokenizer,
         },
     }
 

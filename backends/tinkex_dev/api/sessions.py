@@ -7,11 +7,13 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from backends.tinkex_dev.errors import Refused
+from backends.tinkex_dev.service.run import CUSTOM
 from backends.tinkex_dev.service.service import Service
-from backends.tinkex_dev.wire.exchange import answer, metadata_strings, query_number, read, read_body
-from backends.tinkex_dev.wire.requests import CreateSession, Heartbeat
+from backends.tinkex_dev.storage.records import SessionRecord
+from backends.tinkex_dev.wire.exchange import answer, metadata_strings, parse, query_number, read, read_body
+from backends.tinkex_dev.wire.requests import ClientConfigBody, CreateSession, FinishSession, Heartbeat
+from backends.tiny_lm.losses import LOSSES, STAND_INS
 from backends.tiny_lm.network import BASE_MODELS, CONTEXT_LENGTH
-from crucible.tokenizer import ByteTokenizer
 
 _CLIENT_CONFIG: Final[dict[str, object]] = {
     "pjwt_auth_enabled": False,
@@ -20,6 +22,9 @@ _CLIENT_CONFIG: Final[dict[str, object]] = {
     "proto_compress_fwdbwd": False,
     "fwdbwd_max_chunk_len": 1024,
     "fwdbwd_max_chunk_bytes_count": 5_000_000,
+    "custom_loss_server_side": True,
+    "sample_join_sampling_session": True,
+    "sample_use_retrieve_futures": True,
 }
 
 
@@ -42,6 +47,7 @@ class SessionRoutes:
             Route("/sessions/{session_id}", self.show),
             Route("/sessions/{session_id}/finish", self.finish, methods=["POST"]),
             Route("/samplers/{sampler_id}", self.sampler),
+            Route("/samplers/{sampler_id}", self.delete_sampler, methods=["DELETE"]),
         ]
 
     async def health(self, _request: Request) -> Response:
@@ -55,18 +61,25 @@ class SessionRoutes:
                 "trainable": True,
                 "sampleable": True,
                 "description": _description(name),
-                "tokenizer_id": ByteTokenizer().tokenizer_id,
+                "tokenizer_id": self._service.tokenizer,
             }
             for name in BASE_MODELS
         ]
-        return answer({"supported_models": models})
+        return answer(
+            {
+                "supported_models": models,
+                "losses": [*LOSSES, CUSTOM],
+                "optimizers": ["adamw", "dimuon"],
+                "stand_ins": dict(STAND_INS),
+            }
+        )
 
     async def client_config(self, request: Request) -> Response:
-        await read_body(request)
+        await read(request, ClientConfigBody)
         return answer(_CLIENT_CONFIG | self._service.options.client_config)
 
     async def dynamic_config(self, request: Request) -> Response:
-        await read_body(request)
+        await read(request, ClientConfigBody)
         return answer({"refresh_interval_sec": 300, "sample_cancel_enabled": False})
 
     async def create(self, request: Request) -> Response:
@@ -84,7 +97,10 @@ class SessionRoutes:
         )
 
     async def heartbeat(self, request: Request) -> Response:
-        self._service.touch_session((await read(request, Heartbeat)).session_id)
+        session = self._service.sessions.get((await read(request, Heartbeat)).session_id)
+        if session.finished is not None:
+            raise Refused(410, f"Session {session.id!r} was finished by its client ({session.finished})")
+        self._service.touch_session(session.id)
         return answer({"type": "session_heartbeat"})
 
     async def telemetry(self, request: Request) -> Response:
@@ -104,14 +120,23 @@ class SessionRoutes:
             "training_run_ids": [r.id for r in self._service.runs.values() if r.session_id == session_id],
             "sampler_ids": [s.id for s in self._service.samplers.values() if s.session_id == session_id],
             "user_metadata": metadata_strings(session.user_metadata),
+            "display_name": session.display_name,
+            "project_id": session.project_id,
+            "status": _status(session),
         }
         return answer(shown)
 
     async def finish(self, request: Request) -> Response:
-        """End the session, which unloads its live models."""
-        await read_body(request)
-        session_id = self._service.touch_session(request.path_params["session_id"]).id
+        """Finish the session for good, which unloads its live models. A repetition changes nothing."""
+        body = parse(await read_body(request) or b"{}", FinishSession)
+        session_id = request.path_params["session_id"]
+        self._service.sessions.finish(session_id, body.reason.type, body.detail)
         self._service.end_session(session_id)
+        return Response(status_code=204)
+
+    async def delete_sampler(self, request: Request) -> Response:
+        """Delete a sampling session, which frees the weights saved for it alone: an addition of this server's."""
+        self._service.delete_sampler(request.path_params["sampler_id"])
         return Response(status_code=204)
 
     async def sampler(self, request: Request) -> Response:
@@ -119,9 +144,18 @@ class SessionRoutes:
         sampler = self._service.samplers.get(sampler_id)
         if sampler is None:
             raise Refused(404, f"Sampler {sampler_id!r} not found")
+        if sampler.snapshot or sampler.inflight_of is not None:
+            self._service.weights_of(sampler)
         return answer(
             {"sampler_id": sampler.id, "base_model": sampler.base_model, "model_path": sampler.model_path}
         )
+
+
+def _status(session: SessionRecord) -> dict[str, object] | None:
+    """How the session was finished by its client, in the service's form; None if it was not."""
+    if session.finished is None:
+        return None
+    return {"type": "client_finished", "reason": {"type": session.finished}, "detail": session.finish_detail}
 
 
 def _description(name: str) -> str:

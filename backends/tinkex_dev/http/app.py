@@ -7,10 +7,14 @@ from starlette.routing import BaseRoute, Mount
 from starlette.types import ASGIApp
 
 from backends.tinkex_dev.api.admin import AdminRoutes
+from backends.tinkex_dev.api.billing import BillingRoutes
+from backends.tinkex_dev.api.custom_losses import CustomLossRoutes
+from backends.tinkex_dev.api.exports import ExportRoutes
 from backends.tinkex_dev.api.futures import FutureRoutes
 from backends.tinkex_dev.api.listings import ListingRoutes
 from backends.tinkex_dev.api.models import ModelRoutes
 from backends.tinkex_dev.api.sampling import SamplingRoutes
+from backends.tinkex_dev.api.saves import SaveRoutes
 from backends.tinkex_dev.api.sessions import SessionRoutes
 from backends.tinkex_dev.api.training import TrainingRoutes
 from backends.tinkex_dev.errors import OperationFailed, Refused
@@ -22,20 +26,24 @@ from backends.tinkex_dev.wire.exchange import answer, on_failed, on_refused
 def application(service: Service) -> ASGIApp:
     """All routes of a service, behind the gate."""
     models = ModelRoutes(service)
-    listings = ListingRoutes(service)
+    exports = ExportRoutes(service)
     api: list[BaseRoute] = [
         *SessionRoutes(service).routes(),
         *models.routes(),
         *TrainingRoutes(service, models).routes(),
+        *SaveRoutes(service).routes(),
         *FutureRoutes(service).routes(),
         *SamplingRoutes(service).routes(),
-        *listings.routes(),
+        *ListingRoutes(service).routes(),
+        *exports.routes(),
+        *CustomLossRoutes(service).routes(),
+        *BillingRoutes(service).routes(),
     ]
     app = Starlette(
         routes=[
             Mount("/api/v1", routes=api),
             Mount("/dev", routes=AdminRoutes(service).routes()),
-            listings.archive_route(),
+            *exports.download_routes(),
         ],
         exception_handlers={
             Refused: on_refused,

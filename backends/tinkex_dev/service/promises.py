@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from backends.tinkex_dev.errors import Refused
 from backends.tiny_lm.network import Array
 from backends.tiny_lm.sampling import PromptScores, SampledTokens
@@ -37,11 +40,23 @@ class LossOutputs:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptTargets:
+    """Log-probabilities of chosen tokens of the prompt, ``[prompt length - 1, K]``, dense or sparse."""
+
+    logprobs: NDArray[np.float32]
+    crow: NDArray[np.int64] | None = None
+    columns: NDArray[np.int64] | None = None
+    shape: tuple[int, int] = (0, 0)
+
+
+@dataclass(frozen=True, slots=True)
 class Samples:
     """The result of asample."""
 
     sequences: Sequence[SampledTokens]
     prompt: PromptScores | None = None
+    targets: PromptTargets | None = None
+    alternatives: tuple[NDArray[np.int64], NDArray[np.float32]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +146,16 @@ class Promises:
         if request_id.startswith(_PREFIX):
             raise Refused(410, f"Promise {request_id} has expired; its result was dropped")
         raise Refused(404, f"Future {request_id!r} not found")
+
+    def drop(self, request_id: str) -> None:
+        """Drop a result that its client has read, if it is there."""
+        promise = self._by_id.get(request_id)
+        if promise is not None and promise.done.is_set():
+            self._drop(promise)
+
+    def is_known(self, request_id: str) -> bool:
+        """Whether the promise is still there."""
+        return request_id in self._by_id
 
     def drop_resolved(self, model_id: str | None = None) -> int:
         """Drop all results, or those of one model; returns their number."""

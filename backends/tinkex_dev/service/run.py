@@ -1,23 +1,37 @@
 """A live model: its adapter, its lane of operations, and the record of its requests."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from backends.tinkex.types.provenance import ProvenanceSpan
 from backends.tinkex_dev.errors import OperationFailed, Refused
 from backends.tinkex_dev.faults import CorruptionMode
 from backends.tinkex_dev.service.lane import ServerLane
 from backends.tinkex_dev.service.promises import LossOutputs, Promise
 from backends.tinkex_dev.storage.records import RunRecord, SaveKind
-from backends.tiny_lm.adapter import AdamStep, Adapter
+from backends.tiny_lm.adapter import AdamStep, Adapter, DimuonStep
+from backends.tiny_lm.losses import LossFunction
 from backends.tiny_lm.network import Array, Network
 from backends.tiny_lm.training import forward_backward
 
+_JOINS: Final[Mapping[str, Callable[[Sequence[float]], float]]] = {"sum": sum, "max": max, "mean": fmean}
+CUSTOM: Final = "custom"
+"""The name under which a request uses a loss that its session stored."""
 _MAX_RECORDED: Final = 1024
 """Requests per model that are recognized when repeated; a client has only a few in flight."""
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """The sampled sequences that an example's tokens and its loss's rows come from, as consecutive spans."""
+
+    model_input: tuple[ProvenanceSpan, ...]
+    rows: tuple[ProvenanceSpan, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +40,7 @@ class BatchExample:
 
     tokens: NDArray[np.int64]
     loss_inputs: Mapping[str, NDArray[np.generic]]
+    provenance: Provenance | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +49,7 @@ class Batch:
 
     examples: Sequence[BatchExample]
     loss_fn: str
-    config: Mapping[str, float]
+    config: Mapping[str, float | str]
     forward_only: bool = False
 
 
@@ -93,8 +108,13 @@ class ServerRun:
         creation = self._creation
         return creation.promise if creation is not None and creation.digest == digest else None
 
-    def forward_backward(self, batch: Batch) -> LossOutputs:
-        """Compute the losses and log-probabilities of a batch; unless it is forward only, accumulate gradients."""
+    def forward_backward(self, batch: Batch, custom: LossFunction | None = None) -> LossOutputs:
+        """Compute the losses and log-probabilities of a batch; unless it is forward only, accumulate gradients.
+
+        ``custom``: the loss of a batch whose ``loss_fn`` is ``custom``.
+        """
+        config = {key: value for key, value in batch.config.items() if not isinstance(value, str)}
+        gathered: dict[str, list[float]] = {}
         self.refuse_if_poisoned()
         outputs: list[dict[str, Array]] = []
         total = 0.0
@@ -103,16 +123,19 @@ class ServerRun:
                 self.network,
                 self.adapter,
                 example.tokens,
-                loss_fn=batch.loss_fn,
+                loss_fn=custom or batch.loss_fn,
                 inputs=example.loss_inputs,
-                config=batch.config,
+                config=config,
                 forward_only=batch.forward_only,
             )
             outputs.append(loss.outputs)
             total += loss.value
-        return LossOutputs(outputs, {"loss:sum": total})
+            for name, value in loss.metrics.items():
+                gathered.setdefault(name, []).append(value)
+        metrics = {name: _JOINS[name.rpartition(":")[2]](values) for name, values in gathered.items()}
+        return LossOutputs(outputs, {"loss:sum": total, **metrics})
 
-    def optim_step(self, parameters: AdamStep) -> dict[str, float]:
+    def optim_step(self, parameters: AdamStep | DimuonStep) -> dict[str, float]:
         """Make one optimizer step; returns its metrics."""
         self.refuse_if_poisoned()
         norm = self.adapter.step(parameters)

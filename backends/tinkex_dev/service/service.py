@@ -13,9 +13,12 @@ from backends.tinkex_dev.clock import ServerClock
 from backends.tinkex_dev.errors import OperationFailed, Refused
 from backends.tinkex_dev.faults import CorruptionMode, Faults, PauseQueue, ServerQueueState
 from backends.tinkex_dev.options import ServerOptions
+from backends.tinkex_dev.service.completions import Completions
+from backends.tinkex_dev.service.custom_losses import CustomLosses
 from backends.tinkex_dev.service.lane import ServerLane, Work
 from backends.tinkex_dev.service.promises import Plain, Promise, Promises, Result
 from backends.tinkex_dev.service.run import ServerRun
+from backends.tinkex_dev.service.sequences import Sequences
 from backends.tinkex_dev.service.sessions import Sessions
 from backends.tinkex_dev.storage.checkpoints import Checkpoints
 from backends.tinkex_dev.storage.effect_log import EffectLog
@@ -28,6 +31,8 @@ from backends.tinkex_dev.storage.records import (
     StoredCheckpoint,
 )
 from backends.tinkex_dev.storage.state_folder import StateFolder
+from backends.tinkex_dev.storage.tokenizer_folder import write_tokenizer
+from backends.tinkex_dev.wire.requests import ADAM, OptimizerFamily
 from backends.tiny_lm.adapter import Adapter
 from backends.tiny_lm.network import BASE_MODELS, Network
 
@@ -52,6 +57,7 @@ class Service:
         self._unpaused.set()
         self.promises = Promises()
         self.folder = StateFolder(options.state_dir)
+        self.tokenizer = str(write_tokenizer(options.state_dir))
         self.effect_log = EffectLog(options.state_dir / "log.jsonl", clock)
         self.checkpoints = Checkpoints(self.folder, clock, opaque=options.opaque_paths)
         self.sessions = Sessions(self.folder, clock, ttl_s=options.session_ttl_s)
@@ -59,6 +65,10 @@ class Service:
         self.samplers = {sampler.id: sampler for sampler in self.folder.samplers()}
         self.live: dict[str, ServerRun] = {}
         self.snapshots: dict[str, Adapter] = {}
+        self.inflight: dict[str, Adapter] = {}
+        self.sequences = Sequences(clock)
+        self.completions = Completions()
+        self.custom_losses = CustomLosses()
         self._networks: dict[str, Network] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._compute = ThreadPoolExecutor(1, thread_name_prefix="tinkex-dev-compute")
@@ -107,6 +117,11 @@ class Service:
         self.sessions.end(session_id)
         for sampler_id in [key for key in self.snapshots if key.startswith(f"{session_id}:")]:
             del self.snapshots[sampler_id]
+        for run_id in [key for key in self.inflight if key.startswith(f"{session_id}:")]:
+            del self.inflight[run_id]
+        self.sequences.end_session(session_id)
+        self.completions.end_session(session_id)
+        self.custom_losses.end_session(session_id)
         for run in [run for run in self.live.values() if run.record.session_id == session_id]:
             self.unload(run.record.id, "its session ended")
 
@@ -124,15 +139,14 @@ class Service:
         base_model: str,
         lora: LoraRecord,
         user_metadata: dict[str, JsonValue] | None,
+        optimizer: OptimizerFamily = ADAM,
     ) -> ServerRun:
         """Create a live model; its id is composed of the session id and ``model_seq_id``.
 
         Raises:
             Refused: 429 at the limit of live models, 409 if the number is taken.
         """
-        run_id = f"{session_id}:train:{model_seq_id}"
-        if run_id in self.runs:
-            raise Refused(409, f"model_seq_id {model_seq_id} of session {session_id} is taken")
+        run_id = self._new_run_id(session_id, model_seq_id)
         limit = self.options.max_runs
         if limit is not None and len(self.live) >= limit:
             raise Refused(429, f"concurrent LoRA rate limit hit: {limit} live models", headers={"Retry-After": "1"})
@@ -145,6 +159,7 @@ class Service:
             created_at=now,
             last_request_time=now,
             user_metadata=user_metadata,
+            optimizer=optimizer,
         )
         run = ServerRun(
             record,
@@ -156,6 +171,32 @@ class Service:
         self.live[run_id] = run
         self.folder.save_run(record)
         return run
+
+    def list_run(self, session_id: str, model_seq_id: int, saved: StoredCheckpoint) -> RunRecord:
+        """Add a run that owns a copy of a checkpoint and is not live.
+
+        Raises:
+            Refused: 409 if the number is taken.
+        """
+        now = self.clock.now()
+        record = RunRecord(
+            id=self._new_run_id(session_id, model_seq_id),
+            session_id=session_id,
+            base_model=saved.base_model,
+            lora=saved.lora,
+            created_at=now,
+            last_request_time=now,
+            optimizer=saved.optimizer,
+        )
+        self.runs[record.id] = record
+        self.folder.save_run(record)
+        return record
+
+    def _new_run_id(self, session_id: str, model_seq_id: int) -> str:
+        run_id = f"{session_id}:train:{model_seq_id}"
+        if run_id in self.runs:
+            raise Refused(409, f"model_seq_id {model_seq_id} of session {session_id} is taken")
+        return run_id
 
     def live_run(self, run_id: str) -> ServerRun:
         """The live model of that id; resets its session's idle time.
@@ -236,6 +277,12 @@ class Service:
                 f"model {run.record.id} is {run.record.base_model} with rank {run.record.lora.rank}",
                 "user",
             )
+        if optimizer and saved.optimizer != run.record.optimizer:
+            raise OperationFailed(
+                f"{saved.path} has the state of {saved.optimizer.type}; model {run.record.id} trains with "
+                f"{run.record.optimizer.type}",
+                "user",
+            )
         warm = optimizer and not self.faults.consume_cold_load()
         run.adapter = await self.compute(lambda: self.checkpoints.load(saved, optimizer=warm))
         self.record_effect(run, "load_weights", seq_id, digest, path=saved.path, optimizer=optimizer)
@@ -287,8 +334,37 @@ class Service:
         """
         adapter = self.snapshots.get(sampler_id)
         if adapter is None:
-            raise Refused(404, f"The weights of sampling session {sampler_id} are gone: its session ended")
+            raise Refused(
+                404, f"The weights of sampling session {sampler_id} are gone: deleted, or its session ended"
+            )
         return adapter
+
+    def weights_of(self, sampler: SamplerRecord) -> Adapter:
+        """The unnamed weights of a sampling session, its own or the inflight ones of its run.
+
+        Raises:
+            Refused: 404 if they were dropped.
+        """
+        if sampler.expires_at is not None and sampler.expires_at <= self.clock.now():
+            raise Refused(404, f"The weights of sampling session {sampler.id} are gone: their time to live ended")
+        if sampler.inflight_of is None:
+            return self.snapshot(sampler.id)
+        adapter = self.inflight.get(sampler.inflight_of)
+        if adapter is None or sampler.id not in self.samplers:
+            raise Refused(404, f"The inflight weights of model {sampler.inflight_of} are gone: its session ended")
+        return adapter
+
+    def delete_sampler(self, sampler_id: str) -> None:
+        """Delete a sampling session with the weights saved for it alone.
+
+        Raises:
+            Refused: 404 if it does not exist.
+        """
+        sampler = self.samplers.pop(sampler_id, None)
+        if sampler is None:
+            raise Refused(404, f"Sampler {sampler_id!r} not found")
+        self.snapshots.pop(sampler_id, None)
+        self.folder.delete_sampler(sampler_id)
 
     def add_sampler(self, sampler: SamplerRecord) -> SamplerRecord:
         """Add a sampling session."""

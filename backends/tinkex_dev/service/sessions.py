@@ -56,6 +56,17 @@ class Sessions:
         """End a session."""
         self._last_seen.pop(session_id, None)
 
+    def finish(self, session_id: str, reason: str, detail: str | None) -> None:
+        """Record how a client finished a session. The first reason stays.
+
+        Raises:
+            Refused: 404 if the session does not exist.
+        """
+        session = self.get(session_id)
+        if session.finished is None:
+            self.records[session_id] = session.model_copy(update={"finished": reason, "finish_detail": detail})
+            self._folder.save_session(self.records[session_id])
+
     def open_ids(self) -> list[str]:
         """The ids of the open sessions."""
         return list(self._last_seen)

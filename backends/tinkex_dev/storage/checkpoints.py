@@ -57,6 +57,23 @@ class Checkpoints:
             raise Refused(404, f"Checkpoint {path} not found")
         return record
 
+    def find_own(self, path: str) -> StoredCheckpoint:
+        """As :meth:`find`, by the checkpoint's own path also with ``opaque``."""
+        record = self._by_path.get(path)
+        return self.find(path if record is None else self.public_path(record))
+
+    def copy(self, record: StoredCheckpoint, run_id: str, *, expires_at: datetime | None) -> StoredCheckpoint:
+        """Copy a checkpoint into another run.
+
+        Raises:
+            OperationFailed: its file is missing or damaged.
+        """
+        state = self._folder.read_checkpoint(record)
+        changes = {"run_id": run_id, "time": self._clock.now(), "expires_at": expires_at, "public": False}
+        copied = self._folder.write_checkpoint(record.model_copy(update=changes), state)
+        self._by_path[copied.path] = copied
+        return copied
+
     def public_path(self, record: StoredCheckpoint) -> str:
         """The path under which clients refer to a checkpoint: its own, or with ``opaque`` one without meaning."""
         if not self._opaque:
@@ -97,6 +114,7 @@ class Checkpoints:
             sha256="",
             state_digest=adapter.digest(),
             step=adapter.steps,
+            optimizer=run.optimizer,
             expires_at=expires_at,
             user_metadata=user_metadata,
         )

@@ -4,6 +4,7 @@ from enum import StrEnum
 
 from pydantic import AwareDatetime, Field, JsonValue
 
+from backends.tinkex_dev.wire.requests import ADAM, OptimizerFamily
 from backends.tiny_lm.adapter import AdapterShape
 from crucible.record import Record
 
@@ -13,11 +14,12 @@ class SaveKind(StrEnum):
 
     TRAINING = "weights"
     SAMPLER = "sampler_weights"
+    EXTERNAL = "external_weights"
 
     @property
     def wire_name(self) -> str:
         """The kind as listings spell it."""
-        return "training" if self is SaveKind.TRAINING else "sampler"
+        return {"weights": "training", "sampler_weights": "sampler"}.get(self.value, "external")
 
 
 def checkpoint_path(run_id: str, kind: SaveKind, name: str) -> str:
@@ -53,6 +55,11 @@ class SessionRecord(Record):
     tags: list[str] = Field(default_factory=list)
     user_metadata: dict[str, JsonValue] | None = None
     sdk_version: str | None = None
+    project_id: str | None = None
+    display_name: str | None = None
+    finished: str | None = None
+    """How its client finished it: success, errored or interrupted. The first reason stays."""
+    finish_detail: str | None = None
 
 
 class RunRecord(Record):
@@ -66,6 +73,7 @@ class RunRecord(Record):
     last_request_time: AwareDatetime
     corrupted: bool = False
     user_metadata: dict[str, JsonValue] | None = None
+    optimizer: OptimizerFamily = ADAM
 
 
 class StoredCheckpoint(Record):
@@ -82,6 +90,9 @@ class StoredCheckpoint(Record):
     state_digest: str
     """Digest of the weights and the optimizer state, as the run's own digest was at the time of the save."""
     step: int
+    optimizer: OptimizerFamily = ADAM
+    external_bytes: int | None = None
+    """Size of all files of external weights."""
     public: bool = False
     expires_at: AwareDatetime | None = None
     user_metadata: dict[str, JsonValue] | None = None
@@ -101,3 +112,8 @@ class SamplerRecord(Record):
     model_path: str | None = None
     snapshot: bool = False
     """Whether it samples from weights saved for it alone; they are dropped with their session."""
+    expires_at: AwareDatetime | None = None
+    inflight_of: str | None = None
+    """The run whose inflight weights it samples from; each inflight save of that run moves them."""
+    run_id: str | None = None
+    """The run whose save it samples from."""

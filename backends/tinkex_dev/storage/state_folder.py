@@ -37,6 +37,9 @@ class StateFolder:
     def save_sampler(self, sampler: SamplerRecord) -> None:
         _write(self.folder / "samplers" / f"{_safe(sampler.id)}.json", sampler.model_dump_json().encode())
 
+    def delete_sampler(self, sampler_id: str) -> None:
+        (self.folder / "samplers" / f"{_safe(sampler_id)}.json").unlink(missing_ok=True)
+
     def save_run(self, run: RunRecord) -> None:
         _write(self._run_folder(run.id) / "run.json", run.model_dump_json().encode())
 

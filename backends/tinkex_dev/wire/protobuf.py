@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from backends.tinkex.types.image_chunk import ImageChunk
 from backends.tinkex.types.model_input import EncodedTextChunk, ModelInputChunk
-from backends.tinkex.types.sample_response import SampledSequence, SampleResponse
+from backends.tinkex.types.sample_response import PromptAltTokens, SampledSequence, SampleResponse
 from backends.tinkex.types.tensor_data import TensorData
 from backends.tinkex.wire.pass_output_codec import write_pass_output
 from backends.tinkex.wire.pass_request_codec import PassRequest, read_pass_request
@@ -16,13 +16,12 @@ from backends.tinkex.wire.sample_codec import write_sample_response
 from backends.tinkex_dev.errors import InvalidField
 from backends.tinkex_dev.service.promises import LossOutputs, Samples
 from backends.tinkex_dev.service.run import Batch, BatchExample
-from backends.tinkex_dev.wire.result_json import OUTPUT_TYPE
+from backends.tinkex_dev.wire.batches import checked_batch, provenance_of
+from backends.tinkex_dev.wire.result_json import OUTPUT_TYPE, target_tensor
 from backends.tinkex_dev.wire.tensors import (
     FieldPath,
-    checked_batch,
     checked_tokens,
     dense_of_csr,
-    finite_settings,
     image_tokens,
     unsupported_chunk,
 )
@@ -62,9 +61,9 @@ def batch_of_request(request: PassRequest, path: FieldPath) -> Batch:
             name: _tensor(tensor, (*datum_path, "loss_fn_inputs", name))
             for name, tensor in datum.loss_fn_inputs.items()
         }
-        examples.append(BatchExample(tokens, inputs))
-    config = finite_settings(request.loss_fn_config, path)
-    return checked_batch(Batch(examples, request.loss_fn, config, request.forward_only), path)
+        provenance = provenance_of(datum.model_input_spans, datum.loss_fn_input_spans, datum_path)
+        examples.append(BatchExample(tokens, inputs, provenance))
+    return checked_batch(Batch(examples, request.loss_fn, request.loss_fn_config or {}, request.forward_only), path)
 
 
 def _chunk(chunk: ModelInputChunk, path: FieldPath) -> NDArray[np.int64]:
@@ -113,5 +112,14 @@ def samples_bytes(result: Samples) -> bytes:
             else [None if top is None else list(top) for top in result.prompt.top]
         ),
         prompt_cache_hit_tokens=0,
+        target_prompt_logprobs=None if result.targets is None else target_tensor(result.targets),
+        prompt_alt_tokens=(
+            None
+            if result.alternatives is None
+            else PromptAltTokens.model_construct(
+                tokens=TensorData.from_numpy(result.alternatives[0]),
+                logprobs=TensorData.from_numpy(result.alternatives[1]),
+            )
+        ),
     )
     return write_sample_response(response).joined()

@@ -1,6 +1,6 @@
-"""Request bodies. Unknown fields are ignored, because every client version adds some."""
+"""Request bodies. An unknown field is refused: ignored, it would be something asked for and silently not done."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, JsonValue
 
@@ -10,19 +10,38 @@ Metadata = dict[str, JsonValue]
 
 
 class RequestBody(BaseModel):
-    """The JSON object of a request."""
+    """The JSON object of a request. ``type`` repeats the name of the route, for the clients that send it."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class ClientConfigBody(RequestBody):
+    sdk_version: str | None = None
+    type: Literal["client_config"] | None = None
 
 
 class CreateSession(RequestBody):
     tags: list[str] = Field(default_factory=list)
     user_metadata: Metadata | None = None
     sdk_version: str | None = None
+    project_id: str | None = None
+    display_name: str | None = None
+    type: Literal["create_session"] = Field(default="create_session", exclude=True)
 
 
 class Heartbeat(RequestBody):
     session_id: str
+    type: Literal["session_heartbeat"] = "session_heartbeat"
+
+
+class FinishReasonFields(RequestBody):
+    type: Literal["success", "errored", "interrupted"] = "success"
+
+
+class FinishSession(RequestBody):
+    reason: FinishReasonFields = FinishReasonFields()
+    detail: str | None = None
+    type: Literal["finish_session"] | None = None
 
 
 class LoraFields(RequestBody):
@@ -33,16 +52,32 @@ class LoraFields(RequestBody):
     train_attn: bool = True
 
 
+class AdamFamily(RequestBody):
+    type: Literal["adamw"] = "adamw"
+
+
+class DimuonFamily(RequestBody):
+    type: Literal["dimuon"] = "dimuon"
+    version: Literal[1] = 1
+
+
+OptimizerFamily = Annotated[AdamFamily | DimuonFamily, Field(discriminator="type")]
+ADAM = AdamFamily()
+
+
 class CreateModel(RequestBody):
     session_id: str
     model_seq_id: SeqId
     base_model: str
     user_metadata: Metadata | None = None
     lora_config: LoraFields
+    optimizer_config: OptimizerFamily = ADAM
+    type: Literal["create_model"] = "create_model"
 
 
 class ModelBody(RequestBody):
     model_id: str
+    type: Literal["get_info", "unload_model"] | None = None
 
 
 class SequencedBody(RequestBody):
@@ -59,12 +94,14 @@ class ForwardBackwardInput(RequestBody):
 class ForwardBackward(SequencedBody):
     forward_backward_input: ForwardBackwardInput
     forward_only: bool = False
+    type: Literal["forward_backward"] = "forward_backward"
 
 
 class Forward(SequencedBody):
     forward_input: ForwardBackwardInput = Field(
         validation_alias=AliasChoices("forward_input", "forward_backward_input")
     )
+    type: Literal["forward"] = "forward"
 
 
 class AdamFields(RequestBody):
@@ -76,8 +113,17 @@ class AdamFields(RequestBody):
     grad_clip_norm: float = Field(default=0.0, ge=0, allow_inf_nan=False)
 
 
+class DimuonFields(RequestBody):
+    type: Literal["dimuon"]
+    learning_rate: float = Field(ge=0, allow_inf_nan=False)
+    grad_clip_norm: float = Field(default=0.0, allow_inf_nan=False)
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+
+
 class OptimStep(SequencedBody):
-    adam_params: AdamFields
+    adam_params: AdamFields | None = None
+    optimizer_params: DimuonFields | None = None
+    type: Literal["optim_step"] = "optim_step"
 
 
 class SaveWeights(SequencedBody):
@@ -85,13 +131,23 @@ class SaveWeights(SequencedBody):
     ttl_seconds: TtlSeconds | None = None
     overwrite: bool = False
     user_metadata: Metadata | None = None
+    type: Literal["save_weights"] = "save_weights"
 
 
 class SaveWeightsForSampler(SequencedBody):
     path: str | None = None
     sampling_session_seq_id: SeqId | None = None
+    kind: Literal["snapshot", "inflight"] = "snapshot"
     ttl_seconds: TtlSeconds | None = None
     user_metadata: Metadata | None = None
+    type: Literal["save_weights_for_sampler"] = "save_weights_for_sampler"
+
+
+class SaveWeightsExternal(SequencedBody):
+    path: str
+    ttl_seconds: Annotated[int, Field(ge=3600, le=315_360_000)] | None = None
+    age_encryption_recipients: list[str] | None = None
+    type: Literal["save_weights_external"] = "save_weights_external"
 
 
 class LoadWeights(RequestBody):
@@ -103,6 +159,43 @@ class LoadWeights(RequestBody):
     model_seq_id: SeqId | None = None
     base_model: str | None = None
     user_metadata: Metadata | None = None
+    optimizer_config: OptimizerFamily | None = None
+    type: Literal["load_weights"] = "load_weights"
+
+
+class CopyWeights(RequestBody):
+    source_path: str
+    session_id: str
+    model_seq_id: SeqId
+    ttl_seconds: Annotated[int, Field(ge=3600, le=315_360_000)] | None = None
+    type: Literal["copy_weights"] | None = None
+
+
+class CustomLossInputFields(RequestBody):
+    name: str = Field(pattern=r"^[a-z_][a-z0-9_]{0,63}$")
+    rank: Literal[0, 1, 2]
+
+
+class CustomLossNodeFields(RequestBody):
+    op: str
+    name: str
+    target: str
+    args: list[Any] = Field(default_factory=list)
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+
+
+class CustomLossGraphFields(RequestBody):
+    format: Literal[1] = 1
+    nodes: list[CustomLossNodeFields] = Field(min_length=1, max_length=2000)
+
+
+class CreateCustomLoss(RequestBody):
+    session_id: str
+    custom_loss_seq_id: SeqId
+    name: str = Field(max_length=200)
+    inputs: list[CustomLossInputFields] = Field(min_length=1, max_length=16)
+    graph: CustomLossGraphFields
+    type: Literal["create_custom_loss"] = "create_custom_loss"
 
 
 class CreateSamplingSession(RequestBody):
@@ -110,6 +203,12 @@ class CreateSamplingSession(RequestBody):
     sampling_session_seq_id: SeqId
     base_model: str | None = None
     model_path: str | None = None
+    type: Literal["create_sampling_session"] = "create_sampling_session"
+
+
+class JoinSamplingSession(RequestBody):
+    sampling_session_id: str
+    type: Literal["join_sampling_session"] = "join_sampling_session"
 
 
 class PromptFields(RequestBody):
@@ -118,7 +217,7 @@ class PromptFields(RequestBody):
 
 class SamplingFields(RequestBody):
     max_tokens: int | None = Field(default=None, ge=1, le=32_768)
-    seed: int | None = None
+    seed: int | None = Field(default=None, ge=0)
     stop: str | list[str] | list[int] | None = None
     temperature: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     top_k: int = Field(default=-1, ge=-1)
@@ -137,13 +236,29 @@ class Sample(RequestBody):
     topk_prompt_logprobs: int = Field(default=0, ge=0, le=320)
     topk_sample_logprobs: int = Field(default=0, ge=0, le=320)
     prompt_logprobs_last_n: int | None = Field(default=None, ge=1)
-    target_prompt_logprobs: Any = None
-    prompt_alt_tokens_k: int = Field(default=0, ge=0)
+    target_prompt_logprobs: dict[str, Any] | None = None
+    prompt_alt_tokens_k: int = Field(default=0, ge=0, le=320)
+    record_stability_info: bool | None = None
+    type: Literal["sample"] = "sample"
 
 
 class RetrieveFuture(RequestBody):
     request_id: str
     allow_metadata_only: bool = False
+    type: Literal["retrieve_future", "cancel_future"] | None = None
+
+
+class FuturesTarget(RequestBody):
+    sampling_session_id: str
+    cloned_sampler_id: int = Field(default=0, ge=0)
+    type: Literal["sampling_session"] = "sampling_session"
+
+
+class RetrieveFutures(RequestBody):
+    target: FuturesTarget
+    prev_cursor: int = Field(default=0, ge=0)
+    timeout: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    retrieved_request_ids: list[str] = Field(default_factory=list)
 
 
 class PathBody(RequestBody):

@@ -1,6 +1,7 @@
 """Results of training and sampling as JSON."""
 
-from backends.tinkex_dev.service.promises import LossOutputs, Samples
+from backends.tinkex.types.tensor_data import TensorData
+from backends.tinkex_dev.service.promises import LossOutputs, PromptTargets, Samples
 from backends.tiny_lm.network import Array
 
 OUTPUT_TYPE = "ArrayRecord"
@@ -44,4 +45,25 @@ def samples_json(result: Samples) -> dict[str, object]:
             body["topk_prompt_logprobs"] = [
                 None if top is None else [list(pair) for pair in top] for top in result.prompt.top
             ]
+    if result.targets is not None:
+        body["target_prompt_logprobs"] = target_tensor(result.targets).body()
+    if result.alternatives is not None:
+        tokens, logprobs = result.alternatives
+        body["prompt_alt_tokens"] = {
+            "tokens": TensorData.from_numpy(tokens).body(),
+            "logprobs": TensorData.from_numpy(logprobs).body(),
+        }
     return body
+
+
+def target_tensor(targets: PromptTargets) -> TensorData:
+    """Log-probabilities of chosen tokens, in the layout in which they were asked for."""
+    if targets.crow is None:
+        return TensorData.from_numpy(targets.logprobs)
+    return TensorData(
+        data=targets.logprobs,
+        dtype="float32",
+        shape=targets.shape,
+        sparse_crow_indices=targets.crow,
+        sparse_col_indices=targets.columns,
+    )

@@ -1,15 +1,12 @@
-"""Decoding and validation of prompts and loss inputs, so that the model never computes on malformed ones."""
+"""Decoding and validation of prompts and tensors, so that the model never computes on malformed ones."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from backends.tinkex_dev.errors import InvalidField
-from backends.tinkex_dev.service.run import Batch, BatchExample
-from backends.tinkex_dev.wire.requests import ForwardBackwardInput
-from backends.tiny_lm.losses import LOSSES
 from backends.tiny_lm.network import CONTEXT_LENGTH, VOCAB
 from crucible.tokenizer import ByteTokenizer
 
@@ -18,38 +15,15 @@ FieldPath = tuple[str | int, ...]
 
 _TOKENS_PER_IMAGE: Final = 16
 _DTYPES: Final = ("float32", "int64")
+_IMAGE_FIELDS: Final = {"type", "data", "format", "location", "expected_tokens", "tokens", "height", "width"}
+_TENSOR_FIELDS: Final = {"data", "dtype", "shape", "sparse_crow_indices", "sparse_col_indices"}
 
 
-def batch_of_json(body: ForwardBackwardInput, path: FieldPath, *, forward_only: bool) -> Batch:
-    """The validated batch of a JSON body.
-
-    Raises:
-        InvalidField: a field is invalid; the error has its path.
-    """
-    examples = [_example(datum, (*path, "data", index)) for index, datum in enumerate(body.data)]
-    config = finite_settings(body.loss_fn_config, path)
-    return checked_batch(Batch(examples, body.loss_fn, config, forward_only), path)
-
-
-def finite_settings(config: Mapping[str, float | str] | None, path: FieldPath) -> dict[str, float]:
-    """The settings of a loss. Raises InvalidField unless all are finite numbers."""
-    numbers: dict[str, float] = {}
-    for key, value in (config or {}).items():
-        if isinstance(value, str) or not np.isfinite(value):
-            raise InvalidField.at((*path, "loss_fn_config", key), f"{value!r} is not a finite number")
-        numbers[key] = float(value)
-    return numbers
-
-
-def _example(datum: Mapping[str, Any], path: FieldPath) -> BatchExample:
-    model_input = datum.get("model_input")
-    chunks = model_input.get("chunks") if isinstance(model_input, Mapping) else None
-    tokens = tokens_of_chunks(chunks, (*path, "model_input", "chunks"))
-    inputs = datum.get("loss_fn_inputs")
-    if not isinstance(inputs, Mapping):
-        raise InvalidField.at((*path, "loss_fn_inputs"), "expected an object with a tensor for each name")
-    tensors = {name: _tensor(value, (*path, "loss_fn_inputs", name)) for name, value in inputs.items()}
-    return BatchExample(tokens, tensors)
+def refuse_unknown(value: Mapping[str, Any], known: Set[str], path: FieldPath) -> None:
+    """Raise InvalidField at the first field of an object that is not known."""
+    for name in value:
+        if name not in known:
+            raise InvalidField.at((*path, name), f"unknown field; known are {', '.join(sorted(known))}")
 
 
 def tokens_of_chunks(chunks: object, path: FieldPath) -> NDArray[np.int64]:
@@ -73,8 +47,10 @@ def checked_tokens(tokens: NDArray[np.int64], path: FieldPath) -> NDArray[np.int
 def _chunk(chunk: object, path: FieldPath) -> NDArray[np.int64]:
     kind = chunk.get("type", "encoded_text") if isinstance(chunk, Mapping) else None
     if isinstance(chunk, Mapping) and kind == "encoded_text":
+        refuse_unknown(chunk, {"type", "tokens"}, path)
         return _integers(chunk.get("tokens"), (*path, "tokens"))
     if isinstance(chunk, Mapping) and kind in ("image", "image_asset_pointer"):
+        refuse_unknown(chunk, _IMAGE_FIELDS, path)
         return image_tokens(chunk.get("expected_tokens") or chunk.get("tokens"), path)
     raise unsupported_chunk(kind, path)
 
@@ -128,9 +104,11 @@ def _array(values: object, path: FieldPath) -> NDArray[Any]:
     return array
 
 
-def _tensor(value: object, path: FieldPath) -> NDArray[np.generic]:
+def tensor_of_json(value: object, path: FieldPath) -> NDArray[np.generic]:
+    """The array of a tensor, dense or sparse. Raises InvalidField."""
     if not isinstance(value, Mapping):
         raise InvalidField.at(path, "expected an object with data, dtype and shape")
+    refuse_unknown(value, _TENSOR_FIELDS, path)
     dtype = value.get("dtype", "float32")
     if not isinstance(dtype, str) or dtype not in _DTYPES:
         raise InvalidField.at((*path, "dtype"), f"{dtype!r} is not allowed; allowed are {', '.join(_DTYPES)}")
@@ -178,50 +156,3 @@ def _length(size: object) -> int:
     if not isinstance(size, int) or isinstance(size, bool) or size < 0:
         raise ValueError(size)
     return size
-
-
-def checked_batch(batch: Batch, path: FieldPath) -> Batch:
-    """Return the batch unchanged. Raises InvalidField for an unknown loss or missing or invalid inputs of it."""
-    loss = LOSSES.get(batch.loss_fn)
-    if loss is None:
-        raise InvalidField.at(
-            (*path, "loss_fn"), f"{batch.loss_fn!r} is not supported; allowed are {', '.join(LOSSES)}"
-        )
-    for key in batch.config:
-        if key not in loss.settings:
-            allowed = ", ".join(sorted(loss.settings)) or "none"
-            raise InvalidField.at(
-                (*path, "loss_fn_config", key), f"not a setting of {batch.loss_fn}; allowed: {allowed}"
-            )
-    for index, example in enumerate(batch.examples):
-        inputs = (*path, "data", index, "loss_fn_inputs")
-        for name in loss.required:
-            if name not in example.loss_inputs:
-                raise InvalidField.at((*inputs, name), f"required by {batch.loss_fn}")
-        _check_inputs(example, (*loss.required, *loss.optional), inputs)
-    return batch
-
-
-def _check_inputs(example: BatchExample, names: Sequence[str], path: FieldPath) -> None:
-    targets = example.loss_inputs["target_tokens"]
-    if targets.ndim not in (1, 2) or len(targets) != len(example.tokens) or targets.dtype.kind != "i":
-        raise InvalidField.at(
-            (*path, "target_tokens"),
-            f"shape {list(targets.shape)} of {targets.dtype}; expected int64 with one row for each of the "
-            f"{len(example.tokens)} tokens of model_input",
-        )
-    ids = np.asarray(targets, dtype=np.int64)
-    if ids.size == 0 or ids.min() < 0 or ids.max() >= VOCAB:
-        raise InvalidField.at(
-            (*path, "target_tokens"), f"contains ids outside the vocabulary; ids are 0 to {VOCAB - 1}"
-        )
-    for name in names:
-        value = example.loss_inputs.get(name)
-        if value is None or name == "target_tokens":
-            continue
-        if value.shape != targets.shape:
-            raise InvalidField.at(
-                (*path, name), f"shape {list(value.shape)}; target_tokens has {list(targets.shape)}"
-            )
-        if not np.all(np.isfinite(np.asarray(value, dtype=np.float64))):
-            raise InvalidField.at((*path, name), "contains a value that is not finite")

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 QUIET = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+NEW = {"session_id": "SESSION", "model_seq_id": 0}
 DATUM = {
     "model_input": {"chunks": [{"type": "encoded_text", "tokens": [1, 2, 3]}]},
     "loss_fn_inputs": {
@@ -98,17 +99,17 @@ def test_a_wrong_field_is_named(api, route: str, body, field: str):
 @pytest.mark.parametrize(
     ("route", "body", "status"),
     [
-        ("create_model", {"base_model": "gpt-9", "lora_config": {"rank": 1}}, 400),
-        ("create_model", {"base_model": "tiny-lm", "lora_config": {"rank": 0}}, 422),
+        ("create_model", {**NEW, "base_model": "gpt-9", "lora_config": {"rank": 1}}, 400),
+        ("create_model", {**NEW, "base_model": "tiny-lm", "lora_config": {"rank": 0}}, 422),
         ("weights_info", {"tinker_path": "tinker://x/weights"}, 400),
         ("weights_info", {"tinker_path": "tinker://x/weights/y"}, 404),
         ("get_info", {"model_id": "x"}, 404),
-        ("create_sampling_session", {"sampling_session_seq_id": 0}, 422),
+        ("create_sampling_session", {"session_id": "SESSION", "sampling_session_seq_id": 0}, 422),
     ],
 )
 def test_what_does_not_exist_or_fit_has_its_status(api, route: str, body, status: int):
     """Each kind of invalid request has the status on which clients rely."""
-    body = {"session_id": api.session(), "model_seq_id": 0} | body
+    body = {key: api.session() if value == "SESSION" else value for key, value in body.items()}
 
     assert api.call(route, **body).status_code == status
 
@@ -154,6 +155,11 @@ def test_nothing_in_a_training_body_breaks_the_server(api, model, place, value):
             "optim_step",
             "save_weights",
             "save_weights_for_sampler",
+            "save_weights_external",
+            "create_custom_loss",
+            "copy_weights",
+            "join_sampling_session",
+            "retrieve_futures",
             "load_weights",
             "create_sampling_session",
             "asample",

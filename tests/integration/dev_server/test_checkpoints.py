@@ -191,7 +191,7 @@ def test_the_archive_holds_the_adapter(api):
         config = json.load(tar.extractfile("adapter_config.json"))
         weights = safetensors.unpack(tar.extractfile("adapter_model.safetensors").read())
     assert config["r"] == 4
-    assert weights["unembed.up"].shape == (4, 320)
+    assert weights["base_model.model.unembed.lora_B.weight"].shape == (320, 4)
     forged = found.headers["location"].replace("until=", "until=9")
     assert httpx.get(forged, trust_env=False).status_code == 403
 

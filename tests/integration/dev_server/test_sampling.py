@@ -114,10 +114,22 @@ def test_a_training_checkpoint_is_not_for_sampling(api):
     assert "save_weights_for_sampler" in refused.json()["detail"]
 
 
-@pytest.mark.parametrize("field", [{"target_prompt_logprobs": {"data": [1]}}, {"prompt_alt_tokens_k": 2}])
-def test_what_the_server_lacks_is_refused_by_name(api, field):
-    """422 names the field; nothing is silently ignored."""
-    refused = api.call("asample", base_model="tiny-lm", prompt=PROMPT, sampling_params={}, **field)
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("target_prompt_logprobs", {"data": [1, 2], "dtype": "int64", "shape": [2, 1]}),
+        ("target_prompt_logprobs", {"data": [1.0] * 3, "dtype": "float32", "shape": [3, 1]}),
+        ("target_prompt_logprobs", {"data": [320] * 3, "dtype": "int64", "shape": [3, 1]}),
+        ("prompt_logprobs_last_n", 2),
+        ("record_stability_info", True),
+        ("sampling_params", {"seed": -7}),
+        ("beam_width", 4),
+    ],
+)
+def test_what_cannot_be_done_is_refused_by_name(api, field, value):
+    """422 names the field; nothing is silently ignored. A negative seed is not the positive one."""
+    body = {"base_model": "tiny-lm", "prompt": PROMPT, "sampling_params": {}} | {field: value}
+    refused = api.call("asample", **body)
 
     assert refused.status_code == 422
-    assert refused.json()["detail"][0]["loc"] == ["body", *field]
+    assert refused.json()["detail"][0]["loc"][:2] == ["body", field]

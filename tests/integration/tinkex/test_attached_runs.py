@@ -97,6 +97,6 @@ def test_features_are_found_without_harm(server: DevServer, service: ServiceClie
 
     assert features.replays_seq_id is True
     assert (features.ttl, features.archive, features.publish, features.sessions) == (True, True, True, True)
-    assert features.billing is False
+    assert features.billing is True
     assert "tiny-lm" in features.models
     assert server.live_runs() == []

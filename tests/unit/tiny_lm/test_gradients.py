@@ -9,7 +9,11 @@ from backends.tiny_lm.network import Network
 
 TOKENS = np.array([258, 72, 105, 256, 259, 72, 111], dtype=np.int64)
 TARGETS = np.array([72, 105, 256, 259, 72, 111, 33], dtype=np.int64)
-CONFIGS = {"ppo": {"clip_low_threshold": 0.9, "clip_high_threshold": 1.3}, "dro": {"beta": 0.4}}
+CONFIGS = {
+    "ppo": {"clip_low_threshold": 0.9, "clip_high_threshold": 1.3},
+    "dro": {"beta": 0.4},
+    "stable_reinforce": {"kl_coeff": 0.3},
+}
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +38,8 @@ def inputs_of(loss: str, logprobs: np.ndarray) -> dict[str, np.ndarray]:
         "weights": rng.uniform(-1, 1, len(TARGETS)),
         "logprobs": found + rng.uniform(-0.5, 0.5, len(TARGETS)),
         "advantages": rng.uniform(-1, 1, len(TARGETS)),
+        "sequence_ratio_mask": np.arange(len(TARGETS)) > 2,
+        "sampled_rows": np.arange(len(TARGETS)) > 2,
     }
 
 
@@ -43,17 +49,24 @@ def test_the_backward_pass_is_the_derivative_of_the_loss(network: Network, loss:
     adapter = adapter_in_motion()
     inputs = inputs_of(loss, network.forward(TOKENS, adapter.low_rank).logprobs)
     config = CONFIGS.get(loss, {})
-    frozen_ratio = None
+    frozen_ratio = first = sequence_ratio = None
 
     def value() -> float:
         logprobs = network.forward(TOKENS, adapter.low_rank).logprobs
         if loss == "cispo":  # the ratio is a constant to the derivative
             found = logprobs[np.arange(len(TARGETS)), TARGETS]
             return float(-(frozen_ratio * found * inputs["advantages"]).sum())
+        if loss == "gspo":  # each token's ratio has the sequence's value and its own derivative
+            found = logprobs[np.arange(len(TARGETS)), TARGETS]
+            ratio = sequence_ratio * np.exp(found - first)
+            free, clipped = (r * inputs["advantages"] for r in (ratio, np.clip(ratio, 0.8, 1.2)))
+            return float(-np.minimum(free, clipped).sum())
         return evaluate(loss, logprobs, inputs, config)[0].value
 
     trace = network.forward(TOKENS, adapter.low_rank)
     found = trace.logprobs[np.arange(len(TARGETS)), TARGETS]
+    first = found
+    sequence_ratio = np.exp(np.mean((found - inputs["logprobs"])[inputs["sequence_ratio_mask"]]))
     frozen_ratio = np.clip(np.exp(found - inputs["logprobs"]), 0.8, 1.2)
     _, slope = evaluate(loss, trace.logprobs, inputs, config)
     network.backward(trace, slope, adapter.low_rank, adapter.gradients())
