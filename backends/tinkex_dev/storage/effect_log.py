@@ -13,7 +13,8 @@ from nsai_work.home import make_private_file
 class EffectLog:
     """Every operation that took effect, in order of execution, as JSON lines on disk.
 
-    A repeated request that was answered from the record of requests took no effect and is not listed. The log
+    A repeated request that was answered from the record of requests took no effect and is not listed, except for
+    samples, whose entry then says ``replayed``. The log
     continues over restarts; a line cut short by a crash is skipped.
     """
 
