@@ -9,6 +9,7 @@ import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import ParamSpec, TypeVar
 
 from crucible.monotonic import monotonic
@@ -26,7 +27,7 @@ class IoThreads(ThreadPoolExecutor):
     def __init__(self, max_threads: int) -> None:
         super().__init__(max_workers=max_threads)
         self._max_threads = max_threads
-        self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._calls: queue.SimpleQueue[Callable[[], Callable[[], None]] | None] = queue.SimpleQueue()
         self._started: list[threading.Thread] = []
         self._idle = threading.Semaphore(0)
         self._lock = threading.Lock()
@@ -37,15 +38,13 @@ class IoThreads(ThreadPoolExecutor):
         """Call a function in a thread. Raises RuntimeError after ``shutdown``."""
         future: Future[T] = Future()
 
-        def call() -> None:
+        def call() -> Callable[[], None]:
             if not future.set_running_or_notify_cancel():
-                return
+                return lambda: None
             try:
-                result = fn(*args, **kwargs)
+                return partial(future.set_result, fn(*args, **kwargs))
             except BaseException as error:
-                future.set_exception(error)
-            else:
-                future.set_result(result)
+                return partial(future.set_exception, error)
 
         with self._lock:
             if self._closed:
@@ -62,13 +61,13 @@ class IoThreads(ThreadPoolExecutor):
         while (call := self._calls.get()) is not None:
             with self._lock:
                 self.busy += 1
-            try:
-                call()
-            finally:
-                with self._lock:
-                    self.busy -= 1
-            del call
+            report = call()
+            with self._lock:
+                self.busy -= 1
+            # before the caller has the result, so that its next call finds this thread idle
             self._idle.release()
+            report()
+            del call, report
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Refuse further calls, and wait for the running ones for at most SHUTDOWN_WAIT_S."""

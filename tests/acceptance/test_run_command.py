@@ -93,7 +93,9 @@ def test_ctrl_c_does_not_claim_to_stop_the_job_of_another_worker(cli: Cli, job_f
             process.send_signal(signal.SIGINT)
             output, _ = process.communicate(timeout=60)
         status = cli.stored()[0].status
+        # otherwise the worker would give the job its grace period
         cli.run("cancel", job_id)
+        cli.wait_for(job_id, "canceled")
 
     assert process.returncode == 130, output
     assert status == "running"

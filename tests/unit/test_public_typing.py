@@ -37,39 +37,48 @@ def python_of(page: str) -> str:
     return "\n".join(re.findall(r"^```python\n(.*?)^```$", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL))
 
 
-def complaints(code: str, tmp_path: Path) -> list[str]:
-    """Check code as a user does, with mypy --strict."""
-    file = tmp_path / "mine.py"
-    file.write_text(code)
+MISTAKES = [
+    ('kind="training_step"', 'kind="training"', "kind"),
+    ('strategy="steps"', 'strategy="step"', "strategy"),
+    ('backoff_type="exponential"', 'backoff_typ="exponential"', "backoff_typ"),
+]
+WITH_MISTAKES = "README.md with mistakes"
+
+
+@pytest.fixture(scope="module")
+def complaints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """The errors in each page's code, checked as a user does, with mypy --strict, in a single run."""
+    codes = {page: python_of(page) for page in PAGES}
+    codes[WITH_MISTAKES] = codes["README.md"]
+    for right, mistake, _ in MISTAKES:
+        assert right in codes[WITH_MISTAKES]
+        codes[WITH_MISTAKES] = codes[WITH_MISTAKES].replace(right, mistake)
+    folder = tmp_path_factory.mktemp("mine")
+    files = {folder / f"mine_{number}.py": page for number, page in enumerate(codes)}
+    for file, page in files.items():
+        file.write_text(codes[page])
     # a cache, since the first run takes half a minute; no configuration
     cache = ROOT / ".mypy_cache" / f"users-{os.environ.get('PYTEST_XDIST_WORKER', '')}"
-    command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--cache-dir", str(cache), str(file)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--cache-dir", str(cache)]
+    done = subprocess.run([*command, *map(str, files)], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode in (0, 1), done.stdout + done.stderr
-    return [line for line in done.stdout.splitlines() if ": error: " in line]
+    errors = [line for line in done.stdout.splitlines() if ": error: " in line]
+    found = {page: [line for line in errors if f"{file.name}:" in line] for file, page in files.items()}
+    assert sum(map(len, found.values())) == len(errors), errors
+    return found
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_the_python_of_a_page_type_checks(page: str, tmp_path: Path) -> None:
+def test_the_python_of_a_page_type_checks(page: str, complaints: dict[str, list[str]]) -> None:
     """Literals in the places of enumerations, records in payloads, mappings in the places of records."""
-    assert complaints(python_of(page), tmp_path) == []
+    assert complaints[page] == []
 
 
-def test_misspelled_names_and_literals_are_found(tmp_path: Path) -> None:
+def test_misspelled_names_and_literals_are_found(complaints: dict[str, list[str]]) -> None:
     """Accepting literals does not mean accepting everything."""
-    readme = python_of("README.md")
-    wrong = [
-        ('kind="training_step"', 'kind="training"', "kind"),
-        ('strategy="steps"', 'strategy="step"', "strategy"),
-        ('backoff_type="exponential"', 'backoff_typ="exponential"', "backoff_typ"),
-    ]
-    for right, mistake, _ in wrong:
-        assert right in readme
-        readme = readme.replace(right, mistake)
+    found = complaints[WITH_MISTAKES]
 
-    found = complaints(readme, tmp_path)
-
-    assert [name for _, _, name in wrong if not any(f'"{name}"' in line for line in found)] == []
+    assert [name for _, _, name in MISTAKES if not any(f'"{name}"' in line for line in found)] == []
 
 
 @pytest.mark.parametrize("record", [Job, RetryPolicy, CheckpointPolicy, Prompt, Message])

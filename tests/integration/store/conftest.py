@@ -95,7 +95,9 @@ def postgres_store_url(postgres_template: str) -> str:
     """The address of empty tables on PostgreSQL."""
     engine = create_engine(postgres_template)
     with engine.begin() as connection:
-        connection.execute(text(f"TRUNCATE {', '.join(metadata.tables)} CASCADE"))
+        # for a few rows much faster than TRUNCATE, which replaces the file of each table and each index
+        for table in reversed(metadata.sorted_tables):
+            connection.execute(table.delete())
         connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '{HEAD}'"))
     engine.dispose()
     return postgres_template

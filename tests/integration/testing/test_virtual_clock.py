@@ -45,8 +45,7 @@ def test_the_clock_moves_only_when_told(clock: VirtualClock) -> None:
     assert clock.advance(timedelta(days=-400)) == SystemClock().now() == START + timedelta(seconds=90, days=-400)
     moment = datetime(2031, 5, 1, 12, tzinfo=UTC)
     assert clock.move_to(moment.astimezone()) == moment
-    time.sleep(0.002)
-    assert 0 < SystemClock().monotonic() - before < 60
+    until(lambda: SystemClock().monotonic() > before, "monotonic time goes on", timeout_s=10)
 
 
 def test_a_time_without_zone_is_refused(clock: VirtualClock) -> None:

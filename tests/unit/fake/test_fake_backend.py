@@ -219,7 +219,7 @@ def test_a_torn_checkpoint_is_unusable(tmp_path: Path) -> None:
         saved = await (await run.send(run.prepare_save("a", step=0, kind=IntentKind.SAVE_STATE))).result()
         file = tmp_path / saved.path.removeprefix("fake://") / "state.safetensors"
         file.write_bytes(file.read_bytes()[:100])
-        policy = RecoveryPolicy(enabled=True)
+        policy = RecoveryPolicy(enabled=True, backoff_ms=0)
         request = RecoveryRequest(
             run.ref, SPEC, "test", policy, (CheckpointRef(path=saved.path, name="a", step=0),)
         )
