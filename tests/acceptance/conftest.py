@@ -16,6 +16,7 @@ import pytest
 
 from nsai_work import Job
 from nsai_work.store import Store, open_store
+from tests import zygote
 
 Done: TypeAlias = "subprocess.CompletedProcess[str]"
 
@@ -49,15 +50,7 @@ class Cli:
         self, *arguments: object, stdin: str = "", timeout: float = TIMEOUT_S
     ) -> "subprocess.CompletedProcess[str]":
         """Run a command to its end."""
-        return subprocess.run(
-            self.command(*arguments),
-            env=self.environment,
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
+        return zygote.run([*map(str, arguments)], env=self.environment, stdin=stdin, timeout=timeout)
 
     def json(self, *arguments: object, code: int = 0) -> Any:
         """Run a command with ``--json``, assert its exit code, and parse its output."""
@@ -68,8 +61,8 @@ class Cli:
     @contextmanager
     def running(self, *arguments: object) -> Iterator["subprocess.Popen[str]"]:
         """Run a command in the background; SIGTERM stops it at the end of the context."""
-        process = subprocess.Popen(
-            self.command(*arguments),
+        process = zygote.CliProcess(
+            [*map(str, arguments)],
             env=self.environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

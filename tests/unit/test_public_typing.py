@@ -26,6 +26,9 @@ from nsai_work.policies import (
     StrategyName,
 )
 
+# mypy's first run, without a cache, is slow on a busy machine
+pytestmark = pytest.mark.timeout(600)
+
 ROOT = Path(__file__).parents[2]
 PAGES = ("README.md", "docs/howto/faults.md", "docs/howto/run-functions.md")
 STORED = {"id", *list(Job.model_fields)[list(Job.model_fields).index("metadata") + 1 :]}
