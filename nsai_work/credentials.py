@@ -1,7 +1,6 @@
 """Rejects credentials in jobs and account names, so that they are never stored, shown or sent."""
 
 import re
-from collections.abc import Iterator
 
 from crucible.values import printable
 from nsai_work.errors import InvalidJob
@@ -26,7 +25,9 @@ def refuse_credentials(data: object) -> None:
     Raises:
         InvalidJob: a field does; the error names the first such field, without its value.
     """
-    for field in _suspects(data, ""):
+    found = _suspect(data)
+    if found is not None:
+        field = found.removeprefix(".")
         raise InvalidJob(f"{field}: looks like a credential; {ADVICE}", details={"fields": [field]})
 
 
@@ -45,18 +46,22 @@ def account_name(text: str) -> str:
     return printable(text)
 
 
-def _suspects(data: object, path: str) -> Iterator[str]:
+def _suspect(data: object) -> str | None:
+    """The path of the first field that looks like a credential, from ``data``; None if there is none."""
+    # paths are made on the way back only: nearly no job has any to name
+    if isinstance(data, str):
+        return "" if _VALUE.match(data) else None
     if isinstance(data, dict):
         for key, value in data.items():
-            field = f"{path}.{key}" if path else str(key)
             if isinstance(value, str) and value and _names_credential(str(key)):
-                yield field
-            yield from _suspects(value, field)
+                return f".{key}"
+            if (path := _suspect(value)) is not None:
+                return f".{key}{path}"
     elif isinstance(data, list | tuple):
         for index, value in enumerate(data):
-            yield from _suspects(value, f"{path}[{index}]")
-    elif isinstance(data, str) and _VALUE.match(data):
-        yield path
+            if (path := _suspect(value)) is not None:
+                return f"[{index}]{path}"
+    return None
 
 
 def _names_credential(key: str) -> bool:

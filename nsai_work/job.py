@@ -43,7 +43,10 @@ class Priority(StrEnum):
     @property
     def rank(self) -> int:
         """The rank of the priority; 0 is the highest."""
-        return list(Priority).index(self)
+        return _RANKS[self]
+
+
+_RANKS: Final = {priority: rank for rank, priority in enumerate(Priority)}
 
 
 class Resources(Record):

@@ -59,17 +59,17 @@ def add_hook(hook: JobHook) -> Callable[[], None]:
 
 def emit(event: JobEvent) -> None:
     """Log an event and call the hooks with it. Never raises."""
-    if not _hooks and not _logger.isEnabledFor(logging.INFO):
-        return
-    log.info(
-        event.name,
-        job_id=event.job_id,
-        kind=event.kind,
-        backend=event.backend,
-        fence=event.fence,
-        attempt=event.attempt,
-        **event.details,
-    )
+    # structlog formats an entry before the level of the standard logger drops it
+    if _logger.isEnabledFor(logging.INFO):
+        log.info(
+            event.name,
+            job_id=event.job_id,
+            kind=event.kind,
+            backend=event.backend,
+            fence=event.fence,
+            attempt=event.attempt,
+            **event.details,
+        )
     for hook in tuple(_hooks):
         try:
             hook(event)
@@ -105,13 +105,17 @@ def submit_span(count: int) -> Iterator[SubmitTrace]:
 @contextmanager
 def attempt_span(job: Job, fence: int) -> "Iterator[Span]":
     """Open the span of an attempt, in the trace of the job's submission."""
+    parent = _parent(job)
+    if parent is None and _tracing_disabled():
+        yield trace.INVALID_SPAN
+        return
     attributes: dict[str, str | int] = {
         "nsai_work.job_id": job.id,
         "nsai_work.kind": str(job.kind),
         "nsai_work.backend": job.backend,
         "nsai_work.fence": fence,
     }
-    with _tracer().start_as_current_span("nsai_work.work", context=_parent(job), attributes=attributes) as span:
+    with _tracer().start_as_current_span("nsai_work.work", context=parent, attributes=attributes) as span:
         yield span
 
 

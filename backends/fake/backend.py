@@ -112,7 +112,7 @@ class FakeBackend(LocalBackend[FakeEngine], CommandBackend):
         commands.read_command(command)
 
     async def execute(self, command: Command) -> dict[str, JsonValue]:
-        return await commands.execute(command, self._settings.folder() / "commands")
+        return await commands.execute(command, self._settings)
 
     def _new_run(self, engine: FakeEngine) -> LiveRun:
         corruption = self._settings.script.corrupt

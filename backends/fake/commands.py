@@ -6,7 +6,7 @@ from typing import Final
 
 from pydantic import Field, JsonValue
 
-from backends.fake.settings import FailureCode, scripted_error
+from backends.fake.settings import FailureCode, FakeSettings, scripted_error
 from crucible.backend import Command
 from crucible.errors import InvalidRequest
 from crucible.parsing import read_record
@@ -50,8 +50,8 @@ def read_command(command: Command) -> Record:
     return read_record(kind, command.arguments, backend="fake")
 
 
-async def execute(command: Command, folder: Path) -> dict[str, JsonValue]:
-    """Run a command and return its result. Failures are counted by files in ``folder``."""
+async def execute(command: Command, settings: FakeSettings) -> dict[str, JsonValue]:
+    """Run a command and return its result. Failures are counted by files in a folder of the backend's."""
     match read_command(command):
         case Echo(value=value):
             return {"value": value}
@@ -59,7 +59,7 @@ async def execute(command: Command, folder: Path) -> dict[str, JsonValue]:
             await asyncio.sleep(ms / 1000)
             return {"slept_ms": ms}
         case Fail() as fail:
-            return _fail(fail, folder)
+            return _fail(fail, settings.folder() / "commands")
         case _:
             return {}
 

@@ -7,7 +7,7 @@ unverified, with the reason. A worker checks it before it runs.
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from pydantic import JsonValue
 
@@ -29,13 +29,14 @@ from nsai_work.blocking import run_blocking
 from nsai_work.credentials import refuse_credentials
 from nsai_work.errors import InvalidJob
 from nsai_work.job import NOT_ENFORCED, STATE_FIELDS, Job
-from nsai_work.payloads import CommandPayload, DataSource, Inference, TrainingStep
+from nsai_work.payloads import CommandPayload, DataSource, Inference, Payload, TrainingStep
 from nsai_work.placement import candidate_backends
 from nsai_work.policies import LOSS
 from nsai_work.training.objectives import require_objective
 from nsai_work.user_paths import expanded
 
 MAX_CONCURRENT_CHECKS: Final = 16
+_UNENFORCED_PARTS: Final = frozenset(path.partition(".")[0] for path in NOT_ENFORCED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,18 @@ class ValidatedJob:
 
     job: Job
     unverified: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _ParsedJob:
+    """A job with its payload, which is parsed once for all checks."""
+
+    job: Job
+    payload: Payload
+
+    @classmethod
+    def of(cls, job: Job) -> Self:
+        return cls(job, job.parsed_payload)
 
 
 def validate_jobs(
@@ -66,55 +79,54 @@ def validate_jobs(
             The error is that of the first invalid job.
     """
     installed = installed_backends()
-    for job in jobs:
-        _check_fields(job, installed)
-    pinned = [_pin_files(job) for job in jobs]
-    new = [job for job, stored in zip(pinned, are_stored(pinned), strict=True) if not stored]
-    for job in new:
-        _require_model(job)
-        _check_output(job)
-    with_backend = [job for job in new if job.kind != "composite"]
+    parsed_jobs = [_check_fields(job, installed) for job in jobs]
+    pinned = [_pin_files(parsed) for parsed in parsed_jobs]
+    stored = are_stored([entry.job for entry in pinned])
+    new = [entry for entry, is_stored in zip(pinned, stored, strict=True) if not is_stored]
+    for entry in new:
+        _require_model(entry.payload)
+        _check_output(entry.payload)
+    with_backend = [entry for entry in new if entry.job.kind != "composite"]
     unverified: Mapping[str, str] = {}
     if with_backend:
         unverified = run_blocking(_check_at_backends(with_backend, installed, timeout_s, runs_here))
-    return [ValidatedJob(job, unverified.get(job.id)) for job in pinned]
+    return [ValidatedJob(entry.job, unverified.get(entry.job.id)) for entry in pinned]
 
 
-def _check_fields(job: Job, installed: InstalledBackends) -> None:
+def _check_fields(job: Job, installed: InstalledBackends) -> _ParsedJob:
     refuse_credentials({"payload": job.payload, "metadata": job.metadata, "tags": list(job.tags), "name": job.name})
-    _refuse_unused_fields(job)
+    parsed = _ParsedJob.of(job)
+    _refuse_unused_fields(parsed)
     _check_backend_names(job, installed)
+    return parsed
 
 
-def _require_model(job: Job) -> None:
+def _require_model(payload: Payload) -> None:
     """As for each prompt of a batch: a backend's default model may be one that costs more."""
-    payload = job.parsed_payload
     if isinstance(payload, Inference) and payload.prompt is not None and payload.prompt.options.model is None:
         raise InvalidJob.of(
             "payload.prompt.options.model", None, "name the model; nsai-work backends lists those of each backend"
         )
 
 
-def _check_output(job: Job) -> None:
-    payload = job.parsed_payload
+def _check_output(payload: Payload) -> None:
     if isinstance(payload, Inference) and payload.output is not None:
         from nsai_work.inference import refuse_existing
 
         refuse_existing(payload)
 
 
-def _refuse_unused_fields(job: Job) -> None:
+def _refuse_unused_fields(parsed: _ParsedJob) -> None:
     """Refuse fields that would change nothing: those not enforced yet, and those that the store sets."""
+    job, payload = parsed.job, parsed.payload
     given = job.model_fields_set
-    unused = {
-        path: "not enforced yet; leave it out"
-        for path in NOT_ENFORCED
-        if path.partition(".")[0] in given and _value_at(job, path) is not None
-    }
+    unused: dict[str, str] = {}
+    if not given.isdisjoint(_UNENFORCED_PARTS):
+        set_paths = (path for path in NOT_ENFORCED if _value_at(job, path) is not None)
+        unused |= dict.fromkeys(set_paths, "not enforced yet; leave it out")
     for name in sorted(STATE_FIELDS & given):
         if getattr(job, name) != Job.model_fields[name].default:
             unused[name] = "set by the store; leave it out"
-    payload = job.parsed_payload
     if isinstance(payload, Inference) and payload.prompt is not None and payload.prompt.options.stream:
         unused["payload.prompt.options.stream"] = "the answer of a job is stored whole; leave it out"
     if unused:
@@ -141,18 +153,18 @@ def _check_backend_names(job: Job, installed: InstalledBackends) -> None:
                 raise InvalidJob.of(f"constraints.{field}", name, known_names(name, known))
 
 
-def _pin_files(job: Job) -> Job:
-    payload = job.parsed_payload
+def _pin_files(parsed: _ParsedJob) -> _ParsedJob:
+    job, payload = parsed.job, parsed.payload
     if isinstance(payload, TrainingStep):
         from nsai_work.training.data import pin_data
 
         return _with_payload(job, data=pin_data(payload.data).model_dump(mode="json"))
     if isinstance(payload, Inference) and payload.input is not None:
         return _pin_batch(job, payload.input)
-    return job
+    return parsed
 
 
-def _pin_batch(job: Job, source: DataSource) -> Job:
+def _pin_batch(job: Job, source: DataSource) -> _ParsedJob:
     from nsai_work.inference import pin_prompts
 
     # a worker runs in another directory
@@ -160,49 +172,50 @@ def _pin_batch(job: Job, source: DataSource) -> Job:
     return _with_payload(job, input=pin_prompts(source, require_model=True).model_dump(mode="json"), output=output)
 
 
-def _with_payload(job: Job, **changes: JsonValue) -> Job:
-    return job.model_copy(update={"payload": {**job.payload, **changes}})
+def _with_payload(job: Job, **changes: JsonValue) -> _ParsedJob:
+    return _ParsedJob.of(job.model_copy(update={"payload": {**job.payload, **changes}}))
 
 
 async def _check_at_backends(
-    jobs: Sequence[Job], installed: InstalledBackends, timeout_s: float, runs_here: bool
+    jobs: Sequence[_ParsedJob], installed: InstalledBackends, timeout_s: float, runs_here: bool
 ) -> dict[str, str]:
     """Check jobs at each of their candidate backends. Returns the reasons of unverified jobs, by job id."""
-    by_backend: dict[str, list[Job]] = {}
-    for job in jobs:
-        for name in candidate_backends(job):
-            by_backend.setdefault(name, []).append(job)
+    by_backend: dict[str, list[_ParsedJob]] = {}
+    for parsed in jobs:
+        for name in candidate_backends(parsed.job):
+            by_backend.setdefault(name, []).append(parsed)
     unverified: dict[str, str] = {}
     for name, group in by_backend.items():
-        for job in group:
-            _check_offer(installed.backend_class(name), name, job)
+        kind = installed.backend_class(name)
+        for parsed in group:
+            _check_offer(kind, name, parsed.payload)
         try:
             backend = installed.load(name)
         except CredentialMissing as error:
             _raise_if_permanent(error, runs_here)
-            unverified.update((job.id, _reason(error)) for job in group)
+            unverified.update((parsed.job.id, _reason(error)) for parsed in group)
         else:
             unverified.update(await _check_at_backend(backend, group, timeout_s, runs_here))
     return unverified
 
 
 async def _check_at_backend(
-    backend: Backend, jobs: Sequence[Job], timeout_s: float, runs_here: bool
+    backend: Backend, jobs: Sequence[_ParsedJob], timeout_s: float, runs_here: bool
 ) -> dict[str, str]:
     groups = _group_equal_checks(jobs)
     try:
         async with asyncio.timeout(timeout_s), backend:
-            errors = await _run_checks(backend, [group[0] for group in groups])
+            errors = await _run_checks(backend, [group[0].payload for group in groups])
     except TimeoutError:
-        return {job.id: f"{backend.name} did not answer in {timeout_s:g} s" for job in jobs}
+        return {parsed.job.id: f"{backend.name} did not answer in {timeout_s:g} s" for parsed in jobs}
     except BackendError as error:
         _raise_if_permanent(error, runs_here)
-        return {job.id: _reason(error) for job in jobs}
+        return {parsed.job.id: _reason(error) for parsed in jobs}
     unverified: dict[str, str] = {}
     for group, failure in zip(groups, errors, strict=True):
         _raise_if_permanent(failure, runs_here)
         if failure is not None:
-            unverified |= {job.id: _reason(failure) for job in group}
+            unverified |= {parsed.job.id: _reason(failure) for parsed in group}
     return unverified
 
 
@@ -218,45 +231,43 @@ def _raise_if_permanent(error: CrucibleError | None, runs_here: bool) -> None:
         raise error
 
 
-def _group_equal_checks(jobs: Sequence[Job]) -> list[list[Job]]:
+def _group_equal_checks(jobs: Sequence[_ParsedJob]) -> list[list[_ParsedJob]]:
     """Group jobs whose checks are equal, so that each check is sent once."""
     if len(jobs) == 1:
         return [list(jobs)]
-    groups: dict[str, list[Job]] = {}
-    for job in jobs:
-        groups.setdefault(_check_key(job), []).append(job)
+    groups: dict[str, list[_ParsedJob]] = {}
+    for parsed in jobs:
+        groups.setdefault(_check_key(parsed.payload), []).append(parsed)
     return list(groups.values())
 
 
-def _check_key(job: Job) -> str:
-    payload = job.parsed_payload
+def _check_key(payload: Payload) -> str:
     checked = payload.run_spec() if isinstance(payload, TrainingStep) else payload
     forward = isinstance(payload, TrainingStep) and payload.objective is not None
     return f"{type(payload).__name__} {forward} {checked.model_dump_json()}"
 
 
-async def _run_checks(backend: Backend, jobs: Sequence[Job]) -> list[CrucibleError | None]:
-    if len(jobs) == 1:
-        return [await _error_of_check(backend, jobs[0])]
+async def _run_checks(backend: Backend, payloads: Sequence[Payload]) -> list[CrucibleError | None]:
+    if len(payloads) == 1:
+        return [await _error_of_check(backend, payloads[0])]
     slots = asyncio.Semaphore(MAX_CONCURRENT_CHECKS)
 
-    async def run_in_slot(job: Job) -> CrucibleError | None:
+    async def run_in_slot(payload: Payload) -> CrucibleError | None:
         async with slots:
-            return await _error_of_check(backend, job)
+            return await _error_of_check(backend, payload)
 
-    return list(await asyncio.gather(*map(run_in_slot, jobs)))
+    return list(await asyncio.gather(*map(run_in_slot, payloads)))
 
 
-async def _error_of_check(backend: Backend, job: Job) -> CrucibleError | None:
+async def _error_of_check(backend: Backend, payload: Payload) -> CrucibleError | None:
     try:
-        await _check(backend, job)
+        await _check(backend, payload)
     except (CallerError, BackendError) as error:
         return error
     return None
 
 
-async def _check(backend: Backend, job: Job) -> None:
-    payload = job.parsed_payload
+async def _check(backend: Backend, payload: Payload) -> None:
     if isinstance(payload, TrainingStep):
         await _training_backend(backend).check_spec(payload.run_spec())
         if payload.objective is not None and not (await backend.capabilities()).supports_forward:
@@ -273,10 +284,9 @@ async def _check(backend: Backend, job: Job) -> None:
         await commands.check_command(command)
 
 
-def _check_offer(kind: type[Backend], backend: str, job: Job) -> None:
+def _check_offer(kind: type[Backend], backend: str, payload: Payload) -> None:
     """Check what the backend's class says of itself, before one is created, so that a missing credential and an
     unreachable or slow service cannot leave it unverified: the kind of job, the loss and the metric."""
-    payload = job.parsed_payload
     if isinstance(payload, CommandPayload) and not issubclass(kind, CommandBackend):
         raise _no_commands(backend)
     if not isinstance(payload, TrainingStep):

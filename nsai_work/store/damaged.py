@@ -21,6 +21,7 @@ _STAND_INS: Final[dict[str, dict[str, Any]]] = {
     "kind": _NO_PAYLOAD,
     "payload": _NO_PAYLOAD,
 }
+_BY_RANK: Final = {priority.rank: priority for priority in Priority}
 
 
 class DamagedJob(Job):
@@ -92,4 +93,4 @@ def status_of(stored: str) -> JobStatus:
 
 def priority_of(rank: int) -> Priority:
     """Return the priority with this rank; the lowest for an unknown one."""
-    return {priority.rank: priority for priority in Priority}.get(rank, Priority.OFFLINE)
+    return _BY_RANK.get(rank, Priority.OFFLINE)

@@ -16,7 +16,7 @@ from nsai_work.control import StopReason
 from nsai_work.errors import LeaseLost
 from nsai_work.journal import Journal
 from nsai_work.logs import get_logger
-from nsai_work.payloads import TrainingStep
+from nsai_work.payloads import JobKind
 from nsai_work.store.records import Claim, Outcome, OutcomeKind
 from nsai_work.telemetry import JobEvent
 from nsai_work.worker.attempt import Attempt
@@ -92,7 +92,7 @@ class Executor:
 
     def _grace(self, attempt: Attempt) -> dict[StopReason, float]:
         """Return the time that the job has to stop by itself. Only training has step borders."""
-        if not isinstance(attempt.claim.job.parsed_payload, TrainingStep):
+        if attempt.claim.job.kind != JobKind.TRAINING_STEP:
             return {StopReason.SHUTDOWN: self.shutdown_grace_s}
         return {
             StopReason.CANCEL: BORDER_GRACE_S,

@@ -77,7 +77,9 @@ class Maintainer:
     async def _reclaim_expired(self) -> bool:
         observed = await self._store.running_leases()
         expired = set(self._lease_watch.expired(observed, self._clock.monotonic()))
-        expired.update(lease for lease in observed if known_dead(lease.worker_id))
+        # asked once for each worker, which may have hundreds of leases
+        dead = {worker_id for worker_id in {lease.worker_id for lease in observed} if known_dead(worker_id)}
+        expired.update(lease for lease in observed if lease.worker_id in dead)
         if not expired:
             return False
         for job_id, status in (await self._store.reclaim(list(expired))).items():
