@@ -20,6 +20,7 @@ CrucibleError
     ├── HandOver              the worker is shutting down; the job is requeued
     ├── ResumeUnproven        a resume does not meet the recovery policy
     ├── UnreadableJob         a stored job that this version cannot read
+    ├── UnreadableJournal     a row of a job's journal that this version cannot read
     └── WorkerFailed          the worker process ended by itself
 """
 
@@ -165,6 +166,13 @@ class UnreadableJob(WorkError):
     """A stored job cannot be read: it was written by another version, or the database was changed by hand."""
 
     code = "unreadable_job"
+
+
+class UnreadableJournal(WorkError):
+    """A row of a training job's journal cannot be read: it was written by another version, or changed by hand. The
+    message names the table, the row and the field. Other jobs are not affected."""
+
+    code = "unreadable_journal"
 
 
 class WorkerFailed(WorkError):

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
+from typing import Final
 
 from nsai_work.errors import DataChanged, FileUnusable, InvalidJob
 from nsai_work.payloads import DataSource
@@ -27,6 +28,46 @@ def unusable_file(field: str, path: Path, state: str, allowed: str) -> FileUnusa
     return FileUnusable(
         f"{field}: {path}: {state}; {allowed}", details={"field": field, "path": str(path), "line": None}
     )
+
+
+MAX_SHOWN: Final = 20
+"""The number of bad rows that an error lists."""
+
+
+class BadRows:
+    """The bad rows of a file, reported together: all are counted, and the first ``MAX_SHOWN`` are named."""
+
+    def __init__(self, field: str, path: Path) -> None:
+        self._field = field
+        self._path = path
+        self._first: list[InvalidJob] = []
+        self._count = 0
+
+    def add(self, error: InvalidJob) -> None:
+        """Add the error of a row."""
+        self._count += 1
+        if self._count <= MAX_SHOWN:
+            self._first.append(error)
+
+    def check(self, rows: int) -> None:
+        """Raise InvalidJob for the bad ones of ``rows`` rows, if there are any."""
+        if self._count == 1:
+            raise self._first[0]
+        if self._count:
+            raise self._all_bad(rows)
+
+    def _all_bad(self, rows: int) -> InvalidJob:
+        shown = [error.message.replace(f"{self._field}: {self._path}, ", "") for error in self._first]
+        more = [f"... and {self._count - MAX_SHOWN} more"] if self._count > MAX_SHOWN else []
+        return InvalidJob(
+            "\n".join([f"{self._field}: {self._path}: {self._count} of {rows} rows are bad:", *shown, *more]),
+            details={
+                "field": self._field,
+                "path": str(self._path),
+                "count": self._count,
+                "lines": [error.details["line"] for error in self._first],
+            },
+        )
 
 
 @contextmanager

@@ -28,6 +28,8 @@ ADVICE = {
     "plugin_error": "nsai-work backends shows which plug-ins fail to load, and why",
     "store_full": "free disk space and try again; nothing was partially written",
     "store_unavailable": "check NSAI_WORK_DATABASE_URL and that the database is running (nsai-work doctor)",
+    "unreadable_journal": "restore the database from a backup, or correct the row and run nsai-work retry ID, or"
+    " submit the job again to train from the first step",
     "unknown_backend": "nsai-work backends lists the installed backends",
 }
 """What the user can do about an error, by its code."""

@@ -16,12 +16,11 @@ from pydantic import JsonValue, ValidationError
 from crucible import Prompt
 from crucible.json_types import json_problem
 from nsai_work.errors import InvalidJob
-from nsai_work.input_files import check_digest, invalid_file, open_input
+from nsai_work.input_files import BadRows, check_digest, invalid_file, open_input
 from nsai_work.payloads import DataSource
 from nsai_work.user_paths import expanded
 
 FIELD: Final = "payload.input.path"
-MAX_LISTED_LINES: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,30 +37,28 @@ def pin_prompts(source: DataSource, *, base: Path | None = None, require_model: 
     """Validate a prompt file and pin it: absolute path (relative to ``base``), content digest.
 
     Raises:
-        InvalidJob: the file is missing or empty, or a line is not a prompt; the error names the line and the field.
-            With ``require_model``, a prompt without a model is refused too: a service's first model may cost more.
+        InvalidJob: the file is missing or empty, or lines are not prompts; the error names all of them, with their
+            fields. With ``require_model``, a prompt without a model is refused too: a service's first model may
+            cost more.
         DataChanged: the content does not match the source's digest.
     """
     path = ((base or Path.cwd()) / expanded(source.path)).absolute()
     if source.format == "text":
         raise InvalidJob("payload.input.format: 'text' is not allowed; prompt files are jsonl")
-    prompts, without_model = 0, []
-    for row in read_prompts(path):
-        prompts += 1
-        if row.prompt.options.model is None:
-            without_model.append(row.line)
-    if prompts == 0:
+    bad, rows = BadRows(FIELD, path), 0
+    for line, raw in _lines(path):
+        rows += 1
+        try:
+            row = _row(path, line, raw)
+            if require_model and row.prompt.options.model is None:
+                raise _refuse(path, "has no model", "set options.model", line)
+        except InvalidJob as error:
+            bad.add(error)
+    bad.check(rows)
+    if rows == 0:
         raise _refuse(path, "holds no prompt", "at least one is required")
-    if require_model and without_model:
-        raise _refuse(path, f"{_lines(without_model)} without a model", "set options.model in each line")
     digest = check_unchanged(source.model_copy(update={"path": str(path)}))
     return source.model_copy(update={"path": str(path), "sha256": digest, "format": "jsonl"})
-
-
-def _lines(numbers: list[int]) -> str:
-    listed = ", ".join(map(str, numbers[:MAX_LISTED_LINES]))
-    more = f" and {len(numbers) - MAX_LISTED_LINES} more" if len(numbers) > MAX_LISTED_LINES else ""
-    return f"has line{'s' if len(numbers) > 1 else ''} {listed}{more}"
 
 
 def check_unchanged(source: DataSource) -> str:
@@ -81,13 +78,19 @@ def read_prompts(path: Path) -> Iterator[PromptRow]:
     """Yield the prompts of a file, in order. Empty lines are skipped.
 
     Raises:
-        InvalidJob: as ``pin_prompts``.
+        InvalidJob: the file is missing, or a line is not a prompt.
     """
+    for line, raw in _lines(path):
+        yield _row(path, line, raw)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines that are not empty, with their numbers."""
     with open_input(FIELD, path) as file:
         for line, raw in enumerate(file, start=1):
             text = raw.removeprefix(b"\xef\xbb\xbf") if line == 1 else raw
             if text.strip():
-                yield _row(path, line, text.strip())
+                yield line, text.strip()
 
 
 def _row(path: Path, line: int, raw: bytes) -> PromptRow:

@@ -7,7 +7,7 @@ A line with other fields is refused, since they would change nothing. A text fil
 import hashlib
 import json
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -15,14 +15,11 @@ from weakref import WeakValueDictionary
 
 from crucible.suggestions import known_names
 from nsai_work.errors import InvalidJob
-from nsai_work.input_files import check_digest, invalid_file, open_input
+from nsai_work.input_files import BadRows, check_digest, invalid_file, open_input
 from nsai_work.payloads import DataSource
 from nsai_work.user_paths import expanded
 
 FIELD: Final = "payload.data.path"
-MAX_SHOWN: Final = 20
-"""The number of bad rows that an error lists."""
-
 ROW_FIELDS: Final = ("messages", "text")
 LATER: Final = ("tools", "parallel_tool_calls", "prompt", "completion", "chosen", "rejected", "weight")
 """Fields of a row that are known in the field, and not supported yet."""
@@ -141,8 +138,7 @@ def _paragraphs(path: Path, lines: Iterator[tuple[int, bytes]]) -> Iterator[Exam
 
 def _conversations(path: Path, lines: Iterator[tuple[int, bytes]]) -> Iterator[Example]:
     """All examples. Raises InvalidJob for all bad lines together, after the last one."""
-    first: list[InvalidJob] = []
-    bad = rows = 0
+    bad, rows = BadRows(FIELD, path), 0
     for number, raw in lines:
         if not raw.strip():
             continue
@@ -150,25 +146,8 @@ def _conversations(path: Path, lines: Iterator[tuple[int, bytes]]) -> Iterator[E
         try:
             yield Example(_content(path, number, _decode(path, number, raw)), number)
         except InvalidJob as error:
-            bad += 1
-            if bad <= MAX_SHOWN:
-                first.append(error)
-    if first:
-        raise first[0] if bad == 1 else _all_bad(path, first, bad, rows)
-
-
-def _all_bad(path: Path, first: Sequence[InvalidJob], bad: int, rows: int) -> InvalidJob:
-    shown = [error.message.removeprefix(f"{FIELD}: {path}, ") for error in first]
-    more = [f"... and {bad - len(first)} more"] if bad > len(first) else []
-    return InvalidJob(
-        "\n".join([f"{FIELD}: {path}: {bad} of {rows} rows are bad:", *shown, *more]),
-        details={
-            "field": FIELD,
-            "path": str(path),
-            "count": bad,
-            "lines": [error.details["line"] for error in first],
-        },
-    )
+            bad.add(error)
+    bad.check(rows)
 
 
 def _decode(path: Path, line: int, raw: bytes) -> str:

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from pydantic import JsonValue
 
 from crucible.backend import Backend, CommandBackend, TrainingBackend
-from crucible.errors import Unsupported
+from crucible.errors import MalformedAnswer, Unsupported
+from crucible.json_types import json_problem
+from crucible.values import joined
 from nsai_work.clock import Clock
 from nsai_work.journal import Journal
 from nsai_work.payloads import CommandPayload, Composite, Inference, TrainingStep
@@ -23,7 +25,19 @@ class JobContext:
 
 
 async def run_job(attempt: Attempt, context: JobContext) -> dict[str, JsonValue]:
-    """Run a claimed job and return its result. Errors of the backend and of the handler are raised unchanged."""
+    """Run a claimed job and return its result. Errors of the backend and of the handler are raised unchanged.
+
+    Raises:
+        MalformedAnswer: a value of the result has no JSON form, such as NaN. The error names it.
+    """
+    result = await _run(attempt, context)
+    if found := json_problem(result):
+        path, problem = found
+        raise MalformedAnswer(f"{joined('result', path)}: {problem}", backend=attempt.claim.backend)
+    return result
+
+
+async def _run(attempt: Attempt, context: JobContext) -> dict[str, JsonValue]:
     payload = attempt.claim.job.parsed_payload
     if isinstance(payload, Composite):
         return {}

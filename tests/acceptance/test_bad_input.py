@@ -86,7 +86,11 @@ def test_a_batch_without_a_model_is_refused(cli: Cli, tmp_path: Path, job_file: 
 
     batch = {"kind": "inference", "backend": "fake", "payload": payload}
 
-    assert_refused(cli, job_file(batch), ["payload.input.path", "lines 2, 3 without a model", "options.model"])
+    assert_refused(
+        cli,
+        job_file(batch),
+        ["payload.input.path", "line 2: has no model", "line 3: has no model", "options.model"],
+    )
 
 
 @pytest.mark.parametrize(("content", "words"), DATA.values(), ids=DATA.keys())

@@ -10,6 +10,7 @@ from nsai_work.journal import CheckpointRecord, CheckpointStatus
 from nsai_work.store.engine.bulk_write import insert_new
 from nsai_work.store.engine.database import Tx
 from nsai_work.store.journal.fences import fence
+from nsai_work.store.journal.rows import read_row
 from nsai_work.store.journal.steps import close_fenced_intent, intend
 from nsai_work.store.lifecycle.events import append_events
 from nsai_work.store.records import Claim
@@ -26,7 +27,7 @@ def job_checkpoints(tx: Tx, seq: int) -> list[CheckpointRecord]:
 def _checkpoint_of(row: Row[Any]) -> CheckpointRecord:
     values = dict(row._mapping)
     del values["job_seq"]
-    return CheckpointRecord.model_validate(values)
+    return read_row(checkpoints, row, CheckpointRecord, values)
 
 
 def plan_checkpoint(tx: Tx, claim: Claim, checkpoint: CheckpointRecord, intent: Intent) -> None:

@@ -1,14 +1,16 @@
 """Remote runs in the journal, and the snapshot of a whole journal."""
 
-from pydantic import JsonValue
-from sqlalchemy import select, update
+from typing import Any
 
-from crucible.training import RunRef
+from pydantic import JsonValue
+from sqlalchemy import Row, select, update
+
 from nsai_work.journal import JournalSnapshot, RemoteRun, ResumeMode
 from nsai_work.store.engine.bulk_write import insert_new
 from nsai_work.store.engine.database import Tx
 from nsai_work.store.journal.checkpoints import job_checkpoints
 from nsai_work.store.journal.fences import fence
+from nsai_work.store.journal.rows import read_row
 from nsai_work.store.journal.steps import (
     job_steps,
     last_closed_intent,
@@ -40,20 +42,13 @@ def snapshot(tx: Tx, claim: Claim) -> JournalSnapshot:
 def job_runs(tx: Tx, seq: int) -> list[RemoteRun]:
     """The remote runs of a job, in order of their generations."""
     rows = tx.connection.execute(select(runs).where(runs.c.job_seq == seq).order_by(runs.c.generation))
-    return [
-        RemoteRun(
-            generation=row.generation,
-            ref=RunRef.model_validate(row.ref),
-            from_step=row.from_step,
-            first_seq_id=row.first_seq_id,
-            resume=ResumeMode(row.resume),
-            restored_from=row.restored_from,
-            end_reason=row.end_reason,
-            lost_steps=row.lost_steps or 0,
-            restart_reason=row.restart_reason,
-        )
-        for row in rows
-    ]
+    return [_run_of(row) for row in rows]
+
+
+def _run_of(row: Row[Any]) -> RemoteRun:
+    values = dict(row._mapping) | {"lost_steps": row.lost_steps or 0}
+    del values["job_seq"], values["started_at"]
+    return read_row(runs, row, RemoteRun, values)
 
 
 def begin_run(tx: Tx, claim: Claim, run: RemoteRun) -> None:

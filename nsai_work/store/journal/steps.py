@@ -17,6 +17,7 @@ from nsai_work.journal import StepRecord
 from nsai_work.store.engine.bulk_write import BulkWrite, insert_new
 from nsai_work.store.engine.database import Tx
 from nsai_work.store.journal.fences import fence, fence_all, fence_errors
+from nsai_work.store.journal.rows import read_row, unreadable
 from nsai_work.store.lifecycle.events import plan_events
 from nsai_work.store.records import Claim
 from nsai_work.store.schema import intents, jobs, steps
@@ -88,9 +89,9 @@ def close_intent(tx: Tx, claim: Claim, generation: int, last_seq_id: int) -> Non
 def last_closed_intent(tx: Tx, seq: int, generation: int) -> Intent | None:
     """The newest intent of a run whose result is recorded; None before the first."""
     condition = (intents.c.job_seq == seq) & (intents.c.generation == generation) & intents.c.closed.is_(True)
-    newest = select(intents.c.intent).where(condition).order_by(intents.c.last_seq_id.desc()).limit(1)
-    value = tx.connection.execute(newest).scalar()
-    return None if value is None else Intent.model_validate(value)
+    newest = select(intents).where(condition).order_by(intents.c.last_seq_id.desc()).limit(1)
+    row = tx.connection.execute(newest).first()
+    return None if row is None else read_row(intents, row, Intent, row.intent)
 
 
 def open_intents(tx: Tx, seq: int, generation: int, closed: Intent | None) -> list[Intent]:
@@ -98,17 +99,19 @@ def open_intents(tx: Tx, seq: int, generation: int, closed: Intent | None) -> li
     condition = (intents.c.job_seq == seq) & (intents.c.generation == generation) & intents.c.closed.is_(False)
     if closed is not None:
         condition &= intents.c.last_seq_id > closed.last_seq_id
-    rows = tx.connection.execute(select(intents.c.intent).where(condition).order_by(intents.c.last_seq_id))
-    return [Intent.model_validate(value) for value in rows.scalars()]
+    rows = tx.connection.execute(select(intents).where(condition).order_by(intents.c.last_seq_id))
+    return [read_row(intents, row, Intent, row.intent) for row in rows]
 
 
 def last_seq_id(tx: Tx, seq: int, generation: int) -> int | None:
     """The highest journaled seq_id of a run; None before its first intent."""
     condition = (intents.c.job_seq == seq) & (intents.c.generation == generation)
-    newest: int | None = tx.connection.execute(
-        select(func.max(intents.c.last_seq_id)).where(condition)
-    ).scalar_one()
-    return newest
+    newest: object = tx.connection.execute(select(func.max(intents.c.last_seq_id)).where(condition)).scalar_one()
+    if newest is None or isinstance(newest, int):
+        return newest
+    # SQLite takes any value, and text is greater than a number
+    row = {"job_seq": seq, "generation": generation, "last_seq_id": newest}
+    raise unreadable(intents, row, "last_seq_id: an integer is required")
 
 
 def complete_steps(tx: Tx, done: Sequence[StepDone]) -> list[CrucibleError | None]:
@@ -186,13 +189,6 @@ def superseded_steps(tx: Tx, seq: int) -> dict[int, StepRecord]:
 
 
 def _step_of(row: Row[Any]) -> StepRecord:
-    return StepRecord(
-        step=row.step,
-        epoch=row.epoch,
-        loss=row.loss,
-        tokens=row.tokens,
-        learning_rate=row.learning_rate,
-        generation=row.generation,
-        metrics=row.metrics,
-        recorded_at=row.recorded_at,
-    )
+    values = dict(row._mapping)
+    del values["job_seq"], values["superseded_by"]
+    return read_row(steps, row, StepRecord, values)

@@ -73,7 +73,7 @@ def _is_none_of(tx: Tx, column: Column[str], paths: Collection[str]) -> ColumnEl
 def _old_checkpoints(before: datetime) -> Select[Any]:
     run = and_(runs.c.job_seq == checkpoints.c.job_seq, runs.c.generation == checkpoints.c.generation)
     return (
-        select(checkpoints, jobs.c.id.label("job_id"), runs.c.ref)
+        select(checkpoints, jobs.c.id.label("job_id"), jobs.c.backend.label("job_backend"), runs.c.ref)
         .join(jobs, jobs.c.seq == checkpoints.c.job_seq)
         .join(runs, run)
         .where(is_old(before), ~is_needed(), checkpoints.c.status.in_(STORED_STATUSES), ~checkpoints.c.promoted)
@@ -90,5 +90,8 @@ def _mark(tx: Tx, rows: Sequence[Row[Any]], status: CheckpointStatus) -> None:
 
 
 def _checkpoint_of(row: Row[Any]) -> OldCheckpoint:
+    # a damaged reference, which names no backend, must not stop the deletion of the others
+    named = row.ref.get("backend") if isinstance(row.ref, dict) else None
+    backend = named if isinstance(named, str) else row.job_backend
     paths = tuple(path for path in (row.path, row.sampler_path) if path is not None)
-    return OldCheckpoint(row.job_id, row.job_seq, row.name, row.ref["backend"], paths)
+    return OldCheckpoint(row.job_id, row.job_seq, row.name, backend, paths)

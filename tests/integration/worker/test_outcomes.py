@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from crucible.errors import AuthenticationFailed, BackendUnavailable, Canceled, InvalidRequest
+from crucible.errors import AuthenticationFailed, BackendUnavailable, Canceled, InvalidRequest, MalformedAnswer
 from nsai_work import Job, JobHandle, Settings, submit, submit_many
 from nsai_work.client.connections import close_connections, job_store
 from nsai_work.dispatch.wakeup import WakeUp
@@ -303,3 +303,24 @@ def test_a_retry_is_claimed_when_it_is_due(tmp_path: Path) -> None:
     finally:
         runtime.stop()
         close_connections()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 2**64, "\ud800", {1: 2}, b"x", {1}], ids=repr)
+def test_a_result_that_is_not_json_is_an_error_of_its_job(
+    runtime: RuntimeThread, settings: Settings, monkeypatch: pytest.MonkeyPatch, value: object
+) -> None:
+    """Of any kind of job; the message names the value, and other jobs are not affected."""
+
+    async def broken(*_: object, **__: object) -> dict[str, Any]:
+        return {"losses": [0.5, value]}
+
+    monkeypatch.setattr("nsai_work.worker.handlers._run_command", broken)
+    handle, other = (
+        submit(command("noop"), settings),
+        submit(Job.parse({"kind": "composite", "payload": {}}), settings),
+    )
+
+    with pytest.raises(MalformedAnswer, match=r"^result\.losses\[1\]: "):
+        handle.result(timeout=20)
+    assert handle.job().result is None
+    assert other.result(timeout=20) == {}

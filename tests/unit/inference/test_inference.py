@@ -197,3 +197,25 @@ def test_metadata_of_a_prompt_comes_back_with_its_answer(tmp_path: Path) -> None
     output = tmp_path / "answers.jsonl"
     run(Inference(input=pin_prompts(DataSource(path=str(tmp_path / "prompts.jsonl"))), output=str(output)), Echo())
     assert rows(output)[0]["completion"]["metadata"] == {"shelf": 4}
+
+
+def test_all_bad_prompts_are_reported_at_once(tmp_path: Path) -> None:
+    """With their lines; the first twenty, and how many there are."""
+    path = tmp_path / "prompts.jsonl"
+    good, bad = '{"prompt": "a", "options": {"model": "m"}}\n', '{"prompt": "a", "options": {"temperature": -1}}\n'
+    path.write_text(
+        "\n" + "".join(bad if row in (4, 9, 30) else good for row in range(1, 41)) + '{"prompt": "a"}\n'
+    )
+
+    with pytest.raises(
+        InvalidJob, match=r"prompts\.jsonl: 4 of 41 rows are bad:\nline 5\S*temperature: "
+    ) as caught:
+        pin_prompts(DataSource(path=str(path)), require_model=True)
+    assert caught.value.details["lines"] == [5, 10, 31, 42]
+    assert "\nline 42: has no model; set options.model" in caught.value.message
+
+    path.write_text(bad * 50)
+    with pytest.raises(InvalidJob, match=r"\n\.\.\. and 30 more") as caught:
+        pin_prompts(DataSource(path=str(path)))
+    assert caught.value.details["lines"] == list(range(1, 21))
+    assert caught.value.details["count"] == 50
