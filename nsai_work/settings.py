@@ -127,14 +127,23 @@ def sqlite_file(database_url: str) -> Path | None:
     return Path(rest.partition("?")[0]) if scheme.startswith("sqlite") else None
 
 
-OTHER_VARIABLES: Final = ("NSAI_WORK_DEBUG",)
-"""Variables of the prefix that are no settings."""
+OTHER_VARIABLES: Final = (
+    "NSAI_WORK_DEBUG",
+    "NSAI_WORK_PEFT_MODELS",
+    "NSAI_WORK_PYTHON_ALLOW",
+    "NSAI_WORK_PYTHON_ENV",
+    "NSAI_WORK_PYTHON_FILES",
+)
+"""Variables of the prefix that are no settings: of the command line, and of the backends in this package."""
+
+SHIPPED_BACKENDS: Final = ("fake", "litellm", "openai", "peft", "python", "tinkex")
+"""The backends in this package, all of whose variables are known."""
 
 
 def unknown_variables() -> dict[str, str]:
     """Return the variables of our prefix that nothing reads, each with the nearest known name and the list.
 
-    ``NSAI_WORK_<BACKEND>_...`` belongs to the installed backend of that name.
+    ``NSAI_WORK_<BACKEND>_...`` belongs to the installed backend of that name, if it is another package's.
     """
     known = [*(f"{PREFIX}{name.upper()}" for name in Settings.model_fields), *OTHER_VARIABLES]
     unknown = [name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in known]
@@ -142,7 +151,8 @@ def unknown_variables() -> dict[str, str]:
         return {}
     from crucible.registry import installed_backends
 
-    own = tuple(f"{PREFIX}{name.upper().replace('-', '_')}_" for name in installed_backends().names())
+    foreign = sorted(set(installed_backends().names()) - {*SHIPPED_BACKENDS})
+    own = tuple(f"{PREFIX}{name.upper().replace('-', '_')}_" for name in foreign)
     return {name: known_names(name, known) for name in sorted(unknown) if not name.upper().startswith(own)}
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from pydantic import JsonValue
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
 
 from crucible import Completion, FinishReason
 from crucible.errors import Failure
@@ -66,6 +66,32 @@ class Tally:
 def finish_reasons(completion: Mapping[str, Any]) -> list[str]:
     """The finish reason of each answer of a completion, given as JSON; ``none`` where the service reports none."""
     return [choice.get("finish_reason") or "none" for choice in completion.get("choices") or ()]
+
+
+class _Stored(BaseModel):
+    """Fields of a row that are read again. Strict: another program may have written the file."""
+
+    model_config = ConfigDict(strict=True)
+
+
+class _StoredUsage(_Stored):
+    prompt_tokens: NonNegativeInt | None = None
+    completion_tokens: NonNegativeInt | None = None
+
+
+class _StoredChoice(_Stored):
+    finish_reason: str | None = None
+
+
+class _StoredCompletion(_Stored):
+    choices: list[_StoredChoice] | None = None
+    usage: _StoredUsage | None = None
+
+
+class _StoredAnswer(_Stored):
+    line: PositiveInt
+    prompt_sha256: str
+    completion: _StoredCompletion | None = None
 
 
 class AnswerFile:
@@ -220,9 +246,8 @@ def _extents(source: BinaryIO) -> dict[int, tuple[int, int]]:
 
 def _parse(path: Path, number: int, raw: bytes) -> dict[str, Any]:
     try:
-        row: JsonValue = json.loads(raw)
-    except ValueError:
-        row = None
-    if not isinstance(row, dict) or not isinstance(row.get("line"), int) or "prompt_sha256" not in row:
-        raise invalid_file(FIELD, path, "is not an answer", "name a new file, or an answer file", number)
+        row: dict[str, Any] = json.loads(raw)
+        _StoredAnswer.model_validate(row)
+    except (ValueError, RecursionError):
+        raise invalid_file(FIELD, path, "is not an answer", "name a new file, or an answer file", number) from None
     return row

@@ -1,5 +1,7 @@
 """Settings: the one reader of the environment."""
 
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -7,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crucible.errors import InvalidRequest
-from nsai_work.settings import Settings, redacted, unknown_variables
+from nsai_work.settings import OTHER_VARIABLES, SHIPPED_BACKENDS, Settings, redacted, unknown_variables
 from tests.strategies import CONTROL_CHARACTERS
 
 
@@ -151,10 +153,60 @@ def test_credentials_are_taken_as_they_are_or_refused(names: dict[str, str]) -> 
 
 def test_a_variable_that_nothing_reads_is_named_with_the_nearest_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of settings, in any case, of the command line and of backends are known."""
-    for name in ("nsai_work_log_level", "NSAI_WORK_DEBUG", "NSAI_WORK_PEFT_MODELS", "OTHER"):
+    for name in ("nsai_work_log_level", *OTHER_VARIABLES, "OTHER"):
         monkeypatch.setenv(name, "info")
     assert unknown_variables() == {}
 
     monkeypatch.setenv("NSAI_WORK_CONCURENCY", "3")
     assert list(unknown_variables()) == ["NSAI_WORK_CONCURENCY"]
     assert unknown_variables()["NSAI_WORK_CONCURENCY"].startswith("did you mean NSAI_WORK_CONCURRENCY? known are ")
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("NSAI_WORK_PYTHON_ALOW", "NSAI_WORK_PYTHON_ALLOW"),
+        ("NSAI_WORK_PEFT_MODEL", "NSAI_WORK_PEFT_MODELS"),
+        ("NSAI_WORK_DATABASE", "NSAI_WORK_DATABASE_URL"),
+    ],
+)
+def test_a_misspelled_variable_of_a_backend_of_ours_is_named(
+    name: str, meant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name that only begins as a backend's is none of its variables."""
+    monkeypatch.setenv(name, "x")
+    assert unknown_variables()[name].startswith(f"did you mean {meant}? ")
+
+
+def test_a_variable_of_a_foreign_backend_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody else knows the names."""
+    names = ("proverbs-plus", "python")
+    monkeypatch.setattr("crucible.registry._names", lambda _: names)
+    monkeypatch.setenv("NSAI_WORK_PROVERBS_PLUS_FILE", "x")
+    assert unknown_variables() == {}
+
+
+SOURCES = [
+    path
+    for package in ("nsai_work", "crucible", "backends")
+    for path in sorted((Path(__file__).parents[2] / package).rglob("*.py"))
+]
+
+
+def test_every_variable_that_a_source_file_names_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a new one is not called unknown, and an old one that nothing reads any more is."""
+    texts = {path: path.read_text() for path in SOURCES}
+    named = {name for text in texts.values() for name in re.findall(r"NSAI_WORK_[A-Z0-9_]*[A-Z0-9]", text)}
+    assert {"NSAI_WORK_HOME", "NSAI_WORK_PYTHON_ALLOW", "NSAI_WORK_PEFT_MODELS"} <= named
+    for name in named:
+        monkeypatch.setenv(name, "1")
+    assert unknown_variables() == {}
+
+    elsewhere = "".join(text for path, text in texts.items() if path.parts[-2:] != ("nsai_work", "settings.py"))
+    assert [name for name in OTHER_VARIABLES if f'"{name}"' not in elsewhere] == []
+
+
+def test_every_shipped_backend_is_in_the_list() -> None:
+    """Its variables are known by name, not by its prefix."""
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert {*SHIPPED_BACKENDS} == {*project["entry-points"]["crucible.backends"]}
