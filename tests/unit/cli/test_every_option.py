@@ -38,7 +38,7 @@ SHOWN: dict[str, dict[str, str]] = {
     "cancel": {JOBS: "job_id --json"},
     "retry": {JOBS: "job_id --json"},
     "promote": {JOBS: "job_id name --json"},
-    "worker": {HERE: "--queue --concurrency"},
+    "worker": {HERE: "--queue --concurrency", JOBS: "--json"},
     "doctor": {WITHOUT: "--json"},
     "backends": {WITHOUT: "name --json"},
     "complete": {
@@ -167,8 +167,8 @@ def test_a_worker_is_given_its_priorities_and_its_concurrency(call: Call, monkey
     call("worker", "--queue", "interactive", "--queue", "offline", "--concurrency", "3")
     call("worker")
     assert begun == [
-        {"queues": (Priority.INTERACTIVE, Priority.OFFLINE), "concurrency": 3},
-        {"queues": (*Priority,), "concurrency": 5},
+        {"queues": (Priority.INTERACTIVE, Priority.OFFLINE), "concurrency": 3, "on_ready": None},
+        {"queues": (*Priority,), "concurrency": 5, "on_ready": None},
     ]
 
 
