@@ -13,7 +13,7 @@ from pydantic import JsonValue
 
 from crucible.digest import batch_digest
 from crucible.training import Datum
-from nsai_work.training.data import MAX_SHOWN
+from nsai_work.input_files import MAX_SHOWN
 from nsai_work.training.datums import Datums
 from nsai_work.training.plan import Plan
 

@@ -21,7 +21,6 @@ from crucible.waits import waiting
 from nsai_work.clock import Clock
 from nsai_work.control import Control
 from nsai_work.errors import HandOver, JobTimeout
-from nsai_work.input_files import MAX_SHOWN
 from nsai_work.interruptible import InterruptibleAwaiter, within
 from nsai_work.job import Job
 from nsai_work.journal import Journal, JournalSnapshot
