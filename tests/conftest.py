@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.open_connections import close_left_open, record_connections
+
 settings.register_profile(
     "nsai", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow], print_blob=True
 )
@@ -80,3 +82,15 @@ def _loopback_only() -> Iterator[None]:
     socket.socket.connect = connect  # type: ignore[method-assign]
     yield
     socket.socket.connect = real_connect  # type: ignore[method-assign]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _connections_are_recorded() -> None:
+    record_connections()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_connection_outlives_its_module(_connections_are_recorded: None) -> Iterator[None]:
+    yield
+    if left := close_left_open():
+        pytest.fail(f"PostgreSQL connections were left open; opened in {', '.join(left)}")

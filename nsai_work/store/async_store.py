@@ -193,6 +193,8 @@ class AsyncStore:
             for operation in operations:
                 operation.error = _thread_ended(error)
             _deliver(operations)
+        finally:
+            commit_queue.connection.close()
 
     def _commit_until_closed(self, commit_queue: CommitQueue) -> None:
         ended = False
@@ -206,7 +208,6 @@ class AsyncStore:
                 for operation in operations:
                     operation.error = error
             _deliver(operations)
-        commit_queue.connection.close()
 
 
 @dataclass(frozen=True, slots=True)

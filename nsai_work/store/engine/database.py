@@ -109,7 +109,7 @@ class Database:
         return self.url.render_as_string(hide_password=True)
 
     def close(self) -> None:
-        """Close the idle connections."""
+        """Close the idle connections, and those in use when they are returned."""
         with self._lock:
             if self._engine is not None:
                 if self._spare is not None:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, QueuePool, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from crucible.errors import InvalidRequest
 from nsai_work.errors import StoreGone
@@ -56,6 +57,27 @@ def is_on(url: URL, name: str, *, pooled: bool) -> bool:
     return url.query.get(name, "off" if pooled else "on") == "on"
 
 
+class ClosingPool(QueuePool):
+    """A connection pool that also closes the connections that are returned to it after its disposal.
+
+    SQLAlchemy's own keeps them: a connection that another thread uses while the engine is disposed would stay open
+    until the garbage collector finds the pool.
+    """
+
+    _disposed = False
+
+    def dispose(self) -> None:
+        """Close the idle connections, and from now on each connection when it is returned."""
+        self._disposed = True
+        super().dispose()
+
+    def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
+        super()._do_return_conn(record)
+        # after it: a disposal that runs at the same time either finds the connection or has set the mark
+        if self._disposed:
+            super().dispose()
+
+
 def make_engine(url: URL, pool_size: int = 5, *, on_pooler: Callable[[], None] = lambda: None) -> Engine:
     """An engine configured for the store, not connected yet. ``on_pooler`` is called when a connection turns out to
     lead to a pooler."""
@@ -74,7 +96,13 @@ def make_engine(url: URL, pool_size: int = 5, *, on_pooler: Callable[[], None] =
     }
     connect_args = {key: value for key, value in connect_args.items() if key not in url.query}
     engine = create_engine(
-        url, pool_size=pool_size, max_overflow=10, pool_timeout=10, hide_parameters=True, connect_args=connect_args
+        url,
+        poolclass=ClosingPool,
+        pool_size=pool_size,
+        max_overflow=10,
+        pool_timeout=10,
+        hide_parameters=True,
+        connect_args=connect_args,
     )
 
     def prepare(connection: Any, _record: object) -> None:
@@ -138,7 +166,12 @@ def _sqlite_engine(url: URL, pool_size: int) -> Engine:
     except OSError as error:
         raise InvalidRequest.of("database_url", str(file), f"cannot create it: {error.strerror}") from error
     engine = create_engine(
-        url, pool_size=pool_size, max_overflow=10, hide_parameters=True, connect_args={"timeout": 10.0}
+        url,
+        poolclass=ClosingPool,
+        pool_size=pool_size,
+        max_overflow=10,
+        hide_parameters=True,
+        connect_args={"timeout": 10.0},
     )
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import selectors
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -31,6 +32,8 @@ class ListeningConnection:
     _listening: Any = None
     _selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
     _pipe: tuple[int, int] = field(default_factory=os.pipe)
+    _pipe_lock: threading.Lock = field(default_factory=threading.Lock)
+    _closed: bool = False
 
     def __post_init__(self) -> None:
         for end in self._pipe:
@@ -61,9 +64,11 @@ class ListeningConnection:
                 self._receive(connection)
 
     def wake(self) -> None:
-        """Make the current or next ``wait`` return. Thread-safe."""
-        with contextlib.suppress(BlockingIOError):
-            os.write(self._pipe[1], b"w")
+        """Make the current or next ``wait`` return. Thread-safe; without effect once closed."""
+        # the lock: after a close, the number of the pipe may be that of another file
+        with self._pipe_lock, contextlib.suppress(BlockingIOError):
+            if not self._closed:
+                os.write(self._pipe[1], b"w")
 
     def close(self) -> None:
         """Close the connection, the selector and the pipe."""
@@ -71,8 +76,10 @@ class ListeningConnection:
         if self._connection is not None:
             self._connection.close()
         self._selector.close()
-        for end in self._pipe:
-            os.close(end)
+        with self._pipe_lock:
+            self._closed = True
+            for end in self._pipe:
+                os.close(end)
 
     def _open(self) -> Connection:
         engine = self.database.engine()

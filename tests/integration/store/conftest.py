@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, make_url, text
+from sqlalchemy import NullPool, create_engine, make_url, text
 
 from nsai_work import store as stores
 from nsai_work.job import Job
@@ -65,14 +65,16 @@ def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
 def new_schema(server: str) -> Iterator[str]:
     """The address of a new schema of a PostgreSQL database; it is dropped afterwards."""
     schema = f"store_{secrets.token_hex(6)}"
-    engine = create_engine(server, isolation_level="AUTOCOMMIT")
+    # without a pool: the schema may live for the session, a connection for a module at most
+    engine = create_engine(server, isolation_level="AUTOCOMMIT", poolclass=NullPool)
     with engine.connect() as connection:
         connection.execute(text(f"CREATE SCHEMA {schema}"))
     url = make_url(server).update_query_dict({"options": f"-csearch_path={schema}"})
-    yield url.render_as_string(hide_password=False)
-    with engine.connect() as connection:
-        connection.execute(text(f"DROP SCHEMA {schema} CASCADE"))
-    engine.dispose()
+    try:
+        yield url.render_as_string(hide_password=False)
+    finally:
+        with engine.connect() as connection:
+            connection.execute(text(f"DROP SCHEMA {schema} CASCADE"))
 
 
 @pytest.fixture
@@ -93,13 +95,11 @@ def postgres_template(postgres_url: str) -> Iterator[str]:
 @pytest.fixture
 def postgres_store_url(postgres_template: str) -> str:
     """The address of empty tables on PostgreSQL."""
-    engine = create_engine(postgres_template)
-    with engine.begin() as connection:
+    with create_engine(postgres_template, poolclass=NullPool).begin() as connection:
         # for a few rows much faster than TRUNCATE, which replaces the file of each table and each index
         for table in reversed(metadata.sorted_tables):
             connection.execute(table.delete())
         connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '{HEAD}'"))
-    engine.dispose()
     return postgres_template
 
 
