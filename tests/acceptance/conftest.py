@@ -17,6 +17,7 @@ import pytest
 from nsai_work import Job
 from nsai_work.store import Store, open_store
 from tests import zygote
+from tests.conversations import write_conversations
 
 Done: TypeAlias = "subprocess.CompletedProcess[str]"
 
@@ -139,18 +140,7 @@ def cli(tmp_path: Path) -> Cli:
 @pytest.fixture
 def conversations(tmp_path: Path) -> Path:
     """A small data set of eight conversations."""
-    file = tmp_path / "conversations.jsonl"
-    rows = [
-        {
-            "messages": [
-                {"role": "user", "content": f"What is {n} plus {n}?"},
-                {"role": "assistant", "content": f"{n + n}."},
-            ]
-        }
-        for n in range(8)
-    ]
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return file
+    return write_conversations(tmp_path / "conversations.jsonl", 8)
 
 
 @pytest.fixture

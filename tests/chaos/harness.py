@@ -1,7 +1,6 @@
 """The harness of the chaos tests: a training service, a rig, worker processes, and the injection of faults."""
 
 import contextlib
-import json
 import os
 import random
 import signal
@@ -240,22 +239,6 @@ def training_job(data: Path, *, steps: int, seed: int) -> Job:
             "retry_policy": {"max_attempts": 1000, "initial_delay_ms": 20, "max_delay_ms": 200},
         }
     )
-
-
-def write_data(folder: Path) -> Path:
-    """Write a small data set."""
-    file = folder / "data.jsonl"
-    rows = [
-        {
-            "messages": [
-                {"role": "user", "content": f"{n} + {n}?"},
-                {"role": "assistant", "content": f"{n + n}."},
-            ]
-        }
-        for n in range(12)
-    ]
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return file
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,8 @@ from tests.chaos.harness import (
     training_job,
     training_service,
     verify,
-    write_data,
 )
+from tests.conversations import write_conversations
 from tests.rig import Proxy, Rig
 
 pytestmark = pytest.mark.chaos
@@ -83,7 +83,7 @@ def _chaos(
     rig, broker = rig_and_broker
     seed = _seed()
     _log(f"seed {seed}; replay with NSAI_CHAOS_SEED={seed}")
-    data = write_data(tmp_path)
+    data = write_conversations(tmp_path / "data.jsonl", 12, "{n} + {n}?")
     with training_service(tmp_path / "service", *service, work_ms=10) as server:
         rig.variables.update(service_variables(server))
         harness = Harness(rig, server, random.Random(seed), broker=broker)

@@ -1,7 +1,9 @@
 """The fetcher: what triggers a claim, how many jobs it requests, and how wake-ups are counted."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -96,20 +98,29 @@ async def _settle() -> None:
         await asyncio.sleep(0)
 
 
+@asynccontextmanager
+async def _running(queue: Queue, **options: Any) -> AsyncIterator[Fetcher]:
+    """A running fetcher, as ``_fetcher`` makes it, after its first claims."""
+    fetcher = _fetcher(queue, **options)
+    task = asyncio.create_task(fetcher.run())
+    await _settle()
+    try:
+        yield fetcher
+    finally:
+        task.cancel()
+
+
 def test_a_backlog_is_claimed_without_a_wake_up_per_job() -> None:
     """While a claim returns as many jobs as requested, another follows at once, up to the worker's concurrency."""
 
     async def scenario() -> None:
         queue = Queue(ready=1000)
-        fetcher = _fetcher(queue, concurrency=150)
-        task = asyncio.create_task(fetcher.run())
-        await _settle()
-        assert queue.limits == [MAX_BATCH, MAX_BATCH, 150 - 2 * MAX_BATCH]
-        assert fetcher.running == 150
-        fetcher.job_ended()
-        await _settle()
-        assert fetcher.running == 150
-        task.cancel()
+        async with _running(queue, concurrency=150) as fetcher:
+            assert queue.limits == [MAX_BATCH, MAX_BATCH, 150 - 2 * MAX_BATCH]
+            assert fetcher.running == 150
+            fetcher.job_ended()
+            await _settle()
+            assert fetcher.running == 150
 
     asyncio.run(scenario())
 
@@ -119,15 +130,12 @@ def test_a_wake_up_triggers_a_claim() -> None:
 
     async def scenario() -> None:
         queue = Queue()
-        fetcher = _fetcher(queue)
-        task = asyncio.create_task(fetcher.run())
-        await _settle()
-        assert len(queue.limits) == 1
-        queue.ready = 1
-        fetcher.wake(WakeUp(job_id="any", fence=0, priority=Priority.BATCH))
-        await _settle()
-        assert len(queue.started) == 1
-        task.cancel()
+        async with _running(queue) as fetcher:
+            assert len(queue.limits) == 1
+            queue.ready = 1
+            fetcher.wake(WakeUp(job_id="any", fence=0, priority=Priority.BATCH))
+            await _settle()
+            assert len(queue.started) == 1
 
     asyncio.run(scenario())
 
@@ -137,12 +145,10 @@ def test_it_polls() -> None:
 
     async def scenario() -> None:
         queue = Queue()
-        task = asyncio.create_task(_fetcher(queue, poll_interval_s=0.01).run())
-        await _settle()
-        queue.ready = 1
-        async with asyncio.timeout(5):
-            await queue.claimed.wait()
-        task.cancel()
+        async with _running(queue, poll_interval_s=0.01):
+            queue.ready = 1
+            async with asyncio.timeout(5):
+                await queue.claimed.wait()
 
     asyncio.run(scenario())
 
@@ -153,10 +159,9 @@ def test_a_failed_claim_is_retried() -> None:
     async def scenario() -> None:
         queue = Queue(ready=1)
         queue.failures = 2
-        task = asyncio.create_task(_fetcher(queue, poll_interval_s=0.01).run())
-        async with asyncio.timeout(5):
-            await queue.claimed.wait()
-        task.cancel()
+        async with _running(queue, poll_interval_s=0.01):
+            async with asyncio.timeout(5):
+                await queue.claimed.wait()
 
     asyncio.run(scenario())
 
@@ -167,14 +172,11 @@ def test_wake_ups_are_classified() -> None:
     async def scenario() -> None:
         queue = Queue()
         queue.known = {"taken": 1, "old": 7}
-        fetcher = _fetcher(queue)
-        task = asyncio.create_task(fetcher.run())
-        await _settle()
-        for job_id, fence in (("nobody", 0), ("taken", 0), ("old", 2)):
-            fetcher.wake(WakeUp(job_id=job_id, fence=fence, priority=Priority.BATCH))
-        await _settle()
-        assert dict(fetcher.counts) == {"unknown": 1, "taken": 1, "stale": 1}
-        task.cancel()
+        async with _running(queue) as fetcher:
+            for job_id, fence in (("nobody", 0), ("taken", 0), ("old", 2)):
+                fetcher.wake(WakeUp(job_id=job_id, fence=fence, priority=Priority.BATCH))
+            await _settle()
+            assert dict(fetcher.counts) == {"unknown": 1, "taken": 1, "stale": 1}
 
     asyncio.run(scenario())
 
@@ -184,16 +186,14 @@ def test_a_claim_stands_by_while_there_is_capacity() -> None:
 
     async def scenario() -> None:
         queue = Queue()
-        task = asyncio.create_task(_fetcher(queue, concurrency=3, notifications=True).run())
-        await _settle()
-        assert [standing.limit for standing in queue.standing] == [3]
-        queue.standing[0].done.set_result([_claim("notified")])
-        await _settle()
-        assert [claim.job_id for claim in queue.started] == ["notified"]
-        assert queue.started_at == [7.0]
-        # it claims once more, then stands by for the remaining capacity
-        assert [standing.limit for standing in queue.standing] == [3, 2]
-        task.cancel()
+        async with _running(queue, concurrency=3, notifications=True):
+            assert [standing.limit for standing in queue.standing] == [3]
+            queue.standing[0].done.set_result([_claim("notified")])
+            await _settle()
+            assert [claim.job_id for claim in queue.started] == ["notified"]
+            assert queue.started_at == [7.0]
+            # it claims once more, then stands by for the remaining capacity
+            assert [standing.limit for standing in queue.standing] == [3, 2]
 
     asyncio.run(scenario())
 
@@ -203,23 +203,20 @@ def test_a_trigger_withdraws_the_standing_claim() -> None:
 
     async def scenario() -> None:
         queue = Queue()
-        fetcher = _fetcher(queue, notifications=True)
-        task = asyncio.create_task(fetcher.run())
-        await _settle()
-        fetcher.trigger()
-        await _settle()
-        assert queue.standing[0].down
-        assert len(queue.limits) == 2
+        async with _running(queue, notifications=True) as fetcher:
+            fetcher.trigger()
+            await _settle()
+            assert queue.standing[0].down
+            assert len(queue.limits) == 2
 
-        queue.standing[1].executing = True
-        fetcher.trigger()
-        await _settle()
-        assert len(queue.limits) == 2
-        queue.standing[1].done.set_result([_claim("late")])
-        await _settle()
-        assert [claim.job_id for claim in queue.started] == ["late"]
-        assert len(queue.limits) == 3
-        task.cancel()
+            queue.standing[1].executing = True
+            fetcher.trigger()
+            await _settle()
+            assert len(queue.limits) == 2
+            queue.standing[1].done.set_result([_claim("late")])
+            await _settle()
+            assert [claim.job_id for claim in queue.started] == ["late"]
+            assert len(queue.limits) == 3
 
     asyncio.run(scenario())
 
@@ -229,11 +226,9 @@ def test_no_claim_stands_by_without_free_capacity() -> None:
 
     async def scenario() -> None:
         queue = Queue(ready=5)
-        task = asyncio.create_task(_fetcher(queue, concurrency=2, notifications=True).run())
-        await _settle()
-        assert len(queue.started) == 2
-        assert queue.standing == []
-        task.cancel()
+        async with _running(queue, concurrency=2, notifications=True):
+            assert len(queue.started) == 2
+            assert queue.standing == []
 
     asyncio.run(scenario())
 
@@ -243,13 +238,11 @@ def test_a_failed_standing_claim_is_retried() -> None:
 
     async def scenario() -> None:
         queue = Queue()
-        task = asyncio.create_task(_fetcher(queue, notifications=True).run())
-        await _settle()
-        queue.ready = 1
-        queue.standing[0].done.set_exception(StoreUnavailable("unavailable"))
-        await _settle()
-        assert len(queue.started) == 1
-        task.cancel()
+        async with _running(queue, notifications=True):
+            queue.ready = 1
+            queue.standing[0].done.set_exception(StoreUnavailable("unavailable"))
+            await _settle()
+            assert len(queue.started) == 1
 
     asyncio.run(scenario())
 
@@ -289,18 +282,15 @@ def test_a_wake_up_of_a_job_that_was_claimed_here_triggers_nothing() -> None:
 
     async def scenario() -> None:
         queue = Queue(ready=1)
-        fetcher = _fetcher(queue)
-        task = asyncio.create_task(fetcher.run())
-        await _settle()
-        job_id, claims = queue.started[0].job_id, len(queue.limits)
-        fetcher.wake(WakeUp(job_id=job_id, fence=0, priority=Priority.BATCH))
-        await _settle()
-        assert len(queue.limits) == claims
-        assert fetcher.counts["taken"] == 1
-        fetcher.wake(WakeUp(job_id=job_id, fence=1, priority=Priority.BATCH))
-        await _settle()
-        assert len(queue.limits) == claims + 1
-        task.cancel()
+        async with _running(queue) as fetcher:
+            job_id, claims = queue.started[0].job_id, len(queue.limits)
+            fetcher.wake(WakeUp(job_id=job_id, fence=0, priority=Priority.BATCH))
+            await _settle()
+            assert len(queue.limits) == claims
+            assert fetcher.counts["taken"] == 1
+            fetcher.wake(WakeUp(job_id=job_id, fence=1, priority=Priority.BATCH))
+            await _settle()
+            assert len(queue.limits) == claims + 1
 
     asyncio.run(scenario())
 
@@ -310,18 +300,15 @@ def test_a_declined_job_withdraws_the_standing_claim() -> None:
 
     async def scenario() -> None:
         queue = Queue()
-        fetcher = _fetcher(queue, notifications=True)
-        task = asyncio.create_task(fetcher.run())
-        await _settle()
-        (old,) = queue.standing
+        async with _running(queue, notifications=True) as fetcher:
+            (old,) = queue.standing
 
-        fetcher.reselect()
+            fetcher.reselect()
 
-        assert old.down
-        await _settle()
-        assert len(queue.standing) == 2
-        assert not queue.standing[1].down
-        task.cancel()
+            assert old.down
+            await _settle()
+            assert len(queue.standing) == 2
+            assert not queue.standing[1].down
 
     asyncio.run(scenario())
 
@@ -331,20 +318,17 @@ def test_a_standing_claim_that_runs_is_awaited() -> None:
 
     async def scenario() -> None:
         queue = Queue()
-        fetcher = _fetcher(queue, notifications=True)
-        task = asyncio.create_task(fetcher.run())
-        await _settle()
-        (old,) = queue.standing
-        old.executing = True
+        async with _running(queue, notifications=True) as fetcher:
+            (old,) = queue.standing
+            old.executing = True
 
-        fetcher.reselect()
-        await _settle()
-        assert len(queue.standing) == 1
-        old.done.set_result([_claim("job")])
-        await _settle()
+            fetcher.reselect()
+            await _settle()
+            assert len(queue.standing) == 1
+            old.done.set_result([_claim("job")])
+            await _settle()
 
-        assert [claim.job_id for claim in queue.started] == ["job"]
-        assert len(queue.standing) == 2
-        task.cancel()
+            assert [claim.job_id for claim in queue.started] == ["job"]
+            assert len(queue.standing) == 2
 
     asyncio.run(scenario())
