@@ -44,7 +44,7 @@ class Backend(ABC):
     """Modules of optional packages that the backend requires; a worker without them claims no job for it."""
 
     def __init__(self, config: Mapping[str, JsonValue] | None = None) -> None:
-        """Validate settings. No I/O.
+        """Validate settings. No I/O. A worker calls this in a thread.
 
         Raises:
             InvalidRequest: a setting is missing or invalid; the error names it.
@@ -52,7 +52,7 @@ class Backend(ABC):
         del config
 
     async def open(self) -> None:
-        """Create clients and connections, on the running event loop."""
+        """Create clients and connections, on the running event loop, and import in a thread what takes long."""
 
     async def close(self) -> None:
         """Release them. May be called twice."""

@@ -1,5 +1,6 @@
 """``OpenAIBackend``: completions from an OpenAI-compatible server, through the official library."""
 
+import asyncio
 import contextlib
 import json
 import os
@@ -61,15 +62,19 @@ class OpenAIBackend(Backend):
         self._models: tuple[str, ...] | None = self._settings.models
 
     async def open(self) -> None:
-        if self._client is not None:
-            return
+        if self._client is None:
+            # in a thread, because the first import takes a second
+            self._client = await asyncio.to_thread(self._new_client)
+
+    def _new_client(self) -> "AsyncOpenAI":
+        """Create the client. The parts that its library imports on first use are imported too."""
         try:
             from openai import AsyncOpenAI, DefaultAsyncHttpxClient
         except ImportError as exc:
             raise Unsupported(
                 "the package openai is not installed; pip install 'nsai-work[openai]'", backend=BACKEND
             ) from exc
-        self._client = AsyncOpenAI(
+        client = AsyncOpenAI(
             api_key=self._settings.key(),
             base_url=self._settings.address(),
             timeout=self._settings.timeout_s,
@@ -80,6 +85,8 @@ class OpenAIBackend(Backend):
                 event_hooks={"response": [bounded_responses(self._settings.max_response_bytes)]},
             ),
         )
+        _ = client.chat.completions.with_raw_response, client.models.with_raw_response
+        return client
 
     async def close(self) -> None:
         client, self._client = self._client, None

@@ -132,7 +132,8 @@ class BackendPool:
         async with self._locks.setdefault(name, asyncio.Lock()):
             if name not in self._open:
                 try:
-                    backend = load_backend(name)
+                    # in a thread: its plug-in is imported, and a setting may be read from a file
+                    backend = await asyncio.to_thread(load_backend, name)
                     await backend.open()
                 except CrucibleError as error:
                     if self._only_usable and is_lacking_backend(error):

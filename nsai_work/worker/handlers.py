@@ -1,6 +1,10 @@
 """The handlers of claimed jobs: one for each kind."""
 
+import asyncio
+import importlib
+import sys
 from dataclasses import dataclass
+from typing import Final
 
 from pydantic import JsonValue
 
@@ -10,9 +14,15 @@ from crucible.json_types import json_problem
 from crucible.values import joined
 from nsai_work.clock import Clock
 from nsai_work.journal import Journal
-from nsai_work.payloads import CommandPayload, Composite, Inference, TrainingStep
+from nsai_work.payloads import CommandPayload, Composite, Inference, Payload, TrainingStep
 from nsai_work.worker.attempt import Attempt
 from nsai_work.worker.backends import BackendPool
+
+_MODULES: Final[dict[type[Payload], str]] = {
+    TrainingStep: "nsai_work.training.driver",
+    Inference: "nsai_work.inference",
+    CommandPayload: "nsai_work.commands",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +51,20 @@ async def _run(attempt: Attempt, context: JobContext) -> dict[str, JsonValue]:
     payload = attempt.claim.job.parsed_payload
     if isinstance(payload, Composite):
         return {}
+    await _import_handler(payload)
     backend = await context.backends.get(attempt.claim.backend)
     if isinstance(payload, TrainingStep):
         return await _train(attempt, payload, backend, context)
     if isinstance(payload, Inference):
         return await _infer(attempt, payload, backend, context)
     return await _run_command(attempt, payload, backend, context)
+
+
+async def _import_handler(payload: Payload) -> None:
+    """Import the module of a kind of jobs before its first job, in a thread: leases are renewed meanwhile."""
+    module = _MODULES[type(payload)]
+    if module not in sys.modules:
+        await asyncio.to_thread(importlib.import_module, module)
 
 
 async def _train(

@@ -11,6 +11,7 @@ from tests.rig import Rig, command, until
 
 ELSEWHERE = {"OPENAI_BASE_URL": "https://api.example.org/v1"}
 WITHIN_S = 5.0
+LONG_LEASE_S = 120.0
 
 
 def complete(**fields: object) -> Job:
@@ -30,10 +31,13 @@ def _outcomes(rig: Rig, handle: JobHandle) -> list[str | None]:
 
 
 def test_a_job_waits_for_the_worker_that_has_the_key(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The worker without a key tries one job only; the reason is shown; the one that has the key runs both."""
+    """The worker without a key tries one job only; the reason is shown; the one that has the key runs both.
+
+    A worker that stands still for most of a lease gives its job back, uncounted. Leases here outlast any such time.
+    """
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     rig.variables |= ELSEWHERE
-    keyless = rig.start_worker()
+    keyless = rig.start_worker(lease_ttl_s=LONG_LEASE_S)
     handle = stored(rig, complete())
     until(lambda: "no worker can run it" in (handle.job().wait_reason or ""), "the reason", timeout_s=WITHIN_S)
     assert "OPENAI_API_KEY: no API key for https://api.example.org/v1" in (handle.job().wait_reason or "")
@@ -43,7 +47,7 @@ def test_a_job_waits_for_the_worker_that_has_the_key(rig: Rig, monkeypatch: pyte
 
     with OpenAIServer() as server:
         rig.variables |= {"OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": KEY}
-        rig.start_worker()
+        rig.start_worker(lease_ttl_s=LONG_LEASE_S)
         for job in (handle, second):
             assert job.result(timeout=60)
 
