@@ -51,6 +51,15 @@ class Backend(ABC):
         """
         del config
 
+    @classmethod
+    def configured_model(cls) -> str | None:
+        """Return the default model that the user has set in the environment, if the backend has such a setting.
+
+        A job's prompt without a model is submitted with it, and refused otherwise: a service's first model may cost
+        more than another.
+        """
+        return None
+
     async def open(self) -> None:
         """Create clients and connections, on the running event loop, and import in a thread what takes long."""
 

@@ -89,7 +89,6 @@ class RunFeatures(Record):
     replays: bool | None = Field(
         default=None, description="a repeated sequence number is answered from the record, not run again"
     )
-    restores_optimizer: bool | None = None
     sets_corrupted_flag: bool | None = None
     loss_tolerance: float = Field(
         default=0.0,

@@ -129,6 +129,8 @@ def sqlite_file(database_url: str) -> Path | None:
 
 OTHER_VARIABLES: Final = (
     "NSAI_WORK_DEBUG",
+    "NSAI_WORK_LITELLM_DEFAULT_MODEL",
+    "NSAI_WORK_OPENAI_DEFAULT_MODEL",
     "NSAI_WORK_PEFT_MODELS",
     "NSAI_WORK_PYTHON_ALLOW",
     "NSAI_WORK_PYTHON_ENV",

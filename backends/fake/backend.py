@@ -32,7 +32,7 @@ from crucible.tokenizer import ByteTokenizer, Tokenizer
 from crucible.training import LiveRun, RunFeatures, RunSpec
 
 _MAX_RANK: Final = 256
-_FEATURES: Final = RunFeatures(replays=True, restores_optimizer=True, sets_corrupted_flag=True)
+_FEATURES: Final = RunFeatures(replays=True, sets_corrupted_flag=True)
 
 
 class FakeBackend(LocalBackend[FakeEngine], CommandBackend):

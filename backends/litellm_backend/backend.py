@@ -1,5 +1,6 @@
 """``LiteLLMBackend``: completions from LiteLLM's providers, in OpenAI's format."""
 
+import os
 import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, ClassVar
@@ -17,7 +18,7 @@ from backends.litellm_backend.requests import (
     require_credential,
 )
 from backends.litellm_backend.server_check import check_server
-from backends.litellm_backend.settings import BACKEND, LiteLLMSettings
+from backends.litellm_backend.settings import BACKEND, MODEL_VARIABLE, LiteLLMSettings
 from backends.openai.answers import choices_of, completion_of, text_of
 from backends.openai.chunks import ChunkConverter
 from backends.openai.wire import read_answer
@@ -49,6 +50,10 @@ class LiteLLMBackend(Backend):
         settings.key()
         self._library: Any = None
         self._facts: dict[str, ModelFacts] = {}
+
+    @classmethod
+    def configured_model(cls) -> str | None:
+        return os.environ.get(MODEL_VARIABLE) or None
 
     async def open(self) -> None:
         if self._library is None:

@@ -1,5 +1,6 @@
 """Settings of the LiteLLM backend."""
 
+import os
 from typing import Final
 
 from pydantic import Field, SecretStr, field_validator
@@ -9,6 +10,7 @@ from crucible.record import Record
 from crucible.redaction import remember_secret
 
 BACKEND: Final = "litellm"
+MODEL_VARIABLE: Final = "NSAI_WORK_LITELLM_DEFAULT_MODEL"
 
 
 class LiteLLMSettings(Record):
@@ -23,7 +25,8 @@ class LiteLLMSettings(Record):
     api_base: str | None = None
     models: tuple[str, ...] = ()
     """The allowed models, the default first; if empty, all that LiteLLM supports."""
-    default_model: str | None = None
+    default_model: str | None = Field(default_factory=lambda: os.environ.get(MODEL_VARIABLE) or None)
+    """For prompts without a model; by default that of ``NSAI_WORK_LITELLM_DEFAULT_MODEL``, else the first."""
     supports: tuple[Claim, ...] = ()
     without: tuple[Claim, ...] = ()
     without_options: tuple[Option, ...] = ()

@@ -18,7 +18,7 @@ from backends.openai.chunks import ChunkConverter
 from backends.openai.errors import translated
 from backends.openai.requests import request_body
 from backends.openai.server_sent_events import event_data, peeked
-from backends.openai.settings import BACKEND, OTHER_OPTIONS, Claim, OpenAISettings, Option
+from backends.openai.settings import BACKEND, MODEL_VARIABLE, OTHER_OPTIONS, Claim, OpenAISettings, Option
 from backends.openai.wire import malformed, read_answer, read_models
 from crucible.backend import Backend, Health
 from crucible.bounded_responses import bounded_responses
@@ -60,6 +60,10 @@ class OpenAIBackend(Backend):
         self._settings.key()
         self._client: AsyncOpenAI | None = None
         self._models: tuple[str, ...] | None = self._settings.models
+
+    @classmethod
+    def configured_model(cls) -> str | None:
+        return os.environ.get(MODEL_VARIABLE) or None
 
     async def open(self) -> None:
         if self._client is None:

@@ -14,6 +14,7 @@ BACKEND: Final = "openai"
 KEY_VARIABLE: Final = "OPENAI_API_KEY"
 PLACEHOLDER_KEY: Final = "none"
 """Sent to servers on this machine, which need no key, in place of a key that belongs to another server."""
+MODEL_VARIABLE: Final = "NSAI_WORK_OPENAI_DEFAULT_MODEL"
 URL_FORM: Final = "give scheme and host, as in http://127.0.0.1:8000/v1"
 _DEFAULT_URL: Final = "https://api.openai.com/v1"
 
@@ -43,7 +44,8 @@ class OpenAISettings(Record):
 
     base_url: str | None = None
     api_key: SecretStr | None = None
-    default_model: str | None = None
+    default_model: str | None = Field(default_factory=lambda: os.environ.get(MODEL_VARIABLE) or None)
+    """For prompts without a model; by default that of ``NSAI_WORK_OPENAI_DEFAULT_MODEL``, else the first."""
     models: tuple[str, ...] | None = None
     """The models to offer; by default the server's list."""
     without: tuple[Claim, ...] = ()

@@ -123,9 +123,7 @@ class PeftBackend(LocalBackend[PeftEngine]):
 
     def _drive(self, run: HostedRun, next_seq_id: int = 1) -> LiveRun:
         tolerance = 0.0 if self._bases.device() == "cpu" else _GPU_TOLERANCE
-        features = RunFeatures(
-            replays=True, restores_optimizer=True, sets_corrupted_flag=True, loss_tolerance=tolerance
-        )
+        features = RunFeatures(replays=True, sets_corrupted_flag=True, loss_tolerance=tolerance)
         return LocalRun(run, self._checkpoints, features=features, next_seq_id=next_seq_id, executor=self._opened)
 
     async def _model(self, name: str) -> tuple[Any, str]:

@@ -80,7 +80,7 @@ def validate_jobs(
     """
     installed = installed_backends()
     parsed_jobs = [_check_fields(job, installed) for job in jobs]
-    pinned = [_pin_files(parsed) for parsed in parsed_jobs]
+    pinned = [_pin_files(_pin_model(parsed, installed)) for parsed in parsed_jobs]
     stored = are_stored([entry.job for entry in pinned])
     new = [entry for entry, is_stored in zip(pinned, stored, strict=True) if not is_stored]
     for entry in new:
@@ -101,9 +101,29 @@ def _check_fields(job: Job, installed: InstalledBackends) -> _ParsedJob:
     return parsed
 
 
+def _pin_model(parsed: _ParsedJob, installed: InstalledBackends) -> _ParsedJob:
+    """Name the default model that this process's user has set: a worker may have another."""
+    job = parsed.job
+    if not _lacks_model(parsed.payload):
+        return parsed
+    try:
+        model = installed.backend_class(job.backend).configured_model()
+    except PluginError:
+        # reported by the later check of the backend
+        return parsed
+    if model is None:
+        return parsed
+    prompt: Any = job.payload["prompt"]
+    return _with_payload(job, prompt={**prompt, "options": {**prompt.get("options", {}), "model": model}})
+
+
+def _lacks_model(payload: Payload) -> bool:
+    return isinstance(payload, Inference) and payload.prompt is not None and payload.prompt.options.model is None
+
+
 def _require_model(payload: Payload) -> None:
     """As for each prompt of a batch: a backend's default model may be one that costs more."""
-    if isinstance(payload, Inference) and payload.prompt is not None and payload.prompt.options.model is None:
+    if _lacks_model(payload):
         raise InvalidJob.of(
             "payload.prompt.options.model", None, "name the model; nsai-work backends lists those of each backend"
         )

@@ -115,7 +115,8 @@ class Service:
     """What stays when clients come and go. ``hook(event, details)`` sees every call, and may raise."""
 
     def __init__(self, *, replays: bool | None = True, restores_optimizer: bool = True, attachable: bool = True):
-        self.features = RunFeatures(replays=replays, restores_optimizer=restores_optimizer)
+        self.features = RunFeatures(replays=replays)
+        self.restores_optimizer = restores_optimizer
         self.attachable = attachable
         self.runs: dict[str, Run] = {}
         self.saved: dict[str, Saved] = {}
@@ -324,7 +325,7 @@ class ServiceBackend(TrainingBackend):
                 assert told is not None
                 await told
                 continue
-            optimizer = request.policy.restore_optimizer and self.service.features.restores_optimizer is not False
+            optimizer = request.policy.restore_optimizer and self.service.restores_optimizer
             run = self.service.new_run(saved.model.copy(optimizer=optimizer))
             live = ServiceRun(self.service, run, run.next_seq_id)
             return RecoveredRun(live, candidate, request.policy.restore_optimizer)

@@ -56,7 +56,7 @@ async def test_a_cold_optimizer_stops_the_job_if_the_policy_says_so(tmp_path: Pa
     with pytest.raises(ResumeUnproven, match="optimizer's state did not come back"):
         await scene.drive()
 
-    scene.service.features = scene.service.features.model_copy(update={"restores_optimizer": True})
+    scene.service.restores_optimizer = True
     result = await scene.drive()
 
     assert [run["from_step"] for run in result["lineage"]] == [0, 3, 3]

@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 
 from crucible.errors import InvalidRequest
+from crucible.registry import installed_backends
 from nsai_work import Job, Settings, submit, submit_many
 from nsai_work.client.connections import close_connections, job_store
+from nsai_work.client.validate import validate_jobs
 from nsai_work.errors import InvalidJob, KeyReused
 from nsai_work.job import NOT_ENFORCED, STATE_FIELDS
+from nsai_work.payloads import Inference
 from nsai_work.store import Outcome
 from nsai_work.store.records import ClaimRequest
 from tests.working_store import open_working_store
@@ -82,6 +85,33 @@ def test_a_prompt_without_a_model_is_refused(settings: Settings) -> None:
     with pytest.raises(InvalidJob, match=r"payload\.prompt\.options\.model: None .*name the model"):
         submit(job, settings)
     assert job_store(settings).list_jobs() == []
+
+
+@pytest.mark.parametrize("backend", ["openai", "litellm"])
+def test_the_default_model_of_a_backend_is_that_of_its_variable(
+    backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service's first model is no choice of the user."""
+    kind = installed_backends().backend_class(backend)
+    assert kind.configured_model() is None
+    monkeypatch.setenv(f"NSAI_WORK_{backend.upper()}_DEFAULT_MODEL", "cheap-1")
+    assert kind.configured_model() == "cheap-1"
+
+
+def test_a_default_model_of_the_user_is_the_model_of_a_job_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was chosen, and stands in the stored job, whatever the worker's environment has. A model that the prompt
+    names stays."""
+    monkeypatch.setenv("NSAI_WORK_OPENAI_DEFAULT_MODEL", "cheap-1")
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    for model, expected in ((None, "cheap-1"), ("dear-2", "dear-2")):
+        options = {"seed": 7} | ({} if model is None else {"model": model})
+        prompt = {"messages": [{"role": "user", "content": "Hi"}], "options": options}
+        job = Job.parse({"kind": "inference", "backend": "openai", "payload": {"prompt": prompt}})
+        (validated,) = validate_jobs([job], timeout_s=1.0)
+        payload = validated.job.parsed_payload
+        assert isinstance(payload, Inference)
+        assert payload.prompt is not None
+        assert (payload.prompt.options.model, payload.prompt.options.seed) == (expected, 7)
 
 
 @pytest.mark.parametrize("field", ["required_backends", "preferred_backends", "excluded_backends"])

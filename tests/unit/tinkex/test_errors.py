@@ -178,3 +178,32 @@ def test_errors_survive_pickling(error: CrucibleError) -> None:
     copy = pickle.loads(pickle.dumps(error))
 
     assert (type(copy), str(copy), copy.failure()) == (type(error), str(error), error.failure())
+
+
+ODD_BODIES = {
+    "a loc that is a number": b'{"detail": [{"loc": 5, "msg": "no"}]}',
+    "a loc with odd steps": b'{"detail": [{"loc": [{"a": 1}, null, [2]], "msg": {"b": []}}]}',
+    "1,000 nested lists": b"[" * 1_000 + b"]" * 1_000,
+    "1,000 nested lists as the detail": b'{"detail": ' + b"[" * 1_000 + b"]" * 1_000 + b"}",
+    "100,000 nested objects": b'{"detail":' * 100_000,
+    "a detail that is null": b'{"detail": null}',
+    "an empty list": b'{"detail": []}',
+    "no object": b"5",
+    "an integer of 5,000 digits": b'{"detail": ' + b"9" * 5_000 + b"}",
+    "half a surrogate": b'{"detail": "\\ud800"}',
+    "no UTF-8": b'{"detail": "\xff\xfe"}',
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(401, AuthenticationFailed), (422, InvalidRequest), (429, CapacityError), (503, BackendUnavailable)],
+)
+@pytest.mark.parametrize("body", ODD_BODIES.values(), ids=ODD_BODIES)
+def test_an_odd_error_body_is_an_error_of_its_status(body: bytes, status: int, kind: type[CrucibleError]) -> None:
+    """Whatever its form and depth; and the error can be stored."""
+    error = error_from_response(ErrorResponse(status, "optim_step", body, Resource.RUN, {}))
+
+    assert type(error) is kind
+    assert len(error.failure().model_dump_json()) < 10_000
