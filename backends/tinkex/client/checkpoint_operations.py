@@ -6,6 +6,7 @@ from typing import Literal
 
 from backends.tinkex.client.run_channel import RunChannel
 from backends.tinkex.client.run_operation import RunOperation
+from backends.tinkex.client.state_route import optimizer_fields
 from backends.tinkex.errors import Resource, invalid
 from backends.tinkex.types.checkpoint_address import CheckpointAddress
 from backends.tinkex.types.requests import (
@@ -41,7 +42,13 @@ def save_state_operation(
         )
 
     return channel.record_operation(
-        "save_weights", "SaveWeights", SaveWeightsResponse, body, seq_id, resource=Resource.SAVE
+        "save_weights",
+        "SaveWeights",
+        SaveWeightsResponse,
+        body,
+        seq_id,
+        resource=Resource.SAVE,
+        server_fields=optimizer_fields,
     )
 
 

@@ -1,12 +1,12 @@
 """The request channel of one remote run: ordered sending, heartbeats and result polling."""
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel
 
 from backends.tinkex.client.api_future import ApiFuture
-from backends.tinkex.client.connection import named_unsupported
+from backends.tinkex.client.connection import Connection, named_unsupported
 from backends.tinkex.client.queue_reporter import QueueReporter
 from backends.tinkex.client.request_context import RequestContext
 from backends.tinkex.client.result_poll import Decoding, PollTarget, ResultPoll
@@ -25,6 +25,7 @@ T = TypeVar("T")
 R = TypeVar("R", bound=BaseModel)
 Submission = Coroutine[Any, Any, ApiFuture[T]]
 """Awaiting it sends an operation and returns its future once the server has accepted every request."""
+ServerFields = Callable[[Connection], Awaitable[dict[str, Any]]]
 _OPTIONAL_FIELDS: Final = ("overwrite", "ttl_seconds")
 
 
@@ -93,17 +94,22 @@ class RunChannel:
         *,
         resource: Resource = Resource.RUN,
         check: Callable[[R, str], R] = lambda record, request_id: record,
+        server_fields: ServerFields | None = None,
     ) -> RunOperation[R]:
         """Return an operation of one JSON request whose result is a record of type ``kind``.
 
-        ``check(record, request_id)`` validates the result.
+        ``check(record, request_id)`` validates the result. ``server_fields`` returns fields that only some servers
+        have.
         """
 
         async def send(seq: int, _: int) -> AcceptedRequest:
             repeatable = self.connection.features.replays_seq_id is not False
+            fields = body(seq).body()
+            if server_fields is not None:
+                fields |= await server_fields(self.connection)
             try:
                 return await self.connection.submit(
-                    route, json_body(body(seq).body()), resource=resource, repeatable=repeatable
+                    route, json_body(fields), resource=resource, repeatable=repeatable
                 )
             except InvalidRequest as error:
                 raise named_unsupported(error, _OPTIONAL_FIELDS, self.connection.server) from error

@@ -19,6 +19,7 @@ from backends.tinkex.client.results import record_decoding
 from backends.tinkex.client.runner import CallerLoop, Runner, shared_background
 from backends.tinkex.client.sampling_methods import SamplingMethods
 from backends.tinkex.client.session import HEARTBEAT_S, FinishReason, Session, SessionLost
+from backends.tinkex.client.state_route import STATE_ROUTE
 from backends.tinkex.client.training import TrainingClient
 from backends.tinkex.errors import Resource, invalid, unsupported
 from backends.tinkex.settings import resolve_endpoint
@@ -354,14 +355,12 @@ class ServiceClient(SamplingMethods):
         """Start a run by the route that open-rl has for it, as it does not describe its checkpoints."""
         body = {"state_path": checkpoint.text, "restore_optimizer": optimizer}
         try:
-            accepted = await self.connection.submit(
-                "create_model_from_state", json_body(body), resource=Resource.CHECKPOINT
-            )
+            accepted = await self.connection.submit(STATE_ROUTE, json_body(body), resource=Resource.CHECKPOINT)
         except Unsupported:
             raise unsupported("weights_info", server=self.connection.server) from missing
         config = await self.connection.client_config()
         await self._session.ensure()
-        created = await self._created(accepted, "create_model_from_state", checkpoint.text)
+        created = await self._created(accepted, STATE_ROUTE, checkpoint.text)
         return TrainingClient(self, model_id=created.model_id, session=self._session, config=config)
 
     async def _created(self, accepted: AcceptedRequest, route: str, subject: str) -> CreateModelResponse:

@@ -32,6 +32,7 @@ class ServerFeatures(Record):
     training_runs: bool | None = None
     archive: bool | None = None
     publish: bool | None = None
+    state_route: bool | None = None
     models: tuple[str, ...] = ()
 
 

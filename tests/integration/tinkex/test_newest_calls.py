@@ -185,6 +185,28 @@ def test_a_server_that_describes_no_checkpoints_restores_by_its_own_route(
     assert body == {"state_path": "/state/checkpoints/x", "restore_optimizer": optimizer}
 
 
+@pytest.mark.parametrize(
+    ("routes", "sent"),
+    [(["create_model_from_state"], True), (["create_model_from_state", "weights_info"], None), ([], None)],
+    ids=["open-rl", "both", "neither"],
+)
+def test_a_save_holds_the_optimizer_where_that_takes_a_field(
+    scripted: ScriptedServer, make_service: MakeService, routes: list[str], sent: bool | None
+) -> None:
+    """The field is open-rl's own, so a server that describes its checkpoints never sees it; asked once."""
+    for route in routes:
+        scripted.script(route, json_response({"error": "state_path is required"}, 400))
+    scripted.script("save_weights", json_response({"request_id": "saved"}))
+    scripted.futures["saved"] = [json_response({"path": "/state/x"})]
+    run = make_service(scripted.url).create_lora_training_client("m")
+
+    run.save_state("x").result(10)
+    run.save_state("y").result(10)
+
+    assert [body.get("include_optimizer") for body in scripted.bodies("save_weights")] == [sent, sent]
+    assert [request.route for request in scripted.received].count("weights_info") == 1
+
+
 def test_a_server_with_neither_route_lacks_descriptions(
     scripted: ScriptedServer, make_service: MakeService
 ) -> None:
