@@ -15,8 +15,9 @@ PAGES = {
     "crucible.testing": "crucible_testing.md",
     "backends.tinkex": "tinkex.md",
     "backends.tinkex.types": "tinkex_types.md",
+    "backends.tinkex.compat": "tinkex_compat.md",
 }
-HAVE_PAGES_OF_THEIR_OWN = {"backends.tinkex": {"types"}}
+HAVE_PAGES_OF_THEIR_OWN = {"backends.tinkex": {"types"}, "backends.tinkex.compat": {"types"}}
 
 
 def test_every_page_belongs_to_a_package() -> None:

@@ -37,6 +37,12 @@ class ApiFuture(Generic[T]):
         """The first of ``request_ids``."""
         return next(iter(self.request_ids), None)
 
+    def future(self) -> "concurrent.futures.Future[T]":
+        """Return the standard future. Raises WrongLoop on a client of the caller's event loop, which has none."""
+        if isinstance(self._inner, asyncio.Future):
+            raise _wrong_loop()
+        return self._inner
+
     def done(self) -> bool:
         """Return whether there is a result or an error."""
         return self._inner.done()

@@ -1,11 +1,16 @@
 """The methods of a training client that sample from its run."""
 
+from collections.abc import Coroutine
+from typing import Any
+
+from backends.tinkex.client.api_future import ApiFuture
 from backends.tinkex.client.checkpoint_operations import SamplerKind, save_sampler_operation
 from backends.tinkex.client.run_channel import RunChannel
 from backends.tinkex.client.sampling import SamplingClient
 from backends.tinkex.client.training_service import TrainingService
 from backends.tinkex.errors import malformed
 from backends.tinkex.types.checkpoint_address import CheckpointAddress
+from backends.tinkex.types.responses import SaveWeightsForSamplerResponse
 
 
 class RunSamplingMethods:
@@ -51,10 +56,11 @@ class RunSamplingMethods:
             )
         )
 
-    async def save_weights_and_get_sampling_client_async(
+    def save_weights_and_get_sampling_client_async(
         self, name: str | None = None, *, record_stability_info: bool = False, kind: SamplerKind = "snapshot"
-    ) -> SamplingClient:
-        """As ``save_weights_and_get_sampling_client``. Without a name the save is not kept.
+    ) -> Coroutine[Any, Any, SamplingClient]:
+        """As ``save_weights_and_get_sampling_client``. Without a name the save is not kept. The save takes its
+        place among the run's requests at the call.
 
         ``kind="inflight"``: later saves of that kind move this client's weights too, so that its samples cannot be
         repeated; a service that has no such samplers refuses.
@@ -69,7 +75,12 @@ class RunSamplingMethods:
             sampling_session_seq_id=self._channel.session.next_sampler_seq_id() if name is None else None,
             kind=kind,
         )
-        saved = await self._channel.start(operation)
+        return self._sampler_of(self._channel.start(operation), name, record_stability_info=record_stability_info)
+
+    async def _sampler_of(
+        self, pending: ApiFuture[SaveWeightsForSamplerResponse], name: str | None, *, record_stability_info: bool
+    ) -> SamplingClient:
+        saved = await pending
         if name is None and saved.sampling_session_id is not None:
             return SamplingClient(
                 self._service,

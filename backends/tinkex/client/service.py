@@ -54,6 +54,7 @@ class ServiceClient(SamplingMethods):
         *,
         user_metadata: Mapping[str, str] | None = None,
         project_id: str | None = None,
+        display_name: str | None = None,
         observer: QueueObserver | None = None,
         on_session_lost: SessionLost | None = None,
         retry: RetryConfig | None = None,
@@ -86,6 +87,7 @@ class ServiceClient(SamplingMethods):
         self._on_lost = on_session_lost
         self._user_metadata = dict(user_metadata or {})
         self._project_id = project_id
+        self._display_name = display_name
         self._session = self._new_session()
         self._attached: dict[str, Session] = {}
 
@@ -284,6 +286,7 @@ class ServiceClient(SamplingMethods):
             self.connection,
             user_metadata=self._user_metadata,
             project_id=self._project_id,
+            display_name=self._display_name,
             heartbeat_s=self._heartbeat_s,
             on_lost=self._on_lost,
         )

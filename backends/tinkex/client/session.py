@@ -37,13 +37,18 @@ class Session:
         *,
         user_metadata: dict[str, str] | None = None,
         project_id: str | None = None,
+        display_name: str | None = None,
         tags: tuple[str, ...] = (),
         heartbeat_s: float = HEARTBEAT_S,
         on_lost: SessionLost | None = None,
     ) -> None:
         self._connection = connection
         self._request = CreateSessionRequest(
-            tags=list(tags), user_metadata=user_metadata or {}, project_id=project_id, sdk_version=SDK_VERSION
+            tags=list(tags),
+            user_metadata=user_metadata or {},
+            project_id=project_id,
+            display_name=display_name,
+            sdk_version=SDK_VERSION,
         )
         self._heartbeat_s = heartbeat_s
         self._on_lost = on_lost

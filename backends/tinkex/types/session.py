@@ -15,6 +15,7 @@ class CreateSessionRequest(SentRecord):
     user_metadata: dict[str, str] = Field(default_factory=dict)
     sdk_version: str
     project_id: str | None = None
+    display_name: str | None = None
     type: str = "create_session"
 
 

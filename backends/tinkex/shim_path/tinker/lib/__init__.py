@@ -1,0 +1,1 @@
+"""The modules of the Tinker SDK that programs import from."""

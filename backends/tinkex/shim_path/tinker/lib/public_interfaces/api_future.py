@@ -1,0 +1,3 @@
+"""The SDK's ``APIFuture``."""
+
+from backends.tinkex.compat.futures import APIFuture as APIFuture

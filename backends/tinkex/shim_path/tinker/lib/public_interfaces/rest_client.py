@@ -1,0 +1,3 @@
+"""The SDK's ``RestClient``."""
+
+from backends.tinkex.compat.rest_client import RestClient as RestClient

@@ -1,0 +1,3 @@
+"""The SDK's ``SamplingClient``."""
+
+from backends.tinkex.compat.sampling_client import SamplingClient as SamplingClient

@@ -1,0 +1,3 @@
+"""The SDK's ``ServiceClient``."""
+
+from backends.tinkex.compat.service_client import ServiceClient as ServiceClient

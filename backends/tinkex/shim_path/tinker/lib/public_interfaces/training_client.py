@@ -1,0 +1,3 @@
+"""The SDK's ``TrainingClient``."""
+
+from backends.tinkex.compat.training_client import TrainingClient as TrainingClient

@@ -1,0 +1,3 @@
+"""The SDK's ``TensorData``."""
+
+from backends.tinkex.compat.tensor_data import TensorData as TensorData
