@@ -23,6 +23,14 @@ KNOWN_CYCLES: Final[Set[str]] = set()
 
 ALLOWED_DUPLICATES: Final[Mapping[str, str]] = {
     "Datum": "backends.tinkex.types has the names of the official SDK; crucible.training.Datum is the contract's",
+    **dict.fromkeys(
+        (
+            *("ForwardBackwardOutput", "PromptAltTokens", "PromptProvenanceSpan", "SampledProvenanceSpan"),
+            *("SampleResponse", "SampledSequence", "TensorData"),
+            *("RestClient", "SamplingClient", "ServiceClient", "TrainingClient"),
+        ),
+        "backends.tinkex.compat has the names of the official SDK for programs that are written for it",
+    ),
 }
 """Class names that may be defined twice, with the reason."""
 

@@ -1,13 +1,16 @@
 """Loading of a model's tokenizer by the names that a server gives."""
 
+import threading
 from typing import Any, Final
 
 from backends.tinkex.errors import BACKEND
 from backends.tinkex.types.model_info import GetInfoResponse
 from crucible.errors import NotFound, Unsupported
+from crucible.forks import reset_after_fork
 
 _BYTE_TOKENIZER: Final = "nsai/byte-320"
 _BYTE_VOCABULARY: Final = 320
+_IMPORTING = threading.Lock()
 
 
 def known_vocab_size(info: GetInfoResponse) -> int | None:
@@ -35,7 +38,9 @@ def load_tokenizer(info: GetInfoResponse) -> Any:
     if not name:
         raise Unsupported("the server names neither a tokenizer nor a base model", backend=BACKEND)
     try:
-        from transformers import AutoTokenizer
+        # transformers imports its names on first access, which fails in a second thread at the same time
+        with _IMPORTING:
+            from transformers import AutoTokenizer
     except ImportError as error:
         remedy = 'pip install "nsai-work[transformers]"'
         raise Unsupported(
@@ -45,3 +50,11 @@ def load_tokenizer(info: GetInfoResponse) -> Any:
         return AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise NotFound(f"no tokenizer {name}: {error}", backend=BACKEND) from error
+
+
+def _reset() -> None:
+    global _IMPORTING  # noqa: PLW0603  # a thread that held it does not exist in a forked child
+    _IMPORTING = threading.Lock()
+
+
+reset_after_fork(_reset)

@@ -15,7 +15,7 @@ _MAY_BE_SPARSE: Final = frozenset({"target_tokens", "weights"})
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Span:
+class _TokenRun:
     sequence_id: str
     offset: int = 0
     length: int
@@ -30,14 +30,14 @@ class _Span:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PromptProvenanceSpan(_Span):
+class PromptProvenanceSpan(_TokenRun):
     """The positions ``offset`` to ``offset + length`` of the prompt from which ``sequence_id`` was sampled."""
 
     record = ours.PromptProvenanceSpan
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampledProvenanceSpan(_Span):
+class SampledProvenanceSpan(_TokenRun):
     """The positions ``offset`` to ``offset + length`` of the tokens of the sampled sequence ``sequence_id``."""
 
     record = ours.SampledProvenanceSpan

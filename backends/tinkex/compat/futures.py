@@ -38,7 +38,7 @@ class APIFuture(ABC, Generic[T]):
         return self.result_async().__await__()
 
 
-class Pending(APIFuture[T]):
+class ConvertedResult(APIFuture[T]):
     """A result that is computed on the client's event loop."""
 
     def __init__(self, future: "concurrent.futures.Future[T]") -> None:
@@ -54,7 +54,7 @@ def pending(
     work: Awaitable[S],
     convert: Callable[[S], T],
     translate: Callable[[CrucibleError], Exception] = translated,
-) -> Pending[T]:
+) -> ConvertedResult[T]:
     """Return the future of a converted result, with the SDK's errors."""
 
     async def converted() -> T:
@@ -63,7 +63,7 @@ def pending(
         except CrucibleError as error:
             raise translate(error) from error
 
-    return Pending(runner.start(converted()).future())
+    return ConvertedResult(runner.start(converted()).future())
 
 
 def same(value: T) -> T:

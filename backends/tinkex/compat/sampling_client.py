@@ -11,7 +11,7 @@ from backends.tinkex.client.runner import Runner
 from backends.tinkex.client.sampler_clone import CLONE_BLOCK, new_clone_id
 from backends.tinkex.compat.client_future import ClientFuture
 from backends.tinkex.compat.errors import translated
-from backends.tinkex.compat.futures import APIFuture, Pending, pending, same
+from backends.tinkex.compat.futures import APIFuture, ConvertedResult, pending, same
 from backends.tinkex.compat.results import SampleResponse
 from backends.tinkex.compat.tensor_data import TensorData
 from crucible.errors import CrucibleError
@@ -104,10 +104,12 @@ class SamplingClient:
     def __reduce__(self) -> tuple[Callable[..., "SamplingClient"], tuple[dict[str, Any]]]:
         return (_attached, (self._state(),))
 
-    def _described(self) -> Pending[str]:
+    def _described(self) -> ConvertedResult[str]:
         return self._pending(lambda client: client.get_sampler(), lambda found: found.base_model)
 
-    def _pending(self, call: Callable[[sampling.SamplingClient], Any], convert: Callable[[Any], T]) -> Pending[T]:
+    def _pending(
+        self, call: Callable[[sampling.SamplingClient], Any], convert: Callable[[Any], T]
+    ) -> ConvertedResult[T]:
         client, runner, _ = self._sampler
         try:
             work = call(client)

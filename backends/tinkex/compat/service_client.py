@@ -9,7 +9,7 @@ from backends.tinkex import types as ours
 from backends.tinkex.client import sampling, service, training
 from backends.tinkex.client.session import FinishReason
 from backends.tinkex.compat.errors import InvalidArgumentError, translated
-from backends.tinkex.compat.futures import APIFuture, Pending, pending, same
+from backends.tinkex.compat.futures import APIFuture, ConvertedResult, pending, same
 from backends.tinkex.compat.rest_client import RestClient
 from backends.tinkex.compat.run_watch import RunWatch
 from backends.tinkex.compat.sampling_client import SamplingClient, SamplingClientFuture, check_retries
@@ -157,7 +157,7 @@ class ServiceClient:
 
     # --- private --------------------------------------------------------------------------------------------
 
-    def _capabilities(self) -> Pending[ours.ServerCapabilities]:
+    def _capabilities(self) -> ConvertedResult[ours.ServerCapabilities]:
         return pending(self._service.runner, self._service.get_server_capabilities(), same)
 
     def _from_state(

@@ -11,7 +11,7 @@ from backends.tinkex.client.runner import Runner
 from backends.tinkex.compat.client_future import ClientFuture
 from backends.tinkex.compat.datum import Datum, to_tinkex
 from backends.tinkex.compat.errors import InvalidArgumentError, translated
-from backends.tinkex.compat.futures import APIFuture, Pending, pending, same
+from backends.tinkex.compat.futures import APIFuture, ConvertedResult, pending, same
 from backends.tinkex.compat.results import ForwardBackwardOutput
 from backends.tinkex.compat.run_watch import RunWatch
 from backends.tinkex.compat.sampling_client import SamplingClient, SamplingClientFuture, check_retries
@@ -250,7 +250,9 @@ class TrainingClient:
 
     # --- private --------------------------------------------------------------------------------------------
 
-    def _pending(self, call: Callable[[training.TrainingClient], Any], convert: Callable[[Any], T]) -> Pending[T]:
+    def _pending(
+        self, call: Callable[[training.TrainingClient], Any], convert: Callable[[Any], T]
+    ) -> ConvertedResult[T]:
         """Make a call now, and return the future of its converted result."""
         run = self._run
         run.watch.check()
@@ -266,7 +268,7 @@ class TrainingClient:
             raise translated(error) from error
         return pending(run.runner, work, checked, run.watch.translated)
 
-    def _info(self) -> Pending[ours.GetInfoResponse]:
+    def _info(self) -> ConvertedResult[ours.GetInfoResponse]:
         return self._pending(lambda client: client.get_info(), same)
 
     def _sampler(self, call: Callable[[training.TrainingClient], Any]) -> SamplingClientFuture:
