@@ -53,7 +53,7 @@ def load_tokenizer(info: GetInfoResponse) -> Any:
 
 
 def _reset() -> None:
-    global _IMPORTING  # noqa: PLW0603  # a thread that held it does not exist in a forked child
+    global _IMPORTING  # a thread that held it does not exist in a forked child
     _IMPORTING = threading.Lock()
 
 
