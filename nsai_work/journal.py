@@ -5,7 +5,7 @@ job, nothing is written and LeaseLost is raised. ``nsai_work.store.journal.adapt
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
@@ -64,6 +64,18 @@ class StepRecord(Record):
     recorded_at: Instant | None = None
 
 
+class EvaluationRecord(Record):
+    """A recorded evaluation of the weights after ``step`` optimizer steps. ``metrics`` contains ``eval.loss``, in
+    nats per token of an ordinary run; ``rows`` and ``tokens`` are those that were evaluated."""
+
+    step: Count
+    generation: Count = Field(ge=1)
+    metrics: dict[str, float]
+    rows: Count
+    tokens: Count
+    recorded_at: Instant | None = None
+
+
 class CheckpointStatus(StrEnum):
     """State of a checkpoint. Pending: the save may be in flight. Committed: verified, usable by a recovery. Lost:
     it failed verification."""
@@ -107,6 +119,8 @@ class JournalSnapshot:
     operations of the newest run without a recorded result, by sequence number, and ``last_closed`` is the one
     before them: results are recorded in order, so a recorded result closes every earlier intent. ``last_seq_id`` is
     the highest sequence number journaled for the newest run, open or closed. Both are None before the first.
+    ``evaluations`` are the current ones, in order; ``superseded_evaluations`` has the newest superseded one of each
+    step.
     """
 
     runs: Sequence[RemoteRun]
@@ -116,6 +130,8 @@ class JournalSnapshot:
     checkpoints: Sequence[CheckpointRecord]
     last_seq_id: int | None = None
     last_closed: Intent | None = None
+    evaluations: Sequence[EvaluationRecord] = ()
+    superseded_evaluations: Mapping[int, EvaluationRecord] = field(default_factory=dict)
 
     @property
     def run(self) -> RemoteRun | None:
@@ -137,8 +153,8 @@ class Journal(Protocol):
         ...
 
     async def begin_run(self, run: RemoteRun) -> None:
-        """Add a remote run. Supersedes the steps after ``run.from_step`` and closes the open intents of older runs,
-        whose effects stay with those runs."""
+        """Add a remote run. Supersedes the steps and evaluations after ``run.from_step`` (all evaluations, with a
+        run that starts anew), and closes the open intents of older runs, whose effects stay with those runs."""
         ...
 
     async def end_run(self, generation: int, reason: str) -> None:
@@ -158,6 +174,11 @@ class Journal(Protocol):
     ) -> None:
         """Record a step's result and close its intent. Idempotent by step and generation. Emits ``step`` with the
         record and ``progress``."""
+        ...
+
+    async def complete_evaluation(self, record: EvaluationRecord, last_seq_id: int) -> None:
+        """Record an evaluation, and close the intent of its last forward pass. Idempotent by step and generation.
+        Emits ``evaluation`` with the record."""
         ...
 
     async def close_intent(self, generation: int, last_seq_id: int) -> None:

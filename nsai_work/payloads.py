@@ -14,7 +14,7 @@ from crucible.recovery import RecoveryPolicy
 from crucible.training import LoraSpec, OptimizerSpec, RunSpec
 from crucible.values import Name, Text
 from nsai_work.errors import InvalidJob
-from nsai_work.policies import CheckpointPolicy
+from nsai_work.policies import EVAL_PREFIX, CheckpointPolicy, EarlyStopping
 
 MAX_STEPS = 1_000_000_000
 
@@ -63,6 +63,31 @@ class DataSource(Record):
     sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
 
 
+class EvaluationSpec(Record):
+    """Evaluation of a training run on examples that it does not train on: before the first step, every ``every``
+    steps, and after the last. The examples are those of ``data``, or a ``split`` of the training data: about this
+    part of its rows, selected by a hash of their content, and the same on every machine."""
+
+    every: int = Field(default=100, ge=1, le=MAX_STEPS)
+    data: DataSource | None = None
+    split: float | None = Field(default=None, gt=0, lt=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_tasks(cls, value: object) -> object:
+        if isinstance(value, dict) and "tasks" in value:
+            raise ValueError(
+                "tasks: environments are not supported yet; give data, or a split of the training data"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _require_examples(self) -> "EvaluationSpec":
+        if (self.data is None) == (self.split is None):
+            raise ValueError("give either data, a file, or split, a part of the training data")
+        return self
+
+
 class LearningRateSchedule(Record):
     """Learning-rate schedule: a linear warm-up from 0 over ``warmup_steps``, then constant, or decaying to 0, which
     it would reach one step after the last."""
@@ -86,6 +111,7 @@ class TrainingStep(Record):
     ``pipeline_depth`` is the maximum number of optimizer steps in flight at the service. Examples longer than
     ``max_tokens`` tokens of the model's tokenizer are truncated. ``recovery`` is merged over ``JOB_RECOVERY``. With
     an ``objective``, each step's loss is computed by the driver, and ``loss_fn`` stays ``cross_entropy``.
+    ``early_stopping`` may end the run before its last step.
     """
 
     base_model: Name = Field(min_length=1, max_length=1_000)
@@ -102,6 +128,8 @@ class TrainingStep(Record):
     seed: int = Field(default=0, ge=0, lt=2**31)
     max_tokens: int = Field(default=4096, ge=2, le=100_000_000)
     pipeline_depth: int = Field(default=2, ge=1, le=64)
+    eval: EvaluationSpec | None = None
+    early_stopping: EarlyStopping | None = None
     checkpoint_policy: CheckpointPolicy = CheckpointPolicy()
     recovery: JobRecovery = JOB_RECOVERY
 
@@ -110,6 +138,24 @@ class TrainingStep(Record):
         if self.objective is not None and (self.loss_fn != "cross_entropy" or self.loss_fn_config):
             raise ValueError("objective: it takes the place of the loss; leave loss_fn and loss_fn_config out")
         return self
+
+    @model_validator(mode="after")
+    def _require_evaluation(self) -> "TrainingStep":
+        if self.early_stopping is not None and self.eval is None:
+            raise ValueError("early_stopping: it needs evaluations; add eval, with data or a split")
+        return self
+
+    @property
+    def is_best_by_evaluation(self) -> bool:
+        """Whether checkpoints are compared by a metric of the evaluations. Each evaluated step is then saved."""
+        return self.checkpoint_policy.best_metric.startswith(EVAL_PREFIX)
+
+    @property
+    def needs_forward(self) -> str | None:
+        """The field that needs forward passes of the backend; None if none does."""
+        if self.objective is not None:
+            return "objective"
+        return None if self.eval is None else "eval"
 
     def run_spec(self, user_metadata: dict[str, str] | None = None) -> RunSpec:
         """Return the specification of the remote run."""

@@ -137,6 +137,10 @@ class SavedCheckpoint:
 TEN_YEARS_S = 315_360_000
 LOSS = "loss"
 """The metric that every step has."""
+EVAL_PREFIX = "eval."
+"""The names of the metrics of evaluations begin with it."""
+EVAL_LOSS = "eval.loss"
+"""The metric that every evaluation has."""
 
 
 class CheckpointPolicy(Record):
@@ -232,3 +236,48 @@ class CheckpointPolicy(Record):
 
 def _is_number(metric: float | None) -> bool:
     return metric is not None and not math.isnan(metric)
+
+
+@dataclass(frozen=True, slots=True)
+class StopDecision:
+    """The decision to stop a run: after ``step``, since ``best`` of step ``best_step`` stayed the best value."""
+
+    step: int
+    best_step: int
+    best: float
+
+
+class EarlyStopping(Record):
+    """When a training run stops before its last step: after ``patience`` evaluations in a row whose ``metric`` is
+    not better than the best before them by more than ``min_delta``. The evaluation at step 0 counts."""
+
+    metric: str = Field(default=EVAL_LOSS, min_length=1, max_length=200)
+    patience: int = Field(default=3, ge=1, le=1_000_000)
+    min_delta: float = Field(default=0.0, ge=0)
+    mode: Literal["min", "max"] = "min"
+
+    def stop(self, values: Sequence[tuple[int, float]]) -> StopDecision | None:
+        """Return where the run stops, given the metric by step, in order; None if it goes on."""
+        best: tuple[int, float] | None = None
+        stale = 0
+        for step, value in values:
+            if best is None or self._improves(value, best[1]):
+                best, stale = (step, value), 0
+                continue
+            stale += 1
+            if stale >= self.patience:
+                return StopDecision(step, *best)
+        return None
+
+    def may_stop(self, values: Sequence[tuple[int, float]], pending: int) -> bool:
+        """Return whether one of the next ``pending`` evaluations may stop the run."""
+        best: float | None = None
+        stale = 0
+        for _, value in values:
+            improves = best is None or self._improves(value, best)
+            best, stale = (value, 0) if improves else (best, stale + 1)
+        # the first value is never worse than another
+        return stale + pending - (best is None) >= self.patience
+
+    def _improves(self, value: float, best: float) -> bool:
+        return value < best - self.min_delta if self.mode == "min" else value > best + self.min_delta

@@ -14,7 +14,7 @@ from nsai_work.cli.commands.complete import complete
 from nsai_work.cli.commands.database import database_app
 from nsai_work.cli.commands.doctor import doctor
 from nsai_work.cli.commands.job_actions import cancel, promote, retry
-from nsai_work.cli.commands.jobs import checkpoints, list_jobs, show, steps
+from nsai_work.cli.commands.jobs import checkpoints, evaluations, list_jobs, show, steps
 from nsai_work.cli.commands.limits import limits_app
 from nsai_work.cli.commands.run import run
 from nsai_work.cli.commands.submit import submit
@@ -63,6 +63,7 @@ app.command("submit", rich_help_panel="Jobs")(submit)
 app.command("list", rich_help_panel="Jobs")(list_jobs)
 app.command("show", rich_help_panel="Jobs")(show)
 app.command("steps", rich_help_panel="Jobs")(steps)
+app.command("evaluations", rich_help_panel="Jobs")(evaluations)
 app.command("checkpoints", rich_help_panel="Jobs")(checkpoints)
 app.command("watch", rich_help_panel="Jobs")(watch)
 app.command("cancel", rich_help_panel="Jobs")(cancel)

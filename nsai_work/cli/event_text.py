@@ -40,6 +40,12 @@ def _reason(data: Data) -> str:
     return f": {reason}" if reason else ""
 
 
+def _evaluation(data: Data) -> str:
+    metrics = data.get("metrics") or {}
+    values = ", ".join(f"{name} {value:.4f}" for name, value in sorted(metrics.items()))
+    return f"evaluation at step {data.get('step')}: {values}"
+
+
 def _with_reason(text: str) -> Formatter:
     return lambda data: text + _reason(data)
 
@@ -141,6 +147,11 @@ _FORMATTERS: Final[dict[str, tuple[Formatter, str]]] = {
     "training.incident": (_incident, "bold red"),
     "training.truncated": (_truncated, "yellow"),
     "step.skipped": (lambda data: f"step {data.get('step')} skipped: its batch corrupts the run", "bold yellow"),
+    "evaluation": (_evaluation, "cyan"),
+    "evaluation.differs": (
+        lambda data: f"the evaluation at step {data.get('step')} differs from that before the restore",
+        "bold red",
+    ),
     "checkpoint.committed": (_checkpoint, "cyan"),
     "checkpoint.metric_missing": (
         lambda data: f"the service sends no metric {data.get('metric')}: no checkpoint can be the best by it",

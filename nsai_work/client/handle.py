@@ -15,7 +15,7 @@ from nsai_work.lifecycle import JobStatus
 from nsai_work.settings import Settings
 
 if TYPE_CHECKING:
-    from nsai_work.journal import CheckpointRecord, StepRecord
+    from nsai_work.journal import CheckpointRecord, EvaluationRecord, StepRecord
     from nsai_work.store import EventRow, Store
 
 
@@ -44,6 +44,10 @@ class JobHandle:
     def steps(self) -> "list[StepRecord]":
         """Return the effective optimizer steps in order. Steps that a restore superseded are left out."""
         return list(self._store().steps(self.id))
+
+    def evaluations(self) -> "list[EvaluationRecord]":
+        """Return the evaluations of a training job in order. Those that a restore superseded are left out."""
+        return list(self._store().evaluations(self.id))
 
     def checkpoints(self) -> "list[CheckpointRecord]":
         """Return all checkpoints of the job, including deleted ones."""
@@ -107,6 +111,10 @@ class JobHandle:
     async def asteps(self) -> "list[StepRecord]":
         """Async variant of ``steps``."""
         return await asyncio.to_thread(self.steps)
+
+    async def aevaluations(self) -> "list[EvaluationRecord]":
+        """Async variant of ``evaluations``."""
+        return await asyncio.to_thread(self.evaluations)
 
     async def acheckpoints(self) -> "list[CheckpointRecord]":
         """Async variant of ``checkpoints``."""

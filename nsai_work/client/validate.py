@@ -32,6 +32,7 @@ from nsai_work.job import NOT_ENFORCED, STATE_FIELDS, Job
 from nsai_work.payloads import CommandPayload, DataSource, Inference, Payload, TrainingStep
 from nsai_work.placement import candidate_backends
 from nsai_work.policies import LOSS
+from nsai_work.training.evaluation import evaluation_metrics
 from nsai_work.training.objectives import require_objective
 from nsai_work.user_paths import expanded
 
@@ -176,9 +177,13 @@ def _check_backend_names(job: Job, installed: InstalledBackends) -> None:
 def _pin_files(parsed: _ParsedJob) -> _ParsedJob:
     job, payload = parsed.job, parsed.payload
     if isinstance(payload, TrainingStep):
-        from nsai_work.training.data import pin_data
+        from nsai_work.training.evaluation import pin_examples
 
-        return _with_payload(job, data=pin_data(payload.data).model_dump(mode="json"))
+        data, evaluation = pin_examples(payload.data, payload.eval)
+        changes: dict[str, JsonValue] = {"data": data.model_dump(mode="json")}
+        if evaluation is not None:
+            changes["eval"] = evaluation.model_dump(mode="json", exclude_none=True)
+        return _with_payload(job, **changes)
     if isinstance(payload, Inference) and payload.input is not None:
         return _pin_batch(job, payload.input)
     return parsed
@@ -263,7 +268,7 @@ def _group_equal_checks(jobs: Sequence[_ParsedJob]) -> list[list[_ParsedJob]]:
 
 def _check_key(payload: Payload) -> str:
     checked = payload.run_spec() if isinstance(payload, TrainingStep) else payload
-    forward = isinstance(payload, TrainingStep) and payload.objective is not None
+    forward = payload.needs_forward if isinstance(payload, TrainingStep) else None
     return f"{type(payload).__name__} {forward} {checked.model_dump_json()}"
 
 
@@ -290,10 +295,10 @@ async def _error_of_check(backend: Backend, payload: Payload) -> CrucibleError |
 async def _check(backend: Backend, payload: Payload) -> None:
     if isinstance(payload, TrainingStep):
         await _training_backend(backend).check_spec(payload.run_spec())
-        if payload.objective is not None and not (await backend.capabilities()).supports_forward:
+        field = payload.needs_forward
+        if field is not None and not (await backend.capabilities()).supports_forward:
             raise Unsupported(
-                f"payload.objective: {backend.name!r} has no forward passes, which objectives need",
-                backend=backend.name,
+                f"payload.{field}: {backend.name!r} has no forward passes, which this needs", backend=backend.name
             )
     elif isinstance(payload, Inference):
         if payload.prompt is not None:
@@ -318,13 +323,18 @@ def _check_offer(kind: type[Backend], backend: str, payload: Payload) -> None:
     if kind.losses and payload.loss_fn not in kind.losses:
         are = f"losses of {backend!r} for texts and conversations:"
         raise InvalidJob.of("payload.loss_fn", payload.loss_fn, known_names(payload.loss_fn, kind.losses, are=are))
-    metric, metrics = payload.checkpoint_policy.best_metric, (LOSS, *kind.metrics)
+    evaluated = evaluation_metrics(payload)
+    _check_metric(
+        "checkpoint_policy.best_metric", payload.checkpoint_policy.best_metric, (LOSS, *kind.metrics, *evaluated)
+    )
+    if payload.early_stopping is not None:
+        _check_metric("early_stopping.metric", payload.early_stopping.metric, evaluated)
+
+
+def _check_metric(field: str, metric: str, metrics: Sequence[str]) -> None:
     if metric not in metrics:
-        raise InvalidJob.of(
-            "payload.checkpoint_policy.best_metric",
-            metric,
-            known_names(metric, metrics, are=f"metrics of {backend!r}:"),
-        )
+        are = "no step or evaluation of this job gives it; metrics are:"
+        raise InvalidJob.of(f"payload.{field}", metric, known_names(metric, metrics, are=are))
 
 
 def _training_backend(backend: Backend) -> TrainingBackend:

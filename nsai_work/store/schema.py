@@ -273,6 +273,20 @@ steps: Final = Table(
     PrimaryKeyConstraint("job_seq", "step", "generation"),
 )
 
+evaluations: Final = Table(
+    "nsai_evaluations",
+    metadata,
+    _job_column(),
+    Column("step", BigInteger, nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("superseded_by", Integer),
+    Column("metrics", Json, nullable=False),
+    Column("rows", BigInteger, nullable=False),
+    Column("tokens", BigInteger, nullable=False),
+    Column("recorded_at", UtcTime, nullable=False),
+    PrimaryKeyConstraint("job_seq", "step", "generation"),
+)
+
 intents: Final = Table(
     "nsai_intents",
     metadata,

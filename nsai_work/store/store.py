@@ -10,12 +10,12 @@ from sqlalchemy import URL
 
 from nsai_work.clock import Clock, SystemClock
 from nsai_work.job import Job
-from nsai_work.journal import CheckpointRecord, RemoteRun, StepRecord
+from nsai_work.journal import CheckpointRecord, EvaluationRecord, RemoteRun, StepRecord
 from nsai_work.lifecycle import JobStatus
 from nsai_work.store.claim import limits
 from nsai_work.store.engine.database import Database, Tx
 from nsai_work.store.engine.engines import parse_url
-from nsai_work.store.journal import checkpoints, runs, steps
+from nsai_work.store.journal import checkpoints, evaluations, runs, steps
 from nsai_work.store.lifecycle import cancel_retry
 from nsai_work.store.maintenance import old_checkpoints, pruning, workers
 from nsai_work.store.maintenance.old_checkpoints import OldCheckpoint
@@ -151,6 +151,10 @@ class Store:
     def steps(self, job_id: str) -> list[StepRecord]:
         """The optimizer steps of a job that are not superseded, in order."""
         return self.database.read(lambda tx: steps.job_steps(tx, job_queries.seq_of(tx, job_id)))
+
+    def evaluations(self, job_id: str) -> list[EvaluationRecord]:
+        """The evaluations of a training job that are not superseded, in order."""
+        return self.database.read(lambda tx: evaluations.job_evaluations(tx, job_queries.seq_of(tx, job_id)))
 
     def checkpoints(self, job_id: str) -> list[CheckpointRecord]:
         """All checkpoints of a job, deleted ones included."""

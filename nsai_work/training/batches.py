@@ -74,35 +74,40 @@ class DatasetSource(BatchSource):
     """The batches of a data set, shuffled anew in each epoch.
 
     An epoch contains every example once; its last batch may be smaller than the others. The shuffle uses a hash,
-    not a random generator, so that a step has the same batch on every machine and Python version.
+    not a random generator, so that a step has the same batch on every machine and Python version. ``indexes`` are
+    the examples to train on, if not all.
     """
 
-    def __init__(self, datums: Datums, plan: Plan) -> None:
+    def __init__(self, datums: Datums, plan: Plan, indexes: Sequence[int] | None = None) -> None:
         self._datums = datums
         self._plan = plan
+        self._indexes = range(len(datums)) if indexes is None else indexes
         self._sorted_epoch: int | None = None
 
     @property
     def examples(self) -> int:
-        return len(self._datums)
+        return len(self._indexes)
 
     async def batch(self, step: int) -> StepBatch:
         known = self.examples <= SORTED_INLINE or self._plan.epoch(step) == self._sorted_epoch
-        if known and self._datums.are_rendered(batch_indexes(self._plan, step)):
+        if known and self._datums.are_rendered(self._batch_indexes(step)):
             return self._make(step)
         return await asyncio.to_thread(self._make, step)
 
     def _make(self, step: int) -> StepBatch:
-        indexes = batch_indexes(self._plan, step)
+        indexes = self._batch_indexes(step)
         self._sorted_epoch = epoch = self._plan.epoch(step)
         cursor = self._plan.cursor(step)
         return StepBatch(step, epoch, cursor, self._datums.batch(indexes), self._datums.lines(indexes))
+
+    def _batch_indexes(self, step: int) -> list[int]:
+        return [self._indexes[place] for place in batch_indexes(self._plan, step)]
 
     def announcements(self) -> Mapping[str, dict[str, JsonValue]]:
         lines = self._datums.truncated
         if not lines:
             return {}
-        data: dict[str, JsonValue] = {"rows": len(lines), "of": self.examples, "lines": [*lines[:MAX_SHOWN]]}
+        data: dict[str, JsonValue] = {"rows": len(lines), "of": len(self._datums), "lines": [*lines[:MAX_SHOWN]]}
         return {"training.truncated": data | {"max_tokens": self._datums.max_tokens}}
 
     def result_fields(self) -> dict[str, JsonValue]:

@@ -36,8 +36,9 @@ async def finish_save(
     if not check.usable:
         await _mark_lost(assignment, active, intent, check.reason or NO_REASON)
         return
-    metric = metric_of(assignment, active.progress.last)
-    if metric is None:
+    metric = metric_of(assignment, active.progress)
+    by_evaluation = assignment.payload.is_best_by_evaluation
+    if metric is None and (not by_evaluation or active.operations.is_evaluated(intent.step)):
         await _report_missing_metric(assignment, active.progress)
     await assignment.journal.commit_checkpoint(
         intent.name, path=saved.path, last_seq_id=intent.last_seq_id, size_bytes=check.size_bytes, metric=metric
@@ -49,7 +50,7 @@ async def finish_save(
         status=CheckpointStatus.COMMITTED,
         path=saved.path,
         metric=metric,
-        final=intent.step == assignment.plan.total_steps,
+        final=intent.step == active.operations.last_step,
     )
     await _delete_expired(assignment, active.progress, wait)
 
@@ -58,7 +59,8 @@ async def _report_missing_metric(assignment: Assignment, progress: Progress) -> 
     """Report once that the service did not send the policy's metric as a finite number."""
     if any(row.kept and row.metric is None for row in progress.checkpoints.values()):
         return
-    sent: list[JsonValue] = [*sorted(progress.last.metrics)] if progress.last else []
+    evaluated = progress.evaluations[-1].metrics if progress.evaluations else {}
+    sent: list[JsonValue] = [*sorted({*progress.last.metrics, *evaluated})] if progress.last else []
     await assignment.journal.event(
         "checkpoint.metric_missing",
         {
@@ -110,7 +112,7 @@ async def _mark_lost(assignment: Assignment, active: ActiveRun, intent: Intent, 
     # in this order: an owner that takes over in between finds a pending row and saves again
     await assignment.journal.close_intent(active.record.generation, intent.last_seq_id)
     await assignment.journal.mark_checkpoint(intent.name, CheckpointStatus.LOST, reason)
-    if intent.step == assignment.plan.total_steps:
+    if intent.step == active.operations.last_step:
         raise BackendError(
             f"the final checkpoint {intent.name} is not usable: {reason}", backend=active.run.ref.backend
         )

@@ -7,7 +7,7 @@ remote run where that is safe, else from the newest checkpoint. First start, tak
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Final
@@ -26,10 +26,11 @@ from nsai_work.job import Job
 from nsai_work.journal import Journal, JournalSnapshot
 from nsai_work.payloads import TrainingStep
 from nsai_work.training.batches import BatchSource, DatasetSource, Lookahead
-from nsai_work.training.data import load_data
-from nsai_work.training.datums import shared_datums
+from nsai_work.training.data import Dataset, load_data
+from nsai_work.training.datums import Datums, shared_datums
 from nsai_work.training.decision import Action, Decision, Incident, decide, needs_health_check
 from nsai_work.training.entry import connect
+from nsai_work.training.evaluation import EvaluationSource, read_examples, split_rows
 from nsai_work.training.lineage import EndReason, end_code, times_poisoned
 from nsai_work.training.objectives import Objective
 from nsai_work.training.pipeline import fill, finish_oldest
@@ -64,7 +65,7 @@ async def train(
     wait = InterruptibleAwaiter(control)
     batches: Lookahead | None = None
     try:
-        plan, source = await _open_data(payload, backend, wait)
+        plan, source, evaluation = await _open_data(payload, backend, wait)
         batches = Lookahead(source, depth=payload.pipeline_depth, last_step=plan.total_steps)
         assignment = Assignment(
             job_id=job.id,
@@ -73,6 +74,7 @@ async def train(
             plan=plan,
             batches=batches,
             objective=None if payload.objective is None else await asyncio.to_thread(Objective, payload.objective),
+            evaluation=evaluation,
             backend=backend,
             journal=journal,
             clock=clock,
@@ -91,12 +93,24 @@ async def train(
 
 async def _open_data(
     payload: TrainingStep, backend: TrainingBackend, wait: InterruptibleAwaiter
-) -> tuple[Plan, BatchSource]:
-    dataset = await asyncio.to_thread(load_data, payload.data)
+) -> tuple[Plan, BatchSource, EvaluationSource | None]:
     tokenizer = await wait(backend.tokenizer(payload.base_model))
-    datums = await asyncio.to_thread(shared_datums, dataset, tokenizer, payload.max_tokens)
-    plan = Plan.of(payload, len(datums))
-    return plan, DatasetSource(datums, plan)
+
+    async def rendered(dataset: Dataset) -> Datums:
+        return await asyncio.to_thread(shared_datums, dataset, tokenizer, payload.max_tokens)
+
+    dataset = await asyncio.to_thread(load_data, payload.data)
+    datums = await rendered(dataset)
+    training: Sequence[int] = range(len(datums))
+    evaluation: EvaluationSource | None = None
+    if payload.eval is not None and payload.eval.split is not None:
+        training, held_out = await asyncio.to_thread(split_rows, dataset.examples, payload.eval.split)
+        evaluation = EvaluationSource(datums, held_out)
+    elif payload.eval is not None and payload.eval.data is not None:
+        other = await rendered(await asyncio.to_thread(read_examples, load_data, payload.eval.data))
+        evaluation = EvaluationSource(other, range(len(other)))
+    plan = Plan.of(payload, len(training))
+    return plan, DatasetSource(datums, plan, training), evaluation
 
 
 class _Driver:
@@ -130,7 +144,7 @@ class _Driver:
         assignment = self._assignment
         if self._active is None:
             snapshot = await assignment.journal.load()
-            if is_finished(snapshot, assignment.plan):
+            if is_finished(snapshot, assignment.plan, assignment.payload):
                 return training_result(snapshot, assignment.plan, assignment.payload)
             self._active = await connect(assignment, snapshot)
             del snapshot  # thousands of step records, not needed while driving

@@ -14,6 +14,7 @@ from crucible.training import IntentKind, LiveRun
 from nsai_work.errors import InvalidJob
 from nsai_work.journal import CheckpointRecord, CheckpointStatus, JournalSnapshot, RemoteRun, ResumeMode
 from nsai_work.training.checkpoints import finish_cleanup
+from nsai_work.training.evaluation import last_step
 from nsai_work.training.lineage import (
     candidates,
     checkpoint_ref,
@@ -22,8 +23,8 @@ from nsai_work.training.lineage import (
     suspect_generations,
 )
 from nsai_work.training.objectives import FORWARD_NAME
-from nsai_work.training.operations import OperationSequence, last_position, run_name
-from nsai_work.training.proof import comparable
+from nsai_work.training.operations import EvaluationPlan, OperationSequence, last_position, run_name
+from nsai_work.training.proof import comparable, comparable_evaluations
 from nsai_work.training.resume import check_resume
 from nsai_work.training.run_state import ActiveRun, Assignment, Progress
 
@@ -250,6 +251,8 @@ def _active_run(
         run_name=run_name(assignment.job_id, record.generation),
         forward=None if assignment.objective is None else FORWARD_NAME,
         skipped=skipped_steps(snapshot.runs, skip_batch=skips),
+        evaluation=_schedule(assignment),
+        last_step=last_step(assignment.plan, payload, snapshot.evaluations),
         position=last_position(snapshot, record),
     )
     repeated = {
@@ -263,6 +266,14 @@ def _active_run(
         progress=Progress.of(snapshot),
         operations=operations,
         superseded=comparable(snapshot.superseded, snapshot.runs, source),
+        superseded_evaluations=comparable_evaluations(snapshot.superseded_evaluations, snapshot.runs, source),
         suspect=suspect_generations(snapshot.runs),
         repeated=repeated,
     )
+
+
+def _schedule(assignment: Assignment) -> EvaluationPlan | None:
+    spec, examples = assignment.payload.eval, assignment.evaluation
+    if spec is None or examples is None:
+        return None
+    return EvaluationPlan(spec.every, examples.passes, saves=assignment.payload.is_best_by_evaluation)

@@ -17,12 +17,27 @@ from nsai_work.training.plan import Plan
 @dataclass(frozen=True, slots=True)
 class Operation:
     """A numbered operation of a step. A ``skipped`` step is recorded but never sent. ``name`` is the name of a
-    save, or distinguishes the forward passes of a step."""
+    save, or distinguishes the forward passes of a step. ``evaluates`` is the number of a pass of an evaluation."""
 
     kind: IntentKind
     step: int
     name: str | None = None
     skipped: bool = False
+    evaluates: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationPlan:
+    """The steps after which a run is evaluated: 0, every ``every``, and the last; in ``passes`` forward passes.
+    With ``saves`` their states are saved."""
+
+    every: int
+    passes: int
+    saves: bool = False
+
+    def is_due(self, step: int, last_step: int) -> bool:
+        """Return whether the weights after a step are evaluated."""
+        return step % self.every == 0 or step == last_step
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +51,10 @@ class Position:
 class OperationSequence:
     """Iterates over the operations of one remote run.
 
-    Those of a step are, in this order: with ``forward`` a forward pass of that name over its batch; the step; its
-    save; after the last step the sampling weights. ``position`` is where an earlier owner stopped; None at the
-    start of a new run.
+    Those of a step are, in this order: with ``forward`` a forward pass of that name over its batch; the step; the
+    passes of its evaluation, before the save that needs its metrics; the save; after the last step the sampling
+    weights. Step 0 has an evaluation only. ``position`` is where an earlier owner stopped; None at the start of
+    a new run. ``last_step`` is that of the plan, unless the run has stopped early.
     """
 
     def __init__(
@@ -49,6 +65,8 @@ class OperationSequence:
         run_name: str,
         forward: str | None = None,
         skipped: frozenset[int] = frozenset(),
+        evaluation: EvaluationPlan | None = None,
+        last_step: int | None = None,
         position: Position | None = None,
     ) -> None:
         self._plan = plan
@@ -56,7 +74,10 @@ class OperationSequence:
         self._run_name = run_name
         self._forward = forward
         self._skipped = skipped
-        self._step = 1 if position is None else position.operation.step
+        self._evaluation = evaluation
+        self.last_step = plan.total_steps if last_step is None else last_step
+        """The last step of the run."""
+        self._step = 0 if position is None else position.operation.step
         self._left = list(self.at(self._step))
         if position is not None:
             self._left = self._behind(position)
@@ -79,15 +100,41 @@ class OperationSequence:
 
     def at(self, step: int) -> Sequence[Operation]:
         """Return the operations of a step, in order."""
-        skipped = step in self._skipped
-        operations = [Operation(IntentKind.STEP, step, skipped=skipped)]
-        if self._forward is not None and not skipped:
-            operations.insert(0, Operation(IntentKind.FORWARD, step, self._forward))
-        if self._save_due(step):
+        operations = [*self._step_at(step), *self._evaluation_at(step)]
+        if step and self._save_due(step):
             operations.append(Operation(IntentKind.SAVE_STATE, step, checkpoint_name(self._run_name, step)))
-        if step == self._plan.total_steps:
+        if step == self.last_step:
             operations.append(Operation(IntentKind.SAVE_SAMPLER, step, sampler_name(self._run_name, step)))
         return operations
+
+    def stop(self, operation: Operation) -> None:
+        """End the run early, at the step of ``operation``, which was the last to be passed."""
+        self.last_step = operation.step
+        self._left = self._behind(Position(operation))
+
+    def is_evaluated(self, step: int) -> bool:
+        """Return whether the weights after a step are evaluated."""
+        return self._evaluation is not None and self._evaluation.is_due(step, self.last_step)
+
+    @property
+    def passes(self) -> int:
+        """The number of forward passes in an evaluation."""
+        return self._evaluation.passes if self._evaluation is not None else 0
+
+    def _step_at(self, step: int) -> list[Operation]:
+        skipped = step in self._skipped
+        operations = [Operation(IntentKind.STEP, step, skipped=skipped)] if step else []
+        if self._forward is not None and operations and not skipped:
+            operations.insert(0, Operation(IntentKind.FORWARD, step, self._forward))
+        return operations
+
+    def _evaluation_at(self, step: int) -> list[Operation]:
+        if not self.is_evaluated(step):
+            return []
+        return [
+            Operation(IntentKind.FORWARD, step, f"eval-{number:04d}", evaluates=number)
+            for number in range(self.passes)
+        ]
 
     def _behind(self, position: Position) -> list[Operation]:
         done, operations = position.operation, self.at(self._step)
@@ -97,18 +144,21 @@ class OperationSequence:
             for place, known in enumerate(operations)
             if known.kind is done.kind and (known.name == done.name or done.name is None)
         ]
-        # a save that the policy would not make is behind its step
-        steps = [place for place, known in enumerate(operations) if known.kind is IntentKind.STEP]
+        # a save that the policy would not make is behind its step and the evaluation of that
+        passed = (IntentKind.STEP, IntentKind.FORWARD)
+        steps = [place for place, known in enumerate(operations) if known.kind in passed]
         place = (places or steps)[-1]
         return list(operations[place + (not position.repeat) :])
 
     def _skip_empty_steps(self) -> None:
-        while not self._left and self._step < self._plan.total_steps:
+        while not self._left and self._step < self.last_step:
             self._step += 1
             self._left = list(self.at(self._step))
 
     def _save_due(self, step: int) -> bool:
-        return self._policy.should_save(
+        if self._evaluation is not None and self._evaluation.saves and self.is_evaluated(step):
+            return True
+        return step == self.last_step or self._policy.should_save(
             StepFacts(step=step, total_steps=self._plan.total_steps, steps_per_epoch=self._plan.steps_per_epoch)
         )
 

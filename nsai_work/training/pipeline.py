@@ -17,12 +17,21 @@ from crucible.errors import BackendError, RunCorrupted
 from crucible.training import Datum, ForwardResult, Intent, IntentKind, Pending, SaveResult, StepRequest, StepResult
 from nsai_work.interruptible import Awaiter
 from nsai_work.journal import CheckpointRecord, StepRecord
+from nsai_work.policies import EVAL_LOSS
+from nsai_work.training.batches import StepBatch
 from nsai_work.training.checkpoints import finish_sampler, finish_save
+from nsai_work.training.evaluation import (
+    early_stop,
+    evaluation_of,
+    require_stopping_metric,
+    score,
+    stopping_values,
+)
 from nsai_work.training.in_flight import InFlight
 from nsai_work.training.lineage import SKIPPED
 from nsai_work.training.objectives import Objective
 from nsai_work.training.operations import Operation
-from nsai_work.training.resume import check_resume
+from nsai_work.training.resume import check_evaluation, check_resume
 from nsai_work.training.run_state import ActiveRun, Assignment, expiry
 
 
@@ -32,6 +41,11 @@ async def _prepare(assignment: Assignment, active: ActiveRun, operation: Operati
         return InFlight(operation)
     if operation.kind is IntentKind.STEP and assignment.objective is not None:
         return await _prepare_objective(assignment, assignment.objective, active, operation)
+    if operation.evaluates is not None:
+        assert assignment.evaluation is not None
+        datums = await assignment.wait(assignment.evaluation.batch(operation.evaluates))
+        forward = active.run.prepare_forward(datums, step=operation.step, name=operation.name)
+        return InFlight(operation, forward, batch=StepBatch(operation.step, 0, 0, datums))
     if operation.kind in (IntentKind.STEP, IntentKind.FORWARD):
         step, batches = operation.step, assignment.batches
         batch = await (batches.batch(step) if batches.ready(step) else assignment.wait(batches.batch(step)))
@@ -40,7 +54,7 @@ async def _prepare(assignment: Assignment, active: ActiveRun, operation: Operati
             return InFlight(operation, forward, batch=batch)
         return InFlight(operation, active.run.prepare_step(_step_request(assignment, step, batch.datums)))
     assert operation.name is not None
-    final = operation.step == assignment.plan.total_steps
+    final = operation.step == active.operations.last_step
     prepared = active.run.prepare_save(
         operation.name, step=operation.step, kind=operation.kind, ttl_s=expiry(assignment, final=final)[0]
     )
@@ -97,8 +111,10 @@ async def fill(assignment: Assignment, active: ActiveRun) -> None:
 def _must_wait(assignment: Assignment, active: ActiveRun, operation: Operation, fresh: Sequence[InFlight]) -> bool:
     """Return whether an operation must wait until one in flight is finished."""
     ahead = (*active.in_flight, *fresh)
-    if _must_serialize(active, fresh):
+    if _must_serialize(active, fresh) or _may_stop(assignment, active, operation, ahead):
         return True
+    if operation.evaluates is not None:
+        return sum(entry.operation.evaluates is not None for entry in ahead) >= assignment.payload.pipeline_depth
     if operation.kind is IntentKind.STEP and assignment.objective is not None and not operation.skipped:
         return operation.step not in active.forwards
     if operation.kind not in (IntentKind.STEP, IntentKind.FORWARD):
@@ -107,6 +123,18 @@ def _must_wait(assignment: Assignment, active: ActiveRun, operation: Operation, 
     if steps_ahead >= assignment.payload.pipeline_depth:
         return True
     return bool(ahead) and not operation.skipped and not assignment.batches.ready(operation.step)
+
+
+def _may_stop(assignment: Assignment, active: ActiveRun, operation: Operation, ahead: Sequence[InFlight]) -> bool:
+    """Return whether an evaluation in flight may stop the run before an operation: then nothing is sent past it."""
+    policy = assignment.payload.early_stopping
+    evaluated = {entry.operation.step for entry in ahead if entry.operation.evaluates is not None}
+    if operation.evaluates is not None:
+        evaluated.discard(operation.step)
+    if policy is None or not evaluated:
+        return False
+    values = stopping_values(assignment.payload, active.progress.evaluations)
+    return policy.may_stop(values, len(evaluated))
 
 
 def _repeats(active: ActiveRun, entry: InFlight) -> bool:
@@ -159,7 +187,7 @@ async def _journal(assignment: Assignment, active: ActiveRun, entries: Iterable[
 
 def _pending_checkpoint(assignment: Assignment, active: ActiveRun, operation: Operation) -> CheckpointRecord:
     assert operation.name is not None
-    final = operation.step == assignment.plan.total_steps
+    final = operation.step == active.operations.last_step
     now, ttl = assignment.clock.now(), expiry(assignment, final=final)[1]
     return CheckpointRecord(
         name=operation.name,
@@ -199,7 +227,9 @@ async def _record(
     result: StepResult | SaveResult | ForwardResult,
     wait: Awaiter,
 ) -> None:
-    if isinstance(result, ForwardResult):
+    if isinstance(result, ForwardResult) and entry.operation.evaluates is not None:
+        await _record_pass(assignment, active, entry, intent, result)
+    elif isinstance(result, ForwardResult):
         # its intent stays open until its step is recorded: a new owner needs the log-probabilities too
         assert entry.batch is not None
         active.forwards[intent.step] = (entry.batch, result)
@@ -212,6 +242,36 @@ async def _record(
         await finish_save(assignment, active, intent, result, wait)
     else:
         await finish_sampler(assignment, active, intent, result, wait)
+
+
+async def _record_pass(
+    assignment: Assignment, active: ActiveRun, entry: InFlight, intent: Intent, result: ForwardResult
+) -> None:
+    """Account for a forward pass of an evaluation. The last one completes it, and may stop the run."""
+    operation = entry.operation
+    assert entry.batch is not None
+    assert operation.evaluates is not None
+    active.scores[operation.evaluates] = await assignment.wait(
+        asyncio.to_thread(score, entry.batch.datums, result, assignment.objective)
+    )
+    if operation.evaluates < active.operations.passes - 1:
+        return
+    scores = [active.scores[number] for number in range(active.operations.passes)]
+    record = evaluation_of(scores, intent.step, active.record.generation)
+    if EVAL_LOSS not in record.metrics:
+        raise RunCorrupted(
+            f"the loss of the evaluation at step {intent.step} is not finite",
+            backend=active.run.ref.backend,
+            details={"run_id": active.run.ref.run_id, "step": intent.step},
+        )
+    require_stopping_metric(assignment.payload, record)
+    record = record.model_copy(update={"recorded_at": assignment.clock.now()})
+    await assignment.journal.complete_evaluation(record, intent.last_seq_id)
+    active.scores.clear()
+    active.progress.evaluations.append(record)
+    await check_evaluation(assignment, active, record)
+    if early_stop(assignment.payload, active.progress.evaluations) is not None:
+        active.operations.stop(operation)
 
 
 async def _record_step(assignment: Assignment, active: ActiveRun, intent: Intent, result: StepResult) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from nsai_work.journal import RemoteRun, ResumeMode, StepRecord
+from nsai_work.journal import EvaluationRecord, RemoteRun, ResumeMode, StepRecord
 from nsai_work.training.lineage import SKIPPED
 
 REPEATABLE_TOLERANCE: Final = 1e-5
@@ -72,9 +72,21 @@ def comparable(
     Steps of a cold run are excluded, since it diverged, unless the checkpoint is that run's own; so are skipped
     steps.
     """
-    cold = {run.generation for run in runs if run.resume is ResumeMode.COLD} - {checkpoint_generation}
+    cold = _cold(runs, checkpoint_generation)
     return {
         step: record
         for step, record in superseded.items()
         if record.generation not in cold and SKIPPED not in record.metrics
     }
+
+
+def comparable_evaluations(
+    superseded: Mapping[int, EvaluationRecord], runs: Sequence[RemoteRun], checkpoint_generation: int | None
+) -> dict[int, EvaluationRecord]:
+    """Return the superseded evaluations that a restored run must reproduce, as ``comparable`` does for steps."""
+    cold = _cold(runs, checkpoint_generation)
+    return {step: record for step, record in superseded.items() if record.generation not in cold}
+
+
+def _cold(runs: Sequence[RemoteRun], checkpoint_generation: int | None) -> set[int]:
+    return {run.generation for run in runs if run.resume is ResumeMode.COLD} - {checkpoint_generation or 0}

@@ -5,21 +5,23 @@ from pydantic import JsonValue
 from nsai_work.journal import JournalSnapshot, RemoteRun
 from nsai_work.payloads import TrainingStep
 from nsai_work.training.checkpoints import final_checkpoint
+from nsai_work.training.evaluation import last_step, result_fields
 from nsai_work.training.lineage import SKIPPED, worst_resume
 from nsai_work.training.plan import Plan
 
 
-def is_finished(snapshot: JournalSnapshot, plan: Plan) -> bool:
+def is_finished(snapshot: JournalSnapshot, plan: Plan, payload: TrainingStep) -> bool:
     """Return whether all steps are recorded and the final state and its sampling weights are saved."""
-    final = final_checkpoint(snapshot.checkpoints, plan.total_steps)
-    return snapshot.last_step == plan.total_steps and final is not None and final.sampler_path is not None
+    last = last_step(plan, payload, snapshot.evaluations)
+    final = final_checkpoint(snapshot.checkpoints, last)
+    return snapshot.last_step == last and final is not None and final.sampler_path is not None
 
 
 def training_result(snapshot: JournalSnapshot, plan: Plan, payload: TrainingStep) -> dict[str, JsonValue]:
     """Return the job's result. ``model`` is the path to sample from; ``resume`` the weakest resume mode;
     ``lost_steps`` the steps that were recorded and had to be repeated; ``missing_metric`` the checkpoint policy's
     metric, if a checkpoint has no value of it."""
-    final = final_checkpoint(snapshot.checkpoints, plan.total_steps)
+    final = final_checkpoint(snapshot.checkpoints, last_step(plan, payload, snapshot.evaluations))
     assert final is not None
     losses = [step.loss for step in snapshot.steps]
     return {
@@ -36,11 +38,14 @@ def training_result(snapshot: JournalSnapshot, plan: Plan, payload: TrainingStep
         "skipped_steps": [step.step for step in snapshot.steps if SKIPPED in step.metrics],
         "lineage": [_run(run) for run in snapshot.runs],
         **_missing_metric(snapshot, payload),
+        **result_fields(payload, snapshot.evaluations),
     }
 
 
 def _missing_metric(snapshot: JournalSnapshot, payload: TrainingStep) -> dict[str, JsonValue]:
-    missing = any(row.kept and row.metric is None for row in snapshot.checkpoints)
+    evaluated = {record.step for record in snapshot.evaluations}
+    compared = [row for row in snapshot.checkpoints if not payload.is_best_by_evaluation or row.step in evaluated]
+    missing = any(row.kept and row.metric is None for row in compared)
     return {"missing_metric": payload.checkpoint_policy.best_metric} if missing else {}
 
 

@@ -1,11 +1,14 @@
 """Verifies a resume as the repeated steps are recorded, and journals the finding."""
 
+import math
+
 from pydantic import JsonValue
 
 from nsai_work.errors import ResumeUnproven
-from nsai_work.journal import ResumeMode, StepRecord
+from nsai_work.journal import EvaluationRecord, ResumeMode, StepRecord
+from nsai_work.policies import EVAL_LOSS
 from nsai_work.training.lineage import EndReason
-from nsai_work.training.proof import Proof, prove
+from nsai_work.training.proof import Proof, equal_losses, prove
 from nsai_work.training.run_state import ActiveRun, Assignment
 
 
@@ -28,6 +31,10 @@ async def check_resume(assignment: Assignment, active: ActiveRun, record: StepRe
         if record is not None and record.step == proof.step:
             await assignment.journal.event("resume.inconclusive", _details(active, proof))
         return
+    await _record_mode(assignment, active, proof)
+
+
+async def _record_mode(assignment: Assignment, active: ActiveRun, proof: Proof) -> None:
     active.record = active.record.model_copy(update={"resume": proof.mode})
     await assignment.journal.set_resume(active.record.generation, proof.mode)
     name = "resume.verified" if proof.mode is ResumeMode.EXACT else "resume.cold"
@@ -38,6 +45,40 @@ async def check_resume(assignment: Assignment, active: ActiveRun, record: StepRe
         reason = EndReason(error.code, active.progress.last_step + 1, error.message)
         await assignment.journal.end_run(active.record.generation, str(reason))
         raise error
+
+
+async def check_evaluation(assignment: Assignment, active: ActiveRun, record: EvaluationRecord) -> None:
+    """Compare an evaluation with the one that it repeats, and journal a difference: the weights are others then. A
+    run that differs is not ``exact``, whatever its steps have shown; a new run from step 0 has nothing to prove.
+
+    Raises:
+        ResumeUnproven: as ``check_resume``.
+    """
+    before = active.superseded_evaluations.get(record.step)
+    if before is None:
+        return
+    tolerance = active.run.features.loss_tolerance
+    different = [
+        name
+        for name, value in before.metrics.items()
+        if not equal_losses(value, record.metrics.get(name, math.nan), tolerance)
+    ]
+    if not different:
+        return
+    details: dict[str, JsonValue] = {
+        "generation": active.record.generation,
+        "restored_from": active.record.restored_from,
+        "step": record.step,
+        "expected": {**before.metrics},
+        "got": {**record.metrics},
+    }
+    await assignment.journal.event("evaluation.differs", details)
+    provable = active.record.resume in (ResumeMode.UNVERIFIED, ResumeMode.EXACT)
+    if not provable or before.generation in active.suspect:
+        return
+    name = EVAL_LOSS if EVAL_LOSS in different else different[0]
+    proof = Proof(ResumeMode.COLD, record.step, before.metrics[name], record.metrics.get(name, math.nan))
+    await _record_mode(assignment, active, proof)
 
 
 def _details(active: ActiveRun, proof: Proof) -> dict[str, JsonValue]:

@@ -1,7 +1,7 @@
 """State of a training run in the driving process: the fixed assignment, the progress, the operations in flight."""
 
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -11,6 +11,7 @@ from nsai_work.clock import Clock
 from nsai_work.interruptible import InterruptibleAwaiter
 from nsai_work.journal import (
     CheckpointRecord,
+    EvaluationRecord,
     Journal,
     JournalSnapshot,
     RemoteRun,
@@ -19,6 +20,7 @@ from nsai_work.journal import (
 from nsai_work.payloads import TrainingStep
 from nsai_work.policies import LOSS
 from nsai_work.training.batches import Lookahead, StepBatch
+from nsai_work.training.evaluation import EvaluationSource, PassResult
 from nsai_work.training.in_flight import InFlight
 from nsai_work.training.lineage import is_current
 from nsai_work.training.objectives import Objective
@@ -37,6 +39,7 @@ class Assignment:
     plan: Plan
     batches: Lookahead
     objective: Objective | None
+    evaluation: EvaluationSource | None
     backend: TrainingBackend
     journal: Journal
     clock: Clock
@@ -47,11 +50,12 @@ class Assignment:
 @dataclass(slots=True)
 class Progress:
     """The recorded progress of a job. ``furthest`` is the highest step ever recorded, superseded or not;
-    ``checkpoints`` maps names to the checkpoints that are not superseded."""
+    ``checkpoints`` maps names to the checkpoints, and ``evaluations`` are those, that are not superseded."""
 
     last: StepRecord | None
     furthest: int
     checkpoints: dict[str, CheckpointRecord]
+    evaluations: list[EvaluationRecord] = field(default_factory=list)
 
     @classmethod
     def of(cls, snapshot: JournalSnapshot) -> "Progress":
@@ -64,6 +68,7 @@ class Progress:
                 for checkpoint in snapshot.checkpoints
                 if is_current(checkpoint, snapshot.runs, snapshot.last_step)
             },
+            evaluations=list(snapshot.evaluations),
         )
 
     @property
@@ -93,6 +98,9 @@ class ActiveRun:
     """The open intents of an earlier owner, which the next operations must repeat."""
     forwards: dict[int, tuple[StepBatch, ForwardResult]] = field(default_factory=dict)
     """The finished forward passes by step, until their step is prepared. Their intents stay open until then."""
+    scores: dict[int, PassResult] = field(default_factory=dict)
+    """The finished passes of the evaluation that is under way, by number. Their intents stay open until all are."""
+    superseded_evaluations: Mapping[int, EvaluationRecord] = field(default_factory=dict)
     sender: Sender = field(init=False)
     marks: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=16))
     """Arrival time and token count of the newest results."""
@@ -123,12 +131,15 @@ class ActiveRun:
         return counted / elapsed if elapsed > 0 else None
 
 
-def metric_of(assignment: Assignment, record: StepRecord | None) -> float | None:
-    """Return a step's value of the metric that the checkpoint policy compares."""
-    if record is None:
+def metric_of(assignment: Assignment, progress: Progress) -> float | None:
+    """Return the newest step's value of the metric that the checkpoint policy compares."""
+    if progress.last is None:
         return None
     name = assignment.payload.checkpoint_policy.best_metric
-    return record.loss if name == LOSS else record.metrics.get(name)
+    if assignment.payload.is_best_by_evaluation:
+        newest = progress.evaluations[-1] if progress.evaluations else None
+        return newest.metrics.get(name) if newest is not None and newest.step == progress.last_step else None
+    return progress.last.loss if name == LOSS else progress.last.metrics.get(name)
 
 
 def expiry(assignment: Assignment, *, final: bool) -> tuple[int | None, timedelta | None]:

@@ -13,9 +13,10 @@ ROOT = Path(__file__).parents[2]
 WRITERS = ("client", "commands.py", "inference", "store", "training")
 """The folders and modules that append events. Others only read them, and have log lines with similar names."""
 
-EVENT = re.compile(r"(checkpoint|command|inference|job|resume|run|step|submit|training|wait)\.[a-z_]+")
+EVENT = re.compile(r"(checkpoint|command|evaluation|inference|job|resume|run|step|submit|training|wait)\.[a-z_]+")
 COMPUTED = {
     "step",
+    "evaluation",
     *(f"job.{status}" for status in JobStatus if status is not JobStatus.PENDING),
     *(f"checkpoint.{status}" for status in CheckpointStatus if status is not CheckpointStatus.PENDING),
     *(f"recovery.{name}" for name in RecoveryEventName),

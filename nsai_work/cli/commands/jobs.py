@@ -1,5 +1,6 @@
-"""``nsai-work list``, ``show``, ``steps`` and ``checkpoints``: read jobs from the store."""
+"""``nsai-work list``, ``show``, ``steps``, ``evaluations`` and ``checkpoints``: read jobs from the store."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,10 +15,11 @@ from nsai_work.cli.parameters import JobId, JsonFlag
 from nsai_work.cli.store_access import existing_store, get_store, load_settings, missing_store
 from nsai_work.lifecycle import JobStatus
 from nsai_work.payloads import JobKind
+from nsai_work.policies import EVAL_LOSS
 
 if TYPE_CHECKING:
     from nsai_work.job import Job
-    from nsai_work.journal import CheckpointRecord
+    from nsai_work.journal import CheckpointRecord, EvaluationRecord
 
 
 def list_jobs(
@@ -80,12 +82,55 @@ def steps(job_id: JobId, json_output: JsonFlag = False) -> None:
     Each step is listed once: steps that were superseded by a restore are left out.
     """
     store = existing_store(job_id=job_id)
-    records = store.steps(find_job(store, job_id).id)
+    job = find_job(store, job_id)
+    records, evaluated = store.steps(job.id), {each.step: each for each in store.evaluations(job.id)}
+    if json_output:
+        write_json(
+            [
+                as_json(record)
+                | ({"evaluation": as_json(evaluated[record.step])} if record.step in evaluated else {})
+                for record in records
+            ]
+        )
+        return
+    rows: list[tuple[object, ...]] = [
+        (
+            record.step,
+            record.epoch,
+            record.loss,
+            record.tokens,
+            record.learning_rate,
+            *_losses(evaluated, record.step),
+        )
+        for record in records
+    ]
+    header: tuple[str, ...] = ("STEP", "EPOCH", "LOSS", "TOKENS", "LEARNING RATE")
+    if evaluated:
+        header = (*header, "EVAL LOSS")
+        rows = [(0, None, None, None, None, *_losses(evaluated, 0)), *rows]
+    write_table(header, rows, if_empty="no steps yet")
+
+
+def _losses(evaluated: "Mapping[int, EvaluationRecord]", step: int) -> tuple[float | None, ...]:
+    """The cell of the column of evaluations, if there is such a column."""
+    if not evaluated:
+        return ()
+    return (evaluated[step].metrics.get(EVAL_LOSS) if step in evaluated else None,)
+
+
+def evaluations(job_id: JobId, json_output: JsonFlag = False) -> None:
+    """List the effective evaluations of a training job, in order of their steps; step 0 is before the first."""
+    store = existing_store(job_id=job_id)
+    records = store.evaluations(find_job(store, job_id).id)
     if json_output:
         write_json([as_json(record) for record in records])
         return
-    rows = [(record.step, record.epoch, record.loss, record.tokens, record.learning_rate) for record in records]
-    write_table(("STEP", "EPOCH", "LOSS", "TOKENS", "LEARNING RATE"), rows, if_empty="no steps yet")
+    names = sorted({name for record in records for name in record.metrics})
+    rows = [
+        (record.step, *(record.metrics.get(name) for name in names), record.rows, record.tokens)
+        for record in records
+    ]
+    write_table(("STEP", *map(str.upper, names), "ROWS", "TOKENS"), rows, if_empty="no evaluations yet")
 
 
 def checkpoints(job_id: JobId, json_output: JsonFlag = False) -> None:

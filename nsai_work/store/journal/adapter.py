@@ -8,13 +8,14 @@ from crucible.training import Intent
 from nsai_work.journal import (
     CheckpointRecord,
     CheckpointStatus,
+    EvaluationRecord,
     JournalSnapshot,
     RemoteRun,
     ResumeMode,
     StepRecord,
 )
 from nsai_work.store.async_store import AsyncStore
-from nsai_work.store.journal import checkpoints, runs, steps
+from nsai_work.store.journal import checkpoints, evaluations, runs, steps
 from nsai_work.store.records import Claim
 
 
@@ -45,6 +46,9 @@ class StoreJournal:
     ) -> None:
         done = steps.StepDone(self._claim, record, last_seq_id, progress or {})
         await self._store.run_merged(steps.complete_steps, done)
+
+    async def complete_evaluation(self, record: EvaluationRecord, last_seq_id: int) -> None:
+        await self._store.run(evaluations.complete_evaluation, self._claim, record, last_seq_id)
 
     async def close_intent(self, generation: int, last_seq_id: int) -> None:
         await self._store.run(steps.close_intent, self._claim, generation, last_seq_id)

@@ -9,6 +9,11 @@ from nsai_work.journal import JournalSnapshot, RemoteRun, ResumeMode
 from nsai_work.store.engine.bulk_write import insert_new
 from nsai_work.store.engine.database import Tx
 from nsai_work.store.journal.checkpoints import job_checkpoints
+from nsai_work.store.journal.evaluations import (
+    job_evaluations,
+    supersede_evaluations,
+    superseded_evaluations,
+)
 from nsai_work.store.journal.fences import fence
 from nsai_work.store.journal.rows import read_row
 from nsai_work.store.journal.steps import (
@@ -36,6 +41,8 @@ def snapshot(tx: Tx, claim: Claim) -> JournalSnapshot:
         checkpoints=job_checkpoints(tx, claim.seq),
         last_seq_id=last_seq_id(tx, claim.seq, lineage[-1].generation) if lineage else None,
         last_closed=closed,
+        evaluations=job_evaluations(tx, claim.seq),
+        superseded_evaluations=superseded_evaluations(tx, claim.seq),
     )
 
 
@@ -52,12 +59,13 @@ def _run_of(row: Row[Any]) -> RemoteRun:
 
 
 def begin_run(tx: Tx, claim: Claim, run: RemoteRun) -> None:
-    """Record a new remote run, supersede the later steps of older runs, and close their open intents."""
+    """Record a new remote run, supersede what it repeats of older runs, and close their open intents."""
     fence(tx, claim)
     insert_new(tx, runs, [{**run.model_dump(mode="json"), "job_seq": claim.seq, "started_at": tx.now}])
     older = (steps.c.job_seq == claim.seq) & (steps.c.generation < run.generation)
     superseded = older & (steps.c.step > run.from_step) & steps.c.superseded_by.is_(None)
     tx.connection.execute(update(steps).where(superseded).values(superseded_by=run.generation))
+    supersede_evaluations(tx, claim, run)
     stale = (intents.c.job_seq == claim.seq) & (intents.c.generation < run.generation)
     tx.connection.execute(update(intents).where(stale, intents.c.closed.is_(False)).values(closed=True))
     data = {

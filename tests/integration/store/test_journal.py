@@ -9,7 +9,15 @@ from crucible.errors import InvalidRequest, NotFound
 from crucible.training import Intent, IntentKind, RunRef
 from nsai_work.errors import LeaseLost
 from nsai_work.job import Job
-from nsai_work.journal import CheckpointRecord, CheckpointStatus, Journal, RemoteRun, ResumeMode, StepRecord
+from nsai_work.journal import (
+    CheckpointRecord,
+    CheckpointStatus,
+    EvaluationRecord,
+    Journal,
+    RemoteRun,
+    ResumeMode,
+    StepRecord,
+)
 from nsai_work.store import AsyncStore, Claim, ClaimRequest, Outcome, Store, StoreJournal
 
 MakeJob = Callable[..., Job]
@@ -32,6 +40,10 @@ def step_record(step: int, generation: int = 1, loss: float = 0.1) -> StepRecord
     return StepRecord(
         step=step, epoch=0, loss=loss, tokens=8, learning_rate=1e-4, generation=generation, metrics={"x": 1e-17}
     )
+
+
+def evaluation_record(step: int, generation: int = 1) -> EvaluationRecord:
+    return EvaluationRecord(step=step, generation=generation, metrics={"eval.loss": 0.1 + 0.2}, rows=3, tokens=30)
 
 
 def intent(seq_id: int, step: int, kind: IntentKind = IntentKind.STEP, generation: int = 1) -> Intent:
@@ -98,6 +110,34 @@ def test_a_restore_supersedes_later_steps(store: Store, claim: Claim) -> None:
     with_journal(store, claim, scenario)
     assert [step.step for step in store.steps(claim.job_id)] == [1, 2, 3]
     assert [run.generation for run in store.runs(claim.job_id)] == [1, 2]
+
+
+def test_evaluations_are_superseded_with_their_steps(store: Store, claim: Claim) -> None:
+    """Each is recorded once for a run, and closes its passes; a run that starts anew repeats step 0 too."""
+
+    async def scenario(journal: Journal) -> None:
+        await journal.begin_run(run_record(1))
+        await journal.intend(1, [intent(n, n // 2, IntentKind.FORWARD) for n in range(1, 6)])
+        for step, last in ((0, 1), (1, 3), (1, 3), (2, 5)):
+            await journal.complete_evaluation(evaluation_record(step), last)
+        assert (await journal.load()).open_intents == []
+        await journal.end_run(1, "gone")
+        await journal.begin_run(run_record(2, from_step=1).model_copy(update={"restored_from": "x"}))
+        snapshot = await journal.load()
+        assert [record.step for record in snapshot.evaluations] == [0, 1]
+        assert {*snapshot.superseded_evaluations} == {2}
+        await journal.end_run(2, "gone")
+        await journal.begin_run(run_record(3))
+        snapshot = await journal.load()
+        assert snapshot.evaluations == []
+        assert {*snapshot.superseded_evaluations} == {0, 1, 2}
+        await journal.intend(3, [intent(1, 0, IntentKind.FORWARD)])
+        await journal.complete_evaluation(evaluation_record(0, generation=3), 1)
+
+    with_journal(store, claim, scenario)
+    [record] = store.evaluations(claim.job_id)
+    assert (record.step, record.generation, record.metrics) == (0, 3, {"eval.loss": 0.1 + 0.2})
+    assert [event.name for event in store.events(claim.job_id)].count("evaluation") == 4
 
 
 def test_a_checkpoint_is_saved_in_two_phases(store: Store, claim: Claim) -> None:
@@ -175,6 +215,7 @@ def test_a_stale_owner_writes_nothing_into_the_journal(
             "set_resume": journal.set_resume(1, ResumeMode.WARM),
             "intend": journal.intend(1, [intent(1, 1)]),
             "complete_step": journal.complete_step(step_record(1), 1),
+            "complete_evaluation": journal.complete_evaluation(evaluation_record(1), 1),
             "close_intent": journal.close_intent(1, 1),
             "plan_checkpoint": journal.plan_checkpoint(planned, intent(1, 1)),
             "commit_checkpoint": journal.commit_checkpoint("c", path="x", last_seq_id=1),

@@ -10,6 +10,7 @@ from nsai_work.errors import LeaseLost
 from nsai_work.journal import (
     CheckpointRecord,
     CheckpointStatus,
+    EvaluationRecord,
     JournalSnapshot,
     RemoteRun,
     ResumeMode,
@@ -25,6 +26,8 @@ class MemoryStore:
         self.runs: list[RemoteRun] = []
         self.steps: list[StepRecord] = []
         self.superseded: dict[int, StepRecord] = {}
+        self.evaluations: list[EvaluationRecord] = []
+        self.superseded_evaluations: dict[int, EvaluationRecord] = {}
         self.intents: dict[tuple[int, int], Intent] = {}
         self.closed: set[tuple[int, int]] = set()
         self.checkpoints: dict[str, CheckpointRecord] = {}
@@ -65,6 +68,8 @@ class JournalInMemory:
             checkpoints=tuple(journal.checkpoints.values()),
             last_seq_id=mine[-1][1] if mine else None,
             last_closed=journal.intents.get(closed),
+            evaluations=tuple(journal.evaluations),
+            superseded_evaluations=dict(journal.superseded_evaluations),
         )
 
     async def begin_run(self, run: RemoteRun) -> None:
@@ -75,6 +80,10 @@ class JournalInMemory:
         for step in journal.steps[run.from_step :]:
             journal.superseded[step.step] = step
         del journal.steps[run.from_step :]
+        first = 0 if run.restored_from is None else run.from_step + 1
+        for record in [each for each in journal.evaluations if each.step >= first]:
+            journal.superseded_evaluations[record.step] = record
+            journal.evaluations.remove(record)
         journal.closed |= set(journal.intents)
         journal.runs.append(run)
 
@@ -123,6 +132,17 @@ class JournalInMemory:
         assert record.step == len(journal.steps) + 1, "steps must come in order"
         journal.steps.append(record)
         journal.events.append(("step", {"step": record.step, "loss": record.loss, **(progress or {})}))
+
+    async def complete_evaluation(self, record: EvaluationRecord, last_seq_id: int) -> None:
+        journal = self._own()
+        assert journal.intents[record.generation, last_seq_id].step == record.step
+        self._close((record.generation, last_seq_id))
+        if journal.evaluations and journal.evaluations[-1].step == record.step:
+            return
+        assert record.step == len(journal.steps), "an evaluation is that of the newest step"
+        assert not journal.evaluations or journal.evaluations[-1].step < record.step, "they must come in order"
+        journal.evaluations.append(record)
+        journal.events.append(("evaluation", record.model_dump(mode="json")))
 
     def _close(self, key: tuple[int, int]) -> None:
         journal = self.journal

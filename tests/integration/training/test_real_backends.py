@@ -33,6 +33,7 @@ class Alone:
     """What the run that nothing happened to came to, and how often it touched the world outside."""
 
     losses: list[float]
+    evaluations: list[tuple[int, dict[str, float]]]
     digest: str
     contacts: int
 
@@ -43,8 +44,9 @@ def scene_on(server: DevServer, folder: Path, **fields: Any) -> Scene:
     def new_backend() -> TrainingBackend:
         return TinkexBackend({"base_url": server.url, "api_key": "tml-dev", "give_up_after_s": 5.0})
 
-    settings = {
+    settings: dict[str, Any] = {
         "base_model": "tiny-lm",
+        "eval": {"every": 4, "split": 0.3},
         "lora": {"rank": 4, "seed": 0},
         "max_steps": STEPS,
         "optimizer": {"learning_rate": 0.02},
@@ -60,7 +62,10 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Alone:
     with DevServer(folder / "server", seed=0, hold_s=2.0) as server:
         scene = scene_on(server, folder)
         result = asyncio.run(scene.drive(reaper=counted))
-        return Alone(scene.losses, server.checkpoint_digest(str(result["checkpoint"])), counted.contacts)
+        assert [step for step, _ in evaluations(scene)] == [0, 4, 8]
+        return Alone(
+            scene.losses, evaluations(scene), server.checkpoint_digest(str(result["checkpoint"])), counted.contacts
+        )
 
 
 @pytest.fixture
@@ -90,10 +95,16 @@ def applied(server: DevServer, scene: Scene) -> dict[str, list[int]]:
     return made
 
 
+def evaluations(scene: Scene) -> list[tuple[int, dict[str, float]]]:
+    """The evaluations that count."""
+    return [(record.step, record.metrics) for record in scene.journal.evaluations]
+
+
 def check_equal(server: DevServer, scene: Scene, alone: Alone, result: dict[str, Any]) -> None:
-    """Same losses, same weights and optimizer state, no step twice in any remote run."""
+    """Same losses and evaluations, same weights and optimizer state, no step twice in any remote run."""
     assert [step.step for step in scene.journal.steps] == list(range(1, STEPS + 1))
     assert scene.losses == alone.losses
+    assert evaluations(scene) == alone.evaluations
     assert server.checkpoint_digest(result["checkpoint"]) == alone.digest
     for steps in applied(server, scene).values():
         assert steps == list(range(steps[0], steps[0] + len(steps))) if steps else True
@@ -340,7 +351,12 @@ async def test_a_shutdown_hands_the_run_over(server: DevServer, make_scene: Scen
 
 async def test_the_fake_backend_keeps_the_same_promises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another backend, nothing else changed: killed at many points, the losses are equal."""
-    fields = {"base_model": "tiny-lm", "lora": {"rank": 4, "seed": 0}, "checkpoint_policy": POLICY}
+    fields = {
+        "base_model": "tiny-lm",
+        "lora": {"rank": 4, "seed": 0},
+        "checkpoint_policy": POLICY,
+        "eval": {"every": 4, "split": 0.3},
+    }
     new_backend: Callable[[], TrainingBackend] = FakeBackend
     alone, counted = Scene(payload_of(tmp_path, **fields), new_backend=new_backend), Reaper()
     await alone.drive(reaper=counted)
@@ -348,4 +364,5 @@ async def test_the_fake_backend_keeps_the_same_promises(tmp_path: Path, monkeypa
         scene = Scene(payload_of(tmp_path, **fields), new_backend=new_backend)
         result = await scene.survive([kill_at, 25])
         assert scene.losses == alone.losses
+        assert evaluations(scene) == evaluations(alone) != []
         assert result["recoveries"] == 0

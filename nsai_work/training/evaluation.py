@@ -1,0 +1,211 @@
+"""Evaluation of a run on examples that it does not train on: which they are, when it happens, and what it gives.
+
+An evaluation is a number of forward passes, journaled like steps, in the order of the run's operations. The intents
+of its passes stay open until all are finished and the evaluation is recorded, so that a new owner repeats them.
+"""
+
+import asyncio
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Final, TypeVar
+
+from pydantic import JsonValue
+
+from crucible.training import Datum, ForwardResult
+from nsai_work.errors import DataChanged, InvalidJob
+from nsai_work.journal import EvaluationRecord
+from nsai_work.payloads import DataSource, EvaluationSpec, TrainingStep
+from nsai_work.policies import EVAL_LOSS, EVAL_PREFIX, StopDecision
+from nsai_work.training.data import Example, load_data, pin_data
+from nsai_work.training.datums import Datums
+from nsai_work.training.objectives import Objective
+from nsai_work.training.plan import Plan
+
+T = TypeVar("T")
+
+ROWS_PER_PASS: Final = 64
+"""The number of examples in a forward pass of an evaluation."""
+_HASH_BITS: Final = 64
+
+
+def is_held_out(example: Example, split: float) -> bool:
+    """Return whether an example belongs to the evaluation's split of the data.
+
+    The example's content alone decides, in a canonical form: not its place in the file, nor the file's layout. So
+    equal rows are never on both sides, and rows that are added move no other.
+    """
+    text = json.dumps(example.content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    digest = blake2b(text.encode(), digest_size=_HASH_BITS // 8).digest()
+    return int.from_bytes(digest) < split * 2.0**_HASH_BITS
+
+
+def split_rows(examples: Sequence[Example], split: float) -> tuple[list[int], list[int]]:
+    """Return the indexes of the examples to train on, and of those to evaluate.
+
+    Raises:
+        InvalidJob: no example is left on one side.
+    """
+    held_out = [is_held_out(example, split) for example in examples]
+    training = [index for index, held in enumerate(held_out) if not held]
+    evaluated = [index for index, held in enumerate(held_out) if held]
+    if not training or not evaluated:
+        empty = "training" if not training else "evaluation"
+        raise InvalidJob.of(
+            "payload.eval.split",
+            split,
+            f"it leaves no example for {empty} of the {len(examples)} in the data; give another part, or eval.data",
+        )
+    return training, evaluated
+
+
+def pin_examples(data: DataSource, spec: EvaluationSpec | None) -> tuple[DataSource, EvaluationSpec | None]:
+    """Validate and pin the files of a training job, and check its split; blocking.
+
+    Raises:
+        InvalidJob, DataChanged: as ``pin_data`` and ``split_rows``.
+    """
+    pinned = pin_data(data)
+    if spec is None:
+        return pinned, None
+    if spec.data is not None:
+        return pinned, spec.model_copy(update={"data": read_examples(pin_data, spec.data)})
+    assert spec.split is not None
+    split_rows(load_data(pinned).examples, spec.split)
+    return pinned, spec
+
+
+def read_examples(read: Callable[[DataSource], T], source: DataSource) -> T:
+    """Return what ``read`` makes of the evaluation's data. Its errors name the field of the evaluation."""
+    try:
+        return read(source)
+    except (InvalidJob, DataChanged) as error:
+        field = str(error.details.get("field", "")).replace("payload.data", "payload.eval.data")
+        message = error.message.replace("payload.data", "payload.eval.data", 1)
+        raise type(error)(message, details={**error.details, "field": field}) from error
+
+
+@dataclass(frozen=True, slots=True)
+class PassResult:
+    """The result of a forward pass of an evaluation: sums over its examples. ``weight`` is what the means are over:
+    loss weights, or examples if an objective computed them."""
+
+    rows: int
+    tokens: int
+    weight: float
+    sums: Mapping[str, float]
+
+
+class EvaluationSource:
+    """The examples of an evaluation, in passes of ``ROWS_PER_PASS``."""
+
+    def __init__(self, datums: Datums, indexes: Sequence[int]) -> None:
+        self._datums = datums
+        self._indexes = indexes
+
+    @property
+    def passes(self) -> int:
+        """The number of forward passes in an evaluation."""
+        return math.ceil(len(self._indexes) / ROWS_PER_PASS)
+
+    async def batch(self, number: int) -> Sequence[Datum]:
+        """Return the examples of a pass, from 0."""
+        indexes = self._indexes[number * ROWS_PER_PASS :][:ROWS_PER_PASS]
+        if self._datums.are_rendered(indexes):
+            return self._datums.batch(indexes)
+        return await asyncio.to_thread(self._datums.batch, indexes)
+
+
+def score(batch: Sequence[Datum], forward: ForwardResult, objective: Objective | None) -> PassResult:
+    """Return the sums of a pass; blocking. Raises as ``Objective.evaluate``."""
+    tokens = sum(len(datum.tokens) for datum in batch)
+    if objective is not None:
+        value = objective.evaluate(batch, forward)
+        sums = {EVAL_LOSS: value.loss, **{EVAL_PREFIX + name: each for name, each in value.metrics.items()}}
+        return PassResult(len(batch), tokens, len(batch), {name: each * len(batch) for name, each in sums.items()})
+    weights = [datum.loss_inputs["weights"] for datum in batch]
+    products = (
+        weight * logprob
+        for each, logprobs in zip(weights, forward.logprobs, strict=True)
+        for weight, logprob in zip(each, logprobs, strict=True)
+        # the log-probability of a token that does not count may be anything
+        if weight
+    )
+    loss = -math.fsum(products)
+    return PassResult(len(batch), tokens, math.fsum(w for each in weights for w in each), {EVAL_LOSS: loss})
+
+
+def evaluation_of(scores: Sequence[PassResult], step: int, generation: int) -> EvaluationRecord:
+    """Return the evaluation that passes come to. A metric that is not finite is left out."""
+    weight = math.fsum(score.weight for score in scores)
+    names = sorted({name for score in scores for name in score.sums})
+    means = {name: math.fsum(score.sums.get(name, 0.0) for score in scores) / weight for name in names}
+    return EvaluationRecord(
+        step=step,
+        generation=generation,
+        metrics={name: mean for name, mean in means.items() if math.isfinite(mean)},
+        rows=sum(score.rows for score in scores),
+        tokens=sum(score.tokens for score in scores),
+    )
+
+
+def evaluation_metrics(payload: TrainingStep) -> tuple[str, ...]:
+    """Return the metrics that the evaluations of a job give."""
+    return () if payload.eval is None else (EVAL_LOSS,)
+
+
+def early_stop(payload: TrainingStep, evaluations: Sequence[EvaluationRecord]) -> StopDecision | None:
+    """Return where early stopping ends the run; None if it goes on. The journal alone decides, so that every owner
+    stops at the same step."""
+    if payload.early_stopping is None:
+        return None
+    return payload.early_stopping.stop(stopping_values(payload, evaluations))
+
+
+def stopping_values(payload: TrainingStep, evaluations: Sequence[EvaluationRecord]) -> list[tuple[int, float]]:
+    """Return the values of the metric of early stopping by step."""
+    assert payload.early_stopping is not None
+    name = payload.early_stopping.metric
+    return [(record.step, record.metrics[name]) for record in evaluations if name in record.metrics]
+
+
+def last_step(plan: Plan, payload: TrainingStep, evaluations: Sequence[EvaluationRecord]) -> int:
+    """Return the last step of a job: that of its plan, or the one at which it stopped early."""
+    stop = early_stop(payload, evaluations)
+    return plan.total_steps if stop is None else stop.step
+
+
+def require_stopping_metric(payload: TrainingStep, record: EvaluationRecord) -> None:
+    """Check that early stopping has its metric. Raises InvalidJob: the evaluation does not give it."""
+    if payload.early_stopping is not None and payload.early_stopping.metric not in record.metrics:
+        raise InvalidJob.of(
+            "payload.early_stopping.metric",
+            payload.early_stopping.metric,
+            f"the evaluation gives {', '.join(sorted(record.metrics)) or 'no finite number'}",
+        )
+
+
+def result_fields(payload: TrainingStep, evaluations: Sequence[EvaluationRecord]) -> dict[str, JsonValue]:
+    """Return what the job's result says about its evaluations, and why it stopped early."""
+    if not evaluations:
+        return {}
+    first, last = evaluations[0], evaluations[-1]
+    best = min(evaluations, key=lambda record: (record.metrics.get(EVAL_LOSS, math.inf), record.step))
+    fields: dict[str, JsonValue] = {
+        "eval_loss": last.metrics.get(EVAL_LOSS),
+        "best_eval_loss": best.metrics.get(EVAL_LOSS),
+        "best_eval_step": best.step,
+        "first_eval_loss": first.metrics.get(EVAL_LOSS),
+        "evaluations": len(evaluations),
+        "evaluation": {"rows": last.rows, "tokens": last.tokens, "metrics": {**last.metrics}},
+    }
+    stop = early_stop(payload, evaluations)
+    if stop is not None and payload.early_stopping is not None:
+        metric, patience = payload.early_stopping.metric, payload.early_stopping.patience
+        fields["stopped"] = (
+            f"early_stopping at step {stop.step}: {metric} was not better than {stop.best:.6g} of step "
+            f"{stop.best_step} in {patience} evaluations"
+        )
+    return fields
