@@ -18,7 +18,7 @@ from nsai_work.job import Job
 from nsai_work.user_paths import NotRegular, expanded, open_regular
 
 MAX_BYTES = 16 << 20
-_PATH_FIELDS = (("data", "path"), ("input", "path"), ("output",))
+_PATH_FIELDS = (("data", "path"), ("eval", "data", "path"), ("input", "path"), ("output",))
 """Fields of a payload that hold a path."""
 
 

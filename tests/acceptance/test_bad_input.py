@@ -39,6 +39,27 @@ FIELDS = {
         set_field("payload.checkpoint_policy", {"strategy": "best", "best_metric": "gradnorm"}),
         ["payload.checkpoint_policy.best_metric", "gradnorm", "did you mean grad_norm?", "loss, grad_norm"],
     ),
+    "metric of an evaluation without one": (
+        set_field("payload.checkpoint_policy", {"best_metric": "eval.loss"}),
+        ["payload.checkpoint_policy.best_metric", "eval.loss", "no step or evaluation of this job gives it"],
+    ),
+    "early stopping without evaluations": (
+        set_field("payload.early_stopping", {"patience": 2}),
+        ["payload", "early_stopping", "add eval"],
+    ),
+    "split that leaves nothing": (
+        set_field("payload.eval", {"split": 1e-9}),
+        ["payload.eval.split", "leaves no example for evaluation"],
+    ),
+    "evaluation of nothing": (set_field("payload.eval", {"every": 5}), ["payload.eval", "either data", "split"]),
+    "evaluation in environments": (
+        set_field("payload.eval", {"tasks": [{"environment": "x"}]}),
+        ["payload.eval", "tasks: environments are not supported yet"],
+    ),
+    "evaluation file that is missing": (
+        set_field("payload.eval", {"data": {"path": "held-out.jsonl"}}),
+        ["payload.eval.data.path", "held-out.jsonl"],
+    ),
     "credential in the file": (set_field("metadata", {"api_key": "tml-secret"}), ["api_key", "environment"]),
     "unknown dependency": (
         set_field("constraints", {"depends_on": ["no-such-job"]}),

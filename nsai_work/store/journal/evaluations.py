@@ -8,6 +8,7 @@ from nsai_work.journal import EvaluationRecord, RemoteRun
 from nsai_work.store.engine.bulk_write import insert_new
 from nsai_work.store.engine.database import Tx
 from nsai_work.store.journal.fences import fence
+from nsai_work.store.journal.rows import read_row
 from nsai_work.store.journal.steps import close_fenced_intent
 from nsai_work.store.lifecycle.events import append_events
 from nsai_work.store.records import Claim
@@ -58,4 +59,4 @@ def _select(tx: Tx, condition: ColumnElement[bool]) -> list[EvaluationRecord]:
 def _record_of(row: Row[Any]) -> EvaluationRecord:
     values = dict(row._mapping)
     del values["job_seq"], values["superseded_by"]
-    return EvaluationRecord.model_validate(values)
+    return read_row(evaluations, row, EvaluationRecord, values)

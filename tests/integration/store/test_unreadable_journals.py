@@ -15,9 +15,9 @@ from crucible.training import Intent, IntentKind, RunRef
 from nsai_work.cli.error_report import advice_for
 from nsai_work.errors import UnreadableJournal
 from nsai_work.job import Job
-from nsai_work.journal import CheckpointRecord, JournalSnapshot, RemoteRun, ResumeMode, StepRecord
+from nsai_work.journal import CheckpointRecord, EvaluationRecord, JournalSnapshot, RemoteRun, ResumeMode, StepRecord
 from nsai_work.store import AsyncStore, Claim, ClaimRequest, Outcome, StoreJournal
-from nsai_work.store.schema import checkpoints, intents, runs, steps
+from nsai_work.store.schema import checkpoints, evaluations, intents, runs, steps
 from tests.integration.store.conftest import ManualClock
 from tests.integration.store.test_unreadable_rows import anything
 from tests.working_store import WorkingStore, open_working_store
@@ -36,6 +36,7 @@ DAMAGE: dict[str, tuple[str, str, object, str]] = {
     ),
     "a step before the first": ("nsai_steps", "epoch", -1, "epoch: "),
     "a step's metrics that are a list": ("nsai_steps", "metrics", "[]", "metrics: "),
+    "an evaluation without metrics": ("nsai_evaluations", "metrics", "[]", "metrics: "),
     "an intent of an unknown kind": ("nsai_intents", "intent", '{"kind": "odd"}', "kind: "),
     "an intent that is no JSON": ("nsai_intents", "intent", "[", "(got '(not JSON)')"),
     "a checkpoint in an unknown state": ("nsai_checkpoints", "status", "odd", "status: "),
@@ -56,8 +57,13 @@ def load(store: WorkingStore, claim: Claim, *, write: bool = False) -> JournalSn
                 await journal.intend(1, [intent(1, IntentKind.STEP)])
                 step = StepRecord(step=1, epoch=0, loss=0.5, tokens=8, learning_rate=1e-4, generation=1)
                 await journal.complete_step(step, 1)
+                await journal.intend(1, [intent(2, IntentKind.FORWARD)])
+                metrics = {"eval.loss": 0.5}
+                await journal.complete_evaluation(
+                    EvaluationRecord(step=1, generation=1, metrics=metrics, rows=1, tokens=8), 2
+                )
                 saved = CheckpointRecord(name="c", step=1, generation=1)
-                await journal.plan_checkpoint(saved, intent(2, IntentKind.SAVE_STATE))
+                await journal.plan_checkpoint(saved, intent(3, IntentKind.SAVE_STATE))
             return await journal.load()
         finally:
             await async_store.close()
@@ -113,7 +119,7 @@ def test_the_error_names_table_row_and_field(
 # SQLite takes any value in any column
 COLUMNS = [
     (table, column.name)
-    for table in (runs, steps, intents, checkpoints)
+    for table in (runs, steps, evaluations, intents, checkpoints)
     for column in table.columns
     if column.name != "job_seq"
 ]

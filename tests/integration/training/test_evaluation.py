@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def check_equal(scene: Scene, alone: Scene) -> None:
     assert values(scene) == values(alone)
     for run in scene.journal.runs:
         ours = [i for key, i in sorted(scene.journal.intents.items()) if key[0] == run.generation]
-        for before, intent in zip(ours, ours[1:], strict=False):
+        for before, intent in pairwise(ours):
             if intent.kind is IntentKind.FORWARD:
                 assert before.step == intent.step
 
