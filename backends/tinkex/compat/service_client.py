@@ -3,7 +3,8 @@
 import concurrent.futures
 import contextlib
 from collections.abc import Coroutine, Mapping
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from backends.tinkex import types as ours
 from backends.tinkex.client import sampling, service, training
@@ -127,6 +128,18 @@ class ServiceClient:
     def close(self, status: FinishReason = "success", detail: str | None = None) -> APIFuture[None]:
         """End the session and say how it went, and close the connections."""
         return pending(self._service.runner, self._close(status, detail), same)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            status: FinishReason = "success"
+        else:
+            status = "errored" if issubclass(kind, Exception) else "interrupted"
+        self.close(status).result()
 
     def get_telemetry(self) -> None:
         """Return None: this client sends no telemetry."""

@@ -4,6 +4,7 @@ import asyncio
 import pickle
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import pytest
 
@@ -118,6 +119,25 @@ def test_a_pickled_sampler_samples_with_numbers_of_its_own(run: tinker.TrainingC
     samples = [client.sample(PROMPT, 1, GREEDY).result(30).sequences[0] for client in (sampler, twin, third)]
     assert len({tuple(sample.tokens) for sample in samples}) == 1
     assert len({sample.sequence_id for sample in samples}) == 3
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(None, "success"), (ValueError("x"), "errored"), (KeyboardInterrupt(), "interrupted")],
+)
+def test_a_block_ends_its_session_and_says_how_it_went(
+    service: tinker.ServiceClient, error: BaseException | None, status: str
+) -> None:
+    """As the cookbook's loops do."""
+    with pytest.raises(type(error)) if error else nullcontext(), tinker.ServiceClient() as client:
+        client.create_sampling_client(base_model=MODEL).result(30)
+        session_id = client._service.session_id
+        if error:
+            raise error
+
+    rest = service.create_rest_client()
+    session = rest.get_session(session_id).result(30)
+    assert session.model_extra["status"]["reason"]["type"] == status
 
 
 def test_errors_are_those_of_the_sdk(service: tinker.ServiceClient, run: tinker.TrainingClient) -> None:
