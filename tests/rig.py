@@ -3,17 +3,20 @@
 A ``Rig`` is a store and a broker for one test: a database of its own, and queues under a prefix of its own.
 """
 
+import atexit
 import contextlib
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
-import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,7 +26,8 @@ from sqlalchemy import create_engine, make_url, text
 
 from nsai_work import Job, JobHandle, Settings
 from nsai_work.client.connections import close_connections, job_store
-from nsai_work.store import Store
+from nsai_work.store import Store, migrate_store
+from tests.zygote import CliProcess
 
 WAIT_S = 60.0
 DEFAULT_PORTS = {"amqp": 5672, "redis": 6379, "postgresql": 5432}
@@ -78,6 +82,7 @@ class Rig:
     @classmethod
     def embedded(cls, folder: Path) -> "Rig":
         """Return a rig without servers: SQLite and a spool directory."""
+        shutil.copy(sqlite_template(), folder / "jobs.db")
         return cls(folder, f"sqlite:///{folder}/jobs.db", f"spool://localhost{folder}/spool")
 
     def settings(self, **changes: Any) -> Settings:
@@ -121,8 +126,8 @@ class Rig:
         ``ready``."""
         log = self.folder / f"worker-{len(self.workers)}.log"
         with log.open("wb") as file:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "nsai_work.cli", "worker", *arguments],
+            process = CliProcess(
+                ["worker", *arguments],
                 env=self.environment(**changes),
                 stdin=subprocess.DEVNULL,
                 stdout=file,
@@ -267,14 +272,35 @@ def command(name: str = "noop", **fields: Any) -> Job:
     )
 
 
+@cache
+def sqlite_template() -> Path:
+    """A migrated, empty SQLite file, to be copied."""
+    folder = tempfile.TemporaryDirectory()
+    atexit.register(folder.cleanup)
+    path = Path(folder.name) / "jobs.db"
+    migrate_store(f"sqlite:///{path}")
+    return path
+
+
+@cache
+def postgres_template(server: str) -> str:
+    """The name of a migrated, empty database, to be copied."""
+    opened = contextlib.ExitStack()
+    atexit.register(opened.close)
+    url = opened.enter_context(new_database(server, template="template1"))
+    migrate_store(url)
+    return str(make_url(url).database)
+
+
 @contextlib.contextmanager
-def new_database(server: str) -> Iterator[str]:
-    """Create a database on a PostgreSQL server, and drop it at the end."""
+def new_database(server: str, *, template: str | None = None) -> Iterator[str]:
+    """Create a database on a PostgreSQL server, by default with empty tables, and drop it at the end."""
+    template = template or postgres_template(server)
     name = f"nsai_test_{secrets.token_hex(6)}"
     engine = create_engine(server, isolation_level="AUTOCOMMIT")
     try:
         with engine.connect() as connection:
-            connection.execute(text(f"CREATE DATABASE {name}"))
+            connection.execute(text(f"CREATE DATABASE {name} TEMPLATE {template}"))
         yield make_url(server).set(database=name).render_as_string(hide_password=False)
     finally:
         with engine.connect() as connection:

@@ -15,6 +15,7 @@ from nsai_work.job import Job
 from nsai_work.store import ClaimRequest, migrate_store
 from nsai_work.store.engine.migrate import HEAD, VERSION_TABLE
 from nsai_work.store.schema import metadata
+from tests.rig import sqlite_template
 from tests.working_store import WorkingStore, open_working_store, selection
 
 
@@ -45,19 +46,11 @@ def clock() -> ManualClock:
     return ManualClock()
 
 
-@pytest.fixture(scope="session")
-def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated, empty SQLite file, copied for each test."""
-    path = tmp_path_factory.mktemp("template") / "jobs.db"
-    migrate_store(f"sqlite:///{path}")
-    return path
-
-
 @pytest.fixture
-def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
+def sqlite_url(tmp_path: Path) -> str:
     """The address of an empty SQLite store."""
     path = tmp_path / "jobs.db"
-    shutil.copy(sqlite_template, path)
+    shutil.copy(sqlite_template(), path)
     return f"sqlite:///{path}"
 
 

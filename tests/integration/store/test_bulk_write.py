@@ -1,5 +1,6 @@
 """Bulk writes: rows written, skipped and refused, on each database."""
 
+import shutil
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,6 +15,7 @@ from nsai_work.store import Store
 from nsai_work.store.engine.bulk_write import BulkWrite, insert_new
 from nsai_work.store.engine.database import Tx
 from nsai_work.store.schema import elections, workers
+from tests.rig import sqlite_template
 
 WHEN = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 
@@ -133,11 +135,19 @@ ROWS = st.lists(
 )
 
 
+@pytest.fixture(scope="module")
+def module_url(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The address of an SQLite store for the examples of this module."""
+    path = tmp_path_factory.mktemp("rows") / "jobs.db"
+    shutil.copy(sqlite_template(), path)
+    return f"sqlite:///{path}"
+
+
 @settings(max_examples=25, deadline=None)
 @given(rows=ROWS)
-def test_any_rows_round_trip(rows: list[tuple[str, int, dict[str, str]]], sqlite_template: Any) -> None:
+def test_any_rows_round_trip(rows: list[tuple[str, int, dict[str, str]]], module_url: str) -> None:
     """Quotes, braces, commas and backslashes in arrays are values like any others."""
-    _round_trip(f"sqlite:///{sqlite_template}", rows)
+    _round_trip(module_url, rows)
 
 
 @pytest.mark.postgres
