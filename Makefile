@@ -45,12 +45,12 @@ demo: $(VENV)/.installed-demo
 	$(BIN)/nsai-work demo
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -q -m "not long and not peers and not install" -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -q -m "not long and not peers and not install" -n 4 --dist loadfile --no-loadscope-reorder
 
 # slower than make test by the measuring, so apart from it
 coverage: $(VENV)/.installed-dev
 	$(BIN)/python -m coverage erase
-	$(BIN)/python -m coverage run -m pytest -q -m "not long and not peers and not install" -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m coverage run -m pytest -q -m "not long and not peers and not install" -n 4 --dist loadfile --no-loadscope-reorder
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
 

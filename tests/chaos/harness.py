@@ -4,8 +4,6 @@ import contextlib
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +19,7 @@ from nsai_work.client.connections import publisher
 from nsai_work.job import Priority
 from nsai_work.lifecycle import JobStatus
 from nsai_work.store import WakeUp
-from tests.rig import Proxy, Rig, until
+from tests.rig import Proxy, Rig, WorkerProcess, until
 
 LEASE_TTL_S = 8.0
 NULL_STEP_DIGEST = digest_of_body("optim_step", AdamFields(learning_rate=0.0).model_dump())
@@ -39,45 +37,17 @@ class Harness:
     broker: Proxy | None = None
     counts: Counter[str] = field(default_factory=Counter)
     handles: list[JobHandle] = field(default_factory=list)
-    worker_pids: list[int] = field(default_factory=list)
-    _zygote: "subprocess.Popen[str] | None" = None
-    _worker_count: int = 0
+    alive: list[WorkerProcess] = field(default_factory=list)
     _max_steps: dict[str, int] = field(default_factory=dict)
 
     def open(self) -> None:
         """Start the workers."""
-        environment = self.rig.environment(lease_ttl_s=LEASE_TTL_S)
-        self._zygote = subprocess.Popen(
-            [sys.executable, "-m", "tests.chaos.zygote"],
-            env={**environment, "PYTHONPATH": str(Path(__file__).parents[2])},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
         for _ in range(self.workers):
             self.start_worker()
 
-    def close(self) -> None:
-        """Kill the remaining workers."""
-        for pid in self.worker_pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        if self._zygote is not None:
-            assert self._zygote.stdin is not None
-            assert self._zygote.stdout is not None
-            self._zygote.stdin.close()
-            self._zygote.wait(30)
-            self._zygote.stdout.close()
-
     def start_worker(self) -> None:
         """Start a worker."""
-        assert self._zygote is not None
-        assert self._zygote.stdin is not None
-        assert self._zygote.stdout is not None
-        self._zygote.stdin.write(f"{self.rig.folder}/worker-{self._worker_count}.log\n")
-        self._zygote.stdin.flush()
-        self._worker_count += 1
-        self.worker_pids.append(int(self._zygote.stdout.readline()))
+        self.alive.append(self.rig.start_worker(ready=False, lease_ttl_s=LEASE_TTL_S))
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """Submit jobs."""
@@ -87,9 +57,9 @@ class Harness:
 
     def kill_worker(self) -> None:
         """Kill a worker with SIGKILL, and start another."""
-        victim = self.rng.choice(self.worker_pids)
-        os.kill(victim, signal.SIGKILL)
-        self.worker_pids.remove(victim)
+        victim = self.rng.choice(self.alive)
+        victim.kill()
+        self.alive.remove(victim)
         self.counts["kills"] += 1
         self.start_worker()
 
@@ -101,17 +71,17 @@ class Harness:
 
     def freeze_worker(self) -> None:
         """Stop a worker for longer than its lease, then continue it as a zombie."""
-        victim = self.rng.choice(self.worker_pids)
-        os.kill(victim, signal.SIGSTOP)
+        victim = self.rng.choice(self.alive)
+        victim.signal(signal.SIGSTOP)
         time.sleep(LEASE_TTL_S + 1.5)
-        os.kill(victim, signal.SIGCONT)
+        victim.signal(signal.SIGCONT)
         self.counts["zombies"] += 1
 
     def terminate_worker(self) -> None:
         """Terminate a worker with SIGTERM, so that it hands its jobs over, and start another."""
-        victim = self.rng.choice(self.worker_pids)
-        os.kill(victim, signal.SIGTERM)
-        self.worker_pids.remove(victim)
+        victim = self.rng.choice(self.alive)
+        victim.signal(signal.SIGTERM)
+        self.alive.remove(victim)
         self.counts["hand-overs"] += 1
         self.start_worker()
 
@@ -178,12 +148,18 @@ class Harness:
         before = {handle.id: self._max_step(handle) for handle in self.unfinished()}
 
         def all_advanced() -> bool:
+            self._reap()
             return all(
                 handle.status().ended or self._max_step(handle) > before.get(handle.id, 0)
                 for handle in self.unfinished()
             )
 
         until(all_advanced, "every job makes progress", self.report, timeout_s=timeout_s)
+
+    def _reap(self) -> None:
+        """Collect the workers that have ended: a zombie process counts as alive."""
+        for worker in self.rig.workers:
+            worker.process.poll()
 
     def _max_step(self, handle: JobHandle) -> int:
         """The latest step ever recorded: steps that are repeated after a restore are no progress."""

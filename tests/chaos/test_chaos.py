@@ -90,18 +90,15 @@ def _chaos(
         specifications = [training_job(data, steps=steps, seed=number) for number in range(jobs)]
         references = _undisturbed(rig, harness, specifications, monkeypatch)
         harness.open()
-        try:
-            while harness.counts["kills"] < kills:
-                harness.handles = []
-                harness.submit([training_job(data, steps=steps, seed=number) for number in range(jobs)])
-                _inject_faults(harness, faults(harness), until_kills=kills, timeout_s=120)
-                server.clear_faults()
-                while harness.unfinished():
-                    harness.wait_for_progress(120)
-                for handle, reference in zip(harness.handles, references, strict=True):
-                    verify(harness, handle, reference)
-        finally:
-            harness.close()
+        while harness.counts["kills"] < kills:
+            harness.handles = []
+            harness.submit([training_job(data, steps=steps, seed=number) for number in range(jobs)])
+            _inject_faults(harness, faults(harness), until_kills=kills, timeout_s=120)
+            server.clear_faults()
+            while harness.unfinished():
+                harness.wait_for_progress(120)
+            for handle, reference in zip(harness.handles, references, strict=True):
+                verify(harness, handle, reference)
         _log(f"{dict(harness.counts)}")
 
 

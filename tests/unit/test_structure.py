@@ -7,6 +7,8 @@ import ast
 import tomllib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Set
+from dataclasses import dataclass
+from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final
@@ -79,7 +81,36 @@ ALLOWED_LONG_FILES: Final[Mapping[str, str]] = {}
 KNOWN_LONG_FILES: Final[Set[str]] = set()
 
 
-def modules_of(package: str) -> dict[str, list[Path]]:
+@dataclass(frozen=True)
+class Definitions:
+    """The classes that a file defines, and the names that it imports, in functions and under TYPE_CHECKING too."""
+
+    classes: tuple[str, ...]
+    imports: tuple[str, ...]
+
+
+@cache
+def definitions_of(path: Path) -> Definitions:
+    """Parse a file."""
+    classes: list[str] = []
+    imports: list[str] = []
+    pending: list[ast.AST] = [ast.parse(path.read_text())]
+    while pending:
+        node = pending.pop()
+        match node:
+            case ast.Import():
+                imports += [alias.name for alias in node.names]
+            case ast.ImportFrom(module=str(module)):
+                imports += [f"{module}.{alias.name}" for alias in node.names]
+            case ast.ClassDef():
+                classes.append(node.name)
+        # an expression has no statements in it
+        pending += [child for child in ast.iter_child_nodes(node) if not isinstance(child, ast.expr)]
+    return Definitions(tuple(classes), tuple(imports))
+
+
+@cache
+def modules_of(package: str) -> Mapping[str, list[Path]]:
     """The files of each module of a package, by the module's name: the source, and a stub if there is one."""
     modules: dict[str, list[Path]] = defaultdict(list)
     for path in sorted(chain.from_iterable((ROOT / package).rglob(pattern) for pattern in ("*.py", "*.pyi"))):
@@ -91,16 +122,10 @@ def modules_of(package: str) -> dict[str, list[Path]]:
 def imports_of(paths: Iterable[Path], modules: Mapping[str, object]) -> set[str]:
     """The modules that files import, in functions and under TYPE_CHECKING too."""
     found: set[str] = set()
-    for node in chain.from_iterable(ast.walk(ast.parse(path.read_text())) for path in paths):
-        names: list[str] = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-        for name in names:
-            # ``from module import name``: the name may be a module itself
-            candidates = (name, name.rpartition(".")[0])
-            found |= {next((candidate for candidate in candidates if candidate in modules), name)} & set(modules)
+    for name in chain.from_iterable(definitions_of(path).imports for path in paths):
+        # ``from module import name``: the name may be a module itself
+        candidates = (name, name.rpartition(".")[0])
+        found |= {next((candidate for candidate in candidates if candidate in modules), name)} & set(modules)
     return found
 
 
@@ -129,9 +154,8 @@ def classes() -> Iterator[tuple[str, str]]:
     for package in PACKAGES:
         for module, paths in modules_of(package).items():
             for path in paths:
-                for node in ast.walk(ast.parse(path.read_text())):
-                    if isinstance(node, ast.ClassDef):
-                        yield node.name, module
+                for name in definitions_of(path).classes:
+                    yield name, module
 
 
 def python_files(*folders: str) -> list[Path]:
