@@ -13,6 +13,8 @@ EXTRAS := .venv-extras
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 export PYTHONWARNINGS ?=
+# each process of the tests would compile all sources anew
+export PYTHONDONTWRITEBYTECODE =
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test coverage lint check docs chaos extras install-test peers clean
@@ -44,6 +46,7 @@ $(VENV)/.installed-docs: pyproject.toml constraints.txt | $(BIN)/python
 demo: $(VENV)/.installed-demo
 	$(BIN)/nsai-work demo
 
+# the tests wait for half of their time, so more processes than cores
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q -m "not long and not peers and not install" -n 4 --dist loadfile --no-loadscope-reorder
 
@@ -84,7 +87,8 @@ extras: $(EXTRAS)/.installed
 		tests/unit/tiny_lm/test_losses_torch.py tests/unit/tinkex_dev/test_tokenizer_folder.py \
 		tests/unit/crucible/test_chat_template.py "tests/integration/in_process/test_sigkill.py::test_a_killed_worker_costs_no_step_and_no_bit[peft]"
 
-install-test: $(VENV)/.installed-test
+install-# the tests wait for half of their time, so more processes than cores
+test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q -m install tests/install
 
 clean:
