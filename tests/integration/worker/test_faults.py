@@ -15,6 +15,8 @@ from nsai_work.lifecycle import JobStatus
 from tests.rig import Proxy, Rig, WorkerProcess, command, new_database, until, until_running
 
 OUTAGE_S = 1.0
+JOB_MS = 3000
+"""The duration of a job during which its worker is killed or frozen, also on a machine that is busy otherwise."""
 
 
 def _outcomes(rig: Rig, handle: JobHandle) -> list[str | None]:
@@ -24,13 +26,13 @@ def _outcomes(rig: Rig, handle: JobHandle) -> list[str | None]:
 def test_the_job_of_a_killed_worker_is_taken_over(rig: Rig) -> None:
     """On the same machine the death is detected at once, long before the lease expires. The job ends once."""
     first = rig.start_worker(lease_ttl_s=600)
-    handle = submit(command("sleep", arguments={"ms": 1000}), rig.settings())
+    handle = submit(command("sleep", arguments={"ms": JOB_MS}), rig.settings())
     until_running(handle)
 
     first.kill()
     rig.start_worker(lease_ttl_s=600)
 
-    assert handle.result(timeout=60) == {"slept_ms": 1000}
+    assert handle.result(timeout=60) == {"slept_ms": JOB_MS}
     assert _outcomes(rig, handle) == ["lost", "succeeded"]
 
 
@@ -60,12 +62,12 @@ def _can_lock(rig: Rig, wait_s: float) -> bool:
 def test_a_zombie_changes_nothing(embedded: Rig) -> None:
     """A worker that was frozen past its lease has lost its job: it writes nothing, and continues to work."""
     zombie = embedded.start_worker()
-    handle = submit(command("sleep", arguments={"ms": 1000}), embedded.settings())
+    handle = submit(command("sleep", arguments={"ms": JOB_MS}), embedded.settings())
     until_running(handle)
     _freeze(zombie, embedded)
     embedded.start_worker()
 
-    assert handle.result(timeout=60) == {"slept_ms": 1000}
+    assert handle.result(timeout=60) == {"slept_ms": JOB_MS}
     ended = embedded.store.get(handle.id)
     zombie.signal(signal.SIGCONT)
     until(lambda: "job.abandoned" in zombie.text(), "the zombie abandoned the job", zombie.text)
