@@ -3,21 +3,27 @@ output.
 
 Without configuration nothing below WARNING is logged. Tracebacks never show values of variables, which may be
 prompts or credentials. Credentials that a service echoed are hidden; whatever could act on a terminal is escaped.
+
+As JSON, each record is one object on one line, of whatever logger and with its traceback: ``time`` (UTC, RFC 3339),
+``level``, ``logger``, ``event``, the fields of the event, and ``job_id`` and ``trace_id`` inside of a job.
 """
 
 import json
 import logging
 import sys
-from collections.abc import Callable, Mapping, MutableMapping
-from typing import Any
+import threading
+from collections.abc import Mapping, MutableMapping
+from datetime import UTC, datetime
+from typing import Any, Final
 
 import structlog
 
-from crucible.plain_text import plain_line, plain_text
+from crucible.plain_text import plain_json, plain_line, plain_text
 from crucible.redaction import redacted, redacted_json
 from nsai_work.settings import Settings
 
-Render = Callable[[Mapping[str, Any]], str]
+FIELDS: Final = "nsai_work_fields"
+"""The attribute of a log record that has the fields of our own events."""
 
 
 def _as_text(event: Mapping[str, Any]) -> str:
@@ -32,13 +38,6 @@ def _shown(value: object) -> str:
     return json.dumps(text) if quoted else text
 
 
-def _as_json(event: Mapping[str, Any]) -> str:
-    return json.dumps(event, default=str)
-
-
-_render: Render = _as_text
-
-
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:
     """Return a logger for structured events: ``log.info("job.claimed", job_id=...)``."""
     logger: structlog.stdlib.BoundLogger = structlog.wrap_logger(
@@ -51,10 +50,15 @@ def get_logger(name: str) -> structlog.stdlib.BoundLogger:
     return logger
 
 
+def bind_job(**fields: str | None) -> None:
+    """Add these fields, as far as they have values, to each record that this task logs from now on."""
+    structlog.contextvars.bind_contextvars(**{name: value for name, value in fields.items() if value is not None})
+
+
 def _to_logging(logger: Any, method: str, event: MutableMapping[str, Any]) -> tuple[tuple[str], dict[str, Any]]:
     exc_info = event.pop("exc_info", None)
     shown = {key: redacted_json(value if _is_json(value) else str(value)) for key, value in event.items()}
-    return (_render(shown),), {"exc_info": exc_info}
+    return (_as_text(shown),), {"exc_info": exc_info, "extra": {FIELDS: shown}}
 
 
 def _is_json(value: object) -> bool:
@@ -68,16 +72,73 @@ class _PlainFormatter(logging.Formatter):
         return plain_text(redacted(super().format(record)))
 
 
+class _JsonFormatter(logging.Formatter):
+    """Formats records of all loggers, with their tracebacks, as one JSON object on one line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        line: dict[str, Any] = {
+            "time": at.replace("+00:00", "Z"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+        }
+        # a field of an event that has the name of one of these gets an underscore
+        line |= {f"{name}_" if name in line else name: value for name, value in _fields(record).items()}
+        if record.exc_info and record.exc_info[0] is not None:
+            line["exception"] = redacted(self.formatException(record.exc_info))
+        if record.stack_info:
+            line["stack"] = redacted(record.stack_info)
+        return plain_json(_dumped(line))
+
+
+def _fields(record: logging.LogRecord) -> Mapping[str, Any]:
+    own: Mapping[str, Any] | None = getattr(record, FIELDS, None)
+    if own is not None:
+        return own
+    try:
+        message = record.getMessage()
+    except Exception:
+        # arguments that do not fit the message: the standard library would print a traceback instead of the record
+        message = f"{record.msg} {record.args!r}"
+    return {"event": redacted(message), **structlog.contextvars.get_contextvars()}
+
+
+def _dumped(line: Mapping[str, Any]) -> str:
+    try:
+        return json.dumps(line, default=str, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return json.dumps({name: value if isinstance(value, str) else str(value) for name, value in line.items()})
+
+
 def configure_logging(settings: Settings) -> None:
     """Configure logging for an nsai-work process: an event per line on stderr. Not for use by an embedding
     application."""
-    global _render
-    as_json = settings.log_format == "json"
-    _render = _as_json if as_json else _as_text
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
-    line = "%(message)s" if as_json else "%(asctime)s %(levelname)s %(message)s"
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_PlainFormatter(line))
+    as_json = settings.log_format == "json"
+    handler.setFormatter(_JsonFormatter() if as_json else _PlainFormatter("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=level, handlers=[handler])
     for noisy in ("celery", "kombu", "amqp", "httpx", "httpcore", "alembic"):
         logging.getLogger(noisy).setLevel(max(level, logging.WARNING))
+
+
+def writes_json() -> bool:
+    """Return whether this process logs JSON."""
+    return any(isinstance(handler.formatter, _JsonFormatter) for handler in logging.getLogger().handlers)
+
+
+def log_what_python_prints() -> None:
+    """Log what Python would print to stderr as text: warnings, and errors that nothing caught."""
+    logging.captureWarnings(True)
+    log = logging.getLogger("python")
+
+    def in_thread(args: threading.ExceptHookArgs) -> None:
+        name = args.thread.name if args.thread is not None else "(ended)"
+        if args.exc_value is not None:
+            log.critical("an error ended the thread %s", name, exc_info=args.exc_value)
+
+    def unraisable(args: "sys.UnraisableHookArgs") -> None:
+        log.error("%s: %r", args.err_msg or "an error was ignored in", args.object, exc_info=args.exc_value)
+
+    threading.excepthook = in_thread
+    sys.unraisablehook = unraisable

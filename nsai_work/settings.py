@@ -158,6 +158,11 @@ def unknown_variables() -> dict[str, str]:
     return {name: known_names(name, known) for name in sorted(unknown) if not name.upper().startswith(own)}
 
 
+def logs_json() -> bool:
+    """Return whether the environment asks for a log in JSON, be its other variables valid or not."""
+    return any(name.upper() == f"{PREFIX}LOG_FORMAT" and value == "json" for name, value in os.environ.items())
+
+
 def redacted(url: str) -> str:
     """Return a URL without its password, for display."""
     head, scheme, rest = url.partition("://")

@@ -6,10 +6,10 @@ payloads are never logged. A hook receives the same record as the log; an except
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -17,7 +17,7 @@ from opentelemetry.propagate import extract, inject
 from pydantic import JsonValue
 
 from nsai_work.job import Job
-from nsai_work.logs import get_logger
+from nsai_work.logs import bind_job, get_logger
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span, Tracer
@@ -59,9 +59,11 @@ def add_hook(hook: JobHook) -> Callable[[], None]:
 
 def emit(event: JobEvent) -> None:
     """Log an event and call the hooks with it. Never raises."""
+    level = logging.WARNING if event.name in _ENDED_BADLY else logging.INFO
     # structlog formats an entry before the level of the standard logger drops it
-    if _logger.isEnabledFor(logging.INFO):
-        log.info(
+    if _logger.isEnabledFor(level):
+        log.log(
+            level,
             event.name,
             job_id=event.job_id,
             kind=event.kind,
@@ -75,6 +77,43 @@ def emit(event: JobEvent) -> None:
             hook(event)
         except Exception:
             log.exception("telemetry.hook_failed", event_name=event.name)
+
+
+def log_entry(job_id: str, name: str, data: Mapping[str, JsonValue]) -> None:
+    """Log an entry of a job's event log if it reports an incident (WARNING) or a recovery (INFO)."""
+    family, _, event = name.partition("recovery.") if ".recovery." in name else ("", "", name)
+    known = f"recovery.{event}" if family else event
+    if known in _INCIDENTS:
+        level = logging.WARNING
+    elif known.startswith(("recovery.", "resume.", "wait.")):
+        level = logging.INFO
+    else:
+        return
+    if _logger.isEnabledFor(level):
+        log.bind(**{**data, "job_id": job_id}).log(level, name)
+
+
+_ENDED_BADLY: Final = frozenset({"job.failed", "job.timeout", "job.retried", "job.lost", "job.abandoned"})
+
+_INCIDENTS: Final = frozenset(
+    {
+        "checkpoint.delete_failed",
+        "checkpoint.metric_missing",
+        "inference.incomplete",
+        "recovery.callback_failed",
+        "recovery.checkpoint_rejected",
+        "recovery.detected",
+        "recovery.exhausted",
+        "recovery.failed",
+        "recovery.poll_error",
+        "resume.cold",
+        "resume.restarted",
+        "step.skipped",
+        "training.incident",
+        "training.truncated",
+        "wait.started",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +155,8 @@ def attempt_span(job: Job, fence: int) -> "Iterator[Span]":
         "nsai_work.fence": fence,
     }
     with _tracer().start_as_current_span("nsai_work.work", context=parent, attributes=attributes) as span:
+        context = span.get_span_context()
+        bind_job(trace_id=trace.format_trace_id(context.trace_id) if context.is_valid else None)
         yield span
 
 

@@ -1,9 +1,12 @@
 """A plug-in that behaves badly in the ways that hurt a worker. ``install`` makes it known to worker processes."""
 
 import asyncio
+import logging
 import os
 import sys
+import threading
 import time
+import warnings
 from pathlib import Path
 from typing import ClassVar
 
@@ -26,6 +29,9 @@ class Unruly(FakeBackend):
         match command.name:
             case "block" if not await asyncio.to_thread(_done_before, str(arguments["path"])):
                 time.sleep(float(str(arguments["s"])))  # noqa: ASYNC251  # that is what it is for
+            case "noise":
+                _make_noise()
+                raise RuntimeError("first line\nsecond line")
             case "exit":
                 sys.exit(0)
             case "exit_later":
@@ -41,6 +47,20 @@ class Unruly(FakeBackend):
             case "stubborn":
                 await _stubborn()
         return {}
+
+
+def _make_noise() -> None:
+    """Log in the ways of other libraries, and have Python print a warning and an error of a thread."""
+    for name in ("celery.worker", "kombu.connection", "httpx", "uvicorn.error", "some.library"):
+        try:
+            raise ValueError(f"of {name}\nin two lines")
+        except ValueError:
+            logging.getLogger(name).warning("two\nlines of %s", name, exc_info=True, stack_info=True)
+    logging.getLogger("some.library").warning("%d arguments", "bad")
+    warnings.warn("look out", stacklevel=1)
+    thread = threading.Thread(target=lambda: 1 / 0, name="broken")
+    thread.start()
+    thread.join()
 
 
 def _done_before(path: str) -> bool:

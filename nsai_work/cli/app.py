@@ -1,6 +1,7 @@
 """The application: its command tree, and the translation of errors into messages and exit codes."""
 
 import io
+import json
 import os
 import sys
 from typing import Annotated
@@ -93,7 +94,7 @@ def run_app() -> None:
         if os.environ.get(DEBUG_VARIABLE):
             raise
         known = error if isinstance(error, CrucibleError) else _unexpected(error)
-        report_error(known, as_json="--json" in sys.argv[1:])
+        report_error(known, as_json=_stderr_is_json())
         sys.exit(error_exit_code(known))
     finally:
         close_all()
@@ -104,7 +105,18 @@ def _warn_of_unknown_variables() -> None:
         from nsai_work.settings import unknown_variables
 
         for name, known in unknown_variables().items():
-            sys.stderr.write(plain_text(f"warning: nothing reads {name}; {known}\n"))
+            text = f"nothing reads {name}; {known}"
+            line = json.dumps({"warning": text}) if _stderr_is_json() else plain_text(f"warning: {text}")
+            sys.stderr.write(line + "\n")
+
+
+def _stderr_is_json() -> bool:
+    """Whether a script reads stderr: with --json, and where the log is JSON."""
+    if "--json" in sys.argv[1:]:
+        return True
+    from nsai_work.settings import logs_json
+
+    return logs_json()
 
 
 def _escape_unencodable_output() -> None:

@@ -14,7 +14,7 @@ from nsai_work.clock import Clock, SystemClock
 from nsai_work.control import StopReason
 from nsai_work.dispatch.publisher import Publisher
 from nsai_work.io_threads import IoThreads
-from nsai_work.logs import get_logger
+from nsai_work.logs import bind_job, get_logger
 from nsai_work.settings import Settings
 from nsai_work.store import StandingClaim
 from nsai_work.store.records import Claim, Selection, WakeUp
@@ -192,6 +192,7 @@ class Runtime:
         attempt.task = asyncio.create_task(self._run_attempt(attempt), name=f"job {claim.job_id}")
 
     async def _run_attempt(self, attempt: Attempt) -> None:
+        bind_job(job_id=attempt.job_id, trace_id=attempt.claim.job.trace_id)
         try:
             outcome = await self._executor.execute(attempt)
             if outcome.delay_s:

@@ -15,10 +15,12 @@ from nsai_work.dispatch.app import WorkApp, make_app
 from nsai_work.dispatch.queues import queue_name
 from nsai_work.errors import WorkerFailed
 from nsai_work.job import Priority
-from nsai_work.logs import configure_logging
+from nsai_work.logs import configure_logging, get_logger, log_what_python_prints, writes_json
 from nsai_work.settings import Settings
 from nsai_work.store.records import Selection
 from nsai_work.worker.runtime_thread import RuntimeThread
+
+log = get_logger(__name__)
 
 FAILED = 1
 
@@ -44,6 +46,8 @@ def run_worker(
         WorkerFailed: the worker ended although no signal asked for it, or did not stop in time.
     """
     configure_logging(settings)
+    if writes_json():
+        log_what_python_prints()
     all_priorities = set(queues) == set(Priority)
     selection = Selection(priorities=None if all_priorities else tuple(queues))
     runtime = RuntimeThread(settings, selection, concurrency, on_end=stop_consuming, on_stalled=end_process)
@@ -71,9 +75,12 @@ def run_worker(
 def end_process(reason: str) -> None:
     """End this process at once, with the reason as its last line: a thread that is stuck cannot be ended."""
     with contextlib.suppress(Exception):
+        if writes_json():
+            log.critical("worker.ended", reason=reason)
         for handler in logging.getLogger().handlers:
             handler.flush()
-        sys.stderr.write(f"error: the worker ends: {reason}\n")
+        if not writes_json():
+            sys.stderr.write(f"error: the worker ends: {reason}\n")
         sys.stderr.flush()
     os._exit(FAILED)
 

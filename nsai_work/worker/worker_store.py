@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pydantic import JsonValue
 
 from crucible.errors import CrucibleError
+from nsai_work import telemetry
 from nsai_work.client.connections import open_job_store
 from nsai_work.client.follow import JobUpdate
 from nsai_work.clock import Clock
@@ -107,6 +108,8 @@ class WorkerStore:
     ) -> None:
         """Record why a running job waits, or that it goes on. Raises LeaseLost."""
         await self._store_async.run(waits.set_wait, claim, reason, event)
+        if event is not None:
+            telemetry.log_entry(claim.job_id, *event)
 
     async def fences(self, job_ids: Sequence[str]) -> dict[str, int]:
         """Return the fencing token of each job that exists."""

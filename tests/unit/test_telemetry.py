@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from nsai_work.telemetry import JobEvent, add_hook, emit
+from nsai_work.telemetry import JobEvent, add_hook, emit, log_entry
 
 EVENT = JobEvent("job.claimed", "id", "tool_call", "fake", 1, 1, {"reason": "a b"})
 
@@ -34,3 +34,39 @@ def test_a_library_is_silent_by_default(capsys: pytest.CaptureFixture[str]) -> N
     emit(EVENT)
 
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "level"),
+    [
+        ("training.incident", "WARNING"),
+        ("tinkex.recovery.detected", "WARNING"),
+        ("recovery.failed", "WARNING"),
+        ("tinkex.recovery.completed", "INFO"),
+        ("resume.cold", "WARNING"),
+        ("resume.warm", "INFO"),
+        ("wait.started", "WARNING"),
+        ("wait.ended", "INFO"),
+        ("inference.progress", None),
+    ],
+)
+def test_incidents_and_recoveries_are_logged(
+    name: str, level: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With the id of the job, whatever fields the entry has."""
+    with caplog.at_level(logging.INFO):
+        log_entry("id", name, {"event": "x", "level": 3, "reason": "a b", "job_id": "other", "name": "n"})
+
+    assert [record.levelname for record in caplog.records] == ([] if level is None else [level])
+    for record in caplog.records:
+        assert record.getMessage() == f'{name} level=3 reason="a b" job_id=id name=n'
+
+
+@pytest.mark.parametrize("name", ["job.failed", "job.timeout", "job.retried", "job.lost", "job.abandoned"])
+def test_a_bad_end_of_an_attempt_is_a_warning(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Others are information."""
+    with caplog.at_level(logging.WARNING):
+        emit(JobEvent(name, "id", "tool_call", "fake", 1, 1))
+        emit(EVENT)
+
+    assert [record.levelname for record in caplog.records] == ["WARNING"]

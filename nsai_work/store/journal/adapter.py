@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pydantic import JsonValue
 
 from crucible.training import Intent
+from nsai_work import telemetry
 from nsai_work.journal import (
     CheckpointRecord,
     CheckpointStatus,
@@ -85,6 +86,7 @@ class StoreJournal:
 
     async def event(self, name: str, data: dict[str, JsonValue]) -> None:
         await self._store.run(runs.append_event, self._claim, name, data)
+        telemetry.log_entry(self._claim.job_id, name, data)
 
     async def has_event(self, name: str) -> bool:
         return await self._store.run(runs.has_event, self._claim, name)
