@@ -29,10 +29,11 @@ from peer_environment import NEWEST_SDK, REPOSITORY, how_to_install, peer_python
 from backends.tinkex import ServiceClient, types
 from backends.tinkex_dev.server import DEV_KEY, DevProcess
 from crucible.tokenizer import ByteTokenizer
-from nsai_work.payloads import DataSource, TrainingStep
+from nsai_work.data.dataset import load_data
+from nsai_work.data.datums import shared_datums
+from nsai_work.data.rendering import Rendering
+from nsai_work.payloads import TrainingData, TrainingStep
 from nsai_work.training.batches import batch_indexes
-from nsai_work.training.data import load_data
-from nsai_work.training.datums import shared_datums
 from nsai_work.training.plan import Plan
 
 WARM_UP = 5
@@ -66,7 +67,7 @@ class Measured:
 
 def payload(steps: int) -> TrainingStep:
     """The run: the example's conversations, eight at a time."""
-    data = DataSource(path=str(REPOSITORY / "examples" / "conversations.jsonl"))
+    data = TrainingData(path=str(REPOSITORY / "examples" / "conversations.jsonl"))
     return TrainingStep.model_validate(
         {
             "base_model": "llama-3.2-1b",
@@ -82,7 +83,7 @@ def payload(steps: int) -> TrainingStep:
 
 def task(run: TrainingStep) -> dict[str, Any]:
     """The same run for a loop of one's own: its batches and its optimizer as plain JSON."""
-    datums = shared_datums(load_data(run.data), ByteTokenizer(), run.max_tokens)
+    datums = shared_datums(load_data(run.data), Rendering(ByteTokenizer(), run.max_tokens))
     plan = Plan.of(run, len(datums))
     batches = [
         [

@@ -88,6 +88,7 @@ from crucible.stream import read_event as read_event
 from crucible.tokenizer import ByteTokenizer as ByteTokenizer
 from crucible.tokenizer import RenderedExample as RenderedExample
 from crucible.tokenizer import Tokenizer as Tokenizer
+from crucible.tokenizer import TurnWeight as TurnWeight
 from crucible.training import CheckpointCheck as CheckpointCheck
 from crucible.training import CheckpointRef as CheckpointRef
 from crucible.training import Datum as Datum

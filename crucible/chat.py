@@ -38,8 +38,8 @@ def chat_of(prompt: Prompt) -> Chat:
     system = [] if prompt.system is None else [{"role": Role.SYSTEM.value, "content": prompt.system}]
     offered = () if prompt.tool_choice is ToolChoice.NONE else prompt.tools
     return Chat(
-        messages=(*system, *(turn for message in prompt.messages for turn in _turns(message))),
-        tools=tuple(_tool(tool) for tool in offered),
+        messages=(*system, *(turn for message in prompt.messages for turn in turns_of(message))),
+        tools=tuple(tool_form(tool) for tool in offered),
         thinking=prompt.options.extended_thinking,
         images=tuple(
             PlacedImage(f"messages[{index}].content[{number}]", part)
@@ -50,8 +50,8 @@ def chat_of(prompt: Prompt) -> Chat:
     )
 
 
-def _turns(message: Message) -> Iterator[dict[str, Any]]:
-    """Yield a turn for every tool result among the parts, and one for the other parts."""
+def turns_of(message: Message) -> Iterator[dict[str, Any]]:
+    """Yield the turns of a message: one for every tool result among the parts, and one for the other parts."""
     results = [part for part in message.parts() if isinstance(part, ToolResultPart)]
     for result in results:
         yield {"role": Role.TOOL.value, "tool_call_id": result.tool_call_id, "content": result.content}
@@ -88,7 +88,8 @@ def _call(call: ToolCall) -> dict[str, Any]:
     return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
 
 
-def _tool(tool: Tool) -> dict[str, Any]:
+def tool_form(tool: Tool) -> dict[str, Any]:
+    """Return a tool in the form of OpenAI's API."""
     described = {} if tool.description is None else {"description": tool.description}
     parameters = tool.parameters or {"type": "object", "properties": {}}
     return {"type": "function", "function": {"name": tool.name, **described, "parameters": parameters}}

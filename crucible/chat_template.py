@@ -2,13 +2,15 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Final
 
 from crucible.chat import Chat
+from crucible.control_text import ControlText, encoded_apart
 from crucible.errors import InvalidRequest, Unsupported
 from crucible.output_parser import THINK_START, parse_output
-from crucible.tokenizer import ChatFeatures, RenderedExample, Tokenizer
+from crucible.template_examples import Renderer
+from crucible.tokenizer import ChatFeatures, RenderedExample, Tokenizer, TurnWeight
 
 _IMAGE_TOKENS: Final = ("<|image_pad|>", "<|image|>", "<image>", "<image_soft_token>")
 _PROBE_MESSAGE: Final = {"role": "user", "content": "q"}
@@ -82,30 +84,50 @@ class TemplateTokenizer(Tokenizer):
     def render_example(self, messages: Sequence[Mapping[str, str]]) -> RenderedExample:
         """Render as specified. Weights are derived from renderings up to each turn, so a template whose longer
         renderings do not begin with the shorter ones is refused."""
-        whole = self._apply(messages, generate=False)
-        weights = [0.0] * len(whole)
-        for index, message in enumerate(messages):
-            if message["role"] != "assistant":
-                continue
-            before = self._apply(messages[:index], generate=True)
-            after = self._apply(messages[: index + 1], generate=False)
-            if whole[: len(before)] != before or whole[: len(after)] != after:
-                raise Unsupported(
-                    f"the chat template of {self._name} renders turn {index} differently once later turns follow; "
-                    "train with a single assistant turn per conversation"
-                )
-            weights[len(before) : len(after)] = [1.0] * (len(after) - len(before))
-        return RenderedExample(tuple(whole), tuple(weights))
+        weights = [TurnWeight(1.0 if message["role"] == "assistant" else 0.0) for message in messages]
+        return self._renderer((), control := self._control()).example(control.marked(messages), weights)
+
+    def render_training(self, chat: Chat, weights: Sequence[TurnWeight]) -> tuple[RenderedExample, ...]:
+        if chat.images:
+            raise Unsupported(f"{chat.images[0].place}: an image cannot be trained on")
+        control = self._control()
+        messages = [control.marked(_as_text_results(message)) for message in chat.messages]
+        return self._renderer(control.marked(chat.tools), control).examples(messages, weights)
+
+    def _renderer(self, tools: Sequence[Mapping[str, Any]], control: ControlText) -> Renderer:
+        options: dict[str, Any] = {"tools": list(tools)} if tools else {}
+        renderer = Renderer(self._name, self._inner, partial(self._rendered, **options), control)
+        if tools and not self.features.tools:
+            raise Unsupported(f"tools: the chat template of {self._name} does not render them")
+        return renderer
+
+    def _control(self) -> ControlText:
+        return ControlText(self._control_tokens)
+
+    @cached_property
+    def _control_tokens(self) -> frozenset[str]:
+        added = [token.content for token in self._inner.added_tokens_decoder.values() if token.special]
+        return frozenset([*added, *self._inner.all_special_tokens])
 
     def render_text(self, text: str) -> RenderedExample:
-        tokens = self.encode(text)
+        control = self._control()
+        tokens = list(self._encoded(control.marked(text), control))
         if self._inner.eos_token_id is not None:
             tokens.append(self._inner.eos_token_id)
         return RenderedExample(tuple(tokens), (0.0, *([1.0] * (len(tokens) - 1))))
 
     def _apply(self, messages: Sequence[Mapping[str, Any]], *, generate: bool, **options: Any) -> list[int]:
-        # the template has written the special tokens
-        return self.encode(self._rendered(messages, generate=generate, **options))
+        control = self._control()
+        text = self._rendered([control.marked(message) for message in messages], generate=generate, **options)
+        return self._encoded(text, control)
+
+    def _encoded(self, text: str, control: ControlText) -> list[int]:
+        """The tokens of a rendered text; the special ones are those that the template has written."""
+        return [
+            token
+            for _, piece, is_control in control.pieces(text)
+            for token in (encoded_apart(piece, self.encode) if is_control else self.encode(piece))
+        ]
 
     def _rendered(self, messages: Sequence[Mapping[str, Any]], *, generate: bool, **options: Any) -> str:
         if self._inner.chat_template is None:

@@ -8,6 +8,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
 from crucible.errors import InvalidRequest, Unsupported
@@ -22,6 +23,16 @@ class RenderedExample:
 
     tokens: tuple[int, ...]
     weights: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TurnWeight:
+    """The loss weights of a turn: of its ``output``, from its content to the end of the turn; of its ``header``;
+    and of ``spans`` of its content that differ from the output, as (begin, end, weight) in characters."""
+
+    output: float = 0.0
+    header: float = 0.0
+    spans: tuple[tuple[int, int, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +95,21 @@ class Tokenizer(ABC):
     def render_example(self, messages: Sequence[Mapping[str, str]]) -> RenderedExample:
         """Render a conversation for training: weight 1.0 on the assistant's turns, end of turn included."""
 
+    def render_training(self, chat: "Chat", weights: Sequence[TurnWeight]) -> tuple[RenderedExample, ...]:
+        """Render a conversation for training, with weights for each of its turns. Several examples, if the model's
+        template renders earlier turns differently as the conversation goes on: one for each trained turn of the
+        assistant, with what came before it.
+
+        Raises:
+            Unsupported: the tokenizer does not render something of the conversation, or cannot apply the weights.
+        """
+        usual = [TurnWeight(1.0 if message["role"] == "assistant" else 0.0) for message in chat.messages]
+        if chat.tools or chat.images or list(weights) != usual or any(len(turn) > 2 for turn in chat.messages):
+            raise Unsupported(
+                f"messages: the tokenizer {self.tokenizer_id} renders plain turns only, trained on the assistant's"
+            )
+        return (self.render_example(chat.messages),)
+
     @abstractmethod
     def render_text(self, text: str) -> RenderedExample:
         """Render plain text for training: weight 1.0 on every token but the first, which has no context."""
@@ -140,32 +166,65 @@ class ByteTokenizer(Tokenizer):
     def render_chat(self, chat: "Chat") -> list[int]:
         tokens: list[int] = []
         if chat.tools:
-            tools = f"<tools>{_json([tool['function'] for tool in chat.tools])}</tools>"
-            tokens += [_ROLES["system"], *self.encode(tools), self.END]
+            tokens += self._offered(chat.tools)
         for index, message in enumerate(chat.messages):
-            tokens += [_marker(message, index), *self._turn(message), self.END]
+            tokens += [_marker(message, index), *chain(*self._turn(message)), self.END]
         return [*tokens, _ROLES["assistant"], *self.encode("<think>" if chat.thinking else "")]
 
-    def _turn(self, message: Mapping[str, Any]) -> list[int]:
+    def _offered(self, tools: Sequence[Mapping[str, Any]]) -> list[int]:
+        listed = f"<tools>{_json([tool['function'] for tool in tools])}</tools>"
+        return [_ROLES["system"], *self.encode(listed), self.END]
+
+    def _turn(self, message: Mapping[str, Any]) -> tuple[list[int], list[int], list[int]]:
+        """What precedes the content, the content, and what follows it."""
         if "tool_call_id" in message:
             result = {"tool_call_id": message["tool_call_id"], "content": message["content"]}
-            return self.encode(_named(message) + _json(result))
-        content, tokens = message["content"], self.encode(_named(message))
+            return self.encode(_named(message)), self.encode(_json(result)), []
+        content, before, after = message["content"], self.encode(_named(message)), []
         if "reasoning_content" in message:
-            tokens += self.encode(f"<think>{message['reasoning_content']}</think>")
+            before += self.encode(f"<think>{message['reasoning_content']}</think>")
+        tokens: list[int] = []
         for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
             tokens += [self.IMAGE] if part["type"] == "image" else self.encode(part["text"])
         for call in message.get("tool_calls", ()):
-            tokens += self.encode(f"<tool_call>{_json({'id': call['id'], **call['function']})}</tool_call>")
-        return tokens
+            after += self.encode(f"<tool_call>{_json({'id': call['id'], **call['function']})}</tool_call>")
+        return before, tokens, after
 
     def render_example(self, messages: Sequence[Mapping[str, str]]) -> RenderedExample:
+        weights = [TurnWeight(1.0 if message["role"] == "assistant" else 0.0) for message in messages]
+        return self._rendered(messages, (), weights)
+
+    def render_training(self, chat: "Chat", weights: Sequence[TurnWeight]) -> tuple[RenderedExample, ...]:
+        return (self._rendered(chat.messages, chat.tools, weights),)
+
+    def _rendered(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]],
+        turn_weights: Sequence[TurnWeight],
+    ) -> RenderedExample:
         tokens: list[int] = []
         weights: list[float] = []
-        for index, message in enumerate(messages):
-            turn = [*self.encode(message["content"]), self.END]
-            tokens += [_marker(message, index), *turn]
-            weights += [0.0, *([1.0 if message["role"] == "assistant" else 0.0] * len(turn))]
+        if tools:
+            tokens += self._offered(tools)
+            weights += [turn_weights[0].header] * len(tokens)
+        for index, (message, weight) in enumerate(zip(messages, turn_weights, strict=True)):
+            if len(message) == 2 and isinstance(message["content"], str) and not weight.spans:
+                turn = list(message["content"].encode())
+                turn_output = [weight.output] * (len(turn) + 1)
+            else:
+                before, content, after = self._turn(message)
+                turn = [*before, *content, *after]
+                turn_output = [weight.output] * (len(turn) + 1)
+                for first, last, of_span in weight.spans:
+                    # spans count characters, tokens are bytes
+                    begin, end = (len(before) + len(message["content"][:place].encode()) for place in (first, last))
+                    turn_output[begin:end] = [of_span] * (end - begin)
+            tokens.append(_marker(message, index))
+            tokens += turn
+            tokens.append(self.END)
+            weights.append(weight.header)
+            weights += turn_output
         return RenderedExample(tuple(tokens), tuple(weights))
 
     def render_text(self, text: str) -> RenderedExample:

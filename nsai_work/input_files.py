@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from nsai_work.errors import DataChanged, FileUnusable, InvalidJob
-from nsai_work.payloads import DataSource
+from nsai_work.payloads import DataFile, DataSource
 from nsai_work.user_paths import NotRegular, open_regular
 
 
@@ -86,7 +86,7 @@ def open_input(field: str, path: Path) -> Iterator[BufferedReader]:
         raise unusable_file(field, path, f"cannot be read ({exc.strerror})", "name a readable file") from exc
 
 
-def check_digest(field: str, source: DataSource, found: str) -> None:
+def check_digest(field: str, source: DataSource | DataFile, found: str) -> None:
     """Compare the SHA-256 of a file's content with the pinned one, if there is one.
 
     Raises:

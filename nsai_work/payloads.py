@@ -1,9 +1,10 @@
 """Job kinds and their payload models."""
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated, Final, Literal, TypeAlias
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from crucible import Prompt
 from crucible.backend import Command
@@ -55,12 +56,80 @@ class JobKind(StrEnum):
 
 
 class DataSource(Record):
-    """A data file: JSONL with conversations (``{"messages": [...]}``) or texts (``{"text": ...}``), or plain text
-    with an example per paragraph. ``sha256`` pins the content; submit sets it."""
+    """A file of prompts. ``sha256`` pins the content; submit sets it."""
 
     path: Name = Field(min_length=1)
     format: Literal["auto", "jsonl", "text"] = "auto"
     sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+
+
+RowFormat: TypeAlias = Literal[
+    "messages", "sharegpt", "alpaca", "prompt_completion", "text", "preference", "prompt"
+]
+
+TrainOn: TypeAlias = Literal[
+    "last_assistant_message",
+    "last_assistant_turn",
+    "all_assistant_messages",
+    "all_messages",
+    "all_tokens",
+    "all_user_and_system_messages",
+    "customized",
+]
+
+
+def _current_format(value: object) -> object:
+    # jobs of earlier versions: JSON lines, whose rows have one of the forms that are found out
+    return "auto" if value == "jsonl" else value
+
+
+class DataFile(Record):
+    """A data file: JSON lines, a JSON array, plain text with an example per paragraph, or Parquet; also compressed
+    with gzip or zstd. ``format`` is the form of its rows. ``weight`` is its share of a mixture, relative to those
+    of the others. ``sha256`` pins the content; submit sets it."""
+
+    path: Name = Field(min_length=1)
+    format: Annotated[Literal["auto"] | RowFormat, BeforeValidator(_current_format)] = "auto"
+    weight: float = Field(default=1.0, gt=0, le=1e9, strict=True)
+    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+
+
+class TrainingData(Record):
+    """The data of a training run: a file (``path``), or a mixture of several (``sources``).
+
+    ``train_on`` says which turns of a conversation have a loss weight; what a row says of a turn itself wins.
+    ``on_long`` is what happens to examples that are longer than the limit, ``on_bad_row`` to rows that cannot be
+    used. ``ignore`` names fields of rows that are dropped.
+    """
+
+    path: Name | None = Field(default=None, min_length=1)
+    format: Annotated[Literal["auto"] | RowFormat, BeforeValidator(_current_format)] = "auto"
+    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    sources: tuple[DataFile, ...] = Field(default=(), max_length=1_000)
+    train_on: TrainOn = "all_assistant_messages"
+    on_long: Literal["cut", "skip", "error"] = "cut"
+    on_bad_row: Literal["error", "skip"] = "error"
+    ignore: tuple[Name, ...] = ()
+
+    @model_validator(mode="after")
+    def _require_path_or_sources(self) -> "TrainingData":
+        if (self.path is None) == (not self.sources):
+            raise ValueError("set either path or sources")
+        if self.sources and (self.format != "auto" or self.sha256 is not None):
+            raise ValueError("format and sha256 are those of each of the sources")
+        return self
+
+    def files(self) -> tuple[DataFile, ...]:
+        """The file, or the sources of the mixture."""
+        if self.path is None:
+            return self.sources
+        return (DataFile(path=self.path, format=self.format, sha256=self.sha256),)
+
+    def with_files(self, files: Sequence[DataFile]) -> "TrainingData":
+        """Return these data with other files in the places of theirs."""
+        if self.path is None:
+            return self.model_copy(update={"sources": tuple(files)})
+        return self.model_copy(update={"path": files[0].path, "sha256": files[0].sha256})
 
 
 class EvaluationSpec(Record):
@@ -69,7 +138,7 @@ class EvaluationSpec(Record):
     part of its rows, selected by a hash of their content, and the same on every machine."""
 
     every: int = Field(default=100, ge=1, le=MAX_STEPS)
-    data: DataSource | None = None
+    data: TrainingData | None = None
     split: float | None = Field(default=None, gt=0, lt=1)
 
     @model_validator(mode="before")
@@ -85,6 +154,8 @@ class EvaluationSpec(Record):
     def _require_examples(self) -> "EvaluationSpec":
         if (self.data is None) == (self.split is None):
             raise ValueError("give either data, a file, or split, a part of the training data")
+        if self.data is not None and self.data.sources:
+            raise ValueError("data: an evaluation has one file; give its path")
         return self
 
 
@@ -108,14 +179,14 @@ class TrainingStep(Record):
     """A training run of ``max_steps`` optimizer steps or ``epochs`` over the data, whichever is shorter.
 
     ``seed`` fixes the order of the data, and the adapter's initial weights unless ``lora.seed`` is set.
-    ``pipeline_depth`` is the maximum number of optimizer steps in flight at the service. Examples longer than
-    ``max_tokens`` tokens of the model's tokenizer are truncated. ``recovery`` is merged over ``JOB_RECOVERY``. With
-    an ``objective``, each step's loss is computed by the driver, and ``loss_fn`` stays ``cross_entropy``.
-    ``early_stopping`` may end the run before its last step.
+    ``pipeline_depth`` is the maximum number of optimizer steps in flight at the service. ``max_tokens`` is the
+    length of an example in tokens of the model's tokenizer, as far as the model's context allows. ``recovery`` is
+    merged over ``JOB_RECOVERY``. With an ``objective``, each step's loss is computed by the driver, and ``loss_fn``
+    stays ``cross_entropy``. ``early_stopping`` may end the run before its last step.
     """
 
     base_model: Name = Field(min_length=1, max_length=1_000)
-    data: DataSource
+    data: TrainingData
     lora: LoraSpec = LoraSpec()
     loss_fn: Name = Field(default="cross_entropy", min_length=1, max_length=200)
     loss_fn_config: dict[LossSetting, LossValue] = Field(default_factory=dict)
@@ -137,6 +208,14 @@ class TrainingStep(Record):
     def _require_one_loss(self) -> "TrainingStep":
         if self.objective is not None and (self.loss_fn != "cross_entropy" or self.loss_fn_config):
             raise ValueError("objective: it takes the place of the loss; leave loss_fn and loss_fn_config out")
+        return self
+
+    @model_validator(mode="after")
+    def _require_steps_of_mixture(self) -> "TrainingStep":
+        if self.data.sources and (self.max_steps is None or self.epochs is not None):
+            raise ValueError("data.sources: a mixture has no end; set max_steps, and leave epochs out")
+        if self.data.sources and self.eval is not None and self.eval.split is not None:
+            raise ValueError("eval.split: a mixture is not split; give eval.data")
         return self
 
     @model_validator(mode="after")

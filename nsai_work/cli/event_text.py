@@ -105,8 +105,16 @@ def _progress(data: Data) -> str | None:
     return ": ".join(filter(None, (count, data.get("message")))) or None
 
 
+def _names(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else ""
+
+
 def _truncated(data: Data) -> str:
     return f"{data.get('rows')} of {data.get('of')} examples are cut after {data.get('max_tokens')} tokens"
+
+
+def _rows(what: str) -> Formatter:
+    return lambda data: f"{data.get('rows')} of {data.get('of')} rows {what}"
 
 
 def _incident(data: Data) -> str:
@@ -146,6 +154,10 @@ _FORMATTERS: Final[dict[str, tuple[Formatter, str]]] = {
     "inference.incomplete": (_incomplete, "yellow"),
     "training.incident": (_incident, "bold red"),
     "training.truncated": (_truncated, "yellow"),
+    "training.rows_skipped": (_rows("are too long and left out"), "yellow"),
+    "training.bad_rows": (_rows("cannot be used and are left out"), "yellow"),
+    "training.rows_split": (_rows("became an example for each assistant turn, as the template needs"), "dim"),
+    "training.fields_unused": (lambda data: f"fields without effect: {_names(data.get('fields'))}", "dim"),
     "step.skipped": (lambda data: f"step {data.get('step')} skipped: its batch corrupts the run", "bold yellow"),
     "evaluation": (_evaluation, "cyan"),
     "evaluation.differs": (

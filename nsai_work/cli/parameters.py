@@ -10,6 +10,9 @@ JobId = Annotated[
     str, typer.Argument(metavar="ID", help="Job ID, or a unique prefix or suffix of at least 4 characters.")
 ]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+NoCheckData = Annotated[
+    bool, typer.Option("--no-check-data", help="Leave the check of training data to the worker, for huge files.")
+]
 Timeout = Annotated[
     float | None, typer.Option(min=0, metavar="SECONDS", help="Stop waiting after this time, with exit code 124.")
 ]

@@ -18,7 +18,13 @@ from nsai_work.job import Job
 from nsai_work.user_paths import NotRegular, expanded, open_regular
 
 MAX_BYTES = 16 << 20
-_PATH_FIELDS = (("data", "path"), ("eval", "data", "path"), ("input", "path"), ("output",))
+_PATH_FIELDS = (
+    ("data", "path"),
+    ("data", "sources", "path"),
+    ("eval", "data", "path"),
+    ("input", "path"),
+    ("output",),
+)
 """Fields of a payload that hold a path."""
 
 
@@ -165,6 +171,11 @@ def _with_absolute_paths(entry: dict[str, Any], base: Path) -> dict[str, Any]:
 def _with_absolute_path(data: dict[str, Any], field: tuple[str, ...], base: Path) -> dict[str, Any]:
     head, *rest = field
     value = data.get(head)
+    if rest and isinstance(value, list):
+        placed = [
+            _with_absolute_path(item, tuple(rest), base) if isinstance(item, dict) else item for item in value
+        ]
+        return {**data, head: placed}
     if rest and isinstance(value, dict):
         return {**data, head: _with_absolute_path(value, tuple(rest), base)}
     if not rest and isinstance(value, str) and value:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from nsai_work import telemetry
 from nsai_work.client.connections import job_store, send_wake_ups
+from nsai_work.client.data_check import DataCheck, DataProgress
 from nsai_work.client.handle import JobHandle
 from nsai_work.client.validate import validate_jobs
 from nsai_work.job import Job
@@ -40,7 +41,12 @@ async def asubmit(job: Job, settings: Settings | None = None) -> JobHandle:
 
 
 def submit_many(
-    jobs: Sequence[Job], settings: Settings | None = None, *, runs_here: bool = False
+    jobs: Sequence[Job],
+    settings: Settings | None = None,
+    *,
+    runs_here: bool = False,
+    check_data: bool = True,
+    on_progress: DataProgress | None = None,
 ) -> list[JobHandle]:
     """Submit jobs in one transaction: all of them, or none. They may depend on each other.
 
@@ -58,6 +64,7 @@ def submit_many(
             traced,
             timeout_s=settings.submit_timeout_s,
             runs_here=runs_here,
+            data_check=DataCheck(runs_here=runs_here, on_progress=on_progress) if check_data else None,
             are_stored=lambda pinned: _are_stored(settings, pinned),
         )
         store = job_store(settings)

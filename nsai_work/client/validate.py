@@ -26,6 +26,7 @@ from crucible.errors import (
 from crucible.registry import InstalledBackends, installed_backends
 from crucible.suggestions import known_names
 from nsai_work.blocking import run_blocking
+from nsai_work.client.data_check import DataCheck
 from nsai_work.credentials import refuse_credentials
 from nsai_work.errors import InvalidJob
 from nsai_work.job import NOT_ENFORCED, STATE_FIELDS, Job
@@ -65,9 +66,11 @@ def validate_jobs(
     *,
     timeout_s: float,
     runs_here: bool = False,
+    data_check: DataCheck | None = None,
     are_stored: Callable[[Sequence[Job]], Sequence[bool]] = lambda jobs: [False] * len(jobs),
 ) -> list[ValidatedJob]:
-    """Validate jobs, and pin their input files. Each backend has ``timeout_s`` for its checks.
+    """Validate jobs, and pin their input files. Each backend has ``timeout_s`` for its checks. ``data_check`` reads
+    the training data; without it, that is left to the worker.
 
     ``are_stored`` says which jobs an earlier submission has stored, by idempotency key. What may have changed
     since is not checked again for them.
@@ -90,7 +93,9 @@ def validate_jobs(
     with_backend = [entry for entry in new if entry.job.kind != "composite"]
     unverified: Mapping[str, str] = {}
     if with_backend:
-        unverified = run_blocking(_check_at_backends(with_backend, installed, timeout_s, runs_here))
+        unverified = run_blocking(_check_at_backends(with_backend, installed, timeout_s, runs_here, data_check))
+    if data_check is not None:
+        data_check.read([(entry.job.id, entry.payload) for entry in new])
     return [ValidatedJob(entry.job, unverified.get(entry.job.id)) for entry in pinned]
 
 
@@ -202,7 +207,11 @@ def _with_payload(job: Job, **changes: JsonValue) -> _ParsedJob:
 
 
 async def _check_at_backends(
-    jobs: Sequence[_ParsedJob], installed: InstalledBackends, timeout_s: float, runs_here: bool
+    jobs: Sequence[_ParsedJob],
+    installed: InstalledBackends,
+    timeout_s: float,
+    runs_here: bool,
+    data_check: DataCheck | None,
 ) -> dict[str, str]:
     """Check jobs at each of their candidate backends. Returns the reasons of unverified jobs, by job id."""
     by_backend: dict[str, list[_ParsedJob]] = {}
@@ -220,17 +229,26 @@ async def _check_at_backends(
             _raise_if_permanent(error, runs_here)
             unverified.update((parsed.job.id, _reason(error)) for parsed in group)
         else:
-            unverified.update(await _check_at_backend(backend, group, timeout_s, runs_here))
+            unverified.update(await _check_at_backend(backend, group, timeout_s, runs_here, data_check))
     return unverified
 
 
 async def _check_at_backend(
-    backend: Backend, jobs: Sequence[_ParsedJob], timeout_s: float, runs_here: bool
+    backend: Backend,
+    jobs: Sequence[_ParsedJob],
+    timeout_s: float,
+    runs_here: bool,
+    data_check: DataCheck | None,
 ) -> dict[str, str]:
     groups = _group_equal_checks(jobs)
     try:
         async with asyncio.timeout(timeout_s), backend:
             errors = await _run_checks(backend, [group[0].payload for group in groups])
+            if data_check is not None:
+                good = [group for group, error in zip(groups, errors, strict=True) if error is None]
+                await data_check.find_models(
+                    backend, [(entry.job.id, entry.payload) for group in good for entry in group]
+                )
     except TimeoutError:
         return {parsed.job.id: f"{backend.name} did not answer in {timeout_s:g} s" for parsed in jobs}
     except BackendError as error:

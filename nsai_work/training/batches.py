@@ -13,8 +13,9 @@ from pydantic import JsonValue
 
 from crucible.digest import batch_digest
 from crucible.training import Datum
-from nsai_work.input_files import MAX_SHOWN
-from nsai_work.training.datums import Datums
+from nsai_work.data.datums import Datums
+from nsai_work.data.mixture import Mixture
+from nsai_work.data.row_counts import Lines
 from nsai_work.training.plan import Plan
 
 SORTED_INLINE: Final = 4096
@@ -104,14 +105,94 @@ class DatasetSource(BatchSource):
         return [self._indexes[place] for place in batch_indexes(self._plan, step)]
 
     def announcements(self) -> Mapping[str, dict[str, JsonValue]]:
-        lines = self._datums.truncated
-        if not lines:
-            return {}
-        data: dict[str, JsonValue] = {"rows": len(lines), "of": len(self._datums), "lines": [*lines[:MAX_SHOWN]]}
-        return {"training.truncated": data | {"max_tokens": self._datums.max_tokens}}
+        return data_events([self._datums])
 
     def result_fields(self) -> dict[str, JsonValue]:
-        return {"truncated_rows": len(self._datums.truncated)}
+        return data_counts([self._datums])
+
+
+class MixtureSource(BatchSource):
+    """The batches of a mixture of data sets: full ones, in an order that follows from seed and step alone.
+
+    Each data set is shuffled anew each time that all of it was drawn. An epoch has as many examples as all of them
+    together.
+    """
+
+    def __init__(self, datums: Sequence[Datums], mixture: Mixture, plan: Plan) -> None:
+        self._datums = datums
+        self._mixture = mixture
+        self._plan = plan
+
+    @property
+    def examples(self) -> int:
+        return sum(map(len, self._datums))
+
+    async def batch(self, step: int) -> StepBatch:
+        return await asyncio.to_thread(self._make, step)
+
+    def _make(self, step: int) -> StepBatch:
+        first = (step - 1) * self._plan.batch_size
+        drawn = [self._place(number) for number in range(first, first + self._plan.batch_size)]
+        datums = [self._datums[source].batch([index])[0] for source, index in drawn]
+        lines = [self._datums[source].lines([index])[0] for source, index in drawn]
+        return StepBatch(step, self._plan.epoch(step), self._plan.cursor(step), datums, lines)
+
+    def _place(self, number: int) -> tuple[int, int]:
+        source, earlier = self._mixture.draw(number)
+        epoch, place = divmod(earlier, len(self._datums[source]))
+        return source, epoch_order(len(self._datums[source]), self._mixture.seed, epoch, source)[place]
+
+    def announcements(self) -> Mapping[str, dict[str, JsonValue]]:
+        return data_events(self._datums)
+
+    def result_fields(self) -> dict[str, JsonValue]:
+        return data_counts(self._datums)
+
+
+def data_counts(datums: Sequence[Datums]) -> dict[str, JsonValue]:
+    """Return what the result of a job says about its data."""
+    tallies = [one.tally for one in datums]
+    return {
+        "truncated_rows": sum(tally.cut.count for tally in tallies),
+        "skipped_rows": sum(tally.skipped.count for tally in tallies),
+        "bad_rows": sum(tally.bad.count for tally in tallies),
+        "split_rows": sum(tally.split.count for tally in tallies),
+        "unused_fields": [*_unused(datums)],
+    }
+
+
+def data_events(datums: Sequence[Datums]) -> dict[str, dict[str, JsonValue]]:
+    """Return the events about rows that do not train as they are."""
+    tallies = [one.tally for one in datums]
+    events: dict[str, dict[str, JsonValue]] = {
+        "training.truncated": _event(datums, [tally.cut for tally in tallies]),
+        "training.rows_skipped": _event(datums, [tally.skipped for tally in tallies]),
+        "training.bad_rows": _event(datums, [Lines(tally.bad.lines, tally.bad.count) for tally in tallies]),
+        "training.rows_split": _event(datums, [tally.split for tally in tallies]),
+        "training.fields_unused": {
+            "rows": sum(sum(tally.unused.values()) for tally in tallies),
+            "fields": [*_unused(datums)],
+        },
+    }
+    return {name: data for name, data in events.items() if data["rows"]}
+
+
+def _unused(datums: Sequence[Datums]) -> list[str]:
+    return sorted({name for one in datums for name in one.tally.unused})
+
+
+def _event(datums: Sequence[Datums], found: Sequence[Lines]) -> dict[str, JsonValue]:
+    data: dict[str, JsonValue] = {
+        "rows": sum(lines.count for lines in found),
+        "of": sum(one.tally.rows for one in datums),
+        "lines": [*found[0].first] if len(datums) == 1 else [],
+        "max_tokens": datums[0].max_tokens,
+    }
+    if len(datums) > 1:
+        data["sources"] = {
+            one.path: [*lines.first] for one, lines in zip(datums, found, strict=True) if lines.count
+        }
+    return data
 
 
 def batch_indexes(plan: Plan, step: int) -> Sequence[int]:
@@ -121,9 +202,9 @@ def batch_indexes(plan: Plan, step: int) -> Sequence[int]:
 
 
 @lru_cache(maxsize=32)
-def epoch_order(examples: int, seed: int, epoch: int) -> Sequence[int]:
-    """Return the order of the examples in an epoch."""
-    key = f"{seed}:{epoch}".encode()
+def epoch_order(examples: int, seed: int, epoch: int, source: int | None = None) -> Sequence[int]:
+    """Return the order of the examples in an epoch; of a mixture, of one of its sources."""
+    key = (f"{seed}:{epoch}" if source is None else f"{seed}:{epoch}:{source}").encode()
     return array(
         "L",
         sorted(range(examples), key=lambda index: blake2b(index.to_bytes(8), digest_size=16, key=key).digest()),

@@ -7,7 +7,7 @@ remote run where that is safe, else from the newest checkpoint. First start, tak
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 from typing import Final
@@ -25,16 +25,13 @@ from nsai_work.interruptible import InterruptibleAwaiter, within
 from nsai_work.job import Job
 from nsai_work.journal import Journal, JournalSnapshot
 from nsai_work.payloads import TrainingStep
-from nsai_work.training.batches import BatchSource, DatasetSource, Lookahead
-from nsai_work.training.data import Dataset, load_data
-from nsai_work.training.datums import Datums, shared_datums
+from nsai_work.training.batches import Lookahead
+from nsai_work.training.data_source import open_batches
 from nsai_work.training.decision import Action, Decision, Incident, decide, needs_health_check
 from nsai_work.training.entry import connect
-from nsai_work.training.evaluation import EvaluationSource, read_examples, split_rows
 from nsai_work.training.lineage import EndReason, end_code, times_poisoned
 from nsai_work.training.objectives import Objective
 from nsai_work.training.pipeline import fill, finish_oldest
-from nsai_work.training.plan import Plan
 from nsai_work.training.result import is_finished, training_result
 from nsai_work.training.run_state import ActiveRun, Assignment, Progress
 
@@ -65,7 +62,7 @@ async def train(
     wait = InterruptibleAwaiter(control)
     batches: Lookahead | None = None
     try:
-        plan, source, evaluation = await _open_data(payload, backend, wait)
+        plan, source, evaluation = await open_batches(payload, backend, wait)
         batches = Lookahead(source, depth=payload.pipeline_depth, last_step=plan.total_steps)
         assignment = Assignment(
             job_id=job.id,
@@ -89,28 +86,6 @@ async def train(
         if batches is not None:
             await batches.close()
         await wait.close()
-
-
-async def _open_data(
-    payload: TrainingStep, backend: TrainingBackend, wait: InterruptibleAwaiter
-) -> tuple[Plan, BatchSource, EvaluationSource | None]:
-    tokenizer = await wait(backend.tokenizer(payload.base_model))
-
-    async def rendered(dataset: Dataset) -> Datums:
-        return await asyncio.to_thread(shared_datums, dataset, tokenizer, payload.max_tokens)
-
-    dataset = await asyncio.to_thread(load_data, payload.data)
-    datums = await rendered(dataset)
-    training: Sequence[int] = range(len(datums))
-    evaluation: EvaluationSource | None = None
-    if payload.eval is not None and payload.eval.split is not None:
-        training, held_out = await asyncio.to_thread(split_rows, dataset.examples, payload.eval.split)
-        evaluation = EvaluationSource(datums, held_out)
-    elif payload.eval is not None and payload.eval.data is not None:
-        other = await rendered(await asyncio.to_thread(read_examples, load_data, payload.eval.data))
-        evaluation = EvaluationSource(other, range(len(other)))
-    plan = Plan.of(payload, len(training))
-    return plan, DatasetSource(datums, plan, training), evaluation
 
 
 class _Driver:

@@ -15,12 +15,13 @@ from typing import Final, TypeVar
 from pydantic import JsonValue
 
 from crucible.training import Datum, ForwardResult
+from nsai_work.data.dataset import load_data, pin_data
+from nsai_work.data.datums import Datums
+from nsai_work.data.example import Example
 from nsai_work.errors import DataChanged, InvalidJob
 from nsai_work.journal import EvaluationRecord
-from nsai_work.payloads import DataSource, EvaluationSpec, TrainingStep
+from nsai_work.payloads import EvaluationSpec, TrainingData, TrainingStep
 from nsai_work.policies import EVAL_LOSS, EVAL_PREFIX, StopDecision
-from nsai_work.training.data import Example, load_data, pin_data
-from nsai_work.training.datums import Datums
 from nsai_work.training.objectives import Objective
 from nsai_work.training.plan import Plan
 
@@ -61,7 +62,7 @@ def split_rows(examples: Sequence[Example], split: float) -> tuple[list[int], li
     return training, evaluated
 
 
-def pin_examples(data: DataSource, spec: EvaluationSpec | None) -> tuple[DataSource, EvaluationSpec | None]:
+def pin_examples(data: TrainingData, spec: EvaluationSpec | None) -> tuple[TrainingData, EvaluationSpec | None]:
     """Validate and pin the files of a training job, and check its split; blocking.
 
     Raises:
@@ -77,7 +78,7 @@ def pin_examples(data: DataSource, spec: EvaluationSpec | None) -> tuple[DataSou
     return pinned, spec
 
 
-def read_examples(read: Callable[[DataSource], T], source: DataSource) -> T:
+def read_examples(read: Callable[[TrainingData], T], source: TrainingData) -> T:
     """Return what ``read`` makes of the evaluation's data. Its errors name the field of the evaluation."""
     try:
         return read(source)

@@ -14,7 +14,7 @@ import crucible.errors
 import nsai_work.errors
 from crucible.errors import CrucibleError
 from nsai_work.job import Constraints, Job, Resources
-from nsai_work.payloads import PAYLOADS, DataSource
+from nsai_work.payloads import PAYLOADS, DataFile, DataSource, TrainingData
 from nsai_work.policies import CheckpointPolicy, RetryPolicy
 from nsai_work.settings import Settings
 from tests.acceptance.conftest import Cli
@@ -133,7 +133,16 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_every_field_of_a_job_is_on_its_page() -> None:
     """docs/reference/job-file.md names each field that a user may set, payloads included."""
     fields = list(Job.model_fields)
-    kinds = (Resources, Constraints, RetryPolicy, CheckpointPolicy, DataSource, *set(PAYLOADS.values()))
+    kinds = (
+        Resources,
+        Constraints,
+        RetryPolicy,
+        CheckpointPolicy,
+        DataSource,
+        DataFile,
+        TrainingData,
+        *set(PAYLOADS.values()),
+    )
     settable = {*fields[: fields.index("status")], *(name for kind in kinds for name in kind.model_fields)}
 
     page = (DOCS / "reference" / "job-file.md").read_text()

@@ -23,15 +23,15 @@ from backends.tinkex_dev.wire.protobuf import batch_of_request, read_request
 from backends.tinkex_dev.wire.tensors import tokens_of_chunks
 from nsai_work.client.jobfile import load_jobs
 from nsai_work.client.validate import validate_jobs
+from nsai_work.data.dataset import load_data
 from nsai_work.dispatch.consumer import WakeConsumer
 from nsai_work.dispatch.wakeup import BadWakeUp, encode
 from nsai_work.inference import pin_prompts
 from nsai_work.inference.answers import AnswerFile
 from nsai_work.job import Priority
-from nsai_work.payloads import DataSource
+from nsai_work.payloads import DataSource, TrainingData
 from nsai_work.placement import candidate_backends
 from nsai_work.store.records import WakeUp
-from nsai_work.training.data import load_data
 from tests.fuzz.fuzzing import bounded_memory
 from tests.fuzz.generator import damaged, hostile, mutated, random_message, run_target
 
@@ -141,7 +141,11 @@ def _rows(rng: random.Random, seeds: list[Any]) -> bytes:
 def _training_rows(rng: random.Random, folder: Path) -> None:
     file = folder / "data"
     file.write_bytes(_rows(rng, ROWS))
-    load_data(DataSource.model_validate({"path": str(file), "format": rng.choice(("auto", "jsonl", "text"))}))
+    load_data(
+        TrainingData.model_validate(
+            {"path": str(file), "format": rng.choice(("auto", "messages", "text", "alpaca", "sharegpt"))}
+        )
+    )
 
 
 def _prompt_rows(rng: random.Random, folder: Path) -> None:

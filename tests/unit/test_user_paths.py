@@ -21,11 +21,11 @@ from backends.tinkex_dev.storage.lock import locked_folder
 from crucible.errors import CallerError
 from nsai_work.cli.commands.complete import _image_part
 from nsai_work.client.jobfile import load_jobs
+from nsai_work.data.dataset import pin_data
 from nsai_work.errors import FileUnusable
 from nsai_work.inference import pin_prompts, refuse_existing
-from nsai_work.payloads import DataSource, Inference
+from nsai_work.payloads import DataSource, Inference, TrainingData
 from nsai_work.settings import Settings
-from nsai_work.training.data import pin_data
 from nsai_work.user_paths import refuse_odd_target
 from tests.odd_files import make_odd_file
 
@@ -50,7 +50,7 @@ async def _download(target: Path) -> None:
 
 READ: dict[str, Callable[[Path], object]] = {
     "job file": load_jobs,
-    "training data": lambda path: pin_data(DataSource(path=str(path))),
+    "training data": lambda path: pin_data(TrainingData(path=str(path))),
     "prompts": lambda path: pin_prompts(DataSource(path=str(path))),
     "image": _image_part,
     "key file": lambda path: required_key(path, on_command_line=False),

@@ -12,6 +12,7 @@ from nsai_work.cli.exit_codes import ExitCode, status_exit_code
 from nsai_work.cli.job_lookup import find_job
 from nsai_work.cli.job_view import view_of_jobs
 from nsai_work.cli.output import as_json, write_json
+from nsai_work.cli.parameters import NoCheckData
 from nsai_work.cli.run_outcome import write_outcome
 from nsai_work.cli.store_access import existing_store, get_store, load_settings
 from nsai_work.errors import JobNotFound
@@ -33,6 +34,7 @@ def run(
             metavar="FILE|ID", help="YAML or JSON file with a job or a list of jobs; or the ID of a submitted job."
         ),
     ],
+    no_check_data: NoCheckData = False,
     json_output: Annotated[
         bool, typer.Option("--json", help="Print the job as JSON when it ends; a list if there are several.")
     ] = False,
@@ -42,7 +44,7 @@ def run(
     Ctrl-C returns jobs to the queue, where run ID or a worker resumes them; a second Ctrl-C stops immediately.
     """
     settings = load_settings()
-    jobs = _jobs(target, settings)
+    jobs = _jobs(target, settings, check_data=not no_check_data)
     _run_jobs([job for job in jobs if not job.status.ended], settings)
     store = get_store(settings)
     jobs = [store.get(job.id) for job in jobs]
@@ -57,14 +59,18 @@ def run(
     raise typer.Exit(max(status_exit_code(job.status) for job in jobs))
 
 
-def _jobs(target: str, settings: "Settings") -> "list[Job]":
+def _jobs(target: str, settings: "Settings", *, check_data: bool) -> "list[Job]":
     """Submit the jobs of a file, or find the job with an ID."""
     path = Path(target)
     if not is_job_id(target) and (path.exists() or "/" in target or path.suffix in JOB_FILE_SUFFIXES):
+        from nsai_work.cli.data_progress import data_progress
         from nsai_work.client.jobfile import load_jobs
         from nsai_work.client.submit import submit_many
 
-        return [handle.job() for handle in submit_many(load_jobs(path), settings, runs_here=True)]
+        jobs = load_jobs(path)
+        with data_progress() as on_progress:
+            handles = submit_many(jobs, settings, runs_here=True, check_data=check_data, on_progress=on_progress)
+        return [handle.job() for handle in handles]
     try:
         return [find_job(existing_store(settings, job_id=target), target)]
     except JobNotFound as error:

@@ -12,7 +12,7 @@ from nsai_work.cli.commands.watch import MAX_PAUSE_S
 from nsai_work.cli.error_report import report_job
 from nsai_work.cli.exit_codes import ExitCode, status_exit_code
 from nsai_work.cli.output import write_json, write_line
-from nsai_work.cli.parameters import Timeout
+from nsai_work.cli.parameters import NoCheckData, Timeout
 from nsai_work.cli.store_access import get_store, load_settings
 from nsai_work.errors import WaitTimedOut
 from nsai_work.lifecycle import JobStatus
@@ -25,17 +25,21 @@ def submit(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="YAML or JSON file with a job or a list of jobs.")],
     wait: Annotated[bool, typer.Option("--wait", help="Wait until all jobs have ended.")] = False,
     timeout: Timeout = None,
+    no_check_data: NoCheckData = False,
     json_output: Annotated[
         bool, typer.Option("--json", help='Print {"id": ...}, or a list of these for several jobs.')
     ] = False,
 ) -> None:
     """Submit the jobs of a file: all of them, or none if one is invalid."""
+    from nsai_work.cli.data_progress import data_progress
     from nsai_work.client.jobfile import load_jobs
     from nsai_work.client.submit import submit_many
 
     settings = load_settings()
     jobs = load_jobs(file)
-    ids = [handle.id for handle in submit_many(jobs, settings)]
+    with data_progress() as on_progress:
+        handles = submit_many(jobs, settings, check_data=not no_check_data, on_progress=on_progress)
+    ids = [handle.id for handle in handles]
     if json_output:
         records: list[JsonValue] = [{"id": job_id} for job_id in ids]
         write_json(records[0] if len(records) == 1 else records, indent=None)

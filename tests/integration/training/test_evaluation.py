@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crucible.training import IntentKind
+from nsai_work.client.data_check import DataCheck
+from nsai_work.data.dataset import load_data
 from nsai_work.errors import InvalidJob, ResumeUnproven
-from nsai_work.payloads import DataSource
+from nsai_work.payloads import TrainingData
 from nsai_work.training import evaluation
-from nsai_work.training.data import load_data
 from tests.integration.training.harness import STEPS, Killed, Reaper, Scene, payload_of, write_data
 from tests.integration.training.service import Model, Service
 
@@ -207,7 +208,7 @@ async def test_a_split_is_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyP
     other.write_text("".join(json.dumps(json.loads(row), sort_keys=True) + "\n\n" for row in reversed(rows)))
     contents = []
     for name in (path, other):
-        examples = load_data(DataSource(path=str(name))).examples
+        examples = load_data(TrainingData(path=str(name))).examples
         training, held_out = evaluation.split_rows(examples, 0.3)
         contents.append([{str(examples[index].content) for index in each} for each in (training, held_out)])
     assert contents[0] == contents[1]
@@ -228,4 +229,4 @@ def test_a_bad_evaluation_file_is_named_by_its_own_field(tmp_path: Path) -> None
     bad.write_text('{"messages": []}\n')
     payload = payload_of(tmp_path, eval={"data": {"path": str(bad)}})
     with pytest.raises(InvalidJob, match=r"payload.eval.data.path: .*line 1"):
-        evaluation.pin_examples(payload.data, payload.eval)
+        DataCheck().read([("job", payload)])

@@ -13,13 +13,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nsai_work.client.jobfile import load_jobs
+from nsai_work.data.dataset import load_data
 from nsai_work.dispatch.wakeup import BadWakeUp, decode
 from nsai_work.errors import InvalidJob
 from nsai_work.inference import pin_prompts
 from nsai_work.job import Job
-from nsai_work.payloads import DataSource, Inference, TrainingStep
+from nsai_work.payloads import DataSource, Inference, TrainingData, TrainingStep
 from nsai_work.store.records import WakeUp
-from nsai_work.training.data import pin_data
 
 EXAMPLES = int(os.environ.get("NSAI_TEST_FUZZ_EXAMPLES", "15"))
 fuzzed = settings(
@@ -107,9 +107,12 @@ def test_any_data_file_is_taken_or_refused(tmp_path_factory: pytest.TempPathFact
     """As training data and as prompts."""
     file: Path = tmp_path_factory.getbasetemp() / "fuzzed.jsonl"
     file.write_bytes(b"\n".join(lines))
-    for pin in (pin_data, pin_prompts):
+    for read in (
+        lambda: load_data(TrainingData(path=str(file))),
+        lambda: pin_prompts(DataSource(path=str(file))),
+    ):
         try:
-            pin(DataSource(path=str(file)))
+            read()
         except InvalidJob:
             continue
 

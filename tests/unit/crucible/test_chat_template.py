@@ -6,36 +6,17 @@ pytest.importorskip("transformers")
 
 from crucible import InvalidRequest, Options, Prompt, ToolCall, Unsupported
 from crucible.chat import chat_of
-from crucible.chat_template import TemplateTokenizer
 from crucible.output_parser import parse_output
+from tests.template_rig import TEMPLATE, tokenizer
 
 pytestmark = pytest.mark.filterwarnings("default")
 
-TEMPLATE = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 TALK = [
     {"role": "user", "content": "Grüß dich!"},
     {"role": "assistant", "content": "Hello."},
     {"role": "user", "content": "Bye."},
     {"role": "assistant", "content": "See you."},
 ]
-
-
-def tokenizer(template: str | None = TEMPLATE) -> TemplateTokenizer:
-    """Bytes, and the special tokens of the template."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    core = Tokenizer(models.BPE(vocab={letter: place for place, letter in enumerate(alphabet)}, merges=[]))
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    core.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|image_pad|>"])
-    made = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|endoftext|>")
-    made.chat_template = template
-    return TemplateTokenizer("test", made)
 
 
 def test_weights_lie_on_what_the_assistant_says_and_on_its_end() -> None:
@@ -196,7 +177,7 @@ def test_thinking_of_earlier_turns_is_found_out_and_rendered() -> None:
 
 
 def test_each_image_stands_at_its_marker() -> None:
-    """Between the texts around it; a text that forges a marker is refused."""
+    """Between the texts around it; a text that forges a marker is text."""
     image = {"type": "image", "url": "https://example.org/a.png"}
     made = tokenizer(WITH_ALL)
 
@@ -205,5 +186,4 @@ def test_each_image_stands_at_its_marker() -> None:
         return made.render_chat(chat_of(prompt))
 
     assert tokens("x").count(made.features.image_token or -1) == 1
-    with pytest.raises(InvalidRequest, match="2 image markers for 1 images"):
-        tokens("<|image_pad|>")
+    assert tokens("<|image_pad|>").count(made.features.image_token or -1) == 1

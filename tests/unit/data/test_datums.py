@@ -7,11 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crucible.tokenizer import ByteTokenizer
+from nsai_work.data import datums as module
+from nsai_work.data.dataset import load_data, pin_data
+from nsai_work.data.datums import Datums, shared_datums
+from nsai_work.data.rendering import Rendering, to_datum
 from nsai_work.errors import InvalidJob
-from nsai_work.payloads import DataSource
-from nsai_work.training import datums as module
-from nsai_work.training.data import load_data
-from nsai_work.training.datums import Datums, shared_datums, to_datum
+from nsai_work.payloads import TrainingData
 
 TOKENIZER = ByteTokenizer()
 TURN = st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant"]), "content": st.text(max_size=12)})
@@ -37,32 +38,32 @@ def test_only_the_assistant_is_learned() -> None:
     assert learned == [*b"cd", TOKENIZER.END]
 
 
-def data(folder: Path, *lines: str) -> DataSource:
+def data(folder: Path, *lines: str) -> TrainingData:
     """Load a file of texts."""
     path = folder / "data.jsonl"
     path.write_text("".join(f'{{"messages": [{{"role": "user", "content": "{line}"}}, '
                             f'{{"role": "assistant", "content": "ok"}}]}}\n' for line in lines))  # fmt: skip
-    return DataSource(path=str(path))
+    return TrainingData(path=str(path))
 
 
 def test_an_example_of_which_nothing_would_be_learned_is_refused(tmp_path: Path) -> None:
     """In a batch of its own it would give a loss of 0/0; the error names the line and the fix."""
     dataset = load_data(data(tmp_path, "a", "b" * 50))
     with pytest.raises(InvalidJob, match=r"line 2: the first token with a loss weight is 54.*after 20 tokens"):
-        Datums(dataset, TOKENIZER, 20)
+        Datums(dataset, Rendering(TOKENIZER, 20))
 
 
 def test_what_is_not_kept_is_rendered_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Data beyond the cache limit costs time instead of memory; the datums are equal."""
     dataset = load_data(data(tmp_path, "a", "bb", "ccc"))
-    everything = Datums(dataset, TOKENIZER, 100).batch([2, 0, 1])
+    everything = Datums(dataset, Rendering(TOKENIZER, 100)).batch([2, 0, 1])
     monkeypatch.setattr(module, "MAX_CACHED_TOKENS", 10)
-    assert Datums(dataset, TOKENIZER, 100).batch([2, 0, 1]) == everything
+    assert Datums(dataset, Rendering(TOKENIZER, 100)).batch([2, 0, 1]) == everything
 
 
 def test_runs_of_a_process_share_their_datums(tmp_path: Path) -> None:
     """Runs with the same data, tokenizer and max_tokens share the datums."""
-    dataset = load_data(data(tmp_path, "a"))
-    first = shared_datums(dataset, TOKENIZER, 100)
-    assert shared_datums(dataset, ByteTokenizer(), 100) is first
-    assert shared_datums(dataset, TOKENIZER, 50) is not first
+    dataset = load_data(pin_data(data(tmp_path, "a")))
+    first = shared_datums(dataset, Rendering(TOKENIZER, 100))
+    assert shared_datums(dataset, Rendering(ByteTokenizer(), 100)) is first
+    assert shared_datums(dataset, Rendering(TOKENIZER, 50)) is not first

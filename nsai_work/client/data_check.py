@@ -1,0 +1,67 @@
+"""The check of training data at submit: every row is read, and rendered as the worker will."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TypeAlias
+
+from crucible.backend import Backend, TrainingBackend
+from crucible.errors import BackendError, CallerError
+from nsai_work.data.check import check_file
+from nsai_work.data.rendering import Rendering
+from nsai_work.payloads import Payload, TrainingStep
+from nsai_work.training.data_source import rendering_of
+from nsai_work.training.evaluation import read_examples
+
+DataProgress: TypeAlias = Callable[[str, int, int], None]
+"""Called with the path of a file, the bytes read and the bytes of the file."""
+
+
+class DataCheck:
+    """Reads the training data of jobs. A job whose model's tokenizer is not to be had in this process is only read,
+    not rendered; with ``runs_here`` that is an error."""
+
+    def __init__(self, *, runs_here: bool = False, on_progress: DataProgress | None = None) -> None:
+        self._runs_here = runs_here
+        self._on_progress = on_progress
+        self._renderings: dict[str, list[Rendering]] = {}
+
+    async def find_models(self, backend: Backend, jobs: Sequence[tuple[str, Payload]]) -> None:
+        """Find out how a backend renders the data of jobs, which are given by id and payload."""
+        for job_id, payload in jobs:
+            if not isinstance(payload, TrainingStep) or not isinstance(backend, TrainingBackend):
+                continue
+            try:
+                rendering = await rendering_of(payload, backend)
+            except (CallerError, BackendError):
+                if self._runs_here:
+                    raise
+            else:
+                self._renderings.setdefault(job_id, []).append(rendering)
+
+    def read(self, jobs: Sequence[tuple[str, Payload]]) -> None:
+        """Check the data of jobs; blocking. Equal checks are made once.
+
+        Raises:
+            InvalidJob: rows are bad; the error names the lines.
+            DataChanged: a file has changed since it was pinned.
+        """
+        done: set[tuple[str, ...]] = set()
+        for job_id, payload in jobs:
+            if not isinstance(payload, TrainingStep):
+                continue
+            renderings: Sequence[Rendering | None] = self._renderings.get(job_id) or [None]
+            for rendering in renderings:
+                held_out = payload.eval and payload.eval.model_dump_json()
+                key = (payload.data.model_dump_json(), str(held_out), repr(rendering and rendering.key))
+                if key not in done:
+                    done.add(key)
+                    self._read(payload, rendering)
+
+    def _read(self, payload: TrainingStep, rendering: Rendering | None) -> None:
+        for index, file in enumerate(payload.data.files()):
+            report = None if self._on_progress is None else partial(self._on_progress, file.path)
+            check_file(payload.data, index, rendering, on_progress=report)
+        if payload.eval is not None and payload.eval.data is not None:
+            other = rendering and replace(rendering, on_long=payload.eval.data.on_long)
+            read_examples(lambda data: check_file(data, 0, other), payload.eval.data)

@@ -1,0 +1,4 @@
+"""Training data: containers, row forms, what of a row is trained, mixtures, and reports of what was understood.
+
+bytes (``source``) -> rows (``containers``) -> examples (``forms``) -> datums (``rendering``) -> batches by step.
+"""

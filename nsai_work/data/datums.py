@@ -1,0 +1,102 @@
+"""Datums: the rendered examples of a data set, cached up to a limit."""
+
+import copy
+import threading
+from array import array
+from collections.abc import Sequence
+from typing import Final
+from weakref import WeakValueDictionary
+
+from crucible.training import Datum
+from nsai_work.data.dataset import Dataset
+from nsai_work.data.example import Example
+from nsai_work.data.rendering import Rendering
+
+MAX_CACHED_TOKENS: Final = 8_000_000
+"""Limit of rendered tokens cached per data set (12 bytes each). Examples beyond it are rendered on each use."""
+
+
+class Datums:
+    """The datums of a data set. The constructor renders and checks every example, which may take a while.
+
+    Raises:
+        InvalidJob: an example cannot be used, or none is left; the error names its line.
+    """
+
+    def __init__(self, dataset: Dataset, rendering: Rendering) -> None:
+        self._dataset = dataset
+        self._rendering = rendering
+        self._cached: list[Datum] = []
+        self._places = array("L")
+        """The example of each datum."""
+        self._parts = array("L")
+        """Which of its example's datums each one is."""
+        self.tally = tally = copy.deepcopy(dataset.tally)
+        tokens = 0
+        for place, example in enumerate(dataset.examples):
+            for part, datum in enumerate(rendering.datums(example, tally)):
+                self._places.append(place)
+                self._parts.append(part)
+                tokens += len(datum.tokens)
+                # the cached datums are the first ones, so that a datum's index is its index in the cache
+                if tokens <= MAX_CACHED_TOKENS:
+                    self._cached.append(datum)
+        tally.bad.raise_if_any(tally.rows)
+        if not self._places:
+            raise tally.bad.error("every row was skipped; at least one is required")
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @property
+    def path(self) -> str:
+        """The path of the file."""
+        return self._dataset.path
+
+    @property
+    def examples(self) -> list[Example]:
+        """The example of each datum."""
+        return [self._dataset.examples[place] for place in self._places]
+
+    @property
+    def max_tokens(self) -> int:
+        """The limit of an example's tokens."""
+        return self._rendering.max_tokens
+
+    def batch(self, indexes: Sequence[int]) -> tuple[Datum, ...]:
+        """Return the datums with these indexes."""
+        return tuple(self._datum(index) for index in indexes)
+
+    def are_rendered(self, indexes: Sequence[int]) -> bool:
+        """Return whether ``batch`` would only read its cache."""
+        return max(indexes, default=0) < len(self._cached)
+
+    def lines(self, indexes: Sequence[int]) -> list[int]:
+        """Return the first lines of the examples of the datums with these indexes."""
+        return [self._dataset.examples[self._places[index]].line for index in indexes]
+
+    def _datum(self, index: int) -> Datum:
+        if index < len(self._cached):
+            return self._cached[index]
+        example = self._dataset.examples[self._places[index]]
+        return self._rendering.datums(example, copy.deepcopy(self._dataset.tally))[self._parts[index]]
+
+
+_shared: WeakValueDictionary[tuple[object, ...], Datums] = WeakValueDictionary()
+_rendering = threading.Lock()
+
+
+def shared_datums(dataset: Dataset, rendering: Rendering) -> Datums:
+    """Return the datums of a data set, shared among the runs of this process; blocking.
+
+    Raises:
+        InvalidJob: an example has no token with a loss weight; the error names its line.
+    """
+    key = (dataset.key, *rendering.key)
+    with _rendering:
+        datums = _shared.get(key)
+        if datums is None:
+            datums = Datums(dataset, rendering)
+            # content that is not pinned has no key of its own
+            return _shared.setdefault(key, datums) if not dataset.key.startswith("None ") else datums
+        return datums

@@ -1,0 +1,21 @@
+"""Examples: what a row means, independent of its form."""
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from crucible.tokenizer import TurnWeight
+
+Turn: TypeAlias = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A training example. ``content`` is a plain text, or the turns of a conversation in the form that chat
+    templates read, with a weight for each; ``weight`` is that of the whole. ``line`` is its first line in the file,
+    from 1."""
+
+    content: tuple[Turn, ...] | str
+    line: int = 0
+    weights: tuple[TurnWeight, ...] = ()
+    tools: tuple[Turn, ...] = ()
+    weight: float = 1.0

@@ -1,0 +1,120 @@
+"""Rows of a request and its answer: prompt and completion, Alpaca's form, prompts alone, and preferences."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from crucible.prompt import Tool
+from crucible.record import Record
+from nsai_work.data.example import Example
+from nsai_work.data.forms.messages import MessagesRow, RowMessage, Weight
+from nsai_work.data.problems import RowProblem
+from nsai_work.payloads import TrainOn
+
+
+def turns(value: object, role: str) -> list[Any]:
+    """Return messages: those of a list, or a single one of a text."""
+    if isinstance(value, str):
+        return [{"role": role, "content": value}]
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+class PromptOnlyRow(Record):
+    """A prompt: text of the user, or messages."""
+
+    prompt: tuple[RowMessage, ...] = Field(min_length=1)
+
+    @field_validator("prompt", mode="before")
+    @classmethod
+    def _messages_of_prompt(cls, value: object) -> object:
+        return turns(value, "user")
+
+    def example(self, train_on: TrainOn) -> Example:
+        """Raises RowProblem: nothing is trained."""
+        raise RowProblem(
+            "is a prompt without an answer, of which sft learns nothing", "add its completion", "prompt"
+        )
+
+
+class CompletionRow(Record):
+    """A prompt and its completion: texts of user and assistant, or messages. ``prefill`` is the begin of the
+    completion that is given, not trained."""
+
+    prompt: tuple[RowMessage, ...] = Field(min_length=1)
+    completion: tuple[RowMessage, ...] = Field(min_length=1)
+    prefill: str | None = Field(default=None, min_length=1)
+    tools: tuple[Tool, ...] = ()
+    weight: Weight = 1.0
+
+    @field_validator("prompt", mode="before")
+    @classmethod
+    def _messages_of_prompt(cls, value: object) -> object:
+        return turns(value, "user")
+
+    @field_validator("completion", mode="before")
+    @classmethod
+    def _messages_of_completion(cls, value: object) -> object:
+        return turns(value, "assistant")
+
+    @field_validator("tools", mode="before")
+    @classmethod
+    def _tools_of_text(cls, value: object) -> object:
+        return MessagesRow._tools_of_text(value)
+
+    def example(self, train_on: TrainOn) -> Example:
+        """Return the example of the row. Raises RowProblem."""
+        begun: Sequence[RowMessage] = self.completion
+        if self.prefill is not None:
+            if begun[0].prefill is not None or begun[0].role != "assistant":
+                raise RowProblem("prefill has no answer to begin", "completion begins with an answer", "prefill")
+            begun = (begun[0].model_copy(update={"prefill": self.prefill}), *begun[1:])
+        return MessagesRow(messages=(*self.prompt, *begun), tools=self.tools, weight=self.weight).example(train_on)
+
+
+class AlpacaRow(Record):
+    """An instruction, its ``input`` if there is one, and the ``output``; before them ``system`` and the pairs of
+    ``history``."""
+
+    instruction: str = Field(min_length=1)
+    output: str = Field(min_length=1)
+    input: str = ""
+    system: str = ""
+    history: tuple[tuple[str, str], ...] = ()
+    weight: Weight = 1.0
+
+    def example(self, train_on: TrainOn) -> Example:
+        """Return the example of the row. Raises RowProblem."""
+        request = f"{self.instruction}\n\n{self.input}" if self.input else self.instruction
+        system = [("system", self.system)] if self.system else []
+        past = [turn for user, answer in self.history for turn in (("user", user), ("assistant", answer))]
+        messages = [*system, *past, ("user", request), ("assistant", self.output)]
+        return MessagesRow.model_validate(
+            {"messages": [{"role": role, "content": text} for role, text in messages], "weight": self.weight}
+        ).example(train_on)
+
+
+class PreferenceRow(Record):
+    """Two answers of which one was preferred, to ``prompt`` or, without it, as whole conversations."""
+
+    chosen: tuple[RowMessage, ...] = Field(min_length=1)
+    rejected: tuple[RowMessage, ...] = Field(min_length=1)
+    prompt: tuple[RowMessage, ...] = ()
+
+    @field_validator("prompt", mode="before")
+    @classmethod
+    def _messages_of_prompt(cls, value: object) -> object:
+        return turns(value, "user")
+
+    @field_validator("chosen", "rejected", mode="before")
+    @classmethod
+    def _messages_of_answer(cls, value: object) -> object:
+        return turns(value, "assistant")
+
+    def example(self, train_on: TrainOn) -> Example:
+        """Raises RowProblem: sft has no use for a rejected answer."""
+        raise RowProblem(
+            "is a preference (chosen, rejected), which sft does not train on",
+            "give prompt and completion instead",
+            "chosen",
+        )

@@ -1,0 +1,108 @@
+"""Renders examples to datums: input tokens, target tokens and loss weights. The target of each token is its
+successor."""
+
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from crucible.chat import Chat
+from crucible.errors import InvalidRequest, Unsupported
+from crucible.tokenizer import RenderedExample, Tokenizer
+from crucible.training import Datum
+from nsai_work.data.example import Example
+from nsai_work.data.problems import RowProblem
+from nsai_work.data.row_counts import RowCounts
+
+
+@dataclass(frozen=True, slots=True)
+class Rendering:
+    """How examples become datums: the tokenizer, the limit of their tokens, and what happens to longer ones.
+    ``is_context`` says that the limit is the model's context, which is less than ``max_tokens``."""
+
+    tokenizer: Tokenizer
+    max_tokens: int
+    on_long: Literal["cut", "skip", "error"] = "cut"
+    is_context: bool = False
+
+    @property
+    def key(self) -> tuple[str, int, str]:
+        """What the datums of an example depend on."""
+        return self.tokenizer.tokenizer_id, self.max_tokens, self.on_long
+
+    def datums(self, example: Example, tally: RowCounts) -> list[Datum]:
+        """Return the datums of an example, and count them: none for a bad row or one that is skipped, and several
+        for a conversation that the template renders differently as it goes on."""
+        try:
+            rendered = self.render(example)
+            datums = [*self._kept(rendered)]
+            if not datums:
+                tally.skipped.add(example.line)
+                return []
+            if not any(any(datum.loss_inputs["weights"]) for datum in datums):
+                raise self._nothing_to_learn(rendered)
+            # a turn of a conversation that was split can be cut off whole
+            datums = [datum for datum in datums if any(datum.loss_inputs["weights"])]
+        except RowProblem as problem:
+            tally.bad.add(example.line, problem)
+            return []
+        if any(len(one.tokens) > self.max_tokens for one in rendered):
+            tally.cut.add(example.line)
+        if len(rendered) > 1:
+            tally.split.add(example.line)
+        tally.examples += len(datums)
+        for one in rendered:
+            tally.lengths.append(len(one.tokens))
+        for datum in datums:
+            tally.tokens += len(datum.tokens) + 1
+            tally.trained_tokens += len(datum.tokens) - datum.loss_inputs["weights"].count(0.0)
+        return datums
+
+    def render(self, example: Example) -> Sequence[RenderedExample]:
+        """Render an example, without a limit. Raises RowProblem."""
+        content = example.content
+        try:
+            if isinstance(content, str):
+                rendered: Sequence[RenderedExample] = (self.tokenizer.render_text(content),)
+            else:
+                rendered = self.tokenizer.render_training(Chat(content, example.tools), example.weights)
+        except (InvalidRequest, Unsupported) as error:
+            raise RowProblem(error.message, "change the row, or train another model", "messages") from None
+        if example.weight == 1.0:
+            return rendered
+        return [
+            RenderedExample(one.tokens, tuple(weight * example.weight for weight in one.weights))
+            for one in rendered
+        ]
+
+    def _kept(self, rendered: Sequence[RenderedExample]) -> Iterator[Datum]:
+        for one in rendered:
+            if len(one.tokens) > self.max_tokens and self.on_long != "cut":
+                if self.on_long == "skip":
+                    continue
+                state = f"has {len(one.tokens)} tokens, and the limit is {self.max_tokens} ({self._limit_name})"
+                raise RowProblem(state, "shorten it, or set data.on_long to cut or skip", self._limit_name)
+            yield to_datum(one, self.max_tokens)
+
+    @property
+    def _limit_name(self) -> str:
+        return "the model's context" if self.is_context else "payload.max_tokens"
+
+    def _nothing_to_learn(self, rendered: Sequence[RenderedExample]) -> RowProblem:
+        weights = rendered[0].weights
+        first = next((number for number, weight in enumerate(weights[1:], start=2) if weight), None)
+        if first is None:
+            return RowProblem("no token has a loss weight", "an example needs one to learn from", "messages")
+        advice = "shorten the example" if self.is_context else "raise max_tokens or shorten the example"
+        return RowProblem(
+            f"the first token with a loss weight is {first}, and the example is cut after {self.max_tokens} tokens",
+            advice,
+            self._limit_name,
+        )
+
+
+def to_datum(rendered: RenderedExample, max_tokens: int) -> Datum:
+    """Convert a rendered example to a datum, truncated to its first ``max_tokens`` tokens."""
+    tokens = array("i", rendered.tokens[:max_tokens])
+    weights = array("f", rendered.weights[: len(tokens)])
+    return Datum(tokens=tokens[:-1], loss_inputs={"target_tokens": tokens[1:], "weights": weights[1:]})
