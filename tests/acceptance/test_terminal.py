@@ -33,13 +33,15 @@ def on_a_terminal(cli: Cli, *arguments: object) -> tuple[int, str]:
 
 
 def test_an_answer_is_streamed(cli: Cli) -> None:
-    """The streamed parts add up to the answer that a pipe receives."""
+    """The streamed parts add up to the answer that a pipe receives, with the warning that it was cut after it."""
     options = ("--backend", "fake", "--model", "tiny-lm", "--max-tokens", 40, "--seed", 3, "Hello")
 
     code, shown = on_a_terminal(cli, "complete", *options)
 
     assert code == 0
-    assert shown == cli.run("complete", *options).stdout
+    whole = cli.run("complete", *options)
+    assert whole.stderr.startswith("warning: the answer was cut")
+    assert shown == whole.stdout + whole.stderr
 
 
 def test_a_run_has_a_bar(cli: Cli, job: dict[str, Any], job_file: Callable[[Any], Path]) -> None:
