@@ -38,6 +38,16 @@ def counted(wire: Any, prompt: Prompt, text: str) -> Usage:
     return usage.model_copy(update={"thinking_tokens": usage.thinking_tokens or None})
 
 
+def usage_object(library: Any, usage: Usage) -> Any:
+    """LiteLLM's record of a usage, from which it computes the cost."""
+    return library.Usage(
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        total_tokens=usage.total_tokens,
+        prompt_tokens_details={"cached_tokens": usage.cached_tokens or 0},
+    )
+
+
 def cost_of(library: Any, facts: ModelFacts, settings: LiteLLMSettings, wire: Any, usage: Usage) -> float | None:
     """The cost in US dollars, by the configured prices or LiteLLM's tables (with discounts for cached tokens)."""
     input_price, output_price = facts.cost_per_million_input, facts.cost_per_million_output

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from pydantic import JsonValue
 
-from backends.litellm_backend.accounting import cost_of, counted, data_of
+from backends.litellm_backend.accounting import cost_of, counted, data_of, usage_object
 from backends.litellm_backend.errors import translated
 from backends.litellm_backend.library import closed, opened
 from backends.litellm_backend.models import ModelFacts, capabilities_of, facts_of
@@ -19,13 +19,16 @@ from backends.litellm_backend.requests import (
 )
 from backends.litellm_backend.server_check import check_server
 from backends.litellm_backend.settings import BACKEND, MODEL_VARIABLE, LiteLLMSettings
-from backends.openai.answers import choices_of, completion_of, text_of
+from backends.litellm_backend.transport import Exchange
+from backends.openai.answers import choices_of, completion_of, text_of, usage_of
 from backends.openai.chunks import ChunkConverter
+from backends.openai.errors import translated as translated_kept
+from backends.openai.streams import parsed, stream_events
 from backends.openai.wire import read_answer
 from crucible.backend import Backend, Health
 from crucible.capabilities import Capabilities
-from crucible.completion import Completion
-from crucible.errors import BackendUnavailable, CallerError, InvalidRequest
+from crucible.completion import Completion, Usage
+from crucible.errors import BackendUnavailable, CallerError, CrucibleError, InvalidRequest
 from crucible.parsing import read_record
 from crucible.prompt import Prompt
 from crucible.requirements import require
@@ -85,12 +88,18 @@ class LiteLLMBackend(Backend):
     async def complete(self, prompt: Prompt) -> Completion:
         facts = await self._checked(prompt)
         began = time.monotonic()
+        exchange = self._exchange(facts)
         try:
-            response = await self._opened.acompletion(**arguments(prompt, facts, self._settings))
+            with exchange.current():
+                response = await self._opened.acompletion(**arguments(prompt, facts, self._settings))
+            if exchange.error is not None:
+                raise exchange.error
+            if exchange.content is not None:
+                return self._kept(parsed(exchange.content), prompt, facts, began)
             answer = read_answer(data_of(response), facts.model, backend=BACKEND)
             choices = choices_of(answer, BACKEND)
         except Exception as exc:
-            raise translated(exc, facts.model) from None
+            raise self._error(exc, facts, exchange) from None
         wire = getattr(response, "usage", None)
         usage = counted(answer.reported_usage, prompt, text_of(choices))
         return completion_of(
@@ -104,6 +113,40 @@ class LiteLLMBackend(Backend):
             raw=response.model_dump(mode="json") if self._settings.keep_raw_response else None,
         )
 
+    def _exchange(self, facts: ModelFacts, *, streams: bool = False) -> Exchange:
+        return Exchange(self._settings.max_response_bytes, keeps=facts.openai_format, streams=streams)
+
+    def _kept(self, data: Any, prompt: Prompt, facts: ModelFacts, began: float) -> Completion:
+        """Convert an answer in OpenAI's form as the openai backend does, without LiteLLM's changes."""
+        answer = read_answer(data, facts.model, backend=BACKEND)
+        choices = choices_of(answer, BACKEND)
+        usage, cost = self._usage_and_cost(answer.reported_usage, prompt, text_of(choices), facts)
+        return completion_of(
+            answer,
+            choices,
+            prompt=prompt,
+            model=facts.model,
+            usage=usage,
+            cost=cost,
+            began=began,
+            raw=data if self._settings.keep_raw_response else None,
+        )
+
+    def _usage_and_cost(
+        self, wire: Any, prompt: Prompt, text: str, facts: ModelFacts
+    ) -> tuple[Usage, float | None]:
+        usage = usage_of(wire, prompt, text)
+        library = self._opened
+        return usage, cost_of(library, facts, self._settings, usage_object(library, usage), usage)
+
+    @staticmethod
+    def _error(error: Exception, facts: ModelFacts, exchange: Exchange) -> CrucibleError:
+        if exchange.error is None and exchange.content is None and exchange.response is None:
+            return translated(error, facts.model)
+        found = translated_kept(error, facts.model)
+        found.backend = BACKEND
+        return found
+
     async def stream(self, prompt: Prompt) -> AsyncIterator[StreamEvent]:
         """Stream the answer. Several answers (``n``) arrive whole, because LiteLLM's streams end with the first."""
         facts = await self._checked(prompt)
@@ -114,10 +157,22 @@ class LiteLLMBackend(Backend):
         converter = ChunkConverter(prompt, facts.model, backend=BACKEND)
         stream: Any = None
         last_chunk: Any = None
+        exchange = self._exchange(facts, streams=True)
+        began = time.monotonic()
         try:
-            stream = await self._opened.acompletion(
-                **arguments(prompt, facts, self._settings), stream=True, stream_options={"include_usage": True}
-            )
+            with exchange.current():
+                stream = await self._opened.acompletion(
+                    **arguments(prompt, facts, self._settings), stream=True, stream_options={"include_usage": True}
+                )
+            if exchange.response is not None:
+                async for event in stream_events(
+                    exchange.blocks(),
+                    converter,
+                    whole=lambda data: self._kept(data, prompt, facts, began),
+                    usage=lambda wire, text: self._usage_and_cost(wire, prompt, text, facts),
+                ):
+                    yield event
+                return
             # otherwise LiteLLM counts the tokens of providers that do not, and downloads the prompt's images for it
             stream.count_prompt_tokens = _no_tokens
             async for chunk in stream:
@@ -129,10 +184,11 @@ class LiteLLMBackend(Backend):
             for event in converter.end_of_stream(complete=False):
                 yield event
         except Exception as exc:
-            error = translated(exc, facts.model)
+            error = self._error(exc, facts, exchange)
             error.details.update(converter.received())
             raise error from None
         finally:
+            await exchange.close()
             if stream is not None:
                 await stream.aclose()
         is_counted = _counted_by_provider(stream)

@@ -10,6 +10,7 @@ from collections import Counter
 from typing import Any, Final
 
 from backends.litellm_backend.settings import BACKEND
+from backends.litellm_backend.transport import install_transport
 from crucible.errors import Unsupported
 from crucible.redaction import remember_secret
 
@@ -85,4 +86,5 @@ def _imported() -> Any:
         # no advice on the terminal, and no tokenizers from a hub for token counts
         litellm.suppress_debug_info = True
         litellm.disable_hf_tokenizer_download = True
+        install_transport()
         return litellm

@@ -34,6 +34,8 @@ class LiteLLMSettings(Record):
     max_retries: int = Field(default=2, ge=0, le=20)
     """How often a request is retried after a connection error, 408, 409, 429 or 5xx, by providers' clients that
     support it."""
+    max_response_bytes: int = Field(default=64 * 1024 * 1024, ge=1)
+    """The limit of an answer's size, decompressed."""
     keep_raw_response: bool = False
     cost_per_million_input: float | None = Field(default=None, ge=0)
     """US dollars; overrides LiteLLM's tables, as does ``cost_per_million_output``."""

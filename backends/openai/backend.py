@@ -1,25 +1,22 @@
 """``OpenAIBackend``: completions from an OpenAI-compatible server, through the official library."""
 
 import asyncio
-import contextlib
-import json
 import os
 import ssl
 import time
 from collections.abc import AsyncIterator, Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Final, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 from pydantic import JsonValue
-from pydantic_core import from_json
 
 from backends.openai.answers import choices_of, completion_of, price, text_of, usage_of
 from backends.openai.chunks import ChunkConverter
 from backends.openai.errors import translated
 from backends.openai.requests import request_body
-from backends.openai.server_sent_events import event_data, peeked
 from backends.openai.settings import BACKEND, MODEL_VARIABLE, OTHER_OPTIONS, Claim, OpenAISettings, Option
-from backends.openai.wire import malformed, read_answer, read_models
+from backends.openai.streams import parsed, stream_events
+from backends.openai.wire import read_answer, read_models
 from crucible.backend import Backend, Health
 from crucible.bounded_responses import bounded_responses
 from crucible.capabilities import Capabilities
@@ -29,12 +26,10 @@ from crucible.errors import CallerError, CrucibleError, Unsupported
 from crucible.parsing import read_record
 from crucible.prompt import Prompt
 from crucible.requirements import require
-from crucible.stream import StreamEvent, events_of
+from crucible.stream import StreamEvent
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
-
-_DONE: Final = b"[DONE]"
 
 
 @cache
@@ -153,20 +148,12 @@ class OpenAIBackend(Backend):
                 **body, stream=True, stream_options={"include_usage": True}
             )
             response = raw.http_response
-            blocks, is_whole = await peeked(response.aiter_bytes())
-            if is_whole:
-                content = b"".join([block async for block in blocks])
-                for event in events_of(self._completion(parsed(content), prompt, model, began)):
-                    yield event
-                return
-            complete = False
-            async for data in event_data(blocks):
-                if data.strip() == _DONE:
-                    complete = True
-                    break
-                for event in converter.events(parsed(data)):
-                    yield event
-            for event in converter.end_of_stream(complete=complete):
+            async for event in stream_events(
+                response.aiter_bytes(),
+                converter,
+                whole=lambda data: self._completion(data, prompt, model, began),
+                usage=lambda wire, text: self._usage_and_cost(wire, prompt, text),
+            ):
                 yield event
         except Exception as exc:
             error = translated(exc, model)
@@ -175,9 +162,6 @@ class OpenAIBackend(Backend):
         finally:
             if response is not None:
                 await response.aclose()
-        usage = usage_of(converter.usage, prompt, converter.text)
-        for event in converter.closing_events(usage, self._cost(usage)):
-            yield event
 
     def _body(self, prompt: Prompt, model: str) -> dict[str, Any]:
         return request_body(prompt, model, self._settings.limit_field(), thinking=self._settings.thinking_in())
@@ -185,14 +169,14 @@ class OpenAIBackend(Backend):
     def _completion(self, data: Any, prompt: Prompt, model: str, began: float) -> Completion:
         answer = read_answer(data, model)
         choices = choices_of(answer)
-        usage = usage_of(answer.reported_usage, prompt, text_of(choices))
+        usage, cost = self._usage_and_cost(answer.reported_usage, prompt, text_of(choices))
         return completion_of(
             answer,
             choices,
             prompt=prompt,
             model=model,
             usage=usage,
-            cost=self._cost(usage),
+            cost=cost,
             began=began,
             raw=data if self._settings.keep_raw_response else None,
         )
@@ -226,20 +210,13 @@ class OpenAIBackend(Backend):
         except Exception as exc:
             raise translated(exc) from None
 
+    def _usage_and_cost(self, wire: Any, prompt: Prompt, text: str) -> tuple[Usage, float | None]:
+        usage = usage_of(wire, prompt, text)
+        return usage, self._cost(usage)
+
     def _cost(self, usage: Usage) -> float | None:
         settings = self._settings
         input_price, output_price = settings.cost_per_million_input, settings.cost_per_million_output
         if input_price is None or output_price is None:
             return None
         return price(usage, (input_price, output_price), settings.cost_per_million_cached_input)
-
-
-def parsed(content: bytes) -> Any:
-    try:
-        return from_json(content)
-    except ValueError as exc:
-        if "surrogate" in str(exc):
-            with contextlib.suppress(ValueError, RecursionError):
-                return json.loads(content)
-        text = content[:200].decode(errors="replace")
-        raise malformed(f"it is not JSON ({exc}); it begins with {text!r}") from None
