@@ -2,6 +2,7 @@
 from backends.tinkex import types as types
 from backends.tinkex.backend import TinkexBackend as TinkexBackend
 from backends.tinkex.client.api_future import ApiFuture as ApiFuture
+from backends.tinkex.client.loss_handle import LossHandle as LossHandle
 from backends.tinkex.client.queue_reporter import QueueReport as QueueReport
 from backends.tinkex.client.rest import RestClient as RestClient
 from backends.tinkex.client.sampling import SamplingClient as SamplingClient

@@ -24,6 +24,7 @@ from crucible.errors import MalformedAnswer
 
 CustomLoss = Callable[[Sequence[Datum], Sequence[Any]], tuple[Any, ...]]
 _LOSS: Final = "cross_entropy"
+_SUM: Final = "loss:sum"
 
 
 def custom_operation(
@@ -98,7 +99,10 @@ class _CustomPass:
 
     async def _read(self, accepted: Sequence[AcceptedRequest]) -> ForwardBackwardOutput:
         output = await fetch_passes(self._channel, accepted[len(self._chunks) :], forward_only=False)
-        return output.model_copy(update={"metrics": {**output.metrics, **self._metrics}})
+        metrics = dict(output.metrics)
+        if _SUM in metrics:
+            metrics[f"surrogate_{_SUM}"] = metrics.pop(_SUM)
+        return output.model_copy(update={"metrics": {**metrics, **self._metrics}})
 
 
 def _for_forward(datum: Datum) -> Datum:
@@ -142,7 +146,7 @@ def _with_numpy(
     for index, (gradient, values) in enumerate(zip(gradients, logprobs, strict=True)):
         if getattr(gradient, "shape", None) != values.shape:
             raise invalid(f"gradients[{index}]", getattr(gradient, "shape", None), f"the shape is {values.shape}")
-    return gradients, {"loss": float(loss), **{key: float(value) for key, value in metrics.items()}}
+    return gradients, {_SUM: float(loss), **{key: float(value) for key, value in metrics.items()}}
 
 
 def _with_torch(
@@ -157,5 +161,5 @@ def _with_torch(
     loss, metrics = returned
     loss.backward()
     gradients = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves]
-    values = {"loss": float(loss.detach()), **{key: float(value) for key, value in metrics.items()}}
+    values = {_SUM: float(loss.detach()), **{key: float(value) for key, value in metrics.items()}}
     return [gradient.numpy() for gradient in gradients], values

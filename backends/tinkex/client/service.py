@@ -11,6 +11,7 @@ from pydantic import SecretStr, ValidationError
 
 from backends.tinkex.client.api_future import ApiFuture
 from backends.tinkex.client.connection import Connection
+from backends.tinkex.client.custom_loss_methods import CustomLossMethods
 from backends.tinkex.client.feature_probe import probe_features
 from backends.tinkex.client.queue_reporter import QueueObserver, QueueReporter
 from backends.tinkex.client.rest import RestClient
@@ -40,7 +41,7 @@ _DEFAULT_RANK: Final = 32
 _NO_PROGRESS_S: Final = 3600.0
 
 
-class ServiceClient(SamplingMethods):
+class ServiceClient(SamplingMethods, CustomLossMethods):
     """A client of one service with one session. No I/O until a method is called.
 
     ``ServiceClient()`` serves blocking code: requests run on the process's single background thread.

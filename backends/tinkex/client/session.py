@@ -61,6 +61,8 @@ class Session:
         self._heartbeats: asyncio.Task[None] | None = None
         self._models = itertools.count()
         self._samplers = itertools.count()
+        self._custom_losses = itertools.count()
+        self.custom_losses: dict[str, str] = {}
         self.lost: CrucibleError | None = None
 
     @classmethod
@@ -79,6 +81,7 @@ class Session:
         session = cls(connection, heartbeat_s=heartbeat_s, on_lost=on_lost)
         session._id = session_id
         session._models = itertools.count(1_000_000 + secrets.randbelow(1_000_000_000))
+        session._custom_losses = itertools.count(1_000_000 + secrets.randbelow(1_000_000_000))
         session._samplers = itertools.count(1_000_000 + secrets.randbelow(1_000_000_000))
         return session
 
@@ -90,6 +93,10 @@ class Session:
     def next_model_seq_id(self) -> int:
         """Return the number of the next model in this session."""
         return next(self._models)
+
+    def next_custom_loss_seq_id(self) -> int:
+        """Return the number of the next custom loss in this session."""
+        return next(self._custom_losses)
 
     def next_sampler_seq_id(self) -> int:
         """Return the number of the next sampling session in this session."""

@@ -7,6 +7,7 @@ from typing import Any, Self
 from backends.tinkex.client.api_future import ApiFuture
 from backends.tinkex.client.checkpoint_methods import CheckpointMethods
 from backends.tinkex.client.custom_loss import CustomLoss, custom_operation
+from backends.tinkex.client.loss_handle import LossHandle
 from backends.tinkex.client.replay_probe import probe_replay
 from backends.tinkex.client.results import record_decoding
 from backends.tinkex.client.run_channel import RunChannel, Submission
@@ -187,14 +188,23 @@ class TrainingClient(CheckpointMethods, RunSamplingMethods):
         return self._channel.submit(operation)
 
     def forward_backward_custom(
-        self, data: Sequence[Datum], loss_fn: CustomLoss, *, arrays: str | None = None
+        self, data: Sequence[Datum], loss_fn: CustomLoss | LossHandle, *, arrays: str | None = None
     ) -> ApiFuture[ForwardBackwardOutput]:
         """Compute gradients of a caller-defined loss over the log-probabilities of ``target_tokens``.
 
         ``arrays="numpy"``: ``loss_fn(data, logprobs)`` returns ``(loss, gradients, metrics)``, with one gradient
         array per array of log-probabilities. ``arrays="torch"``: it receives tensors and returns
         ``(loss, metrics)``; autograd computes the gradients. Default: torch if it is imported, else numpy.
+        A ``LossHandle`` is computed by the server, or with torch where the server computes none.
+
+        In the result of a loss that the client computes, ``loss:sum`` is its value, and ``surrogate_loss:sum`` that
+        of the linear loss by which the server applied its gradients.
         """
+        if isinstance(loss_fn, LossHandle):
+            loss_fn.check(data, self.session_id)
+            if loss_fn.loss_id is not None:
+                return self.forward_backward(data, "custom", {"loss_id": loss_fn.loss_id})
+            loss_fn, arrays = loss_fn.of_batch, "torch"
         self._channel.may_have_gradients = True
         return self._channel.start(custom_operation(self._channel, data, loss_fn, arrays))
 

@@ -1,4 +1,5 @@
 # One import a name: read by type checkers and, at run time, by crucible.lazy_names.
+from backends.tinkex.client.loss_handle import LossHandle as LossHandle
 from backends.tinkex.compat import types as types
 from backends.tinkex.compat.errors import APIConnectionError as APIConnectionError
 from backends.tinkex.compat.errors import APIError as APIError

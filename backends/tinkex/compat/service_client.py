@@ -8,6 +8,8 @@ from typing import Any, Self
 
 from backends.tinkex import types as ours
 from backends.tinkex.client import sampling, service, training
+from backends.tinkex.client.custom_loss_methods import Rank
+from backends.tinkex.client.loss_handle import DatumLoss, LossHandle
 from backends.tinkex.client.session import FinishReason
 from backends.tinkex.compat.errors import InvalidArgumentError, translated
 from backends.tinkex.compat.futures import APIFuture, ConvertedResult, pending, same
@@ -106,6 +108,14 @@ class ServiceClient:
             return SamplingClient(client, self._service.runner, self._service.connection.server)
 
         return SamplingClientFuture(pending(self._service.runner, made, wrapped).future())
+
+    def create_custom_loss(self, fn: DatumLoss, input_ranks: Mapping[str, Rank]) -> APIFuture[LossHandle]:
+        """Make a loss of one example, written with torch, that the server computes if it can."""
+        try:
+            made = self._service.create_custom_loss(fn, input_ranks)
+        except CrucibleError as error:
+            raise translated(error) from error
+        return pending(self._service.runner, made, same)
 
     def create_rest_client(self) -> RestClient:
         """Return a client for runs, checkpoints and sessions."""

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from backends.tinkex import types as ours
 from backends.tinkex.client import sampling, training
 from backends.tinkex.client.checkpoint_operations import SamplerKind
+from backends.tinkex.client.loss_handle import LossHandle
 from backends.tinkex.client.runner import Runner
 from backends.tinkex.compat.client_future import ClientFuture
 from backends.tinkex.compat.datum import Datum, to_tinkex
@@ -73,13 +74,17 @@ class TrainingClient:
         )
 
     def forward_backward_custom(
-        self, data: list[Datum], loss_fn: CustomLoss, *, loss_type_input: str | None = None
+        self, data: list[Datum], loss_fn: CustomLoss | LossHandle, *, loss_type_input: str | None = None
     ) -> APIFuture[ForwardBackwardOutput]:
         """Compute gradients of ``loss_fn(data, logprobs)``, which receives torch tensors and returns a loss and
-        metrics."""
+        metrics, or of a loss that ``ServiceClient.create_custom_loss`` made."""
         if loss_type_input not in (None, "logprobs"):
             raise InvalidArgumentError(f"loss_type_input: {loss_type_input!r} is not allowed; allowed is logprobs")
         examples, given = to_tinkex(data), list(data)
+        if isinstance(loss_fn, LossHandle):
+            return self._pending(
+                lambda client: client.forward_backward_custom(examples, loss_fn), ForwardBackwardOutput.from_tinkex
+            )
         return self._pending(
             lambda client: client.forward_backward_custom(
                 examples, lambda _, logprobs: loss_fn(given, list(logprobs)), arrays="torch"

@@ -184,7 +184,8 @@ def test_a_loss_of_ones_own(service: ServiceClient, batch: list[Datum]) -> None:
     future = custom.forward_backward_custom(batch, minus_sum, arrays="numpy")
     step = custom.optim_step(ADAM)
 
-    assert future.result(30).metrics["loss"] == pytest.approx(expected.metrics["loss:sum"], rel=1e-5)
+    assert future.result(30).metrics["loss:sum"] == pytest.approx(expected.metrics["loss:sum"], rel=1e-5)
+    assert future.result(30).metrics["surrogate_loss:sum"] == pytest.approx(expected.metrics["loss:sum"], rel=1e-5)
     assert future.result(30).metrics["mine"] == 1.0
     assert step.result(30).metrics["grad_norm"] == pytest.approx(
         plain.optim_step(ADAM).result(30).metrics["grad_norm"], rel=1e-9
