@@ -22,7 +22,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from sqlalchemy import create_engine, make_url, text
+from sqlalchemy import NullPool, create_engine, make_url, text
 
 from nsai_work import Job, JobHandle, Settings
 from nsai_work.client.connections import close_connections, job_store
@@ -297,7 +297,8 @@ def new_database(server: str, *, template: str | None = None) -> Iterator[str]:
     """Create a database on a PostgreSQL server, by default with empty tables, and drop it at the end."""
     template = template or postgres_template(server)
     name = f"nsai_test_{secrets.token_hex(6)}"
-    engine = create_engine(server, isolation_level="AUTOCOMMIT")
+    # the template lives for the session, and no connection with it
+    engine = create_engine(server, isolation_level="AUTOCOMMIT", poolclass=NullPool)
     try:
         with engine.connect() as connection:
             connection.execute(text(f"CREATE DATABASE {name} TEMPLATE {template}"))
