@@ -28,7 +28,7 @@ ALLOWED_DUPLICATES: Final[Mapping[str, str]] = {
     **dict.fromkeys(
         (
             *("ForwardBackwardOutput", "PromptAltTokens", "PromptProvenanceSpan", "SampledProvenanceSpan"),
-            *("SampleResponse", "SampledSequence", "TensorData"),
+            *("EncodedTextChunk", "ModelInput", "SampleResponse", "SampledSequence", "TensorData"),
             *("RestClient", "SamplingClient", "ServiceClient", "TrainingClient"),
         ),
         "backends.tinkex.compat has the names of the official SDK for programs that are written for it",

@@ -3,6 +3,7 @@
 from typing import Literal
 
 from backends.tinkex.compat.datum import Datum, PromptProvenanceSpan, ProvenanceSpans, SampledProvenanceSpan
+from backends.tinkex.compat.model_input import EncodedTextChunk, ModelInput, ModelInputChunk
 from backends.tinkex.compat.results import (
     ForwardBackwardOutput,
     PromptAltTokens,
@@ -22,7 +23,6 @@ from backends.tinkex.types import (
     DimuonOptimizerConfig,
     DimuonParams,
     DmelChunk,
-    EncodedTextChunk,
     GetInfoResponse,
     GetSamplerResponse,
     GetSessionResponse,
@@ -32,8 +32,6 @@ from backends.tinkex.types import (
     LoadWeightsResponse,
     LoraConfig,
     ModelData,
-    ModelInput,
-    ModelInputChunk,
     OptimStepResponse,
     ParsedCheckpointTinkerPath,
     RequestErrorCategory,

@@ -106,6 +106,30 @@ def test_dataclasses_are_replaced_field_by_field(record: Any) -> None:
         assert state(dataclasses.replace(record, **{field.name: getattr(record, field.name)})) == state(record)
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda tokens: tinker.EncodedTextChunk(tokens=tokens),
+        tinker.ModelInput.from_ints,
+        lambda tokens: tinker.ModelInput.empty().append(tinker.EncodedTextChunk(tokens=tokens)),
+        lambda tokens: tinker.ModelInput.from_ints([9]).append_int(8).extend_ints(tokens),
+        lambda tokens: tinker.Datum(tinker.ModelInput.empty(), {"target_tokens": tokens}),
+        lambda tokens: tinker.TensorData(tokens, "int64"),
+        lambda tokens: tinker.SamplingParams(stop=tokens),
+    ],
+)
+def test_lists_that_are_used_again_change_nothing(make: Any) -> None:
+    """The cookbook clears the list that it made a chunk from."""
+    tokens = [1, 2, 3]
+    record, expected = make(tokens), state(make([1, 2, 3]))
+
+    tokens.clear()
+
+    assert state(record) == expected
+    chunks = getattr(record, "chunks", [])
+    assert all(isinstance(chunk, tinker.EncodedTextChunk) for chunk in chunks)
+
+
 def test_a_span_is_shortened() -> None:
     """As the cookbook does to shift targets."""
     assert dataclasses.replace(SPAN, offset=2, length=1) == tinker.SampledProvenanceSpan(
