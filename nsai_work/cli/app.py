@@ -12,6 +12,7 @@ from crucible.errors import CrucibleError, InvalidRequest
 from crucible.plain_text import plain_text
 from nsai_work.cli.commands.backends import backends
 from nsai_work.cli.commands.complete import complete
+from nsai_work.cli.commands.data import data
 from nsai_work.cli.commands.database import database_app
 from nsai_work.cli.commands.doctor import doctor
 from nsai_work.cli.commands.job_actions import cancel, promote, retry
@@ -70,6 +71,7 @@ app.command("watch", rich_help_panel="Jobs")(watch)
 app.command("cancel", rich_help_panel="Jobs")(cancel)
 app.command("retry", rich_help_panel="Jobs")(retry)
 app.command("promote", rich_help_panel="Jobs")(promote)
+app.command("data", rich_help_panel="Jobs")(data)
 app.command("worker", rich_help_panel="Service")(worker)
 app.command("doctor", rich_help_panel="Service")(doctor)
 app.add_typer(limits_app, name="limits", rich_help_panel="Service")

@@ -15,10 +15,18 @@ def check_file(
         InvalidJob, FileUnusable: rows are bad, none can be used, or the file cannot be read.
         DataChanged: the content does not match the pinned digest.
     """
-    tally = new_counts(data, index)
-    for example in read_examples(data, index, tally, on_progress=on_progress):
+    counts = count_file(data, index, rendering, on_progress=on_progress)
+    if rendering is not None and not counts.examples:
+        raise counts.bad.error("every row was skipped; at least one is required")
+    return counts
+
+
+def count_file(
+    data: TrainingData, index: int, rendering: Rendering | None, *, on_progress: Progress | None = None
+) -> RowCounts:
+    """``check_file`` for a file of which no row may be left."""
+    counts = new_counts(data, index)
+    for example in read_examples(data, index, counts, on_progress=on_progress):
         if rendering is not None:
-            rendering.datums(example, tally)
-    if rendering is not None and not tally.examples:
-        raise tally.bad.error("every row was skipped; at least one is required")
-    return tally
+            rendering.datums(example, counts)
+    return counts

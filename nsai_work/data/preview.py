@@ -1,0 +1,33 @@
+"""Rows as they are trained: the rendered text in pieces, each with its loss weight."""
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+from pydantic import JsonValue
+
+from crucible.tokenizer import RenderedExample, Tokenizer
+from nsai_work.data.example import Example
+from nsai_work.data.problems import RowProblem
+from nsai_work.data.rendering import Rendering
+
+
+def preview(examples: Sequence[Example], rendering: Rendering) -> list[JsonValue]:
+    """Return rows as ``{"line", "pieces": [{"text", "weight"}, ...]}``; text beyond the limit has weight None."""
+    return [*_previews(examples, rendering)]
+
+
+def _previews(examples: Sequence[Example], rendering: Rendering) -> Iterator[JsonValue]:
+    for example in examples:
+        try:
+            rendered = rendering.render(example)
+        except RowProblem as problem:
+            yield {"line": example.line, "problem": str(problem)}
+            continue
+        for one in rendered:
+            yield {"line": example.line, "pieces": [*_pieces(one, rendering.tokenizer, rendering.max_tokens)]}
+
+
+def _pieces(rendered: RenderedExample, tokenizer: Tokenizer, limit: int) -> Iterator[JsonValue]:
+    weights = [weight if place < limit else None for place, weight in enumerate(rendered.weights)]
+    for weight, group in groupby(zip(rendered.tokens, weights, strict=True), key=lambda item: item[1]):
+        yield {"text": tokenizer.decode(token for token, _ in group), "weight": weight}
