@@ -219,6 +219,14 @@ class Journal(Protocol):
         """
         ...
 
+    async def references(self) -> dict[int, bytes]:
+        """Return the kept log-probabilities of a reference model, by number."""
+        ...
+
+    async def keep_reference(self, number: int, data: bytes) -> None:
+        """Keep log-probabilities of a reference model, compressed. Those that are kept already stay."""
+        ...
+
     async def event(self, name: str, data: dict[str, JsonValue]) -> None:
         """Append an event to the job's log."""
         ...

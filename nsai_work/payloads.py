@@ -1,6 +1,6 @@
 """Job kinds and their payload models."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Annotated, Final, Literal, TypeAlias
 
@@ -12,12 +12,16 @@ from crucible.errors import InvalidRequest
 from crucible.json_types import FiniteObject
 from crucible.record import Record, merged_over
 from crucible.recovery import RecoveryPolicy
+from crucible.suggestions import known_names
 from crucible.training import LoraSpec, OptimizerSpec, RunSpec
 from crucible.values import Name, Text
 from nsai_work.errors import InvalidJob
 from nsai_work.policies import EVAL_PREFIX, CheckpointPolicy, EarlyStopping
 
 MAX_STEPS = 1_000_000_000
+
+BASE_REFERENCE: Final = "base"
+"""The name of the base model as a reference."""
 
 JOB_RECOVERY: Final = RecoveryPolicy(enabled=True, backoff_ms=1_000)
 """How a job recovers by default. In the class's own defaults, those of loops without a job, recovery is off."""
@@ -185,6 +189,7 @@ class TrainingStep(Record):
     stays ``cross_entropy``. ``early_stopping`` may end the run before its last step.
     """
 
+    method: Literal["sft", "dpo"] = "sft"
     base_model: Name = Field(min_length=1, max_length=1_000)
     data: TrainingData
     lora: LoraSpec = LoraSpec()
@@ -224,6 +229,16 @@ class TrainingStep(Record):
             raise ValueError("early_stopping: it needs evaluations; add eval, with data or a split")
         return self
 
+    @model_validator(mode="after")
+    def _require_rows_of_method(self) -> "TrainingStep":
+        held_out = self.eval.data if self.eval is not None else None
+        formats = [file.format for data in (self.data, held_out) if data is not None for file in data.files()]
+        if self.method == "dpo" and set(formats) != {"preference"}:
+            raise ValueError("data.format: dpo trains on preferences; leave it out, or set preference")
+        if self.method != "dpo" and "preference" in formats:
+            raise ValueError("data.format: preference is the form of method dpo; sft does not train on it")
+        return self
+
     @property
     def is_best_by_evaluation(self) -> bool:
         """Whether checkpoints are compared by a metric of the evaluations. Each evaluated step is then saved."""
@@ -240,6 +255,41 @@ class TrainingStep(Record):
         """Return the specification of the remote run."""
         lora = self.lora if self.lora.seed is not None else self.lora.model_copy(update={"seed": self.seed})
         return RunSpec(base_model=self.base_model, lora=lora, user_metadata=user_metadata or {})
+
+
+class PreferenceStep(TrainingStep):
+    """A training run by direct preference optimization: the data are pairs of a chosen and a rejected answer.
+
+    ``batch_size`` and evaluations count pairs. ``beta`` is how closely the model stays to the ``reference``: the
+    base model, or a saved training state by its path.
+    """
+
+    method: Literal["dpo"] = "dpo"
+    beta: float = Field(default=0.1, gt=0, le=1_000)
+    reference: Name = Field(default=BASE_REFERENCE, min_length=1, max_length=1_000)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_preferences(cls, value: object) -> object:
+        if not isinstance(value, Mapping):
+            return value
+        found = {**value, "data": _as_preferences(value.get("data"))}
+        held_out = value.get("eval")
+        if isinstance(held_out, Mapping) and held_out.get("data") is not None:
+            found["eval"] = {**held_out, "data": _as_preferences(held_out["data"])}
+        return found
+
+    @model_validator(mode="after")
+    def _require_own_loss(self) -> "PreferenceStep":
+        if self.data.sources:
+            raise ValueError("data.sources: mixtures of preferences are not supported yet; give data.path")
+        if self.objective is not None or self.loss_fn != "cross_entropy" or self.loss_fn_config:
+            raise ValueError("method: dpo has a loss of its own; leave loss_fn, loss_fn_config and objective out")
+        return self
+
+    @property
+    def needs_forward(self) -> str | None:
+        return "method"
 
 
 class Inference(Record):
@@ -278,6 +328,9 @@ class Composite(Record):
     note: Text = Field(default="", max_length=10_000)
 
 
+METHODS: Final[Mapping[object, type[TrainingStep]]] = {"sft": TrainingStep, "dpo": PreferenceStep}
+"""The payloads of training by ``method``; ``sft`` is the default."""
+
 Payload: TypeAlias = TrainingStep | Inference | CommandPayload | Composite
 
 PAYLOADS: dict[JobKind, type[Payload]] = {
@@ -297,9 +350,30 @@ def parse_payload(kind: JobKind, payload: object) -> Payload:
     Raises:
         InvalidJob: the payload is invalid; the error names each field under ``payload``.
     """
+    model = PAYLOADS[kind]
+    if model is TrainingStep:
+        model = _training_model(payload)
     try:
-        return PAYLOADS[kind].model_validate(payload)
+        return model.model_validate(payload)
     except ValidationError as error:
-        raise InvalidJob.from_validation(error, PAYLOADS[kind], prefix="payload") from None
+        raise InvalidJob.from_validation(error, model, prefix="payload") from None
     except InvalidRequest as error:
         raise InvalidJob(f"payload: {error.message}", details=error.details) from error
+
+
+def _training_model(payload: object) -> type[TrainingStep]:
+    if isinstance(payload, TrainingStep):
+        return type(payload)
+    method = payload.get("method", "sft") if isinstance(payload, Mapping) else "sft"
+    if not isinstance(method, str) or method not in METHODS:
+        raise InvalidJob.of("payload.method", method, known_names(str(method), [str(name) for name in METHODS]))
+    return METHODS[method]
+
+
+def _as_preferences(data: object) -> object:
+    """Data whose rows are preferences, unless they say that they are something else."""
+    if isinstance(data, Mapping) and data.get("format", "auto") == "auto":
+        return {**data, "format": "preference"}
+    if isinstance(data, TrainingData) and data.format == "auto" and not data.sources:
+        return data.model_copy(update={"format": "preference"})
+    return data

@@ -158,6 +158,10 @@ _FORMATTERS: Final[dict[str, tuple[Formatter, str]]] = {
     "training.bad_rows": (_rows("cannot be used and are left out"), "yellow"),
     "training.rows_split": (_rows("became an example for each assistant turn, as the template needs"), "dim"),
     "training.fields_unused": (lambda data: f"fields without effect: {_names(data.get('fields'))}", "dim"),
+    "training.reference": (
+        lambda data: f"reference {data.get('reference')}: log-probabilities of {data.get('pairs')} pairs are kept",
+        "dim",
+    ),
     "step.skipped": (lambda data: f"step {data.get('step')} skipped: its batch corrupts the run", "bold yellow"),
     "evaluation": (_evaluation, "cyan"),
     "evaluation.differs": (

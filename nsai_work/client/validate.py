@@ -30,10 +30,18 @@ from nsai_work.client.data_check import DataCheck
 from nsai_work.credentials import refuse_credentials
 from nsai_work.errors import InvalidJob
 from nsai_work.job import NOT_ENFORCED, STATE_FIELDS, Job
-from nsai_work.payloads import CommandPayload, DataSource, Inference, Payload, TrainingStep
+from nsai_work.payloads import (
+    BASE_REFERENCE,
+    CommandPayload,
+    DataSource,
+    Inference,
+    Payload,
+    PreferenceStep,
+    TrainingStep,
+)
 from nsai_work.placement import candidate_backends
 from nsai_work.policies import LOSS
-from nsai_work.training.evaluation import evaluation_metrics
+from nsai_work.training.evaluation import evaluation_metrics, objective_metrics
 from nsai_work.training.objectives import require_objective
 from nsai_work.user_paths import expanded
 
@@ -287,7 +295,8 @@ def _group_equal_checks(jobs: Sequence[_ParsedJob]) -> list[list[_ParsedJob]]:
 def _check_key(payload: Payload) -> str:
     checked = payload.run_spec() if isinstance(payload, TrainingStep) else payload
     forward = payload.needs_forward if isinstance(payload, TrainingStep) else None
-    return f"{type(payload).__name__} {forward} {checked.model_dump_json()}"
+    reference = payload.reference if isinstance(payload, PreferenceStep) else None
+    return f"{type(payload).__name__} {forward} {reference} {checked.model_dump_json()}"
 
 
 async def _run_checks(backend: Backend, payloads: Sequence[Payload]) -> list[CrucibleError | None]:
@@ -313,6 +322,7 @@ async def _error_of_check(backend: Backend, payload: Payload) -> CrucibleError |
 async def _check(backend: Backend, payload: Payload) -> None:
     if isinstance(payload, TrainingStep):
         await _training_backend(backend).check_spec(payload.run_spec())
+        await _check_reference(backend, payload)
         field = payload.needs_forward
         if field is not None and not (await backend.capabilities()).supports_forward:
             raise Unsupported(
@@ -325,6 +335,14 @@ async def _check(backend: Backend, payload: Payload) -> None:
         command, commands = payload.to_command(), _command_backend(backend)
         require_known_options(commands, command)
         await commands.check_command(command)
+
+
+async def _check_reference(backend: Backend, payload: TrainingStep) -> None:
+    if not isinstance(payload, PreferenceStep) or payload.reference == BASE_REFERENCE:
+        return
+    check = await _training_backend(backend).check_checkpoint(payload.reference, payload.run_spec())
+    if not check.usable:
+        raise InvalidJob.of("payload.reference", payload.reference, check.reason or "it is not usable")
 
 
 def _check_offer(kind: type[Backend], backend: str, payload: Payload) -> None:
@@ -343,7 +361,9 @@ def _check_offer(kind: type[Backend], backend: str, payload: Payload) -> None:
         raise InvalidJob.of("payload.loss_fn", payload.loss_fn, known_names(payload.loss_fn, kind.losses, are=are))
     evaluated = evaluation_metrics(payload)
     _check_metric(
-        "checkpoint_policy.best_metric", payload.checkpoint_policy.best_metric, (LOSS, *kind.metrics, *evaluated)
+        "checkpoint_policy.best_metric",
+        payload.checkpoint_policy.best_metric,
+        (LOSS, *kind.metrics, *objective_metrics(payload), *evaluated),
     )
     if payload.early_stopping is not None:
         _check_metric("early_stopping.metric", payload.early_stopping.metric, evaluated)

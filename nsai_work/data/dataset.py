@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 from weakref import WeakValueDictionary
@@ -87,10 +87,10 @@ def _example(raw: RawRow, data: TrainingData, file: DataFile, ignore: frozenset[
         fields = named_fields(decoded(raw), ignore)
         labels = [label for label in LABELS if fields.pop(label, None) is not None]
         form = form_of(fields) if file.format == "auto" else file.format
-        example = example_of(fields, form, data.train_on)
+        example = example_of(fields, form, data.train_on, pairs=file.format == "preference")
         tally.formats[form] += 1
         tally.unused.update(labels)
-    return Example(example.content, raw.line, example.weights, example.tools, example.weight)
+    return replace(example, line=raw.line)
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)

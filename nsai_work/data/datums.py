@@ -45,8 +45,11 @@ class Datums:
         if not self._places:
             raise tally.bad.error("every row was skipped; at least one is required")
 
+        self._group = 2 if dataset.examples[0].rejected is not None else 1
+        """The number of datums of a row to train on: two of a pair. An index is that of such a row."""
+
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._places) // self._group
 
     @property
     def path(self) -> str:
@@ -55,8 +58,8 @@ class Datums:
 
     @property
     def examples(self) -> list[Example]:
-        """The example of each datum."""
-        return [self._dataset.examples[place] for place in self._places]
+        """The example of each datum or pair."""
+        return [self._dataset.examples[place] for place in self._places[:: self._group]]
 
     @property
     def max_tokens(self) -> int:
@@ -64,16 +67,17 @@ class Datums:
         return self._rendering.max_tokens
 
     def batch(self, indexes: Sequence[int]) -> tuple[Datum, ...]:
-        """Return the datums with these indexes."""
-        return tuple(self._datum(index) for index in indexes)
+        """Return the datums with these indexes; of a pair, the chosen and the rejected one."""
+        places = (index * self._group + part for index in indexes for part in range(self._group))
+        return tuple(self._datum(place) for place in places)
 
     def are_rendered(self, indexes: Sequence[int]) -> bool:
         """Return whether ``batch`` would only read its cache."""
-        return max(indexes, default=0) < len(self._cached)
+        return (max(indexes, default=0) + 1) * self._group <= len(self._cached)
 
     def lines(self, indexes: Sequence[int]) -> list[int]:
         """Return the first lines of the examples of the datums with these indexes."""
-        return [self._dataset.examples[self._places[index]].line for index in indexes]
+        return [self._dataset.examples[self._places[index * self._group]].line for index in indexes]
 
     def _datum(self, index: int) -> Datum:
         if index < len(self._cached):

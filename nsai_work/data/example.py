@@ -11,7 +11,8 @@ Turn: TypeAlias = dict[str, Any]
 @dataclass(frozen=True, slots=True)
 class Example:
     """A training example. ``content`` is a plain text, or the turns of a conversation in the form that chat
-    templates read, with a weight for each; ``weight`` is that of the whole. ``line`` is its first line in the file,
+    templates read, with a weight for each; ``weight`` is that of the whole. Of a pair it is the chosen
+    conversation, with the ``rejected`` one. ``line`` is its first line in the file,
     from 1."""
 
     content: tuple[Turn, ...] | str
@@ -19,3 +20,4 @@ class Example:
     weights: tuple[TurnWeight, ...] = ()
     tools: tuple[Turn, ...] = ()
     weight: float = 1.0
+    rejected: "Example | None" = None

@@ -3,7 +3,7 @@ successor."""
 
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from crucible.chat import Chat
@@ -32,7 +32,23 @@ class Rendering:
 
     def datums(self, example: Example, tally: RowCounts) -> list[Datum]:
         """Return the datums of an example, and count them: none for a bad row or one that is skipped, and several
-        for a conversation that the template renders differently as it goes on."""
+        for a conversation that the template renders differently as it goes on. Those of a pair are the chosen and
+        the rejected one."""
+        if example.rejected is None:
+            return self._counted(example, tally)
+        answers = [replace(example, rejected=None), replace(example.rejected, line=example.line)]
+        datums = [self._counted(answer, tally) for answer in answers]
+        tally.examples -= sum(map(len, datums))
+        if [len(each) for each in datums] == [1, 1]:
+            tally.examples += 1
+            return [datum for each in datums for datum in each]
+        if max(map(len, datums)) > 1:
+            tally.bad.add(
+                example.line, RowProblem("an answer becomes several examples", "shorten the conversation")
+            )
+        return []
+
+    def _counted(self, example: Example, tally: RowCounts) -> list[Datum]:
         try:
             rendered = self.render(example)
             datums = [*self._kept(rendered)]

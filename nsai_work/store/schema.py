@@ -16,6 +16,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     PrimaryKeyConstraint,
     Sequence,
@@ -285,6 +286,15 @@ evaluations: Final = Table(
     Column("tokens", BigInteger, nullable=False),
     Column("recorded_at", UtcTime, nullable=False),
     PrimaryKeyConstraint("job_seq", "step", "generation"),
+)
+
+references: Final = Table(
+    "nsai_references",
+    metadata,
+    _job_column(),
+    Column("number", BigInteger, nullable=False),
+    Column("data", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("job_seq", "number"),
 )
 
 intents: Final = Table(

@@ -4,7 +4,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Final
@@ -17,6 +17,7 @@ from nsai_work.data.datums import Datums
 from nsai_work.data.mixture import Mixture
 from nsai_work.data.row_counts import Lines
 from nsai_work.training.plan import Plan
+from nsai_work.training.preference import REFERENCE, ReferenceSource
 
 SORTED_INLINE: Final = 4096
 """Up to this many examples an epoch is put in order on the event loop: it takes a few milliseconds."""
@@ -32,6 +33,23 @@ class StepBatch:
     cursor: int
     datums: Sequence[Datum]
     lines: Sequence[int] = ()
+    references: Sequence[Sequence[float]] = ()
+    """The log-probabilities of a reference model for each datum, if the objective needs them."""
+
+    @property
+    def for_objective(self) -> Sequence[Datum]:
+        """The examples with their reference. The service never sees it."""
+        if not self.references:
+            return self.datums
+        return [
+            replace(datum, loss_inputs={**datum.loss_inputs, REFERENCE: reference})
+            for datum, reference in zip(self.datums, self.references, strict=True)
+        ]
+
+    @property
+    def rows(self) -> int:
+        """The number of rows of the data: examples, or pairs."""
+        return len(self.datums) // 2 if self.references else len(self.datums)
 
     @property
     def digest(self) -> str:
@@ -76,11 +94,18 @@ class DatasetSource(BatchSource):
 
     An epoch contains every example once; its last batch may be smaller than the others. The shuffle uses a hash,
     not a random generator, so that a step has the same batch on every machine and Python version. ``indexes`` are
-    the examples to train on, if not all.
+    the examples to train on, if not all. The batches have the ``reference`` of their pairs, if there is one.
     """
 
-    def __init__(self, datums: Datums, plan: Plan, indexes: Sequence[int] | None = None) -> None:
+    def __init__(
+        self,
+        datums: Datums,
+        plan: Plan,
+        indexes: Sequence[int] | None = None,
+        reference: ReferenceSource | None = None,
+    ) -> None:
         self._datums = datums
+        self._reference = reference
         self._plan = plan
         self._indexes = range(len(datums)) if indexes is None else indexes
         self._sorted_epoch: int | None = None
@@ -99,7 +124,9 @@ class DatasetSource(BatchSource):
         indexes = self._batch_indexes(step)
         self._sorted_epoch = epoch = self._plan.epoch(step)
         cursor = self._plan.cursor(step)
-        return StepBatch(step, epoch, cursor, self._datums.batch(indexes), self._datums.lines(indexes))
+        references = () if self._reference is None else self._reference.of("data", indexes)
+        datums, lines = self._datums.batch(indexes), self._datums.lines(indexes)
+        return StepBatch(step, epoch, cursor, datums, lines, references)
 
     def _batch_indexes(self, step: int) -> list[int]:
         return [self._indexes[place] for place in batch_indexes(self._plan, step)]

@@ -24,7 +24,7 @@ from nsai_work.errors import HandOver, JobTimeout
 from nsai_work.interruptible import InterruptibleAwaiter, within
 from nsai_work.job import Job
 from nsai_work.journal import Journal, JournalSnapshot
-from nsai_work.payloads import TrainingStep
+from nsai_work.payloads import ObjectiveSpec, PreferenceStep, TrainingStep
 from nsai_work.training.batches import Lookahead
 from nsai_work.training.data_source import open_batches
 from nsai_work.training.decision import Action, Decision, Incident, decide, needs_health_check
@@ -32,6 +32,7 @@ from nsai_work.training.entry import connect
 from nsai_work.training.lineage import EndReason, end_code, times_poisoned
 from nsai_work.training.objectives import Objective
 from nsai_work.training.pipeline import fill, finish_oldest
+from nsai_work.training.preference import ReferenceContext, dpo
 from nsai_work.training.result import is_finished, training_result
 from nsai_work.training.run_state import ActiveRun, Assignment, Progress
 
@@ -62,7 +63,7 @@ async def train(
     wait = InterruptibleAwaiter(control)
     batches: Lookahead | None = None
     try:
-        plan, source, evaluation = await open_batches(payload, backend, wait)
+        plan, source, evaluation, reference = await open_batches(payload, backend, wait)
         batches = Lookahead(source, depth=payload.pipeline_depth, last_step=plan.total_steps)
         assignment = Assignment(
             job_id=job.id,
@@ -70,8 +71,9 @@ async def train(
             spec=payload.run_spec({"job_id": job.id}),
             plan=plan,
             batches=batches,
-            objective=None if payload.objective is None else await asyncio.to_thread(Objective, payload.objective),
+            objective=await asyncio.to_thread(_objective, payload),
             evaluation=evaluation,
+            reference=reference,
             backend=backend,
             journal=journal,
             clock=clock,
@@ -86,6 +88,12 @@ async def train(
         if batches is not None:
             await batches.close()
         await wait.close()
+
+
+def _objective(payload: TrainingStep) -> Objective | None:
+    if isinstance(payload, PreferenceStep):
+        return Objective(ObjectiveSpec(name=payload.method, settings={"beta": payload.beta}), dpo)
+    return None if payload.objective is None else Objective(payload.objective)
 
 
 class _Driver:
@@ -121,6 +129,11 @@ class _Driver:
             snapshot = await assignment.journal.load()
             if is_finished(snapshot, assignment.plan, assignment.payload):
                 return training_result(snapshot, assignment.plan, assignment.payload)
+            if assignment.reference is not None and isinstance(assignment.payload, PreferenceStep):
+                scope = ReferenceContext(
+                    assignment.payload, assignment.spec, assignment.backend, assignment.journal, assignment.wait
+                )
+                await assignment.reference.complete(scope)
             self._active = await connect(assignment, snapshot)
             del snapshot  # thousands of step records, not needed while driving
             await assignment.wait.watch(self._active.run, assignment.payload.recovery.poll_interval_ms)

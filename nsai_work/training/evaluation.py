@@ -14,16 +14,18 @@ from typing import Final, TypeVar
 
 from pydantic import JsonValue
 
-from crucible.training import Datum, ForwardResult
+from crucible.training import ForwardResult
 from nsai_work.data.dataset import load_data, pin_data
 from nsai_work.data.datums import Datums
 from nsai_work.data.example import Example
 from nsai_work.errors import DataChanged, InvalidJob
 from nsai_work.journal import EvaluationRecord
-from nsai_work.payloads import EvaluationSpec, TrainingData, TrainingStep
+from nsai_work.payloads import EvaluationSpec, PreferenceStep, TrainingData, TrainingStep
 from nsai_work.policies import EVAL_LOSS, EVAL_PREFIX, StopDecision
+from nsai_work.training.batches import StepBatch
 from nsai_work.training.objectives import Objective
 from nsai_work.training.plan import Plan
+from nsai_work.training.preference import METRICS, ReferenceSource
 
 T = TypeVar("T")
 
@@ -38,7 +40,8 @@ def is_held_out(example: Example, split: float) -> bool:
     The example's content alone decides, in a canonical form: not its place in the file, nor the file's layout. So
     equal rows are never on both sides, and rows that are added move no other.
     """
-    text = json.dumps(example.content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    content = example.content if example.rejected is None else [example.content, example.rejected.content]
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     digest = blake2b(text.encode(), digest_size=_HASH_BITS // 8).digest()
     return int.from_bytes(digest) < split * 2.0**_HASH_BITS
 
@@ -102,31 +105,41 @@ class PassResult:
 class EvaluationSource:
     """The examples of an evaluation, in passes of ``ROWS_PER_PASS``."""
 
-    def __init__(self, datums: Datums, indexes: Sequence[int]) -> None:
+    def __init__(
+        self,
+        datums: Datums,
+        indexes: Sequence[int],
+        *,
+        data: str = "data",
+        reference: ReferenceSource | None = None,
+    ) -> None:
         self._datums = datums
         self._indexes = indexes
+        self._data = data
+        self._reference = reference
 
     @property
     def passes(self) -> int:
         """The number of forward passes in an evaluation."""
         return math.ceil(len(self._indexes) / ROWS_PER_PASS)
 
-    async def batch(self, number: int) -> Sequence[Datum]:
-        """Return the examples of a pass, from 0."""
+    async def batch(self, step: int, number: int) -> StepBatch:
+        """Return the examples of a pass, from 0, of the evaluation at a step."""
         indexes = self._indexes[number * ROWS_PER_PASS :][:ROWS_PER_PASS]
-        if self._datums.are_rendered(indexes):
-            return self._datums.batch(indexes)
-        return await asyncio.to_thread(self._datums.batch, indexes)
+        rendered = self._datums.are_rendered(indexes)
+        datums = self._datums.batch(indexes) if rendered else await asyncio.to_thread(self._datums.batch, indexes)
+        references = () if self._reference is None else self._reference.of(self._data, indexes)
+        return StepBatch(step, 0, number * ROWS_PER_PASS, datums, references=references)
 
 
-def score(batch: Sequence[Datum], forward: ForwardResult, objective: Objective | None) -> PassResult:
+def score(batch: StepBatch, forward: ForwardResult, objective: Objective | None) -> PassResult:
     """Return the sums of a pass; blocking. Raises as ``Objective.evaluate``."""
-    tokens = sum(len(datum.tokens) for datum in batch)
+    tokens = sum(len(datum.tokens) for datum in batch.datums)
     if objective is not None:
-        value = objective.evaluate(batch, forward)
+        value = objective.evaluate(batch.for_objective, forward)
         sums = {EVAL_LOSS: value.loss, **{EVAL_PREFIX + name: each for name, each in value.metrics.items()}}
-        return PassResult(len(batch), tokens, len(batch), {name: each * len(batch) for name, each in sums.items()})
-    weights = [datum.loss_inputs["weights"] for datum in batch]
+        return PassResult(batch.rows, tokens, batch.rows, {name: each * batch.rows for name, each in sums.items()})
+    weights = [datum.loss_inputs["weights"] for datum in batch.datums]
     products = (
         weight * logprob
         for each, logprobs in zip(weights, forward.logprobs, strict=True)
@@ -135,7 +148,7 @@ def score(batch: Sequence[Datum], forward: ForwardResult, objective: Objective |
         if weight
     )
     loss = -math.fsum(products)
-    return PassResult(len(batch), tokens, math.fsum(w for each in weights for w in each), {EVAL_LOSS: loss})
+    return PassResult(batch.rows, tokens, math.fsum(w for each in weights for w in each), {EVAL_LOSS: loss})
 
 
 def evaluation_of(scores: Sequence[PassResult], step: int, generation: int) -> EvaluationRecord:
@@ -154,7 +167,14 @@ def evaluation_of(scores: Sequence[PassResult], step: int, generation: int) -> E
 
 def evaluation_metrics(payload: TrainingStep) -> tuple[str, ...]:
     """Return the metrics that the evaluations of a job give."""
-    return () if payload.eval is None else (EVAL_LOSS,)
+    if payload.eval is None:
+        return ()
+    return (EVAL_LOSS, *(EVAL_PREFIX + name for name in objective_metrics(payload)))
+
+
+def objective_metrics(payload: TrainingStep) -> tuple[str, ...]:
+    """Return the metrics that the method of a job adds to those of the backend."""
+    return METRICS if isinstance(payload, PreferenceStep) else ()
 
 
 def early_stop(payload: TrainingStep, evaluations: Sequence[EvaluationRecord]) -> StopDecision | None:

@@ -49,10 +49,10 @@ class Objective:
         InvalidJob: no installed package registers the objective, or its import fails.
     """
 
-    def __init__(self, spec: ObjectiveSpec) -> None:
+    def __init__(self, spec: ObjectiveSpec, function: ObjectiveFunction | None = None) -> None:
         self._name = spec.name
         self._settings = dict(spec.settings)
-        self._function = _load(spec.name)
+        self._function = _load(spec.name) if function is None else function
 
     def evaluate(self, batch: Sequence[Datum], forward: ForwardResult) -> ObjectiveResult:
         """Compute the objective; blocking.

@@ -18,7 +18,6 @@ from crucible.training import Datum, ForwardResult, Intent, IntentKind, Pending,
 from nsai_work.interruptible import Awaiter
 from nsai_work.journal import CheckpointRecord, StepRecord
 from nsai_work.policies import EVAL_LOSS
-from nsai_work.training.batches import StepBatch
 from nsai_work.training.checkpoints import finish_sampler, finish_save
 from nsai_work.training.evaluation import (
     early_stop,
@@ -43,9 +42,9 @@ async def _prepare(assignment: Assignment, active: ActiveRun, operation: Operati
         return await _prepare_objective(assignment, assignment.objective, active, operation)
     if operation.evaluates is not None:
         assert assignment.evaluation is not None
-        datums = await assignment.wait(assignment.evaluation.batch(operation.evaluates))
-        forward = active.run.prepare_forward(datums, step=operation.step, name=operation.name)
-        return InFlight(operation, forward, batch=StepBatch(operation.step, 0, 0, datums))
+        part = await assignment.wait(assignment.evaluation.batch(operation.step, operation.evaluates))
+        forward = active.run.prepare_forward(part.datums, step=operation.step, name=operation.name)
+        return InFlight(operation, forward, batch=part)
     if operation.kind in (IntentKind.STEP, IntentKind.FORWARD):
         step, batches = operation.step, assignment.batches
         batch = await (batches.batch(step) if batches.ready(step) else assignment.wait(batches.batch(step)))
@@ -65,7 +64,7 @@ async def _prepare_objective(
     assignment: Assignment, objective: Objective, active: ActiveRun, operation: Operation
 ) -> InFlight:
     batch, forward = active.forwards[operation.step]
-    value = await assignment.wait(asyncio.to_thread(objective.evaluate, batch.datums, forward))
+    value = await assignment.wait(asyncio.to_thread(objective.evaluate, batch.for_objective, forward))
     prepared = active.run.prepare_step(_step_request(assignment, operation.step, value.batch))
     del active.forwards[operation.step]
     return InFlight(operation, prepared, objective=value)
@@ -252,7 +251,7 @@ async def _record_pass(
     assert entry.batch is not None
     assert operation.evaluates is not None
     active.scores[operation.evaluates] = await assignment.wait(
-        asyncio.to_thread(score, entry.batch.datums, result, assignment.objective)
+        asyncio.to_thread(score, entry.batch, result, assignment.objective)
     )
     if operation.evaluates < active.operations.passes - 1:
         return

@@ -26,6 +26,7 @@ from nsai_work.training.lineage import is_current
 from nsai_work.training.objectives import Objective
 from nsai_work.training.operations import OperationSequence
 from nsai_work.training.plan import Plan
+from nsai_work.training.preference import ReferenceSource
 from nsai_work.training.sender import Sender
 
 
@@ -40,6 +41,7 @@ class Assignment:
     batches: Lookahead
     objective: Objective | None
     evaluation: EvaluationSource | None
+    reference: ReferenceSource | None
     backend: TrainingBackend
     journal: Journal
     clock: Clock

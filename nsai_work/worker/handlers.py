@@ -14,12 +14,13 @@ from crucible.json_types import json_problem
 from crucible.values import joined
 from nsai_work.clock import Clock
 from nsai_work.journal import Journal
-from nsai_work.payloads import CommandPayload, Composite, Inference, Payload, TrainingStep
+from nsai_work.payloads import CommandPayload, Composite, Inference, Payload, PreferenceStep, TrainingStep
 from nsai_work.worker.attempt import Attempt
 from nsai_work.worker.backends import BackendPool
 
 _MODULES: Final[dict[type[Payload], str]] = {
     TrainingStep: "nsai_work.training.driver",
+    PreferenceStep: "nsai_work.training.driver",
     Inference: "nsai_work.inference",
     CommandPayload: "nsai_work.commands",
 }

@@ -14,7 +14,7 @@ import crucible.errors
 import nsai_work.errors
 from crucible.errors import CrucibleError
 from nsai_work.job import Constraints, Job, Resources
-from nsai_work.payloads import PAYLOADS, DataFile, DataSource, TrainingData
+from nsai_work.payloads import METHODS, PAYLOADS, DataFile, DataSource, TrainingData
 from nsai_work.policies import CheckpointPolicy, RetryPolicy
 from nsai_work.settings import Settings
 from tests.acceptance.conftest import Cli
@@ -141,7 +141,8 @@ def test_every_field_of_a_job_is_on_its_page() -> None:
         DataSource,
         DataFile,
         TrainingData,
-        *set(PAYLOADS.values()),
+        *PAYLOADS.values(),
+        *METHODS.values(),
     )
     settable = {*fields[: fields.index("status")], *(name for kind in kinds for name in kind.model_fields)}
 

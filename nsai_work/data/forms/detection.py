@@ -52,8 +52,8 @@ def form_of(fields: Mapping[str, Any]) -> RowFormat:
     )
 
 
-def example_of(fields: Mapping[str, Any], form: RowFormat, train_on: TrainOn) -> Example:
-    """Return the example of a row of a form. Raises RowProblem."""
+def example_of(fields: Mapping[str, Any], form: RowFormat, train_on: TrainOn, *, pairs: bool = False) -> Example:
+    """Return the example of a row of a form; with ``pairs``, a preference is a pair. Raises RowProblem."""
     model = FORMS[form]
     unknown = sorted(fields.keys() - model.model_fields.keys())
     if unknown:
@@ -63,6 +63,8 @@ def example_of(fields: Mapping[str, Any], form: RowFormat, train_on: TrainOn) ->
         )
     try:
         row: Row = model.model_validate(dict(fields))
+        if pairs and isinstance(row, PreferenceRow):
+            return row.pair()
         return row.example(train_on)
     except ValidationError as error:
         raise _problem(error, model) from None

@@ -1,6 +1,7 @@
 """Rows of a request and its answer: prompt and completion, Alpaca's form, prompts alone, and preferences."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from pydantic import Field, field_validator
@@ -111,10 +112,26 @@ class PreferenceRow(Record):
     def _messages_of_answer(cls, value: object) -> object:
         return turns(value, "assistant")
 
+    def pair(self) -> Example:
+        """Return the pair of the row. Only the answers count. Raises RowProblem."""
+        if self.chosen == self.rejected:
+            raise RowProblem(
+                "has a chosen answer that equals the rejected one", "a pair shows a preference", "rejected"
+            )
+        examples = []
+        for name, answer in (("chosen", self.chosen), ("rejected", self.rejected)):
+            messages = (*self.prompt, *answer)
+            if messages[-1].role != "assistant":
+                raise RowProblem(f"{name} does not end with an assistant message", "it is an answer", name)
+            if len(messages) == 1:
+                raise RowProblem(f"{name} has no prompt", "give prompt, or whole conversations", name)
+            examples.append(MessagesRow(messages=messages).example("last_assistant_message"))
+        return replace(examples[0], rejected=examples[1])
+
     def example(self, train_on: TrainOn) -> Example:
         """Raises RowProblem: sft has no use for a rejected answer."""
         raise RowProblem(
             "is a preference (chosen, rejected), which sft does not train on",
-            "give prompt and completion instead",
+            "set method: dpo, or give prompt and completion instead",
             "chosen",
         )

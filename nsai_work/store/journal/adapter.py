@@ -16,7 +16,7 @@ from nsai_work.journal import (
     StepRecord,
 )
 from nsai_work.store.async_store import AsyncStore
-from nsai_work.store.journal import checkpoints, evaluations, runs, steps
+from nsai_work.store.journal import checkpoints, evaluations, references, runs, steps
 from nsai_work.store.records import Claim
 
 
@@ -83,6 +83,12 @@ class StoreJournal:
 
     async def mark_checkpoint(self, name: str, status: CheckpointStatus, note: str | None = None) -> None:
         await self._store.run(checkpoints.mark_checkpoint, self._claim, name, status, note)
+
+    async def references(self) -> dict[int, bytes]:
+        return await self._store.run(references.kept_references, self._claim)
+
+    async def keep_reference(self, number: int, data: bytes) -> None:
+        await self._store.run(references.keep_reference, self._claim, number, data)
 
     async def event(self, name: str, data: dict[str, JsonValue]) -> None:
         await self._store.run(runs.append_event, self._claim, name, data)

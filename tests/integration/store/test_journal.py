@@ -140,6 +140,22 @@ def test_evaluations_are_superseded_with_their_steps(store: Store, claim: Claim)
     assert [event.name for event in store.events(claim.job_id)].count("evaluation") == 4
 
 
+def test_references_are_kept_once(store: Store, claim: Claim, claim_request: MakeRequest) -> None:
+    """As bytes, for every later owner; the first stays."""
+
+    async def first(journal: Journal) -> None:
+        await journal.keep_reference(0, bytes(range(256)))
+        await journal.keep_reference(0, b"another")
+        await journal.keep_reference(2, b"")
+
+    async def second(journal: Journal) -> None:
+        assert await journal.references() == {0: bytes(range(256)), 2: b""}
+
+    with_journal(store, claim, first)
+    store.requeue(claim, Outcome.released("handed over"))
+    with_journal(store, store.claim(claim_request("w2"))[0], second)
+
+
 def test_a_checkpoint_is_saved_in_two_phases(store: Store, claim: Claim) -> None:
     """Pending first, then committed with its path; both phases may be repeated."""
     planned = CheckpointRecord(name="000002-g1", step=2, generation=1, metric=0.5)
@@ -216,6 +232,8 @@ def test_a_stale_owner_writes_nothing_into_the_journal(
             "intend": journal.intend(1, [intent(1, 1)]),
             "complete_step": journal.complete_step(step_record(1), 1),
             "complete_evaluation": journal.complete_evaluation(evaluation_record(1), 1),
+            "references": journal.references(),
+            "keep_reference": journal.keep_reference(0, b"x"),
             "close_intent": journal.close_intent(1, 1),
             "plan_checkpoint": journal.plan_checkpoint(planned, intent(1, 1)),
             "commit_checkpoint": journal.commit_checkpoint("c", path="x", last_seq_id=1),

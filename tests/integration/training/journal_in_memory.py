@@ -27,6 +27,7 @@ class MemoryStore:
         self.steps: list[StepRecord] = []
         self.superseded: dict[int, StepRecord] = {}
         self.evaluations: list[EvaluationRecord] = []
+        self.references: dict[int, bytes] = {}
         self.superseded_evaluations: dict[int, EvaluationRecord] = {}
         self.intents: dict[tuple[int, int], Intent] = {}
         self.closed: set[tuple[int, int]] = set()
@@ -202,6 +203,12 @@ class JournalInMemory:
         journal.checkpoints[name] = row.model_copy(update={"status": status, "note": note or row.note})
         data: dict[str, JsonValue] = {"name": name, "step": row.step, "path": row.path, "reason": note}
         journal.events.append((f"checkpoint.{status}", data))
+
+    async def references(self) -> dict[int, bytes]:
+        return dict(self._own().references)
+
+    async def keep_reference(self, number: int, data: bytes) -> None:
+        self._own().references.setdefault(number, data)
 
     async def event(self, name: str, data: dict[str, JsonValue]) -> None:
         self._own().events.append((name, data))

@@ -1,0 +1,22 @@
+"""Log-probabilities of a reference model, kept as compressed bytes, so that a job computes each of them once."""
+
+from sqlalchemy import select
+
+from nsai_work.store.engine.bulk_write import insert_new
+from nsai_work.store.engine.database import Tx
+from nsai_work.store.journal.fences import fence
+from nsai_work.store.records import Claim
+from nsai_work.store.schema import references
+
+
+def kept_references(tx: Tx, claim: Claim) -> dict[int, bytes]:
+    """The kept log-probabilities of a job, by number."""
+    fence(tx, claim)
+    rows = tx.connection.execute(select(references).where(references.c.job_seq == claim.seq))
+    return {row.number: bytes(row.data) for row in rows}
+
+
+def keep_reference(tx: Tx, claim: Claim, number: int, data: bytes) -> None:
+    """Keep log-probabilities. Those that are kept already stay."""
+    fence(tx, claim)
+    insert_new(tx, references, [{"job_seq": claim.seq, "number": number, "data": data}])
