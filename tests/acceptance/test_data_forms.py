@@ -1,0 +1,88 @@
+"""Rows of every form train on the dev server in one job, a mixture; bad data is refused at submit."""
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.acceptance.conftest import Cli
+
+GOLDEN = Path(__file__).parents[1] / "unit" / "data" / "golden" / "forms.json"
+
+
+def write(path: Path, *rows: object) -> Path:
+    """Write rows as JSON lines."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_rows_of_each_form_train_in_one_mixture(
+    cli: Cli, tmp_path: Path, job: dict[str, Any], job_file: Callable[[Any], Path]
+) -> None:
+    """One source for each form; the result counts what was left out, split and unused."""
+    cases = {name: case["row"] for name, case in json.loads(GOLDEN.read_text()).items() if "data" not in case}
+    sources = [{"path": write(tmp_path / f"{place}.jsonl", row).name} for place, row in enumerate(cases.values())]
+    packed = gzip.compress(json.dumps([{"text": "abc"}, {"text": ""}, {"text": "x" * 400}]).encode())
+    (tmp_path / "packed.json.gz").write_bytes(packed)
+    sources.append({"path": "packed.json.gz", "weight": 3.0, "format": "text"})
+    data = {"sources": sources, "on_bad_row": "skip", "on_long": "skip"}
+    job["payload"] |= {"data": data, "batch_size": len(sources), "max_steps": 4, "max_tokens": 300}
+    job["backend"] = "tinkex"
+    with cli.dev_server():
+        done = cli.json("run", job_file(job))
+        events = [json.loads(line) for line in cli.run("watch", done["id"], "--json").stdout.splitlines()]
+        result = done["result"]
+
+    assert result["steps"] == 4
+    assert (result["bad_rows"], result["skipped_rows"], result["truncated_rows"]) == (1, 1, 0)
+    assert result["unused_fields"] == ["id"]
+    told = {event["name"]: event["data"] for event in events}
+    assert told["training.bad_rows"]["sources"] == {str(tmp_path / "packed.json.gz"): [1]}
+    assert told["training.rows_skipped"]["rows"] == 1
+
+
+@pytest.mark.parametrize(
+    ("data", "complaint"),
+    [
+        ({"sources": [{"path": "a.jsonl", "weight": 0}]}, "payload.data.sources.0.weight: Input should be greater"),
+        ({"path": "a.jsonl", "sources": [{"path": "a.jsonl"}]}, "set either path or sources"),
+        ({"path": "a.jsonl", "train_on": "assistant"}, "payload.data.train_on: Input should be"),
+        ({"path": "a.jsonl", "on_log": "cut"}, "payload.data.on_log: unknown field; did you mean on_long?"),
+        (
+            {"path": "a.jsonl", "on_long": "error"},
+            "line 2: has 94 tokens, and the limit is 40 (payload.max_tokens)",
+        ),
+        ({"path": "a.jsonl"}, "line 2: the first token with a loss weight is 93, and the example is cut after 40"),
+        ({"path": "a.jsonl", "format": "alpaca"}, "messages is an unknown field"),
+        ({"path": "a.jsonl", "train_on": "customized"}, "2 of 2 rows are bad"),
+    ],
+)
+def test_bad_data_is_refused_at_submit(
+    cli: Cli,
+    tmp_path: Path,
+    job: dict[str, Any],
+    job_file: Callable[[Any], Path],
+    data: dict[str, Any],
+    complaint: str,
+) -> None:
+    """With its field; nothing is stored."""
+    talks = [[{"role": "user", "content": "a" * size}, {"role": "assistant", "content": "b"}] for size in (5, 89)]
+    write(tmp_path / "a.jsonl", *({"messages": talk} for talk in talks))
+    job["payload"] |= {"data": data, "max_tokens": 40}
+    done = cli.run("submit", job_file(job))
+    assert done.returncode == 2
+    assert complaint in done.stderr
+    assert cli.stored() == []
+
+
+def test_an_unchecked_file_is_the_workers(
+    cli: Cli, tmp_path: Path, job: dict[str, Any], job_file: Callable[[Any], Path]
+) -> None:
+    """The job is accepted, and fails at its worker."""
+    write(tmp_path / "a.jsonl", {"messages": []})
+    job["payload"]["data"] = {"path": "a.jsonl"}
+    failed = cli.json("run", "--no-check-data", job_file(job), code=1)
+    assert "a.jsonl, line 1: messages" in failed["error"]["message"]
