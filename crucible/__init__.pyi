@@ -47,8 +47,6 @@ from crucible.errors import Unsupported as Unsupported
 from crucible.options import CacheControl as CacheControl
 from crucible.options import Options as Options
 from crucible.options import ResponseFormat as ResponseFormat
-from crucible.parsing import read_json as read_json
-from crucible.parsing import read_record as read_record
 from crucible.prompt import AudioPart as AudioPart
 from crucible.prompt import ImagePart as ImagePart
 from crucible.prompt import Message as Message
@@ -61,6 +59,8 @@ from crucible.prompt import Tool as Tool
 from crucible.prompt import ToolCall as ToolCall
 from crucible.prompt import ToolChoice as ToolChoice
 from crucible.prompt import ToolResultPart as ToolResultPart
+from crucible.record_reader import read_json as read_json
+from crucible.record_reader import read_record as read_record
 from crucible.recovery import RecoveredRun as RecoveredRun
 from crucible.recovery import RecoveryEvent as RecoveryEvent
 from crucible.recovery import RecoveryEventName as RecoveryEventName

@@ -17,7 +17,7 @@ from crucible.values import Count, Instant
 
 
 class ResumeMode(StrEnum):
-    """How a remote run obtained the job's state.
+    """The way in which a remote run obtained the job's state.
 
     ``fresh``: new, at step 0. ``restarted``: new, at step 0, because no checkpoint was usable: the steps of the
     earlier runs are lost. ``warm``: the same live model, taken over. ``exact``: restored, and proven equal by

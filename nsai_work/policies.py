@@ -17,7 +17,7 @@ StrategyName: TypeAlias = Literal["steps", "epoch", "best", "last", "all"]
 
 
 class BackoffType(StrEnum):
-    """How the retry delay grows with the attempts."""
+    """The growth of the retry delay with the attempts."""
 
     EXPONENTIAL = "exponential"
     LINEAR = "linear"
@@ -39,7 +39,7 @@ DEFAULT_RETRYABLE = (
 
 @dataclass(frozen=True, slots=True)
 class RetryDecision:
-    """Whether to retry, after which delay, and why."""
+    """The decision about a failed attempt: a retry with its delay, or none, and the reason."""
 
     retry: bool
     delay_ms: int

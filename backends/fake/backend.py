@@ -20,13 +20,13 @@ from backends.local.run import HostedRun, LocalRun
 from backends.local.validation import check_lora
 from backends.tiny_lm.adapter import Adapter
 from backends.tiny_lm.network import BASE_MODELS, CONTEXT_LENGTH, SPAN, Network
-from backends.tiny_lm.training import single_threaded
+from backends.tiny_lm.training_pass import single_threaded
 from crucible.backend import Command, CommandBackend, Health
 from crucible.capabilities import Capabilities
 from crucible.completion import FinishReason, TokenLogprob
 from crucible.errors import InvalidRequest, NotFound
-from crucible.parsing import read_record
 from crucible.prompt import Prompt
+from crucible.record_reader import read_record
 from crucible.stream import StreamEvent
 from crucible.tokenizer import ByteTokenizer, Tokenizer
 from crucible.training import LiveRun, RunFeatures, RunSpec

@@ -12,7 +12,7 @@ from backends.local.validation import check_batch, check_examples
 from backends.tiny_lm.adapter import AdamStep, Adapter, AdapterShape, digest_of
 from backends.tiny_lm.losses import Loss
 from backends.tiny_lm.network import VOCAB, Network
-from backends.tiny_lm.training import forward_backward, single_threaded
+from backends.tiny_lm.training_pass import forward_backward, single_threaded
 from crucible.errors import RunCorrupted
 from crucible.training import (
     Datum,

@@ -29,8 +29,8 @@ from crucible.backend import Backend, Health
 from crucible.capabilities import Capabilities
 from crucible.completion import Completion, Usage
 from crucible.errors import BackendUnavailable, CallerError, CrucibleError, InvalidRequest
-from crucible.parsing import read_record
 from crucible.prompt import Prompt
+from crucible.record_reader import read_record
 from crucible.requirements import require
 from crucible.stream import StreamEvent, events_of
 

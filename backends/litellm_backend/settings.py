@@ -32,7 +32,7 @@ class LiteLLMSettings(Record):
     without_options: tuple[Option, ...] = ()
     timeout_s: float = Field(default=600.0, gt=0)
     max_retries: int = Field(default=2, ge=0, le=20)
-    """How often a request is retried after a connection error, 408, 409, 429 or 5xx, by providers' clients that
+    """The number of retries of a request after a connection error, 408, 409, 429 or 5xx, by providers' clients that
     support it."""
     max_response_bytes: int = Field(default=64 * 1024 * 1024, ge=1)
     """The limit of an answer's size, decompressed."""

@@ -23,8 +23,8 @@ from crucible.capabilities import Capabilities
 from crucible.completion import Completion, Usage
 from crucible.decompression import ACCEPT_ENCODING
 from crucible.errors import CallerError, CrucibleError, Unsupported
-from crucible.parsing import read_record
 from crucible.prompt import Prompt
+from crucible.record_reader import read_record
 from crucible.requirements import require
 from crucible.stream import StreamEvent
 

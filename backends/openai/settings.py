@@ -55,7 +55,7 @@ class OpenAISettings(Record):
     max_context_length: int | None = Field(default=None, ge=1)
     timeout_s: float = Field(default=600.0, gt=0)
     max_retries: int = Field(default=2, ge=0, le=20)
-    """How often the library retries a request after a connection error, 408, 409, 429 or 5xx."""
+    """The number of retries of a request after a connection error, 408, 409, 429 or 5xx."""
     max_response_bytes: int = Field(default=64 * 1024 * 1024, ge=1)
     """The limit of an answer's size, decompressed."""
     thinking_field: Literal["reasoning_content", "reasoning"] | None = None

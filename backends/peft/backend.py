@@ -22,8 +22,8 @@ from backends.peft.settings import BACKEND, PeftSettings
 from crucible.backend import Health
 from crucible.capabilities import Capabilities
 from crucible.errors import CallerError, CrucibleError, InvalidRequest, NotFound
-from crucible.parsing import read_record
 from crucible.prompt import Prompt
+from crucible.record_reader import read_record
 from crucible.stream import StreamEvent
 from crucible.tokenizer import Tokenizer
 from crucible.training import LiveRun, RunFeatures, RunSpec

@@ -15,8 +15,8 @@ from crucible.backend import Command, CommandBackend, CommandCall, Health
 from crucible.capabilities import Capabilities
 from crucible.completion import Completion
 from crucible.errors import Unsupported
-from crucible.parsing import read_record
 from crucible.prompt import Prompt
+from crucible.record_reader import read_record
 from crucible.stream import StreamEvent
 
 _log = logging.getLogger(__name__)

@@ -41,8 +41,8 @@ from crucible.errors import (
     RunGone,
     Unsupported,
 )
-from crucible.parsing import read_record
 from crucible.prompt import Message, Prompt, TextPart
+from crucible.record_reader import read_record
 from crucible.recovery import RecoveredRun, RecoveryObserver, RecoveryRequest
 from crucible.requirements import require
 from crucible.stream import StreamEvent, events_of

@@ -15,11 +15,11 @@ class TinkexBackendSettings(Record):
     server and 0.001 for other servers."""
     heartbeat_s: float = Field(default=10.0, gt=0, le=60)
     give_up_after_s: float = Field(default=300.0, gt=0, le=86_400)
-    """How long a request is retried before it fails."""
+    """The time for which a request is retried before it fails."""
     ask_within_s: float = Field(default=10.0, gt=0, le=600)
-    """How long a request for the service's capabilities may take before the service counts as unavailable."""
+    """The time that a request for the service's capabilities may take before the service counts as unavailable."""
     no_progress_s: float = Field(default=3600.0, gt=0)
-    """How long the service may keep a request active without finishing it."""
+    """The time for which the service may keep a request active without finishing it."""
     max_recoveries: int = Field(default=4, ge=1, le=1000)
     """The maximum number of concurrent recoveries; the others wait."""
     user_metadata: dict[str, str] = Field(default_factory=dict)

@@ -20,7 +20,7 @@ class ServerOptions:
     work_ms: float = 0.0
     """Added to every operation of a model, to simulate a bigger model."""
     hold_s: float = 20.0
-    """How long ``retrieve_future`` blocks on an unfinished future before it answers "try again"."""
+    """The time for which ``retrieve_future`` blocks on an unfinished future before it answers "try again"."""
     try_again_status: int = 408
     """408, or 200 with a body of type ``try_again``; real servers use either."""
     session_ttl_s: float = 120.0

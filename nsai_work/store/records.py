@@ -77,7 +77,7 @@ class ClaimRequest:
 
 
 class OutcomeKind(StrEnum):
-    """How an attempt ended: the four final states of a job, or back to the queue.
+    """The kind of an attempt's end: one of the four final states of a job, or back to the queue.
 
     ``retried`` uses up one of the job's attempts; ``released`` (a pause, a hand-over) does not, nor does
     ``declined`` (this worker cannot run the job, another may); ``lost`` is recorded by another worker when the
@@ -107,7 +107,7 @@ _REQUEUED: Final = UNCOUNTED | {OutcomeKind.RETRIED, OutcomeKind.LOST}
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How an attempt ended: its kind, with the result or the failure.
+    """The end of an attempt: its kind, with the result or the failure.
 
     ``reason`` and ``delay_s`` (seconds from now) apply to a job that goes back to the queue.
     """

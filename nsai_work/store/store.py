@@ -17,7 +17,7 @@ from nsai_work.store.engine.database import Database, Tx
 from nsai_work.store.engine.engines import parse_url
 from nsai_work.store.journal import checkpoints, evaluations, runs, steps
 from nsai_work.store.lifecycle import cancel_retry
-from nsai_work.store.maintenance import old_checkpoints, pruning, workers
+from nsai_work.store.maintenance import old_checkpoints, old_jobs, workers
 from nsai_work.store.maintenance.old_checkpoints import OldCheckpoint
 from nsai_work.store.queries import jobs as job_queries
 from nsai_work.store.records import (
@@ -167,11 +167,11 @@ class Store:
     def count_old(self, before: datetime) -> tuple[int, int]:
         """The number of jobs that ended before ``before``, and how many of them have checkpoints at their
         service."""
-        return self.database.read(pruning.count_old, before)
+        return self.database.read(old_jobs.count_old, before)
 
     def prune(self, before: datetime, *, forget_checkpoints: bool = False, limit: int = 500) -> int:
         """Delete up to ``limit`` jobs that ended before ``before``. Returns their number."""
-        return self.database.run(pruning.prune, before, limit=limit, forget_checkpoints=forget_checkpoints)
+        return self.database.run(old_jobs.prune, before, limit=limit, forget_checkpoints=forget_checkpoints)
 
     def open_specs(self) -> list[tuple[str, JsonValue]]:
         """The ids and specs of all jobs that have not ended."""

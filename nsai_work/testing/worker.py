@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 POLL_S: Final = 0.01
 MAX_IDLE_S: Final = 2.0
-"""How long due jobs may stay unclaimed while none runs."""
+"""The time for which due jobs may stay unclaimed while none runs."""
 
 
 def run_jobs(*, timeout_s: float = 60.0) -> list[Job]:

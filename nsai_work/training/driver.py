@@ -37,7 +37,7 @@ from nsai_work.training.result import is_finished, training_result
 from nsai_work.training.run_state import ActiveRun, Assignment, Progress
 
 DRAIN_GRACE_S: Final = 3.0
-"""How long a stopping driver waits for operations in flight. The next owner replays the others."""
+"""The time for which a stopping driver waits for operations in flight. The next owner replays the others."""
 
 
 async def train(

@@ -12,7 +12,7 @@ from crucible.training import LiveRun, Prepared
 from nsai_work.training.in_flight import InFlight
 
 ACCEPTANCE_GRACE_S: Final = 5.0
-"""How long an orderly stop waits for the current send to be accepted."""
+"""The time for which an orderly stop waits for the current send to be accepted."""
 
 
 class Sender:

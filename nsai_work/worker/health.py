@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class WorkerHealth:
-    """Whether a worker works. If it does not, ``reason`` says why.
+    """The health of a worker. If it does not work, ``reason`` says why.
 
     ``loop_late_s`` is how late its event loop is, in seconds. Everything in a worker runs on that loop, the
     heartbeats of its leases included.

@@ -3,7 +3,7 @@
 The training driver uses both; ``BlockingRecovery`` offers them to scripts without an event loop.
 """
 
-from backends.tinkex.recovery.blocking import BlockingRecovery
+from backends.tinkex.recovery.blocking_recovery import BlockingRecovery
 from backends.tinkex.recovery.checkpoints import list_candidates, validate
 from backends.tinkex.recovery.executor import RecoveredClient, RecoveryExecutor
 from backends.tinkex.recovery.monitor import RecoveryMonitor

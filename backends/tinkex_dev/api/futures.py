@@ -17,7 +17,7 @@ from backends.tinkex_dev.wire.requests import RetrieveFuture, RetrieveFutures
 from backends.tinkex_dev.wire.result_json import loss_outputs_json, samples_json
 
 _PAUSED_HOLD_S: Final = 1.0
-"""How long ``retrieve_future`` blocks while the queue is paused, so that clients know the reason soon."""
+"""The time for which ``retrieve_future`` blocks while the queue is paused, so that clients know the reason soon."""
 
 
 class FutureRoutes:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from backends.tinkex_dev.errors import Refused
 from backends.tiny_lm.network import Array
-from backends.tiny_lm.sampling import PromptScores, SampledTokens
+from backends.tiny_lm.sampler import PromptScores, SampledTokens
 
 _MAX_PROMISES: Final = 50_000
 _MAX_BYTES: Final = 256 * 1024 * 1024

@@ -17,7 +17,7 @@ from backends.tinkex_dev.storage.records import RunRecord, SaveKind
 from backends.tiny_lm.adapter import AdamStep, Adapter, DimuonStep
 from backends.tiny_lm.losses import LossFunction
 from backends.tiny_lm.network import Array, Network
-from backends.tiny_lm.training import forward_backward
+from backends.tiny_lm.training_pass import forward_backward
 
 _JOINS: Final[Mapping[str, Callable[[Sequence[float]], float]]] = {"sum": sum, "max": max, "mean": fmean}
 CUSTOM: Final = "custom"

@@ -11,7 +11,7 @@ from backends.tinkex_dev.errors import InvalidField
 from backends.tinkex_dev.service.run import Batch, BatchExample
 
 LIFE_S: Final = 24 * 3600.0
-"""How long a sequence can be trained on after it was sampled, and again after each use."""
+"""The time for which a sequence can be trained on after it was sampled, and again after each use."""
 _MAX_SEQUENCES: Final = 200_000
 
 

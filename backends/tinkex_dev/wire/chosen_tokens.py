@@ -11,7 +11,7 @@ from backends.tinkex_dev.errors import InvalidField
 from backends.tinkex_dev.service.promises import PromptTargets
 from backends.tinkex_dev.wire.tensors import tensor_of_json
 from backends.tiny_lm.network import VOCAB, Adapters, Network
-from backends.tiny_lm.sampling import score_targets
+from backends.tiny_lm.sampler import score_targets
 
 _PATH: Final = ("target_prompt_logprobs",)
 _NOTHING: Final = -1

@@ -79,8 +79,8 @@ def _read_prompt(argument: str) -> str:
 
 
 def _build_prompt(text: str, *, system: str | None, images: Iterable[Path], options: dict[str, object]) -> "Prompt":
-    from crucible.parsing import read_record
     from crucible.prompt import Prompt
+    from crucible.record_reader import read_record
 
     parts: list[dict[str, object]] = [{"type": "text", "text": text}, *map(_image_part, images)]
     content = text if len(parts) == 1 else parts

@@ -17,7 +17,7 @@ from nsai_work.journal import CheckpointStatus
 from nsai_work.lifecycle import JobStatus
 from nsai_work.store.engine.database import Tx
 from nsai_work.store.lifecycle.events import append_events
-from nsai_work.store.maintenance.pruning import STORED_STATUSES, is_needed, is_old
+from nsai_work.store.maintenance.old_jobs import STORED_STATUSES, is_needed, is_old
 from nsai_work.store.schema import checkpoints, jobs, runs, specs, status_in
 
 _OPEN: Final = tuple(status for status in JobStatus if not status.ended)
