@@ -24,7 +24,7 @@ BASE_REFERENCE: Final = "base"
 """The name of the base model as a reference."""
 
 JOB_RECOVERY: Final = RecoveryPolicy(enabled=True, backoff_ms=1_000)
-"""The default recovery policy of a job. In the class's own defaults, those of loops without a job, recovery is off."""
+"""The default recovery policy of a job. In the class's own defaults, for loops without a job, recovery is off."""
 
 LossSetting: TypeAlias = Annotated[Name, Field(min_length=1, max_length=200)]
 # strict: a string or bool coerced to a number would train with a wrong value

@@ -67,7 +67,7 @@ BACKENDS: list[tuple[type[BaseModel], str, Mapping[str, str]]] = [
             "settings": "api_key",
             "requests": "api_base timeout_s max_retries",
             "models": "models default_model supports without without_options",
-            "backend": "keep_raw_response",
+            "backend": "keep_raw_response max_response_bytes",
             "accounting": "cost_per_million_input cost_per_million_output cost_per_million_cached_input",
         },
     ),
