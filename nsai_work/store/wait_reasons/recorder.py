@@ -21,8 +21,13 @@ from nsai_work.store.wait_reasons.reason import BEHIND, wait_reasons
 MIN_WAIT: Final = timedelta(seconds=3)
 """A job that is claimed sooner has not waited. With the interval of sweeps it is known within five seconds."""
 MAX_RECORDED: Final = 200
-MAX_BEHIND: Final = 1_000
-"""The number of jobs behind others that a sweep records, the oldest first."""
+MAX_BEHIND: Final = 5_000
+"""The number of jobs behind others that a sweep records, the oldest first. Two sweeps record a backlog of 10,000.
+
+Measured on a loaded machine: a sweep that records 5,000 of 10,000 jobs takes 0.8 s on PostgreSQL and 0.6 s on
+SQLite, whose writers it keeps waiting. Of 100,000 jobs on PostgreSQL, recording 1,000 takes 3.5 s and 5,000 takes
+4.1 s, since most of it is reading the backlog: a smaller number would cost more in total.
+"""
 
 
 def record_waits(tx: Tx, limit: int = MAX_RECORDED) -> int:
