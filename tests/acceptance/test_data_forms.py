@@ -38,7 +38,7 @@ def test_rows_of_each_form_train_in_one_mixture(
 
     assert result["steps"] == 4
     assert (result["bad_rows"], result["skipped_rows"], result["truncated_rows"]) == (1, 1, 0)
-    assert result["unused_fields"] == ["id"]
+    assert result["unused_fields"] == ["id", "parallel_tool_calls"]
     told = {event["name"]: event["data"] for event in events}
     assert told["training.bad_rows"]["sources"] == {str(tmp_path / "packed.json.gz"): [1]}
     assert told["training.rows_skipped"]["rows"] == 1
