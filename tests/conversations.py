@@ -17,3 +17,17 @@ def write_conversations(file: Path, count: int, question: str = "What is {n} plu
     ]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return file
+
+
+def write_pairs(path: Path, pairs: int) -> Path:
+    """Write pairs of a better and a worse answer, which differ from line to line."""
+    rows = [
+        {
+            "prompt": f"What is {number} plus 1?",
+            "chosen": f"It is {number + 1}.",
+            "rejected": "No idea" + "!" * number,
+        }
+        for number in range(1, pairs + 1)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path

@@ -196,7 +196,8 @@ def service_variables(server: DevProcess) -> dict[str, str]:
 
 
 def training_job(data: Path, *, steps: int, seed: int) -> Job:
-    """Return a small training job with checkpoints."""
+    """Return a small training job with checkpoints and evaluations; of an odd seed, one on pairs."""
+    pairs = {"method": "dpo", "data": {"path": str(pairs_beside(data))}}
     return Job.parse(
         {
             "kind": "training_step",
@@ -209,19 +210,32 @@ def training_job(data: Path, *, steps: int, seed: int) -> Job:
                 "batch_size": 2,
                 "max_steps": steps,
                 "seed": seed,
+                "eval": {"every": 7, "split": 0.4},
                 "checkpoint_policy": {"save_every": 10, "keep_last": 2},
                 "recovery": {"enabled": True, "backoff_ms": 10, "max_backoff_ms": 100, "poll_interval_ms": 500},
+                **(pairs if seed % 2 else {}),
             },
             "retry_policy": {"max_attempts": 1000, "initial_delay_ms": 20, "max_delay_ms": 200},
         }
     )
 
 
+def pairs_beside(data: Path) -> Path:
+    """Return the file of pairs that belongs to a file of conversations."""
+    return data.with_name("pairs.jsonl")
+
+
+def evaluations(handle: JobHandle) -> list[tuple[int, dict[str, float]]]:
+    """Return the evaluations that count, with their steps."""
+    return [(record.step, record.metrics) for record in handle.evaluations()]
+
+
 @dataclass(frozen=True)
 class Reference:
-    """The losses and the weights' digest of an undisturbed run."""
+    """The losses, the evaluations and the weights' digest of an undisturbed run."""
 
     losses: list[float]
+    evaluations: list[tuple[int, dict[str, float]]]
     digest: str
 
 
@@ -234,6 +248,7 @@ def verify(harness: Harness, handle: JobHandle, reference: Reference) -> None:
     steps = handle.steps()
     assert [step.step for step in steps] == list(range(1, len(reference.losses) + 1))
     assert [step.loss for step in steps] == reference.losses, harness.report()
+    assert evaluations(handle) == reference.evaluations, harness.report()
     assert job.result is not None
     assert harness.server.checkpoint_digest(str(job.result["checkpoint"])) == reference.digest
     _verify_service(harness, handle, len(reference.losses))

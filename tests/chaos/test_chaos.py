@@ -22,12 +22,14 @@ from nsai_work.worker import run_inline
 from tests.chaos.harness import (
     Harness,
     Reference,
+    evaluations,
+    pairs_beside,
     service_variables,
     training_job,
     training_service,
     verify,
 )
-from tests.conversations import write_conversations
+from tests.conversations import write_conversations, write_pairs
 from tests.rig import Proxy, Rig
 
 pytestmark = pytest.mark.chaos
@@ -50,7 +52,9 @@ def _reference(harness: Harness, handle: JobHandle) -> Reference:
     result = handle.result(timeout=1)
     assert result["recoveries"] == 0
     return Reference(
-        [step.loss for step in handle.steps()], harness.server.checkpoint_digest(str(result["checkpoint"]))
+        [step.loss for step in handle.steps()],
+        evaluations(handle),
+        harness.server.checkpoint_digest(str(result["checkpoint"])),
     )
 
 
@@ -84,6 +88,7 @@ def _chaos(
     seed = _seed()
     _log(f"seed {seed}; replay with NSAI_CHAOS_SEED={seed}")
     data = write_conversations(tmp_path / "data.jsonl", 12, "{n} + {n}?")
+    write_pairs(pairs_beside(data), 12)
     with training_service(tmp_path / "service", *service, work_ms=10) as server:
         rig.variables.update(service_variables(server))
         harness = Harness(rig, server, random.Random(seed), broker=broker)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from nsai_work import Job, JobHandle, submit
+from tests.conversations import write_conversations, write_pairs
 from tests.rig import Rig, until
 
 STEPS = {"fake": 80, "peft": 12}
@@ -26,12 +27,13 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
         made.close()
 
 
-def job(backend: str, data: Path) -> Job:
-    """The same job for every backend."""
+def job(backend: str, data: Path, method: str) -> Job:
+    """The same job for every backend, with evaluations."""
     return Job(
         kind="training_step",
         backend=backend,
         payload={
+            "method": method,
             "base_model": "llama-3.2-1b",
             "data": {"path": str(data)},
             "lora": {"rank": 4},
@@ -39,6 +41,7 @@ def job(backend: str, data: Path) -> Job:
             "batch_size": 2,
             "max_steps": STEPS[backend],
             "seed": 0,
+            "eval": {"every": 4, "split": 0.3},
             "checkpoint_policy": {"strategy": "steps", "save_every": 3},
         },
     )
@@ -49,33 +52,36 @@ def losses(handle: JobHandle) -> list[float]:
     return [step.loss for step in handle.steps()]
 
 
+def evaluations(handle: JobHandle) -> list[tuple[int, dict[str, float]]]:
+    """The evaluations that count, in order."""
+    return [(record.step, record.metrics) for record in handle.evaluations()]
+
+
+PEFT = [
+    pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs the extra peft"),
+    pytest.mark.timeout(300),
+]
+
+
 @pytest.mark.parametrize(
-    "backend",
+    ("backend", "method"),
     [
-        "fake",
-        pytest.param(
-            "peft",
-            marks=[
-                pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs the extra peft"),
-                pytest.mark.timeout(300),
-            ],
-        ),
+        ("fake", "sft"),
+        ("fake", "dpo"),
+        pytest.param("peft", "sft", marks=PEFT),
+        pytest.param("peft", "dpo", marks=PEFT),
     ],
 )
-def test_a_killed_worker_costs_no_step_and_no_bit(rig: Rig, tmp_path: Path, backend: str) -> None:
-    """SIGKILL after the first checkpoint: another worker restores it with its optimizer, and every loss is the one
-    of a run that was left alone."""
-    data = tmp_path / "talks.jsonl"
-    talks = [
-        [{"role": "user", "content": f"What is {n} and {n}?"}, {"role": "assistant", "content": f"It is {2 * n}."}]
-        for n in range(8)
-    ]
-    data.write_text("".join(json.dumps({"messages": talk}) + "\n" for talk in talks))
-    left_alone = submit(job(backend, data), rig.settings())
+def test_a_killed_worker_costs_no_step_and_no_bit(rig: Rig, tmp_path: Path, backend: str, method: str) -> None:
+    """SIGKILL after the first checkpoint: another worker restores it with its optimizer, and every loss and every
+    evaluation is the one of a run that was left alone."""
+    path = tmp_path / "rows.jsonl"
+    data = write_pairs(path, 20) if method == "dpo" else write_conversations(path, 20, "What is {n} and {n}?")
+    left_alone = submit(job(backend, data, method), rig.settings())
     worker = rig.start_worker()
     left_alone.result(timeout=120)
 
-    killed = submit(job(backend, data), rig.settings())
+    killed = submit(job(backend, data, method), rig.settings())
     until(lambda: any(save.status == "committed" for save in killed.checkpoints()), "a checkpoint", worker.text)
     worker.kill()
     seen = len(losses(killed))
@@ -84,5 +90,6 @@ def test_a_killed_worker_costs_no_step_and_no_bit(rig: Rig, tmp_path: Path, back
 
     assert 3 <= seen < STEPS[backend]
     assert losses(killed) == losses(left_alone)
+    assert evaluations(killed) == evaluations(left_alone) != []
     assert len(losses(killed)) == STEPS[backend]
     assert result["resume"] != "cold"

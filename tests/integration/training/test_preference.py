@@ -3,6 +3,7 @@
 import asyncio
 import json
 import math
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ from backends.tinkex.backend import TinkexBackend
 from backends.tinkex.types import AdamParams, ModelInput
 from backends.tinkex.types import Datum as WireDatum
 from backends.tinkex_dev.server import DevServer
+from crucible.errors import NoCheckpoint
 from crucible.training import Datum, IntentKind
 from nsai_work.data.dataset import load_data
 from nsai_work.data.datums import Datums
-from nsai_work.errors import InvalidJob
+from nsai_work.errors import InvalidJob, UnreadableJournal
 from nsai_work.payloads import JobKind, PreferenceStep, TrainingData, parse_payload
 from nsai_work.training import preference
 from nsai_work.training.data_source import rendering_of
@@ -133,6 +135,16 @@ async def test_the_reference_never_reaches_the_service(tmp_path: Path) -> None:
     assert IntentKind.FORWARD in {intent.kind for intent in sent if intent is not None}
 
 
+@pytest.mark.parametrize("data", [b"rubbish", zlib.compress(b"12345678" * 3), zlib.compress(b"123")])
+async def test_a_damaged_reference_is_named(tmp_path: Path, data: bytes) -> None:
+    """It is not trained on."""
+    scene = Scene(pairs_payload(tmp_path))
+    scene.journal.references[0] = data
+    with pytest.raises(UnreadableJournal, match="nsai_references"):
+        await scene.drive()
+    assert not scene.service.runs
+
+
 async def test_killed_on_the_fake_backend(tmp_path: Path) -> None:
     """Another backend, nothing else changed."""
     fields = {"base_model": "tiny-lm", "lora": {"rank": 4, "seed": 0}}
@@ -233,3 +245,24 @@ def test_fields_that_dpo_cannot_have_are_refused(tmp_path: Path) -> None:
         pairs_payload(tmp_path, loss_fn="ppo")
     with pytest.raises(InvalidJob, match=r"payload.beta"):
         parse_payload(JobKind.TRAINING_STEP, payload_of(tmp_path).model_dump(mode="json") | {"beta": 0.2})
+
+
+def test_a_checkpoint_as_reference(tmp_path: Path) -> None:
+    """On the dev server: the reference is a state of an earlier job; one that is missing fails the job."""
+    with DevServer(tmp_path / "server", seed=0, hold_s=2.0) as server:
+
+        def new_backend() -> TinkexBackend:
+            return TinkexBackend({"base_url": server.url, "api_key": "tml-dev"})
+
+        fields: dict[str, Any] = {"base_model": "tiny-lm", "lora": {"rank": 4, "seed": 0}, "max_steps": 2}
+        before = Scene(payload_of(tmp_path, **fields), new_backend=new_backend)
+        saved = asyncio.run(before.drive())["checkpoint"]
+        scene = Scene(pairs_payload(tmp_path, **fields, reference=saved), new_backend=new_backend)
+        asyncio.run(scene.drive())
+        missing = Scene(pairs_payload(tmp_path, **fields, reference=f"{saved}-x"), new_backend=new_backend)
+        with pytest.raises(NoCheckpoint, match=r"payload.reference"):
+            asyncio.run(missing.drive())
+
+    assert scene.losses[0] != pytest.approx(math.log(2), rel=1e-3)
+    [event] = scene.journal.events_named("training.reference")
+    assert event["reference"] == saved
