@@ -79,13 +79,13 @@ peers: $(VENV)/.installed-test
 # Most of what is installed is never imported, so it is compiled when it is.
 $(EXTRAS)/.installed: pyproject.toml constraints-extras.txt
 	$(PYTHON) -m venv $(EXTRAS)
-	$(EXTRAS)/bin/python -m pip --disable-pip-version-check install -q --no-compile -c constraints-extras.txt -e ".[test,peft,transformers,litellm]"
+	$(EXTRAS)/bin/python -m pip --disable-pip-version-check install -q --no-compile -c constraints-extras.txt -e ".[test,peft,transformers,litellm,parquet]"
 	@touch $@
 
 extras: $(EXTRAS)/.installed
 	$(EXTRAS)/bin/python -m pytest -q tests/contract/test_litellm.py tests/contract/test_litellm_answers.py tests/contract/test_peft.py tests/unit/litellm_backend \
 		tests/unit/tiny_lm/test_losses_torch.py tests/integration/tinkex/test_custom_losses.py tests/unit/tinkex_dev/test_tokenizer_folder.py \
-		tests/unit/crucible/test_chat_template.py "tests/integration/in_process/test_sigkill.py::test_a_killed_worker_costs_no_step_and_no_bit[peft]"
+		tests/unit/crucible/test_chat_template.py tests/unit/crucible/test_template_examples.py tests/unit/data/test_containers.py "tests/integration/in_process/test_sigkill.py::test_a_killed_worker_costs_no_step_and_no_bit[peft]"
 
 install-# the tests wait for half of their time, so more processes than cores
 test: $(VENV)/.installed-test

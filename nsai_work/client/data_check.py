@@ -24,6 +24,8 @@ class DataCheck:
     def __init__(self, *, runs_here: bool = False, on_progress: DataProgress | None = None) -> None:
         self._runs_here = runs_here
         self._on_progress = on_progress
+        self.unrendered: dict[str, str] = {}
+        """Why the data of jobs, by id, could not be rendered here."""
         self._renderings: dict[str, list[Rendering]] = {}
 
     async def find_models(self, backend: Backend, jobs: Sequence[tuple[str, Payload]]) -> None:
@@ -33,9 +35,10 @@ class DataCheck:
                 continue
             try:
                 rendering = await rendering_of(payload, backend)
-            except (CallerError, BackendError):
+            except (CallerError, BackendError) as error:
                 if self._runs_here:
                     raise
+                self.unrendered[job_id] = f"its data is read, but not rendered: {error.code}: {error.message}"
             else:
                 self._renderings.setdefault(job_id, []).append(rendering)
 
