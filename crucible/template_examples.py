@@ -83,13 +83,18 @@ class Renderer:
         self, messages: Sequence[Mapping[str, Any]], index: int, weight: TurnWeight, whole: str
     ) -> Iterator[Segment]:
         message = messages[index]
-        end = self._prefix(messages[: index + 1], whole, index)
-        begin = self._prefix(messages[:index], whole, index) if index else 0
-        if message["role"] == "assistant":
+        is_assistant = message["role"] == "assistant"
+        # a rendering takes most of the time, so none is made that is known or not needed
+        is_last = index + 1 == len(messages)
+        end = len(whole) if is_last else self._prefix(messages[: index + 1], whole, index)
+        needs_begin = index > 0 and (weight.header or not is_assistant)
+        begin = self._prefix(messages[:index], whole, index) if needs_begin else 0
+        if is_assistant:
             output = self._prefix(messages[:index], whole, index, generate=True)
         else:
             output = self._place(message, whole, begin, end, index)[0]
-        yield Segment(begin, output, weight.header)
+        if weight.header:
+            yield Segment(begin, output, weight.header)
         yield Segment(output, end, weight.output)
         if weight.spans:
             place, cut = self._place(message, whole, output, end, index)
