@@ -87,8 +87,7 @@ extras: $(EXTRAS)/.installed
 		tests/unit/tiny_lm/test_losses_torch.py tests/integration/tinkex/test_custom_losses.py tests/unit/tinkex_dev/test_tokenizer_folder.py \
 		tests/unit/crucible/test_chat_template.py tests/unit/crucible/test_template_examples.py tests/unit/data/test_containers.py "tests/integration/in_process/test_sigkill.py::test_a_killed_worker_costs_no_step_and_no_bit[peft]"
 
-install-# the tests wait for half of their time, so more processes than cores
-test: $(VENV)/.installed-test
+install-test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q -m install tests/install
 
 clean:
