@@ -1,7 +1,7 @@
 """Each extra, installed alone into an empty environment, starts what it is for; a missing one is named.
 
-Run by ``make install-test``: each environment needs a package index and 20 seconds. The heavy extras (litellm,
-peft, transformers) are installed by ``make extras``.
+Run by ``make install-test``: each environment needs a package index and 20 seconds, that of litellm a minute. The
+extras with PyTorch (peft, transformers) are too large for this: ``make extras`` installs them together.
 """
 
 import json
@@ -10,13 +10,14 @@ import subprocess
 import sys
 import venv
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from sqlalchemy import create_engine, make_url, text
 
-from tests.acceptance.conftest import ROOT, Cli
+from tests.acceptance.conftest import ROOT, TIMEOUT_S, Cli
 
 pytestmark = [pytest.mark.install, pytest.mark.timeout(600)]
 
@@ -34,6 +35,37 @@ class InstalledCli(Cli):
         """Build the command line of a call."""
         return [str(self.folder / "bin" / "nsai-work"), *map(str, arguments)]
 
+    def run(
+        self, *arguments: object, stdin: str = "", timeout: float = TIMEOUT_S
+    ) -> "subprocess.CompletedProcess[str]":
+        """Run a command of that environment: a fork of this one would have everything installed."""
+        return subprocess.run(
+            self.command(*arguments),
+            env=self.environment,
+            input=stdin,
+            timeout=timeout,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    @contextmanager
+    def running(self, *arguments: object) -> Iterator["subprocess.Popen[str]"]:
+        """Run a command of that environment in the background."""
+        process = subprocess.Popen(
+            self.command(*arguments),
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        try:
+            yield process
+        finally:
+            process.terminate()
+            process.communicate(timeout=TIMEOUT_S)
+
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -50,7 +82,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def install(tmp_path: Path, wheel: Path) -> Callable[..., InstalledCli]:
     """Install the wheel with one extra, with the pins of the project, and nothing else."""
 
-    def make(extra: str, **variables: str) -> InstalledCli:
+    def make(extra: str, pins: str = "constraints.txt", **variables: str) -> InstalledCli:
         folder = tmp_path / "venv"
         venv.create(folder, with_pip=True)
         pip = [
@@ -62,7 +94,7 @@ def install(tmp_path: Path, wheel: Path) -> Callable[..., InstalledCli]:
             "-q",
             "--no-compile",
         ]
-        subprocess.run([*pip, "-c", ROOT / "constraints.txt", f"{wheel}[{extra}]"], check=True, cwd=tmp_path)
+        subprocess.run([*pip, "-c", ROOT / pins, f"{wheel}[{extra}]"], check=True, cwd=tmp_path)
         return InstalledCli(tmp_path / "home", variables, folder)
 
     return make
@@ -133,3 +165,13 @@ def test_the_openai_extra_suffices(install: Callable[..., InstalledCli]) -> None
     assert openai["error"] is None
     assert "not installed" not in openai["health"]["reason"]
     assert "pip install 'nsai-work[litellm]'" in str(litellm)
+
+
+def test_the_litellm_extra_suffices(install: Callable[..., InstalledCli]) -> None:
+    """The backend loads, and misses only the keys of its models."""
+    cli = install("litellm", "constraints-extras.txt", NSAI_WORK_LITELLM_DEFAULT_MODEL="openai/gpt-4o-mini")
+
+    (litellm,) = cli.json("backends", "litellm")
+
+    assert litellm["error"] is None
+    assert "not installed" not in str(litellm)
