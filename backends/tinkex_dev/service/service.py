@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import json
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
@@ -375,7 +376,9 @@ class Service:
 
 def digest_of_body(kind: str, parts: Mapping[str, object], *arrays: bytes) -> str:
     """SHA-256 of a request's content, independent of its encoding."""
-    sha = hashlib.sha256(f"{kind}:{sorted(parts.items())!r}".encode("utf-8", "replace"))
+    # the order of keys is the client's own, at every depth
+    content = json.dumps(parts, sort_keys=True, default=repr)
+    sha = hashlib.sha256(f"{kind}:{content}".encode("utf-8", "replace"))
     for array in arrays:
         sha.update(len(array).to_bytes(8, "little"))
         sha.update(array)

@@ -2,11 +2,13 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, JsonValue
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
 SeqId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 TtlSeconds = Annotated[int, Field(ge=1, le=315_360_000)]
 Metadata = dict[str, JsonValue]
+Flag = Annotated[bool, BeforeValidator(lambda value: False if value is None else value)]
+"""A flag whose absence, null and false are the same request, with the same seed of its samples."""
 
 
 class RequestBody(BaseModel):
@@ -232,13 +234,13 @@ class Sample(RequestBody):
     model_path: str | None = None
     sampling_session_id: str | None = None
     seq_id: int | None = Field(default=None, ge=0)
-    prompt_logprobs: bool | None = None
+    prompt_logprobs: Flag = False
     topk_prompt_logprobs: int = Field(default=0, ge=0, le=320)
     topk_sample_logprobs: int = Field(default=0, ge=0, le=320)
     prompt_logprobs_last_n: int | None = Field(default=None, ge=1)
     target_prompt_logprobs: dict[str, Any] | None = None
     prompt_alt_tokens_k: int = Field(default=0, ge=0, le=320)
-    record_stability_info: bool | None = None
+    record_stability_info: Flag = False
     type: Literal["sample"] = "sample"
 
 

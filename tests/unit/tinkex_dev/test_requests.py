@@ -8,6 +8,7 @@ from backends.tinkex.wire.pass_request_codec import PassRequest, read_pass_reque
 from backends.tinkex.wire.protobuf_reader import ProtobufError
 from backends.tinkex.wire.protobuf_writer import delimited, integer
 from backends.tinkex_dev.errors import InvalidField
+from backends.tinkex_dev.service.service import digest_of_body
 from backends.tinkex_dev.wire import requests
 from backends.tinkex_dev.wire.batches import batch_of_json
 from backends.tinkex_dev.wire.requests import ForwardBackwardInput, RequestBody
@@ -80,3 +81,23 @@ def test_an_unknown_protobuf_field_is_refused(number: int) -> None:
         read_pass_request(whole + integer(number, 1))
     with pytest.raises(ProtobufError, match=f"field {number}"):
         read_pass_request(whole + delimited(3, integer(number, 1)))
+
+
+@pytest.mark.parametrize("field", ["prompt_logprobs", "record_stability_info"])
+def test_an_absent_flag_is_a_false_one(field: str) -> None:
+    """Clients differ in which they send; the samples of a request without a seed are the same."""
+    body = {"prompt": {"chunks": [{"type": "encoded_text", "tokens": [1]}]}, "sampling_params": {"max_tokens": 1}}
+
+    found = [requests.Sample.model_validate(body | extra) for extra in ({}, {field: None}, {field: False})]
+
+    assert found[0] == found[1] == found[2]
+    assert requests.Sample.model_validate(body | {field: True}) != found[0]
+
+
+def test_the_order_of_keys_is_not_part_of_a_request() -> None:
+    """At no depth: it is the client's own."""
+    left = {"chunks": [{"type": "encoded_text", "tokens": [1]}], "n": 1}
+    right = {"n": 1, "chunks": [{"tokens": [1], "type": "encoded_text"}]}
+
+    assert digest_of_body("sample", left) == digest_of_body("sample", right)
+    assert digest_of_body("sample", left) != digest_of_body("sample", {**left, "n": 2})
