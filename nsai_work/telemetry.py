@@ -6,6 +6,7 @@ payloads are never logged. A hook receives the same record as the log; an except
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -57,6 +58,32 @@ def add_hook(hook: JobHook) -> Callable[[], None]:
     return remove
 
 
+class TrainingCounts:
+    """Counts of this process's training runs: recorded steps by kind (new, replayed, superseded) and resumes by how
+    (warm, restored, restarted) and by what was proven (exact, cold). Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts: Counter[tuple[str, str]] = Counter()
+
+    def add(self, name: str, label: str, number: int = 1) -> None:
+        """Add to the count of ``name`` (``steps`` or ``resumes``) with a label."""
+        with self._lock:
+            self._counts[name, label] += number
+
+    def all(self) -> dict[tuple[str, str], int]:
+        """Return the counts, by name and label."""
+        with self._lock:
+            return dict(self._counts)
+
+
+training_counts: Final = TrainingCounts()
+
+_RESUMES: Final = {"resume.verified": "exact"} | {
+    f"resume.{how}": how for how in ("cold", "restarted", "restored", "warm")
+}
+
+
 def emit(event: JobEvent) -> None:
     """Log an event and call the hooks with it. Never raises."""
     level = logging.WARNING if event.name in _ENDED_BADLY else logging.INFO
@@ -81,6 +108,8 @@ def emit(event: JobEvent) -> None:
 
 def log_entry(job_id: str, name: str, data: Mapping[str, JsonValue]) -> None:
     """Log an entry of a job's event log if it reports an incident (WARNING) or a recovery (INFO)."""
+    if name in _RESUMES:
+        training_counts.add("resumes", _RESUMES[name])
     family, _, event = name.partition("recovery.") if ".recovery." in name else ("", "", name)
     known = f"recovery.{event}" if family else event
     if known in _INCIDENTS:

@@ -233,6 +233,44 @@ class LimitUse:
 
 
 @dataclass(frozen=True, slots=True)
+class JobCount:
+    """The number of jobs with a status, a kind and a backend."""
+
+    status: str
+    kind: str
+    backend: str
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class QueueCount:
+    """The waiting jobs of a priority. ``later`` counts those that are not due: they wait for a time or another job.
+    ``oldest_age_s`` is how long the oldest of the ready ones has been ready, in seconds; 0 if there is none."""
+
+    priority: Priority
+    ready: int
+    later: int
+    oldest_age_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class WaitCount:
+    """A reason why jobs wait, and their number."""
+
+    reason: str
+    jobs: int
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStatus:
+    """The queue at one moment: depths by priority, limits with their use, and waits by reason."""
+
+    depths: list[QueueCount]
+    limits: list[LimitUse]
+    waits: list[WaitCount]
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerRow:
     """A worker process, as it registered itself.
 

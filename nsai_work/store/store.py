@@ -15,17 +15,20 @@ from nsai_work.lifecycle import JobStatus
 from nsai_work.store.claim import limits
 from nsai_work.store.engine.database import Database, Tx
 from nsai_work.store.engine.engines import parse_url
+from nsai_work.store.engine.migrate import require_version
 from nsai_work.store.journal import checkpoints, evaluations, runs, steps
 from nsai_work.store.lifecycle import cancel_retry
 from nsai_work.store.maintenance import old_checkpoints, old_jobs, workers
 from nsai_work.store.maintenance.old_checkpoints import OldCheckpoint
 from nsai_work.store.queries import jobs as job_queries
+from nsai_work.store.queries import queue_state
 from nsai_work.store.records import (
     AttemptRow,
     EventRow,
     JobFilter,
     Limit,
     LimitUse,
+    QueueStatus,
     Submitted,
     WorkerRow,
 )
@@ -97,6 +100,10 @@ class Store:
     def ping(self) -> None:
         """Raise StoreUnavailable unless the database answers and has the tables."""
         self.database.read(_touch)
+
+    def require_current(self) -> None:
+        """Raise StoreUnavailable unless the database answers and its tables have the version of this code."""
+        self.database.read(lambda tx: require_version(tx.connection))
 
     def submit(self, jobs: Sequence[Job]) -> list[Submitted]:
         """Store jobs: all of them or none."""
@@ -191,6 +198,10 @@ class Store:
     def end_checkpoint_deletion(self, checkpoint: OldCheckpoint) -> None:
         """Record that a checkpoint no longer exists at its service. Idempotent."""
         self.database.run(old_checkpoints.end_deletion, checkpoint)
+
+    def queue(self) -> QueueStatus:
+        """The depth of the queue by priority, the limits with their use, and why jobs wait."""
+        return self.database.read(queue_state.queue_state)
 
     def workers(self) -> list[WorkerRow]:
         """All workers ever registered, the newest first."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -55,11 +55,20 @@ class Executor:
 
     async def execute(self, attempt: Attempt) -> Outcome:
         """Run the job and record its outcome. Raises CancelledError alone."""
-        _emit(attempt, "job.claimed")
+        claimed_at = self.clock.monotonic()
+        _emit(attempt, "job.claimed", seconds=self._queued(attempt))
         outcome = await self._run(attempt)
         recorded = await self._record(attempt, outcome)
-        _emit(attempt, f"job.{outcome.kind}" if recorded else "job.abandoned", outcome)
+        ran_s = round(self.clock.monotonic() - claimed_at, 3)
+        _emit(attempt, f"job.{outcome.kind}" if recorded else "job.abandoned", outcome, {"ran_s": ran_s})
         return outcome
+
+    def _queued(self, attempt: Attempt) -> dict[str, float]:
+        """The time that the job was queued, in seconds, by this machine's clock: the store's may differ."""
+        queued_at = attempt.claim.job.queued_at
+        if queued_at is None:
+            return {}
+        return {"queued_s": round(max((self.clock.now() - queued_at).total_seconds(), 0.0), 3)}
 
     async def _run(self, attempt: Attempt) -> Outcome:
         timer = self._start_timer(attempt)
@@ -147,9 +156,11 @@ class Executor:
         return not lost
 
 
-def _emit(attempt: Attempt, name: str, outcome: Outcome | None = None) -> None:
+def _emit(
+    attempt: Attempt, name: str, outcome: Outcome | None = None, seconds: Mapping[str, float] | None = None
+) -> None:
     claim = attempt.claim
-    details: dict[str, JsonValue] = {}
+    details: dict[str, JsonValue] = {**(seconds or {})}
     if outcome is not None and outcome.reason:
         details["reason"] = outcome.reason
     if outcome is not None and outcome.failure is not None:

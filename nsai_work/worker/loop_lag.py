@@ -17,13 +17,15 @@ MAX_MEASUREMENTS = 10_000
 
 
 class LoopLagMonitor:
-    """Measures the lag and warns. ``late`` is whether the newest measurement exceeds a fifth of the lease."""
+    """Measures the lag and warns. ``newest_s`` is the newest measurement, in seconds; ``late`` whether it
+    exceeds a fifth of the lease."""
 
     def __init__(self, clock: Clock, *, lease_ttl_s: float) -> None:
         self._clock = clock
         self._max_lag_s = lease_ttl_s / 5
         self._lags: deque[float] = deque(maxlen=MAX_MEASUREMENTS)
         self.late = False
+        self.newest_s = 0.0
 
     async def run(self) -> None:
         """Measure forever."""
@@ -32,6 +34,7 @@ class LoopLagMonitor:
             await asyncio.sleep(INTERVAL_S)
             lag_s = max(self._clock.monotonic() - before - INTERVAL_S, 0.0)
             self._lags.append(lag_s)
+            self.newest_s = lag_s
             self.late = lag_s > self._max_lag_s
             if self.late:
                 log.warning("worker.loop_lag", lag_s=round(lag_s, 3))

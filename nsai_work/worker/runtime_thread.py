@@ -109,6 +109,17 @@ class RuntimeThread:
             return STOPPED
         return NOT_STARTED if self._runtime is None else self._runtime.watchdog.health
 
+    @property
+    def stopping(self) -> bool:
+        """Whether the runtime was asked to stop."""
+        return self._stop_requested
+
+    @property
+    def loop_lag_s(self) -> float:
+        """How late the event loop is, in seconds: as last measured, or longer while it does not turn."""
+        runtime = self._runtime
+        return 0.0 if runtime is None else max(runtime.lag.newest_s, runtime.watchdog.health.loop_late_s)
+
     def stop(self) -> None:
         """Hand running jobs over and stop; returns when done, or after a limited time, with a ``failure``."""
         self.request_stop()

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 
 from celery.worker import state
@@ -18,6 +19,8 @@ from nsai_work.job import Priority
 from nsai_work.logs import configure_logging, get_logger, log_what_python_prints, writes_json
 from nsai_work.settings import Settings
 from nsai_work.store.records import Selection
+from nsai_work.worker.probe_server import Address, probe_server
+from nsai_work.worker.probes import Probes
 from nsai_work.worker.runtime_thread import RuntimeThread
 
 log = get_logger(__name__)
@@ -29,11 +32,13 @@ def run_worker(
     settings: Settings,
     queues: Sequence[Priority] = tuple(Priority),
     concurrency: int | None = None,
-    on_ready: Callable[[str], None] | None = None,
+    on_ready: Callable[[str, str | None], None] | None = None,
+    http: Address | None = None,
 ) -> None:
     """Run jobs of these priorities until a signal stops the worker. Must be called from the main thread.
 
-    ``on_ready`` is called with the worker's id once jobs are claimed.
+    ``on_ready`` is called, once jobs are claimed, with the worker's id and the URL of its HTTP server, of its
+    health and metrics: there is one if ``http`` is given.
 
     The first SIGTERM or SIGINT hands running jobs over at their next step border; the second stops them without a
     grace period; the third ends the process immediately. Even then nothing is lost, but the leases have to expire.
@@ -43,6 +48,7 @@ def run_worker(
 
     Raises:
         StoreUnavailable: the database is unavailable when the worker starts, or (StoreGone) its file is deleted.
+        InvalidRequest: ``http`` cannot be listened on.
         WorkerFailed: the worker ended although no signal asked for it, or did not stop in time.
     """
     configure_logging(settings)
@@ -53,23 +59,43 @@ def run_worker(
     runtime = RuntimeThread(settings, selection, concurrency, on_end=stop_consuming, on_stalled=end_process)
     # an earlier worker in this process may have set these
     state.should_stop = state.should_terminate = None
-    # before Celery, which would log an error of the store instead of raising it
-    runtime.start()
-    with _signals(runtime) as received:
-        try:
-            if on_ready is not None:
-                on_ready(runtime.worker_id)
-            _consume(make_app(settings, lambda: runtime), settings, queues)
-        except OSError as error:
-            raise WorkerFailed(f"the operating system refused what the worker needs: {error}") from error
-        finally:
-            runtime.stop()
+    with _http(runtime, settings, http) as url:
+        # before Celery, which would log an error of the store instead of raising it
+        runtime.start()
+        received = _work(runtime, settings, queues, partial(on_ready, runtime.worker_id, url) if on_ready else None)
     if runtime.failure is not None:
         raise runtime.failure
     if not received:
         raise WorkerFailed(
             "the consumer of the broker's messages ended although no signal asked for it; the log has the reason"
         )
+
+
+@contextmanager
+def _http(runtime: RuntimeThread, settings: Settings, address: Address | None) -> Iterator[str | None]:
+    """Serve the worker's health and metrics, if there is an address. Yields the URL."""
+    if address is None:
+        yield None
+        return
+    with contextlib.closing(Probes(runtime, settings)) as probes, probe_server(address, probes.routes) as url:
+        log.info("worker.http", url=url)
+        yield url
+
+
+def _work(
+    runtime: RuntimeThread, settings: Settings, queues: Sequence[Priority], on_ready: Callable[[], None] | None
+) -> list[int]:
+    """Consume wake-ups until a signal stops the worker. Returns the signals that were received."""
+    with _signals(runtime) as received:
+        try:
+            if on_ready is not None:
+                on_ready()
+            _consume(make_app(settings, lambda: runtime), settings, queues)
+        except OSError as error:
+            raise WorkerFailed(f"the operating system refused what the worker needs: {error}") from error
+        finally:
+            runtime.stop()
+    return received
 
 
 def end_process(reason: str) -> None:

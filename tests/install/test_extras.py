@@ -155,6 +155,15 @@ def test_the_postgres_extra_suffices(install: Callable[..., InstalledCli], schem
     assert_names_the_pip_line(cli, "NSAI_WORK_BROKER_URL", REDIS, "redis")
 
 
+def test_the_metrics_extra_suffices(install: Callable[..., InstalledCli]) -> None:
+    """The client of Prometheus is there."""
+    cli = install("metrics")
+    code = "from nsai_work.extras import missing_extra; import prometheus_client; print(missing_extra('/metrics'))"
+    python = cli.folder / "bin" / "python"
+    done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "None\n"
+
+
 def test_the_openai_extra_suffices(install: Callable[..., InstalledCli]) -> None:
     """The backend loads, and misses only its server; in the same environment litellm names its extra."""
     cli = install("openai", OPENAI_BASE_URL="http://127.0.0.1:1/v1", OPENAI_API_KEY="none")

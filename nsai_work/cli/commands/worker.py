@@ -23,6 +23,13 @@ def worker(
         int | None,
         typer.Option(min=1, help="Maximum number of concurrent jobs; NSAI_WORK_CONCURRENCY (100) if omitted."),
     ] = None,
+    http: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Serve /livez, /readyz and /metrics there, as 127.0.0.1:9200; a port alone is on loopback.",
+        ),
+    ] = None,
     json_output: JsonFlag = False,
 ) -> None:
     """Run jobs until stopped.
@@ -31,19 +38,23 @@ def worker(
     line on stdout says that the worker claims jobs, and the events of the log on stderr are JSON.
     """
     from nsai_work.worker import run_worker
+    from nsai_work.worker.probe_server import Address
 
     settings = load_settings(quiet=False, log_json=json_output)
+    address = None if http is None else Address.parse(http)
     settings.make_home()
     queues, limit = tuple(queue or Priority), concurrency or settings.concurrency
     on_ready = partial(_write_ready, queues, limit) if json_output else None
-    run_worker(settings, queues=queues, concurrency=limit, on_ready=on_ready)
+    run_worker(settings, queues=queues, concurrency=limit, on_ready=on_ready, http=address)
 
 
-def _write_ready(queues: Sequence[Priority], concurrency: int, worker_id: str) -> None:
+def _write_ready(queues: Sequence[Priority], concurrency: int, worker_id: str, url: str | None) -> None:
     ready: dict[str, JsonValue] = {
         "worker_id": worker_id,
         "pid": os.getpid(),
         "queues": [str(name) for name in queues],
         "concurrency": concurrency,
     }
+    if url is not None:
+        ready["http"] = url
     write_json(ready, indent=None)

@@ -36,7 +36,12 @@ def upgrade(engine: Engine) -> None:
 def check(engine: Engine) -> None:
     """Raise StoreUnavailable unless the tables have the version that this code needs."""
     with engine.connect().execution_options(nsai_write=False) as connection, connection.begin():
-        version = current_version(connection)
+        require_version(connection)
+
+
+def require_version(connection: Connection) -> None:
+    """As ``check``, on a connection."""
+    version = current_version(connection)
     if version != HEAD:
         found = "missing" if version is None else f"of version {version}"
         raise StoreUnavailable(

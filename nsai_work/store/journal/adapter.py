@@ -26,12 +26,17 @@ class StoreJournal:
     def __init__(self, store: AsyncStore, claim: Claim) -> None:
         self._store = store
         self._claim = claim
+        # the newest step that was ever recorded: a record up to it repeats one
+        self._newest_step = 0
 
     async def load(self) -> JournalSnapshot:
-        return await self._store.run(runs.snapshot, self._claim)
+        snapshot = await self._store.run(runs.snapshot, self._claim)
+        self._newest_step = max((snapshot.last_step, *snapshot.superseded))
+        return snapshot
 
     async def begin_run(self, run: RemoteRun) -> None:
         await self._store.run(runs.begin_run, self._claim, run)
+        telemetry.training_counts.add("steps", "superseded", run.lost_steps)
 
     async def end_run(self, generation: int, reason: str) -> None:
         await self._store.run(runs.end_run, self._claim, generation, reason)
@@ -47,6 +52,9 @@ class StoreJournal:
     ) -> None:
         done = steps.StepDone(self._claim, record, last_seq_id, progress or {})
         await self._store.run_merged(steps.complete_steps, done)
+        kind = "replayed" if record.step <= self._newest_step else "new"
+        self._newest_step = max(self._newest_step, record.step)
+        telemetry.training_counts.add("steps", kind)
 
     async def complete_evaluation(self, record: EvaluationRecord, last_seq_id: int) -> None:
         await self._store.run(evaluations.complete_evaluation, self._claim, record, last_seq_id)

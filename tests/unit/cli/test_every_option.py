@@ -13,6 +13,7 @@ from backends.fake import FakeBackend
 from crucible import Choice, Completion, FinishReason, Message, Prompt
 from nsai_work.cli import main
 from nsai_work.job import Job, Priority
+from nsai_work.worker.probe_server import Address
 from tests.rig import command
 from tests.unit.cli.test_command_line_page import commands
 from tests.working_store import open_working_store
@@ -38,7 +39,7 @@ SHOWN: dict[str, dict[str, str]] = {
     "cancel": {JOBS: "job_id --json"},
     "retry": {JOBS: "job_id --json"},
     "promote": {JOBS: "job_id name --json"},
-    "worker": {HERE: "--queue --concurrency", JOBS: "--json"},
+    "worker": {HERE: "--queue --concurrency --http", JOBS: "--json"},
     "doctor": {WITHOUT: "--json"},
     "backends": {WITHOUT: "name --json"},
     "complete": {
@@ -164,11 +165,16 @@ def test_a_worker_is_given_its_priorities_and_its_concurrency(call: Call, monkey
     monkeypatch.setattr("nsai_work.worker.run_worker", lambda _, **options: begun.append(options), raising=False)
     monkeypatch.setenv("NSAI_WORK_CONCURRENCY", "5")
 
-    call("worker", "--queue", "interactive", "--queue", "offline", "--concurrency", "3")
+    call("worker", "--queue", "interactive", "--queue", "offline", "--concurrency", "3", "--http", "[::1]:0")
     call("worker")
     assert begun == [
-        {"queues": (Priority.INTERACTIVE, Priority.OFFLINE), "concurrency": 3, "on_ready": None},
-        {"queues": (*Priority,), "concurrency": 5, "on_ready": None},
+        {
+            "queues": (Priority.INTERACTIVE, Priority.OFFLINE),
+            "concurrency": 3,
+            "on_ready": None,
+            "http": Address("::1", 0),
+        },
+        {"queues": (*Priority,), "concurrency": 5, "on_ready": None, "http": None},
     ]
 
 
