@@ -27,7 +27,7 @@ RECIPES: Final[dict[str, tuple[str, ...]]] = {
     "dpo": (f"{_RECIPES}.preference.dpo.train", "dataset=hhh", *_CHAT),
     **{
         f"math_rl {loss}": (f"{_RECIPES}.math_rl.train", f"loss_fn={loss}", *_MATH)
-        for loss in ("importance_sampling", "ppo", "cispo", "gspo", "stable_reinforce")
+        for loss in ("importance_sampling", "ppo", "cispo", "stable_reinforce")
     },
 }
 """The module and the arguments of each recipe."""
