@@ -82,13 +82,16 @@ def test_run_prints_the_result_and_how_to_use_it(cli: Cli, job: Job, job_file: W
 
 
 def test_json_output(cli: Cli, job: Job, job_file: Write) -> None:
-    """show, steps, checkpoints, list and watch print JSON of a fixed form."""
+    """show, steps, evaluations, checkpoints, list and watch print JSON of a fixed form."""
+    payload = {**job["payload"], "eval": {"every": 4, "data": job["payload"]["data"]}}
+    job = {**job, "payload": payload}
     job_id = cli.json("submit", job_file(job))["id"]
     assert cli.json("run", job_file(job))["status"] == "succeeded"
     listed = cli.json("list")
     done = next(item for item in listed if item["status"] == "succeeded")
 
     steps = cli.json("steps", done["id"])
+    evaluations = cli.json("evaluations", done["id"])
     checkpoints = cli.json("checkpoints", done["id"])
     events = [json.loads(line) for line in cli.run("watch", done["id"], "--json").stdout.splitlines()]
 
@@ -96,6 +99,11 @@ def test_json_output(cli: Cli, job: Job, job_file: Write) -> None:
     assert cli.json("show", done["id"])["result"] == done["result"]
     assert [(step["step"], step["epoch"]) for step in steps] == [(1, 0), (2, 0), (3, 1), (4, 1), (5, 2), (6, 2)]
     assert all(isinstance(step["loss"], float) for step in steps)
+    assert [(item["step"], item["rows"]) for item in evaluations] == [(0, 8), (4, 8), (6, 8)]
+    assert [step["evaluation"] for step in steps if "evaluation" in step] == evaluations[1:]
+    for command in ("steps", "evaluations"):
+        shown = cli.run(command, done["id"]).stdout
+        assert all(f"{item['metrics']['eval.loss']:.4f}"[:5] in shown for item in evaluations)
     assert {item["step"] for item in checkpoints if item["kept"]} >= {4, 6}
     assert all({"path", "step", "metric", "kept"} <= set(item) for item in checkpoints)
     assert [event["seq"] for event in events] == sorted(event["seq"] for event in events)

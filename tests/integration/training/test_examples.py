@@ -6,6 +6,7 @@ import pytest
 
 from nsai_work import submit
 from nsai_work.client.jobfile import load_job
+from nsai_work.errors import InvalidJob
 from nsai_work.testing import isolated_store, run_jobs
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
@@ -34,3 +35,16 @@ def test_the_example_runs(tmp_path: Path, name: str) -> None:
         }
         if name == "evaluate.yaml":
             assert "early_stopping" in str(result.get("stopped", "early_stopping"))
+
+
+def test_a_reference_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    """At submit, by its field; so is a metric that neither a step nor an evaluation of the method gives."""
+    with isolated_store(tmp_path / "store"):
+        job = load_job(EXAMPLES / "dpo.yaml").model_copy(update={"backend": "fake"})
+        for field, value in (
+            ("reference", "fake://nowhere/weights/x"),
+            ("checkpoint_policy", {"best_metric": "eval.accurracy"}),
+            ("early_stopping", {"metric": "accuracy"}),
+        ):
+            with pytest.raises(InvalidJob, match=f"payload.{field}"):
+                submit(job.model_copy(update={"payload": {**job.payload, field: value}}))

@@ -34,6 +34,7 @@ SHOWN: dict[str, dict[str, str]] = {
     "list": {HERE: "--status --kind --backend --tenant --tag --limit --json", RUN: "--after"},
     "show": {JOBS: "job_id --json"},
     "steps": {JOBS: "job_id --json"},
+    "evaluations": {JOBS: "job_id --json"},
     "checkpoints": {JOBS: "job_id --json"},
     "watch": {JOBS: "job_id --timeout --json"},
     "cancel": {JOBS: "job_id --json"},
