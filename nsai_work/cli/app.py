@@ -18,6 +18,7 @@ from nsai_work.cli.commands.doctor import doctor
 from nsai_work.cli.commands.job_actions import cancel, promote, retry
 from nsai_work.cli.commands.jobs import checkpoints, evaluations, list_jobs, show, steps
 from nsai_work.cli.commands.limits import limits_app
+from nsai_work.cli.commands.queue_state import queue, workers
 from nsai_work.cli.commands.run import run
 from nsai_work.cli.commands.submit import submit
 from nsai_work.cli.commands.watch import watch
@@ -73,6 +74,8 @@ app.command("retry", rich_help_panel="Jobs")(retry)
 app.command("promote", rich_help_panel="Jobs")(promote)
 app.command("data", rich_help_panel="Jobs")(data)
 app.command("worker", rich_help_panel="Service")(worker)
+app.command("workers", rich_help_panel="Service")(workers)
+app.command("queue", rich_help_panel="Service")(queue)
 app.command("doctor", rich_help_panel="Service")(doctor)
 app.add_typer(limits_app, name="limits", rich_help_panel="Service")
 app.add_typer(database_app, name="db", rich_help_panel="Service")

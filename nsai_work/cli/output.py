@@ -93,6 +93,18 @@ def ago(moment: datetime | None, now: datetime) -> str:
     return f"{seconds} s ago"
 
 
+def duration_text(seconds: float) -> str:
+    """Format a duration in its two largest units, such as ``45 s``, ``2 min 05 s`` and ``3 h 20 min``."""
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3_600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    if whole < 86_400:
+        return f"{whole // 3_600} h {whole % 3_600 // 60:02} min"
+    return f"{whole // 86_400} d {whole % 86_400 // 3_600:02} h"
+
+
 def _cell(value: Any) -> str:
     if value is None:
         return "-"

@@ -294,6 +294,15 @@ class WorkerRow:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerUse:
+    """A worker, whether it seems to run, and the number of jobs that it runs."""
+
+    worker: WorkerRow
+    alive: bool
+    running: int
+
+
+@dataclass(frozen=True, slots=True)
 class DueJobs:
     """The jobs that ``release_due`` moved, by id."""
 

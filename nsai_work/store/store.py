@@ -31,6 +31,7 @@ from nsai_work.store.records import (
     QueueStatus,
     Submitted,
     WorkerRow,
+    WorkerUse,
 )
 from nsai_work.store.submit import submit
 from nsai_work.store.submit.general import find_submitted
@@ -206,6 +207,10 @@ class Store:
     def workers(self) -> list[WorkerRow]:
         """All workers ever registered, the newest first."""
         return self.database.read(workers.list_workers)
+
+    def worker_uses(self) -> list[WorkerUse]:
+        """All workers ever registered, the newest first, each with its load."""
+        return self.database.read(workers.worker_uses)
 
     def set_tenant_quota(self, tenant_id: str, max_running: int | None) -> LimitUse:
         """Limit the running jobs of a tenant. None removes the limit. Raises InvalidRequest."""

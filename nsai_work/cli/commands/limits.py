@@ -41,9 +41,9 @@ def list_limits(json_output: JsonFlag = False) -> None:
     settings = load_settings()
     uses = [] if missing_store(settings) else get_store(settings).limits_in_use()
     if json_output:
-        write_json([_as_data(use) for use in uses])
+        write_json([limit_json(use) for use in uses])
         return
-    rows = [(*_labels(use.limit), use.limit.max_running, use.running) for use in uses]
+    rows = [(*limit_labels(use.limit), use.limit.max_running, use.running) for use in uses]
     write_table(("SCOPE", "NAME", "MODEL", "MAX", "RUNNING"), rows, if_empty="no limits are set")
 
 
@@ -92,7 +92,7 @@ def parse_maximum(text: str) -> int | None:
     return int(text)
 
 
-def _labels(limit: "Limit") -> tuple[str, str, str | None]:
+def limit_labels(limit: "Limit") -> tuple[str, str, str | None]:
     """Return scope, name and model for people. The limit of a tenant has no model."""
     model = None if limit.scope == "tenant" else "all" if limit.model == ALL_MODELS else limit.model
     return SCOPES[limit.scope], limit.key, model
@@ -100,9 +100,9 @@ def _labels(limit: "Limit") -> tuple[str, str, str | None]:
 
 def _write_use(use: "LimitUse", json_output: bool) -> None:
     if json_output:
-        write_json(_as_data(use))
+        write_json(limit_json(use))
         return
-    scope, key, _ = _labels(use.limit)
+    scope, key, _ = limit_labels(use.limit)
     write_line(plain_line(f"{scope} {key}: {_limit_text(use.limit)}; {_running_text(use)}"))
 
 
@@ -121,7 +121,8 @@ def _running_text(use: "LimitUse") -> str:
     return f"{use.running} running now{', and none is stopped' if is_over else ''}"
 
 
-def _as_data(use: "LimitUse") -> dict[str, JsonValue]:
+def limit_json(use: "LimitUse") -> dict[str, JsonValue]:
+    """Return a limit with its use as JSON data."""
     limit = use.limit
     return {
         "scope": SCOPES[limit.scope],

@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import func, insert, select, update
 
+from nsai_work.lifecycle import JobStatus
 from nsai_work.store.engine.database import Tx
-from nsai_work.store.records import Selection, WorkerRow
-from nsai_work.store.schema import workers
+from nsai_work.store.records import Selection, WorkerRow, WorkerUse
+from nsai_work.store.schema import jobs, status_in, workers
 from nsai_work.worker_id import WorkerId, known_dead
 
 MAX_SILENCE: Final = timedelta(minutes=10)
@@ -71,6 +72,15 @@ def list_workers(tx: Tx) -> list[WorkerRow]:
     """All workers ever registered, the newest first."""
     rows = tx.connection.execute(select(workers).order_by(workers.c.started_at.desc(), workers.c.id))
     return [WorkerRow(**row._mapping) for row in rows]
+
+
+def worker_uses(tx: Tx) -> list[WorkerUse]:
+    """All workers ever registered, the newest first, each with its load. A job of a killed worker counts as running
+    until another worker takes it over."""
+    alive = {worker.id for worker in present_workers(tx)}
+    counts = select(jobs.c.worker_id, func.count().label("number")).where(status_in(JobStatus.RUNNING))
+    running = {row.worker_id: row.number for row in tx.connection.execute(counts.group_by(jobs.c.worker_id))}
+    return [WorkerUse(worker, worker.id in alive, running.get(worker.id, 0)) for worker in list_workers(tx)]
 
 
 def credentials_in_use(tx: Tx) -> dict[str, list[str]]:

@@ -26,6 +26,7 @@ JOBS = "acceptance/test_job_commands.py"
 WITHOUT = "acceptance/test_commands_without_jobs.py"
 RUN = "acceptance/test_run_command.py"
 PRUNE = "acceptance/test_prune_checkpoints.py"
+QUEUE = "unit/cli/commands/test_queue_state.py"
 LIMITS = "unit/cli/commands/test_limits.py"
 
 SHOWN: dict[str, dict[str, str]] = {
@@ -41,6 +42,8 @@ SHOWN: dict[str, dict[str, str]] = {
     "retry": {JOBS: "job_id --json"},
     "promote": {JOBS: "job_id name --json"},
     "worker": {HERE: "--queue --concurrency --http", JOBS: "--json"},
+    "workers": {QUEUE: "--all --json"},
+    "queue": {QUEUE: "--json"},
     "doctor": {WITHOUT: "--json"},
     "backends": {WITHOUT: "name --json"},
     "complete": {
