@@ -108,7 +108,7 @@ async def test_killed_at_every_point(tmp_path: Path, kind: str) -> None:
             assert scene.newest_applied() == list(range(1, STEPS + 1))
 
 
-@settings(max_examples=20, derandomize=True)
+@settings(max_examples=12, derandomize=True)
 @given(
     kills=st.lists(st.integers(1, 90), max_size=8),
     kind=st.sampled_from(sorted(SERVICES)),
