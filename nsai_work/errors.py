@@ -5,6 +5,7 @@ CrucibleError
 │   ├── InvalidJob            a job or job file is invalid; names the fields
 │   │   └── KeyReused         the idempotency key belongs to a job with another content
 │   │   └── FileUnusable      a file cannot be opened on this machine; perhaps on another
+│   ├── BlobsElsewhere        a process would use another place for blobs than the database names
 │   └── IllegalTransition     the life cycle has no such transition
 ├── NotFound
 │   └── JobNotFound
@@ -12,6 +13,8 @@ CrucibleError
     ├── StoreUnavailable      the database does not answer
     │   └── StoreGone         the database's file was deleted or replaced while in use
     ├── StoreFull             the disk is full; nothing was written
+    ├── BlobsUnavailable      the place of the blobs cannot be used
+    ├── BlobDamaged           a blob is not the content that was stored
     ├── WaitTimedOut          a job has not ended within the time that a command waits for it
     ├── LeaseLost             another worker owns the job now: stop, write nothing
     ├── JobTimeout            the job's time limit or deadline has passed
@@ -72,6 +75,12 @@ class FileUnusable(InvalidJob):
     code = "file_unusable"
 
 
+class BlobsElsewhere(InvalidRequest):
+    """The database names another place for its blobs than this process's settings. The message names both."""
+
+    code = "blobs_elsewhere"
+
+
 class IllegalTransition(CallerError):
     """The life cycle has no such transition."""
 
@@ -109,6 +118,20 @@ class StoreFull(WorkError):
     category = ErrorCategory.RESOURCE
     code = "store_full"
     retryable = True
+
+
+class BlobsUnavailable(WorkError):
+    """The place of the blobs cannot be read or written."""
+
+    category = ErrorCategory.RESOURCE
+    code = "blobs_unavailable"
+    retryable = True
+
+
+class BlobDamaged(WorkError):
+    """A blob is not the content that was stored: a piece is missing or damaged. The message names the blob."""
+
+    code = "blob_damaged"
 
 
 class WaitTimedOut(WorkError):

@@ -59,12 +59,17 @@ class JobKind(StrEnum):
     COMPOSITE = "composite"
 
 
+ShipSetting: TypeAlias = Literal["auto", False]
+"""Whether submit copies a file into the blob store (``auto``), or each worker reads it at its path (``false``)."""
+
+
 class DataSource(Record):
     """A file of prompts. ``sha256`` pins the content; submit sets it."""
 
     path: Name = Field(min_length=1)
     format: Literal["auto", "jsonl", "text"] = "auto"
     sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    ship: ShipSetting = "auto"
 
 
 RowFormat: TypeAlias = Literal[
@@ -96,6 +101,7 @@ class DataFile(Record):
     format: Annotated[Literal["auto"] | RowFormat, BeforeValidator(_current_format)] = "auto"
     weight: float = Field(default=1.0, gt=0, le=1e9, strict=True)
     sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    ship: ShipSetting = "auto"
 
 
 class TrainingData(Record):
@@ -109,6 +115,7 @@ class TrainingData(Record):
     path: Name | None = Field(default=None, min_length=1)
     format: Annotated[Literal["auto"] | RowFormat, BeforeValidator(_current_format)] = "auto"
     sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    ship: ShipSetting = "auto"
     sources: tuple[DataFile, ...] = Field(default=(), max_length=1_000)
     train_on: TrainOn = "all_assistant_messages"
     on_long: Literal["cut", "skip", "error"] = "cut"
@@ -119,15 +126,15 @@ class TrainingData(Record):
     def _require_path_or_sources(self) -> "TrainingData":
         if (self.path is None) == (not self.sources):
             raise ValueError("set either path or sources")
-        if self.sources and (self.format != "auto" or self.sha256 is not None):
-            raise ValueError("format and sha256 are those of each of the sources")
+        if self.sources and (self.format != "auto" or self.sha256 is not None or self.ship != "auto"):
+            raise ValueError("format, ship and sha256 are those of each of the sources")
         return self
 
     def files(self) -> tuple[DataFile, ...]:
         """The file, or the sources of the mixture."""
         if self.path is None:
             return self.sources
-        return (DataFile(path=self.path, format=self.format, sha256=self.sha256),)
+        return (DataFile(path=self.path, format=self.format, sha256=self.sha256, ship=self.ship),)
 
     def with_files(self, files: Sequence[DataFile]) -> "TrainingData":
         """Return these data with other files in the places of theirs."""

@@ -8,6 +8,7 @@ import os
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, TypeAlias
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
@@ -35,6 +36,9 @@ class Settings(BaseSettings):
     that this process uses there, which limits refer to. It is a name, never a key; the default is the backend's
     name.
 
+    ``blobs_url`` is where the input files of jobs are kept; ``blobs_max_mib`` limits the size of one that is kept
+    in the database, and ``blobs_cache_mib`` that of all copies on this machine.
+
     A ``home`` that is passed to the constructor brings its own database and broker: those of the environment do not
     apply, but others may be passed with it.
 
@@ -50,6 +54,9 @@ class Settings(BaseSettings):
     database_url: str = Field(default="", repr=False)
     broker_url: str = Field(default="", repr=False)
     queue_prefix: str = Field(default="nsai", pattern="^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")
+    blobs_url: str = Field(default="", repr=False)
+    blobs_max_mib: int = Field(default=256, ge=1, le=1_000_000)
+    blobs_cache_mib: int = Field(default=10_240, ge=1, le=1_000_000_000)
     migrate: bool = True
     concurrency: int = Field(default=100, ge=1, le=100_000)
     lease_ttl_s: float = Field(default=15.0, ge=0.5, le=3600, allow_inf_nan=False)
@@ -67,7 +74,7 @@ class Settings(BaseSettings):
     def __init__(self, **values: Any) -> None:
         if "home" in values:
             # the environment's database would otherwise be used in the place of the one in this home
-            values = {"database_url": "", "broker_url": "", **values}
+            values = {"database_url": "", "broker_url": "", "blobs_url": "", **values}
         try:
             super().__init__(**values)
         except ValidationError as error:
@@ -94,6 +101,7 @@ class Settings(BaseSettings):
             object.__setattr__(self, "broker_url", f"spool://localhost{self.home / 'spool'}")
         object.__setattr__(self, "database_url", _checked_database(self.database_url))
         _check_broker(self.broker_url)
+        _check_blobs(self.blobs_url)
         return self
 
     @cached_property
@@ -195,6 +203,17 @@ def _check_broker(url: str) -> None:
         )
     if missing := missing_extra(scheme):
         raise ValueError(f"BROKER_URL: {missing}")
+
+
+def _check_blobs(url: str) -> None:
+    parts = urlsplit(url)
+    if url and (not parts.scheme or "://" not in url or parts.scheme == "memory"):
+        raise ValueError("BLOBS_URL: expected a URL that other machines can read, such as s3://BUCKET/FOLDER")
+    if parts.password is not None or parts.query:
+        raise ValueError(
+            "BLOBS_URL: it is written into the database; leave out password and query, and give the credentials in"
+            " the way of its fsspec adapter (for s3, AWS_ACCESS_KEY_ID)"
+        )
 
 
 def _named(error: ValidationError) -> InvalidRequest:

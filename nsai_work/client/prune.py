@@ -1,4 +1,5 @@
-"""Deletes the checkpoints of old jobs at their services, before the jobs themselves are pruned."""
+"""Deletes what pruned jobs leave elsewhere: before them their checkpoints at the services, and after them the files
+that no other job names."""
 
 import asyncio
 from collections.abc import Callable, Collection, Sequence
@@ -8,7 +9,9 @@ from typing import TYPE_CHECKING, Final
 from crucible.backend import TrainingBackend
 from crucible.errors import BackendError, BackendUnavailable, CallerError, Unsupported, error_from
 from crucible.registry import load_backend
+from nsai_work.blobs.access import open_shelf
 from nsai_work.blocking import run_blocking
+from nsai_work.settings import Settings
 
 if TYPE_CHECKING:
     from nsai_work.store import Store
@@ -46,6 +49,22 @@ def delete_old_checkpoints(store: "Store", before: datetime, *, keep: Collection
                     " were deleted, and no job; run the command again to continue"
                 )
                 raise error_from(error.failure().model_copy(update={"message": message})) from error
+    return deleted
+
+
+def delete_unused_blobs(store: "Store", settings: Settings) -> int:
+    """Delete the blobs that no job names and that nobody has touched for a day. Returns their number.
+
+    Raises:
+        BlobsElsewhere, BlobsUnavailable: the place of the blobs cannot be used. Another call continues.
+    """
+    if store.blobs.place() is None:
+        return 0
+    shelf, deleted = open_shelf(settings, store.blobs), 0
+    while keys := store.begin_blob_deletion():
+        for key in keys:
+            shelf.delete(key)
+        deleted += len(keys)
     return deleted
 
 

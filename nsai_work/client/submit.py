@@ -12,6 +12,7 @@ from nsai_work import telemetry
 from nsai_work.client.connections import job_store, send_wake_ups
 from nsai_work.client.data_check import DataCheck, DataProgress
 from nsai_work.client.handle import JobHandle
+from nsai_work.client.shipping import submit_with_files
 from nsai_work.client.validate import validate_jobs
 from nsai_work.job import Job
 from nsai_work.lifecycle import JobStatus
@@ -30,6 +31,7 @@ def submit(job: Job, settings: Settings | None = None) -> JobHandle:
     Raises:
         InvalidRequest, InvalidJob, UnknownBackend, Unsupported: a field is invalid; the error names it.
         AuthenticationFailed: the backend rejected the credential. A missing one is no error.
+        BlobsElsewhere, BlobsUnavailable: the place of the jobs' files cannot be used.
         StoreUnavailable, StoreFull: the database failed.
     """
     return submit_many([job], settings)[0]
@@ -68,7 +70,7 @@ def submit_many(
             are_stored=lambda pinned: _are_stored(settings, pinned),
         )
         store = job_store(settings)
-        submitted = store.submit([entry.job for entry in validated])
+        submitted = submit_with_files(store, [entry.job for entry in validated], settings)
         for validated_job, entry in zip(validated, submitted, strict=True):
             if validated_job.unverified is not None and entry.created:
                 _record_unverified(store, entry.job_id, validated_job.unverified)

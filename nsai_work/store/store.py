@@ -1,8 +1,8 @@
 """The store for callers that may block: submit, cancel, retry and query, from any thread."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from pydantic import JsonValue
@@ -12,13 +12,14 @@ from nsai_work.clock import Clock, SystemClock
 from nsai_work.job import Job
 from nsai_work.journal import CheckpointRecord, EvaluationRecord, RemoteRun, StepRecord
 from nsai_work.lifecycle import JobStatus
+from nsai_work.store.blobs.table import BlobStore
 from nsai_work.store.claim import limits
 from nsai_work.store.engine.database import Database, Tx
 from nsai_work.store.engine.engines import parse_url
 from nsai_work.store.engine.migrate import require_version
 from nsai_work.store.journal import checkpoints, evaluations, runs, steps
 from nsai_work.store.lifecycle import cancel_retry
-from nsai_work.store.maintenance import old_checkpoints, old_jobs, workers
+from nsai_work.store.maintenance import old_checkpoints, old_jobs, unused_blobs, workers
 from nsai_work.store.maintenance.old_checkpoints import OldCheckpoint
 from nsai_work.store.queries import jobs as job_queries
 from nsai_work.store.queries import queue_state
@@ -106,9 +107,15 @@ class Store:
         """Raise StoreUnavailable unless the database answers and its tables have the version of this code."""
         self.database.read(lambda tx: require_version(tx.connection))
 
-    def submit(self, jobs: Sequence[Job]) -> list[Submitted]:
-        """Store jobs: all of them or none."""
-        return submit(self.database, jobs)
+    @property
+    def blobs(self) -> BlobStore:
+        """The rows of blobs."""
+        return BlobStore(self.database)
+
+    def submit(self, jobs: Sequence[Job], named: Mapping[str, Sequence[str]] | None = None) -> list[Submitted]:
+        """Store jobs: all of them or none. ``named`` are the keys of the blobs that they name, by job id. Raises
+        BlobGone."""
+        return submit(self.database, jobs, named or {})
 
     def find_submitted(self, jobs: Sequence[Job]) -> list[Submitted | None]:
         """The earlier submission of each job that has an idempotency key. Raises KeyReused."""
@@ -180,6 +187,14 @@ class Store:
     def prune(self, before: datetime, *, forget_checkpoints: bool = False, limit: int = 500) -> int:
         """Delete up to ``limit`` jobs that ended before ``before``. Returns their number."""
         return self.database.run(old_jobs.prune, before, limit=limit, forget_checkpoints=forget_checkpoints)
+
+    def count_unused_blobs(self) -> int:
+        """The number of blobs that no job names and that nobody has touched for a day."""
+        return self.database.read(unused_blobs.count_unused)
+
+    def begin_blob_deletion(self, untouched_for: timedelta = unused_blobs.UNTOUCHED_FOR) -> list[str]:
+        """Mark some of these blobs as deleting, and return their keys. ``blobs.discard`` ends the deletion."""
+        return self.database.run(unused_blobs.begin_deletion, untouched_for)
 
     def open_specs(self) -> list[tuple[str, JsonValue]]:
         """The ids and specs of all jobs that have not ended."""

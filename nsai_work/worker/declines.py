@@ -10,7 +10,7 @@ from collections import OrderedDict
 
 from crucible.errors import CallerError, CommandMissing, CredentialMissing, PluginError
 from nsai_work.clock import Clock
-from nsai_work.errors import FileUnusable
+from nsai_work.errors import BlobsElsewhere, FileUnusable
 
 DECLINE_S = 60.0
 """The time for which a worker leaves what it has declined."""
@@ -28,7 +28,7 @@ def is_lacking_backend(error: Exception) -> bool:
 
 def is_lacking_for_job(error: Exception) -> bool:
     """Whether an error of a job, with its backend open, is this process's lack."""
-    return isinstance(error, CommandMissing | CredentialMissing | FileUnusable)
+    return isinstance(error, BlobsElsewhere | CommandMissing | CredentialMissing | FileUnusable)
 
 
 class DeclinedJobs:

@@ -75,7 +75,7 @@ class Executor:
         waits = AttemptWaits(partial(self.store.set_wait, attempt.claim), self.clock)
         try:
             with observed(waits), telemetry.attempt_span(attempt.claim.job, attempt.claim.fence):
-                context = JobContext(self.backends, self.make_journal(attempt.claim), self.clock)
+                context = JobContext(self.backends, self.store.files, self.make_journal(attempt.claim), self.clock)
                 result = await supervise(run_job(attempt, context), attempt.control, self._grace(attempt))
                 return Outcome.succeeded(result)
         except Exception as error:

@@ -17,6 +17,7 @@ from nsai_work.journal import Journal
 from nsai_work.payloads import CommandPayload, Composite, Inference, Payload, PreferenceStep, TrainingStep
 from nsai_work.worker.attempt import Attempt
 from nsai_work.worker.backends import BackendPool
+from nsai_work.worker.job_files import JobFiles
 
 _MODULES: Final[dict[type[Payload], str]] = {
     TrainingStep: "nsai_work.training.driver",
@@ -28,9 +29,10 @@ _MODULES: Final[dict[type[Payload], str]] = {
 
 @dataclass(frozen=True, slots=True)
 class JobContext:
-    """The resources of an attempt: the worker's backends, the job's journal, a clock."""
+    """The resources of an attempt: the worker's backends, the files of its jobs, the job's journal, a clock."""
 
     backends: BackendPool
+    files: JobFiles
     journal: Journal
     clock: Clock
 
@@ -54,11 +56,13 @@ async def _run(attempt: Attempt, context: JobContext) -> dict[str, JsonValue]:
         return {}
     await _import_handler(payload)
     backend = await context.backends.get(attempt.claim.backend)
-    if isinstance(payload, TrainingStep):
-        return await _train(attempt, payload, backend, context)
-    if isinstance(payload, Inference):
-        return await _infer(attempt, payload, backend, context)
-    return await _run_command(attempt, payload, backend, context)
+    async with context.files.local(attempt.claim, payload) as local:
+        if isinstance(local, TrainingStep):
+            return await _train(attempt, local, backend, context)
+        if isinstance(local, Inference):
+            return await _infer(attempt, local, backend, context)
+        assert isinstance(local, CommandPayload)
+        return await _run_command(attempt, local, backend, context)
 
 
 async def _import_handler(payload: Payload) -> None:

@@ -9,6 +9,7 @@ from pydantic import JsonValue
 
 from crucible.errors import CrucibleError
 from nsai_work import telemetry
+from nsai_work.blobs.access import require_place
 from nsai_work.client.connections import open_job_store
 from nsai_work.client.follow import JobUpdate
 from nsai_work.clock import Clock
@@ -34,6 +35,7 @@ from nsai_work.store.records import (
     Selection,
     WakeUp,
 )
+from nsai_work.worker.job_files import JobFiles
 from nsai_work.worker_id import WorkerId
 
 LEADERSHIP = "sweep"
@@ -47,6 +49,7 @@ class WorkerStore:
         self._store = store
         self._store_async = store_async
         self._settings = settings
+        self.files = JobFiles(store, settings)
         self._worker = WorkerId.of_this_process()
         # two leaders are harmless, so an unresponsive one is replaced long before a lease would expire
         leader_ttl_s = max(1.0, 3 * settings.sweep_interval_s)
@@ -177,7 +180,8 @@ async def open_worker_store(settings: Settings, clock: Clock) -> WorkerStore:
 
     Raises:
         StoreUnavailable: the database is unavailable.
+        BlobsElsewhere: the files of its jobs are in another place than the settings name.
     """
     store = open_job_store(settings)
-    await asyncio.to_thread(store.ping)
+    await asyncio.to_thread(require_place, settings, store.blobs)
     return WorkerStore(store, AsyncStore(store.database, patience_s=settings.store_timeout_s), settings)

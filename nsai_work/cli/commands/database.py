@@ -69,9 +69,9 @@ def prune(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count jobs and checkpoints.")] = False,
     json_output: JsonFlag = False,
 ) -> None:
-    """Delete jobs that ended long ago, with their events, steps and attempts."""
+    """Delete jobs that ended long ago, with their events, steps, attempts and files."""
     from nsai_work.client.checkpoint_use import find_use
-    from nsai_work.client.prune import delete_old_checkpoints
+    from nsai_work.client.prune import delete_old_checkpoints, delete_unused_blobs
     from nsai_work.clock import SystemClock
 
     if forget_checkpoints and delete_checkpoints:
@@ -93,8 +93,10 @@ def prune(
     # each batch is a transaction of its own, so that other writers get their turn
     while not dry_run and (batch := store.prune(before, forget_checkpoints=forget_checkpoints)):
         deleted += batch
+    files = store.count_unused_blobs() if dry_run else delete_unused_blobs(store, settings)
     if json_output:
         counts: dict[str, JsonValue] = {"older": old, "with_checkpoints": with_checkpoints, "forgotten": deleted}
+        counts["files"] = files
         if delete_checkpoints:
             counts |= {"checkpoints": {**at_backends}, "deleted_checkpoints": deleted_checkpoints}
             counts["in_use"] = [{"path": path, "job": job_id} for path, job_id in use.jobs.items()]
@@ -113,6 +115,8 @@ def prune(
         write_line(f"{count_text(count, 'checkpoint')} at {backend} {'would be' if dry_run else 'were'} deleted")
     if not dry_run:
         write_line(f"{count_text(deleted, 'job')} deleted")
+    if files:
+        write_line(f"{count_text(files, 'file')} that no job names {'would be' if dry_run else 'were'} deleted")
 
 
 def parse_age(text: str) -> timedelta:

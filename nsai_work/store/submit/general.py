@@ -11,6 +11,7 @@ from sqlalchemy import ColumnElement, Row, or_, select, tuple_
 
 from nsai_work.job import Job
 from nsai_work.lifecycle import JobStatus
+from nsai_work.store.blobs.rows import name_blobs
 from nsai_work.store.damaged import priority_of, status_of
 from nsai_work.store.engine.bulk_write import BulkWrite
 from nsai_work.store.engine.database import Tx
@@ -27,14 +28,18 @@ IdempotencyKey: TypeAlias = tuple[str, str, str]
 """Tenant, namespace and the user's key."""
 
 
-def submit(tx: Tx, submitted: Sequence[Job], *, assume_new: bool = False) -> list[Submitted]:
+def submit(
+    tx: Tx, submitted: Sequence[Job], *, assume_new: bool = False, named: Mapping[str, Sequence[str]] | None = None
+) -> list[Submitted]:
     """Store jobs, each queued, or pending while it depends on another job or its time has not come.
 
     A job may depend on an earlier one of the same call. A job that exists already (by idempotency key within tenant
     and namespace, or by id) with the same content is not stored again. With ``assume_new`` the lookup is skipped:
-    for a job that exists, the database raises a conflict, and nothing is stored.
+    for a job that exists, the database raises a conflict, and nothing is stored. ``named`` are the keys of
+    the blobs that the jobs name, by job id.
 
     Raises:
+        BlobGone: a blob was pruned; nothing is stored.
         InvalidJob: a job cannot be stored; nothing is.
         KeyReused: the job with this idempotency key has another content; nothing is stored.
     """
@@ -50,7 +55,7 @@ def submit(tx: Tx, submitted: Sequence[Job], *, assume_new: bool = False) -> lis
             fresh[job.id] = new_job(tx, job)
             if key is not None:
                 ids_by_key[key] = job.id
-    stored = _store(tx, list(fresh.values())) if fresh else {}
+    stored = _store(tx, list(fresh.values()), named or {}) if fresh else {}
     return [_result(job, present, fresh, ids_by_key, stored) for job in submitted]
 
 
@@ -122,7 +127,7 @@ def _result(
     return Submitted(first.job_id, first.fence, first.status, first.priority, created=False)
 
 
-def _store(tx: Tx, fresh: Sequence[NewJob]) -> dict[str, Submitted]:
+def _store(tx: Tx, fresh: Sequence[NewJob], named: Mapping[str, Sequence[str]]) -> dict[str, Submitted]:
     ready = {new.lane for new in fresh if new.status is JobStatus.QUEUED}
     assigned = assign_lanes(tx, {new.lane for new in fresh}, ready=ready, count=len(fresh))
     seqs = {new.job.id: seq for new, seq in zip(fresh, assigned.seqs, strict=True)}
@@ -137,6 +142,8 @@ def _store(tx: Tx, fresh: Sequence[NewJob]) -> dict[str, Submitted]:
         for new in fresh
     ]
     _insert(tx, fresh, rows, needs, seqs)
+    if named:
+        name_blobs(tx, seqs, named)
     settled = settle(tx, [seqs[job_id] for job_id in needs]) if needs else {}
     return {
         row["id"]: Submitted(

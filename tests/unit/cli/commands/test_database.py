@@ -63,7 +63,7 @@ def test_a_dry_run_counts_and_a_run_deletes(tmp_path: Path, monkeypatch: pytest.
     counted = CliRunner().invoke(app, ["db", "prune", "--older-than", "1h", "--dry-run", "--json"])
     printed = CliRunner().invoke(app, ["db", "prune", "--older-than", "1h"])
 
-    assert json.loads(counted.stdout) == {"older": 0, "with_checkpoints": 0, "forgotten": 0}
+    assert json.loads(counted.stdout) == {"older": 0, "with_checkpoints": 0, "forgotten": 0, "files": 0}
     assert "0 jobs deleted" in printed.stdout
     assert handle.status().ended
     close_connections()
