@@ -233,6 +233,18 @@ class LimitUse:
 
 
 @dataclass(frozen=True, slots=True)
+class TrainingProgress:
+    """How far a training job is: its newest step with the loss, the speed over the last steps (None after
+    the first one), and how its newest remote run began."""
+
+    step: int
+    loss: float
+    steps_per_s: float | None
+    tokens_per_s: float | None
+    resume: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class JobCount:
     """The number of jobs with a status, a kind and a backend."""
 

@@ -22,7 +22,7 @@ from nsai_work.store.lifecycle import cancel_retry
 from nsai_work.store.maintenance import old_checkpoints, old_jobs, unused_blobs, workers
 from nsai_work.store.maintenance.old_checkpoints import OldCheckpoint
 from nsai_work.store.queries import jobs as job_queries
-from nsai_work.store.queries import queue_state
+from nsai_work.store.queries import progress, queue_state
 from nsai_work.store.records import (
     AttemptRow,
     EventRow,
@@ -31,6 +31,7 @@ from nsai_work.store.records import (
     LimitUse,
     QueueStatus,
     Submitted,
+    TrainingProgress,
     WorkerRow,
     WorkerUse,
 )
@@ -150,6 +151,10 @@ class Store:
     ) -> list[Job]:
         """A page of jobs, the newest first. ``after`` is the id of the last job on the previous page."""
         return self.database.read(job_queries.list_jobs, conditions or JobFilter(), limit=limit, after=after)
+
+    def progress(self, job_id: str) -> TrainingProgress | None:
+        """How far a training job is; None before its first step. Raises JobNotFound."""
+        return self.database.read(progress.training_progress, job_id)
 
     def events(self, job_id: str, after: int = 0, limit: int = 1000) -> list[EventRow]:
         """The events of a job with a seq above ``after``."""

@@ -1,34 +1,57 @@
 """``nsai-work cancel``, ``retry`` and ``promote``: change jobs and their checkpoints."""
 
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from pydantic import JsonValue
 
+from crucible.errors import InvalidRequest
 from nsai_work.cli.commands.jobs import checkpoint_json
 from nsai_work.cli.job_lookup import find_job
 from nsai_work.cli.output import write_json, write_line
 from nsai_work.cli.parameters import JobId, JsonFlag
 from nsai_work.cli.store_access import existing_store, load_settings
+from nsai_work.lifecycle import JobStatus
+
+if TYPE_CHECKING:
+    from nsai_work.store import Store
+
+PAGE = 500
+
+JobIds = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="ID...", help="Job IDs, or unique prefixes or suffixes of at least 4 characters."),
+]
+Tag = Annotated[str | None, typer.Option(help="All jobs with this tag, beside those with an ID.")]
 
 
-def cancel(job_id: JobId, json_output: JsonFlag = False) -> None:
-    """Cancel a job: immediately if it is waiting, within one step if it is running."""
-    store = existing_store(job_id=job_id)
-    job = find_job(store, job_id)
-    store.request_cancel(job.id)
-    _write_status(job.id, store.get(job.id).status, json_output)
+def cancel(job_id: JobIds = None, tag: Tag = None, json_output: JsonFlag = False) -> None:
+    """Cancel jobs: immediately if they are waiting, within one step if they are running.
+
+    With --tag, all jobs with the tag that have not ended.
+    """
+    store = existing_store(job_id=" ".join(job_id or []) or None)
+    ids = _chosen(store, job_id, tag, lambda status: not status.ended)
+
+    def change(chosen: str) -> str:
+        store.request_cancel(chosen)
+        return store.get(chosen).status
+
+    _change(ids, change, json_output, one=_is_one(job_id, tag))
 
 
-def retry(job_id: JobId, json_output: JsonFlag = False) -> None:
-    """Requeue a job that failed, was canceled or timed out.
+def retry(job_id: JobIds = None, tag: Tag = None, json_output: JsonFlag = False) -> None:
+    """Requeue jobs that failed, were canceled or timed out.
 
-    A training job resumes from its newest checkpoint.
+    With --tag, all such jobs with the tag. A training job resumes from its newest checkpoint.
     """
     from nsai_work.client.handle import JobHandle
 
     settings = load_settings()
-    handle = JobHandle(find_job(existing_store(settings, job_id=job_id), job_id).id, settings)
-    _write_status(handle.id, handle.retry(), json_output)
+    store = existing_store(settings, job_id=" ".join(job_id or []) or None)
+    ids = _chosen(store, job_id, tag, lambda status: status.ended and status is not JobStatus.SUCCEEDED)
+    _change(ids, lambda chosen: JobHandle(chosen, settings).retry(), json_output, one=_is_one(job_id, tag))
 
 
 def promote(
@@ -49,8 +72,43 @@ def promote(
         write_line(f"{name} is kept permanently: {checkpoint.path}")
 
 
-def _write_status(job_id: str, status: str, json_output: bool) -> None:
-    if json_output:
-        write_json({"id": job_id, "status": status})
-    else:
-        write_line(f"{job_id} {status}")
+def _chosen(
+    store: "Store", parts: Sequence[str] | None, tag: str | None, is_meant: Callable[[JobStatus], bool]
+) -> list[str]:
+    """Return the ids of the jobs that are named, each once, and of those with the tag whose status is meant.
+
+    All names are looked up before any job is changed. Raises as ``find_job``, and InvalidRequest without any name.
+    """
+    if not parts and tag is None:
+        raise InvalidRequest("ID: give at least one ID, or --tag")
+    from nsai_work.store.records import JobFilter
+
+    found = [find_job(store, part).id for part in parts or []]
+    after = None
+    while tag is not None:
+        page = store.list_jobs(JobFilter(tag=tag), limit=PAGE, after=after)
+        found += [job.id for job in page if is_meant(job.status)]
+        if len(page) < PAGE:
+            break
+        after = page[-1].id
+    return list(dict.fromkeys(found))
+
+
+def _is_one(parts: Sequence[str] | None, tag: str | None) -> bool:
+    return tag is None and len(parts or []) == 1
+
+
+def _change(ids: Sequence[str], change: Callable[[str], str], json_output: bool, *, one: bool) -> None:
+    """Change jobs and write their new statuses: as JSON an object for one ID, else a list. After an error, those
+    of the jobs before it are written."""
+    changed: list[JsonValue] = []
+    try:
+        for job_id in ids:
+            changed.append({"id": job_id, "status": (status := str(change(job_id)))})
+            if not json_output:
+                write_line(f"{job_id} {status}")
+    finally:
+        if json_output and (changed or not one):
+            write_json(changed[0] if one else changed)
+    if not ids and not json_output:
+        write_line("no job with this tag is to be changed", err=True)

@@ -10,7 +10,8 @@ from pydantic import JsonValue
 from nsai_work.cli.error_report import describe_failure
 from nsai_work.cli.job_lookup import find_job
 from nsai_work.cli.job_result import result_fields
-from nsai_work.cli.output import ago, as_json, write_fields, write_json, write_line, write_table
+from nsai_work.cli.job_view import requested_steps
+from nsai_work.cli.output import ago, as_json, duration_text, write_fields, write_json, write_line, write_table
 from nsai_work.cli.parameters import JobId, JsonFlag
 from nsai_work.cli.store_access import existing_store, get_store, load_settings, missing_store
 from nsai_work.lifecycle import JobStatus
@@ -20,6 +21,7 @@ from nsai_work.policies import EVAL_LOSS
 if TYPE_CHECKING:
     from nsai_work.job import Job
     from nsai_work.journal import CheckpointRecord, EvaluationRecord
+    from nsai_work.store.records import TrainingProgress
 
 
 def list_jobs(
@@ -64,7 +66,8 @@ def show(job_id: JobId, json_output: JsonFlag = False) -> None:
     if json_output:
         write_json(as_json(job))
         return
-    write_fields(_fields(job))
+    progress = store.progress(job.id) if job.status is JobStatus.RUNNING else None
+    write_fields(_fields(job, progress))
     runs = [
         (run.generation, run.ref.run_id, run.from_step, run.resume, run.end_reason) for run in store.runs(job.id)
     ]
@@ -161,7 +164,22 @@ def _reason(job: "Job") -> str:
     return job.wait_reason or ""
 
 
-def _fields(job: "Job") -> list[tuple[str, object]]:
+def progress_fields(job: "Job", progress: "TrainingProgress | None") -> list[tuple[str, object]]:
+    """Return how far a running training job is, as labeled values."""
+    if progress is None:
+        return []
+    total = requested_steps(job)
+    left = None if total is None or not progress.steps_per_s else (total - progress.step) / progress.steps_per_s
+    return [
+        ("step", f"{progress.step} of {total}" if total else progress.step),
+        ("loss", progress.loss),
+        ("speed", None if progress.tokens_per_s is None else f"{progress.tokens_per_s:,.0f} tokens/s"),
+        ("time left", None if left is None else f"about {duration_text(left)}"),
+        ("last resume", progress.resume),
+    ]
+
+
+def _fields(job: "Job", progress: "TrainingProgress | None") -> list[tuple[str, object]]:
     now = datetime.now(UTC)
     fields: list[tuple[str, object]] = [
         ("id", job.id),
@@ -170,6 +188,7 @@ def _fields(job: "Job") -> list[tuple[str, object]]:
         ("backend", job.backend),
         ("status", job.status),
         ("waiting", job.wait_reason),
+        *progress_fields(job, progress),
         ("attempt", f"{job.attempt} of at most {job.retry_policy.max_attempts}" if job.attempt else "none yet"),
         ("priority", job.priority),
         ("tenant", job.tenant_id),

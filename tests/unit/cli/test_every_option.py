@@ -26,6 +26,7 @@ JOBS = "acceptance/test_job_commands.py"
 WITHOUT = "acceptance/test_commands_without_jobs.py"
 RUN = "acceptance/test_run_command.py"
 PRUNE = "acceptance/test_prune_checkpoints.py"
+ACTIONS = "unit/cli/commands/test_job_actions.py"
 QUEUE = "unit/cli/commands/test_queue_state.py"
 LIMITS = "unit/cli/commands/test_limits.py"
 
@@ -38,8 +39,8 @@ SHOWN: dict[str, dict[str, str]] = {
     "evaluations": {JOBS: "job_id --json"},
     "checkpoints": {JOBS: "job_id --json"},
     "watch": {JOBS: "job_id --timeout --json"},
-    "cancel": {JOBS: "job_id --json"},
-    "retry": {JOBS: "job_id --json"},
+    "cancel": {JOBS: "job_id --json", ACTIONS: "--tag"},
+    "retry": {JOBS: "job_id --json", ACTIONS: "--tag"},
     "promote": {JOBS: "job_id name --json"},
     "worker": {HERE: "--queue --concurrency --http", JOBS: "--json"},
     "workers": {QUEUE: "--all --json"},

@@ -1,0 +1,83 @@
+"""``nsai-work cancel`` and ``retry`` of several jobs and of a tag; ``show`` of a job that runs."""
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from nsai_work.cli import main
+from nsai_work.clock import SystemClock
+from nsai_work.store import ClaimRequest, Outcome
+from tests.rig import command
+from tests.working_store import WorkingStore, open_working_store, selection
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Call]:
+    """Run ``nsai-work`` in this process, and return its exit code, output and errors."""
+    handlers, level = logging.root.handlers[:], logging.root.level
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["nsai-work", *arguments])
+        with pytest.raises(SystemExit) as exited:
+            main()
+        shown = capsys.readouterr()
+        return int(exited.value.code or 0), shown.out, shown.err
+
+    yield run
+    logging.root.handlers[:], logging.root.level = handlers, level
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[WorkingStore]:
+    """The store of the command line: a job that is done, and three that wait, two of them tagged."""
+    (tmp_path / "home").mkdir()
+    opened = open_working_store(f"sqlite:///{tmp_path / 'home' / 'nsai-work.db'}", SystemClock())
+    opened.submit([command(id="done-1", tags=["sweep"])])
+    (claim,) = opened.claim(ClaimRequest("w", 1, 15.0, selection(backends={"fake": "fake"})))
+    opened.finish(claim, Outcome.succeeded({}))
+    opened.submit([command(id=f"wait-{number}", tags=["sweep"] if number < 3 else []) for number in (1, 2, 3)])
+    yield opened
+    opened.close()
+
+
+def test_several_ids_and_a_tag_are_canceled_and_retried(call: Call, store: WorkingStore) -> None:
+    """Each once; a tag leaves out what has ended, or what did not fail."""
+    code, out, _ = call("cancel", "wait-3", "wait-1", "--tag", "sweep", "--json")
+    assert (code, [row["id"] for row in json.loads(out)]) == (0, ["wait-3", "wait-1", "wait-2"])
+    assert {row["status"] for row in json.loads(out)} == {"canceled"}
+
+    code, out, _ = call("retry", "--tag", "sweep")
+    assert (code, sorted(out.splitlines())) == (0, ["wait-1 queued", "wait-2 queued"])
+    assert json.loads(call("retry", "wait-3", "--json")[1]) == {"id": "wait-3", "status": "queued"}
+    assert json.loads(call("cancel", "--tag", "nothing", "--json")[1]) == []
+    assert "no job with this tag" in call("cancel", "--tag", "nothing")[2]
+
+
+def test_a_wrong_id_changes_nothing(call: Call, store: WorkingStore) -> None:
+    """Also not the jobs before it."""
+    code, out, err = call("cancel", "wait-1", "nonesuch")
+    assert (code, out) == (3, "")
+    assert "nonesuch" in err
+    assert store.get("wait-1").status == "queued"
+
+
+def test_no_id_and_no_tag_is_refused(call: Call, store: WorkingStore) -> None:
+    """With what to give."""
+    code, _, err = call("cancel")
+    assert code == 2
+    assert "--tag" in err
+
+
+def test_what_was_changed_before_an_error_is_written(call: Call, store: WorkingStore) -> None:
+    """A job that succeeded cannot be retried; the one before it was."""
+    call("cancel", "wait-1")
+    code, out, err = call("retry", "wait-1", "done-1", "--json")
+    assert code == 2
+    assert json.loads(out) == [{"id": "wait-1", "status": "queued"}]
+    assert "done-1" in err
