@@ -69,7 +69,7 @@ docs: $(VENV)/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 chaos: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -q -s -m long --timeout=3600 tests/chaos
+	$(BIN)/python -m pytest -q -s -m long --timeout=3600 tests/chaos tests/integration/store/test_blobs.py
 
 peers: $(VENV)/.installed-test
 	$(BIN)/python tests/peers/provision.py

@@ -206,7 +206,10 @@ def _check_broker(url: str) -> None:
 
 
 def _check_blobs(url: str) -> None:
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise ValueError(f"BLOBS_URL: is no URL ({error})") from None
     if url and (not parts.scheme or "://" not in url or parts.scheme == "memory"):
         raise ValueError("BLOBS_URL: expected a URL that other machines can read, such as s3://BUCKET/FOLDER")
     if parts.password is not None or parts.query:

@@ -277,7 +277,7 @@ def _write_until(bench: Bench, url: str, stop: int) -> None:
         shelf.delete(key)
 
 
-@pytest.mark.parametrize("times", [30, pytest.param(1000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("times", [30, pytest.param(1000, marks=[pytest.mark.long, pytest.mark.timeout(900)])])
 def test_submits_race_with_the_pruner(times: int, own_place: Bench) -> None:
     """Whatever the order, a job has its content, and in the end nothing is left of what nobody names."""
     bench = own_place
