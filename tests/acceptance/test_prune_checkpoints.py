@@ -50,7 +50,7 @@ def test_a_dry_run_counts_and_a_run_deletes(cli: Cli, server: str, old_job: str)
     said = cli.run(*PRUNE, "--dry-run").stdout
     done = cli.json(*PRUNE)
 
-    assert kept == {"older": 1, "with_checkpoints": 1, "forgotten": 0}
+    assert kept == {"older": 1, "with_checkpoints": 1, "forgotten": 0, "files": 0}
     assert count == unchanged > 0
     assert counted["deleted_checkpoints"] == 0
     assert f"{counted['checkpoints']['tinkex']} checkpoints at tinkex would be deleted" in said
