@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.text import Text
 
 from crucible.plain_text import plain_json, plain_line, plain_text
+
+MIN_LAST_COLUMN = 10
 
 
 def write_json(value: JsonValue, *, indent: int | None = 2) -> None:
@@ -34,22 +36,45 @@ def as_json(record: BaseModel) -> dict[str, JsonValue]:
     return data
 
 
-def write_table(headings: Sequence[str], rows: Iterable[Sequence[Any]], *, if_empty: str) -> None:
+def write_table(
+    headings: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    *,
+    if_empty: str,
+    width: int | None = None,
+    styles: Mapping[str, str] | None = None,
+) -> None:
     """Write a table to stdout, or ``if_empty`` if there are no rows.
 
-    Cells are neither cut nor wrapped, so that they can be copied: a terminal wraps lines that are too long.
+    Cells are neither cut nor wrapped, so that they can be copied: a terminal wraps lines that are too long. With
+    ``width``, the last column is cut so that a line fits. ``styles`` are those of the second column's cells, by
+    their text, on a terminal.
     """
     console = stdout_console()
     cells = [[plain_line(_cell(value)) for value in row] for row in rows]
     if not cells:
         console.print(Text(if_empty))
         return
+    if width is not None:
+        *before, _ = zip(headings, *cells, strict=True)
+        left = max(width - sum(max(map(cell_len, column)) + 2 for column in before), MIN_LAST_COLUMN)
+        cells = [[*row[:-1], shortened_to(row[-1], left)] for row in cells]
     columns = list(zip(*cells, strict=True))
     widths = [max(map(cell_len, (head, *column))) for head, column in zip(headings, columns, strict=True)]
     numeric = [all(map(_is_number, column)) for column in columns]
     console.print(Text(_format_row(headings, widths, numeric), style="bold"), soft_wrap=True)
     for row in cells:
-        console.print(Text(_format_row(row, widths, numeric)), soft_wrap=True)
+        line = Text(_format_row(row, widths, numeric))
+        if styles is not None and row[1] in styles:
+            line.stylize(styles[row[1]], widths[0] + 2, widths[0] + 2 + len(row[1]))
+        console.print(line, soft_wrap=True)
+
+
+def shortened_to(text: str, width: int) -> str:
+    """Cut a text to a number of terminal columns; a cut one ends with an ellipsis."""
+    cut = Text(text)
+    cut.truncate(width, overflow="ellipsis")
+    return cut.plain
 
 
 def _format_row(cells: Sequence[str], widths: Sequence[int], numeric: Sequence[bool]) -> str:

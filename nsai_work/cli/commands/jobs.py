@@ -11,9 +11,19 @@ from nsai_work.cli.error_report import describe_failure
 from nsai_work.cli.job_lookup import find_job
 from nsai_work.cli.job_result import result_fields
 from nsai_work.cli.job_view import requested_steps
-from nsai_work.cli.output import ago, as_json, duration_text, write_fields, write_json, write_line, write_table
+from nsai_work.cli.output import (
+    ago,
+    as_json,
+    duration_text,
+    shortened_to,
+    write_fields,
+    write_json,
+    write_line,
+    write_table,
+)
 from nsai_work.cli.parameters import JobId, JsonFlag
 from nsai_work.cli.store_access import existing_store, get_store, load_settings, missing_store
+from nsai_work.identifiers import is_job_id
 from nsai_work.lifecycle import JobStatus
 from nsai_work.payloads import JobKind
 from nsai_work.policies import EVAL_LOSS
@@ -22,6 +32,19 @@ if TYPE_CHECKING:
     from nsai_work.job import Job
     from nsai_work.journal import CheckpointRecord, EvaluationRecord
     from nsai_work.store.records import TrainingProgress
+
+WIDTH = 100
+MAX_NAME = 24
+MAX_PROGRESS = 50
+"""The number of running jobs whose progress a list shows."""
+STYLES: dict[str, str] = {
+    JobStatus.RUNNING: "cyan",
+    JobStatus.SUCCEEDED: "green",
+    JobStatus.FAILED: "bold red",
+    JobStatus.TIMEOUT: "bold red",
+    JobStatus.CANCELED: "yellow",
+    JobStatus.PENDING: "dim",
+}
 
 
 def list_jobs(
@@ -36,27 +59,50 @@ def list_jobs(
     ] = None,
     json_output: JsonFlag = False,
 ) -> None:
-    """List jobs, newest first."""
+    """List jobs, newest first.
+
+    The IDs are shortened to their ends, which every command takes; --json has them whole.
+    """
     from nsai_work.store.records import JobFilter
 
     job_filter = JobFilter(status=status, kind=kind, backend=backend, tenant_id=tenant, tag=tag)
     settings = load_settings()
     jobs: list[Job] = []
+    progress: dict[str, TrainingProgress | None] = {}
     if missing := missing_store(settings):
         write_line(missing, err=True)
     else:
         store = get_store(settings)
         last = find_job(store, after).id if after else None
         jobs = store.list_jobs(job_filter, limit=limit, after=last)
+        running = [job.id for job in jobs if job.status is JobStatus.RUNNING][:MAX_PROGRESS]
+        progress = {} if json_output else {job_id: store.progress(job_id) for job_id in running}
     if json_output:
         write_json([as_json(job) for job in jobs])
         return
     now = datetime.now(UTC)
     rows = [
-        (job.id, job.status, ago(job.created_at, now), job.kind, job.backend, job.name, _reason(job))
+        (
+            # job ids begin with the time, so that it is their ends that differ
+            job.id[-8:] if is_job_id(job.id) else job.id,
+            job.status,
+            ago(job.created_at, now),
+            job.backend,
+            shortened_to(job.name or job.kind, MAX_NAME),
+            _detail(job, progress.get(job.id)),
+        )
         for job in jobs
     ]
-    write_table(("ID", "STATUS", "CREATED", "KIND", "BACKEND", "NAME", "REASON"), rows, if_empty="no jobs")
+    headings = ("ID", "STATUS", "CREATED", "BACKEND", "NAME OR KIND", "DETAIL")
+    write_table(headings, rows, if_empty="no jobs", width=WIDTH, styles=STYLES)
+
+
+def _detail(job: "Job", progress: "TrainingProgress | None") -> str:
+    """What the job is at: its step and loss, its error, or why it waits."""
+    if progress is None or job.wait_reason:
+        return _reason(job)
+    total = requested_steps(job)
+    return f"step {progress.step}{f'/{total}' if total else ''}  loss {progress.loss:.4g}"
 
 
 def show(job_id: JobId, json_output: JsonFlag = False) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from nsai_work.cli import main
+from nsai_work.cli.output import write_table
 from nsai_work.clock import SystemClock
 from nsai_work.store import ClaimRequest, Outcome
 from tests.rig import command
@@ -81,3 +82,29 @@ def test_what_was_changed_before_an_error_is_written(call: Call, store: WorkingS
     assert code == 2
     assert json.loads(out) == [{"id": "wait-1", "status": "queued"}]
     assert "done-1" in err
+
+
+def test_a_table_with_a_width_cuts_its_last_column(capsys: pytest.CaptureFixture[str]) -> None:
+    """Wide characters count twice; the first columns stay whole."""
+    write_table(("A", "B"), [("a" * 10, "b" * 99), ("a", "語" * 50)], if_empty="", width=40)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["A           B", f"{'a' * 10}  {'b' * 27}…", f"a{' ' * 11}{'語' * 13} …"]
+
+
+def test_the_list_fits_100_columns_and_its_ids_are_taken(call: Call, store: WorkingStore) -> None:
+    """Short ids find their job; a long name is cut, and nothing is coloured without a terminal."""
+    waits = {"depends_on": ["wait-1", "wait-2", "wait-3"]}
+    named = command(constraints=waits).model_copy(update={"name": "n" * 200})
+    store.submit([named])
+
+    code, out, _ = call("list")
+
+    heading, first, *others = out.splitlines()
+    assert (code, heading.split()[:4]) == (0, ["ID", "STATUS", "CREATED", "BACKEND"])
+    assert max(map(len, out.splitlines())) <= 100
+    assert "\x1b" not in out
+    short, status = first.split()[:2]
+    assert (short, status) == (named.id[-8:], "pending")
+    assert f" {'n' * 23}…  depends on wait-1" in first
+    assert json.loads(call("show", short, "--json")[1])["id"] == named.id
+    assert [line.split()[0] for line in others] == ["wait-3", "wait-2", "wait-1", "done-1"]
