@@ -36,6 +36,10 @@ class JobView(ABC):
     def show(self, event: "EventRow") -> None:
         """Show an event."""
 
+    def catch_up(self, event: "EventRow") -> None:
+        """Count an event of the past, without a line of its own."""
+        self.show(event)
+
     @abstractmethod
     def write_line(self, text: str, style: str = "") -> None:
         """Show a line of text."""
@@ -78,6 +82,10 @@ class BarView(JobView):
     def __exit__(self, *exc_info: object) -> None:
         self._bar.stop()
 
+    def catch_up(self, event: "EventRow") -> None:
+        """Count an event; the next one that is shown updates the bar."""
+        self._progress.update(event)
+
     def show(self, event: "EventRow") -> None:
         """Update the bar, and write the line of the event above it."""
         self._progress.update(event)
@@ -104,6 +112,10 @@ class PlainView(JobView):
         self._console = console
         self._progress = progress
         self._prefix = prefix
+
+    def catch_up(self, event: "EventRow") -> None:
+        """Count an event."""
+        self._progress.update(event)
 
     def show(self, event: "EventRow") -> None:
         """Write a line for the event, if it has one."""

@@ -1,5 +1,6 @@
 """``nsai-work watch``: follows a job live, whichever process runs it."""
 
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Final
@@ -19,9 +20,12 @@ from nsai_work.errors import WaitTimedOut
 from nsai_work.lifecycle import JobStatus
 
 if TYPE_CHECKING:
+    from nsai_work.cli.job_view import JobView
     from nsai_work.store import EventRow, Store
 
 MAX_PAUSE_S: Final = 0.1
+TAIL: Final = 10
+"""The number of past events of a running job that are shown."""
 
 
 def watch(
@@ -29,7 +33,9 @@ def watch(
     timeout: Timeout = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print each event as a line of JSON.")] = False,
 ) -> None:
-    """Follow a job from its first event until it ends.
+    """Follow a job until it ends: from its first event, or if it runs, from the last few on.
+
+    With --json, always from its first event.
 
     The exit code is 0 if the job succeeded, else 1.
     """
@@ -39,7 +45,8 @@ def watch(
         status = _follow(store, job.id, timeout, lambda event: write_json(event_json(event), indent=None))
     else:
         with view_for(Console(), total=requested_steps(job)) as view:
-            status = _follow(store, job.id, timeout, view.show)
+            after = show_past(store, job.id, view) if job.status is JobStatus.RUNNING else 0
+            status = _follow(store, job.id, timeout, view.show, after)
     error = store.get(job.id).error
     if error is not None and not json_output:
         write_line(describe_failure(error), err=True)
@@ -47,7 +54,11 @@ def watch(
 
 
 def _follow(
-    store: "Store", job_id: str, timeout_s: float | None, on_event: Callable[["EventRow"], object]
+    store: "Store",
+    job_id: str,
+    timeout_s: float | None,
+    on_event: Callable[["EventRow"], object],
+    after: int = 0,
 ) -> JobStatus:
     """Call ``on_event`` with each event, and return the status at the end.
 
@@ -59,7 +70,7 @@ def _follow(
     status = JobStatus.PENDING
     try:
         for update in follow_jobs(
-            partial(read_update, store), [job_id], timeout_s=timeout_s, max_pause_s=MAX_PAUSE_S
+            partial(read_update, store), [job_id], after=after, timeout_s=timeout_s, max_pause_s=MAX_PAUSE_S
         ):
             status = update.status
             for event in update.events:
@@ -67,6 +78,21 @@ def _follow(
     except TimeoutError as error:
         raise WaitTimedOut(str(error), details={"job_id": job_id}) from None
     return status
+
+
+def show_past(store: "Store", job_id: str, view: "JobView") -> int:
+    """Count the events that there are, and show the last ``TAIL``. Returns the number of the last one."""
+    after = 0
+    tail: deque[EventRow] = deque()
+    while page := store.events(job_id, after):
+        after = page[-1].seq
+        for event in page:
+            tail.append(event)
+            if len(tail) > TAIL:
+                view.catch_up(tail.popleft())
+    for event in tail:
+        view.show(event)
+    return after
 
 
 def event_json(event: "EventRow") -> dict[str, JsonValue]:

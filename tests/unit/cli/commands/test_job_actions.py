@@ -1,5 +1,6 @@
 """``nsai-work cancel`` and ``retry`` of several jobs and of a tag; ``show`` of a job that runs."""
 
+import io
 import json
 import logging
 import sys
@@ -7,11 +8,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from nsai_work.cli import main
+from nsai_work.cli.commands.watch import show_past
+from nsai_work.cli.job_view import PlainView
 from nsai_work.cli.output import write_table
+from nsai_work.cli.progress import RunProgress
 from nsai_work.clock import SystemClock
 from nsai_work.store import ClaimRequest, Outcome
+from nsai_work.store.lifecycle.events import add_event
 from tests.rig import command
 from tests.working_store import WorkingStore, open_working_store, selection
 
@@ -108,3 +114,17 @@ def test_the_list_fits_100_columns_and_its_ids_are_taken(call: Call, store: Work
     assert f" {'n' * 23}…  depends on wait-1" in first
     assert json.loads(call("show", short, "--json")[1])["id"] == named.id
     assert [line.split()[0] for line in others] == ["wait-3", "wait-2", "wait-1", "done-1"]
+
+
+def test_a_running_job_is_watched_from_its_last_events(store: WorkingStore) -> None:
+    """What was before is counted, and has no lines; the place to go on from is returned."""
+    (claim,) = store.claim(ClaimRequest("w", 1, 15.0, selection(backends={"fake": "fake"})))
+    for number in range(1, 31):
+        store.database.run(add_event, claim.job_id, "checkpoint.committed", {"step": number, "name": f"c{number}"})
+    out, progress = io.StringIO(), RunProgress()
+
+    after = show_past(store, claim.job_id, PlainView(Console(file=out), progress))
+
+    assert out.getvalue().splitlines() == [f"checkpoint at step {step}: c{step}" for step in range(21, 31)]
+    assert (progress.checkpoints, progress.status) == (30, "running")
+    assert after == store.events(claim.job_id)[-1].seq
