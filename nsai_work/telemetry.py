@@ -166,7 +166,15 @@ def submit_span(count: int) -> Iterator[SubmitTrace]:
     if _tracing_disabled():
         yield SubmitTrace()
         return
-    with _tracer().start_as_current_span("nsai_work.submit", attributes={"nsai_work.jobs": count}) as span:
+    attributes: dict[str, str | int] = {
+        "messaging.system": "nsai_work",
+        "messaging.operation.name": "submit",
+        "messaging.operation.type": "send",
+        "messaging.batch.message_count": count,
+        "nsai_work.jobs": count,
+    }
+    producer = trace.SpanKind.PRODUCER
+    with _tracer().start_as_current_span("nsai_work.submit", kind=producer, attributes=attributes) as span:
         yield _submit_trace(span)
 
 
@@ -178,12 +186,19 @@ def attempt_span(job: Job, fence: int) -> "Iterator[Span]":
         yield trace.INVALID_SPAN
         return
     attributes: dict[str, str | int] = {
+        "messaging.system": "nsai_work",
+        "messaging.operation.name": "work",
+        "messaging.operation.type": "process",
+        "messaging.message.id": job.id,
         "nsai_work.job_id": job.id,
         "nsai_work.kind": str(job.kind),
         "nsai_work.backend": job.backend,
         "nsai_work.fence": fence,
     }
-    with _tracer().start_as_current_span("nsai_work.work", context=parent, attributes=attributes) as span:
+    consumer = trace.SpanKind.CONSUMER
+    with _tracer().start_as_current_span(
+        "nsai_work.work", context=parent, kind=consumer, attributes=attributes
+    ) as span:
         context = span.get_span_context()
         bind_job(trace_id=trace.format_trace_id(context.trace_id) if context.is_valid else None)
         yield span
