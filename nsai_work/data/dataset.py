@@ -97,8 +97,6 @@ def _example(raw: RawRow, data: TrainingData, file: DataFile, ignore: frozenset[
 class Dataset:
     """All examples of a file, in file order. ``tally`` counts what was read, without what was rendered."""
 
-    path: str
-    field: str
     key: str
     examples: tuple[Example, ...]
     tally: RowCounts
@@ -124,7 +122,7 @@ def load_data(data: TrainingData, index: int = 0) -> Dataset:
             return cached
         tally = new_counts(data, index)
         examples = tuple(read_examples(data, index, tally))
-        dataset = Dataset(file.path, field_of(data, index), key, examples, tally)
+        dataset = Dataset(key, examples, tally)
         return dataset if file.sha256 is None else _shared.setdefault(key, dataset)
 
 

@@ -52,11 +52,6 @@ class Datums:
         return len(self._places) // self._group
 
     @property
-    def path(self) -> str:
-        """The path of the file."""
-        return self._dataset.path
-
-    @property
     def examples(self) -> list[Example]:
         """The example of each datum or pair."""
         return [self._dataset.examples[place] for place in self._places[:: self._group]]

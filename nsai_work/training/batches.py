@@ -217,7 +217,9 @@ def _event(datums: Sequence[Datums], found: Sequence[Lines]) -> dict[str, JsonVa
     }
     if len(datums) > 1:
         data["sources"] = {
-            one.path: [*lines.first] for one, lines in zip(datums, found, strict=True) if lines.count
+            f"payload.data.sources[{index}].path": [*lines.first]
+            for index, lines in enumerate(found)
+            if lines.count
         }
     return data
 

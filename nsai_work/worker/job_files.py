@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from crucible.errors import CrucibleError
 from nsai_work.blobs.access import open_shelf
 from nsai_work.blobs.cache import BlobCache
 from nsai_work.errors import BlobsUnavailable
@@ -39,7 +40,12 @@ class JobFiles:
             yield payload
             return
         with ExitStack() as held:
-            yield await asyncio.to_thread(self._localized, claim.job_id, payload, held)
+            local = await asyncio.to_thread(self._localized, claim.job_id, payload, held)
+            try:
+                yield local
+            except CrucibleError as error:
+                _restore_paths(error, payload, local)
+                raise
 
     def _localized(self, job_id: str, payload: Payload, held: ExitStack) -> Payload:
         blobs = {blob.sha256: blob for blob in self.store.blobs.of_job(job_id)}
@@ -62,3 +68,13 @@ class JobFiles:
                 f"files of the job cannot be kept in {cache.folder}: {error.strerror or error}; make room there",
                 details={"place": str(cache.folder)},
             ) from error
+
+
+def _restore_paths(error: CrucibleError, payload: Payload, local: Payload) -> None:
+    """Name the files in an error as the job does: a path of the cache means nothing to its reader."""
+    for given, cached in zip(input_files(payload), input_files(local), strict=True):
+        if given.source.path != cached.source.path:
+            error.message = error.message.replace(cached.source.path, given.source.path)
+            if error.details.get("path") == cached.source.path:
+                error.details["path"] = given.source.path
+    error.args = (error.message,)

@@ -40,7 +40,7 @@ def test_rows_of_each_form_train_in_one_mixture(
     assert (result["bad_rows"], result["skipped_rows"], result["truncated_rows"]) == (1, 1, 0)
     assert result["unused_fields"] == ["id", "parallel_tool_calls"]
     told = {event["name"]: event["data"] for event in events}
-    assert told["training.bad_rows"]["sources"] == {str(tmp_path / "packed.json.gz"): [1]}
+    assert told["training.bad_rows"]["sources"] == {f"payload.data.sources[{len(cases)}].path": [1]}
     assert told["training.rows_skipped"]["rows"] == 1
 
 
@@ -85,4 +85,7 @@ def test_an_unchecked_file_is_the_workers(
     write(tmp_path / "a.jsonl", {"messages": []})
     job["payload"]["data"] = {"path": "a.jsonl"}
     failed = cli.json("run", "--no-check-data", job_file(job), code=1)
-    assert "a.jsonl, line 1: messages" in failed["error"]["message"]
+    assert f"{tmp_path / 'a.jsonl'}, line 1: messages" in failed["error"]["message"]
+    assert failed["error"]["details"]["path"] == str(tmp_path / "a.jsonl")
+    assert cli.run("submit", job_file(job)).returncode == 2
+    assert cli.json("submit", "--no-check-data", job_file(job))["id"]

@@ -39,6 +39,7 @@ def load_tokenizer(info: GetInfoResponse) -> Any:
         raise Unsupported("the server names neither a tokenizer nor a base model", backend=BACKEND)
     try:
         # transformers imports its names on first access, which fails in a second thread at the same time
+        reset_after_fork(_reset)
         with _IMPORTING:
             from transformers import AutoTokenizer
     except ImportError as error:
@@ -55,6 +56,3 @@ def load_tokenizer(info: GetInfoResponse) -> Any:
 def _reset() -> None:
     global _IMPORTING  # a thread that held it does not exist in a forked child
     _IMPORTING = threading.Lock()
-
-
-reset_after_fork(_reset)

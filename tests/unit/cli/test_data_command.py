@@ -63,3 +63,9 @@ def test_people_see_what_is_trained(file: Path) -> None:
     assert "line 4: fits no format" in shown
     assert "messages (1 rows), text (1 rows)" in shown
     assert "tokens" not in run(file)
+
+
+def test_a_mode_of_training_changes_what_is_trained(file: Path) -> None:
+    """All tokens of a conversation, instead of the answers."""
+    found = json.loads(run(file, "--model", "tiny-lm", "--backend", "fake", "--train-on", "all_tokens", "--json"))
+    assert found["trained_tokens_per_epoch"] > 90 + 4

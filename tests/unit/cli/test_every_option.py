@@ -28,11 +28,12 @@ RUN = "acceptance/test_run_command.py"
 PRUNE = "acceptance/test_prune_checkpoints.py"
 ACTIONS = "unit/cli/commands/test_job_actions.py"
 QUEUE = "unit/cli/commands/test_queue_state.py"
+DATA = "acceptance/test_data_forms.py"
 LIMITS = "unit/cli/commands/test_limits.py"
 
 SHOWN: dict[str, dict[str, str]] = {
-    "run": {RUN: "target --json"},
-    "submit": {JOBS: "file --wait --timeout --json"},
+    "run": {RUN: "target --json", DATA: "--no-check-data"},
+    "submit": {JOBS: "file --wait --timeout --json", DATA: "--no-check-data"},
     "list": {HERE: "--status --kind --backend --tenant --tag --limit --json", RUN: "--after"},
     "show": {JOBS: "job_id --json"},
     "steps": {JOBS: "job_id --json"},
@@ -55,6 +56,8 @@ SHOWN: dict[str, dict[str, str]] = {
     "limits tenant": {LIMITS: "tenant maximum --json"},
     "limits credential": {LIMITS: "credential maximum --model --json"},
     "db upgrade": {HERE: "--url --json"},
+    "data": {"unit/cli/test_data_command.py": "file --model --backend --max-tokens --train-on --rows --json"},
+    "shim": {"acceptance/test_shim.py": "command --restarts"},
     "db prune": {PRUNE: "--older-than --forget-checkpoints --delete-checkpoints --dry-run --json"},
 }  # fmt: skip
 """The test file that shows each option, by command."""

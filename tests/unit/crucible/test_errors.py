@@ -7,11 +7,12 @@ import pytest
 
 from backends.tinkex import errors as tinkex_errors
 from backends.tinkex_dev import errors as dev_server_errors
+from crucible import template_examples
 from crucible.errors import BackendError, CrucibleError, Failure, error_from
 from nsai_work import errors as work_errors
 from nsai_work.errors import WorkError
 
-MODULES = (tinkex_errors, dev_server_errors, work_errors)
+MODULES = (tinkex_errors, dev_server_errors, template_examples, work_errors)
 
 
 def family(root: type[CrucibleError]) -> Iterator[type[CrucibleError]]:

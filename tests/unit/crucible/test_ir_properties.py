@@ -30,6 +30,7 @@ from crucible import (
     fold,
     read_event,
 )
+from crucible.options import _FIELDS_ELSEWHERE
 from tests.strategies import names as line_of_text
 
 texts = st.text(max_size=12)
@@ -43,6 +44,7 @@ jsons = st.recursive(
     max_leaves=5,
 )
 objects = st.dictionaries(texts, jsons, max_size=3)
+extras = objects.filter(lambda extra: not ({*Options.model_fields, *_FIELDS_ELSEWHERE} & extra.keys()))
 images = st.builds(ImagePart, url=st.just("https://example.org/a.png")) | st.builds(
     lambda tail: ImagePart(base64=base64.b64encode(b"\xff\xd8\xff" + tail).decode(), media_type="image/jpeg"),
     st.binary(max_size=20),
@@ -70,7 +72,7 @@ options = st.builds(
     timeout_ms=st.none() | st.integers(1, 10**7),
     n=st.integers(1, 1024),
     logprobs=st.booleans(),
-    extra=objects,
+    extra=extras,
 )
 
 
