@@ -58,7 +58,7 @@ class BlobCache:
             with suppress(FileNotFoundError):
                 status = path.stat()
                 if path.parent.name != _DRAFTS:
-                    files.append((status.st_mtime, status.st_size, path))
+                    files.append((status.st_atime, status.st_size, path))
                 elif status.st_mtime < time.time() - _DRAFT_AGE_S:
                     path.unlink()
         total = sum(size for _, size, _ in files)
@@ -84,7 +84,8 @@ def _locked(path: Path, sha256: str) -> BinaryIO | None:
             file.close()
             path.unlink(missing_ok=True)
             return None
-        os.utime(file.fileno())
+        # noted as an access: whoever reads the file at this moment checks by its mtime that it is unchanged
+        os.utime(file.fileno(), ns=(time.time_ns(), os.fstat(file.fileno()).st_mtime_ns))
     except BaseException:
         file.close()
         raise

@@ -57,6 +57,17 @@ def test_the_least_recently_used_files_are_deleted_but_none_that_is_held(tmp_pat
         assert [path.read_bytes() for path in tmp_path.glob("*/*") if path.stat().st_size == 1000] == []
 
 
+def test_a_use_does_not_change_the_file_for_those_who_read_it(tmp_path: Path) -> None:
+    """A reader of a data file refuses one whose size or time of change differs at the end."""
+    cache, read = BlobCache(tmp_path, 1000), list[bytes]()
+    with _hold(cache, b"x", read) as path:
+        before = path.stat()
+        with _hold(cache, b"x", read):
+            after = path.stat()
+    assert (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    assert after.st_atime_ns > before.st_atime_ns
+
+
 def test_what_a_failed_read_has_written_is_not_there(tmp_path: Path) -> None:
     """The next use reads it from the beginning."""
     cache = BlobCache(tmp_path, 1000)
