@@ -36,9 +36,12 @@ def run_program(command: Sequence[str], restarts: int) -> int:
     """
     stopped: list[int] = []
     running: list[subprocess.Popen[bytes]] = []
+    missed: list[int] = []
 
     def forward(number: int, _: FrameType | None) -> None:
         stopped.append(number)
+        if not running:
+            missed.append(number)
         for process in running:
             process.send_signal(number)
 
@@ -47,11 +50,15 @@ def run_program(command: Sequence[str], restarts: int) -> int:
     earlier[signal.SIGINT] = signal.signal(signal.SIGINT, lambda number, _: stopped.append(number))
     try:
         for left in range(restarts, -1, -1):
+            running.clear()
             try:
                 running[:] = [subprocess.Popen(command, env=shim_environment(os.environ))]  # noqa: S603
             except OSError as error:
                 typer.echo(f"error: {command[0]}: {error.strerror or error}", err=True)
                 return _NOT_FOUND
+            for number in missed:  # they came while the program was being started
+                running[0].send_signal(number)
+            missed.clear()
             code = running[0].wait()
             if code == 0 or stopped or left == 0:
                 break
