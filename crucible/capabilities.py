@@ -34,7 +34,7 @@ class Capabilities(Record):
     supports_caching: bool = False
     supports_training: bool = False
     supports_forward: bool = False
-    """Whether a training run computes log-probabilities without gradients (``LiveRun.prepare_forward``)."""
+    """Forward passes of training runs: log-probabilities without gradients (``LiveRun.prepare_forward``)."""
     supports_logprobs: bool = False
     supports_n: bool = False
     options: tuple[str, ...] | None = None

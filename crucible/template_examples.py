@@ -124,7 +124,7 @@ class Renderer:
         return len(text)
 
     def _place(self, message: Mapping[str, Any], whole: str, begin: int, end: int, index: int) -> tuple[int, int]:
-        """Where the content of a turn begins, and how many characters the template cut off before it."""
+        """Find the position of a turn's content, and how many characters the template cut off before it."""
         content = message["content"]
         text = content.strip() if isinstance(content, str) else ""
         found = whole.rfind(text, begin, end) if text else -1

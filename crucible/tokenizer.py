@@ -176,7 +176,7 @@ class ByteTokenizer(Tokenizer):
         return [_ROLES["system"], *self.encode(listed), self.END]
 
     def _turn(self, message: Mapping[str, Any]) -> tuple[list[int], list[int], list[int]]:
-        """What precedes the content, the content, and what follows it."""
+        """The header before the content, the content, and the tokens after it."""
         if "tool_call_id" in message:
             result = {"tool_call_id": message["tool_call_id"], "content": message["content"]}
             return self.encode(_named(message)), self.encode(_json(result)), []

@@ -25,7 +25,7 @@ _STREAM: Final = b"data: [DONE]\n\n"
 
 @dataclass
 class Exchange:
-    """One call of LiteLLM: the limit of its answer, and the answer's own bytes if it was kept.
+    """A call of LiteLLM: the size limit of its answer, and the answer's bytes if they were kept.
 
     With ``keeps``, a good answer in OpenAI's form is kept: whole as ``content``, a stream as the open ``response``.
     A body that could not be decoded is ``error``.

@@ -106,7 +106,7 @@ def _deleted(path: Path) -> bool:
 
 
 def _is_at(path: Path, file: BinaryIO) -> bool:
-    """Whether an open file is still the one at a path."""
+    """Compare an open file with the file that the path names now."""
     try:
         return os.path.samestat(path.stat(), os.fstat(file.fileno()))
     except FileNotFoundError:

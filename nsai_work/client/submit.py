@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from nsai_work import telemetry
 from nsai_work.client.connections import job_store, send_wake_ups
 from nsai_work.client.data_check import DataCheck, DataProgress
+from nsai_work.client.file_shipper import submit_with_files
 from nsai_work.client.handle import JobHandle
-from nsai_work.client.shipping import submit_with_files
 from nsai_work.client.validate import validate_jobs
 from nsai_work.job import Job
 from nsai_work.lifecycle import JobStatus

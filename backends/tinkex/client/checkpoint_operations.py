@@ -23,7 +23,7 @@ from backends.tinkex.types.responses import (
 )
 
 SamplerKind = Literal["snapshot", "inflight"]
-"""Whether later saves leave a sampler's weights alone, or move them."""
+"""The kind of a sampler: with fixed weights (``snapshot``), or moved by later saves (``inflight``)."""
 
 
 def save_state_operation(

@@ -12,7 +12,7 @@ from backends.tinkex.client.replay_probe import probe_replay
 from backends.tinkex.client.results import record_decoding
 from backends.tinkex.client.run_channel import RunChannel, Submission
 from backends.tinkex.client.run_operation import RunOperation
-from backends.tinkex.client.run_sampling import RunSamplingMethods
+from backends.tinkex.client.run_sampler import RunSamplingMethods
 from backends.tinkex.client.session import Session
 from backends.tinkex.client.step_operations import LossConfig, optim_step_operation, pass_operation
 from backends.tinkex.client.tokenizers import known_vocab_size, load_tokenizer

@@ -12,7 +12,7 @@ POLL_S = 30.0
 
 
 class RunWatch:
-    """What a program knows of its run: the optimizer steps, the newest checkpoint, and whether it is corrupted.
+    """The state of a run as a program sees it: optimizer steps, newest checkpoint, corruption.
 
     A run is found corrupted by an error, by a value that is not finite, or by the service's mark, which is polled.
     From then on every result of the run is the same RunCorruptedError.

@@ -152,7 +152,7 @@ class SessionRoutes:
 
 
 def _status(session: SessionRecord) -> dict[str, object] | None:
-    """How the session was finished by its client, in the service's form; None if it was not."""
+    """The reason with which the client finished the session, in the service's form; None while it is open."""
     if session.finished is None:
         return None
     return {"type": "client_finished", "reason": {"type": session.finished}, "detail": session.finish_detail}

@@ -58,7 +58,7 @@ class SessionRecord(Record):
     project_id: str | None = None
     display_name: str | None = None
     finished: str | None = None
-    """How its client finished it: success, errored or interrupted. The first reason stays."""
+    """The reason with which the client finished it: success, errored or interrupted. The first one stays."""
     finish_detail: str | None = None
 
 
