@@ -15,8 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from crucible.monotonic import monotonic
-from crucible.tokenizer import ByteTokenizer, Tokenizer
+from crucible.rendering.tokenizer import ByteTokenizer, Tokenizer
+from crucible.runtime.monotonic import monotonic
 from nsai_work.data.check import check_file
 from nsai_work.data.dataset import pin_data
 from nsai_work.data.rendering import Rendering
@@ -43,7 +43,7 @@ def fast_tokenizer() -> Tokenizer:
     from tokenizers import decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    from crucible.chat_template import TemplateTokenizer
+    from crucible.rendering.chat_template import TemplateTokenizer
 
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     core = Core(models.BPE(vocab={letter: place for place, letter in enumerate(letters)}, merges=[]))

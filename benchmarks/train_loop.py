@@ -28,13 +28,13 @@ from peer_environment import NEWEST_SDK, REPOSITORY, how_to_install, peer_python
 
 from backends.tinkex import ServiceClient, types
 from backends.tinkex_dev.server import DEV_KEY, DevProcess
-from crucible.tokenizer import ByteTokenizer
+from crucible.rendering.tokenizer import ByteTokenizer
 from nsai_work.data.dataset import load_data
 from nsai_work.data.datums import shared_datums
 from nsai_work.data.rendering import Rendering
 from nsai_work.payloads import TrainingData, TrainingStep
-from nsai_work.training.batches import batch_indexes
 from nsai_work.training.plan import Plan
+from nsai_work.training.sources.batches import batch_indexes
 
 WARM_UP = 5
 SEQUENTIAL_AIM, FLOOR_AIM = 1.8, 1.05

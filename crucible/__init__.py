@@ -4,6 +4,6 @@ The names stand in ``__init__.pyi`` and are imported on first access; the heavie
 them is pydantic.
 """
 
-from crucible.lazy_names import lazy_names
+from crucible.runtime.lazy_names import lazy_names
 
 __getattr__, __dir__ = lazy_names(__name__)

@@ -1,4 +1,4 @@
-# One import a name: read by type checkers and, at run time, by crucible.lazy_names.
+# One import a name: read by type checkers and, at run time, by crucible.runtime.lazy_names.
 from crucible.backend import Backend as Backend
 from crucible.backend import Command as Command
 from crucible.backend import CommandBackend as CommandBackend
@@ -6,8 +6,6 @@ from crucible.backend import CommandCall as CommandCall
 from crucible.backend import CommandProgress as CommandProgress
 from crucible.backend import Health as Health
 from crucible.backend import TrainingBackend as TrainingBackend
-from crucible.blocking import BlockingBackend as BlockingBackend
-from crucible.blocking import connect as connect
 from crucible.capabilities import Capabilities as Capabilities
 from crucible.completion import Choice as Choice
 from crucible.completion import Completion as Completion
@@ -59,8 +57,6 @@ from crucible.prompt import Tool as Tool
 from crucible.prompt import ToolCall as ToolCall
 from crucible.prompt import ToolChoice as ToolChoice
 from crucible.prompt import ToolResultPart as ToolResultPart
-from crucible.record_reader import read_json as read_json
-from crucible.record_reader import read_record as read_record
 from crucible.recovery import RecoveredRun as RecoveredRun
 from crucible.recovery import RecoveryEvent as RecoveryEvent
 from crucible.recovery import RecoveryEventName as RecoveryEventName
@@ -71,7 +67,13 @@ from crucible.registry import BackendEntry as BackendEntry
 from crucible.registry import backend_entries as backend_entries
 from crucible.registry import backend_names as backend_names
 from crucible.registry import load_backend as load_backend
+from crucible.rendering.tokenizer import ByteTokenizer as ByteTokenizer
+from crucible.rendering.tokenizer import RenderedExample as RenderedExample
+from crucible.rendering.tokenizer import Tokenizer as Tokenizer
+from crucible.rendering.tokenizer import TurnWeight as TurnWeight
 from crucible.requirements import require as require
+from crucible.runtime.blocking import BlockingBackend as BlockingBackend
+from crucible.runtime.blocking import connect as connect
 from crucible.stream import DeltaEvent as DeltaEvent
 from crucible.stream import DoneEvent as DoneEvent
 from crucible.stream import EndEvent as EndEvent
@@ -85,10 +87,6 @@ from crucible.stream import collect as collect
 from crucible.stream import events_of as events_of
 from crucible.stream import fold as fold
 from crucible.stream import read_event as read_event
-from crucible.tokenizer import ByteTokenizer as ByteTokenizer
-from crucible.tokenizer import RenderedExample as RenderedExample
-from crucible.tokenizer import Tokenizer as Tokenizer
-from crucible.tokenizer import TurnWeight as TurnWeight
 from crucible.training import CheckpointCheck as CheckpointCheck
 from crucible.training import CheckpointRef as CheckpointRef
 from crucible.training import Datum as Datum
@@ -108,5 +106,7 @@ from crucible.training import RunState as RunState
 from crucible.training import SaveResult as SaveResult
 from crucible.training import StepRequest as StepRequest
 from crucible.training import StepResult as StepResult
+from crucible.values.record_reader import read_json as read_json
+from crucible.values.record_reader import read_record as read_record
 
 __all__: list[str]

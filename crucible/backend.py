@@ -15,15 +15,15 @@ from pydantic import AfterValidator, Field, JsonValue
 
 from crucible.capabilities import Capabilities
 from crucible.completion import Completion
-from crucible.json_types import FiniteObject
+from crucible.http.redaction import redacted
 from crucible.prompt import Prompt
-from crucible.record import Record
 from crucible.recovery import RecoveredRun, RecoveryObserver, RecoveryRequest
-from crucible.redaction import redacted
+from crucible.rendering.tokenizer import Tokenizer
 from crucible.stream import StreamEvent
-from crucible.tokenizer import Tokenizer
 from crucible.training import CheckpointCheck, LiveRun, RunRef, RunSpec
-from crucible.values import Name
+from crucible.values.json_types import FiniteObject
+from crucible.values.record import Record
+from crucible.values.scalars import Name
 
 
 class Health(Record):

@@ -4,9 +4,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from crucible.json_types import FiniteObject
-from crucible.record import Record
-from crucible.values import Count
+from crucible.values.json_types import FiniteObject
+from crucible.values.record import Record
+from crucible.values.scalars import Count
 
 
 class Capabilities(Record):

@@ -6,10 +6,10 @@ from typing import Annotated, Self
 
 from pydantic import BeforeValidator, Field, JsonValue, field_validator, model_validator
 
-from crucible.json_types import to_json
 from crucible.prompt import Message, Role, ToolCall
-from crucible.record import Record
-from crucible.values import Count, Int64
+from crucible.values.json_types import to_json
+from crucible.values.record import Record
+from crucible.values.scalars import Count, Int64
 
 __all__ = [
     "Choice",

@@ -29,7 +29,7 @@ CrucibleError
 An error has fields for the queue's decision (category, code, retryable, retry_after_ms) and for the user (message,
 backend, request_id, details), and survives pickling. ``retryable`` states whether the same request may succeed
 later; whether it is retried is the queue's decision, not the backend's. Credentials that were announced to
-``crucible.redaction`` are hidden in every error, whatever text of a service it quotes.
+``crucible.http.redaction`` are hidden in every error, whatever text of a service it quotes.
 """
 
 from collections.abc import Iterator, Mapping
@@ -39,10 +39,10 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BeforeValidator, Field, JsonValue
 
-from crucible.json_types import to_json
-from crucible.record import Record
-from crucible.redaction import redacted, redacted_json
-from crucible.values import Count, Message
+from crucible.http.redaction import redacted, redacted_json
+from crucible.values.json_types import to_json
+from crucible.values.record import Record
+from crucible.values.scalars import Count, Message
 
 
 class ErrorCategory(StrEnum):

@@ -5,11 +5,11 @@ from typing import Final, Self
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
-from crucible.json_schema import check_json_schema
-from crucible.json_types import FiniteObject
-from crucible.openai_forms import options_form
-from crucible.record import Record
-from crucible.values import Int64, Name
+from crucible.rendering.openai_forms import options_form
+from crucible.values.json_schema import check_json_schema
+from crucible.values.json_types import FiniteObject
+from crucible.values.record import Record
+from crucible.values.scalars import Int64, Name
 
 _FIELDS_ELSEWHERE: Final = {
     "messages": "messages",

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeAlias
 from pydantic import Field, JsonValue, field_validator, model_validator
 
 from crucible.errors import MalformedAnswer
-from crucible.json_schema import check_json_schema
-from crucible.json_types import BIG_INTEGER, FiniteJson, FiniteObject, json_problem
-from crucible.media import IMAGE_TYPES, decode_image
-from crucible.openai_forms import message_form
 from crucible.options import Options
-from crucible.record import Record
-from crucible.values import Name
+from crucible.rendering.media import IMAGE_TYPES, decode_image
+from crucible.rendering.openai_forms import message_form
+from crucible.values.json_schema import check_json_schema
+from crucible.values.json_types import BIG_INTEGER, FiniteJson, FiniteObject, json_problem
+from crucible.values.record import Record
+from crucible.values.scalars import Name
 
 RoleName: TypeAlias = Literal["system", "developer", "user", "assistant", "tool"]
 

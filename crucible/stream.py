@@ -12,10 +12,10 @@ from pydantic import Field, JsonValue, TypeAdapter
 
 from crucible.completion import Choice, Completion, FinishReason, Thinking, TokenLogprob, Usage
 from crucible.errors import Failure, MalformedAnswer, error_from
-from crucible.json_types import FiniteJson, FiniteObject
 from crucible.prompt import Message, Part, Role, ToolCall
-from crucible.record import Record
-from crucible.values import Count, Int64
+from crucible.values.json_types import FiniteJson, FiniteObject
+from crucible.values.record import Record
+from crucible.values.scalars import Count, Int64
 
 T = TypeVar("T")
 

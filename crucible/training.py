@@ -20,9 +20,9 @@ from typing import Generic, Literal, TypeVar
 from pydantic import Field
 
 from crucible.errors import RunCorrupted, Unsupported
-from crucible.json_types import FiniteObject
-from crucible.record import Record
-from crucible.values import Count, Name
+from crucible.values.json_types import FiniteObject
+from crucible.values.record import Record
+from crucible.values.scalars import Count, Name
 
 
 class LoraSpec(Record):

@@ -11,7 +11,7 @@ _SHADOWED = (
     "rename or move it, or: pip uninstall crucible && pip install --force-reinstall --no-deps nsai-work"
 )
 try:
-    from crucible.lazy_names import lazy_names
+    from crucible.runtime.lazy_names import lazy_names
 except ImportError as error:
     raise ImportError(_SHADOWED) from error
 if vars(crucible).get("lazy_names") is not lazy_names:

@@ -1,4 +1,4 @@
-# One import a name: read by type checkers and, at run time, by crucible.lazy_names.
+# One import a name: read by type checkers and, at run time, by crucible.runtime.lazy_names.
 from nsai_work.client.handle import JobHandle as JobHandle
 from nsai_work.client.submit import asubmit as asubmit
 from nsai_work.client.submit import submit as submit

@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any, Final, TypeVar
 
-from crucible.forks import reset_after_fork
-from crucible.monotonic import monotonic, new_event_loop
+from crucible.runtime.forks import reset_after_fork
+from crucible.runtime.monotonic import monotonic, new_event_loop
 
 T = TypeVar("T")
 

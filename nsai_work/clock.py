@@ -7,7 +7,7 @@ measures durations and leases; it stays real unless a test passes another ``Cloc
 from datetime import UTC, datetime
 from typing import Protocol
 
-from crucible.monotonic import monotonic
+from crucible.runtime.monotonic import monotonic
 
 
 class Clock(Protocol):

@@ -8,8 +8,8 @@ from typing import Final, Self, TypeAlias
 from pydantic import JsonValue
 
 from crucible.backend import CommandBackend, CommandCall, CommandProgress
-from crucible.checked_calls import checked_command
 from crucible.errors import CrucibleError
+from crucible.runtime.checked_calls import checked_command
 from nsai_work.logs import get_logger
 from nsai_work.payloads import CommandPayload
 

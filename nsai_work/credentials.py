@@ -2,7 +2,7 @@
 
 import re
 
-from crucible.values import printable
+from crucible.values.scalars import printable
 from nsai_work.errors import InvalidJob
 
 _NAMES = frozenset(

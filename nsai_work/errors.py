@@ -31,10 +31,10 @@ from pydantic import BaseModel, JsonValue, ValidationError
 from pydantic_core import ErrorDetails
 
 from crucible.errors import CallerError, CrucibleError, ErrorCategory, InvalidRequest, NotFound, shown_value
-from crucible.field_names import fields_beside
-from crucible.json_types import JSON_ERROR
-from crucible.suggestions import known_names
-from crucible.values import joined, problem_of
+from crucible.values.field_names import fields_beside
+from crucible.values.json_types import JSON_ERROR
+from crucible.values.scalars import joined, problem_of
+from crucible.values.suggestions import known_names
 
 
 class InvalidJob(InvalidRequest):

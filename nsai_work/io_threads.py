@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import ParamSpec, TypeVar
 
-from crucible.monotonic import monotonic
+from crucible.runtime.monotonic import monotonic
 
 T = TypeVar("T")
 P = ParamSpec("P")

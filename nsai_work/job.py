@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self, TypeAlia
 from pydantic import BaseModel, Field, JsonValue, SkipValidation, ValidationError, field_validator, model_validator
 
 from crucible.errors import Failure
-from crucible.json_types import MAX_JSON_DEPTH, FiniteObject
-from crucible.record import Record
 from crucible.recovery import RecoveryPolicy
-from crucible.values import Count, Instant, Name, Text
+from crucible.values.json_types import MAX_JSON_DEPTH, FiniteObject
+from crucible.values.record import Record
+from crucible.values.scalars import Count, Instant, Name, Text
 from nsai_work.errors import InvalidJob
 from nsai_work.identifiers import new_job_id
 from nsai_work.lifecycle import JobStatus

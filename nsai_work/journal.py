@@ -11,9 +11,9 @@ from typing import Protocol
 
 from pydantic import Field, JsonValue
 
-from crucible.record import Record
 from crucible.training import Intent, RunRef
-from crucible.values import Count, Instant
+from crucible.values.record import Record
+from crucible.values.scalars import Count, Instant
 
 
 class ResumeMode(StrEnum):

@@ -18,8 +18,8 @@ from typing import Any, Final
 
 import structlog
 
-from crucible.plain_text import plain_json, plain_line, plain_text
-from crucible.redaction import redacted, redacted_json
+from crucible.http.redaction import redacted, redacted_json
+from crucible.rendering.plain_text import plain_json, plain_line, plain_text
 from nsai_work.settings import Settings
 
 FIELDS: Final = "nsai_work_fields"

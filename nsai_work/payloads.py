@@ -9,12 +9,12 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, mo
 from crucible import Prompt
 from crucible.backend import Command
 from crucible.errors import InvalidRequest
-from crucible.json_types import FiniteObject
-from crucible.record import Record, merged_over
 from crucible.recovery import RecoveryPolicy
-from crucible.suggestions import known_names
 from crucible.training import LoraSpec, OptimizerSpec, RunSpec
-from crucible.values import Name, Text
+from crucible.values.json_types import FiniteObject
+from crucible.values.record import Record, merged_over
+from crucible.values.scalars import Name, Text
+from crucible.values.suggestions import known_names
 from nsai_work.errors import InvalidJob
 from nsai_work.policies import EVAL_PREFIX, CheckpointPolicy, EarlyStopping
 

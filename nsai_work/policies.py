@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from pydantic import AliasChoices, Field
 
-from crucible.durations import equal_jitter, exponential_backoff
 from crucible.errors import Failure
-from crucible.record import Record
+from crucible.values.durations import equal_jitter, exponential_backoff
+from crucible.values.record import Record
 
 BackoffName: TypeAlias = Literal["exponential", "linear", "constant"]
 StrategyName: TypeAlias = Literal["steps", "epoch", "best", "last", "all"]

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from crucible.errors import InvalidRequest
-from crucible.suggestions import known_names
+from crucible.values.suggestions import known_names
 from nsai_work.credentials import account_name
 from nsai_work.extras import missing_extra
 from nsai_work.home import absolute, default_home, make_private_folder

@@ -1,6 +1,6 @@
 """A tokenizer of bytes with a chat template, in the form of transformers."""
 
-from crucible.chat_template import TemplateTokenizer
+from crucible.rendering.chat_template import TemplateTokenizer
 
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import URL
 
-from crucible.forks import reset_after_fork, retain_inherited
+from crucible.runtime.forks import reset_after_fork, retain_inherited
 from nsai_work.clock import Clock, SystemClock
 from nsai_work.job import Priority
 from nsai_work.journal import StepRecord

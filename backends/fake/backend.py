@@ -26,10 +26,10 @@ from crucible.capabilities import Capabilities
 from crucible.completion import FinishReason, TokenLogprob
 from crucible.errors import InvalidRequest, NotFound
 from crucible.prompt import Prompt
-from crucible.record_reader import read_record
+from crucible.rendering.tokenizer import ByteTokenizer, Tokenizer
 from crucible.stream import StreamEvent
-from crucible.tokenizer import ByteTokenizer, Tokenizer
 from crucible.training import LiveRun, RunFeatures, RunSpec
+from crucible.values.record_reader import read_record
 
 _MAX_RANK: Final = 256
 _FEATURES: Final = RunFeatures(replays=True, sets_corrupted_flag=True)

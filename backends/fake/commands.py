@@ -9,8 +9,8 @@ from pydantic import Field, JsonValue
 from backends.fake.settings import FailureCode, FakeSettings, scripted_error
 from crucible.backend import Command
 from crucible.errors import InvalidRequest
-from crucible.record import Record
-from crucible.record_reader import read_record
+from crucible.values.record import Record
+from crucible.values.record_reader import read_record
 from nsai_work.home import make_private_folder
 
 

@@ -15,7 +15,7 @@ from crucible.errors import (
     OutOfCredit,
     RequestTimeout,
 )
-from crucible.record import Record
+from crucible.values.record import Record
 from nsai_work.home import FolderSetting, home_folder
 
 FailureCode = Literal[

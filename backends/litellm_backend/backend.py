@@ -30,9 +30,9 @@ from crucible.capabilities import Capabilities
 from crucible.completion import Completion, Usage
 from crucible.errors import BackendUnavailable, CallerError, CrucibleError, InvalidRequest
 from crucible.prompt import Prompt
-from crucible.record_reader import read_record
 from crucible.requirements import require
 from crucible.stream import StreamEvent, events_of
+from crucible.values.record_reader import read_record
 
 
 class LiteLLMBackend(Backend):

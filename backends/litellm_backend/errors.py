@@ -15,8 +15,8 @@ from crucible.errors import (
     RequestTimeout,
     Unsupported,
 )
-from crucible.redaction import redacted
-from crucible.retry_after import retry_after_ms
+from crucible.http.redaction import redacted
+from crucible.http.retry_after import retry_after_ms
 
 # names of LiteLLM's classes, also as base classes; the first match counts, otherwise the status
 _BY_NAME: Final[tuple[tuple[str, type[CrucibleError]], ...]] = (

@@ -12,7 +12,7 @@ from typing import Any, Final
 from backends.litellm_backend.settings import BACKEND
 from backends.litellm_backend.transport import install_transport
 from crucible.errors import Unsupported
-from crucible.redaction import remember_secret
+from crucible.http.redaction import remember_secret
 
 _NO_DOWNLOADS: Final = {
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",

@@ -6,8 +6,8 @@ from typing import Final
 from pydantic import Field, SecretStr, field_validator
 
 from backends.openai.settings import PLACEHOLDER_KEY, URL_FORM, Claim, Option, is_http_url, is_loopback
-from crucible.record import Record
-from crucible.redaction import remember_secret
+from crucible.http.redaction import remember_secret
+from crucible.values.record import Record
 
 BACKEND: Final = "litellm"
 MODEL_VARIABLE: Final = "NSAI_WORK_LITELLM_DEFAULT_MODEL"

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
 
-from crucible.bounded_responses import bounded_responses
-from crucible.decompression import ACCEPT_ENCODING, InvalidBody
+from crucible.http.bounded_responses import bounded_responses
+from crucible.http.decompression import ACCEPT_ENCODING, InvalidBody
 
 _PATH: Final = "/chat/completions"
 _WHOLE: Final = (

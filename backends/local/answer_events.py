@@ -4,9 +4,9 @@ from collections.abc import AsyncIterator, Callable
 
 from backends.local.generation import Piece
 from crucible.completion import FinishReason, Usage
-from crucible.durations import elapsed_ms
 from crucible.prompt import Prompt
 from crucible.stream import DeltaEvent, DoneEvent, EndEvent, StartEvent, StreamEvent, UsageEvent
+from crucible.values.durations import elapsed_ms
 
 
 async def answer(

@@ -13,8 +13,8 @@ from typing import Final, Generic, TypeVar
 
 from backends.local.engine import Engine
 from crucible.errors import InvalidRequest, NotFound
-from crucible.record import Record
 from crucible.training import IntentKind, RunSpec
+from crucible.values.record import Record
 from nsai_work.home import make_private_folder
 
 E = TypeVar("E", bound=Engine)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from crucible.completion import FinishReason, TokenLogprob, TopLogprob
 from crucible.options import Options
-from crucible.tokenizer import Tokenizer
+from crucible.rendering.tokenizer import Tokenizer
 
 Array: TypeAlias = NDArray[np.float64]
 

@@ -11,7 +11,6 @@ from typing import Any, Final, Generic, TypeVar
 
 from backends.local.checkpoints import CheckpointPath, CheckpointStore
 from backends.local.engine import Engine
-from crucible.digest import forward_digest, save_digest, step_digest
 from crucible.errors import BackendError, CrucibleError, InvalidRequest, NameTaken, NotFound, RunCorrupted, RunGone
 from crucible.training import (
     Datum,
@@ -29,6 +28,7 @@ from crucible.training import (
     StepRequest,
     StepResult,
 )
+from crucible.values.digest import forward_digest, save_digest, step_digest
 
 T = TypeVar("T")
 

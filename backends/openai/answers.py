@@ -30,8 +30,8 @@ from crucible.completion import (
     Usage,
     UsageSource,
 )
-from crucible.durations import elapsed_ms
 from crucible.prompt import Message, Prompt, Role
+from crucible.values.durations import elapsed_ms
 
 _FINISH: Final[Mapping[FinishReason, tuple[str, ...]]] = {
     FinishReason.STOP: ("stop", "eos", "eos_token", "end_turn", "stop_sequence", "completed", "complete"),

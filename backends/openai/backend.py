@@ -18,15 +18,15 @@ from backends.openai.settings import BACKEND, MODEL_VARIABLE, OTHER_OPTIONS, Cla
 from backends.openai.streams import parsed, stream_events
 from backends.openai.wire import read_answer, read_models
 from crucible.backend import Backend, Health
-from crucible.bounded_responses import bounded_responses
 from crucible.capabilities import Capabilities
 from crucible.completion import Completion, Usage
-from crucible.decompression import ACCEPT_ENCODING
 from crucible.errors import CallerError, CrucibleError, Unsupported
+from crucible.http.bounded_responses import bounded_responses
+from crucible.http.decompression import ACCEPT_ENCODING
 from crucible.prompt import Prompt
-from crucible.record_reader import read_record
 from crucible.requirements import require
 from crucible.stream import StreamEvent
+from crucible.values.record_reader import read_record
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI

@@ -11,10 +11,10 @@ from backends.openai.settings import BACKEND
 from backends.openai.tool_calls import CallJoiner
 from backends.openai.wire import WireChoice, WireTurn, malformed, read_answer
 from crucible.completion import Usage
-from crucible.durations import elapsed_ms
 from crucible.errors import BackendUnavailable
 from crucible.prompt import Prompt
 from crucible.stream import DeltaEvent, DoneEvent, EndEvent, StartEvent, StreamEvent, ToolCallDelta, UsageEvent
+from crucible.values.durations import elapsed_ms
 
 _MAX_RECEIVED_CHARS: Final = 100_000
 

@@ -10,7 +10,6 @@ from typing import Any, Final
 from pydantic import JsonValue
 
 from backends.openai.settings import BACKEND, KEY_VARIABLE
-from crucible.decompression import InvalidBody
 from crucible.errors import (
     AuthenticationFailed,
     BackendError,
@@ -22,8 +21,9 @@ from crucible.errors import (
     OutOfCredit,
     RequestTimeout,
 )
-from crucible.redaction import redacted
-from crucible.retry_after import retry_after_ms
+from crucible.http.decompression import InvalidBody
+from crucible.http.redaction import redacted
+from crucible.http.retry_after import retry_after_ms
 
 MAX_MESSAGE_CHARS: Final = 2000
 _BY_STATUS: Final[dict[int, type[CrucibleError]]] = {

@@ -7,8 +7,8 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr
 
 from crucible.errors import CredentialMissing, InvalidRequest
-from crucible.record import Record
-from crucible.redaction import remember_secret
+from crucible.http.redaction import remember_secret
+from crucible.values.record import Record
 
 BACKEND: Final = "openai"
 KEY_VARIABLE: Final = "OPENAI_API_KEY"

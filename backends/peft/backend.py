@@ -23,10 +23,10 @@ from crucible.backend import Health
 from crucible.capabilities import Capabilities
 from crucible.errors import CallerError, CrucibleError, InvalidRequest, NotFound
 from crucible.prompt import Prompt
-from crucible.record_reader import read_record
+from crucible.rendering.tokenizer import Tokenizer
 from crucible.stream import StreamEvent
-from crucible.tokenizer import Tokenizer
 from crucible.training import LiveRun, RunFeatures, RunSpec
+from crucible.values.record_reader import read_record
 
 T = TypeVar("T")
 

@@ -4,9 +4,9 @@ import hashlib
 from typing import Any
 
 from backends.peft.settings import BACKEND, TINY, PeftSettings
-from crucible.chat_template import TemplateTokenizer
 from crucible.errors import BackendUnavailable, InvalidRequest, Unsupported
-from crucible.tokenizer import ByteTokenizer, Tokenizer
+from crucible.rendering.chat_template import TemplateTokenizer
+from crucible.rendering.tokenizer import ByteTokenizer, Tokenizer
 from nsai_work.user_paths import expanded
 
 

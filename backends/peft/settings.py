@@ -8,7 +8,7 @@ from typing import Final, Literal
 from pydantic import Field, field_validator
 
 from crucible.errors import InvalidRequest
-from crucible.record import Record
+from crucible.values.record import Record
 from nsai_work.home import FolderSetting, home_folder
 
 BACKEND: Final = "peft"

@@ -16,8 +16,8 @@ from crucible.capabilities import Capabilities
 from crucible.completion import Completion
 from crucible.errors import Unsupported
 from crucible.prompt import Prompt
-from crucible.record_reader import read_record
 from crucible.stream import StreamEvent
+from crucible.values.record_reader import read_record
 
 _log = logging.getLogger(__name__)
 

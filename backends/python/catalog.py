@@ -13,7 +13,7 @@ from typing import Any, Final
 from backends.python.settings import ALLOW_VARIABLE, PythonSettings
 from backends.python.signature import Signature
 from crucible.errors import CommandMissing, InvalidRequest, PluginError
-from crucible.suggestions import known_names
+from crucible.values.suggestions import known_names
 
 GROUP: Final = "nsai_work.functions"
 

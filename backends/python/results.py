@@ -9,7 +9,7 @@ from typing import Any, Final
 from pydantic import BaseModel, JsonValue
 
 from crucible.errors import MalformedAnswer
-from crucible.json_types import json_problem
+from crucible.values.json_types import json_problem
 
 MAX_RESULT_BYTES: Final = 16 << 20
 

@@ -9,8 +9,8 @@ from typing import Annotated, Final, TypeAlias
 from pydantic import Field, JsonValue, StringConstraints
 
 from crucible.errors import InvalidRequest
-from crucible.record import Record
-from crucible.record_reader import read_record
+from crucible.values.record import Record
+from crucible.values.record_reader import read_record
 from nsai_work.home import FolderSetting, home_folder
 
 ALLOW_VARIABLE: Final = "NSAI_WORK_PYTHON_ALLOW"

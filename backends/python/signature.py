@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ConfigDict, JsonValue, PydanticUserError, TypeAdapter, ValidationError
 
 from crucible.errors import InvalidRequest, PluginError
-from crucible.suggestions import known_names
+from crucible.values.suggestions import known_names
 from nsai_work.functions import Context
 
 Bound = tuple[tuple[Any, ...], dict[str, Any]]

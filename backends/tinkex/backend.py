@@ -14,8 +14,8 @@ from backends.tinkex.backend_settings import TinkexBackendSettings
 from backends.tinkex.capabilities import ALL_FEATURES, LOSSES, METRICS, capabilities_of, require_expressible
 from backends.tinkex.capability_cache import CapabilityCache
 from backends.tinkex.client.service import ServiceClient
-from backends.tinkex.client.training import TrainingClient
-from backends.tinkex.client.training_service import TrainingService
+from backends.tinkex.client.training.client import TrainingClient
+from backends.tinkex.client.training.training_service import TrainingService
 from backends.tinkex.discovery import running_dev_server
 from backends.tinkex.errors import BACKEND, invalid
 from backends.tinkex.models import ModelSource, find_model
@@ -42,12 +42,12 @@ from crucible.errors import (
     Unsupported,
 )
 from crucible.prompt import Message, Prompt, TextPart
-from crucible.record_reader import read_record
 from crucible.recovery import RecoveredRun, RecoveryObserver, RecoveryRequest
+from crucible.rendering.tokenizer import Tokenizer
 from crucible.requirements import require
 from crucible.stream import StreamEvent, events_of
-from crucible.tokenizer import Tokenizer
 from crucible.training import CheckpointCheck, LiveRun, RunRef, RunSpec, RunState
+from crucible.values.record_reader import read_record
 
 _DEV_ARCHITECTURE: Final = "tiny-lm"
 _FOREIGN_TOLERANCE: Final = 1e-3

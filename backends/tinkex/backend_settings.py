@@ -2,7 +2,7 @@
 
 from pydantic import Field, SecretStr
 
-from crucible.record import Record
+from crucible.values.record import Record
 
 
 class TinkexBackendSettings(Record):

@@ -8,7 +8,7 @@ from backends.tinkex.types.server_capabilities import ServerCapabilities
 from crucible.capabilities import Capabilities
 from crucible.errors import Unsupported
 from crucible.prompt import NamedTool, Prompt, ToolChoice
-from crucible.tokenizer import ChatFeatures
+from crucible.rendering.tokenizer import ChatFeatures
 
 ALL_FEATURES: Final = ChatFeatures(tools=True, thinking=True, thinking_history=True, names=True, image_token=0)
 """Every feature that a chat template can have; those of a model are known once its tokenizer is loaded."""

@@ -9,7 +9,7 @@ from backends.tinkex.client.service import ServiceClient
 from backends.tinkex.errors import BACKEND
 from backends.tinkex.types.server_capabilities import ServerCapabilities
 from crucible.errors import BackendUnavailable, CrucibleError
-from crucible.tokenizer import ChatFeatures, Tokenizer
+from crucible.rendering.tokenizer import ChatFeatures, Tokenizer
 
 _MAX_AGE_S: Final = 30.0
 

@@ -35,7 +35,7 @@ from crucible.errors import (
     RunGone,
     Unsupported,
 )
-from crucible.retry_after import retry_after_ms
+from crucible.http.retry_after import retry_after_ms
 
 BACKEND: Final = "tinkex"
 

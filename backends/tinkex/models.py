@@ -11,7 +11,7 @@ from backends.tinkex.types.training_run import TrainingRun
 from crucible.errors import InvalidRequest, NotFound, RunGone, Unsupported
 
 if TYPE_CHECKING:
-    from backends.tinkex.client.rest import RestClient
+    from backends.tinkex.client.rest.client import RestClient
 
 _FIELD: Final = "options.model"
 _NAME_KEYS: Final = ("name", "run_name", "job_id")

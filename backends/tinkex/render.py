@@ -8,10 +8,10 @@ from backends.tinkex.errors import BACKEND
 from backends.tinkex.types.image_chunk import ImageChunk
 from backends.tinkex.types.model_info import GetInfoResponse, ModelData
 from backends.tinkex.types.model_input import EncodedTextChunk, ImageAssetPointerChunk, ModelInput
-from crucible.chat import Chat, PlacedImage
-from crucible.chat_template import TemplateTokenizer
 from crucible.errors import Unsupported
-from crucible.tokenizer import Tokenizer
+from crucible.rendering.chat import Chat, PlacedImage
+from crucible.rendering.chat_template import TemplateTokenizer
+from crucible.rendering.tokenizer import Tokenizer
 
 _FORMATS: Final[dict[str | None, Literal["png", "jpeg"]]] = {"image/png": "png", "image/jpeg": "jpeg"}
 _ENDINGS: Final = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg"}

@@ -16,7 +16,6 @@ from backends.tinkex.types.checkpoint_path import CheckpointKind, ParsedCheckpoi
 from backends.tinkex.types.datum import Datum as WireDatum
 from backends.tinkex.types.forward_backward_output import ForwardBackwardOutput
 from backends.tinkex.types.model_input import ModelInput
-from crucible.digest import forward_digest, save_digest, step_digest
 from crucible.errors import (
     AnswerLost,
     CallerError,
@@ -46,10 +45,11 @@ from crucible.training import (
     StepRequest,
     StepResult,
 )
+from crucible.values.digest import forward_digest, save_digest, step_digest
 
 if TYPE_CHECKING:
-    from backends.tinkex.client.api_future import ApiFuture
-    from backends.tinkex.client.training import TrainingClient
+    from backends.tinkex.client.requests.api_future import ApiFuture
+    from backends.tinkex.client.training.client import TrainingClient
     from backends.tinkex.types.responses import (
         OptimStepResponse,
         SaveWeightsForSamplerResponse,

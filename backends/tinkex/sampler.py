@@ -14,7 +14,6 @@ from backends.tinkex.render import model_input
 from backends.tinkex.types.model_input import EncodedTextChunk, ModelInput
 from backends.tinkex.types.sample_response import SampledSequence, SampleResponse
 from backends.tinkex.types.sampling_params import SamplingParams
-from crucible.chat import chat_of
 from crucible.completion import (
     Choice,
     Completion,
@@ -25,15 +24,16 @@ from crucible.completion import (
     Usage,
     UsageSource,
 )
-from crucible.durations import elapsed_ms
 from crucible.errors import InvalidRequest, RequestTimeout, Unsupported
 from crucible.options import Options
-from crucible.output_parser import THINK_END, THINK_START, parse_output
 from crucible.prompt import Message, Prompt, Role
-from crucible.tokenizer import Tokenizer
+from crucible.rendering.chat import chat_of
+from crucible.rendering.output_parser import THINK_END, THINK_START, parse_output
+from crucible.rendering.tokenizer import Tokenizer
+from crucible.values.durations import elapsed_ms
 
 if TYPE_CHECKING:
-    from backends.tinkex.client.sampling import SamplingClient
+    from backends.tinkex.client.sampling.client import SamplingClient
 
 TOP_LOGPROBS: Final = "options.top_logprobs"
 _TOPK_FIELD: Final = "topk_sample_logprobs"

@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from typing import Final
 
-from backends.tinkex.client.sampling import SamplingClient
+from backends.tinkex.client.sampling.client import SamplingClient
 from backends.tinkex.client.service import ServiceClient
 from backends.tinkex.errors import invalid
 from backends.tinkex.models import ModelSource

@@ -9,7 +9,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from backends.tinkex.errors import invalid
 from crucible.errors import CredentialMissing, InvalidRequest
-from crucible.redaction import remember_secret
+from crucible.http.redaction import remember_secret
 
 DEFAULT_BASE_URL: Final = "https://tinker.thinkingmachines.dev/services/tinker-prod"
 API_KEY_NAME: Final = "TINKER_API_KEY"

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field
 
-from crucible.record import Record
+from crucible.values.record import Record
 
 
 class CorruptionMode(StrEnum):

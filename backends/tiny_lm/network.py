@@ -19,7 +19,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from backends.tiny_lm.prior import bigram_log_odds
-from crucible.tokenizer import ByteTokenizer
+from crucible.rendering.tokenizer import ByteTokenizer
 
 Array = NDArray[np.floating]
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.tiny_lm.network import SPAN, Adapters, Array, Network
-from crucible.tokenizer import ByteTokenizer
+from crucible.rendering.tokenizer import ByteTokenizer
 
 
 @dataclass(frozen=True, slots=True)

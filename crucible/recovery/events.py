@@ -8,8 +8,8 @@ from typing import Protocol
 
 from pydantic import Field, JsonValue
 
-from crucible.json_types import FiniteObject
-from crucible.record import Record
+from crucible.values.json_types import FiniteObject
+from crucible.values.record import Record
 
 _log = logging.getLogger(__name__)
 

@@ -18,8 +18,8 @@ from crucible.errors import (
 )
 from crucible.recovery.events import Announcer, RecoveryEventName
 from crucible.recovery.policy import RecoveryPolicy
+from crucible.runtime.waits import waiting
 from crucible.training import CheckpointCheck, CheckpointRef
-from crucible.waits import waiting
 
 R = TypeVar("R")
 

@@ -5,9 +5,9 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from crucible.durations import exponential_backoff
-from crucible.record import Record
 from crucible.training import CheckpointRef
+from crucible.values.durations import exponential_backoff
+from crucible.values.record import Record
 
 
 class RecoveryPolicy(Record):

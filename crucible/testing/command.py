@@ -11,8 +11,8 @@ from pydantic import JsonValue
 
 from crucible.backend import Command, CommandBackend, CommandCall, CommandProgress, Health
 from crucible.capabilities import Capabilities
-from crucible.checked_calls import checked_command
 from crucible.errors import CallerError, CrucibleError, InvalidRequest, MalformedAnswer
+from crucible.runtime.checked_calls import checked_command
 from crucible.testing.loop import run_opened
 
 CANCEL_S: Final = 5.0

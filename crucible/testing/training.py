@@ -8,9 +8,9 @@ import pytest
 from crucible.backend import Backend, TrainingBackend
 from crucible.errors import CrucibleError, InvalidRequest, NoCheckpoint, NotFound, Unsupported
 from crucible.recovery import RecoveryEvent, RecoveryPolicy, RecoveryRequest
+from crucible.rendering.tokenizer import Tokenizer
 from crucible.testing.completion import BackendContract
 from crucible.testing.loop import run_opened
-from crucible.tokenizer import Tokenizer
 from crucible.training import (
     CheckpointRef,
     Datum,

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from crucible.errors import CrucibleError, InvalidRequest
-from crucible.plain_text import plain_text
+from crucible.rendering.plain_text import plain_text
 from nsai_work.cli.commands.backends import backends
 from nsai_work.cli.commands.complete import complete
 from nsai_work.cli.commands.data import data

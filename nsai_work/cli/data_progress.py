@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from crucible.plain_text import plain_line
+from crucible.rendering.plain_text import plain_line
 from nsai_work.client.data_check import DataProgress
 
 

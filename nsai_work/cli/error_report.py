@@ -5,7 +5,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from crucible.errors import CrucibleError, Failure
-from crucible.plain_text import plain_text, shortened
+from crucible.rendering.plain_text import plain_text, shortened
 
 if TYPE_CHECKING:
     from nsai_work.job import Job

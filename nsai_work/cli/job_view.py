@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from crucible.plain_text import plain_text
+from crucible.rendering.plain_text import plain_text
 from nsai_work.cli.event_text import describe_event
 from nsai_work.cli.progress import RunProgress
 

@@ -12,7 +12,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from crucible.plain_text import plain_json, plain_line, plain_text
+from crucible.rendering.plain_text import plain_json, plain_line, plain_text
 
 MIN_LAST_COLUMN = 10
 

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from crucible.forks import reset_after_fork, retain_inherited
+from crucible.runtime.forks import reset_after_fork, retain_inherited
 from nsai_work.settings import Settings
 
 if TYPE_CHECKING:

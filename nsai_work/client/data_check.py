@@ -10,8 +10,8 @@ from crucible.errors import BackendError, CallerError
 from nsai_work.data.check import check_file
 from nsai_work.data.rendering import Rendering
 from nsai_work.payloads import Payload, TrainingStep
-from nsai_work.training.data_source import rendering_of
 from nsai_work.training.evaluation import read_examples
+from nsai_work.training.sources.data_source import rendering_of
 
 DataProgress: TypeAlias = Callable[[str, int, int], None]
 """Called with the path of a file, the bytes read and the bytes of the file."""

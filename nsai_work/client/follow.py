@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from crucible.monotonic import monotonic
+from crucible.runtime.monotonic import monotonic
 from nsai_work.job import Job
 from nsai_work.lifecycle import JobStatus
 

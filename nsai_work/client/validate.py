@@ -12,7 +12,6 @@ from typing import Any, Final, Self
 from pydantic import JsonValue
 
 from crucible.backend import Backend, CommandBackend, TrainingBackend
-from crucible.checked_calls import require_known_options
 from crucible.errors import (
     AuthenticationFailed,
     BackendError,
@@ -24,7 +23,8 @@ from crucible.errors import (
     Unsupported,
 )
 from crucible.registry import InstalledBackends, installed_backends
-from crucible.suggestions import known_names
+from crucible.runtime.checked_calls import require_known_options
+from crucible.values.suggestions import known_names
 from nsai_work.blocking import run_blocking
 from nsai_work.client.data_check import DataCheck
 from nsai_work.credentials import refuse_credentials

@@ -13,7 +13,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
-from crucible.decompression import BodyDecoder, InvalidBody
+from crucible.http.decompression import BodyDecoder, InvalidBody
 from nsai_work.data.problems import FileProblem, RowProblem
 from nsai_work.data.source import DataBytes
 

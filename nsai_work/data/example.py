@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from crucible.tokenizer import TurnWeight
+from crucible.rendering.tokenizer import TurnWeight
 
 Turn: TypeAlias = dict[str, Any]
 

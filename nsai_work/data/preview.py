@@ -5,7 +5,7 @@ from itertools import groupby
 
 from pydantic import JsonValue
 
-from crucible.tokenizer import RenderedExample, Tokenizer
+from crucible.rendering.tokenizer import RenderedExample, Tokenizer
 from nsai_work.data.example import Example
 from nsai_work.data.problems import RowProblem
 from nsai_work.data.rendering import Rendering

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from crucible.chat import Chat
 from crucible.errors import InvalidRequest, Unsupported
-from crucible.tokenizer import RenderedExample, Tokenizer
+from crucible.rendering.chat import Chat
+from crucible.rendering.tokenizer import RenderedExample, Tokenizer
 from crucible.training import Datum
 from nsai_work.data.example import Example
 from nsai_work.data.problems import RowProblem

@@ -6,7 +6,7 @@ A message's weight counts from its content to the end of its turn; the header be
 from collections.abc import Sequence
 from functools import lru_cache
 
-from crucible.tokenizer import TurnWeight
+from crucible.rendering.tokenizer import TurnWeight
 from nsai_work.payloads import TrainOn
 
 

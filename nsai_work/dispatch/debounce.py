@@ -10,7 +10,7 @@ import threading
 from collections.abc import Sequence
 from typing import Final
 
-from crucible.forks import reset_after_fork
+from crucible.runtime.forks import reset_after_fork
 from nsai_work.dispatch.publisher import Publisher, enough_wake_ups
 from nsai_work.store.records import WakeUp
 

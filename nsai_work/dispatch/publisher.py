@@ -11,7 +11,7 @@ from typing import Any
 
 from kombu import Connection, Producer
 
-from crucible.forks import reset_after_fork, retain_inherited
+from crucible.runtime.forks import reset_after_fork, retain_inherited
 from nsai_work.clock import Clock, SystemClock
 from nsai_work.dispatch.broker import broker_connection
 from nsai_work.dispatch.confirms import Confirms

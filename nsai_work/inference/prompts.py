@@ -14,7 +14,7 @@ from typing import Any, Final
 from pydantic import JsonValue, ValidationError
 
 from crucible import Prompt
-from crucible.json_types import json_problem
+from crucible.values.json_types import json_problem
 from nsai_work.errors import InvalidJob
 from nsai_work.input_files import BadRows, check_digest, invalid_file, open_input
 from nsai_work.payloads import DataSource

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from crucible.errors import CrucibleError
-from crucible.forks import reset_after_fork, retain_inherited
+from crucible.runtime.forks import reset_after_fork, retain_inherited
 from nsai_work.errors import StoreUnavailable
 from nsai_work.lifecycle import JobStatus
 from nsai_work.logs import get_logger

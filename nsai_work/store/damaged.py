@@ -9,7 +9,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from crucible.errors import CrucibleError, Failure, error_from
-from crucible.json_types import json_problem, to_json
+from crucible.values.json_types import json_problem, to_json
 from nsai_work.errors import InvalidJob, UnreadableJob
 from nsai_work.job import Job, Priority
 from nsai_work.lifecycle import JobStatus

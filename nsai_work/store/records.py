@@ -9,8 +9,8 @@ from typing import Final
 from pydantic import Field, JsonValue
 
 from crucible.errors import Failure
-from crucible.record import Record
-from crucible.values import Name
+from crucible.values.record import Record
+from crucible.values.scalars import Name
 from nsai_work.job import Job, Priority
 from nsai_work.lifecycle import JobStatus
 from nsai_work.payloads import JobKind

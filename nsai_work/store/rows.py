@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from sqlalchemy import RowMapping, Select, select
 
 from crucible.errors import CrucibleError, Failure
-from crucible.json_types import to_json
+from crucible.values.json_types import to_json
 from nsai_work.errors import UnreadableJob
 from nsai_work.job import STATE_FIELDS, Job
 from nsai_work.store.damaged import damaged_job

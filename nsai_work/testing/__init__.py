@@ -10,6 +10,6 @@
 With pytest, ``pytest_plugins = ["nsai_work.testing.pytest"]`` in ``conftest.py`` adds fixtures of the same names.
 """
 
-from crucible.lazy_names import lazy_names
+from crucible.runtime.lazy_names import lazy_names
 
 __getattr__, __dir__ = lazy_names(__name__)

@@ -1,4 +1,4 @@
-# One import a name: read by type checkers and, at run time, by crucible.lazy_names.
+# One import a name: read by type checkers and, at run time, by crucible.runtime.lazy_names.
 from nsai_work.testing.assertions import assert_not_submitted as assert_not_submitted
 from nsai_work.testing.assertions import assert_submitted as assert_submitted
 from nsai_work.testing.clock import VirtualClock as VirtualClock

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic_core import to_jsonable_python
 
-from crucible.suggestions import known_names
+from crucible.values.suggestions import known_names
 from nsai_work.job import Job
 from nsai_work.testing.store import active_store
 

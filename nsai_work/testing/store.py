@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from crucible.suggestions import known_names
+from crucible.values.suggestions import known_names
 from nsai_work.client.connections import close_connections, job_store
 from nsai_work.job import Job
 from nsai_work.lifecycle import JobStatus

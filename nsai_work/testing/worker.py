@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Final
 
-from crucible.monotonic import monotonic
+from crucible.runtime.monotonic import monotonic
 from nsai_work.blocking import run_blocking
 from nsai_work.client.connections import job_store
 from nsai_work.clock import SystemClock

@@ -15,7 +15,7 @@ from nsai_work.interruptible import Awaiter
 from nsai_work.journal import CheckpointRecord, CheckpointStatus, JournalSnapshot
 from nsai_work.payloads import TrainingStep
 from nsai_work.policies import SavedCheckpoint
-from nsai_work.training.lineage import is_current
+from nsai_work.training.restart.lineage import is_current
 from nsai_work.training.run_state import ActiveRun, Assignment, Progress, metric_of
 
 NO_REASON: Final = "the service gives no reason"

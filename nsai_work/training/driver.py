@@ -16,8 +16,8 @@ from pydantic import JsonValue
 
 from crucible.backend import TrainingBackend
 from crucible.errors import BackendError, CallerError, Canceled, CrucibleError, RunCorrupted
+from crucible.runtime.waits import waiting
 from crucible.training import RunHealth
-from crucible.waits import waiting
 from nsai_work.clock import Clock
 from nsai_work.control import Control
 from nsai_work.errors import HandOver, JobTimeout
@@ -25,16 +25,16 @@ from nsai_work.interruptible import InterruptibleAwaiter, within
 from nsai_work.job import Job
 from nsai_work.journal import Journal, JournalSnapshot
 from nsai_work.payloads import ObjectiveSpec, PreferenceStep, TrainingStep
-from nsai_work.training.batches import Lookahead
-from nsai_work.training.data_source import open_batches
-from nsai_work.training.decision import Action, Decision, Incident, decide, needs_health_check
-from nsai_work.training.entry import connect
-from nsai_work.training.lineage import EndReason, end_code, times_poisoned
 from nsai_work.training.objectives import Objective
 from nsai_work.training.pipeline import fill, finish_oldest
-from nsai_work.training.preference import ReferenceContext, dpo
+from nsai_work.training.restart.decision import Action, Decision, Incident, decide, needs_health_check
+from nsai_work.training.restart.entry import connect
+from nsai_work.training.restart.lineage import EndReason, end_code, times_poisoned
 from nsai_work.training.result import is_finished, training_result
 from nsai_work.training.run_state import ActiveRun, Assignment, Progress
+from nsai_work.training.sources.batches import Lookahead
+from nsai_work.training.sources.data_source import open_batches
+from nsai_work.training.sources.preference import ReferenceContext, dpo
 
 DRAIN_GRACE_S: Final = 3.0
 """The time for which a stopping driver waits for operations in flight. The next owner replays the others."""

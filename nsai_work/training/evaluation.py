@@ -22,10 +22,10 @@ from nsai_work.errors import DataChanged, InvalidJob
 from nsai_work.journal import EvaluationRecord
 from nsai_work.payloads import EvaluationSpec, PreferenceStep, TrainingData, TrainingStep
 from nsai_work.policies import EVAL_LOSS, EVAL_PREFIX, StopDecision
-from nsai_work.training.batches import StepBatch
 from nsai_work.training.objectives import Objective
 from nsai_work.training.plan import Plan
-from nsai_work.training.preference import METRICS, ReferenceSource
+from nsai_work.training.sources.batches import StepBatch
+from nsai_work.training.sources.preference import METRICS, ReferenceSource
 
 T = TypeVar("T")
 

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from crucible.training import ForwardResult, Pending, Prepared, SaveResult, StepResult
-from nsai_work.training.batches import StepBatch
 from nsai_work.training.objectives import ObjectiveResult
 from nsai_work.training.operations import Operation
+from nsai_work.training.sources.batches import StepBatch
 
 
 @dataclass(slots=True)

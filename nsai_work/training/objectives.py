@@ -21,8 +21,8 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Final
 
 from crucible.errors import RunCorrupted
-from crucible.suggestions import known_names
 from crucible.training import Datum, ForwardResult
+from crucible.values.suggestions import known_names
 from nsai_work.errors import InvalidJob
 from nsai_work.payloads import ObjectiveSpec
 

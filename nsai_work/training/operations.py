@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from crucible.training import IntentKind
 from nsai_work.journal import CheckpointStatus, JournalSnapshot, RemoteRun
 from nsai_work.policies import CheckpointPolicy, StepFacts
-from nsai_work.training.lineage import SKIPPED
 from nsai_work.training.plan import Plan
+from nsai_work.training.restart.lineage import SKIPPED
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,10 +27,10 @@ from nsai_work.training.evaluation import (
     stopping_values,
 )
 from nsai_work.training.in_flight import InFlight
-from nsai_work.training.lineage import SKIPPED
 from nsai_work.training.objectives import Objective
 from nsai_work.training.operations import Operation
-from nsai_work.training.resume import check_evaluation, check_resume
+from nsai_work.training.restart.lineage import SKIPPED
+from nsai_work.training.restart.resume import check_evaluation, check_resume
 from nsai_work.training.run_state import ActiveRun, Assignment, expiry
 
 

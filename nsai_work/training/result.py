@@ -6,8 +6,8 @@ from nsai_work.journal import JournalSnapshot, RemoteRun
 from nsai_work.payloads import TrainingStep
 from nsai_work.training.checkpoints import final_checkpoint
 from nsai_work.training.evaluation import last_step, result_fields
-from nsai_work.training.lineage import SKIPPED, worst_resume
 from nsai_work.training.plan import Plan
+from nsai_work.training.restart.lineage import SKIPPED, worst_resume
 
 
 def is_finished(snapshot: JournalSnapshot, plan: Plan, payload: TrainingStep) -> bool:

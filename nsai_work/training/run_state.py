@@ -19,15 +19,15 @@ from nsai_work.journal import (
 )
 from nsai_work.payloads import TrainingStep
 from nsai_work.policies import LOSS
-from nsai_work.training.batches import Lookahead, StepBatch
 from nsai_work.training.evaluation import EvaluationSource, PassResult
 from nsai_work.training.in_flight import InFlight
-from nsai_work.training.lineage import is_current
 from nsai_work.training.objectives import Objective
 from nsai_work.training.operations import OperationSequence
 from nsai_work.training.plan import Plan
-from nsai_work.training.preference import ReferenceSource
+from nsai_work.training.restart.lineage import is_current
 from nsai_work.training.sender import Sender
+from nsai_work.training.sources.batches import Lookahead, StepBatch
+from nsai_work.training.sources.preference import ReferenceSource
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
-from crucible.monotonic import new_event_loop
+from crucible.runtime.monotonic import new_event_loop
 from nsai_work.client.follow import afollow_jobs
 from nsai_work.settings import Settings
 from nsai_work.store.records import EventRow, Selection

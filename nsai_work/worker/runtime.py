@@ -18,15 +18,15 @@ from nsai_work.logs import bind_job, get_logger
 from nsai_work.settings import Settings
 from nsai_work.store import StandingClaim
 from nsai_work.store.records import Claim, Selection, WakeUp
-from nsai_work.worker.attempt import Attempt
-from nsai_work.worker.backends import BackendPool
+from nsai_work.worker.attempts.attempt import Attempt
+from nsai_work.worker.attempts.backends import BackendPool
+from nsai_work.worker.attempts.executor import Executor
 from nsai_work.worker.declines import DeclinedJobs
-from nsai_work.worker.executor import Executor
 from nsai_work.worker.fetcher import Fetcher
 from nsai_work.worker.leases import LeaseKeeper
-from nsai_work.worker.loop_lag import LoopLagMonitor
 from nsai_work.worker.maintainer import Maintainer
-from nsai_work.worker.watchdog import Watchdog
+from nsai_work.worker.probes.loop_lag import LoopLagMonitor
+from nsai_work.worker.probes.watchdog import Watchdog
 from nsai_work.worker.worker_store import WorkerStore, open_worker_store
 
 log = get_logger(__name__)

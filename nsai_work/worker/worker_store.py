@@ -35,7 +35,7 @@ from nsai_work.store.records import (
     Selection,
     WakeUp,
 )
-from nsai_work.worker.job_files import JobFiles
+from nsai_work.worker.attempts.job_files import JobFiles
 from nsai_work.worker_id import WorkerId
 
 LEADERSHIP = "sweep"

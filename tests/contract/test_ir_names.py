@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from crucible import Capabilities, Completion, Options, Prompt
-from crucible.record import Record
+from crucible.values.record import Record
 
 FIXTURES = Path(__file__).parent / "fixtures"
 

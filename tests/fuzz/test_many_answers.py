@@ -10,8 +10,8 @@ import pytest
 from pydantic_core import from_json
 
 from backends.openai.errors import error_in_answer
-from backends.tinkex.client.connection import decode_record
-from backends.tinkex.client.results import check_pass, pass_decoding, sample_decoding
+from backends.tinkex.client.requests.connection import decode_record
+from backends.tinkex.client.training.results import check_pass, pass_decoding, sample_decoding
 from backends.tinkex.errors import ErrorResponse, Resource, error_from_response
 from backends.tinkex.wire.pass_output_codec import read_pass_output
 from backends.tinkex.wire.protobuf_reader import ProtobufError

@@ -13,7 +13,7 @@ HOSTILE = "\x1b[31mred\x1b]0;title\x07\u202egnp\x00\r\x9b5m"
 
 SCRIPT = """
 import logging, sys
-from crucible.redaction import remember_secret
+from crucible.http.redaction import remember_secret
 from nsai_work.logs import configure_logging, get_logger
 from nsai_work.settings import Settings
 key, hostile, form = sys.argv[1:]

@@ -13,7 +13,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 import backends
-from backends.tinkex.client.download import download_file, unpack_archive
+from backends.tinkex.client.rest.download import download_file, unpack_archive
 from backends.tinkex_dev.demo.folder import prepare_folder
 from backends.tinkex_dev.errors import StateUnusable
 from backends.tinkex_dev.required_key import required_key

@@ -9,19 +9,19 @@ from typing import Any, Final, Self
 
 from pydantic import SecretStr, ValidationError
 
-from backends.tinkex.client.api_future import ApiFuture
-from backends.tinkex.client.connection import Connection
-from backends.tinkex.client.custom_loss_methods import CustomLossMethods
-from backends.tinkex.client.feature_probe import probe_features
-from backends.tinkex.client.queue_reporter import QueueObserver, QueueReporter
-from backends.tinkex.client.rest import RestClient
-from backends.tinkex.client.result_poll import PollTarget, ResultPoll
-from backends.tinkex.client.results import record_decoding
-from backends.tinkex.client.runner import CallerLoop, Runner, shared_background
-from backends.tinkex.client.sampling_methods import SamplingMethods
+from backends.tinkex.client.custom_losses.custom_loss_methods import CustomLossMethods
+from backends.tinkex.client.requests.api_future import ApiFuture
+from backends.tinkex.client.requests.connection import Connection
+from backends.tinkex.client.requests.feature_probe import probe_features
+from backends.tinkex.client.requests.queue_reporter import QueueObserver, QueueReporter
+from backends.tinkex.client.requests.result_poll import PollTarget, ResultPoll
+from backends.tinkex.client.rest.client import RestClient
+from backends.tinkex.client.sampling.sampling_methods import SamplingMethods
 from backends.tinkex.client.session import HEARTBEAT_S, FinishReason, Session, SessionLost
-from backends.tinkex.client.state_route import STATE_ROUTE
-from backends.tinkex.client.training import TrainingClient
+from backends.tinkex.client.training.client import TrainingClient
+from backends.tinkex.client.training.results import record_decoding
+from backends.tinkex.client.training.runner import CallerLoop, Runner, shared_background
+from backends.tinkex.client.training.state_route import STATE_ROUTE
 from backends.tinkex.errors import Resource, invalid, unsupported
 from backends.tinkex.settings import resolve_endpoint
 from backends.tinkex.types.checkpoint_address import CheckpointAddress

@@ -9,13 +9,13 @@ from collections.abc import Callable
 from typing import Final, Literal, Self
 from urllib.parse import quote
 
-from backends.tinkex.client.connection import SDK_VERSION, Connection
+from backends.tinkex.client.requests.connection import SDK_VERSION, Connection
 from backends.tinkex.errors import Resource, unsupported
 from backends.tinkex.types.requests import FinishSessionRequest, SessionFinishReason
 from backends.tinkex.types.session import CreateSessionRequest, CreateSessionResponse
 from backends.tinkex.types.wire_record import ReadRecord
 from crucible.errors import CrucibleError, RunGone, Unsupported
-from crucible.forks import reset_after_fork
+from crucible.runtime.forks import reset_after_fork
 
 HEARTBEAT_S: Final = 10.0
 _WARN_AFTER_S: Final = 120.0

@@ -6,7 +6,7 @@ from typing import Any, Final
 from backends.tinkex.errors import BACKEND
 from backends.tinkex.types.model_info import GetInfoResponse
 from crucible.errors import NotFound, Unsupported
-from crucible.forks import reset_after_fork
+from crucible.runtime.forks import reset_after_fork
 
 _BYTE_TOKENIZER: Final = "nsai/byte-320"
 _BYTE_VOCABULARY: Final = 320
@@ -24,7 +24,7 @@ def _is_bytes(name: str | None) -> bool:
 
 
 def load_tokenizer(info: GetInfoResponse) -> Any:
-    """Load ``crucible.tokenizer.ByteTokenizer`` for its own id or folder, else a ``transformers`` tokenizer.
+    """Load crucible's ``ByteTokenizer`` for its own id or folder, else a ``transformers`` tokenizer.
 
     Raises:
         Unsupported: ``transformers`` is not installed, or the server names no tokenizer.
@@ -32,7 +32,7 @@ def load_tokenizer(info: GetInfoResponse) -> Any:
     """
     name = info.model_data.tokenizer_id or info.base_model
     if _is_bytes(name):
-        from crucible.tokenizer import ByteTokenizer
+        from crucible.rendering.tokenizer import ByteTokenizer
 
         return ByteTokenizer()
     if not name:

@@ -1,5 +1,5 @@
-# One import a name: read by type checkers and, at run time, by crucible.lazy_names.
-from backends.tinkex.client.loss_handle import LossHandle as LossHandle
+# One import a name: read by type checkers and, at run time, by crucible.runtime.lazy_names.
+from backends.tinkex.client.custom_losses.loss_handle import LossHandle as LossHandle
 from backends.tinkex.compat import types as types
 from backends.tinkex.compat.errors import APIConnectionError as APIConnectionError
 from backends.tinkex.compat.errors import APIError as APIError

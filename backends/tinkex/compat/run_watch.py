@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 
-from backends.tinkex.client.rest import RestClient
+from backends.tinkex.client.rest.client import RestClient
 from backends.tinkex.compat.errors import RunCorruptedError, translated
 from backends.tinkex.recovery.flag import is_flagged
 from crucible.errors import CrucibleError, RunCorrupted

@@ -7,10 +7,12 @@ from types import TracebackType
 from typing import Any, Self
 
 from backends.tinkex import types as ours
-from backends.tinkex.client import sampling, service, training
-from backends.tinkex.client.custom_loss_methods import Rank
-from backends.tinkex.client.loss_handle import DatumLoss, LossHandle
+from backends.tinkex.client import service
+from backends.tinkex.client.custom_losses.custom_loss_methods import Rank
+from backends.tinkex.client.custom_losses.loss_handle import DatumLoss, LossHandle
+from backends.tinkex.client.sampling import client as sampling
 from backends.tinkex.client.session import FinishReason
+from backends.tinkex.client.training import client as training
 from backends.tinkex.compat.errors import InvalidArgumentError, translated
 from backends.tinkex.compat.futures import APIFuture, ConvertedResult, pending, same
 from backends.tinkex.compat.rest_client import RestClient

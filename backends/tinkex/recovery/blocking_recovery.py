@@ -13,7 +13,7 @@ from crucible.recovery import RecoveryObserver, RecoveryPolicy
 
 if TYPE_CHECKING:
     from backends.tinkex.client.service import ServiceClient
-    from backends.tinkex.client.training import TrainingClient
+    from backends.tinkex.client.training.client import TrainingClient
 
 
 class BlockingRecovery:

@@ -16,9 +16,9 @@ from crucible.recovery import CheckpointSource, RecoveryPolicy, Restored, Unusab
 from crucible.training import CheckpointCheck, CheckpointRef, LoraSpec, RunSpec
 
 if TYPE_CHECKING:
-    from backends.tinkex.client.rest import RestClient
+    from backends.tinkex.client.rest.client import RestClient
     from backends.tinkex.client.service import ServiceClient
-    from backends.tinkex.client.training import TrainingClient
+    from backends.tinkex.client.training.client import TrainingClient
 
 
 RECOVERED_FROM: Final = "recovered_from"

@@ -23,7 +23,7 @@ from crucible.training import CheckpointRef
 
 if TYPE_CHECKING:
     from backends.tinkex.client.service import ServiceClient
-    from backends.tinkex.client.training import TrainingClient
+    from backends.tinkex.client.training.client import TrainingClient
 
 
 _log = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from crucible.errors import NotFound, RunGone, Unsupported
 
 if TYPE_CHECKING:
-    from backends.tinkex.client.rest import RestClient
+    from backends.tinkex.client.rest.client import RestClient
 
 
 async def is_flagged(rest: "RestClient", run_id: str) -> bool:

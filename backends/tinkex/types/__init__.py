@@ -1,5 +1,5 @@
 """The records of the Tinker API. The names stand in ``__init__.pyi`` and are imported on first access."""
 
-from crucible.lazy_names import lazy_names
+from crucible.runtime.lazy_names import lazy_names
 
 __getattr__, __dir__ = lazy_names(__name__)

@@ -1,4 +1,4 @@
-# One import a name: read by type checkers and, at run time, by crucible.lazy_names.
+# One import a name: read by type checkers and, at run time, by crucible.runtime.lazy_names.
 from backends.tinkex.types.adam_params import AdamParams as AdamParams
 from backends.tinkex.types.billing_usage import BillingUsage as BillingUsage
 from backends.tinkex.types.checkpoint import Checkpoint as Checkpoint

@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, field_validator
 
 from backends.tinkex.types.wire_record import ReadRecord
-from crucible.redaction import redacted
+from crucible.http.redaction import redacted
 
 
 class QueueState(StrEnum):

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from backends.tinkex.settings import Endpoint
-from crucible.bounded_responses import bounded_responses
-from crucible.decompression import ACCEPT_ENCODING
+from crucible.http.bounded_responses import bounded_responses
+from crucible.http.decompression import ACCEPT_ENCODING
 
 if TYPE_CHECKING:
     import httpx

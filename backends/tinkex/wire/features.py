@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from crucible.record import Record
+from crucible.values.record import Record
 
 Encoding = Literal["protobuf", "json"]
 

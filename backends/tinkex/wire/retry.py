@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from crucible.durations import equal_jitter, exponential_backoff
+from crucible.values.durations import equal_jitter, exponential_backoff
 
 _RETRYABLE: Final = frozenset({408, 425, 429})
 _NEVER: Final = frozenset({501, 505})

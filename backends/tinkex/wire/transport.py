@@ -18,11 +18,11 @@ from backends.tinkex.settings import Endpoint
 from backends.tinkex.wire.body import JSON, EncodedBody
 from backends.tinkex.wire.client_pool import ClientPool
 from backends.tinkex.wire.retry import RetryConfig, is_retryable
-from crucible.decompression import InvalidBody
 from crucible.errors import AnswerLost, BackendUnavailable, CrucibleError, MalformedAnswer, RequestTimeout
-from crucible.forks import reset_after_fork
-from crucible.retry_after import retry_after_ms
-from crucible.waits import Wait, waiting
+from crucible.http.decompression import InvalidBody
+from crucible.http.retry_after import retry_after_ms
+from crucible.runtime.forks import reset_after_fork
+from crucible.runtime.waits import Wait, waiting
 
 if TYPE_CHECKING:
     import httpx

@@ -22,7 +22,7 @@ from backends.tinkex_dev.wire.tensors import tokens_of_chunks
 from backends.tiny_lm.adapter import Adapter
 from backends.tiny_lm.network import CONTEXT_LENGTH, Network
 from backends.tiny_lm.sampler import PromptScores, SamplingSettings, draw, draw_alternatives, score_prompt
-from crucible.tokenizer import ByteTokenizer
+from crucible.rendering.tokenizer import ByteTokenizer
 
 _DEFAULT_MAX_TOKENS: Final = 512
 _MAX_RECORDED: Final = 50_000

@@ -15,7 +15,7 @@ from backends.tinkex_dev.demo.screen import Screen
 from backends.tinkex_dev.demo.stage import Stage, set_stage
 from backends.tinkex_dev.demo.watcher import watch_run
 from crucible.errors import CrucibleError
-from crucible.plain_text import plain_line
+from crucible.rendering.plain_text import plain_line
 
 if TYPE_CHECKING:
     from nsai_work import Job

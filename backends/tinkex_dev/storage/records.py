@@ -6,7 +6,7 @@ from pydantic import AwareDatetime, Field, JsonValue
 
 from backends.tinkex_dev.wire.requests import ADAM, OptimizerFamily
 from backends.tiny_lm.adapter import AdapterShape
-from crucible.record import Record
+from crucible.values.record import Record
 
 
 class SaveKind(StrEnum):

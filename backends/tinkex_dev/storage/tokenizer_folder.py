@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from backends.tiny_lm.network import CONTEXT_LENGTH
-from crucible.tokenizer import ByteTokenizer
+from crucible.rendering.tokenizer import ByteTokenizer
 from nsai_work.home import make_private_folder, write_private_file
 
 _MARKERS: Final = {
@@ -21,7 +21,7 @@ _TEMPLATE: Final = (
 def write_tokenizer(folder: Path) -> Path:
     """Write the tokenizer of all models below a folder; returns the absolute path under which it is loaded.
 
-    The ids are those of ``crucible.tokenizer.ByteTokenizer``, whose name ends the path. A marker's text in a
+    The ids are those of crucible's ``ByteTokenizer``, whose name ends the path. A marker's text in a
     conversation, as ``<|end|>``, is read as the marker.
     """
     tokenizer = ByteTokenizer()

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from backends.tinkex_dev.errors import InvalidField, OperationFailed, Refused
 from backends.tinkex_dev.wire.requests import RequestBody
-from crucible.decompression import BodyDecoder, BodyTooLarge, InvalidBody, UnknownEncoding
+from crucible.http.decompression import BodyDecoder, BodyTooLarge, InvalidBody, UnknownEncoding
 
 JSON: Final = "application/json"
 PROTOBUF: Final = "application/x-protobuf"

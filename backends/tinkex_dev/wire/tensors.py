@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from backends.tinkex_dev.errors import InvalidField
 from backends.tiny_lm.network import CONTEXT_LENGTH, VOCAB
-from crucible.tokenizer import ByteTokenizer
+from crucible.rendering.tokenizer import ByteTokenizer
 
 FieldPath = tuple[str | int, ...]
 """Path of a field in a body, as in error details."""

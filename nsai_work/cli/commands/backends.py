@@ -66,7 +66,7 @@ def _report(entry: "BackendEntry") -> dict[str, JsonValue]:
 
 
 def _query(name: str) -> dict[str, JsonValue]:
-    from crucible.blocking import connect
+    from crucible.runtime.blocking import connect
 
     with connect(name) as backend:
         health = backend.health_check()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from crucible.errors import InvalidRequest
-from crucible.plain_text import plain_text
+from crucible.rendering.plain_text import plain_text
 from nsai_work.cli.output import as_json, write_json, write_line
 from nsai_work.cli.parameters import DEFAULT_BACKEND
 
@@ -55,7 +55,7 @@ def complete(
 
     The answer is streamed if stdout is a terminal; control characters in it are escaped there.
     """
-    from crucible.blocking import connect
+    from crucible.runtime.blocking import connect
 
     options: dict[str, object] = {
         "model": model, "max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed,
@@ -80,7 +80,7 @@ def _read_prompt(argument: str) -> str:
 
 def _build_prompt(text: str, *, system: str | None, images: Iterable[Path], options: dict[str, object]) -> "Prompt":
     from crucible.prompt import Prompt
-    from crucible.record_reader import read_record
+    from crucible.values.record_reader import read_record
 
     parts: list[dict[str, object]] = [{"type": "text", "text": text}, *map(_image_part, images)]
     content = text if len(parts) == 1 else parts
@@ -91,7 +91,7 @@ def _build_prompt(text: str, *, system: str | None, images: Iterable[Path], opti
 def _image_part(path: Path) -> dict[str, object]:
     import base64
 
-    from crucible.media import IMAGE_TYPES, image_media_type
+    from crucible.rendering.media import IMAGE_TYPES, image_media_type
     from nsai_work.user_paths import NotRegular, expanded, open_regular
 
     try:

@@ -11,7 +11,7 @@ from pydantic import JsonValue
 from rich.text import Text
 
 from crucible.errors import InvalidRequest, Unsupported
-from crucible.plain_text import plain_text
+from crucible.rendering.plain_text import plain_text
 from nsai_work.cli.output import stdout_console, write_fields, write_json, write_table
 from nsai_work.cli.parameters import DEFAULT_BACKEND, JsonFlag
 
@@ -72,7 +72,7 @@ def _payload(
 async def _rendering(payload: "TrainingStep", name: str) -> "Rendering":
     from crucible.backend import TrainingBackend
     from crucible.registry import installed_backends
-    from nsai_work.training.data_source import rendering_of
+    from nsai_work.training.sources.data_source import rendering_of
 
     backend = installed_backends().load(name)
     if not isinstance(backend, TrainingBackend):

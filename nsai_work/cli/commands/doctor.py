@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from crucible.errors import CrucibleError, PluginError
-from crucible.plain_text import plain_text
+from crucible.rendering.plain_text import plain_text
 from nsai_work.cli.error_report import advice_for, describe_error
 from nsai_work.cli.exit_codes import ExitCode
 from nsai_work.cli.output import stdout_console, write_json
@@ -202,7 +202,7 @@ def _check_backends() -> Iterator[Check]:
 
 
 def _check_backend(name: str) -> Check:
-    from crucible.blocking import connect
+    from crucible.runtime.blocking import connect
 
     subject = f"backend {name}"
     try:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from pydantic import JsonValue
 
-from crucible.monotonic import monotonic
+from crucible.runtime.monotonic import monotonic
 from nsai_work.cli.commands.watch import MAX_PAUSE_S
 from nsai_work.cli.error_report import report_job
 from nsai_work.cli.exit_codes import ExitCode, status_exit_code

@@ -38,7 +38,7 @@ def worker(
     line on stdout says that the worker claims jobs, and the events of the log on stderr are JSON.
     """
     from nsai_work.worker import run_worker
-    from nsai_work.worker.probe_server import Address
+    from nsai_work.worker.probes.probe_server import Address
 
     settings = load_settings(quiet=False, log_json=json_output)
     address = None if http is None else Address.parse(http)

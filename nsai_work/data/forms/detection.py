@@ -8,9 +8,9 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from crucible.errors import shown_value
-from crucible.field_names import fields_beside
-from crucible.suggestions import known_names, nearest
-from crucible.values import problem_of
+from crucible.values.field_names import fields_beside
+from crucible.values.scalars import problem_of
+from crucible.values.suggestions import known_names, nearest
 from nsai_work.data.example import Example
 from nsai_work.data.forms.instructions import AlpacaRow, CompletionRow, PreferenceRow, PromptOnlyRow
 from nsai_work.data.forms.messages import MessagesRow, without_nulls

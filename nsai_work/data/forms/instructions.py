@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from crucible.prompt import Tool
-from crucible.record import Record
+from crucible.values.record import Record
 from nsai_work.data.example import Example
 from nsai_work.data.forms.messages import MessagesRow, RowMessage, Weight
 from nsai_work.data.problems import RowProblem

@@ -7,10 +7,10 @@ from typing import Annotated, Any, Final, Literal, Self, TypeAlias
 from pydantic import AliasChoices, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 from typing_extensions import TypedDict
 
-from crucible.chat import tool_form, turns_of
 from crucible.prompt import AudioPart, ImagePart, Message, Prompt, Role, TextPart, Tool, ToolResultPart
-from crucible.record import MAX_TEXT_LENGTH, Record
-from crucible.tokenizer import TurnWeight
+from crucible.rendering.chat import tool_form, turns_of
+from crucible.rendering.tokenizer import TurnWeight
+from crucible.values.record import MAX_TEXT_LENGTH, Record
 from nsai_work.data.example import Example
 from nsai_work.data.problems import RowProblem
 from nsai_work.data.train_on import usual_weights

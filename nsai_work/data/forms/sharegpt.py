@@ -6,8 +6,8 @@ from typing import Any, Final
 from pydantic import Field, field_validator
 
 from crucible.prompt import Tool
-from crucible.record import Record
-from crucible.suggestions import known_names
+from crucible.values.record import Record
+from crucible.values.suggestions import known_names
 from nsai_work.data.example import Example
 from nsai_work.data.forms.messages import RowMessage, Weight, conversation, json_of, without_nulls
 from nsai_work.data.problems import RowProblem

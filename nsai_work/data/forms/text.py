@@ -4,7 +4,7 @@ from typing import Final
 
 from pydantic import Field
 
-from crucible.record import Record
+from crucible.values.record import Record
 from nsai_work.data.example import Example
 from nsai_work.data.forms.messages import Weight
 from nsai_work.data.problems import RowProblem

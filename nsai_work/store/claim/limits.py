@@ -5,7 +5,7 @@ from typing import Final, TypeAlias
 from sqlalchemy import delete, func, insert, select
 
 from crucible.errors import InvalidRequest
-from crucible.values import printable
+from crucible.values.scalars import printable
 from nsai_work.credentials import account_name
 from nsai_work.lifecycle import JobStatus
 from nsai_work.store.engine.database import Tx

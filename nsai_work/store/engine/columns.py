@@ -7,7 +7,7 @@ from typing import Any, Final
 from sqlalchemy import BigInteger, Dialect, Integer, Text
 from sqlalchemy.types import TypeDecorator
 
-from crucible.json_types import to_json
+from crucible.values.json_types import to_json
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -44,8 +44,8 @@ def _moment(microseconds: int) -> datetime | None:
 class Json(TypeDecorator[Any]):
     """JSON as text, in which NUL and lone surrogates are escaped; native JSON types refuse both.
 
-    What JSON cannot hold is written as text (``crucible.json_types.to_json``). Text that is not JSON is read as
-    UNREADABLE, so that it does not hide the other rows of a query.
+    What JSON cannot hold is written as text (``crucible.values.json_types.to_json``). Text that is not JSON is read
+    as UNREADABLE, so that it does not hide the other rows of a query.
     """
 
     impl = Text

@@ -21,7 +21,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from crucible.forks import reset_after_fork, retain_inherited
+from crucible.runtime.forks import reset_after_fork, retain_inherited
 from nsai_work.clock import Clock, SystemClock
 from nsai_work.logs import get_logger
 from nsai_work.store.engine.database_clock import DatabaseClock

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from sqlalchemy import Row, Table
 
-from crucible.json_types import to_json
+from crucible.values.json_types import to_json
 from nsai_work.errors import InvalidJob, UnreadableJournal
 
 RecordT = TypeVar("RecordT", bound=BaseModel)

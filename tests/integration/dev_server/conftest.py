@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from backends.tinkex_dev.server import DevServer
-from crucible.tokenizer import ByteTokenizer
+from crucible.rendering.tokenizer import ByteTokenizer
 
 TOKENIZER = ByteTokenizer()
 LESSONS = (

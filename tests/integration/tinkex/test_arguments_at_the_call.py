@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scripted_server import ScriptedServer, json_response
 
 from backends.tinkex import ServiceClient, TrainingClient
-from backends.tinkex.client.sampling import SamplingClient
+from backends.tinkex.client.sampling.client import SamplingClient
 from backends.tinkex.types import (
     Datum,
     DmelChunk,

@@ -7,7 +7,7 @@ import pytest
 from scripted_server import ScriptedServer
 
 from backends.tinkex import LossHandle, ServiceClient
-from backends.tinkex.client.loss_tracer import traced_graph
+from backends.tinkex.client.custom_losses.loss_tracer import traced_graph
 from backends.tinkex.types import AdamParams, CustomLossGraph, CustomLossNode, Datum, ModelInput
 from backends.tinkex_dev.server import DevServer
 from crucible.errors import InvalidRequest, Unsupported

@@ -11,7 +11,7 @@ from scripted_server import Response, ScriptedServer, json_response
 from tinkex_runs import new_run
 
 from backends.tinkex import ServiceClient
-from backends.tinkex.client.sampling import SamplingClient
+from backends.tinkex.client.sampling.client import SamplingClient
 from backends.tinkex.types import ModelInput, SamplingParams, TensorData
 from backends.tinkex_dev.server import DevServer
 from crucible.errors import AnswerLost, InvalidRequest, MalformedAnswer, Unsupported

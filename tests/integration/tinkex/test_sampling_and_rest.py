@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from backends.tinkex import ServiceClient, TrainingClient
-from backends.tinkex.client.download import unpack_archive
+from backends.tinkex.client.rest.download import unpack_archive
 from backends.tinkex.types import (
     AdamParams,
     CheckpointKind,

@@ -8,7 +8,7 @@ import pytest
 
 from backends.tinkex.backend import TinkexBackend
 from backends.tinkex_dev.server import DevServer
-from crucible.tokenizer import ByteTokenizer
+from crucible.rendering.tokenizer import ByteTokenizer
 from crucible.training import (
     Datum,
     IntentKind,

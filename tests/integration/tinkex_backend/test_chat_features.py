@@ -19,8 +19,8 @@ from crucible import (
     Unsupported,
     collect,
 )
-from crucible.chat import chat_of
 from crucible.completion import Choice, UsageSource
+from crucible.rendering.chat import chat_of
 from crucible.testing.loop import run_opened
 from crucible.training import Datum
 

@@ -16,8 +16,8 @@ from crucible import Capabilities, Completion, Prompt
 from crucible.backend import Health, TrainingBackend
 from crucible.errors import InvalidRequest, NoCheckpoint, RunCorrupted, RunGone, Unsupported
 from crucible.recovery import RecoveredRun, RecoveryEvent, RecoveryObserver, RecoveryRequest, in_order
+from crucible.rendering.tokenizer import ByteTokenizer, Tokenizer
 from crucible.stream import StreamEvent
-from crucible.tokenizer import ByteTokenizer, Tokenizer
 from crucible.training import (
     CheckpointCheck,
     Datum,

@@ -24,9 +24,9 @@ from nsai_work.data.dataset import load_data
 from nsai_work.data.datums import Datums
 from nsai_work.errors import InvalidJob, UnreadableJournal
 from nsai_work.payloads import JobKind, PreferenceStep, TrainingData, parse_payload
-from nsai_work.training import preference
-from nsai_work.training.data_source import rendering_of
-from nsai_work.training.preference import REFERENCE, dpo
+from nsai_work.training.sources import preference
+from nsai_work.training.sources.data_source import rendering_of
+from nsai_work.training.sources.preference import REFERENCE, dpo
 from tests.integration.training.harness import STEPS, Reaper, Scene, payload_of
 from tests.integration.training.service import Service
 

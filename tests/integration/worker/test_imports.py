@@ -9,8 +9,8 @@ PROGRAM = """
 import asyncio, sys, threading
 from nsai_work import Job
 from nsai_work.clock import SystemClock
-from nsai_work.worker.backends import BackendPool
-from nsai_work.worker.handlers import _import_handler
+from nsai_work.worker.attempts.backends import BackendPool
+from nsai_work.worker.attempts.handlers import _import_handler
 
 class Finder:
     def find_spec(self, name, path=None, target=None):

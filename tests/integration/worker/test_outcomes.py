@@ -314,7 +314,7 @@ def test_a_result_that_is_not_json_is_an_error_of_its_job(
     async def broken(*_: object, **__: object) -> dict[str, Any]:
         return {"losses": [0.5, value]}
 
-    monkeypatch.setattr("nsai_work.worker.handlers._run_command", broken)
+    monkeypatch.setattr("nsai_work.worker.attempts.handlers._run_command", broken)
     handle, other = (
         submit(command("noop"), settings),
         submit(Job.parse({"kind": "composite", "payload": {}}), settings),

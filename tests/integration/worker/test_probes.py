@@ -22,10 +22,10 @@ from sqlalchemy import text
 
 from nsai_work import Job, Settings
 from nsai_work.store import open_store
-from nsai_work.worker import probe_server as module
-from nsai_work.worker.health import STOPPED, WorkerHealth
-from nsai_work.worker.probe_server import Address, ProbeResult, probe_server
-from nsai_work.worker.probes import Probes
+from nsai_work.worker.probes import probe_server as module
+from nsai_work.worker.probes.answers import Probes
+from nsai_work.worker.probes.health import STOPPED, WorkerHealth
+from nsai_work.worker.probes.probe_server import Address, ProbeResult, probe_server
 from nsai_work.worker.runtime_thread import RuntimeThread
 from tests import unruly
 from tests.conversations import write_conversations

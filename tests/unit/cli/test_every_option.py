@@ -13,7 +13,7 @@ from backends.fake import FakeBackend
 from crucible import Choice, Completion, FinishReason, Message, Prompt
 from nsai_work.cli import main
 from nsai_work.job import Job, Priority
-from nsai_work.worker.probe_server import Address
+from nsai_work.worker.probes.probe_server import Address
 from tests.rig import command
 from tests.unit.cli.test_command_line_page import commands
 from tests.working_store import open_working_store

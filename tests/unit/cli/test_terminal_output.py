@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 import nsai_work.cli
 from crucible import Choice, Completion, Message
-from crucible.plain_text import plain_json, plain_line, plain_text
 from crucible.prompt import ToolCall
+from crucible.rendering.plain_text import plain_json, plain_line, plain_text
 from nsai_work.cli.commands import complete
 from nsai_work.cli.output import write_fields, write_json, write_line, write_table
 

@@ -11,7 +11,7 @@ from backends.openai.settings import OpenAISettings
 from backends.peft.settings import PeftSettings
 from backends.python.settings import PythonSettings
 from backends.tinkex.backend_settings import TinkexBackendSettings
-from crucible.record import Record
+from crucible.values.record import Record
 
 PAGE = (Path(__file__).parents[3] / "docs" / "reference" / "backends.md").read_text()
 

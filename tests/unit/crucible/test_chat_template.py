@@ -5,8 +5,8 @@ import pytest
 pytest.importorskip("transformers")
 
 from crucible import InvalidRequest, Options, Prompt, ToolCall, Unsupported
-from crucible.chat import chat_of
-from crucible.output_parser import parse_output
+from crucible.rendering.chat import chat_of
+from crucible.rendering.output_parser import parse_output
 from tests.template_rig import TEMPLATE, tokenizer
 
 pytestmark = pytest.mark.filterwarnings("default")

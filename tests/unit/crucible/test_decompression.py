@@ -11,7 +11,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crucible.decompression import BodyDecoder, BodyTooLarge, InvalidBody, UnknownEncoding
+from crucible.http.decompression import BodyDecoder, BodyTooLarge, InvalidBody, UnknownEncoding
 
 
 def raw_deflate(data: bytes) -> bytes:
@@ -103,7 +103,7 @@ def test_a_window_of_gigabytes_is_refused() -> None:
 BOMB = """
 import os, resource, sys, tracemalloc, zlib
 import zstandard
-from crucible.decompression import BodyDecoder, BodyTooLarge
+from crucible.http.decompression import BodyDecoder, BodyTooLarge
 million = bytes(1 << 20)
 
 def deflated(compressor):

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from crucible.durations import elapsed_ms, equal_jitter, exponential_backoff
+from crucible.values.durations import elapsed_ms, equal_jitter, exponential_backoff
 
 
 def test_the_backoff_doubles_up_to_its_maximum() -> None:

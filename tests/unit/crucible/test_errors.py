@@ -7,8 +7,8 @@ import pytest
 
 from backends.tinkex import errors as tinkex_errors
 from backends.tinkex_dev import errors as dev_server_errors
-from crucible import template_examples
 from crucible.errors import BackendError, CrucibleError, Failure, error_from
+from crucible.rendering import template_examples
 from nsai_work import errors as work_errors
 from nsai_work.errors import WorkError
 

@@ -6,8 +6,8 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-from crucible import forks
-from crucible.forks import reset_after_fork, retain_inherited
+from crucible.runtime import forks
+from crucible.runtime.forks import reset_after_fork, retain_inherited
 
 
 class Owner:
@@ -90,7 +90,7 @@ def test_importing_registers_nothing() -> None:
     code = (
         "import backends.tinkex.client.service, nsai_work.client.connections, nsai_work.store, nsai_work.blocking\n"
         "import nsai_work.dispatch.publisher, nsai_work.dispatch.debounce, nsai_work.worker.runtime_thread\n"
-        "from crucible import forks\n"
+        "from crucible.runtime import forks\n"
         "assert not forks._resets and not forks._register_hook.cache_info().currsize"
     )
 

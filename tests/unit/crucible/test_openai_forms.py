@@ -7,8 +7,8 @@ from pydantic import ValidationError
 
 from backends.openai.requests import request_body
 from crucible import ByteTokenizer, Choice, Message, Options, Prompt, Thinking
-from crucible.chat import chat_of
 from crucible.prompt import AudioPart, ImagePart, Role
+from crucible.rendering.chat import chat_of
 
 CALL = {"id": "c", "type": "function", "function": {"name": "weather", "arguments": '{"town": "Ulm"}'}}
 PIXEL = "data:image/gif;base64,R0lGODlhAQABAAAAACw="

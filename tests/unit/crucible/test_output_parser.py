@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crucible.output_parser import ParsedOutput, parse_output
+from crucible.rendering.output_parser import ParsedOutput, parse_output
 
 GOOD = '<tool_call>\n{"name": "look", "arguments": {"at": "</tool_call>"}}\n</tool_call>'
 

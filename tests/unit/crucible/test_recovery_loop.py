@@ -26,8 +26,8 @@ from crucible.recovery import (
     UnusableCheckpoint,
     in_order,
 )
+from crucible.runtime.waits import Wait, observed
 from crucible.training import CheckpointCheck, CheckpointRef
-from crucible.waits import Wait, observed
 
 NEW = CheckpointRef(path="x://r/weights/3", name="3", step=3, metric=0.5)
 MIDDLE = CheckpointRef(path="x://r/weights/2", name="2", step=2)

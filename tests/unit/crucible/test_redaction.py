@@ -12,9 +12,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from crucible import BackendUnavailable, InvalidRequest, redaction
+from crucible import BackendUnavailable, InvalidRequest
 from crucible.backend import Health
-from crucible.redaction import HIDDEN, redacted, remember_secret
+from crucible.http import redaction
+from crucible.http.redaction import HIDDEN, redacted, remember_secret
 
 KEY = "tml-R2d2+C3po/Zx9=q_W8"
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_+/="  # no words of the errors themselves

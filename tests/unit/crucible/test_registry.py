@@ -15,7 +15,7 @@ from crucible import (
     connect,
     load_backend,
 )
-from crucible.checked_calls import checked_health
+from crucible.runtime.checked_calls import checked_health
 from crucible.testing.loop import run_opened
 
 PLUGIN = """

@@ -2,7 +2,7 @@
 
 import pytest
 
-from crucible.retry_after import retry_after_ms
+from crucible.http.retry_after import retry_after_ms
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crucible.suggestions import MAX_LISTED, known_names, nearest
+from crucible.values.suggestions import MAX_LISTED, known_names, nearest
 
 FIELDS = ("learning_rate", "beta1", "beta2", "eps", "weight_decay", "grad_clip_norm")
 

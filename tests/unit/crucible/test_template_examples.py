@@ -4,10 +4,10 @@ import pytest
 
 pytest.importorskip("transformers")
 
-from crucible.chat import Chat
-from crucible.chat_template import TemplateTokenizer
 from crucible.errors import Unsupported
-from crucible.tokenizer import RenderedExample, TurnWeight
+from crucible.rendering.chat import Chat
+from crucible.rendering.chat_template import TemplateTokenizer
+from crucible.rendering.tokenizer import RenderedExample, TurnWeight
 from tests.template_rig import TEMPLATE, tokenizer
 
 pytestmark = pytest.mark.filterwarnings("default")

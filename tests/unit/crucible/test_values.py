@@ -14,10 +14,10 @@ from pydantic import TypeAdapter, ValidationError
 import crucible
 import nsai_work
 from crucible.errors import CrucibleError, Failure, InvalidRequest, shown_value
-from crucible.json_types import MAX_JSON_DEPTH, FiniteJson, json_problem, to_json
 from crucible.prompt import ToolCall
-from crucible.record import Record
-from crucible.values import Instant, Name, Text
+from crucible.values.json_types import MAX_JSON_DEPTH, FiniteJson, json_problem, to_json
+from crucible.values.record import Record
+from crucible.values.scalars import Instant, Name, Text
 from tests.strategies import CONTROL_CHARACTERS
 
 HUGE = 10**5000

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crucible.tokenizer import ByteTokenizer
+from crucible.rendering.tokenizer import ByteTokenizer
 from nsai_work.data import datums as module
 from nsai_work.data.dataset import load_data, pin_data
 from nsai_work.data.datums import Datums, shared_datums

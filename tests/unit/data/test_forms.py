@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from crucible.tokenizer import ByteTokenizer
+from crucible.rendering.tokenizer import ByteTokenizer
 from nsai_work.data.dataset import load_data, new_counts
 from nsai_work.data.rendering import Rendering
 from nsai_work.payloads import TrainingData

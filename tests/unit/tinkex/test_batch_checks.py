@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backends.tinkex.client.batch_checks import check_batch
+from backends.tinkex.client.training.batch_checks import check_batch
 from backends.tinkex.types import Datum, ImageChunk, ModelInput
 from crucible.errors import InvalidRequest
 

@@ -14,11 +14,11 @@ from backends.tinkex.sampler import sampling_params
 from backends.tinkex.types.model_input import EncodedTextChunk, ModelInput
 from backends.tinkex.types.server_capabilities import ServerCapabilities
 from crucible import ByteTokenizer, ImagePart, Message, Options, Prompt, TextPart, Tool, ToolCall, ToolResultPart
-from crucible.chat import chat_of
 from crucible.errors import Unsupported
-from crucible.output_parser import parse_output
+from crucible.rendering.chat import chat_of
+from crucible.rendering.output_parser import parse_output
+from crucible.rendering.tokenizer import ChatFeatures
 from crucible.requirements import require
-from crucible.tokenizer import ChatFeatures
 
 TOKENIZER = ByteTokenizer()
 ROLES = {257: "system", 258: "user", 259: "assistant", 260: "tool"}

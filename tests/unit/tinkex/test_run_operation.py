@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from backends.tinkex.client.run_operation import RunOperation
-from backends.tinkex.client.sequencer import RequestSequencer
+from backends.tinkex.client.training.run_operation import RunOperation
+from backends.tinkex.client.training.sequencer import RequestSequencer
 from backends.tinkex.types.responses import AcceptedRequest
 from crucible.errors import BackendUnavailable
 

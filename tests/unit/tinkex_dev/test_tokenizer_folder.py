@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from backends.tinkex_dev.storage.tokenizer_folder import write_tokenizer
-from crucible.tokenizer import ByteTokenizer
+from crucible.rendering.tokenizer import ByteTokenizer
 
 OURS = ByteTokenizer()
 TEXTS = ("Hi there\n", "größe 漢字 😀", "  a\tb\x00\x7f", "don't 's", "".join(map(chr, range(256))))

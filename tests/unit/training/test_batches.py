@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crucible.errors import BackendUnavailable
-from nsai_work.training.batches import BatchSource, Lookahead, StepBatch
+from nsai_work.training.sources.batches import BatchSource, Lookahead, StepBatch
 
 pytestmark = pytest.mark.anyio
 

@@ -27,7 +27,7 @@ from crucible.errors import (
 )
 from crucible.recovery import RecoveryPolicy
 from crucible.training import RunHealth, RunState
-from nsai_work.training.decision import Action, Incident, decide, needs_health_check
+from nsai_work.training.restart.decision import Action, Incident, decide, needs_health_check
 
 ON = RecoveryPolicy(enabled=True, max_attempts=3, backoff_ms=1000)
 OFF = RecoveryPolicy()

@@ -13,7 +13,7 @@ from nsai_work.journal import (
 )
 from nsai_work.payloads import TrainingStep
 from nsai_work.training.checkpoints import expired_checkpoints
-from nsai_work.training.lineage import (
+from nsai_work.training.restart.lineage import (
     EndReason,
     candidates,
     is_current,
@@ -21,7 +21,7 @@ from nsai_work.training.lineage import (
     times_poisoned,
     worst_resume,
 )
-from nsai_work.training.proof import Proof, comparable, prove
+from nsai_work.training.restart.proof import Proof, comparable, prove
 
 
 def run(

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nsai_work.payloads import TrainingStep
-from nsai_work.training.batches import batch_indexes, epoch_order
 from nsai_work.training.plan import Plan
+from nsai_work.training.sources.batches import batch_indexes, epoch_order
 
 ORDER_0 = [6, 1, 5, 7, 3, 4, 2, 0]
 ORDER_1 = [4, 5, 1, 7, 3, 2, 6, 0]

@@ -8,7 +8,7 @@ from backends.fake import FakeBackend
 from crucible.errors import CredentialMissing
 from crucible.registry import why_unusable
 from nsai_work.clock import SystemClock
-from nsai_work.worker.backends import BackendPool
+from nsai_work.worker.attempts.backends import BackendPool
 from nsai_work.worker.declines import DeclinedJobs
 
 

@@ -9,7 +9,7 @@ from nsai_work.errors import StoreUnavailable
 from nsai_work.job import Job
 from nsai_work.payloads import JobKind
 from nsai_work.store.records import Claim, LeaseReport
-from nsai_work.worker.attempt import Attempt
+from nsai_work.worker.attempts.attempt import Attempt
 from nsai_work.worker.leases import LeaseKeeper
 
 TTL_S = 10.0

@@ -4,7 +4,7 @@ import asyncio
 import time
 
 from nsai_work.clock import SystemClock
-from nsai_work.worker.loop_lag import INTERVAL_S, LoopLagMonitor
+from nsai_work.worker.probes.loop_lag import INTERVAL_S, LoopLagMonitor
 
 
 def test_a_blocked_loop_is_detected() -> None:

@@ -17,7 +17,7 @@ from nsai_work.errors import DataChanged, HandOver, JobTimeout, LeaseLost, Store
 from nsai_work.lifecycle import JobStatus
 from nsai_work.policies import RetryPolicy
 from nsai_work.store.records import Outcome, OutcomeKind
-from nsai_work.worker.outcome import outcome_of_error
+from nsai_work.worker.attempts.outcome import outcome_of_error
 
 POLICY = RetryPolicy(max_attempts=3, initial_delay_ms=1000, jitter=False)
 

@@ -3,8 +3,8 @@
 import asyncio
 from collections.abc import Callable
 
-from crucible.waits import observed, waiting
-from nsai_work.worker.waits import EVENT_INTERVAL_S, SHOWN_AFTER_S, AttemptWaits, Event
+from crucible.runtime.waits import observed, waiting
+from nsai_work.worker.attempts.waits import EVENT_INTERVAL_S, SHOWN_AFTER_S, AttemptWaits, Event
 
 
 class Scene:

@@ -1,7 +1,7 @@
 """The package ``tinker`` of ``nsai-work shim``: the names of the Tinker SDK on the client of nsai-work."""
 
 try:
-    from backends.tinkex.client.connection import SDK_VERSION as __version__  # noqa: N811
+    from backends.tinkex.client.requests.connection import SDK_VERSION as __version__  # noqa: N811
     from backends.tinkex.compat import *  # noqa: F403  # every name of the SDK
 except ImportError as error:
     raise ImportError(f"nsai-work shim: install nsai-work in this program's environment too: {error}") from error

@@ -22,7 +22,7 @@ from crucible import (
     events_of,
     read_record,
 )
-from crucible.record import Record
+from crucible.values.record import Record
 
 PROVERBS = (
     "Slow and steady wins the race.",

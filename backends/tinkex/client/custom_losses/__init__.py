@@ -1,0 +1,1 @@
+"""Losses that the caller computes: traced, or from log-probabilities and their gradients."""

@@ -1,0 +1,1 @@
+"""The REST client: listings, checkpoints, exports and downloads."""

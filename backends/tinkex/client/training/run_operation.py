@@ -1,0 +1,80 @@
+"""One client call on a run: consecutive requests that yield a single result."""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Generic, TypeVar
+
+from backends.tinkex.client.training.sequencer import RequestSequencer, Ticket
+from backends.tinkex.types.responses import AcceptedRequest
+
+T = TypeVar("T")
+
+
+class RunOperation(Generic[T]):
+    """A call that sends ``count`` requests in one turn and combines their results.
+
+    ``send_request(seq_id, index)`` sends request number ``index``; ``read_result`` waits for the results of all
+    accepted requests; ``before_send`` runs once the operation has its turn.
+    """
+
+    def __init__(
+        self,
+        sequencer: RequestSequencer,
+        count: int,
+        seq_id: int | None,
+        send_request: Callable[[int, int], Coroutine[Any, Any, AcceptedRequest]],
+        read_result: Callable[[Sequence[AcceptedRequest]], Coroutine[Any, Any, T]],
+        before_send: Callable[[], Coroutine[Any, Any, None]],
+    ) -> None:
+        self._sequencer = sequencer
+        self._count = count
+        self._seq_id = seq_id
+        self._send_request = send_request
+        self._read_result = read_result
+        self._before_send = before_send
+        self._accepted: list[AcceptedRequest] = []
+        self._finished: asyncio.Event | None = None
+        self._abandoned = False
+
+    @property
+    def request_ids(self) -> list[str]:
+        """The server's ids of the accepted requests."""
+        return [accepted.request_id for accepted in self._accepted]
+
+    def reserve(self) -> Ticket:
+        """Reserve the sequence numbers. Requires the sequencer's lock."""
+        return self._sequencer.reserve(self._count, self._seq_id)
+
+    async def send(self, ticket: Ticket) -> None:
+        """Send all requests in turn; return once the server has accepted them."""
+        async with self._sequencer.turn(ticket):
+            await self._before_send()
+            for index, seq_id in enumerate(ticket.seq_ids):
+                self._accepted.append(await self._send_request(seq_id, index))
+                ticket.accepted += 1
+            self._send_request = _already_sent  # whose batch, and its memory, are no longer needed
+            self._finished = self._sequencer.mark_accepted()
+            if self._abandoned:
+                self._finished.set()
+
+    async def finish(self) -> T:
+        """Wait for the result of the accepted requests."""
+        try:
+            return await self._read_result(self._accepted)
+        finally:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Stop later operations from waiting for this result."""
+        self._abandoned = True
+        if self._finished is not None:
+            self._finished.set()
+
+    async def run(self, ticket: Ticket) -> T:
+        """Send, then wait for the result."""
+        await self.send(ticket)
+        return await self.finish()
+
+
+async def _already_sent(seq_id: int, index: int) -> AcceptedRequest:
+    raise AssertionError(f"request {index} (seq_id {seq_id}) is sent once")

@@ -1,0 +1,74 @@
+"""Reports of why work waits, such as a service that is at its limit, for whoever shows them to a user.
+
+A backend that waits reports it:
+
+    with waiting() as wait:
+        while (response := await send()).status == 429:
+            wait.because("the service is at its limit")
+            await sleep(1)
+
+The worker observes the waits of each job (``observed``). Observers are inherited by the tasks that an observed task
+starts. Without an observer, reports go nowhere.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Final, Protocol
+
+from crucible.http.redaction import redacted
+
+
+class WaitObserver(Protocol):
+    """Receives the reports of the work that it observes."""
+
+    def report(self, wait: "Wait") -> None:
+        """Receive a wait that began, changed its reason, or ended."""
+        ...
+
+
+class Wait:
+    """A wait, from its first reason to its end. ``expected``: it is usual, as that for a result that takes long."""
+
+    __slots__ = ("_observer", "expected", "reason")
+
+    def __init__(self, observer: WaitObserver | None) -> None:
+        self._observer = observer
+        self.reason: str | None = None
+        self.expected = False
+
+    def because(self, reason: str, *, expected: bool = False) -> None:
+        """Report the reason. A text without changing numbers is reported once."""
+        reason = redacted(reason)
+        if self._observer is not None and (reason, expected) != (self.reason, self.expected):
+            self.reason, self.expected = reason, expected
+            self._observer.report(self)
+
+    def over(self) -> None:
+        """Report that the work goes on."""
+        if self._observer is not None and self.reason is not None:
+            self.reason = None
+            self._observer.report(self)
+
+
+_observer: Final[ContextVar[WaitObserver | None]] = ContextVar("crucible_waits", default=None)
+
+
+@contextmanager
+def waiting() -> Iterator[Wait]:
+    """Provide a wait for a piece of work that may have to wait; it is over at the end of the block."""
+    wait = Wait(_observer.get())
+    try:
+        yield wait
+    finally:
+        wait.over()
+
+
+@contextmanager
+def observed(observer: WaitObserver) -> Iterator[None]:
+    """Send the reports of the work within the block to ``observer``."""
+    token = _observer.set(observer)
+    try:
+        yield
+    finally:
+        _observer.reset(token)

@@ -1,0 +1,1 @@
+"""Values that cross a boundary: records and how foreign data becomes one, JSON and its schemas, names, digests."""

@@ -1,0 +1,1 @@
+"""Sources of batches: the examples of each step, from data files or from preference pairs."""

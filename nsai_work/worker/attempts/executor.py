@@ -1,0 +1,170 @@
+"""The executor of an attempt: runs the job, derives its outcome, and records it."""
+
+import asyncio
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+
+from pydantic import JsonValue
+
+from crucible.errors import BackendUnavailable, CrucibleError
+from crucible.runtime.waits import observed
+from nsai_work import telemetry
+from nsai_work.clock import Clock
+from nsai_work.control import StopReason
+from nsai_work.errors import LeaseLost
+from nsai_work.journal import Journal
+from nsai_work.logs import get_logger
+from nsai_work.payloads import JobKind
+from nsai_work.store.records import Claim, Outcome, OutcomeKind
+from nsai_work.telemetry import JobEvent
+from nsai_work.worker.attempts.attempt import Attempt
+from nsai_work.worker.attempts.backends import BackendPool
+from nsai_work.worker.attempts.handlers import JobContext, run_job
+from nsai_work.worker.attempts.outcome import outcome_of_error
+from nsai_work.worker.attempts.waits import AttemptWaits
+from nsai_work.worker.declines import is_lacking_backend, is_lacking_for_job
+from nsai_work.worker.supervisor import supervise
+from nsai_work.worker.worker_store import WorkerStore
+
+log = get_logger(__name__)
+
+# the time that a training run has to reach its next step border, where it stops by itself
+BORDER_GRACE_S = 10.0
+# a failure of one job must not delay the others of its backend for long
+MAX_BACK_OFF_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Executor:
+    """Executes attempts, with the settings and resources that all attempts of a worker share.
+
+    ``decline`` is called, before the job is queued again, with the claim of a job that this worker cannot run.
+    Without it such jobs fail.
+    """
+
+    store: WorkerStore
+    backends: BackendPool
+    clock: Clock
+    make_journal: Callable[[Claim], Journal]
+    shutdown_grace_s: float
+    credit_poll_s: float
+    decline: Callable[[Claim], None] | None = None
+    jitter: Callable[[], float] = field(default=random.random)
+
+    async def execute(self, attempt: Attempt) -> Outcome:
+        """Run the job and record its outcome. Raises CancelledError alone."""
+        claimed_at = self.clock.monotonic()
+        _emit(attempt, "job.claimed", seconds=self._queued(attempt))
+        outcome = await self._run(attempt)
+        recorded = await self._record(attempt, outcome)
+        ran_s = round(self.clock.monotonic() - claimed_at, 3)
+        _emit(attempt, f"job.{outcome.kind}" if recorded else "job.abandoned", outcome, {"ran_s": ran_s})
+        return outcome
+
+    def _queued(self, attempt: Attempt) -> dict[str, float]:
+        """The time that the job was queued, in seconds, by this machine's clock: the store's may differ."""
+        queued_at = attempt.claim.job.queued_at
+        if queued_at is None:
+            return {}
+        return {"queued_s": round(max((self.clock.now() - queued_at).total_seconds(), 0.0), 3)}
+
+    async def _run(self, attempt: Attempt) -> Outcome:
+        timer = self._start_timer(attempt)
+        waits = AttemptWaits(partial(self.store.set_wait, attempt.claim), self.clock)
+        try:
+            with observed(waits), telemetry.attempt_span(attempt.claim.job, attempt.claim.fence):
+                context = JobContext(self.backends, self.store.files, self.make_journal(attempt.claim), self.clock)
+                result = await supervise(run_job(attempt, context), attempt.control, self._grace(attempt))
+                return Outcome.succeeded(result)
+        except Exception as error:
+            return self._outcome_of_error(attempt, error)
+        finally:
+            await waits.close()
+            if timer is not None:
+                timer.cancel()
+
+    def _start_timer(self, attempt: Attempt) -> asyncio.TimerHandle | None:
+        """Start the timer that stops the job at its time limit or deadline, whichever is first."""
+        job, remaining_s = attempt.claim.job, attempt.claim.remaining_s
+        limits: list[float] = []
+        if job.resources.timeout_ms is not None:
+            limits.append(job.resources.timeout_ms / 1000)
+        if remaining_s is not None:
+            # measured by the database's clock: this machine's may be wrong
+            limits.append(remaining_s)
+        if not limits:
+            return None
+        loop = asyncio.get_running_loop()
+        return loop.call_later(max(min(limits), 0.0), attempt.control.stop, StopReason.TIMEOUT)
+
+    def _grace(self, attempt: Attempt) -> dict[StopReason, float]:
+        """Return the time that the job has to stop by itself. Only training has step borders."""
+        if attempt.claim.job.kind != JobKind.TRAINING_STEP:
+            return {StopReason.SHUTDOWN: self.shutdown_grace_s}
+        return {
+            StopReason.CANCEL: BORDER_GRACE_S,
+            StopReason.TIMEOUT: BORDER_GRACE_S,
+            StopReason.SHUTDOWN: self.shutdown_grace_s,
+        }
+
+    def _outcome_of_error(self, attempt: Attempt, error: Exception) -> Outcome:
+        claim = attempt.claim
+        if not isinstance(error, CrucibleError):
+            log.error("job.unexpected_error", job_id=claim.job_id, fence=claim.fence, exc_info=error)
+        outcome = outcome_of_error(
+            error,
+            policy=claim.job.retry_policy,
+            attempt=claim.attempt,
+            uncounted=claim.fence - claim.attempt,
+            jitter=self.jitter,
+            credit_poll_ms=int(self.credit_poll_s * 1000),
+            declines=self.decline is not None and self._is_lacking(claim, error),
+        )
+        if self.decline is not None and outcome.kind is OutcomeKind.DECLINED:
+            self.decline(claim)
+        # a command's own service may be unavailable too, which says nothing about the backend of the command
+        own = isinstance(error, BackendUnavailable) and error.backend in (None, claim.backend)
+        if own and outcome.kind is OutcomeKind.RETRIED:
+            self.backends.back_off(claim.backend, min(outcome.delay_s, MAX_BACK_OFF_S))
+        return outcome
+
+    def _is_lacking(self, claim: Claim, error: Exception) -> bool:
+        """Whether this worker lacks what the job needs, and another may have it."""
+        no_backend = claim.backend in self.backends.declined() and is_lacking_backend(error)
+        return no_backend or is_lacking_for_job(error)
+
+    async def _record(self, attempt: Attempt, outcome: Outcome) -> bool:
+        """Write the outcome to the store. Returns False if the lease is lost, or if the write failed: the lease
+        then expires, and another worker takes the job over."""
+        attempt.recording = True
+        lost = outcome.kind is OutcomeKind.LOST or attempt.control.reason is StopReason.LEASE_LOST
+        try:
+            if lost:
+                # if no other worker has claimed it yet, requeue it now, without counting a worker's crash
+                await self.store.requeue(attempt.claim, Outcome.released("the lease expired"))
+            elif outcome.kind.status.ended:
+                await self.store.finish(attempt.claim, outcome)
+            else:
+                await self.store.requeue(attempt.claim, outcome)
+        except LeaseLost:
+            return False
+        except CrucibleError as error:
+            log.warning("job.not_recorded", job_id=attempt.job_id, outcome=str(outcome.kind), error=error.code)
+            return False
+        return not lost
+
+
+def _emit(
+    attempt: Attempt, name: str, outcome: Outcome | None = None, seconds: Mapping[str, float] | None = None
+) -> None:
+    claim = attempt.claim
+    details: dict[str, JsonValue] = {**(seconds or {})}
+    if outcome is not None and outcome.reason:
+        details["reason"] = outcome.reason
+    if outcome is not None and outcome.failure is not None:
+        details["code"] = outcome.failure.code
+    telemetry.emit(
+        JobEvent(name, claim.job_id, str(claim.job.kind), claim.backend, claim.fence, claim.attempt, details)
+    )

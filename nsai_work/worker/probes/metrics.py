@@ -1,0 +1,186 @@
+"""The metrics of a worker, in the text format of Prometheus. Needs prometheus_client, of the extra ``metrics``.
+
+Figures of the store (``nsai_jobs``, ``nsai_job_oldest_age_seconds``, ``nsai_limit_utilization_ratio``) are the same
+from each worker. The others are those of this process: they begin at 0, and add up over workers.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from crucible.errors import CrucibleError
+from nsai_work.store import Store
+from nsai_work.store.queries.queue_state import job_counts, queue_depths
+from nsai_work.store.records import JobCount, LimitUse, QueueCount
+from nsai_work.telemetry import JobEvent, add_hook, training_counts
+from nsai_work.worker.probes.shared_check import SharedCheck
+from nsai_work.worker.runtime_thread import RuntimeThread
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+
+MAX_AGE_S: Final = 5.0
+QUEUE_BUCKETS: Final = (0.01, 0.05, 0.25, 1, 5, 15, 60, 300, 900, 3_600, 14_400, 86_400)
+RUN_BUCKETS: Final = (0.1, 1, 5, 15, 60, 300, 900, 3_600, 14_400, 43_200, 86_400)
+OUTCOMES: Final = (
+    "succeeded", "failed", "canceled", "timeout", "retried", "released", "declined", "lost", "abandoned",
+)  # fmt: skip
+"""How an attempt of this worker ends; ``abandoned`` is one whose end could not be recorded."""
+
+
+@dataclass(frozen=True, slots=True)
+class _StoreCounts:
+    """The figures that the store has."""
+
+    jobs: list[JobCount]
+    depths: list[QueueCount]
+    limits: list[LimitUse]
+
+
+class WorkerMetrics:
+    """Collects the metrics of a worker from its creation on."""
+
+    def __init__(self, runtime: RuntimeThread, store: Store, *, patience_s: float) -> None:
+        from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
+
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+
+        self._runtime = runtime
+        self._store = store
+        self._figures = SharedCheck(self._read_store, max_age_s=MAX_AGE_S, patience_s=patience_s)
+        self._counted_before = training_counts.all()
+        self._registry = CollectorRegistry()
+        labels = ("kind", "backend")
+        self._queued = Histogram(
+            "nsai_job_queue_seconds",
+            "Time from when a job was queued to its claim, by this worker's clock.",
+            labels,
+            buckets=QUEUE_BUCKETS,
+            registry=self._registry,
+        )
+        self._ran = Histogram(
+            "nsai_job_run_seconds",
+            "Time from a claim to the end of the attempt.",
+            labels,
+            buckets=RUN_BUCKETS,
+            registry=self._registry,
+        )
+        self._attempts = Counter(
+            "nsai_attempts_total", "Attempts of this worker that ended.", ("outcome",), registry=self._registry
+        )
+        for outcome in OUTCOMES:
+            self._attempts.labels(outcome)
+        self._registry.register(_Collector(self))
+        self._remove_hook = add_hook(self._on_event)
+
+    def close(self) -> None:
+        """Stop collecting."""
+        self._remove_hook()
+
+    def text(self) -> tuple[str, str]:
+        """Return the metrics as text, with its content type."""
+        from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+        return generate_latest(self._registry).decode(), CONTENT_TYPE_LATEST
+
+    def _on_event(self, event: JobEvent) -> None:
+        queued_s, ran_s = event.details.get("queued_s"), event.details.get("ran_s")
+        if isinstance(queued_s, int | float):
+            self._queued.labels(event.kind, event.backend).observe(queued_s)
+        if isinstance(ran_s, int | float):
+            self._ran.labels(event.kind, event.backend).observe(ran_s)
+            self._attempts.labels(event.name.removeprefix("job.")).inc()
+
+    def _read_store(self) -> _StoreCounts:
+        read = self._store.database.read
+        return _StoreCounts(read(job_counts), read(queue_depths), self._store.limits_in_use())
+
+    def families(self) -> "Iterator[Metric]":
+        """The metrics that are computed when they are asked for."""
+        lag_s = self._runtime.loop_lag_s
+        yield _gauge("nsai_loop_lag_seconds", "Lateness of the loop.", [((), lag_s)])
+        counts = training_counts.all()
+        since = {key: number - self._counted_before.get(key, 0) for key, number in counts.items()}
+        kinds = {kind: since.get(("steps", kind), 0) for kind in ("new", "replayed", "superseded")}
+        steps = "Optimizer steps recorded here: new, replayed (recorded before), superseded (to be repeated)."
+        yield _counter("nsai_training_steps", steps, "kind", kinds)
+        resumes = {
+            how: since.get(("resumes", how), 0) for how in ("warm", "restored", "restarted", "exact", "cold")
+        }
+        yield _counter(
+            "nsai_takeovers",
+            "Resumes of training runs: warm, restored or restarted; of the restored, proven exact or cold.",
+            "resume",
+            resumes,
+        )
+        yield from self._store_families()
+
+    def _store_families(self) -> "Iterator[Metric]":
+        try:
+            figures = self._figures.result()
+        except (CrucibleError, TimeoutError):
+            yield _gauge("nsai_store_up", "Whether the job store answers.", [((), 0)])
+            return
+        yield _gauge("nsai_store_up", "Whether the job store answers.", [((), 1)])
+        yield _gauge(
+            "nsai_jobs",
+            "Jobs in the store.",
+            [((row.status, row.kind, row.backend), row.number) for row in figures.jobs],
+            ("state", "kind", "backend"),
+        )
+        yield _gauge(
+            "nsai_job_oldest_age_seconds",
+            "How long the oldest ready job has been ready; 0 if there is none.",
+            [((str(depth.priority),), depth.oldest_age_s) for depth in figures.depths],
+            ("priority",),
+        )
+        yield _gauge(
+            "nsai_limit_utilization_ratio",
+            "Running jobs as a share of a limit; 1 for a limit of 0.",
+            [(_limit_labels(use), _share(use)) for use in figures.limits],
+            ("scope", "name", "model"),
+        )
+
+
+class _Collector:
+    """The registry's view of the computed metrics."""
+
+    def __init__(self, metrics: WorkerMetrics) -> None:
+        self._metrics = metrics
+
+    def describe(self) -> "Iterable[Metric]":
+        # else the registry would collect at once, and query the store, to learn the names
+        return []
+
+    def collect(self) -> "Iterable[Metric]":
+        return self._metrics.families()
+
+
+def _gauge(
+    name: str, text: str, values: Iterable[tuple[tuple[str, ...], float]], labels: tuple[str, ...] = ()
+) -> "Metric":
+    from prometheus_client.core import GaugeMetricFamily
+
+    family = GaugeMetricFamily(name, text, labels=labels)
+    for key, value in values:
+        family.add_metric(key, value)
+    return family
+
+
+def _counter(name: str, text: str, label: str, values: dict[str, int]) -> "Metric":
+    from prometheus_client.core import CounterMetricFamily
+
+    family: Any = CounterMetricFamily(name, text, labels=(label,))
+    for key, value in values.items():
+        family.add_metric((key,), value)
+    metric: Metric = family
+    return metric
+
+
+def _limit_labels(use: LimitUse) -> tuple[str, str, str]:
+    scope = "tenant" if use.limit.scope == "tenant" else "credential"
+    return scope, use.limit.key, use.limit.model
+
+
+def _share(use: LimitUse) -> float:
+    return use.running / use.limit.max_running if use.limit.max_running else 1.0
