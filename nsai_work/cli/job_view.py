@@ -9,8 +9,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.text import Text
 
 from crucible.rendering.plain_text import plain_text
-from nsai_work.cli.event_text import describe_event
-from nsai_work.cli.progress import RunProgress
+from nsai_work.presentation.event_text import describe_event
+from nsai_work.presentation.progress import RunProgress, requested_steps
 
 if TYPE_CHECKING:
     from nsai_work.job import Job
@@ -176,9 +176,3 @@ def metrics_text(progress: RunProgress) -> str:
 
 def _of(total: int | None) -> str:
     return f"/{total}" if total else ""
-
-
-def requested_steps(job: "Job") -> int | None:
-    """Return ``max_steps`` of a training job; None if its payload has none."""
-    steps = job.payload.get("max_steps")
-    return steps if isinstance(steps, int) else None

@@ -3,11 +3,10 @@
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import typer
-from pydantic import BaseModel, JsonValue
+from pydantic import JsonValue
 from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
@@ -28,12 +27,6 @@ def write_json(value: JsonValue, *, indent: int | None = 2) -> None:
 def write_line(text: str = "", *, err: bool = False) -> None:
     """Write text of one or more lines to stdout, or to stderr, with whatever acts on a terminal escaped."""
     typer.echo(plain_text(text), err=err)
-
-
-def as_json(record: BaseModel) -> dict[str, JsonValue]:
-    """Return a record as JSON data."""
-    data: dict[str, JsonValue] = record.model_dump(mode="json")
-    return data
 
 
 def write_table(
@@ -98,36 +91,6 @@ def stdout_console() -> Console:
     """Return a rich console on stdout that interprets no markup and no emoji codes."""
     # the ID of a run may contain :train:
     return Console(highlight=False, markup=False, emoji=False)
-
-
-def count_text(count: int, noun: str) -> str:
-    """Format a number of things, such as ``1 job`` and ``2 jobs``."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"
-
-
-def ago(moment: datetime | None, now: datetime) -> str:
-    """Format the time since ``moment`` in its largest whole unit, such as ``3 h ago``."""
-    if moment is None:
-        return "-"
-    seconds = int((now - moment.astimezone(UTC)).total_seconds())
-    if seconds < 0:
-        return f"in {-seconds} s"
-    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds // size} {unit} ago"
-    return f"{seconds} s ago"
-
-
-def duration_text(seconds: float) -> str:
-    """Format a duration in its two largest units, such as ``45 s``, ``2 min 05 s`` and ``3 h 20 min``."""
-    whole = int(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3_600:
-        return f"{whole // 60} min {whole % 60:02} s"
-    if whole < 86_400:
-        return f"{whole // 3_600} h {whole % 3_600 // 60:02} min"
-    return f"{whole // 86_400} d {whole % 86_400 // 3_600:02} h"
 
 
 def _cell(value: Any) -> str:

@@ -6,7 +6,8 @@ import typer
 from pydantic import JsonValue
 
 from crucible.errors import CrucibleError, PluginError
-from nsai_work.cli.output import as_json, write_json, write_line, write_table
+from nsai_work.cli.output import write_json, write_line, write_table
+from nsai_work.presentation.json_forms import as_json
 
 if TYPE_CHECKING:
     from crucible.registry import BackendEntry

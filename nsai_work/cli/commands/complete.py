@@ -9,8 +9,9 @@ import typer
 
 from crucible.errors import InvalidRequest
 from crucible.rendering.plain_text import plain_text
-from nsai_work.cli.output import as_json, write_json, write_line
+from nsai_work.cli.output import write_json, write_line
 from nsai_work.cli.parameters import DEFAULT_BACKEND
+from nsai_work.presentation.json_forms import as_json
 
 if TYPE_CHECKING:
     from crucible.completion import Completion

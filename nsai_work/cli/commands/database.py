@@ -9,9 +9,10 @@ import typer
 from pydantic import JsonValue
 
 from crucible.errors import InvalidRequest
-from nsai_work.cli.output import count_text, write_json, write_line
+from nsai_work.cli.output import write_json, write_line
 from nsai_work.cli.parameters import JsonFlag
 from nsai_work.cli.store_access import existing_store, load_settings
+from nsai_work.presentation.quantities import count_text
 
 _UNITS: Final = {"min": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 MAX_AGE: Final = timedelta(days=36_500)

@@ -7,12 +7,12 @@ import typer
 from pydantic import JsonValue
 
 from crucible.errors import InvalidRequest
-from nsai_work.cli.commands.jobs import checkpoint_json
 from nsai_work.cli.job_lookup import find_job
 from nsai_work.cli.output import write_json, write_line
 from nsai_work.cli.parameters import JobId, JsonFlag
 from nsai_work.cli.store_access import existing_store, load_settings
 from nsai_work.lifecycle import JobStatus
+from nsai_work.presentation.json_forms import checkpoint_json
 
 if TYPE_CHECKING:
     from nsai_work.store import Store

@@ -5,28 +5,20 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from pydantic import JsonValue
 
 from nsai_work.cli.error_report import describe_failure
 from nsai_work.cli.job_lookup import find_job
 from nsai_work.cli.job_result import result_fields
-from nsai_work.cli.job_view import requested_steps
-from nsai_work.cli.output import (
-    ago,
-    as_json,
-    duration_text,
-    shortened_to,
-    write_fields,
-    write_json,
-    write_line,
-    write_table,
-)
+from nsai_work.cli.output import shortened_to, write_fields, write_json, write_line, write_table
 from nsai_work.cli.parameters import JobId, JsonFlag
 from nsai_work.cli.store_access import existing_store, get_store, load_settings, missing_store
 from nsai_work.identifiers import is_job_id
 from nsai_work.lifecycle import JobStatus
 from nsai_work.payloads import JobKind
 from nsai_work.policies import EVAL_LOSS
+from nsai_work.presentation.json_forms import as_json, checkpoint_json
+from nsai_work.presentation.progress import requested_steps
+from nsai_work.presentation.quantities import ago, duration_text
 
 if TYPE_CHECKING:
     from nsai_work.job import Job
@@ -193,11 +185,6 @@ def checkpoints(job_id: JobId, json_output: JsonFlag = False) -> None:
         (record.step, record.name, record.status, record.metric, _marks(record), record.path) for record in records
     ]
     write_table(("STEP", "NAME", "STATUS", "METRIC", "MARKS", "PATH"), rows, if_empty="no checkpoints yet")
-
-
-def checkpoint_json(record: "CheckpointRecord") -> dict[str, JsonValue]:
-    """Return a checkpoint as JSON data, with ``kept``: committed, and not deleted by the policy."""
-    return {**as_json(record), "kept": record.kept}
 
 
 def _marks(record: "CheckpointRecord") -> list[str]:

@@ -4,21 +4,18 @@ import re
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from pydantic import JsonValue
 
 from crucible.errors import InvalidRequest
 from crucible.rendering.plain_text import plain_line
 from nsai_work.cli.output import write_json, write_line, write_table
 from nsai_work.cli.parameters import JsonFlag
 from nsai_work.cli.store_access import get_store, load_settings, missing_store
+from nsai_work.presentation.json_forms import ALL_MODELS, limit_json, limit_labels
 
 if TYPE_CHECKING:
     from nsai_work.store import Limit, LimitUse
 
 NO_LIMIT = "none"
-ALL_MODELS = "*"
-SCOPES = {"tenant": "tenant", "model": "credential"}
-"""The store's scopes, by their names in the command line: a credential's limit may cover all models."""
 
 # passes -1 to the command, which rejects it as a number instead of as an unknown option
 TAKES_NEGATIVES = {"ignore_unknown_options": True}
@@ -92,12 +89,6 @@ def parse_maximum(text: str) -> int | None:
     return int(text)
 
 
-def limit_labels(limit: "Limit") -> tuple[str, str, str | None]:
-    """Return scope, name and model for people. The limit of a tenant has no model."""
-    model = None if limit.scope == "tenant" else "all" if limit.model == ALL_MODELS else limit.model
-    return SCOPES[limit.scope], limit.key, model
-
-
 def _write_use(use: "LimitUse", json_output: bool) -> None:
     if json_output:
         write_json(limit_json(use))
@@ -119,15 +110,3 @@ def _limit_text(limit: "Limit") -> str:
 def _running_text(use: "LimitUse") -> str:
     is_over = use.limit.max_running is not None and use.running > use.limit.max_running
     return f"{use.running} running now{', and none is stopped' if is_over else ''}"
-
-
-def limit_json(use: "LimitUse") -> dict[str, JsonValue]:
-    """Return a limit with its use as JSON data."""
-    limit = use.limit
-    return {
-        "scope": SCOPES[limit.scope],
-        "key": limit.key,
-        "model": limit.model,
-        "max_running": limit.max_running,
-        "running": use.running,
-    }

@@ -4,16 +4,16 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from pydantic import JsonValue
 
-from nsai_work.cli.commands.limits import limit_json, limit_labels
-from nsai_work.cli.output import ago, duration_text, write_json, write_line, write_table
+from nsai_work.cli.output import write_json, write_line, write_table
 from nsai_work.cli.parameters import JsonFlag
 from nsai_work.cli.store_access import get_store, load_settings, missing_store
 from nsai_work.job import Priority
+from nsai_work.presentation.json_forms import limit_labels, queue_json, worker_json
+from nsai_work.presentation.quantities import ago, duration_text
 
 if TYPE_CHECKING:
-    from nsai_work.store.records import WorkerUse
+    pass
 
 
 def workers(
@@ -25,7 +25,7 @@ def workers(
     uses = [] if missing_store(settings) else get_store(settings).worker_uses()
     uses = [use for use in uses if use.alive or every]
     if json_output:
-        write_json([_worker_json(use) for use in uses])
+        write_json([worker_json(use) for use in uses])
         return
     now = datetime.now(UTC)
     rows = [
@@ -53,17 +53,7 @@ def queue(json_output: JsonFlag = False) -> None:
     empty = QueueStatus([QueueCount(priority, 0, 0, 0.0) for priority in Priority], [], [])
     status = empty if missing_store(settings) else get_store(settings).queue()
     if json_output:
-        depths: list[JsonValue] = [
-            {
-                "priority": str(depth.priority),
-                "ready": depth.ready,
-                "later": depth.later,
-                "oldest_age_s": round(depth.oldest_age_s, 3),
-            }
-            for depth in status.depths
-        ]
-        waits: list[JsonValue] = [{"reason": wait.reason, "jobs": wait.jobs} for wait in status.waits]
-        write_json({"priorities": depths, "limits": [limit_json(use) for use in status.limits], "waits": waits})
+        write_json(queue_json(status))
         return
     rows = [
         (depth.priority, depth.ready, depth.later, duration_text(depth.oldest_age_s) if depth.ready else None)
@@ -77,21 +67,3 @@ def queue(json_output: JsonFlag = False) -> None:
     if status.waits:
         write_line()
         write_table(("JOBS", "WAIT BECAUSE"), [(wait.jobs, wait.reason) for wait in status.waits], if_empty="")
-
-
-def _worker_json(use: "WorkerUse") -> JsonValue:
-    worker = use.worker
-    return {
-        "id": worker.id,
-        "alive": use.alive,
-        "running": use.running,
-        "host": worker.host,
-        "pid": worker.pid,
-        "version": worker.version,
-        "backends": {**worker.backends},
-        "declined": {**(worker.declined or {})},
-        "priorities": None if worker.priorities is None else [*worker.priorities],
-        "started_at": worker.started_at.isoformat(),
-        "seen_at": worker.seen_at.isoformat(),
-        "stopped_at": None if worker.stopped_at is None else worker.stopped_at.isoformat(),
-    }

@@ -11,12 +11,13 @@ from rich.console import Console
 from nsai_work.cli.exit_codes import ExitCode, status_exit_code
 from nsai_work.cli.job_lookup import find_job
 from nsai_work.cli.job_view import view_of_jobs
-from nsai_work.cli.output import as_json, write_json
+from nsai_work.cli.output import write_json
 from nsai_work.cli.parameters import NoCheckData
 from nsai_work.cli.run_outcome import write_outcome
 from nsai_work.cli.store_access import existing_store, get_store, load_settings
 from nsai_work.errors import JobNotFound
 from nsai_work.identifiers import is_job_id
+from nsai_work.presentation.json_forms import as_json
 
 if TYPE_CHECKING:
     from nsai_work.job import Job

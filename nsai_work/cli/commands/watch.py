@@ -6,18 +6,19 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
-from pydantic import JsonValue
 from rich.console import Console
 
 from nsai_work.cli.error_report import describe_failure
 from nsai_work.cli.exit_codes import status_exit_code
 from nsai_work.cli.job_lookup import find_job
-from nsai_work.cli.job_view import requested_steps, view_for
+from nsai_work.cli.job_view import view_for
 from nsai_work.cli.output import write_json, write_line
 from nsai_work.cli.parameters import JobId, Timeout
 from nsai_work.cli.store_access import existing_store
 from nsai_work.errors import WaitTimedOut
 from nsai_work.lifecycle import JobStatus
+from nsai_work.presentation.json_forms import event_json
+from nsai_work.presentation.progress import requested_steps
 
 if TYPE_CHECKING:
     from nsai_work.cli.job_view import JobView
@@ -93,8 +94,3 @@ def show_past(store: "Store", job_id: str, view: "JobView") -> int:
     for event in tail:
         view.show(event)
     return after
-
-
-def event_json(event: "EventRow") -> dict[str, JsonValue]:
-    """Return an event as JSON data."""
-    return {"seq": event.seq, "at": event.at.isoformat(), "name": event.name, "data": dict(event.data)}

@@ -4,7 +4,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from nsai_work.cli.output import ago, write_table
+from nsai_work.cli.output import write_table
+from nsai_work.presentation.quantities import ago
 
 NOW = datetime(2026, 1, 2, 12, tzinfo=UTC)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nsai_work.cli import main
-from nsai_work.cli.output import duration_text
+from nsai_work.presentation.quantities import duration_text
 from nsai_work.store import ClaimRequest
 from nsai_work.store.maintenance.workers import register_worker, worker_seen
 from nsai_work.worker_id import WorkerId

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 from pydantic import JsonValue
 
 if TYPE_CHECKING:
+    from nsai_work.job import Job
     from nsai_work.store import EventRow
 
 T = TypeVar("T", int, int | None)
@@ -50,6 +51,12 @@ class RunProgress:
         loss, speed = data.get("loss"), data.get("tokens_per_s")
         self.loss = float(loss) if isinstance(loss, int | float) else self.loss
         self.tokens_per_s = float(speed) if isinstance(speed, int | float) else self.tokens_per_s
+
+
+def requested_steps(job: "Job") -> int | None:
+    """Return ``max_steps`` of a training job; None if its payload has none."""
+    steps = job.payload.get("max_steps")
+    return steps if isinstance(steps, int) else None
 
 
 def _int_or(value: JsonValue, default: T) -> int | T:
