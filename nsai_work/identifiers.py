@@ -18,3 +18,11 @@ def is_job_id(text: str) -> bool:
         return str(uuid.UUID(text)) == text
     except ValueError:
         return False
+
+
+def short_id(job_id: str) -> str:
+    """Return the end of a job's id, by which commands find it: ids begin with the time, so that their ends differ.
+
+    An id of another form, which somebody chose, is returned whole.
+    """
+    return job_id[-8:] if is_job_id(job_id) else job_id

@@ -9,6 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.text import Text
 
 from crucible.rendering.plain_text import plain_text
+from nsai_work.identifiers import short_id
 from nsai_work.presentation.event_text import describe_event
 from nsai_work.presentation.progress import RunProgress, requested_steps
 
@@ -145,7 +146,7 @@ class ManyJobsView(JobView):
     def __init__(self, console: Console, jobs: "Sequence[Job]") -> None:
         self._common = PlainView(console, RunProgress())
         self._views = {
-            job.id: PlainView(console, RunProgress(total=requested_steps(job)), f"{job.name or job.id[-8:]}: ")
+            job.id: PlainView(console, RunProgress(total=requested_steps(job)), f"{job.name or short_id(job.id)}: ")
             for job in jobs
         }
 

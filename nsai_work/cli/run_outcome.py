@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from nsai_work.cli.error_report import describe_failure
 from nsai_work.cli.job_result import result_fields
 from nsai_work.cli.output import write_fields, write_line
+from nsai_work.identifiers import short_id
 from nsai_work.lifecycle import JobStatus
 from nsai_work.payloads import JobKind
 
@@ -43,8 +44,13 @@ def _unfinished(job: "Job") -> str:
 
 def _success_fields(job: "Job") -> list[tuple[str, object]]:
     fields: list[tuple[str, object]] = [("status", job.status), *result_fields(job.result)]
-    model = (job.result or {}).get("model")
-    if model and job.kind is JobKind.TRAINING_STEP:
-        command = f"nsai-work complete --backend {job.backend} --temperature 0 --model {model}"
-        fields.append(("try it", f'{command} "your prompt"'))
-    return fields
+    return [*fields, ("try it", try_command(job))]
+
+
+def try_command(job: "Job") -> str | None:
+    """Return the command that sends a prompt to the model that a training job has made; None without a model."""
+    if job.status is not JobStatus.SUCCEEDED or job.kind is not JobKind.TRAINING_STEP:
+        return None
+    if not (job.result or {}).get("model"):
+        return None
+    return f'nsai-work complete --model {short_id(job.id)} --temperature 0 "your prompt"'

@@ -1,6 +1,7 @@
 """The commands for jobs, from submit to result, in real processes."""
 
 import json
+import shlex
 import shutil
 import signal
 import subprocess
@@ -77,8 +78,54 @@ def test_run_prints_the_result_and_how_to_use_it(cli: Cli, job: Job, job_file: W
     assert done.returncode == 0, done.stderr
     assert "step 1/6" in done.stderr
     assert "checkpoint at step 2" in done.stderr
-    assert "nsai-work complete --backend fake --temperature 0 --model fake://" in done.stdout
     assert "\x1b" not in done.stderr + done.stdout
+    last = done.stdout.splitlines()[-1]
+    job_id = cli.json("list")[0]["id"]
+    assert last.removeprefix("try it").strip().startswith(f"nsai-work complete --model {job_id[-8:]} ")
+    assert cli.run("watch", job_id).stdout.splitlines()[-1] == f"try it: {last.removeprefix('try it').strip()}"
+    command = shlex.split(last)[shlex.split(last).index("complete") :]
+    whole = cli.json(*command)
+    assert whole["model"] == cli.json("show", job_id)["result"]["model"]
+    for choice, step in {"latest": 6, "4": 4, "best": None}.items():
+        chosen = cli.json("complete", "--model", job_id, "--checkpoint", choice, "Hi")["model"]
+        rows = {row["step"]: row for row in cli.json("checkpoints", job_id) if row["kept"]}
+        row = rows[step] if step else min(rows.values(), key=lambda row: row["metric"])
+        assert chosen == (row["sampler_path"] or row["path"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "reason"),
+    [
+        (("--model", "JOB", "--checkpoint", "3"), 3, "has no checkpoint '3'; it has checkpoints of the steps 4, 6"),
+        (("--model", "JOB", "--checkpoint", "newest"), 2, "allowed are final, latest, best"),
+        (("--model", "JOB", "--backend", "tinkex"), 2, "has its model at 'fake'"),
+        (("--backend", "fake", "--model", "tiny-lm", "--checkpoint", "best"), 2, "--model names none"),
+        (("--backend", "fake", "--model", "deadbeef"), 2, "options.model: 'deadbeef'"),
+    ],
+)
+def test_a_model_that_is_not_there_is_refused(
+    cli: Cli, job: Job, job_file: Write, arguments: tuple[str, ...], code: int, reason: str
+) -> None:
+    """The error names the option, and lists what there is."""
+    job_id = cli.json("run", job_file(job))["id"]
+
+    done = cli.run("complete", *(job_id if word == "JOB" else word for word in arguments), "Hi")
+
+    assert (done.returncode, done.stdout) == (code, "")
+    assert reason in done.stderr
+
+
+def test_a_job_without_a_model_is_refused(cli: Cli, job: Job, job_file: Write) -> None:
+    """One that waits has no checkpoint yet; one of another kind never has one."""
+    waiting = cli.json("submit", job_file(job))["id"]
+    payload = {"prompt": {"messages": [{"role": "user", "content": "Hi"}], "options": {"model": "tiny-lm"}}}
+    asking = cli.json("submit", job_file({"kind": "inference", "backend": "fake", "payload": payload}))["id"]
+
+    assert (
+        "(queued) has no checkpoint 'final'; it has no checkpoints yet"
+        in cli.run("complete", "--model", waiting, "Hi").stderr
+    )
+    assert "only training jobs make a model" in cli.run("complete", "--model", asking, "Hi").stderr
 
 
 def test_json_output(cli: Cli, job: Job, job_file: Write) -> None:

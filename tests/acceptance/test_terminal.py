@@ -52,4 +52,4 @@ def test_a_run_has_a_bar(cli: Cli, job: dict[str, Any], job_file: Callable[[Any]
     assert "6/6" in shown
     assert "tok/s" in shown
     assert "3 ckpt" in shown
-    assert "nsai-work complete --backend fake" in shown
+    assert "nsai-work complete --model" in shown

@@ -9,8 +9,8 @@ import typer
 
 from crucible.errors import InvalidRequest
 from crucible.rendering.plain_text import plain_text
+from nsai_work.cli.model_choice import BackendName, CheckpointChoice, chosen_model
 from nsai_work.cli.output import write_json, write_line
-from nsai_work.cli.parameters import DEFAULT_BACKEND
 from nsai_work.presentation.json_forms import as_json
 
 if TYPE_CHECKING:
@@ -35,10 +35,11 @@ def complete(
     prompt: Annotated[
         str, typer.Argument(metavar="PROMPT", help="Text of the prompt; '-' or nothing reads it from stdin.")
     ] = STDIN,
-    backend: Annotated[
-        str, typer.Option(help="Name of the backend, as listed by nsai-work backends.")
-    ] = DEFAULT_BACKEND,
-    model: Annotated[str | None, typer.Option(help="Base model, or path of a checkpoint.")] = None,
+    backend: BackendName = None,
+    model: Annotated[
+        str | None, typer.Option(help="Base model, path of a checkpoint, or ID of a training job.")
+    ] = None,
+    checkpoint: CheckpointChoice = None,
     system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Maximum number of tokens to generate.")] = None,
     temperature: Annotated[float | None, typer.Option(help="Sampling temperature; 0 is greedy.")] = None,
@@ -58,12 +59,13 @@ def complete(
     """
     from crucible.runtime.blocking import connect
 
+    name, model_path = chosen_model(model, backend, checkpoint)
     options: dict[str, object] = {
-        "model": model, "max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed,
+        "model": model_path, "max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed,
         "stop": stop or [],
     }  # fmt: skip
     request = _build_prompt(_read_prompt(prompt), system=system, images=image or [], options=options)
-    with connect(backend) as service:
+    with connect(name) as service:
         if json_output:
             write_json(as_json(service.complete(request)))
         elif sys.stdout.isatty() and service.capabilities().supports_streaming:

@@ -12,7 +12,7 @@ from nsai_work.cli.job_result import result_fields
 from nsai_work.cli.output import shortened_to, write_fields, write_json, write_line, write_table
 from nsai_work.cli.parameters import JobId, JsonFlag
 from nsai_work.cli.store_access import existing_store, get_store, load_settings, missing_store
-from nsai_work.identifiers import is_job_id
+from nsai_work.identifiers import short_id
 from nsai_work.lifecycle import JobStatus
 from nsai_work.payloads import JobKind
 from nsai_work.policies import EVAL_LOSS
@@ -75,8 +75,7 @@ def list_jobs(
     now = datetime.now(UTC)
     rows = [
         (
-            # job ids begin with the time, so that it is their ends that differ
-            job.id[-8:] if is_job_id(job.id) else job.id,
+            short_id(job.id),
             job.status,
             ago(job.created_at, now),
             job.backend,

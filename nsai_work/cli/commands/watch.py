@@ -14,6 +14,7 @@ from nsai_work.cli.job_lookup import find_job
 from nsai_work.cli.job_view import view_for
 from nsai_work.cli.output import write_json, write_line
 from nsai_work.cli.parameters import JobId, Timeout
+from nsai_work.cli.run_outcome import try_command
 from nsai_work.cli.store_access import existing_store
 from nsai_work.errors import WaitTimedOut
 from nsai_work.lifecycle import JobStatus
@@ -48,9 +49,11 @@ def watch(
         with view_for(Console(), total=requested_steps(job)) as view:
             after = show_past(store, job.id, view) if job.status is JobStatus.RUNNING else 0
             status = _follow(store, job.id, timeout, view.show, after)
-    error = store.get(job.id).error
-    if error is not None and not json_output:
-        write_line(describe_failure(error), err=True)
+    ended = store.get(job.id)
+    if ended.error is not None and not json_output:
+        write_line(describe_failure(ended.error), err=True)
+    elif not json_output and (command := try_command(ended)):
+        write_line(f"try it: {command}")
     raise typer.Exit(status_exit_code(status))
 
 

@@ -51,6 +51,7 @@ SHOWN: dict[str, dict[str, str]] = {
     "complete": {
         HERE: "prompt --backend --model --system --max-tokens --temperature --top-p --seed --stop --json",
         WITHOUT: "--image",
+        JOBS: "--checkpoint",
     },
     "limits list": {LIMITS: "--json"},
     "limits tenant": {LIMITS: "tenant maximum --json"},
