@@ -25,6 +25,10 @@ STATE_FIELDS: Final = frozenset({
 })  # fmt: skip
 """The fields of a job that the store sets. The other fields are the user's, and immutable."""
 
+MAX_TRACESTATE: Final = 512
+MAX_BAGGAGE: Final = 8192
+"""Characters of the W3C headers that a job keeps; both are the limits of their specifications."""
+
 NOT_ENFORCED: Final = (
     "resources.cpu", "resources.memory_mb", "resources.gpu", "resources.gpu_count", "resources.max_cost_usd",
     "constraints.session_id", "constraints.locality",
@@ -111,6 +115,9 @@ class Job(Record):
     idempotency_key: Name | None = Field(default=None, min_length=1, max_length=200)
     trace_id: Name | None = None
     span_id: Name | None = None
+    trace_flags: int | None = Field(default=None, ge=0, le=255)
+    tracestate: Name | None = Field(default=None, max_length=MAX_TRACESTATE)
+    baggage: Name | None = Field(default=None, max_length=MAX_BAGGAGE)
     metadata: FiniteObject = Field(default_factory=dict)
 
     status: JobStatus = JobStatus.PENDING
@@ -148,6 +155,9 @@ class Job(Record):
             idempotency_key: str | None = ...,
             trace_id: str | None = ...,
             span_id: str | None = ...,
+            trace_flags: int | None = ...,
+            tracestate: str | None = ...,
+            baggage: str | None = ...,
             metadata: Mapping[str, object] = ...,
             **stored: Any,
         ) -> None: ...

@@ -1,27 +1,19 @@
-"""Telemetry: a structured event per job transition, hooks, and OpenTelemetry spans.
+"""Telemetry: a structured event per job transition, hooks, and counts of training steps.
 
-Only the OpenTelemetry API is used, so without an SDK in the process spans are no-ops. Prompts, completions and
-payloads are never logged. A hook receives the same record as the log; an exception from a hook is logged.
+Prompts, completions and payloads are never logged. A hook receives the same record as the log; an exception from a
+hook is logged.
 """
 
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from opentelemetry import trace
-from opentelemetry.context import Context
-from opentelemetry.propagate import extract, inject
 from pydantic import JsonValue
 
-from nsai_work.job import Job
-from nsai_work.logs import bind_job, get_logger
-
-if TYPE_CHECKING:
-    from opentelemetry.trace import Span, Tracer
+from nsai_work.logs import get_logger
 
 log = get_logger("nsai_work.jobs")
 _logger = logging.getLogger("nsai_work.jobs")
@@ -143,91 +135,3 @@ _INCIDENTS: Final = frozenset(
         "wait.started",
     }
 )
-
-
-@dataclass(frozen=True, slots=True)
-class SubmitTrace:
-    """The trace context of a submission; empty if there is none."""
-
-    traceparent: str | None = None
-    trace_id: str | None = None
-    span_id: str | None = None
-
-    def mark(self, job: Job) -> Job:
-        """Return the job with this trace set, unless the caller has set one."""
-        if self.trace_id is None or job.trace_id is not None:
-            return job
-        return job.model_copy(update={"trace_id": self.trace_id, "span_id": self.span_id})
-
-
-@contextmanager
-def submit_span(count: int) -> Iterator[SubmitTrace]:
-    """Open the span of a submission of ``count`` jobs."""
-    if _tracing_disabled():
-        yield SubmitTrace()
-        return
-    attributes: dict[str, str | int] = {
-        "messaging.system": "nsai_work",
-        "messaging.operation.name": "submit",
-        "messaging.operation.type": "send",
-        "messaging.batch.message_count": count,
-        "nsai_work.jobs": count,
-    }
-    producer = trace.SpanKind.PRODUCER
-    with _tracer().start_as_current_span("nsai_work.submit", kind=producer, attributes=attributes) as span:
-        yield _submit_trace(span)
-
-
-@contextmanager
-def attempt_span(job: Job, fence: int) -> "Iterator[Span]":
-    """Open the span of an attempt, in the trace of the job's submission."""
-    parent = _parent(job)
-    if parent is None and _tracing_disabled():
-        yield trace.INVALID_SPAN
-        return
-    attributes: dict[str, str | int] = {
-        "messaging.system": "nsai_work",
-        "messaging.operation.name": "work",
-        "messaging.operation.type": "process",
-        "messaging.message.id": job.id,
-        "nsai_work.job_id": job.id,
-        "nsai_work.kind": str(job.kind),
-        "nsai_work.backend": job.backend,
-        "nsai_work.fence": fence,
-    }
-    consumer = trace.SpanKind.CONSUMER
-    with _tracer().start_as_current_span(
-        "nsai_work.work", context=parent, kind=consumer, attributes=attributes
-    ) as span:
-        context = span.get_span_context()
-        bind_job(trace_id=trace.format_trace_id(context.trace_id) if context.is_valid else None)
-        yield span
-
-
-def _tracing_disabled() -> bool:
-    """Return whether this process has neither an SDK nor a current trace."""
-    unset = isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
-    return unset and not trace.get_current_span().get_span_context().is_valid
-
-
-def _tracer() -> "Tracer":
-    return trace.get_tracer("nsai_work")
-
-
-def _submit_trace(span: "Span") -> SubmitTrace:
-    context = span.get_span_context()
-    if not context.is_valid:
-        return SubmitTrace()
-    carrier: dict[str, str] = {}
-    inject(carrier)
-    return SubmitTrace(
-        traceparent=carrier.get("traceparent"),
-        trace_id=trace.format_trace_id(context.trace_id),
-        span_id=trace.format_span_id(context.span_id),
-    )
-
-
-def _parent(job: Job) -> Context | None:
-    if job.trace_id is None or job.span_id is None:
-        return None
-    return extract({"traceparent": f"00-{job.trace_id}-{job.span_id}-01"})

@@ -8,7 +8,6 @@ import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from nsai_work import telemetry
 from nsai_work.client.connections import job_store, send_wake_ups
 from nsai_work.client.data_check import DataCheck, DataProgress
 from nsai_work.client.file_shipper import submit_with_files
@@ -18,6 +17,7 @@ from nsai_work.job import Job
 from nsai_work.lifecycle import JobStatus
 from nsai_work.logs import get_logger
 from nsai_work.settings import Settings
+from nsai_work.traces import submit_span
 
 if TYPE_CHECKING:
     from nsai_work.store import Store, Submitted
@@ -60,7 +60,7 @@ def submit_many(
     if not jobs:
         return []
     settings = settings or Settings()
-    with telemetry.submit_span(len(jobs)) as trace:
+    with submit_span(len(jobs)) as trace:
         traced = [trace.mark(job) for job in jobs]
         validated = validate_jobs(
             traced,

@@ -18,6 +18,7 @@ from nsai_work.inference.file_thread import FileThread
 from nsai_work.inference.prompts import PromptRow, check_unchanged, read_prompts
 from nsai_work.interruptible import InterruptibleAwaiter
 from nsai_work.payloads import Inference
+from nsai_work.traces import completion_span
 
 BEGUN: Final = "inference.begun"
 """The event before the answer file is created. A job with it may open the file."""
@@ -63,7 +64,9 @@ async def run_inference(
 
 async def complete(backend: Backend, prompt: Prompt) -> Completion:
     """Complete a prompt. The answer has the prompt's metadata beside its own."""
-    completion = await backend.complete(prompt)
+    with completion_span(backend.name, prompt) as record:
+        completion = await backend.complete(prompt)
+        record(completion)
     if not prompt.metadata:
         return completion
     return completion.model_copy(update={"metadata": {**prompt.metadata, **completion.metadata}})

@@ -212,6 +212,7 @@ attempts: Final = Table(
     Column("ended_at", UtcTime),
     Column("outcome", String(20)),
     Column("failure", Json),
+    Column("span", String(55)),
     PrimaryKeyConstraint("job_seq", "fence"),
 )
 

@@ -18,7 +18,7 @@ from nsai_work.lifecycle import JobStatus
 from nsai_work.settings import Settings
 from nsai_work.store import AsyncStore, StandingClaim, Store
 from nsai_work.store.engine.database import Tx
-from nsai_work.store.journal import waits
+from nsai_work.store.journal import spans, waits
 from nsai_work.store.journal.adapter import StoreJournal
 from nsai_work.store.maintenance import workers
 from nsai_work.store.maintenance.leader import Election
@@ -113,6 +113,10 @@ class WorkerStore:
         await self._store_async.run(waits.set_wait, claim, reason, event)
         if event is not None:
             telemetry.log_entry(claim.job_id, *event)
+
+    async def record_span(self, claim: Claim, span: str) -> str | None:
+        """Record the span of an attempt, a W3C traceparent. Returns that of the attempt before, if there is one."""
+        return await self._store_async.run(spans.record_span, claim, span)
 
     async def fences(self, job_ids: Sequence[str]) -> dict[str, int]:
         """Return the fencing token of each job that exists."""

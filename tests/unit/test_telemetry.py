@@ -3,23 +3,9 @@
 import logging
 
 import pytest
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.semconv._incubating.attributes import messaging_attributes
-from opentelemetry.trace import SpanKind
 
-from nsai_work import telemetry
 from nsai_work.telemetry import JobEvent, add_hook, emit, log_entry
-from tests.rig import command
 
-MESSAGING = {
-    "messaging.system",
-    "messaging.operation.name",
-    "messaging.operation.type",
-    "messaging.batch.message_count",
-    "messaging.message.id",
-}
 EVENT = JobEvent("job.claimed", "id", "tool_call", "fake", 1, 1, {"reason": "a b"})
 
 
@@ -84,33 +70,3 @@ def test_a_bad_end_of_an_attempt_is_a_warning(name: str, caplog: pytest.LogCaptu
         emit(EVENT)
 
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-
-
-def test_a_submission_produces_what_an_attempt_consumes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The spans' kinds and names are those of messaging, and the attempt is in the trace of the submission."""
-    exporter = InMemorySpanExporter()
-    provider = TracerProvider()
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
-    monkeypatch.setattr(telemetry, "_tracer", lambda: provider.get_tracer("nsai_work"))
-    monkeypatch.setattr(telemetry, "_tracing_disabled", lambda: False)
-
-    with telemetry.submit_span(1) as submitted:
-        job = submitted.mark(command())
-    with telemetry.attempt_span(job, 1):
-        pass
-
-    produced, consumed = exporter.get_finished_spans()
-    assert (produced.kind, consumed.kind) == (SpanKind.PRODUCER, SpanKind.CONSUMER)
-    assert produced.attributes is not None
-    assert consumed.attributes is not None
-    assert consumed.attributes["messaging.message.id"] == job.id
-    assert [span["messaging.operation.type"] for span in (produced.attributes, consumed.attributes)] == [
-        "send",
-        "process",
-    ]
-    assert consumed.parent is not None
-    assert consumed.parent.span_id == produced.context.span_id
-    assert all(hasattr(messaging_attributes, name.upper().replace(".", "_")) for name in MESSAGING)
-    assert {
-        name for span in (produced, consumed) for name in span.attributes or {} if "messaging" in name
-    } == MESSAGING

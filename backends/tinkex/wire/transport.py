@@ -21,6 +21,7 @@ from backends.tinkex.wire.retry import RetryConfig, is_retryable
 from crucible.errors import AnswerLost, BackendUnavailable, CrucibleError, MalformedAnswer, RequestTimeout
 from crucible.http.decompression import InvalidBody
 from crucible.http.retry_after import retry_after_ms
+from crucible.http.spans import request_span
 from crucible.runtime.forks import reset_after_fork
 from crucible.runtime.waits import Wait, waiting
 
@@ -137,8 +138,12 @@ class HttpTransport:
         while True:
             failure: HttpResponse | BackendUnavailable | RequestTimeout | MalformedAnswer
             try:
-                with self._watched(request, wait):
+                with (
+                    self._watched(request, wait),
+                    request_span(request.method, self.url(request.path), headers, resends=attempt) as span,
+                ):
                     response = await self._send_once(request, headers)
+                    span.end(response.status)
                 if not request.retries or not is_retryable(response.status):
                     return response
                 if response.status == _AT_LIMIT and not request.waits_for_capacity:

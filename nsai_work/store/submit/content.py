@@ -8,7 +8,7 @@ from nsai_work.errors import KeyReused
 from nsai_work.job import Job
 from nsai_work.store.rows import spec_of
 
-_OF_A_SUBMISSION: Final = frozenset({"id", "trace_id", "span_id"})
+_OF_A_SUBMISSION: Final = frozenset({"id", "trace_id", "span_id", "trace_flags", "tracestate", "baggage"})
 """Fields that differ between two submissions of the same job."""
 
 MAX_SHOWN: Final = 10

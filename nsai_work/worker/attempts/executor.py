@@ -23,6 +23,7 @@ from nsai_work.worker.attempts.attempt import Attempt
 from nsai_work.worker.attempts.backends import BackendPool
 from nsai_work.worker.attempts.handlers import JobContext, run_job
 from nsai_work.worker.attempts.outcome import outcome_of_error
+from nsai_work.worker.attempts.span_record import traced
 from nsai_work.worker.attempts.waits import AttemptWaits
 from nsai_work.worker.declines import is_lacking_backend, is_lacking_for_job
 from nsai_work.worker.supervisor import supervise
@@ -74,10 +75,13 @@ class Executor:
         timer = self._start_timer(attempt)
         waits = AttemptWaits(partial(self.store.set_wait, attempt.claim), self.clock)
         try:
-            with observed(waits), telemetry.attempt_span(attempt.claim.job, attempt.claim.fence):
-                context = JobContext(self.backends, self.store.files, self.make_journal(attempt.claim), self.clock)
-                result = await supervise(run_job(attempt, context), attempt.control, self._grace(attempt))
-                return Outcome.succeeded(result)
+            with observed(waits):
+                async with traced(attempt.claim, self.store.record_span):
+                    context = JobContext(
+                        self.backends, self.store.files, self.make_journal(attempt.claim), self.clock
+                    )
+                    result = await supervise(run_job(attempt, context), attempt.control, self._grace(attempt))
+                    return Outcome.succeeded(result)
         except Exception as error:
             return self._outcome_of_error(attempt, error)
         finally:

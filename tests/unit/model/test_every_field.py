@@ -16,7 +16,7 @@ SHOWN = {"name", "owner", "metadata", "parent_id", "note"}
 
 OUTCOME: dict[str, str] = {
     "Job": "id kind backend payload priority tenant_id namespace tags resources constraints retry_policy "
-    "idempotency_key trace_id span_id",
+    "idempotency_key trace_id span_id trace_flags tracestate baggage",
     "Resources": "timeout_ms",
     "Constraints": "required_backends preferred_backends excluded_backends depends_on not_before deadline "
     "concurrency_group max_concurrent_in_group",
