@@ -42,6 +42,9 @@ from crucible.errors import RunCorrupted as RunCorrupted
 from crucible.errors import RunGone as RunGone
 from crucible.errors import UnknownBackend as UnknownBackend
 from crucible.errors import Unsupported as Unsupported
+from crucible.losses import POLICY_LOSSES as POLICY_LOSSES
+from crucible.losses import PolicyLoss as PolicyLoss
+from crucible.losses import trained_tokens as trained_tokens
 from crucible.options import CacheControl as CacheControl
 from crucible.options import Options as Options
 from crucible.options import ResponseFormat as ResponseFormat
@@ -74,6 +77,10 @@ from crucible.rendering.tokenizer import TurnWeight as TurnWeight
 from crucible.requirements import require as require
 from crucible.runtime.blocking import BlockingBackend as BlockingBackend
 from crucible.runtime.blocking import connect as connect
+from crucible.sampling import SamplerRef as SamplerRef
+from crucible.sampling import SamplingSpec as SamplingSpec
+from crucible.sampling import TokenSample as TokenSample
+from crucible.sampling import TokenSampler as TokenSampler
 from crucible.stream import DeltaEvent as DeltaEvent
 from crucible.stream import DoneEvent as DoneEvent
 from crucible.stream import EndEvent as EndEvent
@@ -104,6 +111,7 @@ from crucible.training import RunRef as RunRef
 from crucible.training import RunSpec as RunSpec
 from crucible.training import RunState as RunState
 from crucible.training import SaveResult as SaveResult
+from crucible.training import SequenceSpan as SequenceSpan
 from crucible.training import StepRequest as StepRequest
 from crucible.training import StepResult as StepResult
 from crucible.values.record_reader import read_json as read_json

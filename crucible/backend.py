@@ -15,10 +15,12 @@ from pydantic import AfterValidator, Field, JsonValue
 
 from crucible.capabilities import Capabilities
 from crucible.completion import Completion
+from crucible.errors import Unsupported
 from crucible.http.redaction import redacted
 from crucible.prompt import Prompt
 from crucible.recovery import RecoveredRun, RecoveryObserver, RecoveryRequest
 from crucible.rendering.tokenizer import Tokenizer
+from crucible.sampling import TokenSampler
 from crucible.stream import StreamEvent
 from crucible.training import CheckpointCheck, LiveRun, RunRef, RunSpec
 from crucible.values.json_types import FiniteObject
@@ -115,6 +117,10 @@ class TrainingBackend(Backend):
     """The loss functions that read only ``target_tokens`` and ``weights``, which texts and conversations provide.
     A job with any other loss is refused at submit. Empty: only the service knows its loss functions."""
 
+    policy_losses: ClassVar[tuple[str, ...]] = ()
+    """The loss functions of sampled tokens (``crucible.losses.POLICY_LOSSES``) that the backend offers for
+    reinforcement learning, which needs ``sampler`` and ``LiveRun.sampler`` too. Empty: it offers none."""
+
     metrics: ClassVar[tuple[str, ...]] = ()
     """The names in ``StepResult.metrics``, by which a job may choose its best checkpoint. Any other name than these
     and ``loss`` is refused at submit."""
@@ -131,6 +137,15 @@ class TrainingBackend(Backend):
     @abstractmethod
     async def tokenizer(self, base_model: str) -> Tokenizer:
         """Return the tokenizer of a base model."""
+
+    async def sampler(self, model: str) -> TokenSampler:
+        """Open a sampler of a base model, or of saved sampling weights, apart from any run.
+
+        Raises:
+            Unsupported: the backend samples no tokens.
+            InvalidRequest, NotFound: there is no such model.
+        """
+        raise Unsupported("this backend samples no tokens", backend=self.name)
 
     @abstractmethod
     async def start(self, spec: RunSpec) -> LiveRun:

@@ -20,6 +20,7 @@ from typing import Generic, Literal, TypeVar
 from pydantic import Field
 
 from crucible.errors import RunCorrupted, Unsupported
+from crucible.sampling import SamplerRef, TokenSampler
 from crucible.values.json_types import FiniteObject
 from crucible.values.record import Record
 from crucible.values.scalars import Count, Name
@@ -113,14 +114,29 @@ class RunHealth(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class SequenceSpan:
+    """A run of tokens that come from a sampled sequence: the positions ``offset`` to ``offset + length`` of its
+    sampled tokens, or (``of_prompt``) of the prompt that it continues."""
+
+    sequence_id: str
+    offset: int
+    length: int
+    of_prompt: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Datum:
     """A training example: input ``tokens`` of length n, and arrays of length n that the loss reads.
 
-    ``cross_entropy`` reads ``target_tokens`` (int) and ``weights`` (float), as in the Tinker API.
+    ``cross_entropy`` reads ``target_tokens`` (int) and ``weights`` (float), as in the Tinker API. The other losses
+    read what ``crucible.losses`` lists. ``token_spans`` and ``target_spans`` are the sampled sequences that the
+    tokens and the targets come from, as consecutive runs of n positions in all; both or neither are given.
     """
 
     tokens: Sequence[int]
     loss_inputs: Mapping[str, Sequence[int] | Sequence[float]]
+    token_spans: Sequence[SequenceSpan] = ()
+    target_spans: Sequence[SequenceSpan] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +147,7 @@ class StepRequest:
     batch: Sequence[Datum]
     optimizer: OptimizerSpec
     loss_fn: str = "cross_entropy"
-    loss_config: Mapping[str, float] = field(default_factory=dict)
+    loss_config: Mapping[str, float | str] = field(default_factory=dict)
 
 
 class IntentKind(StrEnum):
@@ -162,11 +178,18 @@ class Intent(Record):
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """The result of an optimizer step; ``loss`` is the weighted mean over the batch, in nats per token."""
+    """The result of an optimizer step.
+
+    ``loss`` of ``cross_entropy`` is the weighted mean over the batch, in nats per token; of any other loss
+    function its sum over the batch, divided by ``crucible.losses.trained_tokens``, or by 1 if that is 0.
+    ``logprobs`` are those of the targets under the weights before the update, an array for each datum, where the
+    service returns them.
+    """
 
     loss: float
     tokens: int
     metrics: Mapping[str, float]
+    logprobs: Sequence[Sequence[float]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +275,20 @@ class LiveRun(ABC):
             Unsupported: the backend has no forward passes (``Capabilities.supports_forward``).
         """
         raise Unsupported("this backend has no forward passes", backend=self.ref.backend)
+
+    async def sampler(
+        self, path: str, *, ref: SamplerRef | None = None, record_sequences: bool = False
+    ) -> TokenSampler:
+        """Open a sampler of weights that a run has saved, in this run's session.
+
+        With ``ref``, the sampler that another process opened; what it sampled is not sampled again for the same
+        keys. ``record_sequences``: the service records the sequences for training on this run.
+
+        Raises:
+            Unsupported: the backend samples no tokens, or records no sequences.
+            NotFound: there are no such weights.
+        """
+        raise Unsupported("this backend samples no tokens", backend=self.ref.backend)
 
     @abstractmethod
     async def send(self, prepared: Prepared[T]) -> Pending[T]:

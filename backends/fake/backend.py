@@ -17,6 +17,7 @@ from backends.local.backend import OPTIONS, LocalBackend
 from backends.local.checkpoints import CheckpointPath
 from backends.local.generation import Array, NextLogits, Piece, generate
 from backends.local.run import HostedRun, LocalRun
+from backends.local.sampler import LocalSampler
 from backends.local.validation import check_lora
 from backends.tiny_lm.adapter import Adapter
 from backends.tiny_lm.network import BASE_MODELS, CONTEXT_LENGTH, SPAN, Network
@@ -27,6 +28,7 @@ from crucible.completion import FinishReason, TokenLogprob
 from crucible.errors import InvalidRequest, NotFound
 from crucible.prompt import Prompt
 from crucible.rendering.tokenizer import ByteTokenizer, Tokenizer
+from crucible.sampling import SamplerRef, TokenSampler
 from crucible.stream import StreamEvent
 from crucible.training import LiveRun, RunFeatures, RunSpec
 from crucible.values.record_reader import read_record
@@ -104,6 +106,16 @@ class FakeBackend(LocalBackend[FakeEngine], CommandBackend):
         await self.check_spec(RunSpec(base_model=base_model))
         return ByteTokenizer()
 
+    async def sampler(self, model: str) -> TokenSampler:
+        network, adapter = await self._model(model)
+
+        async def before() -> None:
+            self._fail_as_scripted()
+            await asyncio.sleep(self._settings.script.delay_ms / 1000)
+
+        ref = SamplerRef(backend=self.name, model=model)
+        return LocalSampler(ref, lambda: _next_logprobs(network, adapter), before=before)
+
     async def start(self, spec: RunSpec) -> LiveRun:
         await self.check_spec(spec)
         return self._new_run(FakeEngine(spec))
@@ -123,7 +135,14 @@ class FakeBackend(LocalBackend[FakeEngine], CommandBackend):
 
     def _drive(self, run: HostedRun, next_seq_id: int = 1) -> LiveRun:
         delay_s = self._settings.script.delay_ms / 1000
-        return LocalRun(run, self._checkpoints, features=_FEATURES, next_seq_id=next_seq_id, delay_s=delay_s)
+        return LocalRun(
+            run,
+            self._checkpoints,
+            features=_FEATURES,
+            next_seq_id=next_seq_id,
+            delay_s=delay_s,
+            open_sampler=self.sampler,
+        )
 
     def _fail_as_scripted(self) -> None:
         if self._failures:

@@ -1,7 +1,7 @@
 """The fake backend's engine: the tiny model, trained in this process and corrupted as scripted."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 
 import numpy as np
@@ -14,6 +14,7 @@ from backends.tiny_lm.losses import Loss
 from backends.tiny_lm.network import VOCAB, Network
 from backends.tiny_lm.training_pass import forward_backward, single_threaded
 from crucible.errors import RunCorrupted
+from crucible.losses import TARGETS, trained_tokens
 from crucible.training import (
     Datum,
     ForwardResult,
@@ -47,18 +48,17 @@ class FakeEngine(Engine):
         check_batch(request, vocab_size=VOCAB, backend="fake")
 
     def train(self, request: StepRequest) -> StepResult:
-        losses: list[float] = []
-        weights: list[float] = []
         with single_threaded():
-            for datum in request.batch:
-                losses.append(self._pass(datum, request.loss_fn).value)
-                weights += map(float, datum.loss_inputs["weights"])
+            passes = [self._pass(datum, request.loss_fn, request.loss_config) for datum in request.batch]
             norm = self.adapter.step(_adam_step(request.optimizer))
         self._steps += 1
         self._corrupt_as_scripted()
         tokens = sum(len(datum.tokens) for datum in request.batch)
         return StepResult(
-            loss=math.fsum(losses) / (math.fsum(weights) or 1.0), tokens=tokens, metrics={"grad_norm": norm}
+            loss=math.fsum(each.value for each in passes) / (trained_tokens(request.batch) or 1.0),
+            tokens=tokens,
+            metrics={"grad_norm": norm},
+            logprobs=[each.outputs["logprobs"].tolist() for each in passes],
         )
 
     def check_forward(self, batch: Sequence[Datum]) -> None:
@@ -66,23 +66,25 @@ class FakeEngine(Engine):
 
     def forward(self, batch: Sequence[Datum]) -> ForwardResult:
         with single_threaded():
-            passes = [self._pass(datum, "cross_entropy", forward_only=True) for datum in batch]
+            passes = [self._pass(datum, "cross_entropy", {}, forward_only=True) for datum in batch]
         return ForwardResult([each.outputs["logprobs"].tolist() for each in passes])
 
     def digest(self) -> str:
         return digest_of(self.adapter.state(optimizer=False))
 
-    def _pass(self, datum: Datum, loss_fn: str, *, forward_only: bool = False) -> Loss:
+    def _pass(
+        self, datum: Datum, loss_fn: str, config: Mapping[str, float | str], *, forward_only: bool = False
+    ) -> Loss:
         return forward_backward(
             self.network,
             self.adapter,
             np.asarray(datum.tokens, dtype=np.int64),
             loss_fn=loss_fn,
             inputs={
-                "target_tokens": np.asarray(datum.loss_inputs["target_tokens"], dtype=np.int64),
-                "weights": np.asarray(datum.loss_inputs["weights"], dtype=np.float64),
+                name: np.asarray(values, dtype=np.int64 if name == TARGETS else np.float64)
+                for name, values in datum.loss_inputs.items()
             },
-            config={},
+            config={name: float(value) for name, value in config.items()},
             forward_only=forward_only,
         )
 

@@ -8,7 +8,7 @@ from backends.local.checkpoints import CheckpointPath, CheckpointStore
 from backends.local.engine import Engine
 from backends.local.recovery import LocalRecovery, check
 from backends.local.run import HOSTED_RUNS, HostedRun
-from backends.local.validation import LOSSES
+from backends.local.validation import LOCAL_POLICY_LOSSES, LOSSES
 from crucible.backend import TrainingBackend
 from crucible.completion import Completion
 from crucible.errors import RunCorrupted, RunGone
@@ -27,6 +27,7 @@ class LocalBackend(TrainingBackend, Generic[E]):
     """Runs live in this process, checkpoints in a local folder. Subclasses set ``_checkpoints``."""
 
     losses: ClassVar[tuple[str, ...]] = LOSSES
+    policy_losses: ClassVar[tuple[str, ...]] = LOCAL_POLICY_LOSSES
     metrics: ClassVar[tuple[str, ...]] = ("grad_norm",)
     _checkpoints: CheckpointStore[E]
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeAlias
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from crucible.completion import FinishReason, TokenLogprob, TopLogprob
 from crucible.options import Options
 from crucible.rendering.tokenizer import Tokenizer
+from crucible.sampling import SamplingSpec, TokenSample
 
 Array: TypeAlias = NDArray[np.float64]
 
@@ -72,7 +74,7 @@ def log_softmax(logits: Array) -> Array:
     return result
 
 
-def _draw(row: Array, options: Options, random: np.random.Generator) -> int:
+def _draw(row: Array, options: Options | SamplingSpec, random: np.random.Generator) -> int:
     if not options.temperature:
         return int(row.argmax())
     scaled = np.exp(log_softmax(row / options.temperature))
@@ -104,3 +106,27 @@ def _logprob(row: Array, token: int, options: Options, tokenizer: Tokenizer) -> 
         for other in best
     )
     return TokenLogprob(token=tokenizer.decode([token]), token_id=token, logprob=float(row[token]), top=top)
+
+
+def draw_tokens(
+    forward: NextLogits, prompt: Sequence[int], settings: SamplingSpec, *, seed: int, index: int = 0
+) -> TokenSample:
+    """Sample the sequence of an index after a prompt of tokens; the seed determines it."""
+    random = np.random.default_rng((seed, index))
+    tokens: list[int] = []
+    logprobs: list[float] = []
+    new = list(prompt)
+    while len(tokens) < settings.max_tokens:
+        row = log_softmax(forward(new))
+        token = _draw(row, settings, random)
+        new = [token]
+        tokens.append(token)
+        logprobs.append(float(row[token]))
+        if token in settings.stop_tokens:
+            return TokenSample(tuple(tokens), tuple(logprobs), stopped=True)
+    return TokenSample(tuple(tokens), tuple(logprobs), stopped=False)
+
+
+def score_tokens(forward: NextLogits, tokens: Sequence[int]) -> list[float]:
+    """Return the log-probability of each token after the first."""
+    return [float(log_softmax(forward([token]))[following]) for token, following in pairwise(tokens)]

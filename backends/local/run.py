@@ -4,14 +4,24 @@ import asyncio
 import threading
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar
 
 from backends.local.checkpoints import CheckpointPath, CheckpointStore
 from backends.local.engine import Engine
-from crucible.errors import BackendError, CrucibleError, InvalidRequest, NameTaken, NotFound, RunCorrupted, RunGone
+from crucible.errors import (
+    BackendError,
+    CrucibleError,
+    InvalidRequest,
+    NameTaken,
+    NotFound,
+    RunCorrupted,
+    RunGone,
+    Unsupported,
+)
+from crucible.sampling import SamplerRef, TokenSampler
 from crucible.training import (
     Datum,
     ForwardResult,
@@ -116,8 +126,10 @@ class LocalRun(LiveRun):
         next_seq_id: int = 1,
         delay_s: float = 0.0,
         executor: Executor | None = None,
+        open_sampler: Callable[[str], Awaitable[TokenSampler]] | None = None,
     ) -> None:
         self._run = run
+        self._open_sampler = open_sampler
         self._store = store
         self._features = features
         self._next_seq_id = next_seq_id
@@ -155,6 +167,16 @@ class LocalRun(LiveRun):
         path = CheckpointPath.of_save(self._store.scheme, self._run.run_id, kind, name)
         digest = save_digest(kind, name, step, ttl_s)
         return Prepared(self._intent(kind, 1, step, digest, name), _SaveRequest(path, ttl_s))
+
+    async def sampler(
+        self, path: str, *, ref: SamplerRef | None = None, record_sequences: bool = False
+    ) -> TokenSampler:
+        del ref
+        if record_sequences or self._open_sampler is None:
+            raise Unsupported(
+                "record_sequences: this backend records no sequences for training", backend=self._store.scheme
+            )
+        return await self._open_sampler(path)
 
     async def send(self, prepared: Prepared[T]) -> Pending[T]:
         if HOSTED_RUNS.get(self._run.run_id) is None:

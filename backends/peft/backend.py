@@ -14,6 +14,7 @@ from backends.local.backend import OPTIONS, LocalBackend
 from backends.local.checkpoints import CheckpointPath
 from backends.local.generation import Array, NextLogits, Piece, generate
 from backends.local.run import HostedRun, LocalRun
+from backends.local.sampler import LocalSampler
 from backends.local.validation import check_lora
 from backends.peft.bases import Bases, import_torch
 from backends.peft.checkpoints import PeftCheckpoints
@@ -24,6 +25,7 @@ from crucible.capabilities import Capabilities
 from crucible.errors import CallerError, CrucibleError, InvalidRequest, NotFound
 from crucible.prompt import Prompt
 from crucible.rendering.tokenizer import Tokenizer
+from crucible.sampling import SamplerRef, TokenSampler
 from crucible.stream import StreamEvent
 from crucible.training import LiveRun, RunFeatures, RunSpec
 from crucible.values.record_reader import read_record
@@ -114,6 +116,11 @@ class PeftBackend(LocalBackend[PeftEngine]):
     async def tokenizer(self, base_model: str) -> Tokenizer:
         return await self._compute(lambda: self._bases.tokenizer(base_model))
 
+    async def sampler(self, model: str) -> TokenSampler:
+        loaded, _ = await self._model(model)
+        ref = SamplerRef(backend=self.name, model=model)
+        return LocalSampler(ref, lambda: _next_logits(loaded), executor=self._opened)
+
     async def start(self, spec: RunSpec) -> LiveRun:
         await self.check_spec(spec)
         return self._new_run(await self._compute(lambda: self._new_engine(spec)))
@@ -124,7 +131,14 @@ class PeftBackend(LocalBackend[PeftEngine]):
     def _drive(self, run: HostedRun, next_seq_id: int = 1) -> LiveRun:
         tolerance = 0.0 if self._bases.device() == "cpu" else _GPU_TOLERANCE
         features = RunFeatures(replays=True, sets_corrupted_flag=True, loss_tolerance=tolerance)
-        return LocalRun(run, self._checkpoints, features=features, next_seq_id=next_seq_id, executor=self._opened)
+        return LocalRun(
+            run,
+            self._checkpoints,
+            features=features,
+            next_seq_id=next_seq_id,
+            executor=self._opened,
+            open_sampler=self.sampler,
+        )
 
     async def _model(self, name: str) -> tuple[Any, str]:
         """The model to sample from, and the name of its base model. The most recently used models stay loaded."""

@@ -6,11 +6,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
+import numpy as np
+
 from backends.local.engine import Engine
 from backends.local.validation import check_batch, check_examples
 from backends.peft.bases import Bases, import_torch, seeded
 from backends.peft.settings import BACKEND
+from backends.tiny_lm.losses import LOSSES
 from crucible.errors import InvalidRequest, RunCorrupted
+from crucible.losses import trained_tokens
 from crucible.training import Datum, ForwardResult, LoraSpec, RunSpec, StepRequest, StepResult
 
 _ATTENTION: Final = frozenset({"q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj", "c_attn", "query_key_value"})
@@ -59,19 +63,19 @@ class PeftEngine(Engine):
 
     def train(self, request: StepRequest) -> StepResult:
         self.optimizer.zero_grad()
-        losses: list[float] = []
-        weights: list[float] = []
+        logprobs: list[list[float]] = []
         with self._own_randomness():
-            for datum in request.batch:
-                losses += self._backward(datum)
-                weights += [float(weight) for weight in datum.loss_inputs["weights"]]
+            losses = [self._backward(datum, request, logprobs) for datum in request.batch]
         if not all(map(math.isfinite, losses)):
             self._corrupted = True
             raise RunCorrupted(f"the loss of step {request.step} is not finite", backend=BACKEND)
         norm = self._step(request)
         tokens = sum(len(datum.tokens) for datum in request.batch)
         return StepResult(
-            loss=math.fsum(losses) / (math.fsum(weights) or 1.0), tokens=tokens, metrics={"grad_norm": norm}
+            loss=math.fsum(losses) / (trained_tokens(request.batch) or 1.0),
+            tokens=tokens,
+            metrics={"grad_norm": norm},
+            logprobs=logprobs,
         )
 
     def check_forward(self, batch: Sequence[Datum]) -> None:
@@ -93,14 +97,19 @@ class PeftEngine(Engine):
             sha.update(value.detach().cpu().float().numpy().tobytes())
         return sha.hexdigest()
 
-    def _backward(self, datum: Datum) -> list[float]:
-        """Accumulate the gradients of one example; returns the weighted loss of each of its tokens."""
+    def _backward(self, datum: Datum, request: StepRequest, logprobs: list[list[float]]) -> float:
+        """Accumulate the gradients of one example, and add its log-probabilities; returns its loss."""
         torch = import_torch()
-        weights = torch.as_tensor([float(weight) for weight in datum.loss_inputs["weights"]], device=self._device)
-        losses = -(weights * self._logprobs(datum))
-        losses.sum().backward()
-        values: list[float] = losses.detach().double().cpu().tolist()
-        return values
+        targets = self._logprobs(datum)
+        values = targets.detach().double().cpu().numpy()
+        logprobs.append(values.tolist())
+        inputs = {name: np.asarray(array) for name, array in datum.loss_inputs.items()}
+        config = {name: float(value) for name, value in request.loss_config.items()}
+        with np.errstate(all="ignore"):
+            loss = LOSSES[request.loss_fn].compute(values, inputs, config)
+        # the derivative by each log-probability is the loss function's own
+        (torch.as_tensor(loss.by_target, dtype=targets.dtype, device=self._device) * targets).sum().backward()
+        return loss.value
 
     def _logprobs(self, datum: Datum) -> Any:
         """A tensor of the log-probabilities of an example's targets, shape (n,)."""

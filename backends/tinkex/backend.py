@@ -25,6 +25,7 @@ from backends.tinkex.run import TinkexRun
 from backends.tinkex.sampler import TOP_LOGPROBS, sample
 from backends.tinkex.sampler_cache import SamplerCache
 from backends.tinkex.settings import TinkexSettings
+from backends.tinkex.token_sampler import TinkexSampler
 from backends.tinkex.types.client_config import ClientConfig
 from backends.tinkex.types.server_capabilities import SupportedModel
 from backends.tinkex.wire.retry import RetryConfig
@@ -41,10 +42,12 @@ from crucible.errors import (
     RunGone,
     Unsupported,
 )
+from crucible.losses import POLICY_LOSSES
 from crucible.prompt import Message, Prompt, TextPart
 from crucible.recovery import RecoveredRun, RecoveryObserver, RecoveryRequest
 from crucible.rendering.tokenizer import Tokenizer
 from crucible.requirements import require
+from crucible.sampling import TokenSampler
 from crucible.stream import StreamEvent, events_of
 from crucible.training import CheckpointCheck, LiveRun, RunRef, RunSpec, RunState
 from crucible.values.record_reader import read_record
@@ -68,6 +71,7 @@ class TinkexBackend(TrainingBackend):
 
     name: ClassVar[str] = BACKEND
     losses: ClassVar[tuple[str, ...]] = LOSSES
+    policy_losses: ClassVar[tuple[str, ...]] = tuple(POLICY_LOSSES)
     metrics: ClassVar[tuple[str, ...]] = METRICS
 
     def __init__(self, config: Mapping[str, JsonValue] | None = None) -> None:
@@ -156,6 +160,12 @@ class TinkexBackend(TrainingBackend):
             tokenizer_id = models[base_model].tokenizer_id if base_model in models else None
             self._tokenizers[base_model] = await asyncio.to_thread(tokenizer_named, tokenizer_id or base_model)
         return self._tokenizers[base_model]
+
+    async def sampler(self, model: str) -> TokenSampler:
+        state = self._current()
+        models = (await state.server.capabilities()).model_names
+        source = await find_model(state.service.create_rest_client(), model, models)
+        return TinkexSampler(await state.samplers.get(source), model)
 
     async def start(self, spec: RunSpec) -> LiveRun:
         # A session per run, so that each run can be taken over and ended separately.

@@ -11,11 +11,11 @@ from backends.tinkex.errors import BACKEND, invalid
 from backends.tinkex.recovery.checkpoints import checkpoints_of
 from backends.tinkex.recovery.flag import is_flagged
 from backends.tinkex.recovery.monitor import RecoveryMonitor
-from backends.tinkex.types.adam_params import AdamParams
+from backends.tinkex.step_records import adam_params, logprobs_of, reported_loss, wire_data
+from backends.tinkex.token_sampler import TinkexSampler
 from backends.tinkex.types.checkpoint_path import CheckpointKind, ParsedCheckpointTinkerPath
 from backends.tinkex.types.datum import Datum as WireDatum
 from backends.tinkex.types.forward_backward_output import ForwardBackwardOutput
-from backends.tinkex.types.model_input import ModelInput
 from crucible.errors import (
     AnswerLost,
     CallerError,
@@ -27,13 +27,13 @@ from crucible.errors import (
     Unsupported,
 )
 from crucible.recovery import RecoveryPolicy
+from crucible.sampling import SamplerRef, TokenSampler
 from crucible.training import (
     Datum,
     ForwardResult,
     Intent,
     IntentKind,
     LiveRun,
-    OptimizerSpec,
     Pending,
     Prepared,
     RunFeatures,
@@ -134,7 +134,7 @@ class TinkexRun(LiveRun):
         return self._client.next_seq_id
 
     def prepare_step(self, request: StepRequest) -> Prepared[StepResult]:
-        data = _wire_data(request.batch)
+        data = wire_data(request.batch)
         # One number per chunk of the pass, and one for the optimizer.
         count = self._client.chunk_count(data) + 1
         intent = self._intent(IntentKind.STEP, count, request.step, step_digest(request))
@@ -143,7 +143,7 @@ class TinkexRun(LiveRun):
     def prepare_forward(
         self, batch: Sequence[Datum], *, step: int, name: str | None = None
     ) -> Prepared[ForwardResult]:
-        data = _wire_data(batch)
+        data = wire_data(batch)
         digest = forward_digest(batch, step, name)
         intent = self._intent(IntentKind.FORWARD, self._client.chunk_count(data), step, digest, name)
         return Prepared(intent, _PreparedForward(data))
@@ -154,6 +154,14 @@ class TinkexRun(LiveRun):
         path = ParsedCheckpointTinkerPath.of(self._client.model_id, _CHECKPOINT_KINDS[kind], name)
         intent = self._intent(kind, 1, step, save_digest(kind, name, step, ttl_s), name)
         return Prepared(intent, _PreparedSave(path, ttl_s))
+
+    async def sampler(
+        self, path: str, *, ref: SamplerRef | None = None, record_sequences: bool = False
+    ) -> TokenSampler:
+        if ref is not None and ref.session_id == self._client.session_id:
+            return TinkexSampler.attached(self._client, ref)
+        client = await self._client.create_sampling_client_async(path, record_stability_info=record_sequences)
+        return TinkexSampler(client, path)
 
     async def send(self, prepared: Prepared[T]) -> Pending[T]:
         body: Any = prepared.body
@@ -222,7 +230,9 @@ class TinkexRun(LiveRun):
         pass_future = await self._client.submit_forward_backward(
             step.data, request.loss_fn, dict(request.loss_config) or None, seq_id=intent.first_seq_id
         )
-        step_future = await self._client.submit_optim_step(_adam(request.optimizer), seq_id=intent.last_seq_id)
+        step_future = await self._client.submit_optim_step(
+            adam_params(request.optimizer), seq_id=intent.last_seq_id
+        )
         return _PendingResult(lambda: self._step_result(request, pass_future, step_future))
 
     async def _step_result(
@@ -233,7 +243,7 @@ class TinkexRun(LiveRun):
     ) -> StepResult:
         output = await pass_future
         metrics = {**output.metrics, **(await step_future).metrics}
-        loss = _loss(request, output)
+        loss = reported_loss(request, output)
         if not math.isfinite(loss):
             raise RunCorrupted(
                 f"run {self._client.model_id} is corrupted: the loss of step {request.step} is {loss}",
@@ -241,15 +251,15 @@ class TinkexRun(LiveRun):
                 request_id=pass_future.request_id,
                 details={"run_id": self._client.model_id, "step": request.step, "detected_by": "value"},
             )
-        return StepResult(loss=loss, tokens=sum(len(datum.tokens) for datum in request.batch), metrics=metrics)
+        tokens = sum(len(datum.tokens) for datum in request.batch)
+        return StepResult(loss=loss, tokens=tokens, metrics=metrics, logprobs=logprobs_of(output, request.batch))
 
     async def _forward_result(
         self, forward: _PreparedForward, future: "ApiFuture[ForwardBackwardOutput]"
     ) -> ForwardResult:
         output = await future
-        logprobs = [record.get("logprobs") for record in output.loss_fn_outputs]
-        arrays = [tensor.tolist() for tensor in logprobs if tensor is not None]
-        if [len(array) for array in arrays] != [datum.model_input.length for datum in forward.data]:
+        arrays = logprobs_of(output, forward.data)
+        if arrays is None:
             raise MalformedAnswer(
                 "a forward pass was answered without a log-probability for each token",
                 backend=BACKEND,
@@ -318,54 +328,3 @@ class _CorruptionSignal:
     def take_over(self, run_id: str, client: Any, reason: str) -> None:
         if not self._detected.done():
             self._detected.set_result(reason)
-
-
-def _adam(optimizer: OptimizerSpec) -> AdamParams:
-    return AdamParams(
-        learning_rate=optimizer.learning_rate,
-        beta1=optimizer.beta1,
-        beta2=optimizer.beta2,
-        eps=optimizer.eps,
-        weight_decay=optimizer.weight_decay,
-        grad_clip_norm=optimizer.grad_clip_norm,
-    )
-
-
-def _wire_data(batch: Sequence[Datum]) -> list[WireDatum]:
-    if not batch:
-        raise invalid("batch", [], "at least one example is needed")
-    return [_wire_datum(datum, f"batch[{index}]") for index, datum in enumerate(batch)]
-
-
-def _wire_datum(datum: Datum, field: str) -> WireDatum:
-    for name, values in datum.loss_inputs.items():
-        if len(values) != len(datum.tokens):
-            raise invalid(f"{field}.{name}", f"{len(values)} values", f"one for each of {len(datum.tokens)} tokens")
-    return WireDatum(model_input=ModelInput.from_ints(datum.tokens), loss_fn_inputs=dict(datum.loss_inputs))
-
-
-def _loss(request: StepRequest, output: ForwardBackwardOutput) -> float:
-    """Return the loss in nats per trained token.
-
-    Computed from the log-probabilities if the service returns them, else read from its metrics. ``fsum`` rounds
-    once, so the loss does not depend on how a batch was split.
-    """
-    weights = [datum.loss_inputs.get("weights") for datum in request.batch]
-    logprobs = [record.get("logprobs") for record in output.loss_fn_outputs]
-    if request.loss_fn == "cross_entropy" and len(logprobs) == len(weights) and None not in logprobs:
-        terms, total = [], []
-        for tensor, weight in zip(logprobs, weights, strict=True):
-            if tensor is None or weight is None:
-                break
-            terms += [float(w) * float(p) for w, p in zip(weight, tensor.tolist(), strict=True) if w]
-            total += [float(w) for w in weight]
-        else:
-            # fsum raises for infinities of both signs; any infinity means a corrupted run anyway.
-            if not all(map(math.isfinite, terms)):
-                return math.nan
-            return -math.fsum(terms) / (math.fsum(total) or 1.0)
-    for name in ("loss:mean", "loss"):
-        if name in output.metrics:
-            return output.metrics[name]
-    tokens = math.fsum(float(w) for weight in weights for w in (() if weight is None else weight))
-    return output.metrics.get("loss:sum", math.nan) / (tokens or 1.0)

@@ -12,11 +12,15 @@ The suites exercise every capability that the backend claims, and verify that th
 import pytest
 
 pytest.register_assert_rewrite(
-    "crucible.testing.command", "crucible.testing.completion", "crucible.testing.training"
+    "crucible.testing.command",
+    "crucible.testing.completion",
+    "crucible.testing.sampling",
+    "crucible.testing.training",
 )
 
 from crucible.testing.command import CommandBackendContract  # noqa: E402 - assertions must be rewritten first
 from crucible.testing.completion import BackendContract  # noqa: E402
+from crucible.testing.sampling import SamplerContract  # noqa: E402
 from crucible.testing.training import TrainingBackendContract  # noqa: E402
 
-__all__ = ["BackendContract", "CommandBackendContract", "TrainingBackendContract"]
+__all__ = ["BackendContract", "CommandBackendContract", "SamplerContract", "TrainingBackendContract"]

@@ -9,8 +9,8 @@ from crucible.backend import Backend, TrainingBackend
 from crucible.errors import CrucibleError, InvalidRequest, NoCheckpoint, NotFound, Unsupported
 from crucible.recovery import RecoveryEvent, RecoveryPolicy, RecoveryRequest
 from crucible.rendering.tokenizer import Tokenizer
-from crucible.testing.completion import BackendContract
 from crucible.testing.loop import run_opened
+from crucible.testing.sampling import SamplerContract
 from crucible.training import (
     CheckpointRef,
     Datum,
@@ -32,8 +32,9 @@ _CONVERSATIONS = (
 )
 
 
-class TrainingBackendContract(BackendContract):
-    """The suite, which includes ``BackendContract``. Subclass it with a ``backend`` fixture."""
+class TrainingBackendContract(SamplerContract):
+    """The suite, which includes ``BackendContract`` and ``SamplerContract``. Subclass it with a ``backend``
+    fixture."""
 
     base_model = "tiny-lm"
     rank = 8

@@ -9,6 +9,7 @@ import json
 import sys
 from array import array
 from collections.abc import Sequence
+from dataclasses import astuple
 from typing import Any, Final
 
 from crucible.training import Datum, IntentKind, StepRequest
@@ -49,6 +50,9 @@ def _add_batch(digest: Any, batch: Sequence[Datum]) -> None:
         _add(digest, "tokens", datum.tokens, integer=True)
         for name in sorted(datum.loss_inputs):
             _add(digest, name, datum.loss_inputs[name], integer=name in _INTEGER_ARRAYS)
+        if datum.token_spans or datum.target_spans:
+            spans = [[astuple(span) for span in part] for part in (datum.token_spans, datum.target_spans)]
+            digest.update(json.dumps(spans).encode())
 
 
 def _add(digest: Any, name: str, values: Sequence[int] | Sequence[float], *, integer: bool) -> None:

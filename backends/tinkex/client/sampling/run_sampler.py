@@ -46,6 +46,17 @@ class RunSamplingMethods:
             )
         )
 
+    def attach_sampling_client(
+        self, sampling_session_id: str, *, record_stability_info: bool = False
+    ) -> SamplingClient:
+        """Return a client of a sampling session that another process created in the run's session. No I/O."""
+        return SamplingClient(
+            self._service,
+            sampling_session_id,
+            session=self._channel.session,
+            record_stability_info=record_stability_info,
+        )
+
     def save_weights_and_get_sampling_client(
         self, name: str | None = None, *, record_stability_info: bool = False, kind: SamplerKind = "snapshot"
     ) -> SamplingClient:
