@@ -1,0 +1,55 @@
+"""The tables. The migrations create them; ``tests/integration/store/test_migrations.py`` holds the two equal.
+
+``nsai_jobs`` has the mutable state (small rows), ``nsai_job_specs`` the immutable specs. Ready jobs are queued in
+*lanes*: all jobs of a lane have equal conditions (tenant, priority, kind, backends, model, concurrency group). A
+claim reads the few lanes, and locks jobs at the front of a lane by index, however many jobs follow.
+"""
+
+from nsai_work.store.schema.blobs import blob_pieces, blob_place, blobs, job_blobs
+from nsai_work.store.schema.journal import checkpoints, evaluations, intents, references, runs, steps
+from nsai_work.store.schema.metadata import metadata
+from nsai_work.store.schema.queue import (
+    attempts,
+    dependencies,
+    events,
+    job_numbers,
+    jobs,
+    lane_backends,
+    lanes,
+    limits,
+    shares,
+    specs,
+    status_in,
+    tags,
+    turns,
+)
+from nsai_work.store.schema.workers import elections, workers
+
+__all__ = [
+    "attempts",
+    "blob_pieces",
+    "blob_place",
+    "blobs",
+    "checkpoints",
+    "dependencies",
+    "elections",
+    "evaluations",
+    "events",
+    "intents",
+    "job_blobs",
+    "job_numbers",
+    "jobs",
+    "lane_backends",
+    "lanes",
+    "limits",
+    "metadata",
+    "references",
+    "runs",
+    "shares",
+    "specs",
+    "status_in",
+    "steps",
+    "tags",
+    "turns",
+    "workers",
+]
