@@ -27,6 +27,7 @@ from crucible.errors import CommandMissing as CommandMissing
 from crucible.errors import CommandRetry as CommandRetry
 from crucible.errors import CredentialMissing as CredentialMissing
 from crucible.errors import CrucibleError as CrucibleError
+from crucible.errors import EnvironmentFailed as EnvironmentFailed
 from crucible.errors import ErrorCategory as ErrorCategory
 from crucible.errors import Failure as Failure
 from crucible.errors import InvalidRequest as InvalidRequest

@@ -7,7 +7,8 @@ CrucibleError
 │   │   └── CommandMissing      this process lacks the command; another may have it
 │   ├── Unsupported             the backend lacks a capability that the request needs
 │   ├── NotFound                an object that the request names does not exist
-│   └── NameTaken               a save under this name exists already
+│   ├── NameTaken               a save under this name exists already
+│   └── EnvironmentFailed       an environment of reinforcement learning failed
 ├── BackendError                the backend or the connection to it failed
 │   ├── BackendUnavailable      no answer, a reset connection, a 5xx after every retry
 │   ├── RequestTimeout          no answer within the time limit
@@ -190,6 +191,12 @@ class NameTaken(CallerError):
     """A save under this name exists already. If the name is ours, the earlier save succeeded."""
 
     code = "name_taken"
+
+
+class EnvironmentFailed(CallerError):
+    """An environment of reinforcement learning failed: it raised an error of its own, or gave no finite reward."""
+
+    code = "environment_failed"
 
 
 class BackendError(CrucibleError):

@@ -14,13 +14,21 @@ import pytest
 pytest.register_assert_rewrite(
     "crucible.testing.command",
     "crucible.testing.completion",
+    "crucible.testing.environment",
     "crucible.testing.sampling",
     "crucible.testing.training",
 )
 
 from crucible.testing.command import CommandBackendContract  # noqa: E402 - assertions must be rewritten first
 from crucible.testing.completion import BackendContract  # noqa: E402
+from crucible.testing.environment import EnvironmentContract  # noqa: E402
 from crucible.testing.sampling import SamplerContract  # noqa: E402
 from crucible.testing.training import TrainingBackendContract  # noqa: E402
 
-__all__ = ["BackendContract", "CommandBackendContract", "SamplerContract", "TrainingBackendContract"]
+__all__ = [
+    "BackendContract",
+    "CommandBackendContract",
+    "EnvironmentContract",
+    "SamplerContract",
+    "TrainingBackendContract",
+]

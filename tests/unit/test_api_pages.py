@@ -12,6 +12,7 @@ PAGES = {
     "nsai_work": "nsai_work.md",
     "nsai_work.testing": "nsai_work_testing.md",
     "crucible": "crucible.md",
+    "crucible.environments": "crucible_environments.md",
     "crucible.testing": "crucible_testing.md",
     "backends.tinkex": "tinkex.md",
     "backends.tinkex.types": "tinkex_types.md",

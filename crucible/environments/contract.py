@@ -1,0 +1,113 @@
+"""The contract of environments: tasks, and episodes in which a model acts on one of them.
+
+An environment is made once for each attempt at a job, and serves many episodes at a time. An episode is one
+conversation about one task. The task and the seed determine an episode, as far as the model's messages do: only
+then is a training run that was killed equal to one that was left alone. What an environment draws at random, it
+draws from the seed.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from pydantic import JsonValue
+
+from crucible.prompt import Message, Tool
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """The begin of an episode: the messages that the model answers, and the tools that it may call."""
+
+    messages: Sequence[Message]
+    tools: Sequence[Tool] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Feedback:
+    """What a message of the model led to: a reward, and ``messages`` to answer next; none if ``done``.
+
+    ``metrics`` are finite numbers by name. The means over all rollouts of a step become metrics of the step.
+    """
+
+    reward: float
+    done: bool
+    messages: Sequence[Message] = ()
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+class Episode(ABC):
+    """One conversation about one task. Its methods are called one after the other."""
+
+    @abstractmethod
+    async def begin(self) -> Observation:
+        """Return what the model sees first. Called once."""
+
+    @abstractmethod
+    async def step(self, message: Message) -> Feedback:
+        """Take the model's message, and return what it led to. Not called again once an feedback was ``done``.
+
+        The message is an assistant's, with tool calls as far as the model made them.
+        """
+
+    async def close(self) -> None:
+        """Release what the episode holds. May be called at any time, and twice."""
+
+
+class Environment(ABC):
+    """A set of tasks. Subclasses are found by entry points of the group ``crucible.environments``."""
+
+    def __init__(self, settings: Mapping[str, JsonValue] | None = None) -> None:
+        """Validate settings. No I/O.
+
+        Raises:
+            InvalidRequest: a setting is missing or invalid; the error names it.
+        """
+        del settings
+
+    async def open(self) -> None:
+        """Load data and connect to services. Called once, before anything else."""
+
+    async def close(self) -> None:
+        """Release them. May be called twice."""
+
+    @abstractmethod
+    def tasks(self) -> int | None:
+        """Return the number of tasks, which count from 0; None if every number from 0 is a task."""
+
+    @abstractmethod
+    async def start(self, task: int, seed: int) -> Episode:
+        """Return a new episode of a task, which is independent of all others. ``seed`` is from 0 to 2^53 - 1.
+
+        Raises:
+            InvalidRequest: there is no such task.
+        """
+
+
+class GroupEnvironment(Environment):
+    """An environment whose episodes belong together: members of a group share a game, or are compared.
+
+    The group is the unit: if a member fails, the whole group is begun again.
+    """
+
+    @abstractmethod
+    async def start_group(self, task: int, seed: int, size: int) -> Sequence[Episode]:
+        """Return the ``size`` members of a new group. They step at the same time.
+
+        Raises:
+            InvalidRequest: there is no such task, or no group of this size.
+        """
+
+    async def start(self, task: int, seed: int) -> Episode:
+        [episode] = await self.start_group(task, seed, 1)
+        return episode
+
+    async def group_rewards(
+        self, transcripts: Sequence[Sequence[Message]], rewards: Sequence[float]
+    ) -> list[float]:
+        """Return the final reward of each member, given all messages of its episode, and the sum of its rewards.
+
+        By default the sums.
+        """
+        del transcripts
+        return list(rewards)

@@ -1,0 +1,96 @@
+"""Plain reward functions as environments: a prompt, the model's answer, and a number for it."""
+
+import asyncio
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from crucible.environments.contract import Environment, Episode, Feedback, Observation
+from crucible.errors import EnvironmentFailed, InvalidRequest
+from crucible.prompt import Message
+
+RewardFunction = Callable[..., Any]
+"""``(prompt, completion, **row) -> float``: the prompt as it is in its row, the text of the answer, and the other
+columns of the row by keyword. May be async; a plain function is called in a thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class PromptTask:
+    """A row of a prompt file: the ``prompt`` as it is in the row, its ``messages``, and the other columns."""
+
+    prompt: Any
+    messages: Sequence[Message]
+    columns: Mapping[str, Any]
+
+
+class RewardEnvironment(Environment):
+    """An environment of one turn: a task is a row of prompts, and a function gives the reward of an answer.
+
+    Raises:
+        InvalidRequest: there is no task, or a row lacks a column that the function needs.
+    """
+
+    def __init__(self, function: RewardFunction, rows: Sequence[PromptTask]) -> None:
+        super().__init__()
+        if not rows:
+            raise InvalidRequest("the prompt file has no row", details={"field": "data"})
+        self._function = function
+        self._rows = rows
+        for number, row in enumerate(rows):
+            _check_columns(function, row, number)
+
+    def tasks(self) -> int:
+        return len(self._rows)
+
+    async def start(self, task: int, seed: int) -> Episode:
+        del seed
+        if not 0 <= task < len(self._rows):
+            raise InvalidRequest.of("task", task, f"0 to {len(self._rows) - 1}")
+        return _RewardEpisode(self._function, self._rows[task])
+
+
+class _RewardEpisode(Episode):
+    def __init__(self, function: RewardFunction, row: PromptTask) -> None:
+        self._function = function
+        self._row = row
+
+    async def begin(self) -> Observation:
+        return Observation(self._row.messages)
+
+    async def step(self, message: Message) -> Feedback:
+        call = (self._row.prompt, message.text())
+        if inspect.iscoroutinefunction(self._function):
+            value = await self._function(*call, **self._row.columns)
+        else:
+            value = await asyncio.to_thread(self._function, *call, **self._row.columns)
+        return Feedback(checked_reward(value), done=True)
+
+
+def checked_reward(value: object) -> float:
+    """Return a reward as a float.
+
+    Raises:
+        EnvironmentFailed: it is no number, NaN or infinite.
+    """
+    if isinstance(value, str | bytes) or not hasattr(value, "__float__"):
+        raise EnvironmentFailed(f"a reward must be a number, not {type(value).__name__}")
+    try:
+        reward = float(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise EnvironmentFailed(f"a reward must be a number: {error}") from error
+    if not math.isfinite(reward):
+        raise EnvironmentFailed(f"a reward must be finite, not {reward}")
+    return reward
+
+
+def _check_columns(function: RewardFunction, row: PromptTask, number: int) -> None:
+    try:
+        inspect.signature(function).bind(row.prompt, "", **row.columns)
+    except TypeError as error:
+        columns = ", ".join(["prompt", *row.columns])
+        raise InvalidRequest(
+            f"the reward function cannot be called with row {number + 1}, of the columns {columns}: {error}",
+            details={"field": "environment.reward", "row": number + 1},
+        ) from None

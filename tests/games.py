@@ -1,0 +1,93 @@
+"""Environments for tests: a sum, a guessing game with a tool, a game of two that share it, and faulty ones."""
+
+import asyncio
+import random
+from collections.abc import Mapping, Sequence
+
+from pydantic import JsonValue
+
+from crucible.environments import Environment, Episode, Feedback, GroupEnvironment, Observation
+from crucible.errors import InvalidRequest
+from crucible.prompt import Message, Tool
+
+
+def user(text: str) -> Message:
+    """A message of the user."""
+    return Message(role="user", content=text)
+
+
+class Letters(Environment):
+    """The reward is the part of the answer that is the task's letter: a model of bytes learns it in a few steps."""
+
+    def __init__(self, settings: Mapping[str, JsonValue] | None = None) -> None:
+        self._letters = str((settings or {}).get("letters", "abc"))
+
+    def tasks(self) -> int:
+        return len(self._letters)
+
+    async def start(self, task: int, seed: int) -> Episode:
+        if task >= len(self._letters):
+            raise InvalidRequest.of("task", task, f"0 to {len(self._letters) - 1}")
+        return _LettersEpisode(self._letters[task])
+
+
+class _LettersEpisode(Episode):
+    def __init__(self, letter: str) -> None:
+        self._letter = letter
+
+    async def begin(self) -> Observation:
+        return Observation([user(f"Say {self._letter}.")])
+
+    async def step(self, message: Message) -> Feedback:
+        text = message.text()
+        return Feedback(
+            text.count(self._letter) / max(len(text), 1), done=True, metrics={"length": float(len(text))}
+        )
+
+
+class Guess(Environment):
+    """Three turns, in each of which the model is to say a byte of a secret that the seed determines."""
+
+    def tasks(self) -> int | None:
+        return None
+
+    async def start(self, task: int, seed: int) -> Episode:
+        return _GuessEpisode(random.Random(f"{task} {seed}").randrange(256))
+
+
+class _GuessEpisode(Episode):
+    TURNS = 3
+
+    def __init__(self, secret: int) -> None:
+        self._secret = secret
+        self._turn = 0
+
+    async def begin(self) -> Observation:
+        tool = Tool(name="hint", parameters={"type": "object", "properties": {}})
+        return Observation([user("Guess a byte.")], [tool])
+
+    async def step(self, message: Message) -> Feedback:
+        await asyncio.sleep(0)
+        self._turn += 1
+        first = message.text().encode()[:1] or b"\0"
+        reward = 1.0 - abs(first[0] - self._secret) / 255
+        done = self._turn == self.TURNS
+        return Feedback(reward, done, [] if done else [user("Lower." if first[0] > self._secret else "Higher.")])
+
+
+class Longest(GroupEnvironment):
+    """The member with the longest answer wins."""
+
+    def tasks(self) -> int:
+        return 2
+
+    async def start_group(self, task: int, seed: int, size: int) -> Sequence[Episode]:
+        if task >= self.tasks():
+            raise InvalidRequest.of("task", task, "0 to 1")
+        return [_LettersEpisode("x") for _ in range(size)]
+
+    async def group_rewards(
+        self, transcripts: Sequence[Sequence[Message]], rewards: Sequence[float]
+    ) -> list[float]:
+        lengths = [sum(len(message.text()) for message in messages[1:]) for messages in transcripts]
+        return [1.0 if length == max(lengths) else 0.0 for length in lengths]
