@@ -111,6 +111,15 @@ class CheckpointRecord(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class AnswerRow:
+    """An answer of an inference batch, as compressed JSON, with the ``line`` and the SHA-256 of its prompt."""
+
+    line: int
+    prompt_sha256: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class JournalSnapshot:
     """The journal's content at one point, from which a new owner continues.
 
@@ -225,6 +234,14 @@ class Journal(Protocol):
 
     async def keep_reference(self, number: int, data: bytes) -> None:
         """Keep log-probabilities of a reference model, compressed. Those that are kept already stay."""
+        ...
+
+    async def answers(self, after: int, limit: int) -> list[AnswerRow]:
+        """Return up to ``limit`` answers of an inference batch, those of the lines after ``after``, in order."""
+        ...
+
+    async def keep_answer(self, answer: AnswerRow) -> None:
+        """Keep an answer, and count it as progress of the job. An answer that is kept already stays."""
         ...
 
     async def event(self, name: str, data: dict[str, JsonValue]) -> None:

@@ -300,8 +300,8 @@ class PreferenceStep(TrainingStep):
 
 
 class Inference(Record):
-    """A single prompt, or a JSONL file of prompts (``input``) completed into an answer file (``output``), up to
-    ``concurrency`` at a time."""
+    """A single prompt, or a JSONL file of prompts (``input``), completed up to ``concurrency`` at a time. Their
+    answers are rows of the store, and at the end those of a new file, ``output``, if it is named."""
 
     prompt: Prompt | None = None
     input: DataSource | None = None
@@ -311,9 +311,9 @@ class Inference(Record):
     @model_validator(mode="after")
     def _require_prompt_or_files(self) -> "Inference":
         if (self.prompt is None) == (self.input is None):
-            raise ValueError("set either prompt, or input and output")
-        if (self.input is None) != (self.output is None):
-            raise ValueError("input and output must be set together")
+            raise ValueError("set either prompt, or input")
+        if self.output is not None and self.input is None:
+            raise ValueError("output: the answer to a single prompt is the job's result; leave it out")
         return self
 
 

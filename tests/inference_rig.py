@@ -14,6 +14,8 @@ from crucible.errors import CrucibleError, Unsupported
 from crucible.stream import StreamEvent
 from nsai_work.control import Control
 from nsai_work.inference import pin_prompts, run_inference
+from nsai_work.inference.answers import unpacked
+from nsai_work.journal import AnswerRow
 from nsai_work.payloads import DataSource, Inference
 
 
@@ -66,16 +68,28 @@ def write_prompts(folder: Path, count: int = 30) -> DataSource:
 
 
 class JobLog:
-    """The log of a job, across its attempts."""
+    """The log and the answers of a job, across its attempts."""
 
     def __init__(self) -> None:
         self.entries: list[tuple[str, dict[str, JsonValue]]] = []
+        self.kept: dict[int, AnswerRow] = {}
 
     async def event(self, name: str, data: dict[str, JsonValue]) -> None:
         self.entries.append((name, data))
 
     async def has_event(self, name: str) -> bool:
         return any(found == name for found, _ in self.entries)
+
+    async def answers(self, after: int, limit: int) -> list[AnswerRow]:
+        return [self.kept[line] for line in sorted(self.kept) if line > after][:limit]
+
+    async def keep_answer(self, answer: AnswerRow) -> None:
+        self.kept.setdefault(answer.line, answer)
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The answers, in the order of the prompts."""
+        return [unpacked(self.kept[line]) for line in sorted(self.kept)]
 
 
 def run(

@@ -19,6 +19,7 @@ from nsai_work.cli.commands.job_actions import cancel, promote, retry
 from nsai_work.cli.commands.jobs import checkpoints, evaluations, list_jobs, show, steps
 from nsai_work.cli.commands.limits import limits_app
 from nsai_work.cli.commands.queue_state import queue, workers
+from nsai_work.cli.commands.results import results
 from nsai_work.cli.commands.run import run
 from nsai_work.cli.commands.submit import submit
 from nsai_work.cli.commands.watch import watch
@@ -68,6 +69,7 @@ app.command("show", rich_help_panel="Jobs")(show)
 app.command("steps", rich_help_panel="Jobs")(steps)
 app.command("evaluations", rich_help_panel="Jobs")(evaluations)
 app.command("checkpoints", rich_help_panel="Jobs")(checkpoints)
+app.command("results", rich_help_panel="Jobs")(results)
 app.command("watch", rich_help_panel="Jobs")(watch)
 app.command("cancel", rich_help_panel="Jobs")(cancel)
 app.command("retry", rich_help_panel="Jobs")(retry)

@@ -100,6 +100,13 @@ class JobHandle:
         """
         return result_of(wait_for_end(self.job, self.id, timeout))
 
+    def results(self) -> "Iterator[dict[str, JsonValue]]":
+        """Yield the rows that the job has made so far: the answers of an inference job, in the order of its
+        prompts, or the ``rows`` of the result of a command. Raises InvalidRequest: jobs of its kind make none."""
+        from nsai_work.client.results import read_results
+
+        return read_results(self._store(), self.job())
+
     async def ajob(self) -> Job:
         """Async variant of ``job``."""
         return await asyncio.to_thread(self.job)
@@ -141,6 +148,10 @@ class JobHandle:
     async def aresult(self, timeout: float | None = None) -> dict[str, JsonValue]:
         """Async variant of ``result``."""
         return result_of(await await_end(self.ajob, self.id, timeout))
+
+    async def aresults(self) -> "list[dict[str, JsonValue]]":
+        """Async variant of ``results``."""
+        return await asyncio.to_thread(lambda: list(self.results()))
 
     def _store(self) -> "Store":
         return job_store(self._settings)

@@ -206,8 +206,10 @@ def _pin_files(parsed: _ParsedJob) -> _ParsedJob:
 def _pin_batch(job: Job, source: DataSource) -> _ParsedJob:
     from nsai_work.inference import pin_prompts
 
-    # a worker runs in another directory
-    output = str(expanded(str(job.payload["output"])).absolute())
+    output = job.payload["output"]
+    if isinstance(output, str):
+        # a worker runs in another directory
+        output = str(expanded(output).absolute())
     return _with_payload(job, input=pin_prompts(source, require_model=True).model_dump(mode="json"), output=output)
 
 

@@ -1,6 +1,6 @@
 """Inference jobs: complete a single prompt or a file of prompts."""
 
-from nsai_work.inference.answers import refuse_existing
+from nsai_work.inference.output import refuse_existing
 from nsai_work.inference.prompts import pin_prompts
 from nsai_work.inference.run import run_inference
 

@@ -1,11 +1,10 @@
-"""Runs an inference job: completes a single prompt, or a prompt file into an answer file."""
+"""Runs an inference job: completes a single prompt, or a prompt file into answers."""
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from pydantic import JsonValue
 
@@ -13,19 +12,31 @@ from crucible import Completion, Prompt
 from crucible.backend import Backend
 from crucible.errors import AuthenticationFailed, CrucibleError
 from nsai_work.control import Control
-from nsai_work.inference.answers import COMPLETE, AnswerFile, finish_reasons, refuse_existing
+from nsai_work.inference.answers import (
+    COMPLETE,
+    KeptAnswers,
+    answer_of,
+    finish_reasons,
+    packed,
+    unpacked,
+    unpacked_line,
+)
 from nsai_work.inference.file_thread import FileThread
+from nsai_work.inference.output import OutputFile, refuse_existing, require_folder
 from nsai_work.inference.prompts import PromptRow, check_unchanged, read_prompts
 from nsai_work.interruptible import InterruptibleAwaiter
+from nsai_work.journal import AnswerRow
 from nsai_work.payloads import Inference
 from nsai_work.traces import completion_span
 
 BEGUN: Final = "inference.begun"
-"""The event before the answer file is created. A job with it may open the file."""
+"""The event before the first prompt is sent. A job without it has no output file yet."""
+PAGE: Final = 500
+"""The number of answers that are read from the store at once."""
 
 
 class BatchJournal(Protocol):
-    """The job's journal, of which a batch needs the events."""
+    """The job's journal, of which a batch needs the events and the answers."""
 
     async def event(self, name: str, data: dict[str, JsonValue]) -> None:
         """Append an event."""
@@ -35,15 +46,23 @@ class BatchJournal(Protocol):
         """Return whether the job has an event of this name, of any attempt."""
         ...
 
+    async def answers(self, after: int, limit: int) -> list[AnswerRow]:
+        """Return up to ``limit`` kept answers, those of the lines after ``after``, in order."""
+        ...
+
+    async def keep_answer(self, answer: AnswerRow) -> None:
+        """Keep an answer."""
+        ...
+
 
 async def run_inference(
     payload: Inference, backend: Backend, *, control: Control, journal: BatchJournal
 ) -> dict[str, JsonValue]:
-    """Run the job and return its result: the completion as JSON, or the totals of the answer file.
+    """Run the job and return its result: the completion as JSON, or the totals of the answers.
 
     An error of a single prompt becomes its answer. An error of the service (unavailable, over capacity, out of
     credit, credential refused) ends the attempt; its answers are kept, and the next attempt completes the missing
-    prompts.
+    prompts. The output file, if the job names one, is written at the end.
 
     Raises:
         InvalidJob, DataChanged: the input or output is unusable.
@@ -74,25 +93,27 @@ async def complete(backend: Backend, prompt: Prompt) -> Completion:
 
 async def _answer_file(payload: Inference, backend: Backend, journal: BatchJournal) -> dict[str, JsonValue]:
     assert payload.input is not None
-    assert payload.output is not None
-    source, output = Path(payload.input.path), Path(payload.output)
-    begun = await journal.has_event(BEGUN)
+    source, output = Path(payload.input.path), None if payload.output is None else Path(payload.output)
     async with FileThread() as files:
         await files.run(check_unchanged, payload.input)
         total = await files.run(_count, source)
-        if not begun:
-            await files.run(refuse_existing, payload)
-            await journal.event(BEGUN, {"output": str(output), "prompts": total})
-        answers = await files.run(partial(AnswerFile, output, begun=begun))
-        try:
-            await _Batch(backend, answers, journal, files, total).run(read_prompts(source), payload.concurrency)
-            await files.run(answers.sort)
-        finally:
-            await files.run(answers.close)
+        if output is not None:
+            await files.run(require_folder, output)
+        if not await journal.has_event(BEGUN):
+            if output is not None:
+                await files.run(refuse_existing, payload)
+            await journal.event(BEGUN, {"output": payload.output, "prompts": total})
+        answers = KeptAnswers()
+        async for page in _pages(journal):
+            for answer in await files.run(lambda rows: [unpacked(row) for row in rows], page):
+                answers.add(answer)
+        await _Batch(backend, answers, journal, files, total).run(read_prompts(source), payload.concurrency)
+        if output is not None:
+            await _write_output(output, journal, files)
     tally = answers.tally
     await _report_incomplete(journal, tally.finish_reasons)
     return {
-        "output": str(output),
+        "output": payload.output,
         "rows": tally.done,
         "succeeded": tally.succeeded,
         "incomplete": tally.incomplete,
@@ -101,6 +122,24 @@ async def _answer_file(payload: Inference, backend: Backend, journal: BatchJourn
         "prompt_tokens": tally.prompt_tokens,
         "completion_tokens": tally.completion_tokens,
     }
+
+
+async def _pages(journal: BatchJournal) -> AsyncIterator[list[AnswerRow]]:
+    """Yield the kept answers in pages, in the order of the prompts."""
+    after = 0
+    while page := await journal.answers(after, PAGE):
+        yield page
+        after = page[-1].line
+
+
+async def _write_output(path: Path, journal: BatchJournal, files: FileThread) -> None:
+    output = await files.run(OutputFile, path)
+    try:
+        async for page in _pages(journal):
+            await files.run(lambda rows: output.write([unpacked_line(row) for row in rows]), page)
+        await files.run(output.publish)
+    finally:
+        await files.run(output.close)
 
 
 async def _report_incomplete(journal: BatchJournal, reasons: Counter[str]) -> None:
@@ -118,13 +157,14 @@ class _Batch:
     """Concurrent tasks over a stream of prompts, with memory independent of the file's size."""
 
     def __init__(
-        self, backend: Backend, answers: AnswerFile, journal: BatchJournal, files: FileThread, total: int
+        self, backend: Backend, answers: KeptAnswers, journal: BatchJournal, files: FileThread, total: int
     ) -> None:
         self._backend = backend
         self._answers = answers
         self._journal = journal
         self._files = files
         self._total = total
+        self._keeping: set[asyncio.Task[None]] = set()
 
     async def run(self, rows: Iterator[PromptRow], concurrency: int) -> None:
         """Complete all prompts without an answer, with at most ``concurrency`` at a time."""
@@ -136,6 +176,7 @@ class _Batch:
             for worker in workers:
                 worker.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
+            await asyncio.gather(*self._keeping, return_exceptions=True)
         await self._report_progress()
 
     async def _work(self, rows: Iterator[PromptRow]) -> None:
@@ -151,11 +192,22 @@ class _Batch:
         except CrucibleError as error:
             if error.retryable or isinstance(error, AuthenticationFailed):
                 raise
-            await self._files.run(partial(self._answers.add, row, error=error.failure()))
+            await self._keep(answer_of(row, error=error.failure()))
         else:
-            await self._files.run(partial(self._answers.add, row, completion=completion))
+            await self._keep(answer_of(row, completion=completion))
         if self._answers.tally.done % max(1, self._total // 100) == 0:
             await self._report_progress()
+
+    async def _keep(self, answer: dict[str, Any]) -> None:
+        """Keep an answer, also if the batch is stopped meanwhile: it was paid for."""
+        task = asyncio.create_task(self._store(answer))
+        self._keeping.add(task)
+        task.add_done_callback(self._keeping.discard)
+        await asyncio.shield(task)
+
+    async def _store(self, answer: dict[str, Any]) -> None:
+        await self._journal.keep_answer(await self._files.run(packed, answer))
+        self._answers.add(answer)
 
     async def _report_progress(self) -> None:
         tally = self._answers.tally

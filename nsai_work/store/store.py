@@ -10,14 +10,14 @@ from sqlalchemy import URL
 
 from nsai_work.clock import Clock, SystemClock
 from nsai_work.job import Job
-from nsai_work.journal import CheckpointRecord, EvaluationRecord, RemoteRun, StepRecord
+from nsai_work.journal import AnswerRow, CheckpointRecord, EvaluationRecord, RemoteRun, StepRecord
 from nsai_work.lifecycle import JobStatus
 from nsai_work.store.blobs.table import BlobStore
 from nsai_work.store.claim import limits
 from nsai_work.store.engine.database import Database, Tx
 from nsai_work.store.engine.engines import parse_url
 from nsai_work.store.engine.migrate import require_version
-from nsai_work.store.journal import checkpoints, evaluations, runs, steps
+from nsai_work.store.journal import answers, checkpoints, evaluations, runs, steps
 from nsai_work.store.lifecycle import cancel_retry
 from nsai_work.store.maintenance import old_checkpoints, old_jobs, unused_blobs, workers
 from nsai_work.store.maintenance.old_checkpoints import OldCheckpoint
@@ -183,6 +183,10 @@ class Store:
     def runs(self, job_id: str) -> list[RemoteRun]:
         """The remote runs of a job, in order of their generations."""
         return self.database.read(lambda tx: runs.job_runs(tx, job_queries.seq_of(tx, job_id)))
+
+    def answers(self, job_id: str, after: int = 0, limit: int = 500) -> list[AnswerRow]:
+        """Up to ``limit`` answers of an inference batch, those of the lines after ``after``, in order."""
+        return self.database.read(lambda tx: answers.job_answers(tx, job_queries.seq_of(tx, job_id), after, limit))
 
     def count_old(self, before: datetime) -> tuple[int, int]:
         """The number of jobs that ended before ``before``, and how many of them have checkpoints at their

@@ -2,6 +2,7 @@
 
 import json
 import random
+import zlib
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -27,8 +28,9 @@ from nsai_work.data.dataset import load_data
 from nsai_work.dispatch.consumer import WakeConsumer
 from nsai_work.dispatch.wakeup import BadWakeUp, encode
 from nsai_work.inference import pin_prompts
-from nsai_work.inference.answers import AnswerFile
+from nsai_work.inference.answers import unpacked
 from nsai_work.job import Priority
+from nsai_work.journal import AnswerRow
 from nsai_work.payloads import DataSource, TrainingData
 from nsai_work.placement import candidate_backends
 from nsai_work.store.records import WakeUp
@@ -154,14 +156,9 @@ def _prompt_rows(rng: random.Random, folder: Path) -> None:
     pin_prompts(DataSource(path=str(file)), require_model=rng.random() < 0.5)
 
 
-def _answer_rows(rng: random.Random, folder: Path) -> None:
-    file = folder / "answers.jsonl"
-    file.write_bytes(_rows(rng, ANSWERS))
-    answers = AnswerFile(file, begun=True)
-    try:
-        answers.sort()
-    finally:
-        answers.close()
+def _answer_rows(rng: random.Random, _: Path) -> None:
+    content = _rows(rng, ANSWERS).partition(b"\n")[0]
+    unpacked(AnswerRow(1, "0" * 64, zlib.compress(content) if rng.random() < 0.9 else content))
 
 
 def _message(rng: random.Random, _: Path) -> None:
@@ -215,7 +212,7 @@ TARGETS: dict[str, Target] = {
     "dev server: JSON": _json_request,
     "dev server: batch": _batch,
 }
-MADE = {"job.yaml", "data", "prompts.jsonl", "answers.jsonl"}
+MADE = {"job.yaml", "data", "prompts.jsonl"}
 
 
 @pytest.fixture(scope="module", autouse=True)

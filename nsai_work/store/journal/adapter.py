@@ -7,6 +7,7 @@ from pydantic import JsonValue
 from crucible.training import Intent
 from nsai_work import telemetry
 from nsai_work.journal import (
+    AnswerRow,
     CheckpointRecord,
     CheckpointStatus,
     EvaluationRecord,
@@ -16,7 +17,7 @@ from nsai_work.journal import (
     StepRecord,
 )
 from nsai_work.store.async_store import AsyncStore
-from nsai_work.store.journal import checkpoints, evaluations, references, runs, steps
+from nsai_work.store.journal import answers, checkpoints, evaluations, references, runs, steps
 from nsai_work.store.records import Claim
 
 
@@ -97,6 +98,12 @@ class StoreJournal:
 
     async def keep_reference(self, number: int, data: bytes) -> None:
         await self._store.run(references.keep_reference, self._claim, number, data)
+
+    async def answers(self, after: int, limit: int) -> list[AnswerRow]:
+        return await self._store.run(answers.kept_answers, self._claim, after, limit)
+
+    async def keep_answer(self, answer: AnswerRow) -> None:
+        await self._store.run_merged(answers.keep_answers, answers.NewAnswer(self._claim, answer))
 
     async def event(self, name: str, data: dict[str, JsonValue]) -> None:
         await self._store.run(runs.append_event, self._claim, name, data)

@@ -6,7 +6,7 @@ claim reads the few lanes, and locks jobs at the front of a lane by index, howev
 """
 
 from nsai_work.store.schema.blobs import blob_pieces, blob_place, blobs, job_blobs
-from nsai_work.store.schema.journal import checkpoints, evaluations, intents, references, runs, steps
+from nsai_work.store.schema.journal import answers, checkpoints, evaluations, intents, references, runs, steps
 from nsai_work.store.schema.metadata import metadata
 from nsai_work.store.schema.queue import (
     attempts,
@@ -26,6 +26,7 @@ from nsai_work.store.schema.queue import (
 from nsai_work.store.schema.workers import elections, workers
 
 __all__ = [
+    "answers",
     "attempts",
     "blob_pieces",
     "blob_place",

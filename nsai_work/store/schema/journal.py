@@ -1,4 +1,4 @@
-"""Tables of the journal of training jobs: runs, steps, evaluations, references, intents, checkpoints."""
+"""Tables of the journal: answers, runs, steps, evaluations, references, intents, checkpoints."""
 
 from typing import Final
 
@@ -72,6 +72,16 @@ references: Final = Table(
     Column("number", BigInteger, nullable=False),
     Column("data", LargeBinary, nullable=False),
     PrimaryKeyConstraint("job_seq", "number"),
+)
+
+answers: Final = Table(
+    "nsai_answers",
+    metadata,
+    job_column(),
+    Column("line", BigInteger, nullable=False),
+    Column("prompt_sha256", String(64), nullable=False),
+    Column("data", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("job_seq", "line"),
 )
 
 intents: Final = Table(

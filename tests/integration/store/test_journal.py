@@ -4,12 +4,14 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
+from sqlalchemy import select, update
 
 from crucible.errors import InvalidRequest, NotFound
 from crucible.training import Intent, IntentKind, RunRef
 from nsai_work.errors import LeaseLost
 from nsai_work.job import Job
 from nsai_work.journal import (
+    AnswerRow,
     CheckpointRecord,
     CheckpointStatus,
     EvaluationRecord,
@@ -19,6 +21,8 @@ from nsai_work.journal import (
     StepRecord,
 )
 from nsai_work.store import AsyncStore, Claim, ClaimRequest, Outcome, Store, StoreJournal
+from nsai_work.store.engine.database import Tx
+from nsai_work.store.schema import jobs
 
 MakeJob = Callable[..., Job]
 MakeRequest = Callable[..., ClaimRequest]
@@ -156,6 +160,35 @@ def test_references_are_kept_once(store: Store, claim: Claim, claim_request: Mak
     with_journal(store, store.claim(claim_request("w2"))[0], second)
 
 
+def test_answers_are_kept_once_and_counted_where_they_are_written(
+    store: Store, make_job: MakeJob, claim_request: MakeRequest
+) -> None:
+    """As bytes, in the order of their lines, those of each job apart; a new one resets the count of crashes."""
+    store.submit([make_job(), make_job()])
+    first, other = store.claim(claim_request(limit=2))
+
+    def state(claim: Claim) -> tuple[int, int]:
+        def read(tx: Tx) -> tuple[int, int]:
+            row = tx.connection.execute(select(jobs).where(jobs.c.seq == claim.seq)).one()
+            return row.progress, row.crashes
+
+        return store.database.read(read)
+
+    async def answer(journal: Journal) -> None:
+        kept = [AnswerRow(line, "d", bytes([line])) for line in (200, 3, 200, 1)]
+        await asyncio.gather(*(journal.keep_answer(row) for row in kept))
+        await journal.keep_answer(AnswerRow(3, "d", b"another"))
+        assert await journal.answers(0, 2) == [AnswerRow(1, "d", b"\x01"), AnswerRow(3, "d", b"\x03")]
+        assert [row.line for row in await journal.answers(3, 2)] == [200]
+
+    store.database.run(lambda tx: tx.connection.execute(update(jobs).values(crashes=1)))
+    with_journal(store, first, answer)
+
+    assert (state(first), state(other)) == ((3, 0), (0, 1))
+    assert [row.line for row in store.answers(first.job_id)] == [1, 3, 200]
+    assert store.answers(other.job_id) == []
+
+
 def test_a_checkpoint_is_saved_in_two_phases(store: Store, claim: Claim) -> None:
     """Pending first, then committed with its path; both phases may be repeated."""
     planned = CheckpointRecord(name="000002-g1", step=2, generation=1, metric=0.5)
@@ -234,6 +267,8 @@ def test_a_stale_owner_writes_nothing_into_the_journal(
             "complete_evaluation": journal.complete_evaluation(evaluation_record(1), 1),
             "references": journal.references(),
             "keep_reference": journal.keep_reference(0, b"x"),
+            "answers": journal.answers(0, 1),
+            "keep_answer": journal.keep_answer(AnswerRow(1, "d", b"x")),
             "close_intent": journal.close_intent(1, 1),
             "plan_checkpoint": journal.plan_checkpoint(planned, intent(1, 1)),
             "commit_checkpoint": journal.commit_checkpoint("c", path="x", last_seq_id=1),
@@ -252,6 +287,7 @@ def test_a_stale_owner_writes_nothing_into_the_journal(
     with_journal(store, claim, scenario)
 
     assert store.events(claim.job_id) == before
+    assert store.answers(claim.job_id) == []
     assert store.steps(claim.job_id) == store.runs(claim.job_id) == store.checkpoints(claim.job_id) == []
 
 

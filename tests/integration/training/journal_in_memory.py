@@ -8,6 +8,7 @@ from crucible.errors import InvalidRequest
 from crucible.training import Intent, IntentKind
 from nsai_work.errors import LeaseLost
 from nsai_work.journal import (
+    AnswerRow,
     CheckpointRecord,
     CheckpointStatus,
     EvaluationRecord,
@@ -28,6 +29,7 @@ class MemoryStore:
         self.superseded: dict[int, StepRecord] = {}
         self.evaluations: list[EvaluationRecord] = []
         self.references: dict[int, bytes] = {}
+        self.answers: dict[int, AnswerRow] = {}
         self.superseded_evaluations: dict[int, EvaluationRecord] = {}
         self.intents: dict[tuple[int, int], Intent] = {}
         self.closed: set[tuple[int, int]] = set()
@@ -206,6 +208,12 @@ class JournalInMemory:
 
     async def references(self) -> dict[int, bytes]:
         return dict(self._own().references)
+
+    async def answers(self, after: int, limit: int) -> list[AnswerRow]:
+        return [self._own().answers[line] for line in sorted(self._own().answers) if line > after][:limit]
+
+    async def keep_answer(self, answer: AnswerRow) -> None:
+        self._own().answers.setdefault(answer.line, answer)
 
     async def keep_reference(self, number: int, data: bytes) -> None:
         self._own().references.setdefault(number, data)

@@ -1,5 +1,7 @@
 """Inference jobs: every prompt is completed once, whatever happens in between."""
 
+import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,7 +9,7 @@ import pytest
 from crucible import Completion, FinishReason, Prompt
 from crucible.errors import BackendUnavailable, InvalidRequest
 from nsai_work.control import Control, StopReason
-from nsai_work.errors import DataChanged, HandOver, InvalidJob
+from nsai_work.errors import DataChanged, HandOver, InvalidJob, UnreadableJournal
 from nsai_work.inference import pin_prompts
 from nsai_work.payloads import DataSource, Inference
 from tests.inference_rig import Echo, JobLog, rows, run, write_prompts
@@ -67,19 +69,45 @@ def test_a_single_answer_that_was_cut_is_told() -> None:
 
 
 def test_what_is_answered_is_not_asked_again(tmp_path: Path) -> None:
-    """An incomplete last line is truncated, and its prompt completed again."""
+    """Answers count that an earlier owner kept, whether or not the output is there."""
     output, source = tmp_path / "answers.jsonl", write_prompts(tmp_path)
     payload, log = Inference(input=source, output=str(output), concurrency=3), JobLog()
     run(payload, Echo(), log=log)
-    lines = output.read_bytes().splitlines(keepends=True)
-    output.write_bytes(b"".join(lines[10:]) + lines[5] + lines[0][:30])
+    whole = output.read_bytes()
+    output.unlink()
+    for line in (1, 2, 6, 30):
+        del log.kept[line]
 
     backend = Echo()
     done = run(payload, backend, log=log)
 
-    assert sorted(backend.asked, key=int) == [str(n) for n in range(1, 11) if n != 6]
-    assert [row["line"] for row in rows(output)] == list(range(1, 31))
+    assert sorted(backend.asked, key=int) == ["1", "2", "6", "30"]
+    assert output.read_bytes() == whole
     assert done["result"]["rows"] == 30
+
+
+def test_a_batch_without_an_output_has_its_answers_in_the_store(tmp_path: Path) -> None:
+    """Nothing is written to the disk."""
+    source, log = write_prompts(tmp_path), JobLog()
+    done = run(Inference(input=source), Echo(), log=log)
+
+    assert (done["result"]["output"], done["result"]["succeeded"]) == (None, 30)
+    assert [row["line"] for row in log.rows] == [*range(1, 31)]
+    assert [*tmp_path.iterdir()] == [tmp_path / "prompts.jsonl"]
+
+
+def test_more_answers_than_a_page_are_all_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the next owner, and for the output."""
+    monkeypatch.setattr("nsai_work.inference.run.PAGE", 7)
+    output, log = tmp_path / "answers.jsonl", JobLog()
+    payload = Inference(input=write_prompts(tmp_path), output=str(output))
+    run(payload, Echo(), log=log)
+
+    again = Echo()
+    done = run(payload, again, log=log)
+
+    assert (again.asked, done["result"]["rows"]) == ([], 30)
+    assert rows(output) == log.rows
 
 
 def test_a_row_at_fault_keeps_its_error_and_the_others_go_on(tmp_path: Path) -> None:
@@ -104,8 +132,9 @@ def test_a_service_that_is_away_ends_the_attempt_and_keeps_what_is_done(tmp_path
     first = Echo(lambda text: BackendUnavailable("away") if text == "20" else None)
     with pytest.raises(BackendUnavailable):
         run(payload, first, log=log)
-    kept = {row["id"] for row in rows(output)}
+    kept = {row["id"] for row in log.rows}
     assert kept
+    assert not output.exists()
 
     second = Echo()
     run(payload, second, log=log)
@@ -132,13 +161,35 @@ def test_a_stop_ends_it_and_the_next_owner_goes_on(tmp_path: Path) -> None:
 
 
 def test_answers_to_other_prompts_are_not_taken_for_ours(tmp_path: Path) -> None:
-    """Each answer contains its prompt's digest, also if another file took the place of the job's."""
-    output, log = tmp_path / "answers.jsonl", JobLog()
-    run(Inference(input=write_prompts(tmp_path), output=str(output)), Echo(), log=log)
+    """Each answer has its prompt's digest."""
+    log = JobLog()
+    run(Inference(input=write_prompts(tmp_path)), Echo(), log=log)
     other = tmp_path / "other.jsonl"
     other.write_text('{"prompt": "99"}\n')
-    with pytest.raises(InvalidJob, match=r"line 1: answers another prompt; name another file"):
-        run(Inference(input=pin_prompts(DataSource(path=str(other))), output=str(output)), Echo(), log=log)
+    with pytest.raises(InvalidJob, match=r"line 1: the job has the answer to another prompt"):
+        run(Inference(input=pin_prompts(DataSource(path=str(other)))), Echo(), log=log)
+
+
+DAMAGE = {
+    "rubbish": b"rubbish",
+    "no JSON": zlib.compress(b"{"),
+    "no object": zlib.compress(b"[]"),
+    "other fields": zlib.compress(b'{"line": "1"}'),
+    "another line": zlib.compress(b'{"line": 2, "prompt_sha256": "%s"}'),
+    "deep": zlib.compress(b"[" * 100_000),
+}
+
+
+@pytest.mark.parametrize("data", DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_answer_is_named(tmp_path: Path, data: bytes) -> None:
+    """Nothing is sent, and the row stays."""
+    payload, log, again = Inference(input=write_prompts(tmp_path)), JobLog(), Echo()
+    run(payload, Echo(), log=log)
+    log.kept[1] = replace(log.kept[1], data=data)
+
+    with pytest.raises(UnreadableJournal, match=r"nsai_answers, row of line 1: "):
+        run(payload, again, log=log)
+    assert again.asked == []
 
 
 def test_a_changed_input_is_refused(tmp_path: Path) -> None:

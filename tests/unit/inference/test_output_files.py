@@ -1,4 +1,4 @@
-"""A batch touches no file that it did not begin, and never waits for one in the event loop."""
+"""A batch touches no file that is not its own, and never waits for one in the event loop."""
 
 import os
 import threading
@@ -10,6 +10,7 @@ import pytest
 
 from nsai_work.errors import InvalidJob
 from nsai_work.inference import pin_prompts, refuse_existing
+from nsai_work.inference.output import OutputFile
 from nsai_work.payloads import DataSource, Inference
 from tests.inference_rig import Echo, JobLog, run, write_prompts
 from tests.odd_files import make_odd_file
@@ -39,21 +40,53 @@ def test_an_output_that_exists_is_left_alone(tmp_path: Path, content: bytes) -> 
     assert backend.asked == []
 
 
-@pytest.mark.parametrize("content", [b"hello\n", b"hello", b'{"a": 1}\n', b'{"a": 1}'])
-def test_a_file_in_the_place_of_the_jobs_own_is_left_alone(tmp_path: Path, content: bytes) -> None:
-    """A job that was interrupted finds the file of somebody else."""
+@pytest.mark.parametrize("content", [b"hello\n", b"", b'{"a": 1}\n'])
+def test_a_file_that_took_the_name_meanwhile_is_left_alone(tmp_path: Path, content: bytes) -> None:
+    """The answers are paid for, and kept: nsai-work results has them."""
     output, log = tmp_path / "answers.jsonl", JobLog()
     payload = Inference(input=write_prompts(tmp_path), output=str(output))
-    run(payload, Echo(), log=log)
-    output.write_bytes(content)
 
-    with pytest.raises(InvalidJob, match="is not an answer"):
-        run(payload, Echo(), log=log)
+    def take_name(text: str) -> None:
+        output.write_bytes(content)
+
+    with pytest.raises(InvalidJob, match="exists already"):
+        run(payload, Echo(take_name), log=log)
     assert output.read_bytes() == content
+    assert len(log.rows) == 30
+    assert sorted(tmp_path.iterdir()) == [output, tmp_path / "prompts.jsonl"]
+
+
+def test_the_output_of_an_owner_that_died_right_after_is_ours(tmp_path: Path) -> None:
+    """It has the same content."""
+    output, log = tmp_path / "answers.jsonl", JobLog()
+    payload = Inference(input=write_prompts(tmp_path), output=str(output))
+    first = run(payload, Echo(), log=log)
+
+    assert run(payload, Echo(), log=log)["result"] == first["result"]
+
+
+def test_a_file_system_without_links_has_the_output_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And leaves what is there alone."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr("nsai_work.inference.output.os.link", refuse)
+    output = tmp_path / "answers.jsonl"
+    for _ in range(2):
+        with OutputFile(output) as file:
+            file.write([b"first"])
+            if not output.exists():
+                file.publish()
+                continue
+            with pytest.raises(InvalidJob, match="exists already"):
+                file.publish()
+    assert output.read_bytes() == b"first\n"
+    assert [*tmp_path.iterdir()] == [output]
 
 
 def test_a_file_beside_the_output_is_left_alone(tmp_path: Path) -> None:
-    """Sorting writes a new file; it takes no name that is in use."""
+    """The draft takes no name that is in use."""
     output = tmp_path / "answers.jsonl"
     neighbors = [tmp_path / f"answers.jsonl{end}" for end in (".ordered", ".tmp", ".partial", "~")]
     for path in neighbors:
@@ -114,14 +147,14 @@ def test_an_output_or_input_that_is_no_regular_file_is_refused_at_once(tmp_path:
 def test_a_slow_disk_does_not_hold_the_event_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files are read and written in a thread."""
     threads: set[bool] = set()
-    for name in ("open", "write", "fsync"):
+    for name in ("access", "fsync", "link"):
         original = getattr(os, name)
 
         def noted(*arguments: Any, original: Callable[..., Any] = original, **options: Any) -> Any:
             threads.add(threading.current_thread() is threading.main_thread())
             return original(*arguments, **options)
 
-        monkeypatch.setattr(f"nsai_work.inference.answers.os.{name}", noted)
+        monkeypatch.setattr(f"nsai_work.inference.output.os.{name}", noted)
     payload = Inference(input=write_prompts(tmp_path, 5), output=str(tmp_path / "answers.jsonl"))
     threads.clear()
 
