@@ -1,21 +1,18 @@
-"""Job kinds and their payload models."""
+"""The payload models of each kind of job."""
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Annotated, Final, Literal, TypeAlias
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from crucible import Prompt
 from crucible.backend import Command
-from crucible.errors import InvalidRequest
 from crucible.recovery import RecoveryPolicy
 from crucible.training import LoraSpec, OptimizerSpec, RunSpec
 from crucible.values.json_types import FiniteObject
 from crucible.values.record import Record, merged_over
 from crucible.values.scalars import Name, Text
-from crucible.values.suggestions import known_names
-from nsai_work.errors import InvalidJob
 from nsai_work.policies import EVAL_PREFIX, CheckpointPolicy, EarlyStopping
 
 MAX_STEPS = 1_000_000_000
@@ -333,48 +330,6 @@ class Composite(Record):
     """A job without work of its own, which succeeds once the jobs it depends on have succeeded."""
 
     note: Text = Field(default="", max_length=10_000)
-
-
-METHODS: Final[Mapping[object, type[TrainingStep]]] = {"sft": TrainingStep, "dpo": PreferenceStep}
-"""The payloads of training by ``method``; ``sft`` is the default."""
-
-Payload: TypeAlias = TrainingStep | Inference | CommandPayload | Composite
-
-PAYLOADS: dict[JobKind, type[Payload]] = {
-    JobKind.TRAINING_STEP: TrainingStep,
-    JobKind.INFERENCE: Inference,
-    JobKind.TOOL_CALL: CommandPayload,
-    JobKind.EXPERIMENT_STEP: CommandPayload,
-    JobKind.WORKFLOW_STEP: CommandPayload,
-    JobKind.BACKEND_COMMAND: CommandPayload,
-    JobKind.COMPOSITE: Composite,
-}
-
-
-def parse_payload(kind: JobKind, payload: object) -> Payload:
-    """Validate the payload of a job kind.
-
-    Raises:
-        InvalidJob: the payload is invalid; the error names each field under ``payload``.
-    """
-    model = PAYLOADS[kind]
-    if model is TrainingStep:
-        model = _training_model(payload)
-    try:
-        return model.model_validate(payload)
-    except ValidationError as error:
-        raise InvalidJob.from_validation(error, model, prefix="payload") from None
-    except InvalidRequest as error:
-        raise InvalidJob(f"payload: {error.message}", details=error.details) from error
-
-
-def _training_model(payload: object) -> type[TrainingStep]:
-    if isinstance(payload, TrainingStep):
-        return type(payload)
-    method = payload.get("method", "sft") if isinstance(payload, Mapping) else "sft"
-    if not isinstance(method, str) or method not in METHODS:
-        raise InvalidJob.of("payload.method", method, known_names(str(method), [str(name) for name in METHODS]))
-    return METHODS[method]
 
 
 def _as_preferences(data: object) -> object:
