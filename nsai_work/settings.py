@@ -39,6 +39,8 @@ class Settings(BaseSettings):
     ``blobs_url`` is where the input files of jobs are kept; ``blobs_max_mib`` limits the size of one that is kept
     in the database, and ``blobs_cache_mib`` that of all copies on this machine.
 
+    ``serve_key`` is the key that clients of ``nsai-work serve`` must send; it is excluded from the repr.
+
     A ``home`` that is passed to the constructor brings its own database and broker: those of the environment do not
     apply, but others may be passed with it.
 
@@ -68,6 +70,7 @@ class Settings(BaseSettings):
     store_timeout_s: float = Field(default=10.0, ge=0.1, le=3600, allow_inf_nan=False)
     submit_timeout_s: float = Field(default=15.0, ge=0.1, le=3600, allow_inf_nan=False)
     credentials: dict[AccountName, AccountName] = Field(default_factory=dict)
+    serve_key: str = Field(default="", repr=False)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] = "text"
 

@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Final
 
 from crucible.errors import InvalidRequest
-from nsai_work.user_paths import NotRegular, expanded, open_regular
+from nsai_work.key_file import read_key_file
 
 KEY_VARIABLE: Final = "TINKER_DEV_SERVER_KEY"
-MAX_BYTES: Final = 64 << 10
 
 
 def required_key(file: Path | None, *, on_command_line: bool) -> str | None:
@@ -26,16 +25,4 @@ def required_key(file: Path | None, *, on_command_line: bool) -> str | None:
         )
     if file is None:
         return os.environ.get(KEY_VARIABLE) or None
-    try:
-        with open_regular(expanded(str(file))) as opened:
-            key = opened.read(MAX_BYTES).decode().strip()
-    except NotRegular as error:
-        raise InvalidRequest.of("--require-key-file", str(file), f"it {error}; name an existing file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise InvalidRequest.of("--require-key-file", str(file), f"cannot be read: {reason}") from error
-    if not key.isascii() or not key.isprintable() or not key:
-        raise InvalidRequest.of(
-            "--require-key-file", str(file), "it must hold one line of printable ASCII, the key"
-        )
-    return key
+    return read_key_file("--require-key-file", file)

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import socket
 import subprocess
 import sys
 import threading
@@ -99,29 +98,17 @@ class DevServer(_StartedServer):
     async def serve(self) -> None:
         """Serve on this event loop until :meth:`stop` is called from elsewhere."""
         from backends.tinkex_dev.http.listener import serving
+        from nsai_work.asgi_server import bound_socket
 
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         options = self.options
-        with locked_folder(options.state_dir), _listening(options.host, options.port) as listening:
+        with locked_folder(options.state_dir), bound_socket(options.host, options.port) as listening:
             host, port = listening.getsockname()[:2]
             self._url = f"http://{host}:{port}"
             async with serving(options, self.clock, listening):
                 self._ready.set()
                 await self._stop.wait()
-
-
-def _listening(host: str, port: int) -> socket.socket:
-    """A bound socket. With an explicit IPPROTO_TCP, asyncio sets TCP_NODELAY, so small answers are not delayed."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind((host, port))
-    except OSError:
-        bound.close()
-        raise
-    return bound
 
 
 class DevProcess(_StartedServer):

@@ -21,6 +21,7 @@ from nsai_work.cli.commands.limits import limits_app
 from nsai_work.cli.commands.queue_state import queue, workers
 from nsai_work.cli.commands.results import results
 from nsai_work.cli.commands.run import run
+from nsai_work.cli.commands.serve import serve
 from nsai_work.cli.commands.submit import submit
 from nsai_work.cli.commands.watch import watch
 from nsai_work.cli.commands.worker import worker
@@ -83,6 +84,7 @@ app.add_typer(limits_app, name="limits", rich_help_panel="Service")
 app.add_typer(database_app, name="db", rich_help_panel="Service")
 app.command("backends", rich_help_panel="Backends")(backends)
 app.command("complete", rich_help_panel="Backends")(complete)
+app.command("serve", rich_help_panel="Backends")(serve)
 
 
 def run_app() -> None:

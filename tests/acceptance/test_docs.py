@@ -1,8 +1,11 @@
 """The pages say what is so: their Python runs, and their tables are held against the code."""
 
 import inspect
+import json
 import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -152,9 +155,9 @@ def test_every_field_of_a_job_is_on_its_page() -> None:
     assert settable - named == set()
 
 
-def console_commands_of(page: Path) -> list[str]:
-    """The ``nsai-work`` commands of a page's blocks after ``<!-- run -->``."""
-    blocks = re.findall(r"^<!-- run -->\n```console\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+def console_commands_of(page: Path, mark: str = "run") -> list[str]:
+    """The ``nsai-work`` commands of a page's blocks after ``<!-- run -->``, or another mark."""
+    blocks = re.findall(rf"^<!-- {mark} -->\n```console\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
     return re.findall(r"^\$ nsai-work (.+)$", "\n".join(blocks), re.MULTILINE)
 
 
@@ -185,6 +188,32 @@ def test_the_page_on_functions_runs(cli: Cli, tmp_path: Path, monkeypatch: pytes
     assert results["workflow_step"] == {"lowest": 0.25, "mean": 0.5}
     assert results["backend_command"] == {"deleted": 0}
     assert done.stdout.splitlines() == ["0.4", "{'lowest': 0.25, 'mean': 0.375}"], done.stderr
+
+
+def test_the_page_on_models_runs(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its commands, in order, on a job that its first command makes; its Python on the server of its command."""
+    page = DOCS / "howto" / "use-your-model.md"
+    monkeypatch.chdir(ROOT)
+    train, *commands = [shlex.split(line) for line in console_commands_of(page)]
+    [serve] = [shlex.split(line) for line in console_commands_of(page, mark="serve")]
+    example = tmp_path / "train.yaml"
+    shutil.copy(ROOT / "examples" / "conversations.jsonl", tmp_path)
+    example.write_text((ROOT / train[1]).read_text().replace("backend: tinkex", "backend: fake"))
+    job_id = cli.json("run", example)["id"]
+    for command in commands:
+        done = cli.run(*(job_id if word == "ID" else word for word in command))
+        assert done.returncode == 0, done.stderr
+    arguments = [job_id if word == "ID" else "0" if word == "8765" else word for word in serve]
+    with cli.running(*arguments, "--json") as process:
+        assert process.stdout is not None
+        url = json.loads(process.stdout.readline())["url"]
+        script = tmp_path / "served.py"
+        script.write_text(python_of(page).replace("http://127.0.0.1:8765/v1", url))
+        done = subprocess.run(
+            [sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+        )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
 
 
 def test_the_page_on_testing_runs(tmp_path: Path) -> None:

@@ -1,11 +1,10 @@
-"""The uvicorn server around the application: immediate shutdown, and access to connections for faults."""
+"""The uvicorn server around the application, with access to connections for faults."""
 
 import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import uvicorn
 from starlette.types import Receive, Scope, Send
 from threadpoolctl import threadpool_limits
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -15,8 +14,7 @@ from backends.tinkex_dev.http.app import application
 from backends.tinkex_dev.http.gate import TRANSPORT
 from backends.tinkex_dev.options import ServerOptions
 from backends.tinkex_dev.service.service import Service
-
-_TICK_S = 1.0
+from nsai_work.asgi_server import serving_app
 
 
 class _Protocol(HttpToolsProtocol):
@@ -33,13 +31,6 @@ class _Protocol(HttpToolsProtocol):
         self.app = app
 
 
-class _Server(uvicorn.Server):
-    """uvicorn without signal handlers: the caller decides when it stops."""
-
-    def install_signal_handlers(self) -> None:
-        """Install none."""
-
-
 @asynccontextmanager
 async def serving(options: ServerOptions, clock: ServerClock, listening: socket.socket) -> AsyncIterator[Service]:
     """Serve on a bound socket while the context is open.
@@ -49,55 +40,9 @@ async def serving(options: ServerOptions, clock: ServerClock, listening: socket.
     """
     threadpool_limits(1, user_api="blas")
     service = Service(options, clock)
-    config = uvicorn.Config(
-        application(service),
-        http=_Protocol,
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        log_level="warning",
-        access_log=False,
-        timeout_keep_alive=75,
-        backlog=1024,
-    )
-    server = _Server(config)
-    config.load()
-    server.lifespan = config.lifespan_class(config)
-    await server.startup(sockets=[listening])
-    ticks = asyncio.create_task(_tick(server, service))
+    app = application(service)
     try:
-        yield service
+        async with serving_app(app, listening, http=_Protocol, on_tick=service.end_stale_sessions):
+            yield service
     finally:
-        ticks.cancel()
-        await _stop(server)
         service.close()
-
-
-async def _stop(server: uvicorn.Server) -> None:
-    """Stop immediately: uvicorn's own shutdown waits for calls that may block for minutes."""
-    for listener in server.servers:
-        listener.close()
-    await _run_ready_callbacks()  # connections being accepted are then listed
-    for connection in list(server.server_state.connections):
-        connection.transport.abort()
-    calls = list(server.server_state.tasks)
-    for task in calls:
-        task.cancel()
-    await asyncio.gather(*calls, return_exceptions=True)
-    await _run_ready_callbacks()  # aborted connections are then closed
-
-
-async def _run_ready_callbacks() -> None:
-    """Yield to the event loop a few times."""
-    for _ in range(3):
-        await asyncio.sleep(0)
-
-
-async def _tick(server: uvicorn.Server, service: Service) -> None:
-    """Run uvicorn's periodic work, and end stale sessions."""
-    count = 0
-    while True:
-        await server.on_tick(count)
-        service.end_stale_sessions()
-        count += 1
-        await asyncio.sleep(_TICK_S)

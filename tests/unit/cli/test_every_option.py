@@ -54,6 +54,7 @@ SHOWN: dict[str, dict[str, str]] = {
         WITHOUT: "--image",
         JOBS: "--checkpoint",
     },
+    "serve": {"acceptance/test_serve_command.py": "--model --backend --checkpoint --port --key-file --json"},
     "limits list": {LIMITS: "--json"},
     "limits tenant": {LIMITS: "tenant maximum --json"},
     "limits credential": {LIMITS: "credential maximum --model --json"},
