@@ -71,6 +71,7 @@ class Settings(BaseSettings):
     submit_timeout_s: float = Field(default=15.0, ge=0.1, le=3600, allow_inf_nan=False)
     credentials: dict[AccountName, AccountName] = Field(default_factory=dict)
     serve_key: str = Field(default="", repr=False)
+    notify: str = Field(default="", repr=False)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] = "text"
 

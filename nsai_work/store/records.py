@@ -187,6 +187,23 @@ class EventRow:
 
 
 @dataclass(frozen=True, slots=True)
+class NotedEvent:
+    """An event with what an alert says of its job. ``seq`` is the event's number, ``job_seq`` the job's."""
+
+    seq: int
+    job_seq: int
+    at: datetime
+    event: str
+    data: dict[str, JsonValue]
+    job_id: str
+    name: str | None
+    job_kind: str
+    backend: str
+    tenant_id: str
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
 class AttemptRow:
     """An attempt at a job. ``outcome`` is None while it runs."""
 

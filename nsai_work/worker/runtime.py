@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from crucible.errors import CrucibleError
 from nsai_work.clock import Clock, SystemClock
@@ -28,6 +28,9 @@ from nsai_work.worker.maintainer import Maintainer
 from nsai_work.worker.probes.loop_lag import LoopLagMonitor
 from nsai_work.worker.probes.watchdog import Watchdog
 from nsai_work.worker.worker_store import WorkerStore, open_worker_store
+
+if TYPE_CHECKING:
+    from nsai_work.alerts.deliverer import Deliverer
 
 log = get_logger(__name__)
 
@@ -83,6 +86,7 @@ class Runtime:
         self._failure: CrucibleError | None = None
         self.watchdog = Watchdog(settings.lease_ttl_s, on_stalled)
         self.lag = LoopLagMonitor(clock, lease_ttl_s=settings.lease_ttl_s)
+        self._deliverer = _open_deliverer(settings, store, clock)
         self.maintainer = Maintainer(store, publisher, clock, self.fetcher.trigger, settings)
         self._executor = Executor(
             store,
@@ -116,6 +120,8 @@ class Runtime:
         self.watchdog.start()
         available = await asyncio.to_thread(self.backends.available)
         await self.store.register(self._selection, available, self.backends.declined)
+        if self._deliverer is not None:
+            await self._deliverer.begin()
         log.info("worker.started", worker_id=self.store.worker_id, concurrency=self._concurrency)
         fetcher = asyncio.create_task(_run_with_restarts("fetcher", self.fetcher.run))
         tasks = [asyncio.create_task(_run_with_restarts(*named)) for named in self._background_tasks()]
@@ -148,6 +154,8 @@ class Runtime:
         yield "loop lag monitor", self.lag.run
         yield "backend checks", self.backends.run_checks
         yield "store checks", self._check_store
+        if self._deliverer is not None:
+            yield "alerts", self._deliverer.run
 
     async def _check_store(self) -> None:
         """Stop at once when the store will never work again: going on would lose whatever the jobs do."""
@@ -230,6 +238,16 @@ class Runtime:
             log.warning("job.cut_short", job_id=attempt.job_id)
         await _cancel(*(attempt.task for attempt in remaining if attempt.task is not None))
         await self.store.requeue_all([attempt.claim for attempt in remaining], "the worker was shut down at once")
+
+
+def _open_deliverer(settings: Settings, store: WorkerStore, clock: Clock) -> "Deliverer | None":
+    if not settings.notify:
+        return None
+    from nsai_work.alerts.deliverer import Deliverer
+    from nsai_work.alerts.target import open_targets
+
+    targets = open_targets(settings)
+    return Deliverer(targets, store, clock, settings.sweep_interval_s) if targets else None
 
 
 async def _run_with_restarts(name: str, task: BackgroundTask) -> None:

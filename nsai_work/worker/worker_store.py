@@ -20,7 +20,7 @@ from nsai_work.store import AsyncStore, StandingClaim, Store
 from nsai_work.store.engine.database import Tx
 from nsai_work.store.journal import spans, waits
 from nsai_work.store.journal.adapter import StoreJournal
-from nsai_work.store.maintenance import workers
+from nsai_work.store.maintenance import alerts, workers
 from nsai_work.store.maintenance.leader import Election
 from nsai_work.store.queries import jobs as job_queries
 from nsai_work.store.queries import wake_ups
@@ -30,6 +30,7 @@ from nsai_work.store.records import (
     DueJobs,
     Lease,
     LeaseReport,
+    NotedEvent,
     Outcome,
     OutcomeKind,
     Selection,
@@ -39,6 +40,7 @@ from nsai_work.worker.attempts.job_files import JobFiles
 from nsai_work.worker_id import WorkerId
 
 LEADERSHIP = "sweep"
+DELIVERY = "alerts"
 DEREGISTER_TIMEOUT_S = 1.0
 
 
@@ -55,6 +57,7 @@ class WorkerStore:
         leader_ttl_s = max(1.0, 3 * settings.sweep_interval_s)
         self._declined: Callable[[], Mapping[str, str]] = dict
         self._election = Election(LEADERSHIP, str(self._worker), leader_ttl_s)
+        self._delivery = Election(DELIVERY, str(self._worker), leader_ttl_s)
 
     @property
     def worker_id(self) -> str:
@@ -135,6 +138,18 @@ class WorkerStore:
         """Record that this worker is alive, and campaign for leadership. Returns whether it is the leader."""
         return await self._store_async.run(self._campaign, self._declined())
 
+    async def deliver_alerts(self) -> bool:
+        """Campaign for the delivery of alerts; returns whether it is this worker's."""
+        return await self._store_async.run(self._delivery.campaign)
+
+    async def noted_events(self, target: str, names: Sequence[str], limit: int) -> list[NotedEvent]:
+        """Return the next events of these names that a target was not sent, in order."""
+        return await self._store_async.run(alerts.noted_events, target, names, limit)
+
+    async def mark_sent(self, target: str, event: NotedEvent, failure: str | None) -> None:
+        """Record that a target was sent an event, or with a reason that it never will be."""
+        await self._store_async.run(alerts.mark_sent, target, event, failure)
+
     def _campaign(self, tx: Tx, declined: Mapping[str, str]) -> bool:
         workers.worker_seen(tx, self.worker_id, declined=declined)
         return self._election.campaign(tx)
@@ -176,6 +191,7 @@ class WorkerStore:
 
     def _deregister(self, tx: Tx) -> None:
         self._election.resign(tx)
+        self._delivery.resign(tx)
         workers.worker_seen(tx, self.worker_id, stopped=True)
 
 

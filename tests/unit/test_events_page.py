@@ -13,7 +13,9 @@ ROOT = Path(__file__).parents[2]
 WRITERS = ("client", "commands.py", "inference", "store", "training")
 """The folders and modules that append events. Others only read them, and have log lines with similar names."""
 
-EVENT = re.compile(r"(checkpoint|command|evaluation|inference|job|resume|run|step|submit|training|wait)\.[a-z_]+")
+EVENT = re.compile(
+    r"(alert|checkpoint|command|evaluation|inference|job|resume|run|step|submit|training|wait)\.[a-z_]+"
+)
 COMPUTED = {
     "step",
     "evaluation",

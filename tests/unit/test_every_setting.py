@@ -38,6 +38,7 @@ READERS: dict[str, tuple[str, str]] = {
     "submit_timeout_s": ("7", "nsai_work/client/submit.py"),
     "credentials": ('{"fake": "team-a"}', "nsai_work/worker/runtime.py"),
     "serve_key": ("sesame", "nsai_work/cli/commands/serve.py"),
+    "notify": ('{"ops": {"notifier": "webhook"}}', "nsai_work/alerts/target.py"),
     "log_level": ("debug", "nsai_work/logs.py"),
     "log_format": ("json", "nsai_work/logs.py"),
 }

@@ -71,6 +71,8 @@ def _run_checks() -> Iterator[Check]:
         )
     if settings.credentials:
         yield _checked("credentials", partial(_check_credentials, settings))
+    if settings.notify:
+        yield _checked("alerts", partial(_check_alerts, settings))
     for subject, check in _CHECKS.items():
         yield _checked(subject, partial(check, settings))
     yield from _check_backends()
@@ -105,6 +107,14 @@ def _check_credentials(settings: "Settings") -> Check:
         )
         return Check("credentials", CheckStatus.NOTE, f"{accounts}; not installed: {', '.join(unknown)}", advice)
     return Check("credentials", CheckStatus.OK, f"jobs count against the limits of {accounts}")
+
+
+def _check_alerts(settings: "Settings") -> Check:
+    from nsai_work.alerts.target import open_targets
+
+    targets = open_targets(settings)
+    shown = [f"{target.name} ({', '.join(sorted(target.kinds))})" for target in targets]
+    return Check("alerts", CheckStatus.OK, f"workers send alerts to {'; '.join(shown)}")
 
 
 def _check_home(settings: "Settings") -> Check:

@@ -5,6 +5,7 @@
 claim reads the few lanes, and locks jobs at the front of a lane by index, however many jobs follow.
 """
 
+from nsai_work.store.schema.alerts import alert_marks, alerts_sent
 from nsai_work.store.schema.blobs import blob_pieces, blob_place, blobs, job_blobs
 from nsai_work.store.schema.journal import answers, checkpoints, evaluations, intents, references, runs, steps
 from nsai_work.store.schema.metadata import metadata
@@ -26,6 +27,8 @@ from nsai_work.store.schema.queue import (
 from nsai_work.store.schema.workers import elections, workers
 
 __all__ = [
+    "alert_marks",
+    "alerts_sent",
     "answers",
     "attempts",
     "blob_pieces",
