@@ -18,6 +18,7 @@ from nsai_work.cli.commands.doctor import doctor
 from nsai_work.cli.commands.job_actions import cancel, promote, retry
 from nsai_work.cli.commands.jobs import checkpoints, evaluations, list_jobs, show, steps
 from nsai_work.cli.commands.limits import limits_app
+from nsai_work.cli.commands.model_files import download, export
 from nsai_work.cli.commands.queue_state import queue, workers
 from nsai_work.cli.commands.results import results
 from nsai_work.cli.commands.run import run
@@ -75,6 +76,8 @@ app.command("watch", rich_help_panel="Jobs")(watch)
 app.command("cancel", rich_help_panel="Jobs")(cancel)
 app.command("retry", rich_help_panel="Jobs")(retry)
 app.command("promote", rich_help_panel="Jobs")(promote)
+app.command("download", rich_help_panel="Jobs")(download)
+app.command("export", rich_help_panel="Jobs")(export)
 app.command("data", rich_help_panel="Jobs")(data)
 app.command("worker", rich_help_panel="Service")(worker)
 app.command("workers", rich_help_panel="Service")(workers)

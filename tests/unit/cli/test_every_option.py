@@ -55,6 +55,11 @@ SHOWN: dict[str, dict[str, str]] = {
         JOBS: "--checkpoint",
     },
     "serve": {"acceptance/test_serve_command.py": "--model --backend --checkpoint --port --key-file --json"},
+    "download": {"acceptance/test_model_files.py": "job_id folder --checkpoint --max-gib --json"},
+    "export": {
+        "acceptance/test_model_files.py": "job_id",
+        "acceptance/test_export.py": "folder --merge --base --dtype --checkpoint --max-gib --json",
+    },
     "limits list": {LIMITS: "--json"},
     "limits tenant": {LIMITS: "tenant maximum --json"},
     "limits credential": {LIMITS: "credential maximum --model --json"},
