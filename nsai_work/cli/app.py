@@ -19,6 +19,7 @@ from nsai_work.cli.commands.job_actions import cancel, promote, retry
 from nsai_work.cli.commands.jobs import checkpoints, evaluations, list_jobs, show, steps
 from nsai_work.cli.commands.limits import limits_app
 from nsai_work.cli.commands.model_files import download, export
+from nsai_work.cli.commands.page import page
 from nsai_work.cli.commands.queue_state import queue, workers
 from nsai_work.cli.commands.results import results
 from nsai_work.cli.commands.run import run
@@ -82,6 +83,7 @@ app.command("data", rich_help_panel="Jobs")(data)
 app.command("worker", rich_help_panel="Service")(worker)
 app.command("workers", rich_help_panel="Service")(workers)
 app.command("queue", rich_help_panel="Service")(queue)
+app.command("page", rich_help_panel="Service")(page)
 app.command("doctor", rich_help_panel="Service")(doctor)
 app.add_typer(limits_app, name="limits", rich_help_panel="Service")
 app.add_typer(database_app, name="db", rich_help_panel="Service")

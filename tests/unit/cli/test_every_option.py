@@ -47,6 +47,7 @@ SHOWN: dict[str, dict[str, str]] = {
     "worker": {HERE: "--queue --concurrency --http", JOBS: "--json"},
     "workers": {QUEUE: "--all --json"},
     "queue": {QUEUE: "--json"},
+    "page": {"page/test_command.py": "--listen --name --json"},
     "doctor": {WITHOUT: "--json"},
     "backends": {WITHOUT: "name --json"},
     "complete": {
