@@ -1,7 +1,6 @@
 """The ASGI application of the page: its routes, and what becomes of errors."""
 
-from collections.abc import AsyncIterator, Collection
-from contextlib import asynccontextmanager
+from collections.abc import Collection
 from functools import partial
 from typing import Final
 
@@ -33,30 +32,31 @@ log = get_logger(__name__)
 CURVE_PATH: Final = "/job/curve.json"
 
 
-def application(settings: Settings, *, token: str | None = None, names: Collection[str] = ()) -> Starlette:
+class PageApp:
     """The application over the store of the settings. Without a ``token`` it is read-only. ``names`` are the host
     names under which it may be reached, beside localhost and IP addresses."""
-    answers = Answers(StoreReader(settings), PageSessions(token))
-    streams, actions = Streams(answers), Actions(answers, settings)
 
-    @asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        yield
-        streams.end()
-        answers.reader.close()
+    def __init__(self, settings: Settings, *, token: str | None = None, names: Collection[str] = ()) -> None:
+        self._reader = StoreReader(settings)
+        answers = Answers(self._reader, PageSessions(token))
+        self._streams = Streams(answers)
+        self.app = Starlette(
+            routes=[
+                *_page_routes(answers, self._streams),
+                *_action_routes(Actions(answers, settings)),
+                Route("/static/{digest}/{name:path}", serve_asset),
+            ],
+            middleware=[Middleware(Guard, names=names)],
+            exception_handlers={CrucibleError: partial(_known_error, answers), Exception: _unexpected_error},
+        )
 
-    app = Starlette(
-        routes=[
-            *_page_routes(answers, streams),
-            *_action_routes(actions),
-            Route("/static/{digest}/{name:path}", serve_asset),
-        ],
-        middleware=[Middleware(Guard, names=names)],
-        exception_handlers={CrucibleError: partial(_known_error, answers), Exception: _unexpected_error},
-        lifespan=lifespan,
-    )
-    app.state.streams = streams
-    return app
+    async def end_streams(self) -> None:
+        """End what open pages follow."""
+        await self._streams.end()
+
+    def close(self) -> None:
+        """Close the connections to the store."""
+        self._reader.close()
 
 
 def _page_routes(answers: Answers, streams: Streams) -> list[Route]:

@@ -6,8 +6,9 @@ answers.
 """
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from starlette.requests import Request
@@ -28,6 +29,7 @@ from nsai_work.store.queries.jobs import seq_of
 from nsai_work.store.queries.loss_curve import last_step, points_after
 
 MAX_STREAMS: Final = 100
+STOP_WAIT_S: Final = 1.0
 POLL_S: Final = 0.2
 REFRESH_S: Final = 5.0
 """How often a page is read again without any event: ages grow, and workers come and go."""
@@ -45,17 +47,30 @@ class Streams:
 
     answers: Answers
     open: int = 0
-    ended: bool = False
+    ending: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def end(self) -> None:
-        """End all streams, within a second. Thread-safe."""
-        self.ended = True
+    async def end(self) -> None:
+        """End all streams: a server that stops would otherwise cancel them, and report each as an error."""
+        self.ending.set()
+        deadline = monotonic() + STOP_WAIT_S
+        # none of them pauses while it ends
+        while self.open and monotonic() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+    async def pause(self, seconds: float) -> None:
+        """Sleep, but no longer than the streams are open."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.ending.wait()
 
     async def serve(self, page: Page, request: Request) -> Response:
         """Answer with the stream of a page. Raises as the page's ``read``."""
         query = parse_query(page.query, request.query_params)
         if self.open >= MAX_STREAMS:
             return PlainTextResponse(f"{MAX_STREAMS} pages are open already\n", 503)
+        # an address that leads nowhere is an error; a store that is away is news of the stream
+        with contextlib.suppress(StoreUnavailable):
+            await self.answers.reader.read(lambda tx: page.read_live(tx, query))
         stream = _PageStream(self, page, request, query)
         return StreamingResponse(
             stream.messages(), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
@@ -73,12 +88,12 @@ class _PageStream:
     _is_away: bool = False
 
     async def messages(self) -> AsyncIterator[str]:
-        """The events of the stream, until the reader leaves or the server ends."""
+        """The events of the stream; the server ends it when the reader leaves."""
         if isinstance(self.query, JobQuery):
             self.curve = _CurveFollower(self.query.id)
         self.streams.open += 1
         try:
-            while not self.streams.ended:
+            while not self.streams.ending.is_set():
                 try:
                     for message in await self._changes():
                         yield message
@@ -87,7 +102,7 @@ class _PageStream:
                     if not self._is_away:
                         self._is_away = True
                         yield message_of("away", compact_json({"message": error.message}))
-                    await asyncio.sleep(1.0)
+                    await self.streams.pause(1.0)
                 except CrucibleError as error:
                     yield message_of("away", compact_json({"message": error.message}))
                     return
@@ -115,10 +130,9 @@ class _PageStream:
         """Wait for the next event of the job, or of any, or until the page is due anyway."""
         seen = await self._last_event()
         due = monotonic() + REFRESH_S
-        await asyncio.sleep(MIN_GAP_S)
-        # the event is a row that another process writes
-        while await self._last_event() == seen and monotonic() < due and not self.streams.ended:  # noqa: ASYNC110
-            await asyncio.sleep(POLL_S)
+        await self.streams.pause(MIN_GAP_S)
+        while await self._last_event() == seen and monotonic() < due and not self.streams.ending.is_set():
+            await self.streams.pause(POLL_S)
 
     async def _last_event(self) -> int:
         job_id = None if self.curve is None else self.curve.job_id

@@ -29,7 +29,7 @@ class WorkerLine(View):
     priorities: list[str] | None
 
 
-class Workers(View):
+class WorkerList(View):
     """The workers, newest first. ``ended`` is the number of those that have ended."""
 
     query: WorkersQuery
@@ -37,7 +37,7 @@ class Workers(View):
     ended: int
 
 
-def read_workers(tx: Tx, query: WorkersQuery) -> Workers:
+def read_workers(tx: Tx, query: WorkersQuery) -> WorkerList:
     """Read the workers."""
     uses = worker_uses(tx)
     lines = [
@@ -57,4 +57,4 @@ def read_workers(tx: Tx, query: WorkersQuery) -> Workers:
         for use in uses
         if use.alive or query.all
     ]
-    return Workers(query=query, workers=lines[:200], ended=sum(not use.alive for use in uses))
+    return WorkerList(query=query, workers=lines[:200], ended=sum(not use.alive for use in uses))

@@ -44,7 +44,7 @@ SHOWN: dict[str, dict[str, str]] = {
     "cancel": {JOBS: "job_id --json", ACTIONS: "--tag"},
     "retry": {JOBS: "job_id --json", ACTIONS: "--tag"},
     "promote": {JOBS: "job_id name --json"},
-    "worker": {HERE: "--queue --concurrency --http", JOBS: "--json"},
+    "worker": {HERE: "--queue --concurrency --http", JOBS: "--json", "page/test_command.py": "--page"},
     "workers": {QUEUE: "--all --json"},
     "queue": {QUEUE: "--json"},
     "page": {"page/test_command.py": "--listen --name --json"},
