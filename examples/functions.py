@@ -31,6 +31,24 @@ def sweep(learning_rates: list[float], context: Context, steps: int = 50) -> dic
     return {"best": min(final, key=lambda rate: final[rate]), "losses": file}
 
 
+def keep_distinct(answers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Keep the first of equal answers, as conversations to train on: a filter between two jobs."""
+    kept: dict[str, dict[str, Any]] = {}
+    for answer in answers:
+        if "completion" in answer:
+            message = answer["completion"]["choices"][0]["message"]
+            kept.setdefault(message["content"].strip().lower(), {"messages": [*answer["messages"], message]})
+    return list(kept.values())
+
+
+def unless_cut(row: dict[str, Any]) -> dict[str, Any] | None:
+    """Map an answer to a conversation to train on, and drop one that was cut."""
+    if "completion" not in row or row["completion"]["choices"][0]["finish_reason"] == "length":
+        return None
+    message = row["completion"]["choices"][0]["message"]
+    return {"messages": [*row["messages"], {"role": "assistant", "content": message["content"]}]}
+
+
 async def summarize(losses: list[float]) -> dict[str, float]:
     """Summarize losses: a step of a workflow, asynchronous."""
     await asyncio.sleep(0)

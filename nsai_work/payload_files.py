@@ -23,7 +23,9 @@ def with_paths(payload: Payload, path_of: Callable[[DataFile | DataSource], str]
     """Return the payload with other paths."""
 
     def moved(data: TrainingData) -> TrainingData:
-        return data.with_files([file.model_copy(update={"path": path_of(file)}) for file in data.files()])
+        return data.with_files(
+            [file if file.job else file.model_copy(update={"path": path_of(file)}) for file in data.files()]
+        )
 
     if isinstance(payload, TrainingStep):
         changes: dict[str, object] = {"data": moved(payload.data)}
@@ -47,4 +49,6 @@ def _files(payload: Payload) -> Iterator[InputFile]:
 
 def _data_files(field: str, data: TrainingData) -> Iterator[InputFile]:
     for index, file in enumerate(data.files()):
+        if file.job is not None:
+            continue
         yield InputFile(f"{field}.path" if data.path is not None else f"{field}.sources[{index}].path", file)

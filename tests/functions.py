@@ -166,3 +166,26 @@ def unresolvable(value: "NoSuchType") -> None:  # type: ignore[name-defined]  # 
 
 def _private() -> None:
     """Be private to the module."""
+
+
+def keep_even(row: dict[str, Any]) -> dict[str, Any] | None:
+    """Map an answer to a conversation; drop those of odd lines."""
+    if row["line"] % 2:
+        return None
+    return {"messages": [*row["messages"], {"role": "assistant", "content": f"Line {row['line']}"}]}
+
+
+def drop(row: dict[str, Any]) -> None:
+    """Drop every row."""
+
+
+def change(row: dict[str, Any]) -> dict[str, Any]:
+    """Map a row to another one at each call, as a function must not."""
+    return {"messages": [*row["messages"], {"role": "assistant", "content": f"At {time.monotonic_ns()}"}]}
+
+
+def refuse_third(row: dict[str, Any]) -> dict[str, Any]:
+    """Raise at the third row."""
+    if row["line"] == 3:
+        raise ValueError("the third")
+    return row

@@ -9,7 +9,6 @@ from crucible.backend import Backend, TrainingBackend
 from crucible.errors import CrucibleError, InvalidRequest, NoCheckpoint, NotFound, Unsupported
 from crucible.recovery import RecoveryEvent, RecoveryPolicy, RecoveryRequest
 from crucible.rendering.tokenizer import Tokenizer
-from crucible.testing.download import DownloadContract
 from crucible.testing.loop import run_opened
 from crucible.testing.sampling import SamplerContract
 from crucible.training import (
@@ -19,6 +18,7 @@ from crucible.training import (
     LiveRun,
     LoraSpec,
     OptimizerSpec,
+    RunRef,
     RunSpec,
     RunState,
     SaveResult,
@@ -33,9 +33,9 @@ _CONVERSATIONS = (
 )
 
 
-class TrainingBackendContract(SamplerContract, DownloadContract):
-    """The suite, which includes ``BackendContract``, ``SamplerContract`` and ``DownloadContract``. Subclass it with
-    a ``backend`` fixture."""
+class TrainingBackendContract(SamplerContract):
+    """The suite, which includes ``BackendContract`` and ``SamplerContract``. Subclass it with a ``backend``
+    fixture."""
 
     base_model = "tiny-lm"
     rank = 8
@@ -222,6 +222,31 @@ class TrainingBackendContract(SamplerContract, DownloadContract):
         assert resumed == pytest.approx(continued, rel=self.tolerance, abs=0)
         names = [event.name.rpartition(".")[2] for event in events]
         assert [name for name in names if name in _EXPECTED_EVENTS] == list(_EXPECTED_EVENTS)
+
+    def test_the_weights_of_a_checkpoint_start_another_run(self, backend: TrainingBackend) -> None:
+        """A run of which the backend knows nothing begins with the weights alone, without the optimizer's state."""
+
+        async def body(opened: TrainingBackend) -> tuple[list[float], list[float]]:
+            batch = await self._batch(opened)
+            run = await opened.start(self.spec)
+            await self._train(run, batch, 1, 3)
+            saved = await self._save(run, "contract-w", 3)
+            continued = await self._train(run, batch, 4, 2)
+            request = RecoveryRequest(
+                RunRef(backend=opened.name, run_id="init_from"),
+                self.spec,
+                "contract test",
+                RecoveryPolicy(enabled=True, max_attempts=1, restore_optimizer=False),
+                (CheckpointRef(path=saved.path, name="init_from", step=0),),
+            )
+            started = await opened.recover(request, observe=lambda event: None)
+            assert not started.optimizer_requested
+            return continued, await self._train(started.run, batch, 1, 2)
+
+        continued, started = run_opened(backend, body)
+
+        assert started[0] == pytest.approx(continued[0], rel=self.tolerance, abs=0)
+        assert started[1] != continued[1]
 
     def test_a_repeated_save_is_adopted(self, backend: TrainingBackend) -> None:
         """A save that is repeated under our name adopts the earlier save."""

@@ -63,8 +63,11 @@ class DataCheck:
 
     def _read(self, payload: TrainingStep, rendering: Rendering | None) -> None:
         for index, file in enumerate(payload.data.files()):
+            if file.job is not None:
+                # not there yet: the worker reads them
+                continue
             report = None if self._on_progress is None else partial(self._on_progress, file.path)
             check_file(payload.data, index, rendering, on_progress=report)
-        if payload.eval is not None and payload.eval.data is not None:
+        if payload.eval is not None and payload.eval.data is not None and payload.eval.data.job is None:
             other = rendering and replace(rendering, on_long=payload.eval.data.on_long)
             read_examples(lambda data: check_file(data, 0, other), payload.eval.data)

@@ -7,17 +7,22 @@ gigabytes. Relative paths are resolved against the directory of the file. Errors
 import contextlib
 import json
 import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import yaml
 
 from nsai_work.credentials import refuse_credentials
 from nsai_work.errors import InvalidJob
+from nsai_work.identifiers import new_job_id
 from nsai_work.job import Job
+from nsai_work.payload_reads import with_renamed_jobs
 from nsai_work.user_paths import NotRegular, expanded, open_regular
 
 MAX_BYTES = 16 << 20
+_REF: Final = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _PATH_FIELDS = (
     ("data", "path"),
     ("data", "sources", "path"),
@@ -42,8 +47,9 @@ def load_jobs(path: str | Path) -> list[Job]:
     if not entries:
         raise InvalidJob(f"{file}: contains no jobs")
     nodes = node.value if isinstance(data, list) else [node]
+    ids = _ids_of_refs(file, entries, nodes)
     return [
-        _parse_job(file, entry, entry_node, f"jobs[{index}]" if isinstance(data, list) else "")
+        _parse_job(file, _without_refs(entry, ids), entry_node, f"jobs[{index}]" if isinstance(data, list) else "")
         for index, (entry, entry_node) in enumerate(zip(entries, nodes, strict=True))
     ]
 
@@ -145,6 +151,38 @@ def _reject_duplicates(file: Path, node: Any) -> None:
     elif isinstance(node, yaml.SequenceNode):
         for value in node.value:
             _reject_duplicates(file, value)
+
+
+def _ids_of_refs(file: Path, entries: Sequence[Any], nodes: Sequence[Any]) -> dict[str, str]:
+    """Return the ids of the jobs that have a ``ref``, the label by which others of the file name them."""
+    ids: dict[str, str] = {}
+    for index, (entry, node) in enumerate(zip(entries, nodes, strict=True)):
+        if not isinstance(entry, dict) or "ref" not in entry:
+            continue
+        ref = entry["ref"]
+        where = f"{file}{_line(node, 'ref')}: jobs[{index}].ref: {ref!r} is not allowed"
+        if not isinstance(ref, str) or not _REF.fullmatch(ref):
+            raise InvalidJob(f"{where}; a ref has up to 64 letters, digits, - and _")
+        if ref in ids:
+            raise InvalidJob(f"{where}; another job of the file has it")
+        given = entry.get("id")
+        ids[ref] = given if isinstance(given, str) else new_job_id(datetime.now(UTC))
+    return ids
+
+
+def _without_refs(entry: Any, ids: Mapping[str, str]) -> Any:
+    """Return a job with ids in the places of refs."""
+    if not isinstance(entry, dict) or not ids:
+        return entry
+    job = {**entry, **({"id": ids[entry["ref"]]} if "ref" in entry else {})}
+    job.pop("ref", None)
+    if isinstance(job.get("payload"), dict):
+        job["payload"] = with_renamed_jobs(job["payload"], lambda name: ids.get(name, name))
+    constraints = job.get("constraints")
+    if isinstance(constraints, dict) and isinstance(constraints.get("depends_on"), list):
+        needs = [ids.get(name, name) if isinstance(name, str) else name for name in constraints["depends_on"]]
+        job["constraints"] = {**constraints, "depends_on": needs}
+    return job
 
 
 def _parse_job(file: Path, entry: Any, node: Any, prefix: str) -> Job:

@@ -1,12 +1,14 @@
 """The rows that a job has made: the answers of an inference job, or those in the result of a command."""
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from pydantic import JsonValue
 
+from crucible import Prompt
 from crucible.errors import InvalidRequest
 from nsai_work.inference.answers import unpacked
+from nsai_work.inference.prompts import PromptRow
 from nsai_work.job import Job
 from nsai_work.payloads import CommandPayload, Inference
 
@@ -29,6 +31,49 @@ def read_results(store: "Store", job: Job) -> Iterator[dict[str, JsonValue]]:
     raise InvalidRequest.of(
         "job", job.id, f"a job of kind {job.kind} makes no rows; nsai-work show has what it gives"
     )
+
+
+def read_rows(
+    store: "Store", job: Job, prompts: Callable[[], Iterator[PromptRow]]
+) -> Iterator[dict[str, JsonValue]]:
+    """Return the rows of a job as other jobs read them: an answer with the ``messages`` of its prompt. ``prompts``
+    are those of the batch.
+
+    Raises:
+        InvalidJob, FileUnusable: a prompt cannot be read.
+        InvalidRequest, UnreadableJournal: as ``read_results``.
+    """
+    payload, rows = job.parsed_payload, read_results(store, job)
+    if not isinstance(payload, Inference):
+        return rows
+    if payload.prompt is not None:
+        return ({**row, "messages": _messages(payload.prompt)} for row in rows)
+    return _with_prompts(rows, prompts())
+
+
+def _with_prompts(
+    rows: Iterator[dict[str, JsonValue]], prompts: Iterator[PromptRow]
+) -> Iterator[dict[str, JsonValue]]:
+    # both are in the order of the file
+    for row in rows:
+        prompt = next(prompt for prompt in prompts if prompt.line == row["line"])
+        yield {**row, "messages": _messages(prompt.prompt)}
+
+
+def _messages(prompt: Prompt) -> list[JsonValue]:
+    return [message.model_dump(mode="json", exclude_defaults=True) for message in prompt.conversation()]
+
+
+def as_conversation(row: Mapping[str, Any]) -> dict[str, JsonValue] | None:
+    """Return an answer with its prompt as a conversation to train on; None for a prompt that failed. A row of a
+    command stays as it is."""
+    if "prompt_sha256" not in row and "completion" not in row:
+        return dict(row)
+    choices = (row.get("completion") or {}).get("choices")
+    if not choices:
+        return None
+    message = {name: value for name, value in choices[0]["message"].items() if value not in (None, [])}
+    return {"messages": [*row["messages"], message]}
 
 
 def _answers(store: "Store", job: Job) -> Iterator[dict[str, JsonValue]]:

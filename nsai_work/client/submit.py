@@ -5,13 +5,14 @@ stored, and workers also find them by polling.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from nsai_work.client.connections import job_store, send_wake_ups
 from nsai_work.client.data_check import DataCheck, DataProgress
 from nsai_work.client.file_shipper import submit_with_files
 from nsai_work.client.handle import JobHandle
+from nsai_work.client.job_reads import check_functions, has_reads, in_order, with_dependencies
 from nsai_work.client.validate import validate_jobs
 from nsai_work.job import Job
 from nsai_work.lifecycle import JobStatus
@@ -50,7 +51,8 @@ def submit_many(
     check_data: bool = True,
     on_progress: DataProgress | None = None,
 ) -> list[JobHandle]:
-    """Submit jobs in one transaction: all of them, or none. They may depend on each other.
+    """Submit jobs in one transaction: all of them, or none. They may depend on each other, and read what others of
+    them make; the handles are in the order of ``jobs``.
 
     The credential of a backend is needed by its workers only: without it the jobs are accepted unverified, with the
     event ``submit.unverified``. A process that will run the jobs itself passes ``runs_here``, and is refused.
@@ -61,7 +63,11 @@ def submit_many(
         return []
     settings = settings or Settings()
     with submit_span(len(jobs)) as trace:
-        traced = [trace.mark(job) for job in jobs]
+        traced = in_order([trace.mark(job) for job in jobs])
+        missing: Mapping[str, str] = {}
+        if has_reads(traced):
+            traced = with_dependencies(traced, job_store(settings))
+            missing = check_functions(traced, timeout_s=settings.submit_timeout_s, runs_here=runs_here)
         validated = validate_jobs(
             traced,
             timeout_s=settings.submit_timeout_s,
@@ -72,10 +78,12 @@ def submit_many(
         store = job_store(settings)
         submitted = submit_with_files(store, [entry.job for entry in validated], settings)
         for validated_job, entry in zip(validated, submitted, strict=True):
-            if validated_job.unverified is not None and entry.created:
-                _record_unverified(store, entry.job_id, validated_job.unverified)
+            reason = validated_job.unverified or missing.get(validated_job.job.id)
+            if reason is not None and entry.created:
+                _record_unverified(store, entry.job_id, reason)
         _wake_workers(settings, submitted, trace.traceparent)
-    return [JobHandle(entry.job_id, settings) for entry in submitted]
+    ids = {job.id: entry.job_id for job, entry in zip(traced, submitted, strict=True)}
+    return [JobHandle(ids[job.id], settings) for job in jobs]
 
 
 def _are_stored(settings: Settings, jobs: Sequence[Job]) -> list[bool]:

@@ -27,9 +27,10 @@ from crucible.runtime.checked_calls import require_known_options
 from crucible.values.suggestions import known_names
 from nsai_work.blocking import run_blocking
 from nsai_work.client.data_check import DataCheck
+from nsai_work.client.unused_fields import refuse_unused_fields
 from nsai_work.credentials import refuse_credentials
 from nsai_work.errors import InvalidJob
-from nsai_work.job import NOT_ENFORCED, STATE_FIELDS, Job
+from nsai_work.job import Job
 from nsai_work.payloads import (
     BASE_REFERENCE,
     CommandPayload,
@@ -46,7 +47,6 @@ from nsai_work.training.objectives import require_objective
 from nsai_work.user_paths import expanded
 
 MAX_CONCURRENT_CHECKS: Final = 16
-_UNENFORCED_PARTS: Final = frozenset(path.partition(".")[0] for path in NOT_ENFORCED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ def validate_jobs(
 def _check_fields(job: Job, installed: InstalledBackends) -> _ParsedJob:
     refuse_credentials({"payload": job.payload, "metadata": job.metadata, "tags": list(job.tags), "name": job.name})
     parsed = _ParsedJob.of(job)
-    _refuse_unused_fields(parsed)
+    refuse_unused_fields(job, parsed.payload)
     _check_backend_names(job, installed)
     return parsed
 
@@ -133,7 +133,9 @@ def _pin_model(parsed: _ParsedJob, installed: InstalledBackends) -> _ParsedJob:
 
 
 def _lacks_model(payload: Payload) -> bool:
-    return isinstance(payload, Inference) and payload.prompt is not None and payload.prompt.options.model is None
+    if not isinstance(payload, Inference) or payload.prompt is None or payload.model is not None:
+        return False
+    return payload.prompt.options.model is None
 
 
 def _require_model(payload: Payload) -> None:
@@ -149,33 +151,6 @@ def _check_output(payload: Payload) -> None:
         from nsai_work.inference import refuse_existing
 
         refuse_existing(payload)
-
-
-def _refuse_unused_fields(parsed: _ParsedJob) -> None:
-    """Refuse fields that would change nothing: those not enforced yet, and those that the store sets."""
-    job, payload = parsed.job, parsed.payload
-    given = job.model_fields_set
-    unused: dict[str, str] = {}
-    if not given.isdisjoint(_UNENFORCED_PARTS):
-        set_paths = (path for path in NOT_ENFORCED if _value_at(job, path) is not None)
-        unused |= dict.fromkeys(set_paths, "not enforced yet; leave it out")
-    for name in sorted(STATE_FIELDS & given):
-        if getattr(job, name) != Job.model_fields[name].default:
-            unused[name] = "set by the store; leave it out"
-    if isinstance(payload, Inference) and payload.prompt is not None and payload.prompt.options.stream:
-        unused["payload.prompt.options.stream"] = "the answer of a job is stored whole; leave it out"
-    if unused:
-        raise InvalidJob(
-            "\n".join(f"{path}: {_value_at(job, path)!r} is not allowed: {why}" for path, why in unused.items()),
-            details={"fields": [*unused]},
-        )
-
-
-def _value_at(job: Job, path: str) -> object:
-    value: Any = job
-    for name in path.split("."):
-        value = value.get(name) if isinstance(value, Mapping) else getattr(value, name)
-    return value
 
 
 def _check_backend_names(job: Job, installed: InstalledBackends) -> None:
@@ -199,18 +174,19 @@ def _pin_files(parsed: _ParsedJob) -> _ParsedJob:
             changes["eval"] = evaluation.model_dump(mode="json", exclude_none=True)
         return _with_payload(job, **changes)
     if isinstance(payload, Inference) and payload.input is not None:
-        return _pin_batch(job, payload.input)
+        return _pin_batch(job, payload.input, require_model=payload.model is None)
     return parsed
 
 
-def _pin_batch(job: Job, source: DataSource) -> _ParsedJob:
+def _pin_batch(job: Job, source: DataSource, *, require_model: bool) -> _ParsedJob:
     from nsai_work.inference import pin_prompts
 
     output = job.payload["output"]
     if isinstance(output, str):
         # a worker runs in another directory
         output = str(expanded(output).absolute())
-    return _with_payload(job, input=pin_prompts(source, require_model=True).model_dump(mode="json"), output=output)
+    pinned = pin_prompts(source, require_model=require_model)
+    return _with_payload(job, input=pinned.model_dump(mode="json"), output=output)
 
 
 def _with_payload(job: Job, **changes: JsonValue) -> _ParsedJob:
@@ -299,7 +275,8 @@ def _check_key(payload: Payload) -> str:
     checked = payload.run_spec() if isinstance(payload, TrainingStep) else payload
     forward = payload.needs_forward if isinstance(payload, TrainingStep) else None
     reference = payload.reference if isinstance(payload, PreferenceStep) else None
-    return f"{type(payload).__name__} {forward} {reference} {checked.model_dump_json()}"
+    start = payload.init_from if isinstance(payload, TrainingStep) else None
+    return f"{type(payload).__name__} {forward} {reference} {start!r} {checked.model_dump_json()}"
 
 
 async def _run_checks(backend: Backend, payloads: Sequence[Payload]) -> list[CrucibleError | None]:
@@ -325,7 +302,7 @@ async def _error_of_check(backend: Backend, payload: Payload) -> CrucibleError |
 async def _check(backend: Backend, payload: Payload) -> None:
     if isinstance(payload, TrainingStep):
         await _training_backend(backend).check_spec(payload.run_spec())
-        await _check_reference(backend, payload)
+        await _check_checkpoints(backend, payload)
         field = payload.needs_forward
         if field is not None and not (await backend.capabilities()).supports_forward:
             raise Unsupported(
@@ -340,12 +317,17 @@ async def _check(backend: Backend, payload: Payload) -> None:
         await commands.check_command(command)
 
 
-async def _check_reference(backend: Backend, payload: TrainingStep) -> None:
-    if not isinstance(payload, PreferenceStep) or payload.reference == BASE_REFERENCE:
-        return
-    check = await _training_backend(backend).check_checkpoint(payload.reference, payload.run_spec())
-    if not check.usable:
-        raise InvalidJob.of("payload.reference", payload.reference, check.reason or "it is not usable")
+async def _check_checkpoints(backend: Backend, payload: TrainingStep) -> None:
+    """Check the checkpoints that a job names by their paths."""
+    named: dict[str, str] = {}
+    if isinstance(payload, PreferenceStep) and payload.reference != BASE_REFERENCE:
+        named["payload.reference"] = payload.reference
+    if payload.init_from is not None and payload.init_from.path is not None:
+        named["payload.init_from"] = payload.init_from.path
+    for field, path in named.items():
+        check = await _training_backend(backend).check_checkpoint(path, payload.run_spec())
+        if not check.usable:
+            raise InvalidJob.of(field, path, check.reason or "it is not usable")
 
 
 def _check_offer(kind: type[Backend], backend: str, payload: Payload) -> None:

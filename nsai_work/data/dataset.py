@@ -38,6 +38,10 @@ def pin_data(data: TrainingData, *, base: Path | None = None) -> TrainingData:
     """
     pinned = []
     for index, file in enumerate(data.files()):
+        if file.job is not None:
+            # these are pinned when they are there
+            pinned.append(file)
+            continue
         path = ((base or Path.cwd()) / expanded(file.path)).absolute()
         placed = file.model_copy(update={"path": str(path)})
         with open_data(field_of(data, index), placed) as opened:

@@ -72,7 +72,7 @@ async def run_inference(
     wait = InterruptibleAwaiter(control)
     try:
         if payload.prompt is not None:
-            completion = await wait(complete(backend, payload.prompt))
+            completion = await wait(complete(backend, _with_model(payload.prompt, payload)))
             result: dict[str, JsonValue] = completion.model_dump(mode="json")
             await _report_incomplete(journal, Counter(finish_reasons(result)))
             return result
@@ -91,6 +91,13 @@ async def complete(backend: Backend, prompt: Prompt) -> Completion:
     return completion.model_copy(update={"metadata": {**prompt.metadata, **completion.metadata}})
 
 
+def _with_model(prompt: Prompt, payload: Inference) -> Prompt:
+    """A prompt with the model of the job, if it names none."""
+    if prompt.options.model is not None or not isinstance(payload.model, str):
+        return prompt
+    return prompt.model_copy(update={"options": prompt.options.model_copy(update={"model": payload.model})})
+
+
 async def _answer_file(payload: Inference, backend: Backend, journal: BatchJournal) -> dict[str, JsonValue]:
     assert payload.input is not None
     source, output = Path(payload.input.path), None if payload.output is None else Path(payload.output)
@@ -107,7 +114,7 @@ async def _answer_file(payload: Inference, backend: Backend, journal: BatchJourn
         async for page in _pages(journal):
             for answer in await files.run(lambda rows: [unpacked(row) for row in rows], page):
                 answers.add(answer)
-        await _Batch(backend, answers, journal, files, total).run(read_prompts(source), payload.concurrency)
+        await _Batch(payload, backend, answers, journal, files, total).run(read_prompts(source))
         if output is not None:
             await _write_output(output, journal, files)
     tally = answers.tally
@@ -157,8 +164,15 @@ class _Batch:
     """Concurrent tasks over a stream of prompts, with memory independent of the file's size."""
 
     def __init__(
-        self, backend: Backend, answers: KeptAnswers, journal: BatchJournal, files: FileThread, total: int
+        self,
+        payload: Inference,
+        backend: Backend,
+        answers: KeptAnswers,
+        journal: BatchJournal,
+        files: FileThread,
+        total: int,
     ) -> None:
+        self._payload = payload
         self._backend = backend
         self._answers = answers
         self._journal = journal
@@ -166,10 +180,12 @@ class _Batch:
         self._total = total
         self._keeping: set[asyncio.Task[None]] = set()
 
-    async def run(self, rows: Iterator[PromptRow], concurrency: int) -> None:
+    async def run(self, rows: Iterator[PromptRow]) -> None:
         """Complete all prompts without an answer, with at most ``concurrency`` at a time."""
         await self._report_progress()
-        workers = [asyncio.create_task(self._work(rows)) for _ in range(min(concurrency, self._total))]
+        workers = [
+            asyncio.create_task(self._work(rows)) for _ in range(min(self._payload.concurrency, self._total))
+        ]
         try:
             await asyncio.gather(*workers)
         finally:
@@ -188,7 +204,7 @@ class _Batch:
 
     async def _answer(self, row: PromptRow) -> None:
         try:
-            completion = await complete(self._backend, row.prompt)
+            completion = await complete(self._backend, _with_model(row.prompt, self._payload))
         except CrucibleError as error:
             if error.retryable or isinstance(error, AuthenticationFailed):
                 raise

@@ -8,13 +8,13 @@ from pydantic import ValidationError
 from crucible.errors import InvalidRequest
 from crucible.values.suggestions import known_names
 from nsai_work.errors import InvalidJob
+from nsai_work.payloads.data import DataFile, DataSource, RowFormat, TrainingData, TrainOn
+from nsai_work.payloads.job_inputs import CheckpointChoice, InitialWeights, JobRows, TrainedModel
 from nsai_work.payloads.kinds import (
     BASE_REFERENCE,
     MAX_STEPS,
     CommandPayload,
     Composite,
-    DataFile,
-    DataSource,
     EvaluationSpec,
     Inference,
     JobKind,
@@ -22,10 +22,7 @@ from nsai_work.payloads.kinds import (
     LearningRateSchedule,
     ObjectiveSpec,
     PreferenceStep,
-    RowFormat,
-    TrainingData,
     TrainingStep,
-    TrainOn,
     without_callbacks,
 )
 
@@ -34,20 +31,24 @@ __all__ = [
     "MAX_STEPS",
     "METHODS",
     "PAYLOADS",
+    "CheckpointChoice",
     "CommandPayload",
     "Composite",
     "DataFile",
     "DataSource",
     "EvaluationSpec",
     "Inference",
+    "InitialWeights",
     "JobKind",
     "JobKindName",
+    "JobRows",
     "LearningRateSchedule",
     "ObjectiveSpec",
     "Payload",
     "PreferenceStep",
     "RowFormat",
     "TrainOn",
+    "TrainedModel",
     "TrainingData",
     "TrainingStep",
     "parse_payload",

@@ -1,10 +1,10 @@
 """The payload models of each kind of job."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Final, Literal, TypeAlias
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, Field, JsonValue, model_validator
 
 from crucible import Prompt
 from crucible.backend import Command
@@ -13,6 +13,8 @@ from crucible.training import LoraSpec, OptimizerSpec, RunSpec
 from crucible.values.json_types import FiniteObject
 from crucible.values.record import Record, merged_over
 from crucible.values.scalars import Name, Text
+from nsai_work.payloads.data import DataSource, TrainingData
+from nsai_work.payloads.job_inputs import InitialWeights, JobRows, TrainedModel, without_model
 from nsai_work.policies import EVAL_PREFIX, CheckpointPolicy, EarlyStopping
 
 MAX_STEPS = 1_000_000_000
@@ -54,90 +56,6 @@ class JobKind(StrEnum):
     WORKFLOW_STEP = "workflow_step"
     BACKEND_COMMAND = "backend_command"
     COMPOSITE = "composite"
-
-
-ShipSetting: TypeAlias = Literal["auto", False]
-"""Whether submit copies a file into the blob store (``auto``), or each worker reads it at its path (``false``)."""
-
-
-class DataSource(Record):
-    """A file of prompts. ``sha256`` pins the content; submit sets it."""
-
-    path: Name = Field(min_length=1)
-    format: Literal["auto", "jsonl", "text"] = "auto"
-    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
-    ship: ShipSetting = "auto"
-
-
-RowFormat: TypeAlias = Literal[
-    "messages", "sharegpt", "alpaca", "prompt_completion", "text", "preference", "prompt"
-]
-
-TrainOn: TypeAlias = Literal[
-    "last_assistant_message",
-    "last_assistant_turn",
-    "all_assistant_messages",
-    "all_messages",
-    "all_tokens",
-    "all_user_and_system_messages",
-    "customized",
-]
-
-
-def _current_format(value: object) -> object:
-    # jobs of earlier versions: JSON lines, whose rows have one of the forms that are found out
-    return "auto" if value == "jsonl" else value
-
-
-class DataFile(Record):
-    """A data file: JSON lines, a JSON array, plain text with an example per paragraph, or Parquet; also compressed
-    with gzip or zstd. ``format`` is the form of its rows. ``weight`` is its share of a mixture, relative to those
-    of the others. ``sha256`` pins the content; submit sets it."""
-
-    path: Name = Field(min_length=1)
-    format: Annotated[Literal["auto"] | RowFormat, BeforeValidator(_current_format)] = "auto"
-    weight: float = Field(default=1.0, gt=0, le=1e9, strict=True)
-    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
-    ship: ShipSetting = "auto"
-
-
-class TrainingData(Record):
-    """The data of a training run: a file (``path``), or a mixture of several (``sources``).
-
-    ``train_on`` says which turns of a conversation have a loss weight; what a row says of a turn itself wins.
-    ``on_long`` is what happens to examples that are longer than the limit, ``on_bad_row`` to rows that cannot be
-    used. ``ignore`` names fields of rows that are dropped.
-    """
-
-    path: Name | None = Field(default=None, min_length=1)
-    format: Annotated[Literal["auto"] | RowFormat, BeforeValidator(_current_format)] = "auto"
-    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
-    ship: ShipSetting = "auto"
-    sources: tuple[DataFile, ...] = Field(default=(), max_length=1_000)
-    train_on: TrainOn = "all_assistant_messages"
-    on_long: Literal["cut", "skip", "error"] = "cut"
-    on_bad_row: Literal["error", "skip"] = "error"
-    ignore: tuple[Name, ...] = ()
-
-    @model_validator(mode="after")
-    def _require_path_or_sources(self) -> "TrainingData":
-        if (self.path is None) == (not self.sources):
-            raise ValueError("set either path or sources")
-        if self.sources and (self.format != "auto" or self.sha256 is not None or self.ship != "auto"):
-            raise ValueError("format, ship and sha256 are those of each of the sources")
-        return self
-
-    def files(self) -> tuple[DataFile, ...]:
-        """The file, or the sources of the mixture."""
-        if self.path is None:
-            return self.sources
-        return (DataFile(path=self.path, format=self.format, sha256=self.sha256, ship=self.ship),)
-
-    def with_files(self, files: Sequence[DataFile]) -> "TrainingData":
-        """Return these data with other files in the places of theirs."""
-        if self.path is None:
-            return self.model_copy(update={"sources": tuple(files)})
-        return self.model_copy(update={"path": files[0].path, "sha256": files[0].sha256})
 
 
 class EvaluationSpec(Record):
@@ -190,7 +108,8 @@ class TrainingStep(Record):
     ``pipeline_depth`` is the maximum number of optimizer steps in flight at the service. ``max_tokens`` is the
     length of an example in tokens of the model's tokenizer, as far as the model's context allows. ``recovery`` is
     merged over ``JOB_RECOVERY``. With an ``objective``, each step's loss is computed by the driver, and ``loss_fn``
-    stays ``cross_entropy``. ``early_stopping`` may end the run before its last step.
+    stays ``cross_entropy``. ``early_stopping`` may end the run before its last step. ``init_from`` is the state of
+    an earlier run from which this one starts.
     """
 
     method: Literal["sft", "dpo"] = "sft"
@@ -210,6 +129,7 @@ class TrainingStep(Record):
     pipeline_depth: int = Field(default=2, ge=1, le=64)
     eval: EvaluationSpec | None = None
     early_stopping: EarlyStopping | None = None
+    init_from: InitialWeights | None = None
     checkpoint_policy: CheckpointPolicy = CheckpointPolicy()
     recovery: JobRecovery = JOB_RECOVERY
 
@@ -298,12 +218,19 @@ class PreferenceStep(TrainingStep):
 
 class Inference(Record):
     """A single prompt, or a JSONL file of prompts (``input``), completed up to ``concurrency`` at a time. Their
-    answers are rows of the store, and at the end those of a new file, ``output``, if it is named."""
+    answers are rows of the store, and at the end those of a new file, ``output``, if it is named. ``model`` is that
+    of prompts that name none: by its name, or the one that another job trains."""
 
     prompt: Prompt | None = None
     input: DataSource | None = None
+    model: TrainedModel | Name | None = None
     output: Name | None = Field(default=None, min_length=1)
     concurrency: int = Field(default=8, ge=1, le=1024)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_model(cls, value: object) -> object:
+        return without_model(value)
 
     @model_validator(mode="after")
     def _require_prompt_or_files(self) -> "Inference":
@@ -315,15 +242,24 @@ class Inference(Record):
 
 
 class CommandPayload(Record):
-    """A command for a backend that runs commands. ``options`` are those of the backend."""
+    """A command for a backend that runs commands. ``options`` are those of the backend. ``inputs`` are arguments
+    whose values are the rows of other jobs."""
 
     command: Name = Field(min_length=1)
     arguments: FiniteObject = Field(default_factory=dict)
+    inputs: dict[Name, JobRows] = Field(default_factory=dict)
     options: FiniteObject = Field(default_factory=dict)
 
+    @model_validator(mode="after")
+    def _require_own_names(self) -> "CommandPayload":
+        if both := sorted(self.inputs.keys() & self.arguments.keys()):
+            raise ValueError(f"inputs: {', '.join(both)} is an argument too; leave one of them out")
+        return self
+
     def to_command(self) -> Command:
-        """Convert to the backend's command."""
-        return Command(name=self.command, arguments=self.arguments, options=self.options)
+        """Convert to the backend's command. Its ``inputs`` are empty lists, unless they are among the arguments."""
+        arguments: dict[str, JsonValue] = {**{name: [] for name in self.inputs}, **self.arguments}
+        return Command(name=self.command, arguments=arguments, options=self.options)
 
 
 class Composite(Record):

@@ -12,12 +12,13 @@ from nsai_work.clock import Clock, SystemClock
 from nsai_work.job import Job
 from nsai_work.journal import AnswerRow, CheckpointRecord, EvaluationRecord, RemoteRun, StepRecord
 from nsai_work.lifecycle import JobStatus
+from nsai_work.payload_reads import PinnedRead
 from nsai_work.store.blobs.table import BlobStore
 from nsai_work.store.claim import limits
 from nsai_work.store.engine.database import Database, Tx
 from nsai_work.store.engine.engines import parse_url
 from nsai_work.store.engine.migrate import require_version
-from nsai_work.store.journal import answers, checkpoints, evaluations, runs, steps
+from nsai_work.store.journal import answers, checkpoints, evaluations, reads, runs, steps
 from nsai_work.store.lifecycle import cancel_retry
 from nsai_work.store.maintenance import old_checkpoints, old_jobs, unused_blobs, workers
 from nsai_work.store.maintenance.old_checkpoints import OldCheckpoint
@@ -25,6 +26,7 @@ from nsai_work.store.queries import jobs as job_queries
 from nsai_work.store.queries import progress, queue_state
 from nsai_work.store.records import (
     AttemptRow,
+    Claim,
     EventRow,
     JobFilter,
     Limit,
@@ -36,7 +38,7 @@ from nsai_work.store.records import (
     WorkerUse,
 )
 from nsai_work.store.submit import submit
-from nsai_work.store.submit.general import find_submitted
+from nsai_work.store.submit.general import IdempotencyKey, find_submitted, submitted_ids
 
 
 def open_store(url: str | URL, clock: Clock | None = None, *, migrate: bool = True) -> "Store":
@@ -187,6 +189,18 @@ class Store:
     def answers(self, job_id: str, after: int = 0, limit: int = 500) -> list[AnswerRow]:
         """Up to ``limit`` answers of an inference batch, those of the lines after ``after``, in order."""
         return self.database.read(lambda tx: answers.job_answers(tx, job_queries.seq_of(tx, job_id), after, limit))
+
+    def pin_reads(self, claim: Claim, pinned: Mapping[str, PinnedRead]) -> None:
+        """Pin what a claimed job has read of other jobs, by field. Raises LeaseLost."""
+        self.database.run(reads.pin_reads, claim, pinned)
+
+    def pinned_reads(self, job_id: str) -> dict[str, PinnedRead]:
+        """What a job has read of other jobs, by field."""
+        return self.database.read(lambda tx: reads.pinned_reads(tx, job_queries.seq_of(tx, job_id)))
+
+    def submitted_ids(self, keys: Collection[IdempotencyKey]) -> dict[IdempotencyKey, str]:
+        """The ids of the jobs with these idempotency keys, each with its tenant and namespace."""
+        return self.database.read(submitted_ids, keys)
 
     def count_old(self, before: datetime) -> tuple[int, int]:
         """The number of jobs that ended before ``before``, and how many of them have checkpoints at their

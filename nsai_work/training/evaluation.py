@@ -77,7 +77,8 @@ def pin_examples(data: TrainingData, spec: EvaluationSpec | None) -> tuple[Train
     if spec.data is not None:
         return pinned, spec.model_copy(update={"data": read_examples(pin_data, spec.data)})
     assert spec.split is not None
-    split_rows(load_data(pinned).examples, spec.split)
+    if pinned.job is None:
+        split_rows(load_data(pinned).examples, spec.split)
     return pinned, spec
 
 

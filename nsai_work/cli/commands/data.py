@@ -66,6 +66,8 @@ def _payload(
     parsed = job.parsed_payload
     if not isinstance(parsed, TrainingStep):
         raise InvalidRequest.of("FILE", str(file), "its job has no training data")
+    if any(source.job is not None for source in parsed.data.files()):
+        raise InvalidRequest.of("FILE", str(file), "its job reads the rows of another; nsai-work results has these")
     return parsed, job.backend
 
 

@@ -1,7 +1,7 @@
 """Deletion of old ended jobs with their events, attempts and journals.
 
-Two sorts of jobs are kept at any age: dependencies of a pending job, and jobs with checkpoints at their service, of
-which no other record would be left.
+Two sorts of jobs are kept at any age: dependencies of a job that has not ended, and jobs with checkpoints at their
+service, of which no other record would be left.
 """
 
 from datetime import datetime
@@ -49,14 +49,14 @@ def is_old(before: datetime) -> ColumnElement[bool]:
 
 
 def is_needed() -> ColumnElement[bool]:
-    """The condition that a pending job depends on a job."""
+    """The condition that a job depends on it that has not ended: it may read what this one has made."""
     dependent = jobs.alias("dependent")
     return (
         exists()
         .where(
             dependencies.c.needs_seq == jobs.c.seq,
             dependent.c.seq == dependencies.c.job_seq,
-            dependent.c.status == str(JobStatus.PENDING),
+            dependent.c.status.in_([str(status) for status in JobStatus if not status.ended]),
         )
         .correlate(jobs)
     )

@@ -144,6 +144,8 @@ specs: Final = Table(
     metadata,
     job_column(primary_key=True),
     Column("spec", Json, nullable=False),
+    # what the job has read of other jobs, pinned at its first attempt
+    Column("reads", Json),
 )
 
 tags: Final = Table(
@@ -173,8 +175,6 @@ events: Final = Table(
     Column("name", String, nullable=False),
     Column("data", Json, nullable=False),
     Index("nsai_events_of", "job_seq", "seq"),
-    # the log of a job without its steps
-    partial_index("nsai_events_log", "job_seq", "seq", where="name <> 'step'"),
 )
 
 attempts: Final = Table(

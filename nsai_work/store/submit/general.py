@@ -4,7 +4,7 @@ Its twin on PostgreSQL for the common case is ``one_statement.submit``; tests/in
 the rows of both equal.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from sqlalchemy import ColumnElement, Row, or_, select, tuple_
@@ -94,6 +94,14 @@ def _refuse_other_content(
 
 def _spec(tx: Tx, row: Row[Any]) -> Any:
     return tx.connection.execute(select(specs.c.spec).where(specs.c.job_seq == row.seq)).scalar_one()
+
+
+def submitted_ids(tx: Tx, keys: Collection[IdempotencyKey]) -> dict[IdempotencyKey, str]:
+    """The ids of the jobs with these idempotency keys."""
+    columns = (jobs.c.tenant_id, jobs.c.namespace, jobs.c.idempotency_key)
+    condition = jobs.c.idempotency_key.is_not(None) & tuple_(*columns).in_(list(keys))
+    rows = tx.connection.execute(select(jobs.c.id, *columns).where(condition))
+    return {(row.tenant_id, row.namespace, row.idempotency_key): row.id for row in rows}
 
 
 def find_submitted(tx: Tx, submitted: Sequence[Job]) -> list[Submitted | None]:

@@ -24,6 +24,7 @@ from nsai_work.training.restart.lineage import (
     skipped_steps,
     suspect_generations,
 )
+from nsai_work.training.restart.loading import load_state
 from nsai_work.training.restart.proof import comparable, comparable_evaluations
 from nsai_work.training.restart.resume import check_resume
 from nsai_work.training.run_state import ActiveRun, Assignment, Progress
@@ -101,7 +102,7 @@ async def _record_warm(assignment: Assignment, active: ActiveRun, snapshot: Jour
 async def _start_or_restore(assignment: Assignment, snapshot: JournalSnapshot) -> ActiveRun:
     recovered = await _recover(assignment, snapshot)
     if isinstance(recovered, str):
-        live_run = await assignment.wait(assignment.backend.start(assignment.spec))
+        live_run = await assignment.wait(_start(assignment))
         return await _begin_run(assignment, live_run, _fresh(snapshot, live_run, recovered))
     try:
         record = _restored(snapshot, recovered)
@@ -109,6 +110,17 @@ async def _start_or_restore(assignment: Assignment, snapshot: JournalSnapshot) -
         await recovered.run.close(unload=True)
         raise
     return await _begin_run(assignment, recovered.run, record)
+
+
+async def _start(assignment: Assignment) -> LiveRun:
+    """Return a new run at step 0: with new weights, or with those of an earlier run."""
+    start = assignment.payload.init_from
+    if start is None:
+        return await assignment.backend.start(assignment.spec)
+    assert start.path is not None
+    return await load_state(
+        assignment.backend, assignment.spec, start.path, field="init_from", optimizer=start.optimizer
+    )
 
 
 async def _recover(assignment: Assignment, snapshot: JournalSnapshot) -> RecoveredRun | str:

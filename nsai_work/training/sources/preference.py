@@ -15,13 +15,12 @@ from typing import Any, Final
 from pydantic import JsonValue
 
 from crucible.backend import TrainingBackend
-from crucible.errors import NoCheckpoint
-from crucible.recovery import RecoveryEvent, RecoveryPolicy, RecoveryRequest
-from crucible.training import CheckpointRef, Datum, ForwardResult, LiveRun, Pending, RunRef, RunSpec
+from crucible.training import Datum, ForwardResult, LiveRun, Pending, RunSpec
 from nsai_work.errors import UnreadableJournal
 from nsai_work.interruptible import InterruptibleAwaiter
 from nsai_work.journal import Journal
 from nsai_work.payloads import BASE_REFERENCE, PreferenceStep
+from nsai_work.training.restart.loading import load_state
 
 REFERENCE: Final = "reference_logprobs"
 """The loss input with the log-probabilities of the reference. It never reaches the service."""
@@ -155,21 +154,7 @@ async def _reference_run(scope: "ReferenceContext") -> LiveRun:
     if path == BASE_REFERENCE:
         # a new adapter changes nothing yet, so that a new run is the base model
         return await scope.wait(backend.start(scope.spec))
-    request = RecoveryRequest(
-        failed=RunRef(backend=backend.name, run_id="reference"),
-        spec=scope.spec,
-        reason="the reference of a dpo job",
-        policy=RecoveryPolicy(enabled=True, max_attempts=1, restore_optimizer=False),
-        candidates=(CheckpointRef(path=path, name="reference", step=0),),
-    )
-    try:
-        return (await scope.wait(backend.recover(request, observe=_ignore))).run
-    except NoCheckpoint as error:
-        raise NoCheckpoint(f"payload.reference: {error.message}", backend=backend.name) from error
-
-
-async def _ignore(event: RecoveryEvent, /) -> None:
-    pass
+    return await scope.wait(load_state(backend, scope.spec, path, field="reference"))
 
 
 def _packed(values: "array[float]") -> bytes:

@@ -18,6 +18,7 @@ from nsai_work.payloads import CommandPayload, Composite, Inference, Payload, Pr
 from nsai_work.worker.attempts.attempt import Attempt
 from nsai_work.worker.attempts.backends import BackendPool
 from nsai_work.worker.attempts.job_files import JobFiles
+from nsai_work.worker.attempts.job_inputs import JobInputs
 
 _MODULES: Final[dict[type[Payload], str]] = {
     TrainingStep: "nsai_work.training.driver",
@@ -56,7 +57,11 @@ async def _run(attempt: Attempt, context: JobContext) -> dict[str, JsonValue]:
         return {}
     await _import_handler(payload)
     backend = await context.backends.get(attempt.claim.backend)
-    async with context.files.local(attempt.claim, payload) as local:
+    inputs = JobInputs(context.files, context.backends)
+    async with (
+        context.files.local(attempt.claim, payload) as own,
+        inputs.read(attempt.claim, own) as local,
+    ):
         if isinstance(local, TrainingStep):
             return await _train(attempt, local, backend, context)
         if isinstance(local, Inference):

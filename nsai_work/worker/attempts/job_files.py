@@ -40,19 +40,22 @@ class JobFiles:
             yield payload
             return
         with ExitStack() as held:
-            local = await asyncio.to_thread(self._localized, claim.job_id, payload, held)
+            local = await asyncio.to_thread(self.localized, claim.job_id, payload, held)
             try:
                 yield local
             except CrucibleError as error:
                 _restore_paths(error, payload, local)
                 raise
 
-    def _localized(self, job_id: str, payload: Payload, held: ExitStack) -> Payload:
+    def localized(self, job_id: str, payload: Payload, held: ExitStack) -> Payload:
+        """The payload of a job with paths of this machine; blocking. The files stay until ``held`` is closed.
+
+        Raises as ``local``.
+        """
         blobs = {blob.sha256: blob for blob in self.store.blobs.of_job(job_id)}
         if not blobs:
             return payload
-        shelf = open_shelf(self.settings, self.store.blobs)
-        cache = BlobCache(self.settings.make_home() / CACHE_FOLDER, self.settings.blobs_cache_mib * 1024 * 1024)
+        shelf, cache = open_shelf(self.settings, self.store.blobs), self.cache()
 
         def path_of(source: DataFile | DataSource) -> str:
             blob = blobs.get(source.sha256 or "")
@@ -68,6 +71,10 @@ class JobFiles:
                 f"files of the job cannot be kept in {cache.folder}: {error.strerror or error}; make room there",
                 details={"place": str(cache.folder)},
             ) from error
+
+    def cache(self) -> BlobCache:
+        """The files on this machine, by the digest of their content."""
+        return BlobCache(self.settings.make_home() / CACHE_FOLDER, self.settings.blobs_cache_mib * 1024 * 1024)
 
 
 def _restore_paths(error: CrucibleError, payload: Payload, local: Payload) -> None:

@@ -1,0 +1,159 @@
+"""What a payload reads of other jobs, by field; and the payload with what was read in its place."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final
+
+from pydantic import JsonValue
+
+from crucible.values.record import Record
+from nsai_work.payloads import (
+    CheckpointChoice,
+    CommandPayload,
+    DataFile,
+    Inference,
+    InitialWeights,
+    Payload,
+    TrainedModel,
+    TrainingData,
+    TrainingStep,
+)
+
+_JOB_FIELDS: Final = (
+    ("data", "job"),
+    ("data", "sources", "*", "job"),
+    ("eval", "data", "job"),
+    ("init_from", "job"),
+    ("model", "job"),
+    ("prompt", "options", "model", "job"),
+    ("inputs", "*", "job"),
+)
+"""Fields of a payload that name another job. ``*`` is any name or index."""
+
+
+class ReadKind(StrEnum):
+    """What is read of another job."""
+
+    ROWS = "rows"
+    CHECKPOINT = "checkpoint"
+    MODEL = "model"
+
+
+@dataclass(frozen=True, slots=True)
+class JobRead:
+    """A field of a payload that reads what another job makes. ``function`` maps each row."""
+
+    field: str
+    job: str
+    kind: ReadKind
+    checkpoint: CheckpointChoice = "final"
+    function: str | None = None
+
+
+class PinnedRead(Record):
+    """What a field has read: the path of a checkpoint with its step, or rows with the SHA-256 of their lines.
+    ``used`` of them are left by the function, and ``used_sha256`` is that of these."""
+
+    job: str
+    path: str | None = None
+    step: int | None = None
+    rows: int | None = None
+    sha256: str | None = None
+    used: int | None = None
+    used_sha256: str | None = None
+
+
+def job_reads(payload: Payload) -> list[JobRead]:
+    """Return what a payload reads of other jobs."""
+    return list(_reads(payload))
+
+
+def _reads(payload: Payload) -> Iterator[JobRead]:
+    if isinstance(payload, TrainingStep):
+        yield from _rows_of("payload.data", payload.data)
+        if payload.eval is not None and payload.eval.data is not None:
+            yield from _rows_of("payload.eval.data", payload.eval.data)
+        start = payload.init_from
+        if start is not None and start.job is not None:
+            yield JobRead("payload.init_from", start.job, ReadKind.CHECKPOINT, start.checkpoint)
+    elif isinstance(payload, Inference):
+        if isinstance(payload.model, TrainedModel):
+            yield JobRead("payload.model", payload.model.job, ReadKind.MODEL)
+    elif isinstance(payload, CommandPayload):
+        for name, rows in payload.inputs.items():
+            yield JobRead(f"payload.inputs.{name}", rows.job, ReadKind.ROWS)
+
+
+def _rows_of(field: str, data: TrainingData) -> Iterator[JobRead]:
+    for index, file in enumerate(data.files()):
+        if file.job is not None:
+            yield JobRead(_place(field, data, index), file.job, ReadKind.ROWS, function=file.map)
+
+
+def _place(field: str, data: TrainingData, index: int) -> str:
+    return f"{field}.sources[{index}]" if data.sources else field
+
+
+def with_reads(
+    payload: Payload, paths: Mapping[str, str], rows: Mapping[str, list[JsonValue]], digests: Mapping[str, str]
+) -> Payload:
+    """Return the payload with what its fields have read: ``paths`` of checkpoints, models and files of rows, with
+    the ``digests`` of these; and the ``rows`` that are arguments."""
+
+    def read(field: str, data: TrainingData) -> TrainingData:
+        def file_of(index: int, file: DataFile) -> DataFile:
+            place = _place(field, data, index)
+            if file.job is None:
+                return file
+            changes = {"path": paths[place], "sha256": digests[place], "job": None, "map": None}
+            return file.model_copy(update=changes)
+
+        return data.with_files([file_of(index, file) for index, file in enumerate(data.files())])
+
+    if isinstance(payload, TrainingStep):
+        changes: dict[str, object] = {"data": read("payload.data", payload.data)}
+        if payload.eval is not None and payload.eval.data is not None:
+            held_out = read("payload.eval.data", payload.eval.data)
+            changes["eval"] = payload.eval.model_copy(update={"data": held_out})
+        if payload.init_from is not None and payload.init_from.job is not None:
+            path, optimizer = paths["payload.init_from"], payload.init_from.optimizer
+            changes["init_from"] = InitialWeights(path=path, optimizer=optimizer)
+        return payload.model_copy(update=changes)
+    if isinstance(payload, Inference) and isinstance(payload.model, TrainedModel):
+        return payload.model_copy(update={"model": paths["payload.model"]})
+    if isinstance(payload, CommandPayload) and payload.inputs:
+        found = {name: rows[f"payload.inputs.{name}"] for name in payload.inputs}
+        return payload.model_copy(update={"arguments": {**payload.arguments, **found}, "inputs": {}})
+    return payload
+
+
+def jobs_read(payload: dict[str, Any]) -> list[str]:
+    """Return the names of the jobs that a payload, given as JSON, reads; without parsing it."""
+    names: list[str] = []
+
+    def note(name: str) -> str:
+        names.append(name)
+        return name
+
+    with_renamed_jobs(payload, note)
+    return names
+
+
+def with_renamed_jobs(payload: dict[str, Any], rename: Callable[[str], str]) -> dict[str, Any]:
+    """Return a payload, given as JSON, with other names of the jobs that it reads."""
+    for field in _JOB_FIELDS:
+        payload = _renamed(payload, field, rename)
+    return payload
+
+
+def _renamed(value: Any, field: tuple[str, ...], rename: Callable[[str], str]) -> Any:
+    if not field:
+        return rename(value) if isinstance(value, str) else value
+    head, rest = field[0], field[1:]
+    if head == "*" and isinstance(value, list):
+        return [_renamed(item, rest, rename) for item in value]
+    if isinstance(value, dict):
+        names = [*value] if head == "*" else [head] if head in value else []
+        return {**value, **{name: _renamed(value[name], rest, rename) for name in names}}
+    return value

@@ -1,0 +1,27 @@
+"""What jobs have read of other jobs.
+
+Revision ID: 0013
+Revises: 0012
+"""
+
+import sqlalchemy as sa
+from alembic import op
+
+from nsai_work.store.engine.columns import Json
+
+revision = "0013"
+down_revision = "0012"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Add the column. Workers of the version before refuse jobs that read others."""
+    with op.batch_alter_table("nsai_job_specs") as table:
+        table.add_column(sa.Column("reads", Json(), nullable=True))
+
+
+def downgrade() -> None:
+    """Drop it."""
+    with op.batch_alter_table("nsai_job_specs") as table:
+        table.drop_column("reads")
