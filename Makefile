@@ -62,6 +62,10 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/hadolint deploy/Dockerfile
+	$(BIN)/kubernetes-validate --strict deploy/kubernetes/worker.yaml deploy/kubernetes/upgrade.yaml
 
 check: lint test
 
@@ -83,7 +87,7 @@ $(EXTRAS)/.installed: pyproject.toml constraints-extras.txt
 	@touch $@
 
 extras: $(EXTRAS)/.installed
-	$(EXTRAS)/bin/python -m pytest -q tests/contract/test_litellm.py tests/contract/test_litellm_answers.py tests/contract/test_peft.py tests/unit/litellm_backend \
+	$(EXTRAS)/bin/python -m pytest -q tests/contract/test_litellm.py tests/contract/test_litellm_answers.py tests/contract/test_peft.py tests/acceptance/test_export.py tests/unit/litellm_backend \
 		tests/unit/tiny_lm/test_losses_torch.py tests/integration/tinkex/test_custom_losses.py tests/unit/tinkex_dev/test_tokenizer_folder.py \
 		tests/unit/crucible/test_chat_template.py tests/unit/crucible/test_template_examples.py tests/unit/data/test_containers.py "tests/integration/in_process/test_sigkill.py::test_a_killed_worker_costs_no_step_and_no_bit[peft-sft]" "tests/integration/in_process/test_sigkill.py::test_a_killed_worker_costs_no_step_and_no_bit[peft-dpo]"
 

@@ -8,6 +8,7 @@ blocking interface from them.
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Annotated, ClassVar, Self
 
@@ -110,6 +111,11 @@ class Backend(ABC):
         require(prompt, await self.capabilities())
 
 
+def no_report(done: int, total: int | None) -> None:
+    """Ignore the progress of a download."""
+    del done, total
+
+
 class TrainingBackend(Backend):
     """A backend that also trains models."""
 
@@ -186,6 +192,28 @@ class TrainingBackend(Backend):
             BackendError: the service failed.
         """
         del path
+
+    async def download_checkpoint(
+        self,
+        path: str,
+        folder: Path,
+        *,
+        max_bytes: int,
+        report: Callable[[int, int | None], None] = no_report,
+    ) -> None:
+        """Write the adapter of a checkpoint into an empty folder, as PEFT loads it (``crucible.adapter_files``).
+
+        ``report(done, total)`` is called with bytes, from any thread; the total may be unknown. After an error the
+        folder may hold a part of the files.
+
+        Raises:
+            Unsupported: the backend has no downloads (``Capabilities.supports_download``).
+            NotFound: the checkpoint does not exist.
+            InvalidRequest: its files are larger than ``max_bytes`` (the field ``max_bytes``), or cannot be written.
+            MalformedAnswer: what the service sent is no adapter.
+        """
+        del path, folder, max_bytes, report
+        raise Unsupported("this backend has no downloads of checkpoints", backend=self.name)
 
 
 class Command(Record):

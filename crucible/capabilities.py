@@ -35,6 +35,8 @@ class Capabilities(Record):
     supports_training: bool = False
     supports_forward: bool = False
     """Forward passes of training runs: log-probabilities without gradients (``LiveRun.prepare_forward``)."""
+    supports_download: bool = False
+    """Checkpoints can be downloaded as adapters that PEFT loads (``TrainingBackend.download_checkpoint``)."""
     supports_logprobs: bool = False
     supports_n: bool = False
     options: tuple[str, ...] | None = None

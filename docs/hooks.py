@@ -16,6 +16,11 @@ ON_SITE = {
     "CONTRIBUTING.md": "project/contributing.md",
     "SECURITY.md": "project/security.md",
     "docker-compose.yml": "project/docker-compose.yml",
+    **{
+        path.relative_to(ROOT).as_posix(): f"project/{path.relative_to(ROOT).as_posix()}"
+        for path in sorted((ROOT / "deploy").rglob("*.*"))
+    },
+    "deploy/Dockerfile": "project/deploy/Dockerfile",
 }
 """Files outside docs/, by the address under which the site has them."""
 

@@ -7,16 +7,18 @@ _PACKAGES: Final = {
     "postgresql": ("postgres", ("psycopg",)),
     "postgres": ("postgres", ("psycopg",)),
     "/metrics": ("metrics", ("prometheus_client",)),
+    "page": ("page", ("jinja2",)),
     "redis": ("redis", ("redis", "packaging")),
     "rediss": ("redis", ("redis", "packaging")),
 }
-"""The extra, and the packages that are imported, for the scheme of a URL, or a route of a worker's HTTP server.
+"""The extra, and the packages that are imported, for the scheme of a URL, a route of a worker's HTTP server, or
+the page.
 kombu imports packaging for Redis."""
 
 
 def missing_extra(scheme: str) -> str | None:
-    """Return what to install for URLs with this scheme (``postgresql+psycopg``) or for this route; None if nothing
-    is missing."""
+    """Return what to install for URLs with this scheme (``postgresql+psycopg``), this route or the page; None
+    if nothing is missing."""
     extra, packages = _PACKAGES.get(scheme.partition("+")[0], ("", ()))
     missing = [package for package in packages if not _is_installed(package)]
     if not missing:

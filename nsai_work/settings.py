@@ -40,6 +40,7 @@ class Settings(BaseSettings):
     in the database, and ``blobs_cache_mib`` that of all copies on this machine.
 
     ``serve_key`` is the key that clients of ``nsai-work serve`` must send; it is excluded from the repr.
+    ``page_token`` lets people who know it change jobs on the page; it is excluded from the repr.
 
     A ``home`` that is passed to the constructor brings its own database and broker: those of the environment do not
     apply, but others may be passed with it.
@@ -72,6 +73,7 @@ class Settings(BaseSettings):
     credentials: dict[AccountName, AccountName] = Field(default_factory=dict)
     serve_key: str = Field(default="", repr=False)
     notify: str = Field(default="", repr=False)
+    page_token: str = Field(default="", repr=False)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] = "text"
 

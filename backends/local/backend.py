@@ -2,6 +2,8 @@
 
 import asyncio
 from abc import abstractmethod
+from collections.abc import Callable
+from pathlib import Path
 from typing import ClassVar, Final, Generic, TypeVar
 
 from backends.local.checkpoints import CheckpointPath, CheckpointStore
@@ -9,7 +11,7 @@ from backends.local.engine import Engine
 from backends.local.recovery import LocalRecovery, check
 from backends.local.run import HOSTED_RUNS, HostedRun
 from backends.local.validation import LOCAL_POLICY_LOSSES, LOSSES
-from crucible.backend import TrainingBackend
+from crucible.backend import TrainingBackend, no_report
 from crucible.completion import Completion
 from crucible.errors import RunCorrupted, RunGone
 from crucible.prompt import Prompt
@@ -57,6 +59,12 @@ class LocalBackend(TrainingBackend, Generic[E]):
 
     async def delete_checkpoint(self, path: str) -> None:
         await asyncio.to_thread(self._checkpoints.delete, CheckpointPath.parse(path, self.name))
+
+    async def download_checkpoint(
+        self, path: str, folder: Path, *, max_bytes: int, report: Callable[[int, int | None], None] = no_report
+    ) -> None:
+        checkpoint = CheckpointPath.parse(path, self.name)
+        await asyncio.to_thread(self._checkpoints.export, checkpoint, folder, max_bytes=max_bytes, report=report)
 
     async def keep_checkpoint(self, path: str) -> None:
         await asyncio.to_thread(self._checkpoints.keep, CheckpointPath.parse(path, self.name))

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Generic, TypeVar
@@ -88,6 +88,38 @@ class CheckpointStore(ABC, Generic[E]):
     @abstractmethod
     def _read(self, folder: Path, info: CheckpointInfo, *, optimizer: bool) -> E:
         """Build an engine from the files of ``_write``. Raises OSError, ValueError or KeyError for damaged ones."""
+
+    @abstractmethod
+    def _adapter_files(self, folder: Path, info: CheckpointInfo) -> Mapping[str, bytes | Path]:
+        """The files of a checkpoint's adapter as PEFT loads them, by their names: contents, or files to copy.
+        Raises as ``_read``."""
+
+    def export(
+        self, path: CheckpointPath, target: Path, *, max_bytes: int, report: Callable[[int, int | None], None]
+    ) -> None:
+        """Write the adapter of a checkpoint into a folder, as ``TrainingBackend.download_checkpoint``."""
+        info = self.info(path)
+        try:
+            files = self._adapter_files(self.folder_of(path), info)
+            sizes = {name: _size(file) for name, file in files.items()}
+        except (OSError, ValueError, KeyError) as exc:
+            raise NotFound(f"checkpoint {path} cannot be read: {exc}", backend=self.scheme) from exc
+        total = sum(sizes.values())
+        if total > max_bytes:
+            reason = f"the checkpoint has {total} bytes"
+            raise InvalidRequest.of("max_bytes", max_bytes, reason, backend=self.scheme)
+        done = 0
+        for name, file in files.items():
+            try:
+                if isinstance(file, Path):
+                    shutil.copyfile(file, target / name)
+                else:
+                    (target / name).write_bytes(file)
+            except OSError as exc:
+                reason = f"it cannot be written: {exc.strerror}"
+                raise InvalidRequest.of("folder", str(target / name), reason, backend=self.scheme) from exc
+            done += sizes[name]
+            report(done, total)
 
     def save(self, path: CheckpointPath, engine: E, *, step: int, ttl_s: int | None) -> None:
         """Save the engine's state. Raises OSError if the name is taken."""
@@ -180,3 +212,7 @@ class CheckpointStore(ABC, Generic[E]):
 def _sync(file: Path) -> None:
     with file.open("rb") as opened:
         os.fsync(opened.fileno())
+
+
+def _size(file: bytes | Path) -> int:
+    return file.stat().st_size if isinstance(file, Path) else len(file)

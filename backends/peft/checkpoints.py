@@ -8,8 +8,8 @@ from backends.local.checkpoints import CheckpointInfo, CheckpointStore
 from backends.peft.bases import Bases, import_torch
 from backends.peft.engine import PeftEngine
 from backends.peft.settings import PeftSettings
+from crucible.adapter_files import CONFIG, WEIGHTS
 
-_ADAPTER: Final = "adapter_model.safetensors"
 _OPTIMIZER: Final = "optimizer.safetensors"
 _MOMENTS: Final = ("exp_avg", "exp_avg_sq", "step")
 
@@ -35,11 +35,14 @@ class PeftCheckpoints(CheckpointStore[PeftEngine]):
                 tensors[f"{moment}/{name}"] = tensor.contiguous()
         save_file(tensors, str(folder / _OPTIMIZER))
 
+    def _adapter_files(self, folder: Path, info: CheckpointInfo) -> Mapping[str, bytes | Path]:
+        return {CONFIG: folder / CONFIG, WEIGHTS: folder / WEIGHTS}
+
     def _read(self, folder: Path, info: CheckpointInfo, *, optimizer: bool) -> PeftEngine:
         import_torch()
         from peft import set_peft_model_state_dict
 
-        weights = _read_tensors(folder / _ADAPTER)
+        weights = _read_tensors(folder / WEIGHTS)
         moments = _read_tensors(folder / _OPTIMIZER) if optimizer else {}
         engine = PeftEngine(info.spec, self._bases, self._lora_alpha)
         refused = set_peft_model_state_dict(engine.model, weights).unexpected_keys

@@ -6,6 +6,7 @@ import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import ClassVar, Final
 
 from pydantic import JsonValue
@@ -29,7 +30,7 @@ from backends.tinkex.token_sampler import TinkexSampler
 from backends.tinkex.types.client_config import ClientConfig
 from backends.tinkex.types.server_capabilities import SupportedModel
 from backends.tinkex.wire.retry import RetryConfig
-from crucible.backend import Health, TrainingBackend
+from crucible.backend import Health, TrainingBackend, no_report
 from crucible.capabilities import Capabilities
 from crucible.completion import Completion
 from crucible.errors import (
@@ -242,6 +243,21 @@ class TinkexBackend(TrainingBackend):
                 await self.service.create_rest_client().set_checkpoint_ttl_from_tinker_path(path, None)
         except RunGone as error:
             raise NotFound(error.message, backend=BACKEND, request_id=error.request_id) from error
+
+    async def download_checkpoint(
+        self, path: str, folder: Path, *, max_bytes: int, report: Callable[[int, int | None], None] = no_report
+    ) -> None:
+        from backends.tinkex.client.rest.download import DownloadLimit, unpack_archive
+
+        archive = folder / ".archive.tar"
+        limit = DownloadLimit(max_bytes, report)
+        try:
+            await self.service.create_rest_client().download_checkpoint_archive(path, archive, limit=limit)
+            await asyncio.to_thread(unpack_archive, archive, folder, max_bytes=max_bytes)
+        except RunGone as error:
+            raise NotFound(error.message, backend=BACKEND, request_id=error.request_id) from error
+        finally:
+            archive.unlink(missing_ok=True)
 
     def _new_service(self, dev_server: str | None = None) -> ServiceClient:
         return ServiceClient.on_caller_loop(

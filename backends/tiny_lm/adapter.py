@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from backends.tiny_lm.network import SITES, Array, LowRank
 
-_ALPHA: Final = 32.0
+ALPHA: Final = 32
 _FLAG_OF_SITE: Final = {
     "mlp_in": "train_mlp",
     "mlp_out": "train_mlp",
@@ -77,7 +77,7 @@ class Adapter:
     @property
     def low_rank(self) -> dict[str, LowRank]:
         """The matrices by site, in the network's form."""
-        scale = _ALPHA / self.shape.rank
+        scale = ALPHA / self.shape.rank
         return {
             site: LowRank(self.weights[f"{site}.down"], self.weights[f"{site}.up"], scale)
             for site in self.shape.sites

@@ -14,6 +14,7 @@ import pytest
 pytest.register_assert_rewrite(
     "crucible.testing.command",
     "crucible.testing.completion",
+    "crucible.testing.download",
     "crucible.testing.environment",
     "crucible.testing.sampling",
     "crucible.testing.training",
@@ -21,6 +22,7 @@ pytest.register_assert_rewrite(
 
 from crucible.testing.command import CommandBackendContract  # noqa: E402 - assertions must be rewritten first
 from crucible.testing.completion import BackendContract  # noqa: E402
+from crucible.testing.download import DownloadContract  # noqa: E402
 from crucible.testing.environment import EnvironmentContract  # noqa: E402
 from crucible.testing.sampling import SamplerContract  # noqa: E402
 from crucible.testing.training import TrainingBackendContract  # noqa: E402
@@ -28,6 +30,7 @@ from crucible.testing.training import TrainingBackendContract  # noqa: E402
 __all__ = [
     "BackendContract",
     "CommandBackendContract",
+    "DownloadContract",
     "EnvironmentContract",
     "SamplerContract",
     "TrainingBackendContract",

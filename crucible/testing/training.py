@@ -9,6 +9,7 @@ from crucible.backend import Backend, TrainingBackend
 from crucible.errors import CrucibleError, InvalidRequest, NoCheckpoint, NotFound, Unsupported
 from crucible.recovery import RecoveryEvent, RecoveryPolicy, RecoveryRequest
 from crucible.rendering.tokenizer import Tokenizer
+from crucible.testing.download import DownloadContract
 from crucible.testing.loop import run_opened
 from crucible.testing.sampling import SamplerContract
 from crucible.training import (
@@ -33,9 +34,9 @@ _CONVERSATIONS = (
 )
 
 
-class TrainingBackendContract(SamplerContract):
-    """The suite, which includes ``BackendContract`` and ``SamplerContract``. Subclass it with a ``backend``
-    fixture."""
+class TrainingBackendContract(SamplerContract, DownloadContract):
+    """The suite, which includes ``BackendContract``, ``SamplerContract`` and ``DownloadContract``. Subclass it with
+    a ``backend`` fixture."""
 
     base_model = "tiny-lm"
     rank = 8

@@ -18,6 +18,8 @@ from nsai_work.cli.commands.doctor import doctor
 from nsai_work.cli.commands.job_actions import cancel, promote, retry
 from nsai_work.cli.commands.jobs import checkpoints, evaluations, list_jobs, show, steps
 from nsai_work.cli.commands.limits import limits_app
+from nsai_work.cli.commands.model_files import download, export
+from nsai_work.cli.commands.page import page
 from nsai_work.cli.commands.queue_state import queue, workers
 from nsai_work.cli.commands.results import results
 from nsai_work.cli.commands.run import run
@@ -75,10 +77,13 @@ app.command("watch", rich_help_panel="Jobs")(watch)
 app.command("cancel", rich_help_panel="Jobs")(cancel)
 app.command("retry", rich_help_panel="Jobs")(retry)
 app.command("promote", rich_help_panel="Jobs")(promote)
+app.command("download", rich_help_panel="Jobs")(download)
+app.command("export", rich_help_panel="Jobs")(export)
 app.command("data", rich_help_panel="Jobs")(data)
 app.command("worker", rich_help_panel="Service")(worker)
 app.command("workers", rich_help_panel="Service")(workers)
 app.command("queue", rich_help_panel="Service")(queue)
+app.command("page", rich_help_panel="Service")(page)
 app.command("doctor", rich_help_panel="Service")(doctor)
 app.add_typer(limits_app, name="limits", rich_help_panel="Service")
 app.add_typer(database_app, name="db", rich_help_panel="Service")

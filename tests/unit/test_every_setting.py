@@ -39,6 +39,7 @@ READERS: dict[str, tuple[str, str]] = {
     "credentials": ('{"fake": "team-a"}', "nsai_work/worker/runtime.py"),
     "serve_key": ("sesame", "nsai_work/cli/commands/serve.py"),
     "notify": ('{"ops": {"notifier": "webhook"}}', "nsai_work/alerts/target.py"),
+    "page_token": ("correct horse battery", "nsai_work/page/server.py"),
     "log_level": ("debug", "nsai_work/logs.py"),
     "log_format": ("json", "nsai_work/logs.py"),
 }

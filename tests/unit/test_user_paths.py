@@ -42,7 +42,7 @@ REFUSED = (CallerError, FileUnusable, StateUnusable, ValidationError)
 
 async def _download(target: Path) -> None:
     class Transport:
-        async def download(self, _url: str, *, authenticated: bool) -> AsyncIterator[bytes]:
+        async def download(self, _url: str, *, authenticated: bool, on_length: object) -> AsyncIterator[bytes]:
             yield b"data"
 
     await download_file(typing.cast("Any", Transport()), "http://127.0.0.1/", target, authenticated=False)

@@ -196,8 +196,12 @@ class HttpTransport:
         finally:
             timer.cancel()
 
-    async def download(self, url: str, *, authenticated: bool) -> AsyncIterator[bytes]:
+    async def download(
+        self, url: str, *, authenticated: bool, on_length: Callable[[int], None] | None = None
+    ) -> AsyncIterator[bytes]:
         """Stream a file. The API key is sent only with ``authenticated``.
+
+        ``on_length`` is called with the length that the server declares, if it does.
 
         Raises:
             BackendUnavailable: the connection or the server failed.
@@ -213,6 +217,9 @@ class HttpTransport:
                     raise error_from_response(
                         ErrorResponse(response.status_code, "download", content, Resource.RECORD, response.headers)
                     )
+                length = response.headers.get("content-length", "")
+                if on_length is not None and length.isascii() and length.isdigit():
+                    on_length(int(length))
                 async for block in response.aiter_bytes(_DOWNLOAD_BLOCK_BYTES):
                     yield block
 

@@ -17,9 +17,10 @@ from backends.tinkex_dev.api.listings import CHECKPOINT, path_in
 from backends.tinkex_dev.clock import iso
 from backends.tinkex_dev.errors import Refused
 from backends.tinkex_dev.service.service import Service
-from backends.tinkex_dev.storage.external_files import CONFIG, WEIGHTS, external_files
 from backends.tinkex_dev.storage.records import StoredCheckpoint
 from backends.tinkex_dev.wire.exchange import answer, query_number
+from backends.tiny_lm.adapter_files import adapter_files
+from crucible.adapter_files import CONFIG, WEIGHTS
 
 _TTL: Final = timedelta(hours=1)
 _CHUNK_BYTES: Final = 64 * 1024
@@ -97,7 +98,7 @@ class ExportRoutes:
         return hmac.new(self._secret, f"{path}:{file}:{until}".encode(), hashlib.sha256).hexdigest()
 
     def _files(self, saved: StoredCheckpoint) -> dict[str, bytes]:
-        return external_files(saved, self._service.folder.read_checkpoint(saved))
+        return adapter_files(saved.base_model, saved.lora.shape, self._service.folder.read_checkpoint(saved))
 
 
 def _streamed(data: bytes, media_type: str) -> Response:

@@ -12,10 +12,10 @@ from backends.tinkex_dev.service.promises import Plain, Promise
 from backends.tinkex_dev.service.run import ServerRun
 from backends.tinkex_dev.service.service import Service, digest_of_body, ttl_end
 from backends.tinkex_dev.storage.checkpoints import valid_name
-from backends.tinkex_dev.storage.external_files import external_files
 from backends.tinkex_dev.storage.records import SamplerRecord, SaveKind, StoredCheckpoint, checkpoint_path
 from backends.tinkex_dev.wire.exchange import answer
 from backends.tinkex_dev.wire.requests import SaveWeights, SaveWeightsExternal, SaveWeightsForSampler
+from backends.tiny_lm.adapter_files import adapter_files
 
 _VERBS = {
     SaveKind.TRAINING: "save_weights",
@@ -84,7 +84,7 @@ class SaveRoutes:
             )
             if kind is not SaveKind.EXTERNAL:
                 return saved
-            files = external_files(saved, service.folder.read_checkpoint(saved))
+            files = adapter_files(saved.base_model, saved.lora.shape, service.folder.read_checkpoint(saved))
             return service.checkpoints.update(saved, external_bytes=sum(map(len, files.values())))
 
         async def work() -> Plain:

@@ -1,6 +1,6 @@
 """Queries about jobs: their state, events and attempts."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import Row, Select, select
@@ -90,6 +90,11 @@ def all_events(tx: Tx, *, after: int = 0, limit: int = 1000) -> list[EventRow]:
     """
     statement = select(events, jobs.c.id.label("job_id")).join_from(events, jobs, jobs.c.seq == events.c.job_seq)
     rows = tx.connection.execute(statement.where(events.c.seq > after).order_by(events.c.seq).limit(limit))
+    return event_rows(rows)
+
+
+def event_rows(rows: Iterable[Row[Any]]) -> list[EventRow]:
+    """The events of rows that have the job's id as ``job_id``."""
     return [EventRow(row.seq, row.job_id, row.at, row.name, _event_data(row)) for row in rows]
 
 

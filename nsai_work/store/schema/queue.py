@@ -175,6 +175,8 @@ events: Final = Table(
     Column("name", String, nullable=False),
     Column("data", Json, nullable=False),
     Index("nsai_events_of", "job_seq", "seq"),
+    # the log of a job without its steps
+    partial_index("nsai_events_log", "job_seq", "seq", where="name <> 'step'"),
 )
 
 attempts: Final = Table(

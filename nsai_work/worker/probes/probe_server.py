@@ -37,8 +37,8 @@ class Address:
     port: int
 
     @classmethod
-    def parse(cls, text: str) -> "Address":
-        """Parse ``HOST:PORT``, ``[IPV6]:PORT`` or ``PORT``, which is on loopback.
+    def parse(cls, text: str, option: str = "--http") -> "Address":
+        """Parse ``HOST:PORT``, ``[IPV6]:PORT`` or ``PORT``, which is on loopback, of this option.
 
         Raises:
             InvalidRequest: it has another form.
@@ -49,7 +49,7 @@ class Address:
         host = host[1:-1] if bracketed else host
         plain = host.isascii() and host.isprintable() and " " not in host and (bracketed or ":" not in host)
         if not (port.isascii() and port.isdigit() and int(port) < 65536 and plain):
-            raise InvalidRequest.of("--http", text, "give HOST:PORT, as 127.0.0.1:9200, or a port on loopback")
+            raise InvalidRequest.of(option, text, "give HOST:PORT, as 127.0.0.1:9200, or a port on loopback")
         return cls(host, int(port))
 
 

@@ -44,9 +44,10 @@ SHOWN: dict[str, dict[str, str]] = {
     "cancel": {JOBS: "job_id --json", ACTIONS: "--tag"},
     "retry": {JOBS: "job_id --json", ACTIONS: "--tag"},
     "promote": {JOBS: "job_id name --json"},
-    "worker": {HERE: "--queue --concurrency --http", JOBS: "--json"},
+    "worker": {HERE: "--queue --concurrency --http", JOBS: "--json", "page/test_command.py": "--page"},
     "workers": {QUEUE: "--all --json"},
     "queue": {QUEUE: "--json"},
+    "page": {"page/test_command.py": "--listen --name --json"},
     "doctor": {WITHOUT: "--json"},
     "backends": {WITHOUT: "name --json"},
     "complete": {
@@ -55,6 +56,11 @@ SHOWN: dict[str, dict[str, str]] = {
         JOBS: "--checkpoint",
     },
     "serve": {"acceptance/test_serve_command.py": "--model --backend --checkpoint --port --key-file --json"},
+    "download": {"acceptance/test_model_files.py": "job_id folder --checkpoint --max-gib --json"},
+    "export": {
+        "acceptance/test_model_files.py": "job_id",
+        "acceptance/test_export.py": "folder --merge --base --dtype --checkpoint --max-gib --json",
+    },
     "limits list": {LIMITS: "--json"},
     "limits tenant": {LIMITS: "tenant maximum --json"},
     "limits credential": {LIMITS: "credential maximum --model --json"},

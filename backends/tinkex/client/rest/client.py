@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 from urllib.parse import quote, urljoin, urlsplit
 
 from pydantic import BaseModel
@@ -26,6 +26,9 @@ from backends.tinkex.wire.body import json_body
 from backends.tinkex.wire.transport import HttpRequest
 from crucible.errors import InvalidRequest, NotFound, Unsupported
 from nsai_work.user_paths import expanded
+
+if TYPE_CHECKING:
+    from backends.tinkex.client.rest.download import DownloadLimit
 
 R = TypeVar("R", bound=BaseModel)
 _NOT_UNDERSTOOD: Final = frozenset({400, 404, 405, 422})
@@ -105,13 +108,15 @@ class RestClient(ExportMethods):
         """Return the URL of a checkpoint's archive. Waits while the server creates it."""
         return self._runner.start(self._archive_url(_parts(tinker_path)))
 
-    def download_checkpoint_archive(self, tinker_path: AnyPath, target: str | Path) -> ApiFuture[Path]:
+    def download_checkpoint_archive(
+        self, tinker_path: AnyPath, target: str | Path, *, limit: "DownloadLimit | None" = None
+    ) -> ApiFuture[Path]:
         """Download a checkpoint's archive to ``target``, which appears only once it is complete.
 
         Raises (from the future): NotFound; BackendUnavailable when the download is interrupted; InvalidRequest
-        when ``target`` is something else than a file, or cannot be written.
+        when ``target`` is something else than a file, or cannot be written, or the archive is beyond the limit.
         """
-        return self._runner.start(self._download(_parts(tinker_path), expanded(str(target))))
+        return self._runner.start(self._download(_parts(tinker_path), expanded(str(target)), limit))
 
     def get_session(self, session_id: str) -> ApiFuture[GetSessionResponse]:
         """Return the runs and samplers of a session. From the future: NotFound."""
@@ -213,14 +218,17 @@ class RestClient(ExportMethods):
             raise unsupported("archives of checkpoints", server=self._connection.server)
         raise error
 
-    async def _download(self, checkpoint: ParsedCheckpointTinkerPath, target: Path) -> Path:
+    async def _download(
+        self, checkpoint: ParsedCheckpointTinkerPath, target: Path, limit: "DownloadLimit | None"
+    ) -> Path:
         from backends.tinkex.client.rest.download import download_file
 
         archive = await self._archive_url(checkpoint)
         if urlsplit(archive.url).scheme not in ("http", "https"):
             raise unsupported("archives over HTTP", server=self._connection.server)
         same_origin = is_same_origin(archive.url, self._connection.server)
-        await download_file(self._connection.transport, archive.url, target, authenticated=same_origin)
+        transport = self._connection.transport
+        await download_file(transport, archive.url, target, authenticated=same_origin, limit=limit)
         return target
 
 

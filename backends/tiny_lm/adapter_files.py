@@ -1,4 +1,4 @@
-"""Weights as files for use elsewhere: a low-rank adapter in the folder layout of PEFT."""
+"""A low-rank adapter of the tiny model in the files of PEFT."""
 
 import json
 from collections.abc import Mapping
@@ -6,16 +6,15 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.tinkex_dev.storage.records import StoredCheckpoint
 from backends.tiny_lm import safetensors
-
-CONFIG = "adapter_config.json"
-WEIGHTS = "adapter_model.safetensors"
-_ALPHA = 32
+from backends.tiny_lm.adapter import ALPHA, AdapterShape
+from crucible.adapter_files import CONFIG, WEIGHTS
 
 
-def external_files(record: StoredCheckpoint, state: Mapping[str, NDArray[np.generic]]) -> dict[str, bytes]:
-    """The files of a checkpoint by their relative paths; equal checkpoints give equal bytes.
+def adapter_files(
+    base_model: str, shape: AdapterShape, state: Mapping[str, NDArray[np.generic]]
+) -> dict[str, bytes]:
+    """The files of an adapter's state by their names; equal states give equal bytes.
 
     ``lora_A`` is ``[rank, inputs]`` and ``lora_B`` is ``[outputs, rank]``, as PEFT names and stores them.
     """
@@ -26,10 +25,10 @@ def external_files(record: StoredCheckpoint, state: Mapping[str, NDArray[np.gene
             tensors[f"base_model.model.{site}.{'lora_A' if part == 'down' else 'lora_B'}.weight"] = value.T
     config = {
         "peft_type": "LORA",
-        "base_model_name_or_path": record.base_model,
-        "r": record.lora.rank,
-        "lora_alpha": _ALPHA,
-        "target_modules": list(record.lora.shape.sites),
+        "base_model_name_or_path": base_model,
+        "r": shape.rank,
+        "lora_alpha": ALPHA,
+        "target_modules": list(shape.sites),
         "bias": "none",
         "lora_dropout": 0.0,
     }

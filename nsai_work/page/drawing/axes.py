@@ -1,0 +1,59 @@
+"""Axes: round ticks over a range of values, and their places in pixels."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """A labelled place on an axis, in pixels."""
+
+    at: float
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """A linear axis from ``low`` to ``high`` over the pixels from ``start`` to ``end``."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def at(self, value: float) -> float:
+        """The pixel of a value."""
+        span = (self.high - self.low) or 1.0
+        return round(self.start + (self.end - self.start) * (value - self.low) / span, 1)
+
+    def ticks(self, count: int, *, whole: bool = False) -> list[Tick]:
+        """About ``count`` round ticks; with ``whole``, whole numbers only."""
+        size = tick_size(self.high - self.low, count)
+        size = max(1.0, float(round(size))) if whole else size
+        first = math.ceil(self.low / size - 1e-9)
+        last = math.floor(self.high / size + 1e-9)
+        return [Tick(self.at(index * size), _label(index * size, size)) for index in range(first, last + 1)]
+
+
+def tick_size(span: float, count: int) -> float:
+    """1, 2 or 5 times a power of ten, so that about ``count`` ticks cover ``span``."""
+    raw = max(span, 1e-9) / count
+    power = 10.0 ** math.floor(math.log10(raw))
+    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * 0.999)
+
+
+def loss_range(values: Iterable[float]) -> tuple[float, float]:
+    """The range of an axis for losses: from 0 if they come near it, and with room at both ends otherwise."""
+    finite = [value for value in values if math.isfinite(value)]
+    if not finite:
+        return 0.0, 1.0
+    low, high = min(finite), max(finite)
+    margin = (high - low) * 0.06 or abs(high) * 0.1 or 0.5
+    floor = 0.0 if 0 <= low < 0.4 * high else low - margin
+    return floor, high + margin
+
+
+def _label(value: float, size: float) -> str:
+    digits = max(0, -math.floor(math.log10(size) + 1e-9))
+    return f"{value:,.{digits}f}"

@@ -1,0 +1,59 @@
+"""Reads of the store for the page: in threads, each in a single read-only transaction."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from nsai_work.client.connections import open_job_store
+from nsai_work.errors import StoreGone, StoreUnavailable
+from nsai_work.settings import Settings, sqlite_file
+
+if TYPE_CHECKING:
+    from nsai_work.store import Store
+    from nsai_work.store.engine.database import Tx
+
+T = TypeVar("T")
+
+MAX_READS: Final = 4
+"""The number of concurrent reads."""
+
+
+class StoreReader:
+    """Reads the store of the settings. It makes none: until there is one, and while it is away, reads raise.
+
+    A read does not go through ``AsyncStore``, whose transactions write: on SQLite a page that is open all day would
+    take the write lock from the workers.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._threads = ThreadPoolExecutor(MAX_READS, thread_name_prefix="nsai-work page")
+        self._store: Store | None = None
+
+    async def read(self, query: "Callable[[Tx], T]") -> T:
+        """Run a query in a transaction and return its result.
+
+        Raises:
+            StoreUnavailable: there is no store yet, or the database does not answer.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._read, query)
+
+    def close(self) -> None:
+        """Close the connections. Reads that run are not waited for."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        if self._store is not None:
+            self._store.close()
+
+    def _read(self, query: "Callable[[Tx], T]") -> T:
+        file = sqlite_file(self._settings.database_url)
+        if file is not None and not file.exists():
+            raise StoreUnavailable(f"there is no job store at {file}; nsai-work submit and nsai-work run make one")
+        if self._store is None:
+            self._store = open_job_store(self._settings)
+        try:
+            return self._store.database.read(query)
+        except StoreGone:
+            # another file is there now: the next read opens it
+            self._store.close()
+            raise

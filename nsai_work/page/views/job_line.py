@@ -1,0 +1,74 @@
+"""A job as a line of a list: how far it is, or why it waits or failed."""
+
+from collections.abc import Iterable, Sequence
+
+from crucible.values.scalars import Instant
+from nsai_work.job import Job
+from nsai_work.lifecycle import JobStatus
+from nsai_work.page.views.view import View
+from nsai_work.presentation.progress import requested_steps
+from nsai_work.store.engine.database import Tx
+from nsai_work.store.queries.progress import training_progress
+from nsai_work.store.records import JobCount
+
+MAX_DETAIL = 160
+
+
+class JobLine(View):
+    """A line of a list of jobs. ``detail`` is its error, or why it waits."""
+
+    id: str
+    name: str | None
+    kind: str
+    backend: str
+    status: JobStatus
+    created_at: Instant | None
+    ended_at: Instant | None
+    tags: tuple[str, ...]
+    step: int | None = None
+    total: int | None = None
+    loss: float | None = None
+    tokens_per_s: float | None = None
+    resume: str | None = None
+    detail: str | None = None
+
+
+def counts_by_status(numbers: Iterable[JobCount]) -> dict[str, int]:
+    """The numbers of jobs of each status, 0 included."""
+    counts = dict.fromkeys(map(str, JobStatus), 0)
+    for found in numbers:
+        counts[found.status] = counts.get(found.status, 0) + found.number
+    return counts
+
+
+def job_lines(tx: Tx, jobs: Sequence[Job]) -> list[JobLine]:
+    """The lines of jobs, with the progress of those that run."""
+    return [job_line(tx, job) for job in jobs]
+
+
+def job_line(tx: Tx, job: Job) -> JobLine:
+    """The line of a job."""
+    progress = training_progress(tx, job.id) if job.status is JobStatus.RUNNING else None
+    return JobLine(
+        id=job.id,
+        name=job.name,
+        kind=str(job.kind),
+        backend=job.backend,
+        status=job.status,
+        created_at=job.created_at,
+        ended_at=job.completed_at,
+        tags=job.tags,
+        step=None if progress is None else progress.step,
+        total=requested_steps(job),
+        loss=None if progress is None else progress.loss,
+        tokens_per_s=None if progress is None else progress.tokens_per_s,
+        resume=None if progress is None else progress.resume,
+        detail=_detail(job),
+    )
+
+
+def _detail(job: Job) -> str | None:
+    if job.error is not None and job.status.ended:
+        first = job.error.message.splitlines() or [""]
+        return f"{job.error.code}: {first[0][:MAX_DETAIL]}"
+    return job.wait_reason

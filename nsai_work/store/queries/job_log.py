@@ -1,0 +1,53 @@
+"""The newest entries of the event logs, without the optimizer steps, and how far a log is."""
+
+from collections.abc import Collection
+from typing import Any, Final
+
+from sqlalchemy import Select, func, literal_column, select
+
+from nsai_work.store.engine.database import Tx
+from nsai_work.store.queries.jobs import event_rows
+from nsai_work.store.records import EventRow
+from nsai_work.store.schema import events, jobs
+
+STEP: Final = "step"
+NO_STEP: Final = events.c.name != literal_column(f"'{STEP}'")
+"""The condition of the index of events without steps. Its value is literal, as SQLite needs it."""
+MAX_SEARCHED: Final = 20_000
+"""The number of newest events, of all jobs, among which ``newest_events`` looks."""
+
+
+def last_event(tx: Tx, seq: int | None = None) -> int:
+    """The highest seq of the events of a job, or of all jobs; 0 without any."""
+    newest = select(func.max(events.c.seq))
+    if seq is not None:
+        newest = newest.where(events.c.job_seq == seq)
+    return tx.connection.execute(newest).scalar() or 0
+
+
+def job_log(tx: Tx, seq: int, *, before: int | None = None, limit: int) -> list[EventRow]:
+    """The newest events of a job except its steps, in order; those below ``before``, if given."""
+    statement = _events().where(events.c.job_seq == seq, NO_STEP)
+    if before is not None:
+        statement = statement.where(events.c.seq < before)
+    return _newest(tx, statement, limit)
+
+
+def newest_step(tx: Tx, seq: int) -> EventRow | None:
+    """The newest step event of a job; None before the first."""
+    found = _newest(tx, _events().where(events.c.job_seq == seq, events.c.name == STEP), 1)
+    return found[0] if found else None
+
+
+def newest_events(tx: Tx, names: Collection[str], *, limit: int) -> list[EventRow]:
+    """The newest events of all jobs with one of these names, in order."""
+    recent = events.c.seq > last_event(tx) - MAX_SEARCHED
+    return _newest(tx, _events().where(recent, tx.one_of(events.c.name, names)), limit)
+
+
+def _events() -> Select[Any]:
+    return select(events, jobs.c.id.label("job_id")).join_from(events, jobs, jobs.c.seq == events.c.job_seq)
+
+
+def _newest(tx: Tx, statement: Select[Any], limit: int) -> list[EventRow]:
+    return event_rows(tx.connection.execute(statement.order_by(events.c.seq.desc()).limit(limit)))[::-1]
