@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,27 +11,86 @@ MODEL: Final = "llama-3.2-1b"
 HUB_MODEL: Final = "meta-llama/Llama-3.2-1B"
 """A name that the cookbook knows a renderer for; ``rl_loop`` takes no other."""
 
-_COMMON: Final = ("renderer_name=role_colon", "behavior_if_log_dir_exists=delete", f"max_steps={STEPS}")
+_PLAIN: Final = ("behavior_if_log_dir_exists=delete", f"max_steps={STEPS}")
+_COMMON: Final = ("renderer_name=role_colon", *_PLAIN)
+# with a stop of one token, some samples of a random model end in form, so that rewards differ and steps learn
+_ENDING: Final = ("renderer_name=llama3", "max_tokens=64", *_PLAIN)
 _MATH: Final = (
     *("env=arithmetic", "group_size=3", "groups_per_batch=2", "eval_every=0", "save_every=4", "learning_rate=0.01"),
-    *_COMMON,
+    *_ENDING,
 )
 _CHAT: Final = ("batch_size=2", "learning_rate=0.01", "max_length=512", *_COMMON)
-_RECIPES: Final = "tinker_cookbook.recipes"
+_ROLLOUTS: Final = (
+    *("group_size=2", "groups_per_batch=2", "max_tokens=8", "eval_every=0", "save_every=4", "learning_rate=0.01"),
+    *_COMMON,
+)
+_LOOP: Final = (
+    *("batch_size=2", "group_size=3", f"max_steps={STEPS}", "save_every=4", "max_tokens=8", "learning_rate=0.01"),
+)
+_SDFT: Final = (*_ROLLOUTS, "dataset=sciknoweval", "topk=4", "teacher_sync_every=2")
 
-RECIPES: Final[dict[str, tuple[str, ...]]] = {
-    "chat_sl": (f"{_RECIPES}.chat_sl.train", "dataset=chats.jsonl", "eval_every=0", "save_every=4", *_CHAT),
-    "rl_loop": (
-        *(f"{_RECIPES}.rl_loop", "batch_size=2", "group_size=3", f"max_steps={STEPS}", "save_every=4"),
-        *("max_tokens=8", "learning_rate=0.01"),
-    ),
-    "dpo": (f"{_RECIPES}.preference.dpo.train", "dataset=hhh", *_CHAT),
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A module of the cookbook's recipes, and the arguments and the model that it is given."""
+
+    module: str
+    arguments: tuple[str, ...]
+    model: str = MODEL
+
+
+RECIPES: Final = {
+    "chat_sl": Recipe("chat_sl.train", ("dataset=chats.jsonl", "eval_every=0", "save_every=4", *_CHAT)),
+    "dpo": Recipe("preference.dpo.train", ("dataset=hhh", *_CHAT)),
     **{
-        f"math_rl {loss}": (f"{_RECIPES}.math_rl.train", f"loss_fn={loss}", *_MATH)
+        f"rl_loop {loss}": Recipe("rl_loop", (f"loss_fn={loss}", *_LOOP), HUB_MODEL)
+        for loss in ("stable_reinforce", "gspo")
+    },
+    **{
+        f"math_rl {loss}": Recipe("math_rl.train", (f"loss_fn={loss}", *_MATH))
         for loss in ("importance_sampling", "ppo", "cispo", "stable_reinforce")
     },
+    # one rollout at a time: with more, which weights a sample comes from is a matter of time
+    "math_rl async": Recipe("math_rl.train", ("max_steps_off_policy=0", *_MATH, "groups_per_batch=1")),
+    "guess_number": Recipe(
+        "multiplayer_rl.guess_number.train",
+        (
+            "group_size=2",
+            "batch_size=2",
+            "eval_every=0",
+            "save_every=4",
+            "learning_rate=0.01",
+            *_ENDING,
+            "max_tokens=8",
+        ),
+    ),
+    "off-policy distillation": Recipe(
+        "distillation.off_policy_reasoning",
+        ("buffer_size=8", "max_prompts=40", "eval_every=0", "save_every=4", *_CHAT),
+    ),
+    "on-policy distillation": Recipe(
+        "distillation.on_policy_distillation", ("teacher_model=llama-3.2-3b", *_ROLLOUTS)
+    ),
+    "sdft": Recipe("sdft.train", _SDFT),
+    "sdft reverse": Recipe("sdft.train", ("reverse=true", *_SDFT)),
 }
-"""The module and the arguments of each recipe."""
+"""The recipes that are compared; ``sdft`` with a teacher that is set to the student every second step."""
+
+GSPO_WITHOUT_MASK: Final = Recipe("math_rl.train", ("loss_fn=gspo", *_MATH))
+
+_FIRST_RESERVED: Final = 263
+_LLAMA_MARKERS: Final = ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
+
+
+def write_llama_tokenizer(source: Path, folder: Path) -> Path:
+    """Copy a tokenizer of the development server with the markers that the renderer ``llama3`` writes."""
+    folder.mkdir(parents=True)
+    for file in source.iterdir():
+        text = file.read_text()
+        for number, marker in enumerate(_LLAMA_MARKERS, start=_FIRST_RESERVED):
+            text = text.replace(f"<|reserved_{number}|>", marker)
+        (folder / file.name).write_text(text)
+    return folder
 
 
 def write_data(folder: Path) -> None:
@@ -47,6 +107,21 @@ def write_data(folder: Path) -> None:
         for n in range(40)
     ]
     _write_data_set(folder / "Anthropic" / "hh-rlhf", "default", pairs)
+    turns = [
+        {"conversations": [{"from": "human", "value": f"Say {n}."}, {"from": "gpt", "value": str(n)}]}
+        for n in range(40)
+    ]
+    _write_data_set(folder / "open-thoughts" / "OpenThoughts3-1.2M", "default", turns)
+    _write_data_set(folder / "zwhe99" / "DeepMath-103K", "default", questions)
+    choices = [
+        {
+            "domain": "Chemistry", "details": {"level": "L3"}, "type": "mcq-4-choices",
+            "question": f"What is {n} plus 2?", "answerKey": "A",
+            "choices": {"label": ["A", "B"], "text": [str(n + 2), str(n)]},
+        }
+        for n in range(40)
+    ]  # fmt: skip
+    _write_data_set(folder / "hicai-zju" / "SciKnowEval", "default", choices)
 
 
 def _write_data_set(folder: Path, name: str, rows: Iterable[dict[str, Any]]) -> None:

@@ -1,5 +1,6 @@
 """The SDK's training client."""
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -81,7 +82,8 @@ class TrainingClient:
         metrics, or of a loss that ``ServiceClient.create_custom_loss`` made."""
         if loss_type_input not in (None, "logprobs"):
             raise InvalidArgumentError(f"loss_type_input: {loss_type_input!r} is not allowed; allowed is logprobs")
-        examples, given = to_tinkex(data), list(data)
+        # the loss runs later: with the arrays as they are now
+        examples, given = to_tinkex(data), copy.deepcopy(list(data))
         if isinstance(loss_fn, LossHandle):
             return self._pending(
                 lambda client: client.forward_backward_custom(examples, loss_fn), ForwardBackwardOutput.from_tinkex

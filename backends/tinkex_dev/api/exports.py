@@ -59,7 +59,10 @@ class ExportRoutes:
         saved = self._service.checkpoints.find(path_in(request))
         expires = self._service.clock.now() + _TTL
         until = int(expires.timestamp())
-        links = {file: self._link(request, "download_file", saved, file, until) for file in (CONFIG, WEIGHTS)}
+        links = {
+            file: self._link(request, "download_file", saved, file, until)
+            for file in saved.encrypted_files or (CONFIG, WEIGHTS)
+        }
         return answer({"urls": links, "expires": iso(expires)})
 
     def _link(self, request: Request, route: str, saved: StoredCheckpoint, file: str, until: int) -> str:
@@ -98,7 +101,10 @@ class ExportRoutes:
         return hmac.new(self._secret, f"{path}:{file}:{until}".encode(), hashlib.sha256).hexdigest()
 
     def _files(self, saved: StoredCheckpoint) -> dict[str, bytes]:
-        return adapter_files(saved.base_model, saved.lora.shape, self._service.folder.read_checkpoint(saved))
+        folder = self._service.folder
+        if saved.encrypted_files:
+            return folder.read_encrypted(saved)
+        return adapter_files(saved.base_model, saved.lora.shape, folder.read_checkpoint(saved))
 
 
 def _streamed(data: bytes, media_type: str) -> Response:

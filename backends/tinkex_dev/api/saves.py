@@ -1,6 +1,7 @@
 """The routes that save a model's weights. Each queues an operation and answers with a promise."""
 
 import uuid
+from collections.abc import Sequence
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -11,6 +12,7 @@ from backends.tinkex_dev.errors import InvalidField, Refused
 from backends.tinkex_dev.service.promises import Plain, Promise
 from backends.tinkex_dev.service.run import ServerRun
 from backends.tinkex_dev.service.service import Service, digest_of_body, ttl_end
+from backends.tinkex_dev.storage.age_encryption import CannotEncrypt, check_recipients, encrypted
 from backends.tinkex_dev.storage.checkpoints import valid_name
 from backends.tinkex_dev.storage.records import SamplerRecord, SaveKind, StoredCheckpoint, checkpoint_path
 from backends.tinkex_dev.wire.exchange import answer
@@ -56,7 +58,7 @@ class SaveRoutes:
         run = self._service.live_run(body.model_id)
         if body.age_encryption_recipients:
             with refusal_skips(run, body.seq_id):
-                raise InvalidField.at(("age_encryption_recipients",), "the development server does not encrypt")
+                _check_recipients(body.age_encryption_recipients)
         return answer(self._submit_save(run, SaveKind.EXTERNAL, body, overwrite=False).receipt())
 
     def _submit_save(
@@ -81,10 +83,14 @@ class SaveRoutes:
                 overwrite=overwrite,
                 expires_at=ttl_end(service.clock.now(), body.ttl_seconds),
                 user_metadata=None if isinstance(body, SaveWeightsExternal) else body.user_metadata,
+                age_recipients=_recipients(body),
             )
             if kind is not SaveKind.EXTERNAL:
                 return saved
             files = adapter_files(saved.base_model, saved.lora.shape, service.folder.read_checkpoint(saved))
+            if saved.age_recipients:
+                files = encrypted(files, saved.age_recipients)
+                service.folder.write_encrypted(saved, files)
             return service.checkpoints.update(saved, external_bytes=sum(map(len, files.values())))
 
         async def work() -> Plain:
@@ -140,6 +146,17 @@ class SaveRoutes:
         if taken and not overwrite:
             raise Refused(409, f"Checkpoint {checkpoint_path(run.record.id, kind, name)} already exists")
         run.saving.add((kind, name))
+
+
+def _recipients(body: SaveWeights | SaveWeightsForSampler | SaveWeightsExternal) -> Sequence[str]:
+    return (isinstance(body, SaveWeightsExternal) and body.age_encryption_recipients) or ()
+
+
+def _check_recipients(recipients: Sequence[str]) -> None:
+    try:
+        check_recipients(recipients)
+    except CannotEncrypt as problem:
+        raise InvalidField.at(("age_encryption_recipients",), str(problem)) from None
 
 
 def _check_kind(body: SaveWeightsForSampler) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
@@ -70,7 +71,9 @@ class Checkpoints:
         """
         state = self._folder.read_checkpoint(record)
         changes = {"run_id": run_id, "time": self._clock.now(), "expires_at": expires_at, "public": False}
-        copied = self._folder.write_checkpoint(record.model_copy(update=changes), state)
+        copied = record.model_copy(update=changes)
+        self._folder.write_encrypted(copied, self._folder.read_encrypted(record))
+        copied = self._folder.write_checkpoint(copied, state)
         self._by_path[copied.path] = copied
         return copied
 
@@ -94,6 +97,7 @@ class Checkpoints:
         overwrite: bool = False,
         expires_at: datetime | None = None,
         user_metadata: dict[str, JsonValue] | None = None,
+        age_recipients: Sequence[str] = (),
     ) -> StoredCheckpoint:
         """Save a run's adapter, with the optimizer state for a training checkpoint.
 
@@ -117,6 +121,7 @@ class Checkpoints:
             optimizer=run.optimizer,
             expires_at=expires_at,
             user_metadata=user_metadata,
+            age_recipients=tuple(age_recipients),
         )
         record = self._folder.write_checkpoint(record, adapter.state(optimizer=kind is SaveKind.TRAINING))
         self._by_path[path] = record

@@ -4,8 +4,10 @@ from enum import StrEnum
 
 from pydantic import AwareDatetime, Field, JsonValue
 
+from backends.tinkex_dev.storage.age_encryption import SUFFIX
 from backends.tinkex_dev.wire.requests import ADAM, OptimizerFamily
 from backends.tiny_lm.adapter import AdapterShape
+from crucible.adapter_files import CONFIG, WEIGHTS
 from crucible.values.record import Record
 
 
@@ -93,6 +95,8 @@ class StoredCheckpoint(Record):
     optimizer: OptimizerFamily = ADAM
     external_bytes: int | None = None
     """Size of all files of external weights."""
+    age_recipients: tuple[str, ...] = ()
+    """The public keys to which the files of external weights are encrypted; none: they are not."""
     public: bool = False
     expires_at: AwareDatetime | None = None
     user_metadata: dict[str, JsonValue] | None = None
@@ -101,6 +105,11 @@ class StoredCheckpoint(Record):
     def path(self) -> str:
         """The ``tinker://`` path under which clients refer to it."""
         return checkpoint_path(self.run_id, self.kind, self.name)
+
+    @property
+    def encrypted_files(self) -> tuple[str, ...]:
+        """The names of its encrypted files; none if its files are not encrypted."""
+        return tuple(name + SUFFIX for name in (CONFIG, WEIGHTS) if self.age_recipients)
 
 
 class SamplerRecord(Record):

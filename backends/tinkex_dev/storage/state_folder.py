@@ -20,6 +20,7 @@ from nsai_work.home import make_private_folder, write_private_file
 
 _STATE: Final = "state.safetensors"
 _RECORD: Final = "checkpoint.json"
+_ENCRYPTED: Final = "encrypted"
 R = TypeVar("R", bound=Record)
 
 
@@ -86,6 +87,23 @@ class StateFolder:
                 "server",
             )
         return safetensors.unpack(data)
+
+    def write_encrypted(self, record: StoredCheckpoint, files: Mapping[str, bytes]) -> None:
+        """Save a checkpoint's encrypted files, which cannot be made again byte for byte."""
+        for name, data in files.items():
+            _write(self._checkpoint_folder(record) / _ENCRYPTED / _safe(name), data)
+
+    def read_encrypted(self, record: StoredCheckpoint) -> dict[str, bytes]:
+        """Read a checkpoint's encrypted files; none if its files are not encrypted.
+
+        Raises:
+            OperationFailed: one is missing.
+        """
+        folder = self._checkpoint_folder(record) / _ENCRYPTED
+        try:
+            return {name: (folder / _safe(name)).read_bytes() for name in record.encrypted_files}
+        except OSError as error:
+            raise OperationFailed(f"Files of {record.path} cannot be read: {error.strerror}", "server") from error
 
     def delete_checkpoint(self, record: StoredCheckpoint) -> None:
         """Delete a checkpoint's record and arrays."""

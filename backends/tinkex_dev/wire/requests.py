@@ -148,7 +148,7 @@ class SaveWeightsForSampler(SequencedBody):
 class SaveWeightsExternal(SequencedBody):
     path: str
     ttl_seconds: Annotated[int, Field(ge=3600, le=315_360_000)] | None = None
-    age_encryption_recipients: list[str] | None = None
+    age_encryption_recipients: Annotated[list[str], Field(max_length=10)] | None = None
     type: Literal["save_weights_external"] = "save_weights_external"
 
 

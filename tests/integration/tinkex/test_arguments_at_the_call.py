@@ -1,10 +1,14 @@
-"""What was given at the call is what is sent, whatever the caller does with it afterwards."""
+"""What was given at the call is what is sent, whatever the caller does with it afterwards.
+
+Torch tensors too, where torch is installed (``make extras``).
+"""
 
 import array
 import asyncio
 import copy
+import importlib.util
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -21,6 +25,8 @@ from backends.tinkex.types import (
     EncodedTextChunk,
     ImageChunk,
     ModelInput,
+    PromptProvenanceSpan,
+    SampledProvenanceSpan,
     SamplingParams,
     TensorData,
 )
@@ -29,6 +35,7 @@ from backends.tinkex.wire.pass_request_codec import PassRequest, write_pass_requ
 OUTPUT = json_response({"loss_fn_output_type": "ArrayRecord", "loss_fn_outputs": [], "metrics": {}})
 DRAWN = json_response({"sequences": [], "prompt_logprobs": [None], "topk_prompt_logprobs": [None]})
 TOKENS = st.lists(st.integers(0, 300), min_size=1, max_size=5)
+TORCH = importlib.util.find_spec("torch") is not None
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +59,17 @@ def array_of(values: list[Any]) -> Any:
     return array.array("q" if isinstance(values[0], int) else "d", values)
 
 
-CONTAINERS = st.sampled_from([list, tuple, np.asarray, slice_of, array_of])
+def tensor_of(values: list[Any]) -> Any:
+    """A view of a longer torch tensor."""
+    import torch
+
+    return torch.tensor([*values, *values])[: len(values)]
+
+
+CONTAINERS: st.SearchStrategy[Callable[[list[Any]], Any]] = st.sampled_from(
+    [list, tuple, np.asarray, slice_of, array_of]
+)
+_DATUM_ARRAYS: list[Callable[[list[Any]], Any]] = [list, np.asarray, slice_of, *([tensor_of] if TORCH else [])]
 
 
 @st.composite
@@ -80,11 +97,21 @@ def datum_of(draw: st.DrawFn) -> Datum:
     if draw(st.booleans()):
         tensors["logprobs"] = list(numbers)
     if draw(st.booleans()):
+        tensors["advantages"] = draw(st.sampled_from(_DATUM_ARRAYS))(numbers)
+    if draw(st.booleans()):
         tensors["weights"] = TensorData(
             data=list(numbers), dtype="float32", shape=(len(ids), 1),
             sparse_crow_indices=np.arange(len(ids) + 1), sparse_col_indices=[0] * len(ids),
         )  # fmt: skip
-    return Datum(model_input=ModelInput(chunks=chunks), loss_fn_inputs=tensors)
+    datum = Datum(model_input=ModelInput(chunks=chunks), loss_fn_inputs=tensors)
+    if len(chunks) > len(parts) or draw(st.booleans()):
+        return datum
+    rows = [SampledProvenanceSpan(sequence_id="s", offset=0, length=len(ids))]
+    spans = [PromptProvenanceSpan(sequence_id="s", offset=0, length=len(ids))]
+    traced = datum.with_provenance(spans, rows)
+    spans.clear()
+    rows.clear()
+    return traced
 
 
 def spoil(values: Any) -> None:

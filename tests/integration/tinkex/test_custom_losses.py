@@ -4,11 +4,18 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from scripted_server import ScriptedServer
+from scripted_server import ScriptedServer, json_response
 
 from backends.tinkex import LossHandle, ServiceClient
 from backends.tinkex.client.custom_losses.loss_tracer import traced_graph
-from backends.tinkex.types import AdamParams, CustomLossGraph, CustomLossNode, Datum, ModelInput
+from backends.tinkex.types import (
+    AdamParams,
+    CustomLossGraph,
+    CustomLossNode,
+    Datum,
+    ModelInput,
+    SampledProvenanceSpan,
+)
 from backends.tinkex_dev.server import DevServer
 from crucible.errors import InvalidRequest, Unsupported
 
@@ -151,3 +158,27 @@ def test_a_function_is_traced_and_computed_by_server_and_client_alike(service: S
     for refused in (lambda logprobs: (logprobs.sum().item(), {}), branching):
         with pytest.raises(InvalidRequest, match="loss"):
             service.create_custom_loss(refused, {"logprobs": 1})
+
+
+def test_both_passes_of_a_custom_loss_have_the_spans_of_the_batch(
+    scripted: ScriptedServer, make_service: MakeService
+) -> None:
+    """The forward pass and the backward pass name the sequences that the tokens are from."""
+    spans = [SampledProvenanceSpan(sequence_id="s", offset=0, length=3)]
+    given = [datum.with_provenance(spans, spans) for datum in batch()]
+    outputs = [{"logprobs": {"data": [-1.0] * 3, "dtype": "float32", "shape": [3]}} for _ in given]
+    answer = {"loss_fn_output_type": "ArrayRecord", "loss_fn_outputs": outputs, "metrics": {}}
+    for route in ("forward", "forward_backward"):
+        scripted.script(route, json_response({"request_id": route}))
+        scripted.futures[route] = [json_response(answer)]
+    service = make_service(scripted.url)
+    service.connection.memory.learn(request_encoding="json")
+
+    run = service.create_lora_training_client("m")
+    run.forward_backward_custom(given, lambda _, found: (0.0, found, {}), arrays="numpy").result(30)
+
+    [forward] = scripted.bodies("forward")
+    [backward] = scripted.bodies("forward_backward")
+    expected = [datum.body()["loss_fn_input_spans"] for datum in given]
+    for body in (forward["forward_input"], backward["forward_backward_input"]):
+        assert [datum["loss_fn_input_spans"] for datum in body["data"]] == expected

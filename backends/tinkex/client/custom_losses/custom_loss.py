@@ -112,7 +112,7 @@ def _for_forward(datum: Datum) -> Datum:
         import numpy as np
 
         weights = TensorData.from_numpy(np.ones(targets.shape or (targets.length,), dtype=np.float32))
-    return Datum(model_input=datum.model_input, loss_fn_inputs={"target_tokens": targets, "weights": weights})
+    return _with_weights(datum, weights)
 
 
 def _logprobs(record: Mapping[str, TensorData], index: int) -> Any:
@@ -124,14 +124,13 @@ def _logprobs(record: Mapping[str, TensorData], index: int) -> Any:
 def _linear(datum: Datum, gradient: Any) -> Datum:
     import numpy as np
 
-    weights = np.negative(np.asarray(gradient, dtype=np.float32))
-    return Datum(
-        model_input=datum.model_input,
-        loss_fn_inputs={
-            "target_tokens": datum.loss_fn_inputs["target_tokens"],
-            "weights": TensorData.from_numpy(weights),
-        },
-    )
+    return _with_weights(datum, TensorData.from_numpy(np.negative(np.asarray(gradient, dtype=np.float32))))
+
+
+def _with_weights(datum: Datum, weights: TensorData) -> Datum:
+    """Return the datum, with its spans, as cross entropy takes it."""
+    inputs = {"target_tokens": datum.loss_fn_inputs["target_tokens"], "weights": weights}
+    return datum.model_copy(update={"loss_fn_inputs": inputs})
 
 
 def _with_numpy(
