@@ -12,6 +12,7 @@ from backends.tinkex.client.requests.result_poll import PollTarget, ResultPoll
 from backends.tinkex.client.rest.client import RestClient
 from backends.tinkex.client.sampling.sample_arguments import check_seq_id, sample_body
 from backends.tinkex.client.sampling.sampler_clone import CLONE_BLOCK, new_clone_id
+from backends.tinkex.client.sampling.session_poll import SessionPoll
 from backends.tinkex.client.session import Session
 from backends.tinkex.client.tokenizers import load_tokenizer
 from backends.tinkex.client.training.results import sample_decoding
@@ -54,6 +55,7 @@ class SamplingClient:
         self._session = session
         self._lock = threading.Lock()
         self._next_seq_id = check_seq_id(first_seq_id)
+        self._ends = SessionPoll(context.connection, sampling_session_id, first_seq_id // CLONE_BLOCK)
         self._reporter = QueueReporter(context.observer, context.connection.transport.clock, sampling_session_id)
         self.sampling_session_id = sampling_session_id
         self.base_model = base_model
@@ -134,16 +136,18 @@ class SamplingClient:
             prompt_logprobs_last_n=prompt_logprobs_last_n,
             record_stability_info=self.record_stability_info,
         )
+        fresh = True
         if seq_id is None:
             first, chosen = self.reserve_seq_ids(1), False
         else:
             first, chosen = check_seq_id(seq_id), True
             with self._lock:
+                fresh = first >= self._next_seq_id
                 if first // CLONE_BLOCK == self._next_seq_id // CLONE_BLOCK:
                     self._next_seq_id = max(self._next_seq_id, first + 1)
         request = _SampleRequest({**body, "sampling_session_id": self.sampling_session_id}, prompt.length)
         return self._context.runner.start(
-            self._sample(request, first, chosen=chosen), request_ids=lambda: request.request_ids
+            self._sample(request, first, chosen=chosen, fresh=fresh), request_ids=lambda: request.request_ids
         )
 
     def compute_logprobs(self, prompt: ModelInput) -> ApiFuture[list[float | None]]:
@@ -209,20 +213,21 @@ class SamplingClient:
         tokenizer_id = next((model.tokenizer_id for model in models if model.model_name == name), None)
         return load_tokenizer(GetInfoResponse(model_data=ModelData(model_name=name, tokenizer_id=tokenizer_id)))
 
-    async def _sample(self, request: "_SampleRequest", seq_id: int, *, chosen: bool) -> SampleResponse:
+    async def _sample(self, request: "_SampleRequest", seq_id: int, *, chosen: bool, fresh: bool) -> SampleResponse:
         self._session.keep_alive()
         for attempt in itertools.count(1):
             try:
-                return await self._sample_once(request, seq_id)
+                return await self._sample_once(request, seq_id, fresh=fresh)
             except AnswerLost:
                 # Asked again under its number, a sample that the server still has costs nothing.
                 if attempt == _ATTEMPTS or (chosen and attempt > 1):
                     raise
-                if attempt > 1:
+                fresh = attempt > 1
+                if fresh:
                     seq_id = self.reserve_seq_ids(1)
         raise AssertionError("unreachable")
 
-    async def _sample_once(self, request: "_SampleRequest", seq_id: int) -> SampleResponse:
+    async def _sample_once(self, request: "_SampleRequest", seq_id: int, *, fresh: bool) -> SampleResponse:
         accepted = await self._connection.submit(
             "asample",
             json_body({**request.body, "seq_id": seq_id}),
@@ -230,6 +235,9 @@ class SamplingClient:
             headers=_BACKPRESSURE,
         )
         request.request_ids.append(accepted.request_id)
+        if fresh:
+            # the end of a repeated request may have been named before, to another client
+            await self._ends.wait_for(accepted.request_id, seq_id)
         target = PollTarget(
             accepted.request_id,
             "asample",
