@@ -14,6 +14,7 @@ from pydantic import Field, JsonValue
 from crucible.training import Intent, RunRef
 from crucible.values.record import Record
 from crucible.values.scalars import Count, Instant
+from nsai_work.rollout_journal import RolloutJournal
 
 
 class ResumeMode(StrEnum):
@@ -153,7 +154,7 @@ class JournalSnapshot:
         return self.steps[-1].step if self.steps else 0
 
 
-class Journal(Protocol):
+class Journal(RolloutJournal, Protocol):
     """The journal of a job, written by its current owner. Every method raises LeaseLost once the owner is
     fenced."""
 

@@ -37,7 +37,8 @@ class Settings(BaseSettings):
     name.
 
     ``blobs_url`` is where the input files of jobs are kept; ``blobs_max_mib`` limits the size of one that is kept
-    in the database, and ``blobs_cache_mib`` that of all copies on this machine.
+    in the database, and ``blobs_cache_mib`` that of all copies on this machine. ``python_allow`` lists the modules
+    and packages, separated by commas, whose environments and functions a job may name.
 
     ``serve_key`` is the key that clients of ``nsai-work serve`` must send; it is excluded from the repr.
     ``page_token`` lets people who know it change jobs on the page; it is excluded from the repr.
@@ -60,6 +61,7 @@ class Settings(BaseSettings):
     blobs_url: str = Field(default="", repr=False)
     blobs_max_mib: int = Field(default=256, ge=1, le=1_000_000)
     blobs_cache_mib: int = Field(default=10_240, ge=1, le=1_000_000_000)
+    python_allow: str = Field(default="", max_length=10_000)
     migrate: bool = True
     concurrency: int = Field(default=100, ge=1, le=100_000)
     lease_ttl_s: float = Field(default=15.0, ge=0.5, le=3600, allow_inf_nan=False)

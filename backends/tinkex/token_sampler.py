@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from backends.tinkex.errors import BACKEND
 from backends.tinkex.types.model_input import ModelInput
@@ -11,8 +11,11 @@ from crucible.errors import MalformedAnswer, RunCorrupted
 from crucible.sampling import SamplerRef, SamplingSpec, TokenSample, TokenSampler
 
 if TYPE_CHECKING:
+    from backends.tinkex.client.requests.api_future import ApiFuture
     from backends.tinkex.client.sampling.client import SamplingClient
     from backends.tinkex.client.training.client import TrainingClient
+
+T = TypeVar("T")
 
 
 class TinkexSampler(TokenSampler):
@@ -58,7 +61,7 @@ class TinkexSampler(TokenSampler):
             top_k=-1 if settings.top_k is None else settings.top_k,
             top_p=settings.top_p,
         )
-        response = await self._client.sample(ModelInput.from_ints(tokens), n, params, seq_id=key)
+        response = await _owned(self._client.sample(ModelInput.from_ints(tokens), n, params, seq_id=key))
         samples = []
         for sequence in response.sequences:
             logprobs = sequence.logprobs
@@ -83,9 +86,17 @@ class TinkexSampler(TokenSampler):
         return samples
 
     async def score(self, tokens: Sequence[int]) -> Sequence[float]:
-        logprobs = await self._client.compute_logprobs(ModelInput.from_ints(tokens))
+        logprobs = await _owned(self._client.compute_logprobs(ModelInput.from_ints(tokens)))
         return [math.nan if value is None else value for value in logprobs[1:]]
 
     async def close(self) -> None:
         if self._on_close is not None:
             await self._on_close()
+
+
+async def _owned(future: "ApiFuture[T]") -> T:
+    """Await a request that nobody else awaits: canceled with its caller, it holds no connection."""
+    try:
+        return await future
+    finally:
+        future.cancel()

@@ -9,8 +9,9 @@ from crucible.backend import Backend, TrainingBackend
 from crucible.errors import BackendError, CallerError
 from nsai_work.data.check import check_file
 from nsai_work.data.rendering import Rendering
-from nsai_work.payloads import Payload, TrainingStep
+from nsai_work.payloads import Payload, ReinforcementStep, TrainingStep
 from nsai_work.training.evaluation import read_examples
+from nsai_work.training.rollouts.prompts import read_prompts
 from nsai_work.training.sources.data_source import rendering_of
 
 DataProgress: TypeAlias = Callable[[str, int, int], None]
@@ -62,6 +63,10 @@ class DataCheck:
                     self._read(payload, rendering)
 
     def _read(self, payload: TrainingStep, rendering: Rendering | None) -> None:
+        if isinstance(payload, ReinforcementStep):
+            if payload.data.files() and payload.data.job is None:
+                read_prompts(payload.data)
+            return
         for index, file in enumerate(payload.data.files()):
             if file.job is not None:
                 # not there yet: the worker reads them

@@ -27,6 +27,7 @@ from crucible.runtime.checked_calls import require_known_options
 from crucible.values.suggestions import known_names
 from nsai_work.blocking import run_blocking
 from nsai_work.client.data_check import DataCheck
+from nsai_work.client.loss_check import check_loss
 from nsai_work.client.unused_fields import refuse_unused_fields
 from nsai_work.credentials import refuse_credentials
 from nsai_work.errors import InvalidJob
@@ -168,6 +169,8 @@ def _pin_files(parsed: _ParsedJob) -> _ParsedJob:
     if isinstance(payload, TrainingStep):
         from nsai_work.training.evaluation import pin_examples
 
+        if not payload.data.files():
+            return parsed
         data, evaluation = pin_examples(payload.data, payload.eval)
         changes: dict[str, JsonValue] = {"data": data.model_dump(mode="json")}
         if evaluation is not None:
@@ -341,9 +344,7 @@ def _check_offer(kind: type[Backend], backend: str, payload: Payload) -> None:
         raise _no_training(backend)
     if payload.objective is not None:
         require_objective(payload.objective.name)
-    if kind.losses and payload.loss_fn not in kind.losses:
-        are = f"losses of {backend!r} for texts and conversations:"
-        raise InvalidJob.of("payload.loss_fn", payload.loss_fn, known_names(payload.loss_fn, kind.losses, are=are))
+    check_loss(kind, backend, payload)
     evaluated = evaluation_metrics(payload)
     _check_metric(
         "checkpoint_policy.best_metric",

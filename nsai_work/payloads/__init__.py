@@ -25,6 +25,7 @@ from nsai_work.payloads.kinds import (
     TrainingStep,
     without_callbacks,
 )
+from nsai_work.payloads.reinforcement import ReinforcementStep, RolloutSampling
 
 __all__ = [
     "BASE_REFERENCE",
@@ -46,6 +47,8 @@ __all__ = [
     "ObjectiveSpec",
     "Payload",
     "PreferenceStep",
+    "ReinforcementStep",
+    "RolloutSampling",
     "RowFormat",
     "TrainOn",
     "TrainedModel",
@@ -55,7 +58,11 @@ __all__ = [
     "without_callbacks",
 ]
 
-METHODS: Final[Mapping[object, type[TrainingStep]]] = {"sft": TrainingStep, "dpo": PreferenceStep}
+METHODS: Final[Mapping[object, type[TrainingStep]]] = {
+    "sft": TrainingStep,
+    "dpo": PreferenceStep,
+    "rl": ReinforcementStep,
+}
 """The payloads of training by ``method``; ``sft`` is the default."""
 
 Payload: TypeAlias = TrainingStep | Inference | CommandPayload | Composite

@@ -112,7 +112,7 @@ class TrainingStep(Record):
     an earlier run from which this one starts.
     """
 
-    method: Literal["sft", "dpo"] = "sft"
+    method: Literal["sft", "dpo", "rl"] = "sft"
     base_model: Name = Field(min_length=1, max_length=1_000)
     data: TrainingData
     lora: LoraSpec = LoraSpec()

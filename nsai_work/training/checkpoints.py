@@ -15,6 +15,7 @@ from nsai_work.interruptible import Awaiter
 from nsai_work.journal import CheckpointRecord, CheckpointStatus, JournalSnapshot
 from nsai_work.payloads import TrainingStep
 from nsai_work.policies import SavedCheckpoint
+from nsai_work.rollout_journal import PolicyRecord
 from nsai_work.training.restart.lineage import is_current
 from nsai_work.training.run_state import ActiveRun, Assignment, Progress, metric_of
 
@@ -74,13 +75,19 @@ async def _report_missing_metric(assignment: Assignment, progress: Progress) -> 
 async def finish_sampler(
     assignment: Assignment, active: ActiveRun, intent: Intent, saved: SaveResult, wait: Awaiter
 ) -> None:
-    """Record the path of the sampling weights on the final checkpoint.
+    """Record the path of the sampling weights: of the last ones on the final checkpoint, of others for the rollouts
+    that are sampled from them.
 
     Raises:
         RunCorrupted, RunGone: as ``finish_save``.
         BackendError: the final checkpoint no longer exists.
     """
     await _require_healthy(active, wait)
+    if intent.step != active.operations.last_step:
+        policy = PolicyRecord(step=intent.step, generation=active.record.generation, path=saved.path)
+        await assignment.journal.keep_policy(policy, intent.last_seq_id)
+        assignment.batches.source.sampler_saved(intent.step, saved.path)
+        return
     final = final_checkpoint(active.progress.checkpoints.values(), intent.step)
     if final is None:
         raise BackendError("the final checkpoint is gone", backend=active.run.ref.backend)

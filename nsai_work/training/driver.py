@@ -7,7 +7,7 @@ remote run where that is safe, else from the newest checkpoint. First start, tak
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Final
@@ -24,15 +24,16 @@ from nsai_work.errors import HandOver, JobTimeout
 from nsai_work.interruptible import InterruptibleAwaiter, within
 from nsai_work.job import Job
 from nsai_work.journal import Journal, JournalSnapshot
-from nsai_work.payloads import ObjectiveSpec, PreferenceStep, TrainingStep
+from nsai_work.payloads import ObjectiveSpec, PreferenceStep, ReinforcementStep, TrainingStep
 from nsai_work.training.objectives import Objective
 from nsai_work.training.pipeline import fill, finish_oldest
+from nsai_work.training.plan import Plan
 from nsai_work.training.restart.decision import Action, Decision, Incident, decide, needs_health_check
 from nsai_work.training.restart.entry import connect
 from nsai_work.training.restart.lineage import EndReason, end_code, times_poisoned
 from nsai_work.training.result import is_finished, training_result
 from nsai_work.training.run_state import ActiveRun, Assignment, Progress
-from nsai_work.training.sources.batches import Lookahead
+from nsai_work.training.sources.batches import BatchSource, Lookahead
 from nsai_work.training.sources.data_source import open_batches
 from nsai_work.training.sources.preference import ReferenceContext, dpo
 
@@ -50,8 +51,10 @@ async def train(
     clock: Clock,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     jitter: Callable[[], float] = random.random,
+    allow: Sequence[str] = (),
 ) -> dict[str, JsonValue]:
     """Train to completion and return the job's result. ``backend`` is open; ``jitter`` returns numbers in [0, 1).
+    ``allow`` are the modules of environments that jobs may name.
 
     Raises:
         InvalidJob, DataChanged: the data is not usable.
@@ -63,8 +66,14 @@ async def train(
     wait = InterruptibleAwaiter(control)
     batches: Lookahead | None = None
     try:
-        plan, source, evaluation, reference = await open_batches(payload, backend, wait)
-        batches = Lookahead(source, depth=payload.pipeline_depth, last_step=plan.total_steps)
+        evaluation = reference = None
+        depth = payload.pipeline_depth
+        if isinstance(payload, ReinforcementStep):
+            plan, source = await _open_rollouts(job, payload, backend, journal, wait, allow)
+            depth = max(depth, payload.steps_ahead)
+        else:
+            plan, source, evaluation, reference = await open_batches(payload, backend, wait)
+        batches = Lookahead(source, depth=depth, last_step=plan.total_steps)
         assignment = Assignment(
             job_id=job.id,
             payload=payload,
@@ -88,6 +97,20 @@ async def train(
         if batches is not None:
             await batches.close()
         await wait.close()
+
+
+async def _open_rollouts(
+    job: Job,
+    payload: ReinforcementStep,
+    backend: TrainingBackend,
+    journal: Journal,
+    wait: InterruptibleAwaiter,
+    allow: Sequence[str],
+) -> tuple[Plan, BatchSource]:
+    # environments and their messages are no part of other methods
+    from nsai_work.training.rollouts.environment import open_rollouts
+
+    return await open_rollouts(job, payload, backend, journal, wait, allow=allow)
 
 
 def _objective(payload: TrainingStep) -> Objective | None:
@@ -136,6 +159,7 @@ class _Driver:
                 await assignment.reference.complete(scope)
             self._active = await connect(assignment, snapshot)
             del snapshot  # thousands of step records, not needed while driving
+            await assignment.batches.connect(self._active.run, self._active.record.generation)
             await assignment.wait.watch(self._active.run, assignment.payload.recovery.poll_interval_ms)
         await self._drive(self._active)
         snapshot = await assignment.journal.load()

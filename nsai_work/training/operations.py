@@ -52,9 +52,10 @@ class OperationSequence:
     """Iterates over the operations of one remote run.
 
     Those of a step are, in this order: with ``forward`` a forward pass of that name over its batch; the step; the
-    passes of its evaluation, before the save that needs its metrics; the save; after the last step the sampling
-    weights. Step 0 has an evaluation only. ``position`` is where an earlier owner stopped; None at the start of
-    a new run. ``last_step`` is that of the plan, unless the run has stopped early.
+    passes of its evaluation, before the save that needs its metrics; the save; after the last step, and with
+    ``samples`` after each, the sampling weights. Step 0 has an evaluation and these only. ``position`` is where an
+    earlier owner stopped; None at the start of a new run. ``last_step`` is that of the plan, unless the run has
+    stopped early.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class OperationSequence:
         forward: str | None = None,
         skipped: frozenset[int] = frozenset(),
         evaluation: EvaluationPlan | None = None,
+        samples: bool = False,
         last_step: int | None = None,
         position: Position | None = None,
     ) -> None:
@@ -75,6 +77,7 @@ class OperationSequence:
         self._forward = forward
         self._skipped = skipped
         self._evaluation = evaluation
+        self._samples = samples
         self.last_step = plan.total_steps if last_step is None else last_step
         """The last step of the run."""
         self._step = 0 if position is None else position.operation.step
@@ -103,7 +106,7 @@ class OperationSequence:
         operations = [*self._step_at(step), *self._evaluation_at(step)]
         if step and self._save_due(step):
             operations.append(Operation(IntentKind.SAVE_STATE, step, checkpoint_name(self._run_name, step)))
-        if step == self.last_step:
+        if self._samples or step == self.last_step:
             operations.append(Operation(IntentKind.SAVE_SAMPLER, step, sampler_name(self._run_name, step)))
         return operations
 

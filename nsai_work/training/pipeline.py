@@ -31,7 +31,7 @@ from nsai_work.training.objectives import Objective
 from nsai_work.training.operations import Operation
 from nsai_work.training.restart.lineage import SKIPPED
 from nsai_work.training.restart.resume import check_evaluation, check_resume
-from nsai_work.training.run_state import ActiveRun, Assignment, expiry
+from nsai_work.training.run_state import SAMPLER_TTL_S, ActiveRun, Assignment, expiry
 
 
 async def _prepare(assignment: Assignment, active: ActiveRun, operation: Operation) -> InFlight:
@@ -51,12 +51,15 @@ async def _prepare(assignment: Assignment, active: ActiveRun, operation: Operati
         if operation.kind is IntentKind.FORWARD:
             forward = active.run.prepare_forward(batch.datums, step=step, name=operation.name)
             return InFlight(operation, forward, batch=batch)
-        return InFlight(operation, active.run.prepare_step(_step_request(assignment, step, batch.datums)))
+        prepared_step = active.run.prepare_step(_step_request(assignment, step, batch.datums))
+        return InFlight(operation, prepared_step, batch=batch if batch.metrics else None)
     assert operation.name is not None
     final = operation.step == active.operations.last_step
-    prepared = active.run.prepare_save(
-        operation.name, step=operation.step, kind=operation.kind, ttl_s=expiry(assignment, final=final)[0]
-    )
+    ttl_s = expiry(assignment, final=final)[0]
+    if operation.kind is IntentKind.SAVE_SAMPLER and not final:
+        # deleted behind the run; it expires if nobody is left to do that
+        ttl_s = SAMPLER_TTL_S
+    prepared = active.run.prepare_save(operation.name, step=operation.step, kind=operation.kind, ttl_s=ttl_s)
     return InFlight(operation, prepared)
 
 
@@ -236,6 +239,9 @@ async def _record(
         if entry.objective is not None:
             metrics = {**result.metrics, **entry.objective.metrics}
             result = replace(result, loss=entry.objective.loss, metrics=metrics)
+        elif entry.batch is not None:
+            added = assignment.batches.source.step_metrics(entry.batch, result)
+            result = replace(result, metrics={**result.metrics, **added})
         await _record_step(assignment, active, intent, result)
     elif intent.kind is IntentKind.SAVE_STATE:
         await finish_save(assignment, active, intent, result, wait)

@@ -23,15 +23,16 @@ class Plan:
     schedule: LearningRateSchedule
 
     @classmethod
-    def of(cls, payload: TrainingStep, examples: int) -> Self:
+    def of(cls, payload: TrainingStep, examples: int, *, batch_size: int | None = None) -> Self:
         """Return the plan of a payload for a number of examples. The default length is one epoch."""
-        steps_per_epoch = math.ceil(examples / payload.batch_size)
+        batch_size = batch_size or payload.batch_size
+        steps_per_epoch = math.ceil(examples / batch_size)
         limits = [payload.max_steps] if payload.max_steps is not None else []
         if payload.epochs is not None or not limits:
             limits.append((payload.epochs or 1) * steps_per_epoch)
         return cls(
             examples=examples,
-            batch_size=payload.batch_size,
+            batch_size=batch_size,
             total_steps=min(limits),
             seed=payload.seed,
             optimizer=payload.optimizer,

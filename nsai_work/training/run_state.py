@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Final
 
 from crucible.backend import TrainingBackend
 from crucible.training import ForwardResult, Intent, IntentKind, LiveRun, RunSpec
@@ -28,6 +29,9 @@ from nsai_work.training.restart.lineage import is_current
 from nsai_work.training.sender import Sender
 from nsai_work.training.sources.batches import Lookahead, StepBatch
 from nsai_work.training.sources.preference import ReferenceSource
+
+SAMPLER_TTL_S: Final = 7 * 24 * 3600
+"""The time to live of sampling weights that are saved in the middle of a run, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)

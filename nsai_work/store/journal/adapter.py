@@ -16,8 +16,10 @@ from nsai_work.journal import (
     ResumeMode,
     StepRecord,
 )
+from nsai_work.rollout_journal import PolicyRecord, RecordedRollouts, RolloutRecord, StoredTurn
 from nsai_work.store.async_store import AsyncStore
 from nsai_work.store.journal import answers, checkpoints, evaluations, references, runs, steps
+from nsai_work.store.journal.reinforcement import policies, rollouts
 from nsai_work.store.records import Claim
 
 
@@ -104,6 +106,27 @@ class StoreJournal:
 
     async def keep_answer(self, answer: AnswerRow) -> None:
         await self._store.run_merged(answers.keep_answers, answers.NewAnswer(self._claim, answer))
+
+    async def rollouts(self, step: int) -> RecordedRollouts:
+        return await self._store.run(rollouts.recorded_rollouts, self._claim, step)
+
+    async def keep_turn(self, turn: StoredTurn) -> None:
+        await self._store.run(rollouts.keep_turn, self._claim, turn)
+
+    async def finish_rollouts(self, records: Sequence[RolloutRecord]) -> None:
+        await self._store.run(rollouts.finish_rollouts, self._claim, records)
+
+    async def policies(self) -> Sequence[PolicyRecord]:
+        return await self._store.run(policies.job_policies, self._claim)
+
+    async def keep_policy(self, policy: PolicyRecord, last_seq_id: int) -> None:
+        await self._store.run(policies.keep_policy, self._claim, policy, last_seq_id)
+
+    async def open_policy(self, policy: PolicyRecord) -> None:
+        await self._store.run(policies.open_policy, self._claim, policy)
+
+    async def drop_policy(self, policy: PolicyRecord) -> None:
+        await self._store.run(policies.drop_policy, self._claim, policy)
 
     async def event(self, name: str, data: dict[str, JsonValue]) -> None:
         await self._store.run(runs.append_event, self._claim, name, data)

@@ -24,6 +24,7 @@ from nsai_work.store.schema.queue import (
     tags,
     turns,
 )
+from nsai_work.store.schema.rollouts import policies, rollout_turns, rollouts
 from nsai_work.store.schema.workers import elections, workers
 
 __all__ = [
@@ -47,7 +48,10 @@ __all__ = [
     "lanes",
     "limits",
     "metadata",
+    "policies",
     "references",
+    "rollout_turns",
+    "rollouts",
     "runs",
     "shares",
     "specs",

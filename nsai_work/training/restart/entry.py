@@ -13,6 +13,7 @@ from crucible.recovery import RecoveredRun, RecoveryEvent, RecoveryRequest
 from crucible.training import IntentKind, LiveRun
 from nsai_work.errors import InvalidJob
 from nsai_work.journal import CheckpointRecord, CheckpointStatus, JournalSnapshot, RemoteRun, ResumeMode
+from nsai_work.payloads import ReinforcementStep
 from nsai_work.training.checkpoints import finish_cleanup
 from nsai_work.training.evaluation import last_step
 from nsai_work.training.objectives import FORWARD_NAME
@@ -264,6 +265,7 @@ def _active_run(
         forward=None if assignment.objective is None else FORWARD_NAME,
         skipped=skipped_steps(snapshot.runs, skip_batch=skips),
         evaluation=_schedule(assignment),
+        samples=isinstance(payload, ReinforcementStep),
         last_step=last_step(assignment.plan, payload, snapshot.evaluations),
         position=last_position(snapshot, record),
     )

@@ -4,14 +4,14 @@ import asyncio
 from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Final
 
 from pydantic import JsonValue
 
-from crucible.training import Datum
+from crucible.training import Datum, LiveRun, StepResult
 from crucible.values.digest import batch_digest
 from nsai_work.data.datums import Datums
 from nsai_work.data.mixture import Mixture
@@ -35,6 +35,8 @@ class StepBatch:
     lines: Sequence[int] = ()
     references: Sequence[Sequence[float]] = ()
     """The log-probabilities of a reference model for each datum, if the objective needs them."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Metrics of the examples, which become metrics of the step."""
 
     @property
     def for_objective(self) -> Sequence[Datum]:
@@ -74,8 +76,16 @@ class BatchSource(ABC):
     async def batch(self, step: int) -> StepBatch:
         """Make the batch of a step, from 1. Raises CrucibleError."""
 
+    async def connect(self, run: LiveRun, generation: int) -> None:
+        """The driver drives this run from now on. No call of ``batch`` is running."""
+
     def sampler_saved(self, step: int, path: str) -> None:
-        """Sampling weights after a step are saved at ``path``. Repeated for those of earlier owners."""
+        """The run has saved sampling weights after a step at ``path``."""
+
+    def step_metrics(self, batch: StepBatch, result: StepResult) -> Mapping[str, float]:
+        """Return what the metrics of a step say about its batch."""
+        del result
+        return batch.metrics
 
     def announcements(self) -> Mapping[str, dict[str, JsonValue]]:
         """Events about the data by name, each emitted once for a job."""
@@ -270,6 +280,11 @@ class Lookahead:
         finally:
             if task.done():
                 self._tasks.pop(step, None)
+
+    async def connect(self, run: LiveRun, generation: int) -> None:
+        """Cancel what is being made, and make batches for another run from now on."""
+        await self._drop(list(self._tasks))
+        await self.source.connect(run, generation)
 
     async def close(self) -> None:
         """Cancel what is being made, and close the source."""

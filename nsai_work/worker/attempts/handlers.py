@@ -14,7 +14,15 @@ from crucible.values.json_types import json_problem
 from crucible.values.scalars import joined
 from nsai_work.clock import Clock
 from nsai_work.journal import Journal
-from nsai_work.payloads import CommandPayload, Composite, Inference, Payload, PreferenceStep, TrainingStep
+from nsai_work.payloads import (
+    CommandPayload,
+    Composite,
+    Inference,
+    Payload,
+    PreferenceStep,
+    ReinforcementStep,
+    TrainingStep,
+)
 from nsai_work.worker.attempts.attempt import Attempt
 from nsai_work.worker.attempts.backends import BackendPool
 from nsai_work.worker.attempts.job_files import JobFiles
@@ -23,6 +31,7 @@ from nsai_work.worker.attempts.job_inputs import JobInputs
 _MODULES: Final[dict[type[Payload], str]] = {
     TrainingStep: "nsai_work.training.driver",
     PreferenceStep: "nsai_work.training.driver",
+    ReinforcementStep: "nsai_work.training.driver",
     Inference: "nsai_work.inference",
     CommandPayload: "nsai_work.commands",
 }
@@ -91,6 +100,7 @@ async def _train(
         journal=context.journal,
         control=attempt.control,
         clock=context.clock,
+        allow=[name.strip() for name in context.files.settings.python_allow.split(",") if name.strip()],
     )
 
 

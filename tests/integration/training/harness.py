@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from crucible.backend import TrainingBackend
+from crucible.sampling import TokenSampler
 from crucible.training import LiveRun, Pending
 from nsai_work.clock import SystemClock
 from nsai_work.control import Control
@@ -74,6 +75,10 @@ class MortalRun:
     async def send(self, prepared: Any) -> Any:
         return MortalPending(await _mortal(self._run.send(prepared), self._reaper), self._reaper)
 
+    async def sampler(self, path: str, **arguments: Any) -> Any:
+        opened = await _mortal(self._run.sampler(path, **arguments), self._reaper)
+        return MortalSampler(opened, self._reaper)
+
     async def health(self) -> Any:
         return await _mortal(self._run.health(), self._reaper)
 
@@ -91,6 +96,20 @@ class MortalPending:
 
     async def result(self) -> Any:
         return await _mortal(self.pending.result(), self.reaper)
+
+
+class MortalSampler:
+    """A sampler whose user may die before or after each request."""
+
+    def __init__(self, sampler: TokenSampler, reaper: Reaper) -> None:
+        self._sampler = sampler
+        self._reaper = reaper
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sampler, name)
+
+    async def sample(self, *args: Any, **kwargs: Any) -> Any:
+        return await _mortal(self._sampler.sample(*args, **kwargs), self._reaper)
 
 
 class MortalBackend:
@@ -168,6 +187,7 @@ class Scene:
                 control=control or Control(),
                 clock=SystemClock(),
                 sleep=self.sleep,
+                allow=["tests"],
                 jitter=lambda: 0.0,
             )
 

@@ -17,6 +17,7 @@ from nsai_work.journal import (
     ResumeMode,
     StepRecord,
 )
+from nsai_work.rollout_journal import PolicyRecord, RecordedRollouts, RolloutRecord, StoredTurn
 
 
 class MemoryStore:
@@ -35,6 +36,9 @@ class MemoryStore:
         self.closed: set[tuple[int, int]] = set()
         self.checkpoints: dict[str, CheckpointRecord] = {}
         self.events: list[tuple[str, dict[str, JsonValue]]] = []
+        self.rollouts: dict[tuple[int, int, int, int], RolloutRecord] = {}
+        self.turns: dict[tuple[int, int, int, int, int, int], StoredTurn] = {}
+        self.policies: dict[tuple[int, int], PolicyRecord] = {}
 
     def claim(self) -> "JournalInMemory":
         """A new owner; every earlier one is fenced off."""
@@ -217,6 +221,37 @@ class JournalInMemory:
 
     async def keep_reference(self, number: int, data: bytes) -> None:
         self._own().references.setdefault(number, data)
+
+    async def rollouts(self, step: int) -> RecordedRollouts:
+        journal = self._own()
+        ended = [record for key, record in sorted(journal.rollouts.items()) if key[0] == step]
+        turns = [turn for _, turn in sorted(journal.turns.items()) if turn.step == step]
+        return RecordedRollouts(ended, turns)
+
+    async def keep_turn(self, turn: StoredTurn) -> None:
+        key = (turn.step, turn.group, turn.member, turn.generation, turn.turn, turn.attempt)
+        self._own().turns.setdefault(key, turn)
+
+    async def finish_rollouts(self, records: Sequence[RolloutRecord]) -> None:
+        for record in records:
+            key = (record.step, record.group, record.member, record.generation)
+            self._own().rollouts.setdefault(key, record)
+
+    async def policies(self) -> Sequence[PolicyRecord]:
+        return [policy for _, policy in sorted(self._own().policies.items())]
+
+    async def keep_policy(self, policy: PolicyRecord, last_seq_id: int) -> None:
+        journal = self._own()
+        assert policy.step == len(journal.steps), "weights are those of the newest step"
+        journal.policies.setdefault((policy.generation, policy.step), policy)
+        self._close((policy.generation, last_seq_id))
+
+    async def open_policy(self, policy: PolicyRecord) -> None:
+        assert policy.ref is not None
+        self._own().policies[policy.generation, policy.step] = policy
+
+    async def drop_policy(self, policy: PolicyRecord) -> None:
+        self._own().policies.pop((policy.generation, policy.step), None)
 
     async def event(self, name: str, data: dict[str, JsonValue]) -> None:
         self._own().events.append((name, data))

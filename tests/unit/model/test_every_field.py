@@ -53,7 +53,7 @@ def test_every_field_of_a_payload_has_a_reader() -> None:
     from pathlib import Path
 
     root = Path(__file__).parents[3]
-    defining = {"payloads.py", "options.py", "prompt.py", "policies.py", "policy.py"}
+    defining = {"kinds.py", "data.py", "reinforcement.py", "options.py", "prompt.py", "policies.py", "policy.py"}
     sources = "\n".join(
         path.read_text()
         for package in ("nsai_work", "crucible", "backends")

@@ -1,0 +1,158 @@
+"""The payload of reinforcement learning."""
+
+from collections.abc import Sequence
+from typing import Final, Literal
+
+from pydantic import Field, model_validator
+
+from crucible.losses import POLICY_LOSSES
+from crucible.values.json_types import FiniteObject
+from crucible.values.record import Record
+from crucible.values.scalars import Name
+from nsai_work.payloads.data import DataFile, TrainingData
+from nsai_work.payloads.kinds import TrainingStep
+
+_UNREAD: Final = ("format", "train_on", "on_long", "ignore")
+_OF_TEXTS: Final = ("batch_size", "eval", "early_stopping", "objective")
+
+
+class NoData(TrainingData):
+    """The data of a job whose environment has the tasks: none."""
+
+    @model_validator(mode="after")
+    def _require_path_or_sources(self) -> "NoData":
+        if self.path is not None or self.job is not None or self.sources:
+            raise ValueError("set none of path, job and sources")
+        return self
+
+    def files(self) -> tuple[DataFile, ...]:
+        return ()
+
+    def with_files(self, files: Sequence[DataFile]) -> "NoData":
+        del files
+        return self
+
+
+class EnvironmentSpec(Record):
+    """What a run learns from: an environment by its ``name`` and its settings (``args``), or a plain ``reward``
+    function for the prompts of the job's data. A name is that of an entry point, or ``package.module:Name``."""
+
+    name: Name | None = Field(default=None, min_length=1, max_length=500)
+    args: FiniteObject = Field(default_factory=dict)
+    reward: Name | None = Field(default=None, min_length=1, max_length=500)
+
+    @model_validator(mode="after")
+    def _require_name_or_reward(self) -> "EnvironmentSpec":
+        if (self.name is None) == (self.reward is None):
+            raise ValueError("set either name, an environment, or reward, a function for the prompts of data")
+        if self.reward is not None and self.args:
+            raise ValueError("args: a reward function has none; leave them out")
+        return self
+
+
+class RolloutLimits(Record):
+    """Limits of a rollout: of its ``turns``, of the ``tokens`` sampled in all of them, and of the ``seconds`` that
+    its environment may take in all. Beyond the first two it ends with the reward so far; beyond the last it
+    fails."""
+
+    turns: int = Field(default=16, ge=1, le=10_000)
+    tokens: int | None = Field(default=None, ge=1, le=100_000_000)
+    seconds: float = Field(default=300.0, gt=0, le=86_400)
+
+
+class RolloutErrors(Record):
+    """What happens to rollouts whose environment fails: each is begun again ``retry`` times; a group of which fewer
+    than ``min_group`` rollouts are left is not trained on."""
+
+    retry: int = Field(default=3, ge=0, le=1_000)
+    min_group: int = Field(default=2, ge=1, le=65_536)
+
+
+class RolloutSampling(Record):
+    """How answers are sampled: at most ``max_tokens`` a turn, and ``concurrency`` rollouts at a time."""
+
+    max_tokens: int = Field(default=256, ge=1, le=100_000_000)
+    temperature: float = Field(default=1.0, gt=0, le=100)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    top_k: int | None = Field(default=None, ge=1, le=1_000_000)
+    concurrency: int = Field(default=256, ge=1, le=65_536)
+    limits: RolloutLimits = RolloutLimits()
+    on_error: RolloutErrors = RolloutErrors()
+
+
+class AdvantageSpec(Record):
+    """How rewards become advantages: less the mean of the group, or as they are (``baseline: none``); divided by
+    the standard deviation of the group with ``scale: std``. Groups of equal rewards are dropped unless
+    ``drop_constant`` is false, except one if there is no other."""
+
+    baseline: Literal["group_mean", "none"] = "group_mean"
+    scale: Literal["none", "std"] = "none"
+    drop_constant: bool = True
+
+
+class ReinforcementStep(TrainingStep):
+    """A training run by reinforcement learning, of ``max_steps`` optimizer steps.
+
+    For each step, ``groups_per_step`` tasks are answered ``group_size`` times each, with the weights of the step
+    before; with ``steps_ahead``, of that many steps earlier. ``seed`` determines the order of the tasks, the
+    episodes and the samples.
+    """
+
+    method: Literal["rl"] = "rl"
+    data: TrainingData | NoData = NoData()
+    environment: EnvironmentSpec
+    groups_per_step: int = Field(default=32, ge=1, le=65_536)
+    group_size: int = Field(default=8, ge=1, le=65_536)
+    sampling: RolloutSampling = RolloutSampling()
+    advantage: AdvantageSpec = AdvantageSpec()
+    loss_fn: Name = Field(default="importance_sampling", min_length=1, max_length=200)
+    steps_ahead: int = Field(default=0, ge=0, le=64)
+
+    @model_validator(mode="after")
+    def _require_own_fields(self) -> "ReinforcementStep":
+        # a stored payload has every field, so that what was not given is the default
+        given = [name for name in _OF_TEXTS if getattr(self, name) != TrainingStep.model_fields[name].default]
+        unread = [name for name in _UNREAD if getattr(self.data, name) != TrainingData.model_fields[name].default]
+        if unread:
+            raise ValueError(f"data.{unread[0]}: a prompt file does not have it; leave it out")
+        if given:
+            raise ValueError(f"{given[0]}: rl does not have it; leave it out (groups_per_step is the batch)")
+        if (self.environment.reward is None) != (not self.data.files()):
+            raise ValueError("data: prompts belong to environment.reward, and an environment has tasks of its own")
+        if len(self.data.files()) > 1:
+            raise ValueError("data.sources: prompts are one file; give data.path")
+        return self
+
+    @model_validator(mode="after")
+    def _require_known_loss(self) -> "ReinforcementStep":
+        loss = POLICY_LOSSES.get(self.loss_fn)
+        if loss is None:
+            raise ValueError(f"loss_fn: {self.loss_fn!r} is no loss of rl; those are {', '.join(POLICY_LOSSES)}")
+        unknown = sorted(set(self.loss_fn_config) - loss.settings)
+        if unknown:
+            allowed = ", ".join(sorted(loss.settings)) or "none"
+            raise ValueError(
+                f"loss_fn_config.{unknown[0]}: {self.loss_fn} does not have it; its settings: {allowed}"
+            )
+        if loss.binds_sequences and self.steps_ahead:
+            raise ValueError(
+                f"steps_ahead: the samples of {self.loss_fn} end with their session, so that a restored "
+                "run could not sample those of earlier weights again; set 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _require_groups(self) -> "ReinforcementStep":
+        if self.max_steps is None and self.epochs is None:
+            raise ValueError("max_steps: set it, or epochs over the tasks")
+        compares = self.advantage.baseline == "group_mean" or self.advantage.scale == "std"
+        if self.group_size == 1 and compares:
+            raise ValueError("group_size: a group of 1 has no mean to compare with; set advantage.baseline: none")
+        if self.sampling.on_error.min_group > self.group_size > 1:
+            raise ValueError("sampling.on_error.min_group: it is more than group_size")
+        return self
+
+    @property
+    def binds_sequences(self) -> bool:
+        """Whether the loss reads sequences that the service recorded, which end with its session."""
+        return POLICY_LOSSES[self.loss_fn].binds_sequences

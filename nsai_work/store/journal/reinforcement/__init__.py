@@ -1,0 +1,1 @@
+"""The journal of reinforcement learning: rollouts with their turns, and the policies that they come from."""

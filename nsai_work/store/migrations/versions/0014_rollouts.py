@@ -1,0 +1,70 @@
+"""Rollouts of reinforcement learning, their turns, and the sampling weights that they come from.
+
+Revision ID: 0014
+Revises: 0013
+"""
+
+import sqlalchemy as sa
+from alembic import op
+
+from nsai_work.store.engine.columns import Json, LossyText, UtcTime
+
+revision = "0014"
+down_revision = "0013"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Create the tables. Workers of the version before do not use them."""
+    op.create_table(
+        "nsai_rollouts",
+        sa.Column("job_seq", sa.BigInteger(), nullable=False),
+        sa.Column("step", sa.BigInteger(), nullable=False),
+        sa.Column("generation", sa.Integer(), nullable=False),
+        sa.Column("group_number", sa.Integer(), nullable=False),
+        sa.Column("member", sa.Integer(), nullable=False),
+        sa.Column("task", sa.BigInteger(), nullable=False),
+        sa.Column("weights_step", sa.BigInteger(), nullable=False),
+        sa.Column("session_id", sa.String(), nullable=True),
+        sa.Column("status", sa.String(10), nullable=False),
+        sa.Column("reward", sa.Float(53), nullable=True),
+        sa.Column("metrics", Json(), nullable=False),
+        sa.Column("reason", LossyText(), nullable=False),
+        sa.Column("turns", sa.Integer(), nullable=False),
+        sa.Column("tokens", sa.BigInteger(), nullable=False),
+        sa.Column("truncated", sa.Integer(), nullable=False),
+        sa.Column("recorded_at", UtcTime(), nullable=False),
+        sa.ForeignKeyConstraint(["job_seq"], ["nsai_jobs.seq"], ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("job_seq", "step", "generation", "group_number", "member"),
+    )
+    op.create_table(
+        "nsai_rollout_turns",
+        sa.Column("job_seq", sa.BigInteger(), nullable=False),
+        sa.Column("step", sa.BigInteger(), nullable=False),
+        sa.Column("generation", sa.Integer(), nullable=False),
+        sa.Column("group_number", sa.Integer(), nullable=False),
+        sa.Column("member", sa.Integer(), nullable=False),
+        sa.Column("attempt", sa.Integer(), nullable=False),
+        sa.Column("turn", sa.Integer(), nullable=False),
+        sa.Column("data", sa.LargeBinary(), nullable=False),
+        sa.Column("recorded_at", UtcTime(), nullable=False),
+        sa.ForeignKeyConstraint(["job_seq"], ["nsai_jobs.seq"], ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("job_seq", "step", "generation", "group_number", "member", "attempt", "turn"),
+    )
+    op.create_table(
+        "nsai_policies",
+        sa.Column("job_seq", sa.BigInteger(), nullable=False),
+        sa.Column("step", sa.BigInteger(), nullable=False),
+        sa.Column("generation", sa.Integer(), nullable=False),
+        sa.Column("path", sa.String(), nullable=False),
+        sa.Column("ref", Json(), nullable=True),
+        sa.ForeignKeyConstraint(["job_seq"], ["nsai_jobs.seq"], ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("job_seq", "generation", "step"),
+    )
+
+
+def downgrade() -> None:
+    """Drop them."""
+    for name in ("nsai_policies", "nsai_rollout_turns", "nsai_rollouts"):
+        op.drop_table(name)

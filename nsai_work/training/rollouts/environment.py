@@ -1,0 +1,67 @@
+"""The environment that a job names, and the batch source of its rollouts."""
+
+import asyncio
+from collections.abc import Sequence
+
+from crucible.backend import TrainingBackend
+from crucible.environments import Environment, RewardEnvironment, load_environment
+from crucible.environments.registry import load_target
+from crucible.errors import InvalidRequest
+from nsai_work.errors import InvalidJob
+from nsai_work.interruptible import InterruptibleAwaiter
+from nsai_work.job import Job
+from nsai_work.journal import Journal
+from nsai_work.payloads import ReinforcementStep
+from nsai_work.training.plan import Plan
+from nsai_work.training.rollouts.prompts import read_prompts
+from nsai_work.training.rollouts.source import RolloutSource, opened
+
+
+async def open_rollouts(
+    job: Job,
+    payload: ReinforcementStep,
+    backend: TrainingBackend,
+    journal: Journal,
+    wait: InterruptibleAwaiter,
+    *,
+    allow: Sequence[str],
+) -> tuple[Plan, RolloutSource]:
+    """Open the environment of a job, and return its plan and batch source. ``allow`` are the modules that jobs may
+    name.
+
+    Raises:
+        InvalidJob, FileUnusable, DataChanged: the prompts or the settings are not usable.
+        CommandMissing: this process may not import the environment, or lacks it.
+        EnvironmentFailed: it cannot be opened.
+        CrucibleError: the backend has no tokenizer for the model.
+    """
+    tokenizer = await wait(backend.tokenizer(payload.base_model))
+    context = (await wait(backend.capabilities())).context_lengths.get(payload.base_model) or payload.max_tokens
+    environment = await wait(opened(await asyncio.to_thread(environment_of, payload, allow)))
+    tasks = environment.tasks()
+    plan = Plan.of(
+        payload,
+        payload.groups_per_step if tasks is None else tasks,
+        batch_size=payload.groups_per_step,
+    )
+    source = RolloutSource(
+        job, payload, plan, environment, tokenizer, backend, journal, context=min(context, payload.max_tokens)
+    )
+    return plan, source
+
+
+def environment_of(payload: ReinforcementStep, allow: Sequence[str]) -> Environment:
+    """Create the environment of a job; blocking. Raises as ``open_rollouts``."""
+    spec = payload.environment
+    try:
+        if spec.name is not None:
+            return load_environment(spec.name, spec.args, allow=allow)
+        assert spec.reward is not None
+        function = load_target("environment.reward", spec.reward, allow=allow)
+        if not callable(function):
+            raise InvalidRequest.of("environment.reward", spec.reward, "it must name a function")
+        return RewardEnvironment(function, read_prompts(payload.data))
+    except InvalidRequest as error:
+        if isinstance(error, InvalidJob) or type(error) is not InvalidRequest:
+            raise
+        raise InvalidJob(f"payload.{error.message}", details=error.details) from error

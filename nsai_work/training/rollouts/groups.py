@@ -1,0 +1,201 @@
+"""Groups of rollouts: those that the journal lacks are sampled; failed ones are begun again, then left out."""
+
+import asyncio
+import math
+from collections.abc import Coroutine, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+from crucible.environments import Environment, Episode, GroupEnvironment, checked_reward
+from crucible.sampling import TokenSampler
+from nsai_work.journal import Journal
+from nsai_work.rollout_journal import RecordedRollouts, RolloutRecord, RolloutStatus, StoredTurn
+from nsai_work.training.rollouts.rollout import EpisodeBroken, Rollout, RolloutPlace, RolloutSettings, play
+from nsai_work.training.rollouts.seeds import episode_seed
+from nsai_work.training.rollouts.turns import Turn, current_turns
+
+T = TypeVar("T")
+
+_CLOSE_WITHIN_S: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class EndedRollout:
+    """A rollout that has ended, with its turns."""
+
+    record: RolloutRecord
+    turns: Sequence[Turn]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupTask:
+    """A group to sample: its place, its task, and what the journal has of its members, by member."""
+
+    place: RolloutPlace
+    task: int
+    weights_step: int
+    ended: Mapping[int, EndedRollout]
+    begun: Mapping[int, tuple[list[Turn], int]]
+
+
+def recorded_members(
+    recorded: RecordedRollouts, group: int, generation: int | None = None
+) -> tuple[dict[int, EndedRollout], dict[int, tuple[list[Turn], int]]]:
+    """Return the members of a group that have ended, and the turns of the others, by member; with a ``generation``
+    only those of that run."""
+    turns: dict[int, list[StoredTurn]] = {}
+    for turn in recorded.turns:
+        if turn.group == group and generation in (None, turn.generation):
+            turns.setdefault(turn.member, []).append(turn)
+    ended: dict[int, EndedRollout] = {}
+    for record in recorded.rollouts:
+        if record.group == group and generation in (None, record.generation):
+            own = [turn for turn in turns.get(record.member, []) if turn.generation <= record.generation]
+            ended[record.member] = EndedRollout(record, current_turns(own)[0])
+    begun = {member: current_turns(rows) for member, rows in sorted(turns.items()) if member not in ended}
+    return ended, begun
+
+
+class GroupSampler:
+    """Runs the rollouts of groups, ``sampling.concurrency`` at a time."""
+
+    def __init__(self, environment: Environment, rules: RolloutSettings, journal: Journal, size: int) -> None:
+        self._environment = environment
+        self._rules = rules
+        self._journal = journal
+        self._size = size
+        self._slots = asyncio.Semaphore(rules.sampling.concurrency)
+
+    async def run(self, task: GroupTask, sampler: TokenSampler) -> list[EndedRollout]:
+        """Return all members of a group, done or failed.
+
+        Raises:
+            CrucibleError: the service or the journal failed.
+        """
+        if isinstance(self._environment, GroupEnvironment):
+            return await self._run_together(self._environment, task, sampler)
+        return await gathered([self._run_member(task, member, sampler) for member in range(self._size)])
+
+    async def _run_member(self, task: GroupTask, member: int, sampler: TokenSampler) -> EndedRollout:
+        if member in task.ended:
+            return task.ended[member]
+        rollout = self._new(task, member)
+        async with self._slots:
+            failure = await self._retried([rollout], task, sampler)
+        [ended] = await self._record(task, [rollout], [rollout.reward], failure, sampler)
+        return ended
+
+    async def _run_together(
+        self, environment: GroupEnvironment, task: GroupTask, sampler: TokenSampler
+    ) -> list[EndedRollout]:
+        if len(task.ended) == self._size:
+            return [task.ended[member] for member in range(self._size)]
+        members = [self._new(task, member) for member in range(self._size)]
+        rewards: list[float] = []
+        async with self._slots:
+            failure = await self._retried(members, task, sampler)
+            if failure is None:
+                try:
+                    transcripts = [rollout.messages for rollout in members]
+                    given = await environment.group_rewards(transcripts, [each.reward for each in members])
+                    rewards = [checked_reward(reward) for reward in given]
+                    if len(rewards) != len(members):
+                        failure = f"group_rewards gave {len(rewards)} rewards for {len(members)} members"
+                except Exception as error:
+                    failure = f"{type(error).__name__}: {error}"
+        return await self._record(task, members, rewards if failure is None else [], failure, sampler)
+
+    def _new(self, task: GroupTask, member: int) -> Rollout:
+        place = task.place
+        own = RolloutPlace(place.job_id, place.seed, place.generation, place.step, place.group, member)
+        turns, attempt = task.begun.get(member, ([], 0))
+        return Rollout(own, list(turns), attempt)
+
+    async def _retried(self, rollouts: Sequence[Rollout], task: GroupTask, sampler: TokenSampler) -> str | None:
+        """Play the episodes of rollouts that belong together; return why they failed for good, else None."""
+        failure: str | None = None
+        for _ in range(self._rules.sampling.on_error.retry + 1):
+            episodes: Sequence[Episode] = ()
+            try:
+                episodes = await self._begin(task, len(rollouts))
+                await gathered([play(*pair, sampler, self._rules) for pair in zip(rollouts, episodes, strict=True)])
+            except EpisodeBroken as error:
+                failure = str(error)
+            else:
+                return None
+            finally:
+                await _close(episodes)
+        return failure
+
+    async def _begin(self, task: GroupTask, count: int) -> Sequence[Episode]:
+        seed = episode_seed(task.place.seed, task.place.step, task.place.group)
+        try:
+            async with asyncio.timeout(self._rules.sampling.limits.seconds):
+                if isinstance(self._environment, GroupEnvironment):
+                    return await self._environment.start_group(task.task, seed, count)
+                return [await self._environment.start(task.task, seed)]
+        except TimeoutError as error:
+            limit = self._rules.sampling.limits.seconds
+            raise EpisodeBroken(f"it took longer than limits.seconds={limit:g} to start") from error
+        except Exception as error:
+            raise EpisodeBroken(f"{type(error).__name__}: {error}") from error
+
+    async def _record(
+        self,
+        task: GroupTask,
+        rollouts: Sequence[Rollout],
+        rewards: Sequence[float],
+        failure: str | None,
+        sampler: TokenSampler,
+    ) -> list[EndedRollout]:
+        ended = [self._finished(task, *pair, failure, sampler) for pair in _paired(rollouts, rewards)]
+        await self._journal.finish_rollouts([each.record for each in ended])
+        return ended
+
+    def _finished(
+        self, task: GroupTask, rollout: Rollout, reward: float, failure: str | None, sampler: TokenSampler
+    ) -> EndedRollout:
+        place = rollout.place
+        record = RolloutRecord(
+            step=place.step,
+            generation=place.generation,
+            group=place.group,
+            member=place.member,
+            task=task.task,
+            weights_step=task.weights_step,
+            session_id=sampler.ref.session_id,
+            status=RolloutStatus.DONE if failure is None else RolloutStatus.FAILED,
+            reward=reward if failure is None else None,
+            metrics=rollout.metrics if failure is None else {},
+            reason=rollout.reason if failure is None else failure[:2_000],
+            turns=len(rollout.turns),
+            tokens=rollout.tokens,
+            truncated=rollout.truncated,
+        )
+        return EndedRollout(record, tuple(rollout.turns))
+
+
+def _paired(rollouts: Sequence[Rollout], rewards: Sequence[float]) -> list[tuple[Rollout, float]]:
+    """The rollouts with their rewards; without any if they failed."""
+    return list(zip(rollouts, rewards or [math.nan] * len(rollouts), strict=True))
+
+
+async def gathered(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """Await all, and return their results in order. At the first error the others are canceled, and it is
+    raised."""
+    tasks = [asyncio.create_task(each) for each in work]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _close(episodes: Sequence[Episode]) -> None:
+    for episode in episodes:
+        # an episode that cannot be closed is the environment's matter
+        with suppress(Exception):
+            async with asyncio.timeout(_CLOSE_WITHIN_S):
+                await episode.close()

@@ -1,0 +1,236 @@
+"""One rollout: an episode in which the model answers, turn by turn, until it ends.
+
+Turns that the journal has are not sampled again: the episode is begun anew, and their answers are given to it. If
+it then shows other messages than it did, the turns from there on are sampled anew, in another attempt.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
+
+from crucible.environments import Episode, Feedback, Observation, checked_reward
+from crucible.errors import CrucibleError, EnvironmentFailed
+from crucible.options import Options
+from crucible.prompt import Message, Prompt, Tool
+from crucible.rendering.chat import chat_of
+from crucible.rendering.output_parser import parse_output
+from crucible.rendering.tokenizer import Tokenizer
+from crucible.sampling import SamplingSpec, TokenSample, TokenSampler
+from nsai_work.payloads import RolloutSampling
+from nsai_work.rollout_journal import StoredTurn
+from nsai_work.training.rollouts.seeds import sample_key, sample_seed
+from nsai_work.training.rollouts.turns import Turn, common_length, full_prompt, full_sequence, packed
+
+T = TypeVar("T")
+
+_MODEL: Final = "policy"
+
+
+class EpisodeBroken(Exception):
+    """The environment of a rollout failed. The message says how."""
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutPlace:
+    """The place of a rollout in a job: the seed and the id of the job, and the numbers of the rollout."""
+
+    job_id: str
+    seed: int
+    generation: int
+    step: int
+    group: int
+    member: int
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutSettings:
+    """What is the same for all rollouts of a job. ``context`` is the longest sequence, in tokens, of the model."""
+
+    sampling: RolloutSampling
+    tokenizer: Tokenizer
+    context: int
+    keep: Callable[[StoredTurn], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class Rollout:
+    """A rollout under way. ``turns`` are those so far, of the journal or new; ``sampled`` of them are new."""
+
+    place: RolloutPlace
+    turns: list[Turn]
+    attempt: int = 0
+    sampled: int = 0
+    reward: float = 0.0
+    metrics: dict[str, float] = field(default_factory=dict)
+    reason: str = ""
+    messages: list[Message] = field(default_factory=list)
+
+    @property
+    def tokens(self) -> int:
+        """The number of sampled tokens."""
+        return sum(len(turn.tokens) for turn in self.turns)
+
+    @property
+    def truncated(self) -> int:
+        """The number of turns that did not end with a stop token."""
+        return sum(not turn.stopped for turn in self.turns)
+
+
+async def play(rollout: Rollout, episode: Episode, sampler: TokenSampler, rules: RolloutSettings) -> None:
+    """Play an episode to its end.
+
+    Raises:
+        EpisodeBroken: the environment failed.
+        CrucibleError: the service or the journal failed.
+    """
+    clock = _EnvironmentClock(rules.sampling.limits.seconds)
+    observation: Observation = await clock.run(episode.begin())
+    new, tools = list(observation.messages), tuple(observation.tools)
+    _require_messages(new)
+    rollout.reward, rollout.metrics, rollout.messages = 0.0, {}, []
+    for number in range(rules.sampling.limits.turns):
+        rollout.messages += new
+        prompt = await _rendered(rollout.messages, tools, rules)
+        if number < len(rollout.turns) and full_prompt(rollout.turns, number) != prompt:
+            # the environment did not repeat itself
+            del rollout.turns[number:]
+            rollout.attempt += 1
+        if number == len(rollout.turns):
+            limit = _room(rollout, prompt, rules)
+            if limit is None:
+                return
+            await _sample(rollout, prompt, new, limit, sampler, rules)
+        answer = Message.model_validate(rollout.turns[number].answer)
+        rollout.messages.append(answer)
+        feedback: Feedback = await clock.run(episode.step(answer))
+        _account(rollout, feedback)
+        if feedback.done:
+            rollout.reason = "done"
+            return
+        new = list(feedback.messages)
+        _require_messages(new)
+    rollout.reason = "limits.turns"
+
+
+def _room(rollout: Rollout, prompt: Sequence[int], rules: RolloutSettings) -> int | None:
+    """Return how many tokens may be sampled; None, with the reason, if none may."""
+    sampling = rules.sampling
+    room = rules.context - len(prompt)
+    if room < 1:
+        rollout.reason = "context"
+        return None
+    if sampling.limits.tokens is not None:
+        left = sampling.limits.tokens - rollout.tokens
+        if left < 1:
+            rollout.reason = "limits.tokens"
+            return None
+        room = min(room, left)
+    return min(room, sampling.max_tokens)
+
+
+async def _sample(
+    rollout: Rollout,
+    prompt: list[int],
+    new: Sequence[Message],
+    limit: int,
+    sampler: TokenSampler,
+    rules: RolloutSettings,
+) -> None:
+    place, number, sampling = rollout.place, len(rollout.turns), rules.sampling
+    settings = SamplingSpec(
+        max_tokens=limit,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        stop_tokens=rules.tokenizer.stop_tokens,
+    )
+    where = (place.step, place.group, place.member)
+    [sample] = await sampler.sample(
+        prompt,
+        1,
+        settings,
+        seed=sample_seed(place.seed, *where, number),
+        key=sample_key(place.job_id, place.generation, *where, rollout.attempt, number),
+    )
+    before = full_sequence(rollout.turns, number - 1) if number else []
+    kept = common_length(before, prompt)
+    turn = Turn(
+        messages=tuple(message.model_dump(mode="json", exclude_defaults=True) for message in new),
+        answer=_answer(sample, number, rules.tokenizer).model_dump(mode="json", exclude_defaults=True),
+        kept=kept,
+        prompt=tuple(prompt[kept:]),
+        tokens=sample.tokens,
+        logprobs=sample.logprobs,
+        stopped=sample.stopped,
+        sequence_id=sample.sequence_id,
+    )
+    await rules.keep(
+        StoredTurn(
+            step=place.step,
+            generation=place.generation,
+            group=place.group,
+            member=place.member,
+            attempt=rollout.attempt,
+            turn=number,
+            data=packed(turn),
+        )
+    )
+    rollout.turns.append(turn)
+    rollout.sampled += 1
+
+
+def _answer(sample: TokenSample, number: int, tokenizer: Tokenizer) -> Message:
+    text = tokenizer.decode(token for token in sample.tokens if token not in tokenizer.stop_tokens)
+    parsed = parse_output(text, thinks=True, opened=False, calls=True, turn=number)
+    return Message(
+        role="assistant",
+        content=parsed.content,
+        thinking=parsed.thinking or None,
+        tool_calls=parsed.tool_calls,
+    )
+
+
+async def _rendered(messages: Sequence[Message], tools: Sequence[Tool], rules: RolloutSettings) -> list[int]:
+    try:
+        prompt = Prompt(messages=tuple(messages), tools=tuple(tools), options=Options(model=_MODEL))
+        return await asyncio.to_thread(rules.tokenizer.render_chat, chat_of(prompt))
+    except (CrucibleError, ValueError) as error:
+        raise EpisodeBroken(f"its messages cannot be rendered: {error}") from error
+
+
+def _require_messages(messages: Sequence[Message]) -> None:
+    if not messages or not all(isinstance(message, Message) for message in messages):
+        raise EpisodeBroken("an episode that goes on must have messages to answer")
+
+
+def _account(rollout: Rollout, feedback: Feedback) -> None:
+    try:
+        reward = checked_reward(feedback.reward)
+        metrics = {str(name): checked_reward(value) for name, value in feedback.metrics.items()}
+    except EnvironmentFailed as error:
+        raise EpisodeBroken(error.message) from error
+    rollout.reward += reward
+    rollout.metrics.update(metrics)
+
+
+class _EnvironmentClock:
+    """The time that an environment may take for a rollout in all."""
+
+    def __init__(self, seconds: float) -> None:
+        self._limit = seconds
+        self._left = seconds
+
+    async def run(self, call: Awaitable[T]) -> T:
+        """Await a call of the environment. Raises EpisodeBroken if it fails, or takes too long."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        try:
+            async with asyncio.timeout(self._left):
+                return await call
+        except TimeoutError as error:
+            raise EpisodeBroken(f"it took longer than limits.seconds={self._limit:g}") from error
+        except Exception as error:
+            raise EpisodeBroken(f"{type(error).__name__}: {error}") from error
+        finally:
+            self._left = max(self._left - (loop.time() - began), 0.0)
