@@ -1,9 +1,10 @@
 """Fixtures for every test: an isolated home, no way out but loopback, and services by URL."""
 
+import gc
 import os
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,17 @@ settings.register_profile(
     "nsai", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow], print_blob=True
 )
 settings.load_profile("nsai")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Exempt modules and tests from garbage collection, since they live to the end."""
+    gc.disable()
+    result = yield
+    gc.freeze()
+    gc.enable()
+    return result
+
 
 SERVICES = {
     "postgres": "NSAI_TEST_POSTGRES_URL",

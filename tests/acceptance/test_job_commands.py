@@ -1,6 +1,7 @@
 """The commands for jobs, from submit to result, in real processes."""
 
 import json
+import re
 import shlex
 import shutil
 import signal
@@ -26,9 +27,17 @@ def example(tmp_path: Path) -> Path:
     return Path(shutil.copytree(ROOT / "examples", tmp_path / "examples")) / "train.yaml"
 
 
+def shortened(example: Path, steps: int = 12) -> str:
+    """Let the example train for fewer steps; the tutorial runs all of them. Returns its text."""
+    text, changed = re.subn(r"max_steps: \d+", f"max_steps: {steps}", example.read_text())
+    assert changed == 1
+    example.write_text(text)
+    return text
+
+
 def test_the_example_runs_beside_a_dev_server(cli: Cli, example: Path) -> None:
     """``nsai-work dev-server`` and ``nsai-work run examples/train.yaml`` need no key, address or other setting."""
-    payload = yaml.safe_load(example.read_text())["payload"]
+    payload = yaml.safe_load(shortened(example, 40))["payload"]
 
     with cli.dev_server():
         job = cli.json("run", example)
@@ -49,6 +58,7 @@ def test_the_example_runs_beside_a_dev_server(cli: Cli, example: Path) -> None:
 
 def test_submit_and_worker_in_separate_processes(cli: Cli, example: Path) -> None:
     """The default database and broker carry a job from one process to another."""
+    shortened(example)
     with cli.dev_server(), cli.running("worker"):
         job_id = cli.json("submit", example)["id"]
         watched = cli.run("watch", job_id, "--timeout", 100)
@@ -61,7 +71,7 @@ def test_submit_and_worker_in_separate_processes(cli: Cli, example: Path) -> Non
 
 def test_swapping_the_backend_changes_nothing_else(cli: Cli, example: Path) -> None:
     """The same file with ``backend: fake`` runs without a server."""
-    text = example.read_text()
+    text = shortened(example)
     assert "backend: tinkex" in text
     example.write_text(text.replace("backend: tinkex", "backend: fake"))
 

@@ -121,7 +121,7 @@ def test_killed_workers_have_no_effect(
             (harness.disturb_service, 2),
         ]
 
-    _chaos(rig_and_broker, tmp_path, monkeypatch, jobs=2, steps=24, kills=4, faults=faults)
+    _chaos(rig_and_broker, tmp_path, monkeypatch, jobs=2, steps=12, kills=3, faults=faults)
 
 
 @pytest.mark.long

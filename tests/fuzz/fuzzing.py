@@ -13,7 +13,7 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-INPUTS = min(5_000, int(os.environ.get("NSAI_FUZZ", "60")))
+INPUTS = min(5_000, int(os.environ.get("NSAI_FUZZ", "25")))
 MAX_GROWTH_BYTES = 200 << 20
 
 fuzzed = settings(max_examples=INPUTS, deadline=None, suppress_health_check=list(HealthCheck), database=None)

@@ -14,7 +14,7 @@ from nsai_work import store as stores
 from nsai_work.job import Job
 from nsai_work.store import ClaimRequest, migrate_store
 from nsai_work.store.engine.migrate import HEAD, VERSION_TABLE
-from nsai_work.store.schema import metadata
+from nsai_work.store.schema import jobs, lanes, metadata
 from tests.rig import sqlite_template
 from tests.working_store import WorkingStore, open_working_store, selection
 
@@ -103,12 +103,40 @@ def url(request: pytest.FixtureRequest) -> str:
     return found
 
 
-@pytest.fixture
-def store(url: str, clock: ManualClock) -> Iterator[WorkingStore]:
-    """An empty store."""
-    opened = open_working_store(url, clock)
+@pytest.fixture(scope="module")
+def shared_postgres_store(request: pytest.FixtureRequest) -> Iterator[WorkingStore]:
+    """A store on PostgreSQL. Its connections and compiled statements serve all tests of a module."""
+    opened = open_working_store(request.getfixturevalue("postgres_template"), ManualClock())
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def store(url: str, clock: ManualClock, request: pytest.FixtureRequest) -> Iterator[WorkingStore]:
+    """An empty store."""
+    if url.startswith("sqlite"):
+        opened = open_working_store(url, clock)
+        yield opened
+        opened.close()
+    else:
+        opened = request.getfixturevalue("shared_postgres_store")
+        opened.database.clock = clock
+        yield opened
+
+
+@pytest.fixture
+def sqlite_store(sqlite_url: str, clock: ManualClock) -> Iterator[WorkingStore]:
+    """An empty store on SQLite, which accepts any value in any column."""
+    opened = open_working_store(sqlite_url, clock)
+    yield opened
+    opened.close()
+
+
+def empty(store: WorkingStore) -> None:
+    """Delete all jobs and lanes."""
+    with store.database.transaction() as tx:
+        for table in (jobs, lanes):
+            tx.connection.execute(table.delete())
 
 
 @pytest.fixture

@@ -18,9 +18,9 @@ from nsai_work.job import Job
 from nsai_work.journal import CheckpointRecord, EvaluationRecord, JournalSnapshot, RemoteRun, ResumeMode, StepRecord
 from nsai_work.store import AsyncStore, Claim, ClaimRequest, Outcome, StoreJournal
 from nsai_work.store.schema import checkpoints, evaluations, intents, runs, steps
-from tests.integration.store.conftest import ManualClock
+from tests.integration.store.conftest import ManualClock, empty
 from tests.integration.store.test_unreadable_rows import anything
-from tests.working_store import WorkingStore, open_working_store
+from tests.working_store import WorkingStore
 
 MakeJob = Callable[..., Job]
 MakeRequest = Callable[..., ClaimRequest]
@@ -128,37 +128,36 @@ COLUMNS = [
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.sampled_from(COLUMNS), value=anything)
 def test_any_value_in_any_column_is_read_or_named(
-    sqlite_url: str, make_job: MakeJob, claim_request: MakeRequest, place: tuple[Table, str], value: object
+    sqlite_store: WorkingStore,
+    clock: ManualClock,
+    make_job: MakeJob,
+    claim_request: MakeRequest,
+    place: tuple[Table, str],
+    value: object,
 ) -> None:
     """Nothing but an error of the family; deletions of old checkpoints go on."""
     table, column = place
     if value is None and not table.c[column].nullable:
         return
-    clock = ManualClock()
-    store = open_working_store(sqlite_url, clock)
+    store = sqlite_store
+    empty(store)
+    store.submit([make_job(), make_job()])
+    damaged, other = store.claim(claim_request(limit=2))
+    for claim in (damaged, other):
+        load(store, claim, write=True)
+    # two rows with one key would be refused by the database
+    first = f"AND rowid = (SELECT min(rowid) FROM {table.name} WHERE job_seq = :seq)"
+    damage(store, damaged, table.name, column, value, first)
     try:
-        with store.database.transaction() as tx:
-            for name in ("nsai_jobs", "nsai_lanes"):
-                tx.connection.execute(text(f"DELETE FROM {name}"))
-        store.submit([make_job(), make_job()])
-        damaged, other = store.claim(claim_request(limit=2))
-        for claim in (damaged, other):
-            load(store, claim, write=True)
-        # two rows with one key would be refused by the database
-        first = f"AND rowid = (SELECT min(rowid) FROM {table.name} WHERE job_seq = :seq)"
-        damage(store, damaged, table.name, column, value, first)
-        try:
-            load(store, damaged)
-        except CrucibleError as error:
-            json.dumps(error.failure().model_dump(mode="json"), allow_nan=False)
-        load(store, other)
-        for claim in (damaged, other):
-            store.finish(claim, Outcome.failed())
-        clock.pass_time(60)
-        found = store.begin_checkpoint_deletion(clock.now(), limit=9)
-        assert other.job_id in {checkpoint.job_id for checkpoint in found}
-    finally:
-        store.close()
+        load(store, damaged)
+    except CrucibleError as error:
+        json.dumps(error.failure().model_dump(mode="json"), allow_nan=False)
+    load(store, other)
+    for claim in (damaged, other):
+        store.finish(claim, Outcome.failed())
+    clock.pass_time(60)
+    found = store.begin_checkpoint_deletion(clock.now(), limit=9)
+    assert other.job_id in {checkpoint.job_id for checkpoint in found}
 
 
 def test_a_damaged_row_fails_its_job_and_no_other(

@@ -16,8 +16,8 @@ from nsai_work.store import ClaimRequest, Outcome
 from nsai_work.store.damaged import DamagedJob
 from nsai_work.store.engine.columns import Json, UtcTime
 from nsai_work.store.schema import jobs, specs
-from tests.integration.store.conftest import ManualClock
-from tests.working_store import WorkingStore, open_working_store
+from tests.integration.store.conftest import ManualClock, empty
+from tests.working_store import WorkingStore
 
 MakeJob = Callable[..., Job]
 MakeRequest = Callable[..., ClaimRequest]
@@ -175,24 +175,22 @@ anything = (
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(column=st.sampled_from(COLUMNS), value=anything)
 def test_any_value_in_any_column_stops_no_other(
-    sqlite_url: str, make_job: MakeJob, claim_request: MakeRequest, column: str, value: object
+    sqlite_store: WorkingStore,
+    clock: ManualClock,
+    make_job: MakeJob,
+    claim_request: MakeRequest,
+    column: str,
+    value: object,
 ) -> None:
     """Values that violate NOT NULL are refused by the database."""
     if value is None and not jobs.c[column].nullable:
         return
-    clock = ManualClock()
-    store = open_working_store(sqlite_url, clock)
-    try:
-        with store.database.transaction() as tx:
-            for table in ("nsai_jobs", "nsai_lanes"):
-                tx.connection.execute(text(f"DELETE FROM {table}"))
-        damaged, other = make_job(), make_job()
-        store.submit([damaged, other])
-        set_column(store, damaged.id, column, value)
-        use(store, damaged, [other], clock, claim_request(limit=2))
-        store.request_cancel(damaged.id)
-    finally:
-        store.close()
+    empty(sqlite_store)
+    damaged, other = make_job(), make_job()
+    sqlite_store.submit([damaged, other])
+    set_column(sqlite_store, damaged.id, column, value)
+    use(sqlite_store, damaged, [other], clock, claim_request(limit=2))
+    sqlite_store.request_cancel(damaged.id)
 
 
 def test_the_columns_of_times_and_json_are_of_these_types() -> None:
