@@ -8,6 +8,7 @@ from nsai_work.cli.output import write_fields, write_line
 from nsai_work.identifiers import short_id
 from nsai_work.lifecycle import JobStatus
 from nsai_work.payloads import JobKind
+from nsai_work.presentation.goodput_text import goodput_text
 
 if TYPE_CHECKING:
     from nsai_work.job import Job
@@ -44,6 +45,9 @@ def _unfinished(job: "Job") -> str:
 
 def _success_fields(job: "Job") -> list[tuple[str, object]]:
     fields: list[tuple[str, object]] = [("status", job.status), *result_fields(job.result)]
+    used = (job.result or {}).get("goodput")
+    if isinstance(used, dict):
+        fields.append(("goodput", goodput_text(used)))
     return [*fields, ("try it", try_command(job))]
 
 

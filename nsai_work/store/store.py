@@ -9,6 +9,7 @@ from pydantic import JsonValue
 from sqlalchemy import URL
 
 from nsai_work.clock import Clock, SystemClock
+from nsai_work.goodput import Goodput
 from nsai_work.job import Job
 from nsai_work.journal import AnswerRow, CheckpointRecord, EvaluationRecord, RemoteRun, StepRecord
 from nsai_work.lifecycle import JobStatus
@@ -22,6 +23,7 @@ from nsai_work.store.journal import answers, checkpoints, evaluations, reads, ru
 from nsai_work.store.lifecycle import cancel_retry
 from nsai_work.store.maintenance import old_checkpoints, old_jobs, unused_blobs, workers
 from nsai_work.store.maintenance.old_checkpoints import OldCheckpoint
+from nsai_work.store.queries import goodput as goodput_queries
 from nsai_work.store.queries import jobs as job_queries
 from nsai_work.store.queries import progress, queue_state
 from nsai_work.store.records import (
@@ -157,6 +159,10 @@ class Store:
     def progress(self, job_id: str) -> TrainingProgress | None:
         """How far a training job is; None before its first step. Raises JobNotFound."""
         return self.database.read(progress.training_progress, job_id)
+
+    def goodput(self, job_id: str) -> Goodput:
+        """Where the wall time of a job went. Raises JobNotFound."""
+        return self.database.read(goodput_queries.goodput, job_id)
 
     def events(self, job_id: str, after: int = 0, limit: int = 1000) -> list[EventRow]:
         """The events of a job with a seq above ``after``."""

@@ -13,6 +13,7 @@ from nsai_work.blobs.access import require_place
 from nsai_work.client.connections import open_job_store
 from nsai_work.client.follow import JobUpdate
 from nsai_work.clock import Clock
+from nsai_work.goodput import Goodput
 from nsai_work.journal import Journal
 from nsai_work.lifecycle import JobStatus
 from nsai_work.settings import Settings
@@ -22,6 +23,7 @@ from nsai_work.store.journal import spans, waits
 from nsai_work.store.journal.adapter import StoreJournal
 from nsai_work.store.maintenance import alerts, workers
 from nsai_work.store.maintenance.leader import Election
+from nsai_work.store.queries import goodput as goodput_queries
 from nsai_work.store.queries import jobs as job_queries
 from nsai_work.store.queries import wake_ups
 from nsai_work.store.records import (
@@ -116,6 +118,10 @@ class WorkerStore:
         await self._store_async.run(waits.set_wait, claim, reason, event)
         if event is not None:
             telemetry.log_entry(claim.job_id, *event)
+
+    async def goodput(self, job_id: str) -> Goodput:
+        """Return where the wall time of a job went that is about to end."""
+        return await self._store_async.run(goodput_queries.goodput, job_id, ending=True)
 
     async def record_span(self, claim: Claim, span: str) -> str | None:
         """Record the span of an attempt, a W3C traceparent. Returns that of the attempt before, if there is one."""

@@ -153,7 +153,12 @@ def test_json_output(cli: Cli, job: Job, job_file: Write) -> None:
     events = [json.loads(line) for line in cli.run("watch", done["id"], "--json").stdout.splitlines()]
 
     assert [item["id"] for item in listed] == [done["id"], job_id]
-    assert cli.json("show", done["id"])["result"] == done["result"]
+    shown = cli.json("show", done["id"])
+    assert shown["result"] == done["result"]
+    for used in (shown["goodput"], done["result"]["goodput"]):
+        spent = [value for name, value in used.items() if name not in ("wall_s", "ratio")]
+        assert sum(spent) == pytest.approx(used["wall_s"])
+    assert shown["goodput"]["productive_s"] == done["result"]["goodput"]["productive_s"] > 0
     assert [(step["step"], step["epoch"]) for step in steps] == [(1, 0), (2, 0), (3, 1), (4, 1), (5, 2), (6, 2)]
     assert all(isinstance(step["loss"], float) for step in steps)
     assert [(item["step"], item["rows"]) for item in evaluations] == [(0, 8), (4, 8), (6, 8)]

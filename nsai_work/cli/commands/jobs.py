@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from pydantic import JsonValue
 
 from nsai_work.cli.error_report import describe_failure
 from nsai_work.cli.job_lookup import find_job
@@ -16,6 +17,7 @@ from nsai_work.identifiers import short_id
 from nsai_work.lifecycle import JobStatus
 from nsai_work.payloads import JobKind
 from nsai_work.policies import EVAL_LOSS
+from nsai_work.presentation.goodput_text import goodput_text
 from nsai_work.presentation.json_forms import as_json, checkpoint_json
 from nsai_work.presentation.progress import requested_steps
 from nsai_work.presentation.quantities import ago, duration_text
@@ -100,11 +102,15 @@ def show(job_id: JobId, json_output: JsonFlag = False) -> None:
     """Show a job: its status, its result or error, and its remote runs."""
     store = existing_store(job_id=job_id)
     job = find_job(store, job_id)
-    if json_output:
-        write_json(as_json(job))
-        return
     progress = store.progress(job.id) if job.status is JobStatus.RUNNING else None
-    write_fields(_fields(job, progress))
+    used = store.goodput(job.id)
+    if json_output:
+        seen: dict[str, JsonValue] = {"goodput": used.as_json()}
+        if progress is not None:
+            seen["progress"] = {"step": progress.step, "total": requested_steps(job), "loss": progress.loss}
+        write_json(as_json(job) | seen)
+        return
+    write_fields([*_fields(job, progress), ("goodput", goodput_text(used.as_json()))])
     runs = [
         (run.generation, run.ref.run_id, run.from_step, run.resume, run.end_reason) for run in store.runs(job.id)
     ]

@@ -81,6 +81,9 @@ class Executor:
                         self.backends, self.store.files, self.make_journal(attempt.claim), self.clock
                     )
                     result = await supervise(run_job(attempt, context), attempt.control, self._grace(attempt))
+                    if attempt.claim.job.kind == JobKind.TRAINING_STEP:
+                        used = await self.store.goodput(attempt.job_id)
+                        result = {**result, "goodput": used.as_json()}
                     return Outcome.succeeded(result)
         except Exception as error:
             return self._outcome_of_error(attempt, error)
