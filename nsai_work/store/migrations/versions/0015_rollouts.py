@@ -1,7 +1,7 @@
 """Rollouts of reinforcement learning, their turns, and the sampling weights that they come from.
 
-Revision ID: 0014
-Revises: 0013
+Revision ID: 0015
+Revises: 0014
 """
 
 import sqlalchemy as sa
@@ -9,8 +9,8 @@ from alembic import op
 
 from nsai_work.store.engine.columns import Json, LossyText, UtcTime
 
-revision = "0014"
-down_revision = "0013"
+revision = "0015"
+down_revision = "0014"
 branch_labels = None
 depends_on = None
 
