@@ -1,10 +1,11 @@
-"""Stop requests to a running job.
+"""Stop requests to a running job, and the job's word on whether its work can be repeated.
 
 The worker sets the reason; the job checks it between steps, or awaits it beside its other work. So a lost lease, a
 cancellation and a time limit take effect within one step, and never in the middle of a write.
 """
 
 import asyncio
+from collections.abc import Callable
 from enum import StrEnum
 
 from crucible.errors import Canceled, CrucibleError
@@ -21,11 +22,28 @@ class StopReason(StrEnum):
 
 
 class Control:
-    """The stop request of a running job. Not thread-safe: used on the worker's event loop."""
+    """The stop request of a running job. Not thread-safe: used on the worker's event loop.
+
+    ``on_repeatable`` is called when the job has changed its word.
+    """
 
     def __init__(self) -> None:
         self._reason: StopReason | None = None
         self._event = asyncio.Event()
+        self._repeatable = False
+        self.on_repeatable: Callable[[], None] = lambda: None
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether all that the job still does may be done by another worker too: its service answers a repeated
+        request from its record."""
+        return self._repeatable
+
+    def set_repeatable(self, value: bool) -> None:
+        """State whether the work can be repeated from now on; initially it cannot."""
+        if value is not self._repeatable:
+            self._repeatable = value
+            self.on_repeatable()
 
     @property
     def reason(self) -> StopReason | None:

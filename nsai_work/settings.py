@@ -30,11 +30,12 @@ class Settings(BaseSettings):
     """The settings of a submitting or working process.
 
     ``database_url`` and ``broker_url`` may contain a password and are excluded from the repr. ``lease_ttl_s`` is
-    how long a worker may miss heartbeats before its jobs are reclaimed. ``poll_interval_s`` is how often a worker
-    polls for due jobs, and so the latency when wake-ups are lost. ``shutdown_grace_s`` is how long running jobs
-    have to reach a point where they can be handed over. ``credentials`` maps backends to the name of the account
-    that this process uses there, which limits refer to. It is a name, never a key; the default is the backend's
-    name.
+    how long a worker may miss heartbeats before its jobs are reclaimed, and ``presence_grace_s`` how long its
+    session at a PostgreSQL server may be gone before those are that cannot be repeated. ``poll_interval_s`` is how
+    often a worker polls for due jobs, and so the latency when wake-ups are lost. ``shutdown_grace_s`` is how long
+    running jobs have to reach a point where they can be handed over. ``credentials`` maps backends to the name of
+    the account that this process uses there, which limits refer to. It is a name, never a key; the default is the
+    backend's name.
 
     ``blobs_url`` is where the input files of jobs are kept; ``blobs_max_mib`` limits the size of one that is kept
     in the database, and ``blobs_cache_mib`` that of all copies on this machine. ``python_allow`` lists the modules
@@ -65,6 +66,7 @@ class Settings(BaseSettings):
     migrate: bool = True
     concurrency: int = Field(default=100, ge=1, le=100_000)
     lease_ttl_s: float = Field(default=15.0, ge=0.5, le=3600, allow_inf_nan=False)
+    presence_grace_s: float = Field(default=8.0, ge=4.0, le=3600, allow_inf_nan=False)
     poll_interval_s: float = Field(default=5.0, ge=0.05, le=300, allow_inf_nan=False)
     sweep_interval_s: float = Field(default=1.0, ge=0.05, le=300, allow_inf_nan=False)
     spool_poll_ms: int = Field(default=5, ge=1, le=10_000)

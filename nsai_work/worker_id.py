@@ -1,8 +1,4 @@
-"""The identity of a worker process, and the detection of dead workers on the same machine.
-
-For a worker on another machine only its lease shows whether it is alive. On the same machine /proc does, provided
-that boot and process namespace are the same.
-"""
+"""The identity of a worker process."""
 
 import os
 import secrets
@@ -48,20 +44,6 @@ def is_this_process(worker_id: str) -> bool:
     """Return whether a worker is, or was, part of the calling process."""
     worker, own = WorkerId.parse(worker_id), WorkerId.of_this_process()
     return worker is not None and replace(worker, nonce=own.nonce) == own
-
-
-def known_dead(worker_id: str) -> bool:
-    """Return whether the worker's process is known to have ended. False if this machine cannot tell."""
-    worker = WorkerId.parse(worker_id)
-    if worker is None or not worker.boot or not worker.namespace or not worker.started:
-        return False
-    if (worker.host, worker.boot, worker.namespace) != (
-        socket.gethostname().replace("/", "-"),
-        _boot(),
-        _namespace(),
-    ):
-        return False
-    return _started(worker.pid) != worker.started
 
 
 def _boot() -> str:

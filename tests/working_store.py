@@ -77,9 +77,11 @@ class WorkingStore(Store):
         """As AsyncStore.claim."""
         return _wait_for(self.door.claim(request))
 
-    def heartbeat(self, claims: Sequence[Claim], lease_ttl_s: float) -> LeaseReport:
+    def heartbeat(
+        self, claims: Sequence[Claim], lease_ttl_s: float, graces_s: Mapping[str, float | None] | None = None
+    ) -> LeaseReport:
         """As AsyncStore.heartbeat."""
-        return _wait_for(self.door.heartbeat(claims, lease_ttl_s))
+        return _wait_for(self.door.heartbeat(claims, lease_ttl_s, graces_s))
 
     def finish(self, claim: Claim, outcome: Outcome) -> None:
         """As AsyncStore.finish."""
@@ -93,9 +95,9 @@ class WorkingStore(Store):
         """As AsyncStore.running_leases."""
         return _wait_for(self.door.running_leases())
 
-    def reclaim(self, expired: Sequence[Lease], *, max_crashes: int = MAX_CRASHES) -> dict[str, JobStatus]:
+    def reclaim(self, ended: Sequence[Lease], *, max_crashes: int = MAX_CRASHES) -> dict[str, JobStatus]:
         """As AsyncStore.reclaim."""
-        return _wait_for(self.door.reclaim(expired, max_crashes=max_crashes))
+        return _wait_for(self.door.reclaim(ended, max_crashes=max_crashes))
 
     def complete_step(self, claim: Claim, record: StepRecord, last_seq_id: int) -> None:
         """As StoreJournal.complete_step."""

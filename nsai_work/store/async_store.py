@@ -6,8 +6,9 @@ the commit. An operation that fails is taken out, and the others run again witho
 
 import asyncio
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from crucible.errors import CrucibleError
@@ -24,9 +25,16 @@ from nsai_work.store.engine.group_commit import PendingOperation, commit
 from nsai_work.store.engine.listener import ListeningConnection
 from nsai_work.store.lifecycle import finish
 from nsai_work.store.maintenance import leases, rescuer, scheduler
-from nsai_work.store.maintenance.rescuer import MAX_CRASHES
+from nsai_work.store.maintenance.rescuer import LEASE_EXPIRED, MAX_CRASHES
+from nsai_work.store.presence import (
+    ProcessLock,
+    absent_sessions,
+    ended_processes,
+    remove_released,
+    session_key,
+)
 from nsai_work.store.queries import wake_ups
-from nsai_work.store.records import Claim, ClaimRequest, DueJobs, Lease, LeaseReport, Outcome, WakeUp
+from nsai_work.store.records import Absence, Claim, ClaimRequest, DueJobs, Lease, LeaseReport, Outcome, WakeUp
 from nsai_work.store.wait_reasons import recorder
 
 log = get_logger(__name__)
@@ -40,17 +48,20 @@ P = ParamSpec("P")
 class AsyncStore:
     """Runs store operations for an event loop. An operation may run more than once before it is committed.
 
-    ``patience_s`` is how long a call waits for an unavailable database before it raises StoreUnavailable. A forked
-    child starts a thread and a connection of its own.
+    ``patience_s`` is how long a call waits for an unavailable database before it raises StoreUnavailable. With a
+    ``worker_id`` it is also that worker's presence, from its first operation until it is closed. A forked child
+    starts a thread and a connection of its own.
     """
 
     database: Database
     patience_s: float = 10.0
     retry_every_s: float = 0.25
+    worker_id: str | None = None
     _queue: CommitQueue | None = None
     _thread: threading.Thread | None = None
     _closed: bool = False
     _failure: BaseException | None = None
+    _process_lock: ProcessLock | None = None
 
     def __post_init__(self) -> None:
         reset_after_fork(self._reset)
@@ -96,9 +107,51 @@ class AsyncStore:
         commit_queue.stand_by(operation)
         return StandingClaim(operation, commit_queue)
 
-    async def heartbeat(self, claims: Sequence[Claim], lease_ttl_s: float) -> LeaseReport:
+    async def heartbeat(
+        self, claims: Sequence[Claim], lease_ttl_s: float, graces_s: Mapping[str, float | None] | None = None
+    ) -> LeaseReport:
         """As ``leases.heartbeat``. Raises StoreUnavailable before the leases could have expired."""
-        return await self.run_within(lease_ttl_s / 3, leases.heartbeat, claims, lease_ttl_s)
+        return await self.run_within(lease_ttl_s / 3, leases.heartbeat, claims, lease_ttl_s, graces_s or {})
+
+    @property
+    def has_presence(self) -> bool:
+        """Whether others notice the end of this worker's process or session at once, as far as is known."""
+        if self.database.postgres:
+            return self.worker_id is not None and self.database.has_sessions
+        return self._process_lock is not None and self._process_lock.held
+
+    @property
+    def session_confirmed_at(self) -> float | None:
+        """The monotonic time at which the session that is this worker's presence certainly existed; None without
+        one."""
+        return None if self._queue is None else self._queue.connection.confirmed_at
+
+    @property
+    def session_began_at(self) -> float | None:
+        """The monotonic time since which this worker has been connected without a break. None on SQLite, to which
+        there is no connection that could break."""
+        return None if self._queue is None else self._queue.connection.connected_at
+
+    async def absent(self, worker_ids: Collection[str]) -> Absence:
+        """Which of the workers have no presence at this moment. On PostgreSQL that includes any that never had one.
+        Without a session of its own, this worker cannot know, and none is absent."""
+        if not worker_ids:
+            return Absence(frozenset(), self.session_began_at)
+        if not self.database.postgres:
+            return Absence(await asyncio.to_thread(ended_processes, self._database_file, worker_ids), None)
+        absent = await self.run(lambda tx: absent_sessions(tx.connection, worker_ids))
+        # read afterwards: of a session that has just been replaced, nothing is concluded
+        began_at = self.session_began_at
+        return Absence(frozenset() if began_at is None else absent, began_at)
+
+    async def forget_ended(self, keep: Collection[str]) -> None:
+        """Delete what workers that have ended left of their presence, except for those in ``keep``."""
+        if not self.database.postgres:
+            await asyncio.to_thread(remove_released, self._database_file, keep)
+
+    @property
+    def _database_file(self) -> Path:
+        return Path(str(self.database.url.database))
 
     async def finish(self, claim: Claim, outcome: Outcome) -> None:
         """As ``finish.finish``, merged with all others that are pending."""
@@ -112,9 +165,11 @@ class AsyncStore:
         """The leases of all running jobs, for a LeaseWatch."""
         return await self.run(leases.running_leases)
 
-    async def reclaim(self, expired: Sequence[Lease], *, max_crashes: int = MAX_CRASHES) -> dict[str, JobStatus]:
+    async def reclaim(
+        self, ended: Sequence[Lease], *, reason: str = LEASE_EXPIRED, max_crashes: int = MAX_CRASHES
+    ) -> dict[str, JobStatus]:
         """As ``rescuer.reclaim``."""
-        return await self.run(rescuer.reclaim, expired, max_crashes=max_crashes)
+        return await self.run(rescuer.reclaim, ended, reason=reason, max_crashes=max_crashes)
 
     async def release_due(self) -> DueJobs:
         """As ``scheduler.release_due``; afterwards wait reasons are recorded, empty lanes deactivated, and
@@ -143,6 +198,8 @@ class AsyncStore:
         if self._thread is not None and self._queue is not None:
             self._queue.put(None)
             await asyncio.to_thread(self._thread.join)
+        if self._process_lock is not None:
+            self._process_lock.release()
 
     def _claim(self, request: ClaimRequest) -> PendingOperation:
         return self._operation(
@@ -176,12 +233,24 @@ class AsyncStore:
         if self._closed:
             raise StoreUnavailable("this connection to the job store has been closed")
         if self._queue is None:
-            self._queue = CommitQueue(ListeningConnection(self.database))
+            key = None if self.worker_id is None else session_key(self.worker_id)
+            self._lock_process()
+            self._queue = CommitQueue(ListeningConnection(self.database, key))
             self._thread = threading.Thread(
                 target=self._commit_groups, args=(self._queue,), name="nsai-store", daemon=True
             )
             self._thread.start()
         return self._queue
+
+    def _lock_process(self) -> None:
+        if self.database.postgres or self.worker_id is None:
+            return
+        self._process_lock = ProcessLock(self._database_file, self.worker_id)
+        try:
+            self._process_lock.acquire()
+        except OSError as error:
+            # others notice the end of this process by its leases
+            log.warning("store.no_presence", reason=error.strerror or str(error))
 
     def _commit_groups(self, commit_queue: CommitQueue) -> None:
         try:

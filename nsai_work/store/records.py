@@ -68,12 +68,14 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class ClaimRequest:
-    """A worker's request for up to ``limit`` jobs of a selection, each under a lease of ``lease_ttl_s`` seconds."""
+    """A worker's request for up to ``limit`` jobs of a selection, each under a lease of ``lease_ttl_s`` seconds
+    and, if the worker has a presence, with a grace of ``grace_s``."""
 
     worker_id: str
     limit: int
     lease_ttl_s: float
     selection: Selection = Selection()
+    grace_s: float | None = None
 
 
 class OutcomeKind(StrEnum):
@@ -156,7 +158,10 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The lease of a running job, as an observer sees it. Each heartbeat of the owner increments ``beat``."""
+    """The lease of a running job, as an observer sees it. Each heartbeat of the owner increments ``beat``.
+
+    ``grace_s`` is how long the owner may be absent before others take the job; None if it has no presence.
+    """
 
     seq: int
     job_id: str
@@ -164,6 +169,7 @@ class Lease:
     beat: int
     ttl_s: float
     worker_id: str
+    grace_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +179,23 @@ class LeaseReport:
     held: frozenset[str]
     lost: frozenset[str]
     cancel_requested: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Absence:
+    """The workers that had no presence when an observer looked. ``session_began_at`` is the monotonic time since
+    which that observer has been connected without a break; None without a connection that could break."""
+
+    worker_ids: frozenset[str]
+    session_began_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Leadership:
+    """The result of a campaign: whether this worker leads, and whether any jobs run, of any worker."""
+
+    leads: bool
+    jobs_run: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,7 +328,7 @@ class WorkerRow:
 
     ``backends`` maps each backend that it could use at its start to the name of its account there, and ``declined``
     each backend that it cannot use now to the reason. ``priorities`` and ``job_ids`` are the jobs that it works on,
-    None for any. It is seen every ``seen_every_ms``.
+    None for any. It is seen every ``seen_every_ms``. If it ``has_presence``, its death is noticed at once.
     """
 
     id: str
@@ -320,6 +343,7 @@ class WorkerRow:
     priorities: list[str] | None = None
     seen_every_ms: int | None = None
     job_ids: list[str] | None = None
+    has_presence: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,10 +64,12 @@ def migrate_store(url: str | URL) -> None:
 
 
 class DatabaseState(NamedTuple):
-    """What is at a database address: the version of the tables, None without any, and whether there is a pooler."""
+    """What is at a database address: the version of the tables, None without any, whether there is a pooler, and
+    whether workers have a presence there."""
 
     version: str | None
     pooled: bool
+    has_presence: bool
 
 
 def database_state(url: str | URL) -> DatabaseState:
@@ -80,7 +82,7 @@ def database_state(url: str | URL) -> DatabaseState:
     database = Database(parse_url(url), _ready=True)
     try:
         version = database.read(lambda tx: current_version(tx.connection))
-        return DatabaseState(version, database.pooled)
+        return DatabaseState(version, database.pooled, not database.postgres or database.has_sessions)
     finally:
         database.close()
 

@@ -92,7 +92,7 @@ async def train(
         for name, data in source.announcements().items():
             if not await journal.has_event(name):
                 await journal.event(name, data)
-        return {**await _Driver(assignment, jitter).run(), **source.result_fields()}
+        return {**await _Driver(assignment, control, jitter).run(), **source.result_fields()}
     finally:
         if batches is not None:
             await batches.close()
@@ -122,8 +122,9 @@ def _objective(payload: TrainingStep) -> Objective | None:
 class _Driver:
     """An attempt at a training job: connects to a run, drives it, and handles failures until the job is done."""
 
-    def __init__(self, assignment: Assignment, jitter: Callable[[], float]) -> None:
+    def __init__(self, assignment: Assignment, control: Control, jitter: Callable[[], float]) -> None:
         self._assignment = assignment
+        self._control = control
         self._jitter = jitter
         self._active: ActiveRun | None = None
         self._failures = 0
@@ -160,6 +161,9 @@ class _Driver:
             self._active = await connect(assignment, snapshot)
             del snapshot  # thousands of step records, not needed while driving
             await assignment.batches.connect(self._active.run, self._active.record.generation)
+            # what an environment does may not be repeatable, whatever the service is
+            replays = self._active.run.features.replays is True
+            self._control.set_repeatable(replays and not isinstance(assignment.payload, ReinforcementStep))
             await assignment.wait.watch(self._active.run, assignment.payload.recovery.poll_interval_ms)
         await self._drive(self._active)
         snapshot = await assignment.journal.load()

@@ -2,11 +2,14 @@
 
 While the store is available, its report decides. Otherwise this process's monotonic clock does: if the last
 successful heartbeat of a job was *sent* too long ago, the job is stopped before another worker can regard its lease
-as expired.
+as expired. So is a job whose work cannot be repeated, if the session that is this worker's presence has not been
+used with success for so long that others may soon regard the worker as absent.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Protocol
 
 from crucible.errors import CrucibleError
 from nsai_work.clock import Clock
@@ -20,26 +23,59 @@ log = get_logger(__name__)
 # the owner stops a job after this share of the lease; observers wait for all of it, and clocks may drift by 10%
 OWNER_SHARE = 0.8
 
-# heartbeats report cancel requests too, but may be many seconds apart
+# a function in a process of its own is killed so long after it was asked to stop
+STOP_S = 2.0
+
+# heartbeats report cancel requests too, but may be many seconds apart. Each poll also confirms the session
 POLL_CANCELS_S = 0.5
 
-Heartbeat = Callable[[Sequence[Claim]], Awaitable[LeaseReport]]
+Heartbeat = Callable[[Sequence[Claim], Mapping[str, float | None]], Awaitable[LeaseReport]]
 CancelRequests = Callable[[], Awaitable[frozenset[str]]]
+
+
+class OwnPresence(Protocol):
+    """This worker's presence. Its session began at ``session_began_at`` and certainly existed at
+    ``session_confirmed_at``, both monotonic; None without a session."""
+
+    @property
+    def session_began_at(self) -> float | None: ...
+
+    @property
+    def session_confirmed_at(self) -> float | None: ...
+
+    def grace_s(self, *, repeatable: bool) -> float | None:
+        """The time for which this worker may be absent before others take a job; None without a presence."""
+        ...
+
+
+def last_presence(renewed_at: float, began_at: float, confirmed_at: float) -> float:
+    """Return the monotonic time from which the grace of a job counts, if the owner should be absent.
+
+    A new session counts only once the job's lease has been renewed on it: that is how an observer notices that the
+    owner was back, if it looked only before and after.
+    """
+    return confirmed_at if renewed_at >= began_at else renewed_at
 
 
 class LeaseKeeper:
     """Renews the leases of a worker's attempts, with one statement per heartbeat."""
 
-    def __init__(self, heartbeat: Heartbeat, clock: Clock, *, ttl_s: float, interval_s: float) -> None:
+    def __init__(
+        self, heartbeat: Heartbeat, presence: OwnPresence, clock: Clock, *, ttl_s: float, interval_s: float
+    ) -> None:
         self._heartbeat = heartbeat
+        self._presence = presence
         self._clock = clock
         self._ttl_s = ttl_s
         self._interval_s = interval_s
         self._attempts: dict[str, Attempt] = {}
+        self._due = asyncio.Event()
 
     def add(self, attempt: Attempt) -> None:
         """Renew this attempt's lease from now on."""
         self._attempts[attempt.job_id] = attempt
+        # others learn of the other grace with the next heartbeat
+        attempt.control.on_repeatable = self._due.set
 
     def remove(self, attempt: Attempt) -> None:
         """Stop renewing the lease of an attempt that has ended."""
@@ -47,9 +83,12 @@ class LeaseKeeper:
             del self._attempts[attempt.job_id]
 
     async def run_heartbeats(self) -> None:
-        """Renew all leases at each interval, forever."""
+        """Renew all leases at each interval, and when the grace of one has changed, forever."""
         while True:
-            await asyncio.sleep(self._interval_s)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._interval_s):
+                    await self._due.wait()
+            self._due.clear()
             await self.renew_all()
 
     async def run_cancel_polls(self, read_requests: CancelRequests) -> None:
@@ -69,7 +108,7 @@ class LeaseKeeper:
     async def run_expiry_checks(self) -> None:
         """Stop attempts whose lease is overdue, forever. Independent of heartbeats, which may hang in the store."""
         while True:
-            await asyncio.sleep(self._ttl_s / 20)
+            await asyncio.sleep(min(self._ttl_s, self._presence.grace_s(repeatable=False) or self._ttl_s) / 20)
             self.stop_overdue()
 
     async def renew_all(self) -> None:
@@ -78,8 +117,11 @@ class LeaseKeeper:
         if not attempts:
             return
         sent_at = self._clock.monotonic()
+        graces_s = {
+            attempt.job_id: self._presence.grace_s(repeatable=attempt.control.repeatable) for attempt in attempts
+        }
         try:
-            report = await self._heartbeat([attempt.claim for attempt in attempts])
+            report = await self._heartbeat([attempt.claim for attempt in attempts], graces_s)
         except CrucibleError as error:
             log.warning("lease.heartbeat_failed", error=error.code, jobs=len(attempts))
             return
@@ -87,12 +129,26 @@ class LeaseKeeper:
             self._apply(attempt, report, sent_at)
 
     def stop_overdue(self) -> None:
-        """Stop every attempt whose last renewal is too long ago."""
-        oldest = self._clock.monotonic() - self._ttl_s * OWNER_SHARE
+        """Stop every attempt whose last renewal is too long ago, or which others may take before it could end."""
+        now = self._clock.monotonic()
         for attempt in list(self._attempts.values()):
-            if attempt.renewed_at < oldest and attempt.control.reason is not StopReason.LEASE_LOST:
-                log.warning("lease.overdue", job_id=attempt.job_id, fence=attempt.claim.fence)
+            if attempt.control.reason is StopReason.LEASE_LOST:
+                continue
+            overdue = now - attempt.renewed_at > self._ttl_s * OWNER_SHARE
+            if overdue or (not attempt.control.repeatable and self._may_seem_absent(attempt, now)):
+                reason = "lease.overdue" if overdue else "lease.session_lost"
+                log.warning(reason, job_id=attempt.job_id, fence=attempt.claim.fence)
                 attempt.control.stop(StopReason.LEASE_LOST)
+
+    def _may_seem_absent(self, attempt: Attempt, now: float) -> bool:
+        """Whether others may regard this worker as absent before a job that cannot be repeated would have ended."""
+        grace_s = self._presence.grace_s(repeatable=False)
+        began_at, confirmed_at = self._presence.session_began_at, self._presence.session_confirmed_at
+        if grace_s is None or began_at is None or confirmed_at is None:
+            return False
+        if attempt.renewed_at < began_at:
+            self._due.set()
+        return now - last_presence(attempt.renewed_at, began_at, confirmed_at) > grace_s * OWNER_SHARE - STOP_S
 
     def _apply(self, attempt: Attempt, report: LeaseReport, sent_at: float) -> None:
         if attempt.job_id in report.lost and not attempt.recording:

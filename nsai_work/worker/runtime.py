@@ -72,7 +72,7 @@ class Runtime:
             clock, only_usable=not by_id, credentials=settings.credentials, on_usable=self._reselect
         )
         self.leases = LeaseKeeper(
-            store.heartbeat, clock, ttl_s=settings.lease_ttl_s, interval_s=settings.heartbeat_interval_s
+            store.heartbeat, store, clock, ttl_s=settings.lease_ttl_s, interval_s=settings.heartbeat_interval_s
         )
         self.fetcher = Fetcher(
             self._claim,

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib.metadata import version
 
 from pydantic import JsonValue
@@ -27,9 +27,11 @@ from nsai_work.store.queries import goodput as goodput_queries
 from nsai_work.store.queries import jobs as job_queries
 from nsai_work.store.queries import wake_ups
 from nsai_work.store.records import (
+    Absence,
     Claim,
     ClaimRequest,
     DueJobs,
+    Leadership,
     Lease,
     LeaseReport,
     NotedEvent,
@@ -44,20 +46,24 @@ from nsai_work.worker_id import WorkerId
 LEADERSHIP = "sweep"
 DELIVERY = "alerts"
 DEREGISTER_TIMEOUT_S = 1.0
+REPEATABLE_GRACE_S = 0.5
+"""The grace of work that can be repeated, enough to replace a broken connection. A takeover from an owner that is
+alive costs it nothing but the job: a longer grace would only delay the takeover from one that has died."""
 
 
 class WorkerStore:
     """The async store with the id and settings of a worker. All methods raise StoreUnavailable and StoreFull."""
 
-    def __init__(self, store: Store, store_async: AsyncStore, settings: Settings) -> None:
+    def __init__(self, store: Store, store_async: AsyncStore, settings: Settings, worker: WorkerId) -> None:
         self._store = store
         self._store_async = store_async
         self._settings = settings
         self.files = JobFiles(store, settings)
-        self._worker = WorkerId.of_this_process()
+        self._worker = worker
         # two leaders are harmless, so an unresponsive one is replaced long before a lease would expire
         leader_ttl_s = max(1.0, 3 * settings.sweep_interval_s)
         self._declined: Callable[[], Mapping[str, str]] = dict
+        self._absent_rivals: frozenset[str] = frozenset()
         self._election = Election(LEADERSHIP, str(self._worker), leader_ttl_s)
         self._delivery = Election(DELIVERY, str(self._worker), leader_ttl_s)
 
@@ -72,15 +78,21 @@ class WorkerStore:
         """Register this worker with the jobs that it is there for and the backends that it can use. ``declined``
         returns the backends that it cannot use, with the reasons, whenever it reports."""
         self._declined = declined
-        await self._store_async.run(
-            workers.register_worker,
-            self._worker,
-            version=version("nsai-work"),
-            backends=backends,
-            declined=declined(),
-            selection=selection,
-            seen_every_s=self._settings.sweep_interval_s,
-        )
+
+        def register(tx: Tx) -> None:
+            workers.register_worker(
+                tx,
+                self._worker,
+                version=version("nsai-work"),
+                backends=backends,
+                declined=declined(),
+                selection=selection,
+                seen_every_s=self._settings.sweep_interval_s,
+                # known now that the store is connected
+                has_presence=self._store_async.has_presence,
+            )
+
+        await self._store_async.run(register)
 
     async def claim(self, limit: int, selection: Selection) -> list[Claim]:
         """Claim up to ``limit`` jobs."""
@@ -91,11 +103,32 @@ class WorkerStore:
         return self._store_async.stand_by(self._request(limit, selection))
 
     def _request(self, limit: int, selection: Selection) -> ClaimRequest:
-        return ClaimRequest(self.worker_id, limit, self._settings.lease_ttl_s, selection)
+        grace_s = self.grace_s(repeatable=False)
+        return ClaimRequest(self.worker_id, limit, self._settings.lease_ttl_s, selection, grace_s)
 
-    async def heartbeat(self, claims: Sequence[Claim]) -> LeaseReport:
-        """Renew leases, in one statement."""
-        return await self._store_async.heartbeat(claims, self._settings.lease_ttl_s)
+    @property
+    def session_began_at(self) -> float | None:
+        """The monotonic time since which this worker has been connected without a break; None without a session."""
+        return self._store_async.session_began_at
+
+    @property
+    def session_confirmed_at(self) -> float | None:
+        """The monotonic time at which the session that is this worker's presence certainly existed; None without
+        one."""
+        return self._store_async.session_confirmed_at
+
+    def grace_s(self, *, repeatable: bool) -> float | None:
+        """The time for which this worker may be absent before others take a job; None if it has no presence."""
+        if not self._store_async.has_presence:
+            return None
+        if not self._store.database.postgres:
+            # the lock of a process ends with the process alone
+            return 0.0
+        return REPEATABLE_GRACE_S if repeatable else self._settings.presence_grace_s
+
+    async def heartbeat(self, claims: Sequence[Claim], graces_s: Mapping[str, float | None]) -> LeaseReport:
+        """Renew leases, in one statement. ``graces_s`` are the graces by job id."""
+        return await self._store_async.heartbeat(claims, self._settings.lease_ttl_s, graces_s)
 
     async def cancel_requests(self) -> frozenset[str]:
         """Return the ids of this worker's jobs that are to be canceled."""
@@ -140,8 +173,8 @@ class WorkerStore:
         status = (await self._store_async.run(job_queries.get, job_id)).status
         return JobUpdate(job_id, status, await self._store_async.run(job_queries.job_events, job_id, after=after))
 
-    async def lead(self) -> bool:
-        """Record that this worker is alive, and campaign for leadership. Returns whether it is the leader."""
+    async def lead(self) -> Leadership:
+        """Record that this worker is alive, and campaign for leadership."""
         return await self._store_async.run(self._campaign, self._declined())
 
     async def deliver_alerts(self) -> bool:
@@ -156,9 +189,24 @@ class WorkerStore:
         """Record that a target was sent an event, or with a reason that it never will be."""
         await self._store_async.run(alerts.mark_sent, target, event, failure)
 
-    def _campaign(self, tx: Tx, declined: Mapping[str, str]) -> bool:
+    def _campaign(self, tx: Tx, declined: Mapping[str, str]) -> Leadership:
         workers.worker_seen(tx, self.worker_id, declined=declined)
-        return self._election.campaign(tx)
+        leads = self._election.campaign(tx, self._absent_rivals)
+        return Leadership(leads, jobs_run=leads or job_queries.any_running(tx))
+
+    async def is_leader_absent(self) -> bool:
+        """Return whether the leader's presence has ended; the next campaign then takes over from it."""
+        rival = self._election.rival
+        self._absent_rivals = (await self.absent([] if rival is None else [rival])).worker_ids
+        return bool(self._absent_rivals)
+
+    async def absent(self, worker_ids: Collection[str]) -> Absence:
+        """Return which of the workers have no presence at this moment."""
+        return await self._store_async.absent(worker_ids)
+
+    async def forget_ended(self, keep: Collection[str]) -> None:
+        """Delete what ended workers left of their presence, except for those in ``keep``."""
+        await self._store_async.forget_ended(keep)
 
     async def release_due(self) -> DueJobs:
         """Queue the jobs whose delay or dependencies are over, and time out those past their deadline."""
@@ -168,9 +216,9 @@ class WorkerStore:
         """Return the leases of all running jobs, of all workers."""
         return await self._store_async.running_leases()
 
-    async def reclaim(self, expired: Sequence[Lease]) -> dict[str, JobStatus]:
-        """Requeue or end the jobs of expired leases. Returns the new status by job id."""
-        return await self._store_async.reclaim(expired)
+    async def reclaim(self, ended: Sequence[Lease], reason: str) -> dict[str, JobStatus]:
+        """Requeue or end the jobs of ended leases. Returns the new status by job id."""
+        return await self._store_async.reclaim(ended, reason=reason)
 
     async def overdue_wake_ups(self, older_than_s: float) -> list[WakeUp]:
         """Return wake-ups of the jobs that have been due for longer than that."""
@@ -210,4 +258,6 @@ async def open_worker_store(settings: Settings, clock: Clock) -> WorkerStore:
     """
     store = open_job_store(settings)
     await asyncio.to_thread(require_place, settings, store.blobs)
-    return WorkerStore(store, AsyncStore(store.database, patience_s=settings.store_timeout_s), settings)
+    worker = WorkerId.of_this_process()
+    store_async = AsyncStore(store.database, patience_s=settings.store_timeout_s, worker_id=str(worker))
+    return WorkerStore(store, store_async, settings, worker)

@@ -30,6 +30,7 @@ READERS: dict[str, tuple[str, str]] = {
     "migrate": ("false", "nsai_work/client/connections.py"),
     "concurrency": ("3", "nsai_work/cli/commands/worker.py"),
     "lease_ttl_s": ("7", "nsai_work/worker/worker_store.py"),
+    "presence_grace_s": ("7", "nsai_work/worker/worker_store.py"),
     "poll_interval_s": ("7", "nsai_work/worker/runtime.py"),
     "sweep_interval_s": ("7", "nsai_work/worker/maintainer.py"),
     "spool_poll_ms": ("7", "nsai_work/dispatch/broker.py"),

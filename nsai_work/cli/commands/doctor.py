@@ -149,11 +149,13 @@ def _check_database(settings: "Settings") -> Check:
 
     if missing_store(settings):
         return Check("database", CheckStatus.OK, f"{settings.database_url} does not exist yet; it will be created")
-    version, pooled = database_state(settings.database_url)
+    version, pooled, has_presence = database_state(settings.database_url)
     detail = f"{redacted(settings.database_url)} answers; schema version: {version or 'none'}"
     if pooled:
         detail += "; through a connection pooler, so without prepared statements and notifications unless the URL"
         detail += " has prepared=on or notices=on"
+    if not has_presence:
+        detail += f"; a worker's death is noticed by its lease alone, after {settings.lease_ttl_s:g} s"
     if version != HEAD and settings.migrate and (version is None or version < HEAD):
         detail += f"; the next process upgrades it to {HEAD}"
     elif version != HEAD:

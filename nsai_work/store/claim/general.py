@@ -20,6 +20,7 @@ from nsai_work.store.claim.turns import TenantTurns
 from nsai_work.store.engine.bulk_write import BulkWrite
 from nsai_work.store.engine.database import Tx
 from nsai_work.store.lifecycle.events import plan_events
+from nsai_work.store.maintenance.leases import milliseconds
 from nsai_work.store.maintenance.scheduler import release_delayed, time_out, time_to_deadline
 from nsai_work.store.records import Claim, ClaimRequest
 from nsai_work.store.rows import job_of
@@ -85,7 +86,8 @@ def _job_row(tx: Tx, request: ClaimRequest, claim: Claim) -> dict[str, Any]:
         "fence": claim.fence,
         "attempt": claim.attempt,
         "beat": 0,
-        "lease_ttl_ms": int(request.lease_ttl_s * 1000),
+        "lease_ttl_ms": milliseconds(request.lease_ttl_s),
+        "grace_ms": milliseconds(request.grace_s),
         "worker_id": request.worker_id,
         "credential": claim.credential,
         "started_at": claim.job.started_at,

@@ -33,6 +33,7 @@ from nsai_work.store.engine.columns import UtcTime
 from nsai_work.store.engine.database import Tx
 from nsai_work.store.engine.pg_statement import PgStatement
 from nsai_work.store.lanes import ready_in
+from nsai_work.store.maintenance.leases import milliseconds
 from nsai_work.store.maintenance.scheduler import time_to_deadline
 from nsai_work.store.records import Claim, ClaimRequest, Selection
 from nsai_work.store.rows import job_of
@@ -56,7 +57,8 @@ def claim(tx: Tx, request: ClaimRequest) -> list[Claim] | None:
         **times(tx),
         "count": request.limit,
         "worker_id": request.worker_id,
-        "lease_ttl_ms": int(request.lease_ttl_s * 1000),
+        "lease_ttl_ms": milliseconds(request.lease_ttl_s),
+        "grace_ms": milliseconds(request.grace_s),
     }
     rows = _statement(request.selection).execute(tx, values)
     if not rows[0]["simple"]:
@@ -147,6 +149,7 @@ def _new_values(lane: CTE) -> dict[str, Any]:
         "attempt": jobs.c.attempt + _ONE,
         "beat": _ZERO,
         "lease_ttl_ms": bindparam("lease_ttl_ms", type_=BigInteger()),
+        "grace_ms": bindparam("grace_ms", type_=BigInteger()),
         "worker_id": bindparam("worker_id", type_=String()),
         "credential": select(lane.c.credential).scalar_subquery(),
         "started_at": func.coalesce(jobs.c.started_at, _NOW),

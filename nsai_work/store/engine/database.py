@@ -129,6 +129,12 @@ class Database:
         return self.postgres and is_on(self.url, NOTIFICATIONS, pooled=self._pooled)
 
     @property
+    def has_sessions(self) -> bool:
+        """Whether each connection keeps a session of its own at a PostgreSQL server, as far as is known: it does
+        not if it leads to a pooler, or if the address has ``notices=off``."""
+        return self.sends_notifications and not self._pooled
+
+    @property
     def pooled(self) -> bool:
         """Whether connections lead to a pooler, as far as any has been opened."""
         return self._pooled

@@ -102,6 +102,7 @@ def requeued_columns(tx: Tx, row: Row[Any], delay_s: float) -> dict[str, Any]:
         "worker_id": None,
         "credential": None,
         "lease_ttl_ms": None,
+        "grace_ms": None,
     }
 
 

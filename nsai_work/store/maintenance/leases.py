@@ -4,28 +4,44 @@ A lease is (fence, beat, ttl). Its owner stops by its own monotonic clock before
 last successful heartbeat. An observer may declare the lease expired only after it has seen the same beat for ttl,
 by its own monotonic clock. It saw that beat after the owner began it, so the owner has stopped by then. The reclaim
 names fence and beat, so a heartbeat in between defeats it.
+
+An owner that has a presence also writes a grace: an observer that has seen it absent for that long may declare the
+lease ended sooner (``absence.py``).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import select, tuple_, update
+from sqlalchemy import case, null, select, tuple_, update
 
 from nsai_work.lifecycle import JobStatus
 from nsai_work.store.engine.database import Tx
 from nsai_work.store.records import Claim, Lease, LeaseReport
-from nsai_work.store.schema import jobs, status_in
+from nsai_work.store.schema import jobs, status_in, workers
 
 
-def heartbeat(tx: Tx, claims: Sequence[Claim], lease_ttl_s: float) -> LeaseReport:
-    """Renew the leases of a worker's claims, in one statement."""
+def heartbeat(
+    tx: Tx, claims: Sequence[Claim], lease_ttl_s: float, graces_s: Mapping[str, float | None] | None = None
+) -> LeaseReport:
+    """Renew the leases of a worker's claims, in one statement. ``graces_s`` are the graces by job id; a job that is
+    not in it has none."""
     if not claims:
         return LeaseReport(frozenset(), frozenset(), frozenset())
     owned = tuple_(jobs.c.seq, jobs.c.fence).in_([(claim.seq, claim.fence) for claim in claims])
+    seqs_by_grace: dict[int, list[int]] = {}
+    for claim in claims:
+        if (grace_ms := milliseconds((graces_s or {}).get(claim.job_id))) is not None:
+            seqs_by_grace.setdefault(grace_ms, []).append(claim.seq)
+    graces = [(jobs.c.seq.in_(seqs), grace_ms) for grace_ms, seqs in seqs_by_grace.items()]
+    values = {
+        "beat": jobs.c.beat + 1,
+        "lease_ttl_ms": milliseconds(lease_ttl_s),
+        "grace_ms": case(*graces, else_=null()) if graces else None,
+    }
     statement = (
         update(jobs)
         .where(status_in(JobStatus.RUNNING), owned)
-        .values(beat=jobs.c.beat + 1, lease_ttl_ms=int(lease_ttl_s * 1000))
+        .values(values)
         .returning(jobs.c.id, jobs.c.cancel_requested_at)
     )
     rows = tx.connection.execute(statement).all()
@@ -40,13 +56,32 @@ def heartbeat(tx: Tx, claims: Sequence[Claim], lease_ttl_s: float) -> LeaseRepor
 def running_leases(tx: Tx) -> list[Lease]:
     """The leases of all running jobs."""
     columns = (jobs.c.seq, jobs.c.id, jobs.c.fence, jobs.c.beat, jobs.c.lease_ttl_ms, jobs.c.worker_id)
-    rows = tx.connection.execute(select(*columns).where(status_in(JobStatus.RUNNING)))
-    return [Lease(row.seq, row.id, row.fence, row.beat, _seconds(row.lease_ttl_ms), row.worker_id) for row in rows]
+    # an owner of an older version leaves the grace of the one before it
+    grace_ms = case((workers.c.has_presence, jobs.c.grace_ms)).label("grace_ms")
+    owned = select(*columns, grace_ms).join_from(jobs, workers, workers.c.id == jobs.c.worker_id, isouter=True)
+    rows = tx.connection.execute(owned.where(status_in(JobStatus.RUNNING)))
+    return [
+        Lease(
+            seq=row.seq,
+            job_id=row.id,
+            fence=row.fence,
+            beat=row.beat,
+            # without a valid ttl the lease is over
+            ttl_s=_seconds(row.lease_ttl_ms) or 0.0,
+            worker_id=row.worker_id,
+            grace_s=_seconds(row.grace_ms),
+        )
+        for row in rows
+    ]
 
 
-def _seconds(milliseconds: object) -> float:
-    # without a valid ttl the lease is over
-    return milliseconds / 1000 if isinstance(milliseconds, int) else 0.0
+def milliseconds(seconds: float | None) -> int | None:
+    """A duration as the columns have it."""
+    return None if seconds is None else int(seconds * 1000)
+
+
+def _seconds(duration_ms: object) -> float | None:
+    return duration_ms / 1000 if isinstance(duration_ms, int) else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,5 @@
-"""Rescue of running jobs whose worker has died: their leases have expired and are revoked."""
+"""Rescue of running jobs whose worker has died: their leases, which have expired or whose owner is absent, are
+revoked."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -24,28 +25,35 @@ MAX_CRASHES: Final = 5
 have many causes (deployments, spot instances), so they are counted apart from the attempts of the retry policy."""
 
 
-def reclaim(tx: Tx, expired: Sequence[Lease], *, max_crashes: int = MAX_CRASHES) -> dict[str, JobStatus]:
-    """Revoke expired leases. Returns the new status by job id. A lease renewed since is left alone.
+LEASE_EXPIRED: Final = "lease_expired"
+WORKER_ABSENT: Final = "worker_absent"
+
+
+def reclaim(
+    tx: Tx, ended: Sequence[Lease], *, reason: str = LEASE_EXPIRED, max_crashes: int = MAX_CRASHES
+) -> dict[str, JobStatus]:
+    """Revoke leases. Returns the new status by job id. A lease renewed since is left alone. ``reason`` is in the
+    job's event.
 
     The job is requeued; or canceled, if that was requested; or failed as a poison job, with the evidence, if
     ``max_crashes`` workers in a row have died with it and it made no progress.
     """
-    if not expired:
+    if not ended:
         return {}
     unchanged = tuple_(jobs.c.seq, jobs.c.fence, jobs.c.beat).in_(
-        [(lease.seq, lease.fence, lease.beat) for lease in expired]
+        [(lease.seq, lease.fence, lease.beat) for lease in ended]
     )
     rows = lock_rows(
         tx, select_jobs().where(status_in(JobStatus.RUNNING), unchanged).order_by(jobs.c.seq), skip_locked=True
     )
-    transitions = [_transition(tx, row, max_crashes) for row in rows]
+    transitions = [_transition(tx, row, reason, max_crashes) for row in rows]
     bulk = BulkWrite()
     plan_transitions(tx, transitions, bulk)
     close_attempts(tx, [(row, str(OutcomeKind.LOST), failure_json(_lost(row))) for row in rows], bulk)
     bulk.execute(tx)
-    ended = [transition.row.seq for transition in transitions if transition.status.ended]
-    if ended:
-        settle_dependents(tx, ended)
+    settled = [transition.row.seq for transition in transitions if transition.status.ended]
+    if settled:
+        settle_dependents(tx, settled)
     return {transition.row.id: transition.status for transition in transitions}
 
 
@@ -56,9 +64,9 @@ def _lost(row: Row[Any]) -> Failure:
     ).failure()
 
 
-def _transition(tx: Tx, row: Row[Any], max_crashes: int) -> Transition:
+def _transition(tx: Tx, row: Row[Any], reason: str, max_crashes: int) -> Transition:
     crashes = row.crashes + 1
-    event = {"reason": "lease_expired", "worker_id": row.worker_id, "crashes": crashes}
+    event = {"reason": reason, "worker_id": row.worker_id, "crashes": crashes}
     ended = {"completed_at": tx.now, "crashes": crashes, "wait_reason": None}
     if row.cancel_requested_at is not None:
         canceled = Canceled("canceled by request; its worker had died").failure()

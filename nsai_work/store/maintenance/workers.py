@@ -10,7 +10,7 @@ from nsai_work.lifecycle import JobStatus
 from nsai_work.store.engine.database import Tx
 from nsai_work.store.records import Selection, WorkerRow, WorkerUse
 from nsai_work.store.schema import jobs, status_in, workers
-from nsai_work.worker_id import WorkerId, known_dead
+from nsai_work.worker_id import WorkerId
 
 MAX_SILENCE: Final = timedelta(minutes=10)
 """A worker that has not been seen for longer is gone. It is seen at each campaign for leadership, at least every
@@ -26,6 +26,7 @@ def register_worker(
     declined: Mapping[str, str] | None = None,
     selection: Selection | None = None,
     seen_every_s: float | None = None,
+    has_presence: bool = False,
 ) -> None:
     """Register a worker process that has just started, with the jobs that it is there for. It will be seen every
     ``seen_every_s``."""
@@ -35,6 +36,7 @@ def register_worker(
         "priorities": None if scope.priorities is None else [str(name) for name in scope.priorities],
         "job_ids": None if scope.job_ids is None else list(scope.job_ids),
         "seen_every_ms": None if seen_every_s is None else int(seen_every_s * 1000),
+        "has_presence": has_presence,
     }
     times = {"started_at": tx.now, "seen_at": tx.now}
     tx.connection.execute(insert(workers), {**row, **there_for, **times, "declined": dict(declined or {})})
@@ -59,7 +61,7 @@ def present_workers(tx: Tx) -> list[WorkerRow]:
     present = workers.c.stopped_at.is_(None) & (workers.c.seen_at > tx.now - MAX_SILENCE)
     statement = select(workers).where(present).order_by(workers.c.started_at, workers.c.id)
     rows = (WorkerRow(**row._mapping) for row in tx.connection.execute(statement))
-    return [row for row in rows if not _is_silent(row, tx.now) and not known_dead(row.id)]
+    return [row for row in rows if not _is_silent(row, tx.now)]
 
 
 def _is_silent(worker: WorkerRow, now: datetime) -> bool:

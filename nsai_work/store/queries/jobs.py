@@ -121,6 +121,13 @@ def job_attempts(tx: Tx, job_id: str) -> list[AttemptRow]:
     ]
 
 
+def any_running(tx: Tx) -> bool:
+    """Whether any worker runs a job."""
+    return (
+        tx.connection.execute(select(jobs.c.seq).where(status_in(JobStatus.RUNNING)).limit(1)).first() is not None
+    )
+
+
 def cancel_requests(tx: Tx, worker_id: str) -> frozenset[str]:
     """The ids of a worker's running jobs whose cancellation is requested."""
     own = status_in(JobStatus.RUNNING) & (jobs.c.worker_id == worker_id) & jobs.c.cancel_requested_at.is_not(None)

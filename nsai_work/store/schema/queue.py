@@ -97,6 +97,7 @@ jobs: Final = Table(
     Column("progress", BigInteger, nullable=False),
     Column("beat", BigInteger, nullable=False),
     Column("lease_ttl_ms", BigInteger),
+    Column("grace_ms", BigInteger),
     Column("worker_id", String),
     Column("credential", String),
     Column("model", String, nullable=False),

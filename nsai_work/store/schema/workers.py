@@ -4,6 +4,7 @@ from typing import Final
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     Integer,
     String,
@@ -28,6 +29,7 @@ workers: Final = Table(
     Column("seen_every_ms", BigInteger),
     Column("declined", Json),
     Column("job_ids", Json),
+    Column("has_presence", Boolean),
 )
 
 elections: Final = Table(

@@ -1,8 +1,10 @@
-"""Many owners and observers with an adversarial clock against one store, checked against its invariants."""
+"""Many owners and observers with an adversarial clock against one store, checked against its invariants.
+
+Owners die, and their sessions break and are replaced; observers see which sessions there are, and reconnect too.
+"""
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -23,35 +25,22 @@ from nsai_work.errors import LeaseLost
 from nsai_work.job import Job
 from nsai_work.journal import StepRecord
 from nsai_work.lifecycle import ENDED, JobStatus
-from nsai_work.store import Claim, ClaimRequest, Lease, LeaseWatch, Outcome, Store
+from nsai_work.store import Claim, ClaimRequest, LeaseWatch, Outcome, Store
+from nsai_work.store.maintenance.absence import SETTLE_S
+from nsai_work.store.records import Absence
 from nsai_work.store.schema import metadata
-
-TTL_S = 10.0
-OWNERS = 3
-OBSERVERS = 2
-
-
-@dataclass
-class Held:
-    """A claim as its owner sees it. ``renewed_at`` is the monotonic time at which its last successful heartbeat was
-    sent."""
-
-    claim: Claim
-    renewed_at: float
-    given_up: bool = False
-    beat_sent_at: float | None = None
-
-    def valid(self, now: float) -> bool:
-        """Whether the owner may still act on the job."""
-        return not self.given_up and now - self.renewed_at < TTL_S
-
-
-@dataclass
-class Observer:
-    """An observer of leases, which may act long after it has seen them expire."""
-
-    watch: LeaseWatch = field(default_factory=LeaseWatch)
-    expired: list[Lease] = field(default_factory=list)
+from tests.integration.store.ownership import (
+    GRACE_S,
+    OBSERVERS,
+    OWNERS,
+    REPEATABLE_GRACE_S,
+    TTL_S,
+    WITHOUT_PRESENCE,
+    Held,
+    Observer,
+    Owner,
+    register,
+)
 
 
 class Ownership(RuleBasedStateMachine):
@@ -65,7 +54,17 @@ class Ownership(RuleBasedStateMachine):
         _empty(self.store)
         self.jobs: list[str] = []
         self.held: list[Held] = []
-        self.observers = [Observer() for _ in range(OBSERVERS)]
+        self.observers = [Observer(self.now - SETTLE_S) for _ in range(OBSERVERS)]
+        self.owners: dict[int, Owner] = {}
+        self.deaths = 0
+        for number in range(1, OWNERS + 1):
+            self._start(number)
+
+    def _start(self, number: int) -> None:
+        """A new process of an owner."""
+        worker_id = f"w{number}.{self.deaths}"
+        self.owners[number] = Owner(worker_id, number != WITHOUT_PRESENCE, self.now, self.now)
+        register(self.store, self.owners[number])
 
     @property
     def now(self) -> float:
@@ -97,30 +96,77 @@ class Ownership(RuleBasedStateMachine):
     @rule(owner=st.integers(1, OWNERS), limit=st.integers(1, 3))
     def claim(self, owner: int, limit: int) -> None:
         """An owner claims jobs."""
-        sent_at = self.now
-        for claim in self.store.claim(ClaimRequest(f"w{owner}", limit, TTL_S)):
-            self.held.append(Held(claim, sent_at))
+        process, sent_at = self.owners[owner], self.now
+        process.connect(sent_at)
+        grace_s = GRACE_S if process.has_presence else None
+        for claim in self.store.claim(ClaimRequest(process.worker_id, limit, TTL_S, grace_s=grace_s)):
+            self.held.append(Held(claim, process, sent_at))
+
+    @rule(owner=st.integers(1, OWNERS))
+    def kill(self, owner: int) -> None:
+        """A process dies, and with it its session; another one is started."""
+        process = self.owners[owner]
+        process.connected = False
+        for held in self.held:
+            held.given_up = held.given_up or held.owner is process
+        self.deaths += 1
+        self._start(owner)
+
+    @rule(owner=st.integers(1, OWNERS))
+    def cut(self, owner: int) -> None:
+        """A session ends at the server, with the heartbeats on their way; its owner may not notice."""
+        process = self.owners[owner]
+        process.connected = False
+        for held in self.held:
+            if held.owner is process:
+                held.beat_sent_at = None
+
+    @rule(owner=st.integers(1, OWNERS))
+    def use(self, owner: int) -> None:
+        """An owner uses its session, and replaces it if it has ended."""
+        self.owners[owner].connect(self.now)
+
+    @rule()
+    def restart_database(self) -> None:
+        """All sessions end; the observers are the first to reconnect."""
+        for number in self.owners:
+            self.cut(number)
+        for observer in self.observers:
+            observer.session_began_at = self.now
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data())
+    def become_repeatable(self, data: st.DataObject) -> None:
+        """A job's work can be repeated from now on; its next heartbeat says so."""
+        data.draw(st.sampled_from(self.held)).repeatable = True
 
     @precondition(lambda self: self.held)
     @rule(data=st.data())
     def send_beat(self, data: st.DataObject) -> None:
         """A heartbeat is sent; it may arrive late, or never."""
         held = data.draw(st.sampled_from(self.held))
-        if held.beat_sent_at is None:
+        if held.beat_sent_at is None and not self._is_dead(held):
             held.beat_sent_at = self.now
 
     @precondition(lambda self: any(held.beat_sent_at is not None for held in self.held))
     @rule(data=st.data())
     def land_beat(self, data: st.DataObject) -> None:
         """A heartbeat arrives at the store, however late, and its report at the owner."""
-        held = data.draw(st.sampled_from([held for held in self.held if held.beat_sent_at is not None]))
+        self._land(data.draw(st.sampled_from([held for held in self.held if held.beat_sent_at is not None])))
+
+    def _land(self, held: Held) -> None:
         sent_at, held.beat_sent_at = held.beat_sent_at, None
-        report = self.store.heartbeat([held.claim], TTL_S)
+        assert sent_at is not None
+        exclusive = held.exclusive(self.now)
+        held.owner.connect(sent_at if held.owner.connected else self.now)
+        grace_s = REPEATABLE_GRACE_S if held.repeatable else GRACE_S
+        graces_s = {held.claim.job_id: grace_s if held.owner.has_presence else None}
+        report = self.store.heartbeat([held.claim], TTL_S, graces_s)
         assert report.held == {held.claim.job_id} if self._current(held) else report.lost == {held.claim.job_id}
         if report.lost:
-            assert not held.valid(self.now)
+            assert not exclusive
             held.given_up = True
-        elif held.valid(self.now):
+        elif held.leased(self.now):
             held.renewed_at = sent_at
 
     @precondition(lambda self: self.held)
@@ -130,10 +176,12 @@ class Ownership(RuleBasedStateMachine):
         held = data.draw(st.sampled_from(self.held))
         current, before = self._current(held), self._state(held)
         again = held.given_up and self._repeats(held, how)
+        exclusive = held.exclusive(self.now)
+        held.owner.connect(self.now)
         try:
             self._write(held, how)
         except LeaseLost:
-            assert not held.valid(self.now), "an owner with a valid lease was fenced off"
+            assert not exclusive, "an owner that may do what cannot be repeated was fenced off"
             assert not current
             held.given_up = True
         else:
@@ -161,7 +209,7 @@ class Ownership(RuleBasedStateMachine):
         attempts = {attempt.fence: attempt.outcome for attempt in self.store.attempts(held.claim.job_id)}
         return expected is not None and attempts.get(held.claim.fence) == expected
 
-    @rule(seconds=st.sampled_from([3.0, 6.0, 11.0]))
+    @rule(seconds=st.sampled_from([0.6, 3.0, 6.0, 9.0, 31.0]))
     def pass_time(self, seconds: float) -> None:
         """Both clocks advance."""
         self.clock.pass_time(seconds)
@@ -173,23 +221,43 @@ class Ownership(RuleBasedStateMachine):
 
     @rule(number=st.integers(0, OBSERVERS - 1), acts=st.booleans())
     def observe(self, number: int, acts: bool) -> None:
-        """An observer reads the leases, and reclaims expired ones now or later."""
-        observer = self.observers[number]
-        observer.expired = observer.watch.expired(self.store.leases(), self.now)
+        """An observer reads the leases, then the presence, and reclaims what has ended now or later."""
+        observer, leases = self.observers[number], self.store.leases()
+        present = {owner.worker_id for owner in self.owners.values() if owner.connected and owner.has_presence}
+        absent = frozenset(lease.worker_id for lease in leases) - present
+        absence = Absence(absent, observer.session_began_at)
+        observer.ended = observer.watch.expired(leases, self.now)
+        observer.ended += observer.absence.ended(leases, absence, self.now)
         if acts:
             self.act_late(number)
 
     @rule(number=st.integers(0, OBSERVERS - 1))
     def act_late(self, number: int) -> None:
-        """An observer reclaims what it found expired, perhaps long ago; any worker claims the jobs."""
-        if self.store.reclaim(self.observers[number].expired, max_crashes=3):
+        """An observer reclaims what it found ended, perhaps long ago; any worker claims the jobs."""
+        if self.store.reclaim(self.observers[number].ended, max_crashes=3):
             self.claim(owner=OWNERS, limit=3)
 
-    @rule(number=st.integers(0, OBSERVERS - 1), seconds=st.sampled_from([6.0, TTL_S - 0.5, TTL_S + 1]))
+    @rule(number=st.integers(0, OBSERVERS - 1), seconds=st.sampled_from([0.6, GRACE_S - 0.5, GRACE_S, TTL_S + 1]))
     def silence(self, number: int, seconds: float) -> None:
-        """No heartbeats for almost, or for more than, the lease's time, while an observer watches."""
+        """No heartbeats and no sessions for almost, or for more than, a grace or a lease, while an observer
+        watches."""
         self.observe(number, acts=False)
         self.clock.pass_time(seconds)
+        self.observe(number, acts=True)
+
+    @rule(number=st.integers(0, OBSERVERS - 1), owner=st.integers(1, OWNERS), renews=st.booleans())
+    def return_unseen(self, number: int, owner: int, renews: bool) -> None:
+        """An owner was back for a moment between two looks of an observer, and may have renewed its leases."""
+        self.cut(owner)
+        self.observe(number, acts=False)
+        self.clock.pass_time(GRACE_S - 2)
+        self.use(owner)
+        for held in self.held:
+            if renews and held.owner is self.owners[owner] and self._current(held):
+                held.beat_sent_at = self.now
+                self._land(held)
+        self.cut(owner)
+        self.clock.pass_time(3)
         self.observe(number, acts=True)
 
     @rule()
@@ -209,9 +277,12 @@ class Ownership(RuleBasedStateMachine):
 
     @invariant()
     def one_owner_at_most(self) -> None:
-        """No job has two owners with valid leases."""
-        owners = Counter(held.claim.job_id for held in self.held if held.valid(self.now))
+        """No job has two owners that may do what cannot be repeated, and none beside one whose work can."""
+        owners = Counter(held.claim.job_id for held in self.held if held.exclusive(self.now))
         assert all(count == 1 for count in owners.values()), owners
+        for held in self.held:
+            if held.exclusive(self.now):
+                assert self._current(held), "another worker has the job of an owner that may go on"
 
     def teardown(self) -> None:
         """No job is lost: one good worker ends all of them, and every log is without a gap."""
@@ -241,6 +312,9 @@ class Ownership(RuleBasedStateMachine):
         assert status == job.status
         fences = [attempt.fence for attempt in self.store.attempts(job.id)]
         assert fences == list(range(1, job.fence + 1))
+
+    def _is_dead(self, held: Held) -> bool:
+        return held.owner not in self.owners.values()
 
     def _current(self, held: Held) -> bool:
         job = self.store.get(held.claim.job_id)

@@ -116,6 +116,7 @@ def test_doctor_names_the_pooler(pooled_url: str, tmp_path: Path) -> None:
     [database] = [check for check in json.loads(shown.stdout) if check["subject"] == "database"]
     assert database["verdict"] == "ok"
     assert "through a connection pooler, so without prepared statements and notifications" in database["detail"]
+    assert "a worker's death is noticed by its lease alone, after 5 s" in database["detail"]
 
 
 def test_prepared_statements_forced_behind_a_pooler_fail_with_the_way_out(pooled_url: str) -> None:
