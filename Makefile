@@ -4,6 +4,7 @@
 # make coverage  the tests, measured; fails below the floor in pyproject.toml
 # make chaos     the long chaos form: hundreds of real kills
 # make docs      the documentation site, in site/; fails at a warning or a broken link
+# make page-shots  screenshots of the page, in page-shots/ (needs NSAI_TEST_CHROMIUM)
 # make extras    the tests that need torch, transformers, PEFT or LiteLLM, in an environment of their own (about 1.2 GB)
 # make install-test  each extra alone in an environment of its own: what it is for starts (about a minute)
 # make peers     the official SDK on our dev server, and our client on foreign servers (installs them; about 2.5 GB)
@@ -17,10 +18,10 @@ export PYTHONWARNINGS ?=
 export PYTHONDONTWRITEBYTECODE =
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test coverage lint check docs chaos extras install-test peers clean
+.PHONY: page-shots help demo test coverage lint check docs chaos extras install-test peers clean
 
 help:
-	@sed -n 's/^# //p' Makefile | head -9
+	@sed -n 's/^# //p' Makefile | head -10
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "nsai-work needs Python 3.11 or later; run make PYTHON=/path/to/python3.11"; exit 1; }
@@ -75,6 +76,9 @@ docs: $(VENV)/.installed-docs
 chaos: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q -s -m long --timeout=3600 tests/chaos tests/integration/store/test_blobs.py
 
+page-shots: $(VENV)/.installed-test
+	PYTHONPATH=. $(BIN)/python tests/page/shots.py page-shots
+
 peers: $(VENV)/.installed-test
 	$(BIN)/python tests/peers/provision.py
 	$(BIN)/python -m pytest -q -m peers --timeout=900 tests/peers
@@ -95,4 +99,4 @@ install-test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q -m install tests/install
 
 clean:
-	rm -rf $(VENV) $(EXTRAS) demo-output .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist site
+	rm -rf $(VENV) $(EXTRAS) demo-output page-shots .browser .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist site

@@ -57,7 +57,7 @@ def number(value: float | None, digits: int = 4) -> str:
     """A number with so many significant digits, thousands apart; a dash for None."""
     if value is None:
         return NOTHING
-    if isinstance(value, int) or abs(value) >= 10_000:
+    if isinstance(value, int) or abs(value) >= 1_000:
         return f"{value:,.0f}"
     text = f"{value:.{digits}g}"
     if "e" in text or not 1e-3 <= abs(value) < 1000:

@@ -54,6 +54,8 @@ class StoreReader:
         try:
             return self._store.database.read(query)
         except StoreGone:
-            # another file is there now: the next read opens it
+            # it is read anew if another file is there, which is not the one that was open
             self._store.close()
-            raise
+            if file is None or not file.exists():
+                raise
+            return self._store.database.read(query)

@@ -117,7 +117,13 @@ class StoredRun:
             self._take_over()
         loss = self._loss(step)
         self._step_row(step, generation, loss, when, superseded_by=None)
-        data = {"step": step, "total_steps": 200, "loss": loss, "tokens_per_s": 4816.0, "generation": generation}
+        data = {
+            "step": step,
+            "total_steps": self.job.payload["max_steps"],
+            "loss": loss,
+            "tokens_per_s": 4816.0,
+            "generation": generation,
+        }
         self._event("step", when, data)
         if step % 20 == 0:
             self._save(step, generation, loss + 0.05, when)

@@ -13,6 +13,9 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 18, 14, 28
 MAX_LABELS: Final = 6
 """The number of recoveries that have a text, the newest."""
 
+MAX_SYMBOLS: Final = 40
+"""The number of evaluations up to which each has a symbol; more of them are a line."""
+
 
 @dataclass(frozen=True, slots=True)
 class DrawnMark:
@@ -58,6 +61,7 @@ class CurveDrawing:
     checkpoints: list[DrawnMark]
     recoveries: list[DrawnRecovery]
     newest: DrawnMark | None
+    evaluation_path: str = ""
     width: int = WIDTH
     height: int = HEIGHT
     left: int = _LEFT
@@ -83,8 +87,11 @@ def draw_curve(data: CurveData) -> CurveDrawing:
         step, loss = data.steps[-1], data.loss[-1]
         newest = DrawnMark(x.at(step), y.at(loss), f"{step:,} · {loss:.4f}")
     recoveries = _recoveries(data, x)
+    lines, path = [_line(data, x, y)], ""
+    if len(evaluations) > MAX_SYMBOLS:
+        evaluations, path = [], _path(data.evaluations.steps, data.evaluations.values, x, y)
     return CurveDrawing(
-        x.ticks(10, whole=True), y.ticks(5), [_line(data, x, y)], evaluations, checkpoints, recoveries, newest
+        x.ticks(10, whole=True), y.ticks(5), lines, evaluations, checkpoints, recoveries, newest, path
     )
 
 

@@ -7,6 +7,7 @@
   if (!figure || !main || typeof uPlot === "undefined") return;
 
   const MAX_TAIL = 400;
+  const MAX_SYMBOLS = 40;
   const HEIGHT = 320;
   let data = null;
   let plot = null;
@@ -14,6 +15,7 @@
   let index = null;
   let reading = false;
   let again = false;
+  const missed = [];
 
   const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
   const modes = { warm: "warn", exact: "ok", unverified: "s3", cold: "bad", restarted: "bad" };
@@ -68,26 +70,32 @@
       context.moveTo(at, top);
       context.lineTo(at, top + height);
       context.stroke();
-      if (number < from || u.width < 620) return;
+      if (number < from) return;
       const ends = at > left + width * 0.66;
       context.textAlign = ends ? "right" : "left";
-      context.fillText(mark.text, at + (ends ? -6 : 6) * ratio, top + (12 + 15 * (number % 3)) * ratio);
+      context.fillText(u.width < 620 ? mark.mode : mark.text, at + (ends ? -6 : 6) * ratio, top + (12 + 15 * (number % 3)) * ratio);
     });
     context.setLineDash([]);
     context.restore();
     const inside = (step) => step >= u.scales.x.min && step <= u.scales.x.max;
     context.save();
+    context.beginPath();
+    context.rect(left - 6 * ratio, top, width + 12 * ratio, height + 6 * ratio);
+    context.clip();
     context.lineWidth = 1.5 * ratio;
     context.strokeStyle = color("accent");
     context.fillStyle = color("card");
     for (const step of data.checkpoints.steps.filter(inside)) {
       context.beginPath();
-      context.arc(x(step), y(lossAt(step)), 3.2 * ratio, 0, 7);
+      context.arc(x(step), y(lossAt(step)), (data.checkpoints.steps.length < 40 ? 3.2 : 2) * ratio, 0, 7);
       context.fill();
       context.stroke();
     }
-    context.fillStyle = color("ok");
+    context.fillStyle = context.strokeStyle = color("ok");
+    const asLine = data.evaluations.steps.length > MAX_SYMBOLS;
+    if (asLine) context.beginPath();
     data.evaluations.steps.forEach((step, at) => {
+      if (asLine) { context.lineTo(x(step), y(data.evaluations.values[at])); return; }
       if (!inside(step)) return;
       const size = 4.5 * ratio, cx = x(step), cy = y(data.evaluations.values[at]);
       context.beginPath();
@@ -97,6 +105,7 @@
       context.lineTo(cx - size, cy);
       context.fill();
     });
+    if (asLine) context.stroke();
     const end = data.steps.length - 1;
     if (end >= 0 && inside(data.steps[end])) {
       const cx = x(data.steps[end]), cy = y(data.loss[end]);
@@ -163,6 +172,16 @@
     figure.dataset.recoveries = data.recoveries.map((mark) => mark.mode).join(" ");
   };
 
+  const append = (news) => {
+    const end = data.steps[data.steps.length - 1] || 0;
+    news.steps.forEach((step, at) => {
+      if (step <= end) return;
+      data.steps.push(step);
+      for (const name of ["loss", "low", "high"]) data[name].push(news.loss[at]);
+      tail += 1;
+    });
+  };
+
   const read = async () => {
     if (reading) { again = true; return; }
     reading = true;
@@ -171,26 +190,22 @@
       if (answer.ok) {
         data = await answer.json();
         tail = 0;
+        // steps that arrived meanwhile
+        missed.splice(0).forEach(append);
         build();
       }
     } catch { /* the stream says that the server is away, and asks for a new drawing when it is back */ }
     reading = false;
-    if (again) { again = false; setTimeout(read, 500); }
+    if (again) { again = false; read(); }
   };
 
   main.addEventListener("redraw", read);
   main.addEventListener("curve", (event) => {
-    if (!data || reading) { again = true; return reading ? undefined : read(); }
     const news = JSON.parse(event.detail.data);
-    const end = data.steps[data.steps.length - 1] || 0;
+    if (!data || reading) { missed.push(news); return; }
     const follows = !zoomed();
-    news.steps.forEach((step, at) => {
-      if (step <= end) return;
-      data.steps.push(step);
-      for (const name of ["loss", "low", "high"]) data[name].push(news.loss[at]);
-      tail += 1;
-    });
-    if (tail > MAX_TAIL && data.width > 1) return read();
+    append(news);
+    if (tail > MAX_TAIL && data.width > 1) { read(); return; }
     plot.setData(columns(), false);
     plot.setScale("x", follows ? { min: 0, max: last() } : { min: plot.scales.x.min, max: plot.scales.x.max });
     describe();

@@ -15,10 +15,11 @@ from nsai_work.store.records import EventRow
 
 
 class Figure(View):
-    """A labelled value. ``tone`` is the way of a resume, or empty."""
+    """A labelled value, with the whole that it is part of (``of``). ``tone`` is the way of a resume, or empty."""
 
     label: str
     value: str
+    of: str = ""
     tone: str = ""
 
 
@@ -29,7 +30,7 @@ def figures(
     found = _training(tx, job, step, log, total) if step is not None else _rows(log)
     if job.started_at is not None:
         seconds = ((job.completed_at or tx.now) - job.started_at).total_seconds()
-        label = "took" if job.status.ended else "for"
+        label = "took" if job.status.ended else "so far"
         found.append(Figure(label=label, value=duration_text(max(seconds, 0.0))))
     marks = recoveries(tx, seq)
     if marks:
@@ -41,8 +42,8 @@ def _training(tx: Tx, job: Job, step: EventRow, log: Sequence[EventRow], total: 
     progress = training_progress(tx, job.id)
     if progress is None:
         return []
-    done = f"{progress.step:,}" + (f" / {total:,}" if total else "")
-    found = [Figure(label="step", value=done), Figure(label="loss", value=f"{progress.loss:.4f}")]
+    step_figure = Figure(label="step", value=f"{progress.step:,}", of=f"{total:,}" if total else "")
+    found = [step_figure, Figure(label="loss", value=f"{progress.loss:.4f}")]
     evaluated = next((event for event in reversed(log) if event.name == "evaluation"), None)
     metrics = evaluated.data.get("metrics") if evaluated is not None else None
     loss = metrics.get(EVAL_LOSS) if isinstance(metrics, dict) else None
@@ -69,7 +70,7 @@ def _rows(log: Sequence[EventRow]) -> list[Figure]:
         done, total = _whole(reported.data.get("done")) or 0, _whole(reported.data.get("total"))
     if not done and not total:
         return []
-    found = [Figure(label="done", value=f"{done:,}" + (f" / {total:,}" if total else ""))]
+    found = [Figure(label="done", value=f"{done:,}", of=f"{total:,}" if total else "")]
     if progress.failed_rows:
         found.append(Figure(label="failed", value=f"{progress.failed_rows:,}"))
     return found

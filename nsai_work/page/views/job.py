@@ -27,7 +27,7 @@ from nsai_work.worker_id import WorkerId
 
 MAX_LOG: Final = 200
 MAX_ATTEMPTS: Final = 50
-MAX_CHECKPOINTS: Final = 30
+MAX_CHECKPOINTS: Final = 15
 
 
 class JobQuery(ViewQuery):

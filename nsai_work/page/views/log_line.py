@@ -19,9 +19,12 @@ _TONES: Final = {
     "dim": "quiet",
 }
 
+_TONES_BY_EVENT: Final = {"resume.warm": "warn", "evaluation": "plain"}
+"""As the curve marks them."""
+
 
 class LogLine(View):
-    """An event as text. ``tone`` is bad, warn, ok, mark or quiet, or empty."""
+    """An event as text. ``tone`` is bad, warn, ok, mark, plain or quiet, or empty."""
 
     seq: int
     at: Instant
@@ -37,7 +40,7 @@ def log_lines(events: Sequence[EventRow]) -> list[LogLine]:
     for event in reversed(events):
         described = describe_event(event)
         if described is not None:
-            tone = _TONES.get(described.style, "")
+            tone = _TONES_BY_EVENT.get(event.name) or _TONES.get(described.style, "")
             lines.append(
                 LogLine(
                     seq=event.seq,

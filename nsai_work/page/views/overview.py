@@ -58,6 +58,7 @@ def read_overview(tx: Tx, query: ViewQuery) -> Overview:
     """Read the overview."""
     del query
     running = list_jobs(tx, JobFilter(status=JobStatus.RUNNING), limit=MAX_RUNNING)
+    seqs = [seq_of(tx, job.id) for job in running]
     failed = list_jobs(tx, JobFilter(status=JobStatus.FAILED), limit=MAX_ENDED)
     return Overview(
         counts=counts_by_status(job_counts(tx)),
@@ -65,7 +66,7 @@ def read_overview(tx: Tx, query: ViewQuery) -> Overview:
         running=[_running(tx, line) for line in job_lines(tx, running)],
         waits=wait_lines(wait_counts(tx)),
         failed=job_lines(tx, failed),
-        incidents=log_lines(newest_events(tx, INCIDENTS, limit=MAX_INCIDENTS)),
+        incidents=log_lines(newest_events(tx, INCIDENTS, seqs, limit=MAX_INCIDENTS)),
     )
 
 

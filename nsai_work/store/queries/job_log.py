@@ -14,7 +14,7 @@ STEP: Final = "step"
 NO_STEP: Final = events.c.name != literal_column(f"'{STEP}'")
 """The condition of the index of events without steps. Its value is literal, as SQLite needs it."""
 MAX_SEARCHED: Final = 20_000
-"""The number of newest events, of all jobs, among which ``newest_events`` looks."""
+"""The number of newest events among which ``newest_events`` looks for those of any job."""
 
 
 def last_event(tx: Tx, seq: int | None = None) -> int:
@@ -39,10 +39,13 @@ def newest_step(tx: Tx, seq: int) -> EventRow | None:
     return found[0] if found else None
 
 
-def newest_events(tx: Tx, names: Collection[str], *, limit: int) -> list[EventRow]:
-    """The newest events of all jobs with one of these names, in order."""
-    recent = events.c.seq > last_event(tx) - MAX_SEARCHED
-    return _newest(tx, _events().where(recent, tx.one_of(events.c.name, names)), limit)
+def newest_events(tx: Tx, names: Collection[str], job_seqs: Collection[int], *, limit: int) -> list[EventRow]:
+    """The newest events with one of these names, in order: of these jobs, and of others among the newest events."""
+    named = _events().where(tx.one_of(events.c.name, names))
+    recent = _newest(tx, named.where(events.c.seq > last_event(tx) - MAX_SEARCHED), limit)
+    own = [_newest(tx, named.where(events.c.job_seq == seq, NO_STEP), limit) for seq in job_seqs]
+    found = {event.seq: event for rows in (recent, *own) for event in rows}
+    return sorted(found.values(), key=lambda event: (event.at, event.seq))[-limit:]
 
 
 def _events() -> Select[Any]:

@@ -5,14 +5,14 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Final
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, Select, func, select
 
 from nsai_work.store.engine.database import Tx
 from nsai_work.store.queries.job_log import NO_STEP
 from nsai_work.store.schema import checkpoints, evaluations, events, runs, steps
 
 MAX_MARKS: Final = 300
-"""The number of evaluations, checkpoints and recoveries each that a curve shows, the newest."""
+"""The number of evaluations, checkpoints and recoveries that a curve shows of each."""
 
 _TAKEN_OVER: Final = "resume.warm"
 
@@ -121,20 +121,30 @@ def _point(row: Any) -> CurvePoint:
 
 def _evaluations(tx: Tx, seq: int, metric: str) -> list[CurveMark]:
     current = (evaluations.c.job_seq == seq) & evaluations.c.superseded_by.is_(None)
-    newest = select(evaluations.c.step, evaluations.c.metrics).where(current).order_by(evaluations.c.step.desc())
     found = []
-    for row in tx.connection.execute(newest.limit(MAX_MARKS)):
+    for row in _evenly(tx, select(evaluations.c.step, evaluations.c.metrics).where(current), evaluations.c.step):
         value = row.metrics.get(metric) if isinstance(row.metrics, dict) else None
         if isinstance(value, int | float):
             found.append(CurveMark(row.step, metric, float(value)))
-    return found[::-1]
+    return found
 
 
 def _checkpoints(tx: Tx, seq: int) -> list[CurveMark]:
     stored = (checkpoints.c.job_seq == seq) & (checkpoints.c.status == "committed")
-    newest = select(checkpoints.c.step, checkpoints.c.name).where(stored).order_by(checkpoints.c.step.desc())
-    rows = tx.connection.execute(newest.limit(MAX_MARKS)).all()
-    return [CurveMark(row.step, row.name, None) for row in reversed(rows)]
+    chosen = select(checkpoints.c.step, checkpoints.c.name).where(stored)
+    return [CurveMark(row.step, row.name, None) for row in _evenly(tx, chosen, checkpoints.c.step)]
+
+
+def _evenly(tx: Tx, statement: Select[Any], step: ColumnElement[int]) -> Sequence[Any]:
+    """The rows of a statement in order of their steps; of many, ``MAX_MARKS`` at even distances and the last."""
+    number = tx.connection.execute(select(func.count()).select_from(statement.subquery())).scalar() or 0
+    stride = -(-number // MAX_MARKS)
+    if stride > 1:
+        numbered = statement.add_columns(func.row_number().over(order_by=step.desc()).label("place")).subquery()
+        columns = [column for column in numbered.c if column.name != "place"]
+        statement = select(*columns).where(numbered.c.place % stride == 1)
+        step = numbered.c.step
+    return tx.connection.execute(statement.order_by(step)).all()
 
 
 def recoveries(tx: Tx, seq: int) -> list[RecoveryMark]:

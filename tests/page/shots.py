@@ -1,0 +1,82 @@
+"""Screenshots of all pages, at 1400 and 480 pixels, light and dark: ``make page-shots``.
+
+    python tests/page/shots.py FOLDER
+
+Needs ``NSAI_TEST_CHROMIUM``. The store is a temporary one with stored runs.
+"""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+from urllib.parse import urlencode
+
+from nsai_work import Settings
+from nsai_work.page.server import PageOptions, page_thread
+from nsai_work.store import Store, open_store
+from tests.page.browser import Tab, chromium
+from tests.page.runs import StoredRun, add_workers, training_job
+from tests.rig import command
+
+WIDTHS = (1400, 480)
+
+
+def fill(store: Store) -> dict[str, str]:
+    """Write jobs of every state. Returns the paths of the pages, by name."""
+    runs = [training_job(f"tides-sft-{number}", learning_rate=rate) for number, rate in ((7, 1e-4), (8, 3e-4))]
+    long_run = training_job("marsh-30k", max_steps=30_000)
+    waiting = training_job("<b>not bold</b> \N{HEBREW LETTER SHIN}\N{HEBREW LETTER LAMED} " + "long " * 30)
+    others = [command("noop"), command("noop", constraints={"not_before": "2099-01-01T00:00:00Z"}), command("noop")]
+    store.submit([*runs, long_run, waiting, *others])
+    StoredRun(store, runs[0], 148).write()
+    StoredRun(store, runs[1], 200, runs=False).write()
+    StoredRun(store, long_run, 21_300).write()
+    store.request_cancel(others[2].id)
+    add_workers(store)
+    store.set_tenant_quota("default", 8)
+    store.set_model_limit("team-a", 4)
+    return {
+        "overview": "/",
+        "jobs": "/jobs",
+        "job": f"/job?{urlencode({'id': runs[0].id})}",
+        "job-ended": f"/job?{urlencode({'id': runs[1].id})}",
+        "job-long": f"/job?{urlencode({'id': long_run.id})}",
+        "job-waiting": f"/job?{urlencode({'id': waiting.id})}",
+        "compare": f"/compare?{urlencode([('id', job.id) for job in runs])}",
+        "queue": "/queue",
+        "workers": "/workers",
+    }
+
+
+def shoot(tab: Tab, url: str, folder: Path, name: str) -> None:
+    """Write the screenshots of a page."""
+    for width in WIDTHS:
+        for scheme in ("light", "dark"):
+            tab.view(width=width, height=900, dark=scheme == "dark")
+            tab.open(url)
+            tab.until("document.getElementById('state').textContent === 'live'")
+            tab.until("!document.getElementById('curve') || !!document.querySelector('#curve canvas')")
+            tab.screenshot(folder / f"{name}-{width}-{scheme}.png")
+
+
+def main() -> None:
+    """Write all screenshots into the folder of the command line."""
+    folder = Path(sys.argv[1])
+    folder.mkdir(parents=True, exist_ok=True)
+    executable = os.environ.get("NSAI_TEST_CHROMIUM")
+    if not executable:
+        sys.exit('set NSAI_TEST_CHROMIUM: eval "$(python3 .ci/browser.py)"')
+    with tempfile.TemporaryDirectory() as home, tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        settings = Settings(home=Path(home))
+        store = open_store(settings.database_url)
+        pages = fill(store)
+        with page_thread(settings, PageOptions()) as url, chromium(executable, Path(profile)) as browser:
+            tab = browser.tab()
+            for name, path in pages.items():
+                shoot(tab, url + path, folder, name)
+        store.close()
+    sys.stdout.write(f"{len(pages) * 4} screenshots in {folder}\n")
+
+
+if __name__ == "__main__":
+    main()
