@@ -50,7 +50,7 @@ class Sequences:
 
         Raises:
             InvalidField: with ``stable_reinforce``, a sequence is unknown, of another session or expired, or has
-                other tokens at the positions that a span claims.
+                other tokens at the positions that a span claims. The targets of a prompt are not compared.
         """
         used: set[str] = set()
         for index, example in enumerate(batch.examples):
@@ -78,11 +78,14 @@ class Sequences:
             for number, span in enumerate(spans):
                 claimed = tokens[start : start + span.length]
                 start += span.length
-                problem = self._problem(session_id, span, tuple(np.asarray(claimed).tolist()))
+                # targets of the prompt are not trained on, and the cookbook fills them with zeros
+                untrained = tokens is not example.tokens and isinstance(span, PromptProvenanceSpan)
+                found = None if untrained else tuple(np.asarray(claimed).tolist())
+                problem = self._problem(session_id, span, found)
                 if problem is not None:
                     raise InvalidField.at((*path, name, number, "sequence_id"), problem)
 
-    def _problem(self, session_id: str, span: ProvenanceSpan, claimed: tuple[int, ...]) -> str | None:
+    def _problem(self, session_id: str, span: ProvenanceSpan, claimed: tuple[int, ...] | None) -> str | None:
         recorded = self._by_id.get(span.sequence_id)
         if recorded is None or recorded.session_id != session_id:
             return (
@@ -93,7 +96,9 @@ class Sequences:
             return f"{span.sequence_id!r} has expired: one day after it was sampled or last trained on"
         of_prompt = isinstance(span, PromptProvenanceSpan)
         tokens = recorded.prompt if of_prompt else recorded.tokens
-        if tokens[span.offset : span.end] != claimed:
-            part = "the prompt" if of_prompt else "the sampled tokens"
+        part = "the prompt" if of_prompt else "the sampled tokens"
+        if span.end > len(tokens):
+            return f"position {span.end} is beyond {part} of {span.sequence_id!r}, which has {len(tokens)}"
+        if claimed is not None and tokens[span.offset : span.end] != claimed:
             return f"positions {span.offset} to {span.end} of {part} of {span.sequence_id!r} are other tokens"
         return None

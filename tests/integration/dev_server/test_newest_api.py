@@ -145,6 +145,23 @@ def test_spans_are_part_of_a_request_and_their_tokens_are_compared(api, trainee)
     assert "other tokens" in refused.json()["detail"][0]["msg"]
 
 
+def test_the_targets_of_a_prompt_are_not_compared_but_its_length_is(api, trainee):
+    """As the cookbook fills them, with zeros; the sampled targets and the input are compared."""
+    rollout = Rollout(api, trainee.sampler())
+    expected = trainee.train(rollout.datum(), "stable_reinforce")["loss:sum"]
+    zeros, long, wrong = rollout.datum(), rollout.datum(), rollout.datum()
+    targets = zeros["loss_fn_inputs"]["target_tokens"]["data"]
+    targets[: len(PROMPT) - 1] = [0] * (len(PROMPT) - 1)
+    long["loss_fn_input_spans"][0]["offset"] = 2
+    wrong["loss_fn_inputs"]["target_tokens"]["data"][-1] = 1
+
+    assert trainee.train(zeros, "stable_reinforce")["loss:sum"] == pytest.approx(expected)
+    for datum, problem in ((long, "beyond the prompt"), (wrong, "other tokens")):
+        refused = trainee.send(datum, "stable_reinforce")
+        assert refused.status_code == 422
+        assert problem in refused.json()["detail"][0]["msg"]
+
+
 def test_gspo_has_one_ratio_for_the_sequence_and_thresholds_may_be_per_token(api, trainee):
     """All ratios are clipped alike; a threshold as an input and as a setting at once is refused."""
     rollout = Rollout(api, trainee.sampler())
