@@ -124,7 +124,7 @@ class AnswerRow:
 class JournalSnapshot:
     """The journal's content at one point, from which a new owner continues.
 
-    ``steps`` are the current steps (not superseded), in order, without gaps from 1. ``superseded`` maps a step
+    ``steps`` are the current steps (not superseded), in order, without gaps. ``superseded`` maps a step
     number to its newest superseded record, which a repeated step is compared with. ``open_intents`` are the
     operations of the newest run without a recorded result, by sequence number, and ``last_closed`` is the one
     before them: results are recorded in order, so a recorded result closes every earlier intent. ``last_seq_id`` is
@@ -150,8 +150,13 @@ class JournalSnapshot:
 
     @property
     def last_step(self) -> int:
-        """The newest current step; 0 before the first."""
-        return self.steps[-1].step if self.steps else 0
+        """The newest current step; before the first, that in which the job began: 0, or of a continued run."""
+        return self.steps[-1].step if self.steps else self.first_step
+
+    @property
+    def first_step(self) -> int:
+        """The number of steps in the state with which the job began: 0, unless it continues another."""
+        return self.runs[0].from_step if self.runs else 0
 
 
 class Journal(RolloutJournal, Protocol):

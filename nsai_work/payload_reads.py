@@ -25,6 +25,7 @@ _JOB_FIELDS: Final = (
     ("data", "sources", "*", "job"),
     ("eval", "data", "job"),
     ("init_from", "job"),
+    ("continue_from", "job"),
     ("model", "job"),
     ("prompt", "options", "model", "job"),
     ("inputs", "*", "job"),
@@ -77,6 +78,9 @@ def _reads(payload: Payload) -> Iterator[JobRead]:
         start = payload.init_from
         if start is not None and start.job is not None:
             yield JobRead("payload.init_from", start.job, ReadKind.CHECKPOINT, start.checkpoint)
+        going_on = payload.continue_from
+        if going_on is not None:
+            yield JobRead("payload.continue_from", going_on.job, ReadKind.CHECKPOINT, going_on.checkpoint)
     elif isinstance(payload, Inference):
         if isinstance(payload.model, TrainedModel):
             yield JobRead("payload.model", payload.model.job, ReadKind.MODEL)
@@ -119,6 +123,9 @@ def with_reads(
         if payload.init_from is not None and payload.init_from.job is not None:
             path, optimizer = paths["payload.init_from"], payload.init_from.optimizer
             changes["init_from"] = InitialWeights(path=path, optimizer=optimizer)
+        if payload.continue_from is not None:
+            path = paths["payload.continue_from"]
+            changes["continue_from"] = payload.continue_from.model_copy(update={"path": path})
         return payload.model_copy(update=changes)
     if isinstance(payload, Inference) and isinstance(payload.model, TrainedModel):
         return payload.model_copy(update={"model": paths["payload.model"]})

@@ -15,6 +15,7 @@ from nsai_work.cli.commands.complete import complete
 from nsai_work.cli.commands.data import data
 from nsai_work.cli.commands.database import database_app
 from nsai_work.cli.commands.doctor import doctor
+from nsai_work.cli.commands.extend import extend
 from nsai_work.cli.commands.job_actions import cancel, promote, retry
 from nsai_work.cli.commands.jobs import checkpoints, evaluations, list_jobs, show, steps
 from nsai_work.cli.commands.limits import limits_app
@@ -76,6 +77,7 @@ app.command("results", rich_help_panel="Jobs")(results)
 app.command("watch", rich_help_panel="Jobs")(watch)
 app.command("cancel", rich_help_panel="Jobs")(cancel)
 app.command("retry", rich_help_panel="Jobs")(retry)
+app.command("extend", rich_help_panel="Jobs")(extend)
 app.command("promote", rich_help_panel="Jobs")(promote)
 app.command("download", rich_help_panel="Jobs")(download)
 app.command("export", rich_help_panel="Jobs")(export)

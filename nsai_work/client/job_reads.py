@@ -133,16 +133,29 @@ def _check(job: Job, read: JobRead, other: Job, store: "Store") -> None:
     else:
         _check_model(job, read, other, payload)
     if not other.status.ended:
+        if read.field == "payload.continue_from":
+            raise _refused(read, f"{other.id} is {other.status}; only a run that has ended goes on")
         return
     if other.status is not JobStatus.SUCCEEDED:
         raise _refused(read, f"{other.id} has ended as {other.status}; retry it, or name what it has by its path")
     if read.kind is not ReadKind.ROWS:
         try:
-            model_of_job(store, other, str(read.checkpoint))
+            found = model_of_job(store, other, str(read.checkpoint))
         except (NotFound, InvalidRequest) as error:
             raise InvalidJob(
                 f"{read.field}.{error.message}", details={**error.details, "field": f"{read.field}.checkpoint"}
             ) from error
+        _check_step(job, read, found.checkpoint.step)
+
+
+def _check_step(job: Job, read: JobRead, step: int) -> None:
+    """Check that a run goes on at the step of its checkpoint."""
+    payload = job.parsed_payload
+    start = payload.continue_from if isinstance(payload, TrainingStep) else None
+    if read.field == "payload.continue_from" and start is not None and start.step != step:
+        raise InvalidJob.of(
+            "payload.continue_from.step", start.step, f"the checkpoint of {read.job} has {step} steps"
+        )
 
 
 def _check_model(job: Job, read: JobRead, other: Job, made: TrainingStep) -> None:

@@ -5,7 +5,7 @@ stored, and workers also find them by polling.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from nsai_work.client.connections import job_store, send_wake_ups
@@ -59,9 +59,22 @@ def submit_many(
 
     Raises as ``submit``.
     """
+    data_check = DataCheck(runs_here=runs_here, on_progress=on_progress) if check_data else None
+    return submit_as(lambda job: job, jobs, settings or Settings(), runs_here=runs_here, data_check=data_check)
+
+
+def submit_as(
+    as_stored: Callable[[Job], Job],
+    jobs: Sequence[Job],
+    settings: Settings,
+    *,
+    runs_here: bool = False,
+    data_check: DataCheck | None = None,
+) -> list[JobHandle]:
+    """``submit_many`` of jobs that are validated in another form than they are stored: with other paths of files
+    that are in the blob store already."""
     if not jobs:
         return []
-    settings = settings or Settings()
     with submit_span(len(jobs)) as trace:
         traced = in_order([trace.mark(job) for job in jobs])
         missing: Mapping[str, str] = {}
@@ -72,11 +85,11 @@ def submit_many(
             traced,
             timeout_s=settings.submit_timeout_s,
             runs_here=runs_here,
-            data_check=DataCheck(runs_here=runs_here, on_progress=on_progress) if check_data else None,
+            data_check=data_check,
             are_stored=lambda pinned: _are_stored(settings, pinned),
         )
         store = job_store(settings)
-        submitted = submit_with_files(store, [entry.job for entry in validated], settings)
+        submitted = submit_with_files(store, [as_stored(entry.job) for entry in validated], settings)
         for validated_job, entry in zip(validated, submitted, strict=True):
             reason = validated_job.unverified or missing.get(validated_job.job.id)
             if reason is not None and entry.created:

@@ -9,7 +9,7 @@ from crucible.errors import InvalidRequest
 from crucible.values.suggestions import known_names
 from nsai_work.errors import InvalidJob
 from nsai_work.payloads.data import DataFile, DataSource, RowFormat, TrainingData, TrainOn
-from nsai_work.payloads.job_inputs import CheckpointChoice, InitialWeights, JobRows, TrainedModel
+from nsai_work.payloads.job_inputs import CheckpointChoice, Continuation, InitialWeights, JobRows, TrainedModel
 from nsai_work.payloads.kinds import (
     BASE_REFERENCE,
     MAX_STEPS,
@@ -35,6 +35,7 @@ __all__ = [
     "CheckpointChoice",
     "CommandPayload",
     "Composite",
+    "Continuation",
     "DataFile",
     "DataSource",
     "EvaluationSpec",

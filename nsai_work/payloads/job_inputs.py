@@ -53,6 +53,16 @@ class InitialWeights(Record):
         return self
 
 
+class Continuation(Record):
+    """The checkpoint of another job from which a training run goes on: its optimizer, data and step numbers.
+    ``step`` is the number of steps in it."""
+
+    job: Name = Field(min_length=1, max_length=64)
+    checkpoint: CheckpointChoice = FINAL
+    step: int = Field(ge=1)
+    path: Name | None = Field(default=None, min_length=1, max_length=1_000)
+
+
 def without_model(value: object) -> object:
     """An inference payload whose prompt names the model of another job, ``options: {model: {job: ID}}``, with that
     as the payload's own ``model``."""

@@ -14,7 +14,7 @@ from crucible.values.json_types import FiniteObject
 from crucible.values.record import Record, merged_over
 from crucible.values.scalars import Name, Text
 from nsai_work.payloads.data import DataSource, TrainingData
-from nsai_work.payloads.job_inputs import InitialWeights, JobRows, TrainedModel, without_model
+from nsai_work.payloads.job_inputs import Continuation, InitialWeights, JobRows, TrainedModel, without_model
 from nsai_work.policies import EVAL_PREFIX, CheckpointPolicy, EarlyStopping
 
 MAX_STEPS = 1_000_000_000
@@ -87,10 +87,11 @@ class EvaluationSpec(Record):
 
 class LearningRateSchedule(Record):
     """Learning-rate schedule: a linear warm-up from 0 over ``warmup_steps``, then constant, or decaying to 0, which
-    it would reach one step after the last."""
+    it would reach one step after the last. It begins after ``from_step``, which is that of a continued run."""
 
     shape: Literal["constant", "linear", "cosine"] = "constant"
     warmup_steps: int = Field(default=0, ge=0, le=MAX_STEPS)
+    from_step: int = Field(default=0, ge=0, le=MAX_STEPS)
 
 
 class ObjectiveSpec(Record):
@@ -109,7 +110,8 @@ class TrainingStep(Record):
     length of an example in tokens of the model's tokenizer, as far as the model's context allows. ``recovery`` is
     merged over ``JOB_RECOVERY``. With an ``objective``, each step's loss is computed by the driver, and ``loss_fn``
     stays ``cross_entropy``. ``early_stopping`` may end the run before its last step. ``init_from`` is the state of
-    an earlier run from which this one starts.
+    an earlier run from which this one starts. ``continue_from`` is that with which it goes on: ``max_steps``
+    and the steps of the schedule count from the beginning of the first run.
     """
 
     method: Literal["sft", "dpo", "rl"] = "sft"
@@ -130,6 +132,7 @@ class TrainingStep(Record):
     eval: EvaluationSpec | None = None
     early_stopping: EarlyStopping | None = None
     init_from: InitialWeights | None = None
+    continue_from: Continuation | None = None
     checkpoint_policy: CheckpointPolicy = CheckpointPolicy()
     recovery: JobRecovery = JOB_RECOVERY
 
@@ -145,6 +148,28 @@ class TrainingStep(Record):
             raise ValueError("data.sources: a mixture has no end; set max_steps, and leave epochs out")
         if self.data.sources and self.eval is not None and self.eval.split is not None:
             raise ValueError("eval.split: a mixture is not split; give eval.data")
+        return self
+
+    @model_validator(mode="after")
+    def _require_steps_to_go_on(self) -> "TrainingStep":
+        start = self.continue_from
+        if start is None:
+            if self.schedule.from_step:
+                raise ValueError("schedule.from_step: only a run that continues another one has it; leave it out")
+            return self
+        if self.init_from is not None:
+            raise ValueError("continue_from: it has the weights too; leave init_from out")
+        if self.max_steps is None or self.epochs is not None or self.max_steps <= start.step:
+            raise ValueError(f"max_steps: set it to more than {start.step}, the steps so far; leave epochs out")
+        begins = self.schedule.from_step
+        if begins > start.step:
+            raise ValueError(f"schedule.from_step: at most {start.step}, the steps so far")
+        decays = self.schedule.shape != "constant" or begins + self.schedule.warmup_steps > start.step
+        if decays and begins != start.step:
+            raise ValueError(
+                f"schedule: that of the first {start.step} steps has run to its end, which would move; "
+                "give another for the steps that follow"
+            )
         return self
 
     @model_validator(mode="after")

@@ -54,10 +54,12 @@ class Plan:
 
     def learning_rate(self, step: int) -> float:
         """Return the learning rate of a step. It is never 0: a decay would reach 0 one step after the last."""
-        warmup = min(self.schedule.warmup_steps, self.total_steps)
+        begin = self.schedule.from_step
+        step, total = step - begin, self.total_steps - begin
+        warmup = min(self.schedule.warmup_steps, total)
         if step <= warmup:
             return self.optimizer.learning_rate * (step / warmup)
-        done = (step - 1 - warmup) / max(self.total_steps - warmup, 1)
+        done = (step - 1 - warmup) / max(total - warmup, 1)
         match self.schedule.shape:
             case "constant":
                 factor = 1.0

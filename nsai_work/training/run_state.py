@@ -62,6 +62,8 @@ class Progress:
     furthest: int
     checkpoints: dict[str, CheckpointRecord]
     evaluations: list[EvaluationRecord] = field(default_factory=list)
+    first: int = 0
+    """The number of steps with which the job began."""
 
     @classmethod
     def of(cls, snapshot: JournalSnapshot) -> "Progress":
@@ -75,12 +77,13 @@ class Progress:
                 if is_current(checkpoint, snapshot.runs, snapshot.last_step)
             },
             evaluations=list(snapshot.evaluations),
+            first=snapshot.first_step,
         )
 
     @property
     def last_step(self) -> int:
-        """The newest step that is not superseded; 0 before the first."""
-        return self.last.step if self.last else 0
+        """The newest step that is not superseded; before the first, that in which the job began."""
+        return self.last.step if self.last else self.first
 
     def advance(self, record: StepRecord) -> None:
         """Account for a recorded step."""

@@ -99,13 +99,16 @@ def _detail(job: "Job", progress: "TrainingProgress | None") -> str:
 
 
 def show(job_id: JobId, json_output: JsonFlag = False) -> None:
-    """Show a job: its status, its result or error, and its remote runs."""
+    """Show a job: its status, its result or error, its remote runs, and the jobs of a run that was extended."""
+    from nsai_work.client.extend import run_line
+
     store = existing_store(job_id=job_id)
     job = find_job(store, job_id)
     progress = store.progress(job.id) if job.status is JobStatus.RUNNING else None
     used = store.goodput(job.id)
     if json_output:
         seen: dict[str, JsonValue] = {"goodput": used.as_json()}
+        seen["line"] = [each.id for each in run_line(store, job)]
         if progress is not None:
             seen["progress"] = {"step": progress.step, "total": requested_steps(job), "loss": progress.loss}
         write_json(as_json(job) | seen)
@@ -117,9 +120,22 @@ def show(job_id: JobId, json_output: JsonFlag = False) -> None:
     if runs:
         write_line()
         write_table(("GENERATION", "REMOTE RUN", "FROM STEP", "RESUME", "END REASON"), runs, if_empty="")
+    line = run_line(store, job)
+    if len(line) > 1:
+        write_line()
+        rows = [(each.id, each.status, *_steps_of(each), "this job" if each.id == job.id else "") for each in line]
+        write_table(("JOB", "STATUS", "FROM STEP", "TO STEP", ""), rows, if_empty="")
     if job.error is not None:
         write_line()
         write_line(describe_failure(job.error))
+
+
+def _steps_of(job: "Job") -> tuple[int, int | None]:
+    """The steps of a job in the line of a run that was continued: after which they begin, and the last."""
+    start = job.payload.get("continue_from")
+    first = start.get("step") if isinstance(start, Mapping) else 0
+    done = (job.result or {}).get("steps")
+    return first if isinstance(first, int) else 0, done if isinstance(done, int) else requested_steps(job)
 
 
 def steps(job_id: JobId, json_output: JsonFlag = False) -> None:

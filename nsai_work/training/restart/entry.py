@@ -13,7 +13,7 @@ from crucible.recovery import RecoveredRun, RecoveryEvent, RecoveryRequest
 from crucible.training import IntentKind, LiveRun
 from nsai_work.errors import InvalidJob
 from nsai_work.journal import CheckpointRecord, CheckpointStatus, JournalSnapshot, RemoteRun, ResumeMode
-from nsai_work.payloads import ReinforcementStep
+from nsai_work.payloads import Continuation, ReinforcementStep
 from nsai_work.training.checkpoints import finish_cleanup
 from nsai_work.training.evaluation import last_step
 from nsai_work.training.objectives import FORWARD_NAME
@@ -102,6 +102,8 @@ async def _record_warm(assignment: Assignment, active: ActiveRun, snapshot: Jour
 
 async def _start_or_restore(assignment: Assignment, snapshot: JournalSnapshot) -> ActiveRun:
     recovered = await _recover(assignment, snapshot)
+    if isinstance(recovered, str) and assignment.payload.continue_from is not None:
+        return await _continue(assignment, snapshot, assignment.payload.continue_from, recovered)
     if isinstance(recovered, str):
         live_run = await assignment.wait(_start(assignment))
         return await _begin_run(assignment, live_run, _fresh(snapshot, live_run, recovered))
@@ -111,6 +113,27 @@ async def _start_or_restore(assignment: Assignment, snapshot: JournalSnapshot) -
         await recovered.run.close(unload=True)
         raise
     return await _begin_run(assignment, recovered.run, record)
+
+
+async def _continue(
+    assignment: Assignment, snapshot: JournalSnapshot, start: Continuation, reason: str
+) -> ActiveRun:
+    """Go on where another job has ended: with its weights, its optimizer and its step numbers."""
+    assert start.path is not None
+    load = load_state(assignment.backend, assignment.spec, start.path, field="continue_from", optimizer=True)
+    live_run = await assignment.wait(load)
+    lost = snapshot.last_step - start.step if snapshot.runs else 0
+    record = RemoteRun(
+        generation=_next_generation(snapshot),
+        ref=live_run.ref,
+        from_step=start.step,
+        resume=ResumeMode.UNVERIFIED,
+        restored_from=start.path,
+        first_seq_id=live_run.next_seq_id,
+        lost_steps=lost,
+        restart_reason=reason if lost else None,
+    )
+    return await _begin_run(assignment, live_run, record)
 
 
 async def _start(assignment: Assignment) -> LiveRun:
@@ -271,8 +294,8 @@ def _active_run(
     )
     repeated = {
         step.step: step
-        for step in snapshot.steps[record.from_step : record.from_step + 2]
-        if step.generation == record.generation
+        for step in snapshot.steps
+        if record.from_step < step.step <= record.from_step + 2 and step.generation == record.generation
     }
     return ActiveRun(
         run=live_run,

@@ -45,6 +45,11 @@ class MemoryStore:
         self.fence += 1
         return JournalInMemory(self, self.fence)
 
+    @property
+    def newest(self) -> int:
+        """The newest step that counts; before the first, that in which the job began."""
+        return (self.runs[0].from_step if self.runs else 0) + len(self.steps)
+
     def events_named(self, name: str) -> list[dict[str, JsonValue]]:
         """The data of all events of a name."""
         return [data for found, data in self.events if found == name]
@@ -83,10 +88,11 @@ class JournalInMemory:
         journal = self._own()
         assert run.generation == len(journal.runs) + 1
         assert all(earlier.end_reason is not None for earlier in journal.runs), "an earlier run was not fenced"
-        assert run.from_step <= len(journal.steps), "a restore must not leave a gap"
-        for step in journal.steps[run.from_step :]:
+        begin = journal.runs[0].from_step if journal.runs else run.from_step
+        assert begin <= run.from_step <= begin + len(journal.steps), "a restore must not leave a gap"
+        for step in journal.steps[run.from_step - begin :]:
             journal.superseded[step.step] = step
-        del journal.steps[run.from_step :]
+        del journal.steps[run.from_step - begin :]
         first = 0 if run.restored_from is None else run.from_step + 1
         for record in [each for each in journal.evaluations if each.step >= first]:
             journal.superseded_evaluations[record.step] = record
@@ -134,9 +140,9 @@ class JournalInMemory:
         if "skipped" not in record.metrics:
             assert journal.intents[key].step == record.step
             self._close(key)
-        if record.step == len(journal.steps) and journal.steps[-1].generation == record.generation:
+        if record.step == journal.newest and journal.steps and journal.steps[-1].generation == record.generation:
             return
-        assert record.step == len(journal.steps) + 1, "steps must come in order"
+        assert record.step == journal.newest + 1, "steps must come in order"
         journal.steps.append(record)
         journal.events.append(("step", {"step": record.step, "loss": record.loss, **(progress or {})}))
 
@@ -146,7 +152,7 @@ class JournalInMemory:
         self._close((record.generation, last_seq_id))
         if journal.evaluations and journal.evaluations[-1].step == record.step:
             return
-        assert record.step == len(journal.steps), "an evaluation is that of the newest step"
+        assert record.step == journal.newest, "an evaluation is that of the newest step"
         assert not journal.evaluations or journal.evaluations[-1].step < record.step, "they must come in order"
         journal.evaluations.append(record)
         journal.events.append(("evaluation", record.model_dump(mode="json")))

@@ -38,6 +38,7 @@ SHOWN: dict[str, dict[str, str]] = {
     "show": {JOBS: "job_id --json"},
     "steps": {JOBS: "job_id --json"},
     "evaluations": {JOBS: "job_id --json"},
+    "extend": {"unit/cli/commands/test_extend.py": "job_id --steps --schedule --warmup-steps --checkpoint --json"},
     "results": {"unit/cli/commands/test_results.py": "job_id file --json"},
     "checkpoints": {JOBS: "job_id --json"},
     "watch": {JOBS: "job_id --timeout --json"},
