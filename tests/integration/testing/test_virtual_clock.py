@@ -131,7 +131,7 @@ async def claim_and_vanish(settings: Settings, job_id: str) -> None:
 
 def test_a_lease_expires_although_the_clock_stands_still() -> None:
     """The job of a lost worker is taken over after the lease's real duration."""
-    with isolated_store(lease_ttl_s=2.0) as store, virtual_clock(START):
+    with isolated_store(lease_ttl_s=0.8) as store, virtual_clock(START):
         handle = submit(command())
         run_blocking(claim_and_vanish(store.settings, handle.id))
         run_jobs()
