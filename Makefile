@@ -49,12 +49,12 @@ demo: $(VENV)/.installed-demo
 
 # the tests wait for half of their time, so more processes than cores
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -q -m "not long and not peers and not install" -n 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -q -m "not long and not peers and not install and not typing" -n 4 --dist loadfile --no-loadscope-reorder
 
 # slower than make test by the measuring, so apart from it
 coverage: $(VENV)/.installed-dev
 	$(BIN)/python -m coverage erase
-	$(BIN)/python -m coverage run -m pytest -q -m "not long and not peers and not install" -n 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m coverage run -m pytest -q -m "not long and not peers and not install and not typing" -n 4 --dist loadfile --no-loadscope-reorder
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
 
@@ -63,6 +63,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q -m typing tests/typing
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(BIN)/hadolint deploy/Dockerfile
