@@ -90,12 +90,21 @@ class RunFeatures(Record):
     replays: bool | None = Field(
         default=None, description="a repeated sequence number is answered from the record, not run again"
     )
+    orders: bool | None = Field(
+        default=None, description="operations take effect by sequence number, in whatever order they arrive"
+    )
     sets_corrupted_flag: bool | None = None
     loss_tolerance: float = Field(
         default=0.0,
         ge=0,
         description="relative difference up to which two losses of a step are equal",
     )
+
+    @property
+    def sends_ahead(self) -> bool:
+        """Whether operations may be sent before earlier ones are accepted: their order is that of their sequence
+        numbers, and one that was not accepted can be sent again."""
+        return self.replays is True and self.orders is True
 
 
 class RunState(StrEnum):
@@ -236,7 +245,11 @@ class Pending(ABC, Generic[T_co]):
 
 
 class LiveRun(ABC):
-    """A remote run that this process drives. Operations take effect in the order in which they are sent."""
+    """A remote run that this process drives.
+
+    Operations take effect in the order in which they are sent; with ``RunFeatures.sends_ahead`` in the order of
+    their sequence numbers, and then ``send`` may be called before earlier calls have returned.
+    """
 
     @property
     @abstractmethod
@@ -292,7 +305,8 @@ class LiveRun(ABC):
 
     @abstractmethod
     async def send(self, prepared: Prepared[T]) -> Pending[T]:
-        """Send an operation; return when the service has accepted all of it, so that the next may be sent.
+        """Send an operation; return when the service has accepted all of it, so that the next may be sent. From
+        then on its result is fetched, side by side with those of others.
 
         A save whose name exists already is adopted if the name is ours (``SaveResult.adopted``).
         """

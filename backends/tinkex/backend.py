@@ -14,6 +14,7 @@ from pydantic import JsonValue
 from backends.tinkex.backend_settings import TinkexBackendSettings
 from backends.tinkex.capabilities import ALL_FEATURES, LOSSES, METRICS, capabilities_of, require_expressible
 from backends.tinkex.capability_cache import CapabilityCache
+from backends.tinkex.client.requests.order_probe import OrderUnclear
 from backends.tinkex.client.service import ServiceClient
 from backends.tinkex.client.training.client import TrainingClient
 from backends.tinkex.client.training.training_service import TrainingService
@@ -171,18 +172,11 @@ class TinkexBackend(TrainingBackend):
     async def start(self, spec: RunSpec) -> LiveRun:
         # A session per run, so that each run can be taken over and ended separately.
         service = self.service.with_new_session()
-        lora = spec.lora
         try:
-            client = await service.create_lora_training_client_async(
-                spec.base_model,
-                rank=lora.rank,
-                seed=lora.seed,
-                train_mlp=lora.train_mlp,
-                train_attn=lora.train_attn,
-                train_unembed=lora.train_unembed,
-                user_metadata=spec.user_metadata,
-            )
+            client = await _new_client(service, spec)
             await client.probe_replay()
+            if self._settings.send_ahead:
+                client = await _with_known_order(client, service, spec)
             return await self._run(client, spec)
         except BaseException:
             await service.end_sessions()
@@ -201,6 +195,9 @@ class TinkexBackend(TrainingBackend):
         replays = details.get("replays")
         if isinstance(replays, bool) and service.features.replays_seq_id is None:
             service.connection.memory.learn(replays_seq_id=replays)
+        orders = details.get("orders")
+        if isinstance(orders, bool) and service.features.orders_seq_id is None and self._settings.send_ahead:
+            service.connection.memory.learn(orders_seq_id=orders)
         encoding = details.get("encoding")
         if encoding and service.features.request_encoding is None:
             # A replay must be byte-identical, hence in the same encoding.
@@ -326,6 +323,30 @@ class TinkexBackend(TrainingBackend):
         if tolerance is None:
             tolerance = 0.0 if await _architecture(client) == _DEV_ARCHITECTURE else _FOREIGN_TOLERANCE
         return TinkexRun(client, spec, loss_tolerance=tolerance)
+
+
+async def _new_client(service: ServiceClient, spec: RunSpec) -> TrainingClient:
+    lora = spec.lora
+    return await service.create_lora_training_client_async(
+        spec.base_model,
+        rank=lora.rank,
+        seed=lora.seed,
+        train_mlp=lora.train_mlp,
+        train_attn=lora.train_attn,
+        train_unembed=lora.train_unembed,
+        user_metadata=spec.user_metadata,
+    )
+
+
+async def _with_known_order(client: TrainingClient, service: ServiceClient, spec: RunSpec) -> TrainingClient:
+    """Return the client, or that of another run if asking for the order has spoiled this one."""
+    try:
+        await client.probe_order()
+    except OrderUnclear:
+        with contextlib.suppress(CrucibleError):
+            await client.unload()
+        return await _new_client(service, spec)
+    return client
 
 
 async def _architecture(client: TrainingClient) -> str | None:

@@ -27,6 +27,7 @@ from crucible.errors import (
     Unsupported,
 )
 from crucible.recovery import RecoveryPolicy
+from crucible.runtime.side_by_side import side_by_side
 from crucible.sampling import SamplerRef, TokenSampler
 from crucible.training import (
     Datum,
@@ -114,6 +115,7 @@ class TinkexRun(LiveRun):
             details={
                 "base_url": self._client.service.connection.server,
                 "replays": self._client.service.features.replays_seq_id,
+                "orders": self._client.service.features.orders_seq_id,
                 "encoding": self._client.service.features.request_encoding,
                 "config": self._client.config.model_dump(mode="json"),
                 "spec": self._spec.model_dump(mode="json"),
@@ -125,6 +127,7 @@ class TinkexRun(LiveRun):
         known = self._client.service.features
         return RunFeatures(
             replays=known.replays_seq_id,
+            orders=known.orders_seq_id,
             sets_corrupted_flag=known.corrupted_flag,
             loss_tolerance=self._loss_tolerance,
         )
@@ -227,12 +230,16 @@ class TinkexRun(LiveRun):
 
     async def _send_step(self, intent: Intent, step: _PreparedStep) -> Pending[StepResult]:
         request = step.request
-        pass_future = await self._client.submit_forward_backward(
-            step.data, request.loss_fn, dict(request.loss_config) or None, seq_id=intent.first_seq_id
+        pass_future: ApiFuture[ForwardBackwardOutput]
+        step_future: ApiFuture[OptimStepResponse]
+        # one behind the other, or at once where the service orders them by number
+        calls: Sequence[Callable[[], Awaitable[Any]]] = (
+            lambda: self._client.submit_forward_backward(
+                step.data, request.loss_fn, dict(request.loss_config) or None, seq_id=intent.first_seq_id
+            ),
+            lambda: self._client.submit_optim_step(adam_params(request.optimizer), seq_id=intent.last_seq_id),
         )
-        step_future = await self._client.submit_optim_step(
-            adam_params(request.optimizer), seq_id=intent.last_seq_id
-        )
+        pass_future, step_future = await side_by_side(calls)
         return _PendingResult(lambda: self._step_result(request, pass_future, step_future))
 
     async def _step_result(

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from backends.tinkex_dev.options import DEFAULT_PORT
+from backends.tinkex_dev.options import DEFAULT_PORT, Order
 
 
 def dev_server(
@@ -40,6 +40,13 @@ def dev_server(
     no_replay: Annotated[
         bool, typer.Option("--no-replay", help="Run a repeated seq_id again, as some servers do.")
     ] = False,
+    order: Annotated[
+        Order,
+        typer.Option(
+            help="Order of a model's operations: by seq_id, by arrival, or strict: by arrival, and one that is not"
+            " the next fails."
+        ),
+    ] = Order.SEQ_ID,
     json_only: Annotated[bool, typer.Option("--json-only", help="Refuse protobuf, as some servers do.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print URL and process id as JSON.")] = False,
 ) -> None:
@@ -68,6 +75,7 @@ def dev_server(
         require_key=key,
         max_runs=max_runs,
         replay=not no_replay,
+        order=order,
         protobuf=not json_only,
     )
     stop = _stop_on_signals()

@@ -1,10 +1,22 @@
 """Options of a server."""
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
 DEFAULT_PORT: Final = 8077
+
+
+class Order(StrEnum):
+    """Orders in which a model's numbered operations run."""
+
+    SEQ_ID = "seq_id"
+    """By number; an operation waits for the missing ones before it."""
+    ARRIVAL = "arrival"
+    """As they arrive, whatever their numbers."""
+    STRICT = "strict"
+    """As they arrive; one that arrives before its turn fails."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +43,8 @@ class ServerOptions:
     """Maximum number of live models; creating one more is answered with 429."""
     replay: bool = True
     """Whether a repeated seq_id is answered from the record of requests; otherwise it runs again."""
+    order: Order = Order.SEQ_ID
+    """The order in which a model's operations run; servers differ in it."""
     strict_load: bool = True
     """Whether load_weights must be a model's first training request."""
     protobuf: bool = True

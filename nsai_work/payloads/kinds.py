@@ -18,6 +18,8 @@ from nsai_work.payloads.job_inputs import Continuation, InitialWeights, JobRows,
 from nsai_work.policies import EVAL_PREFIX, CheckpointPolicy, EarlyStopping
 
 MAX_STEPS = 1_000_000_000
+_DEPTH: Final = 2
+_DEPTH_AHEAD: Final = 8
 
 BASE_REFERENCE: Final = "base"
 """The name of the base model as a reference."""
@@ -128,7 +130,7 @@ class TrainingStep(Record):
     epochs: int | None = Field(default=None, ge=1, le=1_000_000)
     seed: int = Field(default=0, ge=0, lt=2**31)
     max_tokens: int = Field(default=4096, ge=2, le=100_000_000)
-    pipeline_depth: int = Field(default=2, ge=1, le=64)
+    pipeline_depth: int | None = Field(default=None, ge=1, le=64)
     eval: EvaluationSpec | None = None
     early_stopping: EarlyStopping | None = None
     init_from: InitialWeights | None = None
@@ -187,6 +189,13 @@ class TrainingStep(Record):
         if self.method != "dpo" and "preference" in formats:
             raise ValueError("data.format: preference is the form of method dpo; sft does not train on it")
         return self
+
+    def depth(self, *, ahead: bool) -> int:
+        """Return the maximum number of optimizer steps in flight: ``pipeline_depth``, or a default that suffices to
+        hide the network. ``ahead``: whether operations are sent before earlier ones are accepted."""
+        if self.pipeline_depth is not None:
+            return self.pipeline_depth
+        return _DEPTH_AHEAD if ahead else _DEPTH
 
     @property
     def is_best_by_evaluation(self) -> bool:

@@ -67,7 +67,7 @@ async def train(
     batches: Lookahead | None = None
     try:
         evaluation = reference = None
-        depth = payload.pipeline_depth
+        depth = payload.depth(ahead=False)
         if isinstance(payload, ReinforcementStep):
             plan, source = await _open_rollouts(job, payload, backend, journal, wait, allow)
             depth = max(depth, payload.steps_ahead)
@@ -178,11 +178,13 @@ class _Driver:
 
     async def _handle_failure(self, error: CrucibleError) -> None:
         """Decide on a failure and carry the decision out. Raises for a failure or a pause."""
+        left_hole = False
         if self._active is not None:
+            left_hole = self._active.sender.left_hole
             await self._active.sender.stop_orderly()
         snapshot = await self._assignment.journal.load()
         self._count_failure(Progress.of(snapshot).furthest)
-        incident = await self._incident(error, snapshot)
+        incident = await self._incident(error, snapshot, left_hole=left_hole)
         decision = decide(incident)
         await self._report(decision, snapshot)
         match decision.action:
@@ -210,7 +212,7 @@ class _Driver:
                 wait.because(reason)
                 await self._assignment.wait(_sleep(self._assignment.sleep, delay_s))
 
-    async def _incident(self, error: CrucibleError, snapshot: JournalSnapshot) -> Incident:
+    async def _incident(self, error: CrucibleError, snapshot: JournalSnapshot, *, left_hole: bool) -> Incident:
         return Incident(
             error=error,
             policy=self._assignment.payload.recovery,
@@ -218,6 +220,7 @@ class _Driver:
             health=await self._health(error),
             replays=self._active.run.features.replays if self._active else None,
             effect_unknown=self._active is not None and self._active.effect_unknown,
+            left_hole=left_hole,
             failures=self._failures,
             times_poisoned=times_poisoned(snapshot.runs, snapshot.last_step + 1) + 1,
         )

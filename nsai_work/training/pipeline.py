@@ -93,6 +93,7 @@ async def fill(assignment: Assignment, active: ActiveRun) -> None:
         BackendError: an open intent of the earlier owner cannot be repeated.
     """
     active.sender.start()
+    assignment.batches.depth = max(assignment.batches.depth, _depth(assignment, active))
     fresh: list[InFlight] = []
     new: list[InFlight] = []
     while (operation := active.operations.peek()) is not None and not _must_wait(
@@ -116,15 +117,19 @@ def _must_wait(assignment: Assignment, active: ActiveRun, operation: Operation, 
     if _must_serialize(active, fresh) or _may_stop(assignment, active, operation, ahead):
         return True
     if operation.evaluates is not None:
-        return sum(entry.operation.evaluates is not None for entry in ahead) >= assignment.payload.pipeline_depth
+        return sum(entry.operation.evaluates is not None for entry in ahead) >= _depth(assignment, active)
     if operation.kind is IntentKind.STEP and assignment.objective is not None and not operation.skipped:
         return operation.step not in active.forwards
     if operation.kind not in (IntentKind.STEP, IntentKind.FORWARD):
         return False
     steps_ahead = sum(entry.operation.kind is IntentKind.STEP for entry in ahead)
-    if steps_ahead >= assignment.payload.pipeline_depth:
+    if steps_ahead >= _depth(assignment, active):
         return True
     return bool(ahead) and not operation.skipped and not assignment.batches.ready(operation.step)
+
+
+def _depth(assignment: Assignment, active: ActiveRun) -> int:
+    return assignment.payload.depth(ahead=active.run.features.sends_ahead)
 
 
 def _may_stop(assignment: Assignment, active: ActiveRun, operation: Operation, ahead: Sequence[InFlight]) -> bool:

@@ -55,7 +55,7 @@ BACKENDS: list[tuple[type[BaseModel], str, Mapping[str, str]]] = [
         _TINKEX,
         {
             "backend": "base_url api_key loss_tolerance heartbeat_s give_up_after_s ask_within_s no_progress_s"
-            " max_recoveries user_metadata"
+            " send_ahead max_recoveries user_metadata"
         },
     ),
     (

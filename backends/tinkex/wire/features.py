@@ -12,6 +12,7 @@ class ServerFeatures(Record):
     """The features of a server. None means unknown.
 
     ``replays_seq_id``: a repeated sequence number is answered from the record instead of running again.
+    ``orders_seq_id``: requests of a run take effect by number, in whatever order they arrive.
     ``corrupted_flag``: the server writes ``corrupted`` into its training runs. A server that writes False might
     never write True, so corruption is also detected by errors and by values.
     """
@@ -21,6 +22,7 @@ class ServerFeatures(Record):
     answer_encoding: Encoding | None = None
     compression: bool | None = None
     replays_seq_id: bool | None = None
+    orders_seq_id: bool | None = None
     durable_checkpoints: bool | None = None
     corrupted_flag: bool | None = None
     ttl: bool | None = None
@@ -38,9 +40,13 @@ class ServerFeatures(Record):
 
 @dataclass(slots=True)
 class FeatureMemory:
-    """The features learned about one server, shared by all clients of one service client."""
+    """The features learned about one server, shared by all clients of one service client.
+
+    ``asked_order``: ``orders_seq_id`` has been asked, whether or not that led to an answer.
+    """
 
     features: ServerFeatures
+    asked_order: bool = False
 
     def learn(self, **facts: object) -> None:
         """Set features by name, replacing earlier values. Raises pydantic.ValidationError for an invalid value."""

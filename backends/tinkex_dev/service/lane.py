@@ -1,4 +1,4 @@
-"""A model's queue of operations, executed one at a time in seq_id order."""
+"""A model's queue of operations, executed one at a time, by default in seq_id order."""
 
 import asyncio
 from collections import deque
@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from backends.tinkex_dev.errors import OperationFailed, Refused
+from backends.tinkex_dev.options import Order
 from backends.tinkex_dev.service.promises import Failed, Promise, Result
 
 Work = Callable[[], Awaitable[Result]]
@@ -21,11 +22,18 @@ class ServerLane:
     """Executes operations in seq_id order; early arrivals wait for the missing ones before them.
 
     A refused request frees its seq_id and does not block later ones. An operation without a seq_id runs in order
-    of arrival. Closing the lane fails all queued operations.
+    of arrival. Closing the lane fails all queued operations. ``order``: another order, as some servers have it.
     """
 
-    def __init__(self, resolve: Callable[[Promise, Result], None] = Promise.resolve, *, first: int = 1) -> None:
+    def __init__(
+        self,
+        resolve: Callable[[Promise, Result], None] = Promise.resolve,
+        *,
+        first: int = 1,
+        order: Order = Order.SEQ_ID,
+    ) -> None:
         self._resolve = resolve
+        self._order = order
         self.next_seq = first
         self._numbered: dict[int, _QueuedOperation] = {}
         self._refused: set[int] = set()
@@ -38,6 +46,8 @@ class ServerLane:
         operation = _QueuedOperation(promise, work)
         if self._closed is not None:
             promise.resolve(Failed(self._closed, "server"))
+        elif seq_id is not None and self._order is not Order.SEQ_ID:
+            self._submit_by_arrival(seq_id, operation)
         elif seq_id is None or seq_id < self.next_seq:
             self._unnumbered.append(operation)
         else:
@@ -45,8 +55,17 @@ class ServerLane:
             self._numbered[seq_id] = operation
         self._start_runner()
 
+    def _submit_by_arrival(self, seq_id: int, operation: _QueuedOperation) -> None:
+        if self._order is Order.STRICT and seq_id > self.next_seq:
+            operation.promise.resolve(Failed(f"expected seq_id {self.next_seq}, got {seq_id}", "user"))
+            return
+        self.next_seq = max(self.next_seq, seq_id + 1)
+        self._unnumbered.append(operation)
+
     def is_past(self, seq_id: int) -> bool:
         """Whether the lane has passed that seq_id, so that nothing may run under it any more."""
+        if self._order is Order.ARRIVAL:
+            return False
         return seq_id < self.next_seq and seq_id not in self._refused
 
     def skip(self, seq_id: int) -> None:

@@ -166,7 +166,7 @@ class Service:
             record,
             self.network(base_model),
             Adapter(lora.shape, lora.seed),
-            ServerLane(self.promises.resolve),
+            ServerLane(self.promises.resolve, order=self.options.order),
         )
         self.runs[run_id] = record
         self.live[run_id] = run

@@ -15,7 +15,8 @@ invalid input, credential refused           fail
 ==========================================  =====================================================================
 
 A failure that would have led to a restore, and does not because recovery is off or exhausted, fences the run too: a
-retry of the job then restores, instead of meeting the same failure again.
+retry of the job then restores, instead of meeting the same failure again. So does a refused request behind which
+others had been sent already.
 
 Errors of this side (lease lost, store unavailable, stop requested) end the attempt without a decision.
 """
@@ -63,9 +64,10 @@ class Incident:
     """A failure with the facts that the decision depends on.
 
     ``health`` is the run's health as the service reports it; None if unknown. ``effect_unknown``: a request was
-    sent whose effect is unknown. ``failures`` counts failures since the last new step, this one included.
-    ``times_poisoned`` counts the runs that were corrupted at this step, this one included. ``driving``: a run's
-    operation failed, not the connection to one.
+    sent whose effect is unknown. ``left_hole``: operations behind one that was not accepted may have been.
+    ``failures`` counts failures since the last new step, this one included. ``times_poisoned`` counts the runs that
+    were corrupted at this step, this one included. ``driving``: a run's operation failed, not the connection to
+    one.
     """
 
     error: CrucibleError
@@ -76,6 +78,7 @@ class Incident:
     failures: int = 1
     times_poisoned: int = 0
     driving: bool = True
+    left_hole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +110,9 @@ def decide(incident: Incident) -> Decision:
     if isinstance(error, OutOfCredit) or (isinstance(error, CapacityError) and not incident.driving):
         return Decision(Action.PAUSE, reason, error)
     if not isinstance(error, BackendError) or isinstance(error, _FINAL):
-        return Decision(Action.FAIL, reason, error, fences=_on_record(incident))
+        # a service that refuses a request may count its number as used, and run those that were sent behind it
+        refused = incident.left_hole and not isinstance(error, BackendError)
+        return Decision(Action.FAIL, reason, error, fences=refused or _on_record(incident))
     if isinstance(error, RunCorrupted) or _has_state(incident.health, RunState.CORRUPTED):
         return _poisoned(incident)
     if isinstance(error, RunGone) or _has_state(incident.health, RunState.GONE):

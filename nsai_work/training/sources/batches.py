@@ -251,14 +251,15 @@ def epoch_order(examples: int, seed: int, epoch: int, source: int | None = None)
 
 
 class Lookahead:
-    """Makes the batches of the coming steps in the background, at most ``depth`` steps ahead of the one asked for.
+    """Makes the batches of the coming steps in the background, at most ``depth`` steps ahead of the one asked for;
+    ``depth`` may be changed at any time.
 
     ``last_step`` is the last step of the job.
     """
 
     def __init__(self, source: BatchSource, *, depth: int, last_step: int) -> None:
         self.source = source
-        self._depth = depth
+        self.depth = depth
         self._last_step = last_step
         self._tasks: dict[int, asyncio.Task[StepBatch]] = {}
 
@@ -299,7 +300,7 @@ class Lookahead:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _begin(self, step: int) -> "asyncio.Task[StepBatch]":
-        wanted = range(step, min(step + self._depth, self._last_step) + 1)
+        wanted = range(step, min(step + self.depth, self._last_step) + 1)
         for other in [other for other in self._tasks if other not in wanted]:
             # a restore went back: what was made ahead is made again when its turn comes
             _discard(self._tasks.pop(other))

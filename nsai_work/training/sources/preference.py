@@ -5,6 +5,7 @@ prefers the chosen answer to the rejected one than the reference does (Rafailov 
 equation 7).
 """
 
+import asyncio
 import zlib
 from array import array
 from collections import deque
@@ -122,20 +123,28 @@ class ReferenceSource:
         passes: Sequence[Sequence[tuple[str, int]]],
         missing: Sequence[int],
     ) -> None:
-        pending: deque[tuple[int, Pending[ForwardResult]]] = deque()
+        pending: deque[tuple[int, asyncio.Task[Pending[ForwardResult]]]] = deque()
         waiting = deque(missing)
-        depth = scope.payload.pipeline_depth if run.features.replays is True else 1
-        while waiting or pending:
-            while waiting and len(pending) < depth:
-                number = waiting.popleft()
-                batch = [datum for row in passes[number] for datum in self._datums(row)]
-                prepared = run.prepare_forward(batch, step=0, name=f"reference-{number:06d}")
-                pending.append((number, await scope.wait(run.send(prepared))))
-            number, oldest = pending.popleft()
-            result = await scope.wait(oldest.result())
-            values = array("d", (value for each in result.logprobs for value in each))
-            await scope.journal.keep_reference(number, _packed(values))
-            self._add(passes[number], values)
+        depth = scope.payload.depth(ahead=run.features.sends_ahead) if run.features.replays is True else 1
+        try:
+            while waiting or pending:
+                while waiting and len(pending) < depth:
+                    number = waiting.popleft()
+                    batch = [datum for row in passes[number] for datum in self._datums(row)]
+                    prepared = run.prepare_forward(batch, step=0, name=f"reference-{number:06d}")
+                    pending.append((number, asyncio.create_task(run.send(prepared))))
+                    if not run.features.sends_ahead:
+                        await scope.wait(_accepted(pending[-1][1]))
+                number, oldest = pending.popleft()
+                accepted = await scope.wait(_accepted(oldest))
+                result = await scope.wait(accepted.result())
+                values = array("d", (value for each in result.logprobs for value in each))
+                await scope.journal.keep_reference(number, _packed(values))
+                self._add(passes[number], values)
+        finally:
+            for _, sending in pending:
+                sending.cancel()
+            await asyncio.gather(*(sending for _, sending in pending), return_exceptions=True)
 
     def _add(self, rows: Sequence[tuple[str, int]], values: "array[float]") -> None:
         place = 0
@@ -155,6 +164,10 @@ async def _reference_run(scope: "ReferenceContext") -> LiveRun:
         # a new adapter changes nothing yet, so that a new run is the base model
         return await scope.wait(backend.start(scope.spec))
     return await scope.wait(load_state(backend, scope.spec, path, field="reference"))
+
+
+async def _accepted(sending: "asyncio.Task[Pending[ForwardResult]]") -> Pending[ForwardResult]:
+    return await sending
 
 
 def _packed(values: "array[float]") -> bytes:

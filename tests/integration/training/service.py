@@ -8,6 +8,7 @@ import asyncio
 import hashlib
 import json
 import math
+import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
@@ -100,6 +101,10 @@ class Run:
     record: dict[int, tuple[str, Any]] = field(default_factory=dict)
     applied: list[int] = field(default_factory=list)
     next_seq_id: int = 1
+    held: "dict[int, tuple[Prepared[Any], asyncio.Future[Any]]]" = field(default_factory=dict)
+    """With ``orders``: what has arrived before its turn, by its first number."""
+    freed: dict[int, int] = field(default_factory=dict)
+    """Numbers that a refused operation has freed, by the first."""
 
 
 @dataclass
@@ -114,8 +119,18 @@ class Saved:
 class Service:
     """What stays when clients come and go. ``hook(event, details)`` sees every call, and may raise."""
 
-    def __init__(self, *, replays: bool | None = True, restores_optimizer: bool = True, attachable: bool = True):
-        self.features = RunFeatures(replays=replays)
+    def __init__(
+        self,
+        *,
+        replays: bool | None = True,
+        orders: bool | None = None,
+        restores_optimizer: bool = True,
+        attachable: bool = True,
+        seed: int = 0,
+    ):
+        self.features = RunFeatures(replays=replays, orders=orders)
+        self.rng = random.Random(seed)
+        self.most_in_transit = self.in_transit = 0
         self.restores_optimizer = restores_optimizer
         self.attachable = attachable
         self.runs: dict[str, Run] = {}
@@ -151,9 +166,10 @@ class ServicePending(Pending[T]):
             raise RunCorrupted(f"{self.run.run_id} is corrupted")
         if not self.run.alive:
             raise RunGone(f"{self.run.run_id} is gone")
-        if isinstance(self.outcome, Exception):
-            raise self.outcome
-        result: T = self.outcome
+        outcome = await asyncio.shield(self.outcome) if isinstance(self.outcome, asyncio.Future) else self.outcome
+        if isinstance(outcome, Exception):
+            raise outcome
+        result: T = outcome
         return result
 
 
@@ -213,12 +229,47 @@ class ServiceRun(LiveRun):
     async def send(self, prepared: Prepared[T]) -> Pending[T]:
         intent = prepared.intent
         self._service.hook("send", {"intent": intent, "run": self.remote})
-        await asyncio.sleep(0)
+        await self._travel()
         if not self.remote.alive:
             raise RunGone(f"{self.remote.run_id} is gone")
-        outcome = self._outcome(prepared)
+        outcome = self._arrived(prepared) if self._service.features.sends_ahead else self._outcome(prepared)
         self._service.hook("sent", {"intent": intent, "run": self.remote})
+        await self._travel()
         return ServicePending(self._service, self.remote, intent, outcome)
+
+    async def _travel(self) -> None:
+        """Each message takes a time of its own, so that they overtake each other."""
+        service = self._service
+        service.in_transit += 1
+        service.most_in_transit = max(service.most_in_transit, service.in_transit)
+        try:
+            for _ in range(service.rng.randint(1, 12) if service.features.sends_ahead else 1):
+                await asyncio.sleep(0)
+        finally:
+            service.in_transit -= 1
+
+    def _arrived(self, prepared: Prepared[Any]) -> object:
+        """Hold an operation until those before it are there, then run all whose turn it is."""
+        remote, intent = self.remote, prepared.intent
+        self._pass_freed()
+        if intent.first_seq_id in remote.record:
+            return self._outcome(prepared)
+        if intent.first_seq_id not in remote.held:
+            remote.held[intent.first_seq_id] = (prepared, asyncio.get_running_loop().create_future())
+        first, result = remote.held[intent.first_seq_id]
+        assert first.intent == intent, "one number, two requests"
+        if remote.freed.get(intent.first_seq_id, 0) == remote.next_seq_id:
+            remote.next_seq_id = intent.first_seq_id
+            del remote.freed[intent.first_seq_id]
+        while remote.next_seq_id in remote.held:
+            ready, waiting = remote.held.pop(remote.next_seq_id)
+            waiting.set_result(self._outcome(ready))
+            self._pass_freed()
+        return result
+
+    def _pass_freed(self) -> None:
+        while self.remote.next_seq_id in self.remote.freed:
+            self.remote.next_seq_id = self.remote.freed[self.remote.next_seq_id]
 
     def _outcome(self, prepared: Prepared[Any]) -> object:
         intent, record = prepared.intent, self.remote.record

@@ -38,11 +38,12 @@ class Alone:
     contacts: int
 
 
-def scene_on(server: DevServer, folder: Path, **fields: Any) -> Scene:
+def scene_on(server: DevServer, folder: Path, *, send_ahead: bool = False, **fields: Any) -> Scene:
     """One job on a server, each owner with a backend of its own."""
 
     def new_backend() -> TrainingBackend:
-        return TinkexBackend({"base_url": server.url, "api_key": "tml-dev", "give_up_after_s": 5.0})
+        access = {"base_url": server.url, "api_key": "tml-dev"}
+        return TinkexBackend({**access, "give_up_after_s": 5.0, "send_ahead": send_ahead})
 
     settings: dict[str, Any] = {
         "base_model": "tiny-lm",

@@ -18,6 +18,7 @@ SERVICES = {
     "repeats": {"replays": False},
     "unknown": {"replays": None},
     "dies with its client": {"attachable": False},
+    "orders": {"orders": True},
 }
 
 
@@ -56,9 +57,18 @@ async def contacts(folder: Path, service: dict[str, Any], **fields: Any) -> int:
 
 @pytest.mark.parametrize(
     ("kind", "depth"),
-    [("replays", 1), ("replays", 3), ("repeats", 1), ("repeats", 3), ("unknown", 2), ("dies with its client", 2)],
+    [
+        ("replays", 1),
+        ("replays", 3),
+        ("orders", None),
+        ("orders", 3),
+        ("repeats", 1),
+        ("repeats", 3),
+        ("unknown", 2),
+        ("dies with its client", 2),
+    ],
 )
-async def test_killed_at_every_point(tmp_path: Path, kind: str, depth: int) -> None:
+async def test_killed_at_every_point(tmp_path: Path, kind: str, depth: int | None) -> None:
     """One death at each possible point, one run per point: same losses, same weights, each step applied once."""
     alone = await undisturbed(tmp_path, pipeline_depth=depth)
     for kill_at in range(1, await contacts(tmp_path, SERVICES[kind], pipeline_depth=depth) + 1):
@@ -67,7 +77,7 @@ async def test_killed_at_every_point(tmp_path: Path, kind: str, depth: int) -> N
         result = await scene.survive([kill_at])
 
         check_equal(scene, alone, result)
-        if kind == "replays":
+        if kind in ("replays", "orders"):
             assert len(scene.journal.runs) == 1, "a warm takeover loses nothing"
             assert scene.newest_applied() == list(range(1, STEPS + 1))
 

@@ -5,6 +5,7 @@ import asyncio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from backends.tinkex_dev.options import Order
 from backends.tinkex_dev.service.lane import ServerLane
 from backends.tinkex_dev.service.promises import Failed, Plain, Promise
 
@@ -61,3 +62,36 @@ def test_a_closed_lane_fails_what_waits_and_what_comes():
         Failed("gone", "server"),
         Failed("gone", "server"),
     ]
+
+
+@settings(max_examples=30)
+@given(order=st.permutations(range(1, 7)), kind=st.sampled_from([Order.ARRIVAL, Order.STRICT]))
+def test_other_servers_run_operations_as_they_arrive(order: list[int], kind: Order):
+    """Whatever their numbers; a strict one fails those that are early."""
+    ran: list[int] = []
+
+    async def main() -> list[object]:
+        lane = ServerLane(order=kind)
+        promises = []
+        for number in order:
+            promises.append(Promise(str(number), "x", None))
+
+            async def work(number: int = number) -> Plain:
+                ran.append(number)
+                return Plain({})
+
+            lane.submit(number, promises[-1], work)
+        await asyncio.wait_for(asyncio.gather(*(promise.done.wait() for promise in promises)), 5)
+        return [promise.result for promise in promises]
+
+    results = asyncio.run(main())
+
+    if kind is Order.ARRIVAL:
+        assert ran == order
+    else:
+        expected = 1
+        for number, result in zip(order, results, strict=True):
+            early = number > expected
+            assert result == (Failed(f"expected seq_id {expected}, got {number}", "user") if early else Plain({}))
+            expected += number == expected
+        assert ran == sorted(ran)

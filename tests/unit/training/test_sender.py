@@ -10,7 +10,7 @@ from crucible.errors import BackendUnavailable
 from crucible.training import IntentKind, RunFeatures
 from nsai_work.training.in_flight import InFlight
 from nsai_work.training.operations import Operation
-from nsai_work.training.sender import Sender
+from nsai_work.training.sender import WINDOW, Sender
 
 pytestmark = pytest.mark.anyio
 
@@ -134,3 +134,82 @@ async def test_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
         await sender.stop_orderly()
 
     assert under_way[0].unsent
+
+
+class Lines(Line):
+    """A service that runs operations by number; each send has a permit of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = RunFeatures(replays=True, orders=True)
+        self.on_their_way: dict[int, asyncio.Future[None]] = {}
+
+    async def send(self, prepared: Any) -> Any:
+        self.on_their_way[prepared] = asyncio.get_running_loop().create_future()
+        await self.on_their_way[prepared]
+        self.sent.append(prepared)
+        return f"pending {prepared}"
+
+    async def settle(self, number: int, error: Exception | None = None) -> None:
+        """Accept one, or let it fail."""
+        future = self.on_their_way.pop(number)
+        future.set_exception(error) if error is not None else future.set_result(None)
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+
+async def ahead_sender(count: int) -> tuple[Sender, Lines, deque[InFlight]]:
+    line, under_way = Lines(), deque(map(entry, range(1, count + 1)))
+    sender = Sender(line, under_way)  # type: ignore[arg-type]
+    sender.start()
+    await asyncio.sleep(0)
+    return sender, line, under_way
+
+
+async def test_once_the_first_is_accepted_a_window_goes_out() -> None:
+    """And whichever is accepted next, the window moves on; in the order of the numbers."""
+    sender, line, under_way = await ahead_sender(WINDOW + 4)
+    assert [*line.on_their_way] == [1]
+    await line.settle(1)
+    assert [*line.on_their_way] == [*range(2, WINDOW + 2)]
+
+    await line.settle(9)
+    await line.settle(2)
+
+    assert [*line.on_their_way] == [*range(3, 9), *range(10, WINDOW + 4)]
+    assert [one.operation.step for one in under_way if not one.unsent] == [1, 2, 9]
+    await sender.stop()
+
+
+async def test_after_one_has_failed_nothing_more_goes_out_and_the_missing_one_is_sent_first() -> None:
+    """Those that were on their way may still be accepted; a stop forgets the others, whose effect is unknown."""
+    sender, line, under_way = await ahead_sender(6)
+    await line.settle(1)
+    under_way.append(entry(7))
+    await line.settle(3, BackendUnavailable("away"))
+    await line.settle(5)
+
+    with pytest.raises(BackendUnavailable):
+        sender.start()
+    assert 7 not in line.on_their_way
+    assert sender.left_hole
+    line.on_their_way.clear()
+    await sender.stop()
+    assert [one.operation.step for one in under_way if one.unsent] == [2, 3, 4, 6, 7]
+    sender.start()
+    await asyncio.sleep(0)
+    assert [*line.on_their_way] == [2]
+    await line.settle(2)
+    assert [*line.on_their_way] == [3, 4, 6, 7]
+    await sender.stop()
+
+
+async def test_the_last_one_that_fails_has_none_behind_it() -> None:
+    """Then no hole is left."""
+    sender, line, _ = await ahead_sender(2)
+    await line.settle(1)
+    await line.settle(2, BackendUnavailable("away"))
+    with pytest.raises(BackendUnavailable):
+        sender.start()
+    assert not sender.left_hole
+    await sender.stop()

@@ -38,7 +38,7 @@ async def probe_replay(channel: RunChannel) -> bool | None:
         return connection.features.replays_seq_id
     with channel.sequencer.lock:
         ticket = channel.sequencer.reserve(1, None)
-    request = PassRequest(channel.model_id, ticket.first, [_tiny_datum()], "cross_entropy", None, forward_only=True)
+    request = PassRequest(channel.model_id, ticket.first, [tiny_datum()], "cross_entropy", None, forward_only=True)
     try:
         async with channel.sequencer.turn(ticket):
             first = await send_pass(connection, request)
@@ -63,7 +63,8 @@ async def _is_replayed(connection: Connection, request: PassRequest, request_id:
         return False
 
 
-def _tiny_datum() -> Datum:
+def tiny_datum() -> Datum:
+    """Return an example of two tokens, the smallest that every model can read."""
     return Datum(
         model_input=ModelInput.from_ints([1, 2]),
         loss_fn_inputs={"target_tokens": [2, 3], "weights": [1.0, 1.0]},

@@ -7,6 +7,7 @@ from typing import Any, Self
 from backends.tinkex.client.custom_losses.custom_loss import CustomLoss, custom_operation
 from backends.tinkex.client.custom_losses.loss_handle import LossHandle
 from backends.tinkex.client.requests.api_future import ApiFuture
+from backends.tinkex.client.requests.order_probe import probe_order
 from backends.tinkex.client.requests.replay_probe import probe_replay
 from backends.tinkex.client.sampling.run_sampler import RunSamplingMethods
 from backends.tinkex.client.session import Session
@@ -254,6 +255,15 @@ class TrainingClient(CheckpointMethods, RunSamplingMethods):
         when the server cannot do that. The run goes on without the answer.
         """
         return self._service.runner.start(probe_replay(self._channel))
+
+    def probe_order(self) -> ApiFuture[bool | None]:
+        """Find out whether requests of a run may be sent ahead of earlier ones: once for each server, and only
+        where that is worth its time (None otherwise). Call it before the run's first request, after
+        ``probe_replay``.
+
+        From the future: OrderUnclear when the run must not be used, since its next number is unknown.
+        """
+        return self._service.runner.start(probe_order(self._channel))
 
     # --- private --------------------------------------------------------------------------------------------
 

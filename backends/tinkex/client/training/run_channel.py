@@ -19,6 +19,7 @@ from backends.tinkex.types.client_config import ClientConfig
 from backends.tinkex.types.responses import AcceptedRequest
 from backends.tinkex.types.wire_record import SentRecord
 from backends.tinkex.wire.body import json_body
+from backends.tinkex.wire.features import ServerFeatures
 from crucible.errors import InvalidRequest
 
 T = TypeVar("T")
@@ -48,7 +49,9 @@ class RunChannel:
         self.session = session
         self.config = config
         self.sequencer = RequestSequencer(
-            next_seq_id, one_at_a_time=lambda: context.connection.features.replays_seq_id is False
+            next_seq_id,
+            one_at_a_time=lambda: context.connection.features.replays_seq_id is False,
+            orders=lambda: _may_send_ahead(context.connection.features),
         )
         self.may_have_gradients = False
         """Whether the model may hold gradients that no optimizer step has used."""
@@ -127,3 +130,8 @@ class RunChannel:
             request_id, route, request_type, decoding, self._reporter, no_progress_s=self._context.no_progress_s
         )
         return await ResultPoll(self.connection, target).result()
+
+
+def _may_send_ahead(known: ServerFeatures) -> bool:
+    # a server that refuses the encoding may free the number, so the encoding is settled before
+    return known.orders_seq_id is True and known.replays_seq_id is True and known.request_encoding is not None

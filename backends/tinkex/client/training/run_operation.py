@@ -2,10 +2,12 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from backends.tinkex.client.training.sequencer import RequestSequencer, Ticket
 from backends.tinkex.types.responses import AcceptedRequest
+from crucible.runtime.side_by_side import side_by_side
 
 T = TypeVar("T")
 
@@ -49,13 +51,21 @@ class RunOperation(Generic[T]):
         """Send all requests in turn; return once the server has accepted them."""
         async with self._sequencer.turn(ticket):
             await self._before_send()
-            for index, seq_id in enumerate(ticket.seq_ids):
-                self._accepted.append(await self._send_request(seq_id, index))
-                ticket.accepted += 1
+            if self._sequencer.sends_ahead(ticket):
+                await self._send_side_by_side(ticket)
+            else:
+                for index, seq_id in enumerate(ticket.seq_ids):
+                    self._accepted.append(await self._send_request(seq_id, index))
+                    ticket.accepted += 1
             self._send_request = _already_sent  # whose batch, and its memory, are no longer needed
             self._finished = self._sequencer.mark_accepted()
             if self._abandoned:
                 self._finished.set()
+
+    async def _send_side_by_side(self, ticket: Ticket) -> None:
+        calls = [partial(self._send_request, seq_id, index) for index, seq_id in enumerate(ticket.seq_ids)]
+        self._accepted += await side_by_side(calls)
+        ticket.accepted = ticket.count
 
     async def finish(self) -> T:
         """Wait for the result of the accepted requests."""

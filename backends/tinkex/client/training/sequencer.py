@@ -47,11 +47,22 @@ class RequestSequencer:
     ``one_at_a_time`` returns whether each request must wait for the result of the one before it. A server that
     keeps no record of sequence numbers may run an optimizer step before the gradients that were sent ahead of it:
     SkyRL 0.3.0 reads its queue in several queries, and swaps two requests that arrive between two of them.
+
+    ``orders`` returns whether the server runs requests by number. There, those whose numbers the caller chose do
+    not wait for the acceptance of others: the caller sends a number again that was not accepted. The first request
+    of a run, or after an attach, is accepted alone, since a server may take the first that it sees for the next.
     """
 
-    def __init__(self, next_seq_id: int = 1, *, one_at_a_time: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self,
+        next_seq_id: int = 1,
+        *,
+        one_at_a_time: Callable[[], bool] = lambda: False,
+        orders: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._lock = threading.Lock()
         self._one_at_a_time = one_at_a_time
+        self._orders = orders
         self._newest: asyncio.Event | None = None
         self._next = next_seq_id
         self._era = 0
@@ -82,25 +93,39 @@ class RequestSequencer:
         self._next = max(self._next, first + count)
         return Ticket(first, count, seq_id is not None, self._era)
 
+    def sends_ahead(self, ticket: Ticket) -> bool:
+        """Return whether the ticket's requests may be sent before earlier ones are accepted, in any order."""
+        return ticket.chosen_by_caller and self._newest is not None and self._orders()
+
     @asynccontextmanager
     async def turn(self, ticket: Ticket) -> AsyncIterator[None]:
         """Wait for the ticket's turn to send. Raises RequestNotSent when an earlier request failed."""
         if self._sending is None:
             self._sending = asyncio.Lock()
-        async with self._sending:
-            if ticket.era != self._era:
-                raise RequestNotSent(
-                    f"not sent: an earlier request was not accepted ({self._failure})",
-                    backend=BACKEND,
-                    details={"seq_id": ticket.first},
-                )
-            try:
-                if self._newest is not None and self._one_at_a_time():
-                    await self._newest.wait()
-                yield
-            except BaseException as error:
-                self._release(ticket, error)
-                raise
+        if not self.sends_ahead(ticket):
+            async with self._sending:
+                # the one before it may have been the first to be accepted
+                if not self.sends_ahead(ticket):
+                    async with self._in_order(ticket):
+                        yield
+                    return
+        yield
+
+    @asynccontextmanager
+    async def _in_order(self, ticket: Ticket) -> AsyncIterator[None]:
+        if ticket.era != self._era:
+            raise RequestNotSent(
+                f"not sent: an earlier request was not accepted ({self._failure})",
+                backend=BACKEND,
+                details={"seq_id": ticket.first},
+            )
+        try:
+            if self._newest is not None and self._one_at_a_time():
+                await self._newest.wait()
+            yield
+        except BaseException as error:
+            self._release(ticket, error)
+            raise
 
     def mark_accepted(self) -> asyncio.Event:
         """Record that this turn's request was accepted. The caller sets the event once its result has arrived or

@@ -1,6 +1,7 @@
 """The operations of a training step: forward and backward passes, and the optimizer."""
 
 from collections.abc import Coroutine, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from backends.tinkex.client.training.batch_checks import check_batch
@@ -17,6 +18,7 @@ from backends.tinkex.types.optimizer import OptimParamsBase
 from backends.tinkex.types.requests import OptimStepRequest
 from backends.tinkex.types.responses import AcceptedRequest, OptimStepResponse
 from backends.tinkex.wire.chunks import joined
+from crucible.runtime.side_by_side import side_by_side
 
 LossConfig = Mapping[str, float | str]
 
@@ -58,11 +60,12 @@ async def fetch_passes(
 ) -> ForwardBackwardOutput:
     """Wait for the results of a pass's requests and join them. Raises RunCorrupted for a NaN."""
     route, request_type = ("forward", "Forward") if forward_only else ("forward_backward", "ForwardBackward")
-    outputs = []
-    for request in accepted:
+
+    async def fetch(request: AcceptedRequest) -> ForwardBackwardOutput:
         output = await channel.fetch(request.request_id, route, request_type, pass_decoding(route))
-        outputs.append(check_pass(output, channel.model_id, request.request_id))
-    return joined(outputs)
+        return check_pass(output, channel.model_id, request.request_id)
+
+    return joined(await side_by_side(partial(fetch, request) for request in accepted))
 
 
 def optim_step_operation(
