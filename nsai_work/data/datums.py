@@ -3,7 +3,9 @@
 import copy
 import threading
 from array import array
+from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Final
 from weakref import WeakValueDictionary
 
@@ -79,6 +81,32 @@ class Datums:
             return self._cached[index]
         example = self._dataset.examples[self._places[index]]
         return self._rendering.datums(example, copy.deepcopy(self._dataset.tally))[self._parts[index]]
+
+
+class JoinedDatums:
+    """The datums of several data sets, one after the other."""
+
+    def __init__(self, sets: Sequence[Datums]) -> None:
+        self._sets = sets
+        self._begins = [0, *accumulate(map(len, sets))]
+
+    def index(self, number: int, index: int) -> int:
+        """Return the index here of a datum of a data set."""
+        return self._begins[number] + index
+
+    def batch(self, indexes: Sequence[int]) -> tuple[Datum, ...]:
+        """Return the datums with these indexes."""
+        return tuple(
+            datum for number, index in map(self._place, indexes) for datum in self._sets[number].batch([index])
+        )
+
+    def are_rendered(self, indexes: Sequence[int]) -> bool:
+        """Return whether ``batch`` would only read caches."""
+        return all(self._sets[number].are_rendered([index]) for number, index in map(self._place, indexes))
+
+    def _place(self, index: int) -> tuple[int, int]:
+        number = bisect_right(self._begins, index) - 1
+        return number, index - self._begins[number]
 
 
 _shared: WeakValueDictionary[tuple[object, ...], Datums] = WeakValueDictionary()

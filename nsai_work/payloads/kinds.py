@@ -148,8 +148,6 @@ class TrainingStep(Record):
     def _require_steps_of_mixture(self) -> "TrainingStep":
         if self.data.sources and (self.max_steps is None or self.epochs is not None):
             raise ValueError("data.sources: a mixture has no end; set max_steps, and leave epochs out")
-        if self.data.sources and self.eval is not None and self.eval.split is not None:
-            raise ValueError("eval.split: a mixture is not split; give eval.data")
         return self
 
     @model_validator(mode="after")

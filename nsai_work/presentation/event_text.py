@@ -157,6 +157,7 @@ _FORMATTERS: Final[dict[str, tuple[Formatter, str]]] = {
     "training.rows_skipped": (_rows("are too long and left out"), "yellow"),
     "training.bad_rows": (_rows("cannot be used and are left out"), "yellow"),
     "training.rows_split": (_rows("became an example for each assistant turn, as the template needs"), "dim"),
+    "training.overlap": (_rows("of the evaluation are trained on too"), "yellow"),
     "training.fields_unused": (lambda data: f"fields without effect: {_names(data.get('fields'))}", "dim"),
     "training.reference": (
         lambda data: f"reference {data.get('reference')}: log-probabilities of {data.get('pairs')} pairs are kept",

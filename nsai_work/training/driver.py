@@ -89,10 +89,13 @@ async def train(
             wait=wait,
             sleep=sleep,
         )
-        for name, data in source.announcements().items():
+        held_out = evaluation.announcements() if evaluation is not None else {}
+        for name, data in {**source.announcements(), **held_out}.items():
             if not await journal.has_event(name):
                 await journal.event(name, data)
-        return {**await _Driver(assignment, control, jitter).run(), **source.result_fields()}
+        result = await _Driver(assignment, control, jitter).run()
+        evaluated = evaluation.result_fields() if evaluation is not None else {}
+        return {**result, **source.result_fields(), **evaluated}
     finally:
         if batches is not None:
             await batches.close()

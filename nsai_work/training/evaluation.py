@@ -5,19 +5,17 @@ of its passes stay open until all are finished and the evaluation is recorded, s
 """
 
 import asyncio
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Final, TypeVar
 
 from pydantic import JsonValue
 
 from crucible.training import ForwardResult
 from nsai_work.data.dataset import load_data, pin_data
-from nsai_work.data.datums import Datums
-from nsai_work.data.example import Example
+from nsai_work.data.datums import Datums, JoinedDatums
+from nsai_work.data.held_out import split_sources
 from nsai_work.errors import DataChanged, InvalidJob
 from nsai_work.journal import EvaluationRecord
 from nsai_work.payloads import EvaluationSpec, PreferenceStep, TrainingData, TrainingStep
@@ -31,45 +29,13 @@ T = TypeVar("T")
 
 ROWS_PER_PASS: Final = 64
 """The number of examples in a forward pass of an evaluation."""
-_HASH_BITS: Final = 64
-
-
-def is_held_out(example: Example, split: float) -> bool:
-    """Return whether an example belongs to the evaluation's split of the data.
-
-    The example's content alone decides, in a canonical form: not its place in the file, nor the file's layout. So
-    equal rows are never on both sides, and rows that are added move no other.
-    """
-    content = example.content if example.rejected is None else [example.content, example.rejected.content]
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    digest = blake2b(text.encode(), digest_size=_HASH_BITS // 8).digest()
-    return int.from_bytes(digest) < split * 2.0**_HASH_BITS
-
-
-def split_rows(examples: Sequence[Example], split: float) -> tuple[list[int], list[int]]:
-    """Return the indexes of the examples to train on, and of those to evaluate.
-
-    Raises:
-        InvalidJob: no example is left on one side.
-    """
-    held_out = [is_held_out(example, split) for example in examples]
-    training = [index for index, held in enumerate(held_out) if not held]
-    evaluated = [index for index, held in enumerate(held_out) if held]
-    if not training or not evaluated:
-        empty = "training" if not training else "evaluation"
-        raise InvalidJob.of(
-            "payload.eval.split",
-            split,
-            f"it leaves no example for {empty} of the {len(examples)} in the data; give another part, or eval.data",
-        )
-    return training, evaluated
 
 
 def pin_examples(data: TrainingData, spec: EvaluationSpec | None) -> tuple[TrainingData, EvaluationSpec | None]:
     """Validate and pin the files of a training job, and check its split; blocking.
 
     Raises:
-        InvalidJob, DataChanged: as ``pin_data`` and ``split_rows``.
+        InvalidJob, DataChanged: as ``pin_data`` and ``split_sources``.
     """
     pinned = pin_data(data)
     if spec is None:
@@ -77,8 +43,8 @@ def pin_examples(data: TrainingData, spec: EvaluationSpec | None) -> tuple[Train
     if spec.data is not None:
         return pinned, spec.model_copy(update={"data": read_examples(pin_data, spec.data)})
     assert spec.split is not None
-    if pinned.job is None:
-        split_rows(load_data(pinned).examples, spec.split)
+    if all(file.job is None for file in pinned.files()):
+        split_sources([load_data(pinned, index).examples for index in range(len(pinned.files()))], spec.split)
     return pinned, spec
 
 
@@ -108,13 +74,16 @@ class EvaluationSource:
 
     def __init__(
         self,
-        datums: Datums,
+        datums: Datums | JoinedDatums,
         indexes: Sequence[int],
         *,
         data: str = "data",
         reference: ReferenceSource | None = None,
+        overlap: int = 0,
     ) -> None:
+        """``overlap`` is the number of these examples that are trained on too."""
         self._datums = datums
+        self._overlap = overlap
         self._indexes = indexes
         self._data = data
         self._reference = reference
@@ -123,6 +92,15 @@ class EvaluationSource:
     def passes(self) -> int:
         """The number of forward passes in an evaluation."""
         return math.ceil(len(self._indexes) / ROWS_PER_PASS)
+
+    def announcements(self) -> Mapping[str, dict[str, JsonValue]]:
+        """The event about examples that are trained on too, if there are any."""
+        found: dict[str, JsonValue] = {"rows": self._overlap, "of": len(self._indexes)}
+        return {"training.overlap": found} if self._overlap else {}
+
+    def result_fields(self) -> dict[str, JsonValue]:
+        """What the job's result says about these examples."""
+        return {"overlapping_rows": self._overlap}
 
     async def batch(self, step: int, number: int) -> StepBatch:
         """Return the examples of a pass, from 0, of the evaluation at a step."""

@@ -155,14 +155,22 @@ class MixtureSource(BatchSource):
     together.
     """
 
-    def __init__(self, datums: Sequence[Datums], mixture: Mixture, plan: Plan) -> None:
+    def __init__(
+        self,
+        datums: Sequence[Datums],
+        mixture: Mixture,
+        plan: Plan,
+        indexes: Sequence[Sequence[int]] | None = None,
+    ) -> None:
+        """``indexes`` are the examples of each data set to train on, if not all."""
         self._datums = datums
+        self._indexes = [range(len(each)) for each in datums] if indexes is None else indexes
         self._mixture = mixture
         self._plan = plan
 
     @property
     def examples(self) -> int:
-        return sum(map(len, self._datums))
+        return sum(map(len, self._indexes))
 
     async def batch(self, step: int) -> StepBatch:
         return await asyncio.to_thread(self._make, step)
@@ -176,8 +184,9 @@ class MixtureSource(BatchSource):
 
     def _place(self, number: int) -> tuple[int, int]:
         source, earlier = self._mixture.draw(number)
-        epoch, place = divmod(earlier, len(self._datums[source]))
-        return source, epoch_order(len(self._datums[source]), self._mixture.seed, epoch, source)[place]
+        indexes = self._indexes[source]
+        epoch, place = divmod(earlier, len(indexes))
+        return source, indexes[epoch_order(len(indexes), self._mixture.seed, epoch, source)[place]]
 
     def announcements(self) -> Mapping[str, dict[str, JsonValue]]:
         return data_events(self._datums)

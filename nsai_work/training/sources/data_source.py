@@ -3,15 +3,17 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 
 from crucible.backend import TrainingBackend
 from nsai_work.data.dataset import load_data
-from nsai_work.data.datums import Datums, shared_datums
+from nsai_work.data.datums import Datums, JoinedDatums, shared_datums
+from nsai_work.data.held_out import count_overlap, split_sources
 from nsai_work.data.mixture import Mixture
 from nsai_work.data.rendering import Rendering
 from nsai_work.interruptible import InterruptibleAwaiter
 from nsai_work.payloads import PreferenceStep, TrainingData, TrainingStep
-from nsai_work.training.evaluation import EvaluationSource, read_examples, split_rows
+from nsai_work.training.evaluation import EvaluationSource, read_examples
 from nsai_work.training.plan import Plan
 from nsai_work.training.sources.batches import BatchSource, DatasetSource, MixtureSource, batch_indexes
 from nsai_work.training.sources.preference import ReferenceSource
@@ -30,33 +32,47 @@ async def open_batches(
     """
     rendering = await wait(rendering_of(payload, backend))
     datums = await asyncio.to_thread(_datums, payload, rendering)
-    training: Sequence[int] = range(len(datums[0]))
+    trained: Sequence[Sequence[int]] = [range(len(each)) for each in datums]
     held_out: Sequence[int] = ()
-    evaluated, name = datums[0], DATA
+    evaluated, name, overlap = datums[0], DATA, 0
+    joined: JoinedDatums | None = None
     if payload.eval is not None and payload.eval.split is not None:
-        training, held_out = await asyncio.to_thread(split_rows, datums[0].examples, payload.eval.split)
+        examples = [each.examples for each in datums]
+        trained, parts = await asyncio.to_thread(split_sources, examples, payload.eval.split)
+        joined = JoinedDatums(datums)
+        held_out = [joined.index(number, index) for number, part in enumerate(parts) for index in part]
     elif payload.eval is not None and payload.eval.data is not None:
         other = replace(rendering, on_long=payload.eval.data.on_long)
         evaluated, name = await asyncio.to_thread(_held_out, payload.eval.data, other), EVALUATED
         held_out = range(len(evaluated))
+        every = chain.from_iterable(each.examples for each in datums)
+        overlap = await asyncio.to_thread(count_overlap, every, evaluated.examples)
     if payload.data.sources:
-        plan = Plan.of(payload, sum(map(len, datums)))
+        plan = Plan.of(payload, sum(map(len, trained)))
         mixture = Mixture.of([file.weight for file in payload.data.sources], payload.seed)
-        return plan, MixtureSource(datums, mixture, plan), _evaluation(evaluated, held_out), None
+        evaluation = _evaluation(joined or evaluated, held_out, overlap=overlap)
+        return plan, MixtureSource(datums, mixture, plan, trained), evaluation, None
+    training = trained[0]
     plan = Plan.of(payload, len(training))
     reference = None
     if isinstance(payload, PreferenceStep):
         sets = {DATA: datums[0], name: evaluated}
         needed = [(DATA, index) for index in _trained(plan, training)] + [(name, index) for index in held_out]
         reference = ReferenceSource(needed, lambda row: sets[row[0]].batch([row[1]]))
-    evaluation = _evaluation(evaluated, held_out, name, reference)
+    evaluation = _evaluation(evaluated, held_out, name, reference, overlap)
     return plan, DatasetSource(datums[0], plan, training, reference), evaluation, reference
 
 
 def _evaluation(
-    datums: Datums, held_out: Sequence[int], name: str = DATA, reference: ReferenceSource | None = None
+    datums: Datums | JoinedDatums,
+    held_out: Sequence[int],
+    name: str = DATA,
+    reference: ReferenceSource | None = None,
+    overlap: int = 0,
 ) -> EvaluationSource | None:
-    return EvaluationSource(datums, held_out, data=name, reference=reference) if held_out else None
+    if not held_out:
+        return None
+    return EvaluationSource(datums, held_out, data=name, reference=reference, overlap=overlap)
 
 
 def _trained(plan: Plan, training: Sequence[int]) -> Sequence[int]:

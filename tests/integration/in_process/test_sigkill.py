@@ -4,6 +4,7 @@ import importlib.util
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,13 +30,16 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
 
 def job(backend: str, data: Path, method: str) -> Job:
     """The same job for every backend, with evaluations."""
+    files: dict[str, Any] = {"path": str(data)}
+    if method == "mixture":
+        files = {"sources": [{**files, "weight": 2.0}, {"path": str(data.with_name("more.jsonl"))}]}
     return Job(
         kind="training_step",
         backend=backend,
         payload={
-            "method": method,
+            "method": "dpo" if method == "dpo" else "sft",
             "base_model": "llama-3.2-1b",
-            "data": {"path": str(data)},
+            "data": files,
             "lora": {"rank": 4},
             "optimizer": {"learning_rate": 3e-3},
             "batch_size": 2,
@@ -68,14 +72,17 @@ PEFT = [
     [
         ("fake", "sft"),
         ("fake", "dpo"),
+        ("fake", "mixture"),
         pytest.param("peft", "sft", marks=PEFT),
         pytest.param("peft", "dpo", marks=PEFT),
+        pytest.param("peft", "mixture", marks=PEFT),
     ],
 )
 def test_a_killed_worker_costs_no_step_and_no_bit(rig: Rig, tmp_path: Path, backend: str, method: str) -> None:
     """SIGKILL after the first checkpoint: another worker restores it with its optimizer, and every loss and every
     evaluation is the one of a run that was left alone."""
     path = tmp_path / "rows.jsonl"
+    write_conversations(tmp_path / "more.jsonl", 9, "Where is {n}?")
     data = write_pairs(path, 20) if method == "dpo" else write_conversations(path, 20, "What is {n} and {n}?")
     left_alone = submit(job(backend, data, method), rig.settings())
     worker = rig.start_worker()

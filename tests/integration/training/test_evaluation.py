@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from crucible.training import IntentKind
 from nsai_work.client.data_check import DataCheck
 from nsai_work.data.dataset import load_data
+from nsai_work.data.example import Example
+from nsai_work.data.held_out import is_held_out, split_sources
 from nsai_work.errors import InvalidJob, ResumeUnproven
 from nsai_work.payloads import TrainingData
 from nsai_work.training import evaluation
@@ -209,10 +211,78 @@ async def test_a_split_is_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyP
     contents = []
     for name in (path, other):
         examples = load_data(TrainingData(path=str(name))).examples
-        training, held_out = evaluation.split_rows(examples, 0.3)
+        [training], [held_out] = split_sources([examples], 0.3)
         contents.append([{str(examples[index].content) for index in each} for each in (training, held_out)])
     assert contents[0] == contents[1]
     assert scene.journal.evaluations[0].rows == len(contents[0][1]) == 40 - len(trained)
+
+
+async def test_a_mixture_is_split_by_the_content_of_its_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row that two sources have is on one side; the sources keep their weights."""
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    sources = [
+        {"path": str(write_data(tmp_path / "first", 30))},
+        {"path": str(write_data(tmp_path / "second", 20))},
+    ]
+    payload = payload_of(tmp_path, eval={"split": 0.3}, data={"sources": sources}, max_steps=40)
+    scene = Scene(payload)
+    trained: list[Any] = []
+    step = Model.step
+    monkeypatch.setattr(
+        Model, "step", lambda self, batch, optimizer: trained.extend(batch) or step(self, batch, optimizer)
+    )
+    result = await scene.drive()
+
+    examples = [load_data(payload.data, index).examples for index in range(2)]
+    training, held_out = split_sources(examples, 0.3)
+    evaluated = {str(examples[source][index].content) for source in range(2) for index in held_out[source]}
+    left = {str(examples[source][index].content) for source in range(2) for index in training[source]}
+    assert evaluated.isdisjoint(left)
+    count = sum(map(len, held_out))
+    assert scene.journal.evaluations[0].rows == count > len(evaluated) > 0
+    assert len({tuple(datum.tokens) for datum in trained}) == len(left)
+    assert result["overlapping_rows"] == 0
+
+
+async def test_held_out_rows_that_are_trained_on_too_are_counted(tmp_path: Path) -> None:
+    """By an event and in the result, whatever their layout."""
+    (tmp_path / "held-out").mkdir()
+    own = [json.loads(line) for line in write_data(tmp_path / "held-out", 12).read_text().splitlines()]
+    file = tmp_path / "held-out" / "other.jsonl"
+    file.write_text("".join(json.dumps(row, sort_keys=True) + "\n\n" for row in reversed(own)))
+    # the training data are the first ten of these rows
+    scene = Scene(payload_of(tmp_path, eval={"data": {"path": str(file)}}))
+    result = await scene.drive()
+
+    assert result["overlapping_rows"] == 10
+    assert scene.journal.events_named("training.overlap") == [{"rows": 10, "of": 12}]
+    (tmp_path / "held-out" / "new.jsonl").write_text(json.dumps({"text": "new"}) + "\n")
+    apart = Scene(payload_of(tmp_path, eval={"data": {"path": str(tmp_path / "held-out" / "new.jsonl")}}))
+    assert (await apart.drive())["overlapping_rows"] == 0
+    assert apart.journal.events_named("training.overlap") == []
+
+
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [
+        (1e-9, "for evaluation of the 12 in the data"),
+        (0.5, r"for training of the 2 in payload\.data\.sources\[1\]"),
+    ],
+)
+def test_a_split_that_leaves_nothing_of_a_source_is_refused(tmp_path: Path, split: float, message: str) -> None:
+    """Of any source to train on, or of all to evaluate."""
+    first, second = tmp_path / "first.jsonl", tmp_path / "second.jsonl"
+    held = [n for n in range(500) if is_held_out(Example(f"Text {n}"), 0.5)]
+    others = [n for n in range(500) if not is_held_out(Example(f"Text {n}"), 0.5)]
+    first.write_text("".join(json.dumps({"text": f"Text {n}"}) + "\n" for n in (*held[2:7], *others[:5])))
+    second.write_text("".join(json.dumps({"text": f"Text {n}"}) + "\n" for n in held[:2]))
+    data = {"sources": [{"path": str(first)}, {"path": str(second)}]}
+    payload = payload_of(tmp_path, eval={"split": split}, data=data)
+    with pytest.raises(InvalidJob, match=rf"payload.eval.split: .* leaves no example {message}"):
+        evaluation.pin_examples(payload.data, payload.eval)
 
 
 @pytest.mark.parametrize("split", [1e-9, 1 - 1e-9])
