@@ -5,6 +5,7 @@ extras with PyTorch (peft, transformers) are too large for this: ``make extras``
 """
 
 import json
+import re
 import secrets
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import pytest
 from sqlalchemy import create_engine, make_url, text
 
@@ -162,6 +164,20 @@ def test_the_metrics_extra_suffices(install: Callable[..., InstalledCli]) -> Non
     python = cli.folder / "bin" / "python"
     done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "None\n"
+
+
+def test_the_page_extra_suffices(install: Callable[..., InstalledCli]) -> None:
+    """Its templates, scripts and styles are in the wheel."""
+    cli = install("page")
+    with cli.running("page", "--listen", "0", "--json") as process:
+        assert process.stdout is not None
+        url = json.loads(process.stdout.readline())["url"]
+        home = httpx.get(url)
+        # there is no store yet, which the page says
+        assert home.status_code == 503
+        assert "there is no job store" in home.text
+        for path in re.findall(r'(?:src|href)="(/static/[^"]+)"', home.text):
+            assert httpx.get(url + path).status_code == 200, path
 
 
 def test_the_openai_extra_suffices(install: Callable[..., InstalledCli]) -> None:

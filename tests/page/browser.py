@@ -78,7 +78,9 @@ class Tab:
 
     def screenshot(self, path: Path) -> None:
         """Write the whole page as a PNG file."""
-        picture = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True)
+        size = self.call("Page.getLayoutMetrics")["cssContentSize"]
+        clip = {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
+        picture = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=clip)
         path.write_bytes(base64.b64decode(picture["data"]))
 
     def note(self, method: str, parameters: dict[str, Any]) -> None:

@@ -56,6 +56,8 @@ class StoredRun:
         tables: list[Table] = [attempts, runs, steps, evaluations, checkpoints, events]
         with self.store.database.transaction() as tx:
             tx.connection.execute(update(jobs).where(jobs.c.seq == self.seq).values(self._state()))
+            own = events.c.job_seq == self.seq
+            tx.connection.execute(update(events).where(own).values(at=self.began - timedelta(seconds=6)))
             for table in tables:
                 if rows := self.rows.get(table.name):
                     tx.connection.execute(insert(table), rows)
@@ -142,6 +144,7 @@ class StoredRun:
     def _restore(self) -> None:
         for step in range(RESTORED_FROM + 1, CORRUPTED_AT + 1):
             self._step_row(step, 1, self._loss(step) + 0.06, step, superseded_by=2)
+            self._event("step", step, {"step": step, "total_steps": 200, "loss": 0.7, "generation": 1})
         when, reason = CORRUPTED_AT + 1, "the service marked the run corrupted"
         self._event("training.incident", when, {"error": "corrupted", "reason": reason, "step": CORRUPTED_AT + 1})
         restored = {"generation": 2, "run_id": "run-02b7c11e", "from_step": RESTORED_FROM, "lost_steps": 7}

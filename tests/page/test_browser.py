@@ -203,6 +203,24 @@ def test_the_keyboard_reaches_everything(browser: Browser, shown: tuple[str, dic
         assert tab.run("document.getElementById('readout').textContent").startswith("step 147 · loss 0.")
 
 
+def test_a_choice_survives_a_change_of_the_page(
+    browser: Browser, store: WorkingStore, shown: tuple[str, dict[str, str]]
+) -> None:
+    """A box that is ticked stays with its job when a new job comes before it."""
+    url, _ = shown
+    with quiet_tab(browser, url) as tab:
+        tab.open(url + "/jobs")
+        is_live(tab)
+        box = "document.querySelector('tbody tr:nth-child(2) input')"
+        chosen = tab.run(f"{box}.click(), {box}.focus(), {box}.value")
+        store.submit([training_job("newest")])
+        tab.until("document.querySelector('tbody').textContent.includes('newest')", "the new job")
+
+        ticked = "[...document.querySelectorAll('tbody input:checked')].map((each) => each.value).join()"
+        assert tab.run(ticked) == chosen
+        assert tab.run("document.activeElement.value") == chosen
+
+
 def test_with_scripts_off_the_server_draws(browser: Browser, shown: tuple[str, dict[str, str]]) -> None:
     """The curve with its marks, and a link to every page."""
     url, paths = shown

@@ -1,5 +1,6 @@
 """Each page answers as HTML and as JSON, from what the store has; texts of jobs stay text."""
 
+import html
 import re
 from pathlib import Path
 
@@ -52,6 +53,26 @@ def test_the_page_of_a_run(page: TestClient, store: WorkingStore, run_id: str) -
     assert text.count('class="evaluation"') == 7
     # those of steps 20 and 40 were deleted by the policy
     assert text.count('<circle class="checkpoint"') == 5
+
+
+def test_where_the_time_went(page: TestClient, run_id: str) -> None:
+    """The uses add up to the wall time; the largest is the training itself."""
+    used = page.get("/job.json", params={"id": run_id}).json()["goodput"]
+
+    assert used["parts"][0]["use"] == "productive"
+    assert sum(part["seconds"] for part in used["parts"]) == pytest.approx(used["wall_s"])
+    assert {"replaying", "restoring", "queued"} <= {part["use"] for part in used["parts"]}
+    assert "Where " in page.get("/job", params={"id": run_id}).text
+
+
+@pytest.mark.parametrize("job_id", ["a/b", "a?b=c&d", "../x", 'q"<>', "ü #1", "100%"])
+def test_any_id_has_a_page(page: TestClient, store: WorkingStore, job_id: str) -> None:
+    """Which the list leads to."""
+    store.submit([training_job(id=job_id)])
+
+    (link,) = re.findall(r'<a href="(/job\?id=[^"]+)"', page.get("/jobs").text)
+    assert page.get(html.unescape(link)).status_code == 200
+    assert page.get("/job.json", params={"id": job_id}).json()["id"] == job_id
 
 
 def test_the_json_twin_of_a_run(page: TestClient, run_id: str) -> None:

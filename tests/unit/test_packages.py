@@ -29,6 +29,7 @@ PLAIN = {
     "nsai_work.job",
     "nsai_work.payloads",
     "nsai_work.policies",
+    "nsai_work.presentation.ticks",
     "nsai_work.user_paths",
 }
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import Final
 
+from nsai_work.presentation.ticks import tick_size
+
 WIDTH, HEIGHT = 860, 480
 LEFT, RIGHT, TOP, BOTTOM = 72, 28, 84, 62
 INK, GREY, GRID = "#1f2933", "#616e7c", "#e4e7eb"
@@ -62,13 +64,6 @@ class _Frame:
 
     def y(self, loss: float) -> float:
         return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * loss / self.top
-
-
-def tick_size(highest: float, count: int = 6) -> float:
-    """1, 2 or 5 times a power of ten, so that about ``count`` ticks reach ``highest``."""
-    raw = max(highest, 1e-9) / count
-    power = 10.0 ** math.floor(math.log10(raw))
-    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * 0.999)
 
 
 def _head(plot: LossPlot) -> list[str]:

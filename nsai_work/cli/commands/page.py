@@ -1,6 +1,7 @@
 """``nsai-work page``: serves the page on jobs, curves, the queue and the workers."""
 
 import asyncio
+import ipaddress
 import signal
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -59,6 +60,14 @@ def page_options(address: str, names: tuple[str, ...], option: str) -> "PageOpti
     return PageOptions(parsed.host, parsed.port, names)
 
 
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine reaches a host."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 async def _serve(settings: "Settings", options: "PageOptions", json_output: bool) -> None:
     from nsai_work.page.server import page_server
 
@@ -71,4 +80,6 @@ async def _serve(settings: "Settings", options: "PageOptions", json_output: bool
         else:
             changes = "people who sign in can change jobs" if settings.page_token else "read-only"
             write_line(f"{url} ({changes}); Ctrl-C ends it")
+        if not is_loopback(options.host):
+            write_line(f"everyone who reaches {options.host} reads all jobs, without encryption", err=True)
         await stop.wait()

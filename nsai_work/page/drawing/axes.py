@@ -4,6 +4,8 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from nsai_work.presentation.ticks import tick_size
+
 
 @dataclass(frozen=True, slots=True)
 class Tick:
@@ -34,13 +36,6 @@ class Axis:
         first = math.ceil(self.low / size - 1e-9)
         last = math.floor(self.high / size + 1e-9)
         return [Tick(self.at(index * size), _label(index * size, size)) for index in range(first, last + 1)]
-
-
-def tick_size(span: float, count: int) -> float:
-    """1, 2 or 5 times a power of ten, so that about ``count`` ticks cover ``span``."""
-    raw = max(span, 1e-9) / count
-    power = 10.0 ** math.floor(math.log10(raw))
-    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * 0.999)
 
 
 def loss_range(values: Iterable[float]) -> tuple[float, float]:

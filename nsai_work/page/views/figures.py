@@ -9,7 +9,7 @@ from nsai_work.policies import EVAL_LOSS
 from nsai_work.presentation.progress import RunProgress
 from nsai_work.presentation.quantities import duration_text
 from nsai_work.store.engine.database import Tx
-from nsai_work.store.queries.loss_curve import recoveries
+from nsai_work.store.queries.loss_curve import recovery_count
 from nsai_work.store.queries.progress import training_progress
 from nsai_work.store.records import EventRow
 
@@ -32,9 +32,9 @@ def figures(
         seconds = ((job.completed_at or tx.now) - job.started_at).total_seconds()
         label = "took" if job.status.ended else "so far"
         found.append(Figure(label=label, value=duration_text(max(seconds, 0.0))))
-    marks = recoveries(tx, seq)
-    if marks:
-        found.append(Figure(label="recovered", value=f"{len(marks)}, {marks[-1].mode}", tone=marks[-1].mode))
+    recovered, mode = recovery_count(tx, seq)
+    if recovered:
+        found.append(Figure(label="recovered", value=f"{recovered}, {mode}", tone=mode))
     return found
 
 

@@ -14,11 +14,12 @@ from nsai_work.page.drawing.attempt_bar import DrawnAttempt, draw_attempts
 from nsai_work.page.views.curve_data import CurveData, read_curve
 from nsai_work.page.views.figures import Figure, figures
 from nsai_work.page.views.log_line import LogLine, log_lines
+from nsai_work.page.views.time_use import TimeUse, read_time_use
 from nsai_work.page.views.view import View, ViewQuery
 from nsai_work.payloads import JobKind
 from nsai_work.presentation.progress import requested_steps
 from nsai_work.store.engine.database import Tx
-from nsai_work.store.journal.checkpoints import job_checkpoints
+from nsai_work.store.journal.checkpoints import newest_checkpoints
 from nsai_work.store.journal.runs import job_runs
 from nsai_work.store.queries.job_log import job_log, last_event, newest_step
 from nsai_work.store.queries.jobs import get, job_attempts, seq_of
@@ -105,6 +106,7 @@ class JobPage(View):
     runs: list[RunLine]
     checkpoints: list[CheckpointLine]
     hidden_checkpoints: int
+    goodput: TimeUse | None
     log: list[LogLine]
     older: int | None
     last_event: int
@@ -124,10 +126,10 @@ def read_job(tx: Tx, query: JobQuery) -> JobPage:
     step = newest_step(tx, seq)
     attempts = job_attempts(tx, job.id)[-MAX_ATTEMPTS:]
     runs = job_runs(tx, seq)
-    saved = job_checkpoints(tx, seq)
+    saved, ever_saved = newest_checkpoints(tx, seq, limit=MAX_CHECKPOINTS)
+    used = read_time_use(tx, job, step)
     total = _total(job, None if step is None else step.data.get("total_steps"))
     began = attempts[0].started_at if len(attempts) == MAX_ATTEMPTS else job.created_at or tx.now
-    shown = _shown(saved)
     return JobPage(
         id=job.id,
         name=job.name,
@@ -149,7 +151,7 @@ def read_job(tx: Tx, query: JobQuery) -> JobPage:
         is_cancel_requested=job.cancel_requested_at is not None and not job.status.ended,
         error=job.error,
         result=dict(job.result) if job.result is not None else None,
-        figures=figures(tx, job, seq, step, log, total),
+        figures=[*figures(tx, job, seq, step, log, total), *_goodput(used)],
         total=total,
         attempts=[_attempt(row, tx.now) for row in reversed(attempts)],
         attempt_bar=draw_attempts(attempts, began, job.completed_at or tx.now),
@@ -165,8 +167,9 @@ def read_job(tx: Tx, query: JobQuery) -> JobPage:
             )
             for run in reversed(runs)
         ],
-        checkpoints=[_checkpoint(record) for record in shown],
-        hidden_checkpoints=len(saved) - len(shown),
+        checkpoints=[_checkpoint(record) for record in saved],
+        hidden_checkpoints=ever_saved - len(saved),
+        goodput=used,
         log=log_lines(log),
         older=log[0].seq if len(log) == MAX_LOG else None,
         last_event=newest,
@@ -185,6 +188,10 @@ def worker_text(worker_id: str) -> str:
     """The host and the process of a worker."""
     worker = WorkerId.parse(worker_id)
     return worker_id if worker is None else f"{worker.host}/{worker.pid}"
+
+
+def _goodput(used: TimeUse | None) -> list[Figure]:
+    return [] if used is None else [Figure(label="goodput", value=f"{used.ratio * 100:.1f} %")]
 
 
 def _total(job: Job, reported: object) -> int | None:
@@ -213,14 +220,6 @@ def _attempt(row: AttemptRow, now: datetime) -> AttemptLine:
         outcome=row.outcome,
         failure=None if row.failure is None else f"{row.failure.code}: {row.failure.message}",
     )
-
-
-def _shown(saved: list[CheckpointRecord]) -> list[CheckpointRecord]:
-    """The checkpoints that exist or are being saved, the newest first, then those that are lost."""
-    there = [record for record in saved if record.status in (CheckpointStatus.COMMITTED, CheckpointStatus.PENDING)]
-    lost = [record for record in saved if record.status is CheckpointStatus.LOST]
-    by_step = sorted(there, key=lambda record: (record.step, record.generation), reverse=True)
-    return (by_step + lost[::-1])[:MAX_CHECKPOINTS]
 
 
 def _checkpoint(record: CheckpointRecord) -> CheckpointLine:

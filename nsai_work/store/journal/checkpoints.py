@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import Row, Select, select, update
+from sqlalchemy import Row, Select, func, select, update
 
 from crucible.errors import InvalidRequest, NotFound
 from crucible.training import Intent
@@ -22,6 +22,18 @@ def job_checkpoints(tx: Tx, seq: int) -> list[CheckpointRecord]:
     order = (checkpoints.c.step, checkpoints.c.generation, checkpoints.c.name)
     rows = tx.connection.execute(select(checkpoints).where(checkpoints.c.job_seq == seq).order_by(*order))
     return [_checkpoint_of(row) for row in rows]
+
+
+def newest_checkpoints(tx: Tx, seq: int, *, limit: int) -> tuple[list[CheckpointRecord], int]:
+    """The checkpoints of a job that were not deleted, the newest first, and the number of all that it ever had."""
+    own = checkpoints.c.job_seq == seq
+    number = tx.connection.execute(select(func.count()).select_from(checkpoints).where(own)).scalar() or 0
+    gone = (str(CheckpointStatus.DELETING), str(CheckpointStatus.DELETED))
+    order = (checkpoints.c.step.desc(), checkpoints.c.generation.desc())
+    rows = tx.connection.execute(
+        select(checkpoints).where(own, checkpoints.c.status.not_in(gone)).order_by(*order).limit(limit)
+    )
+    return [_checkpoint_of(row) for row in rows], number
 
 
 def _checkpoint_of(row: Row[Any]) -> CheckpointRecord:

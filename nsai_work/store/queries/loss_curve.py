@@ -147,6 +147,18 @@ def _evenly(tx: Tx, statement: Select[Any], step: ColumnElement[int]) -> Sequenc
     return tx.connection.execute(statement.order_by(step)).all()
 
 
+def recovery_count(tx: Tx, seq: int) -> tuple[int, str]:
+    """The number of recoveries of a job, and the mode of the newest one; empty without any."""
+    own = (events.c.job_seq == seq) & NO_STEP & (events.c.name == _TAKEN_OVER)
+    taken = tx.connection.execute(select(func.count(), func.max(events.c.at)).where(own)).one()
+    newest = select(runs.c.generation, runs.c.resume, runs.c.started_at).where(runs.c.job_seq == seq)
+    run = tx.connection.execute(newest.order_by(runs.c.generation.desc()).limit(1)).first()
+    restored = 0 if run is None else run.generation - 1
+    is_warm = taken[1] is not None and (run is None or not restored or taken[1] > run.started_at)
+    mode = "warm" if is_warm else run.resume if run is not None and restored else ""
+    return taken[0] + restored, mode
+
+
 def recoveries(tx: Tx, seq: int) -> list[RecoveryMark]:
     """The newest recoveries of a job, in order: restores into new remote runs, and takeovers of live ones."""
     found = [(generation, mark) for generation, mark in _restores(tx, seq)] + _takeovers(tx, seq)

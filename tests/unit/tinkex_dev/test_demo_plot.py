@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends.tinkex_dev.demo.plot import LossPlot, tick_size
+from backends.tinkex_dev.demo.plot import LossPlot
+from nsai_work.presentation.ticks import tick_size
 
 losses = st.lists(st.floats(0, 1e6), min_size=2, max_size=200)
 
