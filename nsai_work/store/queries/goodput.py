@@ -29,7 +29,7 @@ def goodput(tx: Tx, job_id: str, *, ending: bool = False) -> Goodput:
 
 def _timed_events(tx: Tx, job_seq: int) -> Iterator[TimedEvent]:
     statement = select(events.c.at, events.c.name, events.c.data).where(events.c.job_seq == job_seq)
-    rows = tx.connection.execution_options(yield_per=_ROWS).execute(statement.order_by(events.c.seq))
+    rows = tx.connection.execute(statement.order_by(events.c.seq).execution_options(yield_per=_ROWS))
     for at, name, data in rows:
         yield TimedEvent(at, name, _mapping(data))
 
