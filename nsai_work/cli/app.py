@@ -23,6 +23,7 @@ from nsai_work.cli.commands.model_files import download, export
 from nsai_work.cli.commands.page import page
 from nsai_work.cli.commands.queue_state import queue, workers
 from nsai_work.cli.commands.results import results
+from nsai_work.cli.commands.rollouts import rollouts
 from nsai_work.cli.commands.run import run
 from nsai_work.cli.commands.serve import serve
 from nsai_work.cli.commands.submit import submit
@@ -74,6 +75,7 @@ app.command("steps", rich_help_panel="Jobs")(steps)
 app.command("evaluations", rich_help_panel="Jobs")(evaluations)
 app.command("checkpoints", rich_help_panel="Jobs")(checkpoints)
 app.command("results", rich_help_panel="Jobs")(results)
+app.command("rollouts", rich_help_panel="Jobs")(rollouts)
 app.command("watch", rich_help_panel="Jobs")(watch)
 app.command("cancel", rich_help_panel="Jobs")(cancel)
 app.command("retry", rich_help_panel="Jobs")(retry)

@@ -16,6 +16,7 @@ from nsai_work.settings import Settings
 
 if TYPE_CHECKING:
     from nsai_work.journal import CheckpointRecord, EvaluationRecord, StepRecord
+    from nsai_work.rollout_journal import RolloutRecord
     from nsai_work.store import EventRow, Store
 
 
@@ -48,6 +49,10 @@ class JobHandle:
     def evaluations(self) -> "list[EvaluationRecord]":
         """Return the evaluations of a training job in order. Those that a restore superseded are left out."""
         return list(self._store().evaluations(self.id))
+
+    def rollouts(self, step: int | None = None) -> "list[RolloutRecord]":
+        """Return the rollouts of a job of reinforcement learning in order, or those of a step."""
+        return list(self._store().rollouts(self.id, step))
 
     def checkpoints(self) -> "list[CheckpointRecord]":
         """Return all checkpoints of the job, including deleted ones."""
@@ -122,6 +127,10 @@ class JobHandle:
     async def aevaluations(self) -> "list[EvaluationRecord]":
         """Async variant of ``evaluations``."""
         return await asyncio.to_thread(self.evaluations)
+
+    async def arollouts(self, step: int | None = None) -> "list[RolloutRecord]":
+        """Async variant of ``rollouts``."""
+        return await asyncio.to_thread(self.rollouts, step)
 
     async def acheckpoints(self) -> "list[CheckpointRecord]":
         """Async variant of ``checkpoints``."""

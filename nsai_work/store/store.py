@@ -14,12 +14,14 @@ from nsai_work.job import Job
 from nsai_work.journal import AnswerRow, CheckpointRecord, EvaluationRecord, RemoteRun, StepRecord
 from nsai_work.lifecycle import JobStatus
 from nsai_work.payload_reads import PinnedRead
+from nsai_work.rollout_journal import RolloutRecord, StoredTurn
 from nsai_work.store.blobs.table import BlobStore
 from nsai_work.store.claim import limits
 from nsai_work.store.engine.database import Database, Tx
 from nsai_work.store.engine.engines import parse_url
 from nsai_work.store.engine.migrate import require_version
 from nsai_work.store.journal import answers, checkpoints, evaluations, reads, runs, steps
+from nsai_work.store.journal.reinforcement import rollouts
 from nsai_work.store.lifecycle import cancel_retry
 from nsai_work.store.maintenance import old_checkpoints, old_jobs, unused_blobs, workers
 from nsai_work.store.maintenance.old_checkpoints import OldCheckpoint
@@ -185,6 +187,14 @@ class Store:
     def evaluations(self, job_id: str) -> list[EvaluationRecord]:
         """The evaluations of a training job that are not superseded, in order."""
         return self.database.read(lambda tx: evaluations.job_evaluations(tx, job_queries.seq_of(tx, job_id)))
+
+    def rollouts(self, job_id: str, step: int | None = None) -> list[RolloutRecord]:
+        """The rollouts of a job that have ended, or those of a step, the newest of each place, in order."""
+        return self.database.read(lambda tx: rollouts.newest_rollouts(tx, job_queries.seq_of(tx, job_id), step))
+
+    def rollout_turns(self, job_id: str, step: int) -> list[StoredTurn]:
+        """The turns of the rollouts of a step, of all generations and attempts, in order."""
+        return self.database.read(lambda tx: rollouts.job_turns(tx, job_queries.seq_of(tx, job_id), step))
 
     def checkpoints(self, job_id: str) -> list[CheckpointRecord]:
         """All checkpoints of a job, deleted ones included."""

@@ -30,6 +30,11 @@ def job_rollouts(tx: Tx, seq: int, step: int | None = None) -> list[RolloutRecor
     return [read_row(rollouts, row, RolloutRecord, _values(row)) for row in rows]
 
 
+def newest_rollouts(tx: Tx, seq: int, step: int | None = None) -> list[RolloutRecord]:
+    """The newest rollout of each place, in order."""
+    return list({(one.step, one.group, one.member): one for one in job_rollouts(tx, seq, step)}.values())
+
+
 def job_turns(tx: Tx, seq: int, step: int) -> list[StoredTurn]:
     """The turns of the rollouts of a step, in order."""
     condition = (rollout_turns.c.job_seq == seq) & (rollout_turns.c.step == step)

@@ -1,0 +1,60 @@
+"""``nsai-work rollouts``: what a model said in reinforcement learning, and what it was worth."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+
+from nsai_work.cli.job_lookup import find_job
+from nsai_work.cli.output import write_json, write_line, write_table
+from nsai_work.cli.parameters import JobId, JsonFlag
+from nsai_work.cli.store_access import existing_store
+
+
+def rollouts(
+    job_id: JobId,
+    step: Annotated[
+        int | None, typer.Option("--step", min=1, help="The step whose rollouts are printed with their messages.")
+    ] = None,
+    json_output: JsonFlag = False,
+) -> None:
+    """Print the rollouts of a job of reinforcement learning: the mean reward of each step, or with --step what the
+    model was asked and answered, its reward, and why each rollout ended."""
+    from nsai_work.client.rollouts import read_rollouts
+
+    store = existing_store(job_id=job_id)
+    job = find_job(store, job_id)
+    if step is not None:
+        found = list(read_rollouts(store, job.id, step))
+        if json_output:
+            write_json([*found])
+        elif not found:
+            write_line(f"no rollouts of step {step} yet", err=True)
+        else:
+            for rollout in found:
+                _write(rollout)
+        return
+    records = store.rollouts(job.id)
+    if json_output:
+        write_json([record.model_dump(mode="json") for record in records])
+        return
+    rows = []
+    for number in sorted({record.step for record in records}):
+        own = [record for record in records if record.step == number]
+        rewards = [record.reward for record in own if record.reward is not None]
+        mean = sum(rewards) / len(rewards) if rewards else None
+        best = max(rewards, default=None)
+        rows.append((number, len(own), len(own) - len(rewards), mean, best, sum(record.tokens for record in own)))
+    header = ("STEP", "ROLLOUTS", "FAILED", "REWARD", "BEST", "TOKENS")
+    write_table(header, rows, if_empty="no rollouts yet")
+
+
+def _write(rollout: Mapping[str, Any]) -> None:
+    reward = "failed" if rollout["reward"] is None else f"reward {rollout['reward']:.6g}"
+    place = f"group {rollout['group']}, member {rollout['member']}, task {rollout['task']}"
+    write_line(f"{place}: {reward}, {rollout['reason']}, {rollout['tokens']} tokens")
+    for message in rollout["messages"]:
+        content = message.get("content")
+        text = content if isinstance(content, str) else "" if content is None else repr(content)
+        calls = "".join(f" -> {call['name']}({call['arguments']})" for call in message.get("tool_calls", ()))
+        write_line(f"  {message['role']}: {text}{calls}")

@@ -1,0 +1,28 @@
+"""Rollouts to read: their messages, rewards, and why they ended."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import JsonValue
+
+from nsai_work.store import Store
+from nsai_work.training.rollouts.turns import current_turns
+
+
+def read_rollouts(store: Store, job_id: str, step: int) -> Iterator[dict[str, JsonValue]]:
+    """Yield the rollouts of a step with their messages, in order.
+
+    Raises:
+        JobNotFound: there is no such job.
+        UnreadableJournal: a row of the store is damaged.
+    """
+    stored = store.rollout_turns(job_id, step)
+    for record in store.rollouts(job_id, step):
+        own = [
+            turn
+            for turn in stored
+            if (turn.group, turn.member) == (record.group, record.member) and turn.generation <= record.generation
+        ]
+        turns, _ = current_turns(own)
+        messages: list[Any] = [message for turn in turns for message in (*turn.messages, turn.answer)]
+        yield {**record.model_dump(mode="json"), "messages": messages}

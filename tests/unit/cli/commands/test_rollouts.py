@@ -1,0 +1,60 @@
+"""``nsai-work rollouts``: what a model said in reinforcement learning, and what it was worth."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from typer.testing import CliRunner
+
+from nsai_work import Job, JobHandle, submit
+from nsai_work.cli.app import app
+from nsai_work.testing import isolated_store, run_jobs
+
+
+@pytest.fixture
+def trained() -> Iterator[JobHandle]:
+    """A job that has run: two steps of two groups of two."""
+    with isolated_store(python_allow="tests"):
+        payload = {
+            "method": "rl",
+            "base_model": "tiny-lm",
+            "environment": {"name": "tests.games:Letters", "args": {"letters": "ab"}},
+            "groups_per_step": 2,
+            "group_size": 2,
+            "max_steps": 2,
+            "sampling": {"max_tokens": 2},
+            "lora": {"rank": 4},
+        }
+        handle = submit(Job.parse({"kind": "training_step", "backend": "fake", "payload": payload}))
+        run_jobs()
+        assert handle.job().status == "succeeded", handle.job().error
+        yield handle
+
+
+def printed(*arguments: str) -> str:
+    """What the command prints."""
+    result = CliRunner().invoke(app, ["rollouts", *arguments])
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_the_rewards_of_each_step(trained: JobHandle) -> None:
+    """As a table, and as JSON with every rollout."""
+    table = printed(trained.id)
+    assert [line.split()[:2] for line in table.splitlines()] == [["STEP", "ROLLOUTS"], ["1", "4"], ["2", "4"]]
+    rows = json.loads(printed(trained.id, "--json"))
+    assert [(row["step"], row["group"], row["member"]) for row in rows] == [
+        (step, group, member) for step in (1, 2) for group in range(2) for member in range(2)
+    ]
+    assert all(row["status"] == "done" and row["reason"] == "done" and row["tokens"] for row in rows)
+
+
+def test_what_was_said_in_a_step(trained: JobHandle) -> None:
+    """The messages of the environment and of the model, with the reward."""
+    rows = json.loads(printed(trained.id, "--step", "2", "--json"))
+    assert [message["role"] for message in rows[0]["messages"]] == ["user", "assistant"]
+    assert rows[0]["messages"][0]["content"] in ("Say a.", "Say b.")
+    lines = printed(trained.id, "--step", "2").splitlines()
+    assert len([line for line in lines if line.startswith("group ") and "reward" in line]) == 4
+    assert "  user: Say" in "\n".join(lines)
+    assert printed(trained.id, "--step", "3") == ""
