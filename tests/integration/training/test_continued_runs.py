@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from backends.tinkex_dev.server import DEV_KEY, DevServer
 from crucible.errors import InvalidRequest, NotFound
 from nsai_work import Job, JobHandle, submit
 from nsai_work.client.connections import job_store
@@ -65,8 +66,8 @@ def store(tmp_path: Path) -> Iterator[IsolatedStore]:
         yield opened
 
 
-def training(folder: Path, **fields: Any) -> JobHandle:
-    """A training job of ``STEPS`` on the fake backend that has run."""
+def training(folder: Path, backend: str = "fake", **fields: Any) -> JobHandle:
+    """A training job of ``STEPS`` that has run."""
     payload = {
         "base_model": "tiny-lm",
         "data": {"path": str(write_data(folder))},
@@ -77,15 +78,28 @@ def training(folder: Path, **fields: Any) -> JobHandle:
         "checkpoint_policy": {"save_every": 2},
         **fields,
     }
-    handle = submit(Job.parse({"kind": "training_step", "backend": "fake", "payload": payload, "tags": ["t"]}))
+    handle = submit(Job.parse({"kind": "training_step", "backend": backend, "payload": payload, "tags": ["t"]}))
     run_jobs()
     return handle
 
 
-def test_extended_twice_a_run_equals_one_of_the_whole_length(store: IsolatedStore, tmp_path: Path) -> None:
+@pytest.fixture
+def server(store: IsolatedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DevServer]:
+    """A service of the Tinker API."""
+    with DevServer(tmp_path / "service") as opened:
+        monkeypatch.setenv("TINKER_BASE_URL", opened.url)
+        monkeypatch.setenv("TINKER_API_KEY", DEV_KEY)
+        yield opened
+
+
+@pytest.mark.parametrize("backend", ["fake", "tinkex"])
+@pytest.mark.usefixtures("server")
+def test_extended_twice_a_run_equals_one_of_the_whole_length(
+    store: IsolatedStore, tmp_path: Path, backend: str
+) -> None:
     """Also when the files are gone; each job knows the line."""
-    whole = training(tmp_path, max_steps=STEPS + 4)
-    first = training(tmp_path)
+    whole = training(tmp_path, backend, max_steps=STEPS + 4)
+    first = training(tmp_path, backend)
     (tmp_path / "data.jsonl").unlink()
     second = extend(first.id, 3)
     run_jobs()

@@ -1,4 +1,4 @@
-"""A batch whose worker is killed is completed by another, on another disk: no answered prompt is asked again."""
+"""A killed batch, and a killed run on the answers of one, go on at a worker with another disk."""
 
 import json
 from collections import Counter
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from backends.tinkex_dev.server import DEV_KEY, DevServer
-from nsai_work import Job, submit
+from nsai_work import Job, submit, submit_many
 from nsai_work.inference.answers import unpacked
 from tests.rig import Rig, until
 
@@ -72,3 +72,42 @@ def test_a_killed_batch_is_completed_by_a_worker_with_another_disk(
         sum(lengths),
         sum(row["completion"]["usage"]["completion_tokens"] for row in rows),
     )
+
+
+@pytest.mark.parametrize(
+    "rig", [pytest.param("redis", marks=[pytest.mark.postgres, pytest.mark.redis])], indirect=True
+)
+def test_a_killed_run_on_the_answers_of_a_batch_is_continued_on_another_disk(
+    rig: Rig, server: DevServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every loss is that of a run which was left alone, and what was read is pinned once."""
+    rig.variables["NSAI_WORK_PYTHON_ALLOW"] = "tests.functions"
+    rig.variables["PYTHONPATH"] = str(Path(__file__).parents[3])
+    monkeypatch.setenv("NSAI_WORK_PYTHON_ALLOW", "tests.functions")
+    source = tmp_path / "prompts.jsonl"
+    source.write_text("".join(json.dumps({"prompt": f"Number {n}"}) + "\n" for n in range(1, 11)))
+    batch = Job.parse({
+        "kind": "inference", "backend": "tinkex", "payload": {"input": {"path": str(source)}, "model": "tiny-lm"},
+    })  # fmt: skip
+    payload = {
+        "base_model": "tiny-lm", "batch_size": 2, "max_steps": 24, "lora": {"rank": 4},
+        "data": {"job": batch.id, "map": "tests.functions:keep_even"}, "checkpoint_policy": {"save_every": 5},
+    }  # fmt: skip
+    training = [Job.parse({"kind": "training_step", "backend": "tinkex", "payload": payload}) for _ in range(2)]
+    _, alone = submit_many([batch, training[0]], rig.settings())
+    source.unlink()
+    first = rig.start_worker(home=tmp_path / "first")
+    alone.result(timeout=60)
+
+    killed = submit(training[1], rig.settings())
+    until(lambda: len(killed.steps()) >= 7, "it is under way", first.text)
+    first.kill()
+    assert len(killed.steps()) < 24
+    pinned = rig.store.pinned_reads(killed.id)
+    rig.start_worker(home=tmp_path / "second")
+    assert killed.result(timeout=60)["resume"] != "cold"
+
+    assert [step.loss for step in killed.steps()] == [step.loss for step in alone.steps()]
+    assert rig.store.pinned_reads(killed.id) == pinned == rig.store.pinned_reads(alone.id)
+    assert [event.name for event in killed.events()].count("job.read") == 1
+    assert len([event for event in killed.events() if event.name == "job.running"]) == 2
