@@ -215,7 +215,9 @@ def _marks(record: "CheckpointRecord") -> list[str]:
 def _reason(job: "Job") -> str:
     if job.error is not None:
         return f"{job.error.code}: {job.error.message.splitlines()[0][:80]}"
-    return job.wait_reason or ""
+    start = job.payload.get("continue_from")
+    line = f"goes on with {str(start['job'])[-8:]}" if isinstance(start, Mapping) and "job" in start else ""
+    return job.wait_reason or line
 
 
 def progress_fields(job: "Job", progress: "TrainingProgress | None") -> list[tuple[str, object]]:
