@@ -18,6 +18,7 @@ from nsai_work.store.maintenance.workers import credentials_in_use, present_work
 from nsai_work.store.records import WorkerRow
 from nsai_work.store.schema import dependencies, jobs, lanes, turns
 from nsai_work.store.wait_reasons.declines import backends_of_lanes, declined_by_all
+from nsai_work.store.wait_reasons.requeue import requeue_reason
 
 MAX_COUNTED: Final = 1_000
 """The number of jobs ahead of a job, up to which they are counted."""
@@ -28,17 +29,6 @@ BUSY: Final = "waits for a free worker"
 BEHIND: Final = "other jobs are before it"
 TURN: Final = "it is the turn of another tenant"
 SHARE: Final = "it is the turn of another priority"
-_COMPUTED: Final = (
-    "no worker ",
-    "limit of ",
-    "quota of tenant ",
-    "concurrency group is full",
-    BEHIND,
-    BUSY,
-    TURN,
-    SHARE,
-)
-"""How the reasons begin that are computed here. The column may have the reason of a requeue instead."""
 
 
 def wait_reasons(tx: Tx, rows: Sequence[Row[Any]], *, count: bool = False) -> dict[int, str]:
@@ -125,8 +115,7 @@ class _Queue:
                 return TURN
             if self._any_can_start(lane for lane in self._ready.values() if lane.rank < own.rank):
                 return SHARE
-        requeued_for: str | None = row.wait_reason
-        return BUSY if requeued_for is None or requeued_for.startswith(_COMPUTED) else requeued_for
+        return requeue_reason(self._tx, row) or BUSY
 
     def _any_can_start(self, ahead: Iterable[Row[Any]]) -> bool:
         lane_ids = [lane.id for lane in islice(ahead, MAX_EXAMINED)]

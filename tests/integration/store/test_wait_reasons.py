@@ -214,6 +214,43 @@ def test_a_delayed_retry_has_its_reason(queue: Queue) -> None:
     assert queue.store.events(job.id)[-1].data["reason"] == "out of credit"
 
 
+def test_the_reason_of_a_requeue_stands_while_nothing_else_holds_the_job_up(queue: Queue) -> None:
+    """Whatever its words: also those of another reason, which stands meanwhile."""
+    queue.worker()
+    job = queue.submit()
+    requeued = "no worker slot was free at the service"
+    (claim,) = queue.store.claim(queue.claim_request())
+    queue.store.requeue(claim, Outcome.released(requeued))
+    workers, seen = [*queue.alive], []
+    for alive in (workers, [], workers):
+        queue.alive[:] = alive
+        queue.clock.pass_time(0 if alive else 3600)
+        queue.sweep_for(4)
+        seen.append((queue.store.get(job.id).wait_reason, recorded(queue, job)))
+
+    assert seen == [(requeued, requeued), ("no worker is alive", "no worker is alive"), (requeued, requeued)]
+
+
+def test_the_reason_of_a_delay_ends_with_it(queue: Queue) -> None:
+    """A job whose delay is over waits for a worker, not for what it was delayed for."""
+    job = retry_delay(queue)
+    queue.sweep_for(305)
+
+    assert queue.store.get(job.id).wait_reason == recorded(queue, job) == "waits for a free worker"
+
+
+def test_the_job_of_a_dead_worker_says_so(queue: Queue) -> None:
+    """Until it runs again."""
+    queue.worker()
+    job = queue.run()
+    queue.store.reclaim(queue.store.leases())
+    queue.sweep_for(4)
+
+    assert queue.store.get(job.id).wait_reason == recorded(queue, job) == "worker_lost"
+    queue.store.claim(queue.claim_request(limit=100, backends=BACKENDS))
+    assert recorded(queue, job) is None
+
+
 def test_a_changed_reason_is_another_event(queue: Queue) -> None:
     """The log says for what the job waited, in order, until it ran."""
     job = queue.submit(priority="offline")
