@@ -43,6 +43,7 @@ def test_a_job_goes_on_and_show_has_the_line(first: JobHandle) -> None:
     assert payload["schedule"] == {"shape": "linear", "warmup_steps": 1, "from_step": 5}
     assert payload["continue_from"] == {"job": second, "checkpoint": "latest", "step": 5, "path": None}
     assert json.loads(call("show", first.id, "--json").stdout)["line"] == [first.id, second, third]
+    run_jobs()
     listed = call("list").stdout
     assert f"goes on with {first.id[-8:]}" in listed
     assert f"goes on with {second[-8:]}" in listed
