@@ -27,6 +27,7 @@ from nsai_work.worker.leases import LeaseKeeper
 from nsai_work.worker.maintainer import Maintainer
 from nsai_work.worker.probes.loop_lag import LoopLagMonitor
 from nsai_work.worker.probes.watchdog import Watchdog
+from nsai_work.worker.standby import Standby
 from nsai_work.worker.worker_store import WorkerStore, open_worker_store
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ class Runtime:
         self.backends = BackendPool(
             clock, only_usable=not by_id, credentials=settings.credentials, on_usable=self._reselect
         )
+        self.standby = Standby(store, self.backends, selection, interval_s=settings.poll_interval_s)
         self.leases = LeaseKeeper(
             store.heartbeat, store, clock, ttl_s=settings.lease_ttl_s, interval_s=settings.heartbeat_interval_s
         )
@@ -154,6 +156,8 @@ class Runtime:
         yield "loop lag monitor", self.lag.run
         yield "backend checks", self.backends.run_checks
         yield "store checks", self._check_store
+        if self._selection.job_ids is None:
+            yield "standby", self.standby.run
         if self._deliverer is not None:
             yield "alerts", self._deliverer.run
 

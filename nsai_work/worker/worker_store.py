@@ -14,6 +14,7 @@ from nsai_work.client.connections import open_job_store
 from nsai_work.client.follow import JobUpdate
 from nsai_work.clock import Clock
 from nsai_work.goodput import Goodput
+from nsai_work.job import Job
 from nsai_work.journal import Journal
 from nsai_work.lifecycle import JobStatus
 from nsai_work.settings import Settings
@@ -211,6 +212,10 @@ class WorkerStore:
     async def release_due(self) -> DueJobs:
         """Queue the jobs whose delay or dependencies are over, and time out those past their deadline."""
         return await self._store_async.release_due()
+
+    async def running_elsewhere(self, limit: int) -> list[Job]:
+        """Return the oldest running jobs of other workers."""
+        return await self._store_async.run(job_queries.running_elsewhere, self.worker_id, limit)
 
     async def running_leases(self) -> list[Lease]:
         """Return the leases of all running jobs, of all workers."""

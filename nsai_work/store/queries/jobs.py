@@ -7,6 +7,7 @@ from sqlalchemy import Row, Select, select
 
 from nsai_work.job import Job
 from nsai_work.lifecycle import JobStatus
+from nsai_work.store.damaged import DamagedJob
 from nsai_work.store.engine.database import Tx
 from nsai_work.store.lifecycle.locks import job_not_found
 from nsai_work.store.records import AttemptRow, EventRow, JobFilter
@@ -126,6 +127,14 @@ def any_running(tx: Tx) -> bool:
     return (
         tx.connection.execute(select(jobs.c.seq).where(status_in(JobStatus.RUNNING)).limit(1)).first() is not None
     )
+
+
+def running_elsewhere(tx: Tx, worker_id: str, limit: int) -> list[Job]:
+    """The oldest running jobs of other workers. Damaged ones are left out."""
+    others = status_in(JobStatus.RUNNING) & (jobs.c.worker_id != worker_id)
+    rows = tx.connection.execute(select_jobs().where(others).order_by(jobs.c.seq).limit(limit))
+    found = (job_of(row._mapping) for row in rows)
+    return [job for job in found if not isinstance(job, DamagedJob)]
 
 
 def cancel_requests(tx: Tx, worker_id: str) -> frozenset[str]:

@@ -64,7 +64,7 @@ async def _run(attempt: Attempt, context: JobContext) -> dict[str, JsonValue]:
     payload = attempt.claim.job.parsed_payload
     if isinstance(payload, Composite):
         return {}
-    await _import_handler(payload)
+    await import_handler(payload)
     backend = await context.backends.get(attempt.claim.backend)
     inputs = JobInputs(context.files, context.backends)
     async with (
@@ -79,7 +79,7 @@ async def _run(attempt: Attempt, context: JobContext) -> dict[str, JsonValue]:
         return await _run_command(attempt, local, backend, context)
 
 
-async def _import_handler(payload: Payload) -> None:
+async def import_handler(payload: Payload) -> None:
     """Import the module of a kind of jobs before its first job, in a thread: leases are renewed meanwhile."""
     module = _MODULES[type(payload)]
     if module not in sys.modules:

@@ -10,7 +10,7 @@ import asyncio, sys, threading
 from nsai_work import Job
 from nsai_work.clock import SystemClock
 from nsai_work.worker.attempts.backends import BackendPool
-from nsai_work.worker.attempts.handlers import _import_handler
+from nsai_work.worker.attempts.handlers import import_handler
 
 class Finder:
     def find_spec(self, name, path=None, target=None):
@@ -29,7 +29,7 @@ async def main():
         ("inference", {"prompt": {"messages": [{"role": "user", "content": "Hi"}], "options": {"model": "m"}}}),
         ("tool_call", {"command": "echo"}),
     ):
-        await _import_handler(Job.parse({"kind": kind, "backend": "fake", "payload": payload}).parsed_payload)
+        await import_handler(Job.parse({"kind": kind, "backend": "fake", "payload": payload}).parsed_payload)
     await pool.close()
 
 asyncio.run(main())
