@@ -5,7 +5,6 @@ The server's own log says what it really did; the digest of a checkpoint is that
 
 import asyncio
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -20,40 +19,11 @@ from crucible.errors import BackendUnavailable, InvalidRequest, OutOfCredit
 from nsai_work.control import Control, StopReason
 from nsai_work.errors import HandOver
 from tests.integration.training.harness import Killed, Reaper, Scene, payload_of
+from tests.integration.training.real_scene import POLICY, STEPS, Alone, applied, check_equal, evaluations, scene_on
 
 pytestmark = pytest.mark.anyio
 
 Scenes: TypeAlias = Callable[..., Scene]
-STEPS = 8
-POLICY = {"save_every": 3, "keep_last": 2}
-
-
-@dataclass(frozen=True)
-class Alone:
-    """What the run that nothing happened to came to, and how often it touched the world outside."""
-
-    losses: list[float]
-    evaluations: list[tuple[int, dict[str, float]]]
-    digest: str
-    contacts: int
-
-
-def scene_on(server: DevServer, folder: Path, *, send_ahead: bool = False, **fields: Any) -> Scene:
-    """One job on a server, each owner with a backend of its own."""
-
-    def new_backend() -> TrainingBackend:
-        access = {"base_url": server.url, "api_key": "tml-dev"}
-        return TinkexBackend({**access, "give_up_after_s": 5.0, "send_ahead": send_ahead})
-
-    settings: dict[str, Any] = {
-        "base_model": "tiny-lm",
-        "eval": {"every": 4, "split": 0.3},
-        "lora": {"rank": 4, "seed": 0},
-        "max_steps": STEPS,
-        "optimizer": {"learning_rate": 0.02},
-        "checkpoint_policy": POLICY,
-    }
-    return Scene(payload_of(folder, **(settings | fields)), new_backend=new_backend)
 
 
 @pytest.fixture(scope="module")
@@ -86,37 +56,13 @@ def make_scene(tmp_path: Path, server: DevServer) -> Scenes:
     return make
 
 
-def applied(server: DevServer, scene: Scene) -> dict[str, list[int]]:
-    """The optimizer steps that the server made, by remote run of the job."""
-    entries = server.log(kind="optim_step")
-    made: dict[str, list[int]] = {run.ref.run_id: [] for run in scene.journal.runs}
-    for entry in entries:
-        if entry["model_id"] in made:
-            made[entry["model_id"]].append(entry["step"])
-    return made
-
-
-def evaluations(scene: Scene) -> list[tuple[int, dict[str, float]]]:
-    """The evaluations that count."""
-    return [(record.step, record.metrics) for record in scene.journal.evaluations]
-
-
-def check_equal(server: DevServer, scene: Scene, alone: Alone, result: dict[str, Any]) -> None:
-    """Same losses and evaluations, same weights and optimizer state, no step twice in any remote run."""
-    assert [step.step for step in scene.journal.steps] == list(range(1, STEPS + 1))
-    assert scene.losses == alone.losses
-    assert evaluations(scene) == alone.evaluations
-    assert server.checkpoint_digest(result["checkpoint"]) == alone.digest
-    for steps in applied(server, scene).values():
-        assert steps == list(range(steps[0], steps[0] + len(steps))) if steps else True
-
-
+@pytest.mark.parametrize("send_ahead", [False, True])
 async def test_a_run_killed_at_many_points_is_taken_over_warm(
-    server: DevServer, make_scene: Scenes, alone: Alone
+    server: DevServer, make_scene: Scenes, alone: Alone, send_ahead: bool
 ) -> None:
     """One remote run, each optimizer step once in the server's log, the same bits at the end."""
     for kill_at in range(3, alone.contacts + 1, 17):
-        scene = make_scene()
+        scene = make_scene(send_ahead=send_ahead)
         result = await scene.survive([kill_at])
         check_equal(server, scene, alone, result)
         [steps] = applied(server, scene).values()
@@ -159,17 +105,26 @@ FAULTS: dict[str, list[Any]] = {
     "a step fails at the service": [faults.FailOperation(operation="optim_step", skip=4, category="unknown")],
     "a save fails at the service": [faults.FailOperation(operation="save_weights", skip=1, detail="no space left")],
     "the final save fails": [faults.FailOperation(operation="save_weights_for_sampler")],
+    "a late pass": [faults.RouteFault(route="forward_backward", delay_ms=80, skip=2, count=2)],
+    "a late step and a late save": [
+        faults.RouteFault(route="optim_step", delay_ms=80, skip=3),
+        faults.RouteFault(route="save_weights", delay_ms=80),
+    ],
+    "lost before it arrived": [faults.RouteFault(route="optim_step", reset=True, skip=3, count=2)],
     "410 on futures": [faults.RouteFault(route="retrieve_future", status=410, skip=6)],
 }
 
 
+@pytest.mark.parametrize("send_ahead", [False, True])
 @pytest.mark.parametrize("fault", FAULTS)
-async def test_a_fault_changes_no_bit(server: DevServer, make_scene: Scenes, alone: Alone, fault: str) -> None:
+async def test_a_fault_changes_no_bit(
+    server: DevServer, make_scene: Scenes, alone: Alone, fault: str, send_ahead: bool
+) -> None:
     """Over real HTTP too."""
     for placed in FAULTS[fault]:
         server.fault(placed)
 
-    scene = make_scene()
+    scene = make_scene(send_ahead=send_ahead)
     result = await scene.drive()
 
     check_equal(server, scene, alone, result)
@@ -177,6 +132,20 @@ async def test_a_fault_changes_no_bit(server: DevServer, make_scene: Scenes, alo
     assert result["resume"] in ("fresh", "restarted", "exact", "unverified")
     if fault.startswith(("flagged", "poisoned")) or "fail" in fault:
         assert result["recoveries"] == 1
+
+
+@pytest.mark.parametrize(("route", "number"), [("forward_backward", 4), ("forward_backward", 9), ("optim_step", 3)])
+async def test_a_request_that_is_refused_with_others_behind_it_ends_the_run(
+    server: DevServer, make_scene: Scenes, alone: Alone, route: str, number: int
+) -> None:
+    """The job fails with the refusal; a retry restores, or begins anew."""
+    server.fault(faults.RouteFault(route=route, status=422, detail="too odd", skip=number))
+    scene = make_scene(send_ahead=True)
+    with pytest.raises(InvalidRequest, match="too odd"):
+        await scene.drive()
+    assert scene.journal.runs[0].end_reason is not None
+
+    check_equal(server, scene, alone, await scene.drive())
 
 
 async def test_a_failure_on_record_is_never_asked_for_again_by_a_later_attempt(

@@ -83,3 +83,60 @@ def test_a_negative_number_is_refused(number: int) -> None:
         sequencer.reserve(1, number)
     with pytest.raises(InvalidRequest):
         sequencer.next_seq_id = number
+
+
+async def stay(sequencer: RequestSequencer, ticket: Ticket, log: list[str], go: asyncio.Event) -> None:
+    """Be sent, and accepted once that is allowed."""
+    async with sequencer.turn(ticket):
+        log.append(f"sent {ticket.first}")
+        await go.wait()
+        sequencer.mark_accepted()
+    log.append(f"accepted {ticket.first}")
+
+
+def test_where_numbers_order_those_of_the_caller_wait_for_the_first_alone() -> None:
+    """Later ones go out at once, in the order of the calls, and are accepted in any order. A failure of one
+    concerns no other, and moves no number."""
+
+    async def scenario() -> None:
+        sequencer, log = RequestSequencer(5, orders=lambda: True), list[str]()
+        tickets = [sequencer.reserve(1, number) for number in (5, 6, 7, 8)]
+        permits = [asyncio.Event() for _ in tickets]
+        calls = [
+            asyncio.create_task(stay(sequencer, ticket, log, permit))
+            for ticket, permit in zip(tickets, permits, strict=True)
+        ]
+        await asyncio.sleep(0.01)
+        assert log == ["sent 5"]
+        permits[0].set()
+        await calls[0]
+        await asyncio.sleep(0.01)
+        assert log[2:] == ["sent 6", "sent 7", "sent 8"]
+        calls[1].cancel()
+        for place in (3, 2):
+            permits[place].set()
+            await calls[place]
+        assert log[5:] == ["accepted 8", "accepted 7"]
+        assert sequencer.next_seq_id == 9
+        await stay(sequencer, sequencer.reserve(1, 6), log, permits[0])
+        assert log[-1] == "accepted 6"
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("orders", [True, False])
+def test_numbers_that_the_caller_has_not_chosen_wait_for_acceptance(orders: bool) -> None:
+    """The next call may have to use the number of one that is refused, which must then be the last."""
+
+    async def scenario() -> None:
+        sequencer, log = RequestSequencer(orders=lambda: orders), list[str]()
+        first, go = asyncio.Event(), asyncio.Event()
+        first.set()
+        await stay(sequencer, sequencer.reserve(1, None), log, first)
+        calls = [asyncio.create_task(stay(sequencer, sequencer.reserve(1, None), log, go)) for _ in range(2)]
+        await asyncio.sleep(0.01)
+        assert log[2:] == ["sent 2"]
+        go.set()
+        await asyncio.gather(*calls)
+
+    asyncio.run(scenario())

@@ -45,8 +45,9 @@ async def probe_order(channel: RunChannel) -> bool | None:
         BackendError: any other request would fail too.
     """
     connection, memory = channel.connection, channel.connection.memory
-    if connection.features.replays_seq_id is not True or memory.asked_order:
-        return connection.features.orders_seq_id
+    known = connection.features
+    if known.replays_seq_id is not True or known.orders_seq_id is not None or memory.asked_order:
+        return known.orders_seq_id
     memory.asked_order = True
     if not (await connection.client_config()).parallel_fwdbwd_chunks:
         return None
