@@ -152,9 +152,8 @@ def _tool_choice(value: str | dict[str, JsonValue] | None) -> object:
 def _message(message: dict[str, JsonValue]) -> dict[str, JsonValue]:
     """Drop what a client's own record of an answer has besides its content, if it is empty, and the numbers that
     a stream's record gives to its tool calls."""
-    found = {
-        name: _without_nulls(value) for name, value in message.items() if name == "content" or value not in _EMPTY
-    }
+    plain = {name: value if name == "content" else _without_nulls(value) for name, value in message.items()}
+    found = {name: value for name, value in plain.items() if name == "content" or value not in _EMPTY}
     calls = found.get("tool_calls")
     if isinstance(calls, list):
         found["tool_calls"] = [_without_number(call, number) for number, call in enumerate(calls)]

@@ -48,6 +48,9 @@ def merge(adapter: Path, target: Path, *, base: str | None, dtype: str = "auto")
     source = base or read_adapter_config(adapter).base_model
     if not source:
         raise InvalidRequest("--base: the adapter does not name its base model; give its folder or its name")
+    if Path(source).is_absolute() and not (Path(source) / "config.json").is_file():
+        # a hub would be asked for it
+        raise InvalidRequest.of("--base", source, "it is no folder of a model: it has no config.json")
     with new_folder(target) as draft:
         model = _merged(adapter, source, dtype)
         model.save_pretrained(str(draft), safe_serialization=True)

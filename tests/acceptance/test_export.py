@@ -1,7 +1,9 @@
 """``nsai-work export --merge``, and the adapters of ``download``, read by PEFT itself."""
 
 import json
-from collections.abc import Callable
+import logging
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from backends.peft.bases import Bases
 from backends.peft.settings import PeftSettings
 from backends.tiny_lm.adapter import ALPHA
 from backends.tiny_lm.network import SITES
+from nsai_work.cli import main
 from tests.acceptance.conftest import Cli
 
 # what torch and its friends warn of on import or use is theirs
@@ -32,7 +35,26 @@ def logits(model: Any) -> Any:
         return model.eval()(input_ids=torch.tensor(TOKENS)).logits
 
 
-def test_full_weights_are_the_adapters(cli: Cli, job: Job, job_file: Write, tmp_path: Path) -> None:
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Any]]:
+    """Run a command in this process, which imports torch once, and return its JSON; of a refusal, its error."""
+    handlers, level = logging.root.handlers[:], logging.root.level
+
+    def run(*arguments: object) -> Any:
+        monkeypatch.setattr(sys, "argv", ["nsai-work", *map(str, arguments), "--json"])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as exited:
+            main()
+        shown = capsys.readouterr()
+        if exited.value.code == 0:
+            return json.loads(shown.out)
+        return json.loads(shown.err.splitlines()[-1])["error"]
+
+    yield run
+    logging.root.handlers[:], logging.root.level = handlers, level
+
+
+def test_full_weights_are_the_adapters(call: Callable[..., Any], job: Job, job_file: Write, tmp_path: Path) -> None:
     """The merged model says what PEFT says of the downloaded adapter on its base, and not what the base says."""
     import torch
     from peft import PeftModel
@@ -40,15 +62,13 @@ def test_full_weights_are_the_adapters(cli: Cli, job: Job, job_file: Write, tmp_
 
     base = tmp_path / "base"
     Bases(PeftSettings(device="cpu")).model("tiny-lm").save_pretrained(str(base))
-    job_id = cli.json("run", job_file({**job, "backend": "peft"}))["id"]
+    job_id = call("run", job_file({**job, "backend": "peft"}))["id"]
 
-    adapter = cli.json("download", job_id, tmp_path / "adapter", "--checkpoint", "4")
-    refused = cli.run("export", job_id, tmp_path / "merged", "--merge")
-    assert (refused.returncode, "--base" in refused.stderr) == (2, True)
+    adapter = call("download", job_id, tmp_path / "adapter", "--checkpoint", "4")
+    assert "--base" in call("export", job_id, tmp_path / "merged", "--merge")["message"]
     options = ("--checkpoint", "4", "--max-gib", 1, "--dtype", "float32")
-    merged = cli.json("export", job_id, tmp_path / "merged", "--merge", "--base", base, *options)
-    done = cli.run("export", job_id, tmp_path / "half", "--merge", "--base", base, "--dtype", "bfloat16", "--json")
-    half = json.loads(done.stdout)
+    merged = call("export", job_id, tmp_path / "merged", "--merge", "--base", base, *options)
+    half = call("export", job_id, tmp_path / "half", "--merge", "--base", base, "--dtype", "bfloat16")
 
     plain = AutoModelForCausalLM.from_pretrained(base)
     of_base = logits(plain)
@@ -58,8 +78,7 @@ def test_full_weights_are_the_adapters(cli: Cli, job: Job, job_file: Write, tmp_
     assert (merged["base"], merged["step"], half["step"]) == (str(base), 4, 6)
     assert AutoModelForCausalLM.from_pretrained(half["folder"], dtype="auto").dtype == torch.bfloat16
     for arguments in (("--base", tmp_path / "none"), ("--base", base, "--dtype", "int3")):
-        done = cli.run("export", job_id, tmp_path / "other", "--merge", *arguments)
-        assert (done.returncode, done.stdout) == (2, "")
+        assert call("export", job_id, tmp_path / "other", "--merge", *arguments)["code"] == "invalid_request"
     assert not list(tmp_path.glob("*other*"))
 
 

@@ -84,7 +84,8 @@ def export(
     refuse_existing(target)
     with tempfile.TemporaryDirectory(prefix="nsai-work-") as scratch:
         adapter = _download(model, Path(scratch) / "adapter", max_gib).folder
-        merged = merged_model(adapter, target, base=base, dtype=dtype)
+        folder_of_base = base if base is None or not expanded(base).exists() else str(expanded(base).absolute())
+        merged = merged_model(adapter, target, base=folder_of_base, dtype=dtype)
     _write(model, {"folder": str(merged.folder), "base": merged.base}, json_output)
 
 

@@ -93,6 +93,7 @@ def test_an_answer_goes_back_as_clients_keep_it() -> None:
         "refusal": None,
         "annotations": [],
         "audio": None,
+        "provider_specific_fields": {"refusal": None},
         "function_call": None,
         "tool_calls": [{**call, "index": 0}],
     }
