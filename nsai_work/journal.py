@@ -77,6 +77,18 @@ class EvaluationRecord(Record):
     recorded_at: Instant | None = None
 
 
+class SinkMark(Record):
+    """How far a sink of a job is: in its ``segment`` it has the steps up to ``step``, and the evaluations up to
+    that of step ``evaluated``, of runs up to ``generation``. The segment began after ``from_step``."""
+
+    segment: Count = Field(default=1, ge=1)
+    generation: Count = 0
+    from_step: Count = 0
+    resume: ResumeMode = ResumeMode.FRESH
+    step: Count = 0
+    evaluated: int = Field(default=-1, ge=-1)
+
+
 class CheckpointStatus(StrEnum):
     """State of a checkpoint. Pending: the save may be in flight. Committed: verified, usable by a recovery. Lost:
     it failed verification."""
@@ -157,6 +169,16 @@ class JournalSnapshot:
     def first_step(self) -> int:
         """The number of steps in the state with which the job began: 0, unless it continues another."""
         return self.runs[0].from_step if self.runs else 0
+
+
+@dataclass(frozen=True, slots=True)
+class SinkState:
+    """The mark of a sink, the job's runs, and the number of steps that each generation has recorded, superseded
+    ones included."""
+
+    mark: SinkMark
+    runs: Sequence[RemoteRun]
+    recorded: Mapping[int, int]
 
 
 class Journal(RolloutJournal, Protocol):
@@ -248,6 +270,21 @@ class Journal(RolloutJournal, Protocol):
 
     async def keep_answer(self, answer: AnswerRow) -> None:
         """Keep an answer, and count it as progress of the job. An answer that is kept already stays."""
+        ...
+
+    async def sink_state(self, sink: str) -> SinkState:
+        """Return how far a sink is, and what decides how it goes on."""
+        ...
+
+    async def after_mark(
+        self, mark: SinkMark, limit: int
+    ) -> tuple[Sequence[StepRecord], Sequence[EvaluationRecord]]:
+        """Return the first current steps and evaluations that a sink with this mark lacks, at most ``limit`` of
+        each, of the generations up to the mark's."""
+        ...
+
+    async def advance_sink(self, sink: str, mark: SinkMark) -> None:
+        """Record how far a sink is."""
         ...
 
     async def event(self, name: str, data: dict[str, JsonValue]) -> None:

@@ -43,6 +43,7 @@ from nsai_work.payloads import (
 )
 from nsai_work.placement import candidate_backends
 from nsai_work.policies import LOSS
+from nsai_work.sinks.registry import load_sink
 from nsai_work.training.evaluation import evaluation_metrics, objective_metrics
 from nsai_work.training.objectives import require_objective
 from nsai_work.user_paths import expanded
@@ -345,6 +346,8 @@ def _check_offer(kind: type[Backend], backend: str, payload: Payload) -> None:
     if payload.objective is not None:
         require_objective(payload.objective.name)
     check_loss(kind, backend, payload)
+    for spec in payload.sinks:
+        load_sink(spec)
     evaluated = evaluation_metrics(payload)
     _check_metric(
         "checkpoint_policy.best_metric",

@@ -22,6 +22,7 @@ from nsai_work.payloads.kinds import (
     LearningRateSchedule,
     ObjectiveSpec,
     PreferenceStep,
+    SinkSpec,
     TrainingStep,
     without_callbacks,
 )
@@ -51,6 +52,7 @@ __all__ = [
     "ReinforcementStep",
     "RolloutSampling",
     "RowFormat",
+    "SinkSpec",
     "TrainOn",
     "TrainedModel",
     "TrainingData",

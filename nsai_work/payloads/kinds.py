@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Final, Literal, TypeAlias
 
-from pydantic import AfterValidator, Field, JsonValue, model_validator
+from pydantic import AfterValidator, Field, JsonValue, field_validator, model_validator
 
 from crucible import Prompt
 from crucible.backend import Command
@@ -104,6 +104,14 @@ class ObjectiveSpec(Record):
     settings: FiniteObject = Field(default_factory=dict)
 
 
+class SinkSpec(Record):
+    """A place to which a run's metrics are written: the name of a sink, of this package or of an entry point in the
+    group ``nsai_work.sinks``, and its settings."""
+
+    sink: Name = Field(min_length=1, max_length=200)
+    settings: FiniteObject = Field(default_factory=dict)
+
+
 class TrainingStep(Record):
     """A training run of ``max_steps`` optimizer steps or ``epochs`` over the data, whichever is shorter.
 
@@ -137,6 +145,15 @@ class TrainingStep(Record):
     continue_from: Continuation | None = None
     checkpoint_policy: CheckpointPolicy = CheckpointPolicy()
     recovery: JobRecovery = JOB_RECOVERY
+    sinks: tuple[SinkSpec, ...] = Field(default=(), max_length=16)
+
+    @field_validator("sinks")
+    @classmethod
+    def _each_once(cls, value: tuple[SinkSpec, ...]) -> tuple[SinkSpec, ...]:
+        names = [spec.sink for spec in value]
+        if len(set(names)) != len(names):
+            raise ValueError(f"each sink can be named once; these are {', '.join(names)}")
+        return value
 
     @model_validator(mode="after")
     def _require_one_loss(self) -> "TrainingStep":

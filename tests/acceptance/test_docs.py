@@ -193,7 +193,7 @@ def test_the_page_on_functions_runs(cli: Cli, tmp_path: Path, monkeypatch: pytes
 def test_the_page_on_models_runs(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its commands, in order, on a job that its first command makes; its Python on the server of its command."""
     page = DOCS / "howto" / "use-your-model.md"
-    monkeypatch.chdir(ROOT)
+    monkeypatch.chdir(tmp_path)
     train, *commands = [shlex.split(line) for line in console_commands_of(page)]
     [serve] = [shlex.split(line) for line in console_commands_of(page, mark="serve")]
     example = tmp_path / "train.yaml"

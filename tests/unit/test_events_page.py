@@ -10,11 +10,11 @@ from nsai_work.journal import CheckpointStatus
 from nsai_work.lifecycle import JobStatus
 
 ROOT = Path(__file__).parents[2]
-WRITERS = ("client", "commands.py", "inference", "store", "training")
+WRITERS = ("client", "commands.py", "inference", "sinks", "store", "training")
 """The folders and modules that append events. Others only read them, and have log lines with similar names."""
 
 EVENT = re.compile(
-    r"(alert|checkpoint|command|evaluation|inference|job|resume|run|step|submit|training|wait)\.[a-z_]+"
+    r"(alert|checkpoint|command|evaluation|inference|job|resume|run|sink|step|submit|training|wait)\.[a-z_]+"
 )
 COMPUTED = {
     "step",

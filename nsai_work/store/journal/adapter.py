@@ -14,12 +14,15 @@ from nsai_work.journal import (
     JournalSnapshot,
     RemoteRun,
     ResumeMode,
+    SinkMark,
+    SinkState,
     StepRecord,
 )
 from nsai_work.rollout_journal import PolicyRecord, RecordedRollouts, RolloutRecord, StoredTurn
 from nsai_work.store.async_store import AsyncStore
 from nsai_work.store.journal import answers, checkpoints, evaluations, references, runs, steps
 from nsai_work.store.journal.reinforcement import policies, rollouts
+from nsai_work.store.journal.sinks import marks
 from nsai_work.store.records import Claim
 
 
@@ -127,6 +130,17 @@ class StoreJournal:
 
     async def drop_policy(self, policy: PolicyRecord) -> None:
         await self._store.run(policies.drop_policy, self._claim, policy)
+
+    async def sink_state(self, sink: str) -> SinkState:
+        return await self._store.run(marks.sink_state, self._claim, sink)
+
+    async def after_mark(
+        self, mark: SinkMark, limit: int
+    ) -> tuple[Sequence[StepRecord], Sequence[EvaluationRecord]]:
+        return await self._store.run(marks.after_mark, self._claim, mark, limit)
+
+    async def advance_sink(self, sink: str, mark: SinkMark) -> None:
+        await self._store.run(marks.advance_sink, self._claim, sink, mark)
 
     async def event(self, name: str, data: dict[str, JsonValue]) -> None:
         await self._store.run(runs.append_event, self._claim, name, data)

@@ -41,6 +41,11 @@ def job_evaluations(tx: Tx, seq: int) -> list[EvaluationRecord]:
     return _select(tx, _of(seq) & evaluations.c.superseded_by.is_(None))
 
 
+def selected_evaluations(tx: Tx, seq: int, condition: ColumnElement[bool], limit: int) -> list[EvaluationRecord]:
+    """The first evaluations that are not superseded and meet a condition, in order."""
+    return _select(tx, _of(seq) & evaluations.c.superseded_by.is_(None) & condition, limit)
+
+
 def superseded_evaluations(tx: Tx, seq: int) -> dict[int, EvaluationRecord]:
     """The newest superseded evaluation of each step, by step."""
     return {record.step: record for record in _select(tx, _of(seq) & evaluations.c.superseded_by.is_not(None))}
@@ -50,9 +55,9 @@ def _of(seq: int) -> ColumnElement[bool]:
     return evaluations.c.job_seq == seq
 
 
-def _select(tx: Tx, condition: ColumnElement[bool]) -> list[EvaluationRecord]:
+def _select(tx: Tx, condition: ColumnElement[bool], limit: int | None = None) -> list[EvaluationRecord]:
     order = (evaluations.c.step, evaluations.c.generation)
-    rows = tx.connection.execute(select(evaluations).where(condition).order_by(*order))
+    rows = tx.connection.execute(select(evaluations).where(condition).order_by(*order).limit(limit))
     return [_record_of(row) for row in rows]
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import JsonValue
-from sqlalchemy import Row, func, select, tuple_, update
+from sqlalchemy import ColumnElement, Row, func, select, tuple_, update
 
 from crucible.errors import CrucibleError
 from crucible.training import Intent
@@ -179,6 +179,13 @@ def job_steps(tx: Tx, seq: int) -> list[StepRecord]:
     """The steps that are not superseded, in order."""
     condition = (steps.c.job_seq == seq) & steps.c.superseded_by.is_(None)
     return [_step_of(row) for row in tx.connection.execute(select(steps).where(condition).order_by(steps.c.step))]
+
+
+def selected_steps(tx: Tx, seq: int, condition: ColumnElement[bool], limit: int) -> list[StepRecord]:
+    """The first steps that are not superseded and meet a condition, in order."""
+    current = (steps.c.job_seq == seq) & steps.c.superseded_by.is_(None) & condition
+    rows = tx.connection.execute(select(steps).where(current).order_by(steps.c.step).limit(limit))
+    return [_step_of(row) for row in rows]
 
 
 def superseded_steps(tx: Tx, seq: int) -> dict[int, StepRecord]:

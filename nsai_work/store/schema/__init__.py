@@ -7,7 +7,16 @@ claim reads the few lanes, and locks jobs at the front of a lane by index, howev
 
 from nsai_work.store.schema.alerts import alert_marks, alerts_sent
 from nsai_work.store.schema.blobs import blob_pieces, blob_place, blobs, job_blobs
-from nsai_work.store.schema.journal import answers, checkpoints, evaluations, intents, references, runs, steps
+from nsai_work.store.schema.journal import (
+    answers,
+    checkpoints,
+    evaluations,
+    intents,
+    references,
+    runs,
+    sink_marks,
+    steps,
+)
 from nsai_work.store.schema.metadata import metadata
 from nsai_work.store.schema.queue import (
     attempts,
@@ -54,6 +63,7 @@ __all__ = [
     "rollouts",
     "runs",
     "shares",
+    "sink_marks",
     "specs",
     "status_in",
     "steps",

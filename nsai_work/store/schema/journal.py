@@ -1,4 +1,4 @@
-"""Tables of the journal: answers, runs, steps, evaluations, references, intents, checkpoints."""
+"""Tables of the journal: marks of sinks, answers, runs, steps, evaluations, references, intents, checkpoints."""
 
 from typing import Final
 
@@ -82,6 +82,20 @@ answers: Final = Table(
     Column("prompt_sha256", String(64), nullable=False),
     Column("data", LargeBinary, nullable=False),
     PrimaryKeyConstraint("job_seq", "line"),
+)
+
+sink_marks: Final = Table(
+    "nsai_sink_marks",
+    metadata,
+    job_column(),
+    Column("sink", String(200), nullable=False),
+    Column("segment", Integer, nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("from_step", BigInteger, nullable=False),
+    Column("resume", String(20), nullable=False),
+    Column("step", BigInteger, nullable=False),
+    Column("evaluated", BigInteger, nullable=False),
+    PrimaryKeyConstraint("job_seq", "sink"),
 )
 
 intents: Final = Table(

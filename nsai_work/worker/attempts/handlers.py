@@ -89,10 +89,28 @@ async def import_handler(payload: Payload) -> None:
 async def _train(
     attempt: Attempt, payload: TrainingStep, backend: Backend, context: JobContext
 ) -> dict[str, JsonValue]:
-    from nsai_work.training.driver import train
-
     if not isinstance(backend, TrainingBackend):
         raise Unsupported(f"{backend.name!r} does not train", backend=backend.name)
+    if not payload.sinks:
+        return await _drive(attempt, payload, backend, context)
+    from nsai_work.sinks.contract import SinkRun
+    from nsai_work.sinks.feed import RunSinks, fed_sinks
+
+    job = attempt.claim.job
+    folder = context.files.settings.home / "metrics"
+    config = payload.model_dump(mode="json", exclude={"sinks"}, exclude_defaults=True)
+    run = SinkRun(job.id, job.name, config, folder)
+    sinks = RunSinks(payload.sinks, run, context.journal, context.clock.monotonic)
+    async with fed_sinks(sinks) as finish:
+        result = await _drive(attempt, payload, backend, context)
+        return {**result, **await finish()}
+
+
+async def _drive(
+    attempt: Attempt, payload: TrainingStep, backend: TrainingBackend, context: JobContext
+) -> dict[str, JsonValue]:
+    from nsai_work.training.driver import train
+
     return await train(
         job=attempt.claim.job,
         payload=payload,

@@ -1,0 +1,1 @@
+"""Sinks: where the metrics of training runs are written besides the store, each step once."""

@@ -1,0 +1,63 @@
+"""The sink of Weights & Biases: a run for each segment of a job, in a group of the job's."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, JsonValue
+
+from crucible.values.record import Record
+from crucible.values.record_reader import read_record
+from crucible.values.scalars import Name
+from nsai_work.home import FolderSetting, make_private_folder
+from nsai_work.sinks.contract import Point, Sink, SinkProgress, SinkRun, SinkSegment
+
+
+class WandbSettings(Record):
+    """``mode`` offline writes files that ``wandb sync`` sends later. The key is that of the worker's
+    environment."""
+
+    project: Name = Field(default="nsai-work", min_length=1, max_length=128)
+    entity: Name | None = Field(default=None, min_length=1, max_length=128)
+    mode: Literal["online", "offline"] = "online"
+    folder: FolderSetting | None = None
+
+
+class WandbSink(Sink):
+    """Logs points. A point that a worker logged as it died is logged again at its step, with the same value."""
+
+    requires: ClassVar[tuple[str, ...]] = ("wandb",)
+
+    def __init__(self, settings: Mapping[str, JsonValue]) -> None:
+        self._settings = read_record(WandbSettings, dict(settings))
+        self._run: Any = None
+
+    def open(self, run: SinkRun, segment: SinkSegment) -> SinkProgress:
+        import wandb
+
+        settings = self._settings
+        name = run.name or run.job_id
+        self._run = wandb.init(
+            project=settings.project,
+            entity=settings.entity,
+            mode=settings.mode,
+            dir=str(make_private_folder(settings.folder or run.folder)),
+            id=f"{run.job_id}-{segment.number}",
+            group=run.job_id,
+            name=name if segment.number == 1 else f"{name} (segment {segment.number}, {segment.resume.value})",
+            config={**run.config, "segment": segment.number, "from_step": segment.from_step},
+            resume="allow" if settings.mode == "online" else None,
+            reinit="create_new",
+            settings=wandb.Settings(console="off", silent=True, x_disable_stats=True, disable_git=True),
+        )
+        self._run.define_metric("step")
+        self._run.define_metric("*", step_metric="step")
+        return SinkProgress()
+
+    def write(self, points: Sequence[Point]) -> None:
+        for point in points:
+            self._run.log({**point.metrics, "step": point.step})
+
+    def close(self) -> None:
+        run, self._run = self._run, None
+        if run is not None:
+            run.finish()

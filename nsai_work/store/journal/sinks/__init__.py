@@ -1,0 +1,1 @@
+"""Sinks of jobs in the journal."""
