@@ -82,6 +82,24 @@ def test_a_dependency_of_a_pending_job_is_kept(
     assert store.prune(clock.now()) == 3
 
 
+def test_a_dependency_is_kept_until_its_dependents_have_ended(
+    store: Store, make_job: MakeJob, claim_request: MakeRequest, clock: Any
+) -> None:
+    """They may read what it has made, while they wait and while they run."""
+    first = make_job()
+    store.submit([first])
+    store.submit([make_job(constraints={"depends_on": [first.id]})])
+    end_one(store, claim_request(job_ids=[first.id]))
+    clock.pass_time(60)
+    assert store.prune(clock.now()) == 0
+
+    [claim] = store.claim(claim_request())
+    assert store.prune(clock.now()) == 0
+    store.finish(claim, Outcome.succeeded())
+    clock.pass_time(60)
+    assert store.prune(clock.now()) == 2
+
+
 def test_a_job_with_checkpoints_is_kept_unless_they_are_forgotten(
     store: Store, make_job: MakeJob, claim_request: MakeRequest, clock: Any
 ) -> None:
