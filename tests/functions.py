@@ -189,3 +189,14 @@ def refuse_third(row: dict[str, Any]) -> dict[str, Any]:
     if row["line"] == 3:
         raise ValueError("the third")
     return row
+
+
+def tick(file: str, until: str, context: Context) -> dict[str, int]:
+    """Write the number of this call to a file, again and again, until another file is there."""
+    number = 1 if not Path(file).exists() else 2
+    while not Path(until).exists():
+        context.check()
+        with Path(file).open("a") as ticks:
+            ticks.write(f"{number}\n")
+        time.sleep(0.02)
+    return {"attempt": number}

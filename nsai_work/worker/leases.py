@@ -48,13 +48,14 @@ class OwnPresence(Protocol):
         ...
 
 
-def last_presence(renewed_at: float, began_at: float, confirmed_at: float) -> float:
-    """Return the monotonic time from which the grace of a job counts, if the owner should be absent.
+def last_presence(before: float, renewed_at: float, began_at: float, confirmed_at: float) -> float:
+    """Return the monotonic time from which the grace of a job counts, if the owner should be absent; ``before`` is
+    the one returned last.
 
     A new session counts only once the job's lease has been renewed on it: that is how an observer notices that the
     owner was back, if it looked only before and after.
     """
-    return confirmed_at if renewed_at >= began_at else renewed_at
+    return confirmed_at if renewed_at >= began_at else before
 
 
 class LeaseKeeper:
@@ -135,7 +136,8 @@ class LeaseKeeper:
             if attempt.control.reason is StopReason.LEASE_LOST:
                 continue
             overdue = now - attempt.renewed_at > self._ttl_s * OWNER_SHARE
-            if overdue or (not attempt.control.repeatable and self._may_seem_absent(attempt, now)):
+            absent = self._may_seem_absent(attempt, now)
+            if overdue or (absent and not attempt.control.repeatable):
                 reason = "lease.overdue" if overdue else "lease.session_lost"
                 log.warning(reason, job_id=attempt.job_id, fence=attempt.claim.fence)
                 attempt.control.stop(StopReason.LEASE_LOST)
@@ -143,12 +145,15 @@ class LeaseKeeper:
     def _may_seem_absent(self, attempt: Attempt, now: float) -> bool:
         """Whether others may regard this worker as absent before a job that cannot be repeated would have ended."""
         grace_s = self._presence.grace_s(repeatable=False)
-        began_at, confirmed_at = self._presence.session_began_at, self._presence.session_confirmed_at
+        # in this order: a session that begins in between has not confirmed anything for the one before it
+        confirmed_at = self._presence.session_confirmed_at
+        began_at = self._presence.session_began_at
         if grace_s is None or began_at is None or confirmed_at is None:
             return False
         if attempt.renewed_at < began_at:
             self._due.set()
-        return now - last_presence(attempt.renewed_at, began_at, confirmed_at) > grace_s * OWNER_SHARE - STOP_S
+        attempt.present_at = last_presence(attempt.present_at, attempt.renewed_at, began_at, confirmed_at)
+        return now - attempt.present_at > grace_s * OWNER_SHARE - STOP_S
 
     def _apply(self, attempt: Attempt, report: LeaseReport, sent_at: float) -> None:
         if attempt.job_id in report.lost and not attempt.recording:

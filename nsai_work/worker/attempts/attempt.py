@@ -11,16 +11,20 @@ from nsai_work.store.records import Claim
 class Attempt:
     """A claim with its control and its task.
 
-    ``renewed_at`` is the monotonic time just before the last successful heartbeat was sent. While ``recording``,
-    the outcome is being written to the store: a lease that is gone may then have been released by this worker
-    itself.
+    ``renewed_at`` is the monotonic time just before the last successful heartbeat was sent, and ``present_at`` one
+    at which the worker's session certainly existed, and was known to observers. While ``recording``, the outcome is
+    being written to the store: a lease that is gone may then have been released by this worker itself.
     """
 
     claim: Claim
     renewed_at: float
     control: Control = field(default_factory=Control)
     recording: bool = False
+    present_at: float = field(init=False)
     task: "asyncio.Task[None] | None" = None
+
+    def __post_init__(self) -> None:
+        self.present_at = self.renewed_at
 
     @property
     def job_id(self) -> str:

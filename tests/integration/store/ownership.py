@@ -44,6 +44,15 @@ class Held:
     given_up: bool = False
     repeatable: bool = False
     beat_sent_at: float | None = None
+    present_at: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.present_at = self.renewed_at
+
+    def check_presence(self) -> None:
+        """As the lease keeper does, now and then."""
+        owner = self.owner
+        self.present_at = last_presence(self.present_at, self.renewed_at, owner.began_at, owner.confirmed_at)
 
     def leased(self, now: float) -> bool:
         """Whether the owner may act on the job as far as the lease is concerned."""
@@ -51,9 +60,8 @@ class Held:
 
     def exclusive(self, now: float) -> bool:
         """Whether the owner may still do what cannot be repeated."""
-        owner = self.owner
-        present = now - last_presence(self.renewed_at, owner.began_at, owner.confirmed_at) < GRACE_S
-        return self.leased(now) and not self.repeatable and (present or not owner.has_presence)
+        present = now - self.present_at < GRACE_S or not self.owner.has_presence
+        return self.leased(now) and not self.repeatable and present
 
 
 @dataclass

@@ -252,10 +252,12 @@ class Ownership(RuleBasedStateMachine):
         self.observe(number, acts=False)
         self.clock.pass_time(GRACE_S - 2)
         self.use(owner)
+        self.check_presence()
         for held in self.held:
             if renews and held.owner is self.owners[owner] and self._current(held):
                 held.beat_sent_at = self.now
                 self._land(held)
+        self.check_presence()
         self.cut(owner)
         self.clock.pass_time(3)
         self.observe(number, acts=True)
@@ -274,6 +276,12 @@ class Ownership(RuleBasedStateMachine):
             self.store.request_cancel(job_id)
         elif self.store.get(job_id).status in ENDED - {JobStatus.SUCCEEDED}:
             self.store.retry(job_id)
+
+    @invariant()
+    def check_presence(self) -> None:
+        """The owners look at their sessions."""
+        for held in self.held:
+            held.check_presence()
 
     @invariant()
     def one_owner_at_most(self) -> None:

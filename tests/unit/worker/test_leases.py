@@ -140,6 +140,7 @@ async def _stops(
         pytest.param(Presence(GRACE_S, 50, 100.2), 99, False, False, id="confirmed just in time"),
         pytest.param(Presence(GRACE_S, 50, 100), 99, True, False, id="work that can be repeated goes on"),
         pytest.param(Presence(GRACE_S, 105, 106), 100, False, True, id="back, but the lease not renewed since"),
+        pytest.param(Presence(GRACE_S, 105, 106), 100.2, False, False, id="back, the lease not renewed yet"),
         pytest.param(Presence(GRACE_S, 105, 106), 105, False, False, id="back, and the lease renewed"),
         pytest.param(Presence(None, None, None), 99, False, False, id="without a presence the lease alone counts"),
         pytest.param(Presence(0.0, None, None), 99, False, False, id="a process lock cannot break"),
