@@ -6,8 +6,9 @@ Both run in the same process, which is one of a Python that has the official ``t
 peers' environment of its newest version (``python tests/peers/provision.py sdk-0.38.0``).
 
 One batch: 128 datums of 4,096 tokens (uniform over a vocabulary of 151,936) with targets, weights,
-log-probabilities and advantages. Times are the best of several runs. Memory is the peak of the process beyond what
-it held with the batch, taken in a forked child that does the work once (Linux; elsewhere what Python allocated).
+log-probabilities and advantages. Times are those of the processor, the best of several runs. Memory is the peak of
+the process beyond what it held with the batch, taken in a forked child that does the work once (Linux; elsewhere
+what Python allocated).
 """
 
 import argparse
@@ -73,7 +74,7 @@ def measure(runs: int) -> dict[str, Any]:
     found["numpy"] = _compared(lambda: _their_bytes(theirs), lambda: _our_bytes(ours), runs)
     lists = [[numbers.tolist() for numbers in row] for row in raw]
     found["lists"] = _compared(
-        lambda: _their_bytes(_their_batch(lists)), lambda: _our_bytes(_our_batch(lists)), max(3, runs // 3)
+        lambda: _their_bytes(_their_batch(lists)), lambda: _our_bytes(_our_batch(lists)), runs
     )
     found["zstd"] = _compared(lambda: _their_zstd(theirs), lambda: _our_zstd(ours), runs)
     assert _same_message(_our_bytes(ours).joined(), _their_bytes(theirs))
@@ -95,9 +96,9 @@ def _compared(theirs: Callable[[], Any], ours: Callable[[], Any], runs: int) -> 
     for _ in range(runs):
         for side, work in enumerate((theirs, ours)):
             gc.collect()
-            begun = time.perf_counter()
+            begun = time.process_time()
             work()
-            best[side] = min(best[side], time.perf_counter() - begun)
+            best[side] = min(best[side], time.process_time() - begun)
     costs = [Cost(seconds, size) for seconds, size in zip(best, extra, strict=True)]
     return {
         "theirs_ms": costs[0].seconds * 1e3,

@@ -78,8 +78,12 @@ RECIPES: Final = {
 
 GSPO_WITHOUT_MASK: Final = Recipe("math_rl.train", ("loss_fn=gspo", *_MATH))
 
-_FIRST_RESERVED: Final = 263
-_LLAMA_MARKERS: Final = ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
+_LLAMA_MARKERS: Final = {
+    "<|end|>": "<|eot_id|>",
+    "<|reserved_263|>": "<|begin_of_text|>",
+    "<|reserved_264|>": "<|start_header_id|>",
+    "<|reserved_265|>": "<|end_header_id|>",
+}
 
 
 def write_llama_tokenizer(source: Path, folder: Path) -> Path:
@@ -87,8 +91,8 @@ def write_llama_tokenizer(source: Path, folder: Path) -> Path:
     folder.mkdir(parents=True)
     for file in source.iterdir():
         text = file.read_text()
-        for number, marker in enumerate(_LLAMA_MARKERS, start=_FIRST_RESERVED):
-            text = text.replace(f"<|reserved_{number}|>", marker)
+        for ours, theirs in _LLAMA_MARKERS.items():
+            text = text.replace(ours, theirs)
         (folder / file.name).write_text(text)
     return folder
 
