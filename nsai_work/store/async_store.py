@@ -176,7 +176,9 @@ class AsyncStore:
         the positions of old selections deleted."""
         due_jobs = await self.run(scheduler.release_due)
         await self.run(recorder.record_waits)
-        await self.run(recorder.record_behind)
+        for _ in range(recorder.MAX_TRANSACTIONS):
+            if await self.run(recorder.record_behind, recorder.MAX_BEHIND) < recorder.MAX_BEHIND:
+                break
         await self.run(lanes.deactivate_empty_lanes)
         await self.run(prune_shares)
         return due_jobs

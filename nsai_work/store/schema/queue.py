@@ -114,6 +114,13 @@ jobs: Final = Table(
     Column("error", Json),
     # the ready jobs of each lane, in order
     partial_index("nsai_jobs_ready", "lane_id", "seq", where="status = 'queued' AND run_at IS NULL"),
+    # those without a recorded reason: what a sweep has recorded, the next does not read again
+    partial_index(
+        "nsai_jobs_unexplained",
+        "lane_id",
+        "seq",
+        where="status = 'queued' AND run_at IS NULL AND wait_reason IS NULL",
+    ),
     partial_index("nsai_jobs_delayed", "run_at", where="status IN ('pending', 'queued') AND run_at IS NOT NULL"),
     partial_index(
         "nsai_jobs_delayed_since",

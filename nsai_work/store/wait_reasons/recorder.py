@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, Row, and_, or_, select
 from nsai_work.store.engine.database import Tx
 from nsai_work.store.lanes import front_of, ready_in
 from nsai_work.store.lifecycle.locks import lock_rows
-from nsai_work.store.lifecycle.wait_events import record_reasons
+from nsai_work.store.lifecycle.wait_events import record_reason, record_reasons
 from nsai_work.store.maintenance.scheduler import CLOCK_SKEW
 from nsai_work.store.schema import jobs, lanes
 from nsai_work.store.wait_reasons.reason import BEHIND, wait_reasons
@@ -22,12 +22,9 @@ MIN_WAIT: Final = timedelta(seconds=3)
 """A job that is claimed sooner has not waited. With the interval of sweeps it is known within five seconds."""
 MAX_RECORDED: Final = 200
 MAX_BEHIND: Final = 5_000
-"""The number of jobs behind others that a sweep records, the oldest first. Two sweeps record a backlog of 10,000.
-
-Measured on a loaded machine: a sweep that records 5,000 of 10,000 jobs takes 0.8 s on PostgreSQL and 0.6 s on
-SQLite, whose writers it keeps waiting. Of 100,000 jobs on PostgreSQL, recording 1,000 takes 3.5 s and 5,000 takes
-4.1 s, since most of it is reading the backlog: a smaller number would cost more in total.
-"""
+"""The number of jobs behind others that one transaction records, which keeps the writers of SQLite waiting."""
+MAX_TRANSACTIONS: Final = 10
+"""The number of such transactions in a sweep: two sweeps record a backlog of 100,000 jobs."""
 
 
 def record_waits(tx: Tx, limit: int = MAX_RECORDED) -> int:
@@ -44,15 +41,16 @@ def record_waits(tx: Tx, limit: int = MAX_RECORDED) -> int:
     return len(seqs)
 
 
-def record_behind(tx: Tx, limit: int = MAX_BEHIND) -> int:
-    """Record, once for each job, that it waits behind others of its lane. Returns the number of jobs. Jobs that
-    another transaction has locked are skipped."""
+def record_behind(tx: Tx, limit: int) -> int:
+    """Record, once for each of up to ``limit`` jobs, that it waits behind others of its lane, the oldest of a lane
+    first. Returns the number of jobs. Jobs that another transaction has locked are skipped."""
     lane = select(lanes.c.id, front_of(lanes.c.id).label("front")).where(lanes.c.active).subquery()
+    # in the order of the index of such jobs, which is left at the limit
     behind = (
         select(jobs.c.seq)
         .join_from(lane, jobs, and_(*ready_in(lane.c.id), jobs.c.seq > lane.c.front))
         .where(jobs.c.wait_reason.is_(None), _has_waited(tx))
-        .order_by(jobs.c.seq)
+        .order_by(lane.c.id, jobs.c.seq)
         .limit(limit)
     )
     seqs = tx.connection.execute(behind).scalars().all()
@@ -60,7 +58,7 @@ def record_behind(tx: Tx, limit: int = MAX_BEHIND) -> int:
         return 0
     unclaimed = select(jobs.c.seq).where(tx.one_of(jobs.c.seq, seqs), *ready_in(jobs.c.lane_id))
     locked = [row.seq for row in lock_rows(tx, unclaimed.order_by(jobs.c.seq), skip_locked=True)]
-    record_reasons(tx, dict.fromkeys(locked, BEHIND))
+    record_reason(tx, locked, BEHIND)
     return len(locked)
 
 

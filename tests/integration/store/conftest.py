@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from sqlalchemy import NullPool, create_engine, make_url, text
@@ -17,6 +18,9 @@ from nsai_work.store.engine.migrate import HEAD, VERSION_TABLE
 from nsai_work.store.schema import jobs, lanes, metadata
 from tests.rig import sqlite_template
 from tests.working_store import WorkingStore, open_working_store, selection
+
+if TYPE_CHECKING:
+    from tests.integration.store.waiting_queue import Queue
 
 
 class ManualClock:
@@ -137,6 +141,19 @@ def empty(store: WorkingStore) -> None:
     with store.database.transaction() as tx:
         for table in (jobs, lanes):
             tx.connection.execute(table.delete())
+
+
+@pytest.fixture
+def queue(
+    store: WorkingStore,
+    clock: ManualClock,
+    make_job: Callable[..., Job],
+    claim_request: Callable[..., ClaimRequest],
+) -> "Queue":
+    """A queue without jobs and workers."""
+    from tests.integration.store.waiting_queue import Queue
+
+    return Queue(store, clock, make_job, claim_request)
 
 
 @pytest.fixture

@@ -1,80 +1,14 @@
 """Why a job waits is known within five seconds: when it is shown and listed, in its column, and as an event."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
 
 import pytest
-from sqlalchemy import select
 
 from nsai_work.job import Job, Priority
 from nsai_work.lifecycle import JobStatus
-from nsai_work.store import ClaimRequest, JobFilter, Outcome, Selection
-from nsai_work.store.maintenance.workers import register_worker, worker_seen
-from nsai_work.store.schema import jobs
-from nsai_work.store.wait_reasons.recorder import MAX_RECORDED
-from nsai_work.worker_id import WorkerId
-from tests.integration.store.conftest import ManualClock
-from tests.working_store import WorkingStore
-
-MakeJob = Callable[..., Job]
-MakeRequest = Callable[..., ClaimRequest]
-
-BACKENDS = {"fake": "account-a"}
-
-
-@dataclass
-class Queue:
-    """A store with what a scenario needs, and the sweeps of its leader."""
-
-    store: WorkingStore
-    clock: ManualClock
-    make_job: MakeJob
-    claim_request: MakeRequest
-    alive: list[str] = field(default_factory=list)
-
-    def worker(
-        self, backends: dict[str, str] | None = None, priorities: tuple[Priority, ...] | None = None
-    ) -> None:
-        """Register a worker that is seen at each sweep."""
-        worker = WorkerId(f"host-{len(self.alive)}", "boot", "namespace", 1, 1, "nonce")
-        self.alive.append(str(worker))
-        self.store.database.run(
-            register_worker,
-            worker,
-            version="1",
-            backends=BACKENDS if backends is None else backends,
-            selection=Selection(priorities=priorities),
-            seen_every_s=1.0,
-        )
-
-    def submit(self, **fields: Any) -> Job:
-        """Submit a job."""
-        job = self.make_job(**fields)
-        self.store.submit([job])
-        return job
-
-    def run(self, **fields: Any) -> Job:
-        """Submit a job and claim it."""
-        job = self.submit(**fields)
-        claims = self.store.claim(self.claim_request(limit=100, backends=BACKENDS))
-        assert job.id in {claim.job_id for claim in claims}
-        return job
-
-    def sweep_for(self, seconds: float) -> None:
-        """What the leader does meanwhile."""
-        for _ in range(int(seconds)):
-            self.clock.pass_time(1)
-            for worker in self.alive:
-                self.store.database.run(worker_seen, worker)
-            self.store.release_due()
-
-
-@pytest.fixture
-def queue(store: WorkingStore, clock: ManualClock, make_job: MakeJob, claim_request: MakeRequest) -> Queue:
-    """A queue without jobs and workers."""
-    return Queue(store, clock, make_job, claim_request)
+from nsai_work.store import Outcome
+from tests.integration.store.waiting_queue import BACKENDS, Queue, recorded
 
 
 def no_worker(queue: Queue) -> Job:
@@ -198,13 +132,6 @@ def test_every_wait_has_its_reason(queue: Queue, scenario: Callable[[Queue], Job
     assert [event for event in queue.store.events(job.id) if "reason" in event.data] == events
 
 
-def recorded(queue: Queue, job: Job) -> str | None:
-    """The column."""
-    statement = select(jobs.c.wait_reason).where(jobs.c.id == job.id)
-    reason: str | None = queue.store.database.read(lambda tx: tx.connection.execute(statement).scalar_one())
-    return reason
-
-
 def test_a_delayed_retry_has_its_reason(queue: Queue) -> None:
     """The time and what the job waits for, with the transition."""
     job = retry_delay(queue)
@@ -300,65 +227,6 @@ def test_dependencies_are_named_until_they_have_ended(queue: Queue) -> None:
         ("job.waiting", "depends on second"),
         ("job.queued", None),
     ]
-
-
-def test_a_job_in_a_backlog_knows_how_many_are_before_it(queue: Queue) -> None:
-    """That others are before it is on record, once; the number, which changes, is counted where it is shown."""
-    queue.worker()
-    backlog = [queue.make_job() for _ in range(30)]
-    queue.store.submit(backlog)
-    queue.sweep_for(3)
-
-    assert queue.store.get(backlog[1].id).wait_reason == "1 job is before it"
-    assert queue.store.get(backlog[29].id).wait_reason == "29 jobs are before it"
-    assert queue.store.list_jobs()[0].wait_reason == "other jobs are before it"
-    assert [recorded(queue, job) for job in backlog[:3]] == [
-        "waits for a free worker",
-        "other jobs are before it",
-        "other jobs are before it",
-    ]
-
-
-def test_every_job_of_a_backlog_has_its_reason_within_five_seconds(queue: Queue) -> None:
-    """As a column and as one event; once it is at the front, the reason is that of the front."""
-    queue.worker()
-    backlog = [queue.make_job(priority=name) for name in Priority for _ in range(30)]
-    queue.store.submit(backlog)
-    queue.sweep_for(5)
-    recorded_at_once = [recorded(queue, job) for job in backlog]
-    waiting = [[event.name for event in queue.store.events(job.id)].count("job.waiting") for job in backlog]
-    queue.store.set_tenant_quota("default", 30)
-    queue.store.claim(queue.claim_request(limit=30, backends=BACKENDS))
-    queue.sweep_for(1)
-
-    assert None not in recorded_at_once
-    assert waiting == [1] * len(backlog)
-    fronts = [jobs_of[30 - left] for jobs_of, left in _left_of(queue, backlog) if left]
-    assert {recorded(queue, job) for job in fronts} == {"quota of tenant default is used up (30 of 30 running)"}
-
-
-def _left_of(queue: Queue, backlog: list[Job]) -> Iterator[tuple[list[Job], int]]:
-    """The jobs of each priority, and the number of them that are queued."""
-    queued = {job.id for job in queue.store.list_jobs(JobFilter(status=JobStatus.QUEUED), limit=200)}
-    for priority in Priority:
-        of_priority = [job for job in backlog if job.priority is priority]
-        yield of_priority, sum(job.id in queued for job in of_priority)
-
-
-def test_a_sweep_records_a_bounded_number(queue: Queue) -> None:
-    """The next sweeps record the rest."""
-    count = MAX_RECORDED + 5
-    group = [{"concurrency_group": f"g{number}", "max_concurrent_in_group": 1} for number in range(count)]
-    queue.store.submit([queue.make_job(constraints=constraints) for constraints in group])
-
-    def number_recorded() -> int:
-        statement = select(jobs.c.seq).where(jobs.c.wait_reason.is_not(None))
-        return len(queue.store.database.read(lambda tx: tx.connection.execute(statement).all()))
-
-    queue.sweep_for(3)
-    assert number_recorded() == MAX_RECORDED
-    queue.sweep_for(1)
-    assert number_recorded() == count
 
 
 def test_a_deadline_that_passes_says_what_the_job_waited_for(queue: Queue) -> None:
