@@ -12,6 +12,7 @@ from crucible.errors import CrucibleError, InvalidRequest
 from crucible.rendering.plain_text import plain_text
 from nsai_work.cli.commands.backends import backends
 from nsai_work.cli.commands.complete import complete
+from nsai_work.cli.commands.curves import compare, plot
 from nsai_work.cli.commands.data import data
 from nsai_work.cli.commands.database import database_app
 from nsai_work.cli.commands.doctor import doctor
@@ -74,6 +75,8 @@ app.command("show", rich_help_panel="Jobs")(show)
 app.command("steps", rich_help_panel="Jobs")(steps)
 app.command("evaluations", rich_help_panel="Jobs")(evaluations)
 app.command("checkpoints", rich_help_panel="Jobs")(checkpoints)
+app.command("plot", rich_help_panel="Jobs")(plot)
+app.command("compare", rich_help_panel="Jobs")(compare)
 app.command("results", rich_help_panel="Jobs")(results)
 app.command("rollouts", rich_help_panel="Jobs")(rollouts)
 app.command("watch", rich_help_panel="Jobs")(watch)

@@ -10,13 +10,12 @@ if TYPE_CHECKING:
     from nsai_work.job import Job
     from nsai_work.store import Store
 
-MAX_SEARCHED_JOBS = 500
 MAX_LISTED_MATCHES = 5
 MIN_PART_LENGTH = 4
 
 
 def find_job(store: "Store", text: str) -> "Job":
-    """Return the job with this ID, or the only one of the newest 500 jobs whose ID starts or ends with ``text``.
+    """Return the job with this ID, or the only one whose ID starts or ends with ``text``.
 
     Raises:
         JobNotFound: no job matches.
@@ -30,14 +29,11 @@ def find_job(store: "Store", text: str) -> "Job":
         # too short a part could match some other job after a typing mistake
         if len(text) < MIN_PART_LENGTH:
             raise
-    matches = [
-        job for job in store.list_jobs(limit=MAX_SEARCHED_JOBS) if job.id.startswith(text) or job.id.endswith(text)
-    ]
+    matches = store.ids_like(text, limit=MAX_LISTED_MATCHES + 1)
     if not matches:
-        raise JobNotFound(
-            f"ID: no job has the ID {text!r}, and none of the newest {MAX_SEARCHED_JOBS} IDs starts or ends with it"
-        )
+        raise JobNotFound(f"ID: no job has the ID {text!r}, and no ID starts or ends with it")
     if len(matches) > 1:
-        shown = ", ".join(job.id for job in matches[:MAX_LISTED_MATCHES])
-        raise InvalidRequest.of("ID", text, f"it matches {len(matches)} jobs ({shown}); give more characters")
-    return matches[0]
+        shown = ", ".join(matches[:MAX_LISTED_MATCHES])
+        count = len(matches) if len(matches) <= MAX_LISTED_MATCHES else f"more than {MAX_LISTED_MATCHES}"
+        raise InvalidRequest.of("ID", text, f"it matches {count} jobs ({shown}); give more characters")
+    return store.get(matches[0])

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import yaml
 
+from nsai_work.client.sweep import SweptField, variants
 from nsai_work.credentials import refuse_credentials
 from nsai_work.errors import InvalidJob
 from nsai_work.identifiers import new_job_id
@@ -33,8 +34,9 @@ _PATH_FIELDS = (
 """Fields of a payload that hold a path."""
 
 
-def load_jobs(path: str | Path) -> list[Job]:
-    """Return all jobs of a file, in order.
+def load_jobs(path: str | Path, varied: Sequence[SweptField] = (), *, tag: str = "sweep") -> list[Job]:
+    """Return all jobs of a file, in order; each once for every combination of the ``varied`` fields' values, which
+    then has ``tag``.
 
     Raises:
         InvalidJob: the file cannot be read, is not plain YAML or JSON, or contains an invalid job.
@@ -49,8 +51,11 @@ def load_jobs(path: str | Path) -> list[Job]:
     nodes = node.value if isinstance(data, list) else [node]
     ids = _ids_of_refs(file, entries, nodes)
     return [
-        _parse_job(file, _without_refs(entry, ids), entry_node, f"jobs[{index}]" if isinstance(data, list) else "")
+        _parse_job(
+            file, _without_refs(variant, ids), entry_node, f"jobs[{index}]" if isinstance(data, list) else ""
+        )
         for index, (entry, entry_node) in enumerate(zip(entries, nodes, strict=True))
+        for variant in _variants(file, entry, varied, tag)
     ]
 
 
@@ -64,6 +69,13 @@ def load_job(path: str | Path) -> Job:
     if len(jobs) != 1:
         raise InvalidJob(f"{path}: contains {len(jobs)} jobs; expected one")
     return jobs[0]
+
+
+def _variants(file: Path, entry: Any, varied: Sequence[SweptField], tag: str) -> list[Any]:
+    try:
+        return variants(entry, varied, tag)
+    except InvalidJob as error:
+        raise InvalidJob(f"{file}: {error.message}") from None
 
 
 def _read_text(file: Path) -> str:

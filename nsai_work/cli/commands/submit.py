@@ -1,5 +1,6 @@
 """``nsai-work submit``: validates and stores the jobs of a file, and wakes workers."""
 
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +16,7 @@ from nsai_work.cli.output import write_json, write_line
 from nsai_work.cli.parameters import NoCheckData, Timeout
 from nsai_work.cli.store_access import get_store, load_settings
 from nsai_work.errors import WaitTimedOut
+from nsai_work.identifiers import new_job_id, short_id
 from nsai_work.lifecycle import JobStatus
 
 if TYPE_CHECKING:
@@ -23,6 +25,14 @@ if TYPE_CHECKING:
 
 def submit(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="YAML or JSON file with a job or a list of jobs.")],
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="FIELD=VALUE,...",
+            help="Set a field of each job; with several values, submit a job for each combination, with a tag.",
+        ),
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until all jobs have ended.")] = False,
     timeout: Timeout = None,
     no_check_data: NoCheckData = False,
@@ -34,12 +44,18 @@ def submit(
     from nsai_work.cli.data_progress import data_progress
     from nsai_work.client.jobfile import load_jobs
     from nsai_work.client.submit import submit_many
+    from nsai_work.client.sweep import SweptField, require_bounded
 
     settings = load_settings()
-    jobs = load_jobs(file)
+    varied = [SweptField.parse(text) for text in assignments or ()]
+    require_bounded(varied)
+    tag = f"sweep-{short_id(new_job_id(datetime.now(UTC)))}"
+    jobs = load_jobs(file, varied, tag=tag)
     with data_progress() as on_progress:
         handles = submit_many(jobs, settings, check_data=not no_check_data, on_progress=on_progress)
     ids = [handle.id for handle in handles]
+    if any(len(field.values) > 1 for field in varied):
+        write_line(f"{len(ids)} jobs with the tag {tag}: nsai-work compare --tag {tag}", err=True)
     if json_output:
         records: list[JsonValue] = [{"id": job_id} for job_id in ids]
         write_json(records[0] if len(records) == 1 else records, indent=None)

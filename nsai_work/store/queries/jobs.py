@@ -54,6 +54,14 @@ def list_jobs(tx: Tx, conditions: JobFilter, *, limit: int = 100, after: str | N
     return _with_reasons(tx, tx.connection.execute(statement).all())
 
 
+def ids_like(tx: Tx, part: str, limit: int) -> list[str]:
+    """The ids that start or end with a text, the newest first. Looks at all jobs."""
+    found = jobs.c.id.startswith(part, autoescape=True) | jobs.c.id.endswith(part, autoescape=True)
+    return list(
+        tx.connection.execute(select(jobs.c.id).where(found).order_by(jobs.c.seq.desc()).limit(limit)).scalars()
+    )
+
+
 def _filtered(statement: Select[Any], conditions: JobFilter) -> Select[Any]:
     for name in ("status", "kind", "backend", "tenant_id", "namespace", "parent_id"):
         value = getattr(conditions, name)

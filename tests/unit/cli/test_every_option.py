@@ -28,12 +28,15 @@ RUN = "acceptance/test_run_command.py"
 PRUNE = "acceptance/test_prune_checkpoints.py"
 ACTIONS = "unit/cli/commands/test_job_actions.py"
 QUEUE = "unit/cli/commands/test_queue_state.py"
+CURVES = "unit/cli/commands/test_curves.py"
 DATA = "acceptance/test_data_forms.py"
 LIMITS = "unit/cli/commands/test_limits.py"
 
 SHOWN: dict[str, dict[str, str]] = {
     "run": {RUN: "target --json", DATA: "--no-check-data"},
-    "submit": {JOBS: "file --wait --timeout --json", DATA: "--no-check-data"},
+    "submit": {JOBS: "file --wait --timeout --json", DATA: "--no-check-data", CURVES: "--set"},
+    "plot": {CURVES: "job_id --tag --output --json"},
+    "compare": {CURVES: "job_id --tag --json"},
     "list": {HERE: "--status --kind --backend --tenant --tag --limit --json", RUN: "--after"},
     "show": {JOBS: "job_id --json"},
     "steps": {JOBS: "job_id --json"},
