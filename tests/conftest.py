@@ -19,6 +19,15 @@ settings.register_profile(
 settings.load_profile("nsai")
 
 
+WAITING = ("tests/acceptance/", "tests/chaos/", "tests/integration/worker/", "tests/integration/dispatch/")
+"""The folders whose tests wait for processes. They start first, so that none of them is left at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests that wait before those that compute."""
+    items.sort(key=lambda item: not item.nodeid.startswith(WAITING))
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
     """Exempt modules and tests from garbage collection, since they live to the end."""
