@@ -20,12 +20,9 @@ from nsai_work.page.pages import PAGES
 from nsai_work.page.security import Guard
 from nsai_work.page.session import PageSessions
 from nsai_work.page.store_reader import StoreReader
-from nsai_work.page.views.curve_data import read_curve
-from nsai_work.page.views.job import JobQuery, read_job
-from nsai_work.page.views.view import View, parse_query
+from nsai_work.page.views.job import JobQuery, read_job_curve
+from nsai_work.page.views.view import parse_query
 from nsai_work.settings import Settings
-from nsai_work.store.engine.database import Tx
-from nsai_work.store.queries.jobs import seq_of
 
 log = get_logger(__name__)
 
@@ -83,11 +80,7 @@ def _action_routes(actions: Actions) -> list[Route]:
 async def _curve(answers: Answers, request: Request) -> Response:
     """The curve of a job alone, for the drawing in the browser."""
     query = parse_query(JobQuery, request.query_params)
-
-    def read(tx: Tx) -> View:
-        return read_curve(tx, seq_of(tx, query.id), total=read_job(tx, query).total)
-
-    view = await answers.reader.read(read)
+    view = await answers.reader.read(lambda tx: read_job_curve(tx, query))
     return Response(view.model_dump_json(), media_type="application/json", headers={"Cache-Control": "no-store"})
 
 

@@ -23,7 +23,7 @@ from nsai_work.store.journal.checkpoints import newest_checkpoints
 from nsai_work.store.journal.runs import job_runs
 from nsai_work.store.queries.job_log import job_log, last_event, newest_step
 from nsai_work.store.queries.jobs import get, job_attempts, seq_of
-from nsai_work.store.records import AttemptRow
+from nsai_work.store.records import AttemptRow, EventRow
 from nsai_work.worker_id import WorkerId
 
 MAX_LOG: Final = 200
@@ -81,7 +81,7 @@ class JobPage(View):
 
     id: str
     name: str | None
-    kind: JobKind
+    kind: str
     backend: str
     status: JobStatus
     wait_reason: str | None
@@ -115,7 +115,7 @@ class JobPage(View):
     @property
     def has_curve(self) -> bool:
         """Whether this is a job with a loss curve."""
-        return self.kind is JobKind.TRAINING_STEP
+        return self.kind == JobKind.TRAINING_STEP
 
 
 def read_job(tx: Tx, query: JobQuery) -> JobPage:
@@ -128,12 +128,12 @@ def read_job(tx: Tx, query: JobQuery) -> JobPage:
     runs = job_runs(tx, seq)
     saved, ever_saved = newest_checkpoints(tx, seq, limit=MAX_CHECKPOINTS)
     used = read_time_use(tx, job, step)
-    total = _total(job, None if step is None else step.data.get("total_steps"))
+    total = _total(job, step)
     began = attempts[0].started_at if len(attempts) == MAX_ATTEMPTS else job.created_at or tx.now
     return JobPage(
         id=job.id,
         name=job.name,
-        kind=job.kind,
+        kind=str(job.kind),
         backend=job.backend,
         status=job.status,
         wait_reason=job.wait_reason,
@@ -194,7 +194,14 @@ def _goodput(used: TimeUse | None) -> list[Figure]:
     return [] if used is None else [Figure(label="goodput", value=f"{used.ratio * 100:.1f} %")]
 
 
-def _total(job: Job, reported: object) -> int | None:
+def read_job_curve(tx: Tx, query: JobQuery) -> CurveData:
+    """Read the curve of a job alone. Raises JobNotFound."""
+    seq = seq_of(tx, query.id)
+    return read_curve(tx, seq, total=_total(get(tx, query.id), newest_step(tx, seq)))
+
+
+def _total(job: Job, step: EventRow | None) -> int | None:
+    reported = None if step is None else step.data.get("total_steps")
     return reported if isinstance(reported, int) else requested_steps(job)
 
 

@@ -1,15 +1,17 @@
 """A job as a line of a list: how far it is, or why it waits or failed."""
 
+import contextlib
 from collections.abc import Iterable, Sequence
 
 from crucible.values.scalars import Instant
+from nsai_work.errors import JobNotFound
 from nsai_work.job import Job
 from nsai_work.lifecycle import JobStatus
 from nsai_work.page.views.view import View
 from nsai_work.presentation.progress import requested_steps
 from nsai_work.store.engine.database import Tx
 from nsai_work.store.queries.progress import training_progress
-from nsai_work.store.records import JobCount
+from nsai_work.store.records import JobCount, TrainingProgress
 
 MAX_DETAIL = 160
 
@@ -48,7 +50,7 @@ def job_lines(tx: Tx, jobs: Sequence[Job]) -> list[JobLine]:
 
 def job_line(tx: Tx, job: Job) -> JobLine:
     """The line of a job."""
-    progress = training_progress(tx, job.id) if job.status is JobStatus.RUNNING else None
+    progress = _progress(tx, job.id) if job.status is JobStatus.RUNNING else None
     return JobLine(
         id=job.id,
         name=job.name,
@@ -65,6 +67,13 @@ def job_line(tx: Tx, job: Job) -> JobLine:
         resume=None if progress is None else progress.resume,
         detail=_detail(job),
     )
+
+
+def _progress(tx: Tx, job_id: str) -> TrainingProgress | None:
+    # a job that cannot be read has an id that no job has, if its own is what is damaged
+    with contextlib.suppress(JobNotFound):
+        return training_progress(tx, job_id)
+    return None
 
 
 def _detail(job: Job) -> str | None:

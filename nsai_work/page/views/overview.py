@@ -58,12 +58,13 @@ def read_overview(tx: Tx, query: ViewQuery) -> Overview:
     """Read the overview."""
     del query
     running = list_jobs(tx, JobFilter(status=JobStatus.RUNNING), limit=MAX_RUNNING)
-    seqs = [seq_of(tx, job.id) for job in running]
+    lines = job_lines(tx, running)
+    seqs = [seq_of(tx, line.id) for line in lines if line.step is not None]
     failed = list_jobs(tx, JobFilter(status=JobStatus.FAILED), limit=MAX_ENDED)
     return Overview(
         counts=counts_by_status(job_counts(tx)),
         workers=len(present_workers(tx)),
-        running=[_running(tx, line) for line in job_lines(tx, running)],
+        running=[_running(tx, line) for line in lines],
         waits=wait_lines(wait_counts(tx)),
         failed=job_lines(tx, failed),
         incidents=log_lines(newest_events(tx, INCIDENTS, seqs, limit=MAX_INCIDENTS)),

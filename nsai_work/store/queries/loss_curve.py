@@ -16,6 +16,9 @@ MAX_MARKS: Final = 300
 
 _TAKEN_OVER: Final = "resume.warm"
 
+_FINITE: Final = steps.c.loss.between(-1e300, 1e300)
+"""Leaves out NaN, which SQLite stores as NULL and PostgreSQL sorts above all numbers."""
+
 
 @dataclass(frozen=True, slots=True)
 class CurvePoint:
@@ -91,7 +94,7 @@ def last_step(tx: Tx, seq: int) -> int:
 
 def points_after(tx: Tx, seq: int, step: int, *, limit: int) -> list[CurvePoint]:
     """The points of the steps after ``step`` that are not superseded, each of a single step."""
-    new = (steps.c.job_seq == seq) & (steps.c.step > step) & steps.c.superseded_by.is_(None)
+    new = (steps.c.job_seq == seq) & (steps.c.step > step) & steps.c.superseded_by.is_(None) & _FINITE
     columns = (steps.c.step, steps.c.loss, steps.c.loss.label("low"), steps.c.loss.label("high"))
     rows = tx.connection.execute(select(*columns).where(new).order_by(steps.c.step).limit(limit))
     return [_point(row) for row in rows]
@@ -108,7 +111,7 @@ def _points(tx: Tx, seq: int, width: int) -> Sequence[Any]:
             func.min(steps.c.loss).label("low"),
             func.max(steps.c.loss).label("high"),
         )
-        .where(steps.c.job_seq == seq)
+        .where(steps.c.job_seq == seq, _FINITE)
         .group_by(steps.c.generation, is_superseded, (steps.c.step - 1) // width)
         .order_by("step", steps.c.generation)
     )
@@ -186,7 +189,8 @@ def _takeovers(tx: Tx, seq: int) -> list[tuple[int, RecoveryMark]]:
     rows = tx.connection.execute(named.order_by(events.c.seq.desc()).limit(MAX_MARKS))
     found = []
     for row in rows:
-        step, generation = row.data.get("step"), row.data.get("generation")
+        data = row.data if isinstance(row.data, dict) else {}
+        step, generation = data.get("step"), data.get("generation")
         if isinstance(step, int) and isinstance(generation, int):
             pause_s = _pause_s(tx, seq, step, step + 1, None)
             found.append((generation, RecoveryMark(step, "warm", step, 0, pause_s, None)))
@@ -211,5 +215,5 @@ def _pause_s(tx: Tx, seq: int, before: int, after: int, generation: int | None) 
 def sampled_losses(tx: Tx, seq: int, last: int, *, count: int) -> list[float]:
     """The losses of up to ``count`` steps at even distances, up to step ``last``."""
     chosen = sorted({max(1, round(last * (index + 1) / count)) for index in range(count)})
-    current = (steps.c.job_seq == seq) & steps.c.step.in_(chosen) & steps.c.superseded_by.is_(None)
+    current = (steps.c.job_seq == seq) & steps.c.step.in_(chosen) & steps.c.superseded_by.is_(None) & _FINITE
     return list(tx.connection.execute(select(steps.c.loss).where(current).order_by(steps.c.step)).scalars())
