@@ -1,4 +1,5 @@
 # One import a name: read by type checkers and, at run time, by crucible.runtime.lazy_names.
+from nsai_work.client.extend import extend as extend
 from nsai_work.client.handle import JobHandle as JobHandle
 from nsai_work.client.submit import asubmit as asubmit
 from nsai_work.client.submit import submit as submit

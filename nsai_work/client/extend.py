@@ -1,5 +1,6 @@
 """Going on with a training job that has ended: a new job with its optimizer, its data and its step numbers."""
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from nsai_work.job import Job
 from nsai_work.lifecycle import JobStatus
 from nsai_work.payload_files import input_files, with_paths
 from nsai_work.payload_reads import job_reads
-from nsai_work.payloads import DataFile, DataSource, LearningRateSchedule, TrainingStep
+from nsai_work.payloads import DataFile, DataSource, TrainingStep
 from nsai_work.settings import Settings
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def extend(
     steps: int,
     settings: Settings | None = None,
     *,
-    schedule: LearningRateSchedule | None = None,
+    schedule: Mapping[str, object] | None = None,
     checkpoint: str = FINAL,
 ) -> JobHandle:
     """Submit a job that goes on with a training job for ``steps`` more steps.
@@ -64,7 +65,7 @@ def extend(
         "continue_from": {"job": first.id, "checkpoint": choice, "step": begin},
     }
     if schedule is not None:
-        changes["schedule"] = {**schedule.model_dump(mode="json"), "from_step": begin}
+        changes["schedule"] = {**schedule, "from_step": begin}
     return _submitted(store, settings, first, _with_payload(first, changes))
 
 

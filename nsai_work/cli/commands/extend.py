@@ -26,13 +26,12 @@ def extend(
 ) -> None:
     """Go on with a training job that has ended, as a new job: with its optimizer, data and step numbers."""
     from nsai_work.client.extend import extend as extend_job
-    from nsai_work.payloads import LearningRateSchedule
 
     if warmup_steps and schedule is None:
         raise InvalidRequest.of("--warmup-steps", warmup_steps, "it is part of a --schedule")
     settings = load_settings()
     job = find_job(existing_store(settings, job_id=job_id), job_id)
-    given = None if schedule is None else LearningRateSchedule(shape=schedule, warmup_steps=warmup_steps)
+    given = None if schedule is None else {"shape": schedule, "warmup_steps": warmup_steps}
     handle = extend_job(job.id, steps, settings, schedule=given, checkpoint=checkpoint)
     if json_output:
         write_json({"id": handle.id}, indent=None)

@@ -8,11 +8,10 @@ import pytest
 
 from backends.tinkex_dev.server import DEV_KEY, DevServer
 from crucible.errors import InvalidRequest, NotFound
-from nsai_work import Job, JobHandle, submit
+from nsai_work import Job, JobHandle, extend, submit
 from nsai_work.client.connections import job_store
-from nsai_work.client.extend import extend, run_line
+from nsai_work.client.extend import run_line
 from nsai_work.errors import InvalidJob
-from nsai_work.payloads import LearningRateSchedule
 from nsai_work.testing import IsolatedStore, isolated_store, run_jobs
 from tests.integration.training.harness import Reaper, Scene, payload_of, write_data
 from tests.integration.training.service import Service
@@ -136,7 +135,7 @@ def test_a_decaying_schedule_is_given_anew(store: IsolatedStore, tmp_path: Path,
     with pytest.raises(InvalidJob, match=r"payload: schedule: that of the first 5 steps has run to its end"):
         extend(first.id, 4)
     assert len(store.jobs()) == 1
-    handle = extend(first.id, 4, schedule=LearningRateSchedule(shape="linear", warmup_steps=1))
+    handle = extend(first.id, 4, schedule={"shape": "linear", "warmup_steps": 1})
     run_jobs()
     rates = [step.learning_rate for step in handle.steps()]
     assert rates == pytest.approx([0.01, 0.01, 0.01 * 2 / 3, 0.01 / 3])
