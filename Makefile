@@ -1,4 +1,5 @@
 # make demo      everything from a fresh clone: environment, install, a training run that is corrupted and recovers
+# make demo-rl   reinforcement learning that is killed and corrupted on the way, and ends as a run that was left alone
 # make test      the tests (those that need a service say which environment variable they miss)
 # make check     format, lint, types, package arrows, tests
 # make coverage  the tests, measured; fails below the floor in pyproject.toml
@@ -18,7 +19,7 @@ export PYTHONWARNINGS ?=
 export PYTHONDONTWRITEBYTECODE =
 
 .DEFAULT_GOAL := help
-.PHONY: page-shots help demo test coverage lint check docs chaos extras install-test peers clean
+.PHONY: page-shots help demo demo-rl test coverage lint check docs chaos extras install-test peers clean
 
 help:
 	@sed -n 's/^# //p' Makefile | head -10
@@ -46,6 +47,10 @@ $(VENV)/.installed-docs: pyproject.toml constraints.txt | $(BIN)/python
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/nsai-work demo
+
+# Reinforcement learning on this machine: killed, corrupted, and equal to a run that was left alone
+demo-rl: $(VENV)/.installed-demo
+	$(BIN)/python examples/reinforce_demo.py
 
 # the tests wait for half of their time, so more processes than cores
 test: $(VENV)/.installed-test

@@ -26,13 +26,14 @@ from nsai_work.payloads.kinds import (
     TrainingStep,
     without_callbacks,
 )
-from nsai_work.payloads.reinforcement import ReinforcementStep, RolloutSampling
+from nsai_work.payloads.reinforcement import REWARD, ReinforcementStep, RolloutSampling
 
 __all__ = [
     "BASE_REFERENCE",
     "MAX_STEPS",
     "METHODS",
     "PAYLOADS",
+    "REWARD",
     "CheckpointChoice",
     "CommandPayload",
     "Composite",

@@ -12,6 +12,8 @@ from crucible.values.scalars import Name
 from nsai_work.payloads.data import DataFile, TrainingData
 from nsai_work.payloads.kinds import TrainingStep
 
+REWARD: Final = "reward"
+"""The metric of a step with the mean reward of its rollouts."""
 _UNREAD: Final = ("format", "train_on", "on_long", "ignore")
 _OF_TEXTS: Final = ("batch_size", "eval", "early_stopping", "objective")
 

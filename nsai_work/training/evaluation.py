@@ -18,7 +18,7 @@ from nsai_work.data.datums import Datums, JoinedDatums
 from nsai_work.data.held_out import split_sources
 from nsai_work.errors import DataChanged, InvalidJob
 from nsai_work.journal import EvaluationRecord
-from nsai_work.payloads import EvaluationSpec, PreferenceStep, TrainingData, TrainingStep
+from nsai_work.payloads import REWARD, EvaluationSpec, PreferenceStep, ReinforcementStep, TrainingData, TrainingStep
 from nsai_work.policies import EVAL_LOSS, EVAL_PREFIX, StopDecision
 from nsai_work.training.objectives import Objective
 from nsai_work.training.plan import Plan
@@ -153,6 +153,8 @@ def evaluation_metrics(payload: TrainingStep) -> tuple[str, ...]:
 
 def objective_metrics(payload: TrainingStep) -> tuple[str, ...]:
     """Return the metrics that the method of a job adds to those of the backend."""
+    if isinstance(payload, ReinforcementStep):
+        return (REWARD,)
     return METRICS if isinstance(payload, PreferenceStep) else ()
 
 

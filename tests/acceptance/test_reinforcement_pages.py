@@ -1,0 +1,51 @@
+"""The pages on reinforcement learning: their Python runs, their kit passes, and their example trains."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nsai_work.payloads import JobKind, parse_payload
+from tests.acceptance.conftest import Cli
+from tests.acceptance.test_docs import DOCS, ROOT, console_commands_of, python_of
+
+pytestmark = pytest.mark.timeout(240)
+
+
+def test_the_page_on_environments_runs(tmp_path: Path) -> None:
+    """Its environment passes the kit as it stands on the page."""
+    test = tmp_path / "test_guess.py"
+    test.write_text(python_of(DOCS / "howto" / "write-an-environment.md"))
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), str(test)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert re.search(r"^5 passed", done.stdout, re.MULTILINE), done.stdout
+
+
+def test_the_page_on_rewards_runs(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its function, its job file and its commands; and the model learns."""
+    page = DOCS / "howto" / "reinforce.md"
+    exec(python_of(page), {})
+    shown = re.findall(r"^```yaml\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)[0]
+    import yaml
+
+    assert parse_payload(JobKind.TRAINING_STEP, yaml.safe_load(shown)["payload"])
+    [run] = console_commands_of(page)
+    monkeypatch.chdir(ROOT)
+    cli.variables.update({"PYTHONPATH": "examples", "NSAI_WORK_PYTHON_ALLOW": "sums"})
+    with cli.dev_server():
+        job = cli.json(*run.split())
+        steps = cli.json("steps", job["id"])
+        rollouts = cli.json("rollouts", job["id"], "--step", "24")
+    rewards = [step["metrics"]["reward"] for step in steps]
+    assert sum(rewards[-5:]) > 4 * max(sum(rewards[:5]), 0.1)
+    assert len(rollouts) == 4 * 8
+    assert all(rollout["messages"][-1]["role"] == "assistant" for rollout in rollouts)
