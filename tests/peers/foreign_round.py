@@ -67,6 +67,7 @@ def whole_round(service: ServiceClient, plan: Plan, folder: Path) -> Outcomes:
         raise done.errors["create"]
     done.attempt("info", client.get_info)
     done.attempt("replay", client.probe_replay)
+    done.attempt("order", client.probe_order)
     batches = [[datum(example) for example in batch] for batch in plan["batches"]]
     adam = types.AdamParams(**plan["adam"])
     middle = plan["save_after"]

@@ -59,6 +59,7 @@ def test_tuft_does_the_round_and_what_it_lacks_is_named(tuft: Served, tuft_round
     }
     assert tuft_round.values["features"].request_encoding == "protobuf"
     assert tuft_round.values["replay"] is False
+    assert tuft_round.values["order"] is None, "nothing is sent ahead where repeats run again"
     first, again = (without_ids(tuft_round.values[name]) for name in ("sample", "sample_again"))
     assert first == again
     assert first["sequences"][0]["tokens"]
@@ -75,6 +76,7 @@ def test_skyrl_does_the_round_and_what_it_lacks_is_named(skyrl: Served, skyrl_ro
     check_that_what_is_lacking_is_named(skyrl_round, skyrl)
     assert skyrl_round.values["archive_sampler"] is True
     assert skyrl_round.values["replay"] is False
+    assert skyrl_round.values["order"] is None, "nothing is sent ahead where repeats run again"
     assert skyrl_round.values["restored"] == skyrl_round.values["restored_cold"]
     assert skyrl_round.values["features"].replays_seq_id is False
 

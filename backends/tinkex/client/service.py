@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import suppress
 from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self
@@ -13,6 +14,7 @@ from backends.tinkex.client.custom_losses.custom_loss_methods import CustomLossM
 from backends.tinkex.client.requests.api_future import ApiFuture
 from backends.tinkex.client.requests.connection import Connection
 from backends.tinkex.client.requests.feature_probe import probe_features
+from backends.tinkex.client.requests.order_probe import OrderUnclear
 from backends.tinkex.client.requests.queue_reporter import QueueObserver, QueueReporter
 from backends.tinkex.client.requests.result_poll import PollTarget, ResultPoll
 from backends.tinkex.client.rest.client import RestClient
@@ -232,8 +234,8 @@ class ServiceClient(SamplingMethods, CustomLossMethods):
     def server_features(self, base_model: str | None = None) -> ApiFuture[ServerFeatures]:
         """Return the server's features, probed without side effects and remembered.
 
-        ``replays_seq_id`` can only be probed on a model. With ``base_model``, a small one is created for it and
-        freed again; otherwise the field stays unknown until a training client has probed it.
+        ``replays_seq_id`` and ``orders_seq_id`` can only be probed on a model. With ``base_model``, a small one is
+        created for it and freed again; otherwise the field stays unknown until a training client has probed it.
         """
         return self.runner.start(self._probe_features(base_model))
 
@@ -385,6 +387,8 @@ class ServiceClient(SamplingMethods, CustomLossMethods):
             client = await self.create_lora_training_client_async(base_model, rank=1, seed=0)
             try:
                 await client.probe_replay()
+                with suppress(OrderUnclear):
+                    await client.probe_order()
             finally:
                 await client.unload()
         return self.features

@@ -27,6 +27,7 @@ SERVICES: Mapping[str, dict[str, Any]] = {
     "replays": {},
     "repeats": {"replays": False},
     "dies with its client": {"attachable": False},
+    "orders": {"orders": True},
 }
 
 

@@ -16,6 +16,7 @@ from nsai_work.errors import InvalidJob
 from nsai_work.training import objectives
 from tests.integration.training.harness import STEPS, Killed, Reaper, Scene, payload_of
 from tests.integration.training.service import Service
+from tests.integration.training.test_survival import SERVICES
 
 pytestmark = pytest.mark.anyio
 
@@ -79,14 +80,18 @@ async def test_killed_at_every_point(tmp_path: Path, service: dict[str, Any]) ->
 
 
 @settings(max_examples=25, derandomize=True)
-@given(kills=st.lists(st.integers(1, 60), max_size=6), depth=st.integers(1, 4), replays=st.booleans())
+@given(
+    kills=st.lists(st.integers(1, 60), max_size=6),
+    depth=st.integers(1, 4),
+    kind=st.sampled_from(["replays", "repeats", "orders"]),
+)
 async def test_killed_again_and_again(
-    tmp_path_factory: pytest.TempPathFactory, kills: list[int], depth: int, replays: bool
+    tmp_path_factory: pytest.TempPathFactory, kills: list[int], depth: int, kind: str
 ) -> None:
     """Any number of deaths at any points, at any depth."""
     folder = tmp_path_factory.mktemp("data")
     alone = await undisturbed(folder)
-    scene = Scene(curved_payload(folder, pipeline_depth=depth), Service(replays=replays))
+    scene = Scene(curved_payload(folder, pipeline_depth=depth), Service(**SERVICES[kind]))
     await scene.survive(kills)
     check_equal(scene, alone)
 

@@ -29,6 +29,7 @@ from nsai_work.training.sources.data_source import rendering_of
 from nsai_work.training.sources.preference import REFERENCE, dpo
 from tests.integration.training.harness import STEPS, Reaper, Scene, payload_of
 from tests.integration.training.service import Service
+from tests.integration.training.test_survival import SERVICES
 
 pytestmark = pytest.mark.anyio
 
@@ -107,15 +108,19 @@ async def test_killed_at_every_point(
 
 
 @settings(max_examples=8, derandomize=True)
-@given(kills=st.lists(st.integers(1, 80), max_size=6), depth=st.integers(1, 4), replays=st.booleans())
+@given(
+    kills=st.lists(st.integers(1, 80), max_size=6),
+    depth=st.integers(1, 4),
+    kind=st.sampled_from(["replays", "repeats", "orders"]),
+)
 async def test_killed_again_and_again(
-    tmp_path_factory: pytest.TempPathFactory, kills: list[int], depth: int, replays: bool
+    tmp_path_factory: pytest.TempPathFactory, kills: list[int], depth: int, kind: str
 ) -> None:
     """Any number of deaths at any points, at any depth."""
     folder = tmp_path_factory.mktemp("pairs")
     alone = Scene(pairs_payload(folder))
     await alone.drive()
-    scene = Scene(pairs_payload(folder, pipeline_depth=depth), Service(replays=replays))
+    scene = Scene(pairs_payload(folder, pipeline_depth=depth), Service(**SERVICES[kind]))
     await scene.survive(kills)
     assert values(scene) == values(alone)
 
