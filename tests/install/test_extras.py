@@ -20,6 +20,7 @@ import pytest
 from sqlalchemy import create_engine, make_url, text
 
 from tests.acceptance.conftest import ROOT, TIMEOUT_S, Cli
+from tests.conversations import write_conversations
 
 pytestmark = [pytest.mark.install, pytest.mark.timeout(600)]
 
@@ -164,6 +165,25 @@ def test_the_metrics_extra_suffices(install: Callable[..., InstalledCli]) -> Non
     python = cli.folder / "bin" / "python"
     done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "None\n"
+
+
+def test_the_tensorboard_extra_suffices(install: Callable[..., InstalledCli], tmp_path: Path) -> None:
+    """A run writes its event files; without another extra, its sink is named and the run goes on."""
+    cli = install("tensorboard", "constraints-extras.txt")
+    file = tmp_path / "job.json"
+    payload = {
+        "base_model": "tiny-lm",
+        "data": {"path": str(write_conversations(tmp_path / "data.jsonl", 4))},
+        "max_steps": 2,
+        "sinks": [{"sink": "tensorboard", "settings": {"folder": str(tmp_path / "tb")}}, {"sink": "wandb"}],
+    }
+    file.write_text(json.dumps({"kind": "training_step", "backend": "fake", "payload": payload}))
+
+    sinks = cli.json("run", file)["result"]["sinks"]
+
+    assert sinks["tensorboard"] == {"step": 2, "segments": 1, "error": None}
+    assert sinks["wandb"]["error"] == "not installed here: wandb"
+    assert list((tmp_path / "tb").rglob("events.out.tfevents.*"))
 
 
 def test_the_page_extra_suffices(install: Callable[..., InstalledCli]) -> None:

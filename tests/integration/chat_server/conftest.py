@@ -93,7 +93,12 @@ def dev_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevServer]:
 @pytest.fixture(scope="module")
 def trained(dev_server: DevServer) -> str:
     """The path of a trained model at the development server."""
-    return run_opened(TinkexBackend({"base_url": dev_server.url, "api_key": "tml-dev"}), _train)
+    return trained_model(dev_server)
+
+
+def trained_model(server: DevServer) -> str:
+    """Train a model on a development server, and return the path of its weights."""
+    return run_opened(TinkexBackend({"base_url": server.url, "api_key": "tml-dev"}), _train)
 
 
 @pytest.fixture(scope="module")

@@ -1,55 +1,56 @@
 """The sinks of other packages, read back by those packages; without a network."""
 
+import contextlib
+import json
 import sqlite3
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from nsai_work.journal import ResumeMode
+from crucible.runtime.monotonic import monotonic
 from nsai_work.payloads import SinkSpec
-from nsai_work.sinks.contract import Point, SinkRun, SinkSegment
+from nsai_work.sinks.contract import Sink, SinkSegment
 from nsai_work.sinks.registry import load_sink, require_packages
+from nsai_work.testing.sink_contract import SinkContract
 
 pytestmark = pytest.mark.filterwarnings("default")
 
-SEGMENTS = [SinkSegment(1, 0, ResumeMode.FRESH), SinkSegment(2, 2, ResumeMode.COLD)]
-POINTS = {
-    1: [Point(1, False, {"loss": 4.0}), Point(2, False, {"loss": 3.0}), Point(2, True, {"eval.loss": 3.5})],
-    2: [Point(3, False, {"loss": 2.5})],
-}
+
+def name_of(segment: SinkSegment) -> str:
+    """The end of the name of a segment's folder or run."""
+    return "" if segment.number == 1 else f"segment-{segment.number}"
 
 
-def written(tmp_path: Path, name: str, settings: dict[str, Any], *, name_of_run: str | None = "kitchen") -> None:
-    """Write two segments, the second after the worker has closed the sink and opened it again."""
-    spec = SinkSpec(sink=name, settings=settings)
-    for segment in SEGMENTS:
-        sink = load_sink(spec)
-        require_packages(sink)
-        sink.open(SinkRun("job-1", name_of_run, {"batch_size": 4}, tmp_path / "metrics"), segment)
-        sink.write(POINTS[segment.number])
-        sink.close()
-        sink.close()
+class TestTensorBoardSink(SinkContract):
+    """Read back by TensorBoard's own reader of event files."""
 
+    @pytest.fixture(autouse=True)
+    def _installed(self) -> None:
+        pytest.importorskip("tensorboard")
 
-def test_tensorboard_reads_the_scalars(tmp_path: Path) -> None:
-    """Each at its step, a folder for each segment."""
-    pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    def make(self, folder: Path) -> Sink:
+        return load_sink(SinkSpec(sink="tensorboard", settings={"folder": str(folder / "tb")}))
 
-    written(tmp_path, "tensorboard", {"folder": str(tmp_path / "tb")})
+    def losses(self, folder: Path, job_id: str, segment: SinkSegment) -> list[tuple[int, float]]:
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    def read(folder: Path, tag: str) -> list[tuple[int, float]]:
-        events = EventAccumulator(str(folder))
+        place = folder / "tb" / job_id
+        [found] = [place] if segment.number == 1 else place.glob(f"{name_of(segment)}-after-step-2-cold")
+        events = EventAccumulator(str(found))
         events.Reload()
-        return [(event.step, event.value) for event in events.Scalars(tag)]
+        return [(event.step, event.value) for event in events.Scalars("loss")]
 
-    first = tmp_path / "tb" / "job-1"
-    assert read(first, "loss") == [(1, 4.0), (2, 3.0)]
-    assert read(first, "eval.loss") == [(2, 3.5)]
-    assert read(first / "segment-2-after-step-2-cold", "loss") == [(3, 2.5)]
+
+def finished(file: Path) -> bytes:
+    """The content of wandb's file once its own process has written the end, soon after ``finish`` returns."""
+    deadline = monotonic() + 30
+    while (content := file.read_bytes()) == content[:7]:
+        assert monotonic() < deadline, file
+        time.sleep(0.05)
+    return content
 
 
 def log_records(content: bytes) -> Iterator[bytes]:
@@ -68,52 +69,60 @@ def log_records(content: bytes) -> Iterator[bytes]:
             parts = b""
 
 
-def test_wandb_keeps_an_offline_run_for_each_segment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whose history has each point, in wandb's own file."""
-    pytest.importorskip("wandb")
-    from wandb.proto import wandb_internal_pb2
+class TestWandbSink(SinkContract):
+    """Offline, read from wandb's own file of each opening."""
 
-    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
-    monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "cache"))
-    written(tmp_path, "wandb", {"mode": "offline", "project": "p", "folder": str(tmp_path / "w")})
+    @pytest.fixture(autouse=True)
+    def _installed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        pytest.importorskip("wandb")
+        monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
+        monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "cache"))
 
-    histories: dict[str, list[dict[str, str]]] = {}
-    for file in (tmp_path / "w").rglob("*.wandb"):
-        history, run_id = [], ""
-        for data in log_records(file.read_bytes()):
-            record = wandb_internal_pb2.Record.FromString(data)
-            if record.WhichOneof("record_type") == "run":
-                run_id = record.run.run_id
-                assert record.run.run_group == "job-1"
-            if record.WhichOneof("record_type") == "history":
-                items = record.history.item
-                history.append({item.key or "/".join(item.nested_key): item.value_json for item in items})
-        histories[run_id] = history
-    assert set(histories) == {"job-1-1", "job-1-2"}
-    assert [(row["step"], row.get("loss"), row.get("eval.loss")) for row in histories["job-1-1"]] == [
-        ("1", "4", None),
-        ("2", "3", None),
-        ("2", None, "3.5"),
-    ]
-    assert [(row["step"], row["loss"]) for row in histories["job-1-2"]] == [("3", "2.5")]
+    def make(self, folder: Path) -> Sink:
+        settings = {"mode": "offline", "project": "p", "folder": str(folder / "w")}
+        return load_sink(SinkSpec(sink="wandb", settings=settings))
+
+    def losses(self, folder: Path, job_id: str, segment: SinkSegment) -> list[tuple[int, float]]:
+        from wandb.proto import wandb_internal_pb2
+
+        found = []
+        for file in (folder / "w").rglob("*.wandb"):
+            run_id, rows = "", []
+            for data in log_records(finished(file)):
+                record = wandb_internal_pb2.Record.FromString(data)
+                kind = record.WhichOneof("record_type")
+                if kind == "run":
+                    run_id = record.run.run_id
+                    assert record.run.run_group in run_id
+                if kind == "history":
+                    items = record.history.item
+                    row = {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
+                    rows += [(row["step"], row["loss"])] if "loss" in row else []
+            found += rows if run_id == f"{job_id}-{segment.number}" else []
+        return sorted(found)
 
 
-def test_trackio_has_a_run_for_each_segment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In its database."""
-    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
-    pytest.importorskip("trackio")
-    written(tmp_path, "trackio", {"project": "p"})
+class TestTrackioSink(SinkContract):
+    """Read from trackio's database."""
 
-    [database] = (tmp_path / "trackio").rglob("*.db")
-    with sqlite3.connect(database) as connection:
-        rows = connection.execute("select run_name, step, metrics from metrics order by id").fetchall()
-    connection.close()
-    assert [(name, step) for name, step, _ in rows] == [
-        ("job-1", 1),
-        ("job-1", 2),
-        ("job-1", 2),
-        ("job-1-segment-2-cold", 3),
-    ]
+    @pytest.fixture(autouse=True)
+    def _installed(self, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+        # trackio reads it once, when it is imported: projects keep the tests apart
+        monkeypatch.setenv("TRACKIO_DIR", str(tmp_path_factory.getbasetemp() / "trackio"))
+        pytest.importorskip("trackio")
+
+    def make(self, folder: Path) -> Sink:
+        return load_sink(SinkSpec(sink="trackio", settings={"project": folder.name}))
+
+    def losses(self, folder: Path, job_id: str, segment: SinkSegment) -> list[tuple[int, float]]:
+        from trackio.utils import TRACKIO_DIR
+
+        [database] = Path(TRACKIO_DIR).rglob(f"*{folder.name}*.db")
+        with contextlib.closing(sqlite3.connect(database)) as connection:
+            rows = connection.execute("select run_name, step, metrics from metrics order by id").fetchall()
+        name = job_id if segment.number == 1 else f"{job_id}-{name_of(segment)}-cold"
+        kept = [(step, json.loads(metrics)) for run_name, step, metrics in rows if run_name == name]
+        return [(step, metrics["loss"]) for step, metrics in kept if "loss" in metrics]
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "trackio", "wandb"])

@@ -11,6 +11,7 @@ from crucible.errors import BackendError, InvalidRequest
 from nsai_work.journal import ResumeMode
 from nsai_work.sinks.contract import Point, SinkProgress, SinkRun, SinkSegment
 from nsai_work.sinks.jsonl import JsonlSink
+from nsai_work.testing.sink_contract import SinkContract
 
 FIRST = SinkSegment(1, 0, ResumeMode.FRESH)
 SECOND = SinkSegment(2, 3, ResumeMode.COLD)
@@ -102,3 +103,15 @@ def test_a_wrong_setting_is_refused() -> None:
     """By its name."""
     with pytest.raises(InvalidRequest, match="did you mean folder"):
         JsonlSink({"foldr": "x"})
+
+
+class TestJsonlSink(SinkContract):
+    """Every promise of the contract."""
+
+    def make(self, folder: Path) -> JsonlSink:
+        return JsonlSink({"folder": str(folder)})
+
+    def losses(self, folder: Path, job_id: str, segment: SinkSegment) -> list[tuple[int, float]]:
+        found = [json.loads(line) for line in (folder / f"{job_id}.jsonl").read_text().splitlines()]
+        kept = [line for line in found if line["segment"] == segment.number and "loss" in line.get("metrics", {})]
+        return [(line["step"], line["metrics"]["loss"]) for line in kept]
