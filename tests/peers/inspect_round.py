@@ -49,7 +49,12 @@ def main() -> None:
             return Task(dataset=[Sample(input="Where to?", target="Bonn")], solver=solver, scorer=includes())
 
         settings = GenerateConfig(temperature=0, max_tokens=100, max_retries=0, **config)
-        [log] = eval(asking(), model=get_model(model, config=settings), display="none", log_dir=f"{out}.logs")
+        [log] = eval(
+            asking(),
+            model=get_model(model, config=settings, strict_tools=False),
+            display="none",
+            log_dir=f"{out}.logs",
+        )
         if log.status != "success":
             found[name] = {"error": str(log.error)}
             continue

@@ -2,8 +2,9 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 
@@ -66,10 +67,10 @@ def serving(backend: str, models: Mapping[str, str], *, key: str | None = None) 
         raise failures[0]
 
 
-async def _train(opened: TinkexBackend) -> str:
+async def _train(opened: TinkexBackend, *, lesson_tools: Sequence[Mapping[str, object]]) -> str:
     """Teach the model one answer without tools, and a call with them; return the path of its weights."""
     tokenizer, batch = ByteTokenizer(), []
-    for tools, answer in (([], SAID), (TOOLS, CALL)):
+    for tools, answer in (([], SAID), (lesson_tools, CALL)):
         asked = tokenizer.render_chat(chat_of(Prompt(messages=ASKED, tools=tools)))
         tokens = [*asked, *tokenizer.encode(answer), tokenizer.END]
         weights = [0.0] * len(asked) + [1.0] * (len(tokens) - len(asked))
@@ -96,9 +97,10 @@ def trained(dev_server: DevServer) -> str:
     return trained_model(dev_server)
 
 
-def trained_model(server: DevServer) -> str:
-    """Train a model on a development server, and return the path of its weights."""
-    return run_opened(TinkexBackend({"base_url": server.url, "api_key": "tml-dev"}), _train)
+def trained_model(server: DevServer, tools: Sequence[Mapping[str, object]] = TOOLS) -> str:
+    """Train a model on a development server, which calls one of these tools, and return the path of its weights."""
+    backend = TinkexBackend({"base_url": server.url, "api_key": "tml-dev"})
+    return run_opened(backend, partial(_train, lesson_tools=tools))
 
 
 @pytest.fixture(scope="module")
