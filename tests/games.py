@@ -91,3 +91,58 @@ class Longest(GroupEnvironment):
     ) -> list[float]:
         lengths = [sum(len(message.text()) for message in messages[1:]) for messages in transcripts]
         return [1.0 if length == max(lengths) else 0.0 for length in lengths]
+
+
+class Faulty(Letters):
+    """Of the members of a group, every other misbehaves, in the way that the setting ``fault`` names."""
+
+    def __init__(self, settings: Mapping[str, JsonValue] | None = None) -> None:
+        super().__init__(settings)
+        self._fault = str((settings or {})["fault"])
+        self._always = bool((settings or {}).get("always"))
+        self.begun = 0
+
+    async def start(self, task: int, seed: int) -> Episode:
+        if self._fault == "no such task":
+            raise InvalidRequest.of("task", task, "none")
+        self.begun += 1
+        episode = await super().start(task, seed)
+        return _FaultyEpisode(episode, self._fault if self._always or self.begun % 2 else "")
+
+
+class _FaultyEpisode(Episode):
+    def __init__(self, episode: Episode, fault: str) -> None:
+        self._episode = episode
+        self._fault = fault
+
+    async def begin(self) -> Observation:
+        if self._fault == "raises at once":
+            raise RuntimeError("out of dice")
+        return await self._episode.begin()
+
+    async def step(self, message: Message) -> Feedback:
+        feedback = await self._episode.step(message)
+        match self._fault:
+            case "raises":
+                raise RuntimeError("out of dice")
+            case "hangs":
+                await asyncio.Event().wait()
+            case "NaN":
+                return Feedback(float("nan"), done=True)
+            case "text":
+                return Feedback("1.0", done=True)  # type: ignore[arg-type]
+            case "NaN metric":
+                return Feedback(1.0, done=True, metrics={"odd": float("inf")})
+            case "no messages":
+                return Feedback(1.0, done=False)
+            case "no Message":
+                return Feedback(1.0, done=False, messages=["more"])  # type: ignore[list-item]
+            case "1 MB":
+                return Feedback(0.5, done=False, messages=[user("x" * 1_000_000)])
+            case "endless":
+                return Feedback(0.25, done=False, messages=[user("Go on.")])
+        return feedback
+
+    async def close(self) -> None:
+        if self._fault == "raises at its end":
+            raise RuntimeError("cannot be closed")

@@ -1,0 +1,151 @@
+"""An environment that misbehaves costs its rollout, which is counted, and never the run; wrong jobs are refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backends.fake import FakeBackend
+from crucible.errors import CommandMissing, EnvironmentFailed
+from nsai_work.client.loss_check import check_loss
+from nsai_work.errors import InvalidJob
+from nsai_work.payloads import JobKind, ReinforcementStep, parse_payload
+from nsai_work.training.rollouts.environment import environment_of
+from nsai_work.training.rollouts.examples import advantages
+from nsai_work.training.rollouts.prompts import read_prompts
+from tests.integration.training.harness import Scene
+from tests.integration.training.test_reinforcement import rl_payload
+
+pytestmark = pytest.mark.anyio
+
+FAULTS = {
+    "raises": "RuntimeError: out of dice",
+    "raises at once": "RuntimeError: out of dice",
+    "hangs": "limits.seconds",
+    "NaN": "a reward must be finite",
+    "text": "a reward must be a number",
+    "NaN metric": "a reward must be finite",
+    "no messages": "must have messages",
+    "no Message": "must have messages",
+}
+ENDS = {"1 MB": "context", "endless": "limits.turns"}
+
+
+def faulty(fault: str, **args: Any) -> Any:
+    """A job of one step on an environment with a fault."""
+    return rl_payload(
+        environment={"name": "tests.games:Faulty", "args": {"fault": fault, "letters": "ab", **args}},
+        group_size=4,
+        max_steps=1,
+        sampling={
+            "max_tokens": 2,
+            "limits": {"turns": 3, "seconds": 0.2},
+            "on_error": {"retry": 1, "min_group": 1},
+        },
+    )
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_a_failed_rollout_is_counted_with_its_reason(fault: str) -> None:
+    """It is begun again, then left out; the group goes on with the others."""
+    scene = Scene(faulty(fault, always=True), new_backend=FakeBackend)
+    with pytest.raises(EnvironmentFailed, match="8 of 8 rollouts failed"):
+        await scene.drive()
+    assert {record.status for record in scene.journal.rollouts.values()} == {"failed"}
+    assert all(FAULTS[fault] in record.reason for record in scene.journal.rollouts.values())
+    assert all(record.reward is None for record in scene.journal.rollouts.values())
+    some = Scene(faulty(fault), new_backend=FakeBackend)
+    await some.drive()
+    [step] = some.journal.steps
+    assert step.metrics["rollouts"] == 8.0
+    assert step.metrics["rollouts_failed"] == sum(one.reward is None for one in some.journal.rollouts.values())
+
+
+@pytest.mark.parametrize("fault", ENDS)
+async def test_a_rollout_beyond_its_limits_ends(fault: str) -> None:
+    """With the reward so far, and the reason."""
+    scene = Scene(faulty(fault, always=True), new_backend=FakeBackend)
+    await scene.drive()
+    assert {record.reason for record in scene.journal.rollouts.values()} == {ENDS[fault]}
+    assert {record.reward for record in scene.journal.rollouts.values()} == {0.5 if fault == "1 MB" else 0.75}
+
+
+async def test_an_episode_that_cannot_be_closed_is_trained_on() -> None:
+    """Its end is its own matter."""
+    scene = Scene(faulty("raises at its end", always=True), new_backend=FakeBackend)
+    await scene.drive()
+    assert scene.journal.steps[0].metrics["rollouts_failed"] == 0.0
+
+
+async def test_a_task_that_does_not_exist_is_named() -> None:
+    """As any other fault of the environment."""
+    with pytest.raises(EnvironmentFailed, match="task"):
+        await Scene(faulty("no such task"), new_backend=FakeBackend).drive()
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "a group of one": ({"group_size": 1}, "group_size: a group of 1"),
+    "a larger least group": ({"sampling": {"on_error": {"min_group": 9}}}, "min_group"),
+    "a loss of texts": ({"loss_fn": "cross_entropy"}, "no loss of rl"),
+    "another loss's setting": ({"loss_fn_config": {"beta": 1.0}}, "loss_fn_config.beta"),
+    "a lag of a bound loss": ({"loss_fn": "stable_reinforce", "steps_ahead": 1}, "steps_ahead"),
+    "a batch size": ({"batch_size": 4}, "batch_size"),
+    "an evaluation": ({"eval": {"split": 0.5}}, "eval"),
+    "no environment": ({"environment": {}}, "set either name"),
+    "two environments": ({"environment": {"name": "a:B", "reward": "a:b"}}, "set either name"),
+    "a reward without prompts": ({"environment": {"reward": "a:b"}}, "data: prompts belong"),
+    "prompts without a reward": ({"data": {"path": "x.jsonl"}}, "data: prompts belong"),
+    "forms of rows": (
+        {"environment": {"reward": "a:b"}, "data": {"path": "x", "train_on": "all_tokens"}},
+        "train_on",
+    ),
+    "no length": ({"max_steps": None}, "max_steps"),
+}
+
+
+@pytest.mark.parametrize(("fields", "named"), REFUSED.values(), ids=REFUSED)
+def test_wrong_jobs_are_refused(fields: dict[str, Any], named: str) -> None:
+    """At submit, with the field."""
+    with pytest.raises(InvalidJob, match=named):
+        rl_payload(**fields)
+
+
+def test_what_a_backend_lacks_is_refused() -> None:
+    """Its losses are known before it is opened; so is a name that no package registers."""
+    with pytest.raises(InvalidJob, match=r"payload.loss_fn: 'stable_reinforce'"):
+        check_loss(FakeBackend, "fake", rl_payload(loss_fn="stable_reinforce"))
+    with pytest.raises(InvalidJob, match=r"payload.environment.name: 'gues'"):
+        check_loss(FakeBackend, "fake", rl_payload(environment={"name": "gues"}))
+    with pytest.raises(CommandMissing, match="NSAI_WORK_PYTHON_ALLOW"):
+        environment_of(rl_payload(), allow=[])
+
+
+def test_bad_prompts_are_named_by_line(tmp_path: Path) -> None:
+    """And a column that the function needs by its row."""
+    path = tmp_path / "prompts.jsonl"
+    rows = [{"prompt": "a", "answer": 1}, {"answer": 2}, {"prompt": []}, {"prompt": [{"role": "nobody"}]}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    reward = {"environment": {"reward": "tests.contract.test_environments:right"}}
+    payload = rl_payload(**reward, data={"path": str(path)})
+    with pytest.raises(InvalidJob, match=r"(?s)line 2.*line 3.*line 4"):
+        read_prompts(payload.data)
+    kept = rl_payload(**reward, data={"path": str(path), "on_bad_row": "skip"})
+    assert [row.columns for row in read_prompts(kept.data)] == [{"answer": 1}]
+    path.write_text(json.dumps({"prompt": "a"}) + "\n")
+    with pytest.raises(InvalidJob, match="row 1, of the columns prompt"):
+        environment_of(payload, allow=["tests"])
+
+
+def test_advantages() -> None:
+    """Less the mean of the group, divided by its spread, or as they are."""
+    rewards = [1.0, 0.0, 0.0, 1.0]
+
+    def of(**spec: Any) -> list[float]:
+        payload = parse_payload(JobKind.TRAINING_STEP, {**rl_payload().model_dump(mode="json"), "advantage": spec})
+        assert isinstance(payload, ReinforcementStep)
+        return advantages(rewards, payload)
+
+    assert of() == [0.5, -0.5, -0.5, 0.5]
+    assert of(scale="std") == pytest.approx([1.0, -1.0, -1.0, 1.0], rel=1e-5)
+    assert of(baseline="none") == rewards
