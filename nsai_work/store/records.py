@@ -192,10 +192,10 @@ class Absence:
 
 @dataclass(frozen=True, slots=True)
 class Leadership:
-    """The result of a campaign: whether this worker leads, and whether any jobs run, of any worker."""
+    """The result of a campaign: whether this worker leads, and whether any job runs or waits."""
 
     leads: bool
-    jobs_run: bool
+    any_open: bool
 
 
 @dataclass(frozen=True, slots=True)

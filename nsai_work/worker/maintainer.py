@@ -26,6 +26,7 @@ log = get_logger(__name__)
 PRESENCE_POLL_S: Final = 0.2
 """The time between two looks at the presence of others. A statement that waits for a lock would be sooner, but hold
 a snapshot for hours, during which PostgreSQL removes no dead rows."""
+IDLE_INTERVALS: Final = 2
 REPUBLISH_AFTER_S = 10.0
 
 
@@ -71,16 +72,18 @@ class Maintainer:
         self._lease_watch = LeaseWatch()
         self._absence_watch = AbsenceWatch()
         self._owners: frozenset[str] = frozenset()
+        self._was_open = True
         self._published_at: dict[tuple[str, int], float] = {}
 
     async def run(self) -> None:
         """Sweep forever, while this worker is the leader. An error of the store is logged."""
         while True:
-            leadership = Leadership(leads=False, jobs_run=False)
+            leadership = Leadership(leads=False, any_open=True)
             try:
                 leadership = await self._store.lead()
-                if leadership.leads:
+                if leadership.leads and (leadership.any_open or self._was_open):
                     await self.sweep()
+                self._was_open = leadership.any_open or not leadership.leads
             except CrucibleError as error:
                 log.warning("sweep.failed", error=error.code)
             await self._await_next_sweep(leadership)
@@ -103,10 +106,12 @@ class Maintainer:
         return await self._reclaim(expired, LEASE_EXPIRED) or reclaimed
 
     async def _await_next_sweep(self, leadership: Leadership) -> None:
-        """Return when the next sweep is due, or a campaign that this worker wins."""
-        due_at = self._clock.monotonic() + self._settings.sweep_interval_s
+        """Return when the next sweep is due, or a campaign that this worker wins. Without any open job, all workers
+        look at the database half as often."""
+        intervals = 1 if leadership.any_open else IDLE_INTERVALS
+        due_at = self._clock.monotonic() + intervals * self._settings.sweep_interval_s
         while (left_s := due_at - self._clock.monotonic()) > 0:
-            looks = bool(self._owners) if leadership.leads else leadership.jobs_run
+            looks = bool(self._owners) if leadership.leads else leadership.any_open
             await asyncio.sleep(min(left_s, self._next_look_s()) if looks else left_s)
             try:
                 if looks and leadership.leads:

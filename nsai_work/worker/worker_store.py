@@ -47,7 +47,7 @@ from nsai_work.worker_id import WorkerId
 LEADERSHIP = "sweep"
 DELIVERY = "alerts"
 DEREGISTER_TIMEOUT_S = 1.0
-REPEATABLE_GRACE_S = 0.5
+REPEATABLE_GRACE_S = 0.3
 """The grace of work that can be repeated, enough to replace a broken connection. A takeover from an owner that is
 alive costs it nothing but the job: a longer grace would only delay the takeover from one that has died."""
 
@@ -62,7 +62,7 @@ class WorkerStore:
         self.files = JobFiles(store, settings)
         self._worker = worker
         # two leaders are harmless, so an unresponsive one is replaced long before a lease would expire
-        leader_ttl_s = max(1.0, 3 * settings.sweep_interval_s)
+        leader_ttl_s = max(1.0, 4 * settings.sweep_interval_s)
         self._declined: Callable[[], Mapping[str, str]] = dict
         self._absent_rivals: frozenset[str] = frozenset()
         self._election = Election(LEADERSHIP, str(self._worker), leader_ttl_s)
@@ -193,7 +193,7 @@ class WorkerStore:
     def _campaign(self, tx: Tx, declined: Mapping[str, str]) -> Leadership:
         workers.worker_seen(tx, self.worker_id, declined=declined)
         leads = self._election.campaign(tx, self._absent_rivals)
-        return Leadership(leads, jobs_run=leads or job_queries.any_running(tx))
+        return Leadership(leads, job_queries.any_open(tx))
 
     async def is_leader_absent(self) -> bool:
         """Return whether the leader's presence has ended; the next campaign then takes over from it."""

@@ -130,11 +130,10 @@ def job_attempts(tx: Tx, job_id: str) -> list[AttemptRow]:
     ]
 
 
-def any_running(tx: Tx) -> bool:
-    """Whether any worker runs a job."""
-    return (
-        tx.connection.execute(select(jobs.c.seq).where(status_in(JobStatus.RUNNING)).limit(1)).first() is not None
-    )
+def any_open(tx: Tx) -> bool:
+    """Whether any job runs or waits."""
+    kept = status_in(JobStatus.PENDING, JobStatus.QUEUED, JobStatus.RUNNING)
+    return tx.connection.execute(select(jobs.c.seq).where(kept).limit(1)).first() is not None
 
 
 def running_elsewhere(tx: Tx, worker_id: str, limit: int) -> list[Job]:
