@@ -18,6 +18,7 @@ from nsai_work.journal import (
     Journal,
     RemoteRun,
     ResumeMode,
+    SinkMark,
     StepRecord,
 )
 from nsai_work.store import AsyncStore, Claim, ClaimRequest, Outcome, Store, StoreJournal
@@ -114,6 +115,48 @@ def test_a_restore_supersedes_later_steps(store: Store, claim: Claim) -> None:
     with_journal(store, claim, scenario)
     assert [step.step for step in store.steps(claim.job_id)] == [1, 2, 3]
     assert [run.generation for run in store.runs(claim.job_id)] == [1, 2]
+
+
+def test_a_sink_goes_on_where_it_was(store: Store, claim: Claim, claim_request: MakeRequest) -> None:
+    """Each sink of a job has a mark of its own; it lacks what is current after the mark, of the runs up to its own,
+    so that a run which begins meanwhile is examined first. A fenced owner moves no mark."""
+    mark = SinkMark(segment=2, generation=1, from_step=1, resume=ResumeMode.COLD, step=2, evaluated=1)
+
+    async def first(journal: Journal) -> None:
+        await journal.begin_run(run_record(1))
+        for step in range(1, 5):
+            await journal.complete_step(step_record(step), step)
+            await journal.complete_evaluation(evaluation_record(step), step)
+        assert (await journal.sink_state("a")).mark == SinkMark()
+        await journal.advance_sink("a", SinkMark(generation=1))
+        await journal.advance_sink("a", mark)
+        steps, evaluations = await journal.after_mark(mark, 10)
+        assert [record.step for record in steps] == [3, 4]
+        assert [record.step for record in evaluations] == [2, 3, 4]
+        steps, evaluations = await journal.after_mark(mark, 1)
+        assert [record.step for record in (*steps, *evaluations)] == [3, 2]
+
+    async def second(journal: Journal) -> None:
+        state = await journal.sink_state("a")
+        assert (state.mark, state.recorded) == (mark, {1: 4})
+        assert (await journal.sink_state("b")).mark == SinkMark()
+        await journal.begin_run(run_record(2, from_step=3).model_copy(update={"restored_from": "x"}))
+        await journal.complete_step(step_record(4, generation=2, loss=9.0), 1)
+        assert [record.step for record in (await journal.after_mark(mark, 10))[0]] == [3]
+        state = await journal.sink_state("a")
+        assert ([run.generation for run in state.runs], state.recorded) == ([1, 2], {1: 4, 2: 1})
+        newest = mark.model_copy(update={"generation": 2})
+        assert [record.loss for record in (await journal.after_mark(newest, 10))[0]] == [0.1, 9.0]
+
+    async def stale(journal: Journal) -> None:
+        for call in (journal.sink_state("a"), journal.after_mark(mark, 1), journal.advance_sink("a", SinkMark())):
+            with pytest.raises(LeaseLost):
+                await call
+
+    with_journal(store, claim, first)
+    store.requeue(claim, Outcome.released("handed over"))
+    with_journal(store, store.claim(claim_request("w2"))[0], second)
+    with_journal(store, claim, stale)
 
 
 def test_evaluations_are_superseded_with_their_steps(store: Store, claim: Claim) -> None:
