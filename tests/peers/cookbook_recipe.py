@@ -18,8 +18,8 @@ from transformers import AutoTokenizer
 
 
 def answer_to_guess(_game: Any, text: str) -> tuple[env.Message, float]:
-    """Reward a guess of even length, which ends the game."""
-    return env.Message(role="user", content="Too low"), float(len(text) % 2 == 0)
+    """Reward a guess of even length, which ends the game; each other guess costs as much."""
+    return env.Message(role="user", content="Too low"), 1.0 if len(text) % 2 == 0 else -1.0
 
 
 math_grading.extract_boxed = lambda text: text
