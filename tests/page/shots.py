@@ -6,6 +6,7 @@ Needs ``NSAI_TEST_CHROMIUM``. The store is a temporary one with stored runs.
 """
 
 import os
+import random
 import sys
 import tempfile
 from pathlib import Path
@@ -29,7 +30,7 @@ def fill(store: Store) -> dict[str, str]:
     others = [command("noop"), command("noop", constraints={"not_before": "2099-01-01T00:00:00Z"}), command("noop")]
     store.submit([*runs, long_run, waiting, *others])
     StoredRun(store, runs[0], 148).write()
-    StoredRun(store, runs[1], 200, runs=False).write()
+    StoredRun(store, runs[1], 200, runs=False, noise=random.Random(2)).write()
     StoredRun(store, long_run, 21_300).write()
     store.request_cancel(others[2].id)
     add_workers(store)

@@ -9,7 +9,7 @@ from nsai_work.page.views.curve_data import CurveData
 
 WIDTH: Final = 1040
 HEIGHT: Final = 320
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 18, 14, 28
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 30, 14, 28
 MAX_LABELS: Final = 6
 """The number of recoveries that have a text, the newest."""
 
