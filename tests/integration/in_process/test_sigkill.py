@@ -47,6 +47,7 @@ def job(backend: str, data: Path, method: str) -> Job:
             "seed": 0,
             "eval": {"every": 4, "split": 0.3},
             "checkpoint_policy": {"strategy": "steps", "save_every": 3},
+            "sinks": [{"sink": "jsonl"}],
         },
     )
 
@@ -59,6 +60,23 @@ def losses(handle: JobHandle) -> list[float]:
 def evaluations(handle: JobHandle) -> list[tuple[int, dict[str, float]]]:
     """The evaluations that count, in order."""
     return [(record.step, record.metrics) for record in handle.evaluations()]
+
+
+def assert_written_once(rig: Rig, handle: JobHandle, result: dict[str, Any]) -> None:
+    """The sink has each step and evaluation once, in one segment where the restore was shown equal."""
+    file = rig.settings().home / "metrics" / f"{handle.id}.jsonl"
+    lines = [line for line in map(json.loads, file.read_text().splitlines()) if "step" in line]
+    places = [(line["segment"], line["step"], line.get("evaluation", False)) for line in lines]
+    assert len(set(places)) == len(places)
+    if result["resume"] == "exact":
+        assert {segment for segment, _, _ in places} == {1}
+    newest = {(line["step"], line.get("evaluation", False)): line["metrics"] for line in lines}
+    steps = [newest[record.step, False]["loss"] for record in handle.steps()]
+    assert steps == losses(handle)
+    assert [newest[step, True] for step, _ in evaluations(handle)] == [
+        metrics for _, metrics in evaluations(handle)
+    ]
+    assert result["sinks"]["jsonl"]["error"] is None
 
 
 PEFT = [
@@ -100,3 +118,4 @@ def test_a_killed_worker_costs_no_step_and_no_bit(rig: Rig, tmp_path: Path, back
     assert evaluations(killed) == evaluations(left_alone) != []
     assert len(losses(killed)) == STEPS[backend]
     assert result["resume"] != "cold"
+    assert_written_once(rig, killed, result)
