@@ -35,7 +35,10 @@ class Axis:
         size = max(1.0, float(round(size))) if whole else size
         first = math.ceil(self.low / size - 1e-9)
         last = math.floor(self.high / size + 1e-9)
-        return [Tick(self.at(index * size), _label(index * size, size)) for index in range(first, last + 1)]
+        ticks = [Tick(self.at(index * size), _label(index * size, size)) for index in range(first, last + 1)]
+        # far from 0, a short range has fewer digits than its ticks
+        near, far = sorted((self.start, self.end))
+        return [tick for tick in ticks if near <= tick.at <= far]
 
 
 def loss_range(values: Iterable[float]) -> tuple[float, float]:
