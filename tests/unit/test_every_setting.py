@@ -25,7 +25,7 @@ READERS: dict[str, tuple[str, str]] = {
     "queue_prefix": ("other", "nsai_work/dispatch/app.py"),
     "blobs_url": ("file:///tmp/blobs", "nsai_work/blobs/access.py"),
     "blobs_max_mib": ("7", "nsai_work/blobs/access.py"),
-    "blobs_cache_mib": ("7", "nsai_work/worker/attempts/job_files.py"),
+    "blobs_cache_mib": ("7", "nsai_work/client/local_files.py"),
     "python_allow": ("games", "nsai_work/worker/attempts/handlers.py"),
     "migrate": ("false", "nsai_work/client/connections.py"),
     "concurrency": ("3", "nsai_work/cli/commands/worker.py"),
