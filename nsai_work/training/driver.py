@@ -163,7 +163,7 @@ class _Driver:
                 await assignment.reference.complete(scope)
             self._active = await connect(assignment, snapshot)
             del snapshot  # thousands of step records, not needed while driving
-            await assignment.batches.connect(self._active.run, self._active.record.generation)
+            await assignment.batches.connect(self._active.run, self._active.record)
             # what an environment does may not be repeatable, whatever the service is
             replays = self._active.run.features.replays is True
             self._control.set_repeatable(replays and not isinstance(assignment.payload, ReinforcementStep))

@@ -9,7 +9,7 @@ from crucible.backend import TrainingBackend
 from crucible.errors import CrucibleError
 from crucible.sampling import TokenSampler
 from crucible.training import LiveRun
-from nsai_work.journal import Journal
+from nsai_work.journal import Journal, RemoteRun
 from nsai_work.rollout_journal import PolicyRecord
 
 
@@ -37,13 +37,19 @@ class PolicySamplers:
         self._run: LiveRun | None = None
         self._weights: dict[int, _Weights] = {}
 
-    async def connect(self, run: LiveRun) -> None:
-        """Sample in the session of another run from now on. Nothing is being sampled."""
+    async def connect(self, run: LiveRun, record: RemoteRun) -> None:
+        """Sample in the session of another run from now on. Nothing is being sampled.
+
+        The run saves the weights of all its steps itself; those of earlier runs are used for the steps before.
+        """
         await self.close()
         self._run = run
         self._weights = {}
         for policy in await self._journal.policies():
-            self.saved(policy)
+            if policy.generation < record.generation and policy.step >= record.from_step:
+                self._of(policy.step).replaced.append(policy)
+            else:
+                self.saved(policy)
 
     def saved(self, policy: PolicyRecord) -> None:
         """Weights are saved."""
@@ -86,9 +92,10 @@ class PolicySamplers:
             if weights.sampler is not None:
                 await weights.sampler.close()
             for policy in (*weights.replaced, weights.policy):
+                # in this order: the next owner must not sample from weights that are gone
+                await self._journal.drop_policy(policy)
                 with suppress(CrucibleError):
                     await self._backend.delete_checkpoint(policy.path)
-                await self._journal.drop_policy(policy)
 
     def known(self) -> list[int]:
         """Return the steps whose weights are saved."""

@@ -12,7 +12,7 @@ from crucible.errors import EnvironmentFailed, InvalidRequest
 from crucible.rendering.tokenizer import Tokenizer
 from crucible.training import LiveRun, StepResult
 from nsai_work.job import Job
-from nsai_work.journal import Journal
+from nsai_work.journal import Journal, RemoteRun
 from nsai_work.payloads import ReinforcementStep
 from nsai_work.rollout_journal import PolicyRecord, RecordedRollouts, RolloutRecord, RolloutStatus
 from nsai_work.training.plan import Plan
@@ -60,9 +60,9 @@ class RolloutSource(BatchSource):
     def examples(self) -> int:
         return self._plan.examples
 
-    async def connect(self, run: LiveRun, generation: int) -> None:
-        self._generation = generation
-        await self._policies.connect(run)
+    async def connect(self, run: LiveRun, record: RemoteRun) -> None:
+        self._generation = record.generation
+        await self._policies.connect(run, record)
 
     def sampler_saved(self, step: int, path: str) -> None:
         self._policies.saved(PolicyRecord(step=step, generation=self._generation, path=path))

@@ -16,6 +16,7 @@ from crucible.values.digest import batch_digest
 from nsai_work.data.datums import Datums
 from nsai_work.data.mixture import Mixture
 from nsai_work.data.row_counts import Lines
+from nsai_work.journal import RemoteRun
 from nsai_work.training.plan import Plan
 from nsai_work.training.sources.preference import REFERENCE, ReferenceSource
 
@@ -76,7 +77,7 @@ class BatchSource(ABC):
     async def batch(self, step: int) -> StepBatch:
         """Make the batch of a step, from 1. Raises CrucibleError."""
 
-    async def connect(self, run: LiveRun, generation: int) -> None:
+    async def connect(self, run: LiveRun, record: RemoteRun) -> None:
         """The driver drives this run from now on. No call of ``batch`` is running."""
 
     def sampler_saved(self, step: int, path: str) -> None:
@@ -291,10 +292,10 @@ class Lookahead:
             if task.done():
                 self._tasks.pop(step, None)
 
-    async def connect(self, run: LiveRun, generation: int) -> None:
+    async def connect(self, run: LiveRun, record: RemoteRun) -> None:
         """Cancel what is being made, and make batches for another run from now on."""
         await self._drop(list(self._tasks))
-        await self.source.connect(run, generation)
+        await self.source.connect(run, record)
 
     async def close(self) -> None:
         """Cancel what is being made, and close the source."""
