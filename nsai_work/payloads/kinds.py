@@ -18,8 +18,6 @@ from nsai_work.payloads.job_inputs import Continuation, InitialWeights, JobRows,
 from nsai_work.policies import EVAL_PREFIX, CheckpointPolicy, EarlyStopping
 
 MAX_STEPS = 1_000_000_000
-_DEPTH: Final = 2
-_DEPTH_AHEAD: Final = 8
 
 BASE_REFERENCE: Final = "base"
 """The name of the base model as a reference."""
@@ -204,13 +202,6 @@ class TrainingStep(Record):
         if self.method != "dpo" and "preference" in formats:
             raise ValueError("data.format: preference is the form of method dpo; sft does not train on it")
         return self
-
-    def depth(self, *, ahead: bool) -> int:
-        """Return the maximum number of optimizer steps in flight: ``pipeline_depth``, or a default that suffices to
-        hide the network. ``ahead``: whether operations are sent before earlier ones are accepted."""
-        if self.pipeline_depth is not None:
-            return self.pipeline_depth
-        return _DEPTH_AHEAD if ahead else _DEPTH
 
     @property
     def is_best_by_evaluation(self) -> bool:

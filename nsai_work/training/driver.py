@@ -27,7 +27,7 @@ from nsai_work.journal import Journal, JournalSnapshot
 from nsai_work.payloads import ObjectiveSpec, PreferenceStep, ReinforcementStep, TrainingStep
 from nsai_work.training.objectives import Objective
 from nsai_work.training.pipeline import fill, finish_oldest
-from nsai_work.training.plan import Plan
+from nsai_work.training.plan import Plan, steps_in_flight
 from nsai_work.training.restart.decision import Action, Decision, Incident, decide, needs_health_check
 from nsai_work.training.restart.entry import connect
 from nsai_work.training.restart.lineage import EndReason, end_code, times_poisoned
@@ -67,7 +67,7 @@ async def train(
     batches: Lookahead | None = None
     try:
         evaluation = reference = None
-        depth = payload.depth(ahead=False)
+        depth = steps_in_flight(payload, ahead=False)
         if isinstance(payload, ReinforcementStep):
             plan, source = await _open_rollouts(job, payload, backend, journal, wait, allow)
             depth = max(depth, payload.steps_ahead)

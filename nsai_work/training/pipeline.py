@@ -29,6 +29,7 @@ from nsai_work.training.evaluation import (
 from nsai_work.training.in_flight import InFlight
 from nsai_work.training.objectives import Objective
 from nsai_work.training.operations import Operation
+from nsai_work.training.plan import steps_in_flight
 from nsai_work.training.restart.lineage import SKIPPED
 from nsai_work.training.restart.resume import check_evaluation, check_resume
 from nsai_work.training.run_state import SAMPLER_TTL_S, ActiveRun, Assignment, expiry
@@ -129,7 +130,7 @@ def _must_wait(assignment: Assignment, active: ActiveRun, operation: Operation, 
 
 
 def _depth(assignment: Assignment, active: ActiveRun) -> int:
-    return assignment.payload.depth(ahead=active.run.features.sends_ahead)
+    return steps_in_flight(assignment.payload, ahead=active.run.features.sends_ahead)
 
 
 def _may_stop(assignment: Assignment, active: ActiveRun, operation: Operation, ahead: Sequence[InFlight]) -> bool:

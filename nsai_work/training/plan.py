@@ -5,10 +5,13 @@ The step number is therefore the data cursor.
 
 import math
 from dataclasses import dataclass
-from typing import Self
+from typing import Final, Self
 
 from crucible.training import OptimizerSpec
 from nsai_work.payloads import LearningRateSchedule, TrainingStep
+
+_DEPTH: Final = 2
+_DEPTH_AHEAD: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,3 +75,11 @@ class Plan:
     def optimizer_at(self, step: int) -> OptimizerSpec:
         """Return the optimizer settings of a step."""
         return self.optimizer.model_copy(update={"learning_rate": self.learning_rate(step)})
+
+
+def steps_in_flight(payload: TrainingStep, *, ahead: bool) -> int:
+    """Return the maximum number of optimizer steps in flight: ``pipeline_depth``, or a default that hides
+    the network. ``ahead``: whether operations are sent before earlier ones are accepted."""
+    if payload.pipeline_depth is not None:
+        return payload.pipeline_depth
+    return _DEPTH_AHEAD if ahead else _DEPTH

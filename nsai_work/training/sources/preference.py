@@ -21,6 +21,7 @@ from nsai_work.errors import UnreadableJournal
 from nsai_work.interruptible import InterruptibleAwaiter
 from nsai_work.journal import Journal
 from nsai_work.payloads import BASE_REFERENCE, PreferenceStep
+from nsai_work.training.plan import steps_in_flight
 from nsai_work.training.restart.loading import load_state
 
 REFERENCE: Final = "reference_logprobs"
@@ -125,7 +126,9 @@ class ReferenceSource:
     ) -> None:
         pending: deque[tuple[int, asyncio.Task[Pending[ForwardResult]]]] = deque()
         waiting = deque(missing)
-        depth = scope.payload.depth(ahead=run.features.sends_ahead) if run.features.replays is True else 1
+        depth = (
+            steps_in_flight(scope.payload, ahead=run.features.sends_ahead) if run.features.replays is True else 1
+        )
         try:
             while waiting or pending:
                 while waiting and len(pending) < depth:
