@@ -119,3 +119,43 @@ def test_a_killed_worker_costs_no_step_and_no_bit(rig: Rig, tmp_path: Path, back
     assert len(losses(killed)) == STEPS[backend]
     assert result["resume"] != "cold"
     assert_written_once(rig, killed, result)
+
+
+@pytest.mark.parametrize("backend", ["fake", pytest.param("peft", marks=PEFT)])
+def test_a_killed_worker_costs_no_rollout(rig: Rig, backend: str) -> None:
+    """Reinforcement learning: SIGKILL after the first checkpoint; the rewards, the losses and the rollouts are
+    those of a run that was left alone."""
+
+    def rl() -> Job:
+        payload = {
+            "method": "rl",
+            "base_model": "llama-3.2-1b",
+            "environment": {"name": "tests.games:Guess"},
+            "groups_per_step": 2,
+            "group_size": 2,
+            "sampling": {"max_tokens": 3},
+            "lora": {"rank": 4},
+            "max_steps": 10,
+            "checkpoint_policy": {"strategy": "steps", "save_every": 3},
+        }
+        return Job(kind="training_step", backend=backend, payload=payload)
+
+    def rollouts(handle: JobHandle) -> list[tuple[int, int, int, float | None, int]]:
+        return [(one.step, one.group, one.member, one.reward, one.tokens) for one in handle.rollouts()]
+
+    rig.variables["NSAI_WORK_PYTHON_ALLOW"] = "tests"
+    left_alone = submit(rl(), rig.settings())
+    worker = rig.start_worker()
+    left_alone.result(timeout=120)
+    killed = submit(rl(), rig.settings())
+    until(lambda: any(save.status == "committed" for save in killed.checkpoints()), "a checkpoint", worker.text)
+    worker.kill()
+    seen = len(losses(killed))
+    rig.start_worker()
+    result = killed.result(timeout=120)
+
+    assert 3 <= seen < 10
+    assert losses(killed) == losses(left_alone)
+    assert rollouts(killed) == rollouts(left_alone)
+    assert len(rollouts(killed)) == 10 * 4
+    assert result["resume"] != "cold"
