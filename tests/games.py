@@ -105,9 +105,24 @@ class Faulty(Letters):
     async def start(self, task: int, seed: int) -> Episode:
         if self._fault == "no such task":
             raise InvalidRequest.of("task", task, "none")
+        if self._fault == "no episode" and (self._always or self.begun % 2):
+            return None  # type: ignore[return-value]
         self.begun += 1
         episode = await super().start(task, seed)
         return _FaultyEpisode(episode, self._fault if self._always or self.begun % 2 else "")
+
+    def tasks(self) -> int:
+        return "ten" if self._fault == "tasks of text" else super().tasks()  # type: ignore[return-value]
+
+    async def open(self) -> None:
+        if self._fault == "exits at once":
+            raise SystemExit(3)
+
+    async def close(self) -> None:
+        if self._fault == "hangs at its end":
+            await asyncio.Event().wait()
+        if self._fault == "exits at its end":
+            raise SystemExit(3)
 
 
 class _FaultyEpisode(Episode):
@@ -118,6 +133,10 @@ class _FaultyEpisode(Episode):
     async def begin(self) -> Observation:
         if self._fault == "raises at once":
             raise RuntimeError("out of dice")
+        if self._fault == "1 MB at once":
+            return Observation([user("x" * 1_000_000)])
+        if self._fault == "no observation":
+            return "hello"  # type: ignore[return-value]
         return await self._episode.begin()
 
     async def step(self, message: Message) -> Feedback:
@@ -125,6 +144,14 @@ class _FaultyEpisode(Episode):
         match self._fault:
             case "raises":
                 raise RuntimeError("out of dice")
+            case "exits":
+                raise SystemExit(3)
+            case "cancels":
+                raise asyncio.CancelledError
+            case "times out itself":
+                raise TimeoutError("no answer of the game")
+            case "no feedback":
+                return 1.0  # type: ignore[return-value]
             case "hangs":
                 await asyncio.Event().wait()
             case "NaN":
@@ -146,3 +173,7 @@ class _FaultyEpisode(Episode):
     async def close(self) -> None:
         if self._fault == "raises at its end":
             raise RuntimeError("cannot be closed")
+        if self._fault == "exits at its end":
+            raise SystemExit(3)
+        if self._fault == "hangs at its end":
+            await asyncio.Event().wait()

@@ -51,7 +51,7 @@ def load_environment(
         return found(settings)
     except CrucibleError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise PluginError(f"the environment {name!r} cannot be created: {error!r}") from error
 
 
@@ -67,8 +67,13 @@ def load_target(field: str, name: str, *, allow: Sequence[str] = ()) -> Any:
     try:
         return getattr(loaded, found["name"])
     except AttributeError:
-        names = [key for key in vars(loaded) if not key.startswith("_")]
-        raise InvalidRequest.of(field, name, known_names(found["name"], names)) from None
+        package = module.partition(".")[0]
+        own = [key for key, value in vars(loaded).items() if _is_of(value, package) and not key.startswith("_")]
+        raise InvalidRequest.of(field, name, known_names(found["name"], own)) from None
+
+
+def _is_of(value: object, package: str) -> bool:
+    return callable(value) and str(getattr(value, "__module__", "")).partition(".")[0] == package
 
 
 def _find(field: str, name: str) -> "EntryPoint | re.Match[str]":
@@ -87,7 +92,7 @@ def _find(field: str, name: str) -> "EntryPoint | re.Match[str]":
 def _imported(field: str, name: str, load: Any) -> Any:
     try:
         return load()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _missing(field, name, f"it cannot be imported: {error!r}") from error
 
 

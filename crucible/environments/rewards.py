@@ -1,19 +1,20 @@
 """Plain reward functions as environments: a prompt, the model's answer, and a number for it."""
 
-import asyncio
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from crucible.environments.contract import Environment, Episode, Feedback, Observation
 from crucible.errors import EnvironmentFailed, InvalidRequest
 from crucible.prompt import Message
+from crucible.runtime.own_thread import in_own_thread
 
 RewardFunction = Callable[..., Any]
 """``(prompt, completion, **row) -> float``: the prompt as it is in its row, the text of the answer, and the other
-columns of the row by keyword. May be async; a plain function is called in a thread."""
+columns of the row by keyword. May be async; a plain function is called in a thread of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ class _RewardEpisode(Episode):
         if inspect.iscoroutinefunction(self._function):
             value = await self._function(*call, **self._row.columns)
         else:
-            value = await asyncio.to_thread(self._function, *call, **self._row.columns)
+            value = await in_own_thread(partial(self._function, *call, **self._row.columns))
         return Feedback(checked_reward(value), done=True)
 
 
@@ -91,6 +92,6 @@ def _check_columns(function: RewardFunction, row: PromptTask, number: int) -> No
     except TypeError as error:
         columns = ", ".join(["prompt", *row.columns])
         raise InvalidRequest(
-            f"the reward function cannot be called with row {number + 1}, of the columns {columns}: {error}",
+            f"environment.reward: it cannot be called with row {number + 1}, of the columns {columns}: {error}",
             details={"field": "environment.reward", "row": number + 1},
         ) from None

@@ -4,7 +4,9 @@ import asyncio
 import importlib.metadata
 import math
 import random
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -144,6 +146,43 @@ def test_a_reward_that_is_no_number_is_refused(value: Any) -> None:
         reward(lambda prompt, completion, answer: value)
 
 
+def test_a_function_that_hangs_holds_up_nothing_else() -> None:
+    """Neither do the threads of the loop's executor run out, nor does the process wait for it."""
+    free = threading.Event()
+
+    async def body() -> str:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        episode = await RewardEnvironment(lambda *row, answer: free.wait(), rows()).start(1, 0)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await episode.step(Message(role="assistant", content="2"))
+        async with asyncio.timeout(10):
+            return await asyncio.to_thread(str, "free")
+
+    try:
+        assert asyncio.run(body()) == "free"
+    finally:
+        free.set()
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), StopIteration(), KeyboardInterrupt(), ValueError("x")])
+def test_what_a_function_raises_is_raised_where_it_is_awaited(error: BaseException) -> None:
+    """Of any kind: it ends neither the thread nor the event loop unseen."""
+
+    def raises(prompt: str, completion: str, answer: int) -> float:
+        raise error
+
+    async def body() -> BaseException:
+        episode = await RewardEnvironment(raises, rows()).start(1, 0)
+        try:
+            await episode.step(Message(role="assistant", content="2"))
+        except BaseException as found:
+            return found
+        raise AssertionError("nothing was raised")
+
+    assert repr(error) in repr(asyncio.run(body()))
+
+
 def test_a_missing_column_is_named() -> None:
     """With its row, before anything is sampled."""
     with pytest.raises(InvalidRequest, match=r"row 1, of the columns prompt, answer: .*difficulty"):
@@ -157,8 +196,9 @@ def test_environments_are_found() -> None:
     assert isinstance(load_environment("tests.games:Letters", {"letters": "xy"}, allow=["tests"]), Letters)
     with pytest.raises(CommandMissing, match="NSAI_WORK_PYTHON_ALLOW"):
         load_environment("tests.games:Letters", allow=["test"])
-    with pytest.raises(InvalidRequest, match="Letters"):
+    with pytest.raises(InvalidRequest, match=r"did you mean Letters.*Guess") as raised:
         load_environment("tests.games:Leters", allow=["tests.games"])
+    assert "asyncio" not in str(raised.value)
     with pytest.raises(PluginError, match="Environment"):
         load_environment("tests.games:user", allow=["tests.games"])
     with pytest.raises(CommandMissing, match="cannot be imported"):

@@ -2,19 +2,22 @@
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 
 from crucible.backend import TrainingBackend
 from crucible.environments import Environment, RewardEnvironment, load_environment
 from crucible.environments.registry import load_target
-from crucible.errors import InvalidRequest
+from crucible.errors import EnvironmentFailed, InvalidRequest
+from crucible.runtime.own_thread import in_own_thread
 from nsai_work.errors import InvalidJob
 from nsai_work.interruptible import InterruptibleAwaiter
 from nsai_work.job import Job
 from nsai_work.journal import Journal
 from nsai_work.payloads import ReinforcementStep
 from nsai_work.training.plan import Plan
+from nsai_work.training.rollouts.environment_calls import raised
 from nsai_work.training.rollouts.prompts import read_prompts
-from nsai_work.training.rollouts.source import RolloutSource, opened
+from nsai_work.training.rollouts.source import RolloutSource
 
 
 async def open_rollouts(
@@ -37,17 +40,40 @@ async def open_rollouts(
     """
     tokenizer = await wait(backend.tokenizer(payload.base_model))
     context = (await wait(backend.capabilities())).context_lengths.get(payload.base_model) or payload.max_tokens
-    environment = await wait(opened(await asyncio.to_thread(environment_of, payload, allow)))
-    tasks = environment.tasks()
+    environment, tasks = await wait(_opened(payload, allow))
     plan = Plan.of(
         payload,
         payload.groups_per_step if tasks is None else tasks,
         batch_size=payload.groups_per_step,
     )
     source = RolloutSource(
-        job, payload, plan, environment, tokenizer, backend, journal, context=min(context, payload.max_tokens)
+        job,
+        payload,
+        plan,
+        environment,
+        tasks,
+        tokenizer,
+        backend,
+        journal,
+        context=min(context, payload.max_tokens),
     )
     return plan, source
+
+
+async def _opened(payload: ReinforcementStep, allow: Sequence[str]) -> tuple[Environment, int | None]:
+    """Open the environment of a job, and return the number of its tasks too."""
+    environment = await in_own_thread(partial(environment_of, payload, allow))
+    try:
+        await environment.open()
+        tasks = await in_own_thread(environment.tasks)
+    except (asyncio.CancelledError, InvalidRequest):
+        raise
+    except BaseException as error:
+        raise EnvironmentFailed(f"the environment cannot be opened: {raised(error)}") from error
+    if tasks is not None and (not isinstance(tasks, int) or tasks < 1):
+        shown = f"{type(tasks).__name__} {tasks!r:.100}"
+        raise EnvironmentFailed(f"tasks() of the environment gave {shown}; it must be a number from 1, or None")
+    return environment, tasks
 
 
 def environment_of(payload: ReinforcementStep, allow: Sequence[str]) -> Environment:
@@ -64,4 +90,5 @@ def environment_of(payload: ReinforcementStep, allow: Sequence[str]) -> Environm
     except InvalidRequest as error:
         if isinstance(error, InvalidJob) or type(error) is not InvalidRequest:
             raise
-        raise InvalidJob(f"payload.{error.message}", details=error.details) from error
+        where = error.message if error.message.startswith("environment.") else f"environment: {error.message}"
+        raise InvalidJob(f"payload.{where}", details=error.details) from error

@@ -5,19 +5,22 @@ import math
 from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from crucible.environments import Environment, Episode, GroupEnvironment, checked_reward
+from crucible.errors import EnvironmentFailed
 from crucible.sampling import TokenSampler
 from nsai_work.journal import Journal
 from nsai_work.rollout_journal import RecordedRollouts, RolloutRecord, RolloutStatus, StoredTurn
-from nsai_work.training.rollouts.rollout import EpisodeBroken, Rollout, RolloutPlace, RolloutSettings, play
+from nsai_work.training.rollouts.environment_calls import EpisodeBroken, called, raised
+from nsai_work.training.rollouts.rollout import Rollout, RolloutPlace, RolloutSettings, play
 from nsai_work.training.rollouts.seeds import episode_seed
 from nsai_work.training.rollouts.turns import Turn, current_turns
 
 T = TypeVar("T")
 
-_CLOSE_WITHIN_S: Final = 10.0
+CLOSE_WITHIN_S: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,14 +100,10 @@ class GroupSampler:
             failure = await self._retried(members, task, sampler)
             if failure is None:
                 try:
-                    transcripts = [rollout.messages for rollout in members]
-                    given = await environment.group_rewards(transcripts, [each.reward for each in members])
-                    rewards = [checked_reward(reward) for reward in given]
-                    if len(rewards) != len(members):
-                        failure = f"group_rewards gave {len(rewards)} rewards for {len(members)} members"
-                except Exception as error:
-                    failure = f"{type(error).__name__}: {error}"
-        return await self._record(task, members, rewards if failure is None else [], failure, sampler)
+                    rewards = await self._group_rewards(environment, members)
+                except EpisodeBroken as error:
+                    failure = str(error)
+        return await self._record(task, members, rewards, failure, sampler)
 
     def _new(self, task: GroupTask, member: int) -> Rollout:
         place = task.place
@@ -130,16 +129,30 @@ class GroupSampler:
 
     async def _begin(self, task: GroupTask, count: int) -> Sequence[Episode]:
         seed = episode_seed(task.place.seed, task.place.step, task.place.group)
+        environment = self._environment
+        seconds = self._rules.sampling.limits.seconds
+        if isinstance(environment, GroupEnvironment):
+            start = partial(environment.start_group, task.task, seed, count)
+            episodes = await called(start, seconds, f"limits.seconds={seconds:g} to start", Sequence)
+        else:
+            one = partial(environment.start, task.task, seed)
+            episodes = [await called(one, seconds, f"limits.seconds={seconds:g} to start", Episode)]
+        if len(episodes) != count or not all(isinstance(episode, Episode) for episode in episodes):
+            raise EpisodeBroken(f"start_group gave something else than {count} episodes")
+        return episodes
+
+    async def _group_rewards(self, environment: GroupEnvironment, members: Sequence[Rollout]) -> list[float]:
+        transcripts = [rollout.messages for rollout in members]
+        call = partial(environment.group_rewards, transcripts, [each.reward for each in members])
+        seconds = self._rules.sampling.limits.seconds
+        given = await called(call, seconds, f"limits.seconds={seconds:g} in group_rewards", Sequence)
         try:
-            async with asyncio.timeout(self._rules.sampling.limits.seconds):
-                if isinstance(self._environment, GroupEnvironment):
-                    return await self._environment.start_group(task.task, seed, count)
-                return [await self._environment.start(task.task, seed)]
-        except TimeoutError as error:
-            limit = self._rules.sampling.limits.seconds
-            raise EpisodeBroken(f"it took longer than limits.seconds={limit:g} to start") from error
-        except Exception as error:
-            raise EpisodeBroken(f"{type(error).__name__}: {error}") from error
+            rewards = [checked_reward(reward) for reward in given]
+        except EnvironmentFailed as error:
+            raise EpisodeBroken(raised(error)) from error
+        if len(rewards) != len(members):
+            raise EpisodeBroken(f"group_rewards gave {len(rewards)} rewards for {len(members)} members")
+        return rewards
 
     async def _record(
         self,
@@ -196,6 +209,5 @@ async def gathered(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
 async def _close(episodes: Sequence[Episode]) -> None:
     for episode in episodes:
         # an episode that cannot be closed is the environment's matter
-        with suppress(Exception):
-            async with asyncio.timeout(_CLOSE_WITHIN_S):
-                await episode.close()
+        with suppress(EpisodeBroken):
+            await called(episode.close, CLOSE_WITHIN_S, "its end may")

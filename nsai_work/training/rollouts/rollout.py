@@ -7,6 +7,7 @@ it then shows other messages than it did, the turns from there on are sampled an
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, TypeVar
 
 from crucible.environments import Episode, Feedback, Observation, checked_reward
@@ -19,16 +20,13 @@ from crucible.rendering.tokenizer import Tokenizer
 from crucible.sampling import SamplingSpec, TokenSample, TokenSampler
 from nsai_work.payloads import RolloutSampling
 from nsai_work.rollout_journal import StoredTurn
+from nsai_work.training.rollouts.environment_calls import EpisodeBroken, called
 from nsai_work.training.rollouts.seeds import sample_key, sample_seed
 from nsai_work.training.rollouts.turns import Turn, common_length, full_prompt, full_sequence, packed
 
 T = TypeVar("T")
 
 _MODEL: Final = "policy"
-
-
-class EpisodeBroken(Exception):
-    """The environment of a rollout failed. The message says how."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +83,7 @@ async def play(rollout: Rollout, episode: Episode, sampler: TokenSampler, rules:
         CrucibleError: the service or the journal failed.
     """
     clock = _EnvironmentClock(rules.sampling.limits.seconds)
-    observation: Observation = await clock.run(episode.begin())
+    observation = await clock.run(episode.begin, Observation)
     new, tools = list(observation.messages), tuple(observation.tools)
     _require_messages(new)
     rollout.reward, rollout.metrics, rollout.messages = 0.0, {}, []
@@ -103,7 +101,7 @@ async def play(rollout: Rollout, episode: Episode, sampler: TokenSampler, rules:
             await _sample(rollout, prompt, new, limit, sampler, rules)
         answer = Message.model_validate(rollout.turns[number].answer)
         rollout.messages.append(answer)
-        feedback: Feedback = await clock.run(episode.step(answer))
+        feedback = await clock.run(partial(episode.step, answer), Feedback)
         _account(rollout, feedback)
         if feedback.done:
             rollout.reason = "done"
@@ -221,16 +219,11 @@ class _EnvironmentClock:
         self._limit = seconds
         self._left = seconds
 
-    async def run(self, call: Awaitable[T]) -> T:
-        """Await a call of the environment. Raises EpisodeBroken if it fails, or takes too long."""
+    async def run(self, call: Callable[[], Awaitable[T]], kind: type[T]) -> T:
+        """Call the environment. Raises EpisodeBroken as ``called``."""
         loop = asyncio.get_running_loop()
         began = loop.time()
         try:
-            async with asyncio.timeout(self._left):
-                return await call
-        except TimeoutError as error:
-            raise EpisodeBroken(f"it took longer than limits.seconds={self._limit:g}") from error
-        except Exception as error:
-            raise EpisodeBroken(f"{type(error).__name__}: {error}") from error
+            return await called(call, self._left, f"limits.seconds={self._limit:g}", kind)
         finally:
             self._left = max(self._left - (loop.time() - began), 0.0)

@@ -1,6 +1,5 @@
 """The batch source of reinforcement learning: each step's rollouts, from the journal or sampled now."""
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
@@ -8,7 +7,7 @@ from pydantic import JsonValue
 
 from crucible.backend import TrainingBackend
 from crucible.environments import Environment
-from crucible.errors import EnvironmentFailed, InvalidRequest
+from crucible.errors import EnvironmentFailed
 from crucible.rendering.tokenizer import Tokenizer
 from crucible.training import LiveRun, StepResult
 from nsai_work.job import Job
@@ -16,8 +15,16 @@ from nsai_work.journal import Journal, RemoteRun
 from nsai_work.payloads import ReinforcementStep
 from nsai_work.rollout_journal import PolicyRecord, RecordedRollouts, RolloutRecord, RolloutStatus
 from nsai_work.training.plan import Plan
+from nsai_work.training.rollouts.environment_calls import EpisodeBroken, called
 from nsai_work.training.rollouts.examples import datums, selected
-from nsai_work.training.rollouts.groups import EndedRollout, GroupSampler, GroupTask, gathered, recorded_members
+from nsai_work.training.rollouts.groups import (
+    CLOSE_WITHIN_S,
+    EndedRollout,
+    GroupSampler,
+    GroupTask,
+    gathered,
+    recorded_members,
+)
 from nsai_work.training.rollouts.metrics import drift, rollout_metrics
 from nsai_work.training.rollouts.policies import PolicySamplers
 from nsai_work.training.rollouts.rollout import RolloutPlace, RolloutSettings
@@ -39,6 +46,7 @@ class RolloutSource(BatchSource):
         payload: ReinforcementStep,
         plan: Plan,
         environment: Environment,
+        tasks: int | None,
         tokenizer: Tokenizer,
         backend: TrainingBackend,
         journal: Journal,
@@ -49,7 +57,7 @@ class RolloutSource(BatchSource):
         self._payload = payload
         self._plan = plan
         self._environment = environment
-        self._tasks = environment.tasks()
+        self._tasks = tasks
         self._journal = journal
         self._policies = PolicySamplers(journal, backend, records_sequences=payload.binds_sequences)
         rules = RolloutSettings(payload.sampling, tokenizer, context, journal.keep_turn)
@@ -90,8 +98,8 @@ class RolloutSource(BatchSource):
     async def close(self) -> None:
         await self._policies.close()
         # what an environment cannot release is its own matter: the run's outcome stands
-        with suppress(Exception):
-            await self._environment.close()
+        with suppress(EpisodeBroken):
+            await called(self._environment.close, CLOSE_WITHIN_S, "its end may")
 
     def _weights_step(self, step: int) -> int:
         return max(0, step - 1 - self._payload.steps_ahead)
@@ -138,27 +146,16 @@ class RolloutSource(BatchSource):
 
 def _why(groups: Sequence[Sequence[EndedRollout]], step: int) -> str:
     records: list[RolloutRecord] = [member.record for group in groups for member in group]
-    failed = [record for record in records if record.status is RolloutStatus.FAILED]
-    reasons = list(dict.fromkeys(record.reason for record in failed))[:_SHOWN]
-    return (
-        f"no group of step {step} is left to train on: {len(failed)} of {len(records)} rollouts failed: "
-        + "; ".join(reasons)
-    )
-
-
-async def opened(environment: Environment) -> Environment:
-    """Open an environment.
-
-    Raises:
-        EnvironmentFailed: it raised an error of its own, or has no task.
-    """
-    try:
-        await environment.open()
-        count = await asyncio.to_thread(environment.tasks)
-    except InvalidRequest:
-        raise
-    except Exception as error:
-        raise EnvironmentFailed(f"the environment cannot be opened: {type(error).__name__}: {error}") from error
-    if count is not None and count < 1:
-        raise EnvironmentFailed("the environment has no task")
-    return environment
+    ends = {
+        "failed": [record for record in records if record.status is RolloutStatus.FAILED],
+        "ended before an answer": [
+            record for record in records if record.status is RolloutStatus.DONE and not record.turns
+        ],
+    }
+    parts = [
+        f"{len(ended)} of {len(records)} rollouts {end}: "
+        + "; ".join(list(dict.fromkeys(record.reason for record in ended))[:_SHOWN])
+        for end, ended in ends.items()
+        if ended
+    ]
+    return f"no group of step {step} is left to train on: {', '.join(parts)}"

@@ -23,6 +23,12 @@ FAULTS = {
     "raises": "RuntimeError: out of dice",
     "raises at once": "RuntimeError: out of dice",
     "hangs": "limits.seconds",
+    "times out itself": "TimeoutError: no answer of the game",
+    "exits": "SystemExit: 3",
+    "cancels": "CancelledError",
+    "no episode": "it gave NoneType, not Episode",
+    "no observation": "it gave str, not Observation",
+    "no feedback": "it gave float, not Feedback",
     "NaN": "a reward must be finite",
     "text": "a reward must be a number",
     "NaN metric": "a reward must be finite",
@@ -71,11 +77,31 @@ async def test_a_rollout_beyond_its_limits_ends(fault: str) -> None:
     assert {record.reward for record in scene.journal.rollouts.values()} == {0.5 if fault == "1 MB" else 0.75}
 
 
-async def test_an_episode_that_cannot_be_closed_is_trained_on() -> None:
-    """Its end is its own matter."""
-    scene = Scene(faulty("raises at its end", always=True), new_backend=FakeBackend)
+@pytest.mark.parametrize("fault", ["raises at its end", "exits at its end", "hangs at its end"])
+async def test_what_cannot_be_closed_is_trained_on(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end of an episode, and of the environment, is its own matter, and has a limit."""
+    for module in ("groups", "source"):
+        monkeypatch.setattr(f"nsai_work.training.rollouts.{module}.CLOSE_WITHIN_S", 0.01)
+    scene = Scene(faulty(fault, always=True), new_backend=FakeBackend)
     await scene.drive()
     assert scene.journal.steps[0].metrics["rollouts_failed"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("fault", "named"),
+    [("tasks of text", "tasks.. of the environment gave str 'ten'"), ("exits at once", "SystemExit")],
+)
+async def test_an_environment_that_cannot_be_opened_fails_its_job_alone(fault: str, named: str) -> None:
+    """With what it raised or gave."""
+    with pytest.raises(EnvironmentFailed, match=named):
+        await Scene(faulty(fault), new_backend=FakeBackend).drive()
+
+
+async def test_rollouts_without_room_for_an_answer_are_named() -> None:
+    """A step on prompts that are all too long fails, and its error has the reason."""
+    payload = faulty("1 MB at once", always=True)
+    with pytest.raises(EnvironmentFailed, match="8 of 8 rollouts ended before an answer: context"):
+        await Scene(payload, new_backend=FakeBackend).drive()
 
 
 async def test_a_task_that_does_not_exist_is_named() -> None:
@@ -133,7 +159,7 @@ def test_bad_prompts_are_named_by_line(tmp_path: Path) -> None:
     kept = rl_payload(**reward, data={"path": str(path), "on_bad_row": "skip"})
     assert [row.columns for row in read_prompts(kept.data)] == [{"answer": 1}]
     path.write_text(json.dumps({"prompt": "a"}) + "\n")
-    with pytest.raises(InvalidJob, match="row 1, of the columns prompt"):
+    with pytest.raises(InvalidJob, match=r"^payload\.environment\.reward: .*row 1, of the columns prompt"):
         environment_of(payload, allow=["tests"])
 
 

@@ -1,0 +1,43 @@
+"""Calls of an environment, whose faults cost at most its rollouts: neither the run nor the worker."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class EpisodeBroken(Exception):
+    """The environment of a rollout failed. The message says how."""
+
+
+async def called(call: Callable[[], Awaitable[T]], seconds: float, limit: str, kind: type[T] | None = None) -> T:
+    """Call an environment, and return what it gave. ``limit`` names what allows it that many ``seconds``.
+
+    Raises:
+        EpisodeBroken: it raised anything, SystemExit included, took too long, or gave something else than ``kind``.
+    """
+    timer = asyncio.timeout(seconds)
+    try:
+        async with timer:
+            given = await call()
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise EpisodeBroken(raised(error)) from error
+    except BaseException as error:
+        if isinstance(error, GeneratorExit):
+            raise
+        if isinstance(error, TimeoutError) and timer.expired():
+            raise EpisodeBroken(f"it took longer than {limit}") from error
+        raise EpisodeBroken(raised(error)) from error
+    if kind is not None and not isinstance(given, kind):
+        raise EpisodeBroken(f"it gave {type(given).__name__}, not {kind.__name__}")
+    return given
+
+
+def raised(error: BaseException) -> str:
+    """The type and the text of what an environment raised."""
+    text = str(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
