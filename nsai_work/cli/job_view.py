@@ -160,8 +160,10 @@ class ManyJobsView(JobView):
 
 
 def metrics_text(progress: RunProgress) -> str:
-    """Format loss, speed, checkpoints, failed rows and recoveries, as far as they are known."""
+    """Format reward, loss, speed, checkpoints, failed rows and recoveries, as far as they are known."""
     metrics = []
+    if progress.reward is not None:
+        metrics.append(f"reward {progress.reward:.4f}")
     if progress.loss is not None:
         metrics.append(f"loss {progress.loss:.4f}")
     if progress.tokens_per_s is not None:

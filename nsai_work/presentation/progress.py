@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import JsonValue
 
+from nsai_work.payloads import REWARD
+
 if TYPE_CHECKING:
     from nsai_work.job import Job
     from nsai_work.store import EventRow
@@ -24,6 +26,7 @@ class RunProgress:
     done: int = 0
     total: int | None = None
     loss: float | None = None
+    reward: float | None = None
     tokens_per_s: float | None = None
     checkpoints: int = 0
     recoveries: int = 0
@@ -50,6 +53,9 @@ class RunProgress:
         self.total = _int_or(data.get("total_steps"), self.total)
         loss, speed = data.get("loss"), data.get("tokens_per_s")
         self.loss = float(loss) if isinstance(loss, int | float) else self.loss
+        metrics = data.get("metrics")
+        reward = metrics.get(REWARD) if isinstance(metrics, dict) else None
+        self.reward = float(reward) if isinstance(reward, int | float) else self.reward
         self.tokens_per_s = float(speed) if isinstance(speed, int | float) else self.tokens_per_s
 
 

@@ -275,13 +275,14 @@ class LimitUse:
 @dataclass(frozen=True, slots=True)
 class TrainingProgress:
     """How far a training job is: its newest step with the loss, the speed over the last steps (None after
-    the first one), and how its newest remote run began."""
+    the first one), how its newest remote run began, and the mean reward of the step if it has one."""
 
     step: int
     loss: float
     steps_per_s: float | None
     tokens_per_s: float | None
     resume: str | None
+    reward: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from pydantic import JsonValue
 
 from nsai_work.journal import JournalSnapshot, RemoteRun
-from nsai_work.payloads import TrainingStep
+from nsai_work.payloads import REWARD, TrainingStep
 from nsai_work.training.checkpoints import final_checkpoint
 from nsai_work.training.evaluation import last_step, result_fields
 from nsai_work.training.plan import Plan
@@ -27,6 +27,7 @@ def training_result(snapshot: JournalSnapshot, plan: Plan, payload: TrainingStep
     return {
         "loss": losses[-1],
         "first_loss": losses[0],
+        **_rewards(snapshot),
         "steps": snapshot.last_step,
         "epochs": round(snapshot.last_step / plan.steps_per_epoch, 3),
         "tokens": sum(step.tokens for step in snapshot.steps),
@@ -40,6 +41,11 @@ def training_result(snapshot: JournalSnapshot, plan: Plan, payload: TrainingStep
         **_missing_metric(snapshot, payload),
         **result_fields(payload, snapshot.evaluations),
     }
+
+
+def _rewards(snapshot: JournalSnapshot) -> dict[str, JsonValue]:
+    rewards = [step.metrics[REWARD] for step in snapshot.steps if REWARD in step.metrics]
+    return {"reward": rewards[-1], "first_reward": rewards[0]} if rewards else {}
 
 
 def _missing_metric(snapshot: JournalSnapshot, payload: TrainingStep) -> dict[str, JsonValue]:

@@ -49,11 +49,29 @@ def compare(job_id: JobIds = None, tag: Tag = None, json_output: JsonFlag = Fals
     if json_output:
         write_json(as_json(comparison))
         return
+    rewarded = any(job.reward is not None for job in comparison.jobs)
     rows = [
-        (short_id(job.line.id), job.line.status, job.steps, job.loss, job.evaluation, job.line.name or "")
+        (
+            short_id(job.line.id),
+            job.line.status,
+            job.steps,
+            *([job.reward] if rewarded else []),
+            job.loss,
+            job.evaluation,
+            job.line.name or "",
+        )
         for job in comparison.jobs
     ]
-    write_table(("ID", "STATUS", "STEP", "LOSS", "EVALUATION", "NAME"), rows, if_empty="no jobs")
+    headings: tuple[str, ...] = (
+        "ID",
+        "STATUS",
+        "STEP",
+        *(["REWARD"] if rewarded else []),
+        "LOSS",
+        "EVALUATION",
+        "NAME",
+    )
+    write_table(headings, rows, if_empty="no jobs")
     if comparison.differences:
         write_line()
         headings = ("FIELD", *(short_id(job.line.id) for job in comparison.jobs))

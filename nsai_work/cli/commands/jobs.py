@@ -15,7 +15,7 @@ from nsai_work.cli.parameters import JobId, JsonFlag
 from nsai_work.cli.store_access import existing_store, get_store, load_settings, missing_store
 from nsai_work.identifiers import short_id
 from nsai_work.lifecycle import JobStatus
-from nsai_work.payloads import JobKind
+from nsai_work.payloads import REWARD, JobKind
 from nsai_work.policies import EVAL_LOSS
 from nsai_work.presentation.goodput_text import goodput_text
 from nsai_work.presentation.json_forms import as_json, checkpoint_json
@@ -95,7 +95,8 @@ def _detail(job: "Job", progress: "TrainingProgress | None") -> str:
     if progress is None or job.wait_reason:
         return _reason(job)
     total = requested_steps(job)
-    return f"step {progress.step}{f'/{total}' if total else ''}  loss {progress.loss:.4g}"
+    shown = f"loss {progress.loss:.4g}" if progress.reward is None else f"reward {progress.reward:.4g}"
+    return f"step {progress.step}{f'/{total}' if total else ''}  {shown}"
 
 
 def show(job_id: JobId, json_output: JsonFlag = False) -> None:
@@ -110,7 +111,8 @@ def show(job_id: JobId, json_output: JsonFlag = False) -> None:
         seen: dict[str, JsonValue] = {"goodput": used.as_json()}
         seen["line"] = [each.id for each in run_line(store, job)]
         if progress is not None:
-            seen["progress"] = {"step": progress.step, "total": requested_steps(job), "loss": progress.loss}
+            at: dict[str, JsonValue] = {"step": progress.step, "total": requested_steps(job), "loss": progress.loss}
+            seen["progress"] = at if progress.reward is None else {**at, "reward": progress.reward}
         write_json(as_json(job) | seen)
         return
     write_fields([*_fields(job, progress), ("goodput", goodput_text(used.as_json()))])
@@ -155,6 +157,7 @@ def steps(job_id: JobId, json_output: JsonFlag = False) -> None:
             ]
         )
         return
+    rewarded = any(REWARD in record.metrics for record in records)
     rows: list[tuple[object, ...]] = [
         (
             record.step,
@@ -162,14 +165,17 @@ def steps(job_id: JobId, json_output: JsonFlag = False) -> None:
             record.loss,
             record.tokens,
             record.learning_rate,
+            *([record.metrics.get(REWARD)] if rewarded else []),
             *_losses(evaluated, record.step),
         )
         for record in records
     ]
     header: tuple[str, ...] = ("STEP", "EPOCH", "LOSS", "TOKENS", "LEARNING RATE")
+    if rewarded:
+        header = (*header, "REWARD")
     if evaluated:
         header = (*header, "EVAL LOSS")
-        rows = [(0, None, None, None, None, *_losses(evaluated, 0)), *rows]
+        rows = [(0, *(None for _ in header[2:]), *_losses(evaluated, 0)), *rows]
     write_table(header, rows, if_empty="no steps yet")
 
 
@@ -228,6 +234,7 @@ def progress_fields(job: "Job", progress: "TrainingProgress | None") -> list[tup
     left = None if total is None or not progress.steps_per_s else (total - progress.step) / progress.steps_per_s
     return [
         ("step", f"{progress.step} of {total}" if total else progress.step),
+        ("reward", progress.reward),
         ("loss", progress.loss),
         ("speed", None if progress.tokens_per_s is None else f"{progress.tokens_per_s:,.0f} tokens/s"),
         ("time left", None if left is None else f"about {duration_text(left)}"),

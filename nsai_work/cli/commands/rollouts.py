@@ -5,10 +5,12 @@ from typing import Annotated, Any
 
 import typer
 
+from crucible.errors import InvalidRequest
 from nsai_work.cli.job_lookup import find_job
 from nsai_work.cli.output import write_json, write_line, write_table
 from nsai_work.cli.parameters import JobId, JsonFlag
 from nsai_work.cli.store_access import existing_store
+from nsai_work.payloads import ReinforcementStep
 
 
 def rollouts(
@@ -24,6 +26,8 @@ def rollouts(
 
     store = existing_store(job_id=job_id)
     job = find_job(store, job_id)
+    if not isinstance(job.parsed_payload, ReinforcementStep):
+        raise InvalidRequest.of("job", job.id, "only training jobs with method: rl have rollouts")
     if step is not None:
         found = list(read_rollouts(store, job.id, step))
         if json_output:

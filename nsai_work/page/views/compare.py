@@ -13,6 +13,7 @@ from nsai_work.payloads import JobKind
 from nsai_work.presentation.progress import requested_steps
 from nsai_work.store.engine.database import Tx
 from nsai_work.store.queries.jobs import get, list_jobs, seq_of
+from nsai_work.store.queries.progress import training_progress
 from nsai_work.store.records import JobFilter
 
 MAX_JOBS: Final = 8
@@ -34,6 +35,7 @@ class ComparedJob(View):
     line: JobLine
     steps: int
     loss: float | None
+    reward: float | None
     evaluation: float | None
     seconds: float | None
     curve: CurveData
@@ -67,12 +69,14 @@ def read_comparison(tx: Tx, query: CompareQuery) -> JobComparison:
 
 def _compared(tx: Tx, job: Job) -> ComparedJob:
     curve = read_curve(tx, seq_of(tx, job.id), total=requested_steps(job), max_points=MAX_POINTS)
+    progress = training_progress(tx, job.id)
     ended = job.completed_at or tx.now
     seconds = None if job.started_at is None else max((ended - job.started_at).total_seconds(), 0.0)
     return ComparedJob(
         line=job_line(tx, job),
         steps=curve.steps[-1] if curve.steps else 0,
         loss=curve.loss[-1] if curve.loss else None,
+        reward=None if progress is None else progress.reward,
         evaluation=curve.evaluations.values[-1] if curve.evaluations.values else None,
         seconds=seconds,
         curve=curve,

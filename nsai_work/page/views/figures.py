@@ -44,6 +44,8 @@ def _training(tx: Tx, job: Job, step: EventRow, log: Sequence[EventRow], total: 
         return []
     step_figure = Figure(label="step", value=f"{progress.step:,}", of=f"{total:,}" if total else "")
     found = [step_figure, Figure(label="loss", value=f"{progress.loss:.4f}")]
+    if progress.reward is not None:
+        found.insert(1, Figure(label="reward", value=f"{progress.reward:.4f}"))
     evaluated = next((event for event in reversed(log) if event.name == "evaluation"), None)
     metrics = evaluated.data.get("metrics") if evaluated is not None else None
     loss = metrics.get(EVAL_LOSS) if isinstance(metrics, dict) else None

@@ -2,6 +2,7 @@
 
 from sqlalchemy import select
 
+from nsai_work.payloads import REWARD
 from nsai_work.store.engine.database import Tx
 from nsai_work.store.queries.jobs import seq_of
 from nsai_work.store.records import TrainingProgress
@@ -14,7 +15,9 @@ MAX_MEASURED = 20
 def training_progress(tx: Tx, job_id: str) -> TrainingProgress | None:
     """The progress of a training job; None before its first step. Raises JobNotFound."""
     seq = seq_of(tx, job_id)
-    newest = select(steps.c.step, steps.c.loss, steps.c.tokens, steps.c.generation, steps.c.recorded_at)
+    newest = select(
+        steps.c.step, steps.c.loss, steps.c.tokens, steps.c.generation, steps.c.recorded_at, steps.c.metrics
+    )
     current = newest.where(steps.c.job_seq == seq, steps.c.superseded_by.is_(None)).order_by(steps.c.step.desc())
     rows = tx.connection.execute(current.limit(MAX_MEASURED)).all()
     if not rows:
@@ -29,4 +32,4 @@ def training_progress(tx: Tx, job_id: str) -> TrainingProgress | None:
         tokens_per_s = sum(row.tokens for row in measured[:-1]) / seconds
     newest_run = select(runs.c.resume).where(runs.c.job_seq == seq).order_by(runs.c.generation.desc()).limit(1)
     resume = tx.connection.execute(newest_run).scalar()
-    return TrainingProgress(last.step, last.loss, steps_per_s, tokens_per_s, resume)
+    return TrainingProgress(last.step, last.loss, steps_per_s, tokens_per_s, resume, last.metrics.get(REWARD))

@@ -73,6 +73,7 @@ def test_the_time_left_follows_from_the_speed(make_job: Callable[..., Job]) -> N
     shown = dict(progress_fields(job, TrainingProgress(30, 2.5, 0.5, 1234.0, "warm")))
     assert shown == {
         "step": "30 of 150",
+        "reward": None,
         "loss": 2.5,
         "speed": "1,234 tokens/s",
         "time left": "about 4 min 00 s",

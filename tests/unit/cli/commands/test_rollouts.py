@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -31,9 +32,9 @@ def trained() -> Iterator[JobHandle]:
         yield handle
 
 
-def printed(*arguments: str) -> str:
+def printed(*arguments: str, command: str = "rollouts") -> str:
     """What the command prints."""
-    result = CliRunner().invoke(app, ["rollouts", *arguments])
+    result = CliRunner().invoke(app, [command, *arguments])
     assert result.exit_code == 0, result.output
     return result.stdout
 
@@ -58,3 +59,28 @@ def test_what_was_said_in_a_step(trained: JobHandle) -> None:
     assert len([line for line in lines if line.startswith("group ") and "reward" in line]) == 4
     assert "  user: Say" in "\n".join(lines)
     assert printed(trained.id, "--step", "3") == ""
+
+
+def test_the_reward_is_wherever_the_loss_is(trained: JobHandle) -> None:
+    """As the loss of reinforcement learning is near 0, whatever the model learns."""
+    rewards = [step["metrics"]["reward"] for step in json.loads(printed(trained.id, "--json", command="steps"))]
+    table = printed(trained.id, command="steps").splitlines()
+    assert table[0].split()[-1] == "REWARD"
+    assert [float(line.split()[-1]) for line in table[1:]] == pytest.approx(rewards, rel=1e-4)
+    result = json.loads(printed(trained.id, "--json", command="show"))["result"]
+    assert (result["first_reward"], result["reward"]) == (rewards[0], rewards[-1])
+    assert "first reward" in printed(trained.id, command="show")
+    [compared] = json.loads(printed(trained.id, "--json", command="compare"))["jobs"]
+    assert compared["reward"] == rewards[-1]
+    assert "REWARD" in printed(trained.id, command="compare")
+    assert f"reward {rewards[-1]:.4f}" in CliRunner().invoke(app, ["watch", trained.id]).stdout
+
+
+def test_a_job_of_another_method_has_no_rollouts(trained: JobHandle, tmp_path: Path) -> None:
+    """It is refused by name, not shown as a job that has none yet."""
+    path = tmp_path / "talks.jsonl"
+    path.write_text(json.dumps({"prompt": "2 and 2?", "completion": "4"}) + "\n")
+    payload = {"base_model": "tiny-lm", "data": {"path": str(path)}, "max_steps": 1}
+    other = submit(Job.parse({"kind": "training_step", "backend": "fake", "payload": payload}))
+    result = CliRunner().invoke(app, ["rollouts", other.id])
+    assert "method: rl" in str(result.exception)
