@@ -120,6 +120,11 @@ class Settings(BaseSettings):
         return self.broker_url.startswith("spool:")
 
     @property
+    def allowed_modules(self) -> tuple[str, ...]:
+        """The modules of ``python_allow``."""
+        return tuple(name.strip() for name in self.python_allow.split(",") if name.strip())
+
+    @property
     def heartbeat_interval_s(self) -> float:
         """A quarter of the lease, so that it survives one or two missed heartbeats."""
         return self.lease_ttl_s / 4

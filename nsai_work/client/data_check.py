@@ -6,7 +6,7 @@ from functools import partial
 from typing import TypeAlias
 
 from crucible.backend import Backend, TrainingBackend
-from crucible.errors import BackendError, CallerError
+from crucible.errors import BackendError, CallerError, CommandMissing
 from nsai_work.data.check import check_file
 from nsai_work.data.rendering import Rendering
 from nsai_work.payloads import Payload, ReinforcementStep, TrainingStep
@@ -19,14 +19,18 @@ DataProgress: TypeAlias = Callable[[str, int, int], None]
 
 
 class DataCheck:
-    """Reads the training data of jobs. A job whose model's tokenizer is not to be had in this process is only read,
-    not rendered; with ``runs_here`` that is an error."""
+    """Reads the training data of jobs, and creates their environments. A job whose model's tokenizer is
+    not to be had in this process is only read, not rendered; with ``runs_here`` that is an error. So is an
+    environment that this process lacks, or may not import, as its module is not in ``allow``."""
 
-    def __init__(self, *, runs_here: bool = False, on_progress: DataProgress | None = None) -> None:
+    def __init__(
+        self, *, runs_here: bool = False, on_progress: DataProgress | None = None, allow: Sequence[str] = ()
+    ) -> None:
         self._runs_here = runs_here
+        self._allow = allow
         self._on_progress = on_progress
-        self.unrendered: dict[str, str] = {}
-        """Why the data of jobs, by id, could not be rendered here."""
+        self.unchecked: dict[str, str] = {}
+        """Why jobs, by id, could not be checked here as far as by a worker."""
         self._renderings: dict[str, list[Rendering]] = {}
 
     async def find_models(self, backend: Backend, jobs: Sequence[tuple[str, Payload]]) -> None:
@@ -39,7 +43,7 @@ class DataCheck:
             except (CallerError, BackendError) as error:
                 if self._runs_here:
                     raise
-                self.unrendered[job_id] = f"its data is read, but not rendered: {error.code}: {error.message}"
+                self.unchecked[job_id] = f"its data is read, but not rendered: {error.code}: {error.message}"
             else:
                 self._renderings.setdefault(job_id, []).append(rendering)
 
@@ -47,12 +51,16 @@ class DataCheck:
         """Check the data of jobs; blocking. Equal checks are made once.
 
         Raises:
-            InvalidJob: rows are bad; the error names the lines.
+            InvalidJob, PluginError: rows are bad, and the error names the lines; or an environment is not usable.
+        CommandMissing: it is not to be had here, where the job will run.
             DataChanged: a file has changed since it was pinned.
         """
         done: set[tuple[str, ...]] = set()
         for job_id, payload in jobs:
             if not isinstance(payload, TrainingStep):
+                continue
+            if isinstance(payload, ReinforcementStep):
+                self._check_environment(job_id, payload)
                 continue
             renderings: Sequence[Rendering | None] = self._renderings.get(job_id) or [None]
             for rendering in renderings:
@@ -62,11 +70,20 @@ class DataCheck:
                     done.add(key)
                     self._read(payload, rendering)
 
-    def _read(self, payload: TrainingStep, rendering: Rendering | None) -> None:
-        if isinstance(payload, ReinforcementStep):
+    def _check_environment(self, job_id: str, payload: ReinforcementStep) -> None:
+        # environments are no part of other methods
+        from nsai_work.training.rollouts.environment import check_environment
+
+        try:
+            check_environment(payload, self._allow)
+        except CommandMissing as error:
+            if self._runs_here:
+                raise
+            self.unchecked[job_id] = f"payload.{error.message}"
             if payload.data.files() and payload.data.job is None:
                 read_prompts(payload.data)
-            return
+
+    def _read(self, payload: TrainingStep, rendering: Rendering | None) -> None:
         for index, file in enumerate(payload.data.files()):
             if file.job is not None:
                 # not there yet: the worker reads them

@@ -45,11 +45,11 @@ def in_order(jobs: Sequence[Job]) -> list[Job]:
     try:
         graph.prepare()
     except CycleError as error:
-        circle = [jobs[place] for place in reversed(error.args[1])]
-        names = " -> ".join(job.name or job.id for job in circle)
+        circle = [*reversed(error.args[1])]
+        names = " -> ".join(jobs[place].name or f"jobs[{place}]" for place in circle)
         raise InvalidJob(
             f"jobs: {names}: they wait for each other in a circle; remove one of these references",
-            details={"jobs": [job.id for job in circle]},
+            details={"jobs": [jobs[place].id for place in circle]},
         ) from None
     ordered: list[Job] = []
     ready: list[int] = []
@@ -110,8 +110,8 @@ def _stored(store: "Store", job: Job, read: JobRead) -> Job:
     except JobNotFound:
         raise _refused(
             read,
-            f"there is no job {read.job!r} of tenant {job.tenant_id!r}; name one by its id, or by its ref in the "
-            "same file",
+            f"there is no job {read.job!r} of tenant {job.tenant_id!r}; name one by its whole id, or by its "
+            "ref in the same file",
         ) from None
 
 

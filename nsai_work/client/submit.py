@@ -59,8 +59,11 @@ def submit_many(
 
     Raises as ``submit``.
     """
-    data_check = DataCheck(runs_here=runs_here, on_progress=on_progress) if check_data else None
-    return submit_as(lambda job: job, jobs, settings or Settings(), runs_here=runs_here, data_check=data_check)
+    settings = settings or Settings()
+    data_check = None
+    if check_data:
+        data_check = DataCheck(runs_here=runs_here, on_progress=on_progress, allow=settings.allowed_modules)
+    return submit_as(lambda job: job, jobs, settings, runs_here=runs_here, data_check=data_check)
 
 
 def submit_as(

@@ -106,7 +106,7 @@ def validate_jobs(
         unverified = run_blocking(_check_at_backends(with_backend, installed, timeout_s, runs_here, data_check))
     if data_check is not None:
         data_check.read([(entry.job.id, entry.payload) for entry in new])
-        unverified = {**data_check.unrendered, **unverified}
+        unverified = {**data_check.unchecked, **unverified}
     return [ValidatedJob(entry.job, unverified.get(entry.job.id)) for entry in pinned]
 
 

@@ -1,11 +1,12 @@
 """The environment that a job names, and the batch source of its rollouts."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 
 from crucible.backend import TrainingBackend
-from crucible.environments import Environment, RewardEnvironment, load_environment
+from crucible.environments import Environment, RewardEnvironment, RewardFunction, load_environment
 from crucible.environments.registry import load_target
 from crucible.errors import EnvironmentFailed, InvalidRequest
 from crucible.runtime.own_thread import in_own_thread
@@ -76,17 +77,39 @@ async def _opened(payload: ReinforcementStep, allow: Sequence[str]) -> tuple[Env
     return environment, tasks
 
 
+def check_environment(payload: ReinforcementStep, allow: Sequence[str]) -> None:
+    """Check the environment of a job as far as it is known before the job runs: rows that another job makes are not
+    there yet. Raises as ``environment_of``."""
+    if payload.data.job is None:
+        environment_of(payload, allow)
+    else:
+        with _of_payload():
+            _reward_function(payload, allow)
+
+
 def environment_of(payload: ReinforcementStep, allow: Sequence[str]) -> Environment:
     """Create the environment of a job; blocking. Raises as ``open_rollouts``."""
-    spec = payload.environment
-    try:
+    with _of_payload():
+        spec = payload.environment
         if spec.name is not None:
             return load_environment(spec.name, spec.args, allow=allow)
-        assert spec.reward is not None
-        function = load_target("environment.reward", spec.reward, allow=allow)
-        if not callable(function):
-            raise InvalidRequest.of("environment.reward", spec.reward, "it must name a function")
-        return RewardEnvironment(function, read_prompts(payload.data))
+        return RewardEnvironment(_reward_function(payload, allow), read_prompts(payload.data))
+
+
+def _reward_function(payload: ReinforcementStep, allow: Sequence[str]) -> RewardFunction:
+    name = payload.environment.reward
+    assert name is not None
+    function: object = load_target("environment.reward", name, allow=allow)
+    if not callable(function):
+        raise InvalidRequest.of("environment.reward", name, "it must name a function")
+    return function
+
+
+@contextmanager
+def _of_payload() -> Iterator[None]:
+    """Name the field of a payload in the error of an environment."""
+    try:
+        yield
     except InvalidRequest as error:
         if isinstance(error, InvalidJob) or type(error) is not InvalidRequest:
             raise

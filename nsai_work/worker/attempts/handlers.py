@@ -118,7 +118,7 @@ async def _drive(
         journal=context.journal,
         control=attempt.control,
         clock=context.clock,
-        allow=[name.strip() for name in context.files.settings.python_allow.split(",") if name.strip()],
+        allow=context.files.settings.allowed_modules,
     )
 
 

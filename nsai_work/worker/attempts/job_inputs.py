@@ -66,8 +66,9 @@ class JobInputs:
                 try:
                     await self._read(claim, read, before.get(read.field), found, held)
                 except (JobNotFound, InvalidRequest, NotFound) as error:
+                    where = "" if error.message.startswith(read.field) else f"{read.field}: "
                     raise InvalidJob(
-                        f"{read.field}: {error.message}", details={"field": read.field, "job_id": read.job}
+                        f"{where}{error.message}", details={"field": read.field, "job_id": read.job}
                     ) from error
             if found.pinned != before:
                 await asyncio.to_thread(self.files.store.pin_reads, claim, found.pinned)

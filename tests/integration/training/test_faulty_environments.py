@@ -7,10 +7,15 @@ from typing import Any
 import pytest
 
 from backends.fake import FakeBackend
-from crucible.errors import CommandMissing, EnvironmentFailed
+from crucible.errors import CommandMissing, CrucibleError, EnvironmentFailed
+from nsai_work import Job, submit
+from nsai_work.client.connections import job_store
 from nsai_work.client.loss_check import check_loss
+from nsai_work.client.submit import submit_many
 from nsai_work.errors import InvalidJob
 from nsai_work.payloads import JobKind, ReinforcementStep, parse_payload
+from nsai_work.store.records import JobFilter
+from nsai_work.testing import isolated_store
 from nsai_work.training.rollouts.environment import environment_of
 from nsai_work.training.rollouts.examples import advantages
 from nsai_work.training.rollouts.prompts import read_prompts
@@ -175,3 +180,45 @@ def test_advantages() -> None:
     assert of() == [0.5, -0.5, -0.5, 0.5]
     assert of(scale="std") == pytest.approx([1.0, -1.0, -1.0, 1.0], rel=1e-5)
     assert of(baseline="none") == rewards
+
+
+def rl_job(**fields: Any) -> Job:
+    """A job of one step on the fake backend."""
+    payload = rl_payload(**{"max_steps": 1, **fields}).model_dump(mode="json", exclude_unset=True)
+    return Job.parse({"kind": "training_step", "backend": "fake", "payload": payload})
+
+
+@pytest.mark.parametrize(
+    ("environment", "named"),
+    [
+        ({"reward": "tests.contract.test_environments:rigth"}, "did you mean right"),
+        ({"reward": "tests.contract.test_environments:pytest"}, "must name a function"),
+        ({"reward": "tests.contract.test_environments:rows"}, "row 1, of the columns prompt, answer"),
+        ({"name": "tests.contract.test_environments:right"}, "must be a class that implements Environment"),
+        ({"name": "tests.games:Gues"}, "did you mean Guess"),
+    ],
+)
+def test_an_environment_that_is_here_is_checked_at_submit(
+    environment: dict[str, str], named: str, tmp_path: Path
+) -> None:
+    """As far as a worker would: nothing is stored then."""
+    path = tmp_path / "prompts.jsonl"
+    path.write_text(json.dumps({"prompt": "a", "answer": 1}) + "\n")
+    data = {"data": {"path": str(path)}} if "reward" in environment else {}
+    with isolated_store(python_allow="tests") as store:
+        with pytest.raises(CrucibleError, match=named):
+            submit(rl_job(environment=environment, **data), store.settings)
+        assert job_store(store.settings).list_jobs(JobFilter(), limit=1) == []
+
+
+def test_an_environment_that_is_elsewhere_is_left_to_the_workers() -> None:
+    """With an event that says so; a process that would run the job itself refuses it."""
+    job = rl_job(environment={"name": "tests.games:Guess"})
+    with isolated_store() as store:
+        handle = submit(job, store.settings)
+        [event] = [event for event in handle.events() if event.name == "submit.unverified"]
+        assert "payload.environment.name: 'tests.games:Guess': the module is not in NSAI_WORK_PYTHON_ALLOW" in str(
+            event.data["reason"]
+        )
+        with pytest.raises(CommandMissing):
+            submit_many([rl_job(environment={"name": "tests.games:Guess"})], store.settings, runs_here=True)
