@@ -109,6 +109,9 @@ class Faulty(Letters):
             return None  # type: ignore[return-value]
         self.begun += 1
         episode = await super().start(task, seed)
+        if self._fault == "not async" and (self._always or self.begun % 2):
+            episode.step = blocking_step  # type: ignore[method-assign, assignment]
+            return episode
         return _FaultyEpisode(episode, self._fault if self._always or self.begun % 2 else "")
 
     def tasks(self) -> int:
@@ -123,6 +126,10 @@ class Faulty(Letters):
             await asyncio.Event().wait()
         if self._fault == "exits at its end":
             raise SystemExit(3)
+
+
+def blocking_step(message: Message) -> Feedback:
+    return Feedback(1.0, done=True)
 
 
 class _FaultyEpisode(Episode):

@@ -44,12 +44,13 @@ def extend(
     settings = settings or Settings()
     store = job_store(settings)
     first = store.get(job_id)
-    model = model_of_job(store, first, checkpoint)
-    if first.status is not JobStatus.SUCCEEDED:
-        raise InvalidRequest.of(
-            "job", job_id, f"it is {first.status}; only a job that has succeeded goes on, any other is retried"
-        )
     payload = first.parsed_payload
+    if isinstance(payload, TrainingStep) and first.status is not JobStatus.SUCCEEDED:
+        otherwise = "any other is retried" if first.status.ended else "wait for it"
+        raise InvalidRequest.of(
+            "job", first.id, f"it is {first.status}; only a job that has succeeded goes on; {otherwise}"
+        )
+    model = model_of_job(store, first, checkpoint)
     assert isinstance(payload, TrainingStep)
     if steps < 1:
         raise InvalidRequest.of("steps", steps, "at least 1")

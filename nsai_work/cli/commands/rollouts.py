@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from crucible.errors import InvalidRequest
+from crucible.rendering.plain_text import plain_line
 from nsai_work.cli.job_lookup import find_job
 from nsai_work.cli.output import write_json, write_line, write_table
 from nsai_work.cli.parameters import JobId, JsonFlag
@@ -36,7 +37,7 @@ def rollouts(
             write_line(f"no rollouts of step {step} yet", err=True)
         else:
             for rollout in found:
-                _write(rollout)
+                write_rollout(rollout)
         return
     records = store.rollouts(job.id)
     if json_output:
@@ -53,12 +54,14 @@ def rollouts(
     write_table(header, rows, if_empty="no rollouts yet")
 
 
-def _write(rollout: Mapping[str, Any]) -> None:
+def write_rollout(rollout: Mapping[str, Any]) -> None:
+    """Write a rollout with its messages."""
     reward = "failed" if rollout["reward"] is None else f"reward {rollout['reward']:.6g}"
     place = f"group {rollout['group']}, member {rollout['member']}, task {rollout['task']}"
-    write_line(f"{place}: {reward}, {rollout['reason']}, {rollout['tokens']} tokens")
+    write_line(f"{place}: {reward}, {plain_line(rollout['reason'])}, {rollout['tokens']} tokens")
     for message in rollout["messages"]:
         content = message.get("content")
         text = content if isinstance(content, str) else "" if content is None else repr(content)
         calls = "".join(f" -> {call['name']}({call['arguments']})" for call in message.get("tool_calls", ()))
-        write_line(f"  {message['role']}: {text}{calls}")
+        # further lines are set in, so that none looks like a line of this command
+        write_line("\n    ".join(f"  {message['role']}: {text}{calls}".splitlines()))

@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
+from inspect import isawaitable
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -20,7 +22,10 @@ async def called(call: Callable[[], Awaitable[T]], seconds: float, limit: str, k
     timer = asyncio.timeout(seconds)
     try:
         async with timer:
-            given = await call()
+            begun = call()
+            if not isawaitable(begun):
+                raise TypeError(f"{_name_of(call)} is not async; define it with async def")
+            given = await begun
     except asyncio.CancelledError as error:
         task = asyncio.current_task()
         if task is None or task.cancelling():
@@ -35,6 +40,11 @@ async def called(call: Callable[[], Awaitable[T]], seconds: float, limit: str, k
     if kind is not None and not isinstance(given, kind):
         raise EpisodeBroken(f"it gave {type(given).__name__}, not {kind.__name__}")
     return given
+
+
+def _name_of(call: Callable[[], object]) -> str:
+    method: object = call.func if isinstance(call, partial) else call
+    return str(getattr(method, "__name__", type(method).__name__))
 
 
 def raised(error: BaseException) -> str:

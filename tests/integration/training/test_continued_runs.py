@@ -154,11 +154,15 @@ def test_what_cannot_go_on_is_refused(store: IsolatedStore, tmp_path: Path) -> N
     composite = submit(Job.parse({"kind": "composite", "backend": "fake", "payload": {}}))
     waiting = submit(Job.parse({"id": "waiting", "kind": "training_step", "backend": "fake",
                                 "payload": first.job().payload}))  # fmt: skip
-    before = len(store.jobs())
     with pytest.raises(InvalidRequest, match="it is a job of kind composite"):
         extend(composite.id, 1)
-    with pytest.raises(NotFound, match="it has no checkpoints yet"):
+    canceled = submit(Job.parse({"kind": "training_step", "backend": "fake", "payload": first.job().payload}))
+    canceled.cancel()
+    before = len(store.jobs())
+    with pytest.raises(InvalidRequest, match="it is queued; only a job that has succeeded goes on; wait for it"):
         extend(waiting.id, 1)
+    with pytest.raises(InvalidRequest, match=r"it is canceled; only a job that has succeeded .* is retried"):
+        extend(canceled.id, 1)
     with pytest.raises(NotFound, match="has no checkpoint '3'; it has checkpoints of the steps 2, 4, 5"):
         extend(first.id, 1, checkpoint="3")
     with pytest.raises(InvalidRequest, match="steps"):

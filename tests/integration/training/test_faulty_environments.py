@@ -31,6 +31,7 @@ FAULTS = {
     "times out itself": "TimeoutError: no answer of the game",
     "exits": "SystemExit: 3",
     "cancels": "CancelledError",
+    "not async": "step is not async; define it with async def",
     "no episode": "it gave NoneType, not Episode",
     "no observation": "it gave str, not Observation",
     "no feedback": "it gave float, not Feedback",

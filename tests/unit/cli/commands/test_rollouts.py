@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from nsai_work import Job, JobHandle, submit
 from nsai_work.cli.app import app
+from nsai_work.cli.commands.rollouts import write_rollout
 from nsai_work.testing import isolated_store, run_jobs
 
 
@@ -74,6 +75,19 @@ def test_the_reward_is_wherever_the_loss_is(trained: JobHandle) -> None:
     assert compared["reward"] == rewards[-1]
     assert "REWARD" in printed(trained.id, command="compare")
     assert f"reward {rewards[-1]:.4f}" in CliRunner().invoke(app, ["watch", trained.id]).stdout
+
+
+def test_text_of_a_rollout_forges_no_line(trained: JobHandle, capsys: pytest.CaptureFixture[str]) -> None:
+    """Lines of a message are set in, those of a reason are one, and control characters are escaped."""
+    [rollout, *_] = json.loads(printed(trained.id, "--step", "1", "--json"))
+    forged = "a\r\ngroup 9, member 9: \x1b[2J\u2028group 8"
+    rollout["reason"] = forged
+    rollout["messages"][0]["content"] = forged
+    write_rollout(rollout)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if not line.startswith("  ")] == lines[:1]
+    assert lines[0].startswith("group 0, member 0")
+    assert not any("\x1b" in line for line in lines)
 
 
 def test_a_job_of_another_method_has_no_rollouts(trained: JobHandle, tmp_path: Path) -> None:
