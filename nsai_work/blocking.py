@@ -43,6 +43,7 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
         result = loop.run_until_complete(work)
         quiet = not asyncio.all_tasks(loop)
     except BaseException:
+        _end_others(runner.get_loop())
         runner.close()
         raise
     if quiet and len(_idle) < MAX_IDLE_RUNNERS:
@@ -50,6 +51,19 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
     else:
         runner.close()
     return result
+
+
+def _end_others(loop: asyncio.AbstractEventLoop) -> None:
+    """Cancel the tasks that a failed coroutine has left. The runner would print what they raise."""
+    tasks = asyncio.all_tasks(loop)
+    for task in tasks:
+        task.cancel()
+
+    async def wait_for_end() -> None:
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    if tasks:
+        loop.run_until_complete(wait_for_end())
 
 
 def _acquire() -> asyncio.Runner:

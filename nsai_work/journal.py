@@ -13,7 +13,7 @@ from pydantic import Field, JsonValue
 
 from crucible.training import Intent, RunRef
 from crucible.values.record import Record
-from crucible.values.scalars import Count, Instant
+from crucible.values.scalars import Count, Instant, Int64
 from nsai_work.rollout_journal import RolloutJournal
 
 
@@ -86,7 +86,7 @@ class SinkMark(Record):
     from_step: Count = 0
     resume: ResumeMode = ResumeMode.FRESH
     step: Count = 0
-    evaluated: int = Field(default=-1, ge=-1)
+    evaluated: Int64 = Field(default=-1, ge=-1)
 
 
 class CheckpointStatus(StrEnum):

@@ -8,6 +8,7 @@ from typing import Any, Final
 from pydantic import JsonValue
 
 from crucible.values.record import Record
+from crucible.values.scalars import Count
 from nsai_work.payloads import (
     CheckpointChoice,
     CommandPayload,
@@ -58,10 +59,10 @@ class PinnedRead(Record):
 
     job: str
     path: str | None = None
-    step: int | None = None
-    rows: int | None = None
+    step: Count | None = None
+    rows: Count | None = None
     sha256: str | None = None
-    used: int | None = None
+    used: Count | None = None
     used_sha256: str | None = None
 
 

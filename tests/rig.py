@@ -94,7 +94,7 @@ class Rig:
             "queue_prefix": self.prefix,
             "lease_ttl_s": 5.0,
             "poll_interval_s": 0.5,
-            "sweep_interval_s": 0.2,
+            "sweep_interval_s": 0.5,
             "shutdown_grace_s": 10.0,
         }
         settings = Settings(**(values | changes))

@@ -14,12 +14,11 @@ from pydantic import JsonValue
 from backends.tinkex.backend_settings import TinkexBackendSettings
 from backends.tinkex.capabilities import ALL_FEATURES, LOSSES, METRICS, capabilities_of, require_expressible
 from backends.tinkex.capability_cache import CapabilityCache
-from backends.tinkex.client.requests.order_probe import OrderUnclear
 from backends.tinkex.client.service import ServiceClient
 from backends.tinkex.client.training.client import TrainingClient
 from backends.tinkex.client.training.training_service import TrainingService
 from backends.tinkex.discovery import running_dev_server
-from backends.tinkex.errors import BACKEND, invalid
+from backends.tinkex.errors import BACKEND, OrderUnclear, invalid
 from backends.tinkex.models import ModelSource, find_model
 from backends.tinkex.recovery import RecoveryExecutor, validate
 from backends.tinkex.render import tokenizer_named

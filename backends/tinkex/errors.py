@@ -53,6 +53,13 @@ class WrongLoop(CrucibleError):
     code = "wrong_loop"
 
 
+class OrderUnclear(BackendError):
+    """A server refused or lost a request that arrived before its turn. Which number the run expects next is
+    unknown, so the run must not be used."""
+
+    code = "order_unclear"
+
+
 class Resource(StrEnum):
     """The resource that a request addresses; it determines what a 404 or 409 means."""
 

@@ -12,7 +12,9 @@ from pydantic import Field, model_validator
 from crucible.values.record import Record
 from crucible.values.scalars import Name
 
-CheckpointChoice: TypeAlias = Literal["final", "best", "latest"] | Annotated[int, Field(ge=1, strict=True)]
+CheckpointChoice: TypeAlias = (
+    Literal["final", "best", "latest"] | Annotated[int, Field(ge=1, lt=2**63, strict=True)]
+)
 """A checkpoint of a training job: its last, the best by its policy, the newest, or that of a step."""
 
 FINAL: Final = "final"
@@ -59,7 +61,7 @@ class Continuation(Record):
 
     job: Name = Field(min_length=1, max_length=64)
     checkpoint: CheckpointChoice = FINAL
-    step: int = Field(ge=1)
+    step: int = Field(ge=1, lt=2**63)
     path: Name | None = Field(default=None, min_length=1, max_length=1_000)
 
 

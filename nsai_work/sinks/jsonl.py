@@ -11,6 +11,7 @@ from pydantic import Field, JsonValue, ValidationError
 from crucible.errors import BackendError
 from crucible.values.record import Record
 from crucible.values.record_reader import read_record
+from crucible.values.scalars import Count
 from nsai_work.home import FolderSetting, make_private_folder
 from nsai_work.sinks.contract import Point, Sink, SinkProgress, SinkRun, SinkSegment
 
@@ -26,12 +27,12 @@ class JsonlSettings(Record):
 class JsonlLine(Record):
     """A line of the file. ``from_step`` and ``resume`` mark the begin of a segment."""
 
-    segment: int = Field(ge=1)
-    step: int | None = None
+    segment: Count = Field(ge=1)
+    step: Count | None = None
     evaluation: bool = False
     metrics: dict[str, float] = Field(default_factory=dict)
     at: str | None = None
-    from_step: int | None = None
+    from_step: Count | None = None
     resume: str | None = None
 
 

@@ -48,7 +48,7 @@ def test_rows_of_each_form_train_in_one_mixture(
     ("data", "complaint"),
     [
         ({"sources": [{"path": "a.jsonl", "weight": 0}]}, "payload.data.sources.0.weight: Input should be greater"),
-        ({"path": "a.jsonl", "sources": [{"path": "a.jsonl"}]}, "set either path or sources"),
+        ({"path": "a.jsonl", "sources": [{"path": "a.jsonl"}]}, "set either path, job or sources"),
         ({"path": "a.jsonl", "train_on": "assistant"}, "payload.data.train_on: Input should be"),
         ({"path": "a.jsonl", "on_log": "cut"}, "payload.data.on_log: unknown field; did you mean on_long?"),
         (

@@ -1,11 +1,15 @@
 """docs/tutorial.md, run as a reader would: its commands, typed into real shells, print what the page shows."""
 
+import json
 import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,11 +18,13 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.conftest import ROOT, Cli, until
+from tests.zygote import MAX_MESSAGE, CliProcess
 
 PAGE = ROOT / "docs" / "tutorial.md"
 BLOCK = re.compile(r"<!-- (?P<note>.+?) -->\n```console\n(?P<lines>.*?)^```$", re.MULTILINE | re.DOTALL)
 COMMAND_TIMEOUT_S = 240
 BASH = shutil.which("bash")
+PYTHON_FOLDER = Path(sys.executable).parent
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.skipif(BASH is None, reason="bash is not installed")]
 
@@ -104,6 +110,57 @@ def missing(shown: list[str], printed: str) -> str | None:
     return None
 
 
+LAUNCHER = """#!{python} -SE
+import json, os, socket, sys
+if sys.argv[1] in ("worker", "dev-server"):
+    os.execv("{script}", ["nsai-work", *sys.argv[1:]])
+connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+connection.connect("{address}")
+request = dict(arguments=sys.argv[1:], cwd=os.getcwd(), env=dict(os.environ))
+socket.send_fds(connection, [json.dumps(request).encode()], [0, 1, 2])
+sys.exit(int(connection.recv(64)))
+"""
+"""``nsai-work`` as a shell finds it. What is killed is the installed script; other commands, of which each would
+import for a second, are forked by the tests' zygote, with the shell's files, folder and environment."""
+
+
+def _run_for(connection: socket.socket) -> None:
+    with connection:
+        message, files, _, _ = socket.recv_fds(connection, MAX_MESSAGE, 3)
+        request = json.loads(message)
+        streams = dict(zip(("stdin", "stdout", "stderr"), files, strict=True))
+        cwd, env = Path(request["cwd"]), request["env"]
+        process = CliProcess(request["arguments"], cwd=cwd, env=env, **streams)
+        for file in files:
+            os.close(file)
+        connection.send(str(process.wait()).encode())
+
+
+@contextmanager
+def launcher(folder: Path) -> Iterator[Path]:
+    """The folder of a launcher, while commands are run for it."""
+    folder.mkdir()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener, tempfile.TemporaryDirectory() as short:
+        # the path of a socket may have 108 bytes
+        listener.bind(address := f"{short}/zygote")
+        listener.listen(64)
+
+        def accept() -> None:
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return
+                threading.Thread(target=_run_for, args=(connection,), daemon=True).start()
+
+        threading.Thread(target=accept, daemon=True).start()
+        script = Path(sys.executable).with_name("nsai-work")
+        (folder / "nsai-work").write_text(LAUNCHER.format(python=sys.executable, script=script, address=address))
+        (folder / "nsai-work").chmod(0o700)
+        yield folder
+        listener.shutdown(socket.SHUT_RDWR)
+
+
 @contextmanager
 def terminals(names: set[str], folder: Path, environment: dict[str, str]) -> Iterator[dict[str, Terminal]]:
     opened: dict[str, Terminal] = {}
@@ -121,10 +178,19 @@ def test_the_tutorial_runs_as_it_is_written(cli: Cli, tmp_path: Path) -> None:
     typed = commands()
     assert any("kill -9" in command.text for command in typed)
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {name: value for name, value in cli.environment.items() if name != "NSAI_WORK_HOME"}
 
-    with terminals({command.terminal for command in typed}, tmp_path, {**environment, "PATH": path}) as opened:
+    with (
+        launcher(tmp_path / "bin") as commands_folder,
+        terminals(
+            {command.terminal for command in typed},
+            tmp_path,
+            {
+                **environment,
+                "PATH": os.pathsep.join(map(str, (commands_folder, PYTHON_FOLDER, os.environ["PATH"]))),
+            },
+        ) as opened,
+    ):
         try:
             for command in typed:
                 opened[command.terminal].type(command)

@@ -14,7 +14,6 @@ from backends.tinkex.client.custom_losses.custom_loss_methods import CustomLossM
 from backends.tinkex.client.requests.api_future import ApiFuture
 from backends.tinkex.client.requests.connection import Connection
 from backends.tinkex.client.requests.feature_probe import probe_features
-from backends.tinkex.client.requests.order_probe import OrderUnclear
 from backends.tinkex.client.requests.queue_reporter import QueueObserver, QueueReporter
 from backends.tinkex.client.requests.result_poll import PollTarget, ResultPoll
 from backends.tinkex.client.rest.client import RestClient
@@ -24,7 +23,7 @@ from backends.tinkex.client.training.client import TrainingClient
 from backends.tinkex.client.training.results import record_decoding
 from backends.tinkex.client.training.runner import CallerLoop, Runner, shared_background
 from backends.tinkex.client.training.state_route import STATE_ROUTE
-from backends.tinkex.errors import Resource, invalid, unsupported
+from backends.tinkex.errors import OrderUnclear, Resource, invalid, unsupported
 from backends.tinkex.settings import resolve_endpoint
 from backends.tinkex.types.checkpoint_address import CheckpointAddress
 from backends.tinkex.types.lora_config import LoraConfig

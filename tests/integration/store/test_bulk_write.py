@@ -24,7 +24,7 @@ def election(name: str, holder: str = "w1", term: int = 1) -> dict[str, Any]:
     return {"name": name, "holder": holder, "term": term, "beat": 0}
 
 
-LATER = ("priorities", "seen_every_ms", "declined", "job_ids")
+LATER = ("priorities", "seen_every_ms", "declined", "job_ids", "has_presence")
 
 
 def worker(name: str, **fields: Any) -> dict[str, Any]:

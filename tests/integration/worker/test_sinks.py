@@ -1,6 +1,7 @@
 """Sinks of real runs on a development server: each step once, segments after a cold resume, no harm to the run."""
 
 import json
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -51,6 +52,8 @@ def job(tmp_path: Path) -> Callable[..., Job]:
                 "max_steps": 24,
                 "eval": {"every": 6, "data": {"path": str(data)}},
                 "checkpoint_policy": {"save_every": 8},
+                # a busy machine is taken for a far service, and more steps are under way at the fault
+                "pipeline_depth": 2,
                 "sinks": sinks,
             },
         )
@@ -204,7 +207,8 @@ class HangingSink(Sink):
 def test_a_sink_that_hangs_does_not_hold_the_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is left alone, and named."""
     monkeypatch.setattr(registry, "BUILT_IN", {"hanging": f"{__name__}:HangingSink"})
-    monkeypatch.setattr(registry.importlib, "import_module", lambda name: __import__("sys").modules[name])
+    load = registry.importlib.import_module
+    monkeypatch.setattr(registry.importlib, "import_module", lambda name: sys.modules.get(name) or load(name))
     monkeypatch.setattr(fed_sink, "CALL_LIMIT_S", 0.2)
 
     handle = run({"sink": "hanging"})

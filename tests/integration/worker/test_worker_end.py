@@ -125,7 +125,8 @@ def test_a_job_that_ignores_its_cancellation_does_not_keep_the_worker(rig: Rig) 
 
 def _delete(rig: Rig) -> None:
     for path in rig.folder.glob("jobs.db*"):
-        path.unlink()
+        if path.is_file():
+            path.unlink()
 
 
 def _replace(rig: Rig) -> None:

@@ -8,10 +8,10 @@ from backends.tinkex.client.requests.replay_probe import tiny_datum
 from backends.tinkex.client.training.passes import send_pass
 from backends.tinkex.client.training.results import pass_decoding
 from backends.tinkex.client.training.run_channel import RunChannel
-from backends.tinkex.errors import BACKEND
+from backends.tinkex.errors import BACKEND, OrderUnclear
 from backends.tinkex.types.responses import AcceptedRequest
 from backends.tinkex.wire.pass_request_codec import PassRequest
-from crucible.errors import AuthenticationFailed, BackendError, CapacityError, CrucibleError, OutOfCredit
+from crucible.errors import AuthenticationFailed, CapacityError, CrucibleError, OutOfCredit
 
 _WORTHWHILE_S: Final = 0.01
 """A round trip below which sending ahead gains too little to ask for it."""
@@ -23,13 +23,6 @@ _MAX_DURATION_S: Final = 1.0
 """A server that needs longer for two tokens is not asked: its work, not the network, takes the time."""
 _GRACE_S: Final = 0.1
 _GIVE_UP_S: Final = 20.0
-
-
-class OrderUnclear(BackendError):
-    """A server refused or lost a request that arrived before its turn. Which number the run expects next is
-    unknown, so the run must not be used."""
-
-    code = "order_unclear"
 
 
 async def probe_order(channel: RunChannel) -> bool | None:
