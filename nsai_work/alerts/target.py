@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any, Final, Protocol, runtime_checkable
 
-from pydantic import Field, JsonValue, ValidationError
+from pydantic import BaseModel, Field, JsonValue, ValidationError
+from pydantic_core import ErrorDetails
 
 from crucible.errors import CrucibleError, InvalidRequest
+from crucible.values.field_names import fields_beside
 from crucible.values.record import Record
 from crucible.values.scalars import Name
 from crucible.values.suggestions import known_names
@@ -77,7 +79,7 @@ def _spec(name: str, value: Any) -> TargetSpec:
     try:
         return TargetSpec.model_validate(value)
     except ValidationError as error:
-        raise _refused(_complaints(f"{name!r:.80}", error)) from None
+        raise _refused(complaints(f"{name!r:.80}", error, TargetSpec)) from None
 
 
 def _open(name: str, spec: TargetSpec) -> Target:
@@ -90,7 +92,7 @@ def _open(name: str, spec: TargetSpec) -> Target:
     try:
         notifier = points[0].load()(spec.settings)
     except ValidationError as error:
-        raise _refused(_complaints(f"{name!r:.80}: settings", error)) from None
+        raise _refused(complaints(f"{name!r:.80}: settings", error)) from None
     except CrucibleError as error:
         raise _refused(f"{name!r:.80}: {error.message}") from None
     except Exception as error:
@@ -100,12 +102,19 @@ def _open(name: str, spec: TargetSpec) -> Target:
     return Target(name, frozenset(spec.on), notifier)
 
 
-def _complaints(place: str, error: ValidationError) -> str:
-    """The complaints without the values, one of which may be a secret."""
+def complaints(place: str, error: ValidationError, model: type[BaseModel] | None = None) -> str:
+    """Return the complaints of an error, of a ``model`` with the nearest names of unknown fields; without the
+    values, one of which may be a secret."""
     return "; ".join(
-        f"{place}: {'.'.join(str(part) for part in item['loc'])}: {item['msg'].removeprefix('Value error, ')}"
+        f"{place}: {'.'.join(str(part) for part in item['loc'])}: {_problem(item, model)}"
         for item in error.errors(include_url=False, include_context=False, include_input=False)
     )
+
+
+def _problem(item: ErrorDetails, model: type[BaseModel] | None) -> str:
+    if model is not None and item["type"] == "extra_forbidden":
+        return f"unknown field; {known_names(item['loc'][-1], fields_beside(model, item['loc']))}"
+    return item["msg"].removeprefix("Value error, ")
 
 
 def _refused(complaint: str) -> InvalidRequest:

@@ -13,11 +13,12 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import httpx
-from pydantic import Field, JsonValue, SecretStr, field_validator
+from pydantic import Field, JsonValue, SecretStr, ValidationError, field_validator
 
 from crucible.errors import BackendUnavailable, CrucibleError, InvalidRequest, RequestTimeout
 from crucible.values.record import Record
 from nsai_work.alerts.alert import Alert
+from nsai_work.alerts.target import complaints
 from nsai_work.clock import Clock, SystemClock
 
 _PREFIX: Final = "whsec_"
@@ -48,7 +49,10 @@ class Webhook:
     """A notifier that sends each alert to one URL. Redirects are not followed."""
 
     def __init__(self, settings: Mapping[str, JsonValue], clock: Clock | None = None) -> None:
-        self._settings = WebhookSettings.model_validate(settings)
+        try:
+            self._settings = WebhookSettings.model_validate(settings)
+        except ValidationError as error:
+            raise InvalidRequest(complaints("settings", error, WebhookSettings)) from None
         self._key = _signing_key(self._settings.secret_variable)
         self._clock = clock or SystemClock()
         self._client: httpx.AsyncClient | None = None

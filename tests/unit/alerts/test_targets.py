@@ -40,11 +40,12 @@ def opened(value: object) -> list[Target]:
         ({"ops": {"notifier": "webhook", "settings": {}}}, "'ops': settings: url: Field required"),
         ({"ops": {"notifier": "webhook", "settings": {"url": "ftp://s3cret"}}}, "must be an http or https URL"),
         ({"ops": {"notifier": "webhook", "settings": {"url": "http:///s3cret"}}}, "must be an http or https URL"),
-        ({"ops": {"notifier": "webhook", "settings": {"url": URL, "retries": 3}}}, "settings: retries: "),
+        ({"ops": {"notifier": "webhook", "settings": {"url": URL, "retries": 3}}}, "retries: unknown field"),
         ({"ops": {"notifier": "webhook", "settings": {"url": URL, "secret_variable": "NONE"}}}, "NONE must hold"),
         ({"ops": {"notifier": "webhook", "on": ["fails"], "settings": {"url": URL}}}, "'ops': on.0: "),
         ({"ops": {"notifier": "webhook", "on": [], "settings": {"url": URL}}}, "'ops': on: "),
-        ({"ops": {"notifier": "webhook", "urls": [URL]}}, "'ops': urls: "),
+        ({"ops": {"notifier": "webhook", "setings": {}}}, "'ops': setings: unknown field; did you mean settings?"),
+        ({"ops": {"notifier": "webhook", "settings": {"url": URL, "timeout": 3}}}, "did you mean timeout_s?"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_named_without_its_value(value: object, complaint: str) -> None:
