@@ -53,6 +53,8 @@ def _showable(field: str, value: object) -> object:
     if isinstance(value, dict):
         return sorted(str(name) for name in value)
     name = field.rpartition(".")[2].lower()
+    if name.endswith("tokens") and isinstance(value, int | float):
+        return value  # a number of tokens, as max_tokens
     return "(hidden)" if any(mark in name for mark in ("key", "secret", "token", "password")) else value
 
 

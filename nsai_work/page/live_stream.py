@@ -25,7 +25,7 @@ from nsai_work.page.views.job import JobQuery
 from nsai_work.page.views.view import View, parse_query
 from nsai_work.store.engine.database import Tx
 from nsai_work.store.queries.job_log import job_log, last_event
-from nsai_work.store.queries.jobs import seq_of
+from nsai_work.store.queries.jobs import find, seq_of
 from nsai_work.store.queries.loss_curve import last_step, points_after
 
 MAX_STREAMS: Final = 100
@@ -152,6 +152,8 @@ class _CurveFollower:
     _event: int = 0
 
     def news(self, tx: Tx) -> list[tuple[str, Any]]:
+        if self._step is None:
+            self.job_id = find(tx, self.job_id).id
         seq = seq_of(tx, self.job_id)
         log = job_log(tx, seq, limit=50)
         changed = any(event.seq > self._event and event.name.startswith(_REDRAWN_BY) for event in log)

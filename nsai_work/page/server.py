@@ -22,11 +22,12 @@ STOP_WAIT_S: Final = 5.0
 @dataclass(frozen=True, slots=True)
 class PageOptions:
     """The address of the page; port 0 is any free one. ``names`` are host names under which it may be reached,
-    beside localhost and IP addresses."""
+    beside localhost and IP addresses. ``option`` is the option that an error of the address names."""
 
     host: str = "127.0.0.1"
     port: int = 0
     names: tuple[str, ...] = ()
+    option: str = "--listen"
 
 
 @asynccontextmanager
@@ -45,7 +46,7 @@ async def page_server(settings: Settings, options: PageOptions) -> AsyncIterator
     except (OSError, UnicodeError) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         where = f"{options.host}:{options.port}"
-        raise InvalidRequest.of("--listen", where, f"cannot listen there: {why}") from error
+        raise InvalidRequest.of(options.option, where, f"cannot listen there: {why}") from error
     host, port = listening.getsockname()[:2]
     page = PageApp(settings, token=token, names=(*options.names, options.host))
     try:

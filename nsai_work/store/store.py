@@ -160,9 +160,9 @@ class Store:
         """A page of jobs, the newest first. ``after`` is the id of the last job on the previous page."""
         return self.database.read(job_queries.list_jobs, conditions or JobFilter(), limit=limit, after=after)
 
-    def ids_like(self, part: str, limit: int) -> list[str]:
-        """The ids that start or end with a text, the newest first."""
-        return self.database.read(job_queries.ids_like, part, limit)
+    def find(self, text: str) -> Job:
+        """The job with this id, or the only one whose id starts or ends with it. Raises as ``job_queries.find``."""
+        return self.database.read(job_queries.find, text)
 
     def progress(self, job_id: str) -> TrainingProgress | None:
         """How far a training job is; None before its first step. Raises JobNotFound."""

@@ -74,6 +74,9 @@ def test_a_worker_serves_it_too(settings: Settings, store: WorkingStore, tmp_pat
     [
         (["--listen", "example.org"], {}, "--listen"),
         (["--listen", "127.0.0.1:70000"], {}, "--listen"),
+        (["--listen", "0", "--name", "https://jobs.example.org"], {}, "--name"),
+        (["--listen", "0", "--name", "jobs.example.org:8020"], {}, "--name"),
+        (["--listen", "0", "--name", ""], {}, "--name"),
         (["--listen", "203.0.113.1:0"], {}, "cannot listen there"),
         (["--listen", "0"], {"NSAI_WORK_PAGE_TOKEN": "short"}, "NSAI_WORK_PAGE_TOKEN"),
     ],
@@ -99,3 +102,17 @@ def test_what_it_refuses(
     shown = capsys.readouterr().err
     assert named in shown
     assert "short" not in shown
+
+
+def test_an_address_in_use_names_the_option_of_the_command(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A worker has no --listen."""
+    monkeypatch.setenv("NSAI_WORK_HOME", str(settings.home))
+    monkeypatch.setattr(sys, "argv", ["nsai-work", "worker", "--page", "203.0.113.1:0"])
+
+    with pytest.raises(SystemExit) as exited:
+        main()
+
+    assert exited.value.code == 2
+    assert "--page: '203.0.113.1:0' is not allowed; cannot listen there" in capsys.readouterr().err

@@ -306,3 +306,16 @@ def _set_loss(store: WorkingStore, seq: int, step: int, loss: float) -> None:
 
     with store.database.transaction() as tx:
         tx.connection.execute(update(steps).where(steps.c.job_seq == seq, steps.c.step == step).values(loss=loss))
+
+
+def test_a_part_of_an_id_is_enough(page: TestClient, run_id: str) -> None:
+    """As commands print it: the page, its twin, its curve and a comparison find the job."""
+    part = run_id[-8:]
+
+    assert page.get("/job", params={"id": part}).status_code == 200
+    assert page.get("/job.json", params={"id": part}).json()["id"] == run_id
+    whole, found = (page.get("/job/curve.json", params={"id": text}).json() for text in (run_id, part))
+    assert found == whole
+    jobs = page.get("/compare.json", params={"id": [part, run_id]}).json()["jobs"]
+    assert [job["line"]["id"] for job in jobs] == [run_id]
+    assert page.get("/job.json", params={"id": run_id[-3:]}).status_code == 404

@@ -57,7 +57,20 @@ def page_options(address: str, names: tuple[str, ...], option: str) -> "PageOpti
     from nsai_work.worker.probes.probe_server import Address
 
     parsed = Address.parse(address, option)
-    return PageOptions(parsed.host, parsed.port, names)
+    return PageOptions(parsed.host, parsed.port, tuple(map(_host_name, names)), option)
+
+
+def _host_name(name: str) -> str:
+    from urllib.parse import urlsplit
+
+    # a name that no request can have would be refused by the page for good, and nothing would say why
+    try:
+        is_host = bool(name) and urlsplit(f"//{name}").hostname == name.lower()
+    except ValueError:
+        is_host = False
+    if not is_host:
+        raise InvalidRequest.of("--name", name, "give a host name alone, as jobs.example.org")
+    return name
 
 
 def is_loopback(host: str) -> bool:

@@ -12,7 +12,7 @@ from nsai_work.page.views.view import View, ViewQuery
 from nsai_work.payloads import JobKind
 from nsai_work.presentation.progress import requested_steps
 from nsai_work.store.engine.database import Tx
-from nsai_work.store.queries.jobs import get, list_jobs, seq_of
+from nsai_work.store.queries.jobs import find, list_jobs, seq_of
 from nsai_work.store.queries.progress import training_progress
 from nsai_work.store.records import JobFilter
 
@@ -58,7 +58,7 @@ class JobComparison(View):
 
 def read_comparison(tx: Tx, query: CompareQuery) -> JobComparison:
     """Read the jobs and compare them. Raises JobNotFound."""
-    jobs = [get(tx, job_id) for job_id in dict.fromkeys(query.id)]
+    jobs = list({job.id: job for job in (find(tx, text) for text in query.id)}.values())
     offered = [] if jobs else list_jobs(tx, JobFilter(kind=JobKind.TRAINING_STEP), limit=MAX_OFFERED)
     return JobComparison(
         jobs=[_compared(tx, job) for job in jobs],

@@ -22,7 +22,7 @@ from nsai_work.store.engine.database import Tx
 from nsai_work.store.journal.checkpoints import newest_checkpoints
 from nsai_work.store.journal.runs import job_runs
 from nsai_work.store.queries.job_log import job_log, last_event, newest_step
-from nsai_work.store.queries.jobs import get, job_attempts, seq_of
+from nsai_work.store.queries.jobs import find, job_attempts, seq_of
 from nsai_work.store.records import AttemptRow, EventRow
 from nsai_work.worker_id import WorkerId
 
@@ -120,7 +120,8 @@ class JobPage(View):
 
 def read_job(tx: Tx, query: JobQuery) -> JobPage:
     """Read a job without its curve. Raises JobNotFound."""
-    job, seq = get(tx, query.id), seq_of(tx, query.id)
+    job = find(tx, query.id)
+    seq = seq_of(tx, job.id)
     newest = last_event(tx, seq)
     log = job_log(tx, seq, before=query.before, limit=MAX_LOG)
     step = newest_step(tx, seq)
@@ -181,7 +182,7 @@ def read_whole_job(tx: Tx, query: JobQuery) -> JobPage:
     page = read_job(tx, query)
     if not page.has_curve:
         return page
-    return page.model_copy(update={"curve": read_curve(tx, seq_of(tx, query.id), total=page.total)})
+    return page.model_copy(update={"curve": read_curve(tx, seq_of(tx, page.id), total=page.total)})
 
 
 def worker_text(worker_id: str) -> str:
@@ -196,8 +197,9 @@ def _goodput(used: TimeUse | None) -> list[Figure]:
 
 def read_job_curve(tx: Tx, query: JobQuery) -> CurveData:
     """Read the curve of a job alone. Raises JobNotFound."""
-    seq = seq_of(tx, query.id)
-    return read_curve(tx, seq, total=_total(get(tx, query.id), newest_step(tx, seq)))
+    job = find(tx, query.id)
+    seq = seq_of(tx, job.id)
+    return read_curve(tx, seq, total=_total(job, newest_step(tx, seq)))
 
 
 def _total(job: Job, step: EventRow | None) -> int | None:

@@ -1,10 +1,13 @@
 """Queries about jobs: their state, events and attempts."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Row, Select, select
 
+from crucible.errors import InvalidRequest
+from nsai_work.errors import JobNotFound
+from nsai_work.identifiers import is_job_id
 from nsai_work.job import Job
 from nsai_work.lifecycle import JobStatus
 from nsai_work.store.damaged import DamagedJob
@@ -14,6 +17,9 @@ from nsai_work.store.records import AttemptRow, EventRow, JobFilter
 from nsai_work.store.rows import failure_of, job_of, select_jobs
 from nsai_work.store.schema import attempts, events, jobs, status_in, tags
 from nsai_work.store.wait_reasons.reason import wait_reasons
+
+MAX_LISTED_MATCHES: Final = 5
+MIN_PART_LENGTH: Final = 4
 
 
 def get(tx: Tx, job_id: str, tenant_id: str | None = None) -> Job:
@@ -54,8 +60,31 @@ def list_jobs(tx: Tx, conditions: JobFilter, *, limit: int = 100, after: str | N
     return _with_reasons(tx, tx.connection.execute(statement).all())
 
 
-def ids_like(tx: Tx, part: str, limit: int) -> list[str]:
-    """The ids that start or end with a text, the newest first. Looks at all jobs."""
+def find(tx: Tx, text: str) -> Job:
+    """Return the job with this ID, or the only one whose ID starts or ends with ``text``. Looks at all jobs.
+
+    Raises:
+        JobNotFound: no job matches.
+        InvalidRequest: several jobs match.
+    """
+    try:
+        return get(tx, text)
+    except JobNotFound:
+        # too short a part could match some other job after a typing mistake
+        if is_job_id(text) or len(text) < MIN_PART_LENGTH:
+            raise
+    matches = _ids_like(tx, text, MAX_LISTED_MATCHES + 1)
+    if not matches:
+        raise JobNotFound(f"ID: no job has the ID {text!r}, and no ID starts or ends with it")
+    if len(matches) > 1:
+        shown = ", ".join(matches[:MAX_LISTED_MATCHES])
+        count = len(matches) if len(matches) <= MAX_LISTED_MATCHES else f"more than {MAX_LISTED_MATCHES}"
+        raise InvalidRequest.of("ID", text, f"it matches {count} jobs ({shown}); give more characters")
+    return get(tx, matches[0])
+
+
+def _ids_like(tx: Tx, part: str, limit: int) -> list[str]:
+    """The ids that start or end with a text, the newest first."""
     found = jobs.c.id.startswith(part, autoescape=True) | jobs.c.id.endswith(part, autoescape=True)
     return list(
         tx.connection.execute(select(jobs.c.id).where(found).order_by(jobs.c.seq.desc()).limit(limit)).scalars()

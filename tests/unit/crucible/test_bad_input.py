@@ -163,3 +163,12 @@ def test_a_tool_in_the_form_of_openai_is_the_same_tool() -> None:
     plain = {"name": "look", "parameters": {"type": "object"}}
 
     assert Prompt(tools=[{"type": "function", "function": plain}]) == Prompt(tools=[plain])
+
+
+@pytest.mark.parametrize("value", [0, -3, 1.5])
+def test_a_number_of_tokens_is_no_secret(value: float) -> None:
+    """The error shows it; text in such a field, and a number in that of a secret, stay hidden."""
+    with pytest.raises(InvalidRequest, match=rf"max_tokens: {value} is not allowed"):
+        read_record(Options, {"max_tokens": value})
+    with pytest.raises(InvalidRequest, match="hidden"):
+        read_record(Options, {"max_tokens": "hf_abcdef"})
