@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from crucible.errors import CrucibleError
+from crucible.errors import CrucibleError, NotFound
 from nsai_work.logs import get_logger
 from nsai_work.page.actions import Actions
 from nsai_work.page.answers import Answers
@@ -44,7 +44,11 @@ class PageApp:
                 Route("/static/{digest}/{name:path}", serve_asset),
             ],
             middleware=[Middleware(Guard, names=names)],
-            exception_handlers={CrucibleError: partial(_known_error, answers), Exception: _unexpected_error},
+            exception_handlers={
+                CrucibleError: partial(_known_error, answers),
+                404: partial(_unknown_path, answers),
+                Exception: _unexpected_error,
+            },
         )
 
     async def end_streams(self) -> None:
@@ -87,6 +91,12 @@ async def _curve(answers: Answers, request: Request) -> Response:
 async def _known_error(answers: Answers, request: Request, error: Exception) -> Response:
     assert isinstance(error, CrucibleError)
     return answers.error(request, error)
+
+
+async def _unknown_path(answers: Answers, request: Request, error: Exception) -> Response:
+    del error
+    known = ", ".join(page.path for page in PAGES)
+    return answers.error(request, NotFound(f"there is no page {request.url.path:.200}; pages are {known}"))
 
 
 async def _unexpected_error(request: Request, error: Exception) -> Response:

@@ -319,3 +319,15 @@ def test_a_part_of_an_id_is_enough(page: TestClient, run_id: str) -> None:
     jobs = page.get("/compare.json", params={"id": [part, run_id]}).json()["jobs"]
     assert [job["line"]["id"] for job in jobs] == [run_id]
     assert page.get("/job.json", params={"id": run_id[-3:]}).status_code == 404
+
+
+def test_an_unknown_path_is_an_error_like_any_other(page: TestClient) -> None:
+    """As JSON for the name of a twin, else as a page; both list the pages, and show the path as text."""
+    twin, other = page.get("/job-list.json"), page.get("/<script>alert(1)</script>")
+
+    assert (twin.status_code, other.status_code) == (404, 404)
+    error = twin.json()["error"]
+    assert (error["code"], error["category"]) == ("not_found", "validation")
+    assert error["message"].startswith("there is no page /job-list.json; pages are /, /jobs, ")
+    assert "there is no page /&lt;script&gt;alert(1)" in other.text
+    assert '<a href="/jobs"' in other.text
