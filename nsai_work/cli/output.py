@@ -100,6 +100,8 @@ def _cell(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.6g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{name}: {_cell(each)}" for name, each in value.items()) or "-"
     if isinstance(value, list | tuple | set | frozenset):
         return ", ".join(map(str, value)) or "-"
     return str(value)

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from nsai_work.cli.output import write_table
+from nsai_work.cli.output import write_fields, write_table
 from nsai_work.presentation.quantities import ago
 
 NOW = datetime(2026, 1, 2, 12, tzinfo=UTC)
@@ -46,3 +46,10 @@ def test_a_name_cannot_break_its_row(capsys: pytest.CaptureFixture[str]) -> None
     write_table(("NAME",), [("a\nb\x1b[2J",)], if_empty="none")
 
     assert capsys.readouterr().out.splitlines()[1] == "a\\nb\\x1b[2J"
+
+
+def test_a_field_of_names_and_values_is_no_python(capsys: pytest.CaptureFixture[str]) -> None:
+    """As the files of a download: names with their values, also within; an empty one is left out."""
+    write_fields([("files", {"a.json": 218, "b": {"mean": 1 / 3, "ok": True}}), ("none", {})])
+
+    assert capsys.readouterr().out == "files  a.json: 218, b: mean: 0.333333, ok: yes\n"
