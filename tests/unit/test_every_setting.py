@@ -26,7 +26,7 @@ READERS: dict[str, tuple[str, str]] = {
     "blobs_url": ("file:///tmp/blobs", "nsai_work/blobs/access.py"),
     "blobs_max_mib": ("7", "nsai_work/blobs/access.py"),
     "blobs_cache_mib": ("7", "nsai_work/client/local_files.py"),
-    "python_allow": ("games", "nsai_work/worker/attempts/handlers.py"),
+    "python_allow": ("games", "nsai_work/settings.py"),
     "migrate": ("false", "nsai_work/client/connections.py"),
     "concurrency": ("3", "nsai_work/cli/commands/worker.py"),
     "lease_ttl_s": ("7", "nsai_work/worker/worker_store.py"),
