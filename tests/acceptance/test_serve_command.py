@@ -29,10 +29,13 @@ def test_it_serves_the_model_of_a_job_until_it_is_stopped(
     with cli.running("serve", *arguments) as process:
         assert process.stdout is not None
         ready = json.loads(process.stdout.readline())
-        client = openai.OpenAI(base_url=ready["url"], api_key=KEY, max_retries=0)
-        answer = client.chat.completions.create(model=job_id[-8:], messages=ASKED, temperature=0, max_tokens=4)
-        with pytest.raises(openai.AuthenticationError):
-            openai.OpenAI(base_url=ready["url"], api_key="none", max_retries=0).models.list()
+        with openai.OpenAI(base_url=ready["url"], api_key=KEY, max_retries=0) as client:
+            answer = client.chat.completions.create(model=job_id[-8:], messages=ASKED, temperature=0, max_tokens=4)
+        with (
+            openai.OpenAI(base_url=ready["url"], api_key="none", max_retries=0) as refused,
+            pytest.raises(openai.AuthenticationError),
+        ):
+            refused.models.list()
         process.send_signal(signal.SIGTERM)
         rest = process.stdout.read()
         assert process.wait(TIMEOUT_S) == 0, rest
@@ -52,7 +55,8 @@ def test_without_a_model_it_serves_all_of_a_backend(cli: Cli) -> None:
         assert process.stdout is not None
         serving, export = process.stdout.readline(), process.stdout.readline()
         url = serving.split()[-1]
-        names = [model.id for model in openai.OpenAI(base_url=url, api_key=KEY).models.list()]
+        with openai.OpenAI(base_url=url, api_key=KEY) as client:
+            names = [model.id for model in client.models.list()]
     assert serving.startswith("serving all models of fake at http://127.0.0.1:")
     assert export.startswith(f"export OPENAI_BASE_URL={url} ")
     assert KEY not in serving + export

@@ -183,11 +183,14 @@ def test_a_key_of_its_own(dev_server: DevServer, monkeypatch: pytest.MonkeyPatch
     """With the key it answers; without, or with another, nothing is answered, and the key is not quoted."""
     use(dev_server, monkeypatch)
     with serving("tinkex", {"mine": "tiny-lm"}, key="sesame-42-open") as url:
-        right = openai.OpenAI(base_url=url, api_key="sesame-42-open", max_retries=0)
-        assert [model.id for model in right.models.list()] == ["mine"]
+        with openai.OpenAI(base_url=url, api_key="sesame-42-open", max_retries=0) as right:
+            assert [model.id for model in right.models.list()] == ["mine"]
         for wrong in ("sesame-42-opem", "x"):
-            with pytest.raises(openai.AuthenticationError) as caught:
-                openai.OpenAI(base_url=url, api_key=wrong, max_retries=0).models.list()
+            with (
+                openai.OpenAI(base_url=url, api_key=wrong, max_retries=0) as refused,
+                pytest.raises(openai.AuthenticationError) as caught,
+            ):
+                refused.models.list()
             assert caught.value.code == "invalid_api_key"
             assert "sesame" not in str(caught.value)
 
@@ -212,8 +215,10 @@ def test_a_failure_of_the_service_has_its_own_status(
     use(dev_server, monkeypatch)
     if fault == "wrong_key":
         monkeypatch.setenv("TINKER_API_KEY", "other-key-of-ours")
-    with serving("tinkex", {"mine": "tiny-lm"}) as url:
-        client = openai.OpenAI(base_url=url, api_key="x", max_retries=0)
+    with (
+        serving("tinkex", {"mine": "tiny-lm"}) as url,
+        openai.OpenAI(base_url=url, api_key="x", max_retries=0) as client,
+    ):
         if fault == "out_of_credit":
             dev_server.fault(kind="out_of_credit")
         try:
