@@ -28,6 +28,7 @@ class Echo(Backend):
         self,
         fails: Callable[[str], CrucibleError | None] = lambda text: None,
         ends: Callable[[str], FinishReason | None] = lambda text: FinishReason.STOP,
+        waits_for: int = 1,
     ) -> None:
         super().__init__()
         self.fails = fails
@@ -35,6 +36,8 @@ class Echo(Backend):
         self.asked: list[str] = []
         self.at_once = 0
         self.most_at_once = 0
+        self.waits_for = waits_for
+        self.together = asyncio.Event()
 
     async def capabilities(self) -> Capabilities:
         return Capabilities(backend_id="echo", provider="tests")
@@ -43,6 +46,10 @@ class Echo(Backend):
         text = prompt.messages[-1].text()
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
+        if self.most_at_once >= self.waits_for:
+            self.together.set()
+        # the rows come from a thread, which a busy machine delays
+        await asyncio.wait_for(self.together.wait(), 30)
         for _ in range(20 - int(text) % 20):
             await asyncio.sleep(0)
         self.at_once -= 1

@@ -24,7 +24,7 @@ def test_one_prompt_gives_its_completion() -> None:
 
 def test_a_file_is_answered_in_its_order_and_n_at_a_time(tmp_path: Path) -> None:
     """Answers arrive in any order, and are sorted by prompt at the end."""
-    output, backend = tmp_path / "answers.jsonl", Echo()
+    output, backend = tmp_path / "answers.jsonl", Echo(waits_for=4)
 
     done = run(Inference(input=write_prompts(tmp_path), output=str(output), concurrency=4), backend)
 
