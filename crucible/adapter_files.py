@@ -13,7 +13,7 @@ MAX_CONFIG_BYTES: Final = 16 << 20
 
 
 class AdapterSettings(BaseModel):
-    """What is read of an adapter's configuration, which has many more fields."""
+    """The fields of an adapter's configuration that are read; it has many more."""
 
     peft_type: Literal["LORA"]
     rank: Annotated[int, Field(ge=1, alias="r")]

@@ -18,7 +18,7 @@ from crucible.errors import OutOfCredit
 
 
 class Use(StrEnum):
-    """What wall time is spent on."""
+    """A use of wall time."""
 
     PRODUCTIVE = "productive"
     EVALUATING = "evaluating"

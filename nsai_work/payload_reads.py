@@ -35,7 +35,7 @@ _JOB_FIELDS: Final = (
 
 
 class ReadKind(StrEnum):
-    """What is read of another job."""
+    """The kind of content that is read of another job."""
 
     ROWS = "rows"
     CHECKPOINT = "checkpoint"

@@ -1,1 +1,1 @@
-"""What every client of an HTTP service needs: bounded answers, decompression, retry delays, redaction."""
+"""Parts of HTTP clients: bounded answers, decompression, retry delays, redaction."""

@@ -18,7 +18,7 @@ from nsai_work.blocking import run_blocking
 from nsai_work.client.job_model import JobModel
 
 SPARE_BYTES: Final = 64 << 20
-"""What a download leaves free on the disk."""
+"""The disk space that a download leaves free, in bytes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,1 +1,1 @@
-"""How requests reach the service and results come back: the connection, futures, polling, probes of features."""
+"""Requests and their results: the connection, futures, polling, probes of features."""
