@@ -25,9 +25,9 @@ from nsai_work.training.restart.lineage import (
     skipped_steps,
     suspect_generations,
 )
-from nsai_work.training.restart.loading import load_state
 from nsai_work.training.restart.proof import comparable, comparable_evaluations
 from nsai_work.training.restart.resume import check_resume
+from nsai_work.training.restart.saved_state import load_state
 from nsai_work.training.run_state import ActiveRun, Assignment, Progress
 
 

@@ -22,7 +22,7 @@ from nsai_work.interruptible import InterruptibleAwaiter
 from nsai_work.journal import Journal
 from nsai_work.payloads import BASE_REFERENCE, PreferenceStep
 from nsai_work.training.plan import steps_in_flight
-from nsai_work.training.restart.loading import load_state
+from nsai_work.training.restart.saved_state import load_state
 
 REFERENCE: Final = "reference_logprobs"
 """The loss input with the log-probabilities of the reference. It never reaches the service."""

@@ -1,4 +1,4 @@
-"""Loading of a saved training state into a new remote run that is no recovery: a start, or a reference model."""
+"""Saved training states in new remote runs that are no recoveries: a start, or a reference model."""
 
 from crucible.backend import TrainingBackend
 from crucible.errors import BackendError, NoCheckpoint, RecoveryExhausted
