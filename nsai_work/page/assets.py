@@ -15,14 +15,21 @@ _TYPES: Final = {
     ".css": "text/css; charset=utf-8",
     ".svg": "image/svg+xml",
 }
-SCRIPTS: Final = ("vendor/htmx.min.js", "vendor/hx-sse.min.js", "vendor/hx-csp.min.js", "page.js")
-"""The scripts of every page, in the order in which they run."""
-
+PAGE_SCRIPT: Final = "page.js"
 CURVE_SCRIPTS: Final = ("vendor/uPlot.iife.min.js", "curve.js")
-"""The scripts of pages with a curve, after the others."""
+"""The scripts of pages with a curve."""
 
+LIVE_SCRIPT: Final = "htmx.js"
+"""The script that connects a page to its stream, so the last one: what listens to the stream is there before it.
+
+It is htmx and its extensions in one file. htmx begins in a timer; from files of their own, extensions that are slow
+to arrive would miss that, and the page would never be live.
+"""
+
+_PARTS: Final = {LIVE_SCRIPT: ("vendor/htmx.min.js", "vendor/hx-sse.min.js", "vendor/hx-csp.min.js")}
 STYLES: Final = ("vendor/uPlot.min.css", "page.css")
 ICON: Final = "icon.svg"
+ASSETS: Final = (PAGE_SCRIPT, *CURVE_SCRIPTS, LIVE_SCRIPT, *STYLES, ICON)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +44,11 @@ class Asset:
 
 @cache
 def asset(name: str) -> Asset:
-    """Read a file of the folder ``static``. Raises KeyError if it is none of the page's."""
-    if name not in (*SCRIPTS, *CURVE_SCRIPTS, *STYLES, ICON):
+    """Read a file of the folder ``static``, or join its parts. Raises KeyError if it is none of the page's."""
+    if name not in ASSETS:
         raise KeyError(name)
-    content = files("nsai_work.page").joinpath("static", *name.split("/")).read_bytes()
+    static = files("nsai_work.page").joinpath("static")
+    content = b"\n".join(static.joinpath(*part.split("/")).read_bytes() for part in _PARTS.get(name, (name,)))
     media_type = _TYPES[name[name.rindex(".") :]]
     return Asset(content, gzip.compress(content, 9, mtime=0), hashlib.sha256(content).hexdigest()[:16], media_type)
 

@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from crucible.rendering.plain_text import plain_text
-from nsai_work.page.assets import CURVE_SCRIPTS, ICON, SCRIPTS, STYLES, asset_url
+from nsai_work.page.assets import CURVE_SCRIPTS, ICON, LIVE_SCRIPT, PAGE_SCRIPT, STYLES, asset_url
 from nsai_work.presentation.quantities import ago, count_text, duration_text
 from nsai_work.version import __version__
 
@@ -38,7 +38,8 @@ def environment() -> Environment:
     )
     made.globals.update(
         asset_url=asset_url,
-        scripts=SCRIPTS,
+        page_script=PAGE_SCRIPT,
+        live_script=LIVE_SCRIPT,
         curve_scripts=CURVE_SCRIPTS,
         styles=STYLES,
         icon=ICON,

@@ -28,12 +28,14 @@ FLAGS = (
 @dataclass
 class Tab:
     """A page of the browser. ``problems`` are errors and warnings of its console, ``requests`` the URLs that it
-    requested."""
+    requested, ``held`` the paused requests by URL, if the test holds some."""
 
     browser: "Browser"
+    target: str
     session: str
     problems: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
+    held: dict[str, str] = field(default_factory=dict)
 
     def call(self, method: str, **parameters: Any) -> Any:
         """Call a method of the protocol."""
@@ -43,6 +45,18 @@ class Tab:
         """Go to an address and wait until the page is loaded."""
         self.call("Page.navigate", url=url)
         self.until("document.readyState === 'complete' && location.href !== 'about:blank'", url)
+
+    def hold(self, pattern: str) -> None:
+        """Pause each request for a URL like ``*.js`` from now on, until it is told to go on."""
+        self.call("Fetch.enable", patterns=[{"urlPattern": pattern}])
+
+    def held_request(self, part: str) -> str:
+        """Wait for a paused request whose URL has this part, and return its number, for the methods of Fetch."""
+        deadline = time.monotonic() + ANSWER_S
+        while not (found := [url for url in list(self.held) if part in url]):
+            assert time.monotonic() < deadline, f"no request for {part} was held: {self.requests}"
+            time.sleep(0.02)
+        return self.held.pop(found[0])
 
     def run(self, script: str) -> Any:
         """Evaluate an expression, and await it if it is a promise."""
@@ -87,6 +101,8 @@ class Tab:
         """Record an event of the page."""
         if method == "Network.requestWillBeSent":
             self.requests.append(parameters["request"]["url"])
+        elif method == "Fetch.requestPaused":
+            self.held[parameters["request"]["url"]] = parameters["requestId"]
         elif method == "Log.entryAdded" and parameters["entry"]["level"] in ("error", "warning"):
             self.problems.append(str(parameters["entry"]["text"]))
         elif method == "Runtime.consoleAPICalled" and parameters["type"] in ("error", "warning", "assert"):
@@ -126,10 +142,15 @@ class Browser:
         """Open a tab."""
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        tab = self._tabs[session] = Tab(self, session)
+        tab = self._tabs[session] = Tab(self, target, session)
         for domain in ("Page", "Runtime", "Log", "Network"):
             tab.call(f"{domain}.enable")
         return tab
+
+    def close(self, tab: Tab) -> None:
+        """Close a tab."""
+        del self._tabs[tab.session]
+        self.call("Target.closeTarget", targetId=tab.target)
 
     def _receive(self) -> None:
         buffer = b""

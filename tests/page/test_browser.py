@@ -64,7 +64,10 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 def quiet_tab(browser: Browser, url: str) -> Iterator[Tab]:
     """A tab of the page at ``url``, whose console must stay empty, and which must ask for nothing elsewhere."""
     tab = browser.tab()
-    yield tab
+    try:
+        yield tab
+    finally:
+        browser.close(tab)
     assert tab.problems == []
     assert {request for request in tab.requests if not request.startswith((url, "about:"))} == set()
 
@@ -219,6 +222,49 @@ def test_a_choice_survives_a_change_of_the_page(
         ticked = "[...document.querySelectorAll('tbody input:checked')].map((each) => each.value).join()"
         assert tab.run(ticked) == chosen
         assert tab.run("document.activeElement.value") == chosen
+
+
+def test_a_page_is_live_whichever_script_comes_last(browser: Browser, shown: tuple[str, dict[str, str]]) -> None:
+    """And so late that all others have run, with their timers."""
+    url, paths = shown
+    with quiet_tab(browser, url) as tab:
+        tab.open(url + paths["job 0"])
+        names = list(tab.run("[...document.scripts].map((each) => each.src.split('/').pop())"))
+    assert len(names) == 4
+    for late in names:
+        with quiet_tab(browser, url) as tab:
+            tab.call("Network.setCacheDisabled", cacheDisabled=True)
+            tab.hold(f"*/{late}")
+            tab.call("Page.navigate", url=url + paths["job 0"])
+            number = tab.held_request(late)
+            loaded = "performance.getEntriesByType('resource').filter((each) => each.name.endsWith('.js')).length"
+            tab.until(f"{loaded} >= {len(names) - 1}", "the other scripts")
+            tab.run("new Promise((done) => setTimeout(() => setTimeout(done)))")
+            tab.call("Fetch.continueRequest", requestId=number)
+            is_live(tab)
+
+
+@pytest.mark.parametrize("status", [None, 503])
+def test_a_stream_that_fails_at_first_is_asked_for_again(
+    browser: Browser, shown: tuple[str, dict[str, str]], status: int | None
+) -> None:
+    """The page says so, keeps what it shows, and is live once the server answers."""
+    url, paths = shown
+    tab = browser.tab()
+    try:
+        tab.hold("*/live/*")
+        tab.call("Page.navigate", url=url + paths["job 0"])
+        number = tab.held_request("/live/job")
+        if status is None:
+            tab.call("Fetch.failRequest", requestId=number, errorReason="ConnectionReset")
+        else:
+            tab.call("Fetch.fulfillRequest", requestId=number, responseCode=status, body="")
+        tab.until("document.getElementById('state').textContent.startsWith('the page')", "the page says so")
+        assert tab.run("document.querySelector('main h1').textContent").startswith("tides-sft-7")
+        tab.call("Fetch.continueRequest", requestId=tab.held_request("/live/job"))
+        is_live(tab)
+    finally:
+        browser.close(tab)
 
 
 def test_with_scripts_off_the_server_draws(browser: Browser, shown: tuple[str, dict[str, str]]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 from starlette.testclient import TestClient
 
-from nsai_work.page.assets import CURVE_SCRIPTS, ICON, SCRIPTS, STYLES, asset_url
+from nsai_work.page.assets import ASSETS, LIVE_SCRIPT, asset_url
 
 STATIC = Path(__file__).parents[2] / "nsai_work" / "page" / "static"
 MAX_COMPRESSED = 60_000
@@ -50,11 +50,14 @@ def test_all_of_it_is_small() -> None:
 
 def test_every_asset_is_served_compressed_and_for_good(page: TestClient) -> None:
     """Under an address with its digest; what is no asset is not served."""
-    for name in (*SCRIPTS, *CURVE_SCRIPTS, *STYLES, ICON):
+    for name in ASSETS:
         answer = page.get(asset_url(name))
         assert answer.status_code == 200
-        assert answer.content == (STATIC / name).read_bytes()
+        if name != LIVE_SCRIPT:
+            assert answer.content == (STATIC / name).read_bytes()
         assert answer.headers["content-encoding"] == "gzip"
         assert "immutable" in answer.headers["cache-control"]
+    for part in ("htmx.min.js", "hx-sse.min.js", "hx-csp.min.js"):
+        assert (STATIC / "vendor" / part).read_bytes() in page.get(asset_url(LIVE_SCRIPT)).content
     for path in ("/static/x/vendor/vendored.json", "/static/x/../server.py", "/static/x/%2e%2e/server.py"):
         assert page.get(path).status_code == 404

@@ -1,4 +1,4 @@
-// Shows whether the page is live, and comes back by itself when the store or the server does.
+// Shows the state of the page, live or away, and comes back by itself when the store or the server does.
 (() => {
   "use strict";
   const main = document.getElementById("main");
@@ -30,6 +30,21 @@
   };
   main.addEventListener("htmx:sse:after:connection", (event) => {
     if (event.detail.connection.status === 200) show("live", "live");
+  });
+  // the first request of the stream is one that htmx does not repeat
+  const connect = () => htmx.ajax("GET", main.getAttribute("hx-sse:connect"), { source: main });
+  const refused = (why) => {
+    show("away", `${why}; as of ${clock()}`);
+    setTimeout(connect, 2000);
+  };
+  main.addEventListener("htmx:error", (event) => {
+    if (event.target === main) refused("the page's server does not answer");
+  });
+  main.addEventListener("htmx:before:response", (event) => {
+    const answer = event.detail.ctx.response;
+    if (event.target !== main || answer.status === 200) return;
+    event.preventDefault();
+    refused(`the page's server refuses to send changes (${answer.status})`);
   });
   main.addEventListener("htmx:sse:error", () => show("away", `the page's server does not answer; as of ${clock()}`));
   main.addEventListener("away", (event) => {
