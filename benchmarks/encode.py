@@ -195,7 +195,7 @@ def _their_batch(raw: Any) -> Any:
 
 
 def _our_bytes(batch: Any) -> Any:
-    from backends.tinkex.wire.pass_request_codec import PassRequest, encoded_datums, write_pass_request
+    from backends.tinkex.wire.protobuf.pass_request_codec import PassRequest, encoded_datums, write_pass_request
 
     # As the client does: with a copy, since the caller may change its arrays after the call.
     encoded = encoded_datums(batch)
@@ -235,14 +235,14 @@ def _same_message(ours: bytes, theirs: bytes) -> bool:
 
 
 def _answer(raw: Any) -> bytes:
-    from backends.tinkex.wire.pass_output_codec import write_pass_output
+    from backends.tinkex.wire.protobuf.pass_output_codec import write_pass_output
 
     outputs = [{"logprobs": row[3], "elementwise_loss": row[4]} for row in raw]
     return write_pass_output(outputs, {"loss:sum": 1.0}).joined()
 
 
 def _our_output(answer: bytes) -> Any:
-    from backends.tinkex.wire.pass_output_codec import read_pass_output
+    from backends.tinkex.wire.protobuf.pass_output_codec import read_pass_output
 
     return read_pass_output(answer)
 

@@ -76,12 +76,8 @@ from crucible.rendering.tokenizer import RenderedExample as RenderedExample
 from crucible.rendering.tokenizer import Tokenizer as Tokenizer
 from crucible.rendering.tokenizer import TurnWeight as TurnWeight
 from crucible.requirements import require as require
-from crucible.runtime.blocking import BlockingBackend as BlockingBackend
-from crucible.runtime.blocking import connect as connect
-from crucible.sampling import SamplerRef as SamplerRef
-from crucible.sampling import SamplingSpec as SamplingSpec
-from crucible.sampling import TokenSample as TokenSample
-from crucible.sampling import TokenSampler as TokenSampler
+from crucible.runtime.blocking_backend import BlockingBackend as BlockingBackend
+from crucible.runtime.blocking_backend import connect as connect
 from crucible.stream import DeltaEvent as DeltaEvent
 from crucible.stream import DoneEvent as DoneEvent
 from crucible.stream import EndEvent as EndEvent
@@ -95,6 +91,10 @@ from crucible.stream import collect as collect
 from crucible.stream import events_of as events_of
 from crucible.stream import fold as fold
 from crucible.stream import read_event as read_event
+from crucible.token_sampler import SamplerRef as SamplerRef
+from crucible.token_sampler import SamplingSpec as SamplingSpec
+from crucible.token_sampler import TokenSample as TokenSample
+from crucible.token_sampler import TokenSampler as TokenSampler
 from crucible.training import CheckpointCheck as CheckpointCheck
 from crucible.training import CheckpointRef as CheckpointRef
 from crucible.training import Datum as Datum

@@ -21,8 +21,8 @@ from crucible.http.redaction import redacted
 from crucible.prompt import Prompt
 from crucible.recovery import RecoveredRun, RecoveryObserver, RecoveryRequest
 from crucible.rendering.tokenizer import Tokenizer
-from crucible.sampling import TokenSampler
 from crucible.stream import StreamEvent
+from crucible.token_sampler import TokenSampler
 from crucible.training import CheckpointCheck, LiveRun, RunRef, RunSpec
 from crucible.values.json_types import FiniteObject
 from crucible.values.record import Record

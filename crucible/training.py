@@ -20,7 +20,7 @@ from typing import Generic, Literal, TypeVar
 from pydantic import Field
 
 from crucible.errors import RunCorrupted, Unsupported
-from crucible.sampling import SamplerRef, TokenSampler
+from crucible.token_sampler import SamplerRef, TokenSampler
 from crucible.values.json_types import FiniteObject
 from crucible.values.record import Record
 from crucible.values.scalars import Count, Name

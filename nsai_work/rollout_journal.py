@@ -10,7 +10,7 @@ from typing import Protocol
 
 from pydantic import Field
 
-from crucible.sampling import SamplerRef
+from crucible.token_sampler import SamplerRef
 from crucible.values.record import Record
 from crucible.values.scalars import Count, Instant
 

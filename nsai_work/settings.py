@@ -17,7 +17,7 @@ from crucible.errors import InvalidRequest
 from crucible.values.suggestions import known_names
 from nsai_work.credentials import account_name
 from nsai_work.extras import missing_extra
-from nsai_work.home import absolute, default_home, make_private_folder
+from nsai_work.files.home import absolute, default_home, make_private_folder
 
 AccountName: TypeAlias = Annotated[str, AfterValidator(account_name)]
 

@@ -28,8 +28,8 @@ from crucible.completion import FinishReason, TokenLogprob
 from crucible.errors import InvalidRequest, NotFound
 from crucible.prompt import Prompt
 from crucible.rendering.tokenizer import ByteTokenizer, Tokenizer
-from crucible.sampling import SamplerRef, TokenSampler
 from crucible.stream import StreamEvent
+from crucible.token_sampler import SamplerRef, TokenSampler
 from crucible.training import LiveRun, RunFeatures, RunSpec
 from crucible.values.record_reader import read_record
 

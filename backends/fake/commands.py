@@ -11,7 +11,7 @@ from crucible.backend import Command
 from crucible.errors import InvalidRequest
 from crucible.values.record import Record
 from crucible.values.record_reader import read_record
-from nsai_work.home import make_private_folder
+from nsai_work.files.home import make_private_folder
 
 
 class Noop(Record):

@@ -16,7 +16,7 @@ from crucible.errors import (
     RequestTimeout,
 )
 from crucible.values.record import Record
-from nsai_work.home import FolderSetting, home_folder
+from nsai_work.files.home import FolderSetting, home_folder
 
 FailureCode = Literal[
     "authentication_failed",

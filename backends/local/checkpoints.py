@@ -15,7 +15,7 @@ from backends.local.engine import Engine
 from crucible.errors import InvalidRequest, NotFound
 from crucible.training import IntentKind, RunSpec
 from crucible.values.record import Record
-from nsai_work.home import make_private_folder
+from nsai_work.files.home import make_private_folder
 
 E = TypeVar("E", bound=Engine)
 

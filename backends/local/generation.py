@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from crucible.completion import FinishReason, TokenLogprob, TopLogprob
 from crucible.options import Options
 from crucible.rendering.tokenizer import Tokenizer
-from crucible.sampling import SamplingSpec, TokenSample
+from crucible.token_sampler import SamplingSpec, TokenSample
 
 Array: TypeAlias = NDArray[np.float64]
 

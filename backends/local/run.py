@@ -21,7 +21,7 @@ from crucible.errors import (
     RunGone,
     Unsupported,
 )
-from crucible.sampling import SamplerRef, TokenSampler
+from crucible.token_sampler import SamplerRef, TokenSampler
 from crucible.training import (
     Datum,
     ForwardResult,

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from backends.local.generation import NextLogits, draw_tokens, score_tokens
 from crucible.errors import InvalidRequest
-from crucible.sampling import SamplerRef, SamplingSpec, TokenSample, TokenSampler
+from crucible.token_sampler import SamplerRef, SamplingSpec, TokenSample, TokenSampler
 
 T = TypeVar("T")
 

@@ -25,8 +25,8 @@ from crucible.capabilities import Capabilities
 from crucible.errors import CallerError, CrucibleError, InvalidRequest, NotFound
 from crucible.prompt import Prompt
 from crucible.rendering.tokenizer import Tokenizer
-from crucible.sampling import SamplerRef, TokenSampler
 from crucible.stream import StreamEvent
+from crucible.token_sampler import SamplerRef, TokenSampler
 from crucible.training import LiveRun, RunFeatures, RunSpec
 from crucible.values.record_reader import read_record
 

@@ -7,7 +7,7 @@ from backends.peft.settings import BACKEND, TINY, PeftSettings
 from crucible.errors import BackendUnavailable, InvalidRequest, Unsupported
 from crucible.rendering.chat_template import TemplateTokenizer
 from crucible.rendering.tokenizer import ByteTokenizer, Tokenizer
-from nsai_work.user_paths import expanded
+from nsai_work.files.user_paths import expanded
 
 
 class Bases:

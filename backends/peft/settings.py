@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 
 from crucible.errors import InvalidRequest
 from crucible.values.record import Record
-from nsai_work.home import FolderSetting, home_folder
+from nsai_work.files.home import FolderSetting, home_folder
 
 BACKEND: Final = "peft"
 MODELS_VARIABLE: Final = "NSAI_WORK_PEFT_MODELS"

@@ -11,7 +11,7 @@ from pydantic import Field, JsonValue, StringConstraints
 from crucible.errors import InvalidRequest
 from crucible.values.record import Record
 from crucible.values.record_reader import read_record
-from nsai_work.home import FolderSetting, home_folder
+from nsai_work.files.home import FolderSetting, home_folder
 
 ALLOW_VARIABLE: Final = "NSAI_WORK_PYTHON_ALLOW"
 ENV_VARIABLE: Final = "NSAI_WORK_PYTHON_ENV"

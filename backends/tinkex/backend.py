@@ -19,14 +19,14 @@ from backends.tinkex.client.training.client import TrainingClient
 from backends.tinkex.client.training.training_service import TrainingService
 from backends.tinkex.discovery import running_dev_server
 from backends.tinkex.errors import BACKEND, OrderUnclear, invalid
-from backends.tinkex.models import ModelSource, find_model
 from backends.tinkex.recovery import RecoveryExecutor, validate
-from backends.tinkex.render import tokenizer_named
 from backends.tinkex.run import TinkexRun
-from backends.tinkex.sampler import TOP_LOGPROBS, sample
-from backends.tinkex.sampler_cache import SamplerCache
+from backends.tinkex.sampling.model_source import ModelSource, find_model
+from backends.tinkex.sampling.rendered_prompt import tokenizer_named
+from backends.tinkex.sampling.sampler import TOP_LOGPROBS, sample
+from backends.tinkex.sampling.sampler_cache import SamplerCache
+from backends.tinkex.sampling.token_sampler import TinkexSampler
 from backends.tinkex.settings import TinkexSettings
-from backends.tinkex.token_sampler import TinkexSampler
 from backends.tinkex.types.client_config import ClientConfig
 from backends.tinkex.types.server_capabilities import SupportedModel
 from backends.tinkex.wire.retry import RetryConfig
@@ -48,8 +48,8 @@ from crucible.prompt import Message, Prompt, TextPart
 from crucible.recovery import RecoveredRun, RecoveryObserver, RecoveryRequest
 from crucible.rendering.tokenizer import Tokenizer
 from crucible.requirements import require
-from crucible.sampling import TokenSampler
 from crucible.stream import StreamEvent, events_of
+from crucible.token_sampler import TokenSampler
 from crucible.training import CheckpointCheck, LiveRun, RunRef, RunSpec, RunState
 from crucible.values.record_reader import read_record
 

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Final
 
-from nsai_work.home import home_folder
+from nsai_work.files.home import home_folder
 
 _FILE_NAME: Final = "dev-server.json"
 

@@ -11,8 +11,8 @@ from backends.tinkex.errors import BACKEND, invalid
 from backends.tinkex.recovery.checkpoints import checkpoints_of
 from backends.tinkex.recovery.flag import is_flagged
 from backends.tinkex.recovery.monitor import RecoveryMonitor
+from backends.tinkex.sampling.token_sampler import TinkexSampler
 from backends.tinkex.step_records import adam_params, logprobs_of, reported_loss, wire_data
-from backends.tinkex.token_sampler import TinkexSampler
 from backends.tinkex.types.checkpoint_path import CheckpointKind, ParsedCheckpointTinkerPath
 from backends.tinkex.types.datum import Datum as WireDatum
 from backends.tinkex.types.forward_backward_output import ForwardBackwardOutput
@@ -28,7 +28,7 @@ from crucible.errors import (
 )
 from crucible.recovery import RecoveryPolicy
 from crucible.runtime.side_by_side import side_by_side
-from crucible.sampling import SamplerRef, TokenSampler
+from crucible.token_sampler import SamplerRef, TokenSampler
 from crucible.training import (
     Datum,
     ForwardResult,

@@ -55,8 +55,8 @@ def dev_server(
     from backends.tinkex_dev.required_key import required_key
     from backends.tinkex_dev.server import DEV_KEY, DevServer
     from crucible.errors import InvalidRequest
-    from nsai_work.home import home_folder
-    from nsai_work.user_paths import expanded
+    from nsai_work.files.home import home_folder
+    from nsai_work.files.user_paths import expanded
 
     try:
         folder = expanded(str(state)) if state is not None else home_folder() / "dev-server"
@@ -115,7 +115,7 @@ def _stop_on_signals() -> threading.Event:
 def _announced(url: str) -> Iterator[None]:
     """Publish the server's URL in the discovery file while the context is open."""
     from backends.tinkex.discovery import dev_server_file
-    from nsai_work.home import make_private_folder, write_private_file
+    from nsai_work.files.home import make_private_folder, write_private_file
 
     file = dev_server_file()
     make_private_folder(file.parent)

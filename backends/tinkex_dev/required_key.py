@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from crucible.errors import InvalidRequest
-from nsai_work.key_file import read_key_file
+from nsai_work.files.key_file import read_key_file
 
 KEY_VARIABLE: Final = "TINKER_DEV_SERVER_KEY"
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from benchmarks.dispatch_subjects import recorder
 from nsai_work import Job, Settings, submit_many
-from nsai_work.telemetry import JobEvent, add_hook
+from nsai_work.telemetry.job_events import JobEvent, add_hook
 
 
 def work() -> None:

@@ -11,7 +11,7 @@ from crucible.recovery import RecoveryEvent, RecoveryPolicy, RecoveryRequest
 from crucible.rendering.tokenizer import Tokenizer
 from crucible.testing.download import DownloadContract
 from crucible.testing.loop import run_opened
-from crucible.testing.sampling import SamplerContract
+from crucible.testing.token_sampler import SamplerContract
 from crucible.training import (
     CheckpointRef,
     Datum,

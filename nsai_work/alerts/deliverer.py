@@ -13,8 +13,8 @@ from crucible.errors import CrucibleError
 from nsai_work.alerts.alert import Alert, event_names
 from nsai_work.alerts.target import Target
 from nsai_work.clock import Clock
-from nsai_work.logs import get_logger
 from nsai_work.store.records import NotedEvent
+from nsai_work.telemetry.logs import get_logger
 
 log = get_logger(__name__)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from nsai_work.home import make_private_file, make_private_folder
+from nsai_work.files.home import make_private_file, make_private_folder
 
 _DRAFTS: Final = "drafts"
 _DRAFT_AGE_S: Final = 24 * 3600.0

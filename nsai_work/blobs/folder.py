@@ -11,7 +11,7 @@ from typing import Final
 
 from nsai_work.blobs.place import PieceMissing
 from nsai_work.errors import BlobsUnavailable
-from nsai_work.home import make_private_file, make_private_folder
+from nsai_work.files.home import make_private_file, make_private_folder
 
 BESIDE: Final = "the folder beside the SQLite file"
 

@@ -24,7 +24,7 @@ from nsai_work.chat_server.models import OfferedModels
 from nsai_work.chat_server.pulled_stream import PulledStream
 from nsai_work.chat_server.requests import ChatRequest, prompt_of, read_request
 from nsai_work.clock import SystemClock
-from nsai_work.logs import get_logger
+from nsai_work.telemetry.logs import get_logger
 
 T = TypeVar("T")
 

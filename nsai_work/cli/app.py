@@ -30,8 +30,8 @@ from nsai_work.cli.commands.serve import serve
 from nsai_work.cli.commands.submit import submit
 from nsai_work.cli.commands.watch import watch
 from nsai_work.cli.commands.worker import worker
-from nsai_work.cli.error_report import report_error
 from nsai_work.cli.exit_codes import ExitCode, error_exit_code
+from nsai_work.cli.output.error_report import report_error
 from nsai_work.cli.plugin_commands import CommandGroup
 from nsai_work.cli.store_access import close_all
 

@@ -12,7 +12,7 @@ from nsai_work.cli.store_access import get_store, load_settings, missing_store
 from nsai_work.errors import JobNotFound
 
 if TYPE_CHECKING:
-    from nsai_work.client.job_model import JobModel
+    from nsai_work.client.checkpoints.job_model import JobModel
 
 BackendName = Annotated[
     str | None,
@@ -43,7 +43,7 @@ def find_job_model(name: str, choice: str | None = None) -> "JobModel | None":
     settings = load_settings()
     if "/" in name or ":" in name or missing_store(settings):
         return None
-    from nsai_work.client.job_model import FINAL, model_of_job
+    from nsai_work.client.checkpoints.job_model import FINAL, model_of_job
 
     try:
         store = get_store(settings)

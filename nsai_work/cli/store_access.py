@@ -17,8 +17,8 @@ def load_settings(*, quiet: bool = True, log_json: bool = False) -> "Settings":
     Raises:
         InvalidRequest: a variable has an invalid value; the error names the variable.
     """
-    from nsai_work.logs import configure_logging
     from nsai_work.settings import Settings
+    from nsai_work.telemetry.logs import configure_logging
 
     settings = Settings()
     if log_json:

@@ -6,16 +6,16 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from crucible.errors import InvalidRequest
+from nsai_work.client.checkpoints.job_model import FINAL, model_of_job
 from nsai_work.client.connections import job_store
 from nsai_work.client.handle import JobHandle
-from nsai_work.client.job_model import FINAL, model_of_job
 from nsai_work.client.local_files import LocalFiles
 from nsai_work.client.submit import submit_as
 from nsai_work.job import Job
 from nsai_work.lifecycle import JobStatus
-from nsai_work.payload_files import input_files, with_paths
-from nsai_work.payload_reads import job_reads
 from nsai_work.payloads import DataFile, DataSource, TrainingStep
+from nsai_work.payloads.files import input_files, with_paths
+from nsai_work.payloads.reads import job_reads
 from nsai_work.settings import Settings
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from nsai_work.blobs.access import open_shelf
 from nsai_work.blobs.place import BlobGone
 from nsai_work.blobs.shelf import ContentChanged, Shelf
 from nsai_work.errors import InvalidJob
-from nsai_work.input_files import invalid_file, open_input
+from nsai_work.files.input_files import invalid_file, open_input
 from nsai_work.job import Job
-from nsai_work.payload_files import InputFile, input_files
+from nsai_work.payloads.files import InputFile, input_files
 from nsai_work.settings import Settings
 
 if TYPE_CHECKING:

@@ -66,7 +66,7 @@ class JobHandle:
             InvalidRequest: the checkpoint is not committed, or was deleted.
             BackendUnavailable: the service did not answer; the message says what was changed.
         """
-        from nsai_work.client.promote import promote
+        from nsai_work.client.checkpoints.promote import promote
 
         return promote(self._store(), self.id, name, timeout_s=self._settings.submit_timeout_s)
 

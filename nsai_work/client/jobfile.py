@@ -17,10 +17,10 @@ import yaml
 from nsai_work.client.sweep import SweptField, variants
 from nsai_work.credentials import refuse_credentials
 from nsai_work.errors import InvalidJob
+from nsai_work.files.user_paths import NotRegular, expanded, open_regular
 from nsai_work.identifiers import new_job_id
 from nsai_work.job import Job
-from nsai_work.payload_reads import with_renamed_jobs
-from nsai_work.user_paths import NotRegular, expanded, open_regular
+from nsai_work.payloads.reads import with_renamed_jobs
 
 MAX_BYTES = 16 << 20
 _REF: Final = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)

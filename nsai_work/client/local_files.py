@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Final
 from nsai_work.blobs.access import open_shelf
 from nsai_work.blobs.cache import BlobCache
 from nsai_work.errors import BlobsUnavailable
-from nsai_work.payload_files import with_paths
 from nsai_work.payloads import DataFile, DataSource, Payload
+from nsai_work.payloads.files import with_paths
 from nsai_work.settings import Settings
 
 if TYPE_CHECKING:

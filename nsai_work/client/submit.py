@@ -9,16 +9,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from nsai_work.client.connections import job_store, send_wake_ups
-from nsai_work.client.data_check import DataCheck, DataProgress
 from nsai_work.client.file_shipper import submit_with_files
 from nsai_work.client.handle import JobHandle
-from nsai_work.client.job_reads import check_functions, has_reads, in_order, with_dependencies
-from nsai_work.client.validate import validate_jobs
+from nsai_work.client.validation.data_check import DataCheck, DataProgress
+from nsai_work.client.validation.job_check import validate_jobs
+from nsai_work.client.validation.job_reads import check_functions, has_reads, in_order, with_dependencies
 from nsai_work.job import Job
 from nsai_work.lifecycle import JobStatus
-from nsai_work.logs import get_logger
 from nsai_work.settings import Settings
-from nsai_work.traces import submit_span
+from nsai_work.telemetry.logs import get_logger
+from nsai_work.telemetry.traces import submit_span
 
 if TYPE_CHECKING:
     from nsai_work.store import Store, Submitted

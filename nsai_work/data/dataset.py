@@ -14,8 +14,8 @@ from nsai_work.data.forms.messages import plain_example
 from nsai_work.data.problems import FileProblem, RowProblem, RowProblems
 from nsai_work.data.row_counts import RowCounts
 from nsai_work.data.source import open_data
+from nsai_work.files.user_paths import expanded
 from nsai_work.payloads import DataFile, TrainingData
-from nsai_work.user_paths import expanded
 
 Progress = Callable[[int, int], None]
 """Called with the bytes read and the bytes of the file."""

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from nsai_work.errors import InvalidJob
-from nsai_work.input_files import MAX_SHOWN, BadRows
+from nsai_work.files.input_files import MAX_SHOWN, BadRows
 from nsai_work.payloads import DataFile
 
 

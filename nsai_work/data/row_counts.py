@@ -8,7 +8,7 @@ from typing import Final
 from pydantic import JsonValue
 
 from nsai_work.data.problems import RowProblems
-from nsai_work.input_files import MAX_SHOWN
+from nsai_work.files.input_files import MAX_SHOWN
 
 _BINS: Final = 12
 

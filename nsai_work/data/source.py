@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from nsai_work.errors import InvalidJob
-from nsai_work.input_files import check_digest, invalid_file, open_input
+from nsai_work.files.input_files import check_digest, invalid_file, open_input
 from nsai_work.payloads import DataFile
 
 BLOCK_BYTES: Final = 256 * 1024

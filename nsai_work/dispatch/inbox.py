@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Callable
 
 from nsai_work.dispatch.wakeup import BadWakeUp
-from nsai_work.logs import get_logger
 from nsai_work.store.records import WakeUp
+from nsai_work.telemetry.logs import get_logger
 
 log = get_logger(__name__)
 

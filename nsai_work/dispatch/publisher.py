@@ -18,9 +18,9 @@ from nsai_work.dispatch.confirms import Confirms
 from nsai_work.dispatch.queues import is_amqp, queue_name, wake_queues
 from nsai_work.dispatch.wakeup import encode
 from nsai_work.job import Priority
-from nsai_work.logs import get_logger
 from nsai_work.settings import Settings, redacted
 from nsai_work.store.records import WakeUp
+from nsai_work.telemetry.logs import get_logger
 
 log = get_logger(__name__)
 

@@ -19,7 +19,7 @@ from typing import Any
 from kombu.transport import TRANSPORT_ALIASES, virtual
 from kombu.utils.json import dumps, loads
 
-from nsai_work.home import make_private_file, make_private_folder
+from nsai_work.files.home import make_private_file, make_private_folder
 
 SCHEME = "spool"
 MAX_FILE_BYTES = 1 << 20

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import ParamSpec, Self, TypeVar
 
-from nsai_work.io_threads import IoThreads
+from nsai_work.concurrency.io_threads import IoThreads
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from nsai_work.errors import InvalidJob, StoreFull
-from nsai_work.input_files import invalid_file, unusable_file
+from nsai_work.files.input_files import invalid_file, unusable_file
 from nsai_work.payloads import Inference
 
 FIELD: Final = "payload.output"

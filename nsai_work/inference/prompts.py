@@ -16,9 +16,9 @@ from pydantic import JsonValue, ValidationError
 from crucible import Prompt
 from crucible.values.json_types import json_problem
 from nsai_work.errors import InvalidJob
-from nsai_work.input_files import BadRows, check_digest, invalid_file, open_input
+from nsai_work.files.input_files import BadRows, check_digest, invalid_file, open_input
+from nsai_work.files.user_paths import expanded
 from nsai_work.payloads import DataSource
-from nsai_work.user_paths import expanded
 
 FIELD: Final = "payload.input.path"
 

@@ -11,6 +11,7 @@ from pydantic import JsonValue
 from crucible import Completion, Prompt
 from crucible.backend import Backend
 from crucible.errors import AuthenticationFailed, CrucibleError
+from nsai_work.concurrency.interruptible import InterruptibleAwaiter
 from nsai_work.control import Control
 from nsai_work.inference.answers import (
     COMPLETE,
@@ -24,10 +25,9 @@ from nsai_work.inference.answers import (
 from nsai_work.inference.file_thread import FileThread
 from nsai_work.inference.output import OutputFile, refuse_existing, require_folder
 from nsai_work.inference.prompts import PromptRow, check_unchanged, read_prompts
-from nsai_work.interruptible import InterruptibleAwaiter
 from nsai_work.journal import AnswerRow
 from nsai_work.payloads import Inference
-from nsai_work.traces import completion_span
+from nsai_work.telemetry.traces import completion_span
 
 BEGUN: Final = "inference.begun"
 """The event before the first prompt is sent. A job without it has no output file yet."""

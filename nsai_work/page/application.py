@@ -11,7 +11,6 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from crucible.errors import CrucibleError, NotFound
-from nsai_work.logs import get_logger
 from nsai_work.page.actions import Actions
 from nsai_work.page.answers import Answers
 from nsai_work.page.assets import serve_asset
@@ -23,6 +22,7 @@ from nsai_work.page.store_reader import StoreReader
 from nsai_work.page.views.job import JobQuery, read_job_curve
 from nsai_work.page.views.view import parse_query
 from nsai_work.settings import Settings
+from nsai_work.telemetry.logs import get_logger
 
 log = get_logger(__name__)
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from nsai_work.page.drawing.curve_drawing import draw_curve, draw_curves
+from nsai_work.page.drawing.loss_curve import draw_curve, draw_curves
 from nsai_work.page.views.compare import CompareQuery, JobComparison, read_comparison
 from nsai_work.page.views.job import JobPage, JobQuery, read_job, read_whole_job
 from nsai_work.page.views.jobs import JobsQuery, read_jobs

@@ -8,10 +8,10 @@ from typing import Any, Final, TypeVar
 from pydantic import JsonValue
 
 from nsai_work.journal import SinkMark
-from nsai_work.logs import get_logger
 from nsai_work.payloads import SinkSpec
 from nsai_work.sinks.contract import Point, Sink, SinkProgress, SinkRun, SinkSegment
 from nsai_work.sinks.registry import load_sink, require_packages
+from nsai_work.telemetry.logs import get_logger
 
 T = TypeVar("T")
 

@@ -11,11 +11,11 @@ from pydantic import JsonValue
 from crucible.errors import CrucibleError
 from nsai_work.errors import LeaseLost
 from nsai_work.journal import EvaluationRecord, Journal, SinkMark, StepRecord
-from nsai_work.logs import get_logger
 from nsai_work.payloads import SinkSpec
 from nsai_work.sinks.contract import Point, SinkRun, SinkSegment
 from nsai_work.sinks.fed_sink import FedSink, SinkHangs
 from nsai_work.sinks.segments import advanced
+from nsai_work.telemetry.logs import get_logger
 
 log = get_logger(__name__)
 

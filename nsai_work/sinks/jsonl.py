@@ -12,7 +12,7 @@ from crucible.errors import BackendError
 from crucible.values.record import Record
 from crucible.values.record_reader import read_record
 from crucible.values.scalars import Count
-from nsai_work.home import FolderSetting, make_private_folder
+from nsai_work.files.home import FolderSetting, make_private_folder
 from nsai_work.sinks.contract import Point, Sink, SinkProgress, SinkRun, SinkSegment
 
 _TAIL_BYTES: Final = 2 << 20

@@ -7,7 +7,7 @@ from pydantic import JsonValue
 
 from crucible.values.record import Record
 from crucible.values.record_reader import read_record
-from nsai_work.home import FolderSetting, make_private_folder
+from nsai_work.files.home import FolderSetting, make_private_folder
 from nsai_work.sinks.contract import Point, Sink, SinkProgress, SinkRun, SinkSegment
 
 

@@ -15,7 +15,6 @@ from crucible.errors import CrucibleError
 from crucible.runtime.forks import reset_after_fork, retain_inherited
 from nsai_work.errors import StoreUnavailable
 from nsai_work.lifecycle import JobStatus
-from nsai_work.logs import get_logger
 from nsai_work.store import lanes
 from nsai_work.store.claim import claim, claim_within
 from nsai_work.store.claim.shares import prune_shares
@@ -36,6 +35,7 @@ from nsai_work.store.presence import (
 from nsai_work.store.queries import wake_ups
 from nsai_work.store.records import Absence, Claim, ClaimRequest, DueJobs, Lease, LeaseReport, Outcome, WakeUp
 from nsai_work.store.wait_reasons import recorder
+from nsai_work.telemetry.logs import get_logger
 
 log = get_logger(__name__)
 

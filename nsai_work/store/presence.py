@@ -17,7 +17,7 @@ from typing import Final
 from sqlalchemy import Connection, text
 
 from crucible.runtime.forks import reset_after_fork
-from nsai_work.home import make_private_folder
+from nsai_work.files.home import make_private_folder
 
 FOLDER_SUFFIX: Final = "-workers"
 """The suffix of the folder with the lock files: it is beside the database file, and has its name."""

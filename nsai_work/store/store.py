@@ -13,7 +13,7 @@ from nsai_work.goodput import Goodput
 from nsai_work.job import Job
 from nsai_work.journal import AnswerRow, CheckpointRecord, EvaluationRecord, RemoteRun, StepRecord
 from nsai_work.lifecycle import JobStatus
-from nsai_work.payload_reads import PinnedRead
+from nsai_work.payloads.reads import PinnedRead
 from nsai_work.rollout_journal import RolloutRecord, StoredTurn
 from nsai_work.store.blobs.table import BlobStore
 from nsai_work.store.claim import limits

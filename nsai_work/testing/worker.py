@@ -5,9 +5,9 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Final
 
 from crucible.runtime.monotonic import monotonic
-from nsai_work.blocking import run_blocking
 from nsai_work.client.connections import job_store
 from nsai_work.clock import SystemClock
+from nsai_work.concurrency.coroutine_runner import run_blocking
 from nsai_work.job import Job
 from nsai_work.lifecycle import JobStatus
 from nsai_work.testing.store import IsolatedStore, active_store

@@ -11,7 +11,7 @@ from pydantic import JsonValue
 
 from crucible.errors import BackendError, CallerError, InvalidRequest, RunCorrupted, RunGone
 from crucible.training import Intent, RunState, SaveResult
-from nsai_work.interruptible import Awaiter
+from nsai_work.concurrency.interruptible import Awaiter
 from nsai_work.journal import CheckpointRecord, CheckpointStatus, JournalSnapshot
 from nsai_work.payloads import TrainingStep
 from nsai_work.policies import SavedCheckpoint

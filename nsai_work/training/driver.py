@@ -19,9 +19,9 @@ from crucible.errors import BackendError, CallerError, Canceled, CrucibleError, 
 from crucible.runtime.waits import waiting
 from crucible.training import RunHealth
 from nsai_work.clock import Clock
+from nsai_work.concurrency.interruptible import InterruptibleAwaiter, within
 from nsai_work.control import Control
 from nsai_work.errors import HandOver, JobTimeout
-from nsai_work.interruptible import InterruptibleAwaiter, within
 from nsai_work.job import Job
 from nsai_work.journal import Journal, JournalSnapshot
 from nsai_work.payloads import ObjectiveSpec, PreferenceStep, ReinforcementStep, TrainingStep

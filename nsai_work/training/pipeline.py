@@ -15,7 +15,7 @@ from pydantic import JsonValue
 
 from crucible.errors import BackendError, RunCorrupted
 from crucible.training import Datum, ForwardResult, Intent, IntentKind, Pending, SaveResult, StepRequest, StepResult
-from nsai_work.interruptible import Awaiter
+from nsai_work.concurrency.interruptible import Awaiter
 from nsai_work.journal import CheckpointRecord, StepRecord
 from nsai_work.policies import EVAL_LOSS
 from nsai_work.training.checkpoints import finish_sampler, finish_save

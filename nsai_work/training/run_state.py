@@ -9,7 +9,7 @@ from typing import Final
 from crucible.backend import TrainingBackend
 from crucible.training import ForwardResult, Intent, IntentKind, LiveRun, RunSpec
 from nsai_work.clock import Clock
-from nsai_work.interruptible import InterruptibleAwaiter
+from nsai_work.concurrency.interruptible import InterruptibleAwaiter
 from nsai_work.journal import (
     CheckpointRecord,
     EvaluationRecord,

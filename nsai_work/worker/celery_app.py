@@ -10,8 +10,8 @@ from typing import Any
 from celery.signals import setup_logging
 
 from nsai_work.dispatch.app import WorkApp, make_app
-from nsai_work.logs import configure_logging, log_what_python_prints
 from nsai_work.settings import Settings
+from nsai_work.telemetry.logs import configure_logging, log_what_python_prints
 from nsai_work.worker.runtime_thread import RuntimeThread
 from nsai_work.worker.service import end_process, stop_consuming
 

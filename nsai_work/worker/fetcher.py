@@ -13,9 +13,9 @@ from functools import partial
 
 from crucible.errors import CrucibleError
 from nsai_work.clock import Clock
-from nsai_work.logs import get_logger
 from nsai_work.store import StandingClaim
 from nsai_work.store.records import Claim, WakeUp
+from nsai_work.telemetry.logs import get_logger
 
 log = get_logger(__name__)
 

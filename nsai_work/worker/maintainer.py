@@ -14,12 +14,12 @@ from crucible.errors import CrucibleError
 from nsai_work.clock import Clock
 from nsai_work.dispatch.publisher import Publisher
 from nsai_work.lifecycle import JobStatus
-from nsai_work.logs import get_logger
 from nsai_work.settings import Settings
 from nsai_work.store.maintenance.absence import AbsenceWatch
 from nsai_work.store.maintenance.leases import LeaseWatch
 from nsai_work.store.maintenance.rescuer import LEASE_EXPIRED, WORKER_ABSENT
 from nsai_work.store.records import Absence, DueJobs, Leadership, Lease, WakeUp
+from nsai_work.telemetry.logs import get_logger
 
 log = get_logger(__name__)
 

@@ -14,9 +14,9 @@ from crucible.runtime.forks import reset_after_fork, retain_inherited
 from crucible.runtime.monotonic import new_event_loop
 from nsai_work.dispatch.publisher import Publisher
 from nsai_work.errors import WorkerFailed
-from nsai_work.logs import get_logger
 from nsai_work.settings import Settings
 from nsai_work.store.records import Selection, WakeUp
+from nsai_work.telemetry.logs import get_logger
 from nsai_work.worker.probes.health import NOT_STARTED, STOPPED, WorkerHealth
 from nsai_work.worker.runtime import Runtime, open_runtime
 

@@ -16,9 +16,9 @@ from nsai_work.dispatch.app import WorkApp, make_app
 from nsai_work.dispatch.queues import queue_name
 from nsai_work.errors import WorkerFailed
 from nsai_work.job import Priority
-from nsai_work.logs import configure_logging, get_logger, log_what_python_prints, writes_json
 from nsai_work.settings import Settings
 from nsai_work.store.records import Selection
+from nsai_work.telemetry.logs import configure_logging, get_logger, log_what_python_prints, writes_json
 from nsai_work.worker.probes.answers import Probes
 from nsai_work.worker.probes.probe_server import Address, probe_server
 from nsai_work.worker.runtime_thread import RuntimeThread

@@ -12,14 +12,14 @@ from typing import Final
 
 from crucible.backend import Backend, TrainingBackend
 from crucible.errors import CrucibleError
+from nsai_work.concurrency.interruptible import InterruptibleAwaiter
 from nsai_work.control import Control
-from nsai_work.interruptible import InterruptibleAwaiter
 from nsai_work.job import Job
-from nsai_work.logs import get_logger
-from nsai_work.payload_files import input_files
-from nsai_work.payload_reads import job_reads
 from nsai_work.payloads import Composite, Payload, ReinforcementStep, TrainingStep
+from nsai_work.payloads.files import input_files
+from nsai_work.payloads.reads import job_reads
 from nsai_work.store.records import Selection
+from nsai_work.telemetry.logs import get_logger
 from nsai_work.worker.attempts.backends import BackendPool
 from nsai_work.worker.attempts.handlers import import_handler
 from nsai_work.worker.worker_store import WorkerStore

@@ -8,7 +8,6 @@ from importlib.metadata import version
 from pydantic import JsonValue
 
 from crucible.errors import CrucibleError
-from nsai_work import telemetry
 from nsai_work.blobs.access import require_place
 from nsai_work.client.connections import open_job_store
 from nsai_work.client.follow import JobUpdate
@@ -41,6 +40,7 @@ from nsai_work.store.records import (
     Selection,
     WakeUp,
 )
+from nsai_work.telemetry import job_events
 from nsai_work.worker.attempts.job_files import JobFiles
 from nsai_work.worker_id import WorkerId
 
@@ -151,7 +151,7 @@ class WorkerStore:
         """Record why a running job waits, or that it goes on. Raises LeaseLost."""
         await self._store_async.run(waits.set_wait, claim, reason, event)
         if event is not None:
-            telemetry.log_entry(claim.job_id, *event)
+            job_events.log_entry(claim.job_id, *event)
 
     async def goodput(self, job_id: str) -> Goodput:
         """Return where the wall time of a job went that is about to end."""

@@ -13,9 +13,9 @@ from backends.openai.errors import error_in_answer
 from backends.tinkex.client.requests.connection import decode_record
 from backends.tinkex.client.training.results import check_pass, pass_decoding, sample_decoding
 from backends.tinkex.errors import ErrorResponse, Resource, error_from_response
-from backends.tinkex.wire.pass_output_codec import read_pass_output
-from backends.tinkex.wire.protobuf_reader import ProtobufError
-from backends.tinkex.wire.sample_codec import read_sample_response
+from backends.tinkex.wire.protobuf.field_reader import ProtobufError
+from backends.tinkex.wire.protobuf.pass_output_codec import read_pass_output
+from backends.tinkex.wire.protobuf.sample_codec import read_sample_response
 from crucible import CrucibleError
 from tests.fuzz import test_openai_answers as openai_answers
 from tests.fuzz import test_tinkex_answers as tinkex_answers

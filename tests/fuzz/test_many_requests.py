@@ -16,14 +16,14 @@ import yaml
 from backends.tinkex.types.datum import Datum
 from backends.tinkex.types.model_input import EncodedTextChunk, ModelInput
 from backends.tinkex.types.tensor_data import TensorData
-from backends.tinkex.wire.pass_request_codec import PassRequest, write_pass_request
+from backends.tinkex.wire.protobuf.pass_request_codec import PassRequest, write_pass_request
 from backends.tinkex_dev.wire import requests
 from backends.tinkex_dev.wire.batches import batch_of_json
 from backends.tinkex_dev.wire.exchange import parse
 from backends.tinkex_dev.wire.protobuf import batch_of_request, read_request
 from backends.tinkex_dev.wire.tensors import tokens_of_chunks
 from nsai_work.client.jobfile import load_jobs
-from nsai_work.client.validate import validate_jobs
+from nsai_work.client.validation.job_check import validate_jobs
 from nsai_work.data.dataset import load_data
 from nsai_work.dispatch.consumer import WakeConsumer
 from nsai_work.dispatch.wakeup import BadWakeUp, encode

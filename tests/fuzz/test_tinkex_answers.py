@@ -18,9 +18,9 @@ from backends.tinkex.errors import ErrorResponse, Resource, error_from_failed_re
 from backends.tinkex.types import future_answer, responses
 from backends.tinkex.types.sample_response import SampledSequence, SampleResponse
 from backends.tinkex.types.wire_record import ReadRecord
-from backends.tinkex.wire.pass_output_codec import read_pass_output, write_pass_output
-from backends.tinkex.wire.protobuf_reader import ProtobufError
-from backends.tinkex.wire.sample_codec import read_sample_response, write_sample_response
+from backends.tinkex.wire.protobuf.field_reader import ProtobufError
+from backends.tinkex.wire.protobuf.pass_output_codec import read_pass_output, write_pass_output
+from backends.tinkex.wire.protobuf.sample_codec import read_sample_response, write_sample_response
 from crucible import CrucibleError
 from tests.fuzz.fuzzing import JSON, bounded_memory, fuzzed, mutated, mutated_bytes
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from nsai_work.page.drawing.attempt_bar import WIDTH, draw_attempts
 from nsai_work.page.drawing.axes import Axis, loss_range
-from nsai_work.page.drawing.curve_drawing import draw_curve
+from nsai_work.page.drawing.loss_curve import draw_curve
 from nsai_work.page.drawing.sparkline import sparkline
 from nsai_work.page.views.curve_data import CurveData
 from nsai_work.page.views.time_use import time_use

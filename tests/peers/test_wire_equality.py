@@ -23,7 +23,7 @@ from backends.tinkex.types import (
     TensorData,
 )
 from backends.tinkex.wire.body import json_body
-from backends.tinkex.wire.pass_request_codec import PassRequest, write_pass_request
+from backends.tinkex.wire.protobuf.pass_request_codec import PassRequest, write_pass_request
 
 Said = dict[str, Any]
 Judge = Callable[[str, Said, bytes], None]

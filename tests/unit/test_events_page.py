@@ -10,7 +10,7 @@ from nsai_work.journal import CheckpointStatus
 from nsai_work.lifecycle import JobStatus
 
 ROOT = Path(__file__).parents[2]
-WRITERS = ("client", "commands.py", "inference", "sinks", "store", "training")
+WRITERS = ("client", "inference", "sinks", "store", "training", "worker/attempts/command.py")
 """The folders and modules that append events. Others only read them, and have log lines with similar names."""
 
 EVENT = re.compile(

@@ -42,8 +42,8 @@ READERS: dict[str, tuple[str, str]] = {
     "serve_key": ("sesame", "nsai_work/cli/commands/serve.py"),
     "notify": ('{"ops": {"notifier": "webhook"}}', "nsai_work/alerts/target.py"),
     "page_token": ("correct horse battery", "nsai_work/page/server.py"),
-    "log_level": ("debug", "nsai_work/logs.py"),
-    "log_format": ("json", "nsai_work/logs.py"),
+    "log_level": ("debug", "nsai_work/telemetry/logs.py"),
+    "log_format": ("json", "nsai_work/telemetry/logs.py"),
 }
 """Another value than the default, and the module that uses it."""
 

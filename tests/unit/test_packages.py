@@ -24,13 +24,13 @@ PLAIN = {
     "nsai_work.errors",
     "nsai_work.asgi_server",
     "nsai_work.functions",
-    "nsai_work.key_file",
-    "nsai_work.home",
+    "nsai_work.files.key_file",
+    "nsai_work.files.home",
     "nsai_work.job",
     "nsai_work.payloads",
     "nsai_work.policies",
     "nsai_work.presentation.ticks",
-    "nsai_work.user_paths",
+    "nsai_work.files.user_paths",
 }
 
 

@@ -70,6 +70,9 @@ VAGUE_MODULE_NAMES: Final[Set[str]] = {
     "utils",
 }
 
+NOUNS_IN_ING: Final[Set[str]] = {"accounting", "billing", "rendering", "sampling", "training"}
+"""Module names in -ing that are nouns of the field. Any other is a gerund: a module is a thing or an actor."""
+
 ALLOWED_MODULE_NAMES: Final[Mapping[str, str]] = {}
 """Modules that may have a name of the two sets above, with the reason."""
 
@@ -233,6 +236,14 @@ def test_no_former_or_vague_module_name_comes_back() -> None:
     found = {name for name in names if name.rpartition(".")[2].lstrip("_") in banned}
 
     assert_only_known(found, KNOWN_MODULE_NAMES, ALLOWED_MODULE_NAMES, "modules whose names are not to be used")
+
+
+def test_no_module_is_named_by_a_gerund() -> None:
+    """A folder may have the name of what it is about; a module is an actor or a thing."""
+    names = {path.stem for path in python_files(*PACKAGES)}
+    gerunds = {name for name in names if name.endswith("ing")}
+
+    assert_only_known(gerunds, set(), NOUNS_IN_ING, "modules named by a gerund")
 
 
 def test_no_file_is_too_long() -> None:

@@ -22,7 +22,7 @@ def demo(
     from backends.tinkex_dev.demo.folder import prepare_folder
     from backends.tinkex_dev.demo.screen import Screen
     from backends.tinkex_dev.demo.story import Story
-    from nsai_work.user_paths import expanded, refuse_odd_target
+    from nsai_work.files.user_paths import expanded, refuse_odd_target
 
     if record is not None:
         record = expanded(str(record))

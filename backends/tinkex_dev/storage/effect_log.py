@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from backends.tinkex_dev.clock import ServerClock, iso
-from nsai_work.home import make_private_file
+from nsai_work.files.home import make_private_file
 
 
 class EffectLog:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from backends.tinkex_dev.errors import StateUnusable
-from nsai_work.home import make_private_folder
+from nsai_work.files.home import make_private_folder
 
 _LOCK_FILE: Final = ".server.lock"
 

@@ -16,7 +16,7 @@ from backends.tinkex_dev.errors import OperationFailed
 from backends.tinkex_dev.storage.records import RunRecord, SamplerRecord, SessionRecord, StoredCheckpoint
 from backends.tiny_lm import safetensors
 from crucible.values.record import Record
-from nsai_work.home import make_private_folder, write_private_file
+from nsai_work.files.home import make_private_folder, write_private_file
 
 _STATE: Final = "state.safetensors"
 _RECORD: Final = "checkpoint.json"

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from backends.tiny_lm.network import CONTEXT_LENGTH
 from crucible.rendering.tokenizer import ByteTokenizer
-from nsai_work.home import make_private_folder, write_private_file
+from nsai_work.files.home import make_private_folder, write_private_file
 
 _MARKERS: Final = {
     256: "<|end|>", 257: "<|system|>", 258: "<|user|>", 259: "<|assistant|>", 260: "<|tool|>", 261: "<|image|>",

@@ -9,10 +9,10 @@ from backends.tinkex.types.image_chunk import ImageChunk
 from backends.tinkex.types.model_input import EncodedTextChunk, ModelInputChunk
 from backends.tinkex.types.sample_response import PromptAltTokens, SampledSequence, SampleResponse
 from backends.tinkex.types.tensor_data import TensorData
-from backends.tinkex.wire.pass_output_codec import write_pass_output
-from backends.tinkex.wire.pass_request_codec import PassRequest, read_pass_request
-from backends.tinkex.wire.protobuf_reader import ProtobufError
-from backends.tinkex.wire.sample_codec import write_sample_response
+from backends.tinkex.wire.protobuf.field_reader import ProtobufError
+from backends.tinkex.wire.protobuf.pass_output_codec import write_pass_output
+from backends.tinkex.wire.protobuf.pass_request_codec import PassRequest, read_pass_request
+from backends.tinkex.wire.protobuf.sample_codec import write_sample_response
 from backends.tinkex_dev.errors import InvalidField
 from backends.tinkex_dev.service.promises import LossOutputs, Samples
 from backends.tinkex_dev.service.run import Batch, BatchExample

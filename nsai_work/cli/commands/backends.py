@@ -6,7 +6,7 @@ import typer
 from pydantic import JsonValue
 
 from crucible.errors import CrucibleError, PluginError
-from nsai_work.cli.output import write_json, write_line, write_table
+from nsai_work.cli.output.stdout import write_json, write_line, write_table
 from nsai_work.presentation.json_forms import as_json
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def _report(entry: "BackendEntry") -> dict[str, JsonValue]:
 
 
 def _query(name: str) -> dict[str, JsonValue]:
-    from crucible.runtime.blocking import connect
+    from crucible.runtime.blocking_backend import connect
 
     with connect(name) as backend:
         health = backend.health_check()

@@ -10,7 +10,7 @@ import typer
 from crucible.errors import InvalidRequest
 from crucible.rendering.plain_text import plain_text
 from nsai_work.cli.model_choice import BackendName, CheckpointChoice, chosen_model
-from nsai_work.cli.output import write_json, write_line
+from nsai_work.cli.output.stdout import write_json, write_line
 from nsai_work.presentation.json_forms import as_json
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def complete(
 
     The answer is streamed if stdout is a terminal; control characters in it are escaped there.
     """
-    from crucible.runtime.blocking import connect
+    from crucible.runtime.blocking_backend import connect
 
     name, model_path = chosen_model(model, backend, checkpoint)
     options: dict[str, object] = {
@@ -95,7 +95,7 @@ def _image_part(path: Path) -> dict[str, object]:
     import base64
 
     from crucible.rendering.media import IMAGE_TYPES, image_media_type
-    from nsai_work.user_paths import NotRegular, expanded, open_regular
+    from nsai_work.files.user_paths import NotRegular, expanded, open_regular
 
     try:
         with open_regular(expanded(str(path))) as file:

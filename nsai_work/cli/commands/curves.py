@@ -9,7 +9,7 @@ from rich.text import Text
 from crucible.errors import InvalidRequest
 from crucible.rendering.plain_text import plain_line
 from nsai_work.cli.job_lookup import find_job
-from nsai_work.cli.output import stdout_console, write_json, write_line, write_table
+from nsai_work.cli.output.stdout import stdout_console, write_json, write_line, write_table
 from nsai_work.cli.parameters import JsonFlag
 from nsai_work.cli.store_access import existing_store
 from nsai_work.identifiers import short_id
@@ -139,7 +139,7 @@ def _print(comparison: "JobComparison") -> None:
 
 
 def _write_svg(comparison: "JobComparison", output: Path) -> None:
-    from nsai_work.page.drawing.curve_drawing import draw_curves
+    from nsai_work.page.drawing.loss_curve import draw_curves
     from nsai_work.page.drawing.svg_document import svg_document
 
     curves = [*zip(_labels(comparison), (job.curve for job in comparison.jobs), strict=True)]

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from crucible.errors import InvalidRequest, Unsupported
 from crucible.rendering.plain_text import plain_text
-from nsai_work.cli.output import stdout_console, write_fields, write_json, write_table
+from nsai_work.cli.output.stdout import stdout_console, write_fields, write_json, write_table
 from nsai_work.cli.parameters import DEFAULT_BACKEND, JsonFlag
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ async def _rendering(payload: "TrainingStep", name: str) -> "Rendering":
 
 
 def _report(payload: "TrainingStep", index: int, rendering: "Rendering | None", rows: int) -> dict[str, JsonValue]:
-    from nsai_work.cli.data_progress import data_progress
+    from nsai_work.cli.output.data_progress import data_progress
     from nsai_work.data.check import count_file
     from nsai_work.data.dataset import new_counts, read_examples
     from nsai_work.data.preview import preview

@@ -9,7 +9,7 @@ import typer
 from pydantic import JsonValue
 
 from crucible.errors import InvalidRequest
-from nsai_work.cli.output import write_json, write_line
+from nsai_work.cli.output.stdout import write_json, write_line
 from nsai_work.cli.parameters import JsonFlag
 from nsai_work.cli.store_access import existing_store, load_settings
 from nsai_work.presentation.quantities import count_text
@@ -71,8 +71,8 @@ def prune(
     json_output: JsonFlag = False,
 ) -> None:
     """Delete jobs that ended long ago, with their events, steps, attempts and files."""
-    from nsai_work.client.checkpoint_use import find_use
-    from nsai_work.client.prune import delete_old_checkpoints, delete_unused_blobs
+    from nsai_work.client.checkpoints.checkpoint_use import find_use
+    from nsai_work.client.checkpoints.prune import delete_old_checkpoints, delete_unused_blobs
     from nsai_work.clock import SystemClock
 
     if forget_checkpoints and delete_checkpoints:

@@ -10,9 +10,9 @@ import typer
 
 from crucible.errors import CrucibleError, PluginError
 from crucible.rendering.plain_text import plain_text
-from nsai_work.cli.error_report import advice_for, describe_error
 from nsai_work.cli.exit_codes import ExitCode
-from nsai_work.cli.output import stdout_console, write_json
+from nsai_work.cli.output.error_report import advice_for, describe_error
+from nsai_work.cli.output.stdout import stdout_console, write_json
 from nsai_work.cli.parameters import DEFAULT_BACKEND
 
 if TYPE_CHECKING:
@@ -214,7 +214,7 @@ def _check_backends() -> Iterator[Check]:
 
 
 def _check_backend(name: str) -> Check:
-    from crucible.runtime.blocking import connect
+    from crucible.runtime.blocking_backend import connect
 
     subject = f"backend {name}"
     try:

@@ -6,7 +6,7 @@ import typer
 
 from crucible.errors import InvalidRequest
 from nsai_work.cli.job_lookup import find_job
-from nsai_work.cli.output import write_json, write_line
+from nsai_work.cli.output.stdout import write_json, write_line
 from nsai_work.cli.parameters import JobId, JsonFlag
 from nsai_work.cli.store_access import existing_store, load_settings
 

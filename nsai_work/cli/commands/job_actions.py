@@ -8,7 +8,7 @@ from pydantic import JsonValue
 
 from crucible.errors import InvalidRequest
 from nsai_work.cli.job_lookup import find_job
-from nsai_work.cli.output import write_json, write_line
+from nsai_work.cli.output.stdout import write_json, write_line
 from nsai_work.cli.parameters import JobId, JsonFlag
 from nsai_work.cli.store_access import existing_store, load_settings
 from nsai_work.lifecycle import JobStatus

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from pydantic import JsonValue
 
-from nsai_work.cli.error_report import describe_failure
 from nsai_work.cli.job_lookup import find_job
-from nsai_work.cli.job_result import result_fields
-from nsai_work.cli.output import shortened_to, write_fields, write_json, write_line, write_table
+from nsai_work.cli.output.error_report import describe_failure
+from nsai_work.cli.output.job_result import result_fields
+from nsai_work.cli.output.stdout import shortened_to, write_fields, write_json, write_line, write_table
 from nsai_work.cli.parameters import JobId, JsonFlag
 from nsai_work.cli.store_access import existing_store, get_store, load_settings, missing_store
 from nsai_work.identifiers import short_id

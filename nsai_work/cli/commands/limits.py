@@ -7,7 +7,7 @@ import typer
 
 from crucible.errors import InvalidRequest
 from crucible.rendering.plain_text import plain_line
-from nsai_work.cli.output import write_json, write_line, write_table
+from nsai_work.cli.output.stdout import write_json, write_line, write_table
 from nsai_work.cli.parameters import JsonFlag
 from nsai_work.cli.store_access import get_store, load_settings, missing_store
 from nsai_work.presentation.json_forms import ALL_MODELS, limit_json, limit_labels

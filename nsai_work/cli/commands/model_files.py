@@ -8,18 +8,18 @@ import typer
 from pydantic import JsonValue
 
 from crucible.errors import InvalidRequest
-from nsai_work.cli.download_progress import download_progress
 from nsai_work.cli.job_lookup import find_job
 from nsai_work.cli.model_choice import CheckpointChoice
-from nsai_work.cli.output import write_fields, write_json
+from nsai_work.cli.output.download_progress import download_progress
+from nsai_work.cli.output.stdout import write_fields, write_json
 from nsai_work.cli.parameters import JobId, JsonFlag
 from nsai_work.cli.store_access import existing_store
+from nsai_work.files.user_paths import expanded
 from nsai_work.identifiers import short_id
-from nsai_work.user_paths import expanded
 
 if TYPE_CHECKING:
-    from nsai_work.client.download import DownloadResult
-    from nsai_work.client.job_model import JobModel
+    from nsai_work.client.checkpoints.download import DownloadResult
+    from nsai_work.client.checkpoints.job_model import JobModel
 
 MAX_GIB: Final = 64
 
@@ -69,9 +69,9 @@ def export(
     json_output: JsonFlag = False,
 ) -> None:
     """Save full weights of a training job's model in a new folder: the base model with the adapter merged in."""
-    from nsai_work.client.download import refuse_existing
-    from nsai_work.client.merge import merge as merged_model
-    from nsai_work.client.merge import require_merge
+    from nsai_work.client.checkpoints.download import refuse_existing
+    from nsai_work.client.checkpoints.merge import merge as merged_model
+    from nsai_work.client.checkpoints.merge import require_merge
 
     if not merge:
         raise InvalidRequest(
@@ -90,7 +90,7 @@ def export(
 
 
 def _model(job_id: str, checkpoint: str | None) -> "JobModel":
-    from nsai_work.client.job_model import FINAL, model_of_job
+    from nsai_work.client.checkpoints.job_model import FINAL, model_of_job
 
     store = existing_store(job_id=job_id)
     return model_of_job(store, find_job(store, job_id), checkpoint or FINAL)
@@ -103,7 +103,7 @@ def _target(folder: Path | None, model: "JobModel", suffix: str) -> Path:
 
 
 def _download(model: "JobModel", target: Path, max_gib: int) -> "DownloadResult":
-    from nsai_work.client.download import download as download_model
+    from nsai_work.client.checkpoints.download import download as download_model
 
     with download_progress(model.checkpoint.name) as report:
         return download_model(model, target, max_bytes=max_gib << 30, report=report)

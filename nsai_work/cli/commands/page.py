@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from crucible.errors import InvalidRequest
-from nsai_work.cli.output import write_json, write_line
+from nsai_work.cli.output.stdout import write_json, write_line
 from nsai_work.cli.parameters import JsonFlag
 from nsai_work.cli.store_access import load_settings
 

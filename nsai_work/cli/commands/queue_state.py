@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nsai_work.cli.output import write_json, write_line, write_table
+from nsai_work.cli.output.stdout import write_json, write_line, write_table
 from nsai_work.cli.parameters import JsonFlag
 from nsai_work.cli.store_access import get_store, load_settings, missing_store
 from nsai_work.job import Priority

@@ -10,11 +10,11 @@ from pydantic import JsonValue
 
 from crucible.rendering.plain_text import plain_json
 from nsai_work.cli.job_lookup import find_job
-from nsai_work.cli.output import write_json, write_line
+from nsai_work.cli.output.stdout import write_json, write_line
 from nsai_work.cli.parameters import JobId, JsonFlag
 from nsai_work.cli.store_access import existing_store
+from nsai_work.files.user_paths import expanded
 from nsai_work.presentation.quantities import count_text
-from nsai_work.user_paths import expanded
 
 
 def results(

@@ -8,7 +8,7 @@ import typer
 from crucible.errors import InvalidRequest
 from crucible.rendering.plain_text import plain_line
 from nsai_work.cli.job_lookup import find_job
-from nsai_work.cli.output import write_json, write_line, write_table
+from nsai_work.cli.output.stdout import write_json, write_line, write_table
 from nsai_work.cli.parameters import JobId, JsonFlag
 from nsai_work.cli.store_access import existing_store
 from nsai_work.payloads import ReinforcementStep

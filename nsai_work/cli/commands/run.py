@@ -10,10 +10,10 @@ from rich.console import Console
 
 from nsai_work.cli.exit_codes import ExitCode, status_exit_code
 from nsai_work.cli.job_lookup import find_job
-from nsai_work.cli.job_view import view_of_jobs
-from nsai_work.cli.output import write_json
+from nsai_work.cli.output.job_view import view_of_jobs
+from nsai_work.cli.output.run_outcome import write_outcome
+from nsai_work.cli.output.stdout import write_json
 from nsai_work.cli.parameters import NoCheckData
-from nsai_work.cli.run_outcome import write_outcome
 from nsai_work.cli.store_access import existing_store, get_store, load_settings
 from nsai_work.errors import JobNotFound
 from nsai_work.identifiers import is_job_id
@@ -64,7 +64,7 @@ def _jobs(target: str, settings: "Settings", *, check_data: bool) -> "list[Job]"
     """Submit the jobs of a file, or find the job with an ID."""
     path = Path(target)
     if not is_job_id(target) and (path.exists() or "/" in target or path.suffix in JOB_FILE_SUFFIXES):
-        from nsai_work.cli.data_progress import data_progress
+        from nsai_work.cli.output.data_progress import data_progress
         from nsai_work.client.jobfile import load_jobs
         from nsai_work.client.submit import submit_many
 

@@ -11,7 +11,7 @@ from pydantic import JsonValue
 
 from crucible.errors import InvalidRequest
 from nsai_work.cli.model_choice import BackendName, CheckpointChoice, chosen_model
-from nsai_work.cli.output import write_json, write_line
+from nsai_work.cli.output.stdout import write_json, write_line
 from nsai_work.cli.store_access import close_all, load_settings
 
 DEFAULT_PORT: Final = 8765
@@ -92,7 +92,7 @@ def _models(names: list[str], backend: str | None, checkpoint: str | None) -> tu
 
 def _key(file: Path | None) -> str | None:
     """Return the key from the file, else from the environment. Raises InvalidRequest for one that is unusable."""
-    from nsai_work.key_file import is_key, read_key_file
+    from nsai_work.files.key_file import is_key, read_key_file
 
     if file is not None:
         return read_key_file("--key-file", file)

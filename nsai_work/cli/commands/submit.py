@@ -10,9 +10,9 @@ from pydantic import JsonValue
 
 from crucible.runtime.monotonic import monotonic
 from nsai_work.cli.commands.watch import MAX_PAUSE_S
-from nsai_work.cli.error_report import report_job
 from nsai_work.cli.exit_codes import ExitCode, status_exit_code
-from nsai_work.cli.output import write_json, write_line
+from nsai_work.cli.output.error_report import report_job
+from nsai_work.cli.output.stdout import write_json, write_line
 from nsai_work.cli.parameters import NoCheckData, Timeout
 from nsai_work.cli.store_access import get_store, load_settings
 from nsai_work.errors import WaitTimedOut
@@ -41,7 +41,7 @@ def submit(
     ] = False,
 ) -> None:
     """Submit the jobs of a file: all of them, or none if one is invalid."""
-    from nsai_work.cli.data_progress import data_progress
+    from nsai_work.cli.output.data_progress import data_progress
     from nsai_work.client.jobfile import load_jobs
     from nsai_work.client.submit import submit_many
     from nsai_work.client.sweep import SweptField, require_bounded

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 from rich.console import Console
 
-from nsai_work.cli.error_report import describe_failure
 from nsai_work.cli.exit_codes import status_exit_code
 from nsai_work.cli.job_lookup import find_job
-from nsai_work.cli.job_view import view_for
-from nsai_work.cli.output import write_json, write_line
+from nsai_work.cli.output.error_report import describe_failure
+from nsai_work.cli.output.job_view import view_for
+from nsai_work.cli.output.run_outcome import try_command
+from nsai_work.cli.output.stdout import write_json, write_line
 from nsai_work.cli.parameters import JobId, Timeout
-from nsai_work.cli.run_outcome import try_command
 from nsai_work.cli.store_access import existing_store
 from nsai_work.errors import WaitTimedOut
 from nsai_work.lifecycle import JobStatus
@@ -22,7 +22,7 @@ from nsai_work.presentation.json_forms import event_json
 from nsai_work.presentation.progress import requested_steps
 
 if TYPE_CHECKING:
-    from nsai_work.cli.job_view import JobView
+    from nsai_work.cli.output.job_view import JobView
     from nsai_work.store import EventRow, Store
 
 MAX_PAUSE_S: Final = 0.1

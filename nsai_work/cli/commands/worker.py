@@ -10,7 +10,7 @@ import typer
 from pydantic import JsonValue
 
 from nsai_work.cli.commands.page import page_options, require_page
-from nsai_work.cli.output import write_json
+from nsai_work.cli.output.stdout import write_json
 from nsai_work.cli.parameters import JsonFlag
 from nsai_work.cli.store_access import load_settings
 from nsai_work.job import Priority
@@ -65,8 +65,8 @@ def _page(settings: "Settings", address: str | None) -> Iterator[str | None]:
         yield None
         return
     require_page()
-    from nsai_work.logs import get_logger
     from nsai_work.page.server import page_thread
+    from nsai_work.telemetry.logs import get_logger
 
     with page_thread(settings, page_options(address, (), "--page")) as url:
         get_logger(__name__).info("worker.page", url=url)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from html import escape
 from typing import Final
 
-from nsai_work.page.drawing.curve_drawing import CurveDrawing
+from nsai_work.page.drawing.loss_curve import CurveDrawing
 
 COLORS: Final = ("#0b5cad", "#b3408f", "#b7791f", "#157f3c", "#c81e1e", "#5b4bc4", "#0f8a8a", "#616e7c")
 _LINE_HEIGHT: Final = 18

@@ -8,7 +8,6 @@ from typing import Any, Final
 from sqlalchemy import BigInteger, Integer, Row, Select, bindparam, update
 
 from nsai_work.lifecycle import JobStatus
-from nsai_work.logs import get_logger
 from nsai_work.store.claim.candidates import Candidate
 from nsai_work.store.claim.capacity import Capacity
 from nsai_work.store.engine.database import PREPARED, Tx
@@ -16,6 +15,7 @@ from nsai_work.store.lanes import ready_in
 from nsai_work.store.records import ClaimRequest
 from nsai_work.store.rows import select_jobs
 from nsai_work.store.schema import jobs
+from nsai_work.telemetry.logs import get_logger
 
 log = get_logger(__name__)
 

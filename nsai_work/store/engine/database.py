@@ -23,10 +23,10 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from crucible.runtime.forks import reset_after_fork, retain_inherited
 from nsai_work.clock import Clock, SystemClock
-from nsai_work.logs import get_logger
 from nsai_work.store.engine.database_clock import DatabaseClock
 from nsai_work.store.engine.db_errors import DbErrorKind, classify, to_work_error
 from nsai_work.store.engine.engines import NOTIFICATIONS, SqliteFile, is_on, make_engine
+from nsai_work.telemetry.logs import get_logger
 
 log = get_logger(__name__)
 

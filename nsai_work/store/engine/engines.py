@@ -13,7 +13,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from crucible.errors import InvalidRequest
 from nsai_work.errors import StoreGone
 from nsai_work.extras import missing_extra
-from nsai_work.home import make_private_file, make_private_folder
+from nsai_work.files.home import make_private_file, make_private_folder
 
 PREPARED_STATEMENTS: Final = "prepared"
 """``?prepared=on`` or ``off`` in a PostgreSQL address: whether statements are prepared. By default they are unless

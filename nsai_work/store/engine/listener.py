@@ -13,10 +13,10 @@ from typing import Any, Final
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from nsai_work.logs import get_logger
 from nsai_work.store.engine.database import Database, Tx
 from nsai_work.store.engine.notify import CHANNEL
 from nsai_work.store.presence import hold_session, release_session
+from nsai_work.telemetry.logs import get_logger
 
 log = get_logger(__name__)
 

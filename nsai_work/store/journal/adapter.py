@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from pydantic import JsonValue
 
 from crucible.training import Intent
-from nsai_work import telemetry
 from nsai_work.journal import (
     AnswerRow,
     CheckpointRecord,
@@ -24,6 +23,7 @@ from nsai_work.store.journal import answers, checkpoints, evaluations, reference
 from nsai_work.store.journal.reinforcement import policies, rollouts
 from nsai_work.store.journal.sinks import marks
 from nsai_work.store.records import Claim
+from nsai_work.telemetry import job_events
 
 
 class StoreJournal:
@@ -42,7 +42,7 @@ class StoreJournal:
 
     async def begin_run(self, run: RemoteRun) -> None:
         await self._store.run(runs.begin_run, self._claim, run)
-        telemetry.training_counts.add("steps", "superseded", run.lost_steps)
+        job_events.training_counts.add("steps", "superseded", run.lost_steps)
 
     async def end_run(self, generation: int, reason: str) -> None:
         await self._store.run(runs.end_run, self._claim, generation, reason)
@@ -60,7 +60,7 @@ class StoreJournal:
         await self._store.run_merged(steps.complete_steps, done)
         kind = "replayed" if record.step <= self._newest_step else "new"
         self._newest_step = max(self._newest_step, record.step)
-        telemetry.training_counts.add("steps", kind)
+        job_events.training_counts.add("steps", kind)
 
     async def complete_evaluation(self, record: EvaluationRecord, last_seq_id: int) -> None:
         await self._store.run(evaluations.complete_evaluation, self._claim, record, last_seq_id)
@@ -144,7 +144,7 @@ class StoreJournal:
 
     async def event(self, name: str, data: dict[str, JsonValue]) -> None:
         await self._store.run(runs.append_event, self._claim, name, data)
-        telemetry.log_entry(self._claim.job_id, name, data)
+        job_events.log_entry(self._claim.job_id, name, data)
 
     async def has_event(self, name: str) -> bool:
         return await self._store.run(runs.has_event, self._claim, name)

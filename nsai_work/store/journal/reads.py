@@ -5,7 +5,7 @@ from typing import Any
 
 from sqlalchemy import Row, select, update
 
-from nsai_work.payload_reads import PinnedRead
+from nsai_work.payloads.reads import PinnedRead
 from nsai_work.store.engine.database import Tx
 from nsai_work.store.journal.fences import fence
 from nsai_work.store.journal.rows import read_row, unreadable

@@ -10,8 +10,8 @@ from crucible.environments import Environment, RewardEnvironment, RewardFunction
 from crucible.environments.registry import load_target
 from crucible.errors import EnvironmentFailed, InvalidRequest
 from crucible.runtime.own_thread import in_own_thread
+from nsai_work.concurrency.interruptible import InterruptibleAwaiter
 from nsai_work.errors import InvalidJob
-from nsai_work.interruptible import InterruptibleAwaiter
 from nsai_work.job import Job
 from nsai_work.journal import Journal
 from nsai_work.payloads import ReinforcementStep

@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 
 from crucible.environments import Environment, Episode, GroupEnvironment, checked_reward
 from crucible.errors import EnvironmentFailed
-from crucible.sampling import TokenSampler
+from crucible.token_sampler import TokenSampler
 from nsai_work.journal import Journal
 from nsai_work.rollout_journal import RecordedRollouts, RolloutRecord, RolloutStatus, StoredTurn
 from nsai_work.training.rollouts.environment_calls import EpisodeBroken, called, raised

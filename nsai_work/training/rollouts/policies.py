@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from crucible.backend import TrainingBackend
 from crucible.errors import CrucibleError
-from crucible.sampling import TokenSampler
+from crucible.token_sampler import TokenSampler
 from crucible.training import LiveRun
 from nsai_work.journal import Journal, RemoteRun
 from nsai_work.rollout_journal import PolicyRecord

@@ -17,7 +17,7 @@ from crucible.prompt import Message, Prompt, Tool
 from crucible.rendering.chat import chat_of
 from crucible.rendering.output_parser import parse_output
 from crucible.rendering.tokenizer import Tokenizer
-from crucible.sampling import SamplingSpec, TokenSample, TokenSampler
+from crucible.token_sampler import SamplingSpec, TokenSample, TokenSampler
 from nsai_work.payloads import RolloutSampling
 from nsai_work.rollout_journal import StoredTurn
 from nsai_work.training.rollouts.environment_calls import EpisodeBroken, called

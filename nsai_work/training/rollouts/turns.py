@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from crucible.sampling import TokenSample
+from crucible.token_sampler import TokenSample
 from crucible.values.record import Record
 from crucible.values.scalars import Count
 from nsai_work.errors import UnreadableJournal

@@ -17,8 +17,8 @@ from pydantic import JsonValue
 
 from crucible.backend import TrainingBackend
 from crucible.training import Datum, ForwardResult, LiveRun, Pending, RunSpec
+from nsai_work.concurrency.interruptible import InterruptibleAwaiter
 from nsai_work.errors import UnreadableJournal
-from nsai_work.interruptible import InterruptibleAwaiter
 from nsai_work.journal import Journal
 from nsai_work.payloads import BASE_REFERENCE, PreferenceStep
 from nsai_work.training.plan import steps_in_flight

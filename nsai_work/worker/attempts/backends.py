@@ -9,7 +9,7 @@ from crucible.backend import Backend
 from crucible.errors import CrucibleError, PluginError
 from crucible.registry import backend_names, load_backend, why_unusable
 from nsai_work.clock import Clock
-from nsai_work.logs import get_logger
+from nsai_work.telemetry.logs import get_logger
 from nsai_work.worker.declines import DECLINE_S, is_lacking_backend
 
 log = get_logger(__name__)

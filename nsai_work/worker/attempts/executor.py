@@ -10,15 +10,15 @@ from pydantic import JsonValue
 
 from crucible.errors import BackendUnavailable, CrucibleError
 from crucible.runtime.waits import observed
-from nsai_work import telemetry
 from nsai_work.clock import Clock
 from nsai_work.control import StopReason
 from nsai_work.errors import LeaseLost
 from nsai_work.journal import Journal
-from nsai_work.logs import get_logger
 from nsai_work.payloads import JobKind
 from nsai_work.store.records import Claim, Outcome, OutcomeKind
-from nsai_work.telemetry import JobEvent
+from nsai_work.telemetry import job_events
+from nsai_work.telemetry.job_events import JobEvent
+from nsai_work.telemetry.logs import get_logger
 from nsai_work.worker.attempts.attempt import Attempt
 from nsai_work.worker.attempts.backends import BackendPool
 from nsai_work.worker.attempts.handlers import JobContext, run_job
@@ -172,6 +172,6 @@ def _emit(
         details["reason"] = outcome.reason
     if outcome is not None and outcome.failure is not None:
         details["code"] = outcome.failure.code
-    telemetry.emit(
+    job_events.emit(
         JobEvent(name, claim.job_id, str(claim.job.kind), claim.backend, claim.fence, claim.attempt, details)
     )

@@ -33,7 +33,7 @@ _MODULES: Final[dict[type[Payload], str]] = {
     PreferenceStep: "nsai_work.training.driver",
     ReinforcementStep: "nsai_work.training.driver",
     Inference: "nsai_work.inference",
-    CommandPayload: "nsai_work.commands",
+    CommandPayload: "nsai_work.worker.attempts.command",
 }
 
 
@@ -133,7 +133,7 @@ async def _infer(
 async def _run_command(
     attempt: Attempt, payload: CommandPayload, backend: Backend, context: JobContext
 ) -> dict[str, JsonValue]:
-    from nsai_work.commands import run_command
+    from nsai_work.worker.attempts.command import run_command
 
     if not isinstance(backend, CommandBackend):
         raise Unsupported(f"{backend.name!r} runs no commands", backend=backend.name)

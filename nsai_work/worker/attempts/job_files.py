@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from crucible.errors import CrucibleError
 from nsai_work.client.local_files import LocalFiles
-from nsai_work.payload_files import input_files
 from nsai_work.payloads import Payload
+from nsai_work.payloads.files import input_files
 from nsai_work.store.records import Claim
 
 

@@ -14,14 +14,14 @@ from pydantic import JsonValue
 from crucible.backend import Command, CommandBackend, CommandCall
 from crucible.errors import CrucibleError, InvalidRequest, NotFound, PluginError
 from crucible.runtime.checked_calls import checked_command
-from nsai_work.client.job_model import model_of_job
+from nsai_work.client.checkpoints.job_model import model_of_job
 from nsai_work.client.results import as_conversation, read_rows
 from nsai_work.errors import DataChanged, InvalidJob, JobNotFound
+from nsai_work.files.user_paths import expanded
 from nsai_work.inference.prompts import read_prompts
-from nsai_work.payload_reads import JobRead, PinnedRead, ReadKind, job_reads, with_reads
 from nsai_work.payloads import Inference, Payload
+from nsai_work.payloads.reads import JobRead, PinnedRead, ReadKind, job_reads, with_reads
 from nsai_work.store.records import Claim
-from nsai_work.user_paths import expanded
 from nsai_work.worker.attempts.backends import BackendPool
 from nsai_work.worker.attempts.job_files import JobFiles
 

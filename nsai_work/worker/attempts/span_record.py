@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from crucible.errors import CrucibleError
 from nsai_work.store.records import Claim
-from nsai_work.traces import add_link, attempt_span, span_reference
+from nsai_work.telemetry.traces import add_link, attempt_span, span_reference
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span

@@ -10,8 +10,8 @@ from pydantic import JsonValue
 from crucible.errors import CrucibleError
 from crucible.runtime.waits import Wait
 from nsai_work.clock import Clock
-from nsai_work.logs import get_logger
 from nsai_work.store.journal.waits import WAIT_ENDED, WAIT_STARTED
+from nsai_work.telemetry.logs import get_logger
 
 log = get_logger(__name__)
 

@@ -8,7 +8,7 @@ import asyncio
 from collections import deque
 
 from nsai_work.clock import Clock
-from nsai_work.logs import get_logger
+from nsai_work.telemetry.logs import get_logger
 
 log = get_logger(__name__)
 

@@ -12,7 +12,7 @@ from crucible.errors import CrucibleError
 from nsai_work.store import Store
 from nsai_work.store.queries.queue_state import job_counts, queue_depths
 from nsai_work.store.records import JobCount, LimitUse, QueueCount
-from nsai_work.telemetry import JobEvent, add_hook, training_counts
+from nsai_work.telemetry.job_events import JobEvent, add_hook, training_counts
 from nsai_work.worker.probes.shared_check import SharedCheck
 from nsai_work.worker.runtime_thread import RuntimeThread
 

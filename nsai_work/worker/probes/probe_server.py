@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from crucible.errors import InvalidRequest
 from crucible.runtime.monotonic import monotonic
-from nsai_work.logs import get_logger
+from nsai_work.telemetry.logs import get_logger
 
 log = get_logger(__name__)
 

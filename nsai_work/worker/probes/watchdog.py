@@ -11,7 +11,7 @@ import threading
 import traceback
 from collections.abc import Callable
 
-from nsai_work.logs import get_logger
+from nsai_work.telemetry.logs import get_logger
 from nsai_work.worker.probes.health import WorkerHealth
 
 log = get_logger(__name__)

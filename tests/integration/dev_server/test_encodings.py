@@ -6,9 +6,9 @@ import zstandard
 
 from backends.tinkex.types.datum import Datum
 from backends.tinkex.types.model_input import ModelInput
-from backends.tinkex.wire.pass_output_codec import read_pass_output
-from backends.tinkex.wire.pass_request_codec import PassRequest, write_pass_request
-from backends.tinkex.wire.sample_codec import read_sample_response
+from backends.tinkex.wire.protobuf.pass_output_codec import read_pass_output
+from backends.tinkex.wire.protobuf.pass_request_codec import PassRequest, write_pass_request
+from backends.tinkex.wire.protobuf.sample_codec import read_sample_response
 from backends.tinkex_dev.server import DevServer
 
 PROTOBUF = "application/x-protobuf"

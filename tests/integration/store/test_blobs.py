@@ -20,8 +20,8 @@ from nsai_work.blobs.place import BlobGone
 from nsai_work.blobs.shelf import ContentChanged, Shelf
 from nsai_work.blobs.table import TablePlace
 from nsai_work.blobs.url import UrlPlace
+from nsai_work.client.checkpoints.prune import delete_unused_blobs
 from nsai_work.client.file_shipper import submit_with_files
-from nsai_work.client.prune import delete_unused_blobs
 from nsai_work.errors import BlobDamaged, BlobsElsewhere, InvalidJob
 from nsai_work.settings import Settings
 from nsai_work.store import Store, Tx, open_store

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nsai_work.client.checkpoint_use import find_use
+from nsai_work.client.checkpoints.checkpoint_use import find_use
 from nsai_work.job import Job
 from nsai_work.store import ClaimRequest, Outcome, Store
 from nsai_work.store.engine.bulk_write import insert_new

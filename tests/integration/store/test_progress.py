@@ -9,7 +9,7 @@ from nsai_work.job import Job
 from nsai_work.journal import RemoteRun, ResumeMode, StepRecord
 from nsai_work.store import AsyncStore, ClaimRequest, StoreJournal
 from nsai_work.store.records import TrainingProgress
-from nsai_work.telemetry import training_counts
+from nsai_work.telemetry.job_events import training_counts
 from tests.integration.store.conftest import ManualClock
 from tests.working_store import WorkingStore
 

@@ -12,7 +12,7 @@ from sqlalchemy import Table, text
 
 from crucible.errors import CrucibleError
 from crucible.training import Intent, IntentKind, RunRef
-from nsai_work.cli.error_report import advice_for
+from nsai_work.cli.output.error_report import advice_for
 from nsai_work.errors import UnreadableJournal
 from nsai_work.job import Job
 from nsai_work.journal import CheckpointRecord, EvaluationRecord, JournalSnapshot, RemoteRun, ResumeMode, StepRecord

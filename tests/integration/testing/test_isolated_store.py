@@ -11,7 +11,7 @@ import pytest
 from crucible.errors import InvalidRequest
 from nsai_work import Constraints, Job, JobStatus, Priority, RetryPolicy, Settings, submit, submit_many
 from nsai_work.client.connections import job_store
-from nsai_work.home import home_folder
+from nsai_work.files.home import home_folder
 from nsai_work.testing import (
     IsolatedStore,
     assert_not_submitted,

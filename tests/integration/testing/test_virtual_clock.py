@@ -9,8 +9,8 @@ from freezegun import freeze_time
 
 from crucible import Prompt, connect
 from nsai_work import JobStatus, Settings, submit
-from nsai_work.blocking import run_blocking
 from nsai_work.clock import SystemClock
+from nsai_work.concurrency.coroutine_runner import run_blocking
 from nsai_work.errors import InvalidJob
 from nsai_work.store.records import Selection
 from nsai_work.testing import IsolatedStore, VirtualClock, isolated_store, run_jobs, virtual_clock

@@ -30,7 +30,7 @@ from backends.tinkex.types import (
     SamplingParams,
     TensorData,
 )
-from backends.tinkex.wire.pass_request_codec import PassRequest, write_pass_request
+from backends.tinkex.wire.protobuf.pass_request_codec import PassRequest, write_pass_request
 
 OUTPUT = json_response({"loss_fn_output_type": "ArrayRecord", "loss_fn_outputs": [], "metrics": {}})
 DRAWN = json_response({"sequences": [], "prompt_logprobs": [None], "topk_prompt_logprobs": [None]})

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from crucible.backend import TrainingBackend
-from crucible.sampling import TokenSampler
+from crucible.token_sampler import TokenSampler
 from crucible.training import LiveRun, Pending
 from nsai_work.clock import SystemClock
 from nsai_work.control import Control

@@ -10,8 +10,8 @@ from backends.fake import FakeBackend
 from crucible.errors import CommandMissing, CrucibleError, EnvironmentFailed
 from nsai_work import Job, submit
 from nsai_work.client.connections import job_store
-from nsai_work.client.loss_check import check_loss
 from nsai_work.client.submit import submit_many
+from nsai_work.client.validation.loss_check import check_loss
 from nsai_work.errors import InvalidJob
 from nsai_work.payloads import JobKind, ReinforcementStep, parse_payload
 from nsai_work.store.records import JobFilter

@@ -14,7 +14,7 @@ from nsai_work import Job, JobHandle, JobStatus, submit, submit_many
 from nsai_work.client.connections import job_store
 from nsai_work.client.jobfile import load_jobs
 from nsai_work.errors import DataChanged, InvalidJob
-from nsai_work.payload_reads import PinnedRead
+from nsai_work.payloads.reads import PinnedRead
 from nsai_work.store.schema import jobs, lanes
 from nsai_work.testing import IsolatedStore, isolated_store, run_jobs
 

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from crucible.errors import InvalidRequest, UnknownBackend
-from nsai_work.cli import error_report
-from nsai_work.cli.error_report import describe_error, report_error
+from nsai_work.cli.output import error_report
+from nsai_work.cli.output.error_report import describe_error, report_error
 
 
 def test_text_has_message_and_hint() -> None:

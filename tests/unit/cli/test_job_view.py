@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import JsonValue
 from rich.console import Console
 
-from nsai_work.cli.job_view import BarView, PlainView, metrics_text, view_for
+from nsai_work.cli.output.job_view import BarView, PlainView, metrics_text, view_for
 from nsai_work.presentation.event_text import describe_event
 from nsai_work.presentation.progress import RunProgress
 

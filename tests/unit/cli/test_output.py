@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from nsai_work.cli.output import write_fields, write_table
+from nsai_work.cli.output.stdout import write_fields, write_table
 from nsai_work.presentation.quantities import ago
 
 NOW = datetime(2026, 1, 2, 12, tzinfo=UTC)

@@ -15,7 +15,7 @@ from crucible import Choice, Completion, Message
 from crucible.prompt import ToolCall
 from crucible.rendering.plain_text import plain_json, plain_line, plain_text
 from nsai_work.cli.commands import complete
-from nsai_work.cli.output import write_fields, write_json, write_line, write_table
+from nsai_work.cli.output.stdout import write_fields, write_json, write_line, write_table
 
 HOSTILE = "\x1b[2J\x1b]0;owned\x07\x9b31m\u202egnp.exe\r\b\x00"
 ACTS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
@@ -65,4 +65,4 @@ def test_commands_write_through_these_functions() -> None:
         path.name for path in folder.rglob("*.py") if re.search(r"\becho\(|\bprint\(.*\bfile=", path.read_text())
     }
 
-    assert found <= {"app.py", "output.py"}  # the first prints the version
+    assert found <= {"app.py", "stdout.py"}  # the first prints the version

@@ -14,9 +14,9 @@ from backends.tinkex.client.rest import download as archives
 from crucible.adapter_files import CONFIG, WEIGHTS
 from crucible.backend import TrainingBackend
 from crucible.errors import BackendUnavailable, CrucibleError, InvalidRequest, MalformedAnswer
-from nsai_work.client import download as downloads
-from nsai_work.client.download import download
-from nsai_work.client.job_model import JobModel
+from nsai_work.client.checkpoints import download as downloads
+from nsai_work.client.checkpoints.download import download
+from nsai_work.client.checkpoints.job_model import JobModel
 from nsai_work.journal import CheckpointRecord, CheckpointStatus
 
 MIB = 1 << 20

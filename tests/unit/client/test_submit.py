@@ -11,7 +11,7 @@ from crucible.errors import InvalidRequest
 from crucible.registry import installed_backends
 from nsai_work import Job, Settings, submit, submit_many
 from nsai_work.client.connections import close_connections, job_store
-from nsai_work.client.validate import validate_jobs
+from nsai_work.client.validation.job_check import validate_jobs
 from nsai_work.errors import InvalidJob, KeyReused
 from nsai_work.job import NOT_ENFORCED, STATE_FIELDS
 from nsai_work.payloads import Inference

@@ -88,7 +88,8 @@ def count() -> None:
 def test_importing_registers_nothing() -> None:
     """The hook is for the rest of a process, which may never use what needs it."""
     code = (
-        "import backends.tinkex.client.service, nsai_work.client.connections, nsai_work.store, nsai_work.blocking\n"
+        "import backends.tinkex.client.service, nsai_work.client.connections, nsai_work.store\n"
+        "import nsai_work.concurrency.coroutine_runner\n"
         "import nsai_work.dispatch.publisher, nsai_work.dispatch.debounce, nsai_work.worker.runtime_thread\n"
         "from crucible.runtime import forks\n"
         "assert not forks._resets and not forks._register_hook.cache_info().currsize"

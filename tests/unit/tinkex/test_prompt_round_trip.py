@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backends.tinkex.capabilities import ALL_FEATURES, capabilities_of, require_expressible
-from backends.tinkex.render import model_input
-from backends.tinkex.sampler import sampling_params
+from backends.tinkex.sampling.rendered_prompt import model_input
+from backends.tinkex.sampling.sampler import sampling_params
 from backends.tinkex.types.model_input import EncodedTextChunk, ModelInput
 from backends.tinkex.types.server_capabilities import ServerCapabilities
 from crucible import ByteTokenizer, ImagePart, Message, Options, Prompt, TextPart, Tool, ToolCall, ToolResultPart

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from backends.tinkex.client.tokenizers import load_tokenizer
-from backends.tinkex.render import tokenizer_named
+from backends.tinkex.sampling.rendered_prompt import tokenizer_named
 from backends.tinkex.types import GetInfoResponse, ModelData
 from crucible.errors import Unsupported
 

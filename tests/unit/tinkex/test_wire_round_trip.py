@@ -23,10 +23,10 @@ from backends.tinkex.types import (
     TensorData,
 )
 from backends.tinkex.wire.compression import compressed
-from backends.tinkex.wire.pass_output_codec import read_pass_output, write_pass_output
-from backends.tinkex.wire.pass_request_codec import PassRequest, read_pass_request, write_pass_request
-from backends.tinkex.wire.protobuf_reader import ProtobufError
-from backends.tinkex.wire.sample_codec import read_sample_response, write_sample_response
+from backends.tinkex.wire.protobuf.field_reader import ProtobufError
+from backends.tinkex.wire.protobuf.pass_output_codec import read_pass_output, write_pass_output
+from backends.tinkex.wire.protobuf.pass_request_codec import PassRequest, read_pass_request, write_pass_request
+from backends.tinkex.wire.protobuf.sample_codec import read_sample_response, write_sample_response
 from crucible.errors import InvalidRequest, Unsupported
 
 

@@ -4,9 +4,9 @@ import pytest
 from pydantic import ValidationError
 
 from backends.tinkex.types import Datum, ModelInput
-from backends.tinkex.wire.pass_request_codec import PassRequest, read_pass_request, write_pass_request
-from backends.tinkex.wire.protobuf_reader import ProtobufError
-from backends.tinkex.wire.protobuf_writer import delimited, integer
+from backends.tinkex.wire.protobuf.field_reader import ProtobufError
+from backends.tinkex.wire.protobuf.field_writer import delimited, integer
+from backends.tinkex.wire.protobuf.pass_request_codec import PassRequest, read_pass_request, write_pass_request
 from backends.tinkex_dev.errors import InvalidField
 from backends.tinkex_dev.service.service import digest_of_body
 from backends.tinkex_dev.wire import requests

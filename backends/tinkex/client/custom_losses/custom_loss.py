@@ -19,7 +19,7 @@ from backends.tinkex.types.forward_backward_output import ForwardBackwardOutput
 from backends.tinkex.types.responses import AcceptedRequest
 from backends.tinkex.types.tensor_data import TensorData
 from backends.tinkex.wire.chunks import chunked
-from backends.tinkex.wire.pass_request_codec import PassRequest
+from backends.tinkex.wire.protobuf.pass_request_codec import PassRequest
 from crucible.errors import MalformedAnswer
 
 CustomLoss = Callable[[Sequence[Datum], Sequence[Any]], tuple[Any, ...]]

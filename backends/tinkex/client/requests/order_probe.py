@@ -10,7 +10,7 @@ from backends.tinkex.client.training.results import pass_decoding
 from backends.tinkex.client.training.run_channel import RunChannel
 from backends.tinkex.errors import BACKEND, OrderUnclear
 from backends.tinkex.types.responses import AcceptedRequest
-from backends.tinkex.wire.pass_request_codec import PassRequest
+from backends.tinkex.wire.protobuf.pass_request_codec import PassRequest
 from crucible.errors import AuthenticationFailed, CapacityError, CrucibleError, OutOfCredit
 
 _WORTHWHILE_S: Final = 0.01

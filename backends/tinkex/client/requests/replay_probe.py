@@ -8,7 +8,7 @@ from backends.tinkex.client.training.results import pass_decoding
 from backends.tinkex.client.training.run_channel import RunChannel
 from backends.tinkex.types.datum import Datum
 from backends.tinkex.types.model_input import ModelInput
-from backends.tinkex.wire.pass_request_codec import PassRequest
+from backends.tinkex.wire.protobuf.pass_request_codec import PassRequest
 from crucible.errors import (
     AuthenticationFailed,
     BackendError,

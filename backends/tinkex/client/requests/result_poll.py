@@ -22,7 +22,7 @@ from backends.tinkex.types.future_answer import (
 )
 from backends.tinkex.wire.body import JSON, PROTOBUF, json_body
 from backends.tinkex.wire.features import Encoding
-from backends.tinkex.wire.protobuf_reader import ProtobufError
+from backends.tinkex.wire.protobuf.field_reader import ProtobufError
 from backends.tinkex.wire.retry import is_retryable
 from backends.tinkex.wire.transport import HttpRequest, HttpResponse
 from crucible.errors import BackendUnavailable, CrucibleError, MalformedAnswer, RequestTimeout, RunCorrupted

@@ -25,7 +25,7 @@ from backends.tinkex.types.weights_info import WeightsInfo
 from backends.tinkex.wire.body import json_body
 from backends.tinkex.wire.transport import HttpRequest
 from crucible.errors import InvalidRequest, NotFound, Unsupported
-from nsai_work.user_paths import expanded
+from nsai_work.files.user_paths import expanded
 
 if TYPE_CHECKING:
     from backends.tinkex.client.rest.download import DownloadLimit

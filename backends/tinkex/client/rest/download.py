@@ -13,7 +13,7 @@ from backends.tinkex.errors import BACKEND, invalid
 from backends.tinkex.wire.transport import HttpTransport
 from crucible.backend import no_report
 from crucible.errors import InvalidRequest, MalformedAnswer
-from nsai_work.user_paths import NotRegular, open_regular, refuse_odd_target
+from nsai_work.files.user_paths import NotRegular, open_regular, refuse_odd_target
 
 MAX_MEMBERS: Final = 10_000
 """The most members of an archive."""

@@ -8,7 +8,7 @@ from backends.tinkex.types.client_config import ClientConfig
 from backends.tinkex.types.datum import Datum
 from backends.tinkex.wire.body import Piece
 from backends.tinkex.wire.chunks import chunked
-from backends.tinkex.wire.pass_request_codec import PassRequest, encoded_datums
+from backends.tinkex.wire.protobuf.pass_request_codec import PassRequest, encoded_datums
 from crucible.errors import Unsupported
 
 

@@ -15,7 +15,7 @@ from backends.tinkex.wire.body import EncodedBody, json_body
 from backends.tinkex.wire.chunks import datum_bytes
 from backends.tinkex.wire.compression import compressed
 from backends.tinkex.wire.features import Encoding
-from backends.tinkex.wire.pass_request_codec import PassRequest, write_pass_request
+from backends.tinkex.wire.protobuf.pass_request_codec import PassRequest, write_pass_request
 from crucible.errors import (
     BackendUnavailable,
     CapacityError,

@@ -14,8 +14,8 @@ from backends.tinkex.types.arrays import is_numpy
 from backends.tinkex.types.forward_backward_output import ForwardBackwardOutput
 from backends.tinkex.types.responses import OptimStepResponse
 from backends.tinkex.types.sample_response import SampleResponse
-from backends.tinkex.wire.pass_output_codec import read_pass_output
-from backends.tinkex.wire.sample_codec import read_sample_response
+from backends.tinkex.wire.protobuf.pass_output_codec import read_pass_output
+from backends.tinkex.wire.protobuf.sample_codec import read_sample_response
 from crucible.errors import RunCorrupted
 
 R = TypeVar("R", bound=BaseModel)

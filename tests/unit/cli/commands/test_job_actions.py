@@ -12,8 +12,8 @@ from rich.console import Console
 
 from nsai_work.cli import main
 from nsai_work.cli.commands.watch import show_past
-from nsai_work.cli.job_view import PlainView
-from nsai_work.cli.output import write_table
+from nsai_work.cli.output.job_view import PlainView
+from nsai_work.cli.output.stdout import write_table
 from nsai_work.clock import SystemClock
 from nsai_work.presentation.progress import RunProgress
 from nsai_work.store import ClaimRequest, Outcome

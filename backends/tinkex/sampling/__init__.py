@@ -1,0 +1,1 @@
+"""Sampling: completions of prompts, and samples of tokens."""

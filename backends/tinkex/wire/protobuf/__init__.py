@@ -1,0 +1,1 @@
+"""Protobuf: a reader, a writer, and the codecs of requests and results."""

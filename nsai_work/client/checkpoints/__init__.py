@@ -1,0 +1,1 @@
+"""Checkpoints of jobs: sampled from, downloaded, merged, promoted, and deleted with old jobs."""

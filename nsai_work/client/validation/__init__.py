@@ -1,0 +1,1 @@
+"""The validation of jobs before they are stored."""

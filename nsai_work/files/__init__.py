@@ -1,0 +1,1 @@
+"""Files and folders outside the store: the home folder, paths that users give, input files, key files."""

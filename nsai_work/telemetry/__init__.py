@@ -1,0 +1,1 @@
+"""Telemetry: logs, events of jobs for hooks, and traces."""

@@ -1,0 +1,171 @@
+"""The trace context of a job: kept as the caller decided it, from the submission to each attempt."""
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from opentelemetry import baggage, context, trace
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.semconv._incubating.attributes import gen_ai_attributes, messaging_attributes
+from opentelemetry.trace import SpanKind
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from structlog.contextvars import clear_contextvars
+
+from crucible import Choice, Completion, FinishReason, Message, Prompt, Usage
+from nsai_work import Job
+from nsai_work.job import MAX_BAGGAGE, MAX_TRACESTATE
+from nsai_work.telemetry.traces import add_link, attempt_span, completion_span, span_reference, submit_span
+from tests.rig import command
+
+MESSAGING = {
+    "messaging.system",
+    "messaging.operation.name",
+    "messaging.operation.type",
+    "messaging.batch.message_count",
+    "messaging.message.id",
+}
+CALLER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-{flags:02x}"
+
+
+@pytest.fixture(autouse=True)
+def _unbound() -> Iterator[None]:
+    """An attempt's span binds its trace to the log lines of its task, which here is the process."""
+    yield
+    clear_contextvars()
+
+
+@pytest.fixture
+def exported(monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemorySpanExporter]:
+    """An SDK in this process, with what it exports."""
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr(trace, "get_tracer_provider", lambda: provider)
+    yield exporter
+    provider.shutdown()
+
+
+def submitted(job: Job, flags: int, **headers: str) -> Job:
+    """The job as it is stored when it is submitted inside of a trace of the caller."""
+    caller = TraceContextTextMapPropagator().extract({"traceparent": CALLER.format(flags=flags), **headers})
+    token = context.attach(baggage.set_baggage("team", "a b", caller))
+    try:
+        with submit_span(1) as span:
+            return Job.parse(span.mark(job).model_dump(mode="json"))
+    finally:
+        context.detach(token)
+
+
+def test_a_submission_produces_what_an_attempt_consumes(exported: InMemorySpanExporter) -> None:
+    """By kinds and attributes of messaging, in one trace."""
+    with submit_span(1) as submission:
+        job = submission.mark(command())
+    with attempt_span(job, 1):
+        pass
+
+    produced, consumed = exported.get_finished_spans()
+    assert (produced.kind, consumed.kind) == (SpanKind.PRODUCER, SpanKind.CONSUMER)
+    operations = [attributes(span)["messaging.operation.type"] for span in (produced, consumed)]
+    assert operations == ["send", "process"]
+    assert attributes(consumed)["messaging.message.id"] == job.id
+    assert consumed.parent is not None
+    assert consumed.parent.span_id == produced.context.span_id
+    assert all(hasattr(messaging_attributes, name.upper().replace(".", "_")) for name in MESSAGING)
+    named = {name for span in (produced, consumed) for name in attributes(span) if "messaging" in name}
+    assert named == MESSAGING
+
+
+def test_a_trace_that_is_sampled_out_stays_out(exported: InMemorySpanExporter) -> None:
+    """Neither the submission nor an attempt is exported."""
+    job = submitted(command(), flags=0)
+    with attempt_span(job, 1) as span:
+        assert span_reference(span) is None
+    with attempt_span(submitted(command(), flags=1), 1) as span:
+        assert span_reference(span) is not None
+
+    assert job.trace_flags == 0
+    assert [span.name for span in exported.get_finished_spans()] == ["nsai_work.submit", "nsai_work.work"]
+
+
+def test_an_attempt_has_the_state_and_the_baggage_of_the_caller(exported: InMemorySpanExporter) -> None:
+    """Both are stored with the job in the form of their specifications."""
+    job = submitted(command(), flags=1, tracestate="vendor=x,other=y")
+    with attempt_span(job, 1) as span:
+        assert span.get_span_context().trace_state.to_header() == "vendor=x,other=y"
+        assert baggage.get_baggage("team") == "a b"
+
+    assert (job.tracestate, job.baggage) == ("vendor=x,other=y", "team=a+b")
+
+
+@given(st.text(max_size=700), st.text(max_size=9000), st.integers(-1, 300))
+def test_what_a_header_holds_never_makes_a_job_unreadable(state: str, carried: str, flags: int) -> None:
+    """A tracestate or baggage that its specification does not allow is left out."""
+    sdk = TracerProvider().get_tracer("caller")
+    traceparent = CALLER.format(flags=min(max(flags, 0), 255))
+    caller = TraceContextTextMapPropagator().extract({"traceparent": traceparent, "tracestate": state})
+    token = context.attach(baggage.set_baggage("k", carried, caller))
+    try:
+        with sdk.start_as_current_span("caller"), submit_span(1) as span:
+            job = Job.parse(span.mark(command()).model_dump(mode="json"))
+    finally:
+        context.detach(token)
+
+    assert job.trace_id is not None
+    assert len(job.tracestate or "") <= MAX_TRACESTATE
+    assert len(job.baggage or "") <= MAX_BAGGAGE
+    with attempt_span(job, 1):
+        pass
+
+
+def test_a_trace_that_the_caller_set_by_hand_counts_as_sampled(exported: InMemorySpanExporter) -> None:
+    """Unless it says otherwise; an invalid id begins a trace of its own."""
+    ids = {"trace_id": "0af7651916cd43dd8448eb211c80319c", "span_id": "b7ad6b7169203331"}
+    for fields in (ids, {**ids, "trace_flags": 0}, {"trace_id": "mine", "span_id": "mine"}):
+        with attempt_span(command(**fields), 1):
+            pass
+
+    first, second = exported.get_finished_spans()
+    assert trace.format_trace_id(first.context.trace_id) == ids["trace_id"]
+    assert second.parent is None
+
+
+def test_an_attempt_is_linked_to_the_one_before(exported: InMemorySpanExporter) -> None:
+    """By the reference that its span gave."""
+    with attempt_span(command(), 1) as first:
+        reference = span_reference(first)
+    assert reference is not None
+    with attempt_span(command(), 2) as second:
+        add_link(second, reference)
+        add_link(second, "rubbish")
+
+    [link] = exported.get_finished_spans()[1].links
+    assert link.context.span_id == first.get_span_context().span_id
+
+
+def test_a_completion_is_a_span_of_generative_ai(exported: InMemorySpanExporter) -> None:
+    """With the model, the tokens and the reasons, by names that are not deprecated; no text of it."""
+    prompt = Prompt.model_validate({"messages": [{"role": "user", "content": "secret"}], "options": {"model": "m"}})
+    answer = Choice(message=Message(role="assistant", content="secret"), finish_reason=FinishReason.LENGTH)
+    with attempt_span(command(), 1), completion_span("tinkex", prompt) as record:
+        record(Completion(choices=(answer,), model="m-1", usage=Usage.of(3, 4)))
+
+    span, _ = exported.get_finished_spans()
+    assert (span.name, span.kind) == ("chat m", SpanKind.CLIENT)
+    assert attributes(span) == {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": "tinkex",
+        "gen_ai.request.model": "m",
+        "gen_ai.response.model": "m-1",
+        "gen_ai.response.finish_reasons": ("length",),
+        "gen_ai.usage.input_tokens": 3,
+        "gen_ai.usage.output_tokens": 4,
+    }
+    assert all(hasattr(gen_ai_attributes, name.upper().replace(".", "_")) for name in attributes(span))
+
+
+def attributes(span: ReadableSpan) -> dict[str, object]:
+    """The attributes of a span."""
+    return dict(span.attributes or {})
