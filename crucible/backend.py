@@ -239,16 +239,23 @@ def _discard(progress: CommandProgress) -> None:
     del progress
 
 
+def _forever() -> None:
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class CommandCall:
     """The job that a command runs for. ``attempt`` counts from 1; ``job_id`` is the same for all attempts.
 
-    ``report`` records progress; it may be called from any thread.
+    ``report`` records progress; it may be called from any thread. ``owned_for_s`` returns the seconds for which the
+    job is still this process's own if its lease is never renewed again, None if nobody else could take it. Work
+    that goes on while this process stands still, such as a process of the command's own, has to end before.
     """
 
     job_id: str = "local"
     attempt: int = 1
     report: Callable[[CommandProgress], None] = _discard
+    owned_for_s: Callable[[], float | None] = _forever
 
 
 class CommandBackend(Backend):

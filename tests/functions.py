@@ -71,6 +71,11 @@ def never_checks() -> None:
     time.sleep(60)
 
 
+def hold_interpreter() -> int:
+    """Run for an hour in a call that lets no other thread run."""
+    return sum(range(10**12))
+
+
 def fail(text: str = "secret-7") -> None:
     """Fail with a text that nobody may see."""
     raise ValueError(text)

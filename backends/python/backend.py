@@ -75,6 +75,7 @@ class PythonBackend(CommandBackend):
             attempt=call.attempt,
             folder=self._settings.folder_of(call.job_id),
             report=call.report,
+            owned_for_s=call.owned_for_s,
         )
         if options.isolated:
             outcome = await self._isolated(command.name, invocation)

@@ -31,6 +31,7 @@ class Invocation:
     attempt: int
     folder: Path
     report: Callable[[CommandProgress], None]
+    owned_for_s: Callable[[], float | None] = lambda: None
     cancel: CancelFlag = field(default_factory=CancelFlag)
 
     def run(self, function: Function) -> dict[str, JsonValue]:

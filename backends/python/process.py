@@ -7,8 +7,9 @@ import logging
 import os
 import signal
 import sys
+import time
 from asyncio.subprocess import PIPE, Process
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
@@ -17,6 +18,7 @@ from backends.python.invocation import Invocation, Raised
 from backends.python.results import MAX_RESULT_BYTES
 from crucible.backend import CommandProgress
 from crucible.errors import BackendUnavailable, CommandFailed, Failure, error_from
+from nsai_work.errors import LeaseLost
 
 _log = logging.getLogger(__name__)
 
@@ -27,6 +29,7 @@ TERMINATE_WAIT_S: Final = 2.0
 EXIT_WAIT_S: Final = 2.0
 OUTPUT_WAIT_S: Final = 0.2
 POLL_S: Final = 0.01
+OWNED_POLL_S: Final = 0.2
 MAX_LINE_BYTES: Final = 2 * MAX_RESULT_BYTES
 MAX_LOGGED_CHARS: Final = 2_000
 
@@ -42,16 +45,49 @@ class _Message(BaseModel):
     traceback: str = ""
 
 
+class _Ownership:
+    """This process's ownership of the job, as the child knows it: until a time of the monotonic clock, which is one
+    clock on a machine. Sent ahead, since this process may be stopped at any moment."""
+
+    def __init__(self, owned_for_s: Callable[[], float | None]) -> None:
+        self._owned_for_s = owned_for_s
+        self.until = self._read()
+
+    @property
+    def lapsed(self) -> bool:
+        """Whether the child has ended itself by now."""
+        return self.until is not None and time.monotonic() >= self.until
+
+    async def renew(self, process: Process) -> None:
+        """Send a later time whenever there is one, until it is too late."""
+        assert process.stdin is not None
+        while not self.lapsed:
+            await asyncio.sleep(OWNED_POLL_S)
+            until = self._read()
+            if until is not None and until != self.until and not self.lapsed:
+                self.until = until
+                process.stdin.write(f"{until}\n".encode())
+
+    def _read(self) -> float | None:
+        # in this order: if this process is stopped in between, the time is too early
+        now = time.monotonic()
+        owned_for_s = self._owned_for_s()
+        return None if owned_for_s is None else now + owned_for_s
+
+
 async def run_in_process(
     name: str, invocation: Invocation, *, allow: Iterable[str], environment: Iterable[str]
 ) -> dict[str, JsonValue] | Raised:
     """Run a function in a new process and return its result or its error.
 
-    If the task is cancelled, the process group receives SIGTERM, and SIGKILL ``TERMINATE_WAIT_S`` later.
+    If the task is cancelled, the process group receives SIGTERM, and SIGKILL ``TERMINATE_WAIT_S`` later. If this
+    process stands still for longer than it owns the job, the process group ends itself.
 
     Raises:
         BackendUnavailable: the process could not be started.
+        LeaseLost: it has ended itself.
     """
+    ownership = _Ownership(invocation.owned_for_s)
     request = {
         "name": name,
         "arguments": invocation.arguments,
@@ -59,17 +95,25 @@ async def run_in_process(
         "attempt": invocation.attempt,
         "folder": str(invocation.folder),
         "allow": list(allow),
+        "owned_until": ownership.until,
     }
     process = await _start(environment)
+    renewal = asyncio.create_task(ownership.renew(process))
     output = asyncio.create_task(_log_output(process, invocation.job_id))
     try:
-        return await _converse(process, name, json.dumps(request), invocation)
+        outcome = await _converse(process, name, json.dumps(request), invocation)
+        if outcome is not None:
+            return outcome
+        if ownership.lapsed:
+            raise LeaseLost(f"{name}: its worker stood still, so it ended before another could run it")
+        return _without_result(name, await _wait(process, EXIT_WAIT_S))
     except asyncio.CancelledError:
         _signal_group(process, signal.SIGTERM)
         await _wait(process, TERMINATE_WAIT_S)
         _signal_group(process, signal.SIGKILL)
         raise
     finally:
+        renewal.cancel()
         await _end(process)
         await asyncio.wait({output}, timeout=OUTPUT_WAIT_S)
         output.cancel()
@@ -97,7 +141,8 @@ async def _start(environment: Iterable[str]) -> Process:
 
 async def _converse(
     process: Process, name: str, request: str, invocation: Invocation
-) -> dict[str, JsonValue] | Raised:
+) -> dict[str, JsonValue] | Raised | None:
+    """Send the request and return the outcome; None if the process has ended, or closed its output, without one."""
     assert process.stdin is not None
     assert process.stdout is not None
     with contextlib.suppress(ConnectionError):  # it has died; the end of its stdout says so
@@ -114,16 +159,15 @@ async def _converse(
                 return message.result or {}
     except (ValidationError, ValueError):
         return Raised(CommandFailed(f"{name}: its process wrote an invalid line", backend="python"))
-    status = await _wait(process, EXIT_WAIT_S)
-    return Raised(
-        CommandFailed(f"{name}: its process ended without a result ({_describe(status)})", backend="python")
-    )
+    return None
 
 
-def _describe(status: int | None) -> str:
+def _without_result(name: str, status: int | None) -> Raised:
     if status is None:
-        return "it closed its output"
-    return f"exit status {status}" if status >= 0 else f"killed by {signal.Signals(-status).name}"
+        reason = "it closed its output"
+    else:
+        reason = f"exit status {status}" if status >= 0 else f"killed by {signal.Signals(-status).name}"
+    return Raised(CommandFailed(f"{name}: its process ended without a result ({reason})", backend="python"))
 
 
 async def _log_output(process: Process, job_id: str) -> None:

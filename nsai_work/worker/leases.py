@@ -75,6 +75,7 @@ class LeaseKeeper:
     def add(self, attempt: Attempt) -> None:
         """Renew this attempt's lease from now on."""
         self._attempts[attempt.job_id] = attempt
+        self._move_end(attempt)
         # others learn of the other grace with the next heartbeat
         attempt.control.on_repeatable = self._due.set
 
@@ -137,6 +138,7 @@ class LeaseKeeper:
                 continue
             overdue = now - attempt.renewed_at > self._ttl_s * OWNER_SHARE
             absent = self._may_seem_absent(attempt, now)
+            self._move_end(attempt)
             if overdue or (absent and not attempt.control.repeatable):
                 reason = "lease.overdue" if overdue else "lease.session_lost"
                 log.warning(reason, job_id=attempt.job_id, fence=attempt.claim.fence)
@@ -155,11 +157,19 @@ class LeaseKeeper:
         attempt.present_at = last_presence(attempt.present_at, attempt.renewed_at, began_at, confirmed_at)
         return now - attempt.present_at > grace_s * OWNER_SHARE - STOP_S
 
+    def _move_end(self, attempt: Attempt) -> None:
+        """Note until when the job is certainly this worker's, if it should stand still from now on."""
+        attempt.owned_until = attempt.renewed_at + self._ttl_s * OWNER_SHARE
+        grace_s = self._presence.grace_s(repeatable=False)
+        if grace_s is not None and self._presence.session_began_at is not None:
+            attempt.owned_until = min(attempt.owned_until, attempt.present_at + grace_s * OWNER_SHARE)
+
     def _apply(self, attempt: Attempt, report: LeaseReport, sent_at: float) -> None:
         if attempt.job_id in report.lost and not attempt.recording:
             log.warning("lease.lost", job_id=attempt.job_id, fence=attempt.claim.fence)
             attempt.control.stop(StopReason.LEASE_LOST)
         elif attempt.job_id in report.held:
             attempt.renewed_at = sent_at
+            self._move_end(attempt)
         if attempt.job_id in report.cancel_requested:
             attempt.control.stop(StopReason.CANCEL)

@@ -21,9 +21,17 @@ PROGRESS_INTERVAL_S: Final = 0.25
 
 
 async def run_command(
-    payload: CommandPayload, backend: CommandBackend, *, job_id: str, attempt: int, event: EmitEvent
+    payload: CommandPayload,
+    backend: CommandBackend,
+    *,
+    job_id: str,
+    attempt: int,
+    event: EmitEvent,
+    owned_for_s: Callable[[], float],
 ) -> dict[str, JsonValue]:
     """Run the command and return its result. On a stop request, the caller cancels the task.
+
+    ``owned_for_s`` is that of ``CommandCall``.
 
     Raises:
         InvalidRequest: the command, an argument or an option is invalid.
@@ -31,7 +39,7 @@ async def run_command(
         Exception: an error of the command, unchanged.
     """
     async with ProgressRecorder(event) as progress:
-        call = CommandCall(job_id=job_id, attempt=attempt, report=progress.report)
+        call = CommandCall(job_id=job_id, attempt=attempt, report=progress.report, owned_for_s=owned_for_s)
         return await checked_command(backend, payload.to_command(), call)
 
 

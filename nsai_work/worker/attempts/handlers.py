@@ -139,5 +139,10 @@ async def _run_command(
         raise Unsupported(f"{backend.name!r} runs no commands", backend=backend.name)
     claim = attempt.claim
     return await run_command(
-        payload, backend, job_id=claim.job_id, attempt=claim.attempt, event=context.journal.event
+        payload,
+        backend,
+        job_id=claim.job_id,
+        attempt=claim.attempt,
+        event=context.journal.event,
+        owned_for_s=lambda: attempt.owned_until - context.clock.monotonic(),
     )

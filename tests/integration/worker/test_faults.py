@@ -36,7 +36,7 @@ def test_the_job_of_a_killed_worker_is_taken_over(rig: Rig) -> None:
     assert _outcomes(rig, handle) == ["lost", "succeeded"]
 
 
-def _freeze(worker: WorkerProcess, rig: Rig) -> None:
+def freeze(worker: WorkerProcess, rig: Rig) -> None:
     """Stop a worker between two transactions: within one it would hold SQLite's lock and block everyone."""
     while True:
         worker.signal(signal.SIGSTOP)
@@ -64,7 +64,7 @@ def test_a_zombie_changes_nothing(embedded: Rig) -> None:
     zombie = embedded.start_worker()
     handle = submit(command("sleep", arguments={"ms": JOB_MS}), embedded.settings())
     until_running(handle)
-    _freeze(zombie, embedded)
+    freeze(zombie, embedded)
     embedded.start_worker()
 
     assert handle.result(timeout=60) == {"slept_ms": JOB_MS}

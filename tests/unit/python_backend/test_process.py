@@ -6,15 +6,17 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from backends.python import PythonBackend
-from crucible.backend import Command
+from crucible.backend import Command, CommandCall
 from crucible.errors import BackendUnavailable, CommandFailed, CommandRetry, InvalidRequest
 from crucible.testing.loop import run_opened
+from nsai_work.errors import LeaseLost
 from tests.rig import until
 
 
@@ -66,28 +68,61 @@ def test_errors_of_the_family_keep_their_class(kind: str, error: type[Exception]
     assert caught.value.retry_after_ms == 10  # type: ignore[attr-defined]
 
 
-def test_it_ends_with_its_worker() -> None:
-    """A worker that is killed leaves no function behind."""
+def start_child(name: str, owned_until: float | None) -> "subprocess.Popen[bytes]":
+    """Start a test function as a worker would."""
     request = {
-        "name": "tests.functions:never_checks",
+        "name": f"tests.functions:{name}",
         "arguments": {},
         "job_id": "a",
         "attempt": 1,
         "folder": "/nowhere",
         "allow": ["tests.functions"],
+        "owned_until": owned_until,
     }
     child = subprocess.Popen(
         [sys.executable, "-m", "backends.python.child"],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
         cwd=Path(__file__).parents[3],
         start_new_session=True,
     )
     assert child.stdin is not None
     child.stdin.write(json.dumps(request).encode() + b"\n")
+    child.stdin.flush()
+    return child
+
+
+def test_it_ends_with_its_worker() -> None:
+    """A worker that is killed leaves no function behind."""
+    child = start_child("never_checks", owned_until=None)
+    assert child.stdin is not None
     child.stdin.close()
 
     assert child.wait(30) == -9
+
+
+@pytest.mark.parametrize(("name", "status"), [("never_checks", -9), ("hold_interpreter", 1)])
+def test_it_ends_before_another_worker_may_run_it(name: str, status: int) -> None:
+    """If its worker no longer moves that time on, and also if the function lets no other thread run."""
+    child = start_child(name, owned_until=time.monotonic() + 1)
+    assert child.stdin is not None
+    child.stdin.write(f"{time.monotonic() + 2}\n".encode())
+    child.stdin.flush()
+
+    assert child.wait(30) == status
+    child.stdin.close()
+
+
+def test_a_job_that_is_no_longer_the_workers_is_lost_and_has_not_failed() -> None:
+    """What ends it is not the function."""
+    backend = PythonBackend({"allow": ["tests.functions"]})
+    command = Command(name="tests.functions:never_checks", options={"isolated": True})
+    ends_at = time.monotonic() + 1
+    call = CommandCall(owned_for_s=lambda: ends_at - time.monotonic())
+
+    with pytest.raises(LeaseLost, match="stood still"):
+        run_opened(backend, lambda opened: opened.run_command(command, call))
 
 
 def is_running(pid: int) -> bool:

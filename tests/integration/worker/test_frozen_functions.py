@@ -1,0 +1,66 @@
+"""Isolated functions of frozen workers: they go on for as long as the job is their worker's, and no longer."""
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from nsai_work import JobHandle, submit
+from nsai_work.job import Job
+from tests.integration.worker.test_faults import freeze
+from tests.rig import Rig, WorkerProcess, until
+
+LEASE_S = 5.0
+
+
+@pytest.fixture
+def ticks(tmp_path: Path) -> Path:
+    """The file to which each call of the function writes its number again and again."""
+    return tmp_path / "ticks"
+
+
+def _start(rig: Rig, ticks: Path, lease_ttl_s: float) -> tuple[WorkerProcess, JobHandle]:
+    rig.variables["NSAI_WORK_PYTHON_ALLOW"] = "tests.functions"
+    worker = rig.start_worker(lease_ttl_s=lease_ttl_s)
+    payload = {
+        "command": "tests.functions:tick",
+        "arguments": {"file": str(ticks), "until": str(ticks.with_name("done"))},
+        "options": {"isolated": True},
+    }
+    handle = submit(Job.parse({"kind": "tool_call", "backend": "python", "payload": payload}), rig.settings())
+    until(ticks.exists, "the function runs", worker.text)
+    return worker, handle
+
+
+def _size(ticks: Path) -> int:
+    return ticks.stat().st_size
+
+
+def test_it_ends_before_the_next_owner_starts_it(embedded: Rig, ticks: Path) -> None:
+    """Its worker cannot stop it, so it stops itself; a frozen worker that continues abandons the job."""
+    frozen, handle = _start(embedded, ticks, LEASE_S)
+    freeze(frozen, embedded)
+    embedded.start_worker(lease_ttl_s=LEASE_S)
+    until(lambda: "2" in ticks.read_text().split(), "another owner has started it", frozen.text)
+
+    frozen.signal(signal.SIGCONT)
+    until(lambda: "job.abandoned" in frozen.text(), "its worker has abandoned the job", frozen.text)
+    ticks.with_name("done").touch()
+
+    assert handle.result(timeout=60) == {"attempt": 2}
+    seen = ticks.read_text().split()
+    assert seen == sorted(seen), "the first went on after the second had begun"
+    assert frozen.terminate() == 0
+
+
+def test_a_worker_that_is_back_in_time_loses_nothing(embedded: Rig, ticks: Path) -> None:
+    """The function does not notice, and its result counts."""
+    frozen, handle = _start(embedded, ticks, 600)
+    freeze(frozen, embedded)
+    before = _size(ticks)
+    until(lambda: _size(ticks) > before, "the function goes on")
+    frozen.signal(signal.SIGCONT)
+    ticks.with_name("done").touch()
+
+    assert handle.result(timeout=60) == {"attempt": 1}
+    assert [attempt.outcome for attempt in embedded.store.attempts(handle.id)] == ["succeeded"]
