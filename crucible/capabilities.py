@@ -22,7 +22,7 @@ class Capabilities(Record):
     """The context length in tokens by model, where known."""
     supports_streaming: bool = False
     token_streaming: bool = False
-    """Whether a stream delivers text during generation; otherwise it splits the finished answer."""
+    """A stream delivers text during generation; otherwise it splits the finished answer."""
     supports_tools: bool = False
     supports_vision: bool = False
     supports_audio: bool = False
@@ -30,7 +30,7 @@ class Capabilities(Record):
     supports_json_schema: bool = False
     supports_extended_thinking: bool = False
     supports_thinking_history: bool = False
-    """Whether the thinking of earlier turns can be part of a prompt."""
+    """The thinking of earlier turns can be part of a prompt."""
     supports_caching: bool = False
     supports_training: bool = False
     supports_forward: bool = False

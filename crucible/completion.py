@@ -25,7 +25,7 @@ __all__ = [
 
 
 class FinishReason(StrEnum):
-    """Why an answer ended: complete with ``stop`` and ``tool_calls``, not otherwise."""
+    """The reason why an answer ended: complete with ``stop`` and ``tool_calls``, not otherwise."""
 
     STOP = "stop"
     LENGTH = "length"
@@ -38,7 +38,7 @@ class FinishReason(StrEnum):
 
     @property
     def is_complete(self) -> bool:
-        """Whether the model ended the answer by itself, with text or with tool calls."""
+        """The model ended the answer by itself, with text or with tool calls."""
         return self in (FinishReason.STOP, FinishReason.TOOL_CALLS)
 
 

@@ -104,8 +104,8 @@ class CrucibleError(Exception):
 
     @property
     def on_record(self) -> bool:
-        """Whether the service accepted the operation, failed it, and answers every repeat under the same sequence
-        number with this failure."""
+        """The service accepted the operation, failed it, and answers every repeat under the same sequence number
+        with this failure."""
         return self.details.get("on_record") is True
 
     def as_final(self, message: str) -> Self:

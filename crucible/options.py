@@ -59,7 +59,7 @@ class Options(Record):
     json_schema_name: str | None = Field(default=None, min_length=1, max_length=64, pattern=r"^[a-zA-Z0-9_-]+$")
     json_schema_description: str | None = None
     json_schema_strict: bool | None = None
-    """Whether the provider must enforce the schema exactly."""
+    """The provider must enforce the schema exactly."""
     stream: bool = False
     cache_control: CacheControl | None = None
     extended_thinking: bool = False
@@ -69,7 +69,7 @@ class Options(Record):
     n: int = Field(default=1, ge=1, le=1024)
     """The number of answers."""
     logprobs: bool = False
-    """Whether to return the log probability of each generated token."""
+    """Return the log probability of each generated token."""
     top_logprobs: int | None = Field(default=None, ge=0, le=100)
     """The number of most likely tokens to return at each position."""
     extra: FiniteObject = Field(default_factory=dict)

@@ -102,8 +102,8 @@ class RunFeatures(Record):
 
     @property
     def sends_ahead(self) -> bool:
-        """Whether operations may be sent before earlier ones are accepted: their order is that of their sequence
-        numbers, and one that was not accepted can be sent again."""
+        """Operations may be sent before earlier ones are accepted: their order is that of their sequence numbers,
+        and one that was not accepted can be sent again."""
         return self.replays is True and self.orders is True
 
 

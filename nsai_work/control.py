@@ -35,8 +35,8 @@ class Control:
 
     @property
     def repeatable(self) -> bool:
-        """Whether all that the job still does may be done by another worker too: its service answers a repeated
-        request from its record."""
+        """All that the job still does may be done by another worker too: its service answers a repeated request
+        from its record."""
         return self._repeatable
 
     def set_repeatable(self, value: bool) -> None:

@@ -1,4 +1,4 @@
-"""What a function run by the ``python`` backend may use: ``Context``, for progress, cancellation and files.
+"""The interface of a function run by the ``python`` backend: ``Context``, for progress, cancellation and files.
 
 A function receives it in a parameter with this annotation::
 
@@ -80,7 +80,7 @@ class Context:
 
     @property
     def canceled(self) -> bool:
-        """Whether the job was canceled, its time limit has passed, or the worker is shutting down."""
+        """The job was canceled, its time limit has passed, or the worker is shutting down."""
         return self._cancel.is_set()
 
     def check(self) -> None:

@@ -78,8 +78,8 @@ class EvaluationRecord(Record):
 
 
 class SinkMark(Record):
-    """How far a sink of a job is: in its ``segment`` it has the steps up to ``step``, and the evaluations up to
-    that of step ``evaluated``, of runs up to ``generation``. The segment began after ``from_step``."""
+    """The progress of a sink of a job: in its ``segment`` it has the steps up to ``step``, and the evaluations up
+    to that of step ``evaluated``, of runs up to ``generation``. The segment began after ``from_step``."""
 
     segment: Count = Field(default=1, ge=1)
     generation: Count = 0
@@ -119,7 +119,7 @@ class CheckpointRecord(Record):
 
     @property
     def kept(self) -> bool:
-        """Whether the checkpoint is committed and not deleted by the policy."""
+        """The checkpoint is committed and not deleted by the policy."""
         return self.status is CheckpointStatus.COMMITTED
 
 

@@ -24,7 +24,7 @@ class JobStatus(StrEnum):
 
     @property
     def ended(self) -> bool:
-        """Whether the status is final: only a manual retry changes it."""
+        """The status is final: only a manual retry changes it."""
         return self in ENDED
 
 

@@ -47,7 +47,7 @@ class RetryDecision:
 
 
 class RetryPolicy(Record):
-    """When a failed job is retried.
+    """The retries of a failed job: how many, and after which delays.
 
     ``retryable_errors`` holds error codes or categories. ``max_attempts`` includes the first attempt.
     """
@@ -105,7 +105,7 @@ class RetryPolicy(Record):
 
 
 class CheckpointStrategy(StrEnum):
-    """Which of the saved training states are kept. See ``CheckpointPolicy``."""
+    """The rule by which saved training states are kept. See ``CheckpointPolicy``."""
 
     STEPS = "steps"
     EPOCH = "epoch"
@@ -144,7 +144,7 @@ EVAL_LOSS = "eval.loss"
 
 
 class CheckpointPolicy(Record):
-    """When to save a checkpoint, and which checkpoints to keep.
+    """The schedule of checkpoints, and the choice of those that are kept.
 
     Every strategy saves every ``save_every`` optimizer steps and after the last one, so that a recovery repeats at
     most ``save_every`` steps; ``epoch`` and ``all`` also save at the end of each epoch. The newest checkpoint is
@@ -248,8 +248,8 @@ class StopDecision:
 
 
 class EarlyStopping(Record):
-    """When a training run stops before its last step: after ``patience`` evaluations in a row whose ``metric`` is
-    not better than the best before them by more than ``min_delta``. The evaluation at step 0 counts."""
+    """The condition for a training run to stop early: ``patience`` evaluations in a row whose ``metric`` is not
+    better than the best before them by more than ``min_delta``. The evaluation at step 0 counts."""
 
     metric: str = Field(default=EVAL_LOSS, min_length=1, max_length=200)
     patience: int = Field(default=3, ge=1, le=1_000_000)

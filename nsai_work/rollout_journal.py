@@ -16,7 +16,7 @@ from crucible.values.scalars import Count, Instant
 
 
 class RolloutStatus(StrEnum):
-    """How a rollout ended: ``done`` with a reward, or ``failed`` for the environment, without one."""
+    """The end of a rollout: ``done`` with a reward, or ``failed`` for the environment, without one."""
 
     DONE = "done"
     FAILED = "failed"
@@ -72,7 +72,7 @@ class PolicyRecord(Record):
 
 @dataclass(frozen=True, slots=True)
 class RecordedRollouts:
-    """What the journal has of the rollouts of a step: those that ended, and the turns of all."""
+    """The journal's rollouts of a step: those that ended, and the turns of all."""
 
     rollouts: Sequence[RolloutRecord]
     turns: Sequence[StoredTurn]

@@ -116,7 +116,7 @@ class Settings(BaseSettings):
 
     @cached_property
     def embedded_broker(self) -> bool:
-        """Whether wake-ups go through the spool directory instead of a broker."""
+        """Wake-ups go through the spool directory instead of a broker."""
         return self.broker_url.startswith("spool:")
 
     @property

@@ -33,7 +33,7 @@ class ModelFacts:
     model: str
     provider: str
     openai_format: bool
-    """Whether its server uses OpenAI's own format, and so accepts extra fields and URLs of images."""
+    """Its server uses OpenAI's own format, and so accepts extra fields and URLs of images."""
     claims: frozenset[str]
     options: tuple[str, ...]
     context: int | None = None

@@ -63,7 +63,7 @@ class CheckpointPath:
 
     @property
     def has_optimizer(self) -> bool:
-        """Whether training can resume from it."""
+        """Training can resume from it."""
         return self.folder == "weights"
 
     def __str__(self) -> str:

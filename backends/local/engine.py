@@ -13,7 +13,7 @@ class Engine(ABC):
 
     @property
     def corrupted(self) -> bool:
-        """Whether the run is unusable."""
+        """The run is unusable."""
         return False
 
     @abstractmethod

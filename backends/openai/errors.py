@@ -136,5 +136,5 @@ def kind_of_status(status: int) -> type[CrucibleError]:
 
 
 def _has_base(error: Exception, name: str) -> bool:
-    """Whether the exception has a base class of this name: httpx and httpx2 have the same names."""
+    """Check whether the exception has a base class of this name: httpx and httpx2 have the same names."""
     return any(kind.__name__ == name for kind in type(error).__mro__)

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from typing import Final
 
 _WHOLE: Final = (b"{", b"[", b"<")
-"""What JSON and HTML begin with, and no event stream does."""
+"""First bytes of JSON and HTML, with which no event stream begins."""
 _LINE_END: Final = re.compile(rb"\r\n|\n|\r(?!\n)")
 
 

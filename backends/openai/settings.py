@@ -102,11 +102,11 @@ class OpenAISettings(Record):
 
 
 def is_http_url(url: str) -> bool:
-    """Whether a URL has the scheme http or https, and a host."""
+    """Check whether a URL has the scheme http or https, and a host."""
     parts = urlsplit(url)
     return parts.scheme in ("http", "https") and bool(parts.hostname)
 
 
 def is_loopback(url: str) -> bool:
-    """Whether a URL's host is this machine."""
+    """Check whether a URL's host is this machine."""
     return urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")

@@ -48,7 +48,7 @@ class CallJoiner:
 
     @property
     def any(self) -> bool:
-        """Whether there is a call."""
+        """There is a call."""
         return bool(self._calls)
 
     def add(self, wire: WireCall | None) -> Iterator[ToolCallDelta]:

@@ -68,7 +68,7 @@ class _OpenState:
 
 
 class TinkexBackend(TrainingBackend):
-    """One service, used on the event loop that opened the backend. ``config``: ``TinkexBackendSettings``."""
+    """A service, used on the event loop that opened the backend. ``config``: ``TinkexBackendSettings``."""
 
     name: ClassVar[str] = BACKEND
     losses: ClassVar[tuple[str, ...]] = LOSSES

@@ -21,8 +21,8 @@ class TinkexBackendSettings(Record):
     no_progress_s: float = Field(default=3600.0, gt=0)
     """The time for which the service may keep a request active without finishing it."""
     send_ahead: bool = True
-    """Whether to find out if the service runs requests by their sequence numbers, and if so, to send them without
-    waiting for the acceptance of earlier ones."""
+    """Permission to find out if the service runs requests by their sequence numbers, and if so, to send them
+    without waiting for the acceptance of earlier ones."""
     max_recoveries: int = Field(default=4, ge=1, le=1000)
     """The maximum number of concurrent recoveries; the others wait."""
     user_metadata: dict[str, str] = Field(default_factory=dict)

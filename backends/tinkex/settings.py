@@ -42,7 +42,7 @@ class Endpoint:
 
     @property
     def is_local(self) -> bool:
-        """Whether the server is on this machine, and so needs no key."""
+        """The server is on this machine, and so needs no key."""
         return _is_loopback(urlsplit(self.base_url).hostname or "")
 
     def headers(self) -> dict[str, str]:

@@ -204,7 +204,7 @@ class Faults:
         return None
 
     def consume_cold_load(self) -> bool:
-        """Whether this load loses its optimizer state; consumes one count."""
+        """Check whether this load loses its optimizer state; consumes one count."""
         if self.cold_loads <= 0:
             return False
         self.cold_loads -= 1

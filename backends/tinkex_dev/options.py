@@ -42,20 +42,20 @@ class ServerOptions:
     max_runs: int | None = None
     """Maximum number of live models; creating one more is answered with 429."""
     replay: bool = True
-    """Whether a repeated seq_id is answered from the record of requests; otherwise it runs again."""
+    """A repeated seq_id is answered from the record of requests; otherwise it runs again."""
     order: Order = Order.SEQ_ID
     """The order in which a model's operations run; servers differ in it."""
     strict_load: bool = True
-    """Whether load_weights must be a model's first training request."""
+    """``load_weights`` must be a model's first training request."""
     protobuf: bool = True
-    """Whether protobuf is supported; otherwise a protobuf body is refused, and results are JSON."""
+    """Protobuf is supported; otherwise a protobuf body is refused, and results are JSON."""
     protobuf_refusal: int = 415
     """The status with which a protobuf body is refused; some servers fail on it with 500."""
     missing_routes: frozenset[str] = frozenset()
     """Routes, by the first segment of their path, that the server does not have: 404."""
     opaque_paths: bool = False
-    """Whether the paths of saves have a form of the server's own, which names neither run nor kind."""
+    """The paths of saves have a form of the server's own, which names neither run nor kind."""
     short_prompt_logprobs: bool = False
-    """Whether log-probabilities of a prompt omit the first token, which has none."""
+    """Log-probabilities of a prompt omit the first token, which has none."""
     client_config: dict[str, object] = field(default_factory=dict)
     """Flags for ``client/config`` that override the server's defaults."""

@@ -22,7 +22,7 @@ class Variable:
 
     @property
     def is_float(self) -> bool:
-        """True for floating-point values, the only ones with a derivative."""
+        """Check for floating-point values, the only ones with a derivative."""
         return self.value.dtype.kind == "f"
 
 

@@ -24,7 +24,7 @@ class SamplingSettings:
 
 @dataclass(frozen=True, slots=True)
 class SampledTokens:
-    """One sampled sequence. It includes the stop token or stop text, as on the service."""
+    """A sampled sequence. It includes the stop token or stop text, as on the service."""
 
     tokens: tuple[int, ...]
     logprobs: tuple[float, ...]

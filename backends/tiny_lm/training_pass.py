@@ -1,4 +1,4 @@
-"""One sequence's share of a training step."""
+"""A sequence's share of a training step."""
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager

@@ -25,7 +25,8 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class Feedback:
-    """What a message of the model led to: a reward, and ``messages`` to answer next; none if ``done``.
+    """An environment's response to a message of the model: a reward, and ``messages`` to answer next; none if
+    ``done``.
 
     ``metrics`` are finite numbers by name. The means over all rollouts of a step become metrics of the step.
     """
@@ -37,7 +38,7 @@ class Feedback:
 
 
 class Episode(ABC):
-    """One conversation about one task. Its methods are called one after the other."""
+    """A conversation about a task. Its methods are called one after the other."""
 
     @abstractmethod
     async def begin(self) -> Observation:

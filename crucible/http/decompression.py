@@ -77,7 +77,7 @@ def _chained(decoders: Sequence["_Decoder"], data: bytes) -> Iterator[bytes]:
 
 
 class _Decoder(ABC):
-    """One content encoding. Concatenated streams count as one body."""
+    """A decoder of a content encoding. Concatenated streams count as one body."""
 
     @abstractmethod
     def feed(self, data: bytes) -> Iterator[bytes]:

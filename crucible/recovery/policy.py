@@ -40,7 +40,7 @@ class RecoveryPolicy(Record):
 
     @property
     def names_checkpoint(self) -> bool:
-        """Whether ``checkpoint_strategy`` is the path of a checkpoint."""
+        """``checkpoint_strategy`` is the path of a checkpoint."""
         return "://" in self.checkpoint_strategy
 
     def backoff_before(self, attempt: int) -> int:

@@ -171,7 +171,7 @@ class TemplateTokenizer(Tokenizer):
         return thinking.rstrip().endswith(THINK_START) or (thinking != plain and THINK_START in thinking + plain)
 
     def _supports_thinking_history(self) -> bool:
-        """Whether the thinking before a tool call is rendered once its result follows."""
+        """Check whether the thinking before a tool call is rendered once its result follows."""
         calling = {
             "role": "assistant",
             "content": "",

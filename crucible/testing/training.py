@@ -133,7 +133,7 @@ class TrainingBackendContract(SamplerContract, DownloadContract):
         assert first == pytest.approx(second, rel=self.tolerance, abs=0)
 
     def test_a_repeated_intent_counts_once(self, backend: TrainingBackend) -> None:
-        """Where the service replays, a repeated step has no further effect."""
+        """A repeated step has no further effect on a service that replays."""
 
         async def body(opened: TrainingBackend) -> None:
             batch = await self._batch(opened)

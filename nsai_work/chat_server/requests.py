@@ -24,7 +24,7 @@ class StreamOptions(Record):
     """Options of a stream."""
 
     include_usage: bool = False
-    """True if the last chunk before the end has the usage."""
+    """The last chunk before the end has the usage."""
     include_obfuscation: Literal[False] = False
 
 
@@ -97,7 +97,7 @@ class ChatRequest(Record):
 
     @property
     def includes_usage(self) -> bool:
-        """True if a stream ends with the usage."""
+        """A stream ends with the usage."""
         return self.stream_options is not None and self.stream_options.include_usage
 
 

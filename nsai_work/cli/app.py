@@ -132,7 +132,7 @@ def _warn_of_unknown_variables() -> None:
 
 
 def _stderr_is_json() -> bool:
-    """Whether a script reads stderr: with --json, and where the log is JSON."""
+    """Check whether a script reads stderr: with --json, and where the log is JSON."""
     if "--json" in sys.argv[1:]:
         return True
     from nsai_work.settings import logs_json

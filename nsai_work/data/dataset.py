@@ -136,6 +136,6 @@ def new_counts(data: TrainingData, index: int) -> RowCounts:
 
 
 def _key(data: TrainingData, file: DataFile) -> str:
-    """What the examples of a file depend on."""
+    """The inputs that determine the examples of a file."""
     settings = data.model_dump_json(include={"train_on", "on_bad_row", "ignore"})
     return f"{file.sha256} {file.format} {settings}"

@@ -32,7 +32,7 @@ class Datums:
         self._places = array("L")
         """The example of each datum."""
         self._parts = array("L")
-        """Which of its example's datums each one is."""
+        """The number of each datum among those of its example."""
         self.tally = tally = copy.deepcopy(dataset.tally)
         tokens = 0
         for place, example in enumerate(dataset.examples):

@@ -17,8 +17,8 @@ from nsai_work.data.row_counts import RowCounts
 
 @dataclass(frozen=True, slots=True)
 class Rendering:
-    """How examples become datums: the tokenizer, the limit of their tokens, and what happens to longer ones.
-    ``is_context`` says that the limit is the model's context, which is less than ``max_tokens``."""
+    """The rules by which examples become datums: the tokenizer, the limit of their tokens, and the treatment of
+    longer ones. ``is_context`` says that the limit is the model's context, which is less than ``max_tokens``."""
 
     tokenizer: Tokenizer
     max_tokens: int
@@ -27,7 +27,7 @@ class Rendering:
 
     @property
     def key(self) -> tuple[str, int, str]:
-        """What the datums of an example depend on."""
+        """The inputs, beside an example, that determine its datums."""
         return self.tokenizer.tokenizer_id, self.max_tokens, self.on_long
 
     def datums(self, example: Example, tally: RowCounts) -> list[Datum]:

@@ -29,7 +29,7 @@ class Lines:
 
 @dataclass(slots=True)
 class RowCounts:
-    """What was understood of a data file. ``lengths`` are those of the examples in tokens, before any cut."""
+    """Counts of what was read from a data file. ``lengths`` are those of the examples in tokens, before any cut."""
 
     bad: RowProblems
     rows: int = 0

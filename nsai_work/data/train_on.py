@@ -1,4 +1,4 @@
-"""Which turns of a conversation have a loss weight: the modes of ``data.train_on``, named as in tinker-cookbook.
+"""Selection of the turns that have a loss weight: the modes of ``data.train_on``, named as in tinker-cookbook.
 
 A message's weight counts from its content to the end of its turn; the header before it only in ``all_tokens``.
 """

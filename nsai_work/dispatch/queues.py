@@ -24,5 +24,5 @@ def wake_queues(prefix: str, broker_url: str, priorities: "list[Priority] | None
 
 
 def is_amqp(broker_url: str) -> bool:
-    """Whether the broker speaks AMQP."""
+    """Check whether the broker speaks AMQP."""
     return broker_url.partition("://")[0] in ("amqp", "amqps", "pyamqp")

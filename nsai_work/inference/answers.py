@@ -139,7 +139,7 @@ def _unreadable(row: AnswerRow, problem: str) -> UnreadableJournal:
 
 
 class KeptAnswers:
-    """Which prompts of a batch are answered, and the totals."""
+    """The answered prompts of a batch, and the totals."""
 
     def __init__(self) -> None:
         self.tally = Tally()

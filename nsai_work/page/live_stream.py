@@ -32,7 +32,7 @@ MAX_STREAMS: Final = 100
 STOP_WAIT_S: Final = 1.0
 POLL_S: Final = 0.15
 REFRESH_S: Final = 5.0
-"""How often a page is read again without any event: ages grow, and workers come and go."""
+"""The interval at which a page is read again without any event: ages grow, and workers come and go."""
 
 MIN_GAP_S: Final = 0.25
 """The least time between two changes of a page."""

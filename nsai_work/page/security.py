@@ -63,7 +63,7 @@ class Guard:
 
 
 def _is_address(name: str) -> bool:
-    """Whether a host is an IP address: a site that rebinds its name to loopback sends its name."""
+    """Check whether a host is an IP address: a site that rebinds its name to loopback sends its name."""
     try:
         ipaddress.ip_address(name)
     except ValueError:

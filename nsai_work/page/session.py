@@ -31,7 +31,7 @@ class PageSessions:
         return f"nsai_work_{self._signature('name')[:8]}"
 
     def accepts(self, token: str) -> bool:
-        """Whether a text is the token."""
+        """Check whether a text is the token."""
         return self.token is not None and hmac.compare_digest(token.encode(), self.token.encode())
 
     def begin(self, response: Response, *, secure: bool) -> None:

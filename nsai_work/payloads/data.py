@@ -9,7 +9,8 @@ from crucible.values.record import Record
 from crucible.values.scalars import Name
 
 ShipSetting: TypeAlias = Literal["auto", False]
-"""Whether submit copies a file into the blob store (``auto``), or each worker reads it at its path (``false``)."""
+"""The way of a file to the workers: submit copies it into the blob store (``auto``), or each worker reads it at its
+path (``false``)."""
 
 
 class DataSource(Record):

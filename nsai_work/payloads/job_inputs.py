@@ -1,4 +1,4 @@
-"""What a job reads of other jobs: their rows, their checkpoints, their models.
+"""A job's inputs from other jobs: their rows, their checkpoints, their models.
 
 A submission adds the jobs that are named to ``constraints.depends_on``. What was read is pinned at the first
 attempt, so that every attempt reads the same.

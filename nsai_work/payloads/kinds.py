@@ -205,7 +205,7 @@ class TrainingStep(Record):
 
     @property
     def is_best_by_evaluation(self) -> bool:
-        """Whether checkpoints are compared by a metric of the evaluations. Each evaluated step is then saved."""
+        """Checkpoints are compared by a metric of the evaluations. Each evaluated step is then saved."""
         return self.checkpoint_policy.best_metric.startswith(EVAL_PREFIX)
 
     @property

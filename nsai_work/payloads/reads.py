@@ -1,4 +1,4 @@
-"""What a payload reads of other jobs, by field; and the payload with what was read in its place."""
+"""The reads of a payload from other jobs, by field; and the payload with their values in place."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -54,8 +54,8 @@ class JobRead:
 
 
 class PinnedRead(Record):
-    """What a field has read: the path of a checkpoint with its step, or rows with the SHA-256 of their lines.
-    ``used`` of them are left by the function, and ``used_sha256`` is that of these."""
+    """The value that a field has read: the path of a checkpoint with its step, or rows with the SHA-256 of their
+    lines. ``used`` of them are left by the function, and ``used_sha256`` is that of these."""
 
     job: str
     path: str | None = None

@@ -36,8 +36,9 @@ class NoData(TrainingData):
 
 
 class EnvironmentSpec(Record):
-    """What a run learns from: an environment by its ``name`` and its settings (``args``), or a plain ``reward``
-    function for the prompts of the job's data. A name is that of an entry point, or ``package.module:Name``."""
+    """The source of a run's rewards: an environment by its ``name`` and its settings (``args``), or a plain
+    ``reward`` function for the prompts of the job's data. A name is that of an entry point, or
+    ``package.module:Name``."""
 
     name: Name | None = Field(default=None, min_length=1, max_length=500)
     args: FiniteObject = Field(default_factory=dict)
@@ -63,15 +64,15 @@ class RolloutLimits(Record):
 
 
 class RolloutErrors(Record):
-    """What happens to rollouts whose environment fails: each is begun again ``retry`` times; a group of which fewer
-    than ``min_group`` rollouts are left is not trained on."""
+    """The treatment of rollouts whose environment fails: each is begun again ``retry`` times; a group of which
+    fewer than ``min_group`` rollouts are left is not trained on."""
 
     retry: int = Field(default=3, ge=0, le=1_000)
     min_group: int = Field(default=2, ge=1, le=65_536)
 
 
 class RolloutSampling(Record):
-    """How answers are sampled: at most ``max_tokens`` a turn, and ``concurrency`` rollouts at a time."""
+    """The sampling of answers: at most ``max_tokens`` a turn, and ``concurrency`` rollouts at a time."""
 
     max_tokens: int = Field(default=256, ge=1, le=100_000_000)
     temperature: float = Field(default=1.0, gt=0, le=100)
@@ -83,8 +84,8 @@ class RolloutSampling(Record):
 
 
 class AdvantageSpec(Record):
-    """How rewards become advantages: less the mean of the group, or as they are (``baseline: none``); divided by
-    the standard deviation of the group with ``scale: std``. Groups of equal rewards are dropped unless
+    """The computation of advantages from rewards: less the mean of the group, or as they are (``baseline: none``);
+    divided by the standard deviation of the group with ``scale: std``. Groups of equal rewards are dropped unless
     ``drop_constant`` is false, except one if there is no other."""
 
     baseline: Literal["group_mean", "none"] = "group_mean"
@@ -156,5 +157,5 @@ class ReinforcementStep(TrainingStep):
 
     @property
     def binds_sequences(self) -> bool:
-        """Whether the loss reads sequences that the service recorded, which end with its session."""
+        """The loss reads sequences that the service recorded, which end with its session."""
         return POLICY_LOSSES[self.loss_fn].binds_sequences

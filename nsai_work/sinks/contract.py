@@ -43,7 +43,7 @@ class SinkSegment:
 
 @dataclass(frozen=True, slots=True)
 class SinkProgress:
-    """What a sink has of a segment: the points of the steps up to ``step``, and those of the evaluations up to that
+    """The points of a segment that a sink has: those of the steps up to ``step``, and of the evaluations up to that
     of step ``evaluated``. Evaluations begin at step 0."""
 
     step: int = 0

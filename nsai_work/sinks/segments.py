@@ -1,4 +1,4 @@
-"""How far a sink is, and which of a job's remote runs begin a new segment of it."""
+"""The progress of a sink, and the remote runs of a job that begin a new segment of it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final

@@ -115,7 +115,7 @@ class AsyncStore:
 
     @property
     def has_presence(self) -> bool:
-        """Whether others notice the end of this worker's process or session at once, as far as is known."""
+        """Others notice the end of this worker's process or session at once, as far as is known."""
         if self.database.postgres:
             return self.worker_id is not None and self.database.has_sessions
         return self._process_lock is not None and self._process_lock.held
@@ -133,8 +133,8 @@ class AsyncStore:
         return None if self._queue is None else self._queue.connection.connected_at
 
     async def absent(self, worker_ids: Collection[str]) -> Absence:
-        """Which of the workers have no presence at this moment. On PostgreSQL that includes any that never had one.
-        Without a session of its own, this worker cannot know, and none is absent."""
+        """The workers, of those given, without a presence at this moment. On PostgreSQL that includes any that
+        never had one. Without a session of its own, this worker cannot know, and none is absent."""
         if not worker_ids:
             return Absence(frozenset(), self.session_began_at)
         if not self.database.postgres:

@@ -78,7 +78,7 @@ class ProcessLock:
 
     @property
     def held(self) -> bool:
-        """Whether the file is locked by this process."""
+        """The file is locked by this process."""
         return self._descriptor is not None
 
     def acquire(self) -> None:

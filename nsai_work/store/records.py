@@ -274,7 +274,7 @@ class LimitUse:
 
 @dataclass(frozen=True, slots=True)
 class TrainingProgress:
-    """How far a training job is: its newest step with the loss, the speed over the last steps (None after
+    """The progress of a training job: its newest step with the loss, the speed over the last steps (None after
     the first one), how its newest remote run began, and the mean reward of the step if it has one."""
 
     step: int

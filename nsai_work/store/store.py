@@ -66,7 +66,7 @@ def migrate_store(url: str | URL) -> None:
 
 
 class DatabaseState(NamedTuple):
-    """What is at a database address: the version of the tables, None without any, whether there is a pooler, and
+    """The state of a database: the version of the tables, None without any, whether there is a pooler, and
     whether workers have a presence there."""
 
     version: str | None
@@ -101,7 +101,7 @@ class Store:
 
     @property
     def sends_notifications(self) -> bool:
-        """Whether the database notifies workers of ready jobs."""
+        """The database notifies workers of ready jobs."""
         return self.database.sends_notifications
 
     def close(self) -> None:
@@ -165,11 +165,11 @@ class Store:
         return self.database.read(job_queries.find, text)
 
     def progress(self, job_id: str) -> TrainingProgress | None:
-        """How far a training job is; None before its first step. Raises JobNotFound."""
+        """The progress of a training job; None before its first step. Raises JobNotFound."""
         return self.database.read(progress.training_progress, job_id)
 
     def goodput(self, job_id: str) -> Goodput:
-        """Where the wall time of a job went. Raises JobNotFound."""
+        """The wall time of a job by use. Raises JobNotFound."""
         return self.database.read(goodput_queries.goodput, job_id)
 
     def events(self, job_id: str, after: int = 0, limit: int = 1000) -> list[EventRow]:
@@ -217,7 +217,7 @@ class Store:
         self.database.run(reads.pin_reads, claim, pinned)
 
     def pinned_reads(self, job_id: str) -> dict[str, PinnedRead]:
-        """What a job has read of other jobs, by field."""
+        """The values that a job has read from other jobs, by field."""
         return self.database.read(lambda tx: reads.pinned_reads(tx, job_queries.seq_of(tx, job_id)))
 
     def submitted_ids(self, keys: Collection[IdempotencyKey]) -> dict[IdempotencyKey, str]:

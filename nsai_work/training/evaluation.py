@@ -99,7 +99,7 @@ class EvaluationSource:
         return {"training.overlap": found} if self._overlap else {}
 
     def result_fields(self) -> dict[str, JsonValue]:
-        """What the job's result says about these examples."""
+        """The entries about these examples in the job's result."""
         return {"overlapping_rows": self._overlap}
 
     async def batch(self, step: int, number: int) -> StepBatch:

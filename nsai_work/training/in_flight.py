@@ -22,5 +22,5 @@ class InFlight:
 
     @property
     def unsent(self) -> bool:
-        """Whether the operation has to be sent before its result can be awaited."""
+        """The operation has to be sent before its result can be awaited."""
         return self.prepared is not None and self.pending is None

@@ -88,7 +88,7 @@ class OperationSequence:
 
     @property
     def finished(self) -> bool:
-        """Whether the last operation has been passed."""
+        """The last operation has been passed."""
         return not self._left
 
     def peek(self) -> Operation | None:

@@ -124,7 +124,7 @@ class ActiveRun:
 
     @property
     def effect_unknown(self) -> bool:
-        """Whether an operation may have been sent without its acceptance being observed."""
+        """An operation may have been sent without its acceptance being observed."""
         return any(entry.unsent for entry in self.in_flight)
 
     def send_again(self) -> None:

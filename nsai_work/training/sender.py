@@ -36,7 +36,7 @@ class Sender:
         self._stopping = False
         self._is_open = False
         self.left_hole = False
-        """Whether a send has failed while operations behind it had been sent."""
+        """A send has failed while operations behind it had been sent."""
 
     def start(self) -> None:
         """Send all unsent operations in the background, as far as they may be sent now.

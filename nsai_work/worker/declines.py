@@ -19,7 +19,7 @@ MAX_REMEMBERED = 10_000
 
 
 def is_lacking_backend(error: Exception) -> bool:
-    """Whether an error of creating or opening a backend is this process's lack, which another may not have.
+    """Check whether an error of creating or opening a backend is this process's lack, which another may not have.
 
     A credential that the service refused is not: the same one fails elsewhere too.
     """
@@ -27,7 +27,7 @@ def is_lacking_backend(error: Exception) -> bool:
 
 
 def is_lacking_for_job(error: Exception) -> bool:
-    """Whether an error of a job, with its backend open, is this process's lack."""
+    """Check whether an error of a job, with its backend open, is this process's lack."""
     return isinstance(error, BlobsElsewhere | CommandMissing | CredentialMissing | FileUnusable)
 
 

@@ -145,7 +145,8 @@ class LeaseKeeper:
                 attempt.control.stop(StopReason.LEASE_LOST)
 
     def _may_seem_absent(self, attempt: Attempt, now: float) -> bool:
-        """Whether others may regard this worker as absent before a job that cannot be repeated would have ended."""
+        """Check whether others may see this worker as absent before a job that cannot be repeated would have
+        ended."""
         grace_s = self._presence.grace_s(repeatable=False)
         # in this order: a session that begins in between has not confirmed anything for the one before it
         confirmed_at = self._presence.session_confirmed_at

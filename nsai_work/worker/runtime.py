@@ -182,7 +182,7 @@ class Runtime:
         return None if by_id or self._is_overloaded() else self.store.stand_by(limit, self._claimable())
 
     def _is_overloaded(self) -> bool:
-        """Whether more jobs would endanger the leases of the running ones."""
+        """Check whether more jobs would endanger the leases of the running ones."""
         return self.lag.late and self.fetcher.running > 0
 
     def _claimable(self) -> Selection:

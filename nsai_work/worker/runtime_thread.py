@@ -111,12 +111,12 @@ class RuntimeThread:
 
     @property
     def stopping(self) -> bool:
-        """Whether the runtime was asked to stop."""
+        """The runtime was asked to stop."""
         return self._stop_requested
 
     @property
     def loop_lag_s(self) -> float:
-        """How late the event loop is, in seconds: as last measured, or longer while it does not turn."""
+        """The delay of the event loop in seconds: as last measured, or longer while it does not turn."""
         runtime = self._runtime
         return 0.0 if runtime is None else max(runtime.lag.newest_s, runtime.watchdog.health.loop_late_s)
 

@@ -4,6 +4,7 @@ Each ``KNOWN_*`` set lists violations that are accepted for now. A violation tha
 """
 
 import ast
+import re
 import tomllib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Set
@@ -244,6 +245,20 @@ def test_no_module_is_named_by_a_gerund() -> None:
     gerunds = {name for name in names if name.endswith("ing")}
 
     assert_only_known(gerunds, set(), NOUNS_IN_ING, "modules named by a gerund")
+
+
+def test_no_docstring_begins_with_a_question() -> None:
+    """Its first sentence says what a module, class or field is, what a function does, or what is true of a bool."""
+    question = re.compile(
+        r'^ *"""(How|One|What|When|Where|Whether|Which|Who|Whose|Why|(True|False) if)\s.*', re.MULTILINE
+    )
+    found = {
+        f"{path.relative_to(ROOT).as_posix()}: {match[0].strip()}"
+        for path in python_files(*PACKAGES)
+        for match in question.finditer(path.read_text())
+    }
+
+    assert found == set()
 
 
 def test_no_file_is_too_long() -> None:

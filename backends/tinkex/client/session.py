@@ -29,7 +29,7 @@ SessionLost = Callable[[str, CrucibleError], None]
 
 
 class Session:
-    """One session at the server and its counters. A forked child creates its own session."""
+    """A session at the server and its counters. A forked child creates its own session."""
 
     def __init__(
         self,

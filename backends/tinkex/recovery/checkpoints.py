@@ -203,7 +203,7 @@ async def validate(rest: "RestClient", path: str, spec: RunSpec | None, now: dat
 
 
 def blames_checkpoint(error: CrucibleError) -> bool:
-    """Whether the checkpoint, and not the service, is the cause of a failed load, so that an older one may load.
+    """Check whether a load failed because of the checkpoint, and not of the service, so that an older one may load.
 
     A load that the service accepted and then failed has ``category`` in its details, whatever its message.
     """

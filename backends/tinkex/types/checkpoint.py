@@ -18,5 +18,5 @@ class Checkpoint(ReadRecord):
 
     @property
     def holds_training_state(self) -> bool:
-        """Whether training can resume from it: it has weights and, if the server saves it, the optimizer state."""
+        """Training can resume from it: it has weights and, if the server saves it, the optimizer state."""
         return self.checkpoint_type == CheckpointKind.TRAINING

@@ -20,5 +20,5 @@ class ForwardBackwardOutput(ReadRecord):
 
     @property
     def is_finite(self) -> bool:
-        """Whether every metric is finite. On some servers this is the only sign of a corrupted run."""
+        """Every metric is finite. On some servers this is the only sign of a corrupted run."""
         return all(math.isfinite(value) for value in self.metrics.values())

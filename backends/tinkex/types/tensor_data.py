@@ -54,7 +54,7 @@ class TensorData(ReadRecord):
 
     @property
     def is_sparse(self) -> bool:
-        """Whether the array is sparse."""
+        """The array is sparse."""
         return self.sparse_crow_indices is not None
 
     @property

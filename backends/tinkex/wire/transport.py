@@ -60,9 +60,9 @@ class HttpRequest:
     repeatable: bool = True
     """False for a request that would take effect twice: it is not sent again once it may have arrived."""
     waits_for_capacity: bool = True
-    """Whether 429 is retried; otherwise it is returned at once, for callers that wait elsewhere."""
+    """429 is retried; otherwise it is returned at once, for callers that wait elsewhere."""
     held: bool = False
-    """Whether the server may hold the response back, as in a long poll: its absence is then no sign of trouble."""
+    """The server may hold the response back, as in a long poll: its absence is then no sign of trouble."""
 
     @property
     def route(self) -> str:
@@ -82,7 +82,7 @@ class HttpResponse:
 
     @property
     def ok(self) -> bool:
-        """Whether the status is 2xx."""
+        """The status is 2xx."""
         return 200 <= self.status < 300
 
     @property

@@ -20,7 +20,7 @@ class RunOutcome:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One compared property of two runs."""
+    """A compared property of two runs."""
 
     equal: bool
     text: str

@@ -36,7 +36,7 @@ class Screen:
         self._write((str(self._scene), "bold cyan"), GAP, (text, "bold"))
 
     def line(self, mark: str, text: str, *, style: str = PLAIN, note: str = "") -> None:
-        """One event."""
+        """Print an event."""
         self._write(INDENT, (f"{mark} {text}", style), GAP, (note, "dim"))
 
     def step(self, step: int, total: int, loss: float, first_loss: float, *, note: str = "") -> None:

@@ -13,7 +13,7 @@ class CustomLosses:
         self._by_id: dict[str, tuple[str, TracedLoss]] = {}
 
     def is_stored(self, loss_id: str, digest: str) -> bool:
-        """Whether the same request stored that loss before.
+        """Check whether the same request stored that loss before.
 
         Raises:
             Refused: 409 if another request did.

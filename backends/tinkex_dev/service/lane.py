@@ -63,7 +63,7 @@ class ServerLane:
         self._unnumbered.append(operation)
 
     def is_past(self, seq_id: int) -> bool:
-        """Whether the lane has passed that seq_id, so that nothing may run under it any more."""
+        """Check whether the lane has passed that seq_id, so that nothing may run under it any more."""
         if self._order is Order.ARRIVAL:
             return False
         return seq_id < self.next_seq and seq_id not in self._refused

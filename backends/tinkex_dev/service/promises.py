@@ -154,7 +154,7 @@ class Promises:
             self._drop(promise)
 
     def is_known(self, request_id: str) -> bool:
-        """True while the promise is stored."""
+        """The promise is still stored."""
         return request_id in self._by_id
 
     def drop_resolved(self, model_id: str | None = None) -> int:

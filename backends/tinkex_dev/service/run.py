@@ -36,7 +36,7 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True)
 class BatchExample:
-    """One sequence with the inputs of its loss."""
+    """A sequence with the inputs of its loss."""
 
     tokens: NDArray[np.int64]
     loss_inputs: Mapping[str, NDArray[np.generic]]
@@ -75,7 +75,7 @@ class ServerRun:
 
     @property
     def has_trained(self) -> bool:
-        """Whether any training request was accepted."""
+        """Any training request was accepted."""
         return bool(self._requests)
 
     def earlier_promise(self, seq_id: int, digest: str) -> Promise | None:

@@ -18,7 +18,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
 
 def valid_name(name: str) -> bool:
-    """Whether a checkpoint name is allowed."""
+    """Check whether a checkpoint name is allowed."""
     return _NAME.fullmatch(name) is not None
 
 
@@ -84,7 +84,7 @@ class Checkpoints:
         return f"/state/checkpoints/st-{hashlib.sha256(record.path.encode()).hexdigest()[:12]}"
 
     def is_taken(self, run_id: str, kind: SaveKind, name: str) -> bool:
-        """Whether a run has a checkpoint of that kind and name."""
+        """Check whether a run has a checkpoint of that kind and name."""
         return checkpoint_path(run_id, kind, name) in self._by_path
 
     def save(

@@ -120,7 +120,7 @@ class SamplerRecord(Record):
     base_model: str
     model_path: str | None = None
     snapshot: bool = False
-    """Whether it samples from weights saved for it alone; they are dropped with their session."""
+    """It samples from weights saved for it alone; they are dropped with their session."""
     expires_at: AwareDatetime | None = None
     inflight_of: str | None = None
     """The run whose inflight weights it samples from; each inflight save of that run moves them."""

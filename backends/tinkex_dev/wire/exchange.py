@@ -80,12 +80,12 @@ def answer(body: object, status: int = 200, headers: dict[str, str] | None = Non
 
 
 def wants_protobuf(request: Request) -> bool:
-    """Whether the client accepts protobuf answers."""
+    """Check whether the client accepts protobuf answers."""
     return PROTOBUF in request.headers.get("accept", "")
 
 
 def sends_protobuf(request: Request) -> bool:
-    """Whether the body is protobuf."""
+    """Check whether the body is protobuf."""
     return request.headers.get("content-type", "").startswith(PROTOBUF)
 
 

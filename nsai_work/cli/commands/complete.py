@@ -28,7 +28,7 @@ INCOMPLETE: Final[dict[str | None, str]] = {
     "unknown": "the service ended the answer for a reason that is not known, so it may be incomplete",
     None: "the service did not report why the answer ended, so it may be incomplete",
 }
-"""What is said of an answer by its finish reason, if that is not a complete one."""
+"""The note on an answer that is not complete, by its finish reason."""
 
 
 def complete(

@@ -91,7 +91,7 @@ def list_jobs(
 
 
 def _detail(job: "Job", progress: "TrainingProgress | None") -> str:
-    """What the job is at: its step and loss, its error, or why it waits."""
+    """The job's step and loss, its error, or its wait reason."""
     if progress is None or job.wait_reason:
         return _reason(job)
     total = requested_steps(job)

@@ -34,7 +34,7 @@ ADVICE = {
     " submit the job again to train from the first step",
     "unknown_backend": "nsai-work backends lists the installed backends",
 }
-"""What the user can do about an error, by its code."""
+"""Advice to the user about an error, by its code."""
 
 
 def report_error(error: CrucibleError, *, as_json: bool) -> None:

@@ -30,7 +30,7 @@ class DataCheck:
         self._allow = allow
         self._on_progress = on_progress
         self.unchecked: dict[str, str] = {}
-        """Why jobs, by id, could not be checked here as far as by a worker."""
+        """The reasons, by job id, why jobs could not be checked here as far as by a worker."""
         self._renderings: dict[str, list[Rendering]] = {}
 
     async def find_models(self, backend: Backend, jobs: Sequence[tuple[str, Payload]]) -> None:

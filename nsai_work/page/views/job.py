@@ -114,7 +114,7 @@ class JobPage(View):
 
     @property
     def has_curve(self) -> bool:
-        """Whether this is a job with a loss curve."""
+        """The job has a loss curve."""
         return self.kind == JobKind.TRAINING_STEP
 
 

@@ -1,4 +1,4 @@
-"""Where the wall time of a job went: its goodput, as the parts of a bar."""
+"""The wall time of a job by use: its goodput, as the parts of a bar."""
 
 from collections.abc import Mapping
 from typing import Final

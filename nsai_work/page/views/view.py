@@ -12,7 +12,7 @@ Q = TypeVar("Q", bound="ViewQuery")
 
 
 class View(BaseModel):
-    """What a page shows. Its JSON form is the page's JSON twin, in which NaN is null."""
+    """The data of a page. Its JSON form is the page's JSON twin, in which NaN is null."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
 

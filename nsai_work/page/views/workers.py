@@ -7,7 +7,7 @@ from nsai_work.store.maintenance.workers import worker_uses
 
 
 class WorkersQuery(ViewQuery):
-    """Which workers to show: with ``all``, also those that have ended."""
+    """The choice of workers to show: with ``all``, also those that have ended."""
 
     all: bool = False
 

@@ -9,7 +9,7 @@ from nsai_work.store.engine.database import Database
 
 @dataclass(frozen=True, slots=True)
 class BlobStore:
-    """One transaction per method. All raise StoreUnavailable and StoreFull."""
+    """The table of blobs, with a transaction per method. All raise StoreUnavailable and StoreFull."""
 
     database: Database
 

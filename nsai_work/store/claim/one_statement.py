@@ -109,7 +109,7 @@ def _statement(selection: Selection) -> PgStatement:
 
 
 def _case(candidates: CTE) -> CTE:
-    """One row: whether this is the simple case, in which at most one lane has ready jobs."""
+    """A row that says whether this is the simple case, in which at most one lane has ready jobs."""
     facts = FACTS.cte("facts")
     counts = select(
         func.count(candidates.c.id.distinct()).label("ready"), func.count(candidates.c.group_key).label("grouped")

@@ -49,7 +49,7 @@ class Tx:
 
     @property
     def postgres(self) -> bool:
-        """Whether the database is PostgreSQL, which locks rows. SQLite has a single writer instead."""
+        """The database is PostgreSQL, which locks rows. SQLite has a single writer instead."""
         return self.connection.dialect.name == "postgresql"
 
     def one_of(self, column: ColumnElement[T], values: Iterable[T]) -> ColumnElement[bool]:
@@ -120,23 +120,23 @@ class Database:
 
     @property
     def postgres(self) -> bool:
-        """Whether the database is PostgreSQL."""
+        """The database is PostgreSQL."""
         return self.url.get_backend_name() == "postgresql"
 
     @property
     def sends_notifications(self) -> bool:
-        """Whether commits that make jobs ready notify listening connections."""
+        """Commits that make jobs ready notify listening connections."""
         return self.postgres and is_on(self.url, NOTIFICATIONS, pooled=self._pooled)
 
     @property
     def has_sessions(self) -> bool:
-        """Whether each connection keeps a session of its own at a PostgreSQL server, as far as is known: it does
-        not if it leads to a pooler, or if the address has ``notices=off``."""
+        """Each connection keeps a session of its own at a PostgreSQL server, as far as is known: it does not if it
+        leads to a pooler, or if the address has ``notices=off``."""
         return self.sends_notifications and not self._pooled
 
     @property
     def pooled(self) -> bool:
-        """Whether connections lead to a pooler, as far as any has been opened."""
+        """Connections lead to a pooler, as far as any has been opened."""
         return self._pooled
 
     def _found_pooler(self) -> None:

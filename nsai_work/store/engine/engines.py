@@ -53,7 +53,7 @@ def parse_url(url: str | URL) -> URL:
 
 
 def is_on(url: URL, name: str, *, pooled: bool) -> bool:
-    """Whether a parameter of the store in an address is on. ``pooled``: connections lead to a pooler."""
+    """Check whether a parameter of the store in an address is on. ``pooled``: connections lead to a pooler."""
     return url.query.get(name, "off" if pooled else "on") == "on"
 
 
@@ -125,7 +125,7 @@ def make_engine(url: URL, pool_size: int = 5, *, on_pooler: Callable[[], None] =
 
 
 def _is_pooled(connection: Any) -> bool:
-    """Whether a psycopg connection leads to a pooler, such as PgBouncer. Raises the driver's errors.
+    """Check whether a psycopg connection leads to a pooler, such as PgBouncer. Raises the driver's errors.
 
     A pooler in transaction mode runs each transaction on another connection of the server, so prepared statements
     fail and LISTEN receives nothing. A pooler cannot hand out the server's process ids, by which a query is

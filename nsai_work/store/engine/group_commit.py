@@ -42,7 +42,7 @@ class PendingOperation:
 
     @property
     def is_claim(self) -> bool:
-        """Whether the operation claims jobs."""
+        """The operation claims jobs."""
         return self.standalone is not None
 
 

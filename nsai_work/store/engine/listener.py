@@ -130,7 +130,7 @@ class ListeningConnection:
 
     @property
     def _is_cut_off(self) -> bool:
-        """Whether the session that is a worker's presence has ended, and no operation has replaced it yet."""
+        """The session that is a worker's presence has ended, and no operation has replaced it yet."""
         return self._present_on is not None and self._connection is not None and self._connection.invalidated
 
     def _reconnect(self) -> None:

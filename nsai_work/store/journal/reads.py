@@ -1,4 +1,4 @@
-"""What a job has read of other jobs, pinned so that every attempt reads the same."""
+"""A job's reads from other jobs, pinned so that every attempt reads the same."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -23,7 +23,7 @@ def pin_reads(tx: Tx, claim: Claim, reads: Mapping[str, PinnedRead]) -> None:
 
 
 def pinned_reads(tx: Tx, seq: int) -> dict[str, PinnedRead]:
-    """What a job has read, by field; nothing before its first attempt. Raises UnreadableJournal."""
+    """The values that a job has read, by field; none before its first attempt. Raises UnreadableJournal."""
     row: Row[Any] = tx.connection.execute(select(specs).where(specs.c.job_seq == seq)).one()
     if row.reads is None:
         return {}

@@ -101,7 +101,7 @@ def append_event(tx: Tx, claim: Claim, name: str, data: dict[str, JsonValue]) ->
 
 
 def has_event(tx: Tx, claim: Claim, name: str) -> bool:
-    """Whether the log of a claimed job has an event of this name."""
+    """Check whether the log of a claimed job has an event of this name."""
     fence(tx, claim)
     found = select(events.c.seq).where(events.c.job_seq == claim.seq, events.c.name == name).limit(1)
     return tx.connection.execute(found).first() is not None

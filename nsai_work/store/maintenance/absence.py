@@ -17,7 +17,7 @@ from typing import Final
 from nsai_work.store.records import Absence, Lease
 
 SETTLE_S: Final = 5.0
-"""How long an observer has been connected before it judges, in seconds: after a restart, workers reconnect within a
+"""The seconds for which an observer is connected before it judges: after a restart, workers reconnect within a
 second or two, and an overloaded one within a few."""
 
 

@@ -14,7 +14,7 @@ from nsai_work.store.engine.database import Tx
 from nsai_work.store.schema import blobs, job_blobs
 
 UNTOUCHED_FOR: Final = timedelta(days=1)
-"""How long a blob without a job is kept: a submit touches it, and may take hours until its job is stored."""
+"""The time for which a blob without a job is kept: a submit touches it, and may take hours to store its job."""
 
 
 def count_unused(tx: Tx, untouched_for: timedelta = UNTOUCHED_FOR) -> int:

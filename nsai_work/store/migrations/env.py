@@ -1,4 +1,4 @@
-"""What Alembic runs. The connection comes from ``nsai_work.store.engine.migrate``, already in a transaction."""
+"""Alembic's environment. ``nsai_work.store.engine.migrate`` passes the connection, already in a transaction."""
 
 from alembic import context
 

@@ -16,7 +16,7 @@ _ROWS: Final = 2_000
 
 
 def goodput(tx: Tx, job_id: str, *, ending: bool = False) -> Goodput:
-    """Where the wall time of a job went, until now or its end. Reads all its events, a few at a time.
+    """The wall time of a job by use, until now or its end. Reads all its events, a few at a time.
 
     ``ending`` is for a job that is about to end: the time since its last event is spent on that.
 

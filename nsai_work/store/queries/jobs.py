@@ -160,7 +160,7 @@ def job_attempts(tx: Tx, job_id: str) -> list[AttemptRow]:
 
 
 def any_open(tx: Tx) -> bool:
-    """Whether any job runs or waits."""
+    """Check whether any job runs or waits."""
     kept = status_in(JobStatus.PENDING, JobStatus.QUEUED, JobStatus.RUNNING)
     return tx.connection.execute(select(jobs.c.seq).where(kept).limit(1)).first() is not None
 

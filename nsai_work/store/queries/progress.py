@@ -1,4 +1,4 @@
-"""How far running training jobs are, from their newest steps."""
+"""The progress of running training jobs, from their newest steps."""
 
 from sqlalchemy import select
 

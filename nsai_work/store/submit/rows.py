@@ -27,7 +27,7 @@ class NewJob:
 
     @property
     def wait_reason(self) -> str | None:
-        """Why the job is pending; None if it is queued."""
+        """The reason why the job is pending; None if it is queued."""
         if self.run_at is not None:
             return not_before(self.run_at)
         names = self.job.constraints.depends_on

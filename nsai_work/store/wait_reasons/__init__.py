@@ -1,1 +1,1 @@
-"""Why jobs wait: the reasons, computed when jobs are read, and their recording by the maintenance."""
+"""The reasons why jobs wait, computed when jobs are read, and their recording by the maintenance."""

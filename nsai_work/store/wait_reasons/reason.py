@@ -82,7 +82,7 @@ class _Queue:
         self._examine(lane_ids)
 
     def reason(self, row: Row[Any], count: bool) -> str:
-        """Why a ready job has not started."""
+        """The reason why a ready job has not started."""
         return self._blocked[row.lane_id] or self._why_behind(row, count) or self._why_not_yet(row)
 
     def _examine(self, lane_ids: Collection[int]) -> None:
@@ -108,7 +108,7 @@ class _Queue:
         return f"{number}{more} {'job is' if number == 1 else 'jobs are'} before it"
 
     def _why_not_yet(self, row: Row[Any]) -> str:
-        """Why the front job of a lane that could start has not."""
+        """The reason why the front job of a lane, which could start, has not started."""
         own = self._ready.get(row.lane_id)
         if own is not None:
             if self._any_can_start(lane for lane in self._ready.values() if _has_turn_before(lane, own)):

@@ -45,7 +45,7 @@ from crucible.training import RunHealth, RunState
 
 
 class Action(StrEnum):
-    """What the driver does about a failure."""
+    """The driver's reaction to a failure."""
 
     REPLAY = "replay"
     """Send the open intents again, with the same sequence numbers and bytes."""

@@ -20,7 +20,7 @@ SKIPPED: Final = "skipped"
 
 @dataclass(frozen=True, slots=True)
 class EndReason:
-    """Why a remote run was fenced: the error's code, the next step at that time, and the error's message."""
+    """The reason for the fencing of a remote run: the error's code and message, and the next step at that time."""
 
     code: str
     step: int

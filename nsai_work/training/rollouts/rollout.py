@@ -1,4 +1,4 @@
-"""One rollout: an episode in which the model answers, turn by turn, until it ends.
+"""A rollout: an episode in which the model answers, turn by turn, until it ends.
 
 Turns that the journal has are not sampled again: the episode is begun anew, and their answers are given to it. If
 it then shows other messages than it did, the turns from there on are sampled anew, in another attempt.
@@ -43,7 +43,7 @@ class RolloutPlace:
 
 @dataclass(frozen=True, slots=True)
 class RolloutSettings:
-    """What is the same for all rollouts of a job. ``context`` is the longest sequence, in tokens, of the model."""
+    """The settings of all rollouts of a job. ``context`` is the longest sequence, in tokens, of the model."""
 
     sampling: RolloutSampling
     tokenizer: Tokenizer

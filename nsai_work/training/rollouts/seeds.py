@@ -5,7 +5,7 @@ from hashlib import blake2b
 from typing import Final
 
 _BITS: Final = 53
-"""So many bits every JSON reader keeps."""
+"""The bits of an integer that every JSON reader keeps."""
 
 
 def derived(*parts: object) -> int:

@@ -32,7 +32,7 @@ class Turn(Record):
 
     @property
     def sample(self) -> TokenSample:
-        """What was sampled."""
+        """The sampled answer."""
         return TokenSample(self.tokens, self.logprobs, self.stopped, self.sequence_id)
 
 

@@ -93,7 +93,7 @@ class BatchSource(ABC):
         return {}
 
     def result_fields(self) -> dict[str, JsonValue]:
-        """What the job's result says about the data."""
+        """The entries about the data in the job's result."""
         return {}
 
     async def close(self) -> None:

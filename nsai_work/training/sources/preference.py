@@ -62,7 +62,7 @@ def dpo(
 
 @dataclass(frozen=True, slots=True)
 class ReferenceContext:
-    """What the computation of the reference works with."""
+    """The inputs of the computation of the reference."""
 
     payload: PreferenceStep
     spec: RunSpec

@@ -138,7 +138,7 @@ class Executor:
         return outcome
 
     def _is_lacking(self, claim: Claim, error: Exception) -> bool:
-        """Whether this worker lacks what the job needs, and another may have it."""
+        """Check whether this worker lacks what the job needs, and another may have it."""
         no_backend = claim.backend in self.backends.declined() and is_lacking_backend(error)
         return no_backend or is_lacking_for_job(error)
 

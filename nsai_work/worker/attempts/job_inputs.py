@@ -1,4 +1,4 @@
-"""What a claimed job reads of other jobs: rows, checkpoints and models, pinned at the first attempt."""
+"""The reads of a claimed job from other jobs: rows, checkpoints and models, pinned at the first attempt."""
 
 import asyncio
 import hashlib
@@ -31,7 +31,7 @@ FUNCTIONS: Final = "python"
 
 @dataclass(slots=True)
 class _Found:
-    """What the fields of a job have read."""
+    """The values that the fields of a job have read."""
 
     pinned: dict[str, PinnedRead] = field(default_factory=dict)
     paths: dict[str, str] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""What a worker's HTTP server says: whether it is alive, whether it is ready, and its metrics."""
+"""The answers of a worker's HTTP server: liveness, readiness and metrics."""
 
 import json
 from collections.abc import Mapping

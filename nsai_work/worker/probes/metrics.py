@@ -25,7 +25,7 @@ RUN_BUCKETS: Final = (0.1, 1, 5, 15, 60, 300, 900, 3_600, 14_400, 43_200, 86_400
 OUTCOMES: Final = (
     "succeeded", "failed", "canceled", "timeout", "retried", "released", "declined", "lost", "abandoned",
 )  # fmt: skip
-"""How an attempt of this worker ends; ``abandoned`` is one whose end could not be recorded."""
+"""The ends of an attempt of this worker; ``abandoned`` is one whose end could not be recorded."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from crucible.errors import Unsupported
 
 @dataclass(frozen=True, slots=True)
 class BatchSnapshot:
-    """One request's share of a batch: encoded where the server is known to accept it, else copied."""
+    """A request's share of a batch: encoded where the server is known to accept it, else copied."""
 
     data: Sequence[Datum]
     encoded: Sequence[Piece] | None = None

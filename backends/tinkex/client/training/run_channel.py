@@ -54,7 +54,7 @@ class RunChannel:
             orders=lambda: _may_send_ahead(context.connection.features),
         )
         self.may_have_gradients = False
-        """Whether the model may hold gradients that no optimizer step has used."""
+        """The model may hold gradients that no optimizer step has used."""
 
     async def keep_alive(self) -> None:
         """Start the session's heartbeats on this event loop."""

@@ -1,4 +1,4 @@
-"""One client call on a run: consecutive requests that yield a single result."""
+"""A client call on a run: consecutive requests that yield a single result."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence

@@ -1,4 +1,4 @@
-"""How far each sink of a job is, and the steps and evaluations that it lacks."""
+"""The progress of each sink of a job, and the steps and evaluations that it lacks."""
 
 from sqlalchemy import func, select, update
 

@@ -1,4 +1,4 @@
-"""What jobs have read of other jobs.
+"""The reads of jobs from other jobs.
 
 Revision ID: 0014
 Revises: 0013

@@ -1,4 +1,4 @@
-"""How far each sink of a job is.
+"""The progress of each sink of a job.
 
 Revision ID: 0017
 Revises: 0016
