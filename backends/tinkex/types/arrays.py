@@ -2,11 +2,13 @@
 
 import sys
 from array import array
+from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import PlainSerializer, PlainValidator
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 
@@ -38,10 +40,20 @@ def as_numpy(value: Any, dtype: str) -> "NDArray[Any]":
     """
     import numpy as np
 
-    array = np.ascontiguousarray(value, dtype=np.dtype(dtype).newbyteorder("<"))
+    wanted = _little_endian(dtype)
+    if type(value) is np.ndarray and value.dtype == wanted and value.ndim and value.flags.c_contiguous:
+        return value
+    array = np.ascontiguousarray(value, dtype=wanted)
     if array is not value and array.dtype.kind == "i" and is_numpy(value) and value.dtype.kind == "f":
         raise TypeError("floating-point numbers where whole numbers belong")
     return array
+
+
+@lru_cache(maxsize=16)
+def _little_endian(dtype: str) -> "np.dtype[Any]":
+    import numpy as np
+
+    return np.dtype(dtype).newbyteorder("<")
 
 
 def copied_numbers(value: Any) -> Any:

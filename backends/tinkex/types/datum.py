@@ -2,9 +2,9 @@
 
 from array import array
 from collections.abc import Sequence
-from typing import Any, Final, Self
+from typing import Annotated, Any, Final, Self
 
-from pydantic import ConfigDict, field_validator, model_validator
+from pydantic import ConfigDict, ValidatorFunctionWrapHandler, WrapValidator, field_validator, model_validator
 
 from backends.tinkex.types.arrays import is_numpy, is_torch
 from backends.tinkex.types.model_input import ModelInput
@@ -13,6 +13,11 @@ from backends.tinkex.types.tensor_data import TensorData
 from backends.tinkex.types.wire_record import SentRecord
 
 _WHOLE_NUMBERS: Final = frozenset({"target_tokens"})
+
+
+def _checked_once(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+    # pydantic runs the validators of a model again on an instance of it, which costs more than the rest of a datum
+    return value if isinstance(value, TensorData) else check(value)
 
 
 class Datum(SentRecord):
@@ -26,7 +31,7 @@ class Datum(SentRecord):
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
     model_input: ModelInput
-    loss_fn_inputs: dict[str, TensorData]
+    loss_fn_inputs: dict[str, Annotated[TensorData, WrapValidator(_checked_once)]]
     model_input_spans: tuple[ProvenanceSpan, ...] | None = None
     loss_fn_input_spans: tuple[ProvenanceSpan, ...] | None = None
 
@@ -84,16 +89,16 @@ class Datum(SentRecord):
 def _as_tensor(key: str, value: Any) -> Any:
     if isinstance(value, TensorData | dict):
         return value
-    if is_torch(value):
-        return TensorData.from_torch(value)
     if is_numpy(value):
         return TensorData.from_numpy(value)
+    if is_torch(value):
+        return TensorData.from_torch(value)
     if isinstance(value, ModelInput):
         value = value.to_ints()
+    if not isinstance(value, list | tuple | range | array):
+        raise ValueError(f"{key}: expected a list, a tuple, a numpy array or a torch tensor of numbers")  # noqa: TRY004
     if isinstance(value, list | tuple) and value and isinstance(value[0], list | tuple):
         import numpy as np
 
         return TensorData.from_numpy(np.asarray(value, dtype="int64" if key in _WHOLE_NUMBERS else "float32"))
-    if not isinstance(value, list | tuple | range | array):
-        raise ValueError(f"{key}: expected a list, a tuple, a numpy array or a torch tensor of numbers")  # noqa: TRY004
     return TensorData.trusted(value, "int64" if key in _WHOLE_NUMBERS else "float32", (len(value),))

@@ -1,7 +1,7 @@
 """Memory for encoded requests, used again and again: most of what a large copy costs is new memory."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from backends.tinkex.wire.body import Piece
@@ -18,15 +18,28 @@ class BufferPool:
         self._lock = threading.Lock()
         self._kept: list[bytearray] = []
 
-    def joined(self, pieces: Sequence[Piece]) -> memoryview:
-        """Return all bytes of the pieces, copied into a buffer that is not used again while the view exists."""
-        view = self._free(sum(map(len, pieces)))
+    def joined(self, parts: Iterable[Sequence[Piece]], size: int) -> memoryview:
+        """Return all bytes of the parts' pieces, copied into a buffer that is not used again while the view exists.
+
+        Each part is copied before the next is made, so that its own memory is free for that. ``size`` is the
+        expected number of bytes; a larger buffer is taken when there are more.
+        """
+        view = self._free(size)
         begin = 0
-        for piece in pieces:
-            end = begin + len(piece)
-            view[begin:end] = piece
-            begin = end
-        return view
+        for pieces in parts:
+            for piece in pieces:
+                end = begin + len(piece)
+                if end > len(view):
+                    view = self._larger(view, begin, end)
+                view[begin:end] = piece
+                begin = end
+        return view[:begin]
+
+    def _larger(self, view: memoryview, begin: int, end: int) -> memoryview:
+        """A buffer for ``end`` bytes at least, with the first ``begin`` of another."""
+        larger = self._free(max(end, 2 * len(view)))
+        larger[:begin] = view[:begin]
+        return larger
 
     def _free(self, size: int) -> memoryview:
         with self._lock:

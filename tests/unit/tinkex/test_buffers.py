@@ -13,6 +13,11 @@ from backends.tinkex.wire.buffers import BufferPool
 PIECES = st.lists(st.binary(max_size=40), max_size=8)
 
 
+def joined(pool: BufferPool, pieces: list[bytes]) -> memoryview:
+    """All pieces, each made when the one before has been copied."""
+    return pool.joined(([piece] for piece in pieces), sum(map(len, pieces)))
+
+
 def address(view: memoryview) -> int:
     """Where a view's memory is."""
     return int(np.frombuffer(view, dtype=np.uint8).ctypes.data)
@@ -24,7 +29,7 @@ def test_bytes_that_are_held_stay_as_they_are(batches: list[tuple[list[bytes], b
     pool = BufferPool(max_bytes=200_000)
     held = []
     for pieces, holds in batches:
-        view = pool.joined(pieces)
+        view = joined(pool, pieces)
         assert bytes(view) == b"".join(pieces)
         if holds:
             held.append((view, pieces))
@@ -32,30 +37,41 @@ def test_bytes_that_are_held_stay_as_they_are(batches: list[tuple[list[bytes], b
         assert bytes(view) == b"".join(pieces)
 
 
+@given(pieces=st.lists(st.binary(max_size=40), max_size=8), expected=st.integers(0, 200), times=st.integers(1, 900))
+def test_an_expected_size_need_not_be_right(pieces: list[bytes], expected: int, times: int) -> None:
+    """More bytes than expected move to a larger buffer; fewer leave the rest of it alone."""
+    pool = BufferPool()
+    held = joined(pool, [b"held"])
+    parts = [pieces] * times
+    view = pool.joined(iter(parts), expected)
+    assert bytes(view) == b"".join(pieces) * times
+    assert bytes(held) == b"held"
+
+
 def test_memory_that_is_let_go_is_used_again() -> None:
     """Also by a smaller request; a view of a view keeps it."""
     pool = BufferPool()
-    view = pool.joined([bytes(100_000)])
+    view = joined(pool, [bytes(100_000)])
     first = address(view)
     part = view[10:20]
     del view
     gc.collect()
-    other = pool.joined([bytes(100_000)])
+    other = joined(pool, [bytes(100_000)])
     assert address(other) != first
     del part
     gc.collect()
-    assert address(pool.joined([bytes(90_000)])) == first
+    assert address(joined(pool, [bytes(90_000)])) == first
 
 
 def test_a_pool_keeps_no_more_than_its_limit() -> None:
     """A larger request gets memory of its own; a free buffer that is too small makes room."""
     pool = BufferPool(max_bytes=200_000)
-    assert len(pool.joined([bytes(300_000)])) == 300_000
-    first = pool.joined([bytes(150_000)])
-    assert len(pool.joined([bytes(150_000)])) == 150_000
+    assert len(joined(pool, [bytes(300_000)])) == 300_000
+    first = joined(pool, [bytes(150_000)])
+    assert len(joined(pool, [bytes(150_000)])) == 150_000
     del first
-    grown = address(pool.joined([bytes(190_000)]))
-    assert address(pool.joined([bytes(190_000)])) == grown
+    grown = address(joined(pool, [bytes(190_000)]))
+    assert address(joined(pool, [bytes(190_000)])) == grown
 
 
 def test_threads_share_no_buffer() -> None:
@@ -65,7 +81,7 @@ def test_threads_share_no_buffer() -> None:
 
     def work(number: int) -> None:
         for _ in range(50):
-            view = pool.joined([bytes([number]) * 1000])
+            view = joined(pool, [bytes([number]) * 1000])
             if bytes(view) != bytes([number]) * 1000:
                 wrong.append(number)
 

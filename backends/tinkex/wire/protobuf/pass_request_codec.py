@@ -1,8 +1,9 @@
 """Protobuf codec of ``ForwardBackwardRequest``: written from the arrays' own memory, read as views."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from typing import Final, Literal
 
 from pydantic import ValidationError
@@ -15,6 +16,7 @@ from backends.tinkex.types.provenance import ProvenanceSpan
 from backends.tinkex.types.tensor_data import TensorData
 from backends.tinkex.wire.body import PROTOBUF, EncodedBody, Piece
 from backends.tinkex.wire.buffers import POOL
+from backends.tinkex.wire.chunks import datum_bytes
 from backends.tinkex.wire.protobuf.field_reader import (
     ProtobufError,
     Value,
@@ -30,6 +32,8 @@ from backends.tinkex.wire.protobuf.provenance_codec import read_span, write_span
 from backends.tinkex.wire.protobuf.tensor_codec import DType, numbers, packed, read_tensor, write_tensor_entry
 from crucible.errors import CrucibleError, Unsupported
 
+_FRAME_BYTES: Final = 512
+"""Room for the names, shapes and lengths of one datum."""
 _SPANS: Final = {3: "model_input_spans", 4: "loss_fn_input_spans"}
 
 
@@ -58,7 +62,9 @@ def write_pass_request(request: PassRequest) -> EncodedBody:
         InvalidRequest: a number does not fit its type; the error names the datum.
         Unsupported: a chunk has no protobuf form.
     """
-    datums = _write_datums(request.data, 0) if request.encoded is None else request.encoded
+    datums: Iterable[Piece] = (
+        chain.from_iterable(_datum_pieces(request.data, 0)) if request.encoded is None else request.encoded
+    )
     head = text(1, request.model_id) + integer(2, request.seq_id)
     return EncodedBody([head, *datums, _tail(request)], PROTOBUF)
 
@@ -68,22 +74,21 @@ def encoded_datums(data: Sequence[Datum], first_index: int = 0) -> Sequence[Piec
 
     Raises as ``write_pass_request``.
     """
-    return [POOL.joined(_write_datums(data, first_index))]
+    size = sum(map(datum_bytes, data)) + _FRAME_BYTES * len(data)
+    return [POOL.joined(_datum_pieces(data, first_index), size)]
 
 
-def _write_datums(data: Sequence[Datum], first_index: int) -> list[Piece]:
-    pieces: list[Piece] = []
+def _datum_pieces(data: Sequence[Datum], first_index: int) -> Iterator[list[Piece]]:
     for index, datum in enumerate(data, start=first_index):
-        header_index = len(pieces)
-        pieces.append(b"")
+        pieces: list[Piece] = [b""]
         try:
             size = _write_datum(datum, pieces)
         except CrucibleError:
             raise
         except (TypeError, ValueError, OverflowError) as error:
             raise invalid(f"data[{index}]", str(error), "numbers must fit their type on the wire") from error
-        pieces[header_index] = header(3, size)
-    return pieces
+        pieces[0] = header(3, size)
+        yield pieces
 
 
 def _tail(request: PassRequest) -> bytes:

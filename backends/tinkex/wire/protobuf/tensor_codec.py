@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import ValidationError
 
 from backends.tinkex.types.arrays import as_numpy, is_numpy
-from backends.tinkex.types.tensor_data import TensorData
+from backends.tinkex.types.tensor_data import TensorData, TensorDtype
 from backends.tinkex.wire.body import Piece
 from backends.tinkex.wire.protobuf.field_reader import ProtobufError, Value, as_int, as_ints, as_view, fields
 from backends.tinkex.wire.protobuf.field_writer import delimited, header, integer, memory_of, text, varint
@@ -29,7 +29,7 @@ class DType(IntEnum):
     BFLOAT16 = 4
 
 
-_WIRE_DTYPE: Final = {"float32": DType.FLOAT32, "int64": DType.INT64}
+_WIRE_DTYPE: Final[dict[TensorDtype, DType]] = {"float32": DType.FLOAT32, "int64": DType.INT64}
 _TYPECODE: Final = {"float32": "f", "int64": "q", "int32": "i"}
 _ITEM: Final = {DType.FLOAT32: "<f4", DType.INT64: "<i8", DType.INT32: "<i4", DType.BFLOAT16: "<u2"}
 _DTYPE_NAME: Final = {
@@ -77,16 +77,16 @@ def write_tensor_entry(number: int, name: str, tensor: TensorData, pieces: list[
         pieces.append(piece)
         return len(piece)
     data = packed(tensor.data, tensor.dtype)
-    prefix = _entry_prefix(number, name, _WIRE_DTYPE[tensor.dtype], tensor.shape, len(data))
+    prefix = _entry_prefix(number, name, tensor.dtype, tensor.shape, len(data))
     pieces.append(prefix)
     pieces.append(data)
     return len(prefix) + len(data)
 
 
 @lru_cache(maxsize=4096)
-def _entry_prefix(number: int, name: str, dtype: DType, shape: tuple[int, ...] | None, size: int) -> bytes:
+def _entry_prefix(number: int, name: str, dtype: TensorDtype, shape: tuple[int, ...] | None, size: int) -> bytes:
     # The numbers come last in their message, so that everything before them is one cacheable piece per shape.
-    before = _meta(dtype, shape) + header(1, size)
+    before = _meta(_WIRE_DTYPE[dtype], shape) + header(1, size)
     key = text(1, name)
     tensor = header(2, len(before) + size) + before
     return header(number, len(key) + len(tensor) + size) + key + tensor
