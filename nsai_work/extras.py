@@ -11,7 +11,7 @@ _PACKAGES: Final = {
     "redis": ("redis", ("redis", "packaging")),
     "rediss": ("redis", ("redis", "packaging")),
 }
-"""The extra, and the packages that are imported, for the scheme of a URL, a route of a worker's HTTP server, or
+"""The extra, and the packages that are imported, for the scheme of a URL, the route of metrics, or
 the page.
 kombu imports packaging for Redis."""
 

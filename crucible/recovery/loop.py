@@ -18,7 +18,7 @@ from crucible.errors import (
 )
 from crucible.recovery.events import Announcer, RecoveryEventName
 from crucible.recovery.policy import RecoveryPolicy
-from crucible.runtime.waits import waiting
+from crucible.runtime.waits import WaitCause, waiting
 from crucible.training import CheckpointCheck, CheckpointRef
 
 R = TypeVar("R")
@@ -138,7 +138,8 @@ class RecoveryLoop(Generic[R]):
             wait_ms = max(self.policy.backoff_before(attempt), last.retry_after_ms or 0 if last else 0)
             if wait_ms:
                 with waiting() as wait:
-                    wait.because(self._why_waiting(attempt, wait_ms, last))
+                    cause = WaitCause.OTHER if last is None else WaitCause.of(last)
+                    wait.because(self._why_waiting(attempt, wait_ms, last), cause)
                     await self.sleep(wait_ms / 1000)
             await self.announce(RecoveryEventName.STARTED, self.run_id, attempt=attempt, reason=self.reason)
             try:

@@ -4,7 +4,7 @@ A backend that waits reports it:
 
     with waiting() as wait:
         while (response := await send()).status == 429:
-            wait.because("the service is at its limit")
+            wait.because("the service is at its limit", WaitCause.LIMIT)
             await sleep(1)
 
 The worker observes the waits of each job (``observed``). Observers are inherited by the tasks that an observed task
@@ -14,9 +14,32 @@ starts. Without an observer, reports go nowhere.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from enum import StrEnum
 from typing import Final, Protocol
 
+from crucible.errors import BackendUnavailable, CapacityError, RequestTimeout
 from crucible.http.redaction import redacted
+
+
+class WaitCause(StrEnum):
+    """The cause of a wait, for metrics: a service that does not answer or fails (``away``), one at its limit
+    (``limit``), a result that takes long (``result``), or anything else."""
+
+    AWAY = "away"
+    LIMIT = "limit"
+    RESULT = "result"
+    OTHER = "other"
+
+    @classmethod
+    def of(cls, error: BaseException) -> "WaitCause":
+        """The cause of a wait after an error."""
+        match error:
+            case CapacityError():
+                return cls.LIMIT
+            case BackendUnavailable() | RequestTimeout():
+                return cls.AWAY
+            case _:
+                return cls.OTHER
 
 
 class WaitObserver(Protocol):
@@ -28,20 +51,25 @@ class WaitObserver(Protocol):
 
 
 class Wait:
-    """A wait, from its first reason to its end. ``expected``: it is usual, as that for a result that takes long."""
+    """A wait, from its first reason to its end."""
 
-    __slots__ = ("_observer", "expected", "reason")
+    __slots__ = ("_observer", "cause", "reason")
 
     def __init__(self, observer: WaitObserver | None) -> None:
         self._observer = observer
         self.reason: str | None = None
-        self.expected = False
+        self.cause = WaitCause.OTHER
 
-    def because(self, reason: str, *, expected: bool = False) -> None:
+    @property
+    def expected(self) -> bool:
+        """True for a wait that is usual, as that for a result."""
+        return self.cause is WaitCause.RESULT
+
+    def because(self, reason: str, cause: WaitCause = WaitCause.OTHER) -> None:
         """Report the reason. A text without changing numbers is reported once."""
         reason = redacted(reason)
-        if self._observer is not None and (reason, expected) != (self.reason, self.expected):
-            self.reason, self.expected = reason, expected
+        if self._observer is not None and (reason, cause) != (self.reason, self.cause):
+            self.reason, self.cause = reason, cause
             self._observer.report(self)
 
     def over(self) -> None:

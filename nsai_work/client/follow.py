@@ -24,17 +24,19 @@ PAUSE_GROWTH: Final = 1.5
 
 @dataclass(frozen=True, slots=True)
 class JobUpdate:
-    """The status of a job, and its events after the previous update. The last update of a job has no events."""
+    """The status of a job, why it waits, and its events after the previous update. The last update of a job has no
+    events."""
 
     job_id: str
     status: JobStatus
     events: "Sequence[EventRow]"
+    wait_reason: str | None = None
 
 
 def read_update(store: "Store", job_id: str, after: int) -> JobUpdate:
     """Poll a job once: its status, then its events after entry number ``after``. Raises JobNotFound."""
-    status = store.get(job_id).status
-    return JobUpdate(job_id, status, store.events(job_id, after))
+    job = store.get(job_id)
+    return JobUpdate(job_id, job.status, store.events(job_id, after), job.wait_reason)
 
 
 def follow_jobs(

@@ -15,6 +15,7 @@ from nsai_work.page.actions import Actions
 from nsai_work.page.answers import Answers
 from nsai_work.page.assets import serve_asset
 from nsai_work.page.live_stream import Streams
+from nsai_work.page.metrics import PATH, serve_metrics
 from nsai_work.page.pages import PAGES
 from nsai_work.page.security import Guard
 from nsai_work.page.session import PageSessions
@@ -42,6 +43,7 @@ class PageApp:
                 *_page_routes(answers, self._streams),
                 *_action_routes(Actions(answers, settings)),
                 Route("/static/{digest}/{name:path}", serve_asset),
+                Route(PATH, partial(serve_metrics, self._reader)),
             ],
             middleware=[Middleware(Guard, names=names)],
             exception_handlers={

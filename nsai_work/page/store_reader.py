@@ -1,6 +1,7 @@
 """Reads of the store for the page: in threads, each in a single read-only transaction."""
 
 import asyncio
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -29,7 +30,9 @@ class StoreReader:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._threads = ThreadPoolExecutor(MAX_READS, thread_name_prefix="nsai-work page")
+        self._lock = threading.Lock()
         self._store: Store | None = None
+        self._closed = False
 
     async def read(self, query: "Callable[[Tx], T]") -> T:
         """Run a query in a transaction and return its result.
@@ -42,20 +45,29 @@ class StoreReader:
     def close(self) -> None:
         """Close the connections. Reads that run are not waited for."""
         self._threads.shutdown(wait=False, cancel_futures=True)
-        if self._store is not None:
-            self._store.close()
+        with self._lock:
+            self._closed = True
+            if self._store is not None:
+                self._store.close()
 
     def _read(self, query: "Callable[[Tx], T]") -> T:
         file = sqlite_file(self._settings.database_url)
         if file is not None and not file.exists():
             raise StoreUnavailable(f"there is no job store at {file}; nsai-work submit and nsai-work run make one")
-        if self._store is None:
-            self._store = open_job_store(self._settings)
+        store = self._opened()
         try:
-            return self._store.database.read(query)
+            return store.database.read(query)
         except StoreGone:
             # it is read anew if another file is there, which is not the one that was open
-            self._store.close()
+            store.close()
             if file is None or not file.exists():
                 raise
-            return self._store.database.read(query)
+            return store.database.read(query)
+
+    def _opened(self) -> "Store":
+        with self._lock:
+            if self._closed:
+                raise StoreUnavailable("the page is stopping")
+            if self._store is None:
+                self._store = open_job_store(self._settings)
+            return self._store

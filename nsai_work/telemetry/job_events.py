@@ -1,4 +1,4 @@
-"""Telemetry: a structured event per job transition, hooks, and counts of training steps.
+"""Telemetry: a structured event per job transition, hooks, and counts of training steps and waits.
 
 Prompts, completions and payloads are never logged. A hook receives the same record as the log; an exception from a
 hook is logged.
@@ -50,16 +50,15 @@ def add_hook(hook: JobHook) -> Callable[[], None]:
     return remove
 
 
-class TrainingCounts:
-    """Counts of this process's training runs: recorded steps by kind (new, replayed, superseded) and resumes by how
-    (warm, restored, restarted) and by what was proven (exact, cold). Thread-safe."""
+class LabelledCounts:
+    """Counts of this process, by name and label. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._counts: Counter[tuple[str, str]] = Counter()
 
     def add(self, name: str, label: str, number: int = 1) -> None:
-        """Add to the count of ``name`` (``steps`` or ``resumes``) with a label."""
+        """Add to the count of ``name`` with a label."""
         with self._lock:
             self._counts[name, label] += number
 
@@ -69,7 +68,12 @@ class TrainingCounts:
             return dict(self._counts)
 
 
-training_counts: Final = TrainingCounts()
+training_counts: Final = LabelledCounts()
+"""Training runs: ``steps`` that were recorded by kind (new, replayed, superseded), and ``resumes`` by how (warm,
+restored, restarted) and by what was proven (exact, cold)."""
+
+wait_counts: Final = LabelledCounts()
+"""``attempts`` that wait now and show it, by cause."""
 
 _RESUMES: Final = {"resume.verified": "exact"} | {
     f"resume.{how}": how for how in ("cold", "restarted", "restored", "warm")

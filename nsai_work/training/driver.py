@@ -16,7 +16,7 @@ from pydantic import JsonValue
 
 from crucible.backend import TrainingBackend
 from crucible.errors import BackendError, CallerError, Canceled, CrucibleError, RunCorrupted
-from crucible.runtime.waits import waiting
+from crucible.runtime.waits import WaitCause, waiting
 from crucible.training import RunHealth
 from nsai_work.clock import Clock
 from nsai_work.concurrency.interruptible import InterruptibleAwaiter, within
@@ -201,18 +201,18 @@ class _Driver:
                 # where repeats are unsafe, everything has been sent, and the same results are awaited again
                 if self._active is not None and incident.replays is True:
                     self._active.send_again()
-        await self._back_off(decision.delay_ms, decision.reason)
+        await self._back_off(decision.delay_ms, decision.reason, WaitCause.of(error))
 
     def _count_failure(self, furthest: int) -> None:
         self._failures = 1 if furthest > self._furthest else self._failures + 1
         self._furthest = furthest
 
-    async def _back_off(self, delay_ms: int, reason: str) -> None:
+    async def _back_off(self, delay_ms: int, reason: str, cause: WaitCause) -> None:
         if delay_ms:
             delay_s = delay_ms / 1000 * (1 + self._jitter() / 4)
             # a run marked corrupted meanwhile is still marked at the next wait, and is handled there
             with suppress(RunCorrupted), waiting() as wait:
-                wait.because(reason)
+                wait.because(reason, cause)
                 await self._assignment.wait(_sleep(self._assignment.sleep, delay_s))
 
     async def _incident(self, error: CrucibleError, snapshot: JournalSnapshot, *, left_hole: bool) -> Incident:

@@ -55,6 +55,17 @@ def test_the_page_of_a_run(page: TestClient, store: WorkingStore, run_id: str) -
     assert text.count('<circle class="checkpoint"') == 5
 
 
+def test_the_metrics_of_the_store(page: TestClient, store: WorkingStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also while no worker is alive; and without the extra, the answer says what to install."""
+    store.submit([command()])
+    answer = page.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain")
+    assert 'nsai_jobs_waiting{reason="no_worker"} 1.0' in answer.text
+    monkeypatch.setattr("nsai_work.extras._is_installed", lambda package: package != "prometheus_client")
+    assert page.get("/metrics").status_code == 501
+    assert 'pip install "nsai-work[metrics]"' in page.get("/metrics").text
+
+
 def test_where_the_time_went(page: TestClient, run_id: str) -> None:
     """The uses add up to the wall time; the largest is the training itself."""
     used = page.get("/job.json", params={"id": run_id}).json()["goodput"]

@@ -23,7 +23,7 @@ from crucible.http.decompression import InvalidBody
 from crucible.http.retry_after import retry_after_ms
 from crucible.http.spans import request_span
 from crucible.runtime.forks import reset_after_fork
-from crucible.runtime.waits import Wait, waiting
+from crucible.runtime.waits import Wait, WaitCause, waiting
 
 if TYPE_CHECKING:
     import httpx
@@ -174,7 +174,7 @@ class HttpTransport:
                     return failure
                 raise failure
             attempt += 1
-            wait.because(self._reason(request, failure))
+            wait.because(self._reason(request, failure), _cause(failure))
             await self.sleep(delay)
 
     def _reason(self, request: HttpRequest, failure: HttpResponse | CrucibleError) -> str:
@@ -190,7 +190,7 @@ class HttpTransport:
             yield
             return
         reason = f"{request.route}: no response yet from {self.endpoint.base_url}"
-        timer = asyncio.get_running_loop().call_later(_UNANSWERED_S, wait.because, reason)
+        timer = asyncio.get_running_loop().call_later(_UNANSWERED_S, wait.because, reason, WaitCause.AWAY)
         try:
             yield
         finally:
@@ -328,6 +328,12 @@ def _translated(route: str) -> Iterator[None]:
         raise BackendUnavailable(
             f"{route}: the server cannot be reached ({type(error).__name__}: {error})", backend=BACKEND
         ) from error
+
+
+def _cause(failure: HttpResponse | CrucibleError) -> WaitCause:
+    if isinstance(failure, CrucibleError):
+        return WaitCause.of(failure)
+    return WaitCause.LIMIT if failure.status == _AT_LIMIT else WaitCause.AWAY
 
 
 def _lost(request: HttpRequest, reason: str) -> AnswerLost:

@@ -2,12 +2,12 @@
 
 from collections import deque
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 from rich.console import Console
 
+from crucible.runtime.monotonic import monotonic
 from nsai_work.cli.exit_codes import status_exit_code
 from nsai_work.cli.job_lookup import find_job
 from nsai_work.cli.output.error_report import describe_failure
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from nsai_work.store import EventRow, Store
 
 MAX_PAUSE_S: Final = 0.1
+SHOWN_AFTER_S: Final = 2.0
+"""The duration from which a wait is shown: most jobs start sooner."""
 TAIL: Final = 10
 """The number of past events of a running job that are shown."""
 
@@ -44,11 +46,11 @@ def watch(
     store = existing_store(job_id=job_id)
     job = find_job(store, job_id)
     if json_output:
-        status = _follow(store, job.id, timeout, lambda event: write_json(event_json(event), indent=None))
+        status = _follow(store, job.id, timeout, lambda event: write_json(event_json(event), indent=None), _nothing)
     else:
         with view_for(Console(), total=requested_steps(job)) as view:
             after = show_past(store, job.id, view) if job.status is JobStatus.RUNNING else 0
-            status = _follow(store, job.id, timeout, view.show, after)
+            status = _follow(store, job.id, timeout, view.show, view.show_wait, after)
     ended = store.get(job.id)
     if ended.error is not None and not json_output:
         write_line(describe_failure(ended.error), err=True)
@@ -62,26 +64,57 @@ def _follow(
     job_id: str,
     timeout_s: float | None,
     on_event: Callable[["EventRow"], object],
+    on_wait: Callable[[str | None], object],
     after: int = 0,
 ) -> JobStatus:
-    """Call ``on_event`` with each event, and return the status at the end.
+    """Call ``on_event`` with each event, and ``on_wait`` with why the job waits; return the status at the end.
 
     Raises:
         WaitTimedOut: the job has not ended after ``timeout_s``.
     """
-    from nsai_work.client.follow import follow_jobs, read_update
+    from nsai_work.client.follow import JobUpdate, follow_jobs, read_update
 
     status = JobStatus.PENDING
+    wait = _CurrentWait(on_wait)
+
+    def read(job_id: str, position: int) -> JobUpdate:
+        update = read_update(store, job_id, position)
+        wait.observe(update.wait_reason)
+        return update
+
     try:
-        for update in follow_jobs(
-            partial(read_update, store), [job_id], after=after, timeout_s=timeout_s, max_pause_s=MAX_PAUSE_S
-        ):
+        for update in follow_jobs(read, [job_id], after=after, timeout_s=timeout_s, max_pause_s=MAX_PAUSE_S):
             status = update.status
             for event in update.events:
                 on_event(event)
     except TimeoutError as error:
         raise WaitTimedOut(str(error), details={"job_id": job_id}) from None
     return status
+
+
+def _nothing(reason: str | None) -> None:
+    """Ignore a wait."""
+
+
+class _CurrentWait:
+    """Reports why a job waits, whenever that changes, once it has waited for ``SHOWN_AFTER_S``. No worker need be
+    alive, as for the events of waits."""
+
+    def __init__(self, on_wait: Callable[[str | None], object]) -> None:
+        self._on_wait = on_wait
+        self._since: float | None = None
+        self._shown: str | None = None
+
+    def observe(self, reason: str | None) -> None:
+        """Receive the reason, as of now."""
+        if reason is None:
+            self._since = None
+        elif self._since is None:
+            self._since = monotonic()
+        shown = reason if self._since is not None and monotonic() - self._since >= SHOWN_AFTER_S else None
+        if shown != self._shown:
+            self._shown = shown
+            self._on_wait(shown)
 
 
 def show_past(store: "Store", job_id: str, view: "JobView") -> int:

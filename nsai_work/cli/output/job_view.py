@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from crucible.rendering.plain_text import plain_text
+from crucible.rendering.plain_text import plain_line, plain_text
+from nsai_work.cli.output.stdout import shortened_to
 from nsai_work.identifiers import short_id
 from nsai_work.presentation.event_text import describe_event
 from nsai_work.presentation.progress import RunProgress, requested_steps
@@ -19,6 +21,12 @@ if TYPE_CHECKING:
 
 _UNITS = {"step": "step", "inference.progress": "rows"}
 """Events that count progress, with the unit they count."""
+
+MAX_WAIT = 70
+"""The number of characters of a wait reason that a bar shows."""
+
+WAITING = "job.waiting"
+"""The event of a wait that a view may have shown already."""
 
 PLAIN_LINES = 20
 """Approximate number of progress lines that a plain view writes for a run of any length."""
@@ -40,6 +48,9 @@ class JobView(ABC):
     def catch_up(self, event: "EventRow") -> None:
         """Count an event of the past, without a line of its own."""
         self.show(event)
+
+    def show_wait(self, reason: str | None) -> None:
+        """Show why the job waits now; None if it does not."""
 
     @abstractmethod
     def write_line(self, text: str, style: str = "") -> None:
@@ -75,6 +86,7 @@ class BarView(JobView):
             expand=True,
         )
         self._task = self._bar.add_task(progress.status, total=progress.total, metrics="")
+        self._wait: str | None = None
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -93,9 +105,18 @@ class BarView(JobView):
         line = describe_event(event)
         if line is not None:
             self.write_line(line.text, line.style)
+        self._update_bar()
+
+    def show_wait(self, reason: str | None) -> None:
+        """Show the reason beside the status."""
+        self._wait = None if reason is None else shortened_to(plain_line(reason), MAX_WAIT)
+        self._update_bar()
+
+    def _update_bar(self) -> None:
+        status = self._progress.status
         self._bar.update(
             self._task,
-            description=self._progress.status,
+            description=status if self._wait is None else escape(f"{status}: {self._wait}"),
             completed=self._progress.done,
             total=self._progress.total,
             metrics=metrics_text(self._progress),
@@ -113,6 +134,7 @@ class PlainView(JobView):
         self._console = console
         self._progress = progress
         self._prefix = prefix
+        self._wait: str | None = None
 
     def catch_up(self, event: "EventRow") -> None:
         """Count an event."""
@@ -123,10 +145,18 @@ class PlainView(JobView):
         self._progress.update(event)
         line = describe_event(event)
         if line is not None:
-            self.write_line(line.text)
+            if event.name != WAITING or line.text != self._wait:
+                self.write_line(line.text)
         elif event.name in _UNITS and self._progress_line_is_due():
             count = f"{_UNITS[event.name]} {self._progress.done}{_of(self._progress.total)}"
             self.write_line(f"{count}  {metrics_text(self._progress)}".rstrip())
+
+    def show_wait(self, reason: str | None) -> None:
+        """Write a line with the reason of a job that does not run yet; the waits of a running one are events."""
+        line = f"waiting: {reason}"
+        if reason is not None and self._progress.status != "running" and line != self._wait:
+            self._wait = line
+            self.write_line(line)
 
     def write_line(self, text: str, style: str = "") -> None:
         """Write a line and flush it, so that a pipe receives it immediately."""

@@ -8,9 +8,10 @@ from typing import Final, TypeAlias
 from pydantic import JsonValue
 
 from crucible.errors import CrucibleError
-from crucible.runtime.waits import Wait
+from crucible.runtime.waits import Wait, WaitCause
 from nsai_work.clock import Clock
 from nsai_work.store.journal.waits import WAIT_ENDED, WAIT_STARTED
+from nsai_work.telemetry.job_events import wait_counts
 from nsai_work.telemetry.logs import get_logger
 
 log = get_logger(__name__)
@@ -38,6 +39,7 @@ class AttemptWaits:
         self._sleep = sleep
         self._since: dict[Wait, float] = {}
         self._shown: str | None = None
+        self._counted: WaitCause | None = None
         self._announced_at: float | None = None
         self._announced: str | None = None
         self._task: asyncio.Task[None] | None = None
@@ -58,6 +60,7 @@ class AttemptWaits:
         """Stop observing, and end the wait that is shown."""
         self._closed = True
         self._since.clear()
+        self._count(None)
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -79,6 +82,7 @@ class AttemptWaits:
         oldest = min(self._since, key=lambda wait: (wait.expected, self._since[wait]), default=None)
         if oldest is not None and self._shown is None and now - self._since[oldest] < SHOWN_AFTER_S:
             return
+        self._count(None if oldest is None else oldest.cause)
         reason = None if oldest is None else oldest.reason
         event = self._event(oldest, now)
         if reason != self._shown or event is not None:
@@ -86,6 +90,14 @@ class AttemptWaits:
             self._shown = reason
             if event is not None:
                 self._announced, self._announced_at = reason, now
+
+    def _count(self, cause: WaitCause | None) -> None:
+        """Count this attempt as one that waits for a cause, or as one that does not."""
+        if self._counted is not None:
+            wait_counts.add("attempts", self._counted, -1)
+        self._counted = cause
+        if cause is not None:
+            wait_counts.add("attempts", cause)
 
     def _event(self, wait: Wait | None, now: float) -> Event | None:
         if wait is None:

@@ -1,40 +1,32 @@
 """The metrics of a worker, in the text format of Prometheus. Needs prometheus_client, of the extra ``metrics``.
 
-Figures of the store (``nsai_jobs``, ``nsai_job_oldest_age_seconds``, ``nsai_limit_utilization_ratio``) are the same
-from each worker. The others are those of this process: they begin at 0, and add up over workers.
+Those of the store are the same from each worker. The others are those of this process: they begin at 0, and add up
+over workers.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from crucible.errors import CrucibleError
+from crucible.runtime.waits import WaitCause
+from nsai_work.presentation.store_metrics import StoreFigures, gauge, read_figures, store_families
 from nsai_work.store import Store
-from nsai_work.store.queries.queue_state import job_counts, queue_depths
-from nsai_work.store.records import JobCount, LimitUse, QueueCount
-from nsai_work.telemetry.job_events import JobEvent, add_hook, training_counts
+from nsai_work.telemetry.job_events import JobEvent, add_hook, training_counts, wait_counts
 from nsai_work.worker.probes.shared_check import SharedCheck
 from nsai_work.worker.runtime_thread import RuntimeThread
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
-MAX_AGE_S: Final = 5.0
+MAX_AGE_S: Final = 1.0
+"""The age up to which the figures of the store are used again: a reason is known within five seconds with it."""
 QUEUE_BUCKETS: Final = (0.01, 0.05, 0.25, 1, 5, 15, 60, 300, 900, 3_600, 14_400, 86_400)
 RUN_BUCKETS: Final = (0.1, 1, 5, 15, 60, 300, 900, 3_600, 14_400, 43_200, 86_400)
 OUTCOMES: Final = (
     "succeeded", "failed", "canceled", "timeout", "retried", "released", "declined", "lost", "abandoned",
 )  # fmt: skip
 """The ends of an attempt of this worker; ``abandoned`` is one whose end could not be recorded."""
-
-
-@dataclass(frozen=True, slots=True)
-class _StoreCounts:
-    """The figures that the store has."""
-
-    jobs: list[JobCount]
-    depths: list[QueueCount]
-    limits: list[LimitUse]
 
 
 class WorkerMetrics:
@@ -46,8 +38,8 @@ class WorkerMetrics:
         disable_created_metrics()  # type: ignore[no-untyped-call]
 
         self._runtime = runtime
-        self._store = store
-        self._figures = SharedCheck(self._read_store, max_age_s=MAX_AGE_S, patience_s=patience_s)
+        read = partial(store.database.read, read_figures)
+        self._figures = SharedCheck(read, max_age_s=MAX_AGE_S, patience_s=patience_s)
         self._counted_before = training_counts.all()
         self._registry = CollectorRegistry()
         labels = ("kind", "backend")
@@ -91,14 +83,10 @@ class WorkerMetrics:
             self._ran.labels(event.kind, event.backend).observe(ran_s)
             self._attempts.labels(event.name.removeprefix("job.")).inc()
 
-    def _read_store(self) -> _StoreCounts:
-        read = self._store.database.read
-        return _StoreCounts(read(job_counts), read(queue_depths), self._store.limits_in_use())
-
     def families(self) -> "Iterator[Metric]":
         """The metrics that are computed when they are asked for."""
         lag_s = self._runtime.loop_lag_s
-        yield _gauge("nsai_loop_lag_seconds", "Lateness of the loop.", [((), lag_s)])
+        yield gauge("nsai_loop_lag_seconds", "Lateness of the loop.", [((), lag_s)])
         counts = training_counts.all()
         since = {key: number - self._counted_before.get(key, 0) for key, number in counts.items()}
         kinds = {kind: since.get(("steps", kind), 0) for kind in ("new", "replayed", "superseded")}
@@ -113,33 +101,20 @@ class WorkerMetrics:
             "resume",
             resumes,
         )
-        yield from self._store_families()
+        waiting = wait_counts.all()
+        yield gauge(
+            "nsai_attempts_waiting",
+            "Attempts of this worker that wait, by what for.",
+            [((str(cause),), waiting.get(("attempts", cause), 0)) for cause in WaitCause],
+            ("cause",),
+        )
+        yield from store_families(self._read_store())
 
-    def _store_families(self) -> "Iterator[Metric]":
+    def _read_store(self) -> StoreFigures | None:
         try:
-            figures = self._figures.result()
+            return self._figures.result()
         except (CrucibleError, TimeoutError):
-            yield _gauge("nsai_store_up", "Whether the job store answers.", [((), 0)])
-            return
-        yield _gauge("nsai_store_up", "Whether the job store answers.", [((), 1)])
-        yield _gauge(
-            "nsai_jobs",
-            "Jobs in the store.",
-            [((row.status, row.kind, row.backend), row.number) for row in figures.jobs],
-            ("state", "kind", "backend"),
-        )
-        yield _gauge(
-            "nsai_job_oldest_age_seconds",
-            "How long the oldest ready job has been ready; 0 if there is none.",
-            [((str(depth.priority),), depth.oldest_age_s) for depth in figures.depths],
-            ("priority",),
-        )
-        yield _gauge(
-            "nsai_limit_utilization_ratio",
-            "Running jobs as a share of a limit; 1 for a limit of 0.",
-            [(_limit_labels(use), _share(use)) for use in figures.limits],
-            ("scope", "name", "model"),
-        )
+            return None
 
 
 class _Collector:
@@ -156,17 +131,6 @@ class _Collector:
         return self._metrics.families()
 
 
-def _gauge(
-    name: str, text: str, values: Iterable[tuple[tuple[str, ...], float]], labels: tuple[str, ...] = ()
-) -> "Metric":
-    from prometheus_client.core import GaugeMetricFamily
-
-    family = GaugeMetricFamily(name, text, labels=labels)
-    for key, value in values:
-        family.add_metric(key, value)
-    return family
-
-
 def _counter(name: str, text: str, label: str, values: dict[str, int]) -> "Metric":
     from prometheus_client.core import CounterMetricFamily
 
@@ -175,12 +139,3 @@ def _counter(name: str, text: str, label: str, values: dict[str, int]) -> "Metri
         family.add_metric((key,), value)
     metric: Metric = family
     return metric
-
-
-def _limit_labels(use: LimitUse) -> tuple[str, str, str]:
-    scope = "tenant" if use.limit.scope == "tenant" else "credential"
-    return scope, use.limit.key, use.limit.model
-
-
-def _share(use: LimitUse) -> float:
-    return use.running / use.limit.max_running if use.limit.max_running else 1.0

@@ -8,6 +8,7 @@ import pytest
 from nsai_work.job import Job, Priority
 from nsai_work.lifecycle import JobStatus
 from nsai_work.store import Outcome
+from nsai_work.store.wait_reasons.kinds import WaitKind, count_waits
 from tests.integration.store.waiting_queue import BACKENDS, Queue, recorded
 
 
@@ -99,30 +100,33 @@ def retry_delay(queue: Queue) -> Job:
 
 
 @pytest.mark.parametrize(
-    ("scenario", "reason"),
+    ("scenario", "reason", "kind"),
     [
-        (no_worker, "no worker is alive"),
-        (the_worker_was_killed, "no worker is alive"),
-        (no_backend, "no worker can run it: host-0: it has no backend 'fake'"),
-        (no_priority, "no worker takes priority batch"),
-        (limit_of_a_credential, "limit of account-a for all models is reached (2 of 2 running)"),
-        (quota_of_a_tenant, "quota of tenant t is used up (1 of 1 running)"),
-        (full_group, "concurrency group is full (1 of 1 running)"),
-        (other_tenant, "it is the turn of another tenant"),
-        (other_priority, "it is the turn of another priority"),
-        (busy, "waits for a free worker"),
-        (start_time, "not before 2026-01-02T00:00:00+00:00"),
-        (dependency, "depends on first"),
-        (start_time_and_dependency, "depends on first"),
+        (no_worker, "no worker is alive", WaitKind.NO_WORKER),
+        (the_worker_was_killed, "no worker is alive", WaitKind.NO_WORKER),
+        (no_backend, "no worker can run it: host-0: it has no backend 'fake'", WaitKind.NO_BACKEND),
+        (no_priority, "no worker takes priority batch", WaitKind.NO_BACKEND),
+        (limit_of_a_credential, "limit of account-a for all models is reached (2 of 2 running)", WaitKind.LIMIT),
+        (quota_of_a_tenant, "quota of tenant t is used up (1 of 1 running)", WaitKind.LIMIT),
+        (full_group, "concurrency group is full (1 of 1 running)", WaitKind.LIMIT),
+        (other_tenant, "it is the turn of another tenant", WaitKind.TURN),
+        (other_priority, "it is the turn of another priority", WaitKind.TURN),
+        (busy, "waits for a free worker", WaitKind.BUSY),
+        (start_time, "not before 2026-01-02T00:00:00+00:00", WaitKind.NOT_BEFORE),
+        (dependency, "depends on first", WaitKind.DEPENDENCY),
+        (start_time_and_dependency, "depends on first", WaitKind.DEPENDENCY),
     ],
 )
-def test_every_wait_has_its_reason(queue: Queue, scenario: Callable[[Queue], Job], reason: str) -> None:
-    """Within five seconds, wherever one looks."""
+def test_every_wait_has_its_reason(
+    queue: Queue, scenario: Callable[[Queue], Job], reason: str, kind: WaitKind
+) -> None:
+    """Within five seconds, wherever one looks; and it is counted by its kind."""
     job = scenario(queue)
     queue.sweep_for(5)
 
     assert queue.store.get(job.id).wait_reason == reason
     assert {listed.id: listed.wait_reason for listed in queue.store.list_jobs()}[job.id] == reason
+    assert queue.store.database.read(count_waits)[kind] >= 1
     assert recorded(queue, job) == reason
     events = [event for event in queue.store.events(job.id) if "reason" in event.data]
     assert events[-1].data["reason"] == reason
@@ -139,6 +143,7 @@ def test_a_delayed_retry_has_its_reason(queue: Queue) -> None:
     assert queue.store.get(job.id).wait_reason == "not before 2026-01-01T00:05:00+00:00 (out of credit)"
     assert recorded(queue, job) == "out of credit"
     assert queue.store.events(job.id)[-1].data["reason"] == "out of credit"
+    assert queue.store.database.read(count_waits)[WaitKind.CREDIT] == 1
 
 
 def test_the_reason_of_a_requeue_stands_while_nothing_else_holds_the_job_up(queue: Queue) -> None:
@@ -174,6 +179,7 @@ def test_the_job_of_a_dead_worker_says_so(queue: Queue) -> None:
     queue.sweep_for(4)
 
     assert queue.store.get(job.id).wait_reason == recorded(queue, job) == "worker_lost"
+    assert queue.store.database.read(count_waits)[WaitKind.REQUEUED] == 1
     queue.store.claim(queue.claim_request(limit=100, backends=BACKENDS))
     assert recorded(queue, job) is None
 

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
-from crucible.runtime.waits import observed, waiting
+from crucible.runtime.waits import WaitCause, observed, waiting
 from nsai_work.worker.attempts.waits import EVENT_INTERVAL_S, SHOWN_AFTER_S, AttemptWaits, Event
 
 
@@ -99,11 +99,11 @@ def test_an_expected_wait_is_an_event_only_when_it_is_long() -> None:
     async def script(scene: Scene) -> None:
         for _ in range(3):
             with waiting() as wait:
-                wait.because("no result yet", expected=True)
+                wait.because("no result yet", WaitCause.RESULT)
                 await scene.pass_time(10)
             await scene.pass_time(1)
         with waiting() as wait:
-            wait.because("no result yet", expected=True)
+            wait.because("no result yet", WaitCause.RESULT)
             await scene.pass_time(EVENT_INTERVAL_S + 5)
         await scene.pass_time(1)
 
@@ -119,7 +119,7 @@ def test_an_unexpected_wait_goes_before_an_expected_one() -> None:
 
     async def script(scene: Scene) -> None:
         with waiting() as result, waiting() as limit, waiting() as later:
-            result.because("no result yet", expected=True)
+            result.because("no result yet", WaitCause.RESULT)
             limit.because("at its limit")
             await scene.pass_time(1)
             later.because("away")

@@ -27,7 +27,7 @@ from backends.tinkex.wire.retry import is_retryable
 from backends.tinkex.wire.transport import HttpRequest, HttpResponse
 from crucible.errors import BackendUnavailable, CrucibleError, MalformedAnswer, RequestTimeout, RunCorrupted
 from crucible.http.retry_after import retry_after_ms
-from crucible.runtime.waits import Wait, waiting
+from crucible.runtime.waits import Wait, WaitCause, waiting
 
 T = TypeVar("T")
 _POLL_TIMEOUT_S: Final = 45.0
@@ -225,7 +225,7 @@ class ResultPoll(Generic[T]):
             self._progress_at = now
             reason = pending.queue_state_reason or "the service gives no reason"
             where = f"{self._target.route}: {pending.queue_state} at {self._connection.server}"
-            self._wait.because(f"{where}: {reason}")
+            self._wait.because(f"{where}: {reason}", WaitCause.LIMIT)
         elif self._wait.reason is not None:
             self._report_pending()
         self._target.reporter.waiting(
@@ -241,7 +241,8 @@ class ResultPoll(Generic[T]):
             self._report_pending()
 
     def _report_pending(self) -> None:
-        self._wait.because(f"{self._target.route}: no result yet from {self._connection.server}", expected=True)
+        reason = f"{self._target.route}: no result yet from {self._connection.server}"
+        self._wait.because(reason, WaitCause.RESULT)
 
     def _check_progress(self) -> None:
         idle = self._transport.clock() - self._progress_at
@@ -271,7 +272,7 @@ class ResultPoll(Generic[T]):
             raise error
         self._failures += 1
         text = error.message if isinstance(error, CrucibleError) else str(error)
-        self._wait.because(f"{text} ({self._connection.server})")
+        self._wait.because(f"{text} ({self._connection.server})", WaitCause.of(error))
         await self._transport.sleep(delay)
 
 
