@@ -93,11 +93,11 @@ peers: $(VENV)/.installed-test
 # Most of what is installed is never imported, so it is compiled when it is.
 $(EXTRAS)/.installed: pyproject.toml constraints-extras.txt
 	$(PYTHON) -m venv $(EXTRAS)
-	$(EXTRAS)/bin/python -m pip --disable-pip-version-check install -q --no-compile -c constraints-extras.txt -e ".[test,peft,transformers,litellm,parquet,tensorboard,trackio,wandb]"
+	$(EXTRAS)/bin/python -m pip --disable-pip-version-check install -q --no-compile -c constraints-extras.txt -e ".[test,peft,transformers,litellm,parquet,reasoning-gym,tensorboard,trackio,wandb]"
 	@touch $@
 
 extras: $(EXTRAS)/.installed
-	$(EXTRAS)/bin/python -m pytest -q tests/contract/test_litellm.py tests/contract/test_litellm_answers.py tests/contract/test_peft.py tests/acceptance/test_export.py tests/integration/chat_server/test_litellm_client.py tests/integration/worker/test_foreign_sinks.py tests/unit/litellm_backend \
+	$(EXTRAS)/bin/python -m pytest -q tests/contract/test_litellm.py tests/contract/test_litellm_answers.py tests/contract/test_peft.py tests/contract/test_reasoning_gym.py tests/acceptance/test_export.py tests/acceptance/test_reasoning_gym.py tests/integration/chat_server/test_litellm_client.py tests/integration/worker/test_foreign_sinks.py tests/unit/litellm_backend \
 		tests/unit/tiny_lm/test_losses_torch.py tests/integration/tinkex/test_custom_losses.py tests/integration/tinkex/test_arguments_at_the_call.py tests/integration/tinkex/test_arguments_of_other_calls.py tests/unit/tinkex_dev/test_tokenizer_folder.py \
 		tests/unit/crucible/test_chat_template.py tests/unit/crucible/test_template_examples.py tests/unit/data/test_containers.py "tests/integration/in_process/test_sigkill.py::test_a_killed_worker_costs_no_step_and_no_bit[peft-sft]" "tests/integration/in_process/test_sigkill.py::test_a_killed_worker_costs_no_step_and_no_bit[peft-dpo]" "tests/integration/in_process/test_sigkill.py::test_a_killed_worker_costs_no_rollout[peft]" "tests/integration/in_process/test_sigkill.py::test_a_killed_worker_costs_no_step_and_no_bit[peft-mixture]"
 

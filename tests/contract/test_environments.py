@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib.metadata
+import importlib.util
 import math
 import random
 import threading
@@ -217,3 +218,12 @@ def test_environments_are_found_by_entry_point(monkeypatch: pytest.MonkeyPatch) 
     found.append(importlib.metadata.EntryPoint("letters", "tests.games:Guess", "crucible.environments"))
     with pytest.raises(PluginError, match="more than once"):
         load_environment("letters")
+
+
+def test_a_missing_extra_is_named() -> None:
+    """With the command that installs it; another worker may have it."""
+    if importlib.util.find_spec("reasoning_gym") is not None:
+        pytest.skip("reasoning-gym is installed; tests/contract/test_reasoning_gym.py runs")
+    with pytest.raises(CommandMissing) as missing:
+        load_environment("reasoning_gym", {"task": "gcd"})
+    assert "pip install 'nsai-work[reasoning-gym]'" in missing.value.message
