@@ -35,6 +35,9 @@ class Capabilities(Record):
     supports_training: bool = False
     supports_forward: bool = False
     """Forward passes of training runs: log-probabilities without gradients (``LiveRun.prepare_forward``)."""
+    supports_soft_targets: bool = False
+    """Several targets of a token in a ``cross_entropy`` step, and samplers that say which tokens are most likely
+    (``TokenSampler.top_tokens``): distillation."""
     supports_download: bool = False
     """Checkpoints can be downloaded as adapters that PEFT loads (``TrainingBackend.download_checkpoint``)."""
     supports_logprobs: bool = False

@@ -42,6 +42,11 @@ POLICY_LOSSES: Final[Mapping[str, PolicyLoss]] = {
 """The loss functions of reinforcement learning."""
 
 
+def targets_per_token(datum: Datum) -> int:
+    """Return the number of targets of each token of a datum: 1, or more with soft targets."""
+    return max(1, len(datum.loss_inputs.get(TARGETS, ())) // max(1, len(datum.tokens)))
+
+
 def trained_tokens(batch: Sequence[Datum]) -> float:
     """Return the number of tokens that a batch trains, over which the reported loss of a step is the mean: the sum
     of the ``weights``; without these, the tokens with an advantage other than 0."""

@@ -82,5 +82,14 @@ class TokenSampler(ABC):
         """
         raise Unsupported("this backend scores no given tokens", backend=self.ref.backend)
 
+    async def top_tokens(self, tokens: Sequence[int], k: int) -> Sequence[Sequence[tuple[int, float]]]:
+        """Return the ``k`` most likely tokens in the place of each token after the first, given those before it,
+        each with its log-probability in nats; the most likely first, and all of them where there are fewer.
+
+        Raises:
+            Unsupported: the backend does not say (``Capabilities.supports_soft_targets``).
+        """
+        raise Unsupported("this backend does not say which tokens are most likely", backend=self.ref.backend)
+
     async def close(self) -> None:
         """Release the sampler. The weights stay."""

@@ -137,9 +137,11 @@ class SequenceSpan:
 class Datum:
     """A training example: input ``tokens`` of length n, and arrays of length n that the loss reads.
 
-    ``cross_entropy`` reads ``target_tokens`` (int) and ``weights`` (float), as in the Tinker API. The other losses
-    read what ``crucible.losses`` lists. ``token_spans`` and ``target_spans`` are the sampled sequences that the
-    tokens and the targets come from, as consecutive runs of n positions in all; both or neither are given.
+    ``cross_entropy`` reads ``target_tokens`` (int) and ``weights`` (float), as in the Tinker API. Where
+    ``Capabilities.supports_soft_targets`` holds, both may have k values for each token, those of the first token
+    before those of the second: arrays of k * n. The other losses read what ``crucible.losses`` lists.
+    ``token_spans`` and ``target_spans`` are the sampled sequences that the tokens and the targets come from, as
+    consecutive runs of n positions in all; both or neither are given.
     """
 
     tokens: Sequence[int]
@@ -191,8 +193,8 @@ class StepResult:
 
     ``loss`` of ``cross_entropy`` is the weighted mean over the batch, in nats per token; of any other loss
     function its sum over the batch, divided by ``crucible.losses.trained_tokens``, or by 1 if that is 0.
-    ``logprobs`` are those of the targets under the weights before the update, an array for each datum, where the
-    service returns them.
+    ``logprobs`` are those of the targets under the weights before the update, an array for each datum, as long as
+    its ``target_tokens``, where the service returns them.
     """
 
     loss: float
@@ -204,7 +206,7 @@ class StepResult:
 @dataclass(frozen=True, slots=True)
 class ForwardResult:
     """The result of a forward pass: for each example an array of the log-probabilities of its target tokens, in
-    nats, as long as the example."""
+    nats, as long as its ``target_tokens``."""
 
     logprobs: Sequence[Sequence[float]]
 

@@ -260,8 +260,12 @@ class Journal(RolloutJournal, Protocol):
         """Return the kept log-probabilities of a reference model, by number."""
         ...
 
+    async def reference(self, number: int) -> bytes | None:
+        """Return what is kept of a reference model or a teacher under a number; None if nothing is."""
+        ...
+
     async def keep_reference(self, number: int, data: bytes) -> None:
-        """Keep log-probabilities of a reference model, compressed. Those that are kept already stay."""
+        """Keep log-probabilities of a reference model or a teacher, compressed. Those kept already stay."""
         ...
 
     async def answers(self, after: int, limit: int) -> list[AnswerRow]:

@@ -62,6 +62,7 @@ class FakeBackend(LocalBackend[FakeEngine], CommandBackend):
             token_streaming=True,
             supports_training=True,
             supports_forward=True,
+            supports_soft_targets=True,
             supports_download=True,
             supports_logprobs=True,
             supports_n=True,

@@ -14,7 +14,7 @@ from backends.tiny_lm.losses import Loss
 from backends.tiny_lm.network import VOCAB, Network
 from backends.tiny_lm.training_pass import forward_backward, single_threaded
 from crucible.errors import RunCorrupted
-from crucible.losses import TARGETS, trained_tokens
+from crucible.losses import TARGETS, targets_per_token, trained_tokens
 from crucible.training import (
     Datum,
     ForwardResult,
@@ -58,7 +58,7 @@ class FakeEngine(Engine):
             loss=math.fsum(each.value for each in passes) / (trained_tokens(request.batch) or 1.0),
             tokens=tokens,
             metrics={"grad_norm": norm},
-            logprobs=[each.outputs["logprobs"].tolist() for each in passes],
+            logprobs=[each.outputs["logprobs"].ravel().tolist() for each in passes],
         )
 
     def check_forward(self, batch: Sequence[Datum]) -> None:
@@ -67,7 +67,7 @@ class FakeEngine(Engine):
     def forward(self, batch: Sequence[Datum]) -> ForwardResult:
         with single_threaded():
             passes = [self._pass(datum, "cross_entropy", {}, forward_only=True) for datum in batch]
-        return ForwardResult([each.outputs["logprobs"].tolist() for each in passes])
+        return ForwardResult([each.outputs["logprobs"].ravel().tolist() for each in passes])
 
     def digest(self) -> str:
         return digest_of(self.adapter.state(optimizer=False))
@@ -75,13 +75,15 @@ class FakeEngine(Engine):
     def _pass(
         self, datum: Datum, loss_fn: str, config: Mapping[str, float | str], *, forward_only: bool = False
     ) -> Loss:
+        targets = targets_per_token(datum)
+        shape = (-1,) if targets == 1 else (-1, targets)
         return forward_backward(
             self.network,
             self.adapter,
             np.asarray(datum.tokens, dtype=np.int64),
             loss_fn=loss_fn,
             inputs={
-                name: np.asarray(values, dtype=np.int64 if name == TARGETS else np.float64)
+                name: np.asarray(values, dtype=np.int64 if name == TARGETS else np.float64).reshape(shape)
                 for name, values in datum.loss_inputs.items()
             },
             config={name: float(value) for name, value in config.items()},

@@ -130,3 +130,9 @@ def draw_tokens(
 def score_tokens(forward: NextLogits, tokens: Sequence[int]) -> list[float]:
     """Return the log-probability of each token after the first."""
     return [float(log_softmax(forward([token]))[following]) for token, following in pairwise(tokens)]
+
+
+def top_tokens(forward: NextLogits, tokens: Sequence[int], k: int) -> list[list[tuple[int, float]]]:
+    """Return the ``k`` most likely tokens in the place of each token after the first, the most likely first."""
+    rows = (log_softmax(forward([token])) for token in tokens[:-1])
+    return [[(int(best), float(row[best])) for best in np.argsort(-row, kind="stable")[:k]] for row in rows]

@@ -6,7 +6,7 @@ from concurrent.futures import Executor
 from functools import partial
 from typing import TypeVar
 
-from backends.local.generation import NextLogits, draw_tokens, score_tokens
+from backends.local.generation import NextLogits, draw_tokens, score_tokens, top_tokens
 from crucible.errors import InvalidRequest
 from crucible.token_sampler import SamplerRef, SamplingSpec, TokenSample, TokenSampler
 
@@ -49,6 +49,9 @@ class LocalSampler(TokenSampler):
 
     async def score(self, tokens: Sequence[int]) -> Sequence[float]:
         return await self._run(lambda: score_tokens(self._new_forward(), tokens))
+
+    async def top_tokens(self, tokens: Sequence[int], k: int) -> Sequence[Sequence[tuple[int, float]]]:
+        return await self._run(lambda: top_tokens(self._new_forward(), tokens, k))
 
     def _draw(self, tokens: Sequence[int], settings: SamplingSpec, seed: int, index: int) -> TokenSample:
         return draw_tokens(self._new_forward(), tokens, settings, seed=seed, index=index)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from crucible.errors import InvalidRequest
-from crucible.losses import POLICY_LOSSES
+from crucible.losses import POLICY_LOSSES, targets_per_token
 from crucible.training import Datum, LoraSpec, StepRequest
 
 LOSSES: Final = ("cross_entropy",)
@@ -69,10 +69,11 @@ def _check_datum(
         raise InvalidRequest.of(
             f"{path}.loss_inputs", sorted(unknown_inputs), f"the loss reads {', '.join(names)}", backend=backend
         )
+    each = targets_per_token(datum) if names is _CROSS_ENTROPY else 1
     for name in names:
         count = len(inputs.get(name, ()))
-        if count != len(datum.tokens) or count == 0:
-            allowed = f"one for each of {len(datum.tokens)} tokens"
+        if count != each * len(datum.tokens) or count == 0:
+            allowed = f"{'one' if each == 1 else each} for each of {len(datum.tokens)} tokens"
             raise InvalidRequest.of(f"{path}.{name}", f"{count} values", allowed, backend=backend)
         if not all(math.isfinite(value) for value in inputs[name]):
             raise InvalidRequest.of(f"{path}.{name}", "NaN or infinity", "finite numbers", backend=backend)

@@ -78,6 +78,7 @@ class PeftBackend(LocalBackend[PeftEngine]):
             token_streaming=True,
             supports_training=True,
             supports_forward=True,
+            supports_soft_targets=True,
             supports_download=True,
             supports_logprobs=True,
             supports_n=True,

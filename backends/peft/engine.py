@@ -112,12 +112,12 @@ class PeftEngine(Engine):
         return loss.value
 
     def _logprobs(self, datum: Datum) -> Any:
-        """A tensor of the log-probabilities of an example's targets, shape (n,)."""
+        """A tensor of the log-probabilities of an example's targets, one token's after the other's."""
         torch = import_torch()
         tokens = torch.as_tensor([int(token) for token in datum.tokens], device=self._device)
         targets = torch.as_tensor([int(token) for token in datum.loss_inputs["target_tokens"]], device=self._device)
         logits = self.model(input_ids=tokens[None]).logits[0].float()
-        return torch.log_softmax(logits, dim=-1).gather(1, targets[:, None])[:, 0]
+        return torch.log_softmax(logits, dim=-1).gather(1, targets.view(len(tokens), -1)).reshape(-1)
 
     def _step(self, request: StepRequest) -> float:
         torch = import_torch()

@@ -24,7 +24,7 @@ from backends.tinkex.run import TinkexRun
 from backends.tinkex.sampling.model_source import ModelSource, find_model
 from backends.tinkex.sampling.rendered_prompt import tokenizer_named
 from backends.tinkex.sampling.sampler import TOP_LOGPROBS, sample
-from backends.tinkex.sampling.sampler_cache import SamplerCache
+from backends.tinkex.sampling.sampler_cache import SamplerCache, new_sampling_client
 from backends.tinkex.sampling.token_sampler import TinkexSampler
 from backends.tinkex.settings import TinkexSettings
 from backends.tinkex.types.client_config import ClientConfig
@@ -166,7 +166,14 @@ class TinkexBackend(TrainingBackend):
         state = self._current()
         models = (await state.server.capabilities()).model_names
         source = await find_model(state.service.create_rest_client(), model, models)
-        return TinkexSampler(await state.samplers.get(source), model)
+        # a session of its own, so that a sampler whose session has ended can be opened anew
+        session = state.service.with_new_session()
+        try:
+            client = await new_sampling_client(session, source)
+        except BaseException:
+            await session.end_sessions()
+            raise
+        return TinkexSampler(client, model, on_close=session.end_sessions)
 
     async def start(self, spec: RunSpec) -> LiveRun:
         # A session per run, so that each run can be taken over and ended separately.

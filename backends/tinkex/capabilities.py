@@ -46,6 +46,7 @@ def capabilities_of(
         supports_thinking_history=features.thinking_history,
         supports_training=True,
         supports_forward=True,
+        supports_soft_targets=True,
         supports_download=True,
         supports_logprobs=True,
         supports_n=True,

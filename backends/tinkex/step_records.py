@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from backends.tinkex.errors import invalid
 from backends.tinkex.types.adam_params import AdamParams
@@ -9,7 +10,8 @@ from backends.tinkex.types.datum import Datum as WireDatum
 from backends.tinkex.types.forward_backward_output import ForwardBackwardOutput
 from backends.tinkex.types.model_input import ModelInput
 from backends.tinkex.types.provenance import PromptProvenanceSpan, ProvenanceSpan, SampledProvenanceSpan
-from crucible.losses import trained_tokens
+from backends.tinkex.types.tensor_data import TensorData
+from crucible.losses import TARGETS, targets_per_token, trained_tokens
 from crucible.training import Datum, OptimizerSpec, SequenceSpan, StepRequest
 
 
@@ -33,10 +35,17 @@ def wire_data(batch: Sequence[Datum]) -> list[WireDatum]:
 
 
 def _wire_datum(datum: Datum, field: str) -> WireDatum:
+    targets = targets_per_token(datum)
     for name, values in datum.loss_inputs.items():
-        if len(values) != len(datum.tokens):
-            raise invalid(f"{field}.{name}", f"{len(values)} values", f"one for each of {len(datum.tokens)} tokens")
-    wire = WireDatum(model_input=ModelInput.from_ints(datum.tokens), loss_fn_inputs=dict(datum.loss_inputs))
+        if len(values) != targets * len(datum.tokens):
+            each = "one" if targets == 1 else targets
+            raise invalid(
+                f"{field}.{name}", f"{len(values)} values", f"{each} for each of {len(datum.tokens)} tokens"
+            )
+    inputs: dict[str, Any] = dict(datum.loss_inputs)
+    if targets > 1:
+        inputs = {name: _rows(name, values, targets) for name, values in inputs.items()}
+    wire = WireDatum(model_input=ModelInput.from_ints(datum.tokens), loss_fn_inputs=inputs)
     if not datum.token_spans and not datum.target_spans:
         return wire
     try:
@@ -44,6 +53,14 @@ def _wire_datum(datum: Datum, field: str) -> WireDatum:
     except ValueError as error:
         spans = f"{len(datum.token_spans)} and {len(datum.target_spans)} spans"
         raise invalid(f"{field}.token_spans, target_spans", spans, str(error)) from error
+
+
+def _rows(name: str, values: Sequence[int] | Sequence[float], targets: int) -> TensorData:
+    """The values of a datum with several targets of a token, as a matrix."""
+    import numpy as np
+
+    matrix = np.asarray(values, dtype=np.int64 if name == TARGETS else np.float32).reshape(-1, targets)
+    return TensorData.from_numpy(matrix)
 
 
 def _wire_span(span: SequenceSpan) -> ProvenanceSpan:
@@ -56,9 +73,21 @@ def logprobs_of(
 ) -> list[list[float]] | None:
     """Return the log-probabilities of the targets of each example; None if the service did not return them all."""
     logprobs = [record.get("logprobs") for record in output.loss_fn_outputs]
-    arrays = [tensor.tolist() for tensor in logprobs if tensor is not None]
-    lengths = [len(one.tokens) if isinstance(one, Datum) else one.model_input.length for one in data]
-    return arrays if [len(array) for array in arrays] == lengths else None
+    arrays = [_flat(tensor) for tensor in logprobs if tensor is not None]
+    return arrays if [len(array) for array in arrays] == [_targets(one) for one in data] else None
+
+
+def _flat(tensor: TensorData) -> list[float]:
+    """The values of a tensor, one token's after the other's."""
+    values = tensor.tolist()
+    return values if not values or not isinstance(values[0], list) else [value for row in values for value in row]
+
+
+def _targets(datum: Datum | WireDatum) -> int:
+    if isinstance(datum, Datum):
+        return len(datum.tokens) * targets_per_token(datum)
+    targets, length = datum.loss_fn_inputs.get(TARGETS), datum.model_input.length
+    return targets.size if targets is not None else length if length is not None else -1
 
 
 def reported_loss(request: StepRequest, output: ForwardBackwardOutput) -> float:
@@ -74,7 +103,7 @@ def reported_loss(request: StepRequest, output: ForwardBackwardOutput) -> float:
         for tensor, weight in zip(logprobs, weights, strict=True):
             if tensor is None or weight is None:
                 break
-            terms += [float(w) * float(p) for w, p in zip(weight, tensor.tolist(), strict=True) if w]
+            terms += [float(w) * float(p) for w, p in zip(weight, _flat(tensor), strict=True) if w]
             total += [float(w) for w in weight]
         else:
             # fsum raises for infinities of both signs; any infinity means a corrupted run anyway.

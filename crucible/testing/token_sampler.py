@@ -94,6 +94,39 @@ class SamplerContract(BackendContract):
 
         run_opened(backend, body)
 
+    def test_soft_targets_are_learned(self, backend: TrainingBackend) -> None:
+        """A step towards the most likely tokens of the base model has its cross entropy as its loss; without
+        ``supports_soft_targets`` samplers do not say which tokens these are."""
+
+        async def body(opened: TrainingBackend) -> None:
+            if not opened.policy_losses:
+                return
+            prompt, base = await self._prompt(opened), await opened.sampler(self.spec.base_model)
+            if not (await opened.capabilities()).supports_soft_targets:
+                with pytest.raises(Unsupported):
+                    await base.top_tokens(prompt, 2)
+                return
+            top = await base.top_tokens(prompt, 2)
+            assert [len(each) for each in top] == [2] * (len(prompt) - 1)
+            assert all(first >= second for (_, first), (_, second) in top)
+            scores = await base.score(prompt)
+            for best, token, logprob in zip(top, prompt[1:], scores, strict=True):
+                assert best[0][1] >= logprob - _UNEQUAL
+                assert dict(best).get(token, logprob) == pytest.approx(logprob, rel=_UNEQUAL, abs=_UNEQUAL)
+            targets = [token for each in top for token, _ in each]
+            weights = [math.exp(logprob) for each in top for _, logprob in each]
+            datum = Datum(prompt[:-1], {TARGETS: targets, "weights": weights})
+            run = await opened.start(self.spec)
+            request = StepRequest(1, [datum], OptimizerSpec(learning_rate=self.learning_rate))
+            result = await (await run.send(run.prepare_step(request))).result()
+            entropy = -sum(math.exp(logprob) * logprob for each in top for _, logprob in each)
+            assert result.loss == pytest.approx(entropy / sum(weights), rel=_UNEQUAL)
+            assert result.logprobs is not None
+            assert len(result.logprobs[0]) == len(targets)
+            await run.close(unload=True)
+
+        run_opened(backend, body)
+
     def test_an_advantage_makes_its_tokens_likelier(self, backend: TrainingBackend) -> None:
         """With every loss function that the backend lists; the loss and the log-probabilities are reported."""
 

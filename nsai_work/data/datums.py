@@ -87,7 +87,8 @@ class JoinedDatums:
     """The datums of several data sets, one after the other."""
 
     def __init__(self, sets: Sequence[Datums]) -> None:
-        self._sets = sets
+        self.sets = sets
+        """The data sets."""
         self._begins = [0, *accumulate(map(len, sets))]
 
     def index(self, number: int, index: int) -> int:
@@ -97,12 +98,12 @@ class JoinedDatums:
     def batch(self, indexes: Sequence[int]) -> tuple[Datum, ...]:
         """Return the datums with these indexes."""
         return tuple(
-            datum for number, index in map(self._place, indexes) for datum in self._sets[number].batch([index])
+            datum for number, index in map(self._place, indexes) for datum in self.sets[number].batch([index])
         )
 
     def are_rendered(self, indexes: Sequence[int]) -> bool:
         """Return whether ``batch`` would only read caches."""
-        return all(self._sets[number].are_rendered([index]) for number, index in map(self._place, indexes))
+        return all(self.sets[number].are_rendered([index]) for number, index in map(self._place, indexes))
 
     def _place(self, index: int) -> tuple[int, int]:
         number = bisect_right(self._begins, index) - 1

@@ -9,7 +9,15 @@ from crucible.errors import InvalidRequest
 from crucible.values.suggestions import known_names
 from nsai_work.errors import InvalidJob
 from nsai_work.payloads.data import DataFile, DataSource, RowFormat, TrainingData, TrainOn
-from nsai_work.payloads.job_inputs import CheckpointChoice, Continuation, InitialWeights, JobRows, TrainedModel
+from nsai_work.payloads.distillation import DistillationStep
+from nsai_work.payloads.job_inputs import (
+    CheckpointChoice,
+    Continuation,
+    InitialWeights,
+    JobRows,
+    SavedState,
+    TrainedModel,
+)
 from nsai_work.payloads.kinds import (
     BASE_REFERENCE,
     MAX_STEPS,
@@ -40,6 +48,7 @@ __all__ = [
     "Continuation",
     "DataFile",
     "DataSource",
+    "DistillationStep",
     "EvaluationSpec",
     "Inference",
     "InitialWeights",
@@ -53,6 +62,7 @@ __all__ = [
     "ReinforcementStep",
     "RolloutSampling",
     "RowFormat",
+    "SavedState",
     "SinkSpec",
     "TrainOn",
     "TrainedModel",
@@ -65,6 +75,7 @@ __all__ = [
 METHODS: Final[Mapping[object, type[TrainingStep]]] = {
     "sft": TrainingStep,
     "dpo": PreferenceStep,
+    "distill": DistillationStep,
     "rl": ReinforcementStep,
 }
 """The payloads of training by ``method``; ``sft`` is the default."""

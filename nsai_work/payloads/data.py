@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from crucible.values.record import Record
 from crucible.values.scalars import Name
+from nsai_work.payloads.job_inputs import TrainedModel
 
 ShipSetting: TypeAlias = Literal["auto", False]
 """The way of a file to the workers: submit copies it into the blob store (``auto``), or each worker reads it at its
@@ -57,14 +58,15 @@ def require_one_origin(
 class DataFile(Record):
     """A data file: JSON lines, a JSON array, plain text with an example per paragraph, or Parquet; also compressed
     with gzip or zstd. ``format`` is the form of its rows. ``weight`` is its share of a mixture, relative to those
-    of the others. ``sha256`` pins the content; submit sets it. In place of a ``path``, the rows of a ``job``, each
-    mapped or dropped by the function ``map``."""
+    of the others, and ``teacher`` the model that is distilled on its examples. ``sha256`` pins the content; submit
+    sets it. In place of a ``path``, the rows of a ``job``, each mapped or dropped by the function ``map``."""
 
     path: Name = ""
     job: Name | None = Field(default=None, min_length=1, max_length=64)
     map: Name | None = Field(default=None, min_length=1, max_length=1_000)
     format: Annotated[Literal["auto"] | RowFormat, BeforeValidator(_current_format)] = "auto"
     weight: float = Field(default=1.0, gt=0, le=1e9, strict=True)
+    teacher: TrainedModel | Name | None = None
     sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
     ship: ShipSetting = "auto"
 
@@ -117,4 +119,5 @@ class TrainingData(Record):
             return self.model_copy(update={"sources": tuple(files)})
         file = files[0]
         changes = {"path": file.path or None, "job": file.job, "map": file.map, "sha256": file.sha256}
+        changes["format"] = file.format
         return self.model_copy(update=changes)

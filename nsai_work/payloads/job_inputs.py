@@ -27,9 +27,17 @@ class JobRows(Record):
 
 
 class TrainedModel(Record):
-    """The model that another job trains: the sampling weights of its end."""
+    """The model that another job trains: the weights of one of its checkpoints."""
 
     job: Name = Field(min_length=1, max_length=64)
+    checkpoint: CheckpointChoice = FINAL
+
+
+class SavedState(Record):
+    """A training state that another job saves, by the choice of its checkpoint."""
+
+    job: Name = Field(min_length=1, max_length=64)
+    checkpoint: CheckpointChoice = FINAL
 
 
 class InitialWeights(Record):

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Final, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from pydantic import AfterValidator, Field, JsonValue, field_validator, model_validator
 
@@ -13,8 +13,15 @@ from crucible.training import LoraSpec, OptimizerSpec, RunSpec
 from crucible.values.json_types import FiniteObject
 from crucible.values.record import Record, merged_over
 from crucible.values.scalars import Name, Text
-from nsai_work.payloads.data import DataSource, TrainingData
-from nsai_work.payloads.job_inputs import Continuation, InitialWeights, JobRows, TrainedModel, without_model
+from nsai_work.payloads.data import DataFile, DataSource, TrainingData
+from nsai_work.payloads.job_inputs import (
+    Continuation,
+    InitialWeights,
+    JobRows,
+    SavedState,
+    TrainedModel,
+    without_model,
+)
 from nsai_work.policies import EVAL_PREFIX, CheckpointPolicy, EarlyStopping
 
 MAX_STEPS = 1_000_000_000
@@ -122,7 +129,7 @@ class TrainingStep(Record):
     and the steps of the schedule count from the beginning of the first run.
     """
 
-    method: Literal["sft", "dpo", "rl"] = "sft"
+    method: Literal["sft", "dpo", "distill", "rl"] = "sft"
     base_model: Name = Field(min_length=1, max_length=1_000)
     data: TrainingData
     lora: LoraSpec = LoraSpec()
@@ -201,6 +208,8 @@ class TrainingStep(Record):
             raise ValueError("data.format: dpo trains on preferences; leave it out, or set preference")
         if self.method != "dpo" and "preference" in formats:
             raise ValueError("data.format: preference is the form of method dpo; sft does not train on it")
+        if self.method != "distill" and any(file.teacher is not None for file in self.data.sources):
+            raise ValueError("data.sources: only method distill has a teacher; leave it out")
         return self
 
     @property
@@ -225,12 +234,12 @@ class PreferenceStep(TrainingStep):
     """A training run by direct preference optimization: the data are pairs of a chosen and a rejected answer.
 
     ``batch_size`` and evaluations count pairs. ``beta`` is how closely the model stays to the ``reference``: the
-    base model, or a saved training state by its path.
+    base model, or a saved training state, by its path or by the job that saves it.
     """
 
     method: Literal["dpo"] = "dpo"
     beta: float = Field(default=0.1, gt=0, le=1_000)
-    reference: Name = Field(default=BASE_REFERENCE, min_length=1, max_length=1_000)
+    reference: SavedState | Annotated[Name, Field(min_length=1, max_length=1_000)] = BASE_REFERENCE
 
     @model_validator(mode="before")
     @classmethod
@@ -245,8 +254,6 @@ class PreferenceStep(TrainingStep):
 
     @model_validator(mode="after")
     def _require_own_loss(self) -> "PreferenceStep":
-        if self.data.sources:
-            raise ValueError("data.sources: mixtures of preferences are not supported yet; give data.path")
         if self.objective is not None or self.loss_fn != "cross_entropy" or self.loss_fn_config:
             raise ValueError("method: dpo has a loss of its own; leave loss_fn, loss_fn_config and objective out")
         return self
@@ -310,8 +317,18 @@ class Composite(Record):
 
 def _as_preferences(data: object) -> object:
     """Data whose rows are preferences, unless they say that they are something else."""
-    if isinstance(data, Mapping) and data.get("format", "auto") == "auto":
-        return {**data, "format": "preference"}
-    if isinstance(data, TrainingData) and data.format == "auto" and not data.sources:
-        return data.model_copy(update={"format": "preference"})
-    return data
+    if isinstance(data, TrainingData):
+        return data.with_files([_file_of_preferences(file) for file in data.files()])
+    if not isinstance(data, Mapping):
+        return data
+    if isinstance(sources := data.get("sources"), list | tuple) and sources:
+        return {**data, "sources": [_file_of_preferences(file) for file in sources]}
+    return _file_of_preferences(data)
+
+
+def _file_of_preferences(file: Any) -> Any:
+    if isinstance(file, DataFile):
+        return file.model_copy(update={"format": "preference"}) if file.format == "auto" else file
+    if isinstance(file, Mapping) and file.get("format", "auto") == "auto":
+        return {**file, "format": "preference"}
+    return file

@@ -13,9 +13,12 @@ from nsai_work.payloads import (
     CheckpointChoice,
     CommandPayload,
     DataFile,
+    DistillationStep,
     Inference,
     InitialWeights,
     Payload,
+    PreferenceStep,
+    SavedState,
     TrainedModel,
     TrainingData,
     TrainingStep,
@@ -24,6 +27,9 @@ from nsai_work.payloads import (
 _JOB_FIELDS: Final = (
     ("data", "job"),
     ("data", "sources", "*", "job"),
+    ("data", "sources", "*", "teacher", "job"),
+    ("teacher", "job"),
+    ("reference", "job"),
     ("eval", "data", "job"),
     ("init_from", "job"),
     ("continue_from", "job"),
@@ -79,15 +85,30 @@ def _reads(payload: Payload) -> Iterator[JobRead]:
         start = payload.init_from
         if start is not None and start.job is not None:
             yield JobRead("payload.init_from", start.job, ReadKind.CHECKPOINT, start.checkpoint)
+        if isinstance(payload, PreferenceStep) and isinstance(payload.reference, SavedState):
+            reference = payload.reference
+            yield JobRead("payload.reference", reference.job, ReadKind.CHECKPOINT, reference.checkpoint)
+        for field, teacher in _teachers(payload).items():
+            yield JobRead(field, teacher.job, ReadKind.MODEL, teacher.checkpoint)
         going_on = payload.continue_from
         if going_on is not None:
             yield JobRead("payload.continue_from", going_on.job, ReadKind.CHECKPOINT, going_on.checkpoint)
     elif isinstance(payload, Inference):
         if isinstance(payload.model, TrainedModel):
-            yield JobRead("payload.model", payload.model.job, ReadKind.MODEL)
+            yield JobRead("payload.model", payload.model.job, ReadKind.MODEL, payload.model.checkpoint)
     elif isinstance(payload, CommandPayload):
         for name, rows in payload.inputs.items():
             yield JobRead(f"payload.inputs.{name}", rows.job, ReadKind.ROWS)
+
+
+def _teachers(payload: TrainingStep) -> dict[str, TrainedModel]:
+    """The teachers that other jobs train, by field."""
+    if not isinstance(payload, DistillationStep):
+        return {}
+    named: dict[str, TrainedModel | str | None] = {"payload.teacher": payload.teacher}
+    for index, file in enumerate(payload.data.sources):
+        named[f"payload.data.sources[{index}].teacher"] = file.teacher
+    return {field: teacher for field, teacher in named.items() if isinstance(teacher, TrainedModel)}
 
 
 def _rows_of(field: str, data: TrainingData) -> Iterator[JobRead]:
@@ -109,10 +130,12 @@ def with_reads(
     def read(field: str, data: TrainingData) -> TrainingData:
         def file_of(index: int, file: DataFile) -> DataFile:
             place = _place(field, data, index)
-            if file.job is None:
-                return file
-            changes = {"path": paths[place], "sha256": digests[place], "job": None, "map": None}
-            return file.model_copy(update=changes)
+            changes: dict[str, object] = {}
+            if file.job is not None:
+                changes = {"path": paths[place], "sha256": digests[place], "job": None, "map": None}
+            if isinstance(file.teacher, TrainedModel):
+                changes["teacher"] = paths[f"{place}.teacher"]
+            return file.model_copy(update=changes) if changes else file
 
         return data.with_files([file_of(index, file) for index, file in enumerate(data.files())])
 
@@ -124,6 +147,9 @@ def with_reads(
         if payload.init_from is not None and payload.init_from.job is not None:
             path, optimizer = paths["payload.init_from"], payload.init_from.optimizer
             changes["init_from"] = InitialWeights(path=path, optimizer=optimizer)
+        changes |= {
+            name: paths[f"payload.{name}"] for name in ("teacher", "reference") if f"payload.{name}" in paths
+        }
         if payload.continue_from is not None:
             path = paths["payload.continue_from"]
             changes["continue_from"] = payload.continue_from.model_copy(update={"path": path})

@@ -24,7 +24,7 @@ from nsai_work.control import Control
 from nsai_work.errors import HandOver, JobTimeout
 from nsai_work.job import Job
 from nsai_work.journal import Journal, JournalSnapshot
-from nsai_work.payloads import ObjectiveSpec, PreferenceStep, ReinforcementStep, TrainingStep
+from nsai_work.payloads import DistillationStep, ObjectiveSpec, PreferenceStep, ReinforcementStep, TrainingStep
 from nsai_work.training.objectives import Objective
 from nsai_work.training.pipeline import fill, finish_oldest
 from nsai_work.training.plan import Plan, steps_in_flight
@@ -36,6 +36,7 @@ from nsai_work.training.run_state import ActiveRun, Assignment, Progress
 from nsai_work.training.sources.batches import BatchSource, Lookahead
 from nsai_work.training.sources.data_source import open_batches
 from nsai_work.training.sources.preference import ReferenceContext, dpo
+from nsai_work.training.sources.teacher import taught
 
 DRAIN_GRACE_S: Final = 3.0
 """The time for which a stopping driver waits for operations in flight. The next owner replays the others."""
@@ -73,6 +74,8 @@ async def train(
             depth = max(depth, payload.steps_ahead)
         else:
             plan, source, evaluation, reference = await open_batches(payload, backend, wait)
+        if isinstance(payload, DistillationStep):
+            source = taught(source, payload, backend, journal)
         batches = Lookahead(source, depth=depth, last_step=plan.total_steps)
         assignment = Assignment(
             job_id=job.id,

@@ -27,7 +27,7 @@ class SamplerCache:
             if self._session is None:
                 self._session = self._service.with_new_session()
             try:
-                self._clients[key] = await _new_client(self._session, source)
+                self._clients[key] = await new_sampling_client(self._session, source)
             except NotFound as error:
                 raise invalid("options.model", source.name, error.message) from error
             while len(self._clients) > _MAX_CLIENTS:
@@ -42,7 +42,8 @@ class SamplerCache:
             await session.end_sessions()
 
 
-async def _new_client(session: ServiceClient, source: ModelSource) -> SamplingClient:
+async def new_sampling_client(session: ServiceClient, source: ModelSource) -> SamplingClient:
+    """Return a client in a session. Raises NotFound when the weights do not exist."""
     if source.checkpoint is None:
         return await session.create_sampling_client_async(None, source.base_model)
     try:

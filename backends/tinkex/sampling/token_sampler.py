@@ -89,6 +89,12 @@ class TinkexSampler(TokenSampler):
         logprobs = await _owned(self._client.compute_logprobs(ModelInput.from_ints(tokens)))
         return [math.nan if value is None else value for value in logprobs[1:]]
 
+    async def top_tokens(self, tokens: Sequence[int], k: int) -> Sequence[Sequence[tuple[int, float]]]:
+        found = (await _owned(self._client.compute_topk_logprobs(ModelInput.from_ints(tokens), k)))[1:]
+        if len(found) != len(tokens) - 1 or not all(found):
+            raise MalformedAnswer("the most likely tokens are not those of each token", backend=BACKEND)
+        return [each or () for each in found]
+
     async def close(self) -> None:
         if self._on_close is not None:
             await self._on_close()

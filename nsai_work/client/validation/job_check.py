@@ -27,6 +27,7 @@ from crucible.runtime.checked_calls import require_known_options
 from crucible.values.suggestions import known_names
 from nsai_work.client.validation.data_check import DataCheck
 from nsai_work.client.validation.loss_check import check_loss
+from nsai_work.client.validation.teacher_check import check_teachers
 from nsai_work.client.validation.unused_fields import refuse_unused_fields
 from nsai_work.concurrency.coroutine_runner import run_blocking
 from nsai_work.credentials import refuse_credentials
@@ -37,6 +38,7 @@ from nsai_work.payloads import (
     BASE_REFERENCE,
     CommandPayload,
     DataSource,
+    DistillationStep,
     Inference,
     Payload,
     PreferenceStep,
@@ -280,7 +282,8 @@ def _check_key(payload: Payload) -> str:
     forward = payload.needs_forward if isinstance(payload, TrainingStep) else None
     reference = payload.reference if isinstance(payload, PreferenceStep) else None
     start = payload.init_from if isinstance(payload, TrainingStep) else None
-    return f"{type(payload).__name__} {forward} {reference} {start!r} {checked.model_dump_json()}"
+    teachers = payload.teachers() if isinstance(payload, DistillationStep) else None
+    return f"{type(payload).__name__} {forward} {reference} {start!r} {teachers} {checked.model_dump_json()}"
 
 
 async def _run_checks(backend: Backend, payloads: Sequence[Payload]) -> list[CrucibleError | None]:
@@ -307,6 +310,8 @@ async def _check(backend: Backend, payload: Payload) -> None:
     if isinstance(payload, TrainingStep):
         await _training_backend(backend).check_spec(payload.run_spec())
         await _check_checkpoints(backend, payload)
+        if isinstance(payload, DistillationStep):
+            await check_teachers(_training_backend(backend), payload)
         field = payload.needs_forward
         if field is not None and not (await backend.capabilities()).supports_forward:
             raise Unsupported(
@@ -324,8 +329,9 @@ async def _check(backend: Backend, payload: Payload) -> None:
 async def _check_checkpoints(backend: Backend, payload: TrainingStep) -> None:
     """Check the checkpoints that a job names by their paths."""
     named: dict[str, str] = {}
-    if isinstance(payload, PreferenceStep) and payload.reference != BASE_REFERENCE:
-        named["payload.reference"] = payload.reference
+    reference = payload.reference if isinstance(payload, PreferenceStep) else None
+    if isinstance(reference, str) and reference != BASE_REFERENCE:
+        named["payload.reference"] = reference
     if payload.init_from is not None and payload.init_from.path is not None:
         named["payload.init_from"] = payload.init_from.path
     for field, path in named.items():

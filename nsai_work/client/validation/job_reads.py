@@ -162,7 +162,7 @@ def _check_model(job: Job, read: JobRead, other: Job, made: TrainingStep) -> Non
     if job.backend != other.backend:
         raise _refused(read, f"{other.id} trains at {other.backend!r}, and this job runs at {job.backend!r}")
     own = job.parsed_payload
-    if isinstance(own, TrainingStep):
+    if isinstance(own, TrainingStep) and read.kind is ReadKind.CHECKPOINT:
         if own.base_model != made.base_model:
             raise _refused(read, f"{other.id} trains {made.base_model!r}, and this job {own.base_model!r}")
         if own.lora.rank != made.lora.rank:

@@ -101,6 +101,9 @@ class StoreJournal:
     async def references(self) -> dict[int, bytes]:
         return await self._store.run(references.kept_references, self._claim)
 
+    async def reference(self, number: int) -> bytes | None:
+        return await self._store.run(references.kept_reference, self._claim, number)
+
     async def keep_reference(self, number: int, data: bytes) -> None:
         await self._store.run(references.keep_reference, self._claim, number, data)
 

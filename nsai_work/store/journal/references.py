@@ -1,4 +1,5 @@
-"""Log-probabilities of a reference model, kept as compressed bytes, so that a job computes each of them once."""
+"""Log-probabilities of a reference model or a teacher, kept as compressed bytes, so that a job computes each of
+them once."""
 
 from sqlalchemy import select
 
@@ -14,6 +15,14 @@ def kept_references(tx: Tx, claim: Claim) -> dict[int, bytes]:
     fence(tx, claim)
     rows = tx.connection.execute(select(references).where(references.c.job_seq == claim.seq))
     return {row.number: bytes(row.data) for row in rows}
+
+
+def kept_reference(tx: Tx, claim: Claim, number: int) -> bytes | None:
+    """The kept log-probabilities of a number; None if there are none."""
+    fence(tx, claim)
+    rows = select(references.c.data).where(references.c.job_seq == claim.seq, references.c.number == number)
+    data = tx.connection.execute(rows).scalar_one_or_none()
+    return None if data is None else bytes(data)
 
 
 def keep_reference(tx: Tx, claim: Claim, number: int, data: bytes) -> None:

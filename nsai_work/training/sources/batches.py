@@ -13,7 +13,7 @@ from pydantic import JsonValue
 
 from crucible.training import Datum, LiveRun, StepResult
 from crucible.values.digest import batch_digest
-from nsai_work.data.datums import Datums
+from nsai_work.data.datums import Datums, JoinedDatums
 from nsai_work.data.mixture import Mixture
 from nsai_work.data.row_counts import Lines
 from nsai_work.journal import RemoteRun
@@ -38,6 +38,8 @@ class StepBatch:
     """The log-probabilities of a reference model for each datum, if the objective needs them."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """Metrics of the examples, which become metrics of the step."""
+    origins: Sequence[int] = ()
+    """The source of each example, where the data are a mixture."""
 
     @property
     def for_objective(self) -> Sequence[Datum]:
@@ -149,51 +151,69 @@ class DatasetSource(BatchSource):
         return data_counts([self._datums])
 
 
+@dataclass(frozen=True, slots=True)
+class MixturePlan:
+    """The rows of a mixture by the number of their draw. ``indexes`` are those of each data set to draw from; each
+    is shuffled anew each time that all of it was drawn."""
+
+    mixture: Mixture
+    indexes: Sequence[Sequence[int]]
+
+    @property
+    def rows(self) -> int:
+        """The number of rows of all data sets."""
+        return sum(map(len, self.indexes))
+
+    def row(self, number: int) -> tuple[int, int]:
+        """Return the data set of a draw, from 0, and the index in it."""
+        source, earlier = self.mixture.draw(number)
+        indexes = self.indexes[source]
+        epoch, place = divmod(earlier, len(indexes))
+        return source, indexes[epoch_order(len(indexes), self.mixture.seed, epoch, source)[place]]
+
+
 class MixtureSource(BatchSource):
     """The batches of a mixture of data sets: full ones, in an order that follows from seed and step alone.
 
-    Each data set is shuffled anew each time that all of it was drawn. An epoch has as many examples as all of them
-    together.
+    An epoch has as many examples as all of them together. The batches have the ``reference`` of their pairs, if
+    there is one, which knows the rows by their index in all ``datums`` together.
     """
 
     def __init__(
-        self,
-        datums: Sequence[Datums],
-        mixture: Mixture,
-        plan: Plan,
-        indexes: Sequence[Sequence[int]] | None = None,
+        self, datums: JoinedDatums, order: MixturePlan, plan: Plan, reference: ReferenceSource | None = None
     ) -> None:
-        """``indexes`` are the examples of each data set to train on, if not all."""
         self._datums = datums
-        self._indexes = [range(len(each)) for each in datums] if indexes is None else indexes
-        self._mixture = mixture
+        self._order = order
         self._plan = plan
+        self._reference = reference
 
     @property
     def examples(self) -> int:
-        return sum(map(len, self._indexes))
+        return self._order.rows
 
     async def batch(self, step: int) -> StepBatch:
         return await asyncio.to_thread(self._make, step)
 
     def _make(self, step: int) -> StepBatch:
         first = (step - 1) * self._plan.batch_size
-        drawn = [self._place(number) for number in range(first, first + self._plan.batch_size)]
-        datums = [self._datums[source].batch([index])[0] for source, index in drawn]
-        lines = [self._datums[source].lines([index])[0] for source, index in drawn]
-        return StepBatch(step, self._plan.epoch(step), self._plan.cursor(step), datums, lines)
-
-    def _place(self, number: int) -> tuple[int, int]:
-        source, earlier = self._mixture.draw(number)
-        indexes = self._indexes[source]
-        epoch, place = divmod(earlier, len(indexes))
-        return source, indexes[epoch_order(len(indexes), self._mixture.seed, epoch, source)[place]]
+        drawn = [self._order.row(number) for number in range(first, first + self._plan.batch_size)]
+        indexes = [self._datums.index(*row) for row in drawn]
+        references = () if self._reference is None else self._reference.of("data", indexes)
+        return StepBatch(
+            step,
+            self._plan.epoch(step),
+            self._plan.cursor(step),
+            self._datums.batch(indexes),
+            [self._datums.sets[source].lines([index])[0] for source, index in drawn],
+            references,
+            origins=[source for source, _ in drawn],
+        )
 
     def announcements(self) -> Mapping[str, dict[str, JsonValue]]:
-        return data_events(self._datums)
+        return data_events(self._datums.sets)
 
     def result_fields(self) -> dict[str, JsonValue]:
-        return data_counts(self._datums)
+        return data_counts(self._datums.sets)
 
 
 def data_counts(datums: Sequence[Datums]) -> dict[str, JsonValue]:

@@ -1,7 +1,7 @@
 """The batch source of a training job's data: a file, or a mixture of several."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 
@@ -15,7 +15,13 @@ from nsai_work.data.rendering import Rendering
 from nsai_work.payloads import PreferenceStep, TrainingData, TrainingStep
 from nsai_work.training.evaluation import EvaluationSource, read_examples
 from nsai_work.training.plan import Plan
-from nsai_work.training.sources.batches import BatchSource, DatasetSource, MixtureSource, batch_indexes
+from nsai_work.training.sources.batches import (
+    BatchSource,
+    DatasetSource,
+    MixturePlan,
+    MixtureSource,
+    batch_indexes,
+)
 from nsai_work.training.sources.preference import ReferenceSource
 
 DATA, EVALUATED = "data", "eval.data"
@@ -34,33 +40,63 @@ async def open_batches(
     datums = await asyncio.to_thread(_datums, payload, rendering)
     trained: Sequence[Sequence[int]] = [range(len(each)) for each in datums]
     held_out: Sequence[int] = ()
-    evaluated, name, overlap = datums[0], DATA, 0
-    joined: JoinedDatums | None = None
+    joined = JoinedDatums(datums) if payload.data.sources else None
+    evaluated: Datums | JoinedDatums = joined or datums[0]
+    name, overlap = DATA, 0
     if payload.eval is not None and payload.eval.split is not None:
         examples = [each.examples for each in datums]
         trained, parts = await asyncio.to_thread(split_sources, examples, payload.eval.split)
-        joined = JoinedDatums(datums)
-        held_out = [joined.index(number, index) for number, part in enumerate(parts) for index in part]
+        held_out = [
+            index if joined is None else joined.index(number, index)
+            for number, part in enumerate(parts)
+            for index in part
+        ]
     elif payload.eval is not None and payload.eval.data is not None:
         other = replace(rendering, on_long=payload.eval.data.on_long)
-        evaluated, name = await asyncio.to_thread(_held_out, payload.eval.data, other), EVALUATED
-        held_out = range(len(evaluated))
+        held = await asyncio.to_thread(_held_out, payload.eval.data, other)
+        evaluated, name, held_out = held, EVALUATED, range(len(held))
         every = chain.from_iterable(each.examples for each in datums)
-        overlap = await asyncio.to_thread(count_overlap, every, evaluated.examples)
-    if payload.data.sources:
+        overlap = await asyncio.to_thread(count_overlap, every, held.examples)
+    if joined is not None:
         plan = Plan.of(payload, sum(map(len, trained)))
-        mixture = Mixture.of([file.weight for file in payload.data.sources], payload.seed)
-        evaluation = _evaluation(joined or evaluated, held_out, overlap=overlap)
-        return plan, MixtureSource(datums, mixture, plan, trained), evaluation, None
+        order = MixturePlan(Mixture.of([file.weight for file in payload.data.sources], payload.seed), trained)
+        needed = await asyncio.to_thread(_drawn, plan, order, joined) if _has_pairs(payload) else []
+        reference = _reference(payload, needed, held_out, {DATA: joined, name: evaluated}, name)
+        evaluation = _evaluation(evaluated, held_out, name, reference, overlap)
+        return plan, MixtureSource(joined, order, plan, reference), evaluation, reference
     training = trained[0]
     plan = Plan.of(payload, len(training))
-    reference = None
-    if isinstance(payload, PreferenceStep):
-        sets = {DATA: datums[0], name: evaluated}
-        needed = [(DATA, index) for index in _trained(plan, training)] + [(name, index) for index in held_out]
-        reference = ReferenceSource(needed, lambda row: sets[row[0]].batch([row[1]]))
+    reference = _reference(payload, _trained(plan, training), held_out, {DATA: datums[0], name: evaluated}, name)
     evaluation = _evaluation(evaluated, held_out, name, reference, overlap)
     return plan, DatasetSource(datums[0], plan, training, reference), evaluation, reference
+
+
+def _has_pairs(payload: TrainingStep) -> bool:
+    return isinstance(payload, PreferenceStep)
+
+
+def _reference(
+    payload: TrainingStep,
+    trained: Sequence[int],
+    held_out: Sequence[int],
+    sets: Mapping[str, Datums | JoinedDatums],
+    evaluated: str,
+) -> ReferenceSource | None:
+    """The reference of the pairs that are trained, and of those that are held out in the set ``evaluated``."""
+    if not _has_pairs(payload):
+        return None
+    needed = [(DATA, index) for index in trained] + [(evaluated, index) for index in held_out]
+    return ReferenceSource(needed, lambda row: sets[row[0]].batch([row[1]]))
+
+
+def _drawn(plan: Plan, order: MixturePlan, joined: JoinedDatums) -> list[int]:
+    """The rows that the steps of a mixture use, by their index in all data sets together."""
+    drawn: set[tuple[int, int]] = set()
+    for number in range(plan.total_steps * plan.batch_size):
+        drawn.add(order.row(number))
+        if len(drawn) == order.rows:
+            break
+    return sorted(joined.index(*row) for row in drawn)
 
 
 def _evaluation(

@@ -111,7 +111,7 @@ class ReferenceSource:
         finally:
             await run.close(unload=True)
         details: dict[str, JsonValue] = {
-            "reference": scope.payload.reference,
+            "reference": str(scope.payload.reference),
             "pairs": len(self._rows),
             "computed_passes": len(missing),
         }
@@ -163,6 +163,8 @@ class ReferenceSource:
 
 async def _reference_run(scope: "ReferenceContext") -> LiveRun:
     backend, path = scope.backend, scope.payload.reference
+    # the worker has put the path of another job's state in the place of its name
+    assert isinstance(path, str)
     if path == BASE_REFERENCE:
         # a new adapter changes nothing yet, so that a new run is the base model
         return await scope.wait(backend.start(scope.spec))

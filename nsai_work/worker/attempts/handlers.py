@@ -17,6 +17,7 @@ from nsai_work.journal import Journal
 from nsai_work.payloads import (
     CommandPayload,
     Composite,
+    DistillationStep,
     Inference,
     Payload,
     PreferenceStep,
@@ -31,6 +32,7 @@ from nsai_work.worker.attempts.job_inputs import JobInputs
 _MODULES: Final[dict[type[Payload], str]] = {
     TrainingStep: "nsai_work.training.driver",
     PreferenceStep: "nsai_work.training.driver",
+    DistillationStep: "nsai_work.training.driver",
     ReinforcementStep: "nsai_work.training.driver",
     Inference: "nsai_work.inference",
     CommandPayload: "nsai_work.worker.attempts.command",

@@ -106,7 +106,7 @@ class JobInputs:
         store = self.files.store
         model = model_of_job(store, store.get(read.job), str(read.checkpoint))
         saved = model.checkpoint
-        path = saved.sampler_path if read.kind is ReadKind.MODEL else saved.path
+        path = model.path if read.kind is ReadKind.MODEL else saved.path
         if path is None:
             raise NotFound(f"checkpoint {saved.name} of job {read.job} has no sampling weights")
         return PinnedRead(job=read.job, path=path, step=saved.step)

@@ -197,6 +197,7 @@ def test_references_are_kept_once(store: Store, claim: Claim, claim_request: Mak
 
     async def second(journal: Journal) -> None:
         assert await journal.references() == {0: bytes(range(256)), 2: b""}
+        assert [await journal.reference(number) for number in range(3)] == [bytes(range(256)), None, b""]
 
     with_journal(store, claim, first)
     store.requeue(claim, Outcome.released("handed over"))

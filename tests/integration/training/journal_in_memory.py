@@ -225,6 +225,9 @@ class JournalInMemory:
     async def keep_answer(self, answer: AnswerRow) -> None:
         self._own().answers.setdefault(answer.line, answer)
 
+    async def reference(self, number: int) -> bytes | None:
+        return self._own().references.get(number)
+
     async def keep_reference(self, number: int, data: bytes) -> None:
         self._own().references.setdefault(number, data)
 

@@ -220,6 +220,27 @@ def _sums(client: Any, batch: Sequence[Datum]) -> list[float]:
     return found
 
 
+@pytest.mark.parametrize("split", [True, False])
+async def test_a_mixture_of_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, split: bool) -> None:
+    """Its reference has the pairs that are drawn; killed anywhere, it ends as one left alone."""
+    monkeypatch.setattr(preference, "ROWS_PER_PASS", 4)
+    (tmp_path / "more").mkdir()
+    sources = [
+        {"path": str(write_pairs(tmp_path)), "weight": 3.0},
+        {"path": str(write_pairs(tmp_path / "more", 4))},
+    ]
+    held_out = {"every": 3, **({"split": 0.3} if split else {"data": {"path": str(write_pairs(tmp_path))}})}
+    fields = {"data": {"sources": sources}, "eval": held_out}
+    alone, counted = Scene(pairs_payload(tmp_path, **fields)), Reaper()
+    await alone.drive(reaper=counted)
+    assert {file.format for file in alone.payload.data.sources} == {"preference"}
+    assert [step.step for step in alone.journal.steps] == list(range(1, STEPS + 1))
+    for kill_at in range(3, counted.contacts, counted.contacts // 5):
+        scene = Scene(pairs_payload(tmp_path, **fields))
+        await scene.survive([kill_at])
+        assert values(scene) == values(alone)
+
+
 BAD_ROWS = {
     "no answer": ({"prompt": "a", "chosen": "b"}, "rejected"),
     "equal answers": ({"prompt": "a", "chosen": "b", "rejected": "b"}, "equals"),
