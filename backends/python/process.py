@@ -55,7 +55,7 @@ class _Ownership:
 
     @property
     def lapsed(self) -> bool:
-        """Check whether the child has ended by now."""
+        """The child has ended itself by now."""
         return self.until is not None and time.monotonic() >= self.until
 
     async def renew(self, process: Process) -> None:

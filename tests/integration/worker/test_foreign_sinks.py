@@ -4,13 +4,11 @@ import contextlib
 import json
 import sqlite3
 import struct
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from crucible.runtime.monotonic import monotonic
 from nsai_work.payloads import SinkSpec
 from nsai_work.sinks.contract import Sink, SinkSegment
 from nsai_work.sinks.registry import load_sink, require_packages
@@ -44,15 +42,6 @@ class TestTensorBoardSink(SinkContract):
         return [(event.step, event.value) for event in events.Scalars("loss")]
 
 
-def finished(file: Path) -> bytes:
-    """The content of wandb's file once its own process has written the end, soon after ``finish`` returns."""
-    deadline = monotonic() + 30
-    while (content := file.read_bytes()) == content[:7]:
-        assert monotonic() < deadline, file
-        time.sleep(0.05)
-    return content
-
-
 def log_records(content: bytes) -> Iterator[bytes]:
     """The records of wandb's file: after a header of 7 bytes, a log in blocks of 32 KiB, each part of a record with
     its checksum, length and kind (whole, first, middle, last)."""
@@ -83,12 +72,14 @@ class TestWandbSink(SinkContract):
         return load_sink(SinkSpec(sink="wandb", settings=settings))
 
     def losses(self, folder: Path, job_id: str, segment: SinkSegment) -> list[tuple[int, float]]:
+        import wandb
         from wandb.proto import wandb_internal_pb2
 
+        wandb.teardown()  # waits for wandb's own process, which writes the end of the files after ``finish``
         found = []
         for file in (folder / "w").rglob("*.wandb"):
             run_id, rows = "", []
-            for data in log_records(finished(file)):
+            for data in log_records(file.read_bytes()):
                 record = wandb_internal_pb2.Record.FromString(data)
                 kind = record.WhichOneof("record_type")
                 if kind == "run":
