@@ -80,7 +80,7 @@ docs: $(VENV)/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 chaos: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -q -s -m long --timeout=3600 tests/chaos tests/integration/store/test_blobs.py
+	$(BIN)/python -m pytest -q -s -m long --timeout=7200 tests/chaos tests/integration/store/test_blobs.py
 
 page-shots: $(VENV)/.installed-test
 	PYTHONPATH=. $(BIN)/python tests/page/shots.py page-shots

@@ -2,7 +2,10 @@
 
 import asyncio
 import dataclasses
+import fcntl
+import json
 import os
+import secrets
 import subprocess
 import sys
 import time
@@ -205,3 +208,24 @@ def tick(file: str, until: str, context: Context) -> dict[str, int]:
             ticks.write(f"{number}\n")
         time.sleep(0.02)
     return {"attempt": number}
+
+
+def hold_alone(lock: str, history: str, seconds: float, context: Context) -> dict[str, int]:
+    """Hold a lock, or write into a history that another call of this function runs at the same time."""
+    with Path(lock).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            line = {
+                "n": 1,
+                "act": "overlap",
+                "phase": "ok",
+                "job": context.job_id,
+                "text": f"attempt {context.attempt}",
+            }
+            Path(history, f"party-function-{os.getpid()}-{secrets.token_hex(4)}.jsonl").write_text(
+                json.dumps(line) + "\n"
+            )
+            raise
+        context.wait(seconds)
+    return {"attempt": context.attempt}

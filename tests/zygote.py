@@ -188,6 +188,8 @@ def _become(arguments: list[str], cwd: str, env: dict[str, str]) -> None:
     paths = [str(Path(path).absolute()) for path in env.get("PYTHONPATH", "").split(os.pathsep) if path]
     sys.path[0:1] = [cwd, *paths]
     sys.argv = ["nsai-work", *arguments]
+    if any(name.startswith("NSAI_TEST_VERIFY_") for name in env):
+        importlib.import_module("tests.verify.recorder").install_from_environment()
     runpy.run_module("nsai_work.cli", run_name="__main__", alter_sys=True)
 
 

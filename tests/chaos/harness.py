@@ -3,8 +3,10 @@
 import contextlib
 import os
 import random
+import secrets
 import signal
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -50,8 +52,14 @@ class Harness:
         self.alive.append(self.rig.start_worker(ready=False, lease_ttl_s=LEASE_TTL_S))
 
     def submit(self, jobs: Sequence[Job]) -> None:
-        """Submit jobs."""
-        self.handles += submit_many(jobs, self.rig.settings())
+        """Submit jobs twice, as a client does that has not seen the answer: the second time nothing is created."""
+        keyed = [job.model_copy(update={"idempotency_key": secrets.token_hex(8)}) for job in jobs]
+        handles = submit_many(keyed, self.rig.settings())
+        again = [job.model_copy(update={"id": str(uuid.uuid4())}) for job in keyed]
+        assert [handle.id for handle in submit_many(again, self.rig.settings())] == [
+            handle.id for handle in handles
+        ]
+        self.handles += handles
 
     # faults
 
@@ -188,6 +196,11 @@ def training_service(folder: Path, *options: str, work_ms: float) -> Iterator[De
     environment.pop("PYTHONWARNINGS", None)
     with DevProcess(folder / "state", "--work-ms", str(work_ms), *options, environment=environment) as server:
         yield server
+
+
+def effects_of(folder: Path) -> Path:
+    """Return the file to which the server of a folder writes what it applies."""
+    return folder / "state" / "log.jsonl"
 
 
 def service_variables(server: DevProcess) -> dict[str, str]:

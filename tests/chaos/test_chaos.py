@@ -4,6 +4,8 @@ A seed, which is printed, determines all faults. To replay a run:
 
     NSAI_CHAOS_SEED=12345 pytest -s tests/chaos
 
+The parties write down what they do, and ``tests/verify`` checks their history.
+
 The short form kills a few workers with each pair of store and broker; the long form (``make chaos``) kills 200, or
 ``NSAI_CHAOS_KILLS``.
 """
@@ -22,6 +24,7 @@ from nsai_work.worker import run_inline
 from tests.chaos.harness import (
     Harness,
     Reference,
+    effects_of,
     evaluations,
     pairs_beside,
     service_variables,
@@ -31,8 +34,12 @@ from tests.chaos.harness import (
 )
 from tests.conversations import write_conversations, write_pairs
 from tests.rig import Proxy, Rig
+from tests.verify.recorded_run import recorded
 
 pytestmark = pytest.mark.chaos
+
+LONG_TIMEOUT_S = 600.0
+"""The time within which every job must make progress in the long form, also on a machine that is busy otherwise."""
 
 
 def _seed() -> int:
@@ -49,7 +56,8 @@ def _undisturbed(rig: Rig, harness: Harness, jobs: list[Job], monkeypatch: pytes
 
 
 def _reference(harness: Harness, handle: JobHandle) -> Reference:
-    result = handle.result(timeout=1)
+    # it has ended; only the connection takes time
+    result = handle.result(timeout=60)
     assert result["recoveries"] == 0
     return Reference(
         [step.loss for step in handle.steps()],
@@ -83,6 +91,7 @@ def _chaos(
     kills: int,
     faults: Callable[[Harness], list[tuple[Callable[[], None], int]]],
     service: tuple[str, ...] = (),
+    timeout_s: float = 60,
 ) -> None:
     rig, broker = rig_and_broker
     seed = _seed()
@@ -94,17 +103,18 @@ def _chaos(
         harness = Harness(rig, server, random.Random(seed), broker=broker)
         specifications = [training_job(data, steps=steps, seed=number) for number in range(jobs)]
         references = _undisturbed(rig, harness, specifications, monkeypatch)
-        harness.open()
-        while harness.counts["kills"] < kills:
-            harness.handles = []
-            harness.submit([training_job(data, steps=steps, seed=number) for number in range(jobs)])
-            _inject_faults(harness, faults(harness), until_kills=kills, timeout_s=120)
-            server.clear_faults()
-            while harness.unfinished():
-                harness.wait_for_progress(120)
-            for handle, reference in zip(harness.handles, references, strict=True):
-                verify(harness, handle, reference)
-        _log(f"{dict(harness.counts)}")
+        with recorded(rig, tmp_path / "history", effects_of(tmp_path / "service")) as run:
+            harness.open()
+            while harness.counts["kills"] < kills:
+                harness.handles = []
+                harness.submit([training_job(data, steps=steps, seed=number) for number in range(jobs)])
+                _inject_faults(harness, faults(harness), until_kills=kills, timeout_s=timeout_s)
+                server.clear_faults()
+                while harness.unfinished():
+                    harness.wait_for_progress(timeout_s)
+                for handle, reference in zip(harness.handles, references, strict=True):
+                    verify(harness, handle, reference)
+            _log(f"{dict(harness.counts)}\n{run.require_clean()}")
 
 
 def test_killed_workers_have_no_effect(
@@ -125,7 +135,7 @@ def test_killed_workers_have_no_effect(
 
 
 @pytest.mark.long
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(7200)
 def test_two_hundred_kills(
     rig_and_broker: tuple[Rig, Proxy | None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -145,11 +155,20 @@ def test_two_hundred_kills(
         ]
 
     kills = int(os.environ.get("NSAI_CHAOS_KILLS") or 200)
-    _chaos(rig_and_broker, tmp_path, monkeypatch, jobs=4, steps=200, kills=kills, faults=faults)
+    _chaos(
+        rig_and_broker,
+        tmp_path,
+        monkeypatch,
+        jobs=4,
+        steps=200,
+        kills=kills,
+        faults=faults,
+        timeout_s=LONG_TIMEOUT_S,
+    )
 
 
 @pytest.mark.long
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(7200)
 @pytest.mark.parametrize("rig_and_broker", ["embedded"], indirect=True)
 def test_kills_on_a_service_that_keeps_no_record(
     rig_and_broker: tuple[Rig, Proxy | None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -167,4 +186,14 @@ def test_kills_on_a_service_that_keeps_no_record(
 
     kills = int(os.environ.get("NSAI_CHAOS_KILLS") or 60)
     service = ("--no-replay", "--json-only")
-    _chaos(rig_and_broker, tmp_path, monkeypatch, jobs=3, steps=60, kills=kills, faults=faults, service=service)
+    _chaos(
+        rig_and_broker,
+        tmp_path,
+        monkeypatch,
+        jobs=3,
+        steps=60,
+        kills=kills,
+        faults=faults,
+        service=service,
+        timeout_s=LONG_TIMEOUT_S,
+    )

@@ -1,0 +1,124 @@
+"""The history of real worker processes: clean where the product is, and each mutant of the product is found."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from backends.tinkex_dev.server import DEV_KEY, DevServer
+from nsai_work import Job, JobHandle, submit
+from nsai_work.store.maintenance import rescuer
+from nsai_work.store.maintenance.leases import running_leases
+from tests.integration.training.harness import payload_of
+from tests.rig import Rig, WorkerProcess, until
+from tests.verify.mutants import MUTANT_VARIABLE
+from tests.verify.recorded_run import RecordedRun, recorded
+
+pytestmark = pytest.mark.chaos
+
+STEPS = 60
+ENDLESS_S = 600.0
+"""A lease that expires in no test, and is seldom renewed: a fenced owner goes on until a write of it is refused."""
+
+
+class Scene:
+    """A dev server, a store, and workers that are mutants or not."""
+
+    def __init__(self, rig: Rig, folder: Path, stack: ExitStack) -> None:
+        self.rig, self._folder, self._stack = rig, folder, stack
+
+    def open(self, mutant: str | None, *, replay: bool = True) -> RecordedRun:
+        """Start the dev server, and record from now on."""
+        state = self._folder / "service"
+        server = self._stack.enter_context(DevServer(state, work_ms=20, replay=replay))
+        self.rig.variables |= {
+            "TINKER_BASE_URL": server.url,
+            "TINKER_API_KEY": DEV_KEY,
+            "NSAI_WORK_PYTHON_ALLOW": "tests.functions",
+            **({MUTANT_VARIABLE: mutant} if mutant else {}),
+        }
+        return self._stack.enter_context(recorded(self.rig, self._folder / "history", state / "log.jsonl"))
+
+    def train(self) -> tuple[WorkerProcess, JobHandle]:
+        """Start a worker and a training job, and return when it has recorded steps."""
+        worker = self.rig.start_worker(lease_ttl_s=ENDLESS_S)
+        fields = {"base_model": "tiny-lm", "max_steps": STEPS, "checkpoint_policy": {"strategy": "last"}}
+        payload = payload_of(self._folder, **fields).model_dump(mode="json")
+        handle = submit(Job(kind="training_step", backend="tinkex", payload=payload), self.rig.settings())
+        until(lambda: len(handle.steps()) > 3, "some steps", worker.text)
+        return worker, handle
+
+    def take_away(self) -> None:
+        """Take all jobs from their owners, which are alive, and let another worker have them."""
+
+        def reclaim(tx: object) -> None:
+            rescuer.reclaim(tx, running_leases(tx))  # type: ignore[arg-type]
+
+        self.rig.store.database.run(reclaim)
+        self.rig.start_worker(lease_ttl_s=ENDLESS_S)
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    """An embedded rig whose processes end before its folder is deleted."""
+    with ExitStack() as stack:
+        rig = Rig.embedded(tmp_path)
+        stack.callback(rig.close)
+        yield Scene(rig, tmp_path, stack)
+
+
+def _found(run: RecordedRun, rule: str) -> Callable[[], bool]:
+    return lambda: any(violation.rule == rule for violation in run.violations())
+
+
+def test_a_job_that_is_taken_from_a_live_owner_and_a_dead_one_leaves_a_clean_history(scene: Scene) -> None:
+    """What the owner wrote last is in the journal of the next, and what it writes later is refused."""
+    run = scene.open(mutant=None)
+    _, handle = scene.train()
+    scene.take_away()
+    until(lambda: len(scene.rig.store.attempts(handle.id)) > 1, "it has another owner")
+    for worker in list(scene.rig.workers):
+        worker.kill()
+    scene.rig.start_worker(lease_ttl_s=ENDLESS_S)
+    assert handle.result(timeout=60)["resume"] == "warm"
+
+    printed = run.require_clean()
+    assert "complete_step ok" in printed
+    assert "answer ok" in printed
+
+
+def test_a_record_of_a_fenced_owner_is_found(scene: Scene) -> None:
+    """The owner is alive when its job is taken, and a mutant of the store lets it go on recording."""
+    run = scene.open("accept_fenced_records")
+    scene.train()
+    scene.take_away()
+
+    until(_found(run, "fenced"), "the checker finds it")
+
+
+def test_a_takeover_before_the_lease_has_expired_is_found(scene: Scene) -> None:
+    """The function notices that it runs for two owners at once."""
+    run = scene.open("take_unexpired_leases")
+    arguments = {"lock": str(scene.rig.folder / "lock"), "history": str(run.folder), "seconds": 60}
+    payload = {"command": "tests.functions:hold_alone", "arguments": arguments}
+    job = Job.parse({"kind": "tool_call", "backend": "python", "payload": payload})
+    submit(job, scene.rig.settings())
+    for _ in range(2):
+        scene.rig.start_worker(lease_ttl_s=ENDLESS_S)
+
+    until(_found(run, "function"), "the checker finds it")
+
+
+def test_a_repeat_that_is_applied_again_is_found(scene: Scene) -> None:
+    """A mutant of the backend repeats the open requests of a dead owner, and the service keeps no record."""
+    run = scene.open("repeat_without_a_record", replay=False)
+    worker, _ = scene.train()
+
+    def found() -> bool:
+        nonlocal worker
+        worker.kill()
+        worker = scene.rig.start_worker(lease_ttl_s=ENDLESS_S)
+        return _found(run, "effect")()
+
+    until(found, "the checker finds it")
