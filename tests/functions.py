@@ -210,8 +210,8 @@ def tick(file: str, until: str, context: Context) -> dict[str, int]:
     return {"attempt": number}
 
 
-def hold_alone(lock: str, history: str, seconds: float, context: Context) -> dict[str, int]:
-    """Hold a lock, or write into a history that another call of this function runs at the same time."""
+def hold_alone(lock: str, history: str, until: str, context: Context) -> dict[str, int]:
+    """Hold a lock until a file is there, or write into a history that another call runs at the same time."""
     with Path(lock).open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -227,5 +227,6 @@ def hold_alone(lock: str, history: str, seconds: float, context: Context) -> dic
                 json.dumps(line) + "\n"
             )
             raise
-        context.wait(seconds)
+        while not Path(until).exists():
+            context.wait(0.02)
     return {"attempt": context.attempt}

@@ -174,7 +174,8 @@ def open_rig(request: pytest.FixtureRequest, folder: Path, *, notifications: boo
 
 
 class Proxy:
-    """A TCP proxy to the service of a URL, whose connections can be cut. ``url`` is the URL through the proxy."""
+    """A TCP proxy to the service of a URL, whose connections can be cut, or held as by a network that drops
+    packets. ``url`` is the URL through the proxy."""
 
     def __init__(self, url: str) -> None:
         service = urlsplit(url)
@@ -186,14 +187,21 @@ class Proxy:
         self.url = service._replace(netloc=f"{account}@{address}" if account else address).geturl()
         self._open = threading.Event()
         self._open.set()
+        self._flowing = threading.Event()
+        self._flowing.set()
         self._sockets: list[socket.socket] = []
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._accept, daemon=True)
         self._thread.start()
 
     def open(self) -> None:
-        """Accept connections from now on."""
+        """Accept connections from now on, and send on what was held."""
         self._open.set()
+        self._flowing.set()
+
+    def hold(self) -> None:
+        """Keep all connections and accept new ones, but send nothing on."""
+        self._flowing.clear()
 
     def cut(self) -> None:
         """Close all connections and refuse new ones."""
@@ -202,6 +210,7 @@ class Proxy:
             sockets, self._sockets = self._sockets, []
         for connection in sockets:
             _close(connection)
+        self._flowing.set()
 
     def close(self) -> None:
         """Close all connections and stop listening."""
@@ -222,21 +231,22 @@ class Proxy:
             with self._lock:
                 self._sockets += [client, server]
             for source, sink in ((client, server), (server, client)):
-                threading.Thread(target=_pump, args=(source, sink), daemon=True).start()
+                threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
+
+    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                self._flowing.wait()
+                sink.sendall(data)
+            self._flowing.wait()
+        _close(source)
+        _close(sink)
 
     def _connect(self) -> socket.socket | None:
         try:
             return socket.create_connection(self._target) if self._open.is_set() else None
         except OSError:
             return None
-
-
-def _pump(source: socket.socket, sink: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        while data := source.recv(65536):
-            sink.sendall(data)
-    _close(source)
-    _close(sink)
 
 
 def _close(connection: socket.socket) -> None:

@@ -103,7 +103,7 @@ def _chaos(
         harness = Harness(rig, server, random.Random(seed), broker=broker)
         specifications = [training_job(data, steps=steps, seed=number) for number in range(jobs)]
         references = _undisturbed(rig, harness, specifications, monkeypatch)
-        with recorded(rig, tmp_path / "history", effects_of(tmp_path / "service")) as run:
+        with recorded(rig.variables, tmp_path / "history", effects_of(tmp_path / "service")) as run:
             harness.open()
             while harness.counts["kills"] < kills:
                 harness.handles = []

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.rig import Rig
 from tests.verify.check import check
 from tests.verify.history import Violation, read_history
 from tests.verify.recorder import FOLDER_VARIABLE, recorded_submits
@@ -36,12 +35,12 @@ class RecordedRun:
 
 
 @contextlib.contextmanager
-def recorded(rig: Rig, folder: Path, effects: Path | None = None) -> Iterator[RecordedRun]:
-    """Let this process and all workers of a rig that start from now on write what they do."""
+def recorded(variables: dict[str, str], folder: Path, effects: Path | None = None) -> Iterator[RecordedRun]:
+    """Let this process, and all workers that start from now on with these variables, write what they do."""
     folder.mkdir()
-    rig.variables[FOLDER_VARIABLE] = str(folder)
+    variables[FOLDER_VARIABLE] = str(folder)
     try:
         with recorded_submits(folder):
             yield RecordedRun(folder, effects)
     finally:
-        del rig.variables[FOLDER_VARIABLE]
+        del variables[FOLDER_VARIABLE]

@@ -38,7 +38,9 @@ class Scene:
             "NSAI_WORK_PYTHON_ALLOW": "tests.functions",
             **({MUTANT_VARIABLE: mutant} if mutant else {}),
         }
-        return self._stack.enter_context(recorded(self.rig, self._folder / "history", state / "log.jsonl"))
+        return self._stack.enter_context(
+            recorded(self.rig.variables, self._folder / "history", state / "log.jsonl")
+        )
 
     def train(self) -> tuple[WorkerProcess, JobHandle]:
         """Start a worker and a training job, and return when it has recorded steps."""
@@ -100,7 +102,7 @@ def test_a_record_of_a_fenced_owner_is_found(scene: Scene) -> None:
 def test_a_takeover_before_the_lease_has_expired_is_found(scene: Scene) -> None:
     """The function notices that it runs for two owners at once."""
     run = scene.open("take_unexpired_leases")
-    arguments = {"lock": str(scene.rig.folder / "lock"), "history": str(run.folder), "seconds": 60}
+    arguments = {"lock": str(scene.rig.folder / "lock"), "history": str(run.folder), "until": "/nowhere"}
     payload = {"command": "tests.functions:hold_alone", "arguments": arguments}
     job = Job.parse({"kind": "tool_call", "backend": "python", "payload": payload})
     submit(job, scene.rig.settings())
