@@ -3,7 +3,8 @@
 # make test      the tests (those that need a service say which environment variable they miss)
 # make check     format, lint, types, package arrows, tests
 # make coverage  the tests, measured; fails below the floor in pyproject.toml
-# make chaos     the long chaos form: hundreds of real kills
+# make chaos     the long chaos form: hundreds of real kills, with their history checked
+# make verify    the history checker: mutants of the product, partitions, frozen workers, a database that restarts
 # make docs      the documentation site, in site/; fails at a warning or a broken link
 # make page-shots  screenshots of the page, in page-shots/ (needs NSAI_TEST_CHROMIUM)
 # make extras    the tests that need torch, transformers, PEFT or LiteLLM, in an environment of their own (about 1.2 GB)
@@ -19,10 +20,10 @@ export PYTHONWARNINGS ?=
 export PYTHONDONTWRITEBYTECODE =
 
 .DEFAULT_GOAL := help
-.PHONY: page-shots help demo demo-rl test coverage lint check docs chaos extras install-test peers clean
+.PHONY: page-shots help demo demo-rl test coverage lint check docs chaos verify extras install-test peers clean
 
 help:
-	@sed -n 's/^# //p' Makefile | head -10
+	@sed -n 's/^# //p' Makefile | head -12
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "nsai-work needs Python 3.11 or later; run make PYTHON=/path/to/python3.11"; exit 1; }
@@ -81,6 +82,10 @@ docs: $(VENV)/.installed-docs
 
 chaos: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q -s -m long --timeout=7200 tests/chaos tests/integration/store/test_blobs.py
+
+# with PostgreSQL; the database that restarts is one of its own, and needs initdb and pg_ctl on the path
+verify: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -q --timeout=900 tests/verify
 
 page-shots: $(VENV)/.installed-test
 	PYTHONPATH=. $(BIN)/python tests/page/shots.py page-shots

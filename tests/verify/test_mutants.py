@@ -17,7 +17,7 @@ from tests.verify.recorded_run import RecordedRun, recorded
 
 pytestmark = pytest.mark.chaos
 
-STEPS = 60
+STEPS = 30
 ENDLESS_S = 600.0
 """A lease that expires in no test, and is seldom renewed: a fenced owner goes on until a write of it is refused."""
 

@@ -18,9 +18,11 @@ from tests.verify.outage_site import Site, own_postgres
 
 pytestmark = [pytest.mark.chaos, pytest.mark.postgres]
 
-MINUTE = pytest.param(60.0, marks=[pytest.mark.long, pytest.mark.timeout(900)], id="60s")
-FEW_SECONDS = pytest.param(5.0, marks=[pytest.mark.long, pytest.mark.timeout(900)], id="5s")
-SECOND = pytest.param(1.0, id="1s")
+LONG = [
+    pytest.param(kind, seconds, marks=[pytest.mark.long, pytest.mark.timeout(900)])
+    for kind in ("cut", "hold")
+    for seconds in (5.0, 60.0)
+]
 STOPPED_AFTER_S = 4.4
 """The absence after which an owner stops a function by itself, with the default grace."""
 
@@ -51,8 +53,7 @@ def _interrupt(proxy: Proxy, kind: str, seconds: float) -> None:
     proxy.open()
 
 
-@pytest.mark.parametrize("seconds", [SECOND, FEW_SECONDS, MINUTE])
-@pytest.mark.parametrize("kind", ["cut", "hold"])
+@pytest.mark.parametrize(("kind", "seconds"), [("cut", 1.0), *LONG])
 def test_a_partition_between_a_worker_and_the_database(site: Site, kind: str, seconds: float) -> None:
     """Its connections are refused, or swallow everything. Where the owner is back before it must stop its function,
     it keeps it."""
@@ -69,8 +70,7 @@ def test_a_partition_between_a_worker_and_the_database(site: Site, kind: str, se
         assert site.outcomes(training) == ["succeeded"]
 
 
-@pytest.mark.parametrize("seconds", [SECOND, FEW_SECONDS, MINUTE])
-@pytest.mark.parametrize("kind", ["cut", "hold"])
+@pytest.mark.parametrize(("kind", "seconds"), [("hold", 1.0), *LONG])
 def test_a_partition_between_workers_and_the_service(site: Site, kind: str, seconds: float) -> None:
     """The job goes on where it was."""
     for _ in range(2):

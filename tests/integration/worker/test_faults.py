@@ -1,18 +1,14 @@
 """Worker processes that are killed, frozen or terminated, and services that are unavailable."""
 
-import os
-import signal
-import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from nsai_work import JobHandle, submit
 from nsai_work.lifecycle import JobStatus
-from tests.rig import Proxy, Rig, WorkerProcess, command, new_database, until, until_running
+from tests.rig import Proxy, Rig, command, new_database, until, until_running
 
 OUTAGE_S = 1.0
 JOB_MS = 3000
@@ -34,47 +30,6 @@ def test_the_job_of_a_killed_worker_is_taken_over(rig: Rig) -> None:
 
     assert handle.result(timeout=60) == {"slept_ms": JOB_MS}
     assert _outcomes(rig, handle) == ["lost", "succeeded"]
-
-
-def freeze(worker: WorkerProcess, rig: Rig) -> None:
-    """Stop a worker between two transactions: within one it would hold SQLite's lock and block everyone."""
-    while True:
-        worker.signal(signal.SIGSTOP)
-        # until all threads have stopped, one may still acquire the lock
-        os.waitpid(worker.process.pid, os.WUNTRACED)
-        if _can_lock(rig, wait_s=0.1):
-            return
-        worker.signal(signal.SIGCONT)
-        assert _can_lock(rig, wait_s=30), "the worker has not ended its transaction"
-
-
-def _can_lock(rig: Rig, wait_s: float) -> bool:
-    """Acquire and release SQLite's lock. Returns whether that succeeded."""
-    with closing(sqlite3.connect(rig.folder / "jobs.db", timeout=wait_s, isolation_level=None)) as connection:
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-        except sqlite3.OperationalError:
-            return False
-        connection.execute("ROLLBACK")
-        return True
-
-
-def test_a_zombie_changes_nothing(embedded: Rig) -> None:
-    """A worker that was frozen past its lease has lost its job: it writes nothing, and continues to work."""
-    zombie = embedded.start_worker()
-    handle = submit(command("sleep", arguments={"ms": JOB_MS}), embedded.settings())
-    until_running(handle)
-    freeze(zombie, embedded)
-    embedded.start_worker()
-
-    assert handle.result(timeout=60) == {"slept_ms": JOB_MS}
-    ended = embedded.store.get(handle.id)
-    zombie.signal(signal.SIGCONT)
-    until(lambda: "job.abandoned" in zombie.text(), "the zombie abandoned the job", zombie.text)
-
-    assert embedded.store.get(handle.id) == ended
-    assert _outcomes(embedded, handle) == ["lost", "succeeded"]
-    assert zombie.terminate() == 0
 
 
 def test_sigterm_hands_over(embedded: Rig) -> None:

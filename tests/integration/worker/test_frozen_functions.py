@@ -1,13 +1,15 @@
 """Isolated functions of frozen workers: they go on for as long as the job is their worker's, and no longer."""
 
+import os
 import signal
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from nsai_work import JobHandle, submit
 from nsai_work.job import Job
-from tests.integration.worker.test_faults import freeze
 from tests.rig import Rig, WorkerProcess, until
 
 LEASE_S = 5.0
@@ -32,6 +34,29 @@ def _start(rig: Rig, ticks: Path, lease_ttl_s: float) -> tuple[WorkerProcess, Jo
     return worker, handle
 
 
+def _freeze(worker: WorkerProcess, rig: Rig) -> None:
+    """Stop a worker between two transactions: within one it would hold SQLite's lock and block everyone."""
+    while True:
+        worker.signal(signal.SIGSTOP)
+        # until all threads have stopped, one may still acquire the lock
+        os.waitpid(worker.process.pid, os.WUNTRACED)
+        if _can_lock(rig, wait_s=0.1):
+            return
+        worker.signal(signal.SIGCONT)
+        assert _can_lock(rig, wait_s=30), "the worker has not ended its transaction"
+
+
+def _can_lock(rig: Rig, wait_s: float) -> bool:
+    """Acquire and release SQLite's lock. Returns whether that succeeded."""
+    with closing(sqlite3.connect(rig.folder / "jobs.db", timeout=wait_s, isolation_level=None)) as connection:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return False
+        connection.execute("ROLLBACK")
+        return True
+
+
 def _size(ticks: Path) -> int:
     return ticks.stat().st_size
 
@@ -39,24 +64,27 @@ def _size(ticks: Path) -> int:
 def test_it_ends_before_the_next_owner_starts_it(embedded: Rig, ticks: Path) -> None:
     """Its worker cannot stop it, so it stops itself; a frozen worker that continues abandons the job."""
     frozen, handle = _start(embedded, ticks, LEASE_S)
-    freeze(frozen, embedded)
+    _freeze(frozen, embedded)
     embedded.start_worker(lease_ttl_s=LEASE_S)
     until(lambda: "2" in ticks.read_text().split(), "another owner has started it", frozen.text)
+    owned = embedded.store.attempts(handle.id)
 
     frozen.signal(signal.SIGCONT)
     until(lambda: "job.abandoned" in frozen.text(), "its worker has abandoned the job", frozen.text)
+    assert embedded.store.attempts(handle.id) == owned
     ticks.with_name("done").touch()
 
     assert handle.result(timeout=60) == {"attempt": 2}
     seen = ticks.read_text().split()
     assert seen == sorted(seen), "the first went on after the second had begun"
+    assert [attempt.outcome for attempt in embedded.store.attempts(handle.id)] == ["lost", "succeeded"]
     assert frozen.terminate() == 0
 
 
 def test_a_worker_that_is_back_in_time_loses_nothing(embedded: Rig, ticks: Path) -> None:
     """The function does not notice, and its result counts."""
     frozen, handle = _start(embedded, ticks, 600)
-    freeze(frozen, embedded)
+    _freeze(frozen, embedded)
     before = _size(ticks)
     until(lambda: _size(ticks) > before, "the function goes on")
     frozen.signal(signal.SIGCONT)
