@@ -10,7 +10,7 @@ The objective of ``stable_reinforce`` is not published. The one here is a stand-
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -66,11 +66,14 @@ def _ppo(logprobs: Array, inputs: Inputs, config: Config) -> Loss:
 
 def _gspo(logprobs: Array, inputs: Inputs, config: Config) -> Loss:
     """PPO's objective with one ratio for the sequence, ``exp(mean(target_logprobs - sampling_logprobs))`` over the
-    tokens of ``sequence_ratio_mask``; each token's ratio has its own log-probability's gradient (GSPO-token)."""
+    tokens of ``sequence_ratio_mask``; each token's ratio has its own log-probability's gradient (GSPO-token).
+    Without the mask, as a stand-in, over the rows that the server marks as ``sampled_rows``."""
     drift = logprobs - _input("logprobs", logprobs, inputs)
-    chosen = np.asarray(inputs["sequence_ratio_mask"]) != 0
+    mask = inputs.get("sequence_ratio_mask")
+    chosen = np.asarray(inputs["sampled_rows"] if mask is None else mask) != 0
     ratio = np.full_like(logprobs, np.exp(np.mean(drift[chosen])))
-    return _clipped(ratio, logprobs, inputs, config)
+    loss = _clipped(ratio, logprobs, inputs, config)
+    return replace(loss, metrics={"gspo_mask_stand_in:max": 1.0}) if mask is None else loss
 
 
 def _clipped(ratio: Array, logprobs: Array, inputs: Inputs, config: Config) -> Loss:
@@ -138,11 +141,15 @@ LOSSES: Final[Mapping[str, LossFunction]] = {
     "ppo": LossFunction(_POLICY, _CLIPS, _BOUNDS, _ppo),
     "cispo": LossFunction(_POLICY, _CLIPS, _BOUNDS, _cispo),
     "dro": LossFunction(_POLICY, (), frozenset({"beta"}), _dro),
-    "gspo": LossFunction((*_POLICY, "sequence_ratio_mask"), _CLIPS, _BOUNDS, _gspo),
+    "gspo": LossFunction(_POLICY, ("sequence_ratio_mask", *_CLIPS), _BOUNDS, _gspo),
     "stable_reinforce": LossFunction(_POLICY, (), frozenset({"kl_coeff"}), _stable_reinforce),
 }
 
 STAND_INS: Final[Mapping[str, str]] = {
+    "gspo without sequence_ratio_mask": (
+        "the service does not publish which tokens the sequence's ratio is taken over when the mask is not given; "
+        "here it is the rows of the spans of sampled tokens"
+    ),
     "stable_reinforce": (
         "the service does not publish this objective; here it is REINFORCE over the sampled rows, "
         "with kl_coeff / 2 times the squared drift from the sampling log-probabilities"

@@ -48,7 +48,7 @@ RECIPES: Final = {
     },
     **{
         f"math_rl {loss}": Recipe("math_rl.train", (f"loss_fn={loss}", *_MATH))
-        for loss in ("importance_sampling", "ppo", "cispo", "stable_reinforce")
+        for loss in ("importance_sampling", "ppo", "cispo", "stable_reinforce", "gspo")
     },
     # one rollout at a time: with more, which weights a sample comes from is a matter of time
     "math_rl async": Recipe("math_rl.train", ("max_steps_off_policy=0", *_MATH, "groups_per_batch=1")),
@@ -75,8 +75,6 @@ RECIPES: Final = {
     "sdft reverse": Recipe("sdft.train", ("reverse=true", *_SDFT)),
 }
 """The recipes that are compared; ``sdft`` with a teacher that is set to the student every second step."""
-
-GSPO_WITHOUT_MASK: Final = Recipe("math_rl.train", ("loss_fn=gspo", *_MATH))
 
 _LLAMA_MARKERS: Final = {
     "<|end|>": "<|eot_id|>",

@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 import pytest
 from provision import HERE
 from recipes import (
-    GSPO_WITHOUT_MASK,
     HUB_MODEL,
     MODEL,
     RECIPES,
@@ -53,16 +52,6 @@ def test_a_recipe_has_the_same_metrics_on_the_sdk_and_under_the_shim(
     assert len(theirs[0]) > 1
     assert any(row.get("grad_norm", 1) for row in theirs), "no step had anything to learn"
     assert ours == theirs
-
-
-def test_the_recipe_without_a_ratio_mask_is_refused_in_both_forms(provided: Any, tmp_path: Path) -> None:
-    """``math_rl`` takes gspo as its loss but sends no mask of the tokens in the sequence's ratio."""
-    python = provided("cookbook")
-
-    for ended in in_both_forms(lambda form: run_recipe(python, GSPO_WITHOUT_MASK, tmp_path / form, FORMS[form])):
-        assert ended.returncode != 0
-        for part in ("sequence_ratio_mask", "required by gspo"):
-            assert part in ended.stderr
 
 
 def test_weights_are_downloaded_in_both_forms(provided: Any, tmp_path: Path) -> None:

@@ -19,6 +19,17 @@ STEP_TIMEOUT_S = 30
 LACKS: dict[str, tuple[str, set[str]]] = {
     "dev server": ("0.38.0", {"load into a used run", "load with optimizer into it"}),
     "tuft": ("0.25.0", {"expiry of a checkpoint", "unpublish"}),
+    "skyrl": (
+        "0.24.1",
+        {
+            "most likely tokens of a prompt",
+            "list all checkpoints",
+            "expiry of a checkpoint",
+            "publish",
+            "unpublish",
+            "delete",
+        },
+    ),
 }
 """Each server with the SDK that passes most there, and the steps that no client passes."""
 

@@ -1,6 +1,7 @@
 """The entry point of the client: sessions, training clients and sampling clients of one service."""
 
 import asyncio
+import copy
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
@@ -172,7 +173,7 @@ class ServiceClient(SamplingMethods, CustomLossMethods):
         if not (train_mlp or train_attn or train_unembed):
             raise invalid("train_mlp, train_attn, train_unembed", False, "at least one must be trained")
         # AdamW is what every server has, and what some would refuse to be told.
-        family = None if isinstance(optimizer_config, AdamOptimizerConfig) else optimizer_config
+        family = None if isinstance(optimizer_config, AdamOptimizerConfig) else copy.deepcopy(optimizer_config)
         return self._started(partial(self._create_model, base_model, lora, dict(user_metadata or {}), family))
 
     def create_training_client_from_state(

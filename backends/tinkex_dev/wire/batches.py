@@ -1,6 +1,6 @@
 """Decoding of JSON batches, and validation of batches in either encoding."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -64,7 +64,7 @@ def provenance_of(
 
 
 def checked_batch(batch: Batch, path: FieldPath) -> Batch:
-    """Return the batch, with the rows of ``stable_reinforce`` that were sampled marked among its inputs.
+    """Return the batch, with the rows that were sampled marked among its inputs where the loss needs them.
 
     Raises:
         InvalidField: an unknown loss, or a missing, unknown or invalid input or setting.
@@ -101,12 +101,11 @@ def checked_batch(batch: Batch, path: FieldPath) -> Batch:
             if name in batch.config:
                 raise InvalidField.at((*inputs, name), "given as a setting too; give one of the two")
         _check_inputs(example, inputs)
-    if batch.loss_fn == "gspo":
-        _check_masks(batch, path)
-    if batch.loss_fn == "stable_reinforce":
-        examples = [_with_rows(example, (*path, "data", n)) for n, example in enumerate(batch.examples)]
-        return replace(batch, examples=examples)
-    return batch
+    mark = _MARKS.get(batch.loss_fn)
+    if mark is None:
+        return batch
+    examples = [mark(example, (*path, "data", n)) for n, example in enumerate(batch.examples)]
+    return replace(batch, examples=examples)
 
 
 def _check_targets(example: BatchExample, path: FieldPath) -> None:
@@ -152,20 +151,36 @@ def _check_cover(example: BatchExample, path: FieldPath) -> None:
             raise InvalidField.at((*path, name), f"the spans cover {covered} positions of {length}")
 
 
-def _check_masks(batch: Batch, path: FieldPath) -> None:
-    for index, example in enumerate(batch.examples):
-        if not np.any(example.loss_inputs["sequence_ratio_mask"]):
-            where = (*path, "data", index, "loss_fn_inputs", "sequence_ratio_mask")
+def _with_ratio_rows(example: BatchExample, path: FieldPath) -> BatchExample:
+    """The example with the tokens of its sequence's ratio: its own mask, or else the rows that were sampled."""
+    where = (*path, "loss_fn_inputs", "sequence_ratio_mask")
+    mask = example.loss_inputs.get("sequence_ratio_mask")
+    if mask is not None:
+        if not np.any(mask):
             raise InvalidField.at(where, "zero everywhere: there is no token for the sequence's ratio")
+        return example
+    if example.provenance is None:
+        raise InvalidField.at(where, f"required by gspo, or else {_SPANS[1]} that say which rows were sampled")
+    return _with_rows(example, path)
+
+
+def _with_sampled_rows(example: BatchExample, path: FieldPath) -> BatchExample:
+    """The example with its sampled rows, which alone have advantages."""
+    if example.provenance is None:
+        raise InvalidField.at((*path, _SPANS[1]), "required by stable_reinforce")
+    marked = _with_rows(example, path)
+    if np.any(np.asarray(example.loss_inputs["advantages"])[marked.loss_inputs["sampled_rows"] == 0]):
+        where = (*path, "loss_fn_inputs", "advantages")
+        raise InvalidField.at(where, "not zero on a row that was not sampled")
+    return marked
 
 
 def _with_rows(example: BatchExample, path: FieldPath) -> BatchExample:
     """The example with the input ``sampled_rows``, 1.0 on each row of a sampled span."""
-    targets = example.loss_inputs["target_tokens"]
-    if example.provenance is None:
-        raise InvalidField.at((*path, _SPANS[1]), "required by stable_reinforce")
-    if targets.ndim != 1:
-        raise InvalidField.at((*path, "loss_fn_inputs", "target_tokens"), "one target a row with stable_reinforce")
+    assert example.provenance is not None
+    if example.loss_inputs["target_tokens"].ndim != 1:
+        where = (*path, "loss_fn_inputs", "target_tokens")
+        raise InvalidField.at(where, "sampled rows are known by spans of one target a row")
     parts = [
         np.full(span.length, isinstance(span, SampledProvenanceSpan), dtype=np.float32)
         for span in example.provenance.rows
@@ -173,10 +188,13 @@ def _with_rows(example: BatchExample, path: FieldPath) -> BatchExample:
     rows = np.concatenate(parts)
     if not rows.any():
         raise InvalidField.at((*path, _SPANS[1]), "at least one span of sampled_tokens is needed")
-    if np.any(np.asarray(example.loss_inputs["advantages"])[rows == 0]):
-        where = (*path, "loss_fn_inputs", "advantages")
-        raise InvalidField.at(where, "not zero on a row that was not sampled")
     return replace(example, loss_inputs={**example.loss_inputs, "sampled_rows": rows})
+
+
+_MARKS: Final[Mapping[str, Callable[[BatchExample, FieldPath], BatchExample]]] = {
+    "gspo": _with_ratio_rows,
+    "stable_reinforce": _with_sampled_rows,
+}
 
 
 def _check_custom(batch: Batch, path: FieldPath) -> None:

@@ -1,5 +1,6 @@
 """The newest part of the API: sequences, spans, traced losses, optimizers, inflight samplers, exports, usage."""
 
+import copy
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -179,6 +180,26 @@ def test_gspo_has_one_ratio_for_the_sequence_and_thresholds_may_be_per_token(api
     assert trainee.send(datum, "gspo", {"clip_high_threshold": 1.5}).status_code == 422
     datum["loss_fn_inputs"]["sequence_ratio_mask"] = tensor([0.0] * (rows + count))
     assert trainee.send(datum, "gspo").status_code == 422
+
+
+def test_gspo_without_a_mask_takes_the_rows_that_were_sampled_and_says_that_it_is_a_stand_in(api, trainee):
+    """As with a mask of these rows; where neither says which tokens they are, the request is refused."""
+    rollout = Rollout(api, trainee.sampler())
+    datum = rollout.datum()
+    rows, count = len(PROMPT) - 1, len(rollout.tokens)
+    datum["loss_fn_inputs"]["logprobs"] = tensor([3.0] * rows + [value - 0.1 for value in rollout.logprobs])
+    masked = copy.deepcopy(datum)
+    masked["loss_fn_inputs"]["sequence_ratio_mask"] = tensor([0.0] * rows + [1.0] * count)
+    untraced = {name: value for name, value in datum.items() if not name.endswith("_spans")}
+
+    derived, given = trainee.train(datum, "gspo"), trainee.train(masked, "gspo")
+
+    assert derived.pop("gspo_mask_stand_in:max") == 1.0
+    assert derived == given
+    assert "gspo without sequence_ratio_mask" in api.http.get("get_server_capabilities").json()["stand_ins"]
+    refused = trainee.send(untraced, "gspo")
+    assert refused.status_code == 422
+    assert "required by gspo" in refused.json()["detail"][0]["msg"]
 
 
 def graph(target: str = "operator.mul") -> dict[str, Any]:

@@ -66,6 +66,9 @@ def tensor_of(values: list[Any]) -> Any:
     return torch.tensor([*values, *values])[: len(values)]
 
 
+BATCH_CALLS = ("forward", "forward_backward", "submit_forward", "submit_forward_backward")
+PROMPT_CALLS = ("sample", "compute_logprobs", "compute_topk_logprobs")
+
 CONTAINERS: st.SearchStrategy[Callable[[list[Any]], Any]] = st.sampled_from(
     [list, tuple, np.asarray, slice_of, array_of]
 )
@@ -164,7 +167,7 @@ def sent_bodies(recorder: ScriptedServer, encoding: str | None, method: str, bat
 
 
 @pytest.mark.parametrize("encoding", [None, "protobuf", "json"])
-@pytest.mark.parametrize("method", ["forward", "forward_backward", "submit_forward", "submit_forward_backward"])
+@pytest.mark.parametrize("method", BATCH_CALLS)
 @given(batch=data_of())
 @settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_batch_is_sent_as_it_was(
@@ -198,7 +201,7 @@ def test_a_copy_is_equal_and_independent(batch: list[Datum]) -> None:
     assert [json.dumps(datum.body()) for datum in copies] == before
 
 
-@pytest.mark.parametrize("method", ["sample", "compute_logprobs", "compute_topk_logprobs"])
+@pytest.mark.parametrize("method", PROMPT_CALLS)
 @given(ids=TOKENS, container=CONTAINERS)
 @settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_prompt_is_sent_as_it_was(recorder: ScriptedServer, method: str, ids: list[int], container: Any) -> None:
@@ -226,17 +229,15 @@ def test_a_prompt_is_sent_as_it_was(recorder: ScriptedServer, method: str, ids: 
         assert body["sampling_params"]["stop"] == [1, 2]
 
 
-def test_metadata_of_a_run_is_sent_as_it_was(recorder: ScriptedServer) -> None:
-    """Though the coroutine is awaited later."""
+def test_metadata_of_a_session_is_sent_as_it_was(recorder: ScriptedServer) -> None:
+    """Though the session is opened later, by the first call that needs one."""
     metadata = {"name": "mine"}
 
     async def call() -> None:
         async with ServiceClient.on_caller_loop("tml-test", recorder.url, user_metadata=metadata) as service:
-            pending = service.create_lora_training_client_async("m", user_metadata=metadata)
             metadata.clear()
-            await pending
+            await service.create_lora_training_client_async("m")
 
     asyncio.run(call())
 
     assert recorder.bodies("create_session")[-1]["user_metadata"] == {"name": "mine"}
-    assert recorder.bodies("create_model")[-1]["user_metadata"] == {"name": "mine"}

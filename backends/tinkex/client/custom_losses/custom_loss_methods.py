@@ -3,8 +3,9 @@
 import hashlib
 import inspect
 import re
-from collections.abc import Mapping
-from typing import Final, Literal
+from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
+from typing import Any, Final, Literal
 
 from pydantic_core import to_json
 
@@ -48,23 +49,30 @@ class CustomLossMethods:
         Raises (at once): InvalidRequest for names, ranks or a function that cannot be traced; Unsupported without
         torch. From the future: Unsupported for a graph on a server that computes no custom losses.
         """
-        inputs = _inputs(loss, input_ranks)
-        function: DatumLoss | None = None
-        if isinstance(loss, CustomLossGraph):
-            title = name or "loss"
-            graph = loss.model_copy(deep=True)
-        else:
-            from backends.tinkex.client.custom_losses.loss_tracer import traced_graph
+        return self.runner.start(self._creation(loss, input_ranks, name)())
 
-            title = name or str(getattr(loss, "__name__", type(loss).__name__))
-            graph, function = traced_graph(loss, title), loss
-        return self.runner.start(self._create_loss(title, inputs, graph, function))
-
-    async def create_custom_loss_async(
+    def create_custom_loss_async(
         self, loss: DatumLoss | CustomLossGraph, input_ranks: Mapping[str, Rank], *, name: str | None = None
-    ) -> LossHandle:
+    ) -> Coroutine[Any, Any, LossHandle]:
         """As ``create_custom_loss``; returns the handle."""
-        return await self.create_custom_loss(loss, input_ranks, name=name)
+        creation = self._creation(loss, input_ranks, name)
+
+        async def started() -> LossHandle:
+            return await self.runner.start(creation())
+
+        return started()
+
+    def _creation(
+        self, loss: DatumLoss | CustomLossGraph, input_ranks: Mapping[str, Rank], name: str | None
+    ) -> Callable[[], Coroutine[Any, Any, LossHandle]]:
+        """The creation of a loss as it is now."""
+        inputs = _inputs(loss, input_ranks)
+        if isinstance(loss, CustomLossGraph):
+            return partial(self._create_loss, name or "loss", inputs, loss.model_copy(deep=True), None)
+        from backends.tinkex.client.custom_losses.loss_tracer import traced_graph
+
+        title = name or str(getattr(loss, "__name__", type(loss).__name__))
+        return partial(self._create_loss, title, inputs, traced_graph(loss, title), loss)
 
     async def _create_loss(
         self, name: str, inputs: tuple[CustomLossInput, ...], graph: CustomLossGraph, function: DatumLoss | None

@@ -75,7 +75,8 @@ def optim_step_operation(
     if not isinstance(params, AdamParams | OptimParamsBase):
         raise invalid("params", type(params).__name__, "give AdamParams, DimuonParams or an OptimParamsBase")
     adam = params if isinstance(params, AdamParams) else None
-    other = params if isinstance(params, OptimParamsBase) else None
+    # families beyond ours may hold lists
+    other = params.model_copy(deep=True) if isinstance(params, OptimParamsBase) else None
 
     def body(seq: int) -> OptimStepRequest:
         return OptimStepRequest(model_id=channel.model_id, seq_id=seq, adam_params=adam, optimizer_params=other)
