@@ -2,7 +2,8 @@
 
 kombu's filesystem transport delivers files that are still being written, and sorts its one directory for every
 message. Here each queue has its own directory, which is listed only once the previous listing is consumed. A
-message is created by rename, so it is complete, and taken by rename, so one reader receives it.
+message is created by rename, so it is complete, and taken by rename, so one reader receives it. Readers are told of
+messages by their doorbells, so that idle ones need not list the directories all the time.
 """
 
 import base64
@@ -19,6 +20,8 @@ from typing import Any
 from kombu.transport import TRANSPORT_ALIASES, virtual
 from kombu.utils.json import dumps, loads
 
+from crucible.runtime.monotonic import monotonic
+from nsai_work.dispatch.doorbell import Doorbell, ring_all
 from nsai_work.files.home import make_private_file, make_private_folder
 
 SCHEME = "spool"
@@ -44,7 +47,7 @@ class Channel(virtual.Channel):  # type: ignore[misc]  # kombu is untyped
 
     @property
     def _root(self) -> Path:
-        return Path("/" + str(self.connection.client.virtual_host).lstrip("/"))
+        return _spool_of(self.connection.client)
 
     def _folder(self, queue: str) -> Path:
         if not queue or queue.startswith(".") or "/" in queue or "\0" in queue:
@@ -70,6 +73,7 @@ class Channel(virtual.Channel):  # type: ignore[misc]  # kombu is untyped
             self._new_queue(queue)
             _write(part, message)
         part.rename(folder / f"{name}.msg")
+        ring_all(self._root)
 
     def _get(self, queue: str, timeout: float | None = None) -> Any:
         folder = self._folder(queue)
@@ -95,7 +99,8 @@ class Channel(virtual.Channel):  # type: ignore[misc]  # kombu is untyped
 
 
 class SpoolTransport(virtual.Transport):  # type: ignore[misc]  # kombu is untyped
-    """A transport that polls the spool directory, every ``polling_interval`` seconds (a transport option)."""
+    """A transport that looks at the spool directory when its doorbell rings, and every ``MAX_DRAIN_S``; every
+    ``polling_interval`` seconds (a transport option) where the file system has no named pipes."""
 
     Channel = Channel
     default_port = 0
@@ -103,9 +108,49 @@ class SpoolTransport(virtual.Transport):  # type: ignore[misc]  # kombu is untyp
     driver_type = SCHEME
     driver_name = SCHEME
 
+    def __init__(self, client: Any, **options: Any) -> None:
+        super().__init__(client, **options)
+        self._doorbell: Doorbell | None = None
+        self._has_pipes = True
+
     def drain_events(self, connection: Any, timeout: float | None = None) -> None:
         """Deliver the next message. Waits for at most ``MAX_DRAIN_S``, so that a worker soon notices a stop."""
-        super().drain_events(connection, timeout=min(timeout or MAX_DRAIN_S, MAX_DRAIN_S))
+        # before the first look: a message that comes after it rings
+        doorbell = self._open_doorbell()
+        timeout_s = min(timeout or MAX_DRAIN_S, MAX_DRAIN_S)
+        ends_at = monotonic() + timeout_s
+        while True:
+            with contextlib.suppress(Empty):
+                self.cycle.get(self._deliver, timeout=timeout_s)
+                return
+            left_s = ends_at - monotonic()
+            if left_s <= 0:
+                raise TimeoutError
+            if doorbell is None:
+                time.sleep(min(left_s, self.polling_interval))
+            else:
+                doorbell.wait(left_s)
+
+    def _open_doorbell(self) -> Doorbell | None:
+        if self._doorbell is not None and not self._doorbell.is_reachable:
+            self._close_doorbell()
+        if self._doorbell is None and self._has_pipes:
+            try:
+                self._doorbell = Doorbell(_spool_of(self.client))
+            except OSError as error:
+                self._has_pipes = False
+                logger.info("no named pipes in the spool, which is polled instead: %s", error.strerror)
+        return self._doorbell
+
+    def _close_doorbell(self) -> None:
+        doorbell, self._doorbell = self._doorbell, None
+        if doorbell is not None:
+            doorbell.close()
+
+    def close_connection(self, connection: Any) -> None:
+        """Close the channels and the doorbell."""
+        super().close_connection(connection)
+        self._close_doorbell()
 
     def driver_version(self) -> str:
         """Return the transport's own version: it has no client library."""
@@ -114,6 +159,10 @@ class SpoolTransport(virtual.Transport):  # type: ignore[misc]  # kombu is untyp
     def verify_connection(self, connection: Any) -> bool:
         """Return True: a missing directory is created on use."""
         return True
+
+
+def _spool_of(client: Any) -> Path:
+    return Path("/" + str(client.virtual_host).lstrip("/"))
 
 
 def _write(path: Path, message: Any) -> None:

@@ -191,9 +191,8 @@ class WorkerStore:
         await self._store_async.run(alerts.mark_sent, target, event, failure)
 
     def _campaign(self, tx: Tx, declined: Mapping[str, str]) -> Leadership:
-        workers.worker_seen(tx, self.worker_id, declined=declined)
-        leads = self._election.campaign(tx, self._absent_rivals)
-        return Leadership(leads, job_queries.any_open(tx))
+        any_open = workers.worker_seen(tx, self.worker_id, declined=declined)
+        return Leadership(self._election.campaign(tx, self._absent_rivals), any_open)
 
     async def is_leader_absent(self) -> bool:
         """Return whether the leader's presence has ended; the next campaign then takes over from it."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import exists, func, insert, select, update
 
 from nsai_work.lifecycle import JobStatus
 from nsai_work.store.engine.database import Tx
@@ -15,6 +15,10 @@ from nsai_work.worker_id import WorkerId
 MAX_SILENCE: Final = timedelta(minutes=10)
 """A worker that has not been seen for longer is gone. It is seen at each campaign for leadership, at least every
 five minutes."""
+
+_ANY_OPEN: Final = exists(
+    select(jobs.c.seq).where(status_in(JobStatus.PENDING, JobStatus.QUEUED, JobStatus.RUNNING))
+)
 
 
 def register_worker(
@@ -44,15 +48,21 @@ def register_worker(
 
 def worker_seen(
     tx: Tx, worker_id: str, *, declined: Mapping[str, str] | None = None, stopped: bool = False
-) -> None:
+) -> bool:
     """Record that a worker is alive, or (``stopped``) that it has shut down. ``declined`` are the backends that it
-    cannot use now, with the reasons; None leaves the recorded ones."""
+    cannot use now, with the reasons; None leaves the recorded ones.
+
+    Returns whether any job runs or waits, in the same statement: all that idle workers ask is asked all the time.
+    """
     values: dict[str, Any] = {"seen_at": tx.now}
     if declined is not None:
         values["declined"] = dict(declined)
     if stopped:
         values["stopped_at"] = tx.now
-    tx.connection.execute(update(workers).where(workers.c.id == worker_id).values(values))
+    statement = update(workers).where(workers.c.id == worker_id).values(values).returning(_ANY_OPEN)
+    found = tx.connection.execute(statement).scalar()
+    # a worker whose row is gone does not know, and looks
+    return found is None or bool(found)
 
 
 def present_workers(tx: Tx) -> list[WorkerRow]:

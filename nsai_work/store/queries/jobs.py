@@ -159,12 +159,6 @@ def job_attempts(tx: Tx, job_id: str) -> list[AttemptRow]:
     ]
 
 
-def any_open(tx: Tx) -> bool:
-    """Check whether any job runs or waits."""
-    kept = status_in(JobStatus.PENDING, JobStatus.QUEUED, JobStatus.RUNNING)
-    return tx.connection.execute(select(jobs.c.seq).where(kept).limit(1)).first() is not None
-
-
 def running_elsewhere(tx: Tx, worker_id: str, limit: int) -> list[Job]:
     """The oldest running jobs of other workers. Damaged ones are left out."""
     others = status_in(JobStatus.RUNNING) & (jobs.c.worker_id != worker_id)

@@ -1,5 +1,7 @@
 """The embedded transport, through kombu's public interface."""
 
+import os
+import shutil
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -7,6 +9,7 @@ from typing import Any
 import pytest
 from kombu import Connection, Consumer, Producer, Queue
 
+from nsai_work.dispatch.doorbell import FOLDER, Doorbell, ring_all
 from nsai_work.dispatch.spool import register_spool
 
 QUEUE = "q.batch"
@@ -98,3 +101,57 @@ def test_two_processes_share_a_queue(connection: Any, tmp_path: Path) -> None:
     remaining = _receive(connection)
 
     assert sorted(received[0] + received[1] + remaining) == list(range(300))
+
+
+def _bells(spool: Path) -> list[str]:
+    return [path.name for path in (spool / FOLDER).iterdir()]
+
+
+def test_each_reader_is_told_of_a_message(connection: Any, tmp_path: Path) -> None:
+    """A message rings the doorbell of every reader, once for all that came since the last look."""
+    bells = [Doorbell(tmp_path / "spool") for _ in range(3)]
+    _send(connection, 1, 2)
+
+    assert [bell.wait(30) for bell in bells] == [True] * 3
+    assert [bell.wait(0) for bell in bells] == [False] * 3
+    for bell in bells:
+        bell.close()
+    assert _bells(tmp_path / "spool") == []
+
+
+def test_the_pipe_of_a_process_that_has_ended_is_removed(tmp_path: Path) -> None:
+    """A pipe that nobody reads is removed by the next writer; one that is full is left alone."""
+    bell = Doorbell(tmp_path)
+    [name] = _bells(tmp_path)
+    os.mkfifo(tmp_path / FOLDER / "of-a-killed-process")
+    full = os.open(tmp_path / FOLDER / name, os.O_WRONLY | os.O_NONBLOCK)
+    os.write(full, bytes(65_536))
+    os.close(full)
+    ring_all(tmp_path)
+
+    assert _bells(tmp_path) == [name]
+    assert bell.wait(30)
+    bell.close()
+
+
+def test_a_doorbell_is_made_again_where_the_spool_was_deleted(connection: Any, tmp_path: Path) -> None:
+    """Writers find a reader again after its next look."""
+    assert _receive(connection) == []
+    [before] = _bells(tmp_path / "spool")
+    shutil.rmtree(tmp_path / "spool")
+    assert _receive(connection) == []
+    [after] = _bells(tmp_path / "spool")
+
+    assert after != before
+
+
+def test_messages_arrive_where_there_are_no_named_pipes(connection: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On such a file system the reader polls."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "mkfifo", refuse)
+    _send(connection, *range(10))
+
+    assert _receive(connection) == list(range(10))
