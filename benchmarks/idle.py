@@ -1,4 +1,4 @@
-"""What idle workers cost: processor time of each worker and of PostgreSQL's processes, and queries a second.
+"""The cost of idle workers: processor time of each worker and of PostgreSQL's processes, and queries a second.
 
     python benchmarks/idle.py [--postgres URL] [--broker URL] [--workers 10] [--seconds 600]
 
@@ -126,7 +126,7 @@ def worker(folder: Path, number: int, store: Database | None, broker: str | None
 
 @dataclass(frozen=True)
 class Reading:
-    """What has been used until a moment."""
+    """All counters at a moment."""
 
     at: float
     workers_s: list[float]

@@ -67,7 +67,8 @@ def worker_json(use: "WorkerUse") -> dict[str, JsonValue]:
     worker = use.worker
     return {
         "id": worker.id,
-        "alive": use.alive,
+        "alive": use.state == "alive",
+        "state": use.state,
         "running": use.running,
         "host": worker.host,
         "pid": worker.pid,

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 from pydantic import Field, JsonValue
 
@@ -323,6 +323,10 @@ class QueueStatus:
     waits: list[WaitCount]
 
 
+WorkerState: TypeAlias = Literal["alive", "absent", "stopped", "gone"]
+"""The state of a worker: ``absent`` without its presence, ``gone`` once it has been silent for some intervals."""
+
+
 @dataclass(frozen=True, slots=True)
 class WorkerRow:
     """A worker process, as it registered itself.
@@ -349,11 +353,16 @@ class WorkerRow:
 
 @dataclass(frozen=True, slots=True)
 class WorkerUse:
-    """A worker, whether it seems to run, and the number of jobs that it runs."""
+    """A worker, its state, and the number of jobs that it runs."""
 
     worker: WorkerRow
-    alive: bool
+    state: WorkerState
     running: int
+
+    @property
+    def ended(self) -> bool:
+        """It has stopped or is gone. An absent one may yet come back, if only its connection has ended."""
+        return self.state in ("stopped", "gone")
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,10 +20,13 @@ def workers(
     every: Annotated[bool, typer.Option("--all", help="Also workers that have ended.")] = False,
     json_output: JsonFlag = False,
 ) -> None:
-    """List the workers, newest first: whether they are alive, their load and their backends."""
+    """List the workers, newest first: whether they are alive, their load and their backends.
+
+    One that is absent has died, or, with PostgreSQL, lost its connection a moment ago.
+    """
     settings = load_settings()
     uses = [] if missing_store(settings) else get_store(settings).worker_uses()
-    uses = [use for use in uses if use.alive or every]
+    uses = [use for use in uses if every or not use.ended]
     if json_output:
         write_json([worker_json(use) for use in uses])
         return
@@ -31,7 +34,7 @@ def workers(
     rows = [
         (
             use.worker.id[-8:],
-            "yes" if use.alive else "stopped" if use.worker.stopped_at else "gone",
+            "yes" if use.state == "alive" else use.state,
             use.running,
             use.worker.host,
             use.worker.pid,

@@ -4,6 +4,7 @@ from crucible.values.scalars import Instant
 from nsai_work.page.views.view import View, ViewQuery
 from nsai_work.store.engine.database import Tx
 from nsai_work.store.maintenance.workers import worker_uses
+from nsai_work.store.records import WorkerState
 
 
 class WorkersQuery(ViewQuery):
@@ -13,11 +14,10 @@ class WorkersQuery(ViewQuery):
 
 
 class WorkerLine(View):
-    """A worker. ``state`` is alive, stopped or gone. ``backends`` are those that it can use now, ``declined`` the
-    others with the reasons."""
+    """A worker. ``backends`` are those that it can use now, ``declined`` the others with the reasons."""
 
     id: str
-    state: str
+    state: WorkerState
     running: int
     host: str
     pid: int
@@ -43,7 +43,7 @@ def read_workers(tx: Tx, query: WorkersQuery) -> WorkerList:
     lines = [
         WorkerLine(
             id=use.worker.id,
-            state="alive" if use.alive else "stopped" if use.worker.stopped_at else "gone",
+            state=use.state,
             running=use.running,
             host=use.worker.host,
             pid=use.worker.pid,
@@ -55,6 +55,6 @@ def read_workers(tx: Tx, query: WorkersQuery) -> WorkerList:
             priorities=use.worker.priorities,
         )
         for use in uses
-        if use.alive or query.all
+        if query.all or not use.ended
     ]
-    return WorkerList(query=query, workers=lines[:200], ended=sum(not use.alive for use in uses))
+    return WorkerList(query=query, workers=lines[:200], ended=sum(use.ended for use in uses))

@@ -64,6 +64,8 @@ class ClosingPool(QueuePool):
     until the garbage collector finds the pool.
     """
 
+    # among SQLAlchemy's loggers, of which a log at "info" has warnings alone
+    _sqla_logger_namespace = "sqlalchemy.pool.ClosingPool"
     _disposed = False
 
     def dispose(self) -> None:

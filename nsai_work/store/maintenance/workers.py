@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any, Final
 
 from sqlalchemy import exists, func, insert, select, update
 
 from nsai_work.lifecycle import JobStatus
 from nsai_work.store.engine.database import Tx
-from nsai_work.store.records import Selection, WorkerRow, WorkerUse
+from nsai_work.store.presence import absent_sessions, ended_processes
+from nsai_work.store.records import Selection, WorkerRow, WorkerState, WorkerUse
 from nsai_work.store.schema import jobs, status_in, workers
 from nsai_work.worker_id import WorkerId
 
@@ -87,12 +89,27 @@ def list_workers(tx: Tx) -> list[WorkerRow]:
 
 
 def worker_uses(tx: Tx) -> list[WorkerUse]:
-    """All workers ever registered, the newest first, each with its load. A job of a killed worker counts as running
-    until another worker takes it over."""
-    alive = {worker.id for worker in present_workers(tx)}
+    """All workers ever registered, the newest first, each with its state and load. A job of a killed worker counts
+    as running until another worker takes it over."""
+    present = present_workers(tx)
+    absent = _absent(tx, [worker.id for worker in present if worker.has_presence])
+    states: dict[str, WorkerState] = {worker.id: "absent" if worker.id in absent else "alive" for worker in present}
     counts = select(jobs.c.worker_id, func.count().label("number")).where(status_in(JobStatus.RUNNING))
     running = {row.worker_id: row.number for row in tx.connection.execute(counts.group_by(jobs.c.worker_id))}
-    return [WorkerUse(worker, worker.id in alive, running.get(worker.id, 0)) for worker in list_workers(tx)]
+    return [
+        WorkerUse(worker, states.get(worker.id, _ended(worker)), running.get(worker.id, 0))
+        for worker in list_workers(tx)
+    ]
+
+
+def _ended(worker: WorkerRow) -> WorkerState:
+    return "gone" if worker.stopped_at is None else "stopped"
+
+
+def _absent(tx: Tx, worker_ids: list[str]) -> frozenset[str]:
+    if tx.postgres:
+        return absent_sessions(tx.connection, worker_ids)
+    return ended_processes(Path(str(tx.connection.engine.url.database)), worker_ids)
 
 
 def credentials_in_use(tx: Tx) -> dict[str, list[str]]:

@@ -163,6 +163,32 @@ def _register(store: WorkingStore, worker_id: str, has_presence: bool | None) ->
     store.database.run(lambda tx: tx.connection.execute(renamed).rowcount)
 
 
+def _die_with_a_lock(database: Path, worker_id: str) -> None:
+    pid = os.fork()
+    if pid == 0:
+        ProcessLock(database, worker_id).acquire()
+        os._exit(0)
+    os.waitpid(pid, 0)
+
+
+def test_a_worker_that_was_killed_is_shown_as_absent_at_once(store: WorkingStore, url: str) -> None:
+    """Though it was seen a moment ago. One without a presence, and one that is there, are alive."""
+    _register(store, "killed", has_presence=True)
+    _register(store, "of an older version", has_presence=None)
+    _register(store, "there", has_presence=True)
+    if not store.database.postgres:
+        _die_with_a_lock(Path(str(store.database.url.database)), "killed")
+
+    async def states() -> dict[str, str]:
+        there = _worker(url, "there")
+        await there.run(lambda tx: None)
+        found = {use.worker.id: use.state for use in store.worker_uses()}
+        await _close(there)
+        return found
+
+    assert asyncio.run(states()) == {"killed": "absent", "of an older version": "alive", "there": "alive"}
+
+
 def _grace(store: WorkingStore) -> float | None:
     (lease,) = store.leases()
     return lease.grace_s

@@ -1,9 +1,14 @@
-"""Database addresses: parsed, or refused without a password in the message."""
+"""Database addresses: parsed, or refused without a password in the message; the log of engines."""
+
+import logging
+from pathlib import Path
 
 import pytest
+from sqlalchemy import make_url
 
 from crucible.errors import InvalidRequest
 from nsai_work.store import parse_url
+from nsai_work.store.engine.engines import make_engine
 
 
 @pytest.mark.parametrize(
@@ -35,3 +40,15 @@ def test_other_addresses_are_refused(url: str) -> None:
     with pytest.raises(InvalidRequest, match="database_url") as caught:
         parse_url(url)
     assert "hush" not in str(caught.value)
+
+
+def test_a_log_has_no_events_of_the_pool(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Its name is among SQLAlchemy's: their information is left out, their warnings are not."""
+    caplog.set_level(logging.INFO)
+    engine = make_engine(make_url(f"sqlite:///{tmp_path / 'jobs.db'}"))
+    with engine.connect() as connection:
+        connection.invalidate()
+    engine.dispose()
+
+    assert caplog.records == []
+    assert engine.pool.logger.isEnabledFor(logging.WARNING)
