@@ -8,6 +8,7 @@ these forms. Secrets stay in this process.
 import base64
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Final, TypeAlias
 
 from pydantic import JsonValue
@@ -30,7 +31,12 @@ _ENCODED: Final = re.compile(
     r"|(?P<char>.)",
     re.DOTALL,
 )
+_MARKS: Final = re.compile(r"[%\\&]")
+"""The characters with which encoded ones begin."""
 _DROPPED: Final = re.compile(r"[\s\"'`\\,\u200b-\u200d\ufeff]")
+
+_MAX_REMEMBERED: Final = 200
+"""The length of a text up to which it is remembered that it has no secret: log lines repeat their words."""
 
 _secrets: set[str] = set()
 _pieces: dict[int, set[str]] = {}
@@ -48,15 +54,31 @@ def remember_secret(*values: str | None) -> None:
             if size >= MIN_SECRET_CHARS:
                 found = _pieces.setdefault(size, set())
                 found.update(plain[start : start + size] for start in range(len(plain) - size + 1))
+    _is_free.cache_clear()
 
 
 def redacted(text: str) -> str:
     """The text without remembered secrets, whole or in pieces, in any encoding."""
-    if not _pieces:
+    if not _pieces or (len(text) <= _MAX_REMEMBERED and _is_free(text)):
         return text
     # as decoded text too: in "%004", a key that begins with 0 would otherwise not be seen, or not in "%30"
     spans = [*_spans(_as_written(text)), *_spans(_decoded_chars(text))]
     return _without(text, spans) if spans else text
+
+
+@lru_cache(maxsize=512)
+def _is_free(text: str) -> bool:
+    """True for most texts without a secret, at a fraction of the cost of looking for encoded ones."""
+    if len(text) < min(_pieces):
+        return True
+    if not text.isascii() or _MARKS.search(text):
+        return False
+    plain = _DROPPED.sub("", text).lower()
+    return not any(
+        plain[start : start + size] in pieces
+        for size, pieces in _pieces.items()
+        for start in range(len(plain) - size + 1)
+    )
 
 
 def redacted_json(value: JsonValue) -> JsonValue:

@@ -13,7 +13,7 @@ from typing import Final
 
 from pydantic import JsonValue
 
-from nsai_work.telemetry.logs import get_logger
+from nsai_work.telemetry.logs import get_logger, log_event
 
 log = get_logger("nsai_work.jobs")
 _logger = logging.getLogger("nsai_work.jobs")
@@ -83,18 +83,15 @@ _RESUMES: Final = {"resume.verified": "exact"} | {
 def emit(event: JobEvent) -> None:
     """Log an event and call the hooks with it. Never raises."""
     level = logging.WARNING if event.name in _ENDED_BADLY else logging.INFO
-    # structlog formats an entry before the level of the standard logger drops it
     if _logger.isEnabledFor(level):
-        log.log(
-            level,
-            event.name,
-            job_id=event.job_id,
-            kind=event.kind,
-            backend=event.backend,
-            fence=event.fence,
-            attempt=event.attempt,
-            **event.details,
-        )
+        fields = {
+            "job_id": event.job_id,
+            "kind": event.kind,
+            "backend": event.backend,
+            "fence": event.fence,
+            "attempt": event.attempt,
+        }
+        log_event(_logger, level, event.name, {**fields, **event.details})
     for hook in tuple(_hooks):
         try:
             hook(event)

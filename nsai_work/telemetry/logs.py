@@ -55,10 +55,35 @@ def bind_job(**fields: str | None) -> None:
     structlog.contextvars.bind_contextvars(**{name: value for name, value in fields.items() if value is not None})
 
 
-def _to_logging(logger: Any, method: str, event: MutableMapping[str, Any]) -> tuple[tuple[str], dict[str, Any]]:
+def log_event(logger: logging.Logger, level: int, event: str, fields: Mapping[str, Any]) -> None:
+    """Log an event as ``get_logger`` does, at a fraction of its cost: for the events of every job."""
+    shown = _shown_fields({**structlog.contextvars.get_contextvars(), **fields, "event": event})
+    extra = {FIELDS: shown}
+    logger.handle(logger.makeRecord(logger.name, level, __file__, 0, _EventText(shown), (), None, extra=extra))
+
+
+class _EventText:
+    """The text of an event, which is made when it is shown: JSON lines need none."""
+
+    __slots__ = ("_fields",)
+
+    def __init__(self, fields: Mapping[str, Any]) -> None:
+        self._fields = fields
+
+    def __str__(self) -> str:
+        return _as_text(self._fields)
+
+
+def _to_logging(
+    logger: Any, method: str, event: MutableMapping[str, Any]
+) -> tuple[tuple[_EventText], dict[str, Any]]:
     exc_info = event.pop("exc_info", None)
-    shown = {key: redacted_json(value if _is_json(value) else str(value)) for key, value in event.items()}
-    return (_as_text(shown),), {"exc_info": exc_info, "extra": {FIELDS: shown}}
+    shown = _shown_fields(event)
+    return (_EventText(shown),), {"exc_info": exc_info, "extra": {FIELDS: shown}}
+
+
+def _shown_fields(event: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: redacted_json(value if _is_json(value) else str(value)) for key, value in event.items()}
 
 
 def _is_json(value: object) -> bool:
