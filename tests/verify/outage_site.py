@@ -15,13 +15,13 @@ import pytest
 
 from backends.tinkex_dev.server import DEV_KEY, DevServer
 from nsai_work import Job, JobHandle, submit_many
-from nsai_work.lifecycle import JobStatus
 from nsai_work.store import migrate_store
 from tests.integration.training.harness import payload_of
 from tests.rig import Proxy, Rig, WorkerProcess, until
 from tests.verify.recorded_run import RecordedRun, recorded
 
-STEPS, WORK_MS = 60, 40
+STEPS, SLOW_MS = 60, 200
+"""A training job that lasts until ``finish``; a step is two operations."""
 
 
 class Site:
@@ -31,8 +31,8 @@ class Site:
         self.folder, self._stack = folder, stack
         self.observer = Rig(folder, database_url, f"spool://localhost{folder}/spool")
         stack.callback(self.observer.close)
-        server = stack.enter_context(DevServer(folder / "service", work_ms=WORK_MS))
-        self.service = Proxy(server.url)
+        self._server = stack.enter_context(DevServer(folder / "service", work_ms=SLOW_MS))
+        self.service = Proxy(self._server.url)
         stack.callback(self.service.close)
         self._variables = {
             "TINKER_BASE_URL": self.service.url,
@@ -43,7 +43,7 @@ class Site:
         self.run: RecordedRun = stack.enter_context(recorded(self._variables, folder / "history", effects))
         self._done = folder / "done"
 
-    def worker(self, **settings: Any) -> tuple[WorkerProcess, Proxy]:
+    def worker(self, *arguments: str, **settings: Any) -> tuple[WorkerProcess, Proxy]:
         """Start a worker, and return it with the proxy to its database."""
         proxy = Proxy(self.observer.database_url)
         self._stack.callback(proxy.close)
@@ -51,7 +51,7 @@ class Site:
         folder.mkdir()
         rig = Rig(folder, proxy.url, self.observer.broker_url, dict(self._variables), prefix=self.observer.prefix)
         self._stack.callback(rig.close)
-        return rig.start_worker(**settings), proxy
+        return rig.start_worker(*arguments, **settings), proxy
 
     def submit(self, functions: int = 1) -> tuple[JobHandle, list[JobHandle]]:
         """Submit a training job, and functions that run until ``finish``."""
@@ -60,7 +60,7 @@ class Site:
             kind="training_step",
             backend="tinkex",
             payload=payload_of(self.folder, **fields).model_dump(mode="json"),
-            # a worker's way to the service may be away for a minute
+            # its way to the service may be away for a minute
             retry_policy={"max_attempts": 1000, "initial_delay_ms": 20, "max_delay_ms": 200},
         )
         handles = submit_many(
@@ -82,13 +82,10 @@ class Site:
         locks = [self.folder / f"lock-{number}" for number in range(functions)]
         until(lambda: all(lock.exists() for lock in locks), "the functions run")
 
-    def until_running(self, handle: JobHandle) -> None:
-        """Return when a worker has the job."""
-        until(lambda: handle.status() is JobStatus.RUNNING, "a worker has it", lambda: list(handle.events())[-5:])
-
     def finish(self) -> None:
-        """Let the functions return."""
+        """Let the functions return, and the service work without delay."""
         self._done.touch()
+        self._server.fault(kind="latency", work_ms=0)
 
     def outcomes(self, handle: JobHandle) -> list[str | None]:
         """The outcomes of a job's attempts."""

@@ -17,7 +17,8 @@ from tests.verify.recorded_run import RecordedRun, recorded
 
 pytestmark = pytest.mark.chaos
 
-STEPS = 30
+STEPS, SLOW_MS = 60, 150
+"""A job that lasts for longer than anything that is done to it; a step is two operations."""
 ENDLESS_S = 600.0
 """A lease that expires in no test, and is seldom renewed: a fenced owner goes on until a write of it is refused."""
 
@@ -31,7 +32,7 @@ class Scene:
     def open(self, mutant: str | None, *, replay: bool = True) -> RecordedRun:
         """Start the dev server, and record from now on."""
         state = self._folder / "service"
-        server = self._stack.enter_context(DevServer(state, work_ms=20, replay=replay))
+        self._server = server = self._stack.enter_context(DevServer(state, work_ms=SLOW_MS, replay=replay))
         self.rig.variables |= {
             "TINKER_BASE_URL": server.url,
             "TINKER_API_KEY": DEV_KEY,
@@ -48,8 +49,12 @@ class Scene:
         fields = {"base_model": "tiny-lm", "max_steps": STEPS, "checkpoint_policy": {"strategy": "last"}}
         payload = payload_of(self._folder, **fields).model_dump(mode="json")
         handle = submit(Job(kind="training_step", backend="tinkex", payload=payload), self.rig.settings())
-        until(lambda: len(handle.steps()) > 3, "some steps", worker.text)
+        until(handle.steps, "a step", worker.text)
         return worker, handle
+
+    def hurry(self) -> None:
+        """Let the service work without delay from now on."""
+        self._server.fault(kind="latency", work_ms=0)
 
     def take_away(self) -> None:
         """Take all jobs from their owners, which are alive, and let another worker have them."""
@@ -82,8 +87,9 @@ def test_a_job_that_is_taken_from_a_live_owner_and_a_dead_one_leaves_a_clean_his
     until(lambda: len(scene.rig.store.attempts(handle.id)) > 1, "it has another owner")
     for worker in list(scene.rig.workers):
         worker.kill()
+    scene.hurry()
     scene.rig.start_worker(lease_ttl_s=ENDLESS_S)
-    assert handle.result(timeout=60)["resume"] == "warm"
+    assert handle.result(timeout=90)["resume"] == "warm"
 
     printed = run.require_clean()
     assert "complete_step ok" in printed

@@ -102,15 +102,16 @@ def test_it_ends_with_its_worker() -> None:
     assert child.wait(30) == -9
 
 
-@pytest.mark.parametrize(("name", "status"), [("never_checks", -9), ("hold_interpreter", 1)])
-def test_it_ends_before_another_worker_may_run_it(name: str, status: int) -> None:
-    """If its worker no longer moves that time on, and also if the function lets no other thread run."""
+@pytest.mark.parametrize("name", ["never_checks", "hold_interpreter"])
+def test_it_ends_before_another_worker_may_run_it(name: str) -> None:
+    """If its worker no longer moves that time on, and also if the function lets no other thread run. Which of its
+    two ends comes first is for the machine to say."""
     child = start_child(name, owned_until=time.monotonic() + 1)
     assert child.stdin is not None
     child.stdin.write(f"{time.monotonic() + 2}\n".encode())
     child.stdin.flush()
 
-    assert child.wait(30) == status
+    assert child.wait(60) in (-9, 1)
     child.stdin.close()
 
 
