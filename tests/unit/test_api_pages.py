@@ -43,3 +43,16 @@ def test_every_page_is_in_the_navigation() -> None:
     pages = [path.relative_to(docs).as_posix() for path in sorted(docs.rglob("*.md"))]
 
     assert [page for page in pages if page not in navigation] == []
+
+
+def test_every_page_is_in_a_list_of_pages() -> None:
+    """docs/README.md lists them all but the decisions, which have a list of their own."""
+    docs = REPOSITORY / "docs"
+    missing = []
+    for page in sorted(docs.rglob("*.md")):
+        folder = docs / "adr" if page.parent.name == "adr" and page.name != "README.md" else docs
+        path = page.relative_to(folder).as_posix()
+        if path != "README.md" and f"({path})" not in (folder / "README.md").read_text():
+            missing.append(path)
+
+    assert missing == []
