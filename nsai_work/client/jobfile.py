@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import yaml
 
-from nsai_work.client.sweep import SweptField, variants
+from nsai_work.client.variants import VariedField, variants
 from nsai_work.credentials import refuse_credentials
 from nsai_work.errors import InvalidJob
 from nsai_work.files.user_paths import NotRegular, expanded, open_regular
@@ -34,7 +34,7 @@ _PATH_FIELDS = (
 """Fields of a payload that hold a path."""
 
 
-def load_jobs(path: str | Path, varied: Sequence[SweptField] = (), *, tag: str = "sweep") -> list[Job]:
+def load_jobs(path: str | Path, varied: Sequence[VariedField] = (), *, tag: str = "variants") -> list[Job]:
     """Return all jobs of a file, in order; each once for every combination of the ``varied`` fields' values, which
     then has ``tag``.
 
@@ -71,7 +71,7 @@ def load_job(path: str | Path) -> Job:
     return jobs[0]
 
 
-def _variants(file: Path, entry: Any, varied: Sequence[SweptField], tag: str) -> list[Any]:
+def _variants(file: Path, entry: Any, varied: Sequence[VariedField], tag: str) -> list[Any]:
     try:
         return variants(entry, varied, tag)
     except InvalidJob as error:

@@ -3,7 +3,7 @@
 import ast
 import builtins
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -66,9 +66,21 @@ def _bases(node: ast.ClassDef) -> set[str]:
     return {ast.unparse(base).split(".")[-1] for base in node.bases}
 
 
+def _terms() -> list[str]:
+    """The terms of the glossary, as they stand there: several of a row are separated by commas."""
+    rows = re.findall(r"^\| \*\*(.+?)\*\* \|", (ROOT / "docs" / "glossary.md").read_text(), flags=re.MULTILINE)
+    return [term.strip() for row in rows for term in row.split(",")]
+
+
 def _defined() -> set[str]:
-    terms = re.findall(r"^\| \*\*(.+?)\*\* \|", (ROOT / "docs" / "glossary.md").read_text(), flags=re.MULTILINE)
-    return {_singular(word) for word in re.findall(r"[a-z]+", " ".join(terms).lower())}
+    return {_singular(word) for word in re.findall(r"[a-z]+", " ".join(_terms()).lower())}
+
+
+def test_each_word_means_one_thing() -> None:
+    """A second meaning needs a second word, such as "token span" beside the "span" of a trace."""
+    counts = Counter(_terms())
+
+    assert [term for term, count in counts.items() if count > 1] == []
 
 
 def test_the_glossary_defines_the_nouns_of_class_names() -> None:

@@ -44,12 +44,12 @@ def submit(
     from nsai_work.cli.output.data_progress import data_progress
     from nsai_work.client.jobfile import load_jobs
     from nsai_work.client.submit import submit_many
-    from nsai_work.client.sweep import SweptField, require_bounded
+    from nsai_work.client.variants import VariedField, require_bounded
 
     settings = load_settings()
-    varied = [SweptField.parse(text) for text in assignments or ()]
+    varied = [VariedField.parse(text) for text in assignments or ()]
     require_bounded(varied)
-    tag = f"sweep-{short_id(new_job_id(datetime.now(UTC)))}"
+    tag = f"variants-{short_id(new_job_id(datetime.now(UTC)))}"
     jobs = load_jobs(file, varied, tag=tag)
     with data_progress() as on_progress:
         handles = submit_many(jobs, settings, check_data=not no_check_data, on_progress=on_progress)

@@ -1,4 +1,4 @@
-"""A sweep, and its jobs beside each other: ``submit --set``, ``plot`` and ``compare``."""
+"""Variants of a job, and their curves beside each other: ``submit --set``, ``plot`` and ``compare``."""
 
 import json
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from crucible.errors import InvalidRequest
 from nsai_work.cli.app import app
-from nsai_work.client.sweep import SweptField, variants
+from nsai_work.client.variants import VariedField, variants
 from nsai_work.errors import InvalidJob
 from nsai_work.presentation.terminal_plot import braille_rows
 from nsai_work.testing import isolated_store, run_jobs
@@ -36,7 +36,7 @@ def invoke(*arguments: str) -> Result:
 
 
 @pytest.fixture(scope="module")
-def run_sweep(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, list[str], str]]:
+def run_variants(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, list[str], str]]:
     """A home with the ids of four jobs that have run, over two fields with two values each, and their tag."""
     folder = tmp_path_factory.mktemp("sweep")
     talk = [{"role": "user", "content": "2 and 2?"}, {"role": "assistant", "content": "4"}]
@@ -59,16 +59,18 @@ def run_sweep(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, 
 
 
 @pytest.fixture
-def swept(run_sweep: tuple[Path, list[str], str], monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], str]:
+def variants_run(
+    run_variants: tuple[Path, list[str], str], monkeypatch: pytest.MonkeyPatch
+) -> tuple[list[str], str]:
     """The ids and the tag; commands use that home."""
-    home, ids, tag = run_sweep
+    home, ids, tag = run_variants
     monkeypatch.setenv("NSAI_WORK_HOME", str(home))
     return ids, tag
 
 
-def test_a_sweep_is_a_job_for_each_combination(swept: tuple[list[str], str]) -> None:
+def test_there_is_a_job_for_each_combination(variants_run: tuple[list[str], str]) -> None:
     """Named by what varies, with a common tag; a single value is set in all."""
-    ids, tag = swept
+    ids, tag = variants_run
     shown = [json.loads(invoke("show", each, "--json").stdout) for each in ids]
 
     varied = [(job["payload"]["optimizer"]["learning_rate"], job["payload"]["lora"]["rank"]) for job in shown]
@@ -80,9 +82,9 @@ def test_a_sweep_is_a_job_for_each_combination(swept: tuple[list[str], str]) -> 
     assert {(job["priority"], *job["tags"]) for job in shown} == {("interactive", tag)}
 
 
-def test_compare_names_what_differs(swept: tuple[list[str], str]) -> None:
+def test_compare_names_what_differs(variants_run: tuple[list[str], str]) -> None:
     """By tag or by short ids, as a table and as JSON."""
-    ids, tag = swept
+    ids, tag = variants_run
     table = invoke("compare", "--tag", tag).stdout
     whole = json.loads(invoke("compare", *[each[-8:] for each in ids[:2]], "--json").stdout)
 
@@ -96,9 +98,9 @@ def test_compare_names_what_differs(swept: tuple[list[str], str]) -> None:
         assert invoke("compare", *refused).exit_code != 0
 
 
-def test_plot_draws_curves(swept: tuple[list[str], str], tmp_path: Path) -> None:
+def test_plot_draws_curves(variants_run: tuple[list[str], str], tmp_path: Path) -> None:
     """In the terminal, as an SVG file that is not overwritten, and as data."""
-    ids, tag = swept
+    ids, tag = variants_run
     drawn = invoke("plot", ids[0]).stdout
     assert any("\u2801" <= letter <= "\u28ff" for letter in drawn)
     assert "at step 4" in drawn
@@ -116,7 +118,7 @@ def test_plot_draws_curves(swept: tuple[list[str], str], tmp_path: Path) -> None
 def test_a_setting_without_field_or_value_is_refused(text: str) -> None:
     """With the form that is expected."""
     with pytest.raises(InvalidRequest, match="FIELD=VALUE"):
-        SweptField.parse(text)
+        VariedField.parse(text)
 
 
 @pytest.mark.parametrize(
@@ -133,15 +135,15 @@ def test_a_setting_without_field_or_value_is_refused(text: str) -> None:
 )
 def test_values_are_json_or_text(text: str, values: tuple[object, ...]) -> None:
     """A list of several values is one of JSON if it can be."""
-    assert SweptField.parse(text).values == values
+    assert VariedField.parse(text).values == values
 
 
 @pytest.mark.parametrize("unique", ["id", "ref", "idempotency_key"])
 def test_what_jobs_cannot_share_is_refused(unique: str) -> None:
     """If there are several; one of them keeps it."""
     with pytest.raises(InvalidJob, match=f"{unique}: --set makes 2 jobs"):
-        variants({unique: "x"}, [SweptField.parse("a=1,2")], "t")
-    assert variants({unique: "x"}, [SweptField.parse("a=1")], "t") == [{unique: "x", "payload": {"a": 1}}]
+        variants({unique: "x"}, [VariedField.parse("a=1,2")], "t")
+    assert variants({unique: "x"}, [VariedField.parse("a=1")], "t") == [{unique: "x", "payload": {"a": 1}}]
 
 
 def test_too_many_combinations_are_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Sweeps: the variants of jobs over several values of fields, as ``submit --set FIELD=VALUE,VALUE`` names them."""
+"""Variants of jobs: over several values of fields, as ``submit --set FIELD=VALUE,VALUE`` names them."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ OPTION: Final = "--set"
 
 
 @dataclass(frozen=True, slots=True)
-class SweptField:
+class VariedField:
     """A field and the values that it takes, one in each variant."""
 
     path: tuple[str, ...]
@@ -45,7 +45,7 @@ class SweptField:
         return ".".join(self.path[1:] if self.path[0] == "payload" else self.path)
 
 
-def variants(entry: Any, fields: Sequence[SweptField], tag: str) -> list[Any]:
+def variants(entry: Any, fields: Sequence[VariedField], tag: str) -> list[Any]:
     """Return a job of a file once for each combination of values, named and tagged.
 
     Raises:
@@ -63,7 +63,7 @@ def variants(entry: Any, fields: Sequence[SweptField], tag: str) -> list[Any]:
     return [_variant(entry, fields, values, tag) for values in combinations]
 
 
-def require_bounded(fields: Sequence[SweptField]) -> None:
+def require_bounded(fields: Sequence[VariedField]) -> None:
     """Refuse more combinations than anybody means.
 
     Raises:
@@ -80,7 +80,7 @@ def require_bounded(fields: Sequence[SweptField]) -> None:
         raise InvalidRequest.of(OPTION, count, f"at most {MAX_VARIANTS} combinations are allowed")
 
 
-def _variant(entry: Mapping[str, Any], fields: Sequence[SweptField], values: Sequence[Any], tag: str) -> Any:
+def _variant(entry: Mapping[str, Any], fields: Sequence[VariedField], values: Sequence[Any], tag: str) -> Any:
     job = deepcopy(dict(entry))
     for field, value in zip(fields, values, strict=True):
         _put(job, field.path, value)
