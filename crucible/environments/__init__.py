@@ -1,10 +1,13 @@
-"""Environments of reinforcement learning: the contract, plain reward functions, discovery by name."""
+"""Environments of reinforcement learning: the contract, models to ask, reward functions, discovery by name."""
 
+from crucible.environments.chat_model import ChatModel, ChatModelFailed
 from crucible.environments.contract import Environment, Episode, Feedback, GroupEnvironment, Observation
 from crucible.environments.registry import environment_names, load_environment
 from crucible.environments.rewards import PromptTask, RewardEnvironment, RewardFunction, checked_reward
 
 __all__ = [
+    "ChatModel",
+    "ChatModelFailed",
     "Environment",
     "Episode",
     "Feedback",

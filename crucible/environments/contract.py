@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 
 from pydantic import JsonValue
 
+from crucible.environments.chat_model import ChatModel
+from crucible.errors import InvalidRequest
 from crucible.prompt import Message, Tool
 
 
@@ -66,8 +68,22 @@ class Environment(ABC):
         """
         del settings
 
+    def model_names(self) -> Sequence[str]:
+        """Return the names of the models that the environment asks, which the job must give; by default none."""
+        return ()
+
+    def use_models(self, models: Mapping[str, ChatModel]) -> None:
+        """Take the models by these names. Called once, before ``open``, if there are any.
+
+        Raises:
+            InvalidRequest: the environment asks none.
+        """
+        raise InvalidRequest.of(
+            "environment.models", sorted(models), "this environment asks no models; leave it out"
+        )
+
     async def open(self) -> None:
-        """Load data and connect to services. Called once, before anything else."""
+        """Load data and connect to services. Called once, before any episode."""
 
     async def close(self) -> None:
         """Release them. May be called twice."""

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import pytest
 
-from crucible.environments import Environment, Episode, Feedback, GroupEnvironment, Observation
+from crucible.environments import ChatModel, Environment, Episode, Feedback, GroupEnvironment, Observation
 from crucible.errors import InvalidRequest
 from crucible.prompt import Message
 
@@ -21,6 +21,10 @@ class EnvironmentContract:
     max_turns = 50
     """The number of turns after which an episode must have ended."""
     group_size = 2
+    """The members of a group of a ``GroupEnvironment``; all of them are played, at the same time."""
+
+    model_answers: Sequence[str] = ("1", "2", "yes", "I do not know.")
+    """The texts with which the models that the environment asks answer, by the seed."""
 
     @pytest.fixture
     def environment(self) -> Environment:
@@ -40,28 +44,30 @@ class EnvironmentContract:
             assert count is None or count > 0
             if count is not None:
                 with pytest.raises(InvalidRequest):
-                    await self._begin(opened, count, _SEED)
+                    await self._play(await self._start(opened, count, _SEED))
 
-        run_environment(environment, body)
+        run_environment(environment, body, self.model_answers)
 
     def test_an_episode_begins_with_messages(self, environment: Environment) -> None:
         """To which the model answers."""
 
         async def body(opened: Environment) -> None:
-            observation = await (await opened.start(0, _SEED)).begin()
-            assert observation.messages
-            assert all(isinstance(message, Message) for message in observation.messages)
+            for observation, _ in await self._play(await self._start(opened, 0, _SEED)):
+                assert observation.messages
+                assert all(isinstance(message, Message) for message in observation.messages)
 
-        run_environment(environment, body)
+        run_environment(environment, body, self.model_answers)
 
     def test_task_and_seed_determine_an_episode(self, environment: Environment) -> None:
         """The same answers lead to the same messages, rewards and metrics, also with another episode between."""
 
         async def body(opened: Environment) -> None:
-            first, between, second = [await opened.start(0, seed) for seed in (_SEED, 7, _SEED)]
-            assert await self._play(first) == await self._play(second, between)
+            first, between, second = [await self._start(opened, 0, seed) for seed in (_SEED, 7, _SEED)]
+            alone = await self._play(first)
+            beside, _ = await asyncio.gather(self._play(second), self._play(between))
+            assert alone == beside
 
-        run_environment(environment, body)
+        run_environment(environment, body, self.model_answers)
 
     def test_episodes_end(self, environment: Environment) -> None:
         """With finite rewards and metrics; each may be closed twice, and before its end."""
@@ -69,20 +75,25 @@ class EnvironmentContract:
         async def body(opened: Environment) -> None:
             last = opened.tasks()
             for task in {0, 1 if last is None else last - 1}:
-                episode = await opened.start(task, _SEED)
-                _, replies = await self._play(episode)
-                assert replies[-1].done, f"task {task} has not ended after {self.max_turns} turns"
-                for reply in replies:
-                    assert math.isfinite(reply.reward)
-                    assert all(math.isfinite(value) for value in reply.metrics.values())
-                    assert reply.done or reply.messages, "an episode that goes on must have messages to answer"
+                episodes = await self._start(opened, task, _SEED)
+                for _, replies in await self._play(episodes):
+                    assert replies[-1].done, f"task {task} has not ended after {self.max_turns} turns"
+                    for reply in replies:
+                        assert math.isfinite(reply.reward)
+                        assert all(math.isfinite(value) for value in reply.metrics.values())
+                        assert reply.done or reply.messages, "an episode that goes on must have messages to answer"
+                for episode in [*episodes, *episodes]:
+                    await episode.close()
+            abandoned = await self._start(opened, 0, 1)
+            # members of a game may wait for each other
+            begun = [asyncio.create_task(episode.begin()) for episode in abandoned]
+            await asyncio.wait(begun, return_when=asyncio.FIRST_COMPLETED)
+            for waiting, episode in zip(begun, abandoned, strict=True):
+                waiting.cancel()
                 await episode.close()
-                await episode.close()
-            abandoned = await opened.start(0, 1)
-            await abandoned.begin()
-            await abandoned.close()
+            await asyncio.gather(*begun, return_exceptions=True)
 
-        run_environment(environment, body)
+        run_environment(environment, body, self.model_answers)
 
     def test_groups_have_rewards(self, environment: Environment) -> None:
         """Of a group environment: one finite reward for each member, whom their seeds and messages determine."""
@@ -92,37 +103,56 @@ class EnvironmentContract:
                 return
             assert await self._group(opened) == await self._group(opened)
 
-        run_environment(environment, body)
+        run_environment(environment, body, self.model_answers)
 
-    async def _begin(self, opened: Environment, task: int, seed: int) -> Observation:
-        return await (await opened.start(task, seed)).begin()
+    async def _start(self, opened: Environment, task: int, seed: int) -> Sequence[Episode]:
+        if not isinstance(opened, GroupEnvironment):
+            return [await opened.start(task, seed)]
+        members = await opened.start_group(task, seed, self.group_size)
+        assert len(members) == self.group_size
+        return members
 
-    async def _play(self, episode: Episode, other: Episode | None = None) -> tuple[Observation, list[Feedback]]:
-        """The observation and the replies of an episode; ``other`` is stepped in between."""
+    async def _play(self, episodes: Sequence[Episode]) -> list[tuple[Observation, list[Feedback]]]:
+        """The observation and the feedback of each episode; those of a group are played at the same time."""
+        return list(await asyncio.gather(*map(self._play_one, episodes)))
+
+    async def _play_one(self, episode: Episode) -> tuple[Observation, list[Feedback]]:
         observation, replies, answers = await episode.begin(), list[Feedback](), self.answers(0)
-        other_done = other is None or not (await other.begin()).messages
         while len(replies) < self.max_turns and not (replies and replies[-1].done):
             answer = Message(role="assistant", content=answers[len(replies) % len(answers)])
-            if other is not None and not other_done:
-                other_done = (await other.step(answer)).done
             replies.append(await episode.step(answer))
         return observation, replies
 
     async def _group(self, opened: GroupEnvironment) -> list[float]:
-        members = await opened.start_group(0, _SEED, self.group_size)
-        assert len(members) == self.group_size
-        played = await asyncio.gather(*map(self._play, members))
+        played = await self._play(await self._start(opened, 0, _SEED))
         sums = [math.fsum(reply.reward for reply in replies) for _, replies in played]
         rewards = await opened.group_rewards([observation.messages for observation, _ in played], sums)
-        assert len(rewards) == len(members)
+        assert len(rewards) == len(played)
         assert all(math.isfinite(reward) for reward in rewards)
         return rewards
 
 
-def run_environment(environment: Environment, body: Callable[[Environment], Awaitable[T]]) -> T:
-    """Open an environment, await ``body`` with it, and close it twice."""
+class _ScriptedModel(ChatModel):
+    """A model that answers with one of some texts, by the seed."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self._texts = texts
+
+    async def answer(
+        self, messages: Sequence[Message], *, seed: int, max_tokens: int = 256, temperature: float = 1.0
+    ) -> Message:
+        return Message(role="assistant", content=self._texts[seed % len(self._texts)][:max_tokens])
+
+
+def run_environment(
+    environment: Environment, body: Callable[[Environment], Awaitable[T]], model_answers: Sequence[str] = ("1",)
+) -> T:
+    """Open an environment, await ``body`` with it, and close it twice. The models that it asks answer with one of
+    ``model_answers``, by the seed."""
 
     async def run() -> T:
+        if names := environment.model_names():
+            environment.use_models({name: _ScriptedModel(model_answers) for name in names})
         await environment.open()
         try:
             return await body(environment)

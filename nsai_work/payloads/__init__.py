@@ -34,7 +34,7 @@ from nsai_work.payloads.kinds import (
     TrainingStep,
     without_callbacks,
 )
-from nsai_work.payloads.reinforcement import REWARD, ReinforcementStep, RolloutSampling
+from nsai_work.payloads.reinforcement import REWARD, EnvironmentSpec, ReinforcementStep, RolloutSampling
 
 __all__ = [
     "BASE_REFERENCE",
@@ -49,6 +49,7 @@ __all__ = [
     "DataFile",
     "DataSource",
     "DistillationStep",
+    "EnvironmentSpec",
     "EvaluationSpec",
     "Inference",
     "InitialWeights",

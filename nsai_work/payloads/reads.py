@@ -18,6 +18,7 @@ from nsai_work.payloads import (
     InitialWeights,
     Payload,
     PreferenceStep,
+    ReinforcementStep,
     SavedState,
     TrainedModel,
     TrainingData,
@@ -35,6 +36,7 @@ _JOB_FIELDS: Final = (
     ("continue_from", "job"),
     ("model", "job"),
     ("prompt", "options", "model", "job"),
+    ("environment", "models", "*", "job"),
     ("inputs", "*", "job"),
 )
 """Fields of a payload that name another job. ``*`` is any name or index."""
@@ -88,8 +90,8 @@ def _reads(payload: Payload) -> Iterator[JobRead]:
         if isinstance(payload, PreferenceStep) and isinstance(payload.reference, SavedState):
             reference = payload.reference
             yield JobRead("payload.reference", reference.job, ReadKind.CHECKPOINT, reference.checkpoint)
-        for field, teacher in _teachers(payload).items():
-            yield JobRead(field, teacher.job, ReadKind.MODEL, teacher.checkpoint)
+        for field, model in {**_teachers(payload), **_asked_models(payload)}.items():
+            yield JobRead(field, model.job, ReadKind.MODEL, model.checkpoint)
         going_on = payload.continue_from
         if going_on is not None:
             yield JobRead("payload.continue_from", going_on.job, ReadKind.CHECKPOINT, going_on.checkpoint)
@@ -109,6 +111,17 @@ def _teachers(payload: TrainingStep) -> dict[str, TrainedModel]:
     for index, file in enumerate(payload.data.sources):
         named[f"payload.data.sources[{index}].teacher"] = file.teacher
     return {field: teacher for field, teacher in named.items() if isinstance(teacher, TrainedModel)}
+
+
+def _asked_models(payload: TrainingStep) -> dict[str, TrainedModel]:
+    """The models that the environment asks and other jobs train, by field."""
+    if not isinstance(payload, ReinforcementStep):
+        return {}
+    return {
+        f"payload.environment.models.{name}": model
+        for name, model in payload.environment.models.items()
+        if isinstance(model, TrainedModel)
+    }
 
 
 def _rows_of(field: str, data: TrainingData) -> Iterator[JobRead]:
@@ -150,6 +163,12 @@ def with_reads(
         changes |= {
             name: paths[f"payload.{name}"] for name in ("teacher", "reference") if f"payload.{name}" in paths
         }
+        if isinstance(payload, ReinforcementStep) and _asked_models(payload):
+            models = {
+                name: paths.get(f"payload.environment.models.{name}", model)
+                for name, model in payload.environment.models.items()
+            }
+            changes["environment"] = payload.environment.model_copy(update={"models": models})
         if payload.continue_from is not None:
             path = paths["payload.continue_from"]
             changes["continue_from"] = payload.continue_from.model_copy(update={"path": path})

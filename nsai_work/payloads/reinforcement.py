@@ -1,7 +1,7 @@
 """The payload of reinforcement learning."""
 
 from collections.abc import Sequence
-from typing import Final, Literal
+from typing import Annotated, Final, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
@@ -10,12 +10,17 @@ from crucible.values.json_types import FiniteObject
 from crucible.values.record import Record
 from crucible.values.scalars import Name
 from nsai_work.payloads.data import DataFile, TrainingData
+from nsai_work.payloads.job_inputs import TrainedModel
 from nsai_work.payloads.kinds import TrainingStep
 
 REWARD: Final = "reward"
 """The metric of a step with the mean reward of its rollouts."""
 _UNREAD: Final = ("format", "train_on", "on_long", "ignore")
 _OF_TEXTS: Final = ("batch_size", "eval", "early_stopping", "objective")
+
+
+NamedModel: TypeAlias = Annotated[Name, Field(min_length=1, max_length=1_000)]
+"""The name of a base model, or the path of sampling weights."""
 
 
 class NoData(TrainingData):
@@ -38,10 +43,13 @@ class NoData(TrainingData):
 class EnvironmentSpec(Record):
     """The source of a run's rewards: an environment by its ``name`` and its settings (``args``), or a plain
     ``reward`` function for the prompts of the job's data. A name is that of an entry point, or
-    ``package.module:Name``."""
+    ``package.module:Name``. ``models`` are those
+    that the environment asks, by its names for them: a base model, the path of sampling weights, or the model that
+    another job trains."""
 
     name: Name | None = Field(default=None, min_length=1, max_length=500)
     args: FiniteObject = Field(default_factory=dict)
+    models: dict[Name, NamedModel | TrainedModel] = Field(default_factory=dict, max_length=100)
     reward: Name | None = Field(default=None, min_length=1, max_length=500)
 
     @model_validator(mode="after")
@@ -50,6 +58,8 @@ class EnvironmentSpec(Record):
             raise ValueError("set either name, an environment, or reward, a function for the prompts of data")
         if self.reward is not None and self.args:
             raise ValueError("args: a reward function has none; leave them out")
+        if self.reward is not None and self.models:
+            raise ValueError("models: a reward function asks none; leave them out, or write an environment")
         return self
 
 

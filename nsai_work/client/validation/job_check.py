@@ -25,6 +25,7 @@ from crucible.errors import (
 from crucible.registry import InstalledBackends, installed_backends
 from crucible.runtime.checked_calls import require_known_options
 from crucible.values.suggestions import known_names
+from nsai_work.client.validation.asked_models_check import check_asked_models
 from nsai_work.client.validation.data_check import DataCheck
 from nsai_work.client.validation.loss_check import check_loss
 from nsai_work.client.validation.teacher_check import check_teachers
@@ -42,6 +43,7 @@ from nsai_work.payloads import (
     Inference,
     Payload,
     PreferenceStep,
+    ReinforcementStep,
     TrainingStep,
 )
 from nsai_work.placement import candidate_backends
@@ -283,7 +285,10 @@ def _check_key(payload: Payload) -> str:
     reference = payload.reference if isinstance(payload, PreferenceStep) else None
     start = payload.init_from if isinstance(payload, TrainingStep) else None
     teachers = payload.teachers() if isinstance(payload, DistillationStep) else None
-    return f"{type(payload).__name__} {forward} {reference} {start!r} {teachers} {checked.model_dump_json()}"
+    asked = payload.environment.models if isinstance(payload, ReinforcementStep) else None
+    return (
+        f"{type(payload).__name__} {forward} {reference} {start!r} {teachers} {asked} {checked.model_dump_json()}"
+    )
 
 
 async def _run_checks(backend: Backend, payloads: Sequence[Payload]) -> list[CrucibleError | None]:
@@ -312,6 +317,8 @@ async def _check(backend: Backend, payload: Payload) -> None:
         await _check_checkpoints(backend, payload)
         if isinstance(payload, DistillationStep):
             await check_teachers(_training_backend(backend), payload)
+        if isinstance(payload, ReinforcementStep):
+            await check_asked_models(_training_backend(backend), payload.environment)
         field = payload.needs_forward
         if field is not None and not (await backend.capabilities()).supports_forward:
             raise Unsupported(

@@ -7,6 +7,7 @@ from functools import partial
 
 from crucible.backend import TrainingBackend
 from crucible.environments import Environment, RewardEnvironment, RewardFunction, load_environment
+from crucible.environments.chat_model import check_model_names
 from crucible.environments.registry import load_target
 from crucible.errors import EnvironmentFailed, InvalidRequest
 from crucible.runtime.own_thread import in_own_thread
@@ -16,6 +17,7 @@ from nsai_work.job import Job
 from nsai_work.journal import Journal
 from nsai_work.payloads import ReinforcementStep
 from nsai_work.training.plan import Plan
+from nsai_work.training.rollouts.asked_models import asked_models
 from nsai_work.training.rollouts.environment_calls import raised
 from nsai_work.training.rollouts.prompts import read_prompts
 from nsai_work.training.rollouts.source import RolloutSource
@@ -41,7 +43,7 @@ async def open_rollouts(
     """
     tokenizer = await wait(backend.tokenizer(payload.base_model))
     context = (await wait(backend.capabilities())).context_lengths.get(payload.base_model) or payload.max_tokens
-    environment, tasks = await wait(_opened(payload, allow))
+    environment, tasks = await wait(_opened(payload, backend, allow))
     plan = Plan.of(
         payload,
         payload.groups_per_step if tasks is None else tasks,
@@ -61,10 +63,15 @@ async def open_rollouts(
     return plan, source
 
 
-async def _opened(payload: ReinforcementStep, allow: Sequence[str]) -> tuple[Environment, int | None]:
+async def _opened(
+    payload: ReinforcementStep, backend: TrainingBackend, allow: Sequence[str]
+) -> tuple[Environment, int | None]:
     """Open the environment of a job, and return the number of its tasks too."""
     environment = await in_own_thread(partial(environment_of, payload, allow))
+    models = asked_models(payload.environment, backend)
     try:
+        if models:
+            await in_own_thread(partial(environment.use_models, models))
         await environment.open()
         tasks = await in_own_thread(environment.tasks)
     except (asyncio.CancelledError, InvalidRequest):
@@ -92,7 +99,9 @@ def environment_of(payload: ReinforcementStep, allow: Sequence[str]) -> Environm
     with _of_payload():
         spec = payload.environment
         if spec.name is not None:
-            return load_environment(spec.name, spec.args, allow=allow)
+            environment = load_environment(spec.name, spec.args, allow=allow)
+            check_model_names(spec.models, tuple(environment.model_names()))
+            return environment
         return RewardEnvironment(_reward_function(payload, allow), read_prompts(payload.data))
 
 

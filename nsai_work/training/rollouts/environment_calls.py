@@ -6,6 +6,8 @@ from functools import partial
 from inspect import isawaitable
 from typing import TypeVar
 
+from crucible.environments import ChatModelFailed
+
 T = TypeVar("T")
 
 
@@ -18,6 +20,7 @@ async def called(call: Callable[[], Awaitable[T]], seconds: float, limit: str, k
 
     Raises:
         EpisodeBroken: it raised anything, SystemExit included, took too long, or gave something else than ``kind``.
+        BackendError: the service of a model that it asks failed.
     """
     timer = asyncio.timeout(seconds)
     try:
@@ -26,6 +29,8 @@ async def called(call: Callable[[], Awaitable[T]], seconds: float, limit: str, k
             if not isawaitable(begun):
                 raise TypeError(f"{_name_of(call)} is not async; define it with async def")
             given = await begun
+    except ChatModelFailed as failed:
+        raise failed.error from failed
     except asyncio.CancelledError as error:
         task = asyncio.current_task()
         if task is None or task.cancelling():
