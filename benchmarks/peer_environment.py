@@ -6,6 +6,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).parents[1]
 NEWEST_SDK = "sdk-0.38.0"
 QUEUES = "queues"
+COOKBOOK = "cookbook"
 
 
 def how_to_install(name: str) -> str:

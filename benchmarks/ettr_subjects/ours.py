@@ -14,6 +14,7 @@ from peer_environment import REPOSITORY
 from sqlalchemy import create_engine, make_url, text
 
 from backends.tinkex_dev.server import DEV_KEY
+from ettr_subjects.timing import Result
 from nsai_work import Job, JobHandle, Settings, submit
 from nsai_work.lifecycle import JobStatus
 
@@ -83,9 +84,10 @@ class OurRun:
             raise RuntimeError(f"the job is {status}: {self._job.job().error}")
         return status.ended
 
-    def result_times(self) -> list[float]:
-        """The times at which steps were recorded."""
-        return [event.at.timestamp() for event in self._job.events() if event.name == "step"]
+    def results(self) -> list[Result]:
+        """The steps as they were recorded."""
+        steps = [event for event in self._job.events() if event.name == "step"]
+        return [Result(int(str(event.data["step"])), event.at.timestamp()) for event in steps]
 
     def losses(self) -> list[float]:
         """The losses of the effective steps."""

@@ -2,15 +2,14 @@
 
 import json
 import os
-import signal
-import subprocess
-import time
 from pathlib import Path
 from typing import Final
 
 from train_loop import payload, task
 
 from backends.tinkex_dev.server import DEV_KEY
+from ettr_subjects.loop_process import LoopProcess
+from ettr_subjects.timing import Result
 
 LOOP: Final = """
 import json, os, sys, time, tinker
@@ -45,58 +44,34 @@ os._exit(0)
 """
 
 
-class SdkRun:
+class SdkRun(LoopProcess):
     """The loop in a process of its own."""
 
     def __init__(self, folder: Path, url: str, python: Path, steps: int) -> None:
+        super().__init__(folder)
+        self._url = url
         self._python = python
         self._task, self._state, self._results = (
             folder / name for name in ("task.json", "state.json", "results.jsonl")
         )
         self._task.write_text(json.dumps(task(payload(steps))))
-        self._environment = os.environ | {"TINKER_BASE_URL": url, "TINKER_API_KEY": DEV_KEY}
-        self._process: subprocess.Popen[bytes] | None = None
-        self._started_at = 0.0
 
-    def start(self) -> None:
-        """Start the loop, from its last save."""
-        self._started_at = time.time()
-        arguments = [self._python, "-W", "ignore", "-c", LOOP, self._task, self._state, self._results]
-        self._process = subprocess.Popen(arguments, env=self._environment, stdout=subprocess.DEVNULL)
+    def command(self) -> list[str | Path]:
+        """The loop's command."""
+        return [self._python, "-W", "ignore", "-c", LOOP, self._task, self._state, self._results]
 
-    def owned_since(self) -> float | None:
-        """The first result of this process."""
-        return next((at for at in self.result_times() if at > self._started_at), None)
+    def environment(self) -> dict[str, str]:
+        """Its environment."""
+        return os.environ | {"TINKER_BASE_URL": self._url, "TINKER_API_KEY": DEV_KEY}
 
-    def kill_owner(self) -> None:
-        """Kill the process, and start it again at once."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGKILL)
-        self._process.wait()
-        self.start()
-
-    def has_ended(self) -> bool:
-        """Return whether the loop has ended."""
-        assert self._process is not None
-        code = self._process.poll()
-        if code:
-            raise RuntimeError(f"the loop ended with code {code}")
-        return code == 0
-
-    def result_times(self) -> list[float]:
-        """The times of all steps, the repeated ones too."""
-        return [entry["at"] for entry in self._entries()]
+    def results(self) -> list[Result]:
+        """All steps, the repeated ones too."""
+        return [Result(int(entry["step"]), entry["at"]) for entry in self._entries()]
 
     def losses(self) -> list[float]:
         """The last loss of each step."""
         by_step = {entry["step"]: entry["loss"] for entry in self._entries()}
         return [by_step[step] for step in sorted(by_step)]
-
-    def close(self) -> None:
-        """Kill the process."""
-        if self._process is not None and self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
 
     def _entries(self) -> list[dict[str, float]]:
         if not self._results.exists():

@@ -1,5 +1,6 @@
 """Our one client on servers that others wrote: what they offer works, what they lack is said by name."""
 
+import asyncio
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,9 @@ from foreign_round import Outcomes, mean_loss, whole_round
 from plan import Plan, plan
 
 from backends.tinkex import ServiceClient, types
+from backends.tinkex.backend import TinkexBackend
 from crucible.errors import BackendUnavailable, InvalidRequest, NotFound
+from crucible.training import LoraSpec, RunFeatures, RunSpec
 
 TUFT_FAILS = ("unpublish", "delete_again", "unknown_run", "unknown_checkpoint", "unloaded")
 SAME = ("before", "after", "looked", "restored", "restored_cold", "scored_trained", "scored_base")
@@ -35,6 +38,26 @@ def skyrl_round(skyrl: Served, tmp_path_factory: pytest.TempPathFactory) -> Iter
     """The whole round on SkyRL."""
     with client_of(skyrl) as service:
         yield whole_round(service, plan(skyrl.base_model), tmp_path_factory.mktemp("skyrl-round"))
+
+
+@pytest.mark.parametrize("name", ["tuft", "skyrl"])
+def test_nothing_is_sent_ahead_where_requests_run_as_they_arrive(
+    name: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked however near the server is: either it is known to run them so, or nothing is known."""
+    served: Served = request.getfixturevalue(name)
+    monkeypatch.setattr("backends.tinkex.client.requests.order_probe._WORTHWHILE_S", 0.0)
+
+    async def features() -> RunFeatures:
+        async with TinkexBackend({"base_url": served.url, "api_key": served.key}) as backend:
+            run = await backend.start(RunSpec(base_model=served.base_model, lora=LoraSpec(rank=8, seed=0)))
+            return run.features
+
+    found = asyncio.run(features())
+    print(f"{name}: orders {found.orders}, replays {found.replays}")  # noqa: T201
+
+    assert found.orders is not True
+    assert not found.sends_ahead
 
 
 def check_that_what_is_lacking_is_named(done: Outcomes, served: Served) -> None:
