@@ -1,10 +1,11 @@
 """Rollouts to read: their messages, rewards, and why they ended."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from pydantic import JsonValue
 
+from nsai_work.rollout_journal import RolloutRecord, StoredTurn
 from nsai_work.store import Store
 from nsai_work.training.rollouts.turns import current_turns
 
@@ -16,13 +17,24 @@ def read_rollouts(store: Store, job_id: str, step: int) -> Iterator[dict[str, Js
         JobNotFound: there is no such job.
         UnreadableJournal: a row of the store is damaged.
     """
-    stored = store.rollout_turns(job_id, step)
-    for record in store.rollouts(job_id, step):
+    records = store.rollouts(job_id, step)
+    for record, messages in with_messages(records, store.rollout_turns(job_id, step)):
+        yield {**record.model_dump(mode="json"), "messages": [*messages]}
+
+
+def with_messages(
+    records: Iterable[RolloutRecord], stored: Sequence[StoredTurn]
+) -> Iterator[tuple[RolloutRecord, list[dict[str, Any]]]]:
+    """Yield rollouts of a step with their messages, from the turns of that step.
+
+    Raises:
+        UnreadableJournal: a turn is damaged.
+    """
+    for record in records:
         own = [
             turn
             for turn in stored
             if (turn.group, turn.member) == (record.group, record.member) and turn.generation <= record.generation
         ]
         turns, _ = current_turns(own)
-        messages: list[Any] = [message for turn in turns for message in (*turn.messages, turn.answer)]
-        yield {**record.model_dump(mode="json"), "messages": messages}
+        yield record, [message for turn in turns for message in (*turn.messages, turn.answer)]

@@ -43,7 +43,10 @@ class Page:
 
 
 def _job_drawing(view: JobPage) -> dict[str, Any]:
-    return {"drawing": None if view.curve is None else draw_curve(view.curve)}
+    return {
+        "drawing": None if view.curve is None else draw_curve(view.curve),
+        "reward_drawing": None if view.rollouts is None else draw_curve(view.rollouts.curve),
+    }
 
 
 def _comparison_drawing(view: JobComparison) -> dict[str, Any]:

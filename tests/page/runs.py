@@ -1,5 +1,6 @@
 """Stored training runs for the tests and screenshots of the page: rows as workers write them."""
 
+import itertools
 import math
 import random
 from dataclasses import dataclass, field
@@ -11,7 +12,19 @@ from sqlalchemy import Table, insert, update
 from nsai_work import Job
 from nsai_work.store import Store
 from nsai_work.store.queries.jobs import seq_of
-from nsai_work.store.schema import attempts, checkpoints, evaluations, events, jobs, runs, steps, workers
+from nsai_work.store.schema import (
+    attempts,
+    checkpoints,
+    evaluations,
+    events,
+    jobs,
+    rollout_turns,
+    rollouts,
+    runs,
+    steps,
+    workers,
+)
+from nsai_work.training.rollouts.turns import Turn, packed
 
 HOSTS = ("host-1/b/n/4398/1/a", "host-2/b/n/4411/1/b")
 STEP_S = 3.1
@@ -162,6 +175,53 @@ class StoredRun:
         self._add(checkpoints, name=name, **own, **status, **places, **times, metric=loss)
         self._event("evaluation", when, {**own, "metrics": metrics})
         self._event("checkpoint.committed", when, {**own, "name": name, "metric": loss})
+
+
+def reinforcement_job(name: str) -> Job:
+    """A job of reinforcement learning."""
+    payload = {
+        "method": "rl",
+        "base_model": "llama-3.2-1b",
+        "environment": {"name": "sums:Sums"},
+        "groups_per_step": 2,
+        "group_size": 4,
+        "max_steps": 40,
+    }
+    return Job(kind="training_step", backend="tinkex", name=name, payload=payload)
+
+
+def add_rollouts(store: Store, job: Job, steps: int, question: str = "What is 17 and 25?") -> None:
+    """Write the rows of a job's rollouts: eight a step, of which the last failed."""
+    noise, now = random.Random(3), datetime.now(UTC)
+    ended, turns = [], []
+    with store.database.transaction() as tx:
+        seq = seq_of(tx, job.id)
+        for step, group, member in itertools.product(range(1, steps + 1), range(2), range(4)):
+            place = {"job_seq": seq, "step": step, "generation": 1, "group_number": group, "member": member}
+            failed = (group, member) == (1, 3)
+            reward = None if failed else min(1.0, max(0.0, 0.1 + step / steps * 0.7 + noise.gauss(0, 0.15)))
+            outcome = {
+                "status": "failed" if failed else "done",
+                "reward": reward,
+                "metrics": {},
+                "recorded_at": now,
+            }
+            end = {"reason": "the environment raised ValueError" if failed else "stop", "turns": 1, "tokens": 7}
+            ended.append({**place, "task": group, "weights_step": step - 1, **outcome, **end, "truncated": 0})
+            data = packed(
+                Turn(
+                    messages=({"role": "user", "content": question},),
+                    answer={"role": "assistant", "content": f"It is {42 - member}."},
+                    kept=0,
+                    prompt=(1, 2),
+                    tokens=(3,),
+                    logprobs=(-0.5,),
+                    stopped=True,
+                )
+            )
+            turns.append({**place, "attempt": 0, "turn": 0, "data": data, "recorded_at": now})
+        tx.connection.execute(insert(rollouts), ended)
+        tx.connection.execute(insert(rollout_turns), turns)
 
 
 def add_workers(store: Store) -> None:

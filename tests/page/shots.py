@@ -16,7 +16,7 @@ from nsai_work import Settings
 from nsai_work.page.server import PageOptions, page_thread
 from nsai_work.store import Store, open_store
 from tests.page.browser import Tab, chromium
-from tests.page.runs import StoredRun, add_workers, training_job
+from tests.page.runs import StoredRun, add_rollouts, add_workers, reinforcement_job, training_job
 from tests.rig import command
 
 WIDTHS = (1400, 480)
@@ -28,7 +28,10 @@ def fill(store: Store) -> dict[str, str]:
     long_run = training_job("marsh-30k", max_steps=30_000)
     waiting = training_job("<b>not bold</b> \N{HEBREW LETTER SHIN}\N{HEBREW LETTER LAMED} " + "long " * 30)
     others = [command("noop"), command("noop", constraints={"not_before": "2099-01-01T00:00:00Z"}), command("noop")]
-    store.submit([*runs, long_run, waiting, *others])
+    learning = reinforcement_job("sums-rl")
+    store.submit([*runs, long_run, learning, waiting, *others])
+    StoredRun(store, learning, 32).write()
+    add_rollouts(store, learning, 32)
     StoredRun(store, runs[0], 148).write()
     StoredRun(store, runs[1], 200, runs=False, noise=random.Random(2)).write()
     StoredRun(store, long_run, 21_300).write()
@@ -42,6 +45,7 @@ def fill(store: Store) -> dict[str, str]:
         "job": f"/job?{urlencode({'id': runs[0].id})}",
         "job-ended": f"/job?{urlencode({'id': runs[1].id})}",
         "job-long": f"/job?{urlencode({'id': long_run.id})}",
+        "job-rollouts": f"/job?{urlencode({'id': learning.id})}",
         "job-waiting": f"/job?{urlencode({'id': waiting.id})}",
         "compare": f"/compare?{urlencode([('id', job.id) for job in runs])}",
         "queue": "/queue",

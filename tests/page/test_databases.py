@@ -13,7 +13,7 @@ from nsai_work.page.application import PageApp
 from nsai_work.page.pages import PAGES
 from nsai_work.store.schema import events, specs, steps
 from tests.page.conftest import HOME
-from tests.page.runs import StoredRun, add_workers, training_job
+from tests.page.runs import StoredRun, add_rollouts, add_workers, reinforcement_job, training_job
 from tests.rig import new_database
 from tests.working_store import WorkingStore, open_working_store
 
@@ -48,6 +48,10 @@ def test_every_page_on_each_database(client: TestClient, any_store: WorkingStore
     any_store.submit(jobs)
     StoredRun(any_store, jobs[0], 148).write()
     StoredRun(any_store, jobs[1], 6_500).write()
+    learning = reinforcement_job("learning")
+    any_store.submit([learning])
+    add_rollouts(any_store, learning, 12)
+    jobs.append(learning)
     add_workers(any_store)
     any_store.set_tenant_quota("default", 8)
 
@@ -60,6 +64,10 @@ def test_every_page_on_each_database(client: TestClient, any_store: WorkingStore
     assert (curve["width"], curve["steps"][-1], curve["total"]) == (9, 6_500, 7_000)
     assert [mark["mode"] for mark in curve["recoveries"]] == ["warm", "exact"]
     assert curve["evaluations"]["steps"][-1] == 6_500
+    assert client.get("/job.json", params={"id": learning.id}).json()["rollouts"]["curve"]["steps"] == [
+        *range(1, 13)
+    ]
+    assert "nsai_jobs_waiting" in client.get("/metrics").text
     assert len(client.get("/overview.json").json()["incidents"]) == 8
 
 

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 from starlette.testclient import TestClient
 
 from nsai_work import Settings
@@ -12,7 +13,8 @@ from nsai_work.page.pages import PAGES
 from nsai_work.store import Outcome
 from nsai_work.store.queries import job_log
 from nsai_work.store.records import ClaimRequest
-from tests.page.runs import StoredRun, add_workers, training_job
+from nsai_work.store.schema import rollout_turns
+from tests.page.runs import StoredRun, add_rollouts, add_workers, reinforcement_job, training_job
 from tests.rig import command, sqlite_template
 from tests.working_store import WorkingStore, selection
 
@@ -53,6 +55,34 @@ def test_the_page_of_a_run(page: TestClient, store: WorkingStore, run_id: str) -
     assert text.count('class="evaluation"') == 7
     # those of steps 20 and 40 were deleted by the policy
     assert text.count('<circle class="checkpoint"') == 5
+
+
+def test_rollouts_are_there_to_read(page: TestClient, store: WorkingStore) -> None:
+    """Of the newest step, or of that in the address: messages, rewards, why each ended; and a curve of rewards."""
+    job = reinforcement_job("sums")
+    store.submit([job])
+    assert page.get("/job.json", params={"id": job.id}).json()["rollouts"] is None
+    add_rollouts(store, job, 30, HOSTILE[0])
+
+    shown = page.get("/job.json", params={"id": job.id}).json()["rollouts"]
+    assert (shown["step"], shown["last"], shown["number"], shown["failed"]) == (30, 30, 8, 1)
+    rewards = [line["reward"] for line in shown["shown"]]
+    assert rewards[-1] is None
+    assert rewards[:-1] == sorted(rewards[:-1], reverse=True)
+    assert [message["role"] for message in shown["shown"][0]["messages"]] == ["user", "assistant"]
+    assert shown["curve"]["steps"] == [*range(1, 31)]
+    columns = zip(*(shown["curve"][name] for name in ("low", "loss", "high")), strict=True)
+    assert all(low <= mean <= high for low, mean, high in columns)
+    text = page.get("/job", params={"id": job.id, "step": 3}).text
+    assert "Rollouts of step 3" in text
+    assert "the environment raised ValueError" in text
+    assert html.escape(HOSTILE[0]) in text
+    assert HOSTILE[0] not in text
+    assert 'aria-label="Reward by optimizer step"' in text
+
+    with store.database.transaction() as tx:
+        tx.connection.execute(update(rollout_turns).values(data=b"damaged"))
+    assert "nsai_rollout_turns, row of step 30" in page.get("/job", params={"id": job.id}).text
 
 
 def test_the_metrics_of_the_store(page: TestClient, store: WorkingStore, monkeypatch: pytest.MonkeyPatch) -> None:

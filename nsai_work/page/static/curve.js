@@ -115,9 +115,10 @@
       context.fill();
       context.fillStyle = color("fg");
       context.font = font(600);
-      const right = cx > left + width * 0.86;
+      const text = `${format.format(data.steps[end])} · ${data.loss[end].toFixed(4)}`;
+      const right = cx + 9 * ratio + context.measureText(text).width > left + width;
       context.textAlign = right ? "right" : "left";
-      context.fillText(`${format.format(data.steps[end])} · ${data.loss[end].toFixed(4)}`, cx + (right ? -9 : 9) * ratio, cy - 9 * ratio);
+      context.fillText(text, cx + (right ? -9 : 9) * ratio, cy - 9 * ratio);
     }
     context.restore();
   };
@@ -152,7 +153,7 @@
       { stroke: () => color("accent"), width: 1.6, points: { show: data.steps.length === 1 } },
     ],
     bands: [{ series: [1, 2], fill: () => color("band") }],
-    hooks: { draw: [paint], setCursor: [(u) => tell(u.cursor.idx)] },
+    hooks: { draw: [paint], setCursor: [(u) => tell(u.cursor.idx ?? index)] },
   });
 
   const build = () => {
@@ -161,6 +162,8 @@
     figure.replaceChildren();
     plot = new uPlot(options(), columns(), figure);
     plot.setScale("x", view || { min: 0, max: last() });
+    // the point that the keyboard has chosen, which a new drawing would forget
+    tell(index);
     describe();
   };
   const zoomed = () => plot.scales.x.min > 0 || plot.scales.x.max < extent;

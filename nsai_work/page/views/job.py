@@ -7,6 +7,7 @@ from pydantic import JsonValue
 
 from crucible.errors import Failure
 from crucible.values.scalars import Instant
+from nsai_work.errors import UnreadableJournal
 from nsai_work.job import Job
 from nsai_work.journal import CheckpointRecord, CheckpointStatus
 from nsai_work.lifecycle import JobStatus
@@ -14,6 +15,7 @@ from nsai_work.page.drawing.attempt_bar import DrawnAttempt, draw_attempts
 from nsai_work.page.views.curve_data import CurveData, read_curve
 from nsai_work.page.views.figures import Figure, figures
 from nsai_work.page.views.log_line import LogLine, log_lines
+from nsai_work.page.views.rollouts import Rollouts, read_rollouts
 from nsai_work.page.views.time_use import TimeUse, read_time_use
 from nsai_work.page.views.view import View, ViewQuery
 from nsai_work.payloads import JobKind
@@ -32,10 +34,11 @@ MAX_CHECKPOINTS: Final = 15
 
 
 class JobQuery(ViewQuery):
-    """The job, and the number of the log's entry before which to begin."""
+    """The job, the number of the log's entry before which to begin, and the step whose rollouts are shown."""
 
     id: str
     before: int | None = None
+    step: int | None = None
 
 
 class AttemptLine(View):
@@ -77,7 +80,8 @@ class CheckpointLine(View):
 
 
 class JobPage(View):
-    """A job as its page shows it. ``last_event`` is the number of the newest event that is included."""
+    """A job as its page shows it. ``last_event`` is the number of the newest included event, ``damage`` says
+    why its rollouts cannot be read."""
 
     id: str
     name: str | None
@@ -111,6 +115,8 @@ class JobPage(View):
     older: int | None
     last_event: int
     curve: CurveData | None = None
+    rollouts: Rollouts | None = None
+    damage: str | None = None
 
     @property
     def has_curve(self) -> bool:
@@ -130,6 +136,7 @@ def read_job(tx: Tx, query: JobQuery) -> JobPage:
     saved, ever_saved = newest_checkpoints(tx, seq, limit=MAX_CHECKPOINTS)
     used = read_time_use(tx, job, step)
     total = _total(job, step)
+    rollouts, damage = _rollouts(tx, job, seq, query.step, total)
     began = attempts[0].started_at if len(attempts) == MAX_ATTEMPTS else job.created_at or tx.now
     return JobPage(
         id=job.id,
@@ -174,6 +181,8 @@ def read_job(tx: Tx, query: JobQuery) -> JobPage:
         log=log_lines(log),
         older=log[0].seq if len(log) == MAX_LOG else None,
         last_event=newest,
+        rollouts=rollouts,
+        damage=damage,
     )
 
 
@@ -183,6 +192,18 @@ def read_whole_job(tx: Tx, query: JobQuery) -> JobPage:
     if not page.has_curve:
         return page
     return page.model_copy(update={"curve": read_curve(tx, seq_of(tx, page.id), total=page.total)})
+
+
+def _rollouts(
+    tx: Tx, job: Job, seq: int, step: int | None, total: int | None
+) -> tuple[Rollouts | None, str | None]:
+    """The rollouts, or why they cannot be read."""
+    if job.payload.get("method") != "rl":
+        return None, None
+    try:
+        return read_rollouts(tx, seq, step, total), None
+    except UnreadableJournal as error:
+        return None, error.message
 
 
 def worker_text(worker_id: str) -> str:

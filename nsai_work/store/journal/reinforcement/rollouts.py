@@ -1,6 +1,6 @@
 """Rollouts and their turns."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from sqlalchemy import Row, select
@@ -35,9 +35,11 @@ def newest_rollouts(tx: Tx, seq: int, step: int | None = None) -> list[RolloutRe
     return list({(one.step, one.group, one.member): one for one in job_rollouts(tx, seq, step)}.values())
 
 
-def job_turns(tx: Tx, seq: int, step: int) -> list[StoredTurn]:
-    """The turns of the rollouts of a step, in order."""
+def job_turns(tx: Tx, seq: int, step: int, groups: Collection[int] | None = None) -> list[StoredTurn]:
+    """The turns of the rollouts of a step, or of those of some groups, in order."""
     condition = (rollout_turns.c.job_seq == seq) & (rollout_turns.c.step == step)
+    if groups is not None:
+        condition &= tx.one_of(rollout_turns.c.group_number, groups)
     columns = rollout_turns.c
     order = (columns.group_number, columns.member, columns.generation, columns.turn, columns.attempt)
     rows = tx.connection.execute(select(rollout_turns).where(condition).order_by(*order))
