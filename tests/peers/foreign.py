@@ -14,7 +14,12 @@ from pathlib import Path
 
 from provision import HERE, peers_home, provide
 
+from backends.tinkex import ServiceClient
+from backends.tinkex.types import ModelInput, SamplingParams
+from crucible.errors import RequestTimeout
+
 START_TIMEOUT_S = 180
+ENGINE_TIMEOUT_S = 300
 STOP_TIMEOUT_S = 15
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
 
@@ -84,7 +89,9 @@ def skyrl(folder: Path) -> Iterator[Served]:
     command += ["--database-url", f"sqlite:///{folder}/tinker.db", "--session-timeout-sec", "-1"]
     environment = {"JAX_PLATFORMS": "cpu", "UV_OFFLINE": "1", "UV_PYTHON_DOWNLOADS": "never"}
     with _running(command, environment, folder, port, python) as (url, log):
-        yield Served(url, "tml-any", str(model), log)
+        served = Served(url, "tml-any", str(model), log)
+        _await_engine(served)
+        yield served
 
 
 def free_port() -> int:
@@ -126,6 +133,17 @@ def _await_health(process: "subprocess.Popen[bytes]", url: str, log: Path) -> No
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=0.25)
     raise NotStarted(f"{process.args!r} did not answer within {START_TIMEOUT_S} s:\n{_tail(log)}")
+
+
+def _await_engine(served: Served) -> None:
+    """Wait for a first sample: the API is healthy long before the process that computes has started."""
+    with ServiceClient(served.key, served.url) as service:
+        sampler = service.create_sampling_client(base_model=served.base_model)
+        prompt, params = ModelInput.from_ints([1, 2, 3]), SamplingParams(max_tokens=1)
+        try:
+            sampler.sample(prompt, 1, params).result(ENGINE_TIMEOUT_S)
+        except RequestTimeout:
+            raise NotStarted(f"no sample within {ENGINE_TIMEOUT_S} s:\n{_tail(served.log)}") from None
 
 
 def _tail(log: Path) -> str:

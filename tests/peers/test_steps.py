@@ -15,7 +15,7 @@ from provision import HERE
 
 from backends.tinkex_dev.server import DEV_KEY, DevServer
 
-STEP_TIMEOUT_S = 30
+STEP_TIMEOUT_S = 120
 LACKS: dict[str, tuple[str, set[str]]] = {
     "dev server": ("0.38.0", {"load into a used run", "load with optimizer into it"}),
     "tuft": ("0.25.0", {"expiry of a checkpoint", "unpublish"}),

@@ -51,9 +51,11 @@ def _chunk_bytes(chunk: ModelInputChunk) -> int:
 
 
 def _tensor_bytes(tensor: TensorData) -> int:
-    size = _ITEM_BYTES[tensor.dtype] * tensor.size
-    if tensor.sparse_crow_indices is not None:
-        size += 8 * (len(tensor.sparse_crow_indices) + len(tensor.sparse_col_indices or ()))
+    rows = tensor.sparse_crow_indices
+    flat = rows is None and tensor.shape is not None and len(tensor.shape) == 1
+    size = _ITEM_BYTES[tensor.dtype] * (tensor.length if flat else tensor.size)
+    if rows is not None:
+        size += 8 * (len(rows) + len(tensor.sparse_col_indices or ()))
     return size
 
 

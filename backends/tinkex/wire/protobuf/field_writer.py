@@ -4,7 +4,6 @@ import struct
 from functools import lru_cache
 from typing import Any, Final
 
-from backends.tinkex.types.arrays import is_numpy
 from backends.tinkex.wire.body import Piece
 
 VARINT: Final = 0
@@ -61,6 +60,5 @@ def double(number: int, value: float) -> bytes:
 
 def memory_of(array: Any) -> Piece:
     """Return the bytes of a C-contiguous array without a copy."""
-    if is_numpy(array) and array.size == 0:
-        return b""
-    return memoryview(array).cast("B")
+    view = memoryview(array)
+    return view.cast("B") if view.nbytes else b""

@@ -71,7 +71,7 @@ def _fits_int32(values: "NDArray[Any]") -> bool:
 
 def write_tensor_entry(number: int, name: str, tensor: TensorData, pieces: list[Piece]) -> int:
     """Append the map entry ``name: tensor`` as field ``number``; return its size in bytes."""
-    if tensor.is_sparse:
+    if tensor.sparse_crow_indices is not None:
         content = _sparse_tensor(tensor)
         piece = delimited(number, text(1, name) + delimited(2, content))
         pieces.append(piece)
