@@ -3,11 +3,13 @@
     python benchmarks/check_data.py [--rows N]
 
 Prints seconds, rows a second and the peak of memory, with the dev server's tokenizer and, where transformers is
-installed, with a Hugging Face fast tokenizer of bytes and a chat template.
+installed, with a Hugging Face fast tokenizer of bytes and a chat template; and the same of the whole command
+``nsai-work submit``, which also starts, asks the service, stores the file and the job.
 """
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -15,6 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from backends.tinkex_dev.server import DEV_KEY, DevProcess
 from crucible.rendering.tokenizer import ByteTokenizer, Tokenizer
 from crucible.runtime.monotonic import monotonic
 from nsai_work.data.check import check_file
@@ -69,6 +72,25 @@ def measure(path: Path, kind: str) -> None:
     )
 
 
+def measure_submit(path: Path, rows: int) -> None:
+    """Submit a job with the file to a home of its own, and print what the whole command took."""
+    job = path.with_name("job.json")
+    payload = {"base_model": "tiny-lm", "data": {"path": path.name}, "max_steps": 5}
+    job.write_text(json.dumps({"kind": "training_step", "backend": "tinkex", "payload": payload}))
+    with DevProcess(path.parent / "server") as server:
+        service = {"TINKER_BASE_URL": server.url, "TINKER_API_KEY": DEV_KEY}
+        environment = {**os.environ, **service, "NSAI_WORK_HOME": str(path.parent / "home")}
+        command = [str(Path(sys.executable).with_name("nsai-work")), "submit", str(job)]
+        before, start = resource.getrusage(resource.RUSAGE_CHILDREN), monotonic()
+        subprocess.run(command, env=environment, capture_output=True, check=True)
+        seconds, after = monotonic() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    print(
+        f"nsai-work submit: {rows:,} rows in {seconds:.1f} s, "
+        f"{cpu:.1f} s of CPU, peak {after.ru_maxrss // 1024} MiB"
+    )
+
+
 def main() -> None:
     """Measure each tokenizer in a process of its own, for its own peak of memory."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -80,6 +102,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.jsonl"
         write_rows(path, arguments.rows)
+        # first, since the peak of memory is that of all children before
+        measure_submit(path, arguments.rows)
         for kind in ("bytes", "transformers"):
             command = [sys.executable, __file__, "--measure", str(path), kind]
             done = subprocess.run(command, capture_output=True, text=True, check=False)

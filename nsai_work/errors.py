@@ -35,6 +35,7 @@ from crucible.values.field_names import fields_beside
 from crucible.values.json_types import JSON_ERROR
 from crucible.values.scalars import joined, problem_of
 from crucible.values.suggestions import known_names
+from crucible.values.union_errors import plain_errors
 
 
 class InvalidJob(InvalidRequest):
@@ -45,7 +46,7 @@ class InvalidJob(InvalidRequest):
     @classmethod
     def from_validation(cls, error: ValidationError, model: type[BaseModel], *, prefix: str = "") -> "InvalidJob":
         """Convert a pydantic error of ``model``; each of its complaints is a line of the message."""
-        complaints = [_complaint(item, prefix, model) for item in error.errors(include_url=False)]
+        complaints = [_complaint(item, prefix, model) for item in plain_errors(error)]
         fields: list[JsonValue] = [complaint.split(": ", 1)[0] for complaint in complaints]
         return cls("\n".join(complaints), details={"fields": fields})
 

@@ -10,6 +10,7 @@ from crucible.values.field_names import fields_beside
 from crucible.values.record import Record
 from crucible.values.scalars import joined, problem_of
 from crucible.values.suggestions import known_names
+from crucible.values.union_errors import plain_errors
 
 R = TypeVar("R", bound=Record)
 
@@ -36,7 +37,7 @@ def read_json(kind: type[R], text: str | bytes, *, backend: str | None = None) -
 
 
 def _translate(exc: ValidationError, kind: type[Record], backend: str | None) -> InvalidRequest:
-    problems = exc.errors(include_url=False)
+    problems = plain_errors(exc)
     fields = [_field(problem) or kind.__name__ for problem in problems]
     first = problems[0]
     value = _showable(fields[0], first.get("input"))

@@ -50,6 +50,8 @@ def problem_of(error: ErrorDetails) -> tuple[str, str]:
     """Return where inside its field an error of pydantic is, and what is wrong, in the words of this module."""
     if error["type"] == JSON_ERROR:
         return str(error["ctx"]["path"]), str(error["ctx"]["problem"])
+    if error["type"] == "model_type":
+        return "", "Input should be a mapping of its fields"
     if error["type"] == "string_unicode":
         return "", "must not contain a lone surrogate"
     if error["type"] == "string_pattern_mismatch":

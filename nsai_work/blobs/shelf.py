@@ -55,12 +55,16 @@ class BlobRows(PieceRows, Protocol):
         BlobGone."""
         ...
 
+    def mark_damaged(self, key: str) -> None:
+        """Record that a blob is not what was stored: it is no longer found, and its content is written again."""
+        ...
+
     def discard(self, key: str) -> None:
         """Delete the row of a blob that no job names."""
         ...
 
     def of_job(self, job_id: str) -> list[StoredBlob]:
-        """The blobs that a job names."""
+        """The blobs that a job names; in the place of a damaged one another of its content, if there is one."""
         ...
 
 
@@ -146,8 +150,9 @@ class Shelf:
             raise self._damaged(blob, f"its content has the digest {digest.hexdigest()[:12]}...")
 
     def _damaged(self, blob: StoredBlob, state: str) -> BlobDamaged:
+        self.rows.mark_damaged(blob.key)
         return BlobDamaged(
-            f"blob {blob.sha256} in {self.place.name} ({blob.key}) is damaged: {state}; restore the place from a "
-            "copy, then retry the job",
+            f"blob {blob.sha256} in {self.place.name} ({blob.key}) is damaged: {state}; submit the "
+            "same file again, or restore the place from a copy, then retry the job",
             details={"sha256": blob.sha256, "key": blob.key, "place": self.place.name},
         )

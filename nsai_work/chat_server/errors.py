@@ -20,7 +20,14 @@ from crucible.errors import (
 
 _MODEL: Final = "options.model"
 """The field that a backend names for a model that it does not have."""
-_OPTIONS: Final = "options."
+_OTHER_NAMES: Final = {
+    "options.": "",
+    # of the Tinker API, whose answers name fields of its own request
+    "sampling_params.": "",
+    "prompt.chunks": "messages",
+    "Prompt": "body",
+}
+"""How fields of prompts and of services begin, and what they are called in a request."""
 _BY_CLASS: Final[tuple[tuple[type[CrucibleError], int, str], ...]] = (
     (NotFound, 404, "invalid_request_error"),
     (CallerError, 400, "invalid_request_error"),
@@ -60,16 +67,26 @@ def api_error(error: CrucibleError) -> ApiError:
     """Convert an error of a backend or of the checks. Fields are named as in the request."""
     status, kind = next((status, kind) for family, status, kind in _BY_CLASS if isinstance(error, family))
     field = error.details.get("field")
-    param = field if isinstance(field, str) else None
+    param, message = None, error.message
+    if isinstance(field, str):
+        param = _own_name(field)
+        message = message.replace(field, param, 1)
     code = error.code
-    if param == _MODEL and isinstance(error, CallerError):
+    if field == _MODEL and isinstance(error, CallerError):
         status, code = 404, "model_not_found"
     wait_ms = error.retry_after_ms
     return ApiError(
         status,
-        error.message.removeprefix(_OPTIONS),
+        message,
         kind,
         code=code,
-        param=None if param is None else param.removeprefix(_OPTIONS),
+        param=param,
         retry_after_s=None if wait_ms is None else -(-wait_ms // 1000),
     )
+
+
+def _own_name(field: str) -> str:
+    for begin, name in _OTHER_NAMES.items():
+        if field.startswith(begin):
+            return name + field.removeprefix(begin)
+    return field

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from crucible.backend import Backend
-from crucible.errors import NotFound
+from crucible.backend import Backend, TrainingBackend
+from crucible.errors import CallerError, InvalidRequest, NotFound, Unsupported
 from crucible.runtime.checked_calls import checked_capabilities
 from crucible.values.suggestions import known_names
 
@@ -21,6 +21,32 @@ class OfferedModels:
     def __init__(self, backend: Backend, chosen: Mapping[str, str]) -> None:
         self._backend = backend
         self._chosen = chosen
+
+    async def require(self) -> None:
+        """Check the chosen models, as far as the backend knows models before it is asked for an answer.
+
+        Raises:
+            InvalidRequest: there is no such model; the error lists those that there are.
+            BackendError: the service failed.
+        """
+        capabilities = await checked_capabilities(self._backend)
+        for name, model in self._chosen.items():
+            if model in capabilities.models:
+                continue
+            if not capabilities.accepts_other_models:
+                raise InvalidRequest.of("--model", name, known_names(model, capabilities.models))
+            if isinstance(self._backend, TrainingBackend):
+                await self._require_weights(self._backend, name, model)
+
+    async def _require_weights(self, backend: TrainingBackend, name: str, model: str) -> None:
+        try:
+            sampler = await backend.sampler(model)
+        except Unsupported:
+            return
+        except CallerError as error:
+            allowed = str(error.details.get("allowed") or error.message)
+            raise InvalidRequest.of("--model", name, allowed, backend=backend.name) from error
+        await sampler.close()
 
     async def names(self) -> Sequence[str]:
         """Return the names to list."""

@@ -9,6 +9,7 @@ from crucible.http.redaction import remember_secret
 from crucible.registry import load_backend
 from nsai_work.asgi_server import bound_socket, serving_app
 from nsai_work.chat_server.app import chat_app
+from nsai_work.chat_server.models import OfferedModels
 
 HOST: Final = "127.0.0.1"
 
@@ -22,7 +23,8 @@ async def chat_server(
     ``models``: see ``OfferedModels``. Port 0 is any free one. With a ``key``, calls without it are refused.
 
     Raises:
-        InvalidRequest: the port cannot be listened on, or a setting of the backend is invalid.
+        InvalidRequest: the port cannot be listened on, a setting of the backend is invalid, or a model unknown.
+        BackendError: the service failed when it was asked for a model.
         UnknownBackend, PluginError: as ``load_backend``.
     """
     remember_secret(key)
@@ -32,5 +34,7 @@ async def chat_server(
     except OSError as error:
         raise InvalidRequest.of("--port", port, f"cannot listen on it: {error.strerror}; choose another") from error
     with listening:
-        async with service, serving_app(chat_app(service, models, key=key), listening):
-            yield f"http://{HOST}:{listening.getsockname()[1]}/v1"
+        async with service:
+            await OfferedModels(service, models).require()
+            async with serving_app(chat_app(service, models, key=key), listening):
+                yield f"http://{HOST}:{listening.getsockname()[1]}/v1"

@@ -74,6 +74,8 @@ def test_what_it_refuses(cli: Cli, tmp_path: Path) -> None:
             ("--key-file", tmp_path / "two"): "one line of printable ASCII",
             ("--checkpoint", "best"): "--model names none",
             ("--backend", "fakes"): "no backend is called 'fakes'",
+            ("--model", "nobody"): "--model: 'nobody' is not allowed; allowed are tiny-lm",
+            ("--model", "fake://a/weights/b"): "--model: 'fake://a/weights/b' is not allowed",
         }
         for arguments, reason in cases.items():
             done = cli.run("serve", "--backend", "fake", *arguments)

@@ -209,8 +209,15 @@ def service_variables(server: DevProcess) -> dict[str, str]:
 
 
 def training_job(data: Path, *, steps: int, seed: int) -> Job:
-    """Return a small training job with checkpoints and evaluations; of an odd seed, one on pairs."""
-    pairs = {"method": "dpo", "data": {"path": str(pairs_beside(data))}}
+    """Return a small training job with checkpoints and evaluations; the seed decides on what: a mixture, pairs,
+    the targets of a teacher, or a file."""
+    mixture = {"sources": [{"path": str(data), "weight": 3.0}, {"path": str(more_beside(data))}]}
+    kinds: list[dict[str, Any]] = [
+        {"data": mixture},
+        {"method": "dpo", "data": {"path": str(pairs_beside(data))}},
+        {"method": "distill", "teacher": "llama-3.2-1b", "top_k": 3},
+        {},
+    ]
     return Job.parse(
         {
             "kind": "training_step",
@@ -226,11 +233,16 @@ def training_job(data: Path, *, steps: int, seed: int) -> Job:
                 "eval": {"every": 7, "split": 0.4},
                 "checkpoint_policy": {"save_every": 10, "keep_last": 2},
                 "recovery": {"enabled": True, "backoff_ms": 10, "max_backoff_ms": 100, "poll_interval_ms": 500},
-                **(pairs if seed % 2 else {}),
+                **kinds[seed % len(kinds)],
             },
             "retry_policy": {"max_attempts": 1000, "initial_delay_ms": 20, "max_delay_ms": 200},
         }
     )
+
+
+def more_beside(data: Path) -> Path:
+    """Return the second file of a mixture with a file of conversations."""
+    return data.with_name("more.jsonl")
 
 
 def pairs_beside(data: Path) -> Path:

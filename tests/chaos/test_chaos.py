@@ -26,6 +26,7 @@ from tests.chaos.harness import (
     Reference,
     effects_of,
     evaluations,
+    more_beside,
     pairs_beside,
     service_variables,
     training_job,
@@ -98,6 +99,7 @@ def _chaos(
     _log(f"seed {seed}; replay with NSAI_CHAOS_SEED={seed}")
     data = write_conversations(tmp_path / "data.jsonl", 12, "{n} + {n}?")
     write_pairs(pairs_beside(data), 12)
+    write_conversations(more_beside(data), 5, "Where is {n}?")
     with training_service(tmp_path / "service", *service, work_ms=10) as server:
         rig.variables.update(service_variables(server))
         harness = Harness(rig, server, random.Random(seed), broker=broker)

@@ -73,6 +73,7 @@ def prune(
     """Delete jobs that ended long ago, with their events, steps, attempts and files."""
     from nsai_work.client.checkpoints.checkpoint_use import find_use
     from nsai_work.client.checkpoints.prune import delete_old_checkpoints, delete_unused_blobs
+    from nsai_work.client.local_files import LocalFiles
     from nsai_work.clock import SystemClock
 
     if forget_checkpoints and delete_checkpoints:
@@ -82,7 +83,7 @@ def prune(
     store = existing_store(settings)
     old, with_checkpoints = store.count_old(before)
     checkpoints = store.old_checkpoints(before) if delete_checkpoints else []
-    use = find_use(store, {path for checkpoint in checkpoints for path in checkpoint.paths})
+    use = find_use(LocalFiles(store, settings), {path for checkpoint in checkpoints for path in checkpoint.paths})
     at_backends = Counter(
         checkpoint.backend for checkpoint in checkpoints if use.jobs.keys().isdisjoint(checkpoint.paths)
     )

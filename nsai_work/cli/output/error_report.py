@@ -17,7 +17,8 @@ ADVICE = {
     "authentication_failed": "set the credential in the environment (tinkex: TINKER_API_KEY) and try again",
     "backend_unavailable": "check that the service is running and its address is correct (tinkex: TINKER_BASE_URL);"
     " to start a local service: nsai-work dev-server",
-    "blob_damaged": "restore the place of the blobs from a copy; a new job for the same file uses the same blob",
+    "blob_damaged": "submit a job with the same file, which writes it again, or restore the place of the blobs from"
+    " a copy; then retry this job",
     "blobs_unavailable": "check NSAI_WORK_BLOBS_URL, the adapter's credentials and the space at that place",
     "cold_optimizer": "the service did not restore the complete state; to accept that, submit the job again with"
     " recovery.on_cold_optimizer: continue",

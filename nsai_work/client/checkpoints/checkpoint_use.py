@@ -1,18 +1,17 @@
 """Use of old jobs' checkpoints by jobs that have not ended: those are kept when old jobs are pruned."""
 
 from collections.abc import Collection, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pydantic import JsonValue
 
-from nsai_work.errors import InvalidJob
+from crucible.errors import InvalidRequest
+from nsai_work.client.local_files import LocalFiles
+from nsai_work.errors import WorkError
 from nsai_work.inference.prompts import read_prompts
-from nsai_work.payloads import JobKind
-
-if TYPE_CHECKING:
-    from nsai_work.store import Store
+from nsai_work.payloads import Inference, JobKind, parse_payload
 
 
 @dataclass(slots=True)
@@ -24,15 +23,16 @@ class CheckpointUse:
     unread: list[str] = field(default_factory=list)
 
 
-def find_use(store: "Store", paths: Collection[str]) -> CheckpointUse:
-    """Find the jobs that have not ended and name one of ``paths``, in any field or in their prompts."""
+def find_use(files: LocalFiles, paths: Collection[str]) -> CheckpointUse:
+    """Find the jobs that have not ended and name one of ``paths``, in any field or in their prompts. ``files`` are
+    those of the jobs of a store: the prompts may be gone from where they were submitted."""
     use = CheckpointUse()
     if not paths:
         return use
-    for job_id, spec in store.open_specs():
+    for job_id, spec in files.store.open_specs():
         try:
-            named = {text for text in (*_texts(spec), *_models_of_prompts(spec)) if text in paths}
-        except InvalidJob:
+            named = {text for text in (*_texts(spec), *_models_of_prompts(files, job_id, spec)) if text in paths}
+        except (WorkError, InvalidRequest):
             named = {text for text in _texts(spec) if text in paths}
             use.unread.append(job_id)
         for path in named:
@@ -53,12 +53,18 @@ def _texts(value: JsonValue) -> Iterator[str]:
             found.extend(item.values())
 
 
-def _models_of_prompts(spec: JsonValue) -> Iterator[str]:
-    """The models in the prompt file of a batch. Raises InvalidJob if it cannot be read."""
-    payload = spec.get("payload") if isinstance(spec, dict) and spec.get("kind") == JobKind.INFERENCE else None
-    source = payload.get("input") if isinstance(payload, dict) else None
-    path = source.get("path") if isinstance(source, dict) else None
-    if isinstance(path, str):
-        for row in read_prompts(Path(path)):
+def _models_of_prompts(files: LocalFiles, job_id: str, spec: JsonValue) -> Iterator[str]:
+    """The models in the prompt file of a batch. Raises WorkError, InvalidRequest if it cannot be read."""
+    if not isinstance(spec, dict) or spec.get("kind") != JobKind.INFERENCE:
+        return
+    payload = parse_payload(JobKind.INFERENCE, spec.get("payload"))
+    assert isinstance(payload, Inference)
+    if payload.input is None:
+        return
+    with ExitStack() as held:
+        local = files.localized(job_id, payload, held)
+        assert isinstance(local, Inference)
+        assert local.input is not None
+        for row in read_prompts(Path(local.input.path)):
             if row.prompt.options.model is not None:
                 yield row.prompt.options.model

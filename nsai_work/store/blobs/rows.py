@@ -1,14 +1,15 @@
 """Operations on the rows of blobs.
 
 A blob has a key of its own for each time that it is written, so that deleting one never touches the pieces of
-another, whatever its content. At most one of a content is ``stored``; others are ``writing`` or ``deleting``.
+another, whatever its content. At most one of a content is ``stored``; others are ``writing``, ``deleting``, or
+found ``damaged`` when they were read: the next submit of the content writes it again, also for other jobs.
 """
 
 import secrets
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import and_, delete, func, insert, select, update
 
 from nsai_work.blobs.place import BlobGone
 from nsai_work.blobs.shelf import StoredBlob
@@ -21,6 +22,7 @@ class BlobState(StrEnum):
 
     WRITING = "writing"
     STORED = "stored"
+    DAMAGED = "damaged"
     DELETING = "deleting"
 
 
@@ -80,6 +82,12 @@ def _require_writing(tx: Tx, key: str) -> str:
     return sha256
 
 
+def mark_damaged(tx: Tx, key: str) -> None:
+    """Record that a stored blob is not the content that was stored."""
+    stored = (blobs.c.key == key) & (blobs.c.state == BlobState.STORED)
+    tx.connection.execute(update(blobs).where(stored).values(state=str(BlobState.DAMAGED)))
+
+
 def discard(tx: Tx, key: str) -> None:
     """Delete the row of a blob, with the pieces in the database."""
     tx.connection.execute(delete(blobs).where(blobs.c.key == key))
@@ -104,14 +112,22 @@ def name_blobs(tx: Tx, seqs: Mapping[str, int], named: Mapping[str, Iterable[str
 
 
 def of_job(tx: Tx, job_id: str) -> list[StoredBlob]:
-    """The blobs that a job names."""
-    columns = (blobs.c.key, blobs.c.sha256, blobs.c.size, blobs.c.pieces)
+    """The blobs that a job names; in the place of a damaged one another of its content, if there is one."""
+    whole = blobs.alias()
+    is_whole = and_(whole.c.sha256 == blobs.c.sha256, whole.c.state == BlobState.STORED)
+    again = and_(blobs.c.state == BlobState.DAMAGED, is_whole)
+    columns = [
+        func.coalesce(whole.c[name], blobs.c[name]).label(name) for name in ("key", "sha256", "size", "pieces")
+    ]
     named = (
         select(*columns)
+        .select_from(blobs)
         .join(job_blobs, job_blobs.c.key == blobs.c.key)
         .join(jobs, jobs.c.seq == job_blobs.c.job_seq)
+        .outerjoin(whole, again)
     )
-    return [StoredBlob(*row) for row in tx.connection.execute(named.where(jobs.c.id == job_id))]
+    rows = tx.connection.execute(named.where(jobs.c.id == job_id))
+    return [StoredBlob(row.key, row.sha256, row.size, row.pieces) for row in rows]
 
 
 def write_piece(tx: Tx, key: str, number: int, piece: bytes) -> None:

@@ -31,6 +31,9 @@ class BlobStore:
     def complete(self, key: str, size: int, pieces: int) -> str:
         return self.database.run(rows.complete, key, size, pieces)
 
+    def mark_damaged(self, key: str) -> None:
+        self.database.run(rows.mark_damaged, key)
+
     def discard(self, key: str) -> None:
         self.database.run(rows.discard, key)
 

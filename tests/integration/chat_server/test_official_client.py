@@ -145,6 +145,7 @@ ERRORS = {
     "bad role": ({"messages": [{"role": "king", "content": "x"}]}, BAD, "messages[0].role", ""),
     "bad temperature": ({"temperature": -1}, BAD, "temperature", "temperature: -1"),
     "too many answers": ({"n": 129}, BAD, "n", "128"),
+    "too many tokens": ({"max_tokens": 10**7}, BAD, "max_tokens", "max_tokens: Input should be less than"),
     "no stop": ({"stop": ""}, BAD, "stop", "must not be empty"),
     "tops alone": ({"top_logprobs": 2}, BAD, "top_logprobs", "needs logprobs"),
     "two limits": (

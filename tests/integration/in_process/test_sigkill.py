@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import random
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -85,23 +87,18 @@ PEFT = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("backend", "method"),
-    [
-        ("fake", "sft"),
-        ("fake", "dpo"),
-        ("fake", "mixture"),
-        pytest.param("peft", "sft", marks=PEFT),
-        pytest.param("peft", "dpo", marks=PEFT),
-        pytest.param("peft", "mixture", marks=PEFT),
-    ],
-)
+CASES = [
+    pytest.param(backend, method, marks=PEFT if backend == "peft" else [])
+    for backend in STEPS
+    for method in ("sft", "dpo", "mixture")
+]
+
+
+@pytest.mark.parametrize(("backend", "method"), CASES)
 def test_a_killed_worker_costs_no_step_and_no_bit(rig: Rig, tmp_path: Path, backend: str, method: str) -> None:
     """SIGKILL after the first checkpoint: another worker restores it with its optimizer, and every loss and every
     evaluation is the one of a run that was left alone."""
-    path = tmp_path / "rows.jsonl"
-    write_conversations(tmp_path / "more.jsonl", 9, "Where is {n}?")
-    data = write_pairs(path, 20) if method == "dpo" else write_conversations(path, 20, "What is {n} and {n}?")
+    data = write_rows(tmp_path, method)
     left_alone = submit(job(backend, data, method), rig.settings())
     worker = rig.start_worker()
     left_alone.result(timeout=120)
@@ -114,11 +111,44 @@ def test_a_killed_worker_costs_no_step_and_no_bit(rig: Rig, tmp_path: Path, back
     result = killed.result(timeout=120)
 
     assert 3 <= seen < STEPS[backend]
+    assert_equal(killed, left_alone)
+    assert len(losses(killed)) == STEPS[backend]
+    assert_written_once(rig, killed, result)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("backend", "method"), CASES)
+def test_many_kills_cost_no_step_and_no_bit(rig: Rig, tmp_path: Path, backend: str, method: str) -> None:
+    """The long form: seven kills at random points, begins and restores too; more jobs until there were so many."""
+    moments, kills, limit = random.Random(f"{backend} {method}"), 0, 7
+    data = write_rows(tmp_path, method)
+    left_alone = submit(job(backend, data, method), rig.settings())
+    worker = rig.start_worker()
+    left_alone.result(timeout=300)
+    while kills < limit:
+        killed = submit(job(backend, data, method), rig.settings())
+        while not killed.job().status.ended:
+            # a random moment, from before the first step to the last
+            time.sleep(moments.uniform(0.0, 1.5 if backend == "fake" else 6.0))
+            if kills < limit and not killed.job().status.ended:
+                worker.kill()
+                kills += 1
+                worker = rig.start_worker(ready=False)
+        assert_equal(killed, left_alone)
+
+
+def write_rows(folder: Path, method: str) -> Path:
+    """The data of a job, and those of the second file of a mixture."""
+    write_conversations(folder / "more.jsonl", 9, "Where is {n}?")
+    path = folder / "rows.jsonl"
+    return write_pairs(path, 20) if method == "dpo" else write_conversations(path, 20, "What is {n} and {n}?")
+
+
+def assert_equal(killed: JobHandle, left_alone: JobHandle) -> None:
+    """Every loss and every evaluation is that of the run that was left alone."""
     assert losses(killed) == losses(left_alone)
     assert evaluations(killed) == evaluations(left_alone) != []
-    assert len(losses(killed)) == STEPS[backend]
-    assert result["resume"] != "cold"
-    assert_written_once(rig, killed, result)
+    assert killed.result(timeout=1)["resume"] != "cold"
 
 
 @pytest.mark.parametrize("backend", ["fake", pytest.param("peft", marks=PEFT)])

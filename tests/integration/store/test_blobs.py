@@ -221,7 +221,7 @@ def test_a_blob_that_is_pruned_before_the_job_is_stored_is_written_again(bench: 
 
 @pytest.mark.parametrize("damage", ["missing", "cut", "other"])
 def test_a_damaged_piece_is_an_error_that_names_the_blob(damage: str, bench: Bench) -> None:
-    """Nothing of it is used."""
+    """Nothing of it is used. The same file, submitted again, is written again, for the first job too."""
     bench.submit(job := bench.job())
     (blob,) = bench.store.blobs.of_job(job.id)
     place = bench.shelf.place
@@ -235,6 +235,9 @@ def test_a_damaged_piece_is_an_error_that_names_the_blob(damage: str, bench: Ben
 
     with pytest.raises(BlobDamaged, match=SHA256):
         bench.content_of(job)
+    bench.submit(again := bench.job())
+    assert [bench.content_of(one) for one in (again, job)] == [CONTENT] * 2
+    assert bench.store.blobs.of_job(job.id) == bench.store.blobs.of_job(again.id) != [blob]
 
 
 def test_another_place_is_refused_by_name(bench: Bench, tmp_path: Path) -> None:

@@ -4,14 +4,27 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from nsai_work.client.checkpoints.checkpoint_use import find_use
+from nsai_work.client.file_shipper import submit_with_files
+from nsai_work.client.local_files import LocalFiles
+from nsai_work.inference import pin_prompts
 from nsai_work.job import Job
+from nsai_work.payloads import DataSource
+from nsai_work.settings import Settings
 from nsai_work.store import ClaimRequest, Outcome, Store
 from nsai_work.store.engine.bulk_write import insert_new
 from nsai_work.store.schema import checkpoints, runs
 
 MakeJob = Callable[..., Job]
 MakeRequest = Callable[..., ClaimRequest]
+
+
+def files_of(store: Store, folder: Path) -> LocalFiles:
+    """The files of the jobs of a store whose blobs are in a folder."""
+    pytest.importorskip("fsspec")
+    return LocalFiles(store, Settings(home=folder, blobs_url=f"file://{folder}/far-blobs"))
 
 
 def end_with_checkpoints(store: Store, request: ClaimRequest, clock: Any, *, promoted: bool = False) -> str:
@@ -110,14 +123,14 @@ def test_what_an_unfinished_job_names_is_kept(
         job = make_job(**fields)
         store.submit([job])
 
-        use = find_use(store, {"fake://c0"})
+        use = find_use(files_of(store, tmp_path), {"fake://c0"})
         assert (use.jobs, use.unread) == ({"fake://c0": job.id}, [])
         kept = store.begin_checkpoint_deletion(before, limit=9, keep=use.jobs)
         assert [item.paths for item in kept] == [()]
         assert store.prune(before) == 0
         store.request_cancel(job.id)
 
-    assert find_use(store, {"fake://c0"}).jobs == {}
+    assert find_use(files_of(store, tmp_path), {"fake://c0"}).jobs == {}
     assert [item.paths for item in store.begin_checkpoint_deletion(before, limit=9)] == [("fake://c0",), ()]
 
 
@@ -127,4 +140,17 @@ def test_prompts_that_cannot_be_read_are_said_to_be(store: Store, make_job: Make
     job = make_job(kind="inference", payload=payload)
     store.submit([job])
 
-    assert find_use(store, {"fake://c0"}).unread == [job.id]
+    assert find_use(files_of(store, tmp_path), {"fake://c0"}).unread == [job.id]
+
+
+def test_prompts_are_read_where_they_are_kept(store: Store, make_job: MakeJob, tmp_path: Path) -> None:
+    """The file that was submitted may be gone."""
+    prompts, files = tmp_path / "prompts.jsonl", files_of(store, tmp_path)
+    prompts.write_text('{"prompt": "Hi", "options": {"model": "fake://c0"}}\n')
+    source = pin_prompts(DataSource(path=str(prompts)), require_model=True)
+    job = make_job(kind="inference", payload={"input": source.model_dump(mode="json")})
+    submit_with_files(store, [job], files.settings)
+    prompts.unlink()
+
+    use = find_use(files, {"fake://c0"})
+    assert (use.jobs, use.unread) == ({"fake://c0": job.id}, [])
