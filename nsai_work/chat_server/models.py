@@ -1,10 +1,11 @@
 """The models that a chat server offers: those of its backend, or the ones that it was started for."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Final
 
 from crucible.backend import Backend, TrainingBackend
-from crucible.errors import CallerError, InvalidRequest, NotFound, Unsupported
+from crucible.errors import BackendError, CallerError, InvalidRequest, NotFound, Unsupported
 from crucible.runtime.checked_calls import checked_capabilities
 from crucible.values.suggestions import known_names
 
@@ -23,20 +24,21 @@ class OfferedModels:
         self._chosen = chosen
 
     async def require(self) -> None:
-        """Check the chosen models, as far as the backend knows models before it is asked for an answer.
+        """Check the chosen models, as far as the backend knows models before it is asked for an answer. A service
+        that fails now may answer later.
 
         Raises:
             InvalidRequest: there is no such model; the error lists those that there are.
-            BackendError: the service failed.
         """
-        capabilities = await checked_capabilities(self._backend)
-        for name, model in self._chosen.items():
-            if model in capabilities.models:
-                continue
-            if not capabilities.accepts_other_models:
-                raise InvalidRequest.of("--model", name, known_names(model, capabilities.models))
-            if isinstance(self._backend, TrainingBackend):
-                await self._require_weights(self._backend, name, model)
+        with suppress(BackendError):
+            capabilities = await checked_capabilities(self._backend)
+            for name, model in self._chosen.items():
+                if model in capabilities.models:
+                    continue
+                if not capabilities.accepts_other_models:
+                    raise InvalidRequest.of("--model", name, known_names(model, capabilities.models))
+                if isinstance(self._backend, TrainingBackend):
+                    await self._require_weights(self._backend, name, model)
 
     async def _require_weights(self, backend: TrainingBackend, name: str, model: str) -> None:
         try:

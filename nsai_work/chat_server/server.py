@@ -24,7 +24,6 @@ async def chat_server(
 
     Raises:
         InvalidRequest: the port cannot be listened on, a setting of the backend is invalid, or a model unknown.
-        BackendError: the service failed when it was asked for a model.
         UnknownBackend, PluginError: as ``load_backend``.
     """
     remember_secret(key)
