@@ -27,7 +27,7 @@ _OTHER_NAMES: Final = {
     "prompt.chunks": "messages",
     "Prompt": "body",
 }
-"""How fields of prompts and of services begin, and what they are called in a request."""
+"""Names of fields in a request, by the beginnings of those of prompts and of services."""
 _BY_CLASS: Final[tuple[tuple[type[CrucibleError], int, str], ...]] = (
     (NotFound, 404, "invalid_request_error"),
     (CallerError, 400, "invalid_request_error"),
