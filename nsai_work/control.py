@@ -1,4 +1,4 @@
-"""Stop requests to a running job, and the job's word on whether its work can be repeated.
+"""Stop requests to a running job, and the job's statement that its work can be repeated.
 
 The worker sets the reason; the job checks it between steps, or awaits it beside its other work. So a lost lease, a
 cancellation and a time limit take effect within one step, and never in the middle of a write.

@@ -1,4 +1,4 @@
-"""ASGI middleware: who may call, and how much a call may send.
+"""ASGI middleware: access control, and the bound on what a call sends.
 
 The server is on loopback, which a page in a browser reaches too. A page of another site sends its own ``Origin``,
 or, after its name was pointed to this machine, its own ``Host``; both are refused.

@@ -1,4 +1,4 @@
-"""Going on with a training job that has ended: a new job with its optimizer, its data and its step numbers."""
+"""Continuation of a training job that has ended: a new job with its optimizer, its data and its step numbers."""
 
 from collections.abc import Mapping
 from contextlib import ExitStack

@@ -10,7 +10,7 @@ from nsai_work.payloads.kinds import TrainingStep
 
 
 class DistillationStep(TrainingStep):
-    """A training run whose targets are what a teacher holds for likely: at each trained token of the data, the
+    """A training run whose targets come from a teacher: at each trained token of the data, the
     ``top_k`` most likely tokens of the teacher, each with its probability among them as its weight.
 
     ``teacher`` is a model of the job's backend: a base model, saved weights by their path, or the model of another

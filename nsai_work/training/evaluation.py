@@ -1,4 +1,4 @@
-"""Evaluation of a run on examples that it does not train on: which they are, when it happens, and what it gives.
+"""Evaluation of a run on examples that it does not train on: their choice, its schedule and its metrics.
 
 An evaluation is a number of forward passes, journaled like steps, in the order of the run's operations. The intents
 of its passes stay open until all are finished and the evaluation is recorded, so that a new owner repeats them.

@@ -19,8 +19,8 @@ from backends.tinkex.wire.protobuf.sample_codec import read_sample_response
 from crucible import CrucibleError
 from tests.fuzz import test_openai_answers as openai_answers
 from tests.fuzz import test_tinkex_answers as tinkex_answers
-from tests.fuzz.fuzzing import bounded_memory
 from tests.fuzz.generator import SCALARS, damaged, hostile, mutated, random_message, run_target
+from tests.fuzz.mutations import bounded_memory
 
 STATUSES = (400, 401, 402, 404, 405, 408, 409, 410, 418, 422, 429, 500, 501, 503, 599)
 

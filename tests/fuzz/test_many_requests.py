@@ -34,8 +34,8 @@ from nsai_work.journal import AnswerRow
 from nsai_work.payloads import DataSource, TrainingData
 from nsai_work.placement import candidate_backends
 from nsai_work.store.records import WakeUp
-from tests.fuzz.fuzzing import bounded_memory
 from tests.fuzz.generator import damaged, hostile, mutated, random_message, run_target
+from tests.fuzz.mutations import bounded_memory
 
 Target = Callable[[random.Random, Path], None]
 

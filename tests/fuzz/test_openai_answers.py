@@ -18,7 +18,7 @@ from backends.openai.server_sent_events import event_data, peeked
 from backends.openai.wire import read_answer, read_models
 from crucible import Completion, CrucibleError, Prompt, fold
 from tests.contract.answer_scenarios import SCENARIOS
-from tests.fuzz.fuzzing import JSON, bounded_memory, fuzzed, mutated, mutated_bytes
+from tests.fuzz.mutations import JSON, bounded_memory, fuzzed, mutated, mutated_bytes
 
 PROMPT = Prompt.model_validate({"messages": [{"role": "user", "content": "Hi"}]})
 

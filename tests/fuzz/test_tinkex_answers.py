@@ -22,7 +22,7 @@ from backends.tinkex.wire.protobuf.field_reader import ProtobufError
 from backends.tinkex.wire.protobuf.pass_output_codec import read_pass_output, write_pass_output
 from backends.tinkex.wire.protobuf.sample_codec import read_sample_response, write_sample_response
 from crucible import CrucibleError
-from tests.fuzz.fuzzing import JSON, bounded_memory, fuzzed, mutated, mutated_bytes
+from tests.fuzz.mutations import JSON, bounded_memory, fuzzed, mutated, mutated_bytes
 
 KINDS = sorted(
     {

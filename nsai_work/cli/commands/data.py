@@ -1,4 +1,4 @@
-"""``nsai-work data``: shows what is understood of training data."""
+"""``nsai-work data``: shows how training data is read."""
 
 import asyncio
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ def data(
     rows: Annotated[int, typer.Option(min=0, help="Show this many rows.")] = 3,
     json_output: JsonFlag = False,
 ) -> None:
-    """Show what is understood of training data: formats, counts, lengths, and a few rows with what is trained.
+    """Show how training data is read: formats, counts, lengths, and a few rows with the trained text marked.
 
     Bad rows are counted, and the first of them shown.
     """

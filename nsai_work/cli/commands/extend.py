@@ -1,4 +1,4 @@
-"""``nsai-work extend``: go on with a training job that has ended."""
+"""``nsai-work extend``: continues a training job that has ended."""
 
 from typing import Annotated, Literal
 
@@ -13,18 +13,18 @@ from nsai_work.cli.store_access import existing_store, load_settings
 
 def extend(
     job_id: JobId,
-    steps: Annotated[int, typer.Option(min=1, help="How many steps more.")],
+    steps: Annotated[int, typer.Option(min=1, help="Number of further steps.")],
     schedule: Annotated[
         Literal["constant", "linear", "cosine"] | None,
         typer.Option(help="The learning rate of these steps: needed if that of the job decays."),
     ] = None,
     warmup_steps: Annotated[int, typer.Option(min=0, help="The warm-up of that schedule.")] = 0,
     checkpoint: Annotated[
-        str, typer.Option(help="Where to go on: final, best, latest, or the number of a step.")
+        str, typer.Option(help="Where to continue: final, best, latest, or the number of a step.")
     ] = "final",
     json_output: JsonFlag = False,
 ) -> None:
-    """Go on with a training job that has ended, as a new job: with its optimizer, data and step numbers."""
+    """Continue a training job that has ended, as a new job: with its optimizer, data and step numbers."""
     from nsai_work.client.extend import extend as extend_job
 
     if warmup_steps and schedule is None:

@@ -1,4 +1,4 @@
-"""``nsai-work workers`` and ``queue``: who works, and what waits for what."""
+"""``nsai-work workers`` and ``queue``: the workers, and the waiting jobs with their reasons."""
 
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated

@@ -1,4 +1,4 @@
-"""``nsai-work rollouts``: what a model said in reinforcement learning, and what it was worth."""
+"""``nsai-work rollouts``: the rollouts of reinforcement learning: answers and rewards."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any

@@ -1,4 +1,4 @@
-"""Jobs that read what other jobs make: their order, their dependencies, and the checks at submit."""
+"""Jobs that read the results of others: their order, their dependencies, and the checks at submit."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Distillation: the batches of the data, with what a teacher holds for likely as their targets.
+"""Distillation: the batches of the data, with a teacher's most likely tokens as their targets.
 
 A token's targets are the teacher's most likely tokens in its place, weighted by their probabilities among each
 other. What a teacher says of a step is kept in the store before the step is sent, so that every owner of the job

@@ -157,8 +157,7 @@ class TrainingClient(CheckpointMethods, RunSamplingMethods):
         seq_id: int | None = None,
     ) -> Submission[ForwardBackwardOutput]:
         """As ``forward``; returns once the server has accepted it."""
-        operation = self._pass(data, loss_fn, loss_fn_config, forward_only=True, seq_id=seq_id)
-        return self._channel.submit(operation)
+        return self._channel.submit(self._pass(data, loss_fn, loss_fn_config, forward_only=True, seq_id=seq_id))
 
     def forward_backward(
         self,
@@ -185,8 +184,7 @@ class TrainingClient(CheckpointMethods, RunSamplingMethods):
         seq_id: int | None = None,
     ) -> Submission[ForwardBackwardOutput]:
         """As ``forward_backward``; returns once the server has accepted every chunk."""
-        operation = self._pass(data, loss_fn, loss_fn_config, forward_only=False, seq_id=seq_id)
-        return self._channel.submit(operation)
+        return self._channel.submit(self._pass(data, loss_fn, loss_fn_config, forward_only=False, seq_id=seq_id))
 
     def forward_backward_custom(
         self, data: Sequence[Datum], loss_fn: CustomLoss | LossHandle, *, arrays: str | None = None
