@@ -29,7 +29,7 @@ from nsai_work.client.connections import close_connections, job_store
 from nsai_work.store import Store, migrate_store
 from tests.zygote import CliProcess
 
-WAIT_S = 60.0
+WAIT_S = 120.0
 DEFAULT_PORTS = {"amqp": 5672, "redis": 6379, "postgresql": 5432}
 
 PAIRS = [
@@ -261,11 +261,12 @@ def until(
     context: Callable[[], object] = lambda: "",
     timeout_s: float = WAIT_S,
 ) -> Any:
-    """Poll a condition until it is true, and return its value."""
-    deadline = time.monotonic() + timeout_s
+    """Poll a condition until it is true, and return its value: the longer it takes, the less often."""
+    start = time.monotonic()
     while not (value := condition()):
-        assert time.monotonic() < deadline, f"not within {timeout_s} s: {description}\n{context()}"
-        time.sleep(0.01)
+        waited = time.monotonic() - start
+        assert waited < timeout_s, f"not within {timeout_s} s: {description}\n{context()}"
+        time.sleep(min(max(waited / 10, 0.01), 0.1))
     return value
 
 

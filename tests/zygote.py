@@ -1,8 +1,8 @@
 """Processes of ``nsai-work`` that start within milliseconds: forked from a process that has imported it already.
 
-``CliProcess`` is a ``subprocess.Popen`` of ``python -m nsai_work.cli`` with files and an environment of its own.
-Nothing is shared but the imports: connections, files and threads are opened after the fork. Where there is no
-subreaper as in Linux, it is a plain ``Popen``.
+``CliProcess`` is a ``subprocess.Popen`` of ``python -m nsai_work.cli`` with files and an environment of its own,
+``ScriptProcess`` one of a script that uses it. Nothing is shared but the imports: connections, files and threads
+are opened after the fork. Where there is no subreaper as in Linux, they are plain ``Popen``.
 """
 
 import atexit
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-COMMAND = (sys.executable, "-m", "nsai_work.cli")
+CLI = ("-m", "nsai_work.cli")
 PRELOADED_MODULES = (
     "alembic.command",
     "alembic.ddl.sqlite",
@@ -36,12 +36,16 @@ PRELOADED_MODULES = (
     "backends.tinkex.backend",
     "backends.tinkex_dev.http.listener",
     "backends.tinkex_dev.server",
+    "billiard.pool",
     "celery.app.amqp",
     "celery.app.control",
     "celery.app.events",
     "celery.app.routes",
     "celery.app.trace",
+    "celery.backends.base",
     "celery.concurrency.solo",
+    "celery.events.dispatcher",
+    "celery.events.receiver",
     "celery.fixups.django",
     "celery.loaders.app",
     "celery.worker.autoscale",
@@ -51,8 +55,12 @@ PRELOADED_MODULES = (
     "celery.worker.loops",
     "celery.worker.strategy",
     "crucible.requirements",
+    "encodings.idna",
     "h2.connection",
     "httpx",
+    "kombu.mixins",
+    "kombu.transport.pyamqp",
+    "kombu.transport.redis",
     "nsai_work.cli.app",
     "nsai_work.client.submit",
     "nsai_work.dispatch.consumer",
@@ -64,26 +72,28 @@ PRELOADED_MODULES = (
     "sqlalchemy.dialects.sqlite",
     "sqlite3",
     "stevedore.driver",
+    "typer._adapters",
+    "typer._click.decorators",
     "uvicorn.protocols.http.httptools_impl",
 )
 MAX_MESSAGE = 1 << 20
 PR_SET_CHILD_SUBREAPER = 36
 
 
-class CliProcess(subprocess.Popen[Any]):
-    """``nsai-work`` with these arguments; the options are those of ``subprocess.Popen``."""
+class _PythonProcess(subprocess.Popen[Any]):
+    """Python with these arguments; the options are those of ``subprocess.Popen``."""
 
     def __init__(
         self, arguments: Sequence[str], *, env: Mapping[str, str], cwd: Path | None = None, **options: Any
     ):
-        super().__init__([*COMMAND, *arguments], env=env, cwd=cwd or Path.cwd(), **options)
+        super().__init__([sys.executable, *arguments], env=env, cwd=cwd or Path.cwd(), **options)
 
     if sys.platform == "linux":
 
         def _execute_child(self, args: Any, executable: Any, preexec_fn: Any, *others: Any) -> None:
             _, _, cwd, env, _, _, _, *pipes = others
             p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite = pipes[:6]
-            request = json.dumps({"arguments": args[len(COMMAND) :], "cwd": str(cwd), "env": dict(env)})
+            request = json.dumps({"arguments": args[1:], "cwd": str(cwd), "env": dict(env)})
             ends = (p2cread, c2pwrite, errwrite)
             assert -1 not in ends, "stdin, stdout and stderr have to be given"
             self.pid = _fork(request.encode(), ends)
@@ -91,12 +101,49 @@ class CliProcess(subprocess.Popen[Any]):
             self._close_pipe_fds(p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite)  # type: ignore[attr-defined]
 
 
+class CliProcess(_PythonProcess):
+    """``nsai-work`` with these arguments; the options are those of ``subprocess.Popen``."""
+
+    def __init__(
+        self, arguments: Sequence[str], *, env: Mapping[str, str], cwd: Path | None = None, **options: Any
+    ):
+        super().__init__([*CLI, *arguments], env=env, cwd=cwd, **options)
+
+
+class ScriptProcess(_PythonProcess):
+    """A Python script with these arguments; the options are those of ``subprocess.Popen``."""
+
+    def __init__(
+        self,
+        script: Path,
+        arguments: Sequence[str] = (),
+        *,
+        env: Mapping[str, str],
+        cwd: Path | None = None,
+        **options: Any,
+    ):
+        super().__init__([str(script.absolute()), *arguments], env=env, cwd=cwd, **options)
+
+
 def run(
     arguments: Sequence[str], *, env: Mapping[str, str], stdin: str, timeout: float, cwd: Path | None = None
 ) -> "subprocess.CompletedProcess[str]":
     """Run ``nsai-work`` to its end, as ``subprocess.run`` does."""
-    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    with CliProcess(arguments, env=env, cwd=cwd, text=True, **pipes) as process:
+    return _completed(CliProcess(arguments, env=env, cwd=cwd, text=True, **_PIPES), stdin, timeout)
+
+
+def run_script(
+    script: Path, *, env: Mapping[str, str], timeout: float, cwd: Path | None = None
+) -> "subprocess.CompletedProcess[str]":
+    """Run a Python script to its end, as ``subprocess.run`` does."""
+    return _completed(ScriptProcess(script, env=env, cwd=cwd, text=True, **_PIPES), "", timeout)
+
+
+_PIPES = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+
+
+def _completed(process: "subprocess.Popen[str]", stdin: str, timeout: float) -> "subprocess.CompletedProcess[str]":
+    with process:
         try:
             output, errors = process.communicate(stdin, timeout)
         except BaseException:
@@ -171,7 +218,7 @@ def _serve(connection: socket.socket) -> dict[str, Any] | None:
 
 
 def _become(arguments: list[str], cwd: str, env: dict[str, str]) -> None:
-    """Be ``python -m nsai_work.cli`` in this folder and environment."""
+    """Be Python with these arguments in this folder and environment."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(cwd)
     os.environ.clear()
@@ -186,11 +233,38 @@ def _become(arguments: list[str], cwd: str, env: dict[str, str]) -> None:
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
     paths = [str(Path(path).absolute()) for path in env.get("PYTHONPATH", "").split(os.pathsep) if path]
-    sys.path[0:1] = [cwd, *paths]
-    sys.argv = ["nsai-work", *arguments]
     if any(name.startswith("NSAI_TEST_VERIFY_") for name in env):
         importlib.import_module("tests.verify.recorder").install_from_environment()
-    runpy.run_module("nsai_work.cli", run_name="__main__", alter_sys=True)
+    program, *own = arguments[1:] if arguments[0] == "-m" else arguments
+    try:
+        if program == "nsai_work.cli":
+            sys.path[0:1] = [cwd, *paths]
+            sys.argv = ["nsai-work", *own]
+            runpy.run_module(program, run_name="__main__", alter_sys=True)
+        else:
+            sys.path[0:1] = [str(Path(program).parent), *paths]
+            sys.argv = [program, *own]
+            runpy.run_path(program, run_name="__main__")
+    except SystemExit as end:
+        if end.code is None or isinstance(end.code, int):
+            _end(end.code or 0)
+        raise
+    _end(0)
+
+
+def _end(code: int) -> None:
+    """End this process as Python would, but for its modules, whose deletion takes longer than a short command.
+
+    Returns if what was written cannot be flushed, for which Python has an exit code of its own.
+    """
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:
+        return
+    os._exit(code)
 
 
 def _main() -> None:

@@ -142,15 +142,18 @@ class DevProcess(_StartedServer):
 
     def start(self) -> Self:
         """Start, and return once it listens. Raises RuntimeError if the process exits instead."""
-        self._process = subprocess.Popen(  # noqa: S603
-            self._command, stdout=subprocess.PIPE, text=True, env=self._environment
-        )
+        self._process = self._spawned()
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
             raise RuntimeError(f"the development server did not start: exit status {self._process.wait()}")
         self._url = json.loads(line)["url"]
         return self
+
+    def _spawned(self) -> "subprocess.Popen[str]":
+        return subprocess.Popen(  # noqa: S603
+            self._command, stdout=subprocess.PIPE, text=True, env=self._environment
+        )
 
     def stop(self) -> None:
         """Send SIGTERM, and wait until the process has exited."""

@@ -22,7 +22,7 @@ from tests.conversations import write_conversations
 Done: TypeAlias = "subprocess.CompletedProcess[str]"
 
 ROOT = Path(__file__).parents[2]
-TIMEOUT_S = 110
+TIMEOUT_S = 240
 POLL_INTERVAL_S = 0.1
 
 

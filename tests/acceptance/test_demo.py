@@ -11,7 +11,7 @@ from backends.tinkex_dev.demo.folder import prepare_folder
 from tests.acceptance.conftest import Cli
 from tests.rig import command, sqlite_template
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 
 def earlier(output: Path) -> None:

@@ -170,7 +170,7 @@ def test_the_alert_rules_are_valid() -> None:
         pytest.skip("set NSAI_TEST_PROMTOOL to the path of promtool")
     done = subprocess.run(
         [promtool, "check", "rules", RULES_FILE],
-        capture_output=True, text=True, check=False, timeout=60,
+        capture_output=True, text=True, check=False, timeout=120,
     )  # fmt: skip
 
     assert done.returncode == 0, done.stdout + done.stderr
@@ -188,7 +188,7 @@ def test_the_unit_of_the_service_manager_is_valid(tmp_path: Path) -> None:
     checked.write_text(re.sub(r"^ExecStart=\S+", "ExecStart=/bin/true", unit, flags=re.MULTILINE))
     done = subprocess.run(
         [analyze, "verify", "--man=no", str(tmp_path / "nsai-work-worker@1.service")],
-        capture_output=True, text=True, check=False, timeout=60,
+        capture_output=True, text=True, check=False, timeout=120,
     )  # fmt: skip
     about_ours = [line for line in done.stderr.splitlines() if "nsai-work" in line]
 

@@ -20,7 +20,8 @@ from nsai_work.job import Constraints, Job, Resources
 from nsai_work.payloads import METHODS, PAYLOADS, DataFile, DataSource, TrainingData
 from nsai_work.policies import CheckpointPolicy, RetryPolicy
 from nsai_work.settings import Settings
-from tests.acceptance.conftest import Cli
+from tests.acceptance.conftest import TIMEOUT_S, Cli
+from tests.zygote import run_script
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -44,15 +45,7 @@ def test_the_readme_runs(cli: Cli, tmp_path: Path) -> None:
     script.write_text(python_of(ROOT / "README.md"))
 
     with cli.dev_server(), cli.running("worker"):
-        done = subprocess.run(
-            [sys.executable, str(script)],
-            cwd=ROOT,
-            env={**cli.environment, "PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            timeout=110,
-            check=False,
-        )
+        done = run_script(script, cwd=ROOT, env={**cli.environment, "PYTHONPATH": str(ROOT)}, timeout=TIMEOUT_S)
 
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
@@ -66,7 +59,9 @@ def test_the_page_on_faults_runs(tmp_path: Path) -> None:
     script = tmp_path / "faults.py"
     script.write_text(python_of(DOCS / "howto" / "faults.md") + "\nassert len(applied) == 1, applied\n")
 
-    subprocess.run([sys.executable, str(script)], cwd=tmp_path, env={**os.environ}, timeout=60, check=True)
+    done = run_script(script, cwd=tmp_path, env=os.environ, timeout=TIMEOUT_S)
+
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_page_on_own_loops_runs(tmp_path: Path) -> None:
@@ -75,9 +70,7 @@ def test_the_page_on_own_loops_runs(tmp_path: Path) -> None:
     verdict = "\nassert (step, recovered.checkpoint.step, sorted(losses)) == (12, 5, list(range(1, 13)))\n"
     script.write_text(python_of(DOCS / "howto" / "recover-own-loop.md") + verdict)
 
-    done = subprocess.run(
-        [sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
-    )
+    done = run_script(script, cwd=tmp_path, env=os.environ, timeout=TIMEOUT_S)
 
     assert done.returncode == 0, done.stderr
     assert "tinkex.recovery.completed" in done.stdout
@@ -173,14 +166,7 @@ def test_the_page_on_functions_runs(cli: Cli, tmp_path: Path, monkeypatch: pytes
     script = tmp_path / "functions_page.py"
     script.write_text(python_of(page))
     with cli.running("worker"):
-        done = subprocess.run(
-            [sys.executable, str(script)],
-            env=cli.environment,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        done = run_script(script, env=cli.environment, timeout=TIMEOUT_S)
 
     assert results["tool_call"] == {"millilitres": 14.79}
     assert results["experiment_step"]["best"] == "0.4"
@@ -209,9 +195,7 @@ def test_the_page_on_models_runs(cli: Cli, tmp_path: Path, monkeypatch: pytest.M
         url = json.loads(process.stdout.readline())["url"]
         script = tmp_path / "served.py"
         script.write_text(python_of(page).replace("http://127.0.0.1:8765/v1", url))
-        done = subprocess.run(
-            [sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
-        )
+        done = run_script(script, cwd=tmp_path, env=os.environ, timeout=TIMEOUT_S)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
 
@@ -227,7 +211,7 @@ def test_the_page_on_testing_runs(tmp_path: Path) -> None:
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=TIMEOUT_S,
         check=False,
     )
 

@@ -291,7 +291,7 @@ def test_ctrl_c_requeues_the_job(cli: Cli, job: Job, job_file: Write) -> None:
         with cli.running("run", job_file(job)) as process:
             job_id = cli.wait_for_step()
             process.send_signal(signal.SIGINT)
-            output, _ = process.communicate(timeout=30)
+            output, _ = process.communicate(timeout=120)
         assert process.returncode == 130, output
         assert "nsai-work worker" in output
         assert cli.stored()[0].status == "queued"
@@ -312,7 +312,7 @@ def test_ctrl_c_twice_stops_immediately(cli: Cli, job_file: Write) -> None:
         process.send_signal(signal.SIGINT)
         until(lambda: cli.stored()[0].status == "running", "the first Ctrl-C lets the job continue")
         process.send_signal(signal.SIGINT)
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=120)
 
     assert process.returncode == 130, output
     assert "Traceback" not in output

@@ -11,7 +11,7 @@ from nsai_work.payloads import JobKind, parse_payload
 from tests.acceptance.conftest import Cli
 from tests.acceptance.test_docs import DOCS, ROOT, console_commands_of, python_of
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)
 
 
 def test_the_page_on_environments_runs(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def test_run_of_an_interrupted_job_goes_on_where_it_stopped(cli: Cli, job: Job, 
         with cli.running("run", job_file(job)) as process:
             job_id = cli.wait_for_step()
             process.send_signal(signal.SIGINT)
-            output, _ = process.communicate(timeout=60)
+            output, _ = process.communicate(timeout=120)
         assert f"nsai-work run {job_id}" in output
         done = cli.json("run", job_id)
 
@@ -91,7 +91,7 @@ def test_ctrl_c_does_not_claim_to_stop_the_job_of_another_worker(cli: Cli, job_f
             assert process.stdout is not None
             until(lambda: "running" in process.stdout.readline(), "the job is followed")
             process.send_signal(signal.SIGINT)
-            output, _ = process.communicate(timeout=60)
+            output, _ = process.communicate(timeout=120)
         status = cli.stored()[0].status
         # otherwise the worker would give the job its grace period
         cli.run("cancel", job_id)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from backends.tinkex_dev.server import DEV_KEY, DevProcess
+from backends.tinkex_dev.server import DEV_KEY
 from backends.tinkex_dev.service.service import digest_of_body
 from backends.tinkex_dev.wire.requests import AdamFields
 from nsai_work import Job, JobHandle, submit_many
@@ -21,6 +21,7 @@ from nsai_work.client.connections import publisher
 from nsai_work.job import Priority
 from nsai_work.lifecycle import JobStatus
 from nsai_work.store import WakeUp
+from tests.forked_server import ForkedServer
 from tests.rig import Proxy, Rig, WorkerProcess, until
 
 LEASE_TTL_S = 8.0
@@ -33,7 +34,7 @@ class Harness:
     """Worker processes, jobs, and the random generator that determines all faults."""
 
     rig: Rig
-    server: DevProcess
+    server: ForkedServer
     rng: random.Random
     workers: int = 2
     broker: Proxy | None = None
@@ -189,12 +190,12 @@ class Harness:
 
 
 @contextlib.contextmanager
-def training_service(folder: Path, *options: str, work_ms: float) -> Iterator[DevProcess]:
+def training_service(folder: Path, *options: str, work_ms: float) -> Iterator[ForkedServer]:
     """Run the development server in a process."""
     folder.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "NSAI_WORK_HOME": str(folder)}
     environment.pop("PYTHONWARNINGS", None)
-    with DevProcess(folder / "state", "--work-ms", str(work_ms), *options, environment=environment) as server:
+    with ForkedServer(folder / "state", "--work-ms", str(work_ms), *options, environment=environment) as server:
         yield server
 
 
@@ -203,7 +204,7 @@ def effects_of(folder: Path) -> Path:
     return folder / "state" / "log.jsonl"
 
 
-def service_variables(server: DevProcess) -> dict[str, str]:
+def service_variables(server: ForkedServer) -> dict[str, str]:
     """Return the environment with which a client uses the service."""
     return {"TINKER_BASE_URL": server.url, "TINKER_API_KEY": DEV_KEY}
 

@@ -37,7 +37,7 @@ from tests.conversations import write_conversations, write_pairs
 from tests.rig import Proxy, Rig
 from tests.verify.recorded_run import recorded
 
-pytestmark = pytest.mark.chaos
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
 
 LONG_TIMEOUT_S = 600.0
 """The time within which every job must make progress in the long form, also on a machine that is busy otherwise."""

@@ -358,7 +358,7 @@ print(json.dumps([places, sorted(changed), len(seen)]))
         [sys.executable, "-c", script, json.dumps([config, [WEATHER]])],
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=120,
         cwd=tmp_path,
         env={"PATH": "/usr/bin", "PYTHONPATH": str(Path(__file__).parents[2])},
     )

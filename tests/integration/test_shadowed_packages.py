@@ -15,7 +15,7 @@ def run(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     """Run Python in a folder, which comes first on its path."""
     return subprocess.run(
         [sys.executable, *arguments], cwd=folder, env=os.environ | {"NSAI_WORK_HOME": str(folder / "home")},
-        capture_output=True, text=True, check=False, timeout=60,
+        capture_output=True, text=True, check=False, timeout=120,
     )  # fmt: skip
 
 

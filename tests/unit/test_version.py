@@ -19,6 +19,6 @@ def test_importing_the_package_reads_no_metadata() -> None:
         "print('importlib.metadata' in set(sys.modules) - before)"
     )
 
-    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
 
     assert printed.stdout.strip() == "False"

@@ -31,7 +31,7 @@ class Environment:
         paths = f"{self.python.parent}{os.pathsep}{os.environ['PATH']}"
         environment = {"PATH": paths, "HOME": str(self.folder), "NSAI_WORK_HOME": str(self.folder / "home")}
         return subprocess.run(
-            command, cwd=self.folder, env=environment, input=stdin, capture_output=True, text=True, timeout=110
+            command, cwd=self.folder, env=environment, input=stdin, capture_output=True, text=True, timeout=120
         )
 
 
@@ -57,7 +57,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory, package: Path) -> Envi
     subprocess.run(
         [*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", str(wheels), str(package)],
         check=True,
-        timeout=110,
+        timeout=120,
     )
     venv.create(made.python.parents[1], with_pip=False)
     (packages,) = (made.python.parents[1] / "lib").glob("python*/site-packages")
@@ -68,7 +68,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory, package: Path) -> Envi
     subprocess.run(
         [*pip, "--python", str(made.python), "install", "--no-deps", "--no-index", str(wheel)],
         check=True,
-        timeout=110,
+        timeout=120,
     )
     command = made.python.parent / "nsai-work"
     command.write_text(f"#!{made.python}\nfrom nsai_work.cli import main\nmain()\n")

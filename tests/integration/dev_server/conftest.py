@@ -42,7 +42,7 @@ class Api:
     def __init__(self, url: str, *, key: str = "tml-test") -> None:
         # verify: no certificates are loaded for plain HTTP, which takes longer than most tests
         self.http = httpx.Client(
-            base_url=f"{url}/api/v1", headers={"X-API-Key": key}, timeout=30, trust_env=False, verify=False
+            base_url=f"{url}/api/v1", headers={"X-API-Key": key}, timeout=120, trust_env=False, verify=False
         )
 
     def call(self, route: str, **body: Any) -> httpx.Response:

@@ -125,5 +125,5 @@ def test_the_state_folder_is_in_the_home_folder(tmp_path, home: str | None, fold
         assert (tmp_path / folder / "dev-server" / "log.jsonl").exists()
     finally:
         process.terminate()
-        process.communicate(timeout=30)
+        process.communicate(timeout=120)
     assert sorted(path.name for path in tmp_path.iterdir()) == [folder.partition("/")[0]]

@@ -37,7 +37,7 @@ def test_forty_runs_at_once_each_learn_as_if_alone(api, server):
         async with httpx.AsyncClient(
             base_url=f"{server.url}/api/v1/",
             headers={"X-API-Key": "tml-test"},
-            timeout=60,
+            timeout=120,
             limits=limits,
             trust_env=False,
             verify=False,

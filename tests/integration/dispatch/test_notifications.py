@@ -60,9 +60,9 @@ def test_a_job_runs_without_the_broker(rig: Rig) -> None:
     unread = rig.settings(queue_prefix=f"{rig.prefix}-unread")
 
     for number in range(3):
-        assert submit(command("echo", arguments={"value": number}), unread).result(timeout=60) == {"value": number}
+        assert submit(command("echo", arguments={"value": number}), unread).result(timeout=120) == {"value": number}
     many = submit_many([command(tenant_id=f"t{number % 3}") for number in range(40)], unread)
-    assert [handle.result(timeout=60) for handle in many] == [{}] * 40
+    assert [handle.result(timeout=120) for handle in many] == [{}] * 40
 
 
 @pytest.mark.postgres
@@ -74,7 +74,7 @@ def test_wake_ups_are_published_too(rig: Rig) -> None:
     job = "Job(kind='tool_call', backend='fake', payload={'command': 'noop'})"
     code = f"from nsai_work import Job, submit; print(submit({job}).id)"
     done = subprocess.run(
-        [sys.executable, "-c", code], env=rig.environment(), check=True, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code], env=rig.environment(), check=True, capture_output=True, text=True, timeout=120
     )
 
     assert wake_ups_on_queue(rig) == [done.stdout.strip()]

@@ -36,11 +36,11 @@ def test_a_job_runs_in_another_process(rig: Rig) -> None:
     """The wake-up arrives long before the worker would poll."""
     rig.start_worker(poll_interval_s=300, sweep_interval_s=300)
     settings = rig.settings()
-    submit(command(), settings).result(timeout=60)
+    submit(command(), settings).result(timeout=120)
 
     handle = submit(command("echo", arguments={"value": [1, None, "ü"]}), settings)
 
-    assert handle.result(timeout=60) == {"value": [1, None, "ü"]}
+    assert handle.result(timeout=120) == {"value": [1, None, "ü"]}
     assert [event.name for event in handle.events(follow=True)] == ["job.submitted", "job.running", "job.succeeded"]
 
 
@@ -50,7 +50,7 @@ def test_many_jobs_each_end_once_on_two_workers(rig: Rig) -> None:
     rig.start_worker()
 
     handles = submit_many([command("echo", arguments={"value": n}) for n in range(150)], rig.settings())
-    results = [handle.result(timeout=90) for handle in handles]
+    results = [handle.result(timeout=120) for handle in handles]
 
     assert results == [{"value": n} for n in range(150)]
     names = [event.name for event in rig.store.events_all(limit=1000) if event.name != "job.waiting"]
@@ -73,7 +73,7 @@ def test_celerys_send_task_wakes_a_worker(rig: Rig) -> None:
             TASK_NAME, kwargs={"job_id": entry.job_id, "fence": entry.fence, "priority": "batch"}, queue=queue
         )
 
-    rig.handle(entry.job_id).result(timeout=60)
+    rig.handle(entry.job_id).result(timeout=120)
 
 
 def test_malformed_messages_are_acknowledged_and_counted(rig: Rig) -> None:
@@ -82,7 +82,7 @@ def test_malformed_messages_are_acknowledged_and_counted(rig: Rig) -> None:
     worker = rig.start_worker()
     settings = rig.settings()
     done = submit(command(), settings)
-    done.result(timeout=60)
+    done.result(timeout=120)
     ended = rig.store.get(done.id)
 
     _send(rig, b"not json", OURS, **RAW)
@@ -96,7 +96,7 @@ def test_malformed_messages_are_acknowledged_and_counted(rig: Rig) -> None:
     _send(rig, _wake_body(job_id=done.id, fence=0, priority="batch"), OURS, **RAW)
     _send(rig, _wake_body(job_id=done.id, fence=0, priority="batch"), OURS, **RAW)
 
-    assert submit(command(), settings).result(timeout=60) == {}
+    assert submit(command(), settings).result(timeout=120) == {}
     until(lambda: "wake.unknown_job" in worker.text(), "the unknown job was logged", worker.text)
     until(lambda: "reason=unknown_task" in worker.text(), "the foreign task was logged", worker.text)
     assert rig.store.get(done.id) == ended
@@ -117,7 +117,7 @@ def test_malformed_entries_of_a_redis_list_do_not_stop_a_worker(redis_url: str, 
     with redis.Redis.from_url(redis_url) as client:
         client.lpush(queue_name(rig.prefix, Priority.BATCH), "malformed", "{}", "[]", b"\xff\xfe")
 
-    assert submit(command(), rig.settings()).result(timeout=60) == {}
+    assert submit(command(), rig.settings()).result(timeout=120) == {}
     assert worker.process.poll() is None
 
 
@@ -132,9 +132,9 @@ def test_a_stale_or_duplicate_wake_up_runs_nothing_twice(rig: Rig) -> None:
 
     for fence in (0, 0, 1, 1, 7):
         publisher(settings).publish([WakeUp(job_id=handle.id, fence=fence, priority=Priority.BATCH)])
-    handle.result(timeout=60)
+    handle.result(timeout=120)
     for fence in (0, 1, 2):
         publisher(settings).publish([WakeUp(job_id=handle.id, fence=fence, priority=Priority.BATCH)])
-    submit(command(), settings).result(timeout=60)
+    submit(command(), settings).result(timeout=120)
 
     assert len(rig.store.attempts(handle.id)) == 1

@@ -90,7 +90,7 @@ def test_jobs_run_behind_a_pooler_without_settings(pooled_url: str, tmp_path: Pa
     try:
         worker = rig.start_worker()
         handles = [submit(command("echo", arguments={"value": n}), rig.settings()) for n in range(30)]
-        assert [handle.result(timeout=60) for handle in handles] == [{"value": n} for n in range(30)]
+        assert [handle.result(timeout=120) for handle in handles] == [{"value": n} for n in range(30)]
         assert {handle.job().attempt for handle in handles} == {1}
         assert "store.pooler_found" in worker.text()
         assert "store.connection_lost" not in worker.text()
@@ -110,7 +110,7 @@ def test_doctor_names_the_pooler(pooled_url: str, tmp_path: Path) -> None:
         env=rig.environment(),
         capture_output=True,
         check=False,
-        timeout=60,
+        timeout=120,
     )
 
     [database] = [check for check in json.loads(shown.stdout) if check["subject"] == "database"]

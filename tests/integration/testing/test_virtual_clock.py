@@ -164,7 +164,7 @@ def test_no_worker_needs_real_asyncio(store: IsolatedStore) -> None:
         worker = RuntimeThread(store.settings, concurrency=2)
         worker.start()
         threaded = submit(command("sleep", arguments={"ms": 300}))
-        result = threaded.result(timeout=30)
+        result = threaded.result(timeout=120)
         worker.stop()
         with connect("fake", {"script": {"delay_ms": 50}}) as backend:
             answer = backend.complete(Prompt(messages=({"role": "user", "content": "Hi"},)))

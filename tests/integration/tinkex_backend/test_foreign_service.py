@@ -68,9 +68,9 @@ def test_a_killed_job_resumes_on_a_foreign_service(rig: Rig, tmp_path: Path) -> 
     seen = len(losses(killed))
 
     rig.start_worker()
-    result = killed.result(timeout=60)
+    result = killed.result(timeout=120)
     alone = submit(job(data), rig.settings())
-    alone.result(timeout=60)
+    alone.result(timeout=120)
 
     assert SAVE_EVERY <= seen < STEPS
     assert losses(killed) == losses(alone)

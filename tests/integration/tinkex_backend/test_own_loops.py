@@ -41,8 +41,8 @@ def train(client: TrainingClient, step: int) -> float:
         loss_fn_inputs={"target_tokens": tokens[1:], "weights": [1.0] * 8},
     )
     passed = client.forward_backward([datum], "cross_entropy")
-    client.optim_step(AdamParams(learning_rate=0.02)).result(timeout=30)
-    return passed.result(timeout=30).metrics["loss:sum"]
+    client.optim_step(AdamParams(learning_rate=0.02)).result(timeout=120)
+    return passed.result(timeout=120).metrics["loss:sum"]
 
 
 def recovered_twice(
@@ -70,7 +70,7 @@ def test_a_run_corrupted_again_before_its_first_save_finds_the_checkpoints_of_th
     """Three times in a row; a process that did not make the earlier recoveries reads the line from the service."""
     client = start()
     losses = [train(client, step) for step in (1, 2)]
-    saved = client.save_state("000002").result(timeout=30).path
+    saved = client.save_state("000002").result(timeout=120).path
     policy = POLICY if strategy == "latest" else POLICY.model_copy(update={"checkpoint_strategy": saved})
     one = RecoveryExecutor(service, policy)
     executors = [one] * 3 if same_process else [RecoveryExecutor(service, policy) for _ in range(3)]
@@ -81,7 +81,7 @@ def test_a_run_corrupted_again_before_its_first_save_finds_the_checkpoints_of_th
     undisturbed = start()
     assert [train(undisturbed, step) for step in (1, 2)] == losses
     assert train(newest, 3) == train(undisturbed, 3)
-    run = service.create_rest_client().get_training_run(newest.model_id).result(timeout=30)
+    run = service.create_rest_client().get_training_run(newest.model_id).result(timeout=120)
     assert (run.user_metadata or {})["experiment"] == "7"
 
 
@@ -90,11 +90,11 @@ def test_the_newest_run_of_the_line_comes_first(
 ) -> None:
     client = start()
     train(client, 1)
-    client.save_state("000001").result(timeout=30)
+    client.save_state("000001").result(timeout=120)
     executor = RecoveryExecutor(service, POLICY)
     _, client = recovered_twice(service, server, client, [executor])
     train(client, 2)
-    newest = client.save_state("000002").result(timeout=30).path
+    newest = client.save_state("000002").result(timeout=120).path
 
     paths, _ = recovered_twice(service, server, client, [executor])
 
@@ -111,7 +111,7 @@ def test_best_loss_takes_the_metric_given_at_save(
     paths = []
     for step, metric in ((1, 0.9), (2, 0.1), (3, 0.5)):
         train(client, step)
-        paths.append(client.save_state(f"{step:06d}", metric=metric).result(timeout=30).path)
+        paths.append(client.save_state(f"{step:06d}", metric=metric).result(timeout=120).path)
 
     found, _ = recovered_twice(service, server, client, [executor, executor])
 
@@ -124,7 +124,7 @@ def test_best_loss_without_any_metric_is_refused(
     policy = POLICY.model_copy(update={"checkpoint_strategy": "best_loss"})
     client = start()
     train(client, 1)
-    client.save_state("000001").result(timeout=30)
+    client.save_state("000001").result(timeout=120)
     with pytest.raises(NoCheckpoint, match=r"save_state\(name, metric=loss\)"):
         recovered_twice(service, server, client, [RecoveryExecutor(service, policy)])
 
@@ -147,7 +147,7 @@ def run_script(
             losses[step + 1] = train(client, step + 1)
             step += 1
             if step % save_every == 0:
-                client.save_state(f"{step:06d}", metric=losses[step]).result(timeout=30)
+                client.save_state(f"{step:06d}", metric=losses[step]).result(timeout=120)
         except RunCorrupted as error:
             recovered = recovery.recover(client, str(error))
             client, step = recovered.client, recovered.checkpoint.step
@@ -195,7 +195,7 @@ def test_a_run_that_is_only_flagged_is_seen_by_the_monitor(
         client = start()
         recovery.monitor_run(client)
         train(client, 1)
-        client.save_state("000001").result(timeout=30)
+        client.save_state("000001").result(timeout=120)
         recovery.check(client)
         server.fault(kind="corrupt", model_id=client.model_id, mode="silent")
         assert detected.wait(30)
@@ -214,12 +214,12 @@ def test_a_callback_that_blocks_is_an_event_and_no_deadlock(
     events: list[RecoveryEvent] = []
 
     def blocks(old: TrainingClient, new: TrainingClient, checkpoint: object) -> None:
-        new.get_info().result(timeout=30)
+        new.get_info().result(timeout=120)
 
     policy = POLICY.model_copy(update={"on_recovery": blocks})
     client = start()
     train(client, 1)
-    client.save_state("000001").result(timeout=30)
+    client.save_state("000001").result(timeout=120)
     with BlockingRecovery(service, policy, observe=events.append) as recovery:
         recovery.recover(client)
     assert events[-1].name == "tinkex.recovery.callback_failed"

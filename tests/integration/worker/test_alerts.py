@@ -38,7 +38,7 @@ class Receiver(ThreadingHTTPServer):
 
     def next(self) -> tuple[dict[str, str], dict[str, Any]]:
         """The headers and the message of the next delivery, whose signature is valid."""
-        headers, body = self.received.get(timeout=30)
+        headers, body = self.received.get(timeout=120)
         signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
         digest = hmac.new(b"k" * 32, signed, hashlib.sha256).digest()
         assert headers["webhook-signature"] == "v1," + base64.b64encode(digest).decode()

@@ -28,7 +28,7 @@ def test_a_job_runs_under_celerys_command(pool: str, tmp_path: Path) -> None:
     rig.workers.append(worker)
     try:
         until(lambda: "ready." in worker.text() or process.poll() is not None, "it is ready", worker.text)
-        assert submit(command("echo", arguments={"value": 7}), rig.settings()).result(timeout=60) == {"value": 7}
+        assert submit(command("echo", arguments={"value": 7}), rig.settings()).result(timeout=120) == {"value": 7}
         assert worker.terminate() == 0
     finally:
         rig.close()

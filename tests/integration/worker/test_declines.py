@@ -42,14 +42,14 @@ def test_a_job_waits_for_the_worker_that_has_the_key(rig: Rig, monkeypatch: pyte
     until(lambda: "no worker can run it" in (handle.job().wait_reason or ""), "the reason", timeout_s=WITHIN_S)
     assert "OPENAI_API_KEY: no API key for https://api.example.org/v1" in (handle.job().wait_reason or "")
     second = stored(rig, complete())
-    assert submit(command(), rig.settings()).result(timeout=60) == {}
+    assert submit(command(), rig.settings()).result(timeout=120) == {}
     assert "OPENAI_API_KEY" in (second.job().wait_reason or "")
 
     with OpenAIServer() as server:
         rig.variables |= {"OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": KEY}
         rig.start_worker(lease_ttl_s=LONG_LEASE_S)
         for job in (handle, second):
-            assert job.result(timeout=60)
+            assert job.result(timeout=120)
 
     assert _outcomes(rig, handle) == ["declined", "succeeded"]
     assert handle.job().attempt == 1
@@ -77,14 +77,14 @@ def test_a_job_waits_for_the_worker_that_has_the_file(rig: Rig, tmp_path: Path) 
     handle = stored(rig, job)
     until(lambda: "no worker can run it" in (handle.job().wait_reason or ""), "the reason", timeout_s=WITHIN_S)
     assert "in/prompts.jsonl: does not exist" in (handle.job().wait_reason or "")
-    assert submit(command(), rig.settings()).result(timeout=60) == {}
+    assert submit(command(), rig.settings()).result(timeout=120) == {}
 
     folder = tmp_path / "elsewhere"
     (folder / "in").mkdir(parents=True)
     (folder / "in" / "prompts.jsonl").write_text('{"prompt": "Hi"}\n')
     rig.start_worker(cwd=folder)
 
-    assert handle.result(timeout=60)["succeeded"] == 1
+    assert handle.result(timeout=120)["succeeded"] == 1
     assert _outcomes(rig, handle) == ["declined", "succeeded"]
 
 

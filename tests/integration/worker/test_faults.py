@@ -28,7 +28,7 @@ def test_the_job_of_a_killed_worker_is_taken_over(rig: Rig) -> None:
     first.kill()
     rig.start_worker(lease_ttl_s=600)
 
-    assert handle.result(timeout=60) == {"slept_ms": JOB_MS}
+    assert handle.result(timeout=120) == {"slept_ms": JOB_MS}
     assert _outcomes(rig, handle) == ["lost", "succeeded"]
 
 
@@ -42,7 +42,7 @@ def test_sigterm_hands_over(embedded: Rig) -> None:
     assert handle.status() is JobStatus.QUEUED
     embedded.start_worker()
 
-    assert handle.result(timeout=60) == {"slept_ms": 2000}
+    assert handle.result(timeout=120) == {"slept_ms": 2000}
     assert _outcomes(embedded, handle) == ["released", "succeeded"]
     assert handle.job().attempt == 1
 
@@ -65,12 +65,12 @@ def test_an_unavailable_broker_costs_latency_only(broker: Proxy, tmp_path: Path)
         handle = submit(command(), rig.settings())
         assert time.monotonic() - started_at < 10
         worker = rig.start_worker(poll_interval_s=1, sweep_interval_s=0.5)
-        assert handle.result(timeout=60) == {}
+        assert handle.result(timeout=120) == {}
 
         broker.open()
         until(lambda: _wake_up_arrives(rig, worker.text), "a wake-up arrives again", worker.text, timeout_s=60)
         broker.cut()
-        assert submit(command(), rig.settings()).result(timeout=60) == {}
+        assert submit(command(), rig.settings()).result(timeout=120) == {}
         assert worker.process.poll() is None
         broker.open()
     finally:
@@ -119,7 +119,7 @@ def test_a_database_outage(
             until(lambda: "lease.overdue" in worker.text(), "the worker stopped the job in time", worker.text)
         proxy.open()
 
-        assert handle.result(timeout=60) == {"slept_ms": 3500}
+        assert handle.result(timeout=120) == {"slept_ms": 3500}
         outcomes = _outcomes(observer, handle)
         assert outcomes[0] in first_outcomes
         assert outcomes[-1] == "succeeded"

@@ -126,7 +126,7 @@ def test_a_job_waits_for_a_worker_that_has_the_function(
 
     monkeypatch.setenv("NSAI_WORK_PYTHON_ALLOW", "tests.functions")
     with working(settings):
-        assert handle.result(timeout=60) == {"total": 3}
+        assert handle.result(timeout=120) == {"total": 3}
     assert handle.job().attempt == 1
 
 
@@ -221,8 +221,8 @@ def test_a_running_function_is_canceled(name: str, isolated: bool, settings: Set
         until_running(handle)
         handle.cancel()
         with pytest.raises(Canceled):
-            handle.result(timeout=30)
-        assert submit(function("add", arguments={"first": 1}), settings).result(timeout=30) == {"total": 3}
+            handle.result(timeout=120)
+        assert submit(function("add", arguments={"first": 1}), settings).result(timeout=120) == {"total": 3}
 
 
 def test_a_function_is_handed_over_at_shutdown(settings: Settings) -> None:

@@ -2,7 +2,6 @@
 
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from nsai_work.lifecycle import JobStatus
 from nsai_work.store import EventRow
 from nsai_work.worker import run_inline
 from tests.rig import Rig, command, until, until_running
+from tests.zygote import ScriptProcess
 
 RUN = """
 import sys
@@ -65,8 +65,14 @@ def test_a_signal_requeues_the_job(number: signal.Signals, tmp_path: Path) -> No
     """Ctrl-C is acknowledged and loses nothing: the job is queued again, and no attempt is used."""
     rig = Rig.embedded(tmp_path)
     handle = submit(command("sleep", arguments={"ms": 60_000}), rig.settings())
-    process = subprocess.Popen(
-        [sys.executable, "-c", RUN, handle.id], env=rig.environment(shutdown_grace_s=0.2), stderr=subprocess.PIPE
+    (script := tmp_path / "run.py").write_text(RUN)
+    process = ScriptProcess(
+        script,
+        [handle.id],
+        env=rig.environment(shutdown_grace_s=0.2),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
     try:
         until_running(handle)
@@ -74,7 +80,7 @@ def test_a_signal_requeues_the_job(number: signal.Signals, tmp_path: Path) -> No
         if number is signal.SIGTERM:
             # as timeout(1) does, which signals the process and then its group
             until(lambda: handle.status() is not JobStatus.RUNNING or _signal(process, number), "it stops")
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=120)
 
         assert process.returncode == 0, errors.decode()
         assert errors.decode().count("stopping") == 1

@@ -54,7 +54,7 @@ def test_a_killed_batch_is_completed_by_a_worker_with_another_disk(
     assert len(kept) < PROMPTS
     assert not output.exists()
     rig.start_worker(home=tmp_path / "second")
-    result = handle.result(timeout=60)
+    result = handle.result(timeout=120)
 
     assert (result["rows"], result["succeeded"], result["failed"]) == (PROMPTS, PROMPTS, 0)
     rows = [json.loads(line) for line in output.read_text().splitlines()]
@@ -97,7 +97,7 @@ def test_a_killed_run_on_the_answers_of_a_batch_is_continued_on_another_disk(
     _, alone = submit_many([batch, training[0]], rig.settings())
     source.unlink()
     first = rig.start_worker(home=tmp_path / "first")
-    alone.result(timeout=60)
+    alone.result(timeout=120)
 
     killed = submit(training[1], rig.settings())
     until(lambda: len(killed.steps()) >= 7, "it is under way", first.text)
@@ -105,7 +105,7 @@ def test_a_killed_run_on_the_answers_of_a_batch_is_continued_on_another_disk(
     assert len(killed.steps()) < 24
     pinned = rig.store.pinned_reads(killed.id)
     rig.start_worker(home=tmp_path / "second")
-    assert killed.result(timeout=60)["resume"] != "cold"
+    assert killed.result(timeout=120)["resume"] != "cold"
 
     assert [step.loss for step in killed.steps()] == [step.loss for step in alone.steps()]
     assert rig.store.pinned_reads(killed.id) == pinned == rig.store.pinned_reads(alone.id)

@@ -3,8 +3,9 @@
 from functools import partial
 from pathlib import Path
 
-from backends.tinkex_dev.server import DEV_KEY, DevProcess
+from backends.tinkex_dev.server import DEV_KEY
 from nsai_work import Job, JobHandle, submit
+from tests.forked_server import ForkedServer
 from tests.integration.training.harness import payload_of
 from tests.rig import Rig, until
 
@@ -22,7 +23,7 @@ def test_a_worker_killed_in_the_middle_of_a_window_costs_no_step(embedded: Rig, 
     payload = payload_of(tmp_path, **fields).model_dump(mode="json")
     losses = []
     for kills in (0, 2):
-        with DevProcess(tmp_path / f"server-{kills}", "--latency-ms", "15", "--work-ms", "5") as server:
+        with ForkedServer(tmp_path / f"server-{kills}", "--latency-ms", "15", "--work-ms", "5") as server:
             embedded.variables |= {"TINKER_BASE_URL": server.url, "TINKER_API_KEY": DEV_KEY}
             worker = embedded.start_worker(lease_ttl_s=600)
             job = Job(kind="training_step", backend="tinkex", payload=payload)
@@ -31,7 +32,7 @@ def test_a_worker_killed_in_the_middle_of_a_window_costs_no_step(embedded: Rig, 
                 until(partial(has_steps, handle, 10 * kill), "some steps", worker.text)
                 worker.kill()
                 worker = embedded.start_worker(lease_ttl_s=600)
-            result = handle.result(timeout=60)
+            result = handle.result(timeout=120)
             worker.kill()
             assert result["recoveries"] == 0
             assert (result["resume"] == "warm") == bool(kills)

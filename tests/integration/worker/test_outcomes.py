@@ -62,7 +62,7 @@ def test_a_transient_failure_is_retried(runtime: RuntimeThread, settings: Settin
     """Two failures, then success: three attempts, one job, one result."""
     handle = submit(fail("backend_unavailable", 2), settings)
 
-    assert handle.result(timeout=60) == {"failures": 2}
+    assert handle.result(timeout=120) == {"failures": 2}
     assert _outcomes(handle, settings) == ["retried", "retried", "succeeded"]
 
 
@@ -71,7 +71,7 @@ def test_the_error_of_the_last_attempt_is_the_jobs(runtime: RuntimeThread, setti
     handle = submit(fail("backend_unavailable", 9), settings)
 
     with pytest.raises(BackendUnavailable, match="as scripted"):
-        handle.result(timeout=60)
+        handle.result(timeout=120)
     assert _outcomes(handle, settings) == ["retried", "retried", "failed"]
 
 
@@ -80,8 +80,8 @@ def test_a_refused_credential_fails_only_its_job(runtime: RuntimeThread, setting
     handle = submit(fail("authentication_failed"), settings)
 
     with pytest.raises(AuthenticationFailed):
-        handle.result(timeout=60)
-    assert submit(command(), settings).result(timeout=60) == {}
+        handle.result(timeout=120)
+    assert submit(command(), settings).result(timeout=120) == {}
 
 
 @pytest.mark.parametrize("code", ["out_of_credit", "capacity"])
@@ -90,7 +90,7 @@ def test_a_limit_of_the_service_uses_no_attempt(code: str, runtime: RuntimeThrea
     action."""
     handle = submit(fail(code, 5, arguments={"retry_after_ms": 50}), settings)
 
-    assert handle.result(timeout=60) == {"failures": 5}
+    assert handle.result(timeout=120) == {"failures": 5}
     assert _outcomes(handle, settings) == ["released"] * 5 + ["succeeded"]
     assert handle.job().attempt == 1
     reasons = [event.data.get("reason") for event in handle.events() if event.name == "job.queued"]
@@ -100,7 +100,7 @@ def test_a_limit_of_the_service_uses_no_attempt(code: str, runtime: RuntimeThrea
 def test_retry_after_is_respected(runtime: RuntimeThread, settings: Settings) -> None:
     """The next attempt starts no earlier than the service demands."""
     handle = submit(fail("backend_unavailable", 1, arguments={"retry_after_ms": 700}), settings)
-    handle.result(timeout=60)
+    handle.result(timeout=120)
 
     first, second = job_store(settings).attempts(handle.id)
     assert first.ended_at is not None
@@ -115,7 +115,7 @@ def test_a_running_job_is_canceled(runtime: RuntimeThread, settings: Settings) -
     handle.cancel()
 
     with pytest.raises(Canceled):
-        handle.result(timeout=40)
+        handle.result(timeout=120)
     assert handle.status() is JobStatus.CANCELED
 
 
@@ -134,7 +134,7 @@ def test_a_time_limit_ends_a_job(limit: dict[str, Any], runtime: RuntimeThread, 
     handle = submit(command("sleep", arguments={"ms": 60_000}, **limit), settings)
 
     with pytest.raises(JobTimeout):
-        handle.result(timeout=40)
+        handle.result(timeout=120)
     assert handle.status() is JobStatus.TIMEOUT
 
 
@@ -149,12 +149,12 @@ def test_jobs_wait_for_their_dependencies(runtime: RuntimeThread, settings: Sett
 
     handles = submit_many([*good, bad, joined, doomed], settings)
 
-    assert handles[3].result(timeout=60) == {}
+    assert handles[3].result(timeout=120) == {}
     jobs = [job_store(settings).get(handle.id) for handle in handles]
     assert jobs[3].started_at is not None
     assert all(part.completed_at and part.completed_at <= jobs[3].started_at for part in jobs[:2])
     with pytest.raises(CrucibleError):
-        handles[4].result(timeout=60)
+        handles[4].result(timeout=120)
 
 
 def test_jobs_run_concurrently(runtime: RuntimeThread, settings: Settings) -> None:
@@ -162,7 +162,7 @@ def test_jobs_run_concurrently(runtime: RuntimeThread, settings: Settings) -> No
     handles = submit_many([command("sleep", arguments={"ms": 300}) for _ in range(60)], settings)
 
     for handle in handles:
-        assert handle.result(timeout=60) == {"slept_ms": 300}
+        assert handle.result(timeout=120) == {"slept_ms": 300}
     jobs = [handle.job() for handle in handles]
     spans = [(job.started_at, job.completed_at) for job in jobs if job.started_at and job.completed_at]
     starts = sorted(start for start, _ in spans)
@@ -255,7 +255,7 @@ def test_an_invalid_job_refuses_the_whole_submit(
 def test_the_same_idempotency_key_is_one_job(runtime: RuntimeThread, settings: Settings) -> None:
     """Submitting again returns the stored job."""
     first = submit(command(idempotency_key="once"), settings)
-    first.result(timeout=60)
+    first.result(timeout=120)
 
     assert submit(command(idempotency_key="once"), settings).id == first.id
     assert _outcomes(first, settings) == ["succeeded"]
@@ -269,7 +269,7 @@ def test_the_async_methods_are_equivalent(runtime: RuntimeThread, settings: Sett
 
     async def scenario() -> list[str]:
         handle = await asubmit(command("echo", arguments={"value": 1}), settings)
-        assert await handle.aresult(timeout=60) == {"value": 1}
+        assert await handle.aresult(timeout=120) == {"value": 1}
         assert await handle.astatus() is JobStatus.SUCCEEDED
         assert await handle.asteps() == []
         assert await handle.acheckpoints() == []
@@ -299,7 +299,7 @@ def test_a_retry_is_claimed_when_it_is_due(tmp_path: Path) -> None:
         )
         runtime.wake(WakeUp(job_id=handle.id, fence=0, priority=Priority.BATCH))
 
-        assert handle.result(timeout=60) == {"failures": 1}
+        assert handle.result(timeout=120) == {"failures": 1}
     finally:
         runtime.stop()
         close_connections()
@@ -321,6 +321,6 @@ def test_a_result_that_is_not_json_is_an_error_of_its_job(
     )
 
     with pytest.raises(MalformedAnswer, match=r"^result\.losses\[1\]: "):
-        handle.result(timeout=20)
+        handle.result(timeout=120)
     assert handle.job().result is None
-    assert other.result(timeout=20) == {}
+    assert other.result(timeout=120) == {}

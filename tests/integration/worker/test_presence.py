@@ -85,7 +85,7 @@ def test_an_owner_that_is_back_within_the_grace_loses_nothing(rigs: Rigs) -> Non
     time.sleep(CUT_S)
     proxy.open()
 
-    assert handle.result(timeout=60) == {"slept_ms": 6000}
+    assert handle.result(timeout=120) == {"slept_ms": 6000}
     assert rigs.outcomes(handle) == ["succeeded"]
 
 
@@ -101,7 +101,7 @@ def test_nobody_is_buried_after_a_restart_of_the_database(rigs: Rigs) -> None:
     for proxy in reversed(proxies):
         proxy.open()
 
-    assert [handle.result(timeout=60) for handle in handles] == [{"slept_ms": 5000}] * 6
+    assert [handle.result(timeout=120) for handle in handles] == [{"slept_ms": 5000}] * 6
     assert [rigs.outcomes(handle) for handle in handles] == [["succeeded"]] * 6
 
 
@@ -112,7 +112,7 @@ def test_a_frozen_owner_is_left_to_its_lease(rigs: Rigs) -> None:
     frozen.signal(signal.SIGSTOP)
     rigs.worker(lease_ttl_s=3)
 
-    assert handle.result(timeout=60) == {"slept_ms": 6000}
+    assert handle.result(timeout=120) == {"slept_ms": 6000}
     assert rigs.outcomes(handle) == ["lost", "succeeded"]
     assert rigs.reasons(handle) == ["lease_expired"]
     ended = rigs.observer.store.get(handle.id)
@@ -139,7 +139,7 @@ def test_no_function_runs_twice_at_once(rigs: Rigs, isolated: bool) -> None:
     until(lambda: "2" in ticks.read_text().split(), "another owner has started it", owner.text)
     (rigs.folder / "done").touch()
 
-    assert handle.result(timeout=60) == {"attempt": 2}
+    assert handle.result(timeout=120) == {"attempt": 2}
     assert rigs.reasons(handle) == ["worker_absent"]
     assert "lease.session_lost" in owner.text()
     seen = ticks.read_text().split()

@@ -30,7 +30,7 @@ def test_a_forked_child_has_no_runtime_and_the_parents_goes_on(tmp_path: Path) -
         _, status = os.waitpid(child, 0)
 
         assert os.waitstatus_to_exitcode(status) == 0
-        assert submit(command(), settings).result(timeout=60) == {}
+        assert submit(command(), settings).result(timeout=120) == {}
         assert not runtime.join(0)
     finally:
         runtime.stop()

@@ -42,7 +42,7 @@ def test_a_worker_elsewhere_runs_jobs_whose_files_were_deleted(rig: Rig, tmp_pat
         file.unlink()
 
     rig.start_worker(home=tmp_path / "elsewhere")
-    results = [handle.result(timeout=60) for handle in handles]
+    results = [handle.result(timeout=120) for handle in handles]
 
     assert results[2]["succeeded"] == 1
     assert rig.store.blobs.place() == INSIDE

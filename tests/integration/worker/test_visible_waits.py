@@ -18,6 +18,7 @@ from backends.tinkex import ServiceClient
 from backends.tinkex_dev.server import DevProcess
 from nsai_work import Job, JobHandle, submit
 from nsai_work.lifecycle import JobStatus
+from tests.forked_server import ForkedServer
 from tests.rig import Rig, until
 
 STEPS = 6
@@ -34,7 +35,7 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
 @pytest.fixture
 def server(rig: Rig, tmp_path: Path) -> Iterator[DevProcess]:
     """A service of one run at a time, to which the rig's workers go."""
-    with DevProcess(tmp_path / "service", "--max-runs", "1", environment=rig.environment()) as process:
+    with ForkedServer(tmp_path / "service", "--max-runs", "1", environment=rig.environment()) as process:
         rig.variables |= {"TINKER_BASE_URL": process.url, "TINKER_API_KEY": "tml-test"}
         yield process
 
@@ -116,7 +117,7 @@ def test_a_waiting_job_says_why(rig: Rig, server: DevProcess, handle: JobHandle,
     until(lambda: any(_names(event, fault) for event in handle.events()), "an event with the reason", handle.events)
     fault.end(server)
 
-    assert handle.result(timeout=60)["steps"] == STEPS
+    assert handle.result(timeout=120)["steps"] == STEPS
     assert rig.store.get(handle.id).wait_reason is None
     assert rig.store.get(handle.id).attempt == 1
     names = [event.name for event in handle.events()]
@@ -145,5 +146,5 @@ def test_429_at_create_model_leaves_the_job_in_the_queue(rig: Rig, server: DevPr
         until(waits, "the job waits in the queue", handle.events)
         occupant.unload().result(30)
 
-    assert handle.result(timeout=60)["steps"] == STEPS
+    assert handle.result(timeout=120)["steps"] == STEPS
     assert handle.job().attempt == 1

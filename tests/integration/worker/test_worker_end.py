@@ -41,12 +41,12 @@ def test_a_blocked_loop_is_unhealthy_and_well_again(rig: Rig, tmp_path: Path) ->
     worker = rig.start_worker(lease_ttl_s=6)
     handle = stored(rig, "block", s=4, path=str(tmp_path / "blocked"))
 
-    assert handle.result(timeout=60) == {}
+    assert handle.result(timeout=120) == {}
     until(lambda: "worker.healthy" in worker.text(), "the worker is well again", worker.text)
 
     assert "worker.unhealthy" in worker.text()
     assert "the event loop has not turned for 3.0 s" in worker.text()
-    assert submit(command(), rig.settings()).result(timeout=60) == {}
+    assert submit(command(), rig.settings()).result(timeout=120) == {}
     assert worker.terminate() == 0
 
 
@@ -61,7 +61,7 @@ def test_a_loop_that_is_blocked_for_a_lease_ends_the_worker(rig: Rig, tmp_path: 
     assert last.startswith("error: the worker ends: the event loop has not turned for 2.0 s")
     assert "unruly.py" in worker.text()
     rig.start_worker(lease_ttl_s=2)
-    assert handle.result(timeout=60) == {}
+    assert handle.result(timeout=120) == {}
     assert [attempt.outcome for attempt in rig.store.attempts(handle.id)] == ["lost", "succeeded"]
 
 
@@ -76,7 +76,7 @@ def test_a_job_that_ends_its_task_fails_alone(rig: Rig, name: str) -> None:
     assert handle.status() is JobStatus.FAILED
     assert error is not None
     assert error.code == "internal"
-    assert submit(command(), rig.settings()).result(timeout=60) == {}
+    assert submit(command(), rig.settings()).result(timeout=120) == {}
     assert worker.terminate() == 0
 
 
@@ -101,7 +101,7 @@ def test_a_job_that_hangs_on_a_fifo_stops_nobody(rig: Rig, tmp_path: Path) -> No
     for handle in hanging:
         until_running(handle)
 
-    assert submit(command(), rig.settings()).result(timeout=60) == {}
+    assert submit(command(), rig.settings()).result(timeout=120) == {}
     worker.process.terminate()
     code, last = end_of(worker)
 
@@ -178,7 +178,7 @@ def test_a_worker_without_file_descriptors_goes_on_or_says_why(rig: Rig, working
     """A limit below what is open already: nothing can be opened any more, in whatever part of the worker."""
     worker = rig.start_worker(poll_interval_s=0.2)
     if working:
-        submit(command(), rig.settings()).result(timeout=60)
+        submit(command(), rig.settings()).result(timeout=120)
         until(lambda: _spool_is_empty(rig), "the wake-up was read", worker.text)
     resource.prlimit(worker.process.pid, resource.RLIMIT_NOFILE, (8, 4096))
     handles = [submit(command(), rig.settings()) for _ in range(12)]

@@ -152,7 +152,7 @@ LIMITS = (1_000_000, 64 << 20)
 def bombs() -> dict[tuple[str, int], list[int]]:
     """Compressed and whole size of each bomb, the growth of the process, and the peak of what Python allocated."""
     command = [sys.executable, "-c", BOMB, *map(str, LIMITS)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     rows = [line.split(",") for line in done.stdout.splitlines()]
     return {(name, int(limit)): [int(number) for number in numbers] for name, limit, *numbers in rows}
 

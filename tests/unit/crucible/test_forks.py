@@ -95,7 +95,7 @@ def test_importing_registers_nothing() -> None:
         "assert not forks._resets and not forks._register_hook.cache_info().currsize"
     )
 
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
 def test_inherited_resources_are_not_closed_in_the_child() -> None:

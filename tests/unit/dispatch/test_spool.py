@@ -95,9 +95,9 @@ def test_two_processes_share_a_queue(connection: Any, tmp_path: Path) -> None:
     for child in children:
         child.start()
     _send(connection, *range(100, 300))
-    received = [results.get(timeout=30) for _ in children]
+    received = [results.get(timeout=120) for _ in children]
     for child in children:
-        child.join(timeout=30)
+        child.join(timeout=120)
     remaining = _receive(connection)
 
     assert sorted(received[0] + received[1] + remaining) == list(range(300))

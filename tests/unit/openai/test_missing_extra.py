@@ -19,6 +19,6 @@ try:
 except Unsupported as error:
     print(error)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
 
     assert f"nsai-work[{name}]" in done.stdout, done.stderr

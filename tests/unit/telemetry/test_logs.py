@@ -37,7 +37,7 @@ def test_a_log_shows_neither_control_characters_nor_keys(form: str) -> None:
         [sys.executable, "-c", textwrap.dedent(SCRIPT), KEY, ascii(HOSTILE), form],
         capture_output=True,
         check=True,
-        timeout=60,
+        timeout=120,
     )
     text = done.stderr.decode()
 
