@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from tests.verify.history import Act, History, Violation, name_of, owner_of
+from tests.verify.history import Act, History, Owner, Violation, name_of, owner_of
 from tests.verify.journal_rules import EndedJob, ended_jobs
 
 
@@ -16,24 +16,27 @@ def _journaled(history: History) -> Iterator[tuple[str, Act, Act]]:
 
 
 def check_intents(history: History) -> Iterator[Violation]:
-    """A sequence number of a run means one request, whoever sends it; what changes the run is journaled
-    before it is sent."""
+    """A sequence number of a run means one request, whoever sends it. What changes the run is in the journal before
+    it is sent: its owner has written it, or has found it there."""
     meanings: dict[tuple[str, int], set[tuple[Any, ...]]] = defaultdict(set)
-    parties: dict[tuple[str, int], set[str]] = defaultdict(set)
-    for party, _, intent in _journaled(history):
+    for _, _, intent in _journaled(history):
         meanings[intent["run_id"], intent["first"]].add(_meaning(intent))
-        parties[intent["run_id"], intent["first"]].add(party)
-    for party, acts in history.parties.items():
-        journaled: set[tuple[str, int]] = set()
+    for acts in history.parties.values():
+        journaled: dict[Owner, set[tuple[str, int]]] = defaultdict(set)
+        found_up_to: dict[tuple[Owner, str], int] = {}
         for act in acts:
             if act["act"] in ("intend", "plan_checkpoint") and act["phase"] == "ok":
-                journaled |= {(intent["run_id"], intent["first"]) for intent in act["intents"]}
+                journaled[owner_of(act)] |= {(intent["run_id"], intent["first"]) for intent in act["intents"]}
+            if act["act"] == "load" and act["runs"]:
+                found_up_to[owner_of(act), act["runs"][-1]["run_id"]] = act["last_seq_id"] or 0
             if act["act"] != "send" or act["phase"] != "begin":
                 continue
             key = (act["run_id"], act["first"])
             meanings[key].add(_meaning(act))
             # a forward pass changes nothing: that of a reference model is not journaled
-            if act["kind"] != "forward" and key not in journaled and not parties[key] - {party}:
+            if act["kind"] == "forward" or key in journaled[owner_of(act)]:
+                continue
+            if act["last"] > found_up_to.get((owner_of(act), act["run_id"]), 0):
                 yield Violation("intent", f"run {key[0]}", f"number {key[1]} was sent before it was journaled")
     for (run_id, first), found in meanings.items():
         if len(found) > 1:
