@@ -67,7 +67,8 @@ class StepRecord(Record):
 
 class EvaluationRecord(Record):
     """A recorded evaluation of the weights after ``step`` optimizer steps. ``metrics`` contains ``eval.loss``, in
-    nats per token of an ordinary run; ``rows`` and ``tokens`` are those that were evaluated."""
+    nats per token of an ordinary run, or of reinforcement learning ``eval.reward``, unless all rollouts failed;
+    ``rows`` and ``tokens`` are those that were evaluated: examples, or rollouts and what was sampled in them."""
 
     step: Count
     generation: Count = Field(ge=1)
@@ -214,8 +215,8 @@ class Journal(RolloutJournal, Protocol):
         ...
 
     async def complete_evaluation(self, record: EvaluationRecord, last_seq_id: int) -> None:
-        """Record an evaluation, and close the intent of its last forward pass. Idempotent by step and generation.
-        Emits ``evaluation`` with the record."""
+        """Record an evaluation, and close the intent of its last forward pass; 0 of an evaluation by rollouts,
+        which has none. Idempotent by step and generation. Emits ``evaluation`` with the record."""
         ...
 
     async def close_intent(self, generation: int, last_seq_id: int) -> None:
@@ -293,6 +294,10 @@ class Journal(RolloutJournal, Protocol):
 
     async def event(self, name: str, data: dict[str, JsonValue]) -> None:
         """Append an event to the job's log."""
+        ...
+
+    async def events(self, name: str) -> list[dict[str, JsonValue]]:
+        """Return the data of the events of this name, of all attempts, in order."""
         ...
 
     async def has_event(self, name: str) -> bool:

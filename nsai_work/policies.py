@@ -140,7 +140,9 @@ LOSS = "loss"
 EVAL_PREFIX = "eval."
 """The names of the metrics of evaluations begin with it."""
 EVAL_LOSS = "eval.loss"
-"""The metric that every evaluation has."""
+"""The metric that every evaluation on examples has."""
+EVAL_REWARD = "eval.reward"
+"""The mean reward of an evaluation on tasks."""
 
 
 class CheckpointPolicy(Record):

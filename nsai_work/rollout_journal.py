@@ -27,10 +27,11 @@ class RolloutRecord(Record):
 
     ``generation`` is the remote run whose owner sampled it, ``weights_step`` the number of optimizer steps in the
     weights that it was sampled from. ``session_id`` is the service's session of its recorded sequences. ``reason``
-    says why it ended. ``turns`` and ``tokens`` count what was sampled.
+    says why it ended. ``turns`` and ``tokens`` count what was sampled. An ``evaluated`` one belongs to the
+    evaluation of the weights after ``step``.
     """
 
-    step: Count = Field(ge=1)
+    step: Count
     generation: Count = Field(ge=1)
     group: Count
     member: Count
@@ -44,6 +45,7 @@ class RolloutRecord(Record):
     turns: Count
     tokens: Count
     truncated: Count = 0
+    evaluated: bool = False
     recorded_at: Instant | None = None
 
 
@@ -51,13 +53,14 @@ class StoredTurn(Record):
     """A turn of a rollout, compressed in ``data``. ``attempt`` counts from 0; it rises when the environment does
     not repeat itself, so that the turn could not stay."""
 
-    step: Count = Field(ge=1)
+    step: Count
     generation: Count = Field(ge=1)
     group: Count
     member: Count
     attempt: Count
     turn: Count
     data: bytes
+    evaluated: bool = False
 
 
 class PolicyRecord(Record):
@@ -72,7 +75,7 @@ class PolicyRecord(Record):
 
 @dataclass(frozen=True, slots=True)
 class RecordedRollouts:
-    """The journal's rollouts of a step: those that ended, and the turns of all."""
+    """The journal's rollouts of a step, or of its evaluation: those that ended, and the turns of all."""
 
     rollouts: Sequence[RolloutRecord]
     turns: Sequence[StoredTurn]
@@ -82,8 +85,8 @@ class RolloutJournal(Protocol):
     """The part of a job's journal that holds its rollouts. Every method raises LeaseLost once the owner is
     fenced."""
 
-    async def rollouts(self, step: int) -> RecordedRollouts:
-        """Return the rollouts of a step, of all generations."""
+    async def rollouts(self, step: int, *, evaluated: bool = False) -> RecordedRollouts:
+        """Return the rollouts of a step, of all generations; with ``evaluated`` those of its evaluation."""
         ...
 
     async def keep_turn(self, turn: StoredTurn) -> None:

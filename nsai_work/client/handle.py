@@ -50,9 +50,10 @@ class JobHandle:
         """Return the evaluations of a training job in order. Those that a restore superseded are left out."""
         return list(self._store().evaluations(self.id))
 
-    def rollouts(self, step: int | None = None) -> "list[RolloutRecord]":
-        """Return the rollouts of a job of reinforcement learning in order, or those of a step."""
-        return list(self._store().rollouts(self.id, step))
+    def rollouts(self, step: int | None = None, *, evaluated: bool = False) -> "list[RolloutRecord]":
+        """Return the rollouts of a job of reinforcement learning in order, or those of a step; with ``evaluated``
+        those of its evaluations."""
+        return list(self._store().rollouts(self.id, step, evaluated=evaluated))
 
     def checkpoints(self) -> "list[CheckpointRecord]":
         """Return all checkpoints of the job, including deleted ones."""

@@ -10,15 +10,18 @@ from nsai_work.store import Store
 from nsai_work.training.rollouts.turns import current_turns
 
 
-def read_rollouts(store: Store, job_id: str, step: int) -> Iterator[dict[str, JsonValue]]:
-    """Yield the rollouts of a step with their messages, in order.
+def read_rollouts(
+    store: Store, job_id: str, step: int, *, evaluated: bool = False
+) -> Iterator[dict[str, JsonValue]]:
+    """Yield the rollouts of a step, or of its evaluation, with their messages, in order.
 
     Raises:
         JobNotFound: there is no such job.
         UnreadableJournal: a row of the store is damaged.
     """
-    records = store.rollouts(job_id, step)
-    for record, messages in with_messages(records, store.rollout_turns(job_id, step)):
+    records = store.rollouts(job_id, step, evaluated=evaluated)
+    turns = store.rollout_turns(job_id, step, evaluated=evaluated)
+    for record, messages in with_messages(records, turns):
         yield {**record.model_dump(mode="json"), "messages": [*messages]}
 
 

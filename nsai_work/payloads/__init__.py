@@ -10,6 +10,7 @@ from crucible.values.suggestions import known_names
 from nsai_work.errors import InvalidJob
 from nsai_work.payloads.data import DataFile, DataSource, RowFormat, TrainingData, TrainOn
 from nsai_work.payloads.distillation import DistillationStep
+from nsai_work.payloads.environments import EnvironmentSpec, TaskSet
 from nsai_work.payloads.job_inputs import (
     CheckpointChoice,
     Continuation,
@@ -34,7 +35,7 @@ from nsai_work.payloads.kinds import (
     TrainingStep,
     without_callbacks,
 )
-from nsai_work.payloads.reinforcement import REWARD, EnvironmentSpec, ReinforcementStep, RolloutSampling
+from nsai_work.payloads.reinforcement import REWARD, ReferencePenalty, ReinforcementStep, RolloutSampling
 
 __all__ = [
     "BASE_REFERENCE",
@@ -60,11 +61,13 @@ __all__ = [
     "ObjectiveSpec",
     "Payload",
     "PreferenceStep",
+    "ReferencePenalty",
     "ReinforcementStep",
     "RolloutSampling",
     "RowFormat",
     "SavedState",
     "SinkSpec",
+    "TaskSet",
     "TrainOn",
     "TrainedModel",
     "TrainingData",

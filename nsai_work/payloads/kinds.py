@@ -14,6 +14,7 @@ from crucible.values.json_types import FiniteObject
 from crucible.values.record import Record, merged_over
 from crucible.values.scalars import Name, Text
 from nsai_work.payloads.data import DataFile, DataSource, TrainingData
+from nsai_work.payloads.environments import TaskSet
 from nsai_work.payloads.job_inputs import (
     Continuation,
     InitialWeights,
@@ -66,29 +67,25 @@ class JobKind(StrEnum):
 
 
 class EvaluationSpec(Record):
-    """Evaluation of a training run on examples that it does not train on: before the first step, every ``every``
-    steps, and after the last. The examples are those of ``data``, or a ``split`` of the training data: about this
-    part of its rows, selected by a hash of their content, and the same on every machine."""
+    """Evaluation of a training run on what it does not train on: before the first step, every ``every`` steps, and
+    after the last. Examples are those of ``data``, or a ``split`` of the training data: about this part of its
+    rows, selected by a hash of their content, and the same on every machine. Reinforcement learning is evaluated by
+    the rewards of ``tasks``, or of the prompts of ``data``."""
 
     every: int = Field(default=100, ge=1, le=MAX_STEPS)
     data: TrainingData | None = None
     split: float | None = Field(default=None, gt=0, lt=1)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_tasks(cls, value: object) -> object:
-        if isinstance(value, dict) and "tasks" in value:
-            raise ValueError(
-                "tasks: environments are not supported yet; give data, or a split of the training data"
-            )
-        return value
+    tasks: tuple[TaskSet, ...] = Field(default=(), max_length=64)
 
     @model_validator(mode="after")
     def _require_examples(self) -> "EvaluationSpec":
-        if (self.data is None) == (self.split is None):
-            raise ValueError("give either data, a file, or split, a part of the training data")
+        if (self.data is not None and self.split is not None) or not (self.data or self.split or self.tasks):
+            raise ValueError("give either data, a file, or split, a part of the training data; of method rl tasks")
         if self.data is not None and self.data.sources:
             raise ValueError("data: an evaluation has one file; give its path")
+        names = [each.name for each in self.tasks]
+        if len(set(names)) != len(names):
+            raise ValueError(f"tasks: each needs a name of its own; these are {', '.join(names)}")
         return self
 
 
@@ -198,6 +195,8 @@ class TrainingStep(Record):
     def _require_evaluation(self) -> "TrainingStep":
         if self.early_stopping is not None and self.eval is None:
             raise ValueError("early_stopping: it needs evaluations; add eval, with data or a split")
+        if self.eval is not None and self.eval.tasks and self.method != "rl":
+            raise ValueError(f"eval.tasks: {self.method} is evaluated on examples; give eval.data, or a split")
         return self
 
     @model_validator(mode="after")

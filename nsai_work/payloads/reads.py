@@ -115,7 +115,7 @@ def _teachers(payload: TrainingStep) -> dict[str, TrainedModel]:
 
 def _asked_models(payload: TrainingStep) -> dict[str, TrainedModel]:
     """The models that the environment asks and other jobs train, by field."""
-    if not isinstance(payload, ReinforcementStep):
+    if not isinstance(payload, ReinforcementStep) or payload.environment is None:
         return {}
     return {
         f"payload.environment.models.{name}": model
@@ -163,7 +163,7 @@ def with_reads(
         changes |= {
             name: paths[f"payload.{name}"] for name in ("teacher", "reference") if f"payload.{name}" in paths
         }
-        if isinstance(payload, ReinforcementStep) and _asked_models(payload):
+        if isinstance(payload, ReinforcementStep) and payload.environment is not None and _asked_models(payload):
             models = {
                 name: paths.get(f"payload.environment.models.{name}", model)
                 for name, model in payload.environment.models.items()

@@ -1,26 +1,21 @@
 """The payload of reinforcement learning."""
 
 from collections.abc import Sequence
-from typing import Annotated, Final, Literal, TypeAlias
+from typing import Final, Literal
 
 from pydantic import Field, model_validator
 
 from crucible.losses import POLICY_LOSSES
-from crucible.values.json_types import FiniteObject
 from crucible.values.record import Record
 from crucible.values.scalars import Name
 from nsai_work.payloads.data import DataFile, TrainingData
-from nsai_work.payloads.job_inputs import TrainedModel
-from nsai_work.payloads.kinds import TrainingStep
+from nsai_work.payloads.environments import EnvironmentSpec
+from nsai_work.payloads.kinds import BASE_REFERENCE, TrainingStep
 
 REWARD: Final = "reward"
 """The metric of a step with the mean reward of its rollouts."""
 _UNREAD: Final = ("format", "train_on", "on_long", "ignore")
-_OF_TEXTS: Final = ("batch_size", "eval", "early_stopping", "objective")
-
-
-NamedModel: TypeAlias = Annotated[Name, Field(min_length=1, max_length=1_000)]
-"""The name of a base model, or the path of sampling weights."""
+_OF_TEXTS: Final = ("batch_size", "objective")
 
 
 class NoData(TrainingData):
@@ -37,29 +32,6 @@ class NoData(TrainingData):
 
     def with_files(self, files: Sequence[DataFile]) -> "NoData":
         del files
-        return self
-
-
-class EnvironmentSpec(Record):
-    """The source of a run's rewards: an environment by its ``name`` and its settings (``args``), or a plain
-    ``reward`` function for the prompts of the job's data. A name is that of an entry point, or
-    ``package.module:Name``. ``models`` are those
-    that the environment asks, by its names for them: a base model, the path of sampling weights, or the model that
-    another job trains."""
-
-    name: Name | None = Field(default=None, min_length=1, max_length=500)
-    args: FiniteObject = Field(default_factory=dict)
-    models: dict[Name, NamedModel | TrainedModel] = Field(default_factory=dict, max_length=100)
-    reward: Name | None = Field(default=None, min_length=1, max_length=500)
-
-    @model_validator(mode="after")
-    def _require_name_or_reward(self) -> "EnvironmentSpec":
-        if (self.name is None) == (self.reward is None):
-            raise ValueError("set either name, an environment, or reward, a function for the prompts of data")
-        if self.reward is not None and self.args:
-            raise ValueError("args: a reward function has none; leave them out")
-        if self.reward is not None and self.models:
-            raise ValueError("models: a reward function asks none; leave them out, or write an environment")
         return self
 
 
@@ -103,23 +75,40 @@ class AdvantageSpec(Record):
     drop_constant: bool = True
 
 
+class ReferencePenalty(Record):
+    """A penalty for the distance from a ``reference`` model, added to the advantages: of each sampled token,
+    ``coef`` times how much less than on average the reference disagrees with the sample. With a ``discount`` a
+    token answers for those after it too. The reference is the base model, another one, or sampling weights by their
+    path.
+    """
+
+    coef: float = Field(gt=0, le=1_000)
+    reference: Name = Field(default=BASE_REFERENCE, min_length=1, max_length=1_000)
+    discount: float = Field(default=0.0, ge=0, le=1)
+
+
 class ReinforcementStep(TrainingStep):
     """A training run by reinforcement learning, of ``max_steps`` optimizer steps.
 
     For each step, ``groups_per_step`` tasks are answered ``group_size`` times each, with the weights of the step
-    before; with ``steps_ahead``, of that many steps earlier. ``seed`` determines the order of the tasks, the
-    episodes and the samples.
+    before. With ``substeps`` the rollouts are divided among so many optimizer steps in a row, and sampled for the
+    first of them; with ``steps_ahead`` they come from weights that are so many of these rounds older. After a
+    restore the steps that are repeated train on the rollouts of the journal, or with ``on_stale: drop`` on new
+    ones. ``seed`` determines the order of the tasks, the episodes and the samples.
     """
 
     method: Literal["rl"] = "rl"
     data: TrainingData | NoData = NoData()
-    environment: EnvironmentSpec
+    environment: EnvironmentSpec | None = None
     groups_per_step: int = Field(default=32, ge=1, le=65_536)
     group_size: int = Field(default=8, ge=1, le=65_536)
     sampling: RolloutSampling = RolloutSampling()
     advantage: AdvantageSpec = AdvantageSpec()
     loss_fn: Name = Field(default="importance_sampling", min_length=1, max_length=200)
+    kl: ReferencePenalty | None = None
+    substeps: int = Field(default=1, ge=1, le=1_000)
     steps_ahead: int = Field(default=0, ge=0, le=64)
+    on_stale: Literal["train", "drop"] = "train"
 
     @model_validator(mode="after")
     def _require_own_fields(self) -> "ReinforcementStep":
@@ -130,7 +119,11 @@ class ReinforcementStep(TrainingStep):
             raise ValueError(f"data.{unread[0]}: a prompt file does not have it; leave it out")
         if given:
             raise ValueError(f"{given[0]}: rl does not have it; leave it out (groups_per_step is the batch)")
-        if (self.environment.reward is None) != (not self.data.files()):
+        if self.environment is None and (self.kl is None or not self.data.files()):
+            raise ValueError(
+                "environment: set it; only with kl and the prompts of data a run may learn from its reference alone"
+            )
+        if (self.environment is not None and self.environment.reward is None) != (not self.data.files()):
             raise ValueError("data: prompts belong to environment.reward, and an environment has tasks of its own")
         if len(self.data.files()) > 1:
             raise ValueError("data.sources: prompts are one file; give data.path")
@@ -164,6 +157,29 @@ class ReinforcementStep(TrainingStep):
         if self.sampling.on_error.min_group > self.group_size > 1:
             raise ValueError("sampling.on_error.min_group: it is more than group_size")
         return self
+
+    @model_validator(mode="after")
+    def _require_tasks_of_evaluation(self) -> "ReinforcementStep":
+        if self.eval is None:
+            return self
+        if self.eval.split is not None:
+            raise ValueError(
+                "eval.split: rl is evaluated on tasks; give eval.tasks, or a file of prompts as eval.data"
+            )
+        if self.eval.data is not None and (self.environment is None or self.environment.reward is None):
+            raise ValueError("eval.data: prompts belong to environment.reward; give eval.tasks")
+        if self.eval.every % self.substeps:
+            raise ValueError(f"eval.every: weights are sampled from every {self.substeps} steps; set a multiple")
+        return self
+
+    def environments(self) -> Sequence[EnvironmentSpec]:
+        """Return the environments that the job names, those of its evaluation included."""
+        named = [] if self.environment is None else [self.environment]
+        return [*named, *(each.environment for each in (self.eval.tasks if self.eval is not None else ()))]
+
+    @property
+    def needs_forward(self) -> str | None:
+        return None
 
     @property
     def binds_sequences(self) -> bool:

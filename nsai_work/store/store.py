@@ -192,13 +192,18 @@ class Store:
         """The evaluations of a training job that are not superseded, in order."""
         return self.database.read(lambda tx: evaluations.job_evaluations(tx, job_queries.seq_of(tx, job_id)))
 
-    def rollouts(self, job_id: str, step: int | None = None) -> list[RolloutRecord]:
-        """The rollouts of a job that have ended, or those of a step, the newest of each place, in order."""
-        return self.database.read(lambda tx: rollouts.newest_rollouts(tx, job_queries.seq_of(tx, job_id), step))
+    def rollouts(self, job_id: str, step: int | None = None, *, evaluated: bool = False) -> list[RolloutRecord]:
+        """The rollouts of a job that have ended, or those of a step, the newest of each place, in order; with
+        ``evaluated`` those of its evaluations."""
+        return self.database.read(
+            lambda tx: rollouts.newest_rollouts(tx, job_queries.seq_of(tx, job_id), step, evaluated=evaluated)
+        )
 
-    def rollout_turns(self, job_id: str, step: int) -> list[StoredTurn]:
-        """The turns of the rollouts of a step, of all generations and attempts, in order."""
-        return self.database.read(lambda tx: rollouts.job_turns(tx, job_queries.seq_of(tx, job_id), step))
+    def rollout_turns(self, job_id: str, step: int, *, evaluated: bool = False) -> list[StoredTurn]:
+        """The turns of the rollouts of a step, or of its evaluation, of all generations and attempts, in order."""
+        return self.database.read(
+            lambda tx: rollouts.job_turns(tx, job_queries.seq_of(tx, job_id), step, evaluated=evaluated)
+        )
 
     def checkpoints(self, job_id: str) -> list[CheckpointRecord]:
         """All checkpoints of a job, deleted ones included."""

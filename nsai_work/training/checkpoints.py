@@ -72,22 +72,27 @@ async def _report_missing_metric(assignment: Assignment, progress: Progress) -> 
     )
 
 
+async def finish_policy(
+    assignment: Assignment, active: ActiveRun, intent: Intent, saved: SaveResult, wait: Awaiter
+) -> None:
+    """Record the path of sampling weights, for the rollouts that are sampled from them. Raises RunCorrupted,
+    RunGone as ``finish_save``."""
+    await _require_healthy(active, wait)
+    policy = PolicyRecord(step=intent.step, generation=active.record.generation, path=saved.path)
+    await assignment.journal.keep_policy(policy, intent.last_seq_id)
+    assignment.batches.source.policy_saved(policy)
+
+
 async def finish_sampler(
     assignment: Assignment, active: ActiveRun, intent: Intent, saved: SaveResult, wait: Awaiter
 ) -> None:
-    """Record the path of the sampling weights: of the last ones on the final checkpoint, of others for the rollouts
-    that are sampled from them.
+    """Record the path of the last sampling weights, on the final checkpoint.
 
     Raises:
         RunCorrupted, RunGone: as ``finish_save``.
         BackendError: the final checkpoint no longer exists.
     """
     await _require_healthy(active, wait)
-    if intent.step != active.operations.last_step:
-        policy = PolicyRecord(step=intent.step, generation=active.record.generation, path=saved.path)
-        await assignment.journal.keep_policy(policy, intent.last_seq_id)
-        assignment.batches.source.sampler_saved(intent.step, saved.path)
-        return
     final = final_checkpoint(active.progress.checkpoints.values(), intent.step)
     if final is None:
         raise BackendError("the final checkpoint is gone", backend=active.run.ref.backend)

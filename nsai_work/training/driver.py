@@ -25,6 +25,7 @@ from nsai_work.errors import HandOver, JobTimeout
 from nsai_work.job import Job
 from nsai_work.journal import Journal, JournalSnapshot
 from nsai_work.payloads import DistillationStep, ObjectiveSpec, PreferenceStep, ReinforcementStep, TrainingStep
+from nsai_work.training.evaluation import TaskEvaluation
 from nsai_work.training.objectives import Objective
 from nsai_work.training.pipeline import fill, finish_oldest
 from nsai_work.training.plan import Plan, steps_in_flight
@@ -67,11 +68,11 @@ async def train(
     wait = InterruptibleAwaiter(control)
     batches: Lookahead | None = None
     try:
-        evaluation = reference = None
+        evaluation = tasks = reference = None
         depth = steps_in_flight(payload, ahead=False)
         if isinstance(payload, ReinforcementStep):
-            plan, source = await _open_rollouts(job, payload, backend, journal, wait, allow)
-            depth = max(depth, payload.steps_ahead)
+            plan, source, tasks = await _open_rollouts(job, payload, backend, journal, wait, allow)
+            depth = max(depth, (payload.steps_ahead + 1) * payload.substeps - 1)
         else:
             plan, source, evaluation, reference = await open_batches(payload, backend, wait)
         if isinstance(payload, DistillationStep):
@@ -85,6 +86,7 @@ async def train(
             batches=batches,
             objective=await asyncio.to_thread(_objective, payload),
             evaluation=evaluation,
+            tasks=tasks,
             reference=reference,
             backend=backend,
             journal=journal,
@@ -98,7 +100,7 @@ async def train(
                 await journal.event(name, data)
         result = await _Driver(assignment, control, jitter).run()
         evaluated = evaluation.result_fields() if evaluation is not None else {}
-        return {**result, **source.result_fields(), **evaluated}
+        return {**result, **await source.result_fields(), **evaluated}
     finally:
         if batches is not None:
             await batches.close()
@@ -112,7 +114,7 @@ async def _open_rollouts(
     journal: Journal,
     wait: InterruptibleAwaiter,
     allow: Sequence[str],
-) -> tuple[Plan, BatchSource]:
+) -> tuple[Plan, BatchSource, TaskEvaluation | None]:
     # environments and their messages are no part of other methods
     from nsai_work.training.rollouts.environment import open_rollouts
 
@@ -172,6 +174,7 @@ class _Driver:
             self._control.set_repeatable(replays and not isinstance(assignment.payload, ReinforcementStep))
             await assignment.wait.watch(self._active.run, assignment.payload.recovery.poll_interval_ms)
         await self._drive(self._active)
+        await assignment.batches.source.finished()
         snapshot = await assignment.journal.load()
         await self._release_run(unload=True)
         return training_result(snapshot, assignment.plan, assignment.payload)

@@ -6,6 +6,7 @@ of its passes stay open until all are finished and the evaluation is recorded, s
 
 import asyncio
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
@@ -19,13 +20,18 @@ from nsai_work.data.held_out import split_sources
 from nsai_work.errors import DataChanged, InvalidJob
 from nsai_work.journal import EvaluationRecord
 from nsai_work.payloads import REWARD, EvaluationSpec, PreferenceStep, ReinforcementStep, TrainingData, TrainingStep
-from nsai_work.policies import EVAL_LOSS, EVAL_PREFIX, StopDecision
+from nsai_work.policies import EVAL_LOSS, EVAL_PREFIX, EVAL_REWARD, StopDecision
 from nsai_work.training.objectives import Objective
 from nsai_work.training.plan import Plan
 from nsai_work.training.sources.batches import StepBatch
 from nsai_work.training.sources.preference import METRICS, ReferenceSource
 
 T = TypeVar("T")
+
+EVALUATED_PROMPTS: Final = "data"
+"""The name of the prompts of ``eval.data`` among the sets of tasks."""
+TASK_METRICS: Final = ("reward", "reward_std", "rollouts_failed", "turns", "answer_tokens", "truncated")
+"""The metrics of an evaluation on tasks, and of each of its sets if there are several."""
 
 ROWS_PER_PASS: Final = 64
 """The number of examples in a forward pass of an evaluation."""
@@ -56,6 +62,22 @@ def read_examples(read: Callable[[TrainingData], T], source: TrainingData) -> T:
         field = str(error.details.get("field", "")).replace("payload.data", "payload.eval.data")
         message = error.message.replace("payload.data", "payload.eval.data", 1)
         raise type(error)(message, details={**error.details, "field": field}) from error
+
+
+class TaskEvaluation(ABC):
+    """Evaluations of a run by the rewards of rollouts on tasks, each in the background of the run's operations."""
+
+    @abstractmethod
+    def begin(self, step: int) -> None:
+        """Begin the evaluation of the weights after a step, once they are saved. No effect if it has begun."""
+
+    @abstractmethod
+    def skip(self, step: int) -> None:
+        """The evaluation of a step is recorded already."""
+
+    @abstractmethod
+    async def result(self, step: int) -> EvaluationRecord:
+        """Return the evaluation of a step, which has begun. Raises CrucibleError: the service failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +170,11 @@ def evaluation_metrics(payload: TrainingStep) -> tuple[str, ...]:
     """Return the metrics that the evaluations of a job give."""
     if payload.eval is None:
         return ()
+    if isinstance(payload, ReinforcementStep):
+        names = [EVALUATED_PROMPTS] if payload.eval.data is not None else []
+        names += [each.name for each in payload.eval.tasks]
+        of_sets = [f"{name}.{metric}" for name in names for metric in TASK_METRICS] if len(names) > 1 else []
+        return tuple(EVAL_PREFIX + name for name in (*TASK_METRICS, *of_sets))
     return (EVAL_LOSS, *(EVAL_PREFIX + name for name in objective_metrics(payload)))
 
 
@@ -181,6 +208,9 @@ def last_step(plan: Plan, payload: TrainingStep, evaluations: Sequence[Evaluatio
 
 def require_stopping_metric(payload: TrainingStep, record: EvaluationRecord) -> None:
     """Check that early stopping has its metric. Raises InvalidJob: the evaluation does not give it."""
+    if isinstance(payload, ReinforcementStep):
+        # its names are checked at submit; without a rollout that has a reward there is no mean
+        return
     if payload.early_stopping is not None and payload.early_stopping.metric not in record.metrics:
         raise InvalidJob.of(
             "payload.early_stopping.metric",
@@ -193,13 +223,15 @@ def result_fields(payload: TrainingStep, evaluations: Sequence[EvaluationRecord]
     """Return what the job's result says about its evaluations, and why it stopped early."""
     if not evaluations:
         return {}
-    first, last = evaluations[0], evaluations[-1]
-    best = min(evaluations, key=lambda record: (record.metrics.get(EVAL_LOSS, math.inf), record.step))
+    last = evaluations[-1]
+    rewarded = isinstance(payload, ReinforcementStep)
+    name, kind, sign = (EVAL_REWARD, "reward", -1) if rewarded else (EVAL_LOSS, "loss", 1)
+    best = min(evaluations, key=lambda record: (sign * record.metrics.get(name, sign * math.inf), record.step))
     fields: dict[str, JsonValue] = {
-        "eval_loss": last.metrics.get(EVAL_LOSS),
-        "best_eval_loss": best.metrics.get(EVAL_LOSS),
+        f"eval_{kind}": last.metrics.get(name),
+        f"best_eval_{kind}": best.metrics.get(name),
         "best_eval_step": best.step,
-        "first_eval_loss": first.metrics.get(EVAL_LOSS),
+        f"first_eval_{kind}": evaluations[0].metrics.get(name),
         "evaluations": len(evaluations),
         "evaluation": {"rows": last.rows, "tokens": last.tokens, "metrics": {**last.metrics}},
     }

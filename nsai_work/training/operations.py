@@ -17,23 +17,33 @@ from nsai_work.training.restart.lineage import SKIPPED
 @dataclass(frozen=True, slots=True)
 class Operation:
     """A numbered operation of a step. A ``skipped`` step is recorded but never sent. ``name`` is the name of a
-    save, or distinguishes the forward passes of a step. ``evaluates`` is the number of a pass of an evaluation."""
+    save, or distinguishes the forward passes of a step. ``evaluates`` is the number of a pass of an evaluation. An
+    evaluation that ``plays`` tasks has no pass: its rollouts are no operations of the run. The weights of a
+    ``policy`` are saved for rollouts."""
 
     kind: IntentKind
     step: int
     name: str | None = None
     skipped: bool = False
     evaluates: int | None = None
+    plays: bool = False
+    policy: bool = False
+
+    @property
+    def is_evaluation(self) -> bool:
+        """Whether it evaluates the weights, by a forward pass or by rollouts."""
+        return self.evaluates is not None or self.plays
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationPlan:
-    """The steps after which a run is evaluated: 0, every ``every``, and the last; in ``passes`` forward passes.
-    With ``saves`` their states are saved."""
+    """The steps after which a run is evaluated: 0, every ``every``, and the last; in ``passes`` forward passes, or
+    by rollouts on tasks if it ``plays``. With ``saves`` their states are saved."""
 
     every: int
-    passes: int
+    passes: int = 0
     saves: bool = False
+    plays: bool = False
 
     def is_due(self, step: int, last_step: int) -> bool:
         """Return whether the weights after a step are evaluated."""
@@ -52,10 +62,10 @@ class OperationSequence:
     """Iterates over the operations of one remote run.
 
     Those of a step are, in this order: with ``forward`` a forward pass of that name over its batch; the step; the
-    passes of its evaluation, before the save that needs its metrics; the save; after the last step, and with
-    ``samples`` after each, the sampling weights. Step 0 has an evaluation and these only. ``position`` is where an
-    earlier owner stopped; None at the start of a new run. ``last_step`` is that of the plan, unless the run has
-    stopped early.
+    weights for rollouts, after every ``policy_every`` steps and where an evaluation plays; the passes of its
+    evaluation, before the save that needs its metrics; the save; after the last step the sampling weights. Step 0
+    has weights for rollouts and an evaluation only. ``position`` is where an earlier owner stopped; None at the
+    start of a new run. ``last_step`` is that of the plan, unless the run has stopped early.
     """
 
     def __init__(
@@ -67,7 +77,7 @@ class OperationSequence:
         forward: str | None = None,
         skipped: frozenset[int] = frozenset(),
         evaluation: EvaluationPlan | None = None,
-        samples: bool = False,
+        policy_every: int | None = None,
         last_step: int | None = None,
         position: Position | None = None,
     ) -> None:
@@ -77,7 +87,7 @@ class OperationSequence:
         self._forward = forward
         self._skipped = skipped
         self._evaluation = evaluation
-        self._samples = samples
+        self._policy_every = policy_every
         self.last_step = plan.total_steps if last_step is None else last_step
         """The last step of the run."""
         self._step = 0 if position is None else position.operation.step
@@ -103,10 +113,10 @@ class OperationSequence:
 
     def at(self, step: int) -> Sequence[Operation]:
         """Return the operations of a step, in order."""
-        operations = [*self._step_at(step), *self._evaluation_at(step)]
+        operations = [*self._step_at(step), *self._policy_at(step), *self._evaluation_at(step)]
         if step and self._save_due(step):
             operations.append(Operation(IntentKind.SAVE_STATE, step, checkpoint_name(self._run_name, step)))
-        if self._samples or step == self.last_step:
+        if step == self.last_step:
             operations.append(Operation(IntentKind.SAVE_SAMPLER, step, sampler_name(self._run_name, step)))
         return operations
 
@@ -131,9 +141,21 @@ class OperationSequence:
             operations.insert(0, Operation(IntentKind.FORWARD, step, self._forward))
         return operations
 
+    def _policy_at(self, step: int) -> list[Operation]:
+        trains = self._policy_every is not None and step % self._policy_every == 0 and step < self.last_step
+        if not trains and not (self._plays and self.is_evaluated(step)):
+            return []
+        return [Operation(IntentKind.SAVE_SAMPLER, step, policy_name(self._run_name, step), policy=True)]
+
+    @property
+    def _plays(self) -> bool:
+        return self._evaluation is not None and self._evaluation.plays
+
     def _evaluation_at(self, step: int) -> list[Operation]:
         if not self.is_evaluated(step):
             return []
+        if self._plays:
+            return [Operation(IntentKind.FORWARD, step, "eval-tasks", plays=True)]
         return [
             Operation(IntentKind.FORWARD, step, f"eval-{number:04d}", evaluates=number)
             for number in range(self.passes)
@@ -141,6 +163,9 @@ class OperationSequence:
 
     def _behind(self, position: Position) -> list[Operation]:
         done, operations = position.operation, self.at(self._step)
+        if done.kind is IntentKind.SAVE_STATE and done.name is None and not position.repeat:
+            # a restored run saves the weights for rollouts itself; an evaluation that is recorded costs nothing
+            return [known for known in operations if known.kind is IntentKind.SAVE_SAMPLER or known.plays]
         # a run restored from a checkpoint continues behind a save that another run made, under that run's name
         places = [
             place
@@ -181,6 +206,11 @@ def sampler_name(run_name: str, step: int) -> str:
     """Return the name of the sampling weights. It differs from ``checkpoint_name`` because some services keep both
     kinds in one namespace."""
     return f"{checkpoint_name(run_name, step)}-model"
+
+
+def policy_name(run_name: str, step: int) -> str:
+    """Return the name of sampling weights for rollouts, which are deleted behind the run."""
+    return f"{checkpoint_name(run_name, step)}-policy"
 
 
 def last_position(snapshot: JournalSnapshot, run: RemoteRun) -> Position | None:

@@ -16,9 +16,9 @@ from pydantic import JsonValue
 from crucible.errors import BackendError, RunCorrupted
 from crucible.training import Datum, ForwardResult, Intent, IntentKind, Pending, SaveResult, StepRequest, StepResult
 from nsai_work.concurrency.interruptible import Awaiter
-from nsai_work.journal import CheckpointRecord, StepRecord
+from nsai_work.journal import CheckpointRecord, EvaluationRecord, StepRecord
 from nsai_work.policies import EVAL_LOSS
-from nsai_work.training.checkpoints import finish_sampler, finish_save
+from nsai_work.training.checkpoints import finish_policy, finish_sampler, finish_save
 from nsai_work.training.evaluation import (
     early_stop,
     evaluation_of,
@@ -41,6 +41,11 @@ async def _prepare(assignment: Assignment, active: ActiveRun, operation: Operati
         return InFlight(operation)
     if operation.kind is IntentKind.STEP and assignment.objective is not None:
         return await _prepare_objective(assignment, assignment.objective, active, operation)
+    if operation.plays:
+        assert assignment.tasks is not None
+        begin = assignment.tasks.skip if _is_evaluated(active, operation.step) else assignment.tasks.begin
+        begin(operation.step)
+        return InFlight(operation)
     if operation.evaluates is not None:
         assert assignment.evaluation is not None
         part = await assignment.wait(assignment.evaluation.batch(operation.step, operation.evaluates))
@@ -57,7 +62,7 @@ async def _prepare(assignment: Assignment, active: ActiveRun, operation: Operati
     assert operation.name is not None
     final = operation.step == active.operations.last_step
     ttl_s = expiry(assignment, final=final)[0]
-    if operation.kind is IntentKind.SAVE_SAMPLER and not final:
+    if operation.policy:
         # deleted behind the run; it expires if nobody is left to do that
         ttl_s = SAMPLER_TTL_S
     prepared = active.run.prepare_save(operation.name, step=operation.step, kind=operation.kind, ttl_s=ttl_s)
@@ -117,8 +122,9 @@ def _must_wait(assignment: Assignment, active: ActiveRun, operation: Operation, 
     ahead = (*active.in_flight, *fresh)
     if _must_serialize(active, fresh) or _may_stop(assignment, active, operation, ahead):
         return True
-    if operation.evaluates is not None:
-        return sum(entry.operation.evaluates is not None for entry in ahead) >= _depth(assignment, active)
+    if operation.is_evaluation:
+        depth = 1 if operation.plays else _depth(assignment, active)
+        return sum(entry.operation.is_evaluation for entry in ahead) >= depth
     if operation.kind is IntentKind.STEP and assignment.objective is not None and not operation.skipped:
         return operation.step not in active.forwards
     if operation.kind not in (IntentKind.STEP, IntentKind.FORWARD):
@@ -136,7 +142,7 @@ def _depth(assignment: Assignment, active: ActiveRun) -> int:
 def _may_stop(assignment: Assignment, active: ActiveRun, operation: Operation, ahead: Sequence[InFlight]) -> bool:
     """Return whether an evaluation in flight may stop the run before an operation: then nothing is sent past it."""
     policy = assignment.payload.early_stopping
-    evaluated = {entry.operation.step for entry in ahead if entry.operation.evaluates is not None}
+    evaluated = {entry.operation.step for entry in ahead if entry.operation.is_evaluation}
     if operation.evaluates is not None:
         evaluated.discard(operation.step)
     if policy is None or not evaluated:
@@ -215,7 +221,9 @@ async def finish_oldest(assignment: Assignment, active: ActiveRun, wait: Awaiter
         CrucibleError: the operation failed, or an earlier send did.
     """
     entry = active.in_flight[0]
-    if entry.prepared is None:
+    if entry.operation.plays:
+        await _record_tasks(assignment, active, entry.operation, wait)
+    elif entry.prepared is None:
         await _record_skipped(assignment, active, entry.operation, wait)
     else:
         if entry.unsent:
@@ -251,6 +259,8 @@ async def _record(
         await _record_step(assignment, active, intent, result)
     elif intent.kind is IntentKind.SAVE_STATE:
         await finish_save(assignment, active, intent, result, wait)
+    elif entry.operation.policy:
+        await finish_policy(assignment, active, intent, result, wait)
     else:
         await finish_sampler(assignment, active, intent, result, wait)
 
@@ -275,10 +285,30 @@ async def _record_pass(
             backend=active.run.ref.backend,
             details={"run_id": active.run.ref.run_id, "step": intent.step},
         )
+    active.scores.clear()
+    await _record_evaluation(assignment, active, operation, record, intent.last_seq_id)
+
+
+async def _record_tasks(assignment: Assignment, active: ActiveRun, operation: Operation, wait: Awaiter) -> None:
+    """Await an evaluation by rollouts, and record it, unless an earlier owner or run has."""
+    assert assignment.tasks is not None
+    if _is_evaluated(active, operation.step):
+        return
+    record = await wait(assignment.tasks.result(operation.step))
+    await _record_evaluation(assignment, active, operation, record, 0)
+
+
+def _is_evaluated(active: ActiveRun, step: int) -> bool:
+    return any(known.step == step for known in active.progress.evaluations)
+
+
+async def _record_evaluation(
+    assignment: Assignment, active: ActiveRun, operation: Operation, record: EvaluationRecord, last_seq_id: int
+) -> None:
+    """Record an evaluation, which may stop the run."""
     require_stopping_metric(assignment.payload, record)
     record = record.model_copy(update={"recorded_at": assignment.clock.now()})
-    await assignment.journal.complete_evaluation(record, intent.last_seq_id)
-    active.scores.clear()
+    await assignment.journal.complete_evaluation(record, last_seq_id)
     active.progress.evaluations.append(record)
     await check_evaluation(assignment, active, record)
     if early_stop(assignment.payload, active.progress.evaluations) is not None:

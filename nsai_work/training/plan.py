@@ -16,7 +16,8 @@ _DEPTH_AHEAD: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The length of a job and the learning rates of its steps. Steps count from 1, epochs and examples from 0."""
+    """The length of a job and the learning rates of its steps. Steps count from 1, epochs and examples from 0. A
+    batch is trained on in ``substeps`` steps."""
 
     examples: int
     batch_size: int
@@ -24,12 +25,13 @@ class Plan:
     seed: int
     optimizer: OptimizerSpec
     schedule: LearningRateSchedule
+    substeps: int = 1
 
     @classmethod
-    def of(cls, payload: TrainingStep, examples: int, *, batch_size: int | None = None) -> Self:
+    def of(cls, payload: TrainingStep, examples: int, *, batch_size: int | None = None, substeps: int = 1) -> Self:
         """Return the plan of a payload for a number of examples. The default length is one epoch."""
         batch_size = batch_size or payload.batch_size
-        steps_per_epoch = math.ceil(examples / batch_size)
+        steps_per_epoch = math.ceil(examples / batch_size) * substeps
         limits = [payload.max_steps] if payload.max_steps is not None else []
         if payload.epochs is not None or not limits:
             limits.append((payload.epochs or 1) * steps_per_epoch)
@@ -40,12 +42,13 @@ class Plan:
             seed=payload.seed,
             optimizer=payload.optimizer,
             schedule=payload.schedule,
+            substeps=substeps,
         )
 
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps in one pass over the data."""
-        return math.ceil(self.examples / self.batch_size)
+        return math.ceil(self.examples / self.batch_size) * self.substeps
 
     def epoch(self, step: int) -> int:
         """Return the epoch of a step: its pass over the data, from 0."""
@@ -53,7 +56,7 @@ class Plan:
 
     def cursor(self, step: int) -> int:
         """Return the number of examples of its epoch before a step."""
-        return (step - 1) % self.steps_per_epoch * self.batch_size
+        return (step - 1) % self.steps_per_epoch // self.substeps * self.batch_size
 
     def learning_rate(self, step: int) -> float:
         """Return the learning rate of a step. It is never 0: a decay would reach 0 one step after the last."""

@@ -20,7 +20,7 @@ from nsai_work.journal import (
 )
 from nsai_work.payloads import TrainingStep
 from nsai_work.policies import LOSS
-from nsai_work.training.evaluation import EvaluationSource, PassResult
+from nsai_work.training.evaluation import EvaluationSource, PassResult, TaskEvaluation
 from nsai_work.training.in_flight import InFlight
 from nsai_work.training.objectives import Objective
 from nsai_work.training.operations import OperationSequence
@@ -45,6 +45,7 @@ class Assignment:
     batches: Lookahead
     objective: Objective | None
     evaluation: EvaluationSource | None
+    tasks: TaskEvaluation | None
     reference: ReferenceSource | None
     backend: TrainingBackend
     journal: Journal

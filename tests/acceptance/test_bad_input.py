@@ -54,7 +54,7 @@ FIELDS = {
     "evaluation of nothing": (set_field("payload.eval", {"every": 5}), ["payload.eval", "either data", "split"]),
     "evaluation in environments": (
         set_field("payload.eval", {"tasks": [{"environment": "x"}]}),
-        ["payload.eval", "tasks: environments are not supported yet"],
+        ["payload", "eval.tasks: sft is evaluated on examples"],
     ),
     "evaluation file that is missing": (
         set_field("payload.eval", {"data": {"path": "held-out.jsonl"}}),

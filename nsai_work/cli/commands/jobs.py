@@ -16,7 +16,7 @@ from nsai_work.cli.store_access import existing_store, get_store, load_settings,
 from nsai_work.identifiers import short_id
 from nsai_work.lifecycle import JobStatus
 from nsai_work.payloads import REWARD, JobKind
-from nsai_work.policies import EVAL_LOSS
+from nsai_work.policies import EVAL_LOSS, EVAL_REWARD
 from nsai_work.presentation.goodput_text import goodput_text
 from nsai_work.presentation.json_forms import as_json, checkpoint_json
 from nsai_work.presentation.progress import requested_steps
@@ -158,6 +158,7 @@ def steps(job_id: JobId, json_output: JsonFlag = False) -> None:
         )
         return
     rewarded = any(REWARD in record.metrics for record in records)
+    shown = EVAL_REWARD if rewarded else EVAL_LOSS
     rows: list[tuple[object, ...]] = [
         (
             record.step,
@@ -166,7 +167,7 @@ def steps(job_id: JobId, json_output: JsonFlag = False) -> None:
             record.tokens,
             record.learning_rate,
             *([record.metrics.get(REWARD)] if rewarded else []),
-            *_losses(evaluated, record.step),
+            *_evaluated(evaluated, record.step, shown),
         )
         for record in records
     ]
@@ -174,16 +175,16 @@ def steps(job_id: JobId, json_output: JsonFlag = False) -> None:
     if rewarded:
         header = (*header, "REWARD")
     if evaluated:
-        header = (*header, "EVAL LOSS")
-        rows = [(0, *(None for _ in header[2:]), *_losses(evaluated, 0)), *rows]
+        header = (*header, shown.replace(".", " ").upper())
+        rows = [(0, *(None for _ in header[2:]), *_evaluated(evaluated, 0, shown)), *rows]
     write_table(header, rows, if_empty="no steps yet")
 
 
-def _losses(evaluated: "Mapping[int, EvaluationRecord]", step: int) -> tuple[float | None, ...]:
+def _evaluated(evaluated: "Mapping[int, EvaluationRecord]", step: int, metric: str) -> tuple[float | None, ...]:
     """The cell of the column of evaluations, if there is such a column."""
     if not evaluated:
         return ()
-    return (evaluated[step].metrics.get(EVAL_LOSS) if step in evaluated else None,)
+    return (evaluated[step].metrics.get(metric) if step in evaluated else None,)
 
 
 def evaluations(job_id: JobId, json_output: JsonFlag = False) -> None:

@@ -17,8 +17,11 @@ from nsai_work.payloads import ReinforcementStep
 def rollouts(
     job_id: JobId,
     step: Annotated[
-        int | None, typer.Option("--step", min=1, help="The step whose rollouts are printed with their messages.")
+        int | None, typer.Option("--step", min=0, help="The step whose rollouts are printed with their messages.")
     ] = None,
+    evaluated: Annotated[
+        bool, typer.Option("--evaluated", help="The rollouts of evaluations instead of those that are trained on.")
+    ] = False,
     json_output: JsonFlag = False,
 ) -> None:
     """Print the rollouts of a job of reinforcement learning: the mean reward of each step, or with --step what the
@@ -30,7 +33,7 @@ def rollouts(
     if not isinstance(job.parsed_payload, ReinforcementStep):
         raise InvalidRequest.of("job", job.id, "only training jobs with method: rl have rollouts")
     if step is not None:
-        found = list(read_rollouts(store, job.id, step))
+        found = list(read_rollouts(store, job.id, step, evaluated=evaluated))
         if json_output:
             write_json([*found])
         elif not found:
@@ -39,7 +42,7 @@ def rollouts(
             for rollout in found:
                 write_rollout(rollout)
         return
-    records = store.rollouts(job.id)
+    records = store.rollouts(job.id, evaluated=evaluated)
     if json_output:
         write_json([record.model_dump(mode="json") for record in records])
         return

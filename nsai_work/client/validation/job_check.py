@@ -285,7 +285,7 @@ def _check_key(payload: Payload) -> str:
     reference = payload.reference if isinstance(payload, PreferenceStep) else None
     start = payload.init_from if isinstance(payload, TrainingStep) else None
     teachers = payload.teachers() if isinstance(payload, DistillationStep) else None
-    asked = payload.environment.models if isinstance(payload, ReinforcementStep) else None
+    asked = [spec.models for spec in payload.environments()] if isinstance(payload, ReinforcementStep) else None
     return (
         f"{type(payload).__name__} {forward} {reference} {start!r} {teachers} {asked} {checked.model_dump_json()}"
     )
@@ -318,7 +318,8 @@ async def _check(backend: Backend, payload: Payload) -> None:
         if isinstance(payload, DistillationStep):
             await check_teachers(_training_backend(backend), payload)
         if isinstance(payload, ReinforcementStep):
-            await check_asked_models(_training_backend(backend), payload.environment)
+            for spec in payload.environments():
+                await check_asked_models(_training_backend(backend), spec)
         field = payload.needs_forward
         if field is not None and not (await backend.capabilities()).supports_forward:
             raise Unsupported(

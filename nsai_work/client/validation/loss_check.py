@@ -29,11 +29,15 @@ def _check_reinforcement(kind: type[TrainingBackend], backend: str, payload: Rei
         are = f"losses of {backend!r} for rl:"
         named = known_names(payload.loss_fn, kind.policy_losses, are=are)
         raise InvalidJob.of("payload.loss_fn", payload.loss_fn, named)
-    spec = payload.environment
-    try:
-        if spec.name is not None:
-            check_target("environment.name", spec.name)
-        elif spec.reward is not None:
-            check_target("environment.reward", spec.reward)
-    except InvalidRequest as error:
-        raise InvalidJob(f"payload.{error.message}", details=error.details) from error
+    specs = [("environment", payload.environment)]
+    specs += [
+        (f"eval.tasks[{number}].environment", each.environment)
+        for number, each in enumerate(payload.eval.tasks if payload.eval is not None else ())
+    ]
+    for field, spec in specs:
+        for key, target in () if spec is None else (("name", spec.name), ("reward", spec.reward)):
+            try:
+                if target is not None:
+                    check_target(f"{field}.{key}", target)
+            except InvalidRequest as error:
+                raise InvalidJob(f"payload.{error.message}", details=error.details) from error

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from nsai_work.job import Job
 from nsai_work.lifecycle import JobStatus
 from nsai_work.page.views.view import View
-from nsai_work.policies import EVAL_LOSS
+from nsai_work.policies import EVAL_LOSS, EVAL_REWARD
 from nsai_work.presentation.progress import RunProgress
 from nsai_work.presentation.quantities import duration_text
 from nsai_work.store.engine.database import Tx
@@ -48,9 +48,10 @@ def _training(tx: Tx, job: Job, step: EventRow, log: Sequence[EventRow], total: 
         found.insert(1, Figure(label="reward", value=f"{progress.reward:.4f}"))
     evaluated = next((event for event in reversed(log) if event.name == "evaluation"), None)
     metrics = evaluated.data.get("metrics") if evaluated is not None else None
-    loss = metrics.get(EVAL_LOSS) if isinstance(metrics, dict) else None
-    if isinstance(loss, int | float):
-        found.append(Figure(label=EVAL_LOSS, value=f"{loss:.4f}"))
+    for name in (EVAL_LOSS, EVAL_REWARD):
+        value = metrics.get(name) if isinstance(metrics, dict) else None
+        if isinstance(value, int | float):
+            found.append(Figure(label=name, value=f"{value:.4f}"))
     if job.status is not JobStatus.RUNNING:
         return found
     speed = progress.tokens_per_s or step.data.get("tokens_per_s")

@@ -113,8 +113,8 @@ class StoreJournal:
     async def keep_answer(self, answer: AnswerRow) -> None:
         await self._store.run_merged(answers.keep_answers, answers.NewAnswer(self._claim, answer))
 
-    async def rollouts(self, step: int) -> RecordedRollouts:
-        return await self._store.run(rollouts.recorded_rollouts, self._claim, step)
+    async def rollouts(self, step: int, *, evaluated: bool = False) -> RecordedRollouts:
+        return await self._store.run(rollouts.recorded_rollouts, self._claim, step, evaluated=evaluated)
 
     async def keep_turn(self, turn: StoredTurn) -> None:
         await self._store.run(rollouts.keep_turn, self._claim, turn)
@@ -148,6 +148,9 @@ class StoreJournal:
     async def event(self, name: str, data: dict[str, JsonValue]) -> None:
         await self._store.run(runs.append_event, self._claim, name, data)
         job_events.log_entry(self._claim.job_id, name, data)
+
+    async def events(self, name: str) -> list[dict[str, JsonValue]]:
+        return await self._store.run(runs.events_of, self._claim, name)
 
     async def has_event(self, name: str) -> bool:
         return await self._store.run(runs.has_event, self._claim, name)

@@ -105,3 +105,10 @@ def has_event(tx: Tx, claim: Claim, name: str) -> bool:
     fence(tx, claim)
     found = select(events.c.seq).where(events.c.job_seq == claim.seq, events.c.name == name).limit(1)
     return tx.connection.execute(found).first() is not None
+
+
+def events_of(tx: Tx, claim: Claim, name: str) -> list[dict[str, JsonValue]]:
+    """The data of the events of this name in the log of a claimed job, in order."""
+    fence(tx, claim)
+    found = select(events.c.data).where(events.c.job_seq == claim.seq, events.c.name == name)
+    return [dict(row.data) for row in tx.connection.execute(found.order_by(events.c.seq))]

@@ -33,7 +33,13 @@ from nsai_work.store.schema.queue import (
     tags,
     turns,
 )
-from nsai_work.store.schema.rollouts import policies, rollout_turns, rollouts
+from nsai_work.store.schema.rollouts import (
+    evaluation_rollouts,
+    evaluation_turns,
+    policies,
+    rollout_turns,
+    rollouts,
+)
 from nsai_work.store.schema.workers import elections, workers
 
 __all__ = [
@@ -47,6 +53,8 @@ __all__ = [
     "checkpoints",
     "dependencies",
     "elections",
+    "evaluation_rollouts",
+    "evaluation_turns",
     "evaluations",
     "events",
     "intents",

@@ -288,7 +288,7 @@ def _active_run(
         forward=None if assignment.objective is None else FORWARD_NAME,
         skipped=skipped_steps(snapshot.runs, skip_batch=skips),
         evaluation=_schedule(assignment),
-        samples=isinstance(payload, ReinforcementStep),
+        policy_every=payload.substeps if isinstance(payload, ReinforcementStep) else None,
         last_step=last_step(assignment.plan, payload, snapshot.evaluations),
         position=last_position(snapshot, record),
     )
@@ -311,6 +311,9 @@ def _active_run(
 
 def _schedule(assignment: Assignment) -> EvaluationPlan | None:
     spec, examples = assignment.payload.eval, assignment.evaluation
+    saves = assignment.payload.is_best_by_evaluation
+    if spec is not None and assignment.tasks is not None:
+        return EvaluationPlan(spec.every, saves=saves, plays=True)
     if spec is None or examples is None:
         return None
-    return EvaluationPlan(spec.every, examples.passes, saves=assignment.payload.is_best_by_evaluation)
+    return EvaluationPlan(spec.every, examples.passes, saves=saves)

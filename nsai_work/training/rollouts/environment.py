@@ -1,9 +1,12 @@
 """The environment that a job names, and the batch source of its rollouts."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Final
 
 from crucible.backend import TrainingBackend
 from crucible.environments import Environment, RewardEnvironment, RewardFunction, load_environment
@@ -15,12 +18,26 @@ from nsai_work.concurrency.interruptible import InterruptibleAwaiter
 from nsai_work.errors import InvalidJob
 from nsai_work.job import Job
 from nsai_work.journal import Journal
-from nsai_work.payloads import ReinforcementStep
+from nsai_work.payloads import EnvironmentSpec, ReinforcementStep, TrainingData
+from nsai_work.training.evaluation import EVALUATED_PROMPTS, read_examples
 from nsai_work.training.plan import Plan
 from nsai_work.training.rollouts.asked_models import asked_models
-from nsai_work.training.rollouts.environment_calls import raised
+from nsai_work.training.rollouts.environment_calls import (
+    CLOSE_WITHIN_S,
+    EpisodeBroken,
+    OpenedEnvironment,
+    called,
+)
+from nsai_work.training.rollouts.groups import GroupSampler
+from nsai_work.training.rollouts.policies import PolicySamplers
 from nsai_work.training.rollouts.prompts import read_prompts
+from nsai_work.training.rollouts.reference import RolloutReference
+from nsai_work.training.rollouts.rollout import RolloutSettings
 from nsai_work.training.rollouts.source import RolloutSource
+from nsai_work.training.rollouts.task_evaluation import OpenedTasks, PolicyEvaluation
+
+OPEN_WITHIN_S: Final = 300.0
+"""The time that an environment has to open, and to count its tasks."""
 
 
 async def open_rollouts(
@@ -31,81 +48,165 @@ async def open_rollouts(
     wait: InterruptibleAwaiter,
     *,
     allow: Sequence[str],
-) -> tuple[Plan, RolloutSource]:
-    """Open the environment of a job, and return its plan and batch source. ``allow`` are the modules that jobs may
-    name.
+) -> tuple[Plan, RolloutSource, PolicyEvaluation | None]:
+    """Open the environments of a job, and return its plan, its batch source, and its evaluation on tasks. ``allow``
+    are the modules that jobs may name.
 
     Raises:
         InvalidJob, FileUnusable, DataChanged: the prompts or the settings are not usable.
-        CommandMissing: this process may not import the environment, or lacks it.
+        CommandMissing: this process may not import an environment, or lacks it.
         EnvironmentFailed: it cannot be opened.
         CrucibleError: the backend has no tokenizer for the model.
     """
     tokenizer = await wait(backend.tokenizer(payload.base_model))
     context = (await wait(backend.capabilities())).context_lengths.get(payload.base_model) or payload.max_tokens
-    environment, tasks = await wait(_opened(payload, backend, allow))
+    rules = RolloutSettings(payload.sampling, tokenizer, min(context, payload.max_tokens), journal.keep_turn)
+    slots = asyncio.Semaphore(payload.sampling.concurrency)
+    opened = await wait(
+        _opened(partial(environment_of, payload, allow), payload.environment, backend, "environment")
+    )
     plan = Plan.of(
         payload,
-        payload.groups_per_step if tasks is None else tasks,
+        opened.tasks or payload.groups_per_step,
         batch_size=payload.groups_per_step,
+        substeps=payload.substeps,
     )
+    policies = PolicySamplers(journal, backend, records_sequences=payload.binds_sequences)
+    evaluation = None
+    if payload.eval is not None:
+        sets = []
+        for field, name, create_set, limits in _task_sets(payload, allow):
+            found = await wait(_opened(create_set, limits.environment, backend, field))
+            sampling = payload.sampling.model_copy(update=_greedy(limits))
+            runner = GroupSampler(
+                found.environment, replace(rules, sampling=sampling), journal, limits.samples, slots
+            )
+            count = limits.limit if found.tasks is None else min(found.tasks, limits.limit)
+            sets.append(OpenedTasks(name, found.environment, count, limits.samples, runner))
+        evaluation = PolicyEvaluation(
+            sets,
+            policies,
+            journal,
+            job_id=job.id,
+            seed=payload.seed,
+            every=payload.eval.every,
+            last_step=plan.total_steps,
+        )
     source = RolloutSource(
         job,
         payload,
         plan,
-        environment,
-        tasks,
-        tokenizer,
-        backend,
+        opened,
+        GroupSampler(opened.environment, rules, journal, payload.group_size, slots),
+        policies,
         journal,
-        context=min(context, payload.max_tokens),
+        evaluation=evaluation,
+        reference=None
+        if payload.kl is None
+        else RolloutReference(payload.kl, payload.base_model, backend, journal),
     )
-    return plan, source
+    return plan, source, evaluation
+
+
+def _greedy(limits: "_TaskLimits") -> dict[str, object]:
+    if limits.temperature:
+        return {"temperature": limits.temperature}
+    return {"temperature": 0.0, "top_p": 1.0, "top_k": None}
+
+
+@dataclass(frozen=True, slots=True)
+class _TaskLimits:
+    """How many tasks are evaluated, how often, and at which temperature."""
+
+    environment: EnvironmentSpec | None = None
+    limit: int = sys.maxsize
+    samples: int = 1
+    temperature: float = 0.0
+
+
+def _task_sets(
+    payload: ReinforcementStep, allow: Sequence[str]
+) -> Iterator[tuple[str, str, Callable[[], Environment], _TaskLimits]]:
+    """Yield the sets of tasks of an evaluation: its field, its name, what creates its environment, its limits."""
+    assert payload.eval is not None
+    if (data := payload.eval.data) is not None:
+        yield "eval.data", EVALUATED_PROMPTS, partial(_prompts, payload, data, "eval.data", allow), _TaskLimits()
+    for number, each in enumerate(payload.eval.tasks):
+        field = f"eval.tasks[{number}].environment"
+        create = partial(_named, field, each.environment, allow)
+        yield field, each.name, create, _TaskLimits(each.environment, each.limit, each.samples, each.temperature)
 
 
 async def _opened(
-    payload: ReinforcementStep, backend: TrainingBackend, allow: Sequence[str]
-) -> tuple[Environment, int | None]:
-    """Open the environment of a job, and return the number of its tasks too."""
-    environment = await in_own_thread(partial(environment_of, payload, allow))
-    models = asked_models(payload.environment, backend)
+    create: Callable[[], Environment], spec: EnvironmentSpec | None, backend: TrainingBackend, field: str
+) -> OpenedEnvironment:
+    """Open an environment of a job, and count its tasks."""
+    limit = f"{OPEN_WITHIN_S:g} s"
+    environment = await in_own_thread(create)
+    models = {} if spec is None else asked_models(spec, backend)
     try:
         if models:
-            await in_own_thread(partial(environment.use_models, models))
-        await environment.open()
-        tasks = await in_own_thread(environment.tasks)
-    except (asyncio.CancelledError, InvalidRequest):
-        raise
-    except BaseException as error:
-        raise EnvironmentFailed(f"the environment cannot be opened: {raised(error)}") from error
+            hand_over = partial(environment.use_models, models)
+            await called(lambda: in_own_thread(hand_over), OPEN_WITHIN_S, f"{limit} in use_models()")
+        await called(environment.open, OPEN_WITHIN_S, f"{limit} to open")
+        tasks = await called(lambda: in_own_thread(environment.tasks), OPEN_WITHIN_S, f"{limit} in tasks()")
+    except EpisodeBroken as error:
+        if isinstance(error.__cause__, InvalidRequest):
+            raise error.__cause__ from None
+        await _close_quietly(environment)
+        raise EnvironmentFailed(f"payload.{field}: the environment cannot be opened: {error}") from error
     if tasks is not None and (not isinstance(tasks, int) or tasks < 1):
+        await _close_quietly(environment)
         shown = f"{type(tasks).__name__} {tasks!r:.100}"
-        raise EnvironmentFailed(f"tasks() of the environment gave {shown}; it must be a number from 1, or None")
-    return environment, tasks
+        raise EnvironmentFailed(
+            f"payload.{field}: tasks() of the environment gave {shown}; it must be a number from 1, or None"
+        )
+    return OpenedEnvironment(environment, tasks)
+
+
+async def _close_quietly(environment: Environment) -> None:
+    with suppress(EpisodeBroken):
+        await called(environment.close, CLOSE_WITHIN_S, "its end may")
 
 
 def check_environment(payload: ReinforcementStep, allow: Sequence[str]) -> None:
-    """Check the environment of a job as far as it is known before the job runs: rows that another job makes are not
-    there yet. Raises as ``environment_of``."""
+    """Check the environments of a job as far as they are known before the job runs: rows that another job makes are
+    not there yet. Raises as ``environment_of``."""
     if payload.data.job is None:
         environment_of(payload, allow)
     else:
-        with _of_payload():
+        with _of_payload("environment"):
             _reward_function(payload, allow)
+    for field, _, create, _ in _task_sets(payload, allow) if payload.eval is not None else ():
+        if field != "eval.data" or (payload.eval and payload.eval.data and payload.eval.data.job is None):
+            create()
 
 
 def environment_of(payload: ReinforcementStep, allow: Sequence[str]) -> Environment:
     """Create the environment of a job; blocking. Raises as ``open_rollouts``."""
-    with _of_payload():
-        spec = payload.environment
-        if spec.name is not None:
-            environment = load_environment(spec.name, spec.args, allow=allow)
-            check_model_names(spec.models, tuple(environment.model_names()))
-            return environment
-        return RewardEnvironment(_reward_function(payload, allow), read_prompts(payload.data))
+    spec = payload.environment
+    if spec is not None and spec.name is not None:
+        return _named("environment", spec, allow)
+    return _prompts(payload, payload.data, "environment", allow)
+
+
+def _named(field: str, spec: EnvironmentSpec, allow: Sequence[str]) -> Environment:
+    assert spec.name is not None
+    with _of_payload(field):
+        environment = load_environment(spec.name, spec.args, allow=allow)
+        check_model_names(spec.models, tuple(environment.model_names()))
+        return environment
+
+
+def _prompts(payload: ReinforcementStep, data: TrainingData, field: str, allow: Sequence[str]) -> Environment:
+    with _of_payload(field):
+        rows = read_examples(read_prompts, data) if field == "eval.data" else read_prompts(data)
+        return RewardEnvironment(_reward_function(payload, allow), rows)
 
 
 def _reward_function(payload: ReinforcementStep, allow: Sequence[str]) -> RewardFunction:
+    if payload.environment is None:
+        return _no_reward
     name = payload.environment.reward
     assert name is not None
     function: object = load_target("environment.reward", name, allow=allow)
@@ -114,13 +215,20 @@ def _reward_function(payload: ReinforcementStep, allow: Sequence[str]) -> Reward
     return function
 
 
+def _no_reward(prompt: object, completion: str, **row: object) -> float:
+    """The reward of a run that learns from its reference alone."""
+    del prompt, completion, row
+    return 0.0
+
+
 @contextmanager
-def _of_payload() -> Iterator[None]:
+def _of_payload(field: str) -> Iterator[None]:
     """Name the field of a payload in the error of an environment."""
     try:
         yield
     except InvalidRequest as error:
         if isinstance(error, InvalidJob) or type(error) is not InvalidRequest:
             raise
-        where = error.message if error.message.startswith("environment.") else f"environment: {error.message}"
+        named = error.message.startswith("environment.")
+        where = error.message.replace("environment", field, 1) if named else f"{field}: {error.message}"
         raise InvalidJob(f"payload.{where}", details=error.details) from error

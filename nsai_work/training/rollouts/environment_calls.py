@@ -2,13 +2,29 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from functools import partial
 from inspect import isawaitable
-from typing import TypeVar
+from typing import Final, TypeVar
 
-from crucible.environments import ChatModelFailed
+from crucible.environments import ChatModelFailed, Environment
+from crucible.http.redaction import redacted
+from crucible.rendering.plain_text import plain_line
 
 T = TypeVar("T")
+
+
+CLOSE_WITHIN_S: Final = 10.0
+MAX_REASON: Final = 2_000
+"""The longest text of an environment, in characters, that becomes the reason of a failed rollout."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedEnvironment:
+    """An open environment, and the number of its tasks; None if they are endless."""
+
+    environment: Environment
+    tasks: int | None
 
 
 class EpisodeBroken(Exception):
@@ -53,6 +69,18 @@ def _name_of(call: Callable[[], object]) -> str:
 
 
 def raised(error: BaseException) -> str:
-    """The type and the text of what an environment raised."""
-    text = str(error)
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    """Return the type and the text of what an environment raised, for the journal: on one line, without
+    credentials, of bounded length."""
+    try:
+        text = str(error)
+    except Exception:
+        text = "its text cannot be read"
+    kind = type(error).__name__
+    return bounded(f"{kind}: {text}" if text else kind)
+
+
+def bounded(text: str) -> str:
+    """Return text of an environment on one line, without credentials and of bounded length."""
+    # cut before it is looked through for credentials, which takes time, and after it, as escapes are longer
+    line = plain_line(redacted(text[: 2 * MAX_REASON]))
+    return line if len(line) <= MAX_REASON else f"{line[:MAX_REASON]}..."

@@ -3,7 +3,7 @@
 import math
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from crucible.losses import ADVANTAGES, LOGPROBS, MASK, POLICY_LOSSES, TARGETS
@@ -39,7 +39,8 @@ def selected(groups: Sequence[Sequence[EndedRollout]], payload: ReinforcementSte
             continue
         rewards = [float(member.record.reward or 0.0) for member in done]
         scored = (done, advantages(rewards, payload))
-        drops = payload.advantage.drop_constant and payload.group_size > 1
+        # with a reference, a group of equal rewards still teaches
+        drops = payload.advantage.drop_constant and payload.group_size > 1 and payload.kl is None
         (constant if drops and len(set(rewards)) == 1 else chosen).append(scored)
     if not chosen and constant:
         # a step without examples is none: one group without a gradient holds its place
@@ -56,6 +57,24 @@ def advantages(rewards: Sequence[float], payload: ReinforcementStep) -> list[flo
         spread = math.sqrt(math.fsum((reward - mean) ** 2 for reward in rewards) / len(rewards))
         return [value / (spread + _LEAST_SPREAD) for value in centered]
     return centered
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedExample:
+    """An example, and which of its targets were sampled: 1 of these, else 0."""
+
+    datum: Datum
+    mask: Sequence[float]
+
+    @property
+    def trained_tokens(self) -> int:
+        """The number of targets that were sampled."""
+        return int(sum(self.mask))
+
+    def with_advantages(self, advantages: Sequence[float]) -> "TrainedExample":
+        """Return the example with other advantages."""
+        inputs = {**self.datum.loss_inputs, ADVANTAGES: array("f", advantages)}
+        return replace(self, datum=replace(self.datum, loss_inputs=inputs))
 
 
 @dataclass(slots=True)
@@ -82,7 +101,7 @@ class _Example:
             self.spans.append(SequenceSpan(turn.sequence_id, offset, length, of_prompt))
 
 
-def datums(member: EndedRollout, advantage: float, loss_fn: str) -> Iterator[Datum]:
+def examples_of(member: EndedRollout, advantage: float, loss_fn: str) -> Iterator[TrainedExample]:
     """Yield the examples of a rollout: one, as long as each prompt continues the tokens before it, and another
     whenever the model's template has rendered the earlier turns differently."""
     current = _Example()
@@ -90,10 +109,22 @@ def datums(member: EndedRollout, advantage: float, loss_fn: str) -> Iterator[Dat
         if turn.kept == len(current.tokens):
             current.add(turn, turn.prompt, advantage)
             continue
-        yield _datum(current, loss_fn)
+        yield _trained(current, loss_fn)
         current = _Example()
         current.add(turn, full_prompt(member.turns, number), advantage)
-    yield _datum(current, loss_fn)
+    yield _trained(current, loss_fn)
+
+
+def divided(examples: Sequence[TrainedExample], parts: int, number: int) -> Sequence[TrainedExample]:
+    """Return a part of the examples of a round, of ``parts`` that differ by one at most. One that would be empty
+    has the last example, without an advantage: a step without examples is none."""
+    size = len(examples)
+    part = examples[number * size // parts : (number + 1) * size // parts]
+    return part or [examples[-1].with_advantages([0.0] * len(examples[-1].datum.tokens))]
+
+
+def _trained(example: _Example, loss_fn: str) -> TrainedExample:
+    return TrainedExample(_datum(example, loss_fn), array("f", example.mask[1:]))
 
 
 def _datum(example: _Example, loss_fn: str) -> Datum:

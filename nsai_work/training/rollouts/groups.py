@@ -4,23 +4,21 @@ import asyncio
 import math
 from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from crucible.environments import Environment, Episode, GroupEnvironment, checked_reward
 from crucible.errors import EnvironmentFailed
 from crucible.token_sampler import TokenSampler
 from nsai_work.journal import Journal
 from nsai_work.rollout_journal import RecordedRollouts, RolloutRecord, RolloutStatus, StoredTurn
-from nsai_work.training.rollouts.environment_calls import EpisodeBroken, called, raised
-from nsai_work.training.rollouts.rollout import Rollout, RolloutPlace, RolloutSettings, play
-from nsai_work.training.rollouts.seeds import episode_seed
+from nsai_work.training.rollouts.environment_calls import CLOSE_WITHIN_S, EpisodeBroken, bounded, called, raised
+from nsai_work.training.rollouts.place import RolloutPlace
+from nsai_work.training.rollouts.rollout import Rollout, RolloutSettings, play
 from nsai_work.training.rollouts.turns import Turn, current_turns
 
 T = TypeVar("T")
-
-CLOSE_WITHIN_S: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +59,21 @@ def recorded_members(
 
 
 class GroupSampler:
-    """Runs the rollouts of groups, ``sampling.concurrency`` at a time."""
+    """Runs the rollouts of groups of ``size``, each in one of ``slots``, which bound how many run at a time."""
 
-    def __init__(self, environment: Environment, rules: RolloutSettings, journal: Journal, size: int) -> None:
+    def __init__(
+        self,
+        environment: Environment,
+        rules: RolloutSettings,
+        journal: Journal,
+        size: int,
+        slots: asyncio.Semaphore,
+    ) -> None:
         self._environment = environment
         self._rules = rules
         self._journal = journal
         self._size = size
-        self._slots = asyncio.Semaphore(rules.sampling.concurrency)
+        self._slots = slots
 
     async def run(self, task: GroupTask, sampler: TokenSampler) -> list[EndedRollout]:
         """Return all members of a group, done or failed.
@@ -106,10 +111,8 @@ class GroupSampler:
         return await self._record(task, members, rewards, failure, sampler)
 
     def _new(self, task: GroupTask, member: int) -> Rollout:
-        place = task.place
-        own = RolloutPlace(place.job_id, place.seed, place.generation, place.step, place.group, member)
         turns, attempt = task.begun.get(member, ([], 0))
-        return Rollout(own, list(turns), attempt)
+        return Rollout(replace(task.place, member=member), list(turns), attempt)
 
     async def _retried(self, rollouts: Sequence[Rollout], task: GroupTask, sampler: TokenSampler) -> str | None:
         """Play the episodes of rollouts that belong together; return why they failed for good, else None."""
@@ -128,7 +131,7 @@ class GroupSampler:
         return failure
 
     async def _begin(self, task: GroupTask, count: int) -> Sequence[Episode]:
-        seed = episode_seed(task.place.seed, task.place.step, task.place.group)
+        seed = task.place.episode_seed
         environment = self._environment
         seconds = self._rules.sampling.limits.seconds
         if isinstance(environment, GroupEnvironment):
@@ -181,10 +184,11 @@ class GroupSampler:
             status=RolloutStatus.DONE if failure is None else RolloutStatus.FAILED,
             reward=reward if failure is None else None,
             metrics=rollout.metrics if failure is None else {},
-            reason=rollout.reason if failure is None else failure[:2_000],
+            reason=rollout.reason if failure is None else bounded(failure),
             turns=len(rollout.turns),
             tokens=rollout.tokens,
             truncated=rollout.truncated,
+            evaluated=place.evaluated,
         )
         return EndedRollout(record, tuple(rollout.turns))
 

@@ -24,9 +24,14 @@ def rollout_metrics(
     rewards = [float(record.reward or 0.0) for record in done]
     turns = [turn for group in groups for member in group for turn in member.turns]
     logprobs = [value for turn in turns for value in turn.logprobs]
+    by_group = [
+        [float(member.record.reward or 0.0) for member in group if member.record.status is RolloutStatus.DONE]
+        for group in groups
+    ]
     metrics = {
         REWARD: mean(rewards),
         "reward_std": spread(rewards),
+        "reward_std_in_groups": mean([spread(each) for each in by_group if each]),
         "reward_max": max(rewards, default=0.0),
         "reward_min": min(rewards, default=0.0),
         "rollouts": float(len(records)),
@@ -37,9 +42,28 @@ def rollout_metrics(
         "turns": mean([float(record.turns) for record in done]),
         "sampled_tokens": float(sum(record.tokens for record in records)),
         "answer_tokens": mean([float(record.tokens) for record in done]),
+        "answer_tokens_max": float(max((record.tokens for record in done), default=0)),
         "truncated": sum(not turn.stopped for turn in turns) / max(len(turns), 1),
         "entropy": -mean(logprobs),
         "staleness": float(staleness),
+    }
+    return {**metrics, **_of_environment(record.metrics for record in done)}
+
+
+def evaluation_metrics(members: Sequence[EndedRollout]) -> dict[str, float]:
+    """Return the metrics of the rollouts of an evaluation. Without a rollout that has a reward, there is no mean of
+    them."""
+    done = [member.record for member in members if member.record.status is RolloutStatus.DONE]
+    metrics = {"rollouts_failed": float(len(members) - len(done))}
+    if not done:
+        return metrics
+    rewards = [float(record.reward or 0.0) for record in done]
+    metrics |= {
+        REWARD: mean(rewards),
+        "reward_std": spread(rewards),
+        "turns": mean([float(record.turns) for record in done]),
+        "answer_tokens": mean([float(record.tokens) for record in done]),
+        "truncated": sum(record.truncated for record in done) / max(sum(record.turns for record in done), 1),
     }
     return {**metrics, **_of_environment(record.metrics for record in done)}
 

@@ -21,24 +21,18 @@ from crucible.token_sampler import SamplingSpec, TokenSample, TokenSampler
 from nsai_work.payloads import RolloutSampling
 from nsai_work.rollout_journal import StoredTurn
 from nsai_work.training.rollouts.environment_calls import EpisodeBroken, called
-from nsai_work.training.rollouts.seeds import sample_key, sample_seed
+from nsai_work.training.rollouts.place import RolloutPlace
 from nsai_work.training.rollouts.turns import Turn, common_length, full_prompt, full_sequence, packed
 
 T = TypeVar("T")
 
+MAX_METRICS: Final = 64
+"""The number of metrics that an environment may give for a rollout."""
+MAX_NAME: Final = 200
+"""The length of their names, in characters."""
+MAX_CHARS_PER_TOKEN: Final = 256
+"""More text than this for each token of the context is not rendered: no tokenizer makes it fit."""
 _MODEL: Final = "policy"
-
-
-@dataclass(frozen=True, slots=True)
-class RolloutPlace:
-    """The place of a rollout in a job: the seed and the id of the job, and the numbers of the rollout."""
-
-    job_id: str
-    seed: int
-    generation: int
-    step: int
-    group: int
-    member: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +83,9 @@ async def play(rollout: Rollout, episode: Episode, sampler: TokenSampler, rules:
     rollout.reward, rollout.metrics, rollout.messages = 0.0, {}, []
     for number in range(rules.sampling.limits.turns):
         rollout.messages += new
+        if sum(len(message.text()) for message in rollout.messages) > rules.context * MAX_CHARS_PER_TOKEN:
+            rollout.reason = "context"
+            return
         prompt = await _rendered(rollout.messages, tools, rules)
         if number < len(rollout.turns) and full_prompt(rollout.turns, number) != prompt:
             # the environment did not repeat itself
@@ -143,13 +140,12 @@ async def _sample(
         top_k=sampling.top_k,
         stop_tokens=rules.tokenizer.stop_tokens,
     )
-    where = (place.step, place.group, place.member)
     [sample] = await sampler.sample(
         prompt,
         1,
         settings,
-        seed=sample_seed(place.seed, *where, number),
-        key=sample_key(place.job_id, place.generation, *where, rollout.attempt, number),
+        seed=place.sample_seed(number),
+        key=place.sample_key(rollout.attempt, number),
     )
     before = full_sequence(rollout.turns, number - 1) if number else []
     kept = common_length(before, prompt)
@@ -172,6 +168,7 @@ async def _sample(
             attempt=rollout.attempt,
             turn=number,
             data=packed(turn),
+            evaluated=place.evaluated,
         )
     )
     rollout.turns.append(turn)
@@ -204,12 +201,19 @@ def _require_messages(messages: Sequence[Message]) -> None:
 
 def _account(rollout: Rollout, feedback: Feedback) -> None:
     try:
+        if len(feedback.metrics) > MAX_METRICS or any(len(str(name)) > MAX_NAME for name in feedback.metrics):
+            raise EpisodeBroken(
+                f"it gave {len(feedback.metrics)} metrics; at most {MAX_METRICS} are kept, with names of at most "
+                f"{MAX_NAME} characters"
+            )
         reward = checked_reward(feedback.reward)
         metrics = {str(name): checked_reward(value) for name, value in feedback.metrics.items()}
     except EnvironmentFailed as error:
         raise EpisodeBroken(error.message) from error
     rollout.reward += reward
     rollout.metrics.update(metrics)
+    if len(rollout.metrics) > MAX_METRICS:
+        raise EpisodeBroken(f"it gave {len(rollout.metrics)} metrics in all; at most {MAX_METRICS} are kept")
 
 
 class _EnvironmentClock:

@@ -1,24 +1,28 @@
 """The batch source of reinforcement learning: each step's rollouts, from the journal or sampled now."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Final
 
 from pydantic import JsonValue
 
-from crucible.backend import TrainingBackend
-from crucible.environments import Environment
 from crucible.errors import EnvironmentFailed
-from crucible.rendering.tokenizer import Tokenizer
 from crucible.training import LiveRun, StepResult
 from nsai_work.job import Job
 from nsai_work.journal import Journal, RemoteRun
 from nsai_work.payloads import ReinforcementStep
 from nsai_work.rollout_journal import PolicyRecord, RecordedRollouts, RolloutRecord, RolloutStatus
 from nsai_work.training.plan import Plan
-from nsai_work.training.rollouts.environment_calls import EpisodeBroken, called
-from nsai_work.training.rollouts.examples import datums, selected
-from nsai_work.training.rollouts.groups import (
+from nsai_work.training.rollouts.environment_calls import (
     CLOSE_WITHIN_S,
+    EpisodeBroken,
+    OpenedEnvironment,
+    called,
+)
+from nsai_work.training.rollouts.examples import divided, examples_of, selected
+from nsai_work.training.rollouts.groups import (
     EndedRollout,
     GroupSampler,
     GroupTask,
@@ -26,18 +30,30 @@ from nsai_work.training.rollouts.groups import (
     recorded_members,
 )
 from nsai_work.training.rollouts.metrics import drift, rollout_metrics
+from nsai_work.training.rollouts.place import RolloutPlace
 from nsai_work.training.rollouts.policies import PolicySamplers
-from nsai_work.training.rollouts.rollout import RolloutPlace, RolloutSettings
+from nsai_work.training.rollouts.reference import RolloutReference
+from nsai_work.training.rollouts.task_evaluation import PolicyEvaluation
 from nsai_work.training.sources.batches import BatchSource, StepBatch, batch_indexes
 
-_SHOWN = 3
+REUSED: Final = "training.rollouts_reused"
+_SHOWN: Final = 3
+
+
+@dataclass(slots=True)
+class _Round:
+    """Steps that share rollouts. ``sampled``: all of these are in the journal."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    sampled: bool = False
 
 
 class RolloutSource(BatchSource):
     """The rollouts of each step as a batch. What the journal has is not sampled again.
 
-    A step's rollouts come from the weights of the step before it, or of ``steps_ahead`` steps earlier, so that
-    which weights a group is sampled from follows from the step alone.
+    The steps of a round share rollouts, which the journal has under its first step. They come from the weights of
+    the step before it, or of ``steps_ahead`` rounds earlier, so that which weights a group is sampled from follows
+    from the step alone.
     """
 
     def __init__(
@@ -45,24 +61,27 @@ class RolloutSource(BatchSource):
         job: Job,
         payload: ReinforcementStep,
         plan: Plan,
-        environment: Environment,
-        tasks: int | None,
-        tokenizer: Tokenizer,
-        backend: TrainingBackend,
+        opened: OpenedEnvironment,
+        runner: GroupSampler,
+        policies: PolicySamplers,
         journal: Journal,
         *,
-        context: int,
+        evaluation: PolicyEvaluation | None = None,
+        reference: RolloutReference | None = None,
     ) -> None:
         self._job_id = job.id
         self._payload = payload
         self._plan = plan
-        self._environment = environment
-        self._tasks = tasks
+        self._opened = opened
         self._journal = journal
-        self._policies = PolicySamplers(journal, backend, records_sequences=payload.binds_sequences)
-        rules = RolloutSettings(payload.sampling, tokenizer, context, journal.keep_turn)
-        self._runner = GroupSampler(environment, rules, journal, payload.group_size)
+        self._policies = policies
+        self._runner = runner
+        self._evaluation = evaluation
+        self._reference = reference
         self._generation = 0
+        self._rounds: dict[int, _Round] = {}
+        if evaluation is not None:
+            evaluation.released = self._release
 
     @property
     def examples(self) -> int:
@@ -70,44 +89,76 @@ class RolloutSource(BatchSource):
 
     async def connect(self, run: LiveRun, record: RemoteRun) -> None:
         self._generation = record.generation
+        self._rounds.clear()
+        if self._evaluation is not None:
+            await self._evaluation.connect(record.generation)
         await self._policies.connect(run, record)
 
-    def sampler_saved(self, step: int, path: str) -> None:
-        self._policies.saved(PolicyRecord(step=step, generation=self._generation, path=path))
+    def policy_saved(self, policy: PolicyRecord) -> None:
+        self._policies.saved(policy)
 
     async def batch(self, step: int) -> StepBatch:
-        groups = await self._groups(step)
-        await self._release(step)
-        selection = selected(groups, self._payload)
+        payload = self._payload
+        part = (step - 1) % payload.substeps
+        first = step - part
+        # the steps of a round are made side by side, and sample once
+        current = self._rounds.setdefault(first, _Round())
+        async with current.lock:
+            groups = await self._groups(first)
+        current.sampled = True
+        await self._release()
+        selection = selected(groups, payload)
         if not selection.groups:
             raise EnvironmentFailed(_why(groups, step), details={"step": step})
-        loss_fn = self._payload.loss_fn
         examples = [
-            datum
+            example
             for members, advantages in selection.groups
             for member, advantage in zip(members, advantages, strict=True)
-            for datum in datums(member, advantage, loss_fn)
+            for example in examples_of(member, advantage, payload.loss_fn)
         ]
         metrics = rollout_metrics(groups, selection, step - 1 - self._weights_step(step))
-        return StepBatch(step, self._plan.epoch(step), self._plan.cursor(step), examples, metrics=metrics)
+        if self._reference is not None:
+            examples, metrics["kl_reference"] = await self._reference.penalize(first, examples)
+        trained = divided(examples, payload.substeps, part)
+        metrics["trained_tokens"] = float(sum(example.trained_tokens for example in trained))
+        datums = [example.datum for example in trained]
+        return StepBatch(step, self._plan.epoch(step), self._plan.cursor(step), datums, metrics=metrics)
 
     def step_metrics(self, batch: StepBatch, result: StepResult) -> Mapping[str, float]:
         trained = {} if result.logprobs is None else drift(batch.datums, result.logprobs)
         return {**batch.metrics, **trained}
 
+    async def result_fields(self) -> dict[str, JsonValue]:
+        reused = await self._journal.events(REUSED)
+        return {
+            name: sum(int(str(event.get(field, 0))) for event in reused)
+            for name, field in (("rollouts_reused", "rollouts"), ("turns_reused", "turns"))
+        }
+
+    async def finished(self) -> None:
+        await self._policies.release(self._policies.known())
+
     async def close(self) -> None:
+        if self._evaluation is not None:
+            await self._evaluation.stop()
         await self._policies.close()
-        # what an environment cannot release is its own matter: the run's outcome stands
-        with suppress(EpisodeBroken):
-            await called(self._environment.close, CLOSE_WITHIN_S, "its end may")
+        if self._reference is not None:
+            await self._reference.close()
+        environments = [self._opened.environment]
+        environments += [each.environment for each in self._evaluation.sets] if self._evaluation else []
+        for environment in environments:
+            # what an environment cannot release is its own matter: the run's outcome stands
+            with suppress(EpisodeBroken):
+                await called(environment.close, CLOSE_WITHIN_S, "its end may")
 
     def _weights_step(self, step: int) -> int:
-        return max(0, step - 1 - self._payload.steps_ahead)
+        per_round = self._payload.substeps
+        return max(0, ((step - 1) // per_round - self._payload.steps_ahead) * per_round)
 
     def _task_numbers(self, step: int) -> Sequence[int]:
-        if self._tasks is not None:
+        if self._opened.tasks is not None:
             return batch_indexes(self._plan, step)
-        first = (step - 1) * self._payload.groups_per_step
+        first = (step - 1) // self._payload.substeps * self._payload.groups_per_step
         return range(first, first + self._payload.groups_per_step)
 
     async def _groups(self, step: int) -> list[list[EndedRollout]]:
@@ -123,7 +174,8 @@ class RolloutSource(BatchSource):
         return await gathered([self._runner.run(task, sampler) for task in tasks])
 
     def _group_task(self, step: int, group: int, task: int, recorded: RecordedRollouts) -> GroupTask:
-        generation = self._generation if self._payload.binds_sequences else None
+        anew = self._payload.binds_sequences or self._payload.on_stale == "drop"
+        generation = self._generation if anew else None
         ended, begun = recorded_members(recorded, group, generation)
         place = RolloutPlace(self._job_id, self._payload.seed, self._generation, step, group, 0)
         return GroupTask(place, task, self._weights_step(step), ended, begun)
@@ -136,12 +188,22 @@ class RolloutSource(BatchSource):
         turns = sum(len(turns) for task in tasks for turns, _ in task.begun.values())
         lost = len({(one.group, one.member) for one in recorded.rollouts}) - kept
         data: dict[str, JsonValue] = {"step": step, "rollouts": kept, "turns": turns, "sampled_anew": lost}
-        await self._journal.event("training.rollouts_reused", data)
+        await self._journal.event(REUSED, data)
 
-    async def _release(self, step: int) -> None:
-        """Delete the weights that no coming step is sampled from: all rollouts of this step are in the journal."""
-        needed = self._weights_step(step + 1)
-        await self._policies.release([known for known in self._policies.known() if known < needed])
+    async def _release(self) -> None:
+        """Delete the weights that no coming step is sampled from, and no evaluation: what was to be sampled from
+        them is in the journal."""
+        if not self._rounds:
+            return
+        # a later round may be in before an earlier one
+        open_rounds = [first for first, each in self._rounds.items() if not each.sampled]
+        first = min(open_rounds, default=max(self._rounds) + self._payload.substeps)
+        self._rounds = {
+            each: found for each, found in self._rounds.items() if each + self._payload.substeps >= first
+        }
+        held = self._evaluation.holds if self._evaluation is not None else lambda step: False
+        needed = self._weights_step(first)
+        await self._policies.release([step for step in self._policies.known() if step < needed and not held(step)])
 
 
 def _why(groups: Sequence[Sequence[EndedRollout]], step: int) -> str:

@@ -17,6 +17,7 @@ from nsai_work.data.datums import Datums, JoinedDatums
 from nsai_work.data.mixture import Mixture
 from nsai_work.data.row_counts import Lines
 from nsai_work.journal import RemoteRun
+from nsai_work.rollout_journal import PolicyRecord
 from nsai_work.training.plan import Plan
 from nsai_work.training.sources.preference import REFERENCE, ReferenceSource
 
@@ -82,8 +83,11 @@ class BatchSource(ABC):
     async def connect(self, run: LiveRun, record: RemoteRun) -> None:
         """The driver drives this run from now on. No call of ``batch`` is running."""
 
-    def sampler_saved(self, step: int, path: str) -> None:
-        """The run has saved sampling weights after a step at ``path``."""
+    def policy_saved(self, policy: PolicyRecord) -> None:
+        """The run has saved sampling weights for rollouts."""
+
+    async def finished(self) -> None:
+        """All steps are recorded. Delete at the service what only they needed."""
 
     def step_metrics(self, batch: StepBatch, result: StepResult) -> Mapping[str, float]:
         """Return what the metrics of a step say about its batch."""
@@ -94,7 +98,7 @@ class BatchSource(ABC):
         """Events about the data by name, each emitted once for a job."""
         return {}
 
-    def result_fields(self) -> dict[str, JsonValue]:
+    async def result_fields(self) -> dict[str, JsonValue]:
         """The entries about the data in the job's result."""
         return {}
 
@@ -147,7 +151,7 @@ class DatasetSource(BatchSource):
     def announcements(self) -> Mapping[str, dict[str, JsonValue]]:
         return data_events([self._datums])
 
-    def result_fields(self) -> dict[str, JsonValue]:
+    async def result_fields(self) -> dict[str, JsonValue]:
         return data_counts([self._datums])
 
 
@@ -212,7 +216,7 @@ class MixtureSource(BatchSource):
     def announcements(self) -> Mapping[str, dict[str, JsonValue]]:
         return data_events(self._datums.sets)
 
-    def result_fields(self) -> dict[str, JsonValue]:
+    async def result_fields(self) -> dict[str, JsonValue]:
         return data_counts(self._datums.sets)
 
 

@@ -24,6 +24,7 @@ from crucible.training import Datum, LiveRun, StepResult
 from nsai_work.errors import InvalidJob, UnreadableJournal
 from nsai_work.journal import RemoteRun
 from nsai_work.payloads import DistillationStep
+from nsai_work.rollout_journal import PolicyRecord
 from nsai_work.training.sources.batches import BatchSource, StepBatch
 
 CONCURRENCY: Final = 32
@@ -148,8 +149,11 @@ class TeacherSource(BatchSource):
     async def connect(self, run: LiveRun, record: RemoteRun) -> None:
         await self._source.connect(run, record)
 
-    def sampler_saved(self, step: int, path: str) -> None:
-        self._source.sampler_saved(step, path)
+    def policy_saved(self, policy: PolicyRecord) -> None:
+        self._source.policy_saved(policy)
+
+    async def finished(self) -> None:
+        await self._source.finished()
 
     def step_metrics(self, batch: StepBatch, result: StepResult) -> Mapping[str, float]:
         return self._source.step_metrics(batch, result)
@@ -157,8 +161,8 @@ class TeacherSource(BatchSource):
     def announcements(self) -> Mapping[str, dict[str, JsonValue]]:
         return self._source.announcements()
 
-    def result_fields(self) -> dict[str, JsonValue]:
-        return self._source.result_fields()
+    async def result_fields(self) -> dict[str, JsonValue]:
+        return await self._source.result_fields()
 
     async def close(self) -> None:
         await self._models.close()

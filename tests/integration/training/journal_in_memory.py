@@ -38,6 +38,8 @@ class MemoryStore:
         self.events: list[tuple[str, dict[str, JsonValue]]] = []
         self.rollouts: dict[tuple[int, int, int, int], RolloutRecord] = {}
         self.turns: dict[tuple[int, int, int, int, int, int], StoredTurn] = {}
+        self.evaluated_rollouts: dict[tuple[int, int, int, int], RolloutRecord] = {}
+        self.evaluated_turns: dict[tuple[int, int, int, int, int, int], StoredTurn] = {}
         self.policies: dict[tuple[int, int], PolicyRecord] = {}
 
     def claim(self) -> "JournalInMemory":
@@ -148,8 +150,9 @@ class JournalInMemory:
 
     async def complete_evaluation(self, record: EvaluationRecord, last_seq_id: int) -> None:
         journal = self._own()
-        assert journal.intents[record.generation, last_seq_id].step == record.step
-        self._close((record.generation, last_seq_id))
+        if last_seq_id:
+            assert journal.intents[record.generation, last_seq_id].step == record.step
+            self._close((record.generation, last_seq_id))
         if journal.evaluations and journal.evaluations[-1].step == record.step:
             return
         assert record.step == journal.newest, "an evaluation is that of the newest step"
@@ -231,20 +234,24 @@ class JournalInMemory:
     async def keep_reference(self, number: int, data: bytes) -> None:
         self._own().references.setdefault(number, data)
 
-    async def rollouts(self, step: int) -> RecordedRollouts:
+    async def rollouts(self, step: int, *, evaluated: bool = False) -> RecordedRollouts:
         journal = self._own()
-        ended = [record for key, record in sorted(journal.rollouts.items()) if key[0] == step]
-        turns = [turn for _, turn in sorted(journal.turns.items()) if turn.step == step]
-        return RecordedRollouts(ended, turns)
+        known, turns = journal.rollouts, journal.turns
+        if evaluated:
+            known, turns = journal.evaluated_rollouts, journal.evaluated_turns
+        ended = [record for key, record in sorted(known.items()) if key[0] == step]
+        return RecordedRollouts(ended, [turn for _, turn in sorted(turns.items()) if turn.step == step])
 
     async def keep_turn(self, turn: StoredTurn) -> None:
         key = (turn.step, turn.group, turn.member, turn.generation, turn.turn, turn.attempt)
-        self._own().turns.setdefault(key, turn)
+        journal = self._own()
+        (journal.evaluated_turns if turn.evaluated else journal.turns).setdefault(key, turn)
 
     async def finish_rollouts(self, records: Sequence[RolloutRecord]) -> None:
+        journal = self._own()
         for record in records:
             key = (record.step, record.group, record.member, record.generation)
-            self._own().rollouts.setdefault(key, record)
+            (journal.evaluated_rollouts if record.evaluated else journal.rollouts).setdefault(key, record)
 
     async def policies(self) -> Sequence[PolicyRecord]:
         return [policy for _, policy in sorted(self._own().policies.items())]
@@ -264,6 +271,9 @@ class JournalInMemory:
 
     async def event(self, name: str, data: dict[str, JsonValue]) -> None:
         self._own().events.append((name, data))
+
+    async def events(self, name: str) -> list[dict[str, JsonValue]]:
+        return [data for found, data in self._own().events if found == name]
 
     async def has_event(self, name: str) -> bool:
         return any(found == name for found, _ in self._own().events)

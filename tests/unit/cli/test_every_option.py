@@ -42,7 +42,7 @@ SHOWN: dict[str, dict[str, str]] = {
     "steps": {JOBS: "job_id --json"},
     "evaluations": {JOBS: "job_id --json"},
     "extend": {"unit/cli/commands/test_extend.py": "job_id --steps --schedule --warmup-steps --checkpoint --json"},
-    "rollouts": {"unit/cli/commands/test_rollouts.py": "job_id --step --json"},
+    "rollouts": {"unit/cli/commands/test_rollouts.py": "job_id --step --evaluated --json"},
     "results": {"unit/cli/commands/test_results.py": "job_id file --json"},
     "checkpoints": {JOBS: "job_id --json"},
     "watch": {JOBS: "job_id --timeout --json"},

@@ -11,55 +11,62 @@ from nsai_work.store.engine.database import Tx
 from nsai_work.store.journal.fences import fence
 from nsai_work.store.journal.rows import read_row
 from nsai_work.store.records import Claim
-from nsai_work.store.schema import rollout_turns, rollouts
+from nsai_work.store.schema import evaluation_rollouts, evaluation_turns, rollout_turns, rollouts
 
 
-def recorded_rollouts(tx: Tx, claim: Claim, step: int) -> RecordedRollouts:
-    """The rollouts of a step with their turns, for the owner of the job."""
+def recorded_rollouts(tx: Tx, claim: Claim, step: int, *, evaluated: bool) -> RecordedRollouts:
+    """The rollouts of a step, or of its evaluation, with their turns, for the owner of the job."""
     fence(tx, claim)
-    return RecordedRollouts(job_rollouts(tx, claim.seq, step), job_turns(tx, claim.seq, step))
+    return RecordedRollouts(
+        job_rollouts(tx, claim.seq, step, evaluated=evaluated), job_turns(tx, claim.seq, step, evaluated=evaluated)
+    )
 
 
-def job_rollouts(tx: Tx, seq: int, step: int | None = None) -> list[RolloutRecord]:
-    """The rollouts of a job that have ended, or those of a step, in order."""
-    condition = rollouts.c.job_seq == seq
+def job_rollouts(tx: Tx, seq: int, step: int | None = None, *, evaluated: bool = False) -> list[RolloutRecord]:
+    """The rollouts of a job that have ended, or those of a step, in order; with ``evaluated`` those of its
+    evaluations."""
+    table = evaluation_rollouts if evaluated else rollouts
+    condition = table.c.job_seq == seq
     if step is not None:
-        condition &= rollouts.c.step == step
-    order = (rollouts.c.step, rollouts.c.group_number, rollouts.c.member, rollouts.c.generation)
-    rows = tx.connection.execute(select(rollouts).where(condition).order_by(*order))
-    return [read_row(rollouts, row, RolloutRecord, _values(row)) for row in rows]
+        condition &= table.c.step == step
+    order = (table.c.step, table.c.group_number, table.c.member, table.c.generation)
+    rows = tx.connection.execute(select(table).where(condition).order_by(*order))
+    return [read_row(table, row, RolloutRecord, _values(row, evaluated=evaluated)) for row in rows]
 
 
-def newest_rollouts(tx: Tx, seq: int, step: int | None = None) -> list[RolloutRecord]:
+def newest_rollouts(tx: Tx, seq: int, step: int | None = None, *, evaluated: bool = False) -> list[RolloutRecord]:
     """The newest rollout of each place, in order."""
-    return list({(one.step, one.group, one.member): one for one in job_rollouts(tx, seq, step)}.values())
+    found = job_rollouts(tx, seq, step, evaluated=evaluated)
+    return list({(one.step, one.group, one.member): one for one in found}.values())
 
 
-def job_turns(tx: Tx, seq: int, step: int, groups: Collection[int] | None = None) -> list[StoredTurn]:
-    """The turns of the rollouts of a step, or of those of some groups, in order."""
-    condition = (rollout_turns.c.job_seq == seq) & (rollout_turns.c.step == step)
+def job_turns(
+    tx: Tx, seq: int, step: int, groups: Collection[int] | None = None, *, evaluated: bool = False
+) -> list[StoredTurn]:
+    """The turns of the rollouts of a step, or of its evaluation, all or those of some groups, in order."""
+    table = evaluation_turns if evaluated else rollout_turns
+    columns = table.c
+    condition = (columns.job_seq == seq) & (columns.step == step)
     if groups is not None:
-        condition &= tx.one_of(rollout_turns.c.group_number, groups)
-    columns = rollout_turns.c
+        condition &= tx.one_of(columns.group_number, groups)
     order = (columns.group_number, columns.member, columns.generation, columns.turn, columns.attempt)
-    rows = tx.connection.execute(select(rollout_turns).where(condition).order_by(*order))
-    return [read_row(rollout_turns, row, StoredTurn, _values(row)) for row in rows]
+    rows = tx.connection.execute(select(table).where(condition).order_by(*order))
+    return [read_row(table, row, StoredTurn, _values(row, evaluated=evaluated)) for row in rows]
 
 
 def keep_turn(tx: Tx, claim: Claim, turn: StoredTurn) -> None:
     """Record a turn. One that is recorded already stays."""
     fence(tx, claim)
-    insert_new(tx, rollout_turns, [_row(tx, claim, turn.model_dump())])
+    table = evaluation_turns if turn.evaluated else rollout_turns
+    insert_new(tx, table, [_row(tx, claim, turn.model_dump(exclude={"evaluated"}))])
 
 
 def finish_rollouts(tx: Tx, claim: Claim, records: Sequence[RolloutRecord]) -> None:
-    """Record that rollouts have ended."""
+    """Record that rollouts have ended: members of one group."""
     fence(tx, claim)
-    insert_new(
-        tx,
-        rollouts,
-        [_row(tx, claim, record.model_dump(mode="json", exclude={"recorded_at"})) for record in records],
-    )
+    table = evaluation_rollouts if records[0].evaluated else rollouts
+    values = [record.model_dump(mode="json", exclude={"recorded_at", "evaluated"}) for record in records]
+    insert_new(tx, table, [_row(tx, claim, each) for each in values])
 
 
 def _row(tx: Tx, claim: Claim, values: dict[str, Any]) -> dict[str, Any]:
@@ -68,8 +75,8 @@ def _row(tx: Tx, claim: Claim, values: dict[str, Any]) -> dict[str, Any]:
     return {**values, "group_number": group, "job_seq": claim.seq, "recorded_at": tx.now}
 
 
-def _values(row: Row[Any]) -> dict[str, Any]:
-    values = dict(row._mapping)
+def _values(row: Row[Any], *, evaluated: bool) -> dict[str, Any]:
+    values = dict(row._mapping) | {"evaluated": evaluated}
     del values["job_seq"]
     if "group_number" in values:
         values["group"] = values.pop("group_number")

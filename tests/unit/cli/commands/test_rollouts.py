@@ -26,6 +26,7 @@ def trained() -> Iterator[JobHandle]:
             "max_steps": 2,
             "sampling": {"max_tokens": 2},
             "lora": {"rank": 4},
+            "eval": {"tasks": [{"environment": {"name": "tests.games:Letters"}, "limit": 3}]},
         }
         handle = submit(Job.parse({"kind": "training_step", "backend": "fake", "payload": payload}))
         run_jobs()
@@ -51,6 +52,17 @@ def test_the_rewards_of_each_step(trained: JobHandle) -> None:
     assert all(row["status"] == "done" and row["reason"] == "done" and row["tokens"] for row in rows)
 
 
+def test_the_rollouts_of_evaluations(trained: JobHandle) -> None:
+    """Of step 0 and of the last, and what was said in them."""
+    table = printed(trained.id, "--evaluated")
+    assert [line.split()[:2] for line in table.splitlines()] == [["STEP", "ROLLOUTS"], ["0", "3"], ["2", "3"]]
+    rows = json.loads(printed(trained.id, "--evaluated", "--step", "0", "--json"))
+    assert [row["task"] for row in rows] == [0, 1, 2]
+    assert all(row["messages"][1]["role"] == "assistant" for row in rows)
+    assert [record.step for record in trained.rollouts(evaluated=True)] == [0, 0, 0, 2, 2, 2]
+    assert "EVAL REWARD" in printed(trained.id, command="steps")
+
+
 def test_what_was_said_in_a_step(trained: JobHandle) -> None:
     """The messages of the environment and of the model, with the reward."""
     rows = json.loads(printed(trained.id, "--step", "2", "--json"))
@@ -66,8 +78,8 @@ def test_the_reward_is_wherever_the_loss_is(trained: JobHandle) -> None:
     """As the loss of reinforcement learning is near 0, whatever the model learns."""
     rewards = [step["metrics"]["reward"] for step in json.loads(printed(trained.id, "--json", command="steps"))]
     table = printed(trained.id, command="steps").splitlines()
-    assert table[0].split()[-1] == "REWARD"
-    assert [float(line.split()[-1]) for line in table[1:]] == pytest.approx(rewards, rel=1e-4)
+    assert table[0].split()[-3:] == ["REWARD", "EVAL", "REWARD"]
+    assert [float(line.split()[5]) for line in table[2:]] == pytest.approx(rewards, rel=1e-4)
     result = json.loads(printed(trained.id, "--json", command="show"))["result"]
     assert (result["first_reward"], result["reward"]) == (rewards[0], rewards[-1])
     assert "first reward" in printed(trained.id, command="show")

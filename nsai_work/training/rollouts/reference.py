@@ -1,0 +1,125 @@
+"""The reference model of reinforcement learning: its log-probabilities of what was sampled, kept in the journal,
+and the penalty for the distance from it."""
+
+import asyncio
+import zlib
+from array import array
+from collections.abc import Sequence
+from hashlib import blake2b
+from typing import Any, Final
+
+from crucible.backend import TrainingBackend
+from crucible.errors import MalformedAnswer, RunGone
+from crucible.losses import ADVANTAGES, LOGPROBS, TARGETS
+from crucible.token_sampler import TokenSampler
+from nsai_work.journal import Journal
+from nsai_work.payloads import BASE_REFERENCE, ReferencePenalty
+from nsai_work.training.rollouts.examples import TrainedExample
+
+_DIGEST_BYTES: Final = 16
+_CONCURRENT: Final = 64
+
+
+class RolloutReference:
+    """The reference model of a job, which scores the examples of each step once."""
+
+    def __init__(
+        self, penalty: ReferencePenalty, base_model: str, backend: TrainingBackend, journal: Journal
+    ) -> None:
+        self._penalty = penalty
+        self._model = base_model if penalty.reference == BASE_REFERENCE else penalty.reference
+        self._backend = backend
+        self._journal = journal
+        self._sampler: TokenSampler | None = None
+        self._opening = asyncio.Lock()
+        self._slots = asyncio.Semaphore(_CONCURRENT)
+
+    async def penalize(self, step: int, examples: Sequence[TrainedExample]) -> tuple[list[TrainedExample], float]:
+        """Return the examples of a step with the penalty in their advantages, and by how much their sampled tokens
+        are more likely than at the reference, in nats per token.
+
+        Raises:
+            CrucibleError: the service failed.
+        """
+        import numpy as np
+
+        scores = await self._scores(step, examples)
+        masks = [np.asarray(example.mask, dtype=np.float64) for example in examples]
+        distances = [
+            mask * (np.asarray(example.datum.loss_inputs[LOGPROBS], dtype=np.float64) - score)
+            for example, mask, score in zip(examples, masks, scores, strict=True)
+        ]
+        mean = float(sum(each.sum() for each in distances) / max(sum(each.sum() for each in masks), 1.0))
+        added = [
+            _discounted(self._penalty.coef * mask * (mean - distance), self._penalty.discount)
+            for mask, distance in zip(masks, distances, strict=True)
+        ]
+        return [_with_penalty(*pair) for pair in zip(examples, added, strict=True)], mean
+
+    async def _scores(self, step: int, examples: Sequence[TrainedExample]) -> list[Any]:
+        import numpy as np
+
+        digest = _digest(examples)
+        kept = await self._journal.reference(step)
+        if kept is not None and kept[:_DIGEST_BYTES] == digest:
+            values = np.frombuffer(zlib.decompress(kept[_DIGEST_BYTES:]), dtype="<f4")
+        else:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._score(example)) for example in examples]
+            values = np.concatenate([np.asarray(task.result(), dtype="<f4") for task in tasks])
+            await self._journal.keep_reference(step, digest + zlib.compress(values.tobytes()))
+        ends = np.cumsum([len(example.datum.tokens) for example in examples])
+        return [each.astype(np.float64) for each in np.split(values, ends[:-1])]
+
+    async def _score(self, example: TrainedExample) -> Sequence[float]:
+        tokens = [*example.datum.tokens, int(example.datum.loss_inputs[TARGETS][-1])]
+        async with self._slots:
+            sampler = await self._open()
+            try:
+                scores = await sampler.score(tokens)
+            except RunGone:
+                # its session has ended; the run that is trained has nothing to do with that
+                scores = await (await self._open(instead_of=sampler)).score(tokens)
+        if len(scores) != len(tokens) - 1 or any(score != score for score in scores):
+            raise MalformedAnswer(
+                f"{self._model} has scored {len(tokens)} tokens without a log-probability for each",
+                backend=self._backend.name,
+            )
+        return scores
+
+    async def _open(self, *, instead_of: TokenSampler | None = None) -> TokenSampler:
+        async with self._opening:
+            if self._sampler is None or self._sampler is instead_of:
+                self._sampler = await self._backend.sampler(self._model)
+            return self._sampler
+
+    async def close(self) -> None:
+        """Close the sampler."""
+        sampler, self._sampler = self._sampler, None
+        if sampler is not None:
+            await sampler.close()
+
+
+def _digest(examples: Sequence[TrainedExample]) -> bytes:
+    digest = blake2b(digest_size=_DIGEST_BYTES)
+    for example in examples:
+        digest.update(array("q", [*example.datum.tokens, int(example.datum.loss_inputs[TARGETS][-1])]).tobytes())
+        digest.update(b"\0")
+    return digest.digest()
+
+
+def _discounted(values: Any, discount: float) -> Any:
+    if not discount:
+        return values
+    total = 0.0
+    for place in range(len(values) - 1, -1, -1):
+        total = values[place] = values[place] + discount * total
+    return values
+
+
+def _with_penalty(example: TrainedExample, added: Any) -> TrainedExample:
+    advantages = [
+        float(before) + float(more)
+        for before, more in zip(example.datum.loss_inputs[ADVANTAGES], added, strict=True)
+    ]
+    return example.with_advantages(advantages)

@@ -1,0 +1,124 @@
+"""The reference model of reinforcement learning, several steps a round, and rollouts of earlier runs."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backends.fake import FakeBackend
+from backends.tinkex.backend import TinkexBackend
+from backends.tinkex_dev.server import DevServer
+from nsai_work.errors import InvalidJob
+from tests.integration.training.harness import Killed, Reaper, Scene
+from tests.integration.training.test_reinforcement import GUESS, outcome, rl_payload
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_the_first_step_is_at_no_distance_from_the_base_model() -> None:
+    """A new adapter changes nothing: only later steps are away from it. The penalty is part of the advantages."""
+    scene, free = (Scene(rl_payload(**fields), new_backend=FakeBackend) for fields in ({"kl": {"coef": 5.0}}, {}))
+    await scene.drive()
+    await free.drive()
+    distances = [step.metrics["kl_reference"] for step in scene.journal.steps]
+    assert distances[0] == pytest.approx(0.0, abs=1e-6)
+    assert max(map(abs, distances[1:])) > 1e-4
+    assert scene.losses[1:] != free.losses[1:]
+    assert sorted(scene.journal.references) == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"kl": {"coef": 0.5, "discount": 0.9}},
+        {"kl": {"coef": 0.5}, "steps_ahead": 1, "substeps": 2, "max_steps": 5},
+        {"substeps": 3, "max_steps": 4, "on_stale": "drop"},
+    ],
+    ids=["kl", "kl-ahead-substeps", "more-substeps-than-steps"],
+)
+async def test_killed_at_every_point(fields: dict[str, Any]) -> None:
+    """The reference scores each step once, as far as it is in the journal."""
+    alone, counted = Scene(rl_payload(**fields), new_backend=FakeBackend), Reaper()
+    await alone.drive(reaper=counted)
+    for kill_at in range(1, counted.contacts + 1, counted.contacts // 5):
+        scene = Scene(rl_payload(**fields), new_backend=FakeBackend)
+        await scene.survive([kill_at])
+        assert outcome(scene) == outcome(alone), kill_at
+
+
+async def test_the_steps_of_a_round_share_their_rollouts() -> None:
+    """They are sampled once, from the weights before the first, and each trains a part."""
+    scene = Scene(rl_payload(substeps=2, max_steps=4, pipeline_depth=4), new_backend=FakeBackend)
+    await scene.drive()
+    assert {(one.step, one.weights_step) for one in scene.journal.rollouts.values()} == {(1, 0), (3, 2)}
+    metrics = [step.metrics for step in scene.journal.steps]
+    assert [each["staleness"] for each in metrics] == [0, 1, 0, 1]
+    assert metrics[0]["reward"] == metrics[1]["reward"]
+    sampled = [each["sampled_tokens"] for each in metrics]
+    assert metrics[0]["trained_tokens"] + metrics[1]["trained_tokens"] <= sampled[0] == sampled[1]
+
+
+async def test_distillation_on_the_student_s_own_answers(tmp_path: Path) -> None:
+    """Without a reward, the reference alone teaches: the student comes closer to the teacher's weights."""
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": "Say a."}\n{"prompt": "Say b."}\n')
+    with DevServer(tmp_path / "server", seed=0) as server:
+
+        def new_backend() -> TinkexBackend:
+            return TinkexBackend({"base_url": server.url, "api_key": "tml-dev"})
+
+        teacher = Scene(rl_payload(max_steps=4, optimizer={"learning_rate": 0.05}), new_backend=new_backend)
+        taught = await teacher.drive()
+        student = Scene(
+            rl_payload(
+                environment=None,
+                data={"path": str(prompts)},
+                kl={"coef": 1.0, "reference": taught["model"]},
+                group_size=8,
+                max_steps=10,
+                optimizer={"learning_rate": 0.01},
+            ),
+            new_backend=new_backend,
+        )
+        await student.drive()
+        distances = [step.metrics["kl_reference"] for step in student.journal.steps]
+        assert all(step.metrics["reward"] == 0 for step in student.journal.steps)
+        assert sum(distances[-3:]) < sum(distances[:3])
+
+
+@pytest.mark.parametrize("on_stale", ["train", "drop"])
+async def test_rollouts_of_a_lost_run(tmp_path: Path, on_stale: str) -> None:
+    """They are trained on, or sampled anew, and both ends are equal on a deterministic service."""
+    fields: dict[str, Any] = {**GUESS, "on_stale": on_stale, "checkpoint_policy": {"save_every": 1}}
+    with DevServer(tmp_path / "server", seed=0, hold_s=2.0) as server:
+
+        def new_backend() -> TinkexBackend:
+            return TinkexBackend({"base_url": server.url, "api_key": "tml-dev"})
+
+        alone, counted = Scene(rl_payload(**fields), new_backend=new_backend), Reaper()
+        await alone.drive(reaper=counted)
+        scene = Scene(rl_payload(**fields), new_backend=new_backend)
+        with pytest.raises(Killed):
+            await scene.drive(kill_at=counted.contacts * 3 // 5)
+        server.fault(kind="lose_model", model_id=scene.journal.runs[-1].ref.run_id)
+        await scene.drive()
+        assert outcome(scene) == outcome(alone)
+        anew = [int(str(event["sampled_anew"])) for event in scene.journal.events_named("training.rollouts_reused")]
+        assert (sum(anew) > 0) == (on_stale == "drop")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"environment": None}, "environment: set it; only with kl"),
+        ({"environment": None, "kl": {"coef": 1}}, "environment: set it; only with kl"),
+        ({"kl": {"coef": 0}}, "kl.coef"),
+        ({"kl": {"coef": 1, "discount": 2}}, "kl.discount"),
+        ({"substeps": 0}, "substeps"),
+        ({"on_stale": "keep"}, "on_stale"),
+    ],
+)
+def test_bad_settings_are_refused(fields: dict[str, Any], message: str) -> None:
+    """At submit."""
+    with pytest.raises(InvalidJob, match=message):
+        rl_payload(**fields)
