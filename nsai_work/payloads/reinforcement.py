@@ -54,7 +54,8 @@ class RolloutErrors(Record):
 
 
 class RolloutSampling(Record):
-    """The sampling of answers: at most ``max_tokens`` a turn, and ``concurrency`` rollouts at a time."""
+    """The sampling of answers: at most ``max_tokens`` a turn, and ``concurrency`` at a time, of at most twice as
+    many rollouts."""
 
     max_tokens: int = Field(default=256, ge=1, le=100_000_000)
     temperature: float = Field(default=1.0, gt=0, le=100)

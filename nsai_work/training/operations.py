@@ -31,7 +31,7 @@ class Operation:
 
     @property
     def is_evaluation(self) -> bool:
-        """Whether it evaluates the weights, by a forward pass or by rollouts."""
+        """It evaluates the weights, by a forward pass or by rollouts."""
         return self.evaluates is not None or self.plays
 
 

@@ -117,10 +117,10 @@ class StoreJournal:
         return await self._store.run(rollouts.recorded_rollouts, self._claim, step, evaluated=evaluated)
 
     async def keep_turn(self, turn: StoredTurn) -> None:
-        await self._store.run(rollouts.keep_turn, self._claim, turn)
+        await self._store.run_merged(rollouts.keep_rollouts, rollouts.NewRollouts(self._claim, turn=turn))
 
     async def finish_rollouts(self, records: Sequence[RolloutRecord]) -> None:
-        await self._store.run(rollouts.finish_rollouts, self._claim, records)
+        await self._store.run_merged(rollouts.keep_rollouts, rollouts.NewRollouts(self._claim, ended=records))
 
     async def policies(self) -> Sequence[PolicyRecord]:
         return await self._store.run(policies.job_policies, self._claim)

@@ -38,6 +38,8 @@ from nsai_work.training.rollouts.task_evaluation import OpenedTasks, PolicyEvalu
 
 OPEN_WITHIN_S: Final = 300.0
 """The time that an environment has to open, and to count its tasks."""
+ROLLOUTS_PER_SAMPLE: Final = 2
+"""The number of rollouts under way for each sample that may be."""
 
 
 async def open_rollouts(
@@ -60,8 +62,16 @@ async def open_rollouts(
     """
     tokenizer = await wait(backend.tokenizer(payload.base_model))
     context = (await wait(backend.capabilities())).context_lengths.get(payload.base_model) or payload.max_tokens
-    rules = RolloutSettings(payload.sampling, tokenizer, min(context, payload.max_tokens), journal.keep_turn)
-    slots = asyncio.Semaphore(payload.sampling.concurrency)
+    concurrency = payload.sampling.concurrency
+    rules = RolloutSettings(
+        payload.sampling,
+        tokenizer,
+        min(context, payload.max_tokens),
+        journal.keep_turn,
+        asyncio.Semaphore(concurrency),
+    )
+    # others sample while an environment or the journal takes its time
+    slots = asyncio.Semaphore(ROLLOUTS_PER_SAMPLE * concurrency)
     opened = await wait(
         _opened(partial(environment_of, payload, allow), payload.environment, backend, "environment")
     )
@@ -116,7 +126,7 @@ def _greedy(limits: "_TaskLimits") -> dict[str, object]:
 
 @dataclass(frozen=True, slots=True)
 class _TaskLimits:
-    """How many tasks are evaluated, how often, and at which temperature."""
+    """The number of tasks that are evaluated, of their answers, and the temperature of these."""
 
     environment: EnvironmentSpec | None = None
     limit: int = sys.maxsize

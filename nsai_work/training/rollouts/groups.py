@@ -121,7 +121,11 @@ class GroupSampler:
             episodes: Sequence[Episode] = ()
             try:
                 episodes = await self._begin(task, len(rollouts))
-                await gathered([play(*pair, sampler, self._rules) for pair in zip(rollouts, episodes, strict=True)])
+                pairs = list(zip(rollouts, episodes, strict=True))
+                if len(pairs) == 1:
+                    await play(*pairs[0], sampler, self._rules)
+                else:
+                    await gathered([play(*pair, sampler, self._rules) for pair in pairs])
             except EpisodeBroken as error:
                 failure = str(error)
             else:

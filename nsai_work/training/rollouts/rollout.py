@@ -30,6 +30,8 @@ MAX_METRICS: Final = 64
 """The number of metrics that an environment may give for a rollout."""
 MAX_NAME: Final = 200
 """The length of their names, in characters."""
+RENDERED_INLINE: Final = 2_000
+"""Up to this many characters a conversation is rendered on the event loop: a thread costs more."""
 MAX_CHARS_PER_TOKEN: Final = 256
 """More text than this for each token of the context is not rendered: no tokenizer makes it fit."""
 _MODEL: Final = "policy"
@@ -37,12 +39,14 @@ _MODEL: Final = "policy"
 
 @dataclass(frozen=True, slots=True)
 class RolloutSettings:
-    """The settings of all rollouts of a job. ``context`` is the longest sequence, in tokens, of the model."""
+    """The settings of all rollouts of a job. ``context`` is the longest sequence, in tokens, of the model. Each
+    sample takes a place in ``samples``, which bounds how many are under way."""
 
     sampling: RolloutSampling
     tokenizer: Tokenizer
     context: int
     keep: Callable[[StoredTurn], Awaitable[None]]
+    samples: asyncio.Semaphore
 
 
 @dataclass(slots=True)
@@ -140,13 +144,14 @@ async def _sample(
         top_k=sampling.top_k,
         stop_tokens=rules.tokenizer.stop_tokens,
     )
-    [sample] = await sampler.sample(
-        prompt,
-        1,
-        settings,
-        seed=place.sample_seed(number),
-        key=place.sample_key(rollout.attempt, number),
-    )
+    async with rules.samples:
+        [sample] = await sampler.sample(
+            prompt,
+            1,
+            settings,
+            seed=place.sample_seed(number),
+            key=place.sample_key(rollout.attempt, number),
+        )
     before = full_sequence(rollout.turns, number - 1) if number else []
     kept = common_length(before, prompt)
     turn = Turn(
@@ -176,7 +181,8 @@ async def _sample(
 
 
 def _answer(sample: TokenSample, number: int, tokenizer: Tokenizer) -> Message:
-    text = tokenizer.decode(token for token in sample.tokens if token not in tokenizer.stop_tokens)
+    stops = tokenizer.stop_tokens
+    text = tokenizer.decode([token for token in sample.tokens if token not in stops])
     parsed = parse_output(text, thinks=True, opened=False, calls=True, turn=number)
     return Message(
         role="assistant",
@@ -189,7 +195,10 @@ def _answer(sample: TokenSample, number: int, tokenizer: Tokenizer) -> Message:
 async def _rendered(messages: Sequence[Message], tools: Sequence[Tool], rules: RolloutSettings) -> list[int]:
     try:
         prompt = Prompt(messages=tuple(messages), tools=tuple(tools), options=Options(model=_MODEL))
-        return await asyncio.to_thread(rules.tokenizer.render_chat, chat_of(prompt))
+        chat = chat_of(prompt)
+        if sum(len(message.text()) for message in messages) <= RENDERED_INLINE:
+            return rules.tokenizer.render_chat(chat)
+        return await asyncio.to_thread(rules.tokenizer.render_chat, chat)
     except (CrucibleError, ValueError) as error:
         raise EpisodeBroken(f"its messages cannot be rendered: {error}") from error
 

@@ -1,14 +1,16 @@
 """Rollouts and their turns."""
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, select
+from sqlalchemy import Row, Table, select
 
+from crucible.errors import CrucibleError
 from nsai_work.rollout_journal import RecordedRollouts, RolloutRecord, StoredTurn
 from nsai_work.store.engine.bulk_write import insert_new
 from nsai_work.store.engine.database import Tx
-from nsai_work.store.journal.fences import fence
+from nsai_work.store.journal.fences import fence, fence_all, fence_errors
 from nsai_work.store.journal.rows import read_row
 from nsai_work.store.records import Claim
 from nsai_work.store.schema import evaluation_rollouts, evaluation_turns, rollout_turns, rollouts
@@ -54,19 +56,33 @@ def job_turns(
     return [read_row(table, row, StoredTurn, _values(row, evaluated=evaluated)) for row in rows]
 
 
-def keep_turn(tx: Tx, claim: Claim, turn: StoredTurn) -> None:
-    """Record a turn. One that is recorded already stays."""
-    fence(tx, claim)
-    table = evaluation_turns if turn.evaluated else rollout_turns
-    insert_new(tx, table, [_row(tx, claim, turn.model_dump(exclude={"evaluated"}))])
+@dataclass(frozen=True, slots=True)
+class NewRollouts:
+    """What a claim's owner has of rollouts: a turn, or those of a group that ended."""
+
+    claim: Claim
+    turn: StoredTurn | None = None
+    ended: Sequence[RolloutRecord] = ()
 
 
-def finish_rollouts(tx: Tx, claim: Claim, records: Sequence[RolloutRecord]) -> None:
-    """Record that rollouts have ended: members of one group."""
-    fence(tx, claim)
-    table = evaluation_rollouts if records[0].evaluated else rollouts
-    values = [record.model_dump(mode="json", exclude={"recorded_at", "evaluated"}) for record in records]
-    insert_new(tx, table, [_row(tx, claim, each) for each in values])
+def keep_rollouts(tx: Tx, items: Sequence[NewRollouts]) -> list[CrucibleError | None]:
+    """Record turns, and rollouts that have ended. Those that are recorded already stay. Returns None for each item,
+    or the LeaseLost to raise to its owner."""
+    held = fence_all(tx, (item.claim for item in items))
+    rows: dict[Table, list[dict[str, Any]]] = {}
+    for item in items:
+        if (item.claim.seq, item.claim.fence) not in held:
+            continue
+        if item.turn is not None:
+            table = evaluation_turns if item.turn.evaluated else rollout_turns
+            rows.setdefault(table, []).append(_row(tx, item.claim, item.turn.model_dump(exclude={"evaluated"})))
+        for record in item.ended:
+            table = evaluation_rollouts if record.evaluated else rollouts
+            values = record.model_dump(mode="json", exclude={"recorded_at", "evaluated"})
+            rows.setdefault(table, []).append(_row(tx, item.claim, values))
+    for table, new in rows.items():
+        insert_new(tx, table, new)
+    return fence_errors([item.claim for item in items], held)
 
 
 def _row(tx: Tx, claim: Claim, values: dict[str, Any]) -> dict[str, Any]:
