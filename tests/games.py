@@ -16,6 +16,16 @@ def user(text: str) -> Message:
     return Message(role="user", content=text)
 
 
+SECRET = "tml-key-of-these-games"
+
+
+class UnreadableError(Exception):
+    """An error whose text cannot be read."""
+
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+
 class Letters(Environment):
     """The reward is the part of the answer that is the task's letter: a model of bytes learns it in a few steps."""
 
@@ -120,6 +130,8 @@ class Faulty(Letters):
     async def open(self) -> None:
         if self._fault == "exits at once":
             raise SystemExit(3)
+        if self._fault == "hangs at once":
+            await asyncio.Event().wait()
 
     async def close(self) -> None:
         if self._fault == "hangs at its end":
@@ -173,6 +185,18 @@ class _FaultyEpisode(Episode):
                 return Feedback(1.0, done=False, messages=["more"])  # type: ignore[list-item]
             case "1 MB":
                 return Feedback(0.5, done=False, messages=[user("x" * 1_000_000)])
+            case "10 MB":
+                return Feedback(0.5, done=False, messages=[user("x" * 10_000_000)])
+            case "raises 10 MB":
+                raise RuntimeError("\x1b[2Jstep 9\n" + "x" * 10_000_000)
+            case "raises a secret":
+                raise RuntimeError(f"401: {SECRET}")
+            case "raises no text":
+                raise UnreadableError
+            case "many metrics":
+                return Feedback(1.0, done=True, metrics={f"metric {number}": 1.0 for number in range(1000)})
+            case "a long name":
+                return Feedback(1.0, done=True, metrics={"x" * 1_000_000: 1.0})
             case "endless":
                 return Feedback(0.25, done=False, messages=[user("Go on.")])
         return feedback

@@ -8,6 +8,7 @@ import pytest
 
 from backends.fake import FakeBackend
 from crucible.errors import CommandMissing, CrucibleError, EnvironmentFailed
+from crucible.http.redaction import remember_secret
 from nsai_work import Job, submit
 from nsai_work.client.connections import job_store
 from nsai_work.client.submit import submit_many
@@ -19,6 +20,7 @@ from nsai_work.testing import isolated_store
 from nsai_work.training.rollouts.environment import environment_of
 from nsai_work.training.rollouts.examples import advantages
 from nsai_work.training.rollouts.prompts import read_prompts
+from tests.games import SECRET
 from tests.integration.training.harness import Scene
 from tests.integration.training.test_reinforcement import rl_payload
 
@@ -40,8 +42,13 @@ FAULTS = {
     "NaN metric": "a reward must be finite",
     "no messages": "must have messages",
     "no Message": "must have messages",
+    "raises 10 MB": r"RuntimeError: \x1b[2Jstep 9\nxxx",
+    "raises a secret": "RuntimeError: 401: (hidden)",
+    "raises no text": "UnreadableError: its text cannot be read",
+    "many metrics": "it gave 1000 metrics; at most 64",
+    "a long name": "names of at most 200 characters",
 }
-ENDS = {"1 MB": "context", "endless": "limits.turns"}
+ENDS = {"1 MB": "context", "10 MB": "context", "endless": "limits.turns"}
 
 
 def faulty(fault: str, **args: Any) -> Any:
@@ -60,13 +67,16 @@ def faulty(fault: str, **args: Any) -> Any:
 
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_a_failed_rollout_is_counted_with_its_reason(fault: str) -> None:
-    """It is begun again, then left out; the group goes on with the others."""
+    """It is begun again, then left out; the group goes on with the others. The reason is kept on a line of bounded
+    length, without credentials."""
+    remember_secret(SECRET)
     scene = Scene(faulty(fault, always=True), new_backend=FakeBackend)
     with pytest.raises(EnvironmentFailed, match="8 of 8 rollouts failed"):
         await scene.drive()
     assert {record.status for record in scene.journal.rollouts.values()} == {"failed"}
     assert all(FAULTS[fault] in record.reason for record in scene.journal.rollouts.values())
     assert all(record.reward is None for record in scene.journal.rollouts.values())
+    assert max(len(record.reason) for record in scene.journal.rollouts.values()) < 2_100
     some = Scene(faulty(fault), new_backend=FakeBackend)
     await some.drive()
     [step] = some.journal.steps
@@ -80,7 +90,7 @@ async def test_a_rollout_beyond_its_limits_ends(fault: str) -> None:
     scene = Scene(faulty(fault, always=True), new_backend=FakeBackend)
     await scene.drive()
     assert {record.reason for record in scene.journal.rollouts.values()} == {ENDS[fault]}
-    assert {record.reward for record in scene.journal.rollouts.values()} == {0.5 if fault == "1 MB" else 0.75}
+    assert {record.reward for record in scene.journal.rollouts.values()} == {0.75 if fault == "endless" else 0.5}
 
 
 @pytest.mark.parametrize("fault", ["raises at its end", "exits at its end", "hangs at its end"])
@@ -95,10 +105,14 @@ async def test_what_cannot_be_closed_is_trained_on(fault: str, monkeypatch: pyte
 
 @pytest.mark.parametrize(
     ("fault", "named"),
-    [("tasks of text", "tasks.. of the environment gave str 'ten'"), ("exits at once", "SystemExit")],
+    [
+        ("tasks of text", "tasks.. of the environment gave str 'ten'"),
+        ("exits at once", "SystemExit"),
+        ("hangs at once", "limits.seconds=0.2 to open"),
+    ],
 )
 async def test_an_environment_that_cannot_be_opened_fails_its_job_alone(fault: str, named: str) -> None:
-    """With what it raised or gave."""
+    """With what it raised or gave, or that it took too long."""
     with pytest.raises(EnvironmentFailed, match=named):
         await Scene(faulty(fault), new_backend=FakeBackend).drive()
 
