@@ -14,6 +14,7 @@ from test_cookbook_recipes import environment_of
 
 from backends.tinkex_dev.server import DEV_KEY, DevServer
 from nsai_work import Job, submit
+from nsai_work.payloads import ReinforcementStep
 from nsai_work.testing import isolated_store, run_jobs
 from nsai_work.training.rollouts.examples import advantages
 
@@ -68,7 +69,6 @@ def run_job(server: DevServer, loss_fn: str) -> list[list[Sequence[float]]]:
         "groups_per_step": GROUPS,
         "group_size": SIZE,
         "sampling": {"max_tokens": 4},
-        "advantage": {"drop_constant": False},
         "loss_fn": loss_fn,
         "optimizer": {"learning_rate": RATE, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8},
         "lora": {"rank": 8, "seed": SEED},
@@ -88,8 +88,16 @@ def run_job(server: DevServer, loss_fn: str) -> list[list[Sequence[float]]]:
     for step in range(1, STEPS + 1):
         rewards = [float(record.reward or 0) for record in records if record.step == step]
         groups = [rewards[start : start + SIZE] for start in range(0, len(rewards), SIZE)]
-        found.append([advantages(group, job.parsed_payload) for group in groups])  # type: ignore[arg-type]
+        # groups of equal rewards are left out by both, but for one if there is no other
+        trained = [group for group in groups if len(set(group)) > 1] or groups[:1]
+        found.append([advantages(group, payload_of(job)) for group in trained])
     return found
+
+
+def payload_of(job: Job) -> ReinforcementStep:
+    """The payload of a job of reinforcement learning."""
+    assert isinstance(job.parsed_payload, ReinforcementStep)
+    return job.parsed_payload
 
 
 def losses_of(server: DevServer) -> list[float]:

@@ -58,7 +58,7 @@ def job_turns(
 
 @dataclass(frozen=True, slots=True)
 class NewRollouts:
-    """What a claim's owner has of rollouts: a turn, or those of a group that ended."""
+    """New rows of a claim's owner: a turn, or rollouts of a group that ended."""
 
     claim: Claim
     turn: StoredTurn | None = None
