@@ -84,7 +84,7 @@ async def train(
             spec=payload.run_spec({"job_id": job.id}),
             plan=plan,
             batches=batches,
-            objective=await asyncio.to_thread(_objective, payload),
+            objective=await asyncio.to_thread(_objective, payload, allow),
             evaluation=evaluation,
             tasks=tasks,
             reference=reference,
@@ -121,10 +121,10 @@ async def _open_rollouts(
     return await open_rollouts(job, payload, backend, journal, wait, allow=allow)
 
 
-def _objective(payload: TrainingStep) -> Objective | None:
+def _objective(payload: TrainingStep, allow: Sequence[str]) -> Objective | None:
     if isinstance(payload, PreferenceStep):
         return Objective(ObjectiveSpec(name=payload.method, settings={"beta": payload.beta}), dpo)
-    return None if payload.objective is None else Objective(payload.objective)
+    return None if payload.objective is None else Objective(payload.objective, allow=allow)
 
 
 class _Driver:

@@ -4,7 +4,8 @@ A step with an objective is a forward pass, the objective here, and then an ordi
 the objective: the cross entropy ``L = -sum(weights * logprobs)`` has the gradient ``-weights`` with respect to the
 log-probabilities, so the weights ``-dC/dlogprobs`` make it the gradient of the objective C.
 
-An objective is a function of the entry-point group ``nsai_work.objectives``::
+An objective is a function of the entry-point group ``nsai_work.objectives``, or ``package.module:function`` of a
+module that the worker may import::
 
     def brier(data, logprobs, *, scale=1.0):
         return loss, gradients, {"accuracy": 0.5}
@@ -14,13 +15,15 @@ the loss, one array of ``dloss/dlogprobs`` for each datum, and metrics. It must 
 comes to another gradient restores a checkpoint.
 """
 
+import re
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Final
 
-from crucible.errors import RunCorrupted
+from crucible.environments.registry import load_target
+from crucible.errors import CommandMissing, InvalidRequest, RunCorrupted
 from crucible.training import Datum, ForwardResult
 from crucible.values.suggestions import known_names
 from nsai_work.errors import InvalidJob
@@ -30,6 +33,7 @@ GROUP: Final = "nsai_work.objectives"
 FORWARD_NAME: Final = "objective"
 """The name of the forward passes of steps with an objective."""
 
+_TARGET: Final = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 ObjectiveFunction = Callable[..., tuple[float, Sequence[Any], Mapping[str, float]]]
 
 
@@ -43,16 +47,20 @@ class ObjectiveResult:
 
 
 class Objective:
-    """An objective with its settings. The constructor imports its function: call it in a thread.
+    """An objective with its settings. The constructor imports its function, from the modules in ``allow`` if it is
+    no entry point: call it in a thread.
 
     Raises:
-        InvalidJob: no installed package registers the objective, or its import fails.
+        InvalidJob: no installed package registers the objective, its import fails, or it is no function.
+        CommandMissing: this process may not import its module, or lacks it.
     """
 
-    def __init__(self, spec: ObjectiveSpec, function: ObjectiveFunction | None = None) -> None:
+    def __init__(
+        self, spec: ObjectiveSpec, function: ObjectiveFunction | None = None, *, allow: Sequence[str] = ()
+    ) -> None:
         self._name = spec.name
         self._settings = dict(spec.settings)
-        self._function = _load(spec.name) if function is None else function
+        self._function = _load(spec.name, allow) if function is None else function
 
     def evaluate(self, batch: Sequence[Datum], forward: ForwardResult) -> ObjectiveResult:
         """Compute the objective; blocking.
@@ -94,7 +102,8 @@ def _weighted(datum: Datum, weights: Any) -> Datum:
 
 
 def require_objective(name: str) -> EntryPoint | None:
-    """Return the entry point of an objective; None for a built-in. Imports nothing.
+    """Return the entry point of an objective; None for a built-in, and for a function by its module. Imports
+    nothing.
 
     Raises:
         InvalidJob: no installed package registers it.
@@ -102,18 +111,34 @@ def require_objective(name: str) -> EntryPoint | None:
     if name in BUILT_IN:
         return None
     points = [point for point in entry_points(group=GROUP) if point.name == name]
-    if not points:
-        names = {*BUILT_IN, *(point.name for point in entry_points(group=GROUP))}
-        raise InvalidJob.of(
-            "payload.objective.name", name, known_names(name, sorted(names), are="objectives here:")
-        )
-    return points[0]
+    if points:
+        return points[0]
+    if is_target(name):
+        return None
+    names = {*BUILT_IN, *(point.name for point in entry_points(group=GROUP))}
+    known = known_names(name, sorted(names), are="objectives here:")
+    raise InvalidJob.of("payload.objective.name", name, f"{known}; or package.module:function")
 
 
-def _load(name: str) -> ObjectiveFunction:
+def is_target(name: str) -> bool:
+    """Return whether a name is that of a function in a module."""
+    return _TARGET.fullmatch(name) is not None
+
+
+def _load(name: str, allow: Sequence[str]) -> ObjectiveFunction:
     point = require_objective(name)
-    if point is None:
+    if point is None and name in BUILT_IN:
         return BUILT_IN[name]
+    if point is None:
+        try:
+            found: ObjectiveFunction = load_target("payload.objective.name", name, allow=allow)
+        except CommandMissing:
+            raise
+        except InvalidRequest as error:
+            raise InvalidJob(error.message, details=error.details) from error
+        if not callable(found):
+            raise InvalidJob.of("payload.objective.name", name, "it must name a function")
+        return found
     try:
         function: ObjectiveFunction = point.load()
     except Exception as exc:

@@ -11,6 +11,7 @@ from nsai_work.data.check import check_file
 from nsai_work.data.rendering import Rendering
 from nsai_work.payloads import Payload, ReinforcementStep, TrainingStep
 from nsai_work.training.evaluation import read_examples
+from nsai_work.training.objectives import Objective
 from nsai_work.training.rollouts.prompts import read_prompts
 from nsai_work.training.sources.data_source import rendering_of
 
@@ -62,6 +63,7 @@ class DataCheck:
             if isinstance(payload, ReinforcementStep):
                 self._check_environment(job_id, payload)
                 continue
+            self._check_objective(job_id, payload)
             renderings: Sequence[Rendering | None] = self._renderings.get(job_id) or [None]
             for rendering in renderings:
                 held_out = payload.eval and payload.eval.model_dump_json()
@@ -82,6 +84,16 @@ class DataCheck:
             self.unchecked[job_id] = f"payload.{error.message}"
             if payload.data.files() and payload.data.job is None:
                 read_prompts(payload.data)
+
+    def _check_objective(self, job_id: str, payload: TrainingStep) -> None:
+        if payload.objective is None:
+            return
+        try:
+            Objective(payload.objective, allow=self._allow)
+        except CommandMissing as error:
+            if self._runs_here:
+                raise
+            self.unchecked[job_id] = error.message
 
     def _read(self, payload: TrainingStep, rendering: Rendering | None) -> None:
         for index, file in enumerate(payload.data.files()):

@@ -12,7 +12,7 @@ from nsai_work.testing import isolated_store, run_jobs
 EXAMPLES = Path(__file__).parents[3] / "examples"
 
 
-@pytest.mark.parametrize("name", ["evaluate.yaml", "dpo.yaml", "distill.yaml"])
+@pytest.mark.parametrize("name", ["evaluate.yaml", "dpo.yaml", "distill.yaml", "mixture.yaml"])
 def test_the_example_runs(tmp_path: Path, name: str) -> None:
     """Its evaluations are recorded, and its best state is that of the best of them."""
     with isolated_store(tmp_path / "store"):

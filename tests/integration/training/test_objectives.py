@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backends.fake import FakeBackend
-from crucible.errors import Unsupported
-from crucible.training import Datum, IntentKind
+from crucible.errors import CommandMissing, Unsupported
+from crucible.training import Datum, ForwardResult, IntentKind
 from nsai_work.errors import InvalidJob
+from nsai_work.payloads import ObjectiveSpec
 from nsai_work.training import objectives
 from tests.integration.training.harness import STEPS, Killed, Reaper, Scene, payload_of
 from tests.integration.training.service import Service
@@ -157,3 +158,42 @@ async def test_a_backend_without_forward_passes_refuses(tmp_path: Path, monkeypa
     monkeypatch.setattr(ServiceRun, "prepare_forward", LiveRun.prepare_forward)
     with pytest.raises(Unsupported, match="forward"):
         await Scene(curved_payload(tmp_path)).drive()
+
+
+async def test_a_function_of_a_module_is_an_objective(tmp_path: Path) -> None:
+    """Of one that may be imported; the losses are those of the same function under a name of its own."""
+    alone = await undisturbed(tmp_path)
+    target = f"{__name__}:curved"
+    scene = Scene(payload_of(tmp_path, objective={"name": target, "settings": {"scale": 0.5}}))
+    await scene.drive()
+    assert scene.losses == alone.losses
+
+
+WRONG = {
+    "a module that may not be imported": ("json:dumps", CommandMissing, "NSAI_WORK_PYTHON_ALLOW"),
+    "no such function": ("tests.functions:nothing_here", InvalidJob, r"payload\.objective\.name: 'tests"),
+    "no function": (f"{__name__}:WRONG", InvalidJob, "must name a function"),
+    "no name": ("a b", InvalidJob, "package.module:function"),
+}
+
+
+@pytest.mark.parametrize(("name", "kind", "text"), WRONG.values(), ids=WRONG)
+def test_a_function_that_is_not_there_is_refused(name: str, kind: type[Exception], text: str) -> None:
+    """By its field."""
+    with pytest.raises(kind, match=text):
+        objectives.Objective(ObjectiveSpec(name=name), allow=["tests"])
+
+
+async def test_the_page_on_objectives_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its function has the gradient of its loss, and trains."""
+    page = (Path(__file__).parents[3] / "docs" / "howto" / "write-an-objective.md").read_text()
+    (tmp_path / "losses.py").write_text(page.partition("```python\n")[2].partition("```")[0])
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = objectives.Objective(ObjectiveSpec(name="losses:focal", settings={"gamma": 1.5}), allow=["losses"])
+    datum = Datum([1, 2, 3], {"target_tokens": [2, 3, 4], "weights": [0.0, 1.0, 2.0]})
+    logprobs = [-0.5, -0.7, -1.9]
+    value = found.evaluate([datum], ForwardResult([logprobs]))
+    for place in range(3):
+        moved = [each + 1e-6 * (index == place) for index, each in enumerate(logprobs)]
+        slope = (found.evaluate([datum], ForwardResult([moved])).loss - value.loss) / 1e-6
+        assert -value.batch[0].loss_inputs["weights"][place] == pytest.approx(slope, abs=1e-5)
