@@ -3,7 +3,7 @@
 # make test      the tests (those that need a service say which environment variable they miss)
 # make check     format, lint, types, package arrows, tests
 # make coverage  the tests, measured; fails below the floor in pyproject.toml
-# make chaos     the long chaos form: hundreds of real kills, with their history checked
+# make chaos     the long chaos form: hundreds of real kills, with their history checked, and a death at every point of a run
 # make verify    the history checker: mutants of the product, partitions, frozen workers, a database that restarts
 # make docs      the documentation site, in site/; fails at a warning or a broken link
 # make page-shots  screenshots of the page, in page-shots/ (needs NSAI_TEST_CHROMIUM)
@@ -81,7 +81,7 @@ docs: $(VENV)/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 chaos: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -q -s -m long --timeout=7200 tests/chaos tests/integration/store/test_blobs.py tests/integration/in_process/test_sigkill.py
+	$(BIN)/python -m pytest -q -s -m long --timeout=7200 tests/chaos tests/integration/store/test_blobs.py tests/integration/training tests/integration/in_process/test_sigkill.py
 
 # with PostgreSQL; the database that restarts is one of its own, and needs initdb and pg_ctl on the path
 verify: $(VENV)/.installed-test

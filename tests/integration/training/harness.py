@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import pytest
+
 from crucible.backend import TrainingBackend
 from crucible.token_sampler import TokenSampler
 from crucible.training import LiveRun, Pending
@@ -223,6 +225,11 @@ class Scene:
         for remote in self.journal.runs:
             applied = self.service.runs[remote.ref.run_id].applied
             assert not applied or applied[0] == remote.from_step + 1
+
+
+DISTANCES = [3, pytest.param(1, marks=pytest.mark.long)]
+"""The distances between the points at which runs are killed, one run for each. Not 2: an act has a point before it
+and one after it, and one of the two would never be tried."""
 
 
 def write_data(folder: Path, examples: int = 10) -> Path:

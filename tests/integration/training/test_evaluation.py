@@ -18,7 +18,7 @@ from nsai_work.data.held_out import is_held_out, split_sources
 from nsai_work.errors import InvalidJob, ResumeUnproven
 from nsai_work.payloads import TrainingData
 from nsai_work.training import evaluation
-from tests.integration.training.harness import STEPS, Killed, Reaper, Scene, payload_of, write_data
+from tests.integration.training.harness import DISTANCES, STEPS, Killed, Reaper, Scene, payload_of, write_data
 from tests.integration.training.service import Model, Service
 
 pytestmark = pytest.mark.anyio
@@ -97,12 +97,13 @@ async def test_the_passes_do_not_change_the_value(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize("kind", SERVICES)
-async def test_killed_at_every_point(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize("distance", DISTANCES)
+async def test_killed_at_every_point(tmp_path: Path, kind: str, distance: int) -> None:
     """Between the passes of an evaluation too."""
     alone = await undisturbed(tmp_path)
     reaper = Reaper()
     await Scene(evaluated(tmp_path), Service(**SERVICES[kind])).drive(reaper=reaper)
-    for kill_at in range(1, reaper.contacts + 1, 1 if kind == "replays" else 4):
+    for kill_at in range(1, reaper.contacts + 1, distance):
         scene = Scene(evaluated(tmp_path), Service(**SERVICES[kind]))
         await scene.survive([kill_at])
         check_equal(scene, alone)

@@ -15,7 +15,7 @@ from crucible.training import Datum, ForwardResult, IntentKind
 from nsai_work.errors import InvalidJob
 from nsai_work.payloads import ObjectiveSpec
 from nsai_work.training import objectives
-from tests.integration.training.harness import STEPS, Killed, Reaper, Scene, payload_of
+from tests.integration.training.harness import DISTANCES, STEPS, Killed, Reaper, Scene, payload_of
 from tests.integration.training.service import Service
 from tests.integration.training.test_survival import SERVICES
 
@@ -66,12 +66,13 @@ def check_equal(scene: Scene, alone: Scene) -> None:
 
 
 @pytest.mark.parametrize("service", [{}, {"replays": False}, {"attachable": False}], ids=str)
-async def test_killed_at_every_point(tmp_path: Path, service: dict[str, Any]) -> None:
+@pytest.mark.parametrize("distance", DISTANCES)
+async def test_killed_at_every_point(tmp_path: Path, service: dict[str, Any], distance: int) -> None:
     """Between a forward pass and its step too: a takeover repeats the pass, and comes to the same step."""
     alone = await undisturbed(tmp_path)
     reaper = Reaper()
     await Scene(curved_payload(tmp_path), Service(**service)).drive(reaper=reaper)
-    for kill_at in range(1, reaper.contacts + 1):
+    for kill_at in range(1, reaper.contacts + 1, distance):
         scene = Scene(curved_payload(tmp_path), Service(**service))
         await scene.survive([kill_at])
         check_equal(scene, alone)

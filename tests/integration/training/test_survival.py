@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crucible.errors import AnswerLost, BackendUnavailable
-from tests.integration.training.harness import STEPS, Killed, Reaper, Scene, payload_of
+from tests.integration.training.harness import DISTANCES, STEPS, Killed, Reaper, Scene, payload_of
 from tests.integration.training.service import Run, Service
 
 pytestmark = pytest.mark.anyio
@@ -68,10 +68,11 @@ async def contacts(folder: Path, service: dict[str, Any], **fields: Any) -> int:
         ("dies with its client", 2),
     ],
 )
-async def test_killed_at_every_point(tmp_path: Path, kind: str, depth: int | None) -> None:
+@pytest.mark.parametrize("distance", DISTANCES)
+async def test_killed_at_every_point(tmp_path: Path, kind: str, depth: int | None, distance: int) -> None:
     """One death at each possible point, one run per point: same losses, same weights, each step applied once."""
     alone = await undisturbed(tmp_path, pipeline_depth=depth)
-    for kill_at in range(1, await contacts(tmp_path, SERVICES[kind], pipeline_depth=depth) + 1):
+    for kill_at in range(1, await contacts(tmp_path, SERVICES[kind], pipeline_depth=depth) + 1, distance):
         scene = Scene(payload_of(tmp_path, pipeline_depth=depth), Service(**SERVICES[kind]))
 
         result = await scene.survive([kill_at])
