@@ -3,7 +3,8 @@
     python benchmarks/backlog.py --url postgresql+psycopg://USER@HOST/NAME [--sizes 1000,100000,1000000]
 
 Runs in a schema of its own, which it drops. The last two lines are the ratios of the largest to the smallest size;
-the target is below 1.5.
+the target is below 1.5. With ``--reasons``, the time after which every job of a backlog of 100,000 has its wait
+reason, instead; the target is 5 s.
 """
 
 import argparse
@@ -17,13 +18,19 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from sqlalchemy import create_engine, make_url, text
+from sqlalchemy import create_engine, func, make_url, select, text
 
 from nsai_work.job import Job
+from nsai_work.settings import Settings
 from nsai_work.store import AsyncStore, ClaimRequest, JobFilter, Outcome, Store, open_store
+from nsai_work.store.schema import jobs
+from nsai_work.store.wait_reasons.recorder import MIN_WAIT
 
 TENANTS = 20
 WARM_UP = 20
+SWEEP_S = Settings.model_fields["sweep_interval_s"].default
+REASONS_SIZE = 100_000
+REASONS_TARGET_S = 5.0
 FILL = """
 INSERT INTO nsai_jobs (seq, id, {columns})
 SELECT number, gen_random_uuid()::text, {columns}
@@ -60,9 +67,12 @@ def main() -> int:
     parser.add_argument("--sizes", default="1000,100000,1000000")
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--target", type=float, default=1.5)
+    parser.add_argument("--reasons", action="store_true", help="measure the wait reasons of a backlog instead")
     options = parser.parse_args()
     if not options.url:
         parser.error("give --url or NSAI_TEST_POSTGRES_URL")
+    if options.reasons:
+        return wait_reasons(options.url)
     sizes = [int(size) for size in options.sizes.split(",")]
     with ExitStack() as opened:
         stores = {size: opened.enter_context(empty_store(options.url)) for size in sizes}
@@ -110,6 +120,37 @@ def fill(store: Store, size: int) -> None:
     store.database.run(multiply)
     with store.database.engine().connect().execution_options(nsai_autocommit=True) as connection:
         connection.execute(text("VACUUM ANALYZE"))
+
+
+def wait_reasons(url: str) -> int:
+    """Measure and print when a leader's sweeps have recorded why each job waits. Returns 1 if that is after
+    the target."""
+    with empty_store(url) as store:
+        fill(store, REASONS_SIZE)
+        time.sleep(MIN_WAIT.total_seconds())
+        seconds = asyncio.run(_swept(store))
+    # a job becomes due for it just after a sweep at worst
+    known = MIN_WAIT.total_seconds() + SWEEP_S + seconds
+    print(f"wait reasons of {REASONS_SIZE:,} jobs: after {known:.1f} s (target: {REASONS_TARGET_S} s)")
+    return 0 if known <= REASONS_TARGET_S else 1
+
+
+async def _swept(store: Store) -> float:
+    """Sweep at the default interval until no job is without its reason. Returns the seconds since the first."""
+    leader, missing = AsyncStore(store.database), select(func.count()).where(jobs.c.wait_reason.is_(None))
+    begun = time.perf_counter()
+    try:
+        while True:
+            sweep = time.perf_counter()
+            await leader.release_due()
+            ended = time.perf_counter()
+            count = store.database.read(lambda tx: tx.connection.execute(missing).scalar_one())
+            print(f"a sweep of {ended - sweep:.1f} s leaves {count:,}", flush=True)
+            if count == 0:
+                return ended - begun
+            await asyncio.sleep(max(0.0, sweep + SWEEP_S - time.perf_counter()))
+    finally:
+        await leader.close()
 
 
 def _job(tenant: str) -> Job:
