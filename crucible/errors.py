@@ -305,7 +305,7 @@ class CommandRetry(CommandFailed):
 
 
 class PluginError(BackendError):
-    """A backend plug-in could not be loaded, or violated the contract."""
+    """A plug-in (a backend or an environment) could not be loaded, or violated its contract."""
 
     code = "plugin_error"
 

@@ -4,7 +4,7 @@ Only the OpenTelemetry API is used, so without an SDK in the process spans are n
 those of OpenTelemetry's semantic conventions. Prompts, completions and payloads are never in a span.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -115,6 +115,23 @@ def completion_span(backend: str, prompt: Prompt) -> "Iterator[Callable[[Complet
     client = trace.SpanKind.CLIENT
     with _tracer().start_as_current_span(name, kind=client, attributes=attributes) as span:
         yield partial(_record_completion, span)
+
+
+def record_span(name: str, began_ns: int, attributes: Mapping[str, str | int]) -> None:
+    """Record a piece of the current attempt that began then and ends now; nothing if the attempt is not traced."""
+    if trace.get_current_span().is_recording():
+        _tracer().start_span(name, start_time=began_ns, attributes=attributes).end()
+
+
+@contextmanager
+def recovery_span(resumes: bool) -> "Iterator[Callable[[Mapping[str, str | int]], None]]":
+    """Open the span of entering a run again, the parent of its requests; without ``resumes`` nothing is opened. The
+    function that it yields adds attributes."""
+    if not resumes or not trace.get_current_span().is_recording():
+        yield lambda _: None
+        return
+    with _tracer().start_as_current_span("nsai_work.recovery") as span:
+        yield span.set_attributes
 
 
 def _record_completion(span: "Span", completion: Completion) -> None:

@@ -25,6 +25,7 @@ from nsai_work.errors import HandOver, JobTimeout
 from nsai_work.job import Job
 from nsai_work.journal import Journal, JournalSnapshot
 from nsai_work.payloads import DistillationStep, ObjectiveSpec, PreferenceStep, ReinforcementStep, TrainingStep
+from nsai_work.telemetry.traces import recovery_span
 from nsai_work.training.evaluation import TaskEvaluation
 from nsai_work.training.objectives import Objective
 from nsai_work.training.pipeline import fill, finish_oldest
@@ -166,7 +167,10 @@ class _Driver:
                     assignment.payload, assignment.spec, assignment.backend, assignment.journal, assignment.wait
                 )
                 await assignment.reference.complete(scope)
-            self._active = await connect(assignment, snapshot)
+            with recovery_span(bool(snapshot.runs)) as describe:
+                self._active = await connect(assignment, snapshot)
+                run = self._active.record
+                describe({"nsai_work.resume": str(run.resume), "nsai_work.generation": run.generation})
             del snapshot  # thousands of step records, not needed while driving
             await assignment.batches.connect(self._active.run, self._active.record)
             # what an environment does may not be repeatable, whatever the service is

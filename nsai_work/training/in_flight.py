@@ -1,6 +1,7 @@
 """An operation in flight at the service."""
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 
 from crucible.training import ForwardResult, Pending, Prepared, SaveResult, StepResult
 from nsai_work.training.objectives import ObjectiveResult
@@ -12,13 +13,14 @@ from nsai_work.training.sources.batches import StepBatch
 class InFlight:
     """An operation whose result is not recorded yet. A skipped step is never ``prepared``; a prepared operation
     that is not ``pending`` has to be sent (again). ``batch`` is that of a forward pass; ``objective`` the loss that
-    the driver computed for a step."""
+    the driver computed for a step. ``began_ns`` is when it was prepared, by the wall clock, for its span."""
 
     operation: Operation
     prepared: Prepared[StepResult] | Prepared[SaveResult] | Prepared[ForwardResult] | None = None
     pending: Pending[StepResult] | Pending[SaveResult] | Pending[ForwardResult] | None = None
     batch: StepBatch | None = None
     objective: ObjectiveResult | None = None
+    began_ns: int = field(default_factory=time.time_ns)
 
     @property
     def unsent(self) -> bool:

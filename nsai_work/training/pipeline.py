@@ -9,7 +9,7 @@ import asyncio
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from pydantic import JsonValue
 
@@ -18,6 +18,7 @@ from crucible.training import Datum, ForwardResult, Intent, IntentKind, Pending,
 from nsai_work.concurrency.interruptible import Awaiter
 from nsai_work.journal import CheckpointRecord, EvaluationRecord, StepRecord
 from nsai_work.policies import EVAL_LOSS
+from nsai_work.telemetry.traces import record_span
 from nsai_work.training.checkpoints import finish_policy, finish_sampler, finish_save
 from nsai_work.training.evaluation import (
     early_stop,
@@ -33,6 +34,9 @@ from nsai_work.training.plan import steps_in_flight
 from nsai_work.training.restart.lineage import SKIPPED
 from nsai_work.training.restart.resume import check_evaluation, check_resume
 from nsai_work.training.run_state import SAMPLER_TTL_S, ActiveRun, Assignment, expiry
+
+_SPANS: Final = {IntentKind.STEP: "nsai_work.step", IntentKind.SAVE_STATE: "nsai_work.checkpoint"}
+"""The names of the spans of operations that have one."""
 
 
 async def _prepare(assignment: Assignment, active: ActiveRun, operation: Operation) -> InFlight:
@@ -231,7 +235,11 @@ async def finish_oldest(assignment: Assignment, active: ActiveRun, wait: Awaiter
         pending: Pending[Any] | None = entry.pending
         assert pending is not None
         result: StepResult | SaveResult | ForwardResult = await wait(pending.result())
-        await _record(assignment, active, entry, entry.prepared.intent, result, wait)
+        intent = entry.prepared.intent
+        await _record(assignment, active, entry, intent, result, wait)
+        if (name := _SPANS.get(intent.kind)) is not None:
+            numbers = {"nsai_work.step": intent.step, "nsai_work.generation": active.record.generation}
+            record_span(name, entry.began_ns, numbers)
     active.in_flight.popleft()
 
 

@@ -28,7 +28,8 @@ ADVICE = {
     "no_checkpoint": "nsai-work retry ID starts over at the first step; a lower checkpoint_policy.save_every saves"
     " checkpoints earlier",
     "out_of_credit": "add credit to the account; the job resumes automatically",
-    "plugin_error": "nsai-work backends shows which plug-ins fail to load, and why",
+    "plugin_error": "correct the package that the error names, or install the version of it that fits; nsai-work"
+    " backends shows which backends fail to load, and why; an environment is checked by importing module:Class",
     "store_full": "free disk space and try again; nothing was partially written",
     "store_unavailable": "check NSAI_WORK_DATABASE_URL and that the database is running (nsai-work doctor)",
     "unreadable_journal": "restore the database from a backup, or correct the row and run nsai-work retry ID, or"

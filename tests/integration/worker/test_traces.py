@@ -4,17 +4,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from opentelemetry import trace
+from opentelemetry import context, trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.semconv.attributes import error_attributes, http_attributes, server_attributes, url_attributes
 from opentelemetry.trace import SpanKind
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from backends.tinkex_dev.server import DevServer
 from nsai_work import Job, Settings, submit
 from nsai_work.client.connections import close_connections
 from nsai_work.worker import run_inline
+from tests.conversations import write_conversations
 
 HTTP_NAMES = {
     value
@@ -63,6 +65,62 @@ def test_a_second_attempt_is_linked_to_the_first(settings: Settings, exported: I
     assert [span.parent.span_id for span in (first, second) if span.parent] == [submission.context.span_id] * 2
     assert [link.context.span_id for link in second.links] == [first.context.span_id]
     assert not first.links
+
+
+def trained(settings: Settings, folder: Path, server: DevServer, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Train for four steps at a service that corrupts the run after three. Returns the id of the job."""
+    monkeypatch.setenv("TINKER_BASE_URL", server.url)
+    monkeypatch.setenv("TINKER_API_KEY", "tml-secret")
+    server.fault(kind="corrupt", after_optim_steps=3)
+    payload = {
+        "base_model": "tiny-lm",
+        "data": {"path": str(write_conversations(folder / "data.jsonl", 4))},
+        "lora": {"rank": 2},
+        "batch_size": 2,
+        "max_steps": 4,
+        "pipeline_depth": 1,
+        "checkpoint_policy": {"save_every": 2},
+    }
+    job = Job.parse({"kind": "training_step", "backend": "tinkex", "payload": payload})
+    handle = submit(job, settings)
+    run_inline([handle.id], settings)
+    assert handle.job().status == "succeeded", handle.job().error
+    return handle.id
+
+
+def test_steps_checkpoints_and_recoveries_are_spans(
+    settings: Settings, exported: InMemorySpanExporter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the attempt, as long as they took; a recovery is the parent of its requests."""
+    with DevServer(tmp_path / "service", seed=0) as server:
+        trained(settings, tmp_path, server, monkeypatch)
+
+    [attempt] = of_kind(exported, SpanKind.CONSUMER)
+    of_attempt = [span for span in exported.get_finished_spans() if span.parent == attempt.context]
+    steps = [span.attributes or {} for span in of_attempt if span.name == "nsai_work.step"]
+    [recovery] = [span for span in of_attempt if span.name == "nsai_work.recovery"]
+    saved = [span.attributes or {} for span in of_attempt if span.name == "nsai_work.checkpoint"]
+    assert [step["nsai_work.step"] for step in steps][-1] == 4
+    assert {step["nsai_work.generation"] for step in steps} == {1, 2}
+    assert {save["nsai_work.step"] for save in saved} == {2, 4}
+    assert (recovery.attributes or {})["nsai_work.generation"] == 2
+    assert any(span.parent == recovery.context for span in of_kind(exported, SpanKind.CLIENT))
+    assert all(span.start_time and span.end_time and span.start_time <= span.end_time for span in of_attempt)
+
+
+def test_a_trace_that_is_sampled_out_stays_out_to_the_service(
+    settings: Settings, exported: InMemorySpanExporter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the submission, through an attempt with steps, a save and a recovery, to the requests."""
+    header = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"}
+    token = context.attach(TraceContextTextMapPropagator().extract(header))
+    try:
+        with DevServer(tmp_path / "service", seed=0) as server:
+            trained(settings, tmp_path, server, monkeypatch)
+    finally:
+        context.detach(token)
+
+    assert exported.get_finished_spans() == ()
 
 
 def test_a_request_to_the_service_is_in_the_trace_of_the_submission(
