@@ -154,7 +154,7 @@ def test_every_call_with_arguments_that_can_change_is_tested() -> None:
 
 
 def takes_changeable(method: Any) -> bool:
-    """Whether an argument is a container, or a record that may hold one."""
+    """Return whether an argument is a container, or a record that may hold one."""
     kinds = r"Sequence|Mapping|list|dict|ndarray|ModelInput|TensorData|SamplingParams|Optim|Graph"
     given = inspect.signature(method).parameters.values()
     return any(re.search(kinds, getattr(one.annotation, "__name__", "") + str(one.annotation)) for one in given)
