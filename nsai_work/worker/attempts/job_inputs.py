@@ -4,22 +4,23 @@ import asyncio
 import hashlib
 import json
 from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import BinaryIO, Final
 
 from pydantic import JsonValue
 
-from crucible.backend import Command, CommandBackend, CommandCall
-from crucible.errors import CrucibleError, InvalidRequest, NotFound, PluginError
+from crucible.backend import Command, CommandBackend, CommandCall, TrainingBackend
+from crucible.errors import CallerError, CrucibleError, InvalidRequest, NotFound, PluginError
 from crucible.runtime.checked_calls import checked_command
-from nsai_work.client.checkpoints.job_model import model_of_job
+from crucible.training import IntentKind
+from nsai_work.client.checkpoints.job_model import JobModel, model_of_job
 from nsai_work.client.results import as_conversation, read_rows
 from nsai_work.errors import DataChanged, InvalidJob, JobNotFound
 from nsai_work.files.user_paths import expanded
 from nsai_work.inference.prompts import read_prompts
-from nsai_work.payloads import Inference, Payload
+from nsai_work.payloads import Inference, Payload, TrainingStep
 from nsai_work.payloads.reads import JobRead, PinnedRead, ReadKind, job_reads, with_reads
 from nsai_work.store.records import Claim
 from nsai_work.worker.attempts.backends import BackendPool
@@ -78,7 +79,7 @@ class JobInputs:
         self, claim: Claim, read: JobRead, before: PinnedRead | None, found: _Found, held: ExitStack
     ) -> None:
         if read.kind is not ReadKind.ROWS:
-            model = before if before is not None else await asyncio.to_thread(self._checkpoint, read)
+            model = before if before is not None else await self._checkpoint(read)
             assert model.path is not None
             found.pinned[read.field], found.paths[read.field] = model, model.path
             return
@@ -102,14 +103,42 @@ class JobInputs:
         found.pinned[read.field], found.digests[read.field] = pinned, digest
         found.paths[read.field] = str(await asyncio.to_thread(held.enter_context, file))
 
-    def _checkpoint(self, read: JobRead) -> PinnedRead:
-        store = self.files.store
-        model = model_of_job(store, store.get(read.job), str(read.checkpoint))
-        saved = model.checkpoint
-        path = model.path if read.kind is ReadKind.MODEL else saved.path
-        if path is None:
-            raise NotFound(f"checkpoint {saved.name} of job {read.job} has no sampling weights")
+    async def _checkpoint(self, read: JobRead) -> PinnedRead:
+        model, payload = await asyncio.to_thread(self._model, read)
+        saved, path = model.checkpoint, model.path
+        if read.kind is ReadKind.CHECKPOINT:
+            assert saved.path is not None
+            path = saved.path
+        elif saved.sampler_path is None:
+            path = await self._for_sampling(model, payload)
         return PinnedRead(job=read.job, path=path, step=saved.step)
+
+    def _model(self, read: JobRead) -> tuple[JobModel, TrainingStep]:
+        job = self.files.store.get(read.job)
+        model, payload = model_of_job(self.files.store, job, str(read.checkpoint)), job.parsed_payload
+        assert isinstance(payload, TrainingStep)
+        return model, payload
+
+    async def _for_sampling(self, model: JobModel, payload: TrainingStep) -> str:
+        """The path to sample a training state from: its own, or that of sampling weights, which are saved now where
+        a service does not sample from states."""
+        # most jobs need nothing of the training
+        from nsai_work.training.operations import sampler_name
+        from nsai_work.training.restart.saved_state import load_state
+
+        backend = await self.backends.get(model.backend)
+        assert isinstance(backend, TrainingBackend)
+        with suppress(CallerError):
+            await (await backend.sampler(model.path)).close()
+            return model.path
+        run = await load_state(backend, payload.run_spec(), model.path, field="model")
+        try:
+            step = model.checkpoint.step
+            name = sampler_name(f"{model.job_id[-12:]}-of-{step}", step)
+            saving = await run.send(run.prepare_save(name, step=step, kind=IntentKind.SAVE_SAMPLER))
+            return (await saving.result()).path
+        finally:
+            await run.close(unload=True)
 
     def _rows(self, read: JobRead) -> list[dict[str, JsonValue]]:
         other = self.files.store.get(read.job)

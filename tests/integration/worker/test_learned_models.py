@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from backends.tinkex_dev.server import DEV_KEY, DevServer
 from nsai_work import Job, JobHandle, submit
 from nsai_work.errors import InvalidJob
 from nsai_work.testing import isolated_store, run_jobs
@@ -58,3 +59,25 @@ def test_a_run_learns_from_what_another_has_made(trained: JobHandle, tmp_path: P
         with pytest.raises(InvalidJob, match=message) as caught:
             submit(training(**bad))
         assert place in caught.value.message
+
+
+def test_a_state_is_saved_for_sampling_where_a_service_needs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint before the last has no sampling weights of its own: once, for all attempts."""
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps({"text": f"Text {n}"}) + "\n" for n in range(4)))
+    with DevServer(tmp_path / "server") as server, isolated_store(tmp_path / "store"):
+        monkeypatch.setenv("TINKER_BASE_URL", server.url)
+        monkeypatch.setenv("TINKER_API_KEY", DEV_KEY)
+        common: dict[str, Any] = {"data": {"path": str(data)}, "checkpoint_policy": {"save_every": 2}}
+        made = submit(training(**common).model_copy(update={"backend": "tinkex"}))
+        run_jobs()
+        fields = {"method": "distill", "teacher": {"job": made.id, "checkpoint": 2}, "top_k": 2}
+        handle = submit(training(**common, **fields).model_copy(update={"backend": "tinkex"}))
+        run_jobs()
+        result = handle.result(timeout=0)
+        [read] = [event.data["fields"] for event in handle.events() if event.name == "job.read"]
+    assert result["steps"] == 4
+    assert read["payload.teacher"]["step"] == 2
+    assert "/sampler_weights/" in read["payload.teacher"]["path"]
