@@ -70,8 +70,10 @@ def recorded(compute: Any) -> Any:
     @functools.wraps(compute)
     def computed(trajectory_groups: Any) -> Any:
         found = compute(trajectory_groups)
-        advantages.append([each.tolist() for each in found])
-        Path(out).write_text(json.dumps(advantages))
+        if len(found) == int(groups):
+            # it is called for single groups too, as they come in
+            advantages.append([each.tolist() for each in found])
+            Path(out).write_text(json.dumps(advantages))
         return found
 
     return computed

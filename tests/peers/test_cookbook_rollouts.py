@@ -36,7 +36,8 @@ def test_ten_steps_are_those_of_the_cookbook(loss_fn: str, provided: Any, tmp_pa
     for mine, recipe in zip(ours, theirs, strict=True):
         for group, expected in zip(mine, recipe, strict=True):
             assert group == pytest.approx(expected, abs=1e-6)
-    assert own == pytest.approx(losses, abs=1e-6)
+    # they are near 0, whatever is learned: it is their bits that are equal
+    assert own == losses
 
 
 def run_cookbook(python: Path, server: DevServer, folder: Path, loss_fn: str) -> list[list[list[float]]]:
@@ -69,6 +70,7 @@ def run_job(server: DevServer, loss_fn: str) -> list[list[Sequence[float]]]:
         "groups_per_step": GROUPS,
         "group_size": SIZE,
         "sampling": {"max_tokens": 4},
+        "advantage": {"drop_constant": False},
         "loss_fn": loss_fn,
         "optimizer": {"learning_rate": RATE, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8},
         "lora": {"rank": 8, "seed": SEED},
@@ -88,9 +90,7 @@ def run_job(server: DevServer, loss_fn: str) -> list[list[Sequence[float]]]:
     for step in range(1, STEPS + 1):
         rewards = [float(record.reward or 0) for record in records if record.step == step]
         groups = [rewards[start : start + SIZE] for start in range(0, len(rewards), SIZE)]
-        # groups of equal rewards are left out by both, but for one if there is no other
-        trained = [group for group in groups if len(set(group)) > 1] or groups[:1]
-        found.append([advantages(group, payload_of(job)) for group in trained])
+        found.append([advantages(group, payload_of(job)) for group in groups])
     return found
 
 
