@@ -48,8 +48,7 @@ def pin_examples(data: TrainingData, spec: EvaluationSpec | None) -> tuple[Train
         return pinned, None
     if spec.data is not None:
         return pinned, spec.model_copy(update={"data": read_examples(pin_data, spec.data)})
-    assert spec.split is not None
-    if all(file.job is None for file in pinned.files()):
+    if spec.split is not None and all(file.job is None for file in pinned.files()):
         split_sources([load_data(pinned, index).examples for index in range(len(pinned.files()))], spec.split)
     return pinned, spec
 

@@ -58,6 +58,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "comparisons.jsonl": [{"messages": verdict}] * 4,
         "preferences.jsonl": [pair] * 4,
         "sums.jsonl": [{"prompt": f"{n}+1=", "answer": n + 1} for n in range(9)],
+        "questions.jsonl": [{"prompt": f"Which is {n}?"} for n in range(9)],
         "prompts.jsonl": [{"messages": talk[:1]}] * 4,
     }
     for name, rows in files.items():
