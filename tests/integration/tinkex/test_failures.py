@@ -176,8 +176,11 @@ def test_out_of_credit(server: DevServer, run: TrainingClient, batch: list[Datum
     assert step(run, batch) > 0
 
 
-def test_a_forgotten_answer_is_lost(server: DevServer, run: TrainingClient, batch: list[Datum]) -> None:
+def test_a_forgotten_answer_is_lost(server: DevServer, make_service: Any, batch: list[Datum]) -> None:
     """What the request did is not known to the client; the error names the request."""
+    # a client that does not give up while the machine is busy
+    patient = RetryConfig(initial_delay_s=0.01, max_delay_s=0.05, give_up_after_s=60)
+    run = make_service(server.url, retry=patient).create_lora_training_client("tiny-lm", rank=4)
     server.fault(kind="route", route="retrieve_future", status=503, count=30)
     future = run.forward_backward(batch, "cross_entropy")
     pause = threading.Event()
