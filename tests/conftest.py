@@ -19,7 +19,13 @@ settings.register_profile(
 settings.load_profile("nsai")
 
 
-WAITING = ("tests/acceptance/", "tests/chaos/", "tests/integration/worker/", "tests/integration/dispatch/")
+WAITING = (
+    "tests/acceptance/",
+    "tests/chaos/",
+    "tests/verify/",
+    "tests/integration/worker/",
+    "tests/integration/dispatch/",
+)
 """The folders whose tests wait for processes. They start first, so that none of them is left at the end."""
 
 
