@@ -116,7 +116,8 @@ def _chaos(
                     harness.wait_for_progress(timeout_s)
                 for handle, reference in zip(harness.handles, references, strict=True):
                     verify(harness, handle, reference)
-            _log(f"{dict(harness.counts)}\n{run.require_clean()}")
+            _log(str(dict(harness.counts)))
+            _log(run.require_clean())
 
 
 def test_killed_workers_have_no_effect(
