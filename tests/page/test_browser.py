@@ -87,7 +87,7 @@ def test_a_run_is_killed_and_corrupted_while_it_is_watched(
         rig.variables = harness.service_variables(service)
         for name, value in rig.variables.items():
             monkeypatch.setenv(name, value)
-        job = harness.training_job(data, steps=70, seed=0)
+        job = harness.training_job(data, steps=70, seed=3)
         handle = submit(job, settings=rig.settings())
         with page_thread(rig.settings(), PageOptions()) as url, quiet_tab(browser, url) as tab:
             tab.view(width=1400)

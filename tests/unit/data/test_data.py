@@ -53,7 +53,7 @@ BAD = {
     "both": ('{"text": "x", "messages": []}\n', "line 1: text is an unknown field"),
     "no messages": (GOOD + '{"messages": []}\n', "line 2: messages: Tuple should have at least 1 item"),
     "messages is text": ('{"messages": "x"}\n', "line 1: messages: Input should be a valid tuple"),
-    "message is text": (messages("x"), "line 1: messages[0]: Input should be a valid"),
+    "message is text": (messages("x"), "line 1: messages[0]: Input should be a mapping of its fields"),
     "unknown role": (GOOD + messages({"role": "bot", "content": "x"}), "line 2: messages[0].role: Input should be"),
     "no role": (messages({"content": "x"}), "line 1: messages[0].role is missing"),
     "no content": (messages({"role": "user"}), "line 1: messages[0]: a message with role user needs content"),
