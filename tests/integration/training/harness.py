@@ -196,10 +196,9 @@ class Scene:
                     allow=["tests"],
                     jitter=lambda: 0.0,
                 )
-        except Killed:
+        finally:
             if isinstance(backend, TinkexBackend):
                 _bury_sockets()
-            raise
 
     def claim(self) -> Journal:
         """The journal, for a new owner."""
@@ -236,10 +235,11 @@ class Scene:
 
 
 def _bury_sockets() -> None:
-    """Close what a killed owner has left open, as the end of its process would.
+    """Close the connections that a client has forgotten, as the end of its process would.
 
-    A request that is canceled while it connects leaves its new connection to the garbage collector, since anyio
-    forgets it. The collector's warning would be held against whatever test runs then.
+    A request that is canceled while it connects, because its owner is killed or has what it needs, leaves the new
+    connection to the garbage collector: anyio forgets it. The collector's warning would be held against whatever
+    test runs then.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
