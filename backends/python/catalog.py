@@ -60,9 +60,8 @@ class Catalog:
         """
         if name not in self._loaded:
             found = self._find(name)
-            call = (
-                _load_entry_point(name, found) if isinstance(found, EntryPoint) else self._load_target(name, found)
-            )
+            # not by the class of entry points: the package importlib_metadata, once imported, has one of its own
+            call = self._load_target(name, found) if isinstance(found, re.Match) else _load_entry_point(name, found)
             self._loaded[name] = Function(name, call, Signature(call, name))
         return self._loaded[name]
 

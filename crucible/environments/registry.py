@@ -58,7 +58,8 @@ def load_environment(
 def load_target(field: str, name: str, *, allow: Sequence[str] = ()) -> Any:
     """Return what an entry point or ``package.module:name`` refers to. Raises as ``load_environment``."""
     found = _find(field, name)
-    if isinstance(found, EntryPoint):
+    # not by the class of entry points: the package importlib_metadata, once imported, has one of its own
+    if not isinstance(found, re.Match):
         return _imported(field, name, found.load)
     module = found["module"]
     if not any(module == allowed or module.startswith(f"{allowed}.") for allowed in allow):

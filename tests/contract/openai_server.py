@@ -34,6 +34,8 @@ class OpenAIServer:
         ]
         self._socket = socket.socket()
         self._socket.bind(("127.0.0.1", 0))
+        # now, so that a request that is earlier than the thread waits
+        self._socket.listen()
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}/v1"
         config = uvicorn.Config(Starlette(routes=routes), log_level="error", lifespan="off")
         self._server = uvicorn.Server(config)
