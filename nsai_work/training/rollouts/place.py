@@ -10,7 +10,7 @@ from hashlib import blake2b
 from typing import Final
 
 _BITS: Final = 53
-"""So many bits every JSON reader keeps."""
+"""The bits of a seed or a key: the integers that every JSON reader keeps."""
 
 
 def derived(*parts: object) -> int:
