@@ -3,7 +3,7 @@
 import asyncio
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
@@ -60,62 +60,66 @@ async def open_rollouts(
         EnvironmentFailed: it cannot be opened.
         CrucibleError: the backend has no tokenizer for the model.
     """
-    tokenizer = await wait(backend.tokenizer(payload.base_model))
-    context = (await wait(backend.capabilities())).context_lengths.get(payload.base_model) or payload.max_tokens
-    concurrency = payload.sampling.concurrency
-    rules = RolloutSettings(
-        payload.sampling,
-        tokenizer,
-        min(context, payload.max_tokens),
-        journal.keep_turn,
-        asyncio.Semaphore(concurrency),
-    )
-    # others sample while an environment or the journal takes its time
-    slots = asyncio.Semaphore(ROLLOUTS_PER_SAMPLE * concurrency)
-    opened = await wait(
-        _opened(partial(environment_of, payload, allow), payload.environment, backend, "environment")
-    )
-    plan = Plan.of(
-        payload,
-        opened.tasks or payload.groups_per_step,
-        batch_size=payload.groups_per_step,
-        substeps=payload.substeps,
-    )
-    policies = PolicySamplers(journal, backend, records_sequences=payload.binds_sequences)
-    evaluation = None
-    if payload.eval is not None:
-        sets = []
-        for field, name, create_set, limits in _task_sets(payload, allow):
-            found = await wait(_opened(create_set, limits.environment, backend, field))
-            sampling = payload.sampling.model_copy(update=_greedy(limits))
-            runner = GroupSampler(
-                found.environment, replace(rules, sampling=sampling), journal, limits.samples, slots
+    async with AsyncExitStack() as environments:
+        tokenizer = await wait(backend.tokenizer(payload.base_model))
+        context = (await wait(backend.capabilities())).context_lengths.get(payload.base_model) or payload.max_tokens
+        concurrency = payload.sampling.concurrency
+        rules = RolloutSettings(
+            payload.sampling,
+            tokenizer,
+            min(context, payload.max_tokens),
+            journal.keep_turn,
+            asyncio.Semaphore(concurrency),
+        )
+        # others sample while an environment or the journal takes its time
+        slots = asyncio.Semaphore(ROLLOUTS_PER_SAMPLE * concurrency)
+        opened = await wait(
+            _opened(
+                environments, partial(environment_of, payload, allow), payload.environment, backend, "environment"
             )
-            count = limits.limit if found.tasks is None else min(found.tasks, limits.limit)
-            sets.append(OpenedTasks(name, found.environment, count, limits.samples, runner))
-        evaluation = PolicyEvaluation(
-            sets,
+        )
+        plan = Plan.of(
+            payload,
+            opened.tasks or payload.groups_per_step,
+            batch_size=payload.groups_per_step,
+            substeps=payload.substeps,
+        )
+        policies = PolicySamplers(journal, backend, records_sequences=payload.binds_sequences)
+        evaluation = None
+        if payload.eval is not None:
+            sets = []
+            for field, name, create_set, limits in _task_sets(payload, allow):
+                found = await wait(_opened(environments, create_set, limits.environment, backend, field))
+                sampling = payload.sampling.model_copy(update=_greedy(limits))
+                runner = GroupSampler(
+                    found.environment, replace(rules, sampling=sampling), journal, limits.samples, slots
+                )
+                count = limits.limit if found.tasks is None else min(found.tasks, limits.limit)
+                sets.append(OpenedTasks(name, found.environment, count, limits.samples, runner))
+            evaluation = PolicyEvaluation(
+                sets,
+                policies,
+                journal,
+                job_id=job.id,
+                seed=payload.seed,
+                every=payload.eval.every,
+                last_step=plan.total_steps,
+            )
+        source = RolloutSource(
+            job,
+            payload,
+            plan,
+            opened.tasks,
+            environments.pop_all(),
+            GroupSampler(opened.environment, rules, journal, payload.group_size, slots),
             policies,
             journal,
-            job_id=job.id,
-            seed=payload.seed,
-            every=payload.eval.every,
-            last_step=plan.total_steps,
+            evaluation=evaluation,
+            reference=None
+            if payload.kl is None
+            else RolloutReference(payload.kl, payload.base_model, backend, journal),
         )
-    source = RolloutSource(
-        job,
-        payload,
-        plan,
-        opened,
-        GroupSampler(opened.environment, rules, journal, payload.group_size, slots),
-        policies,
-        journal,
-        evaluation=evaluation,
-        reference=None
-        if payload.kl is None
-        else RolloutReference(payload.kl, payload.base_model, backend, journal),
-    )
-    return plan, source, evaluation
+        return plan, source, evaluation
 
 
 def _greedy(limits: "_TaskLimits") -> dict[str, object]:
@@ -148,11 +152,16 @@ def _task_sets(
 
 
 async def _opened(
-    create: Callable[[], Environment], spec: EnvironmentSpec | None, backend: TrainingBackend, field: str
+    environments: AsyncExitStack,
+    create: Callable[[], Environment],
+    spec: EnvironmentSpec | None,
+    backend: TrainingBackend,
+    field: str,
 ) -> OpenedEnvironment:
-    """Open an environment of a job, and count its tasks."""
+    """Open an environment of a job, and count its tasks. It is closed with ``environments``, however this ends."""
     limit = f"{OPEN_WITHIN_S:g} s"
     environment = await in_own_thread(create)
+    environments.push_async_callback(_close_quietly, environment)
     models = {} if spec is None else asked_models(spec, backend)
     try:
         if models:
@@ -163,10 +172,8 @@ async def _opened(
     except EpisodeBroken as error:
         if isinstance(error.__cause__, InvalidRequest):
             raise error.__cause__ from None
-        await _close_quietly(environment)
         raise EnvironmentFailed(f"payload.{field}: the environment cannot be opened: {error}") from error
     if tasks is not None and (not isinstance(tasks, int) or tasks < 1):
-        await _close_quietly(environment)
         shown = f"{type(tasks).__name__} {tasks!r:.100}"
         raise EnvironmentFailed(
             f"payload.{field}: tasks() of the environment gave {shown}; it must be a number from 1, or None"
@@ -175,6 +182,7 @@ async def _opened(
 
 
 async def _close_quietly(environment: Environment) -> None:
+    # what an environment cannot release is its own matter: the run's outcome stands
     with suppress(EpisodeBroken):
         await called(environment.close, CLOSE_WITHIN_S, "its end may")
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -15,12 +15,6 @@ from nsai_work.journal import Journal, RemoteRun
 from nsai_work.payloads import ReinforcementStep
 from nsai_work.rollout_journal import PolicyRecord, RecordedRollouts, RolloutRecord, RolloutStatus
 from nsai_work.training.plan import Plan
-from nsai_work.training.rollouts.environment_calls import (
-    CLOSE_WITHIN_S,
-    EpisodeBroken,
-    OpenedEnvironment,
-    called,
-)
 from nsai_work.training.rollouts.examples import divided, examples_of, selected
 from nsai_work.training.rollouts.groups import (
     EndedRollout,
@@ -53,7 +47,8 @@ class RolloutSource(BatchSource):
 
     The steps of a round share rollouts, which the journal has under its first step. They come from the weights of
     the step before it, or of ``steps_ahead`` rounds earlier, so that which weights a group is sampled from follows
-    from the step alone.
+    from the step alone. ``tasks``: how many there are; None if they are endless. Its end closes the
+    ``environments``.
     """
 
     def __init__(
@@ -61,7 +56,8 @@ class RolloutSource(BatchSource):
         job: Job,
         payload: ReinforcementStep,
         plan: Plan,
-        opened: OpenedEnvironment,
+        tasks: int | None,
+        environments: AsyncExitStack,
         runner: GroupSampler,
         policies: PolicySamplers,
         journal: Journal,
@@ -72,7 +68,8 @@ class RolloutSource(BatchSource):
         self._job_id = job.id
         self._payload = payload
         self._plan = plan
-        self._opened = opened
+        self._tasks = tasks
+        self._environments = environments
         self._journal = journal
         self._policies = policies
         self._runner = runner
@@ -139,24 +136,19 @@ class RolloutSource(BatchSource):
         await self._policies.release(self._policies.known())
 
     async def close(self) -> None:
-        if self._evaluation is not None:
-            await self._evaluation.stop()
-        await self._policies.close()
-        if self._reference is not None:
-            await self._reference.close()
-        environments = [self._opened.environment]
-        environments += [each.environment for each in self._evaluation.sets] if self._evaluation else []
-        for environment in environments:
-            # what an environment cannot release is its own matter: the run's outcome stands
-            with suppress(EpisodeBroken):
-                await called(environment.close, CLOSE_WITHIN_S, "its end may")
+        async with self._environments:
+            if self._evaluation is not None:
+                await self._evaluation.stop()
+            await self._policies.close()
+            if self._reference is not None:
+                await self._reference.close()
 
     def _weights_step(self, step: int) -> int:
         per_round = self._payload.substeps
         return max(0, ((step - 1) // per_round - self._payload.steps_ahead) * per_round)
 
     def _task_numbers(self, step: int) -> Sequence[int]:
-        if self._opened.tasks is not None:
+        if self._tasks is not None:
             return batch_indexes(self._plan, step)
         first = (step - 1) // self._payload.substeps * self._payload.groups_per_step
         return range(first, first + self._payload.groups_per_step)
