@@ -14,11 +14,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from crucible.http.decompression import BodyDecoder, InvalidBody
-from nsai_work.data.problems import FileProblem, RowProblem
+from nsai_work.data.problems import FileProblem, RowProblem, RowTooLong
 from nsai_work.data.source import DataBytes
-
-MAX_ROW_BYTES: Final = 16 * 1024 * 1024
-"""The largest row. A file without line ends would otherwise be read into memory whole."""
+from nsai_work.files.lines import MAX_LINE_BYTES, TOO_LONG, numbered_lines
 
 _BOM: Final = b"\xef\xbb\xbf"
 _GZIP, _ZSTD, _PARQUET = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1"
@@ -26,7 +24,6 @@ _JSON_NAMES: Final = (".jsonl", ".ndjson", ".json")
 _TEXT_NAMES: Final = (".txt", ".md", ".text")
 _COMPRESSED_NAMES: Final = {".gz": _GZIP, ".zst": _ZSTD}
 _SPACE: Final = re.compile(r"[ \t\r\n]*")
-_TOO_LONG: Final = f"is longer than {MAX_ROW_BYTES // 1024 // 1024} MiB"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +56,21 @@ def raw_rows(data: DataBytes) -> Iterator[RawRow]:
         raise FileProblem(state, "compress it again: nothing may be missing, nor follow") from None
 
 
+def require_short_rows(data: DataBytes) -> None:
+    """Read a file for the length of its rows, as far as that is known without decoding them: all rows of lines and
+    of text, and the first row of an array.
+
+    Raises FileProblem as soon as a row is too long, with the rest of the file unread.
+    """
+    if data.file.peek(len(_PARQUET)).startswith(_PARQUET):
+        return
+    for raw in raw_rows(data):
+        if isinstance(raw.content, RowTooLong):
+            raise FileProblem(TOO_LONG, "a row is one line, or in a text one paragraph", raw.line)
+        if not isinstance(raw.content, bytes | str | RowProblem):
+            return
+
+
 def _joined(blocks: Iterator[bytes]) -> Iterator[bytes]:
     return (block for block in blocks if block)
 
@@ -77,38 +89,19 @@ def _uncompressed(name: str, head: bytes, blocks: Iterable[bytes]) -> Iterator[R
     if suffix == ".parquet":
         raise FileProblem("is not a Parquet file", "write it again")
     if suffix in _TEXT_NAMES or (suffix not in _JSON_NAMES and begin not in (b"{", b"[", b"")):
-        return _paragraphs(_lines(head, blocks))
+        return _paragraphs(numbered_lines(chain([head], blocks)))
     # a line of JSON is an object: an array on the first line is the whole file
-    return _array(head, blocks) if begin == b"[" and suffix != ".jsonl" else _json_lines(_lines(head, blocks))
-
-
-def _lines(head: bytes, blocks: Iterable[bytes]) -> Iterator[tuple[int, bytes | None]]:
-    """All lines with their numbers; None for one that is too long."""
-    number, pending, size = 1, list[bytes](), 0
-
-    def cut(block: bytes) -> Iterator[tuple[int, bytes | None]]:
-        nonlocal number, pending, size
-        first, *rest = block.split(b"\n")
-        size += len(first)
-        if size <= MAX_ROW_BYTES:
-            pending.append(first)
-        else:
-            pending = []
-        for part in rest:
-            yield number, b"".join(pending) if size <= MAX_ROW_BYTES else None
-            number, pending, size = number + 1, [part], len(part)
-
-    yield from cut(head)
-    for block in blocks:
-        yield from cut(block)
-    if size:
-        yield number, b"".join(pending) if size <= MAX_ROW_BYTES else None
+    return (
+        _array(head, blocks)
+        if begin == b"[" and suffix != ".jsonl"
+        else _json_lines(numbered_lines(chain([head], blocks)))
+    )
 
 
 def _json_lines(lines: Iterable[tuple[int, bytes | None]]) -> Iterator[RawRow]:
     for number, line in lines:
         if line is None:
-            yield RawRow(number, RowProblem(_TOO_LONG, "each line is one row"))
+            yield RawRow(number, RowTooLong(TOO_LONG, "each line is one row"))
         elif line and not line.isspace():
             yield RawRow(number, line)
 
@@ -117,22 +110,24 @@ def _paragraphs(lines: Iterable[tuple[int, bytes | None]]) -> Iterator[RawRow]:
     paragraph: list[bytes] = []
     first = size = 0
     for number, line in lines:
-        size += MAX_ROW_BYTES + 1 if line is None else len(line) + 1
         if line is not None and not line.strip():
-            if paragraph or size > MAX_ROW_BYTES:
-                yield _paragraph(first, paragraph, size)
+            if paragraph:
+                yield _paragraph(first, paragraph)
             paragraph, size = [], 0
             continue
-        first = first if paragraph else number
-        if line is not None and size <= MAX_ROW_BYTES:
+        first = first if size else number
+        was_short = size <= MAX_LINE_BYTES
+        size += MAX_LINE_BYTES + 1 if line is None else len(line) + 1
+        if line is not None and size <= MAX_LINE_BYTES:
             paragraph.append(line)
-    if paragraph or size > MAX_ROW_BYTES:
-        yield _paragraph(first, paragraph, size)
+        elif was_short:
+            paragraph = []
+            yield RawRow(first, RowTooLong(TOO_LONG, "paragraphs are separated by empty lines"))
+    if paragraph:
+        yield _paragraph(first, paragraph)
 
 
-def _paragraph(line: int, lines: list[bytes], size: int) -> RawRow:
-    if size > MAX_ROW_BYTES:
-        return RawRow(line, RowProblem(_TOO_LONG, "paragraphs are separated by empty lines"))
+def _paragraph(line: int, lines: list[bytes]) -> RawRow:
     for number, part in enumerate(lines, start=line):
         try:
             part.decode()
@@ -214,8 +209,8 @@ def _element(text: _Text, decode: Callable[[str, int], tuple[Any, int]]) -> Any:
             if end < len(text.text) or text.ended:
                 text.skip_to(end)
                 return value
-        if text.ended or text.ahead > MAX_ROW_BYTES:
-            reason = _TOO_LONG if not text.ended else "is not JSON"
+        if text.ended or text.ahead > MAX_LINE_BYTES:
+            reason = TOO_LONG if not text.ended else "is not JSON"
             raise FileProblem(f"the row that begins here {reason}", "correct it", text.line)
         text.extend(max(2 * text.ahead, 64 * 1024))
 

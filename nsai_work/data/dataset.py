@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 from weakref import WeakValueDictionary
 
-from nsai_work.data.containers import RawRow, decoded, raw_rows
+from nsai_work.data.containers import RawRow, decoded, raw_rows, require_short_rows
 from nsai_work.data.example import Example
 from nsai_work.data.forms.detection import LABELS, example_of, form_of, named_fields
 from nsai_work.data.forms.messages import plain_example
@@ -29,12 +29,13 @@ def field_of(data: TrainingData, index: int) -> str:
 
 
 def pin_data(data: TrainingData, *, base: Path | None = None) -> TrainingData:
-    """Pin the files of data: absolute paths (relative to ``base``), content digests. Does not read the rows.
+    """Pin the files of data: absolute paths (relative to ``base``), content digests. Does not decode the rows.
 
     Raises:
         FileUnusable: a file cannot be opened or read.
         DataChanged: the content does not match the digest that is given.
-        InvalidJob: it changed while it was read, or is empty.
+        InvalidJob: it changed while it was read, is empty or broken, or has a row that is too long and may not be
+            skipped; that one without a read of the rest.
     """
     pinned = []
     for index, file in enumerate(data.files()):
@@ -44,7 +45,13 @@ def pin_data(data: TrainingData, *, base: Path | None = None) -> TrainingData:
             continue
         path = ((base or Path.cwd()) / expanded(file.path)).absolute()
         placed = file.model_copy(update={"path": str(path)})
-        with open_data(field_of(data, index), placed) as opened:
+        field = field_of(data, index)
+        with open_data(field, placed) as opened:
+            if data.on_bad_row == "error":
+                try:
+                    require_short_rows(opened)
+                except FileProblem as problem:
+                    raise RowProblems(field, placed, skip=False).error(str(problem), problem.line) from None
             opened.exhaust()
         pinned.append(placed.model_copy(update={"sha256": opened.sha256}))
     return data.with_files(pinned)

@@ -15,6 +15,10 @@ class RowProblem(Exception):
         self.field = field
 
 
+class RowTooLong(RowProblem):
+    """A row that is too long to be read into memory. What follows it may be gigabytes away."""
+
+
 class FileProblem(Exception):
     """A file that cannot be read further, from ``line`` on if it is known."""
 

@@ -17,6 +17,7 @@ from crucible import Prompt
 from crucible.values.json_types import json_problem
 from nsai_work.errors import InvalidJob
 from nsai_work.files.input_files import BadRows, check_digest, invalid_file, open_input
+from nsai_work.files.lines import TOO_LONG, blocks_of, numbered_lines
 from nsai_work.files.user_paths import expanded
 from nsai_work.payloads import DataSource
 
@@ -85,9 +86,11 @@ def read_prompts(path: Path) -> Iterator[PromptRow]:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield the lines that are not empty, with their numbers."""
+    """Yield the lines that are not empty, with their numbers. Raises InvalidJob at one that is too long."""
     with open_input(FIELD, path) as file:
-        for line, raw in enumerate(file, start=1):
+        for line, raw in numbered_lines(blocks_of(file)):
+            if raw is None:
+                raise _refuse(path, TOO_LONG, "each line is one prompt", line)
             text = raw.removeprefix(b"\xef\xbb\xbf") if line == 1 else raw
             if text.strip():
                 yield line, text.strip()

@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,10 @@ from nsai_work.data import containers
 from nsai_work.data import source as source_module
 from nsai_work.data.dataset import load_data, pin_data
 from nsai_work.errors import DataChanged, InvalidJob
-from nsai_work.payloads import TrainingData
+from nsai_work.files import lines as lines_module
+from nsai_work.files.lines import numbered_lines
+from nsai_work.inference.prompts import pin_prompts
+from nsai_work.payloads import DataSource, TrainingData
 
 ROWS = [{"text": f"row {number} \u00fc"} for number in range(5)]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
@@ -99,7 +104,8 @@ def test_a_row_without_an_end_is_not_read_into_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """The row is bad; in lines, those after it are read."""
-    monkeypatch.setattr(containers, "MAX_ROW_BYTES", 1_000_000)
+    for module in (lines_module, containers):
+        monkeypatch.setattr(module, "MAX_LINE_BYTES", 1_000_000)
     huge = {"a.jsonl": b"x" * 3_000_000, "a.txt": b"x" * 3_000_000, "a.json": b'[{"text": "' + b"x" * 3_000_000}[
         name
     ]
@@ -107,6 +113,61 @@ def test_a_row_without_an_end_is_not_read_into_memory(
         load(tmp_path, name, huge + b"\n\n" + LINES)
     if name != "a.json":
         assert load(tmp_path, name, huge + b"\n\n" + LINES, on_bad_row="skip")
+
+
+FIVE_GB = 5 * 1000**3
+ENDLESS = {
+    "a line": ("a.jsonl", b"", "line 1: is longer than 16 MiB"),
+    "a later line": ("a.jsonl", LINES, "line 6: is longer than 16 MiB"),
+    "a paragraph": ("a.txt", b"a\n\nb\n", "line 3: is longer than 16 MiB"),
+    "a row of an array": ("a.json", b'[{"text": "', "line 1: the row that begins here is longer than 16 MiB"),
+}
+
+
+@pytest.mark.parametrize("case", ENDLESS)
+def test_a_row_of_gigabytes_is_refused_before_the_file_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    """At the limit, before the digest: a file of 5 GB without a line end costs what 16 MiB do."""
+    name, begin, complaint = ENDLESS[case]
+    path = tmp_path / name
+    path.write_bytes(begin)
+    os.truncate(path, FIVE_GB)
+    read: list[int] = []
+    whole = source_module.DataBytes.blocks
+
+    def counted(data: source_module.DataBytes) -> Iterator[bytes]:
+        for block in whole(data):
+            read.append(len(block))
+            yield block
+
+    monkeypatch.setattr(source_module.DataBytes, "blocks", counted)
+    with pytest.raises(InvalidJob, match=rf"payload.data.path: .*{name}, {complaint}") as refused:
+        pin_data(TrainingData(path=str(path)))
+    assert refused.value.details["line"] == int(complaint.split()[1].strip(":"))
+    assert sum(read) < 64 * 1024**2
+
+
+def test_a_prompt_of_gigabytes_is_refused_at_the_limit(tmp_path: Path) -> None:
+    """With the lines before it."""
+    path = tmp_path / "prompts.jsonl"
+    path.write_bytes(b'{"prompt": "a"}\n')
+    os.truncate(path, FIVE_GB)
+    with pytest.raises(InvalidJob, match=r"payload.input.path: .*prompts.jsonl, line 2: is longer than 16 MiB"):
+        pin_prompts(DataSource(path=str(path)))
+
+
+@given(st.binary(max_size=64), st.integers(1, 9))
+def test_lines_are_those_of_the_whole_text(content: bytes, size: int) -> None:
+    """Wherever blocks end, and with a limit, each line that is longer is None, once."""
+    limit = 7
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lines_module, "MAX_LINE_BYTES", limit)
+        found = [*numbered_lines(content[place : place + size] for place in range(0, len(content), size))]
+    expected = content.split(b"\n")
+    if not expected[-1]:
+        expected.pop()
+    assert found == [(number, line if len(line) <= limit else None) for number, line in enumerate(expected, 1)]
 
 
 def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
