@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,7 @@ def test_rows_of_each_form_train_in_one_mixture(
         ({"path": "a.jsonl"}, "line 2: the first token with a loss weight is 93, and the example is cut after 40"),
         ({"path": "a.jsonl", "format": "alpaca"}, "messages is an unknown field"),
         ({"path": "a.jsonl", "train_on": "customized"}, "2 of 2 rows are bad"),
+        ({"path": "endless.jsonl"}, "endless.jsonl, line 1: is longer than 16 MiB"),
     ],
 )
 def test_bad_data_is_refused_at_submit(
@@ -71,10 +73,29 @@ def test_bad_data_is_refused_at_submit(
     """With its field; nothing is stored."""
     talks = [[{"role": "user", "content": "a" * size}, {"role": "assistant", "content": "b"}] for size in (5, 89)]
     write(tmp_path / "a.jsonl", *({"messages": talk} for talk in talks))
+    (tmp_path / "endless.jsonl").touch()
+    os.truncate(tmp_path / "endless.jsonl", 5 * 1000**3)
     job["payload"] |= {"data": data, "max_tokens": 40}
     done = cli.run("submit", job_file(job))
     assert done.returncode == 2
     assert complaint in done.stderr
+    assert cli.stored() == []
+
+
+def test_bad_rows_of_all_files_are_refused_at_once(
+    cli: Cli, tmp_path: Path, job: dict[str, Any], job_file: Callable[[Any], Path]
+) -> None:
+    """Of each source of a mixture, and of the evaluation."""
+    for name, count in (("a", 1), ("b", 30), ("c", 2)):
+        write(tmp_path / f"{name}.jsonl", *[{"messages": []}] * count)
+    job["payload"] |= {"data": {"sources": [{"path": "a.jsonl"}, {"path": "b.jsonl"}]}, "max_steps": 2}
+    job["payload"] |= {"eval": {"data": {"path": "c.jsonl"}}}
+    done = cli.run("submit", job_file(job))
+    assert done.returncode == 2
+    assert f"payload.data.sources[0].path: {tmp_path / 'a.jsonl'}, line 1: messages" in done.stderr
+    assert f"payload.data.sources[1].path: {tmp_path / 'b.jsonl'}: 30 of 30 rows are bad" in done.stderr
+    assert "... and 10 more" in done.stderr
+    assert f"payload.eval.data.path: {tmp_path / 'c.jsonl'}: 2 of 2 rows are bad" in done.stderr
     assert cli.stored() == []
 
 

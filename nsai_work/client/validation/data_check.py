@@ -9,6 +9,7 @@ from crucible.backend import Backend, TrainingBackend
 from crucible.errors import BackendError, CallerError, CommandMissing
 from nsai_work.data.check import check_file
 from nsai_work.data.rendering import Rendering
+from nsai_work.errors import InvalidJob
 from nsai_work.payloads import Payload, ReinforcementStep, TrainingStep
 from nsai_work.training.evaluation import read_examples
 from nsai_work.training.objectives import Objective
@@ -96,12 +97,32 @@ class DataCheck:
             self.unchecked[job_id] = error.message
 
     def _read(self, payload: TrainingStep, rendering: Rendering | None) -> None:
+        checks: list[Callable[[], object]] = []
         for index, file in enumerate(payload.data.files()):
             if file.job is not None:
                 # not there yet: the worker reads them
                 continue
             report = None if self._on_progress is None else partial(self._on_progress, file.path)
-            check_file(payload.data, index, rendering, on_progress=report)
+            checks.append(partial(check_file, payload.data, index, rendering, on_progress=report))
         if payload.eval is not None and payload.eval.data is not None and payload.eval.data.job is None:
             other = rendering and replace(rendering, on_long=payload.eval.data.on_long)
-            read_examples(lambda data: check_file(data, 0, other), payload.eval.data)
+            held_out = payload.eval.data
+            checks.append(partial(read_examples, lambda data: check_file(data, 0, other), held_out))
+        _check_all(checks)
+
+
+def _check_all(checks: Sequence[Callable[[], object]]) -> None:
+    """Make checks of files, and raise one error for all that fail. Raises InvalidJob, DataChanged."""
+    errors: list[InvalidJob] = []
+    for check in checks:
+        try:
+            check()
+        except InvalidJob as error:
+            errors.append(error)
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise InvalidJob(
+            "\n".join(error.message for error in errors),
+            details={**errors[0].details, "files": [error.details for error in errors]},
+        )
