@@ -12,8 +12,8 @@ Turn: TypeAlias = dict[str, Any]
 class Example:
     """A training example. ``content`` is a plain text, or the turns of a conversation in the form that chat
     templates read, with a weight for each; ``weight`` is that of the whole. Of a pair it is the chosen
-    conversation, with the ``rejected`` one. ``line`` is its first line in the file,
-    from 1."""
+    conversation, with the ``rejected`` one. Of a choice it is the first of the ``choices``, each a conversation
+    with its target probability. ``line`` is its first line in the file, from 1."""
 
     content: tuple[Turn, ...] | str
     line: int = 0
@@ -21,3 +21,4 @@ class Example:
     tools: tuple[Turn, ...] = ()
     weight: float = 1.0
     rejected: "Example | None" = None
+    choices: "tuple[tuple[Example, float], ...]" = ()

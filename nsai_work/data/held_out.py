@@ -14,7 +14,9 @@ _HASH_BITS: Final = 64
 def content_hash(example: Example) -> int:
     """Return a hash of an example's content in a canonical form, of 64 bits: equal for equal rows, whatever their
     place and the layout of their file."""
-    content = example.content if example.rejected is None else [example.content, example.rejected.content]
+    content: object = example.content if example.rejected is None else [example.content, example.rejected.content]
+    if example.choices:
+        content = [[choice.content, share] for choice, share in example.choices]
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return int.from_bytes(blake2b(text.encode(), digest_size=_HASH_BITS // 8).digest())
 

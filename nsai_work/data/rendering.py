@@ -10,6 +10,7 @@ from crucible.errors import InvalidRequest, Unsupported
 from crucible.rendering.chat import Chat
 from crucible.rendering.tokenizer import RenderedExample, Tokenizer
 from crucible.training import Datum
+from nsai_work.data.choices import FIELD, choice_datum, choice_place
 from nsai_work.data.example import Example
 from nsai_work.data.problems import RowProblem
 from nsai_work.data.row_counts import RowCounts
@@ -18,22 +19,26 @@ from nsai_work.data.row_counts import RowCounts
 @dataclass(frozen=True, slots=True)
 class Rendering:
     """The rules by which examples become datums: the tokenizer, the limit of their tokens, and the treatment of
-    longer ones. ``is_context`` says that the limit is the model's context, which is less than ``max_tokens``."""
+    longer ones. ``is_context`` says that the limit is the model's context, which is less than ``max_tokens``;
+    ``no_choices`` why examples with choices cannot be trained on, if they cannot."""
 
     tokenizer: Tokenizer
     max_tokens: int
     on_long: Literal["cut", "skip", "error"] = "cut"
     is_context: bool = False
+    no_choices: str = ""
 
     @property
-    def key(self) -> tuple[str, int, str]:
+    def key(self) -> tuple[str, int, str, str]:
         """The inputs, beside an example, that determine its datums."""
-        return self.tokenizer.tokenizer_id, self.max_tokens, self.on_long
+        return self.tokenizer.tokenizer_id, self.max_tokens, self.on_long, self.no_choices
 
     def datums(self, example: Example, tally: RowCounts) -> list[Datum]:
         """Return the datums of an example, and count them: none for a bad row or one that is skipped, and several
         for a conversation that the template renders differently as it goes on. Those of a pair are the chosen and
         the rejected one."""
+        if example.choices:
+            return self._counted_choice(example, tally)
         if example.rejected is None:
             return self._counted(example, tally)
         answers = [replace(example, rejected=None), replace(example.rejected, line=example.line)]
@@ -74,8 +79,42 @@ class Rendering:
             tally.trained_tokens += len(datum.tokens) - datum.loss_inputs["weights"].count(0.0)
         return datums
 
+    def _counted_choice(self, example: Example, tally: RowCounts) -> list[Datum]:
+        try:
+            if self.no_choices:
+                raise RowProblem(f"choices {self.no_choices}", "train on a single answer", FIELD)
+            datum = choice_datum(*self._answers(example))
+            if len(datum.tokens) >= self.max_tokens:
+                if self.on_long == "skip":
+                    tally.skipped.add(example.line)
+                    return []
+                state = f"the choice comes after {len(datum.tokens)} tokens, and the limit is {self.max_tokens}"
+                raise RowProblem(f"{state} ({self._limit_name})", "shorten the prompt", self._limit_name)
+        except RowProblem as problem:
+            tally.bad.add(example.line, problem)
+            return []
+        tally.examples += 1
+        tally.lengths.append(len(datum.tokens) + 1)
+        tally.tokens += len(datum.tokens) + 1
+        tally.trained_tokens += 1
+        return [datum]
+
+    def _answers(self, example: Example) -> tuple[list[RenderedExample], list[float]]:
+        """The renderings of all choices, and their weights."""
+        answers = [self.render(choice) for choice, _ in example.choices]
+        if any(len(answer) > 1 for answer in answers):
+            raise RowProblem("choices are rendered as several examples", "shorten the conversation", FIELD)
+        return [answer[0] for answer in answers], [share * example.weight for _, share in example.choices]
+
     def render(self, example: Example) -> Sequence[RenderedExample]:
-        """Render an example, without a limit. Raises RowProblem."""
+        """Render an example, without a limit; a choice up to it, once for each answer. Raises RowProblem."""
+        if example.choices:
+            answers, shares = self._answers(example)
+            place = choice_place(answers)
+            return [
+                RenderedExample(answer.tokens[: place + 1], (*[0.0] * place, share))
+                for answer, share in zip(answers, shares, strict=True)
+            ]
         content = example.content
         try:
             if isinstance(content, str):

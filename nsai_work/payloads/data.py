@@ -24,7 +24,7 @@ class DataSource(Record):
 
 
 RowFormat: TypeAlias = Literal[
-    "messages", "sharegpt", "alpaca", "prompt_completion", "text", "preference", "prompt"
+    "messages", "sharegpt", "alpaca", "prompt_completion", "text", "preference", "choices", "prompt"
 ]
 
 TrainOn: TypeAlias = Literal[

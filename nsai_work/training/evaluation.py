@@ -21,6 +21,7 @@ from nsai_work.errors import DataChanged, InvalidJob
 from nsai_work.journal import EvaluationRecord
 from nsai_work.payloads import REWARD, EvaluationSpec, PreferenceStep, ReinforcementStep, TrainingData, TrainingStep
 from nsai_work.policies import EVAL_LOSS, EVAL_PREFIX, EVAL_REWARD, StopDecision
+from nsai_work.training.distributions import METRICS as DISTRIBUTION_METRICS
 from nsai_work.training.objectives import Objective
 from nsai_work.training.plan import Plan
 from nsai_work.training.sources.batches import StepBatch
@@ -181,6 +182,8 @@ def objective_metrics(payload: TrainingStep) -> tuple[str, ...]:
     """Return the metrics that the method of a job adds to those of the backend."""
     if isinstance(payload, ReinforcementStep):
         return (REWARD,)
+    if payload.objective is not None:
+        return DISTRIBUTION_METRICS.get(payload.objective.name, ())
     return METRICS if isinstance(payload, PreferenceStep) else ()
 
 

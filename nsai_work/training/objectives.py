@@ -10,9 +10,9 @@ module that the worker may import::
     def brier(data, logprobs, *, scale=1.0):
         return loss, gradients, {"accuracy": 0.5}
 
-``data`` are the datums of the batch, ``logprobs`` one float64 array of their targets each, shape (n,). It returns
-the loss, one array of ``dloss/dlogprobs`` for each datum, and metrics. It must be deterministic: a takeover that
-comes to another gradient restores a checkpoint.
+``data`` are the datums of the batch, ``logprobs`` one float64 array of their targets each, shape (n,), or (n, k)
+where each token has k targets. It returns the loss, one array of ``dloss/dlogprobs`` for each datum, and metrics.
+It must be deterministic: a takeover that comes to another gradient restores a checkpoint.
 """
 
 import re
@@ -24,10 +24,12 @@ from typing import Any, Final
 
 from crucible.environments.registry import load_target
 from crucible.errors import CommandMissing, InvalidRequest, RunCorrupted
+from crucible.losses import targets_per_token
 from crucible.training import Datum, ForwardResult
 from crucible.values.suggestions import known_names
 from nsai_work.errors import InvalidJob
 from nsai_work.payloads import ObjectiveSpec
+from nsai_work.training.distributions import DISTRIBUTION_OBJECTIVES
 
 GROUP: Final = "nsai_work.objectives"
 FORWARD_NAME: Final = "objective"
@@ -71,9 +73,9 @@ class Objective:
         """
         import numpy as np
 
-        logprobs = [np.asarray(each, dtype=np.float64) for each in forward.logprobs]
+        logprobs = [_shaped(*pair) for pair in zip(batch, forward.logprobs, strict=True)]
         if not all(
-            np.isfinite(each[np.asarray(datum.loss_inputs["weights"]) != 0]).all()
+            np.isfinite(each.ravel()[np.asarray(datum.loss_inputs["weights"]) != 0]).all()
             for datum, each in zip(batch, logprobs, strict=True)
         ):
             raise RunCorrupted("a log-probability of the forward pass is not finite")
@@ -95,10 +97,19 @@ class Objective:
         )
 
 
+def _shaped(datum: Datum, logprobs: Sequence[float]) -> Any:
+    import numpy as np
+
+    values, count = np.asarray(logprobs, dtype=np.float64), targets_per_token(datum)
+    return values if count == 1 else values.reshape(-1, count)
+
+
 def _weighted(datum: Datum, weights: Any) -> Datum:
     targets = datum.loss_inputs["target_tokens"]
     # -0.0 and 0.0 are the same weight, and shall have the same digest
-    return replace(datum, loss_inputs={"target_tokens": targets, "weights": array("f", (weights + 0.0).tolist())})
+    return replace(
+        datum, loss_inputs={"target_tokens": targets, "weights": array("f", (weights + 0.0).ravel().tolist())}
+    )
 
 
 def require_objective(name: str) -> EntryPoint | None:
@@ -146,5 +157,5 @@ def _load(name: str, allow: Sequence[str]) -> ObjectiveFunction:
     return function
 
 
-BUILT_IN: Final[Mapping[str, ObjectiveFunction]] = {}
+BUILT_IN: Final[Mapping[str, ObjectiveFunction]] = {**DISTRIBUTION_OBJECTIVES}
 """The objectives of this package."""

@@ -19,7 +19,7 @@ from nsai_work.testing import isolated_store
 FOLDER: Final = Path(__file__).parent
 PAGE: Final = FOLDER.parents[1] / "docs" / "reference" / "recipes.md"
 FAMILIES: Final = 18
-WHOLE: Final = 11
+WHOLE: Final = 12
 """The number of families all of whose entry points are accepted. It may only rise."""
 
 
@@ -60,6 +60,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "preferences.jsonl": [pair] * 4,
         "sums.jsonl": [{"prompt": f"{n}+1=", "answer": n + 1} for n in range(9)],
         "decisions.jsonl": [{"messages": [talk[0], {"role": "assistant", "content": choice}]}] * 4,
+        "outcomes.jsonl": [
+            {"prompt": f"Market {n}?", "prefill": "choice#", "choices": {"Y": float(n % 2), "N": float(1 - n % 2)}}
+            for n in range(20)
+        ],
         "questions.jsonl": [{"prompt": f"Which is {n}?"} for n in range(9)],
         "prompts.jsonl": [{"messages": talk[:1]}] * 4,
     }

@@ -12,6 +12,7 @@ from crucible.values.field_names import fields_beside
 from crucible.values.scalars import problem_of
 from crucible.values.suggestions import known_names, nearest
 from nsai_work.data.example import Example
+from nsai_work.data.forms.choices import ChoicesRow
 from nsai_work.data.forms.instructions import AlpacaRow, CompletionRow, PreferenceRow, PromptOnlyRow
 from nsai_work.data.forms.messages import MessagesRow, without_nulls
 from nsai_work.data.forms.sharegpt import ShareGptRow
@@ -34,6 +35,7 @@ FORMS: Final[dict[RowFormat, type[Any]]] = {
     "messages": MessagesRow,
     "sharegpt": ShareGptRow,
     "preference": PreferenceRow,
+    "choices": ChoicesRow,
     "prompt_completion": CompletionRow,
     "alpaca": AlpacaRow,
     "text": TextRow,

@@ -123,12 +123,19 @@ async def rendering_of(payload: TrainingStep, backend: TrainingBackend) -> Rende
     """Return how the examples of a job are rendered at a backend: with its tokenizer, up to ``max_tokens`` or the
     model's context, whichever is less."""
     tokenizer = await backend.tokenizer(payload.base_model)
-    context = (await backend.capabilities()).context_lengths.get(payload.base_model) or payload.max_tokens
+    capabilities = await backend.capabilities()
+    context = capabilities.context_lengths.get(payload.base_model) or payload.max_tokens
+    no_choices = (
+        "" if capabilities.supports_soft_targets else f"need several targets a token; {backend.name} has one"
+    )
+    if payload.method != "sft":
+        no_choices = f"are trained on by method sft, and not by {payload.method}"
     return Rendering(
         tokenizer,
         min(payload.max_tokens, context),
         on_long=payload.data.on_long,
         is_context=context < payload.max_tokens,
+        no_choices=no_choices,
     )
 
 
