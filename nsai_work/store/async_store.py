@@ -7,7 +7,7 @@ the commit. An operation that fails is taken out, and the others run again witho
 import asyncio
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
@@ -62,6 +62,7 @@ class AsyncStore:
     _closed: bool = False
     _failure: BaseException | None = None
     _process_lock: ProcessLock | None = None
+    _fronts: recorder.FrontRecorder = field(default_factory=recorder.FrontRecorder)
 
     def __post_init__(self) -> None:
         reset_after_fork(self._reset)
@@ -175,7 +176,9 @@ class AsyncStore:
         """As ``scheduler.release_due``; afterwards wait reasons are recorded, empty lanes deactivated, and
         the positions of old selections deleted."""
         due_jobs = await self.run(scheduler.release_due)
-        await self.run(recorder.record_waits)
+        for _ in range(recorder.MAX_TRANSACTIONS):
+            if not await self.run(self._fronts.record):
+                break
         for _ in range(recorder.MAX_TRANSACTIONS):
             if await self.run(recorder.record_behind, recorder.MAX_BEHIND) < recorder.MAX_BEHIND:
                 break

@@ -66,6 +66,11 @@ def ready_in(lane_id: Any) -> tuple[Any, ...]:
     return (jobs.c.lane_id == lane_id, status_in(JobStatus.QUEUED), jobs.c.run_at.is_(None))
 
 
+def has_ready(lane_id: Any) -> ColumnElement[bool]:
+    """The condition that a lane has a ready job: one index probe. For EXISTS, PostgreSQL may read all of them."""
+    return front_of(lane_id).is_not(None)
+
+
 def front_of(lane_id: Any) -> ScalarSelect[int]:
     """The seq of the first ready job of a lane, or null: one index probe."""
     first = select(jobs.c.seq).where(*ready_in(lane_id)).order_by(jobs.c.seq).limit(1)

@@ -13,7 +13,7 @@ from nsai_work.store.damaged import status_of
 from nsai_work.store.engine.database import PREPARED, Tx, one_of_parameter
 from nsai_work.store.lifecycle.locks import lock_rows
 from nsai_work.store.lifecycle.transitions import Transition, apply_transitions
-from nsai_work.store.lifecycle.wait_events import depends_on, not_before, record_reasons
+from nsai_work.store.lifecycle.wait_events import BEHIND, depends_on, not_before, record_reasons
 from nsai_work.store.rows import failure_json
 from nsai_work.store.schema import dependencies, jobs, status_in
 
@@ -41,7 +41,7 @@ def settle(tx: Tx, seqs: Collection[int]) -> dict[str, JobStatus]:
     if not rows:
         return {}
     needed = _needed(tx, [row.seq for row in rows])
-    transitions = [found for row in rows if (found := _transition(tx, row, needed[row.seq])) is not None]
+    transitions = _transitions(tx, rows, needed)
     apply_transitions(tx, transitions)
     moved = {transition.row.seq for transition in transitions}
     _record_reasons(tx, [row for row in rows if row.seq not in moved], needed)
@@ -75,7 +75,20 @@ def _needed(tx: Tx, seqs: Collection[int]) -> dict[int, list[Row[Any]]]:
     return needed
 
 
-def _transition(tx: Tx, row: Row[Any], needed: list[Row[Any]]) -> Transition | None:
+def _transitions(tx: Tx, rows: Sequence[Row[Any]], needed: Mapping[int, list[Row[Any]]]) -> list[Transition]:
+    """The transitions of pending jobs, in order. Those queued behind others of them say so."""
+    transitions: list[Transition] = []
+    lane_ids: set[int] = set()
+    for row in rows:
+        found = _transition(tx, row, needed[row.seq], behind=row.lane_id in lane_ids)
+        if found is not None:
+            transitions.append(found)
+            if found.status is JobStatus.QUEUED:
+                lane_ids.add(row.lane_id)
+    return transitions
+
+
+def _transition(tx: Tx, row: Row[Any], needed: list[Row[Any]], *, behind: bool) -> Transition | None:
     broken = [other for other in needed if status_of(other.status).ended and other.status != JobStatus.SUCCEEDED]
     if broken:
         failure = dependency_failure([(other.id, other.status) for other in broken])
@@ -85,7 +98,9 @@ def _transition(tx: Tx, row: Row[Any], needed: list[Row[Any]]) -> Transition | N
         return None
     if row.run_at is not None and row.run_at > tx.now:
         return None
-    return Transition(row, JobStatus.QUEUED, {"queued_at": tx.now, "run_at": None, "wait_reason": None})
+    reason = BEHIND if behind else None
+    queued = {"queued_at": tx.now, "run_at": None, "wait_reason": reason}
+    return Transition(row, JobStatus.QUEUED, queued, {"reason": reason} if behind else {})
 
 
 def dependency_failure(broken: list[tuple[str, str]]) -> Failure:

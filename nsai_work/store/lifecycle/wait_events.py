@@ -4,14 +4,13 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import update
-
 from nsai_work.store.engine.bulk_write import BulkWrite
 from nsai_work.store.engine.database import Tx
-from nsai_work.store.lifecycle.events import append_events, plan_events
+from nsai_work.store.lifecycle.events import plan_events
 from nsai_work.store.schema import jobs
 
 WAITING: Final = "job.waiting"
+BEHIND: Final = "other jobs are before it"
 
 
 def record_reasons(tx: Tx, reasons: Mapping[int, str]) -> None:
@@ -20,12 +19,6 @@ def record_reasons(tx: Tx, reasons: Mapping[int, str]) -> None:
     bulk.update(jobs, [{"seq": seq, "wait_reason": reason} for seq, reason in reasons.items()], by=("seq",))
     plan_events(tx, [(seq, WAITING, {"reason": reason}) for seq, reason in reasons.items()], bulk)
     bulk.execute(tx)
-
-
-def record_reason(tx: Tx, seqs: Sequence[int], reason: str) -> None:
-    """Record one wait reason of many locked jobs."""
-    tx.connection.execute(update(jobs).where(tx.one_of(jobs.c.seq, seqs)).values(wait_reason=reason))
-    append_events(tx, [(seq, WAITING, {"reason": reason}) for seq in seqs])
 
 
 def not_before(run_at: datetime) -> str:

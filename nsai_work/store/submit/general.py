@@ -21,7 +21,7 @@ from nsai_work.store.records import Submitted
 from nsai_work.store.rows import spec_of
 from nsai_work.store.schema import dependencies, jobs, specs, tags
 from nsai_work.store.submit.content import require_same
-from nsai_work.store.submit.lanes import assign_lanes
+from nsai_work.store.submit.lanes import LaneKey, assign_lanes
 from nsai_work.store.submit.rows import SUBMITTED, NewJob, invalid, job_row, new_job, submitted_data
 
 IdempotencyKey: TypeAlias = tuple[str, str, str]
@@ -140,16 +140,17 @@ def _store(tx: Tx, fresh: Sequence[NewJob], named: Mapping[str, Sequence[str]]) 
     assigned = assign_lanes(tx, {new.lane for new in fresh}, ready=ready, count=len(fresh))
     seqs = {new.job.id: seq for new, seq in zip(fresh, assigned.seqs, strict=True)}
     needs = _needs(tx, [new.job for new in fresh], seqs)
+    reasons = _wait_reasons(fresh, assigned.in_use)
     rows = [
         {
             **job_row(tx, new),
             "seq": seqs[new.job.id],
             "lane_id": assigned.lane_ids[new.lane],
-            "wait_reason": new.wait_reason,
+            "wait_reason": reason,
         }
-        for new in fresh
+        for new, reason in zip(fresh, reasons, strict=True)
     ]
-    _insert(tx, fresh, rows, needs, seqs)
+    _insert(tx, fresh, rows, needs)
     if named:
         name_blobs(tx, seqs, named)
     settled = settle(tx, [seqs[job_id] for job_id in needs]) if needs else {}
@@ -159,6 +160,17 @@ def _store(tx: Tx, fresh: Sequence[NewJob], named: Mapping[str, Sequence[str]]) 
         )
         for row in rows
     }
+
+
+def _wait_reasons(fresh: Sequence[NewJob], in_use: Collection[LaneKey]) -> list[str | None]:
+    """The wait reason of each new job. It is behind others if its lane has ready jobs, or gets some before it."""
+    taken = set(in_use)
+    reasons = []
+    for new in fresh:
+        reasons.append(new.wait_reason(behind=new.lane in taken))
+        if new.status is JobStatus.QUEUED:
+            taken.add(new.lane)
+    return reasons
 
 
 def _needs(tx: Tx, fresh: Sequence[Job], seqs: Mapping[str, int]) -> dict[str, list[int]]:
@@ -189,11 +201,14 @@ def _insert(
     fresh: Sequence[NewJob],
     rows: Sequence[dict[str, Any]],
     needs: Mapping[str, Sequence[int]],
-    seqs: Mapping[str, int],
 ) -> None:
+    seqs = {row["id"]: row["seq"] for row in rows}
     tag_rows = [{"tag": tag, "job_seq": seqs[new.job.id]} for new in fresh for tag in dict.fromkeys(new.job.tags)]
     edges = [{"needs_seq": seq, "job_seq": seqs[name]} for name, needed in needs.items() for seq in set(needed)]
-    entries = [(seqs[new.job.id], SUBMITTED, submitted_data(new)) for new in fresh]
+    entries = [
+        (row["seq"], SUBMITTED, submitted_data(new, row["wait_reason"]))
+        for new, row in zip(fresh, rows, strict=True)
+    ]
     bulk = BulkWrite()
     bulk.insert(jobs, rows)
     bulk.insert(specs, [{"job_seq": seqs[new.job.id], "spec": spec_of(new.job)} for new in fresh])

@@ -16,7 +16,7 @@ from nsai_work.job import Job
 from nsai_work.placement import candidate_backends, model_of
 from nsai_work.store.engine.bulk_write import insert_new
 from nsai_work.store.engine.database import Tx, one_of_parameter
-from nsai_work.store.lanes import activate_rows, notification_columns, share_locked
+from nsai_work.store.lanes import activate_rows, has_ready, notification_columns, share_locked
 from nsai_work.store.schema import job_numbers, jobs, lane_backends, lanes, limits, turns
 
 
@@ -55,9 +55,10 @@ def lane_key(job: Job) -> LaneKey:
 
 @dataclass(frozen=True, slots=True)
 class LaneAssignment:
-    """The ids of the lanes of new jobs, and a sequence number for each job."""
+    """The ids of the lanes of new jobs, those that have ready jobs already, and a sequence number for each job."""
 
     lane_ids: Mapping[LaneKey, int]
+    in_use: Collection[LaneKey]
     seqs: Sequence[int]
 
 
@@ -75,7 +76,8 @@ def assign_lanes(tx: Tx, keys: Collection[LaneKey], *, ready: Collection[LaneKey
         found = _find(tx, by_digest, count)
     activate_rows(tx, [row for row in found if by_digest[row.key] in ready])
     seqs = _seqs(found[0].numbers, count, postgres=tx.postgres)
-    return LaneAssignment({by_digest[row.key]: row.id for row in found}, seqs)
+    in_use = {by_digest[row.key] for row in found if row.in_use}
+    return LaneAssignment({by_digest[row.key]: row.id for row in found}, in_use, seqs)
 
 
 def _find(tx: Tx, digests: Collection[str], count: int) -> Sequence[Row[Any]]:
@@ -111,6 +113,7 @@ def _lanes_with_numbers(postgres: bool) -> Select[Any]:
     columns = (
         *(lanes.c[name] for name in ("key", "id", "active")),
         _numbers(postgres).label("numbers"),
+        has_ready(lanes.c.id).label("in_use"),
         *notification_columns(postgres),
     )
     return share_locked(select(*columns), one_of_parameter(lanes.c.key, "keys", postgres=postgres))

@@ -24,9 +24,11 @@ from sqlalchemy import (
     exists,
     func,
     insert,
+    literal,
     literal_column,
     select,
     true,
+    type_coerce,
     update,
 )
 from sqlalchemy.dialects import postgresql
@@ -39,7 +41,8 @@ from nsai_work.store.engine.columns import UtcTime
 from nsai_work.store.engine.database import Tx
 from nsai_work.store.engine.notify import notify_ready
 from nsai_work.store.engine.pg_statement import PgStatement, Processor, to_driver
-from nsai_work.store.lanes import ready_in
+from nsai_work.store.lanes import has_ready, ready_in
+from nsai_work.store.lifecycle.wait_events import BEHIND
 from nsai_work.store.records import Submitted
 from nsai_work.store.rows import spec_of
 from nsai_work.store.schema import events, job_numbers, jobs, lanes, specs
@@ -89,7 +92,7 @@ def _row(tx: Tx, number: int, new: NewJob) -> dict[str, Any]:
         "number": number,
         "lane_key": new.lane.digest,
         "spec": spec_of(new.job),
-        "data": submitted_data(new),
+        "data": submitted_data(new, None),
     }
     for name, processor in _processors(tuple(row)):
         row[name] = processor(row[name])
@@ -114,11 +117,11 @@ def _statement(names: tuple[str, ...]) -> PgStatement:
     locked = locked_by_key().cte("locked")
     new = _numbered(names, locked)
     job_columns = [name for name in names if name not in _OTHER_COLUMNS]
-    job_values = (new.c.seq, new.c.lane_id, *(new.c[name] for name in job_columns))
+    job_values = (new.c.seq, new.c.lane_id, _wait_reason(new), *(new.c[name] for name in job_columns))
     event_name: ColumnElement[str] = literal_column(f"'{SUBMITTED}'")
-    event_values = (new.c.seq, bindparam("now", type_=UtcTime()), event_name, new.c.data)
+    event_values = (new.c.seq, bindparam("now", type_=UtcTime()), event_name, _event_data(new))
     inserts = (
-        insert(jobs).from_select(["seq", "lane_id", *job_columns], select(*job_values)),
+        insert(jobs).from_select(["seq", "lane_id", "wait_reason", *job_columns], select(*job_values)),
         insert(specs).from_select(["job_seq", "spec"], select(new.c.seq, new.c.spec)),
         insert(events).from_select(["job_seq", "at", "name", "data"], select(*event_values).order_by(new.c.seq)),
     )
@@ -128,6 +131,16 @@ def _statement(names: tuple[str, ...]) -> PgStatement:
     )
     parts = [part.cte(f"inserted_{index}") for index, part in enumerate(inserts)]
     return PgStatement(statement.add_cte(_activated(locked), *parts))
+
+
+def _wait_reason(new: CTE) -> ColumnElement[str | None]:
+    return case((new.c.behind, literal(BEHIND)))
+
+
+def _event_data(new: CTE) -> ColumnElement[str]:
+    """The event's data, with the wait reason of a job behind others as its last field."""
+    text = type_coerce(new.c.data, Text())
+    return case((new.c.behind, func.left(text, -1) + literal(f',"reason":{json.dumps(BEHIND)}}}')), else_=text)
 
 
 def _activated(locked: CTE) -> CTE:
@@ -141,8 +154,10 @@ def _numbered(names: tuple[str, ...], locked: CTE) -> CTE:
     submitted = _as_table(names)
     found = select(func.count()).select_from(locked).scalar_subquery()
     all_found = found == func.cardinality(bindparam("keys", unique=False, type_=postgresql.ARRAY(String())))
+    first = func.row_number().over(partition_by=locked.c.id, order_by=submitted.c.number) == 1
+    behind = ~first | has_ready(locked.c.id)
     ordered = (
-        select(locked.c.id.label("lane_id"), *submitted.c)
+        select(locked.c.id.label("lane_id"), behind.label("behind"), *submitted.c)
         .join_from(submitted, locked, locked.c.key == submitted.c.lane_key)
         .where(all_found)
         .order_by(submitted.c.number)

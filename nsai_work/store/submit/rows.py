@@ -8,7 +8,7 @@ from nsai_work.errors import InvalidJob
 from nsai_work.job import Job
 from nsai_work.lifecycle import JobStatus
 from nsai_work.store.engine.database import Tx
-from nsai_work.store.lifecycle.wait_events import depends_on, not_before
+from nsai_work.store.lifecycle.wait_events import BEHIND, depends_on, not_before
 from nsai_work.store.rows import new_row
 from nsai_work.store.submit.lanes import LaneKey, lane_key
 
@@ -25,13 +25,13 @@ class NewJob:
     status: JobStatus
     run_at: datetime | None
 
-    @property
-    def wait_reason(self) -> str | None:
-        """The reason why the job is pending; None if it is queued."""
+    def wait_reason(self, *, behind: bool) -> str | None:
+        """The reason why the job is pending; of a queued one, that it is ``behind`` others of its lane, which is
+        recorded with the job itself, since a backlog is too long to be recorded again later. None for the first."""
         if self.run_at is not None:
             return not_before(self.run_at)
         names = self.job.constraints.depends_on
-        return depends_on(names) if names else None
+        return depends_on(names) if names else BEHIND if behind else None
 
 
 def new_job(tx: Tx, job: Job) -> NewJob:
@@ -59,10 +59,10 @@ def job_row(tx: Tx, new: NewJob) -> dict[str, Any]:
     }
 
 
-def submitted_data(new: NewJob) -> dict[str, Any]:
+def submitted_data(new: NewJob, wait_reason: str | None) -> dict[str, Any]:
     """The data of the first event."""
     data = {"to": str(new.status), "kind": str(new.job.kind), "backend": new.job.backend}
-    return data if new.wait_reason is None else {**data, "reason": new.wait_reason}
+    return data if wait_reason is None else {**data, "reason": wait_reason}
 
 
 def invalid(field: str, message: str) -> InvalidJob:

@@ -7,9 +7,10 @@ from sqlalchemy import and_, case, func, or_, select
 
 from nsai_work.lifecycle import JobStatus
 from nsai_work.store.engine.database import Tx
+from nsai_work.store.lifecycle.wait_events import BEHIND
 from nsai_work.store.maintenance.workers import present_workers
 from nsai_work.store.schema import jobs, status_in
-from nsai_work.store.wait_reasons.reason import BEHIND, BUSY, NO_WORKER, SHARE, TURN
+from nsai_work.store.wait_reasons.reason import BUSY, NO_WORKER, SHARE, TURN
 
 
 class WaitKind(StrEnum):

@@ -13,7 +13,7 @@ from nsai_work.store.claim.limits import ALL_MODELS, LimitKey, running_under, sh
 from nsai_work.store.damaged import priority_of
 from nsai_work.store.engine.database import PREPARED, Tx
 from nsai_work.store.lanes import front_of, ready_in
-from nsai_work.store.lifecycle.wait_events import depends_on, not_before
+from nsai_work.store.lifecycle.wait_events import BEHIND, depends_on, not_before
 from nsai_work.store.maintenance.workers import credentials_in_use, present_workers
 from nsai_work.store.records import WorkerRow
 from nsai_work.store.schema import dependencies, jobs, lanes, turns
@@ -26,7 +26,6 @@ MAX_EXAMINED: Final = 50
 """The number of lanes ahead of a lane that are examined."""
 NO_WORKER: Final = "no worker is alive"
 BUSY: Final = "waits for a free worker"
-BEHIND: Final = "other jobs are before it"
 TURN: Final = "it is the turn of another tenant"
 SHARE: Final = "it is the turn of another priority"
 
