@@ -176,6 +176,8 @@ def _shadowing(name: str) -> str:
 
 
 def _require_unique(name: str) -> None:
+    if sum(point.name == name for point in _entry_points(_search_path())) == 1:
+        return  # without the metadata of its package, which takes longer to parse than the backend to import
     entries = [entry for entry in backend_entries() if entry.name == name]
     if not entries:
         known = ", ".join(backend_names()) or "none"

@@ -4,7 +4,8 @@ import io
 import json
 import os
 import sys
-from typing import Annotated
+from functools import cache
+from typing import Annotated, Any
 
 import typer
 
@@ -99,6 +100,12 @@ app.command("complete", rich_help_panel="Backends")(complete)
 app.command("serve", rich_help_panel="Backends")(serve)
 
 
+@cache
+def command_tree() -> Any:
+    """Return the command of this process with all of its subcommands, which depends on nothing but the imports."""
+    return typer.main.get_command(app)
+
+
 def run_app() -> None:
     """Run the command of this process and exit. An error is reported as a message; NSAI_WORK_DEBUG shows its
     traceback instead."""
@@ -106,7 +113,7 @@ def run_app() -> None:
     try:
         _require_utf8(sys.argv[1:])
         _warn_of_unknown_variables()
-        app(prog_name="nsai-work")
+        command_tree()(prog_name="nsai-work")
     except KeyboardInterrupt:
         sys.exit(ExitCode.INTERRUPTED)
     except BrokenPipeError:
