@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.migrated_tables import replay_migrations
 from tests.open_connections import close_left_open, record_connections
 
 settings.register_profile(
@@ -109,6 +110,11 @@ def _loopback_only() -> Iterator[None]:
     socket.socket.connect = connect  # type: ignore[method-assign]
     yield
     socket.socket.connect = real_connect  # type: ignore[method-assign]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _migrations_are_replayed() -> None:
+    replay_migrations()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -1,8 +1,9 @@
 """Processes of ``nsai-work`` that start within milliseconds: forked from a process that has imported it already.
 
 ``CliProcess`` is a ``subprocess.Popen`` of ``python -m nsai_work.cli`` with files and an environment of its own,
-``ScriptProcess`` one of a script that uses it. Nothing is shared but the imports: connections, files and threads
-are opened after the fork. Where there is no subreaper as in Linux, they are plain ``Popen``.
+``ScriptProcess`` one of a script that uses it. Nothing is shared but the imports and what follows from them alone:
+connections, files and threads are opened after the fork. Where there is no subreaper as in Linux, they are plain
+``Popen``.
 """
 
 import atexit
@@ -27,14 +28,19 @@ ROOT = Path(__file__).parents[1]
 CLI = ("-m", "nsai_work.cli")
 PRELOADED_MODULES = (
     "alembic.command",
+    "alembic.config",
     "alembic.ddl.sqlite",
+    "anyio._backends._asyncio",
+    "anyio.from_thread",
     "backends.fake",
     "backends.litellm_backend",
     "backends.openai",
     "backends.peft",
     "backends.python",
     "backends.tinkex.backend",
+    "backends.tinkex_dev.command",
     "backends.tinkex_dev.http.listener",
+    "backends.tinkex_dev.required_key",
     "backends.tinkex_dev.server",
     "billiard.pool",
     "celery.app.amqp",
@@ -55,25 +61,37 @@ PRELOADED_MODULES = (
     "celery.worker.loops",
     "celery.worker.strategy",
     "crucible.requirements",
+    "crucible.runtime.blocking_backend",
+    "ctypes.util",
     "encodings.idna",
+    "h11",
     "h2.connection",
+    "httpcore",
     "httpx",
     "kombu.mixins",
     "kombu.transport.pyamqp",
     "kombu.transport.redis",
     "nsai_work.cli.app",
+    "nsai_work.cli.output.data_progress",
+    "nsai_work.client.extend",
+    "nsai_work.client.jobfile",
     "nsai_work.client.submit",
     "nsai_work.dispatch.consumer",
     "nsai_work.functions",
     "nsai_work.inference.run",
     "nsai_work.training.driver",
+    "nsai_work.worker.attempts.command",
+    "nsai_work.worker.inline",
     "nsai_work.worker.service",
+    "psycopg.types.numpy",
     "rich.traceback",
+    "sqlalchemy.dialects.postgresql.psycopg",
     "sqlalchemy.dialects.sqlite",
     "sqlite3",
     "stevedore.driver",
     "typer._adapters",
     "typer._click.decorators",
+    "uvicorn.lifespan.off",
     "uvicorn.protocols.http.httptools_impl",
 )
 MAX_MESSAGE = 1 << 20
@@ -271,6 +289,10 @@ def _main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for name in PRELOADED_MODULES:
         importlib.import_module(name)
+    importlib.import_module("nsai_work.cli.app").command_tree()
+    tables = importlib.import_module("tests.migrated_tables")
+    tables.replay_migrations()
+    tables.statements()
     gc.freeze()
     request = _serve(socket.socket(fileno=int(sys.argv[1])))
     if request is not None:

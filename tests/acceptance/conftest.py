@@ -103,23 +103,25 @@ class Cli:
     def wait_for_step(self) -> str:
         """Wait for the first optimizer step of the newest job, and return the id of the job."""
 
-        def find() -> str | None:
-            jobs = self.stored()
-            with self.store() as store:
-                return jobs[0].id if jobs and store.steps(jobs[0].id) else None
+        until(self.stored, "the first job")
+        with self.store() as store:
 
-        return str(until(find, "the first step"))
+            def find() -> str | None:
+                newest = store.list_jobs()[0].id
+                return newest if store.steps(newest) else None
+
+            return str(until(find, "the first step"))
 
     def wait_for(self, job_id: str, *statuses: str) -> Job:
         """Wait until a job has one of these statuses, and return the job."""
+        with self.store() as store:
 
-        def find() -> Job | None:
-            with self.store() as store:
+            def find() -> Job | None:
                 job = store.get(job_id)
-            return job if job.status in statuses else None
+                return job if job.status in statuses else None
 
-        found: Job = until(find, f"job {job_id} is {' or '.join(statuses)}")
-        return found
+            found: Job = until(find, f"job {job_id} is {' or '.join(statuses)}")
+            return found
 
 
 def until(find: Callable[[], Any], what: str, timeout: float = TIMEOUT_S) -> Any:

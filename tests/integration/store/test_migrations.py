@@ -1,9 +1,10 @@
 """Migrations create the tables, whichever process starts first and however many start at once."""
 
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from nsai_work.store.engine import migrate as migrating
 from nsai_work.store.engine.engines import make_engine, parse_url
 from nsai_work.store.engine.migrate import HEAD, VERSION_TABLE
 from nsai_work.store.schema import metadata
+from tests.migrated_tables import replay_migrations, run_migrations
 
 SCRIPTS = Path(migrating.__file__).parents[1] / "migrations"
 
@@ -43,6 +45,12 @@ def test_the_newest_migration_is_the_one_the_code_needs() -> None:
     scripts = ScriptDirectory(str(SCRIPTS))
 
     assert scripts.get_current_head() == HEAD
+
+
+@pytest.fixture(autouse=True)
+def _migrations_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other tests replay them."""
+    monkeypatch.setattr(migrating, "_run_alembic", run_migrations)
 
 
 @pytest.fixture(params=["sqlite", pytest.param("schema", id="postgres", marks=pytest.mark.postgres)])
@@ -172,3 +180,18 @@ def test_the_store_is_not_upgraded_beside_a_running_worker(bare_url: str) -> Non
     with _bare(bare_url) as connection:
         connection.exec_driver_sql(f"UPDATE nsai_workers SET stopped_at = {now}")
     migrate_store(bare_url)
+
+
+def test_a_replay_leaves_what_the_migrations_leave(tmp_path: Path) -> None:
+    """The same statements made the tables, and the same rows are in them."""
+    migrate_store(f"sqlite:///{tmp_path}/migrated.db")
+    replay_migrations()
+    migrate_store(f"sqlite:///{tmp_path}/replayed.db")
+
+    dumps = []
+    for name in ("migrated.db", "replayed.db"):
+        with closing(sqlite3.connect(tmp_path / name)) as database:
+            dumps.append(list(database.iterdump()))
+    migrated, replayed = dumps
+    assert len(migrated) > 20
+    assert migrated == replayed
