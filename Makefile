@@ -1,6 +1,7 @@
 # make demo      everything from a fresh clone: environment, install, a training run that is corrupted and recovers
 # make demo-rl   reinforcement learning that is killed and corrupted on the way, and ends as a run that was left alone
 # make test      the tests (those that need a service say which environment variable they miss)
+# make test-slow  the tests that take longest, most of them pages and kills with every service
 # make check     format, lint, types, package arrows, tests
 # make coverage  the tests, measured; fails below the floor in pyproject.toml
 # make chaos     the long chaos form: hundreds of real kills, with their history checked, and a death at every point of a run
@@ -20,10 +21,10 @@ export PYTHONWARNINGS ?=
 export PYTHONDONTWRITEBYTECODE =
 
 .DEFAULT_GOAL := help
-.PHONY: page-shots help demo demo-rl test coverage lint check docs chaos verify extras install-test peers clean
+.PHONY: page-shots help demo demo-rl test test-slow coverage lint check docs chaos verify extras install-test peers clean
 
 help:
-	@sed -n 's/^# //p' Makefile | head -12
+	@sed -n 's/^# //p' Makefile | head -13
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "nsai-work needs Python 3.11 or later; run make PYTHON=/path/to/python3.11"; exit 1; }
@@ -53,14 +54,20 @@ demo: $(VENV)/.installed-demo
 demo-rl: $(VENV)/.installed-demo
 	$(BIN)/python examples/reinforce_demo.py
 
-# the tests wait for half of their time, so more processes than cores
-test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -q -m "not long and not peers and not install and not typing" -n 4 --dist loadfile --no-loadscope-reorder
+NOT_HERE := not long and not peers and not install and not typing
+# the tests wait for half of their time, so more processes than cores; their order is that of tests/conftest.py
+IN_PARALLEL := -n 6 --dist loadfile --no-loadscope-reorder
 
-# slower than make test by the measuring, so apart from it
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -q -m "not slow and $(NOT_HERE)" $(IN_PARALLEL)
+
+test-slow: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -q -m "slow and $(NOT_HERE)" $(IN_PARALLEL)
+
+# all of make test and make test-slow; slower than they are by the measuring, so apart from them
 coverage: $(VENV)/.installed-dev
 	$(BIN)/python -m coverage erase
-	$(BIN)/python -m coverage run -m pytest -q -m "not long and not peers and not install and not typing" -n 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m coverage run -m pytest -q -m "$(NOT_HERE)" $(IN_PARALLEL)
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
 

@@ -21,18 +21,37 @@ settings.load_profile("nsai")
 
 
 WAITING = (
-    "tests/acceptance/",
     "tests/chaos/",
     "tests/verify/",
+    "tests/integration/in_process/",
+    "tests/page/",
+    "tests/acceptance/",
     "tests/integration/worker/",
     "tests/integration/dispatch/",
 )
-"""The folders whose tests wait for processes. They start first, so that none of them is left at the end."""
+"""The folders whose tests wait for processes, those of long tests first."""
+WAITING_PART = 0.75
+"""They are spread over this part of the run, so that none of them is left alone at the end."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the tests that wait before those that compute."""
-    items.sort(key=lambda item: not item.nodeid.startswith(WAITING))
+    """Mix the files whose tests wait with those whose tests compute, so that the processors are always busy.
+
+    Files of few quick tests are last: then the processes of a run end together.
+    """
+    files: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.nodeid.partition("::")[0], []).append(item)
+    waiting = sorted(
+        (file for file in files if file.startswith(WAITING)),
+        key=lambda file: next(place for place, folder in enumerate(WAITING) if file.startswith(folder)),
+    )
+    computing = sorted(
+        files.keys() - set(waiting), key=lambda file: (file.startswith("tests/unit/"), -len(files[file]), file)
+    )
+    places = {file: WAITING_PART * number / len(waiting) for number, file in enumerate(waiting)}
+    places |= {file: number / len(computing) for number, file in enumerate(computing)}
+    items[:] = [item for file in sorted(places, key=places.__getitem__) for item in files[file]]
 
 
 @pytest.hookimpl(wrapper=True)

@@ -25,6 +25,7 @@ def earlier(output: Path) -> None:
     (folder.server_state / "stale").touch()
 
 
+@pytest.mark.slow
 def test_the_demo_recovers_and_proves_it(cli: Cli, tmp_path: Path) -> None:
     """It replaces the folder of an earlier demo, even if the environment points to another service.
 

@@ -13,6 +13,8 @@ from tests.acceptance.test_docs import DOCS, ROOT, console_commands_of, python_o
 
 pytestmark = pytest.mark.timeout(600)
 
+REWARDS = DOCS / "howto" / "reinforce.md"
+
 
 def test_the_page_on_environments_runs(tmp_path: Path) -> None:
     """Its environment passes the kit as it stands on the page."""
@@ -30,13 +32,12 @@ def test_the_page_on_environments_runs(tmp_path: Path) -> None:
     assert re.search(r"^5 passed", done.stdout, re.MULTILINE), done.stdout
 
 
-def test_the_page_on_rewards_runs(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its function, its job file and its commands; and the model learns."""
-    page = DOCS / "howto" / "reinforce.md"
-    exec(python_of(page), {})
+def test_the_jobs_of_the_page_on_rewards_are_valid() -> None:
+    """Its function runs, and its blocks fit into its job file."""
+    exec(python_of(REWARDS), {})
     import yaml
 
-    shown = re.findall(r"^```yaml\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+    shown = re.findall(r"^```yaml\n(.*?)^```$", REWARDS.read_text(), re.MULTILINE | re.DOTALL)
     whole, *blocks = [yaml.safe_load(text)["payload"] for text in shown]
     assert parse_payload(JobKind.TRAINING_STEP, whole)
     for block in blocks:
@@ -44,7 +45,12 @@ def test_the_page_on_rewards_runs(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> 
         kept = {name: value for name, value in whole.items() if name != "environment" or "method" not in block}
         assert parse_payload(JobKind.TRAINING_STEP, kept | block)
     assert len(blocks) == 2
-    [run] = console_commands_of(page)
+
+
+@pytest.mark.slow
+def test_the_page_on_rewards_runs(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its commands; and the model learns."""
+    [run] = console_commands_of(REWARDS)
     monkeypatch.chdir(ROOT)
     cli.variables.update({"PYTHONPATH": "examples", "NSAI_WORK_PYTHON_ALLOW": "sums"})
     with cli.dev_server():

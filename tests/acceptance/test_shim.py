@@ -72,6 +72,7 @@ def losses(folder: Path) -> list[str]:
     return lines
 
 
+@pytest.mark.slow
 def test_a_corrupted_program_is_started_again_and_ends_as_an_undisturbed_one(
     server: DevServer, tmp_path: Path
 ) -> None:

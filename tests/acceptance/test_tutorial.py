@@ -26,7 +26,11 @@ COMMAND_TIMEOUT_S = 240
 BASH = shutil.which("bash")
 PYTHON_FOLDER = Path(sys.executable).parent
 
-pytestmark = [pytest.mark.timeout(600), pytest.mark.skipif(BASH is None, reason="bash is not installed")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(BASH is None, reason="bash is not installed"),
+]
 
 
 @dataclass

@@ -8,8 +8,11 @@ import pytest
 
 from tests.rig import PAIRS, Proxy, Rig, new_database, without_notifications
 
+SLOW_PAIRS = [pytest.param(*pair.values, id=pair.id, marks=[*pair.marks, pytest.mark.slow]) for pair in PAIRS[1:]]
+"""Those with servers, for which make test has the many jobs of ``test_many_jobs.py``."""
 
-@pytest.fixture(params=PAIRS)
+
+@pytest.fixture(params=["embedded", *SLOW_PAIRS])
 def rig_and_broker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Rig, Proxy | None]]:
     """A rig, and the proxy to its broker."""
     with contextlib.ExitStack() as stack:

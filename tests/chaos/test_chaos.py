@@ -6,8 +6,8 @@ A seed, which is printed, determines all faults. To replay a run:
 
 The parties write down what they do, and ``tests/verify`` checks their history.
 
-The short form kills a few workers with each pair of store and broker; the long form (``make chaos``) kills 200, or
-``NSAI_CHAOS_KILLS``.
+The short form kills a few workers: with the embedded store and broker in ``make test``, with each other pair in
+``make test-slow``. The long form (``make chaos``) kills 200, or ``NSAI_CHAOS_KILLS``.
 """
 
 import os
