@@ -74,11 +74,15 @@ def _is_free(text: str) -> bool:
     if not text.isascii() or _MARKS.search(text):
         return False
     plain = _DROPPED.sub("", text).lower()
-    return not any(
-        plain[start : start + size] in pieces
+    return all(
+        pieces.isdisjoint([plain[start : start + size] for start in range(len(plain) - size + 1)])
         for size, pieces in _pieces.items()
-        for start in range(len(plain) - size + 1)
     )
+
+
+def has_secrets() -> bool:
+    """Return whether this process remembers a secret."""
+    return bool(_pieces)
 
 
 def redacted_json(value: JsonValue) -> JsonValue:

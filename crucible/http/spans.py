@@ -40,9 +40,13 @@ def request_span(
 ) -> Iterator[RequestSpan]:
     """Open the span of a request, and add the trace context to its headers.
 
-    Without a current trace nothing is opened or added. ``resends`` counts the earlier attempts at the same request.
+    Without a current trace nothing is opened or added. A trace that is sampled out goes along, without a span.
+    ``resends`` counts the earlier attempts at the same request.
     """
-    if not trace.get_current_span().get_span_context().is_valid:
+    current = trace.get_current_span().get_span_context()
+    if not current.trace_flags.sampled:
+        if current.is_valid:
+            _TRACE.inject(headers)
         yield _NOT_RECORDED
         return
     parts = urlsplit(url)

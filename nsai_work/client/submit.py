@@ -78,7 +78,7 @@ def submit_as(
     that are in the blob store already."""
     if not jobs:
         return []
-    with submit_span(len(jobs)) as trace:
+    with submit_span(jobs) as trace:
         traced = in_order([trace.mark(job) for job in jobs])
         missing: Mapping[str, str] = {}
         if has_reads(traced):

@@ -82,6 +82,12 @@ _RESUMES: Final = {"resume.verified": "exact"} | {
 
 def emit(event: JobEvent) -> None:
     """Log an event and call the hooks with it. Never raises."""
+    log_job_event(event)
+    call_hooks(event)
+
+
+def log_job_event(event: JobEvent) -> None:
+    """Log an event of a job: at WARNING if its attempt ended badly, else at INFO."""
     level = logging.WARNING if event.name in _ENDED_BADLY else logging.INFO
     if _logger.isEnabledFor(level):
         fields = {
@@ -92,6 +98,10 @@ def emit(event: JobEvent) -> None:
             "attempt": event.attempt,
         }
         log_event(_logger, level, event.name, {**fields, **event.details})
+
+
+def call_hooks(event: JobEvent) -> None:
+    """Call the hooks with an event. Never raises."""
     for hook in tuple(_hooks):
         try:
             hook(event)

@@ -4,16 +4,17 @@ Only the OpenTelemetry API is used, so without an SDK in the process spans are n
 those of OpenTelemetry's semantic conventions. Prompts, completions and payloads are never in a span.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Final
 
 from opentelemetry import trace
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import Context, attach, detach
-from opentelemetry.trace import SpanContext, TraceFlags
+from opentelemetry.trace import SpanContext, TraceFlags, TraceState
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from crucible import Completion, Prompt
@@ -21,9 +22,10 @@ from nsai_work.job import MAX_BAGGAGE, MAX_TRACESTATE, Job
 from nsai_work.telemetry.logs import bind_job
 
 if TYPE_CHECKING:
-    from opentelemetry.trace import Span, Tracer
+    from opentelemetry.trace import Span, Tracer, TracerProvider
 
 _TRACE: Final = TraceContextTextMapPropagator()
+_IDS: Final = re.compile("[0-9a-f]{32}-[0-9a-f]{16}")
 _BAGGAGE: Final = W3CBaggagePropagator()
 
 
@@ -54,47 +56,64 @@ class SubmitTrace:
 
 
 @contextmanager
-def submit_span(count: int) -> Iterator[SubmitTrace]:
-    """Open the span of a submission of ``count`` jobs."""
-    if _tracing_disabled():
-        yield SubmitTrace()
+def submit_span(jobs: Sequence[Job]) -> Iterator[SubmitTrace]:
+    """Open the span of a submission of these jobs; none in a trace that the caller has sampled out."""
+    current = trace.get_current_span().get_span_context()
+    if current.is_valid and not current.trace_flags.sampled:
+        yield _submit_trace(current)
+        return
+    if _without_sdk():
+        # a caller without an SDK may have extracted a context by hand
+        yield _submit_trace(current)
         return
     attributes: dict[str, str | int] = {
         "messaging.system": "nsai_work",
         "messaging.operation.name": "submit",
         "messaging.operation.type": "send",
-        "messaging.batch.message_count": count,
-        "nsai_work.jobs": count,
     }
+    # for a single message, the conventions have no count
+    if len(jobs) == 1:
+        attributes["messaging.message.id"] = jobs[0].id
+    else:
+        attributes["messaging.batch.message_count"] = len(jobs)
     producer = trace.SpanKind.PRODUCER
     with _tracer().start_as_current_span("nsai_work.submit", kind=producer, attributes=attributes) as span:
-        yield _submit_trace(span)
+        yield _submit_trace(span.get_span_context())
 
 
 @contextmanager
 def attempt_span(job: Job, fence: int) -> "Iterator[Span]":
-    """Open the span of an attempt, in the trace of the job's submission and with its sampling decision."""
-    parent = _parent(job)
-    if parent is None and _tracing_disabled():
+    """Open the span of an attempt, in the trace of the job's submission and with its sampling decision.
+
+    The tracer is not asked about one that is sampled out.
+    """
+    submission = _submission(job)
+    unset = _without_sdk()
+    if submission is None and unset:
         yield trace.INVALID_SPAN
         return
+    outside = Context() if job.baggage is None else _BAGGAGE.extract({"baggage": job.baggage}, Context())
+    if submission is not None:
+        caller = trace.NonRecordingSpan(submission)
+        outside = trace.set_span_in_context(caller, outside)
+        if unset or not submission.trace_flags.sampled:
+            with _attached(outside):
+                yield caller
+            return
     attributes: dict[str, str | int] = {
         "messaging.system": "nsai_work",
         "messaging.operation.name": "work",
         "messaging.operation.type": "process",
         "messaging.message.id": job.id,
-        "nsai_work.job_id": job.id,
         "nsai_work.kind": str(job.kind),
         "nsai_work.backend": job.backend,
         "nsai_work.fence": fence,
     }
-    consumer = trace.SpanKind.CONSUMER
-    with (
-        _attached(parent),
-        _tracer().start_as_current_span("nsai_work.work", kind=consumer, attributes=attributes) as span,
-    ):
-        context = span.get_span_context()
-        bind_job(trace_id=trace.format_trace_id(context.trace_id) if context.is_valid else None)
+    span = _tracer().start_span("nsai_work.work", outside, trace.SpanKind.CONSUMER, attributes)
+    with _attached(outside), trace.use_span(span, end_on_exit=True):
+        if submission is None and span.is_recording():
+            # the trace begins here; another is bound with the job's id already
+            bind_job(trace_id=trace.format_trace_id(span.get_span_context().trace_id))
         yield span
 
 
@@ -102,9 +121,9 @@ def attempt_span(job: Job, fence: int) -> "Iterator[Span]":
 def completion_span(backend: str, prompt: Prompt) -> "Iterator[Callable[[Completion], None]]":
     """Open the span of a completion of an inference job. The function that it yields records the answer's usage.
 
-    Without a current trace nothing is opened.
+    Without a current trace, or in one that is sampled out, nothing is opened.
     """
-    if not trace.get_current_span().get_span_context().is_valid:
+    if not trace.get_current_span().get_span_context().trace_flags.sampled:
         yield lambda _: None
         return
     model = prompt.options.model
@@ -165,18 +184,21 @@ def add_link(span: "Span", reference: str) -> None:
         span.add_link(context)
 
 
-def _tracing_disabled() -> bool:
-    """Return whether this process has neither an SDK nor a current trace."""
-    unset = isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
-    return unset and not trace.get_current_span().get_span_context().is_valid
+def _without_sdk() -> bool:
+    return isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
 
 
 def _tracer() -> "Tracer":
-    return trace.get_tracer("nsai_work")
+    return _tracer_of(trace.get_tracer_provider())
 
 
-def _submit_trace(span: "Span") -> SubmitTrace:
-    context = span.get_span_context()
+@lru_cache(maxsize=4)
+def _tracer_of(provider: "TracerProvider") -> "Tracer":
+    """The tracer of a provider, which makes a new one for each call."""
+    return provider.get_tracer("nsai_work")
+
+
+def _submit_trace(context: SpanContext) -> SubmitTrace:
     if not context.is_valid:
         return SubmitTrace()
     # always in the W3C form, whichever propagators the process has: it is stored
@@ -203,22 +225,24 @@ def _traceparent(context: SpanContext) -> str:
 
 
 @contextmanager
-def _attached(parent: Context | None) -> Iterator[None]:
-    """Make a context the current one, with its baggage; without one, a trace begins here."""
-    token = attach(Context() if parent is None else parent)
+def _attached(context: Context) -> Iterator[None]:
+    """Make a context the current one, with its baggage."""
+    token = attach(context)
     try:
         yield
     finally:
         detach(token)
 
 
-def _parent(job: Job) -> Context | None:
+def _submission(job: Job) -> SpanContext | None:
     """The context of the submission. A job whose trace was set by hand without flags counts as sampled."""
-    if job.trace_id is None or job.span_id is None:
+    if job.trace_id is None or job.span_id is None or not _IDS.fullmatch(f"{job.trace_id}-{job.span_id}"):
         return None
-    flags = TraceFlags.SAMPLED if job.trace_flags is None else job.trace_flags
-    carrier = {"traceparent": f"00-{job.trace_id}-{job.span_id}-{flags:02x}"}
-    if job.tracestate is not None:
-        carrier["tracestate"] = job.tracestate
-    context = _TRACE.extract(carrier)
-    return context if job.baggage is None else _BAGGAGE.extract({"baggage": job.baggage}, context)
+    context = SpanContext(
+        int(job.trace_id, 16),
+        int(job.span_id, 16),
+        is_remote=True,
+        trace_flags=TraceFlags(TraceFlags.SAMPLED if job.trace_flags is None else job.trace_flags),
+        trace_state=None if job.tracestate is None else TraceState.from_header([job.tracestate]),
+    )
+    return context if context.is_valid else None

@@ -35,6 +35,8 @@ log = get_logger(__name__)
 BORDER_GRACE_S = 10.0
 # a failure of one job must not delay the others of its backend for long
 MAX_BACK_OFF_S = 5.0
+CLAIM_LINE_DELAY_S = 0.2
+"""The time after which the claim of a first attempt is logged: of one that ends sooner, the end is logged alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +59,16 @@ class Executor:
     async def execute(self, attempt: Attempt) -> Outcome:
         """Run the job and record its outcome. Raises CancelledError alone."""
         claimed_at = self.clock.monotonic()
-        _emit(attempt, "job.claimed", seconds=self._queued(attempt))
-        outcome = await self._run(attempt)
-        recorded = await self._record(attempt, outcome)
-        ran_s = round(self.clock.monotonic() - claimed_at, 3)
-        _emit(attempt, f"job.{outcome.kind}" if recorded else "job.abandoned", outcome, {"ran_s": ran_s})
+        queued = self._queued(attempt)
+        logging_claim = _report_claim(attempt, queued)
+        try:
+            outcome = await self._run(attempt)
+            recorded = await self._record(attempt, outcome)
+        finally:
+            logging_claim.cancel()
+        seconds = {**queued, "ran_s": round(self.clock.monotonic() - claimed_at, 3)}
+        name = f"job.{outcome.kind}" if recorded else "job.abandoned"
+        job_events.emit(_event(attempt, name, seconds, outcome))
         return outcome
 
     def _queued(self, attempt: Attempt) -> dict[str, float]:
@@ -163,15 +170,20 @@ class Executor:
         return not lost
 
 
-def _emit(
-    attempt: Attempt, name: str, outcome: Outcome | None = None, seconds: Mapping[str, float] | None = None
-) -> None:
+def _report_claim(attempt: Attempt, queued: Mapping[str, float]) -> asyncio.TimerHandle:
+    """Call the hooks with the claim at once, and log it: a first attempt after a while, unless it ends sooner. The
+    line of its end has the same, and there are many."""
+    event = _event(attempt, "job.claimed", queued)
+    job_events.call_hooks(event)
+    delay_s = CLAIM_LINE_DELAY_S if attempt.claim.fence == 1 else 0
+    return asyncio.get_running_loop().call_later(delay_s, job_events.log_job_event, event)
+
+
+def _event(attempt: Attempt, name: str, seconds: Mapping[str, float], outcome: Outcome | None = None) -> JobEvent:
     claim = attempt.claim
-    details: dict[str, JsonValue] = {**(seconds or {})}
+    details: dict[str, JsonValue] = {**seconds}
     if outcome is not None and outcome.reason:
         details["reason"] = outcome.reason
     if outcome is not None and outcome.failure is not None:
         details["code"] = outcome.failure.code
-    job_events.emit(
-        JobEvent(name, claim.job_id, str(claim.job.kind), claim.backend, claim.fence, claim.attempt, details)
-    )
+    return JobEvent(name, claim.job_id, str(claim.job.kind), claim.backend, claim.fence, claim.attempt, details)

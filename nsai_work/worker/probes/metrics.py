@@ -12,7 +12,8 @@ from crucible.errors import CrucibleError
 from crucible.runtime.waits import WaitCause
 from nsai_work.presentation.store_metrics import StoreFigures, gauge, read_figures, store_families
 from nsai_work.store import Store
-from nsai_work.telemetry.job_events import JobEvent, add_hook, training_counts, wait_counts
+from nsai_work.telemetry.job_events import add_hook, training_counts, wait_counts
+from nsai_work.worker.probes.attempt_times import AttemptTimes
 from nsai_work.worker.probes.shared_check import SharedCheck
 from nsai_work.worker.runtime_thread import RuntimeThread
 
@@ -21,49 +22,22 @@ if TYPE_CHECKING:
 
 MAX_AGE_S: Final = 1.0
 """The age up to which the figures of the store are used again: a reason is known within five seconds with it."""
-QUEUE_BUCKETS: Final = (0.01, 0.05, 0.25, 1, 5, 15, 60, 300, 900, 3_600, 14_400, 86_400)
-RUN_BUCKETS: Final = (0.1, 1, 5, 15, 60, 300, 900, 3_600, 14_400, 43_200, 86_400)
-OUTCOMES: Final = (
-    "succeeded", "failed", "canceled", "timeout", "retried", "released", "declined", "lost", "abandoned",
-)  # fmt: skip
-"""The ends of an attempt of this worker; ``abandoned`` is one whose end could not be recorded."""
 
 
 class WorkerMetrics:
     """Collects the metrics of a worker from its creation on."""
 
     def __init__(self, runtime: RuntimeThread, store: Store, *, patience_s: float) -> None:
-        from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
-
-        disable_created_metrics()  # type: ignore[no-untyped-call]
+        from prometheus_client import CollectorRegistry
 
         self._runtime = runtime
         read = partial(store.database.read, read_figures)
         self._figures = SharedCheck(read, max_age_s=MAX_AGE_S, patience_s=patience_s)
         self._counted_before = training_counts.all()
         self._registry = CollectorRegistry()
-        labels = ("kind", "backend")
-        self._queued = Histogram(
-            "nsai_job_queue_seconds",
-            "Time from when a job was queued to its claim, by this worker's clock.",
-            labels,
-            buckets=QUEUE_BUCKETS,
-            registry=self._registry,
-        )
-        self._ran = Histogram(
-            "nsai_job_run_seconds",
-            "Time from a claim to the end of the attempt.",
-            labels,
-            buckets=RUN_BUCKETS,
-            registry=self._registry,
-        )
-        self._attempts = Counter(
-            "nsai_attempts_total", "Attempts of this worker that ended.", ("outcome",), registry=self._registry
-        )
-        for outcome in OUTCOMES:
-            self._attempts.labels(outcome)
+        self._attempts = AttemptTimes()
         self._registry.register(_Collector(self))
-        self._remove_hook = add_hook(self._on_event)
+        self._remove_hook = add_hook(self._attempts.on_event)
 
     def close(self) -> None:
         """Stop collecting."""
@@ -75,18 +49,11 @@ class WorkerMetrics:
 
         return generate_latest(self._registry).decode(), CONTENT_TYPE_LATEST
 
-    def _on_event(self, event: JobEvent) -> None:
-        queued_s, ran_s = event.details.get("queued_s"), event.details.get("ran_s")
-        if isinstance(queued_s, int | float):
-            self._queued.labels(event.kind, event.backend).observe(queued_s)
-        if isinstance(ran_s, int | float):
-            self._ran.labels(event.kind, event.backend).observe(ran_s)
-            self._attempts.labels(event.name.removeprefix("job.")).inc()
-
     def families(self) -> "Iterator[Metric]":
         """The metrics that are computed when they are asked for."""
         lag_s = self._runtime.loop_lag_s
         yield gauge("nsai_loop_lag_seconds", "Lateness of the loop.", [((), lag_s)])
+        yield from self._attempts.families()
         counts = training_counts.all()
         since = {key: number - self._counted_before.get(key, 0) for key, number in counts.items()}
         kinds = {kind: since.get(("steps", kind), 0) for kind in ("new", "replayed", "superseded")}

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from nsai_work import Settings, submit
+from nsai_work import Job, Settings, submit
 from nsai_work.client.connections import close_connections, job_store
 from nsai_work.lifecycle import JobStatus
 from nsai_work.store import EventRow
+from nsai_work.telemetry.job_events import add_hook
 from nsai_work.worker import run_inline
+from nsai_work.worker.attempts import executor
 from tests.rig import Rig, command, until, until_running
 from tests.zygote import ScriptProcess
 
@@ -53,6 +55,42 @@ def test_it_runs_beside_a_running_event_loop(settings: Settings) -> None:
     asyncio.run(asyncio.to_thread(run_inline, [handle.id], settings))
 
     assert handle.status() is JobStatus.SUCCEEDED
+
+
+@pytest.mark.parametrize(
+    ("job", "delay_s", "lines"),
+    [
+        (command(), 60, ["job.succeeded"]),
+        (command("sleep", arguments={"ms": 100}), 0, ["job.claimed", "job.succeeded"]),
+        (
+            command("fail", arguments={"times": 1}, retry_policy={"initial_delay_ms": 0}),
+            60,
+            ["job.retried", "job.claimed", "job.succeeded"],
+        ),
+    ],
+)
+def test_a_claim_is_logged_unless_the_end_of_a_first_attempt_comes_sooner(
+    settings: Settings,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    job: Job,
+    delay_s: float,
+    lines: list[str],
+) -> None:
+    """The line of the end has how long the job was queued. Hooks hear of each claim."""
+    monkeypatch.setattr(executor, "CLAIM_LINE_DELAY_S", delay_s)
+    caplog.set_level("INFO", "nsai_work.jobs")
+    heard: list[str] = []
+    remove = add_hook(lambda event: heard.append(event.name))
+    try:
+        run_inline([submit(job, settings).id], settings)
+    finally:
+        remove()
+
+    logged = [record for record in caplog.records if record.name == "nsai_work.jobs"]
+    assert [record.getMessage().partition(" ")[0] for record in logged] == lines
+    assert all("queued_s=" in record.getMessage() for record in logged)
+    assert heard.count("job.claimed") == len([name for name in heard if name != "job.claimed"])
 
 
 def _signal(process: "subprocess.Popen[bytes]", number: signal.Signals) -> bool:

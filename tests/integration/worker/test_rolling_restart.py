@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import pytest
 
 from backends.tinkex_dev.server import DEV_KEY, DevProcess
 from nsai_work import Job, JobHandle, submit
@@ -15,7 +16,7 @@ from nsai_work.lifecycle import JobStatus
 from nsai_work.store import Store
 from nsai_work.worker_id import WorkerId
 from tests.integration.training.harness import payload_of
-from tests.rig import WAIT_S, Rig, WorkerProcess, command, until
+from tests.rig import PAIRS, WAIT_S, Rig, WorkerProcess, command, until
 
 RESTARTS, STEPS = 2, 40
 
@@ -56,31 +57,32 @@ def owner_of(rig: Rig, run: JobHandle) -> WorkerProcess:
     return next(each for each in rig.workers if worker is not None and each.process.pid == worker.pid)
 
 
-def test_a_rolling_restart_loses_no_job_and_no_step(embedded: Rig, tmp_path: Path) -> None:
+@pytest.mark.parametrize("rig", PAIRS[:2], indirect=True)
+def test_a_rolling_restart_loses_no_job_and_no_step(rig: Rig, tmp_path: Path) -> None:
     """SIGTERM to a worker in the middle of a run, once a successor is ready: no attempt or step is used twice."""
     fields = {"base_model": "tiny-lm", "max_steps": STEPS, "checkpoint_policy": {"strategy": "last"}}
     payload = payload_of(tmp_path, **fields).model_dump(mode="json")
     runs = []
     with DevProcess(tmp_path / "server", "--work-ms", "50") as server:
-        embedded.variables |= {"TINKER_BASE_URL": server.url, "TINKER_API_KEY": DEV_KEY}
-        start(embedded)
-        with stream(embedded.store) as commands:
+        rig.variables |= {"TINKER_BASE_URL": server.url, "TINKER_API_KEY": DEV_KEY}
+        start(rig)
+        with stream(rig.store) as commands:
             for _ in range(RESTARTS):
-                start(embedded)
-                run = submit(Job(kind="training_step", backend="tinkex", payload=payload), embedded.settings())
+                start(rig)
+                run = submit(Job(kind="training_step", backend="tinkex", payload=payload), rig.settings())
                 runs.append(run)
                 until(run.steps, "the run has begun")
-                worker = owner_of(embedded, run)
+                worker = owner_of(rig, run)
                 assert worker.terminate() == 0, worker.text()
             resumes = {run.result(timeout=WAIT_S)["resume"] for run in runs}
-        until(lambda: all(embedded.store.get(each).status.ended for each in commands), "every command has ended")
+        until(lambda: all(rig.store.get(each).status.ended for each in commands), "every command has ended")
         entries = server.log(kind="optim_step")
 
     # a run on a machine that stands still for seconds may end before the signal
     assert "warm" in resumes
-    jobs = [embedded.store.get(each) for each in (*commands, *(run.id for run in runs))]
+    jobs = [rig.store.get(each) for each in (*commands, *(run.id for run in runs))]
     assert {(each.status, each.attempt) for each in jobs} == {(JobStatus.SUCCEEDED, 1)}
-    names = Counter(event.name for each in jobs for event in embedded.store.events(each.id))
+    names = Counter(event.name for each in jobs for event in rig.store.events(each.id))
     assert names["job.succeeded"] == len(jobs)
     assert names["training.incident"] == names["resume.restored"] == 0
     assert all([step.step for step in run.steps()] == [*range(1, STEPS + 1)] for run in runs)

@@ -1,12 +1,19 @@
 """Log lines: nothing in them acts on a terminal or shows a credential, in text and in JSON."""
 
+import io
 import json
+import logging
+import logging.handlers
 import subprocess
 import sys
 import textwrap
 from typing import Any
 
 import pytest
+from structlog.contextvars import bound_contextvars
+
+from crucible.http import redaction
+from nsai_work.telemetry.logs import _JsonLines, log_event
 
 KEY = "tml-R2d2C3poZx9qW8aa"
 HOSTILE = "\x1b[31mred\x1b]0;title\x07\u202egnp\x00\r\x9b5m"
@@ -49,3 +56,70 @@ def test_a_log_shows_neither_control_characters_nor_keys(form: str) -> None:
     if form == "json":
         first: dict[str, Any] = json.loads(text.splitlines()[0])
         assert first["nested"] == {"a": ["(hidden)"]}
+
+
+FIELDS = {
+    "job_id": "a",
+    "level": "of the job",
+    "error": ValueError(f"{HOSTILE} {KEY}"),
+    "n": {"a": [KEY, 1.5, None]},
+}
+
+
+@pytest.mark.parametrize("secret", [None, KEY])
+def test_a_line_without_a_record_is_as_one_of_a_record(monkeypatch: pytest.MonkeyPatch, secret: str | None) -> None:
+    """In all but its time, with fields of any kind; a record is made for whoever else listens."""
+    monkeypatch.setattr(redaction, "_pieces", {})
+    monkeypatch.setattr(redaction, "_secrets", set())
+    redaction.remember_secret(secret)
+    with bound_contextvars(trace_id="t"):
+        _compare(monkeypatch, secret)
+
+
+def _compare(monkeypatch: pytest.MonkeyPatch, secret: str | None) -> None:
+    stream = io.StringIO()
+    lines, other = _JsonLines(stream), logging.handlers.BufferingHandler(10)
+    logger = logging.getLogger("nsai_work.test.lines")
+    logger.setLevel(logging.INFO)
+    for handlers in ([lines], [lines, other]):
+        monkeypatch.setattr(logging.root, "handlers", handlers)
+        log_event(logger, logging.WARNING, "job.failed", FIELDS)
+
+    first, second = (json.loads(line) for line in stream.getvalue().splitlines())
+    assert first.pop("time").endswith("Z")
+    assert second.pop("time").endswith("Z")
+    assert first == second
+    assert (first["level"], first["level_"], first["trace_id"]) == ("warning", "of the job", "t")
+    assert len(other.buffer) == 1
+    assert stream.getvalue().isascii()
+    assert (KEY in stream.getvalue()) is (secret is None)
+
+
+def test_every_filter_and_level_of_an_embedding_application_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line without a record is written only where nothing would have stopped or seen the record."""
+    stream = io.StringIO()
+    lines = _JsonLines(stream)
+    monkeypatch.setattr(logging.root, "handlers", [lines])
+    child = logging.getLogger("nsai_work.test.filtered.child")
+    parent = logging.getLogger("nsai_work.test.filtered")
+
+    def refuse(_: logging.LogRecord) -> bool:
+        return False
+
+    for holder in (lines, child):
+        holder.addFilter(refuse)
+        log_event(child, logging.INFO, "filtered", {})
+        holder.removeFilter(refuse)
+    lines.setLevel(logging.ERROR)
+    log_event(child, logging.INFO, "below the level", {})
+    lines.setLevel(logging.NOTSET)
+    buffer = logging.handlers.BufferingHandler(10)
+    parent.addHandler(buffer)
+    parent.propagate = False
+    log_event(child, logging.INFO, "elsewhere", {})
+    parent.removeHandler(buffer)
+    parent.propagate = True
+    assert stream.getvalue() == ""
+    assert len(buffer.buffer) == 1
+    log_event(child, logging.INFO, "seen", {})
+    assert json.loads(stream.getvalue())["event"] == "seen"
