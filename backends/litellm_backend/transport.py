@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from crucible.http.bounded_responses import bounded_responses
 from crucible.http.decompression import ACCEPT_ENCODING, InvalidBody
+from crucible.http.unfinished_connections import close_unfinished
 
 _PATH: Final = "/chat/completions"
 _WHOLE: Final = (
@@ -104,6 +105,7 @@ def _transport_class(base: Any) -> Any:
             if exchange is None:
                 return await super().handle_async_request(request)
             request.headers["Accept-Encoding"] = ACCEPT_ENCODING
+            await close_unfinished(request)
             response = await super().handle_async_request(request)
             await bounded_responses(exchange.limit)(response)
             if not exchange.keeps or response.status_code != 200 or not request.url.path.endswith(_PATH):

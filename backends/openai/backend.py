@@ -23,6 +23,7 @@ from crucible.completion import Completion, Usage
 from crucible.errors import CallerError, CrucibleError, Unsupported
 from crucible.http.bounded_responses import bounded_responses
 from crucible.http.decompression import ACCEPT_ENCODING
+from crucible.http.unfinished_connections import close_unfinished
 from crucible.prompt import Prompt
 from crucible.requirements import require
 from crucible.stream import StreamEvent
@@ -81,7 +82,10 @@ class OpenAIBackend(Backend):
             http_client=DefaultAsyncHttpxClient(
                 verify=_tls(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")),
                 headers={"Accept-Encoding": ACCEPT_ENCODING},
-                event_hooks={"response": [bounded_responses(self._settings.max_response_bytes)]},
+                event_hooks={
+                    "request": [close_unfinished],
+                    "response": [bounded_responses(self._settings.max_response_bytes)],
+                },
             ),
         )
         _ = client.chat.completions.with_raw_response, client.models.with_raw_response

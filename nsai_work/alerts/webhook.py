@@ -9,13 +9,14 @@ import hashlib
 import hmac
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import httpx
 from pydantic import Field, JsonValue, SecretStr, ValidationError, field_validator
 
 from crucible.errors import BackendUnavailable, CrucibleError, InvalidRequest, RequestTimeout
+from crucible.http.unfinished_connections import close_unfinished
 from crucible.values.record import Record
 from nsai_work.alerts.alert import Alert
 from nsai_work.alerts.target import complaints
@@ -60,7 +61,10 @@ class Webhook:
     async def send(self, alert: Alert) -> None:
         """POST an alert. An answer of 2xx is a delivery; 4xx, but for those that ask for a repeat, is final."""
         if self._client is None:
-            self._client = httpx.AsyncClient(timeout=self._settings.timeout_s, follow_redirects=False)
+            hooks: dict[str, list[Callable[..., Any]]] = {"request": [close_unfinished]}
+            self._client = httpx.AsyncClient(
+                timeout=self._settings.timeout_s, follow_redirects=False, event_hooks=hooks
+            )
         body = _body(alert)
         url = self._settings.url.get_secret_value()
         place = httpx.URL(url).netloc.decode("ascii")

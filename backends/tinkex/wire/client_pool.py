@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from backends.tinkex.settings import Endpoint
 from crucible.http.bounded_responses import bounded_responses
 from crucible.http.decompression import ACCEPT_ENCODING
+from crucible.http.unfinished_connections import close_unfinished
 
 if TYPE_CHECKING:
     import httpx
@@ -64,7 +65,7 @@ class ClientPool:
         if self._external is None:
             import httpx
 
-            self._external = httpx.AsyncClient(trust_env=self._trust_env, **_decoding())
+            self._external = httpx.AsyncClient(trust_env=self._trust_env, **_arguments())
         return contextlib.nullcontext(self._external)
 
     async def aclose(self) -> None:
@@ -101,11 +102,15 @@ class ClientPool:
             limits=limits,
             trust_env=self._trust_env,
             verify=self._tls,
-            **_decoding(),
+            **_arguments(),
         )
 
 
-def _decoding() -> dict[str, Any]:
-    """The client's arguments for bodies that are decompressed in blocks; the reader limits their total size."""
+def _arguments() -> dict[str, Any]:
+    """The client's arguments for bodies that are decompressed in blocks, whose total size the reader limits, and
+    for connections that are closed whenever a request is cancelled."""
     headers = {"User-Agent": "nsai-work-tinkex", "Accept-Encoding": ACCEPT_ENCODING}
-    return {"headers": headers, "event_hooks": {"response": [bounded_responses(None)]}}
+    return {
+        "headers": headers,
+        "event_hooks": {"request": [close_unfinished], "response": [bounded_responses(None)]},
+    }
