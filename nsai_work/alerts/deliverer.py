@@ -14,6 +14,7 @@ from nsai_work.alerts.alert import Alert, event_names
 from nsai_work.alerts.target import Target
 from nsai_work.clock import Clock
 from nsai_work.store.records import NotedEvent
+from nsai_work.telemetry.job_events import alert_counts
 from nsai_work.telemetry.logs import get_logger
 
 log = get_logger(__name__)
@@ -94,6 +95,7 @@ class Deliverer:
                         self._pause(target, failure)
                         return
                 self._pauses.pop(target.name, None)
+                alert_counts.add("alerts", "sent" if failure is None else "given_up")
             if failure is not None:
                 log.warning("alert.given_up", target=target.name, job_id=event.job_id, reason=failure)
             await self._store.mark_sent(target.name, event, failure)
@@ -108,5 +110,6 @@ class Deliverer:
     def _pause(self, target: Target, reason: str) -> None:
         before, _ = self._pauses.get(target.name, (0.0, 0.0))
         pause = min(max(2 * before, FIRST_PAUSE_S), MAX_PAUSE_S)
+        alert_counts.add("alerts", "delayed")
         self._pauses[target.name] = (pause, self._clock.monotonic() + pause)
         log.warning("alert.delayed", target=target.name, reason=reason, pause_s=pause)

@@ -14,7 +14,7 @@ def ago(moment: datetime | None, now: datetime) -> str:
         return "-"
     seconds = int((now - moment.astimezone(UTC)).total_seconds())
     if seconds < 0:
-        return f"in {-seconds} s"
+        return f"in {duration_text(-seconds)}"
     for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
         if seconds >= size:
             return f"{seconds // size} {unit} ago"

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nsai_work.presentation.json_forms import SCOPES
+from nsai_work.store.blobs.rows import stored_bytes
 from nsai_work.store.claim.limits import limits_in_use
 from nsai_work.store.engine.database import Tx
+from nsai_work.store.maintenance.workers import worker_counts
 from nsai_work.store.queries.goodput import recent_goodput
 from nsai_work.store.queries.queue_state import job_counts, queue_depths
 from nsai_work.store.records import JobCount, LimitUse, QueueCount
@@ -26,11 +28,21 @@ class StoreFigures:
     waits: Mapping[WaitKind, int]
     limits: list[LimitUse]
     goodput: float | None
+    workers: Mapping[str, int]
+    blob_bytes: int
 
 
 def read_figures(tx: Tx) -> StoreFigures:
     """Read the figures."""
-    return StoreFigures(job_counts(tx), queue_depths(tx), count_waits(tx), limits_in_use(tx), recent_goodput(tx))
+    return StoreFigures(
+        jobs=job_counts(tx),
+        depths=queue_depths(tx),
+        waits=count_waits(tx),
+        limits=limits_in_use(tx),
+        goodput=recent_goodput(tx),
+        workers=worker_counts(tx),
+        blob_bytes=stored_bytes(tx),
+    )
 
 
 def store_families(figures: StoreFigures | None) -> "Iterator[Metric]":
@@ -67,6 +79,13 @@ def store_families(figures: StoreFigures | None) -> "Iterator[Metric]":
         "Productive share of the wall time of the newest training jobs that succeeded.",
         [] if figures.goodput is None else [((), figures.goodput)],
     )
+    yield gauge(
+        "nsai_workers",
+        "Workers that are registered, alive or absent.",
+        [((state,), number) for state, number in figures.workers.items()],
+        ("state",),
+    )
+    yield gauge("nsai_blob_bytes", "Size of the files of jobs in the blob store.", [((), figures.blob_bytes)])
 
 
 def gauge(

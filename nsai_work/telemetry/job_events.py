@@ -75,6 +75,9 @@ restored, restarted) and by what was proven (exact, cold)."""
 wait_counts: Final = LabelledCounts()
 """``attempts`` that wait now and show it, by cause."""
 
+alert_counts: Final = LabelledCounts()
+"""``alerts`` to the targets of this worker, by what became of a try: sent, delayed, given_up."""
+
 _RESUMES: Final = {"resume.verified": "exact"} | {
     f"resume.{how}": how for how in ("cold", "restarted", "restored", "warm")
 }

@@ -162,19 +162,87 @@ def test_every_alert_has_an_answer() -> None:
     assert answered == [rule["alert"] for rule in RULES]
 
 
-def test_the_alert_rules_are_valid() -> None:
-    """By Prometheus' own tool."""
-    promtool = os.environ.get("NSAI_TEST_PROMTOOL") or shutil.which("promtool")
-    if promtool is None:
+@pytest.fixture
+def promtool() -> str:
+    """Prometheus' own tool."""
+    found = os.environ.get("NSAI_TEST_PROMTOOL") or shutil.which("promtool")
+    if found is None:
         assert "NSAI_TEST_REQUIRE_SERVICES" not in os.environ or shutil.which("apt-get") is None
         pytest.skip("set NSAI_TEST_PROMTOOL to the path of promtool")
-    done = subprocess.run(
-        [promtool, "check", "rules", RULES_FILE],
-        capture_output=True, text=True, check=False, timeout=120,
-    )  # fmt: skip
+    return found
 
+
+def checked(*command: str | Path) -> str:
+    """Run a command that must succeed. Returns what it printed."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"SUCCESS: {len(RULES)} rules found" in done.stdout
+    return done.stdout
+
+
+def test_the_alert_rules_are_valid(promtool: str) -> None:
+    """By Prometheus' own tool."""
+    assert f"SUCCESS: {len(RULES)} rules found" in checked(promtool, "check", "rules", RULES_FILE)
+
+
+HEALTHY = {
+    'nsai_store_up{instance="a"}': "1x180",
+    'nsai_loop_lag_seconds{instance="a"}': "0x180",
+    'nsai_workers{instance="a",state="alive"}': "4x180",
+    'nsai_jobs{instance="a",state="running",kind="training_step",backend="tinkex"}': "2x180",
+    'nsai_jobs_waiting{instance="a",reason="busy"}': "9x180",
+    'nsai_job_oldest_age_seconds{instance="a",priority="batch"}': "3x180",
+    'nsai_attempts_total{instance="a",outcome="succeeded"}': "0+10x180",
+    'nsai_attempts_total{instance="a",outcome="failed"}': "0x180",
+    'nsai_training_steps_total{instance="a",kind="new"}': "0+60x180",
+    'nsai_takeovers_total{instance="a",resume="warm"}': "0+1x180",
+    'nsai_disk_free_ratio{instance="a"}': "0.5x180",
+    'nsai_blob_bytes{instance="a"}': "1000000000x180",
+    'nsai_alerts_total{instance="a",outcome="sent"}': "0+1x180",
+}
+"""The metrics of a day without trouble, a sample a minute."""
+TROUBLES = {
+    "NsaiNoWorker": {'nsai_store_up{instance="a"}': "_x180"},
+    "NsaiWorkersGone": {'nsai_workers{instance="a",state="alive"}': "4x150 1x30"},
+    "NsaiStoreDown": {'nsai_store_up{instance="a"}': "0x180"},
+    "NsaiLoopLate": {'nsai_loop_lag_seconds{instance="a"}': "5x180"},
+    "NsaiJobsWait": {'nsai_job_oldest_age_seconds{instance="a",priority="batch"}': "2000x180"},
+    "NsaiNobodyCanRun": {'nsai_jobs_waiting{instance="a",reason="no_backend"}': "1x180"},
+    "NsaiOutOfCredit": {'nsai_jobs_waiting{instance="a",reason="credit"}': "1x180"},
+    "NsaiServiceAway": {'nsai_attempts_waiting{instance="a",cause="away"}': "2x180"},
+    "NsaiJobsFail": {'nsai_attempts_total{instance="a",outcome="failed"}': "0+5x180"},
+    "NsaiAttemptsLost": {'nsai_attempts_total{instance="a",outcome="lost"}': "0+1x180"},
+    "NsaiColdResume": {'nsai_takeovers_total{instance="a",resume="cold"}': "0+1x180"},
+    "NsaiStepsRepeated": {'nsai_training_steps_total{instance="a",kind="superseded"}': "0+20x180"},
+    "NsaiRunsRecoverOften": {'nsai_takeovers_total{instance="a",resume="restored"}': "0+1x180"},
+    "NsaiDiskFull": {'nsai_disk_free_ratio{instance="a"}': "0.05x180"},
+    "NsaiBlobsGrow": {'nsai_blob_bytes{instance="a"}': "200000000000x180"},
+    "NsaiAlertsFail": {'nsai_alerts_total{instance="a",outcome="delayed"}': "0+1x180"},
+}
+"""By alert: the metrics of its trouble, beside healthy ones."""
+
+
+def test_each_alert_fires_at_its_trouble_alone(promtool: str, tmp_path: Path) -> None:
+    """And none on a day without trouble."""
+    cases = {"": {}} | TROUBLES
+    tests = [
+        {
+            "interval": "1m",
+            "input_series": [{"series": name, "values": values} for name, values in {**HEALTHY, **changed}.items()],
+            "promql_expr_test": [
+                {
+                    "expr": 'count by (alertname) (ALERTS{alertstate="firing"})',
+                    "eval_time": "178m",
+                    "exp_samples": [{"labels": f'{{alertname="{alert}"}}', "value": 1}] if alert else [],
+                }
+            ],
+        }
+        for alert, changed in cases.items()
+    ]
+    file = tmp_path / "tests.yml"
+    file.write_text(json.dumps({"rule_files": [str(RULES_FILE)], "evaluation_interval": "1m", "tests": tests}))
+
+    assert {*TROUBLES} == {rule["alert"] for rule in RULES}
+    checked(promtool, "test", "rules", file)
 
 
 def test_the_unit_of_the_service_manager_is_valid(tmp_path: Path) -> None:

@@ -118,7 +118,9 @@
       const text = `${format.format(data.steps[end])} · ${data.loss[end].toFixed(4)}`;
       const right = cx + 9 * ratio + context.measureText(text).width > left + width;
       context.textAlign = right ? "right" : "left";
-      context.fillText(text, cx + (right ? -9 : 9) * ratio, cy - 9 * ratio);
+      // without room on the right, below the line, which falls
+      const below = right && cy + 20 * ratio < top + height;
+      context.fillText(text, cx + (right ? -9 : 9) * ratio, cy + (below ? 18 : -9) * ratio);
     }
     context.restore();
   };

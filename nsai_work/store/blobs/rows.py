@@ -130,6 +130,12 @@ def of_job(tx: Tx, job_id: str) -> list[StoredBlob]:
     return [StoredBlob(row.key, row.sha256, row.size, row.pieces) for row in rows]
 
 
+def stored_bytes(tx: Tx) -> int:
+    """The size of all files that are kept."""
+    size: int | None = tx.connection.execute(select(func.sum(blobs.c.size))).scalar()
+    return int(size or 0)
+
+
 def write_piece(tx: Tx, key: str, number: int, piece: bytes) -> None:
     """Add the row of a piece, or replace it: an operation whose commit was not confirmed runs again.
 

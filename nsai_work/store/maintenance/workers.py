@@ -91,15 +91,25 @@ def list_workers(tx: Tx) -> list[WorkerRow]:
 def worker_uses(tx: Tx) -> list[WorkerUse]:
     """All workers ever registered, the newest first, each with its state and load. A job of a killed worker counts
     as running until another worker takes it over."""
-    present = present_workers(tx)
-    absent = _absent(tx, [worker.id for worker in present if worker.has_presence])
-    states: dict[str, WorkerState] = {worker.id: "absent" if worker.id in absent else "alive" for worker in present}
+    states = _states(tx)
     counts = select(jobs.c.worker_id, func.count().label("number")).where(status_in(JobStatus.RUNNING))
     running = {row.worker_id: row.number for row in tx.connection.execute(counts.group_by(jobs.c.worker_id))}
     return [
         WorkerUse(worker, states.get(worker.id, _ended(worker)), running.get(worker.id, 0))
         for worker in list_workers(tx)
     ]
+
+
+def worker_counts(tx: Tx) -> dict[str, int]:
+    """The number of workers that seem to run: alive, or absent since they were killed or lost their database."""
+    states = [*_states(tx).values()]
+    return {state: states.count(state) for state in ("alive", "absent")}
+
+
+def _states(tx: Tx) -> dict[str, WorkerState]:
+    present = present_workers(tx)
+    absent = _absent(tx, [worker.id for worker in present if worker.has_presence])
+    return {worker.id: "absent" if worker.id in absent else "alive" for worker in present}
 
 
 def _ended(worker: WorkerRow) -> WorkerState:

@@ -31,7 +31,7 @@ class Probes:
         self._patience_s = patience_s
         self._metrics: WorkerMetrics | None = None
         if missing_extra("/metrics") is None:
-            self._metrics = WorkerMetrics(runtime, self._store, patience_s=patience_s)
+            self._metrics = WorkerMetrics(runtime, self._store, settings.home, patience_s=patience_s)
 
     @property
     def routes(self) -> Mapping[str, Route]:

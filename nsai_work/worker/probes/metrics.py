@@ -6,13 +6,15 @@ over workers.
 
 from collections.abc import Iterable, Iterator
 from functools import partial
+from pathlib import Path
+from shutil import disk_usage
 from typing import TYPE_CHECKING, Any, Final
 
 from crucible.errors import CrucibleError
 from crucible.runtime.waits import WaitCause
 from nsai_work.presentation.store_metrics import StoreFigures, gauge, read_figures, store_families
 from nsai_work.store import Store
-from nsai_work.telemetry.job_events import add_hook, training_counts, wait_counts
+from nsai_work.telemetry.job_events import add_hook, alert_counts, training_counts, wait_counts
 from nsai_work.worker.probes.attempt_times import AttemptTimes
 from nsai_work.worker.probes.shared_check import SharedCheck
 from nsai_work.worker.runtime_thread import RuntimeThread
@@ -27,13 +29,14 @@ MAX_AGE_S: Final = 1.0
 class WorkerMetrics:
     """Collects the metrics of a worker from its creation on."""
 
-    def __init__(self, runtime: RuntimeThread, store: Store, *, patience_s: float) -> None:
+    def __init__(self, runtime: RuntimeThread, store: Store, home: Path, *, patience_s: float) -> None:
         from prometheus_client import CollectorRegistry
 
         self._runtime = runtime
+        self._home = home
         read = partial(store.database.read, read_figures)
         self._figures = SharedCheck(read, max_age_s=MAX_AGE_S, patience_s=patience_s)
-        self._counted_before = training_counts.all()
+        self._counted_before = training_counts.all() | alert_counts.all()
         self._registry = CollectorRegistry()
         self._attempts = AttemptTimes()
         self._registry.register(_Collector(self))
@@ -54,7 +57,7 @@ class WorkerMetrics:
         lag_s = self._runtime.loop_lag_s
         yield gauge("nsai_loop_lag_seconds", "Lateness of the loop.", [((), lag_s)])
         yield from self._attempts.families()
-        counts = training_counts.all()
+        counts = training_counts.all() | alert_counts.all()
         since = {key: number - self._counted_before.get(key, 0) for key, number in counts.items()}
         kinds = {kind: since.get(("steps", kind), 0) for kind in ("new", "replayed", "superseded")}
         steps = "Optimizer steps recorded here: new, replayed (recorded before), superseded (to be repeated)."
@@ -68,6 +71,10 @@ class WorkerMetrics:
             "resume",
             resumes,
         )
+        tries = {outcome: since.get(("alerts", outcome), 0) for outcome in ("sent", "delayed", "given_up")}
+        yield _counter("nsai_alerts", "Alerts about jobs that this worker tried to send.", "outcome", tries)
+        free = "Free share of the disk of this worker's home."
+        yield gauge("nsai_disk_free_ratio", free, [((), ratio) for ratio in _free_ratios(self._home)])
         waiting = wait_counts.all()
         yield gauge(
             "nsai_attempts_waiting",
@@ -82,6 +89,15 @@ class WorkerMetrics:
             return self._figures.result()
         except (CrucibleError, TimeoutError):
             return None
+
+
+def _free_ratios(folder: Path) -> list[float]:
+    """The free share of a folder's disk; nothing if it cannot be found out."""
+    try:
+        usage = disk_usage(folder)
+    except OSError:
+        return []
+    return [usage.free / usage.total] if usage.total else []
 
 
 class _Collector:

@@ -11,12 +11,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from nsai_work import submit
 from nsai_work.lifecycle import JobStatus
 from nsai_work.store.maintenance.alerts import GIVEN_UP
-from tests.rig import Rig, command, until
+from tests.rig import WAIT_S, Rig, WorkerProcess, command, until
 
 SECRET = "whsec_" + base64.b64encode(b"k" * 32).decode()
 
@@ -82,10 +84,18 @@ def rig(tmp_path: Path, receiver: Receiver) -> Iterator[Rig]:
     made.close()
 
 
+def tries(worker: WorkerProcess) -> dict[str, float]:
+    """The alerts that a worker tried to send, by outcome, as its metrics count them."""
+    [started] = [json.loads(line) for line in worker.text().splitlines() if '"pid"' in line]
+    families = text_string_to_metric_families(httpx.get(f"{started['http']}/metrics", timeout=WAIT_S).text)
+    [family] = [family for family in families if family.name == "nsai_alerts"]
+    return {sample.labels["outcome"]: sample.value for sample in family.samples}
+
+
 def test_an_outage_delays_notices_and_loses_none(rig: Rig, receiver: Receiver) -> None:
     """A refused one comes again under the same id, before the next; a new target begins with the present."""
     assert submit(command(), rig.settings()).id
-    worker = rig.start_worker()
+    worker = rig.start_worker("--http", "0", "--json")
     receiver.answers = [503]
     jobs = [submit(job, rig.settings()) for job in (command(), command("fail", retry_policy={"max_attempts": 1}))]
     deliveries = [receiver.next() for _ in range(3 + 1)]
@@ -96,6 +106,7 @@ def test_an_outage_delays_notices_and_loses_none(rig: Rig, receiver: Receiver) -
     messages = {message["data"]["job_id"]: message for _, message in deliveries}
     assert [messages[job.id]["type"] for job in jobs] == ["job.succeeded", "job.failed"]
     assert messages[jobs[1].id]["data"]["data"]["code"] == "backend_unavailable"
+    until(lambda: tries(worker) == {"sent": 3, "delayed": 1, "given_up": 0}, "they are counted")
     assert worker.terminate() == 0
     assert "alert.delayed" in worker.text()
     assert "t0ken" not in worker.text()
@@ -117,7 +128,7 @@ def test_a_crash_between_the_delivery_and_its_record_repeats_it(rig: Rig, receiv
 
 def test_a_notice_that_is_refused_for_good_is_given_up(rig: Rig, receiver: Receiver) -> None:
     """The job says so, and the next alert is delivered."""
-    rig.start_worker()
+    worker = rig.start_worker("--http", "0", "--json")
     receiver.answers = [410]
     refused = submit(command(), rig.settings())
     receiver.next()
@@ -130,3 +141,4 @@ def test_a_notice_that_is_refused_for_good_is_given_up(rig: Rig, receiver: Recei
     assert "410" in str(event.data["reason"])
     assert message["data"]["job_id"] == later.id
     assert refused.status() is JobStatus.SUCCEEDED
+    until(lambda: tries(worker) == {"sent": 1, "delayed": 0, "given_up": 1}, "they are counted")

@@ -130,6 +130,10 @@ def test_a_worker_counts_what_it_does(embedded: Rig, tmp_path: Path) -> None:
     assert [counted["nsai_takeovers_total", how] for how in resumes] == [0] * 5
     assert counted[("nsai_store_up",)] == 1
     assert ("nsai_loop_lag_seconds",) in counted
+    assert (counted["nsai_workers", "alive"], counted["nsai_workers", "absent"]) == (1, 0)
+    assert counted[("nsai_blob_bytes",)] == 0
+    assert 0 < counted[("nsai_disk_free_ratio",)] <= 1
+    assert [counted["nsai_alerts_total", outcome] for outcome in ("sent", "delayed", "given_up")] == [0] * 3
     rows = re.findall(r"^\| `(\w+)` \| (\w+) \|", (ROOT / "docs/reference/metrics.md").read_text(), re.MULTILINE)
     assert {name.removesuffix("_total"): type_ for name, type_ in rows} == types
 
