@@ -31,8 +31,9 @@ from crucible.token_sampler import SamplingSpec, TokenSample
 from crucible.training import StepRequest, StepResult
 from nsai_work import Job, submit
 from nsai_work.client.connections import job_store
-from nsai_work.testing import isolated_store, run_jobs
+from nsai_work.testing import isolated_store
 from nsai_work.testing.store import IsolatedStore
+from nsai_work.worker import run_inline
 
 BUSY_AIM: Final = 0.95
 OVERHEAD_AIM: Final = 0.05
@@ -130,7 +131,7 @@ def measured(arguments: argparse.Namespace, *, turns: int, seconds: float) -> Fi
         stack.enter_context(patch.object(FakeEngine, "train", lambda _, request: service.train(request)))
         handle = submit(Job.parse({"kind": "training_step", "backend": "fake", "payload": payload}))
         before, size, cpu = _peak_mib(), _size_of(store), time.process_time()
-        run_jobs(timeout_s=600)
+        run_inline([handle.id], store.settings)
         cpu = time.process_time() - cpu
         assert handle.job().status == "succeeded", handle.job().error
         grown = _size_of(store) - size

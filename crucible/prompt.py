@@ -188,7 +188,8 @@ class Message(Record):
             raise ValueError(f"a message with role {self.role.value} needs content")
         if self.tool_call_id is not None and self.role is not Role.TOOL:
             raise ValueError(f"tool_call_id needs role tool, not {self.role.value}")
-        results = [part for part in self.parts() if isinstance(part, ToolResultPart)]
+        parts = () if isinstance(self.content, str) else self.parts()
+        results = [part for part in parts if isinstance(part, ToolResultPart)]
         if results and self.role not in (Role.TOOL, Role.USER):
             raise ValueError(f"a tool_result needs role tool or user, not {self.role.value}")
         if self.role is Role.TOOL and self.tool_call_id is None and not results:
@@ -203,6 +204,8 @@ class Message(Record):
 
     def text(self) -> str:
         """The concatenated text parts; a refusal's text if there are none."""
+        if isinstance(self.content, str):
+            return self.content or self.refusal or ""
         text = "".join(part.text for part in self.parts() if isinstance(part, TextPart))
         return text or self.refusal or ""
 

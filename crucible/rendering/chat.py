@@ -44,6 +44,7 @@ def chat_of(prompt: Prompt) -> Chat:
         images=tuple(
             PlacedImage(f"messages[{index}].content[{number}]", part)
             for index, message in enumerate(prompt.messages)
+            if not isinstance(message.content, str)
             for number, part in enumerate(message.parts())
             if isinstance(part, ImagePart)
         ),
@@ -52,10 +53,11 @@ def chat_of(prompt: Prompt) -> Chat:
 
 def turns_of(message: Message) -> Iterator[dict[str, Any]]:
     """Yield the turns of a message: one for every tool result among the parts, and one for the other parts."""
-    results = [part for part in message.parts() if isinstance(part, ToolResultPart)]
+    parts = () if isinstance(message.content, str) else message.parts()
+    results = [part for part in parts if isinstance(part, ToolResultPart)]
     for result in results:
         yield {"role": Role.TOOL.value, "tool_call_id": result.tool_call_id, "content": result.content}
-    rest = [part for part in message.parts() if not isinstance(part, ToolResultPart)]
+    rest = [part for part in parts if not isinstance(part, ToolResultPart)]
     if results and not rest:
         return
     role = Role.USER if message.role is Role.TOOL and message.tool_call_id is None else message.role

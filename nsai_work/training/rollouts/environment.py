@@ -70,6 +70,7 @@ async def open_rollouts(
             min(context, payload.max_tokens),
             journal.keep_turn,
             asyncio.Semaphore(concurrency),
+            asyncio.Lock(),
         )
         # others sample while an environment or the journal takes its time
         slots = asyncio.Semaphore(ROLLOUTS_PER_SAMPLE * concurrency)

@@ -34,19 +34,21 @@ RENDERED_INLINE: Final = 2_000
 """Up to this many characters a conversation is rendered on the event loop: a thread costs more."""
 MAX_CHARS_PER_TOKEN: Final = 256
 """More text than this for each token of the context is not rendered: no tokenizer makes it fit."""
-_MODEL: Final = "policy"
+_OPTIONS: Final = Options(model="policy")
 
 
 @dataclass(frozen=True, slots=True)
 class RolloutSettings:
     """The settings of all rollouts of a job. ``context`` is the longest sequence, in tokens, of the model. Each
-    sample takes a place in ``samples``, which bounds how many are under way."""
+    sample takes a place in ``samples``, which bounds how many are under way; its answer is worked on in
+    ``answers``, one after another."""
 
     sampling: RolloutSampling
     tokenizer: Tokenizer
     context: int
     keep: Callable[[StoredTurn], Awaitable[None]]
     samples: asyncio.Semaphore
+    answers: asyncio.Lock
 
 
 @dataclass(slots=True)
@@ -87,10 +89,11 @@ async def play(rollout: Rollout, episode: Episode, sampler: TokenSampler, rules:
     rollout.reward, rollout.metrics, rollout.messages = 0.0, {}, []
     for number in range(rules.sampling.limits.turns):
         rollout.messages += new
-        if sum(len(message.text()) for message in rollout.messages) > rules.context * MAX_CHARS_PER_TOKEN:
+        size = sum(len(message.text()) for message in rollout.messages)
+        if size > rules.context * MAX_CHARS_PER_TOKEN:
             rollout.reason = "context"
             return
-        prompt = await _rendered(rollout.messages, tools, rules)
+        prompt = await _rendered(rollout.messages, tools, size, rules)
         if number < len(rollout.turns) and full_prompt(rollout.turns, number) != prompt:
             # the environment did not repeat itself
             del rollout.turns[number:]
@@ -152,6 +155,9 @@ async def _sample(
             seed=place.sample_seed(number),
             key=place.sample_key(rollout.attempt, number),
         )
+    # those that waited for the place ask the service before this answer is worked on
+    async with rules.answers:
+        await asyncio.sleep(0)
     before = full_sequence(rollout.turns, number - 1) if number else []
     kept = common_length(before, prompt)
     turn = Turn(
@@ -192,11 +198,13 @@ def _answer(sample: TokenSample, number: int, tokenizer: Tokenizer) -> Message:
     )
 
 
-async def _rendered(messages: Sequence[Message], tools: Sequence[Tool], rules: RolloutSettings) -> list[int]:
+async def _rendered(
+    messages: Sequence[Message], tools: Sequence[Tool], size: int, rules: RolloutSettings
+) -> list[int]:
     try:
-        prompt = Prompt(messages=tuple(messages), tools=tuple(tools), options=Options(model=_MODEL))
+        prompt = Prompt(messages=tuple(messages), tools=tuple(tools), options=_OPTIONS)
         chat = chat_of(prompt)
-        if sum(len(message.text()) for message in messages) <= RENDERED_INLINE:
+        if size <= RENDERED_INLINE:
             return rules.tokenizer.render_chat(chat)
         return await asyncio.to_thread(rules.tokenizer.render_chat, chat)
     except (CrucibleError, ValueError) as error:
