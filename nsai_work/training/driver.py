@@ -178,7 +178,7 @@ class _Driver:
             self._control.set_repeatable(replays and not isinstance(assignment.payload, ReinforcementStep))
             await assignment.wait.watch(self._active.run, assignment.payload.recovery.poll_interval_ms)
         await self._drive(self._active)
-        await assignment.batches.source.finished()
+        await assignment.batches.finished()
         snapshot = await assignment.journal.load()
         await self._release_run(unload=True)
         return training_result(snapshot, assignment.plan, assignment.payload)

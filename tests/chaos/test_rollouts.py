@@ -20,7 +20,7 @@ from tests.verify.recorded_run import recorded
 
 pytestmark = [pytest.mark.chaos, pytest.mark.long, pytest.mark.timeout(7200)]
 
-STEPS = 40
+STEPS = 24
 DEADLINE_S = 1200.0
 """The time within which something must happen on a machine that is busy otherwise."""
 SQLITE, POSTGRES = "embedded", "amqp"

@@ -98,8 +98,8 @@ class PolicySamplers:
                     await self._backend.delete_checkpoint(policy.path)
 
     def known(self) -> list[int]:
-        """Return the steps whose weights are saved."""
-        return [step for step, weights in self._weights.items() if weights.policy is not None]
+        """Return the steps whose weights are saved, in order."""
+        return sorted(step for step, weights in self._weights.items() if weights.policy is not None)
 
     async def close(self) -> None:
         """Close the samplers."""

@@ -127,10 +127,15 @@ class RolloutSource(BatchSource):
 
     async def result_fields(self) -> dict[str, JsonValue]:
         reused = await self._journal.events(REUSED)
-        return {
+        counts: dict[str, JsonValue] = {
             name: sum(int(str(event.get(field, 0))) for event in reused)
             for name, field in (("rollouts_reused", "rollouts"), ("turns_reused", "turns"))
         }
+        if self._payload.early_stopping is None:
+            return counts
+        beyond = await self._beyond_the_end()
+        unused = {name: sum(len(getattr(each, name)) for each in beyond) for name in ("rollouts", "turns")}
+        return counts | {f"{name}_unused": count for name, count in unused.items()}
 
     async def finished(self) -> None:
         await self._policies.release(self._policies.known())
@@ -142,6 +147,16 @@ class RolloutSource(BatchSource):
             await self._policies.close()
             if self._reference is not None:
                 await self._reference.close()
+
+    async def _beyond_the_end(self) -> list[RecordedRollouts]:
+        """The rollouts of the rounds that were sampled ahead of an end that came early."""
+        per_round = self._payload.substeps
+        last = (await self._journal.load()).last_step
+        first = -(-last // per_round) * per_round + 1
+        return [
+            await self._journal.rollouts(first + ahead * per_round)
+            for ahead in range(self._payload.steps_ahead + 1)
+        ]
 
     def _weights_step(self, step: int) -> int:
         per_round = self._payload.substeps

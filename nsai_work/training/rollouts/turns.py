@@ -22,7 +22,7 @@ _USUAL: Final = (
     b'"}],"answer":{"role":"assistant","content":""},"kept":0,"stopped":false,"sequence_id":null,'
     b'"stopped":true,"sequence_id":null,"columns":[["H",],["H",],["f",]]}'
 )
-"""What most turns have in common. It is part of their form: another text is another form."""
+"""The text that most turns have in common. It is part of their form: another text is another form."""
 
 
 class Turn(Record):

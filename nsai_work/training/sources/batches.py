@@ -321,6 +321,11 @@ class Lookahead:
         await self._drop(list(self._tasks))
         await self.source.connect(run, record)
 
+    async def finished(self) -> None:
+        """All steps are recorded: cancel what is being made of later ones, then tell the source."""
+        await self._drop(list(self._tasks))
+        await self.source.finished()
+
     async def close(self) -> None:
         """Cancel what is being made, and close the source."""
         await self._drop(list(self._tasks))
