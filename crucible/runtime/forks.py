@@ -8,10 +8,12 @@ import os
 from collections.abc import Callable
 from functools import cache
 from types import MethodType
-from typing import Any
-from weakref import ReferenceType, WeakMethod, ref
+from typing import Any, TypeAlias
+from weakref import ReferenceType, ref
 
-_resets: dict[tuple[int, int], ReferenceType[Any]] = {}
+_Reset: TypeAlias = tuple[ReferenceType[Any], Callable[[Any], object] | None]
+
+_resets: dict[tuple[int, int], _Reset] = {}
 _inherited: list[object] = []
 
 
@@ -23,13 +25,15 @@ def reset_after_fork(reset: Callable[[], None]) -> None:
     """
     _register_hook()
     owner = reset.__self__ if isinstance(reset, MethodType) else reset
-    function = reset.__func__ if isinstance(reset, MethodType) else reset
+    function = reset.__func__ if isinstance(reset, MethodType) else None
     key = (id(owner), id(function))
 
-    def forget(_: ReferenceType[Any]) -> None:
-        _resets.pop(key, None)
+    # bound here: at the end of the interpreter the module's names are gone before the last objects. A WeakMethod's
+    # own callback fails then
+    def forget(_: ReferenceType[Any], resets: dict[tuple[int, int], _Reset] = _resets) -> None:
+        resets.pop(key, None)
 
-    _resets[key] = WeakMethod(reset, forget) if isinstance(reset, MethodType) else ref(reset, forget)
+    _resets[key] = ref(owner, forget), function
 
 
 def retain_inherited(*resources: object) -> None:
@@ -44,7 +48,7 @@ def _register_hook() -> None:
 
 
 def _reset_all() -> None:
-    for reference in list(_resets.values()):
-        reset = reference()
-        if reset is not None:
-            reset()
+    for reference, function in list(_resets.values()):
+        owner = reference()
+        if owner is not None:
+            owner() if function is None else function(owner)

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from collections.abc import Callable
 
+import pytest
+
 from crucible.runtime import forks
 from crucible.runtime.forks import reset_after_fork, retain_inherited
 
@@ -115,3 +117,18 @@ def test_inherited_resources_are_not_closed_in_the_child() -> None:
         return len(closed)
 
     assert code_of_child(body) == 0
+
+
+def test_an_object_that_outlives_the_module_ends_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As at the end of the interpreter, where the names of modules become None before the last objects go."""
+    said: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: said.append(unraisable.exc_value))
+    owner, resets = Owner(), forks._resets
+    before = len(resets)
+    monkeypatch.setattr(forks, "_resets", None)
+
+    del owner
+    gc.collect()
+
+    assert said == []
+    assert len(resets) == before - 1
