@@ -58,6 +58,11 @@ class TokenSampler(ABC):
     def ref(self) -> SamplerRef:
         """The reference for other processes."""
 
+    @property
+    def base_model(self) -> str | None:
+        """The base model of the weights, whose tokenizer made their tokens; None if that is not known."""
+        return None
+
     @abstractmethod
     async def sample(
         self, tokens: Sequence[int], n: int, settings: SamplingSpec, *, seed: int, key: int

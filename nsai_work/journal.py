@@ -248,9 +248,11 @@ class Journal(RolloutJournal, Protocol):
         """Record the path of a committed checkpoint's sampling weights."""
         ...
 
-    async def mark_checkpoint(self, name: str, status: CheckpointStatus, note: str | None = None) -> None:
-        """Set a checkpoint to deleting, deleted or lost. Emits ``checkpoint.<status>`` with its name, step and
-        path, and ``note`` as the reason.
+    async def mark_checkpoint(
+        self, name: str, status: CheckpointStatus, note: str | None = None
+    ) -> CheckpointRecord:
+        """Set a checkpoint to deleting, deleted or lost, and return it. Emits ``checkpoint.<status>`` with its
+        name, step and path, and ``note`` as the reason.
 
         Raises:
             InvalidRequest: a promoted checkpoint is to be deleted.

@@ -84,7 +84,7 @@ class FakeBackend(LocalBackend[FakeEngine], CommandBackend):
         tokens = ByteTokenizer().render_prompt(
             [{"role": message.role.in_templates, "content": message.text()} for message in prompt.conversation()]
         )
-        network, adapter = await self._model(name)
+        network, adapter, _ = await self._model(name)
         events = answer(
             prompt,
             model=name,
@@ -109,14 +109,14 @@ class FakeBackend(LocalBackend[FakeEngine], CommandBackend):
         return ByteTokenizer()
 
     async def sampler(self, model: str) -> TokenSampler:
-        network, adapter = await self._model(model)
+        network, adapter, base_model = await self._model(model)
 
         async def before() -> None:
             self._fail_as_scripted()
             await asyncio.sleep(self._settings.script.delay_ms / 1000)
 
         ref = SamplerRef(backend=self.name, model=model)
-        return LocalSampler(ref, lambda: _next_logprobs(network, adapter), before=before)
+        return LocalSampler(ref, lambda: _next_logprobs(network, adapter), base_model=base_model, before=before)
 
     async def start(self, spec: RunSpec) -> LiveRun:
         await self.check_spec(spec)
@@ -151,10 +151,10 @@ class FakeBackend(LocalBackend[FakeEngine], CommandBackend):
             failure = self._failures.pop(0)
             raise scripted_error(failure.code, "completion", failure.retry_after_ms)
 
-    async def _model(self, name: str) -> tuple[Network, Adapter | None]:
-        """The network and the adapter to sample from; a base model has no adapter."""
+    async def _model(self, name: str) -> tuple[Network, Adapter | None, str]:
+        """The network and the adapter to sample from, and the name of the base model, which has no adapter."""
         if name in BASE_MODELS:
-            return base_network(name), None
+            return base_network(name), None, name
         if not name.startswith("fake://"):
             raise InvalidRequest.of(
                 "options.model",
@@ -164,10 +164,10 @@ class FakeBackend(LocalBackend[FakeEngine], CommandBackend):
             )
         try:
             path = CheckpointPath.parse(name, self.name)
-            engine, _ = await asyncio.to_thread(self._checkpoints.load, path, optimizer=False)
+            engine, info = await asyncio.to_thread(self._checkpoints.load, path, optimizer=False)
         except NotFound as exc:
             raise InvalidRequest.of("options.model", name, exc.message, backend="fake") from exc
-        return engine.network, engine.adapter
+        return engine.network, engine.adapter, info.spec.base_model
 
     async def _pieces(
         self, forward: NextLogits, tokens: Sequence[int], prompt: Prompt, index: int

@@ -25,17 +25,23 @@ class LocalSampler(TokenSampler):
         ref: SamplerRef,
         new_forward: Callable[[], NextLogits],
         *,
+        base_model: str | None = None,
         before: Callable[[], Awaitable[None]] | None = None,
         executor: Executor | None = None,
     ) -> None:
         self._ref = ref
         self._new_forward = new_forward
+        self._base_model = base_model
         self._before = before
         self._executor = executor
 
     @property
     def ref(self) -> SamplerRef:
         return self._ref
+
+    @property
+    def base_model(self) -> str | None:
+        return self._base_model
 
     async def sample(
         self, tokens: Sequence[int], n: int, settings: SamplingSpec, *, seed: int, key: int

@@ -119,9 +119,9 @@ class PeftBackend(LocalBackend[PeftEngine]):
         return await self._compute(lambda: self._bases.tokenizer(base_model))
 
     async def sampler(self, model: str) -> TokenSampler:
-        loaded, _ = await self._model(model)
+        loaded, base_model = await self._model(model)
         ref = SamplerRef(backend=self.name, model=model)
-        return LocalSampler(ref, lambda: _next_logits(loaded), executor=self._opened)
+        return LocalSampler(ref, lambda: _next_logits(loaded), base_model=base_model, executor=self._opened)
 
     async def start(self, spec: RunSpec) -> LiveRun:
         await self.check_spec(spec)

@@ -173,7 +173,8 @@ class TinkexBackend(TrainingBackend):
         except BaseException:
             await session.end_sessions()
             raise
-        return TinkexSampler(client, model, on_close=session.end_sessions)
+        base_model = source.base_model or None
+        return TinkexSampler(client, model, base_model=base_model, on_close=session.end_sessions)
 
     async def start(self, spec: RunSpec) -> LiveRun:
         # A session per run, so that each run can be taken over and ended separately.

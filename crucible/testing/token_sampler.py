@@ -83,8 +83,10 @@ class SamplerContract(BackendContract):
             if not opened.policy_losses:
                 return
             run, prompt = await opened.start(self.spec), await self._prompt(opened)
-            sampler = await run.sampler(await self._saved(run, "contract-scores"))
-            base = await opened.sampler(self.spec.base_model)
+            path = await self._saved(run, "contract-scores")
+            sampler, base = await run.sampler(path), await opened.sampler(self.spec.base_model)
+            for known in (base, await opened.sampler(path)):
+                assert known.base_model in (None, self.spec.base_model)
             [sample] = await sampler.sample(prompt, 1, _SETTINGS, seed=1, key=1)
             for scored in (sampler, base):
                 scores = await scored.score([*prompt, *sample.tokens])

@@ -14,6 +14,7 @@ from nsai_work.client.handle import JobHandle
 from nsai_work.client.validation.data_check import DataCheck, DataProgress
 from nsai_work.client.validation.job_check import validate_jobs
 from nsai_work.client.validation.job_reads import check_functions, has_reads, in_order, with_dependencies
+from nsai_work.client.validation.teacher_check import check_trained_teachers
 from nsai_work.job import Job
 from nsai_work.lifecycle import JobStatus
 from nsai_work.settings import Settings
@@ -83,6 +84,7 @@ def submit_as(
         missing: Mapping[str, str] = {}
         if has_reads(traced):
             traced = with_dependencies(traced, job_store(settings))
+            check_trained_teachers(traced, job_store(settings), timeout_s=settings.submit_timeout_s)
             missing = check_functions(traced, timeout_s=settings.submit_timeout_s, runs_here=runs_here)
         validated = validate_jobs(
             traced,

@@ -115,6 +115,15 @@ def _prompt(path: Path, line: int, row: dict[str, Any]) -> Prompt:
         if not isinstance(text, str) or not text or "messages" in row:
             raise _refuse(path, "prompt is not allowed here", "prompt is text, and replaces messages", line)
         row["messages"] = [{"role": "user", "content": text}]
+    options = row.get("options")
+    if isinstance(options, dict) and isinstance(options.get("model"), dict):
+        raise _refuse(
+            path,
+            f"options.model: {json.dumps(options['model'])[:200]} is not a name",
+            "the model of another job is that of a whole batch: set payload.model to {job: ID} and "
+            "leave options.model out of the prompts; each model has a batch of its own",
+            line,
+        )
     found = json_problem(row)
     if found is not None:
         raise _refuse(path, f"{found[0] or 'the row'}: {found[1]}", "only plain JSON can be sent", line)

@@ -174,6 +174,10 @@ _FORMATTERS: Final[dict[str, tuple[Formatter, str]]] = {
         lambda data: f"the service sends no metric {data.get('metric')}: no checkpoint can be the best by it",
         "yellow",
     ),
+    "checkpoint.sampler_saved": (
+        lambda data: f"checkpoint {data.get('name')} saved for sampling: {data.get('path')}",
+        "cyan",
+    ),
     "checkpoint.promoted": (lambda data: f"checkpoint {data.get('name')} promoted: kept permanently", "cyan"),
     "checkpoint.lost": (_lost, "yellow"),
     "recovery.detected": (_with_reason("the run is corrupted"), "bold red"),

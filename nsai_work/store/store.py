@@ -150,6 +150,12 @@ class Store:
 
         return self.database.run(operation)
 
+    def keep_sampler_path(self, job_id: str, name: str, path: str) -> str:
+        """Record sampling weights of a checkpoint that has none. Returns the path that it has now."""
+        return self.database.run(
+            lambda tx: checkpoints.keep_sampler_path(tx, job_queries.seq_of(tx, job_id), name, path)
+        )
+
     def get(self, job_id: str, tenant_id: str | None = None) -> Job:
         """A job. Raises JobNotFound."""
         return self.database.read(job_queries.get, job_id, tenant_id)

@@ -162,10 +162,11 @@ async def _delete_unless_promoted(
 ) -> bool:
     """Delete a checkpoint unless it was promoted in the meantime. Returns whether it was deleted."""
     try:
-        await assignment.journal.mark_checkpoint(checkpoint.name, CheckpointStatus.DELETING, note)
+        # with sampling weights that somebody had saved since the journal was loaded
+        current = await assignment.journal.mark_checkpoint(checkpoint.name, CheckpointStatus.DELETING, note)
     except InvalidRequest:
         return False
-    await _delete(assignment, checkpoint, wait)
+    await _delete(assignment, current, wait)
     return True
 
 
@@ -173,8 +174,9 @@ async def _delete(assignment: Assignment, checkpoint: CheckpointRecord, wait: Aw
     """Delete at the service. A failure emits an event and leaves the row ``deleting``, for the next owner to
     retry."""
     try:
-        if checkpoint.path is not None:
-            await wait(assignment.backend.delete_checkpoint(checkpoint.path))
+        for path in (checkpoint.path, checkpoint.sampler_path):
+            if path is not None:
+                await wait(assignment.backend.delete_checkpoint(path))
     except (BackendError, CallerError) as exc:
         failure = {"name": checkpoint.name, "path": checkpoint.path, "error": exc.code, "reason": exc.message}
         await assignment.journal.event("checkpoint.delete_failed", {**failure})

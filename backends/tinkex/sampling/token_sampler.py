@@ -23,10 +23,16 @@ class TinkexSampler(TokenSampler):
     also those of another process. ``on_close`` releases the session, if it is this sampler's own."""
 
     def __init__(
-        self, client: "SamplingClient", model: str, *, on_close: Callable[[], Awaitable[None]] | None = None
+        self,
+        client: "SamplingClient",
+        model: str,
+        *,
+        base_model: str | None = None,
+        on_close: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._client = client
         self._model = model
+        self._base_model = base_model
         self._on_close = on_close
 
     @classmethod
@@ -49,6 +55,10 @@ class TinkexSampler(TokenSampler):
                 "record_sequences": self._client.record_stability_info,
             },
         )
+
+    @property
+    def base_model(self) -> str | None:
+        return self._base_model
 
     async def sample(
         self, tokens: Sequence[int], n: int, settings: SamplingSpec, *, seed: int, key: int

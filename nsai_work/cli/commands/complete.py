@@ -37,7 +37,7 @@ def complete(
     ] = STDIN,
     backend: BackendName = None,
     model: Annotated[
-        str | None, typer.Option(help="Base model, path of a checkpoint, or ID of a training job.")
+        str | None, typer.Option(help="Base model, path of a checkpoint, or ID[:CHECKPOINT] of a training job.")
     ] = None,
     checkpoint: CheckpointChoice = None,
     system: Annotated[str | None, typer.Option(help="System prompt.")] = None,

@@ -21,8 +21,8 @@ def serve(
     model: Annotated[
         list[str] | None,
         typer.Option(
-            help="ID of a training job, path of a checkpoint, or base model; can be repeated. Only these are"
-            " served. [default: all models of the backend]"
+            help="ID[:CHECKPOINT] of a training job, path of a checkpoint, or base model; can be repeated. Only"
+            " these are served. [default: all models of the backend]"
         ),
     ] = None,
     backend: BackendName = None,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from crucible.errors import InvalidRequest, NotFound
+from crucible.training import RunSpec
 from nsai_work.journal import CheckpointRecord
 from nsai_work.payloads import TrainingStep
 from nsai_work.policies import SavedCheckpoint
@@ -16,17 +17,22 @@ if TYPE_CHECKING:
 FINAL: Final = "final"
 LATEST: Final = "latest"
 BEST: Final = "best"
-CHOICES: Final = "final, latest, best, or the number of a step"
+CHOICES: Final = "final, latest, best, the number of a step, or the name of a checkpoint"
 
 
 @dataclass(frozen=True, slots=True)
 class JobModel:
-    """A checkpoint of a training job, with the backend that has it and the base model that it adapts."""
+    """A checkpoint of a training job, with the backend that has it and the spec of its run."""
 
     job_id: str
     backend: str
-    base_model: str
+    spec: RunSpec
     checkpoint: CheckpointRecord
+
+    @property
+    def base_model(self) -> str:
+        """The base model."""
+        return self.spec.base_model
 
     @property
     def path(self) -> str:
@@ -37,7 +43,8 @@ class JobModel:
 
 
 def model_of_job(store: "Store", job: "Job", choice: str = FINAL) -> JobModel:
-    """Find a checkpoint of a training job: ``final``, ``latest``, ``best`` by the job's policy, or a step's number.
+    """Find a checkpoint of a training job: ``final``, ``latest``, ``best`` by the job's policy, a step's number, or
+    a name.
 
     Raises:
         InvalidRequest: the job trains nothing, or the choice has another form.
@@ -56,21 +63,23 @@ def model_of_job(store: "Store", job: "Job", choice: str = FINAL) -> JobModel:
             details={"job_id": job.id, "checkpoint": choice},
         )
     backends = {run.generation: run.ref.backend for run in store.runs(job.id)}
-    return JobModel(job.id, backends[found.generation], payload.base_model, found)
+    return JobModel(job.id, backends[found.generation], payload.run_spec(), found)
 
 
 def _chosen(kept: Sequence[CheckpointRecord], payload: TrainingStep, choice: str) -> CheckpointRecord | None:
     match choice:
         case "final":
-            rows = [row for row in kept if row.final or row.sampler_path]
+            rows = [row for row in kept if row.final]
         case "latest":
             rows = list(kept)
         case "best":
             saved = [SavedCheckpoint(row.name, row.step, row.metric, row.promoted) for row in kept]
             best = payload.checkpoint_policy.best(saved)
             rows = [row for row in kept if best is not None and row.name == best.name]
-        case _:
-            if not (choice.isascii() and choice.isdigit()):
-                raise InvalidRequest.of("checkpoint", choice, f"allowed are {CHOICES}")
+        case _ if choice.isascii() and choice.isdigit():
             rows = [row for row in kept if row.step == int(choice[:20])]
+        case _:
+            rows = [row for row in kept if row.name == choice]
+            if not rows:
+                raise InvalidRequest.of("checkpoint", choice, f"allowed are {CHOICES}")
     return max(rows, key=lambda row: (row.step, row.generation), default=None)

@@ -28,7 +28,7 @@ from crucible.values.suggestions import known_names
 from nsai_work.client.validation.asked_models_check import check_asked_models
 from nsai_work.client.validation.data_check import DataCheck
 from nsai_work.client.validation.loss_check import check_loss
-from nsai_work.client.validation.teacher_check import check_teachers
+from nsai_work.client.validation.teacher_check import check_penalty, check_teachers
 from nsai_work.client.validation.unused_fields import refuse_unused_fields
 from nsai_work.concurrency.coroutine_runner import run_blocking
 from nsai_work.credentials import refuse_credentials
@@ -286,9 +286,9 @@ def _check_key(payload: Payload) -> str:
     start = payload.init_from if isinstance(payload, TrainingStep) else None
     teachers = payload.teachers() if isinstance(payload, DistillationStep) else None
     asked = [spec.models for spec in payload.environments()] if isinstance(payload, ReinforcementStep) else None
-    return (
-        f"{type(payload).__name__} {forward} {reference} {start!r} {teachers} {asked} {checked.model_dump_json()}"
-    )
+    penalty = payload.kl if isinstance(payload, ReinforcementStep) else None
+    named = (forward, reference, start, teachers, asked, penalty)
+    return f"{type(payload).__name__} {named!r} {checked.model_dump_json()}"
 
 
 async def _run_checks(backend: Backend, payloads: Sequence[Payload]) -> list[CrucibleError | None]:
@@ -318,6 +318,7 @@ async def _check(backend: Backend, payload: Payload) -> None:
         if isinstance(payload, DistillationStep):
             await check_teachers(_training_backend(backend), payload)
         if isinstance(payload, ReinforcementStep):
+            await check_penalty(_training_backend(backend), payload)
             for spec in payload.environments():
                 await check_asked_models(_training_backend(backend), spec)
         field = payload.needs_forward

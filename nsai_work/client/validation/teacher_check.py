@@ -1,19 +1,30 @@
-"""The check of the teachers of distillation at submit: that they exist, and have the tokens of the student."""
+"""The checks at submit of the models that are asked about a run's tokens: teachers, and the reference of a penalty.
 
-from typing import Final
+They exist, and have the tokens of the model that is trained.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from crucible.backend import TrainingBackend
-from crucible.errors import CallerError, Unsupported
+from crucible.errors import BackendError, CallerError, CredentialMissing, PluginError, Unsupported
+from crucible.registry import load_backend
+from nsai_work.concurrency.coroutine_runner import run_blocking
 from nsai_work.errors import InvalidJob
-from nsai_work.payloads import DistillationStep
-from nsai_work.training.sources.teacher import unknown_teacher
+from nsai_work.job import Job
+from nsai_work.payloads import BASE_REFERENCE, DistillationStep, ReinforcementStep, TrainingStep
+from nsai_work.payloads.reads import JobRead, ReadKind, job_reads
+from nsai_work.training.sources.teacher import opened_teacher
+from nsai_work.training.sources.token_check import require_same_tokens
 
-_PROBE: Final = "The 1st of 23 rivers, Größe 4.5;\n\tdef f(x): return x # 你好 🙂"
-"""A text that two tokenizers with other tokens split differently."""
+if TYPE_CHECKING:
+    from nsai_work.store import Store
 
 
 async def check_teachers(backend: TrainingBackend, payload: DistillationStep) -> None:
-    """Check the teachers that a job names; the models of other jobs are checked with what it reads of these.
+    """Check the teachers that a job names; ``check_trained_teachers`` checks those of other jobs.
 
     Raises:
         Unsupported: the backend does not train towards several targets.
@@ -26,23 +37,57 @@ async def check_teachers(backend: TrainingBackend, payload: DistillationStep) ->
             backend=backend.name,
         )
     for index, teacher in enumerate(payload.teachers()):
-        if not isinstance(teacher, str):
+        if isinstance(teacher, str):
+            own = payload.data.sources and payload.data.sources[index].teacher is not None
+            field = f"payload.data.sources[{index}].teacher" if own else "payload.teacher"
+            await _check_model(backend, payload.base_model, teacher, field)
+
+
+async def check_penalty(backend: TrainingBackend, payload: ReinforcementStep) -> None:
+    """Check the reference of a job's penalty. Raises InvalidJob as ``check_teachers``."""
+    if payload.kl is not None and payload.kl.reference != BASE_REFERENCE:
+        await _check_model(backend, payload.base_model, payload.kl.reference, "payload.kl.reference")
+
+
+async def _check_model(backend: TrainingBackend, trained: str, model: str, field: str) -> None:
+    if model in (await backend.capabilities()).models:
+        await require_same_tokens(backend, trained, model, field=field, named=model)
+    else:
+        await (await opened_teacher(backend, trained, model, field=field)).close()
+
+
+def check_trained_teachers(jobs: Sequence[Job], store: "Store", *, timeout_s: float) -> None:
+    """Check the teachers that other jobs train, as far as their services answer now; a worker checks them again.
+
+    Raises:
+        InvalidJob: a teacher has other tokens than the base model.
+    """
+    known = {job.id: job for job in jobs}
+    for job in jobs:
+        payload = job.parsed_payload
+        if not isinstance(payload, DistillationStep):
             continue
-        own = payload.data.sources and payload.data.sources[index].teacher is not None
-        field = f"payload.data.sources[{index}].teacher" if own else "payload.teacher"
-        if teacher in capabilities.models:
-            await _check_tokens(backend, payload.base_model, teacher, field)
-            continue
+        for read in job_reads(payload):
+            if read.kind is ReadKind.MODEL:
+                made = (known.get(read.job) or store.get(read.job, job.tenant_id)).parsed_payload
+                if isinstance(made, TrainingStep) and made.base_model != payload.base_model:
+                    run_blocking(_check_trained(job.backend, payload, read, made.base_model, timeout_s))
+
+
+async def _check_trained(
+    name: str, payload: DistillationStep, read: JobRead, base_model: str, timeout_s: float
+) -> None:
+    with suppress(BackendError, CredentialMissing, PluginError, TimeoutError):
+        backend = load_backend(name)
+        if not isinstance(backend, TrainingBackend):
+            return
         try:
-            sampler = await backend.sampler(teacher)
-        except CallerError as error:
-            raise unknown_teacher(field, teacher, error) from error
-        await sampler.close()
-
-
-async def _check_tokens(backend: TrainingBackend, student: str, teacher: str, field: str) -> None:
-    own, other = await backend.tokenizer(student), await backend.tokenizer(teacher)
-    if other.encode(_PROBE) != own.encode(_PROBE):
-        raise InvalidJob.of(
-            field, teacher, f"its tokens are not those of {student!r}; name a teacher with the same tokenizer"
-        )
+            async with asyncio.timeout(timeout_s), backend:
+                await require_same_tokens(
+                    backend, payload.base_model, base_model, field=f"{read.field}.job", named=read.job
+                )
+        except InvalidJob:
+            raise
+        except CallerError:
+            # a base model that the backend does not have is refused with the job that trains it
+            return

@@ -95,8 +95,10 @@ class StoreJournal:
     async def set_sampler_path(self, name: str, sampler_path: str) -> None:
         await self._store.run(checkpoints.set_sampler_path, self._claim, name, sampler_path)
 
-    async def mark_checkpoint(self, name: str, status: CheckpointStatus, note: str | None = None) -> None:
-        await self._store.run(checkpoints.mark_checkpoint, self._claim, name, status, note)
+    async def mark_checkpoint(
+        self, name: str, status: CheckpointStatus, note: str | None = None
+    ) -> CheckpointRecord:
+        return await self._store.run(checkpoints.mark_checkpoint, self._claim, name, status, note)
 
     async def references(self) -> dict[int, bytes]:
         return await self._store.run(references.kept_references, self._claim)

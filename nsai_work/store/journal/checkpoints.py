@@ -103,8 +103,11 @@ def set_sampler_path(tx: Tx, claim: Claim, name: str, sampler_path: str) -> None
     _update_checkpoint(tx, _locked_checkpoint(tx, claim.seq, name), sampler_path=sampler_path)
 
 
-def mark_checkpoint(tx: Tx, claim: Claim, name: str, status: CheckpointStatus, note: str | None = None) -> None:
-    """Set a checkpoint's status to deleting, deleted or lost. ``note`` is the reason, which the event contains too.
+def mark_checkpoint(
+    tx: Tx, claim: Claim, name: str, status: CheckpointStatus, note: str | None = None
+) -> CheckpointRecord:
+    """Set a checkpoint's status to deleting, deleted or lost, and return it. ``note`` is the reason, which the
+    event contains too.
 
     Raises:
         InvalidRequest: the checkpoint is promoted, and so never deleted.
@@ -117,6 +120,7 @@ def mark_checkpoint(tx: Tx, claim: Claim, name: str, status: CheckpointStatus, n
     _update_checkpoint(tx, row, status=str(status), note=reason)
     data = {"name": name, "step": row.step, "path": row.path, "reason": reason}
     append_events(tx, [(claim.seq, f"checkpoint.{status}", data)])
+    return _checkpoint_of(_locked_checkpoint(tx, claim.seq, name))
 
 
 def promote(tx: Tx, seq: int, name: str) -> CheckpointRecord:
@@ -128,20 +132,38 @@ def promote(tx: Tx, seq: int, name: str) -> CheckpointRecord:
     """
     tx.connection.execute(select(jobs.c.seq).where(jobs.c.seq == seq).with_for_update())
     row = _locked_checkpoint(tx, seq, name)
-    _require_committed(row)
+    _require_committed(row, "promoted")
     if not row.promoted:
         _update_checkpoint(tx, row, promoted=True, expires_at=None)
         append_events(tx, [(seq, "checkpoint.promoted", {"name": name, "step": row.step})])
     return _checkpoint_of(_locked_checkpoint(tx, seq, name))
 
 
+def keep_sampler_path(tx: Tx, seq: int, name: str, sampler_path: str) -> str:
+    """Record sampling weights that were saved from a checkpoint's training state, unless it has some. Returns the
+    path that it has now. Needs no claim, and works while the job runs.
+
+    Raises:
+        NotFound: the job has no such checkpoint.
+        InvalidRequest: the checkpoint is not committed.
+    """
+    tx.connection.execute(select(jobs.c.seq).where(jobs.c.seq == seq).with_for_update())
+    row = _locked_checkpoint(tx, seq, name)
+    _require_committed(row, "sampled from")
+    if row.sampler_path is not None:
+        return str(row.sampler_path)
+    _update_checkpoint(tx, row, sampler_path=sampler_path)
+    append_events(tx, [(seq, "checkpoint.sampler_saved", {"name": name, "step": row.step, "path": sampler_path})])
+    return sampler_path
+
+
 def promotable(tx: Tx, seq: int, name: str) -> CheckpointRecord:
     """The checkpoint that ``promote`` would promote, unchanged. Raises as ``promote``."""
     row = _only(tx, _named(seq, name), name)
-    _require_committed(row)
+    _require_committed(row, "promoted")
     return _checkpoint_of(row)
 
 
-def _require_committed(row: Row[Any]) -> None:
+def _require_committed(row: Row[Any], use: str) -> None:
     if row.status != CheckpointStatus.COMMITTED:
-        raise InvalidRequest.of("checkpoint", row.name, f"it is {row.status}; only a committed one can be promoted")
+        raise InvalidRequest.of("checkpoint", row.name, f"it is {row.status}; only a committed one can be {use}")

@@ -15,6 +15,7 @@ from crucible.token_sampler import TokenSampler
 from nsai_work.journal import Journal
 from nsai_work.payloads import BASE_REFERENCE, ReferencePenalty
 from nsai_work.training.rollouts.examples import TrainedExample
+from nsai_work.training.sources.token_check import opened_for_tokens
 
 _DIGEST_BYTES: Final = 16
 _CONCURRENT: Final = 64
@@ -27,6 +28,7 @@ class RolloutReference:
         self, penalty: ReferencePenalty, base_model: str, backend: TrainingBackend, journal: Journal
     ) -> None:
         self._penalty = penalty
+        self._trained = base_model
         self._model = base_model if penalty.reference == BASE_REFERENCE else penalty.reference
         self._backend = backend
         self._journal = journal
@@ -90,7 +92,9 @@ class RolloutReference:
     async def _open(self, *, instead_of: TokenSampler | None = None) -> TokenSampler:
         async with self._opening:
             if self._sampler is None or self._sampler is instead_of:
-                self._sampler = await self._backend.sampler(self._model)
+                self._sampler = await opened_for_tokens(
+                    self._backend, self._trained, self._model, field="payload.kl.reference"
+                )
             return self._sampler
 
     async def close(self) -> None:

@@ -26,6 +26,7 @@ from nsai_work.journal import RemoteRun
 from nsai_work.payloads import DistillationStep
 from nsai_work.rollout_journal import PolicyRecord
 from nsai_work.training.sources.batches import BatchSource, StepBatch
+from nsai_work.training.sources.token_check import opened_for_tokens
 
 CONCURRENCY: Final = 32
 """The maximum number of examples of a step that teachers read at once."""
@@ -75,10 +76,12 @@ class SoftTargets:
 
 
 class TeacherModels:
-    """The samplers of teachers by name, opened when they are first asked, and anew when a session has ended."""
+    """The samplers of the teachers of a base model by name, opened when they are first asked, and anew when a
+    session has ended."""
 
-    def __init__(self, backend: TrainingBackend) -> None:
+    def __init__(self, backend: TrainingBackend, student: str) -> None:
         self._backend = backend
+        self._student = student
         self._samplers: dict[str, TokenSampler] = {}
         self._opening = asyncio.Lock()
 
@@ -102,10 +105,9 @@ class TeacherModels:
     async def _open(self, teacher: str) -> TokenSampler:
         async with self._opening:
             if teacher not in self._samplers:
-                try:
-                    self._samplers[teacher] = await self._backend.sampler(teacher)
-                except CallerError as error:
-                    raise unknown_teacher("payload.teacher", teacher, error) from error
+                self._samplers[teacher] = await opened_teacher(
+                    self._backend, self._student, teacher, field="payload.teacher"
+                )
             return self._samplers[teacher]
 
     async def _drop(self, teacher: str, sampler: TokenSampler) -> None:
@@ -207,9 +209,19 @@ class TeacherSource(BatchSource):
         return datums
 
 
-def unknown_teacher(field: str, teacher: str, error: CallerError) -> InvalidJob:
-    """Return the error of a teacher that the backend does not have, for the field that names it."""
-    return InvalidJob.of(field, teacher, str(error.details.get("allowed") or error.message))
+async def opened_teacher(backend: TrainingBackend, student: str, teacher: str, *, field: str) -> TokenSampler:
+    """Open the sampler of a teacher.
+
+    Raises:
+        InvalidJob: the backend does not have it, or it has other tokens than the student.
+        BackendError: the service failed.
+    """
+    try:
+        return await opened_for_tokens(backend, student, teacher, field=field)
+    except InvalidJob:
+        raise
+    except CallerError as error:
+        raise InvalidJob.of(field, teacher, str(error.details.get("allowed") or error.message)) from error
 
 
 def taught(
@@ -217,7 +229,7 @@ def taught(
 ) -> TeacherSource:
     """Return the batches of a job of distillation, whose teachers are known by name or path."""
     teachers = [teacher for teacher in payload.teachers() if isinstance(teacher, str)]
-    return TeacherSource(source, teachers, payload.top_k, TeacherModels(backend), journal)
+    return TeacherSource(source, teachers, payload.top_k, TeacherModels(backend, payload.base_model), journal)
 
 
 def _trained(datum: Datum) -> list[int]:

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import json
 from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import BinaryIO, Final
@@ -12,15 +12,15 @@ from typing import BinaryIO, Final
 from pydantic import JsonValue
 
 from crucible.backend import Command, CommandBackend, CommandCall, TrainingBackend
-from crucible.errors import CallerError, CrucibleError, InvalidRequest, NotFound, PluginError
+from crucible.errors import CrucibleError, InvalidRequest, NotFound, PluginError
 from crucible.runtime.checked_calls import checked_command
-from crucible.training import IntentKind
 from nsai_work.client.checkpoints.job_model import JobModel, model_of_job
+from nsai_work.client.checkpoints.sampling_weights import sampling_weights
 from nsai_work.client.results import as_conversation, read_rows
 from nsai_work.errors import DataChanged, InvalidJob, JobNotFound
 from nsai_work.files.user_paths import expanded
 from nsai_work.inference.prompts import read_prompts
-from nsai_work.payloads import Inference, Payload, TrainingStep
+from nsai_work.payloads import Inference, Payload
 from nsai_work.payloads.reads import JobRead, PinnedRead, ReadKind, job_reads, with_reads
 from nsai_work.store.records import Claim
 from nsai_work.worker.attempts.backends import BackendPool
@@ -104,41 +104,18 @@ class JobInputs:
         found.paths[read.field] = str(await asyncio.to_thread(held.enter_context, file))
 
     async def _checkpoint(self, read: JobRead) -> PinnedRead:
-        model, payload = await asyncio.to_thread(self._model, read)
-        saved, path = model.checkpoint, model.path
-        if read.kind is ReadKind.CHECKPOINT:
-            assert saved.path is not None
-            path = saved.path
-        elif saved.sampler_path is None:
-            path = await self._for_sampling(model, payload)
+        model = await asyncio.to_thread(self._model, read)
+        saved = model.checkpoint
+        assert saved.path is not None
+        path = saved.path
+        if read.kind is ReadKind.MODEL:
+            backend = await self.backends.get(model.backend)
+            assert isinstance(backend, TrainingBackend)
+            path = (await sampling_weights(self.files.store, backend, model)).path
         return PinnedRead(job=read.job, path=path, step=saved.step)
 
-    def _model(self, read: JobRead) -> tuple[JobModel, TrainingStep]:
-        job = self.files.store.get(read.job)
-        model, payload = model_of_job(self.files.store, job, str(read.checkpoint)), job.parsed_payload
-        assert isinstance(payload, TrainingStep)
-        return model, payload
-
-    async def _for_sampling(self, model: JobModel, payload: TrainingStep) -> str:
-        """The path to sample a training state from: its own, or that of sampling weights, which are saved now where
-        a service does not sample from states."""
-        # most jobs need nothing of the training
-        from nsai_work.training.operations import sampler_name
-        from nsai_work.training.restart.saved_state import load_state
-
-        backend = await self.backends.get(model.backend)
-        assert isinstance(backend, TrainingBackend)
-        with suppress(CallerError):
-            await (await backend.sampler(model.path)).close()
-            return model.path
-        run = await load_state(backend, payload.run_spec(), model.path, field="model")
-        try:
-            step = model.checkpoint.step
-            name = sampler_name(f"{model.job_id[-12:]}-of-{step}", step)
-            saving = await run.send(run.prepare_save(name, step=step, kind=IntentKind.SAVE_SAMPLER))
-            return (await saving.result()).path
-        finally:
-            await run.close(unload=True)
+    def _model(self, read: JobRead) -> JobModel:
+        return model_of_job(self.files.store, self.files.store.get(read.job), str(read.checkpoint))
 
     def _rows(self, read: JobRead) -> list[dict[str, JsonValue]]:
         other = self.files.store.get(read.job)

@@ -261,6 +261,29 @@ def test_a_checkpoint_is_saved_in_two_phases(store: Store, claim: Claim) -> None
     assert [event.name for event in store.events(claim.job_id)].count("checkpoint.committed") == 1
 
 
+def test_sampling_weights_of_a_state_are_recorded_once(store: Store, claim: Claim) -> None:
+    """Without a claim: the first to save them wins, and whoever deletes the checkpoint sees them."""
+
+    async def save(journal: Journal) -> None:
+        await journal.plan_checkpoint(
+            CheckpointRecord(name="a", step=1, generation=1), intent(1, 1, IntentKind.SAVE_STATE)
+        )
+        with pytest.raises(InvalidRequest, match="it is pending; only a committed one can be sampled from"):
+            store.keep_sampler_path(claim.job_id, "a", "x://s")
+        await journal.commit_checkpoint("a", path="x://a", last_seq_id=1)
+
+    async def delete(journal: Journal) -> None:
+        deleting = await journal.mark_checkpoint("a", CheckpointStatus.DELETING)
+        assert (deleting.status, deleting.sampler_path) == (CheckpointStatus.DELETING, "x://s")
+
+    with_journal(store, claim, save)
+    assert [store.keep_sampler_path(claim.job_id, "a", path) for path in ("x://s", "x://t")] == ["x://s"] * 2
+    with_journal(store, claim, delete)
+    with pytest.raises(InvalidRequest, match="it is deleting"):
+        store.keep_sampler_path(claim.job_id, "a", "x://u")
+    assert [event.name for event in store.events(claim.job_id)].count("checkpoint.sampler_saved") == 1
+
+
 def test_a_promoted_checkpoint_cannot_be_deleted(store: Store, claim: Claim) -> None:
     """Promotion needs no claim, and no owner can delete a promoted checkpoint."""
 

@@ -210,7 +210,9 @@ class JournalInMemory:
         assert journal.checkpoints[name].kept
         journal.checkpoints[name] = journal.checkpoints[name].model_copy(update={"sampler_path": sampler_path})
 
-    async def mark_checkpoint(self, name: str, status: CheckpointStatus, note: str | None = None) -> None:
+    async def mark_checkpoint(
+        self, name: str, status: CheckpointStatus, note: str | None = None
+    ) -> CheckpointRecord:
         journal = self._own()
         row = journal.checkpoints[name]
         if row.promoted and status is CheckpointStatus.DELETING:
@@ -218,6 +220,7 @@ class JournalInMemory:
         journal.checkpoints[name] = row.model_copy(update={"status": status, "note": note or row.note})
         data: dict[str, JsonValue] = {"name": name, "step": row.step, "path": row.path, "reason": note}
         journal.events.append((f"checkpoint.{status}", data))
+        return journal.checkpoints[name]
 
     async def references(self) -> dict[int, bytes]:
         return dict(self._own().references)

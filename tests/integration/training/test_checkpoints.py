@@ -210,6 +210,24 @@ async def test_a_promoted_checkpoint_stays(tmp_path: Path) -> None:
     assert kept[0] < 4
 
 
+async def test_sampling_weights_that_were_saved_meanwhile_are_deleted_with_their_state(tmp_path: Path) -> None:
+    """They are not of the run that deletes, which learns of them as it does."""
+    scene = Scene(payload_of(tmp_path, checkpoint_policy={"save_every": 1, "keep_last": 1, "save_best": False}))
+    deleted: list[str] = []
+
+    def hook(event: str, details: dict[str, Any]) -> None:
+        if event == "delete":
+            deleted.append(details["path"])
+        for name, row in scene.journal.checkpoints.items():
+            if row.kept and row.step == 2 and row.sampler_path is None:
+                scene.journal.checkpoints[name] = row.model_copy(update={"sampler_path": "service://other/of-2"})
+
+    scene.service.hook = hook
+    await scene.drive()
+    [state] = [row.path for row in scene.journal.checkpoints.values() if row.step == 2]
+    assert deleted.index("service://other/of-2") == deleted.index(str(state)) + 1
+
+
 async def test_a_deletion_that_fails_is_an_event_and_is_finished_later(tmp_path: Path) -> None:
     """It neither fails the job nor is forgotten."""
     scene = Scene(payload_of(tmp_path, checkpoint_policy={"save_every": 1, "keep_last": 1, "save_best": False}))

@@ -14,16 +14,18 @@ from backends.tinkex.backend import TinkexBackend
 from backends.tinkex.types import AdamParams, ModelInput, TensorData
 from backends.tinkex.types import Datum as WireDatum
 from backends.tinkex_dev.server import DEV_KEY, DevServer
+from crucible import ByteTokenizer, Tokenizer
 from crucible.backend import TrainingBackend
 from crucible.errors import RunGone
 from crucible.losses import TARGETS
 from crucible.token_sampler import SamplerRef, TokenSampler
-from nsai_work.client.validation.teacher_check import check_teachers
+from nsai_work.client.validation.teacher_check import check_penalty, check_teachers
 from nsai_work.errors import InvalidJob, UnreadableJournal
 from nsai_work.payloads import DistillationStep, JobKind, TrainingStep, parse_payload
 from nsai_work.training.sources.data_source import open_batches
 from nsai_work.training.sources.teacher import SoftTargets, TeacherModels
 from tests.integration.training.harness import STEPS, Killed, Reaper, Scene, payload_of, write_data
+from tests.integration.training.test_reinforcement import rl_payload
 
 pytestmark = pytest.mark.anyio
 
@@ -173,6 +175,38 @@ async def test_a_teacher_that_there_is_not_is_refused_at_submit(tmp_path: Path) 
                 await check_teachers(backend, payload)
 
 
+class OtherTokens(FakeBackend):
+    """A backend one of whose base models has tokens of its own."""
+
+    async def tokenizer(self, base_model: str) -> Tokenizer:
+        return Shifted() if base_model == OTHER else await super().tokenizer(base_model)
+
+
+class Shifted(ByteTokenizer):
+    """A tokenizer whose tokens are others than those of the bytes."""
+
+    def encode(self, text: str) -> list[int]:
+        return [token + 1 for token in super().encode(text)]
+
+
+async def test_a_model_with_other_tokens_is_refused(tmp_path: Path) -> None:
+    """At submit by name, by path and as the reference of a penalty; when it is opened, wherever it comes from."""
+    made = Scene(payload_of(tmp_path, base_model=OTHER, max_steps=1), new_backend=FakeBackend)
+    path = str((await made.drive())["model"])
+    async with OtherTokens() as backend:
+        for named in (OTHER, path):
+            refused = rf"{named}' is not allowed; its tokens are .*not those of '{STUDENT}'"
+            with pytest.raises(InvalidJob, match=rf"payload\.teacher: '{refused}"):
+                await check_teachers(backend, distillation(tmp_path, teacher=named))
+            with pytest.raises(InvalidJob, match=rf"payload\.kl\.reference: '{refused}"):
+                await check_penalty(backend, rl_payload(base_model=STUDENT, kl={"coef": 1.0, "reference": named}))
+            with pytest.raises(InvalidJob, match=rf"payload\.teacher: '{refused}"):
+                await TeacherModels(backend, STUDENT).top_tokens(named, [72, 105], 2)
+        await check_teachers(backend, distillation(tmp_path, teacher=path, base_model=OTHER))
+        with pytest.raises(InvalidJob, match=r"payload\.kl\.reference: 'nobody'"):
+            await check_penalty(backend, rl_payload(kl={"coef": 1.0, "reference": "nobody"}))
+
+
 class Forgetful(FakeBackend):
     """A backend whose first sampler has lost its session."""
 
@@ -200,7 +234,7 @@ class Gone(TokenSampler):
 async def test_a_teacher_whose_session_has_ended_is_opened_anew() -> None:
     """Once, by whoever notices first."""
     async with Forgetful() as backend:
-        models = TeacherModels(backend)
+        models = TeacherModels(backend, STUDENT)
         both = await asyncio.gather(*(models.top_tokens(TEACHER, [72, 105, 33], 2) for _ in range(2)))
         await models.close()
     assert both[0] == both[1]

@@ -14,6 +14,7 @@ from backends.tinkex.client.rest import download as archives
 from crucible.adapter_files import CONFIG, WEIGHTS
 from crucible.backend import TrainingBackend
 from crucible.errors import BackendUnavailable, CrucibleError, InvalidRequest, MalformedAnswer
+from crucible.training import RunSpec
 from nsai_work.client.checkpoints import download as downloads
 from nsai_work.client.checkpoints.download import download
 from nsai_work.client.checkpoints.job_model import JobModel
@@ -64,7 +65,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Path], None]],
 MODEL = JobModel(
     "job",
     "x",
-    "m",
+    RunSpec(base_model="m"),
     CheckpointRecord(
         name="a",
         step=1,
@@ -137,7 +138,7 @@ def test_a_full_disk_is_known_before(tmp_path: Path, serve: Any, monkeypatch: py
     service = serve(write_adapter)
     download(MODEL, tmp_path / "model", max_bytes=MIB)
     assert service.limits == [1000]
-    sized = JobModel("job", "x", "m", MODEL.checkpoint.model_copy(update={"size_bytes": 1001}))
+    sized = JobModel("job", "x", MODEL.spec, MODEL.checkpoint.model_copy(update={"size_bytes": 1001}))
     with pytest.raises(InvalidRequest, match="not enough space"):
         download(sized, tmp_path / "other", max_bytes=MIB)
 

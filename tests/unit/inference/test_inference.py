@@ -227,6 +227,15 @@ def test_bad_input_names_line_and_field(tmp_path: Path, content: str | None, com
     assert complaint in caught.value.message
 
 
+def test_a_prompt_of_a_file_names_no_job(tmp_path: Path) -> None:
+    """Its model is that of the batch: the error says so, with the line."""
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('{"prompt": "1"}\n{"prompt": "2", "options": {"model": {"job": "a", "checkpoint": "best"}}}\n')
+
+    with pytest.raises(InvalidJob, match=r"line 2: options\.model: .*\"job\": \"a\".* set payload\.model to"):
+        pin_prompts(DataSource(path=str(path)))
+
+
 def test_a_file_in_another_encoding_is_refused(tmp_path: Path) -> None:
     """Prompt files are UTF-8."""
     path = tmp_path / "prompts.jsonl"
