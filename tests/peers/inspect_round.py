@@ -31,10 +31,12 @@ def go():
 
 CASES = {
     "plain": ([generate()], {}),
+    "streamed": ([generate()], {}),
     "stop": ([generate()], {"stop_seqs": [", to"]}),
     "several": ([generate()], {"num_choices": 2}),
     "logprobs": ([generate()], {"logprobs": True, "top_logprobs": 2}),
     "tools": ([use_tools(go()), generate(tool_calls="single")], {}),
+    "streamed-tools": ([use_tools(go()), generate(tool_calls="single")], {}),
 }
 
 
@@ -51,7 +53,9 @@ def main() -> None:
         settings = GenerateConfig(temperature=0, max_tokens=100, max_retries=0, **config)
         [log] = eval(
             asking(),
-            model=get_model(model, config=settings, strict_tools=False),
+            model=get_model(
+                model, config=settings, strict_tools=False, stream=name.startswith("streamed"), memoize=False
+            ),
             display="none",
             log_dir=f"{out}.logs",
         )
@@ -70,6 +74,9 @@ def main() -> None:
                 [call.function, call.arguments]
                 for message in sample.messages
                 for call in getattr(message, "tool_calls", None) or []
+            ],
+            "streams": [
+                bool(event.call.request.get("stream")) for event in sample.events if event.event == "model"
             ],
             "roles": [message.role for message in sample.messages],
         }

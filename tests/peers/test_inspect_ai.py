@@ -41,7 +41,8 @@ def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def test_inspect_evaluates_the_trained_model(url: str, provided: Any, tmp_path: Path) -> None:
-    """Whole answers, stop sequences, several choices, log probabilities, and a tool that is called and answers."""
+    """Whole answers and streams, stop sequences, several choices, log probabilities, and a tool that is called and
+    answers."""
     python, out = provided("inspect"), tmp_path / "out.json"
     environment = os.environ | {"NSAI_BASE_URL": url, "NSAI_API_KEY": "none", "INSPECT_LOG_LEVEL": "warning"}
     done = subprocess.run(
@@ -51,11 +52,15 @@ def test_inspect_evaluates_the_trained_model(url: str, provided: Any, tmp_path: 
     assert done.returncode == 0, done.stderr[-4000:]
     found = json.loads(out.read_text())
 
-    assert found["plain"]["score"] == "C", found
-    assert (found["plain"]["texts"], found["plain"]["stop_reason"]) == ([SAID], "stop")
-    assert found["plain"]["usage"] == len(SAID) + 1
+    for name in ("plain", "streamed"):
+        assert found[name]["score"] == "C", found
+        assert (found[name]["texts"], found[name]["stop_reason"]) == ([SAID], "stop")
+        assert found[name]["usage"] == len(SAID) + 1
     assert found["stop"]["texts"] == ["Off we go"], found["stop"]
     assert found["several"]["texts"] == [SAID, SAID], found["several"]
     assert found["logprobs"]["logprobs"] == len(SAID) + 1, found["logprobs"]
-    assert ["go", {"to": "Bonn"}] in found["tools"].get("calls", ()), found["tools"]
-    assert "tool" in found["tools"]["roles"]
+    for name in ("tools", "streamed-tools"):
+        assert ["go", {"to": "Bonn"}] in found[name].get("calls", ()), found[name]
+        assert "tool" in found[name]["roles"]
+    for name, case in found.items():
+        assert {*case["streams"]} == {name.startswith("streamed")}, name

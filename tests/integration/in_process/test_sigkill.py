@@ -3,7 +3,7 @@
 import importlib.util
 import json
 import random
-import time
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -117,24 +117,37 @@ def test_a_killed_worker_costs_no_step_and_no_bit(rig: Rig, tmp_path: Path, back
 
 
 @pytest.mark.long
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize(("backend", "method"), CASES)
 def test_many_kills_cost_no_step_and_no_bit(rig: Rig, tmp_path: Path, backend: str, method: str) -> None:
-    """The long form: seven kills at random points, begins and restores too; more jobs until there were so many."""
+    """The long form: seven kills at random points of the job's log, begins and restores too; more jobs until there
+    were so many."""
     moments, kills, limit = random.Random(f"{backend} {method}"), 0, 7
     data = write_rows(tmp_path, method)
     left_alone = submit(job(backend, data, method), rig.settings())
     worker = rig.start_worker()
-    left_alone.result(timeout=300)
+    left_alone.result(timeout=900)
     while kills < limit:
         killed = submit(job(backend, data, method), rig.settings())
         while not killed.job().status.ended:
-            # a random moment, from before the first step to the last
-            time.sleep(moments.uniform(0.0, 1.5 if backend == "fake" else 6.0))
-            if kills < limit and not killed.job().status.ended:
+            # from before the first step to behind the last, however long a worker takes to start
+            until_later(killed, moments.randint(1, STEPS[backend]) if kills < limit else sys.maxsize)
+            if not killed.job().status.ended:
                 worker.kill()
                 kills += 1
                 worker = rig.start_worker(ready=False)
         assert_equal(killed, left_alone)
+
+
+def until_later(handle: JobHandle, events: int) -> None:
+    """Wait until a job has so many more events, or has ended."""
+    before = len(handle.events())
+    until(
+        lambda: handle.job().status.ended or len(handle.events()) >= before + events,
+        f"{events} events after {before}",
+        lambda: [event.name for event in handle.events()],
+        timeout_s=900,
+    )
 
 
 def write_rows(folder: Path, method: str) -> Path:

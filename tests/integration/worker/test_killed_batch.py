@@ -12,7 +12,7 @@ from nsai_work import Job, submit, submit_many
 from nsai_work.inference.answers import unpacked
 from tests.rig import Rig, until
 
-PROMPTS, ANSWERED = 24, 6
+PROMPTS, ANSWERED, CONCURRENCY = 24, 6, 4
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_a_killed_batch_is_completed_by_a_worker_with_another_disk(
     source.write_text(
         "".join(json.dumps({"prompt": "x" * n, "id": n, "options": options}) + "\n" for n in range(1, PROMPTS + 1))
     )
-    payload = {"input": {"path": str(source)}, "output": str(output), "concurrency": 4}
+    payload = {"input": {"path": str(source)}, "output": str(output), "concurrency": CONCURRENCY}
     handle = submit(Job.parse({"kind": "inference", "backend": "tinkex", "payload": payload}), rig.settings())
     source.unlink()
 
@@ -68,6 +68,8 @@ def test_a_killed_batch_is_completed_by_a_worker_with_another_disk(
         length: asked[length] for row, length in zip(rows, lengths, strict=True) if row in kept
     } == dict.fromkeys([each["completion"]["usage"]["prompt_tokens"] for each in kept], 1)
     assert set(asked) == set(lengths)
+    # besides, only what was under way at the kill
+    assert asked.total() <= PROMPTS + CONCURRENCY
     assert (result["prompt_tokens"], result["completion_tokens"]) == (
         sum(lengths),
         sum(row["completion"]["usage"]["completion_tokens"] for row in rows),
