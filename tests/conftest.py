@@ -5,7 +5,7 @@ import os
 import signal
 import socket
 from collections.abc import Generator, Iterator
-from pathlib import Path
+from itertools import count
 from typing import Any
 
 import pytest
@@ -101,12 +101,21 @@ def amqp_url() -> str:
     return service_url("amqp")
 
 
+_homes = count()
+
+
 @pytest.fixture(autouse=True)
-def _isolated_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _isolated_environment(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for variable in list(os.environ):
         if variable.startswith(("NSAI_WORK_", "TINKER_", "OPENAI_")):
             monkeypatch.delenv(variable)
-    monkeypatch.setenv("NSAI_WORK_HOME", str(tmp_path / "home"))
+    if "tmp_path" in request.fixturenames:
+        home = request.getfixturevalue("tmp_path") / "home"
+    else:  # most tests: making a folder takes as long as some of them
+        home = tmp_path_factory.getbasetemp() / f"home-{next(_homes)}"
+    monkeypatch.setenv("NSAI_WORK_HOME", str(home))
 
 
 @pytest.fixture(autouse=True, scope="session")

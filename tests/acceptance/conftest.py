@@ -145,15 +145,14 @@ def conversations(tmp_path: Path) -> Path:
     return write_conversations(tmp_path / "conversations.jsonl", 8)
 
 
-@pytest.fixture
-def job(conversations: Path) -> dict[str, Any]:
-    """A small training job for the fake backend."""
+def small_training(data: Path) -> dict[str, Any]:
+    """A small training job for the fake backend, in a file beside its data."""
     return {
         "kind": "training_step",
         "backend": "fake",
         "payload": {
             "base_model": "tiny-lm",
-            "data": {"path": conversations.name},
+            "data": {"path": data.name},
             "lora": {"rank": 4},
             "optimizer": {"learning_rate": 0.01},
             "batch_size": 4,
@@ -161,6 +160,12 @@ def job(conversations: Path) -> dict[str, Any]:
             "checkpoint_policy": {"save_every": 2, "keep_last": 2},
         },
     }
+
+
+@pytest.fixture
+def job(conversations: Path) -> dict[str, Any]:
+    """A small training job for the fake backend."""
+    return small_training(conversations)
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.acceptance.conftest import ROOT, TIMEOUT_S, Cli, until
+from tests.acceptance.conftest import ROOT, TIMEOUT_S, Cli, small_training, until
+from tests.conversations import write_conversations
 
 Job = dict[str, Any]
 Write = Callable[[Any], Path]
@@ -103,6 +104,16 @@ def test_run_prints_the_result_and_how_to_use_it(cli: Cli, job: Job, job_file: W
         assert chosen == (row["sampler_path"] or row["path"])
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Cli, str]:
+    """A home with a job that has trained, and the id of the job."""
+    folder = tmp_path_factory.mktemp("trained")
+    file = folder / "job.json"
+    file.write_text(json.dumps(small_training(write_conversations(folder / "conversations.jsonl", 8))))
+    cli = Cli(folder / "home")
+    return cli, str(cli.json("run", file)["id"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "reason"),
     [
@@ -114,10 +125,10 @@ def test_run_prints_the_result_and_how_to_use_it(cli: Cli, job: Job, job_file: W
     ],
 )
 def test_a_model_that_is_not_there_is_refused(
-    cli: Cli, job: Job, job_file: Write, arguments: tuple[str, ...], code: int, reason: str
+    trained: tuple[Cli, str], arguments: tuple[str, ...], code: int, reason: str
 ) -> None:
     """The error names the option, and lists what there is."""
-    job_id = cli.json("run", job_file(job))["id"]
+    cli, job_id = trained
 
     done = cli.run("complete", *(job_id if word == "JOB" else word for word in arguments), "Hi")
 
