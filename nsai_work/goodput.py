@@ -49,6 +49,10 @@ USES: Final[Mapping[Use, str]] = {
 """The meaning of each use."""
 
 
+SHUT_DOWN: Final = "the worker was shut down"
+"""The begin of the reason with which an owner queues a job that it hands over, as opposed to a failure."""
+
+
 @dataclass(frozen=True, slots=True)
 class TimedEvent:
     """An event with its time, as ``account`` needs it."""
@@ -140,7 +144,8 @@ class _Clerk:
         name, data = event.name, event.data
         if self._idle is not None:
             return self._idle
-        if name == "wait.ended" or (self._waiting and name.startswith("job.")):
+        found = name == "training.incident" or name.endswith(".recovery.detected")
+        if name == "wait.ended" or (self._waiting and (found or name.startswith("job."))):
             return Use.WAITING
         if name == "step":
             return Use.REPLAYING if _step(data) <= self._furthest else Use.PRODUCTIVE
@@ -148,10 +153,10 @@ class _Clerk:
             return _WORK[name]
         if name.startswith("resume.") and not self._ready:
             return Use.RESTORING if self._trains else Use.STARTING
-        if name == "training.incident" or name.endswith(".recovery.detected"):
+        if found:
             return Use.DETECTING if not self._failing else None
         if name == "job.queued":
-            return Use.DETECTING if "crashes" in data or data.get("failure") else Use.STOPPING
+            return Use.STOPPING if str(data.get("reason")).startswith(SHUT_DOWN) else Use.DETECTING
         if name in _ENDS:
             return Use.STOPPING if self._trains else Use.PRODUCTIVE
         if name == "wait.started":
@@ -176,7 +181,7 @@ class _Clerk:
         elif name == "training.incident" or name.endswith(".recovery.detected"):
             self._failing, self._ready = True, False
         elif name in ("resume.fresh", "resume.warm", "resume.restored", "resume.restarted"):
-            self._trains, self._ready, self._failing = True, True, False
+            self._trains, self._ready, self._failing, self._waiting = True, True, False, False
         elif name in _WORK or name == "step":
             self._ready, self._failing = True, False
             self._furthest = max(self._furthest, _step(data)) if name == "step" else self._furthest

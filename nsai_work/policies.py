@@ -33,6 +33,7 @@ DEFAULT_RETRYABLE = (
     "run_corrupted",
     "worker_lost",
     "store_unavailable",
+    "blobs_unavailable",
     "command_retry",
 )
 

@@ -41,6 +41,13 @@ class FolderPlace:
             except FileNotFoundError:
                 raise PieceMissing from None
 
+    def is_empty(self) -> bool:
+        with self._translated():
+            try:
+                return not any(self.folder.iterdir())
+            except FileNotFoundError:
+                return True
+
     def delete(self, key: str) -> None:
         moved = self.folder / f".{key}"
         with self._translated():

@@ -31,6 +31,11 @@ class Place(Protocol):
         """Return a piece. Raises BlobsUnavailable, PieceMissing."""
         ...
 
+    def is_empty(self) -> bool:
+        """Check whether the place holds no blob, or is not there at all, as a folder that is not mounted. Raises
+        BlobsUnavailable."""
+        ...
+
     def delete(self, key: str) -> None:
         """Delete all pieces of a blob. Idempotent. Raises BlobsUnavailable."""
         ...

@@ -141,6 +141,8 @@ class Shelf:
             try:
                 content = unpack(self.place.read(blob.key, number))
             except PieceMissing:
+                if self.place.is_empty():
+                    raise self._away() from None
                 raise self._damaged(blob, f"piece {number} is missing") from None
             except DamagedPiece as error:
                 raise self._damaged(blob, f"piece {number} {error}") from None
@@ -148,6 +150,12 @@ class Shelf:
             into.write(content)
         if digest.hexdigest() != blob.sha256:
             raise self._damaged(blob, f"its content has the digest {digest.hexdigest()[:12]}...")
+
+    def _away(self) -> BlobsUnavailable:
+        return BlobsUnavailable(
+            f"the blobs in {self.place.name} cannot be used: nothing is there; is it mounted on this machine?",
+            details={"place": self.place.name},
+        )
 
     def _damaged(self, blob: StoredBlob, state: str) -> BlobDamaged:
         self.rows.mark_damaged(blob.key)

@@ -48,6 +48,13 @@ class UrlPlace:
                 raise PieceMissing from None
             return bytes(content)
 
+    def is_empty(self) -> bool:
+        with self._translated():
+            try:
+                return not self._files.ls(self._root, detail=False)
+            except FileNotFoundError:
+                return True
+
     def delete(self, key: str) -> None:
         with self._translated():
             try:

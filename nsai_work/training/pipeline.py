@@ -315,7 +315,6 @@ async def _record_evaluation(
 ) -> None:
     """Record an evaluation, which may stop the run."""
     require_stopping_metric(assignment.payload, record)
-    record = record.model_copy(update={"recorded_at": assignment.clock.now()})
     await assignment.journal.complete_evaluation(record, last_seq_id)
     active.progress.evaluations.append(record)
     await check_evaluation(assignment, active, record)
@@ -338,7 +337,6 @@ async def _record_step(assignment: Assignment, active: ActiveRun, intent: Intent
         learning_rate=assignment.plan.learning_rate(intent.step),
         generation=active.record.generation,
         metrics={name: value for name, value in result.metrics.items() if math.isfinite(value)},
-        recorded_at=assignment.clock.now(),
     )
     await assignment.journal.complete_step(record, intent.last_seq_id, _progress(assignment, active, record))
     active.progress.advance(record)
@@ -364,7 +362,6 @@ async def _record_skipped(assignment: Assignment, active: ActiveRun, operation: 
         learning_rate=0.0,
         generation=active.record.generation,
         metrics={SKIPPED: 1.0},
-        recorded_at=assignment.clock.now(),
     )
     # 0 closes no intent: nothing was sent
     await assignment.journal.complete_step(record, 0, _progress(assignment, active, record))

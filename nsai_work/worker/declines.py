@@ -1,16 +1,15 @@
 """Declines: jobs that this worker cannot run, and leaves to other workers for a while.
 
-A worker declines a job if it lacks the backend, its package, its credential, or a command or file of the
-job. The job is
-queued again, uncounted. A lack of the backend holds for all of its jobs, and BackendPool remembers it; any other
-lack holds for the job.
+A worker declines a job if it lacks the backend, its package, its credential, or a command or file of the job, if it
+does not reach the place of the files, or if the job is of another version. The job is queued again, uncounted. A
+lack of the backend holds for all of its jobs, and BackendPool remembers it; any other lack holds for the job.
 """
 
 from collections import OrderedDict
 
 from crucible.errors import CallerError, CommandMissing, CredentialMissing, PluginError
 from nsai_work.clock import Clock
-from nsai_work.errors import BlobsElsewhere, FileUnusable
+from nsai_work.errors import BlobsElsewhere, BlobsUnavailable, FileUnusable
 
 DECLINE_S = 60.0
 """The time for which a worker leaves what it has declined."""
@@ -28,7 +27,7 @@ def is_lacking_backend(error: Exception) -> bool:
 
 def is_lacking_for_job(error: Exception) -> bool:
     """Check whether an error of a job, with its backend open, is this process's lack."""
-    return isinstance(error, BlobsElsewhere | CommandMissing | CredentialMissing | FileUnusable)
+    return isinstance(error, BlobsElsewhere | BlobsUnavailable | CommandMissing | CredentialMissing | FileUnusable)
 
 
 class DeclinedJobs:

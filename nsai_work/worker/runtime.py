@@ -14,6 +14,7 @@ from nsai_work.clock import Clock, SystemClock
 from nsai_work.concurrency.io_threads import IoThreads
 from nsai_work.control import StopReason
 from nsai_work.dispatch.publisher import Publisher
+from nsai_work.goodput import SHUT_DOWN
 from nsai_work.settings import Settings
 from nsai_work.store import StandingClaim
 from nsai_work.store.records import Claim, Selection, WakeUp
@@ -241,7 +242,7 @@ class Runtime:
         for attempt in remaining:
             log.warning("job.cut_short", job_id=attempt.job_id)
         await _cancel(*(attempt.task for attempt in remaining if attempt.task is not None))
-        await self.store.requeue_all([attempt.claim for attempt in remaining], "the worker was shut down at once")
+        await self.store.requeue_all([attempt.claim for attempt in remaining], f"{SHUT_DOWN} at once")
 
 
 def _open_deliverer(settings: Settings, store: WorkerStore, clock: Clock) -> "Deliverer | None":

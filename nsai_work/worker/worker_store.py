@@ -161,6 +161,10 @@ class WorkerStore:
         """Record the span of an attempt, a W3C traceparent. Returns that of the attempt before, if there is one."""
         return await self._store_async.run(spans.record_span, claim, span)
 
+    async def is_mixed(self) -> bool:
+        """Return whether processes of another version use the store too."""
+        return await self._store_async.run(workers.is_mixed, version("nsai-work"))
+
     async def fences(self, job_ids: Sequence[str]) -> dict[str, int]:
         """Return the fencing token of each job that exists."""
         return await self._store_async.run(wake_ups.fences, job_ids)
@@ -230,9 +234,13 @@ class WorkerStore:
 
     async def requeue_all(self, claims: Sequence[Claim], reason: str) -> None:
         """Requeue jobs that were not handed over. Best effort: otherwise their leases expire."""
-        for claim in claims:
+
+        async def requeue(claim: Claim) -> None:
             with contextlib.suppress(CrucibleError):
                 await self._store_async.requeue(claim, Outcome.released(reason))
+
+        # together: each waits for a store that is away
+        await asyncio.gather(*map(requeue, claims))
 
     def require_usable(self) -> None:
         """Raise StoreUnavailable if the store will never work again in this process."""

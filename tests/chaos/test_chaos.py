@@ -138,7 +138,7 @@ def test_killed_workers_have_no_effect(
 
 
 @pytest.mark.long
-@pytest.mark.timeout(7200)
+@pytest.mark.timeout(14400)
 def test_two_hundred_kills(
     rig_and_broker: tuple[Rig, Proxy | None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,7 +171,7 @@ def test_two_hundred_kills(
 
 
 @pytest.mark.long
-@pytest.mark.timeout(7200)
+@pytest.mark.timeout(14400)
 @pytest.mark.parametrize("rig_and_broker", ["embedded"], indirect=True)
 def test_kills_on_a_service_that_keeps_no_record(
     rig_and_broker: tuple[Rig, Proxy | None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

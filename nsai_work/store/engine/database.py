@@ -25,7 +25,7 @@ from crucible.runtime.forks import reset_after_fork, retain_inherited
 from nsai_work.clock import Clock, SystemClock
 from nsai_work.store.engine.database_clock import DatabaseClock
 from nsai_work.store.engine.db_errors import DbErrorKind, classify, to_work_error
-from nsai_work.store.engine.engines import NOTIFICATIONS, SqliteFile, is_on, make_engine
+from nsai_work.store.engine.engines import NOTIFICATIONS, SQLITE_BUSY_S, SqliteFile, is_on, make_engine
 from nsai_work.telemetry.logs import get_logger
 
 log = get_logger(__name__)
@@ -34,6 +34,9 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 CONFLICT_TRIES: Final = 8
+CONFLICT_S: Final = SQLITE_BUSY_S
+"""The time for which an operation is tried again on conflicts. With SQLite one try may take as long: then another
+process holds the write lock, and waiting eight times for it would only hide that."""
 PREPARED: Final[dict[str, Any]] = {"nsai_prepared": True}
 """Execution options of a statement that PostgreSQL prepares on the connection. Only for statements with constant
 text whose best plan does not depend on their parameters."""
@@ -214,6 +217,7 @@ class Database:
     def retrying(self, attempt: Callable[[], T]) -> T:
         """Call ``attempt``, again on conflicts, and once more on a new connection if the old one was dead."""
         conflicts = unavailable = 0
+        began = self.clock.monotonic()
         while True:
             try:
                 return attempt()
@@ -224,7 +228,8 @@ class Database:
                     raise
                 unavailable += kind is DbErrorKind.UNAVAILABLE
                 stale = unavailable == 1 and error.connection_invalidated
-                if kind is DbErrorKind.CONFLICT and conflicts < CONFLICT_TRIES:
+                late = self.clock.monotonic() - began >= CONFLICT_S
+                if kind is DbErrorKind.CONFLICT and conflicts < CONFLICT_TRIES and not late:
                     time.sleep(0.002 * 2**conflicts * (0.5 + (conflicts * 0.37) % 0.5))
                 elif not stale:
                     raise to_work_error(kind, error, self.where) from error

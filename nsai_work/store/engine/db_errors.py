@@ -30,11 +30,14 @@ _SQLSTATES: Final = {
     "53100": DbErrorKind.FULL,
     "53200": DbErrorKind.UNAVAILABLE,
     "53300": DbErrorKind.UNAVAILABLE,  # too many connections
+    "53400": DbErrorKind.UNAVAILABLE,  # a configured limit is exceeded
+    "57014": DbErrorKind.UNAVAILABLE,  # canceled: the server's statement_timeout
     "57P01": DbErrorKind.UNAVAILABLE,  # admin shutdown
     "57P02": DbErrorKind.UNAVAILABLE,
     "57P03": DbErrorKind.UNAVAILABLE,  # cannot connect now
     "26000": DbErrorKind.UNAVAILABLE,  # prepared statement missing: see _POOLER
     "42P05": DbErrorKind.UNAVAILABLE,  # prepared statement exists already: likewise
+    "58030": DbErrorKind.UNAVAILABLE,  # input or output failed
     "25006": DbErrorKind.UNAVAILABLE,  # read-only: a standby, after a failover
 }
 

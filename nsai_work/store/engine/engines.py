@@ -23,6 +23,9 @@ NOTIFICATIONS: Final = "notices"
 """``?notices=on`` or ``off`` in a PostgreSQL address: whether to LISTEN. By default as for prepared statements:
 poolers in transaction mode do not deliver notifications."""
 
+SQLITE_BUSY_S: Final = 10
+"""The seconds for which a transaction waits for the write lock of an SQLite database."""
+
 _ALLOWED: Final = "sqlite:///PATH or postgresql+psycopg://USER@HOST:PORT/NAME"
 
 
@@ -173,7 +176,7 @@ def _sqlite_engine(url: URL, pool_size: int) -> Engine:
         pool_size=pool_size,
         max_overflow=10,
         hide_parameters=True,
-        connect_args={"timeout": 10.0},
+        connect_args={"timeout": SQLITE_BUSY_S},
     )
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
@@ -184,7 +187,7 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
     # _begin_sqlite opens the transactions, not the driver
     connection.isolation_level = None
     cursor = connection.cursor()
-    cursor.execute("PRAGMA busy_timeout = 10000")
+    cursor.execute(f"PRAGMA busy_timeout = {int(SQLITE_BUSY_S * 1000)}")
     cursor.execute("PRAGMA journal_mode = WAL")
     cursor.execute("PRAGMA synchronous = FULL")
     cursor.execute("PRAGMA foreign_keys = ON")

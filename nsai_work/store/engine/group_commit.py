@@ -69,8 +69,10 @@ def commit(connection: ListeningConnection, group: Sequence[PendingOperation], r
         except DBAPIError as error:
             kind = classify(error)
             conflicts += kind is DbErrorKind.CONFLICT
-            if kind is DbErrorKind.UNAVAILABLE:
+            if kind in (DbErrorKind.UNAVAILABLE, DbErrorKind.CONFLICT):
+                # SQLite waits for its write lock before it reports a conflict
                 together = _drop_expired(together, error, connection.database)
+            if kind is DbErrorKind.UNAVAILABLE:
                 time.sleep(retry_every_s if together else 0)
             elif kind is DbErrorKind.CONFLICT and conflicts < GROUP_TRIES:
                 time.sleep(0.003 * conflicts)

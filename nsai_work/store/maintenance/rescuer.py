@@ -9,7 +9,6 @@ from sqlalchemy import Row, select, tuple_
 from crucible.errors import Canceled, ErrorCategory, Failure
 from nsai_work.errors import WorkerLost
 from nsai_work.lifecycle import JobStatus
-from nsai_work.store.damaged import DamagedJob
 from nsai_work.store.engine.bulk_write import BulkWrite
 from nsai_work.store.engine.database import Tx
 from nsai_work.store.lifecycle.dependencies import settle_dependents
@@ -86,10 +85,8 @@ def _transition(tx: Tx, row: Row[Any], reason: str, max_crashes: int) -> Transit
 
 
 def _final_failure(tx: Tx, row: Row[Any], crashes: int, max_crashes: int) -> Failure | None:
-    job = job_of(row._mapping)
-    if isinstance(job, DamagedJob):
-        return job.error
-    policy = job.retry_policy
+    # a job that this version cannot read is left to the worker that claims it next
+    policy = job_of(row._mapping).retry_policy
     lost = _lost(row)
     if lost.code not in policy.retryable_errors and lost.category not in policy.retryable_errors:
         return lost

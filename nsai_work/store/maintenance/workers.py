@@ -9,6 +9,7 @@ from sqlalchemy import exists, func, insert, select, update
 
 from nsai_work.lifecycle import JobStatus
 from nsai_work.store.engine.database import Tx
+from nsai_work.store.engine.migrate import HEAD, current_version
 from nsai_work.store.presence import absent_sessions, ended_processes
 from nsai_work.store.records import Selection, WorkerRow, WorkerState, WorkerUse
 from nsai_work.store.schema import jobs, status_in, workers
@@ -80,6 +81,13 @@ def _is_silent(worker: WorkerRow, now: datetime) -> bool:
     if worker.seen_every_ms is None:
         return False
     return now - worker.seen_at > 3 * timedelta(milliseconds=worker.seen_every_ms) + timedelta(seconds=1)
+
+
+def is_mixed(tx: Tx, version: str) -> bool:
+    """Check whether processes of another version than this one use the store too: one has upgraded the tables, or
+    is a worker that seems to run."""
+    others = any(worker.version != version for worker in present_workers(tx))
+    return others or current_version(tx.connection) != HEAD
 
 
 def list_workers(tx: Tx) -> list[WorkerRow]:

@@ -12,7 +12,7 @@ from crucible.errors import BackendUnavailable, CrucibleError
 from crucible.runtime.waits import observed
 from nsai_work.clock import Clock
 from nsai_work.control import StopReason
-from nsai_work.errors import LeaseLost
+from nsai_work.errors import LeaseLost, UnreadableJob, UnreadableJournal
 from nsai_work.journal import Journal
 from nsai_work.payloads import JobKind
 from nsai_work.store.records import Claim, Outcome, OutcomeKind
@@ -33,6 +33,8 @@ log = get_logger(__name__)
 
 # the time that a training run has to reach its next step border, where it stops by itself
 BORDER_GRACE_S = 10.0
+# the time between two attempts to record an outcome, each of which waits for the store itself
+RECORD_AGAIN_S = 0.5
 # a failure of one job must not delay the others of its backend for long
 MAX_BACK_OFF_S = 5.0
 CLAIM_LINE_DELAY_S = 0.2
@@ -93,7 +95,8 @@ class Executor:
                         result = {**result, "goodput": used.as_json()}
                     return Outcome.succeeded(result)
         except Exception as error:
-            return self._outcome_of_error(attempt, error)
+            declines = self.decline is not None and await self._is_lacking(attempt.claim, error)
+            return self._outcome_of_error(attempt, error, declines=declines)
         finally:
             await waits.close()
             if timer is not None:
@@ -123,7 +126,7 @@ class Executor:
             StopReason.SHUTDOWN: self.shutdown_grace_s,
         }
 
-    def _outcome_of_error(self, attempt: Attempt, error: Exception) -> Outcome:
+    def _outcome_of_error(self, attempt: Attempt, error: Exception, *, declines: bool) -> Outcome:
         claim = attempt.claim
         if not isinstance(error, CrucibleError):
             log.error("job.unexpected_error", job_id=claim.job_id, fence=claim.fence, exc_info=error)
@@ -134,7 +137,7 @@ class Executor:
             uncounted=claim.fence - claim.attempt,
             jitter=self.jitter,
             credit_poll_ms=int(self.credit_poll_s * 1000),
-            declines=self.decline is not None and self._is_lacking(claim, error),
+            declines=declines,
         )
         if self.decline is not None and outcome.kind is OutcomeKind.DECLINED:
             self.decline(claim)
@@ -144,30 +147,45 @@ class Executor:
             self.backends.back_off(claim.backend, min(outcome.delay_s, MAX_BACK_OFF_S))
         return outcome
 
-    def _is_lacking(self, claim: Claim, error: Exception) -> bool:
+    async def _is_lacking(self, claim: Claim, error: Exception) -> bool:
         """Check whether this worker lacks what the job needs, and another may have it."""
+        if isinstance(error, UnreadableJob | UnreadableJournal):
+            # during an upgrade, what this version cannot read is another's; otherwise it is damaged
+            try:
+                return await self.store.is_mixed()
+            except CrucibleError:
+                return True
         no_backend = claim.backend in self.backends.declined() and is_lacking_backend(error)
         return no_backend or is_lacking_for_job(error)
 
     async def _record(self, attempt: Attempt, outcome: Outcome) -> bool:
-        """Write the outcome to the store. Returns False if the lease is lost, or if the write failed: the lease
-        then expires, and another worker takes the job over."""
+        """Write the outcome to the store. Returns False if the lease is lost, or if the store will never take it:
+        the lease then expires, and another worker takes the job over.
+
+        A store that is away, or full, is waited for: giving up would have another worker do the work again that
+        has just been done. The fence decides whether the outcome still counts.
+        """
         attempt.recording = True
         lost = outcome.kind is OutcomeKind.LOST or attempt.control.reason is StopReason.LEASE_LOST
-        try:
-            if lost:
-                # if no other worker has claimed it yet, requeue it now, without counting a worker's crash
-                await self.store.requeue(attempt.claim, Outcome.released("the lease expired"))
-            elif outcome.kind.status.ended:
-                await self.store.finish(attempt.claim, outcome)
+        # if no other worker has claimed it yet, requeue it now, without counting a worker's crash
+        written = Outcome.released("the lease expired") if lost else outcome
+        write = self.store.finish if written.kind.status.ended else self.store.requeue
+        waiting = False
+        while True:
+            try:
+                await write(attempt.claim, written)
+            except LeaseLost:
+                return False
+            except CrucibleError as error:
+                if not waiting:
+                    name = "job.not_yet_recorded" if error.retryable else "job.not_recorded"
+                    log.warning(name, job_id=attempt.job_id, outcome=str(outcome.kind), error=error.code)
+                if not error.retryable:
+                    return False
+                waiting = True
+                await asyncio.sleep(RECORD_AGAIN_S)
             else:
-                await self.store.requeue(attempt.claim, outcome)
-        except LeaseLost:
-            return False
-        except CrucibleError as error:
-            log.warning("job.not_recorded", job_id=attempt.job_id, outcome=str(outcome.kind), error=error.code)
-            return False
-        return not lost
+                return not lost
 
 
 def _report_claim(attempt: Attempt, queued: Mapping[str, float]) -> asyncio.TimerHandle:

@@ -21,6 +21,7 @@ from typing import Final
 
 from crucible.errors import Canceled, CapacityError, CrucibleError, ErrorCategory, Failure, OutOfCredit
 from nsai_work.errors import HandOver, JobTimeout, LeaseLost, StoreFull, StoreUnavailable
+from nsai_work.goodput import SHUT_DOWN
 from nsai_work.policies import RetryPolicy
 from nsai_work.store.records import Outcome, OutcomeKind
 
@@ -45,7 +46,7 @@ def outcome_of_error(
         case LeaseLost():
             return Outcome(OutcomeKind.LOST, reason="lease lost")
         case HandOver():
-            return Outcome.released("the worker was shut down")
+            return Outcome.released(SHUT_DOWN)
         case StoreUnavailable() | StoreFull():
             return Outcome.released(f"the worker's store failed: {error.code}")
         case OutOfCredit():

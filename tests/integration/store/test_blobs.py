@@ -22,7 +22,7 @@ from nsai_work.blobs.table import TablePlace
 from nsai_work.blobs.url import UrlPlace
 from nsai_work.client.checkpoints.prune import delete_unused_blobs
 from nsai_work.client.file_shipper import submit_with_files
-from nsai_work.errors import BlobDamaged, BlobsElsewhere, InvalidJob
+from nsai_work.errors import BlobDamaged, BlobsElsewhere, BlobsUnavailable, InvalidJob
 from nsai_work.settings import Settings
 from nsai_work.store import Store, Tx, open_store
 from nsai_work.store.maintenance.unused_blobs import UNTOUCHED_FOR
@@ -238,6 +238,26 @@ def test_a_damaged_piece_is_an_error_that_names_the_blob(damage: str, bench: Ben
     bench.submit(again := bench.job())
     assert [bench.content_of(one) for one in (again, job)] == [CONTENT] * 2
     assert bench.store.blobs.of_job(job.id) == bench.store.blobs.of_job(again.id) != [blob]
+
+
+@pytest.mark.parametrize("left", ["nothing", "an empty folder"])
+def test_a_place_that_is_away_damages_no_blob(left: str, bench: Bench) -> None:
+    """A folder that is not mounted is not there, or empty: all is as before once it is back."""
+    bench.submit(job := bench.job())
+    places = list(bench.folder.glob("*blobs"))
+    if not places:
+        pytest.skip("the database is the place")
+    away = places[0].rename(bench.folder / "away")
+    if left != "nothing":
+        places[0].mkdir()
+
+    with pytest.raises(BlobsUnavailable, match="mounted"):
+        bench.content_of(job)
+
+    if left != "nothing":
+        places[0].rmdir()
+    away.rename(places[0])
+    assert bench.content_of(job) == CONTENT
 
 
 def test_another_place_is_refused_by_name(bench: Bench, tmp_path: Path) -> None:

@@ -3,9 +3,13 @@
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
 from nsai_work import Job, JobHandle, submit
 from nsai_work.lifecycle import JobStatus
+from nsai_work.store.maintenance.workers import register_worker, worker_seen
+from nsai_work.store.schema import specs
+from nsai_work.worker_id import WorkerId
 from tests.contract.openai_server import KEY, OpenAIServer
 from tests.rig import Rig, command, until
 
@@ -97,6 +101,30 @@ def test_a_backend_that_no_worker_has_is_the_wait_reason(embedded: Rig) -> None:
 
     assert str(handle.job().wait_reason).endswith("it has no backend 'nowhere'")
     assert _outcomes(embedded, handle) == []
+
+
+def test_a_job_of_another_version_is_left_to_its_workers(embedded: Rig) -> None:
+    """During an upgrade, a worker declines what it cannot read, and fails it once there is no other version."""
+    job, database = command(), embedded.store.database
+    handle = stored(embedded, job)
+    spec = {**job.model_dump(mode="json"), "of_a_later_version": True}
+    later = WorkerId("elsewhere", "boot", "pid:[1]", 1, 1, "later")
+    database.run(lambda tx: tx.connection.execute(update(specs).values(spec=spec)))
+    database.run(register_worker, later, version="99.0", backends={"fake": "fake"})
+    embedded.start_worker()
+    until(lambda: any(_outcomes(embedded, handle)), "an attempt has ended")
+
+    assert _outcomes(embedded, handle) == ["declined"]
+    assert handle.status() is JobStatus.QUEUED
+
+    database.run(worker_seen, str(later), stopped=True)
+    embedded.start_worker()
+    until(lambda: handle.status().ended, "the job ended")
+
+    assert _outcomes(embedded, handle) == ["declined", "failed"]
+    error = handle.job().error
+    assert error is not None
+    assert error.code == "unreadable_job"
 
 
 def test_run_fails_such_a_job_at_once(embedded: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

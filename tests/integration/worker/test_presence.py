@@ -30,7 +30,7 @@ class Rigs:
         stack.callback(self.observer.close)
 
     def worker(
-        self, *, lease_ttl_s: float = ENDLESS_S, grace_s: float = LONG_GRACE_S
+        self, *, lease_ttl_s: float = ENDLESS_S, grace_s: float = LONG_GRACE_S, **settings: float
     ) -> tuple[WorkerProcess, Proxy]:
         """A worker that is connected, and the proxy to its database."""
         proxy = Proxy(self.observer.database_url)
@@ -40,7 +40,7 @@ class Rigs:
         rig = Rig(folder, proxy.url, self.observer.broker_url, prefix=self.observer.prefix)
         rig.variables["NSAI_WORK_PYTHON_ALLOW"] = "tests.functions"
         self._stack.callback(rig.close)
-        return rig.start_worker(lease_ttl_s=lease_ttl_s, presence_grace_s=grace_s), proxy
+        return rig.start_worker(lease_ttl_s=lease_ttl_s, presence_grace_s=grace_s, **settings), proxy
 
     def submit(self, job: Job) -> JobHandle:
         """Submit a job, and return when it runs."""
@@ -103,6 +103,20 @@ def test_nobody_is_buried_after_a_restart_of_the_database(rigs: Rigs) -> None:
 
     assert [handle.result(timeout=120) for handle in handles] == [{"slept_ms": 5000}] * 6
     assert [rigs.outcomes(handle) for handle in handles] == [["succeeded"]] * 6
+
+
+def test_an_outcome_waits_for_the_database(rigs: Rigs) -> None:
+    """A job that ends while the database is away is not run again: its owner goes on trying to say so."""
+    worker, proxy = rigs.worker(grace_s=ENDLESS_S, store_timeout_s=0.2)
+    handle = rigs.submit(command("sleep", arguments={"ms": 500}))
+
+    proxy.cut()
+    until(lambda: "job.not_yet_recorded" in worker.text(), "it has ended", worker.text)
+    time.sleep(CUT_S)
+    proxy.open()
+
+    assert handle.result(timeout=120) == {"slept_ms": 500}
+    assert rigs.outcomes(handle) == ["succeeded"]
 
 
 def test_a_frozen_owner_is_left_to_its_lease(rigs: Rigs) -> None:

@@ -84,7 +84,7 @@ def test_waits_pauses_and_retries_are_apart() -> None:
         at(10, "job.queued", failure={"code": "out_of_credit"}),
         at(15, "job.running"),
         at(16, "resume.warm"),
-        at(17, "job.queued", failure=None, reason="shutdown"),
+        at(17, "job.queued", failure=None, reason="the worker was shut down"),
         at(18, "job.running"),
         at(19, "resume.warm"),
         at(20, "job.failed"),
@@ -94,6 +94,28 @@ def test_waits_pauses_and_retries_are_apart() -> None:
     ) == {
         "queued": 4, "starting": 2, "productive": 3, "waiting": 2, "detecting": 1, "paused": 15, "restoring": 4,
         "stopping": 2,
+    }  # fmt: skip
+
+
+def test_an_outage_is_no_hand_over() -> None:
+    """A service that is away is waited for, also across incidents; a lease that ran out meanwhile is a failure, as
+    is a store that is away."""
+    assert spent(
+        *BEGUN,
+        at(7, "wait.started", reason="away"),
+        at(9, "training.incident", error="backend_unavailable"),
+        at(9, "wait.started", reason="away"),
+        at(13, "training.incident", error="run_gone"),
+        at(14, "resume.restored"),
+        at(17, "job.queued", reason="the lease expired", failure=None),
+        at(18, "job.running"),
+        at(19, "resume.warm"),
+        at(21, "job.queued", reason="the worker's store failed: store_unavailable"),
+        at(22, "job.running"),
+        at(23, "resume.warm"),
+        now=23,
+    ) == {
+        "queued": 4, "starting": 2, "productive": 3, "waiting": 6, "detecting": 5, "restoring": 3,
     }  # fmt: skip
 
 
@@ -121,7 +143,7 @@ NAMES = st.sampled_from([
     "resume.fresh", "resume.warm", "resume.restored", "resume.verified", "inference.progress", "run.began", "other",
 ])  # fmt: skip
 DATA = st.dictionaries(
-    st.sampled_from(["step", "failure", "crashes"]),
+    st.sampled_from(["step", "failure", "crashes", "reason"]),
     st.none() | st.integers(-3, 9) | st.text(max_size=2) | st.just({"code": "out_of_credit"}),
 )
 

@@ -20,6 +20,8 @@ class _Coded(Exception):
         pytest.param(_Coded("40P01"), DbErrorKind.CONFLICT, id="deadlock"),
         pytest.param(_Coded("08006"), DbErrorKind.UNAVAILABLE, id="connection-failure"),
         pytest.param(_Coded("57P01"), DbErrorKind.UNAVAILABLE, id="shut-down"),
+        pytest.param(_Coded("57014"), DbErrorKind.UNAVAILABLE, id="statement-timeout"),
+        pytest.param(_Coded("25006"), DbErrorKind.UNAVAILABLE, id="read-only"),
         pytest.param(_Coded("53100"), DbErrorKind.FULL, id="disk-full"),
         pytest.param(_Coded("42P01"), DbErrorKind.BUG, id="no-such-table"),
         pytest.param(Exception("database is locked"), DbErrorKind.CONFLICT, id="sqlite-locked"),
