@@ -98,6 +98,7 @@ from crucible.token_sampler import TokenSampler as TokenSampler
 from crucible.training import CheckpointCheck as CheckpointCheck
 from crucible.training import CheckpointRef as CheckpointRef
 from crucible.training import Datum as Datum
+from crucible.training import DatumImage as DatumImage
 from crucible.training import ForwardResult as ForwardResult
 from crucible.training import Intent as Intent
 from crucible.training import IntentKind as IntentKind

@@ -38,6 +38,8 @@ class Capabilities(Record):
     supports_soft_targets: bool = False
     """Several targets of a token in a ``cross_entropy`` step, and samplers that say which tokens are most likely
     (``TokenSampler.top_tokens``): distillation."""
+    supports_image_training: bool = False
+    """Training examples may have images in their input (``Datum.images``)."""
     supports_download: bool = False
     """Checkpoints can be downloaded as adapters that PEFT loads (``TrainingBackend.download_checkpoint``)."""
     supports_logprobs: bool = False

@@ -134,6 +134,17 @@ class SequenceSpan:
 
 
 @dataclass(frozen=True, slots=True)
+class DatumImage:
+    """An image in the input of a training example: a file, in the place of the ``length`` tokens from ``place`` on,
+    whose ids mean nothing then."""
+
+    place: int
+    length: int
+    format: Literal["png", "jpeg"]
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Datum:
     """A training example: input ``tokens`` of length n, and arrays of length n that the loss reads.
 
@@ -141,13 +152,15 @@ class Datum:
     ``Capabilities.supports_soft_targets`` holds, both may have k values for each token, those of the first token
     before those of the second: arrays of k * n. The other losses read what ``crucible.losses`` lists.
     ``token_spans`` and ``target_spans`` are the sampled sequences that the tokens and the targets come from, as
-    consecutive runs of n positions in all; both or neither are given.
+    consecutive runs of n positions in all; both or neither are given. ``images`` are those of the input, in order,
+    where ``Capabilities.supports_image_training`` holds.
     """
 
     tokens: Sequence[int]
     loss_inputs: Mapping[str, Sequence[int] | Sequence[float]]
     token_spans: Sequence[SequenceSpan] = ()
     target_spans: Sequence[SequenceSpan] = ()
+    images: Sequence[DatumImage] = ()
 
 
 @dataclass(frozen=True, slots=True)

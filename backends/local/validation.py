@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from crucible.errors import InvalidRequest
+from crucible.errors import InvalidRequest, Unsupported
 from crucible.losses import POLICY_LOSSES, targets_per_token
 from crucible.training import Datum, LoraSpec, StepRequest
 
@@ -41,7 +41,7 @@ def check_batch(request: StepRequest, *, vocab_size: int, backend: str) -> None:
 
 
 def check_examples(batch: Sequence[Datum], *, vocab_size: int, backend: str) -> None:
-    """Refuse an empty batch and invalid examples. Raises InvalidRequest."""
+    """Refuse an empty batch and invalid examples. Raises InvalidRequest, and Unsupported for images."""
     if not batch:
         raise InvalidRequest.of("batch", [], "at least one example is required", backend=backend)
     for index, datum in enumerate(batch):
@@ -64,6 +64,8 @@ def _check_policy(request: StepRequest, vocab_size: int, backend: str) -> None:
 def _check_datum(
     datum: Datum, path: str, vocab_size: int, backend: str, names: Sequence[str] = _CROSS_ENTROPY
 ) -> None:
+    if datum.images:
+        raise Unsupported(f"{path}.images: the {backend} backend trains on tokens only", backend=backend)
     inputs: Mapping[str, Sequence[Any]] = datum.loss_inputs
     if unknown_inputs := set(inputs) - set(names):
         raise InvalidRequest.of(

@@ -47,6 +47,7 @@ def capabilities_of(
         supports_training=True,
         supports_forward=True,
         supports_soft_targets=True,
+        supports_image_training=features.image_token is not None,
         supports_download=True,
         supports_logprobs=True,
         supports_n=True,

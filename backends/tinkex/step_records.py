@@ -8,7 +8,8 @@ from backends.tinkex.errors import invalid
 from backends.tinkex.types.adam_params import AdamParams
 from backends.tinkex.types.datum import Datum as WireDatum
 from backends.tinkex.types.forward_backward_output import ForwardBackwardOutput
-from backends.tinkex.types.model_input import ModelInput
+from backends.tinkex.types.image_chunk import ImageChunk
+from backends.tinkex.types.model_input import EncodedTextChunk, ModelInput
 from backends.tinkex.types.provenance import PromptProvenanceSpan, ProvenanceSpan, SampledProvenanceSpan
 from backends.tinkex.types.tensor_data import TensorData
 from crucible.losses import TARGETS, targets_per_token, trained_tokens
@@ -45,7 +46,7 @@ def _wire_datum(datum: Datum, field: str) -> WireDatum:
     inputs: dict[str, Any] = dict(datum.loss_inputs)
     if targets > 1:
         inputs = {name: _rows(name, values, targets) for name, values in inputs.items()}
-    wire = WireDatum(model_input=ModelInput.from_ints(datum.tokens), loss_fn_inputs=inputs)
+    wire = WireDatum(model_input=_model_input(datum, field), loss_fn_inputs=inputs)
     if not datum.token_spans and not datum.target_spans:
         return wire
     try:
@@ -53,6 +54,26 @@ def _wire_datum(datum: Datum, field: str) -> WireDatum:
     except ValueError as error:
         spans = f"{len(datum.token_spans)} and {len(datum.target_spans)} spans"
         raise invalid(f"{field}.token_spans, target_spans", spans, str(error)) from error
+
+
+def _model_input(datum: Datum, field: str) -> ModelInput:
+    """The tokens of a datum, with its images in their places."""
+    if not datum.images:
+        return ModelInput.from_ints(datum.tokens)
+    chunks: list[EncodedTextChunk | ImageChunk] = []
+    begin = 0
+    for number, image in enumerate(datum.images):
+        end = image.place + image.length
+        if not begin <= image.place < end <= len(datum.tokens):
+            allowed = f"images are in order, within the {len(datum.tokens)} tokens, and do not overlap"
+            raise invalid(f"{field}.images[{number}]", f"{image.place} to {end}", allowed)
+        if image.place > begin:
+            chunks.append(EncodedTextChunk(tokens=datum.tokens[begin : image.place]))
+        chunks.append(ImageChunk(data=image.data, format=image.format, expected_tokens=image.length))
+        begin = end
+    if begin < len(datum.tokens):
+        chunks.append(EncodedTextChunk(tokens=datum.tokens[begin:]))
+    return ModelInput(chunks=[*chunks])
 
 
 def _rows(name: str, values: Sequence[int] | Sequence[float], targets: int) -> TensorData:

@@ -1,7 +1,7 @@
 """Adapter from a ``transformers`` tokenizer with a chat template to ``Tokenizer``. Does not import transformers."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any, Final
 
@@ -25,9 +25,11 @@ _END_OF_TURN_TOKENS: Final = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|en
 class TemplateTokenizer(Tokenizer):
     """A tokenizer that renders conversations with the model's chat template; ``inner`` is of ``transformers``."""
 
-    def __init__(self, name: str, inner: Any) -> None:
+    def __init__(self, name: str, inner: Any, image_processor: Callable[[], Any] | None = None) -> None:
+        """``image_processor`` loads that of the model, also of ``transformers``, when images are first counted."""
         self._name = name
         self._inner = inner
+        self._load_image_processor = image_processor
 
     @property
     def tokenizer_id(self) -> str:
@@ -108,6 +110,21 @@ class TemplateTokenizer(Tokenizer):
     def _control_tokens(self) -> frozenset[str]:
         added = [token.content for token in self._inner.added_tokens_decoder.values() if token.special]
         return frozenset([*added, *self._inner.all_special_tokens])
+
+    def image_length(self, width: int, height: int) -> int:
+        count = getattr(self._image_processor, "get_number_of_image_patches", None)
+        if count is None:
+            return super().image_length(width, height)
+        try:
+            patches = int(count(height, width, {}))
+        except ValueError as error:
+            raise Unsupported(f"the model {self._name} reads no image of {width} x {height}: {error}") from error
+        # patches are merged in squares before the language model sees them
+        return patches // int(self._image_processor.merge_size) ** 2
+
+    @cached_property
+    def _image_processor(self) -> Any:
+        return None if self._load_image_processor is None else self._load_image_processor()
 
     def render_text(self, text: str) -> RenderedExample:
         control = self._control()

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from math import ceil
 from typing import TYPE_CHECKING, Any, Final
 
 from crucible.errors import InvalidRequest, Unsupported
@@ -110,6 +111,14 @@ class Tokenizer(ABC):
             )
         return (self.render_example(chat.messages),)
 
+    def image_length(self, width: int, height: int) -> int:
+        """Return how many tokens of the model's input an image of this size takes.
+
+        Raises:
+            Unsupported: the model reads no images, or nothing here knows how.
+        """
+        raise Unsupported(f"nothing says how many tokens an image takes for the tokenizer {self.tokenizer_id}")
+
     @abstractmethod
     def render_text(self, text: str) -> RenderedExample:
         """Render plain text for training: weight 1.0 on every token but the first, which has no context."""
@@ -128,12 +137,13 @@ class ByteTokenizer(Tokenizer):
     * a tool's result: a turn with role tool, ``{"tool_call_id": ..., "content": ...}``;
     * an author's name: ``<name>...</name>`` before the text;
     * thinking: the turn of an assistant, also an earlier one, has it first, from ``<think>`` to ``</think>``;
-    * an image: an ``IMAGE`` marker.
+    * an image: an ``IMAGE`` marker, and in the model's input a token more for each patch of 28 by 28 pixels.
     """
 
     END: Final = 256
     IMAGE: Final = 261
     PAD: Final = 262
+    PATCH: Final = 28
 
     @property
     def tokenizer_id(self) -> str:
@@ -226,6 +236,9 @@ class ByteTokenizer(Tokenizer):
             weights.append(weight.header)
             weights += turn_output
         return RenderedExample(tuple(tokens), tuple(weights))
+
+    def image_length(self, width: int, height: int) -> int:
+        return 1 + ceil(width / self.PATCH) * ceil(height / self.PATCH)
 
     def render_text(self, text: str) -> RenderedExample:
         tokens = [*self.encode(text), self.END]

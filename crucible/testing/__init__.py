@@ -16,6 +16,7 @@ pytest.register_assert_rewrite(
     "crucible.testing.completion",
     "crucible.testing.download",
     "crucible.testing.environment",
+    "crucible.testing.images",
     "crucible.testing.token_sampler",
     "crucible.testing.training",
 )
@@ -24,6 +25,7 @@ from crucible.testing.command import CommandBackendContract  # noqa: E402 - asse
 from crucible.testing.completion import BackendContract  # noqa: E402
 from crucible.testing.download import DownloadContract  # noqa: E402
 from crucible.testing.environment import EnvironmentContract  # noqa: E402
+from crucible.testing.images import ImageContract  # noqa: E402
 from crucible.testing.token_sampler import SamplerContract  # noqa: E402
 from crucible.testing.training import TrainingBackendContract  # noqa: E402
 
@@ -32,6 +34,7 @@ __all__ = [
     "CommandBackendContract",
     "DownloadContract",
     "EnvironmentContract",
+    "ImageContract",
     "SamplerContract",
     "TrainingBackendContract",
 ]

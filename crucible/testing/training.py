@@ -10,6 +10,7 @@ from crucible.errors import CrucibleError, InvalidRequest, NoCheckpoint, NotFoun
 from crucible.recovery import RecoveryEvent, RecoveryPolicy, RecoveryRequest
 from crucible.rendering.tokenizer import Tokenizer
 from crucible.testing.download import DownloadContract
+from crucible.testing.images import ImageContract
 from crucible.testing.loop import run_opened
 from crucible.testing.token_sampler import SamplerContract
 from crucible.training import (
@@ -34,9 +35,9 @@ _CONVERSATIONS = (
 )
 
 
-class TrainingBackendContract(SamplerContract, DownloadContract):
-    """The suite, which includes ``BackendContract``, ``SamplerContract`` and ``DownloadContract``. Subclass it with
-    a ``backend`` fixture."""
+class TrainingBackendContract(SamplerContract, DownloadContract, ImageContract):
+    """The suite, which includes ``BackendContract`` and those of samplers, downloads and images. Subclass it with a
+    ``backend`` fixture."""
 
     base_model = "tiny-lm"
     rank = 8

@@ -53,6 +53,9 @@ def _add_batch(digest: Any, batch: Sequence[Datum]) -> None:
         if datum.token_spans or datum.target_spans:
             spans = [[astuple(span) for span in part] for part in (datum.token_spans, datum.target_spans)]
             digest.update(json.dumps(spans).encode())
+        for image in datum.images:
+            content = hashlib.sha256(image.data).hexdigest()
+            digest.update(json.dumps([image.place, image.length, image.format, content]).encode())
 
 
 def _add(digest: Any, name: str, values: Sequence[int] | Sequence[float], *, integer: bool) -> None:

@@ -56,19 +56,11 @@ def raw_rows(data: DataBytes) -> Iterator[RawRow]:
         raise FileProblem(state, "compress it again: nothing may be missing, nor follow") from None
 
 
-def require_short_rows(data: DataBytes) -> None:
-    """Read a file for the length of its rows, as far as that is known without decoding them: all rows of lines and
-    of text, and the first row of an array.
-
-    Raises FileProblem as soon as a row is too long, with the rest of the file unread.
-    """
-    if data.file.peek(len(_PARQUET)).startswith(_PARQUET):
-        return
-    for raw in raw_rows(data):
-        if isinstance(raw.content, RowTooLong):
-            raise FileProblem(TOO_LONG, "a row is one line, or in a text one paragraph", raw.line)
-        if not isinstance(raw.content, bytes | str | RowProblem):
-            return
+def unread_rows(data: DataBytes) -> Iterator[RawRow]:
+    """Yield the rows of a data file for a look before it is hashed; none of Parquet, which is read whole first.
+    Raises FileProblem."""
+    if not data.file.peek(len(_PARQUET)).startswith(_PARQUET):
+        yield from raw_rows(data)
 
 
 def _joined(blocks: Iterator[bytes]) -> Iterator[bytes]:

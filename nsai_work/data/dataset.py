@@ -2,20 +2,22 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 from weakref import WeakValueDictionary
 
-from nsai_work.data.containers import RawRow, decoded, raw_rows, require_short_rows
+from nsai_work.data.containers import RawRow, decoded, raw_rows, unread_rows
 from nsai_work.data.example import Example
 from nsai_work.data.forms.detection import LABELS, example_of, form_of, named_fields
 from nsai_work.data.forms.messages import plain_example
-from nsai_work.data.problems import FileProblem, RowProblem, RowProblems
+from nsai_work.data.images import found, pinned_images
+from nsai_work.data.problems import FileProblem, RowProblem, RowProblems, RowTooLong
 from nsai_work.data.row_counts import RowCounts
-from nsai_work.data.source import open_data
+from nsai_work.data.source import DataBytes, open_data
 from nsai_work.files.user_paths import expanded
-from nsai_work.payloads import DataFile, TrainingData
+from nsai_work.payloads import DataFile, DataSource, TrainingData
 
 Progress = Callable[[int, int], None]
 """Called with the bytes read and the bytes of the file."""
@@ -47,14 +49,26 @@ def pin_data(data: TrainingData, *, base: Path | None = None) -> TrainingData:
         placed = file.model_copy(update={"path": str(path)})
         field = field_of(data, index)
         with open_data(field, placed) as opened:
-            if data.on_bad_row == "error":
-                try:
-                    require_short_rows(opened)
-                except FileProblem as problem:
-                    raise RowProblems(field, placed, skip=False).error(str(problem), problem.line) from None
+            images = _first_look(opened, field, placed, skip=data.on_bad_row == "skip")
             opened.exhaust()
-        pinned.append(placed.model_copy(update={"sha256": opened.sha256}))
+        pinned.append(placed.model_copy(update={"sha256": opened.sha256, "images": images}))
     return data.with_files(pinned)
+
+
+def _first_look(opened: DataBytes, field: str, file: DataFile, *, skip: bool) -> dict[str, DataSource]:
+    """Return the images beside a data file that its rows name. Raises InvalidJob at a row that is too long and may
+    not be skipped, with the rest of the file unread."""
+    images: dict[str, DataSource] = {}
+    try:
+        for raw in unread_rows(opened):
+            if isinstance(raw.content, RowTooLong) and not skip:
+                raise RowProblems(field, file, skip=False).error(str(raw.content), raw.line)
+            with suppress(RowProblem):
+                if not isinstance(raw.content, bytes) or b'"image' in raw.content:
+                    images.update(pinned_images(decoded(raw), file))
+    except FileProblem as problem:
+        raise RowProblems(field, file, skip=False).error(str(problem), problem.line) from None
+    return images
 
 
 def read_examples(
@@ -101,7 +115,16 @@ def _example(raw: RawRow, data: TrainingData, file: DataFile, ignore: frozenset[
         example = example_of(fields, form, data.train_on, pairs=file.format == "preference")
         tally.formats[form] += 1
         tally.unused.update(labels)
+    example = _with_images(example, file)
+    if example.rejected is not None:
+        example = replace(example, rejected=_with_images(example.rejected, file))
     return replace(example, line=raw.line)
+
+
+def _with_images(example: Example, file: DataFile) -> Example:
+    if not example.images:
+        return example
+    return replace(example, images=tuple(found(image, file) for image in example.images))
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
@@ -145,4 +168,5 @@ def new_counts(data: TrainingData, index: int) -> RowCounts:
 def _key(data: TrainingData, file: DataFile) -> str:
     """The inputs that determine the examples of a file."""
     settings = data.model_dump_json(include={"train_on", "on_bad_row", "ignore"})
-    return f"{file.sha256} {file.format} {settings}"
+    images = "".join(f" {name} {image.path} {image.sha256}" for name, image in sorted(file.images.items()))
+    return f"{file.sha256} {file.format} {settings}{images}"

@@ -34,14 +34,16 @@ class Datums:
         self._parts = array("L")
         """The number of each datum among those of its example."""
         self.tally = tally = copy.deepcopy(dataset.tally)
-        tokens = 0
+        tokens, has_images = 0, False
         for place, example in enumerate(dataset.examples):
             for part, datum in enumerate(rendering.datums(example, tally)):
                 self._places.append(place)
                 self._parts.append(part)
                 tokens += len(datum.tokens)
-                # the cached datums are the first ones, so that a datum's index is its index in the cache
-                if tokens <= MAX_CACHED_TOKENS:
+                # the cached datums are the first ones, so that a datum's index is its index in the cache; images
+                # would fill the memory
+                has_images = has_images or bool(datum.images)
+                if tokens <= MAX_CACHED_TOKENS and not has_images:
                     self._cached.append(datum)
         tally.bad.raise_if_any(tally.rows)
         if not self._places:

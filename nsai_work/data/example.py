@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from crucible.rendering.tokenizer import TurnWeight
+from nsai_work.data.images import ExampleImage
 
 Turn: TypeAlias = dict[str, Any]
 
@@ -13,7 +14,8 @@ class Example:
     """A training example. ``content`` is a plain text, or the turns of a conversation in the form that chat
     templates read, with a weight for each; ``weight`` is that of the whole. Of a pair it is the chosen
     conversation, with the ``rejected`` one. Of a choice it is the first of the ``choices``, each a conversation
-    with its target probability. ``line`` is its first line in the file, from 1."""
+    with its target probability. ``images`` are those of its turns, in order. ``line`` is its first line in the
+    file, from 1."""
 
     content: tuple[Turn, ...] | str
     line: int = 0
@@ -22,3 +24,4 @@ class Example:
     weight: float = 1.0
     rejected: "Example | None" = None
     choices: "tuple[tuple[Example, float], ...]" = ()
+    images: tuple[ExampleImage, ...] = ()

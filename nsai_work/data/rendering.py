@@ -1,7 +1,6 @@
 """Renders examples to datums: input tokens, target tokens and loss weights. The target of each token is its
 successor."""
 
-from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -12,6 +11,8 @@ from crucible.rendering.tokenizer import RenderedExample, Tokenizer
 from crucible.training import Datum
 from nsai_work.data.choices import FIELD, choice_datum, choice_place
 from nsai_work.data.example import Example
+from nsai_work.data.image_places import datum_with_images, spread_images, to_datum
+from nsai_work.data.images import ExampleImage
 from nsai_work.data.problems import RowProblem
 from nsai_work.data.row_counts import RowCounts
 
@@ -27,11 +28,13 @@ class Rendering:
     on_long: Literal["cut", "skip", "error"] = "cut"
     is_context: bool = False
     no_choices: str = ""
+    no_images: str = ""
+    """The reason for which examples with images are refused; empty if they are trained on."""
 
     @property
-    def key(self) -> tuple[str, int, str, str]:
+    def key(self) -> tuple[str, int, str, str, str]:
         """The inputs, beside an example, that determine its datums."""
-        return self.tokenizer.tokenizer_id, self.max_tokens, self.on_long, self.no_choices
+        return self.tokenizer.tokenizer_id, self.max_tokens, self.on_long, self.no_choices, self.no_images
 
     def datums(self, example: Example, tally: RowCounts) -> list[Datum]:
         """Return the datums of an example, and count them: none for a bad row or one that is skipped, and several
@@ -56,7 +59,7 @@ class Rendering:
     def _counted(self, example: Example, tally: RowCounts) -> list[Datum]:
         try:
             rendered = self.render(example)
-            datums = [*self._kept(rendered)]
+            datums = [*self._kept(rendered, example.images)]
             if not datums:
                 tally.skipped.add(example.line)
                 return []
@@ -72,6 +75,7 @@ class Rendering:
         if len(rendered) > 1:
             tally.split.add(example.line)
         tally.examples += len(datums)
+        tally.images += len(example.images)
         for one in rendered:
             tally.lengths.append(len(one.tokens))
         for datum in datums:
@@ -101,13 +105,16 @@ class Rendering:
 
     def _answers(self, example: Example) -> tuple[list[RenderedExample], list[float]]:
         """The renderings of all choices, and their weights."""
+        if any(choice.images for choice, _ in example.choices):
+            raise RowProblem("choices have an image", "train on a single answer", FIELD)
         answers = [self.render(choice) for choice, _ in example.choices]
         if any(len(answer) > 1 for answer in answers):
             raise RowProblem("choices are rendered as several examples", "shorten the conversation", FIELD)
         return [answer[0] for answer in answers], [share * example.weight for _, share in example.choices]
 
     def render(self, example: Example) -> Sequence[RenderedExample]:
-        """Render an example, without a limit; a choice up to it, once for each answer. Raises RowProblem."""
+        """Render an example, without a limit; a choice up to it, once for each answer. An image has as many markers
+        as it takes tokens. Raises RowProblem."""
         if example.choices:
             answers, shares = self._answers(example)
             place = choice_place(answers)
@@ -116,11 +123,15 @@ class Rendering:
                 for answer, share in zip(answers, shares, strict=True)
             ]
         content = example.content
+        if example.images and self.no_images:
+            raise RowProblem(f"has an image, and {self.no_images}", "leave it out", example.images[0].place)
         try:
             if isinstance(content, str):
                 rendered: Sequence[RenderedExample] = (self.tokenizer.render_text(content),)
             else:
                 rendered = self.tokenizer.render_training(Chat(content, example.tools), example.weights)
+                if example.images:
+                    rendered = spread_images(rendered, example.images, self.tokenizer)
         except (InvalidRequest, Unsupported) as error:
             raise RowProblem(error.message, "change the row, or train another model", "messages") from None
         if example.weight == 1.0:
@@ -130,14 +141,17 @@ class Rendering:
             for one in rendered
         ]
 
-    def _kept(self, rendered: Sequence[RenderedExample]) -> Iterator[Datum]:
+    def _kept(self, rendered: Sequence[RenderedExample], images: Sequence[ExampleImage]) -> Iterator[Datum]:
         for one in rendered:
             if len(one.tokens) > self.max_tokens and self.on_long != "cut":
                 if self.on_long == "skip":
                     continue
                 state = f"has {len(one.tokens)} tokens, and the limit is {self.max_tokens} ({self._limit_name})"
                 raise RowProblem(state, "shorten it, or set data.on_long to cut or skip", self._limit_name)
-            yield to_datum(one, self.max_tokens)
+            if images:
+                yield datum_with_images(one, self.max_tokens, images, self.tokenizer)
+            else:
+                yield to_datum(one, self.max_tokens)
 
     @property
     def _limit_name(self) -> str:
@@ -154,10 +168,3 @@ class Rendering:
             advice,
             self._limit_name,
         )
-
-
-def to_datum(rendered: RenderedExample, max_tokens: int) -> Datum:
-    """Convert a rendered example to a datum, truncated to its first ``max_tokens`` tokens."""
-    tokens = array("i", rendered.tokens[:max_tokens])
-    weights = array("f", rendered.weights[: len(tokens)])
-    return Datum(tokens=tokens[:-1], loss_inputs={"target_tokens": tokens[1:], "weights": weights[1:]})

@@ -41,6 +41,7 @@ class RowCounts:
     split: Lines = field(default_factory=Lines)
     tokens: int = 0
     trained_tokens: int = 0
+    images: int = 0
     lengths: "array[int]" = field(default_factory=lambda: array("I"))
 
     def report(self, *, limit: int | None) -> dict[str, JsonValue]:
@@ -60,6 +61,7 @@ class RowCounts:
             "max_tokens": limit,
             "truncated_rows": self.cut.count,
             "skipped_rows": self.skipped.count,
+            **({"images": self.images} if self.images else {}),
             "tokens_per_epoch": self.tokens,
             "trained_tokens_per_epoch": self.trained_tokens,
             "lengths": [*histogram(self.lengths)],

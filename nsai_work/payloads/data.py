@@ -1,5 +1,6 @@
 """The data that payloads name: prompt files, and training data with the forms of their rows."""
 
+import operator
 from collections.abc import Sequence
 from typing import Annotated, Literal, TypeAlias
 
@@ -22,6 +23,9 @@ class DataSource(Record):
     sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
     ship: ShipSetting = "auto"
 
+
+Images: TypeAlias = dict[Name, DataSource]
+"""The images beside a data file, by the paths in its rows."""
 
 RowFormat: TypeAlias = Literal[
     "messages", "sharegpt", "alpaca", "prompt_completion", "text", "preference", "choices", "prompt"
@@ -58,8 +62,9 @@ def require_one_origin(
 class DataFile(Record):
     """A data file: JSON lines, a JSON array, plain text with an example per paragraph, or Parquet; also compressed
     with gzip or zstd. ``format`` is the form of its rows. ``weight`` is its share of a mixture, relative to those
-    of the others, and ``teacher`` the model that is distilled on its examples. ``sha256`` pins the content; submit
-    sets it. In place of a ``path``, the rows of a ``job``, each mapped or dropped by the function ``map``."""
+    of the others, and ``teacher`` the model that is distilled on its examples. ``sha256`` pins the content, and
+    ``images`` the images beside the file that its rows name; submit sets both. In place of a ``path``, the rows of
+    a ``job``, each mapped or dropped by the function ``map``."""
 
     path: Name = ""
     job: Name | None = Field(default=None, min_length=1, max_length=64)
@@ -69,6 +74,7 @@ class DataFile(Record):
     teacher: TrainedModel | Name | None = None
     sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
     ship: ShipSetting = "auto"
+    images: Images = Field(default_factory=dict, max_length=10_000, exclude_if=operator.not_)
 
     @model_validator(mode="after")
     def _require_path_or_job(self) -> "DataFile":
@@ -90,6 +96,7 @@ class TrainingData(Record):
     format: Annotated[Literal["auto"] | RowFormat, BeforeValidator(_current_format)] = "auto"
     sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
     ship: ShipSetting = "auto"
+    images: Images = Field(default_factory=dict, max_length=10_000, exclude_if=operator.not_)
     sources: tuple[DataFile, ...] = Field(default=(), max_length=1_000)
     train_on: TrainOn = "all_assistant_messages"
     on_long: Literal["cut", "skip", "error"] = "cut"
@@ -110,7 +117,7 @@ class TrainingData(Record):
         """The file, or the sources of the mixture."""
         if self.sources:
             return self.sources
-        own = {"format": self.format, "sha256": self.sha256, "ship": self.ship}
+        own = {"format": self.format, "sha256": self.sha256, "ship": self.ship, "images": self.images}
         return (DataFile.model_validate({"path": self.path or "", "job": self.job, "map": self.map, **own}),)
 
     def with_files(self, files: Sequence[DataFile]) -> "TrainingData":
@@ -118,6 +125,6 @@ class TrainingData(Record):
         if self.sources:
             return self.model_copy(update={"sources": tuple(files)})
         file = files[0]
-        changes = {"path": file.path or None, "job": file.job, "map": file.map, "sha256": file.sha256}
-        changes["format"] = file.format
+        changes: dict[str, object] = {"path": file.path or None, "job": file.job, "map": file.map}
+        changes |= {"sha256": file.sha256, "format": file.format, "images": file.images}
         return self.model_copy(update=changes)

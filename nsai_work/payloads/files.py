@@ -23,9 +23,7 @@ def with_paths(payload: Payload, path_of: Callable[[DataFile | DataSource], str]
     """Return the payload with other paths."""
 
     def moved(data: TrainingData) -> TrainingData:
-        return data.with_files(
-            [file if file.job else file.model_copy(update={"path": path_of(file)}) for file in data.files()]
-        )
+        return data.with_files([file if file.job else _moved(file, path_of) for file in data.files()])
 
     if isinstance(payload, TrainingStep):
         changes: dict[str, object] = {"data": moved(payload.data)}
@@ -36,6 +34,11 @@ def with_paths(payload: Payload, path_of: Callable[[DataFile | DataSource], str]
         source = payload.input
         return payload.model_copy(update={"input": source.model_copy(update={"path": path_of(source)})})
     return payload
+
+
+def _moved(file: DataFile, path_of: Callable[[DataFile | DataSource], str]) -> DataFile:
+    images = {name: image.model_copy(update={"path": path_of(image)}) for name, image in file.images.items()}
+    return file.model_copy(update={"path": path_of(file), "images": images})
 
 
 def _files(payload: Payload) -> Iterator[InputFile]:
@@ -51,4 +54,7 @@ def _data_files(field: str, data: TrainingData) -> Iterator[InputFile]:
     for index, file in enumerate(data.files()):
         if file.job is not None:
             continue
-        yield InputFile(f"{field}.path" if data.path is not None else f"{field}.sources[{index}].path", file)
+        named = f"{field}.path" if data.path is not None else f"{field}.sources[{index}].path"
+        yield InputFile(named, file)
+        for image in file.images.values():
+            yield InputFile(named, image)

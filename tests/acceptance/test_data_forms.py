@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.acceptance.conftest import Cli
+from tests.pictures import png, written
 
 GOLDEN = Path(__file__).parents[1] / "unit" / "data" / "golden" / "forms.json"
 
@@ -97,6 +99,38 @@ def test_bad_rows_of_all_files_are_refused_at_once(
     assert "... and 10 more" in done.stderr
     assert f"payload.eval.data.path: {tmp_path / 'c.jsonl'}: 2 of 2 rows are bad" in done.stderr
     assert cli.stored() == []
+
+
+def test_images_beside_the_data_are_shipped(
+    cli: Cli, tmp_path: Path, job: dict[str, Any], job_file: Callable[[Any], Path]
+) -> None:
+    """The job trains after its folder is deleted; a backend that takes no images refuses it by name."""
+    folder = tmp_path / "pictures"
+    contents = [png(30, 30, shade) for shade in range(3)]
+    for number, content in enumerate(contents):
+        written(folder / "images" / f"{number}.png", content)
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "image", "path": f"images/{number}.png"}]},
+                {"role": "assistant", "content": f"Shade {number}."},
+            ]
+        }
+        for number in range(3)
+    ]
+    write(folder / "a.jsonl", *rows)
+    job["payload"] |= {"data": {"path": str(folder / "a.jsonl")}, "batch_size": 3, "max_steps": 2}
+    refused = cli.run("submit", job_file(job))
+    assert refused.returncode == 2
+    assert "line 1: has an image, and the backend 'fake' takes none in training" in refused.stderr
+    assert cli.stored() == []
+    job["backend"] = "tinkex"
+    with cli.dev_server():
+        job_id = cli.json("submit", job_file(job))["id"]
+        shutil.rmtree(folder)
+        result = cli.json("run", job_id)["result"]
+    assert result["steps"] == 2
+    assert result["tokens"] == 2 * 3 * (5 + 2 + 8 + 2 - 1)
 
 
 def test_an_unchecked_file_is_the_workers(

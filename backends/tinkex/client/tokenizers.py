@@ -53,6 +53,20 @@ def load_tokenizer(info: GetInfoResponse) -> Any:
         raise NotFound(f"no tokenizer {name}: {error}", backend=BACKEND) from error
 
 
+def load_image_processor(name: str) -> Any:
+    """Load the image processor of a model from ``transformers``.
+
+    Raises:
+        Unsupported: there is none, or a required package is not installed.
+    """
+    try:
+        with _IMPORTING:
+            from transformers import AutoImageProcessor
+        return AutoImageProcessor.from_pretrained(name)
+    except (ImportError, OSError, ValueError) as error:
+        raise Unsupported(f"the image processor of {name} cannot be loaded: {error}", backend=BACKEND) from error
+
+
 def _reset() -> None:
     global _IMPORTING  # a thread that held it does not exist in a forked child
     _IMPORTING = threading.Lock()

@@ -1,9 +1,10 @@
 """Rendering of prompts: the model's tokenizer, and its chat template's tokens and images."""
 
+from functools import partial
 from typing import Final, Literal
 from urllib.parse import urlsplit
 
-from backends.tinkex.client.tokenizers import load_tokenizer
+from backends.tinkex.client.tokenizers import load_image_processor, load_tokenizer
 from backends.tinkex.errors import BACKEND
 from backends.tinkex.types.image_chunk import ImageChunk
 from backends.tinkex.types.model_info import GetInfoResponse, ModelData
@@ -25,7 +26,11 @@ def tokenizer_named(name: str) -> Tokenizer:
         NotFound: there is no tokenizer of that name.
     """
     tokenizer = load_tokenizer(GetInfoResponse(model_data=ModelData(tokenizer_id=name)))
-    return tokenizer if isinstance(tokenizer, Tokenizer) else TemplateTokenizer(name, tokenizer)
+    return (
+        tokenizer
+        if isinstance(tokenizer, Tokenizer)
+        else TemplateTokenizer(name, tokenizer, partial(load_image_processor, name))
+    )
 
 
 def model_input(chat: Chat, tokenizer: Tokenizer) -> ModelInput:

@@ -6,8 +6,8 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_serializer, field_validator, model_validator
 
-from backends.tinkex.types.image_header import image_size
 from backends.tinkex.types.wire_record import SentRecord
+from crucible.rendering.image_header import image_size
 
 
 class ImageChunk(SentRecord):

@@ -70,7 +70,7 @@ def _chunk(chunk: ModelInputChunk, path: FieldPath) -> NDArray[np.int64]:
     if isinstance(chunk, EncodedTextChunk):
         return np.asarray(chunk.tokens, dtype=np.int64)
     if isinstance(chunk, ImageChunk):
-        return image_tokens(chunk.expected_tokens, path)
+        return image_tokens(chunk.data, chunk.format, chunk.expected_tokens, path)
     raise unsupported_chunk(chunk.type, path)
 
 

@@ -1,5 +1,7 @@
 """Decoding and validation of prompts and tensors, so that the model never computes on malformed ones."""
 
+import base64
+import hashlib
 from collections.abc import Mapping, Sequence, Set
 from typing import Any, Final
 
@@ -8,12 +10,14 @@ from numpy.typing import NDArray
 
 from backends.tinkex_dev.errors import InvalidField
 from backends.tiny_lm.network import CONTEXT_LENGTH, VOCAB
+from crucible.rendering.image_header import image_size
 from crucible.rendering.tokenizer import ByteTokenizer
 
 FieldPath = tuple[str | int, ...]
 """Path of a field in a body, as in error details."""
 
-_TOKENS_PER_IMAGE: Final = 16
+_TOKENS_PER_POINTER: Final = 16
+_TOKENIZER: Final = ByteTokenizer()
 _DTYPES: Final = ("float32", "int64")
 _IMAGE_FIELDS: Final = {"type", "data", "format", "location", "expected_tokens", "tokens", "height", "width"}
 _TENSOR_FIELDS: Final = {"data", "dtype", "shape", "sparse_crow_indices", "sparse_col_indices"}
@@ -27,7 +31,7 @@ def refuse_unknown(value: Mapping[str, Any], known: Set[str], path: FieldPath) -
 
 
 def tokens_of_chunks(chunks: object, path: FieldPath) -> NDArray[np.int64]:
-    """The token ids of a prompt. An image counts as ``expected_tokens`` image tokens, by default sixteen."""
+    """The token ids of a prompt, with those of its images."""
     if not isinstance(chunks, Sequence) or isinstance(chunks, str) or not chunks:
         raise InvalidField.at(path, "expected a list with at least one chunk")
     parts = [_chunk(chunk, (*path, index)) for index, chunk in enumerate(chunks)]
@@ -49,9 +53,12 @@ def _chunk(chunk: object, path: FieldPath) -> NDArray[np.int64]:
     if isinstance(chunk, Mapping) and kind == "encoded_text":
         refuse_unknown(chunk, {"type", "tokens"}, path)
         return _integers(chunk.get("tokens"), (*path, "tokens"))
-    if isinstance(chunk, Mapping) and kind in ("image", "image_asset_pointer"):
+    if isinstance(chunk, Mapping) and kind == "image":
         refuse_unknown(chunk, _IMAGE_FIELDS, path)
-        return image_tokens(chunk.get("expected_tokens") or chunk.get("tokens"), path)
+        return image_tokens(_image_bytes(chunk.get("data"), path), chunk.get("format"), _expected(chunk), path)
+    if isinstance(chunk, Mapping) and kind == "image_asset_pointer":
+        refuse_unknown(chunk, _IMAGE_FIELDS, path)
+        return pointer_tokens(chunk.get("location"), _expected(chunk), path)
     raise unsupported_chunk(kind, path)
 
 
@@ -61,13 +68,55 @@ def unsupported_chunk(kind: object, path: FieldPath) -> InvalidField:
     return InvalidField.at((*path, "type"), f"{kind!r} is not supported; allowed are {allowed}")
 
 
-def image_tokens(expected: object, path: FieldPath) -> NDArray[np.int64]:
-    """The image tokens of an image: ``expected`` of them, by default sixteen."""
-    path = (*path, "expected_tokens")
-    count = _TOKENS_PER_IMAGE if expected is None else expected
+def image_tokens(data: bytes, image_format: object, expected: object, path: FieldPath) -> NDArray[np.int64]:
+    """The tokens of an image: as many as its size asks for, which follow from its bytes. ``expected`` is the number
+    that the client has counted, or None.
+
+    Raises:
+        InvalidField: it is no image of that format, or has another number of tokens.
+    """
+    if image_format not in ("png", "jpeg"):
+        raise InvalidField.at((*path, "format"), f"{image_format!r} is not supported; allowed are png, jpeg")
+    size = image_size(data, str(image_format))
+    if size is None or 0 in size:
+        raise InvalidField.at((*path, "data"), f"is not the file of a {image_format} image")
+    count = _TOKENIZER.image_length(*size)
+    if count > CONTEXT_LENGTH:
+        raise InvalidField.at((*path, "data"), f"an image of {size[0]} x {size[1]} has {count} tokens, too many")
+    if expected not in (None, count):
+        raise InvalidField.at((*path, "expected_tokens"), f"{expected!r} is wrong: this image has {count} tokens")
+    return _hashed_tokens(data, count)
+
+
+def pointer_tokens(location: object, expected: object, path: FieldPath) -> NDArray[np.int64]:
+    """The tokens of an image elsewhere, which nothing here fetches: ``expected``, by default sixteen, which follow
+    from its address."""
+    if not isinstance(location, str) or not location:
+        raise InvalidField.at((*path, "location"), "expected the address of an image")
+    count = _TOKENS_PER_POINTER if expected is None else expected
     if not isinstance(count, int) or isinstance(count, bool) or not 0 < count <= CONTEXT_LENGTH:
-        raise InvalidField.at(path, f"{count!r} is not allowed; expected 1 to {CONTEXT_LENGTH} tokens")
-    return np.full(count, ByteTokenizer.IMAGE, dtype=np.int64)
+        raise InvalidField.at(
+            (*path, "expected_tokens"), f"{count!r} is not allowed; expected 1 to {CONTEXT_LENGTH} tokens"
+        )
+    return _hashed_tokens(location.encode(), count)
+
+
+def _hashed_tokens(content: bytes, count: int) -> NDArray[np.int64]:
+    """A marker, and tokens that differ from those of other content: what this model sees of an image."""
+    seen = np.frombuffer(hashlib.shake_256(content).digest(count - 1), dtype=np.uint8)
+    return np.concatenate([np.array([ByteTokenizer.IMAGE]), seen]).astype(np.int64)
+
+
+def _image_bytes(text: object, path: FieldPath) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True) if isinstance(text, str) else b""
+    except ValueError:
+        raise InvalidField.at((*path, "data"), "is not base64") from None
+
+
+def _expected(chunk: Mapping[str, Any]) -> object:
+    expected = chunk.get("expected_tokens")
+    return chunk.get("tokens") if expected is None else expected
 
 
 def _integers(values: object, path: FieldPath) -> NDArray[np.int64]:

@@ -9,9 +9,11 @@ from typing_extensions import TypedDict
 
 from crucible.prompt import AudioPart, ImagePart, Message, Prompt, Role, TextPart, Tool, ToolResultPart
 from crucible.rendering.chat import tool_form, turns_of
+from crucible.rendering.media import decode_image
 from crucible.rendering.tokenizer import TurnWeight
 from crucible.values.record import MAX_TEXT_LENGTH, Record
 from nsai_work.data.example import Example
+from nsai_work.data.images import ExampleImage, is_address, measured
 from nsai_work.data.problems import RowProblem
 from nsai_work.data.train_on import usual_weights
 from nsai_work.payloads import TrainOn
@@ -25,7 +27,40 @@ class RowTextPart(TextPart):
     weight: Weight | None = None
 
 
-RowPart: TypeAlias = Annotated[RowTextPart | ImagePart | AudioPart | ToolResultPart, Field(discriminator="type")]
+class RowImagePart(ImagePart):
+    """An image of a row: a data: URL, base64, or the path of a file beside the data."""
+
+    path: str | None = Field(default=None, min_length=1, validation_alias=AliasChoices("path", "image"))
+
+    @model_validator(mode="after")
+    def _valid_image(self) -> Self:
+        if sum(source is not None for source in (self.url, self.base64, self.path)) != 1:
+            raise ValueError("an image has one of url, base64 and path")
+        if self.url is not None and is_address(self.url) and not self.url.startswith("data:"):
+            shown = self.url if len(self.url) <= 60 else self.url[:57] + "..."
+            raise ValueError(f"url {shown!r} is not fetched; give a data: URL, or a path beside the data file")
+        if self.detail not in (None, "auto"):
+            raise ValueError("detail has no effect on training; leave it out")
+        if self.url is not None and self.url.startswith("data:"):
+            head, _, text = self.url.partition(",")
+            if not head.startswith("data:image/") or not head.endswith(";base64"):
+                raise ValueError(
+                    "a data: URL of an image is data:image/png;base64,... or data:image/jpeg;base64,..."
+                )
+            decode_image(text, head.removeprefix("data:").removesuffix(";base64"))
+        elif self.base64 is not None:
+            decode_image(self.base64, self.media_type)
+        return self
+
+    def example_image(self, place: str) -> ExampleImage:
+        """Return the image of an example; ``place`` is the field in the row. Raises RowProblem."""
+        if self.path is not None or (self.url is not None and not is_address(self.url)):
+            return ExampleImage(place, name=self.path or self.url)
+        data = decode_image(self.base64 or str(self.url).partition(",")[2], None)
+        return measured(ExampleImage(place, data=data), data)
+
+
+RowPart: TypeAlias = Annotated[RowTextPart | RowImagePart | AudioPart | ToolResultPart, Field(discriminator="type")]
 
 
 class RowMessage(Message):
@@ -63,9 +98,13 @@ class RowMessage(Message):
         empty = not self.text() and not any(not isinstance(part, TextPart) for part in self.parts())
         if empty and not (self.role is Role.ASSISTANT and (self.tool_calls or self.thinking)):
             raise ValueError(f"content is {'missing' if self.content is None else 'empty'}; it is non-empty text")
-        media = [part.type for part in self.parts() if isinstance(part, ImagePart | AudioPart)]
-        if media:
-            raise ValueError(f"content has an {media[0]} part; training takes text only, on every backend")
+        if any(isinstance(part, AudioPart) for part in self.parts()):
+            raise ValueError("content has an audio part; training takes text and images, on every backend")
+        has_image = any(isinstance(part, ImagePart) for part in self.parts())
+        if has_image and self.role is not Role.USER:
+            raise ValueError(f"an image needs role user, not {self.role.value}")
+        if has_image and any(_weight_of(part) is not None for part in self.parts()):
+            raise ValueError("a part beside an image has no weight of its own; give the message one")
         if self.role is Role.TOOL and any(_weight_of(part) is not None for part in self.parts()):
             raise ValueError("a part of a tool's result has no weight of its own; give the message one")
         return self
@@ -182,7 +221,15 @@ def conversation(
             turns.append(turn)
             weights.append(message.weights(of_usual))
     require_trained(weights, [turn["role"] for turn in turns], train_on)
-    return Example(tuple(turns), weights=tuple(weights), tools=tuple(map(tool_form, tools)), weight=weight)
+    images = tuple(
+        part.example_image(f"messages[{index}].content[{number}]")
+        for index, message in enumerate(messages)
+        for number, part in enumerate(message.parts())
+        if isinstance(part, RowImagePart)
+    )
+    return Example(
+        tuple(turns), weights=tuple(weights), tools=tuple(map(tool_form, tools)), weight=weight, images=images
+    )
 
 
 def require_trained(weights: Sequence[TurnWeight], roles: Sequence[str], train_on: TrainOn) -> None:

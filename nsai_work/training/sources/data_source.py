@@ -12,7 +12,7 @@ from nsai_work.data.datums import Datums, JoinedDatums, shared_datums
 from nsai_work.data.held_out import count_overlap, split_sources
 from nsai_work.data.mixture import Mixture
 from nsai_work.data.rendering import Rendering
-from nsai_work.payloads import PreferenceStep, TrainingData, TrainingStep
+from nsai_work.payloads import DistillationStep, PreferenceStep, TrainingData, TrainingStep
 from nsai_work.training.evaluation import EvaluationSource, read_examples
 from nsai_work.training.plan import Plan
 from nsai_work.training.sources.batches import (
@@ -130,12 +130,18 @@ async def rendering_of(payload: TrainingStep, backend: TrainingBackend) -> Rende
     )
     if payload.method != "sft":
         no_choices = f"are trained on by method sft, and not by {payload.method}"
+    no_images = ""
+    if not capabilities.supports_image_training:
+        no_images = f"the backend {backend.name!r} takes none in training"
+    elif isinstance(payload, DistillationStep):
+        no_images = "a teacher is asked about tokens only"
     return Rendering(
         tokenizer,
         min(payload.max_tokens, context),
         on_long=payload.data.on_long,
         is_context=context < payload.max_tokens,
         no_choices=no_choices,
+        no_images=no_images,
     )
 
 

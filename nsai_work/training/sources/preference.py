@@ -101,7 +101,7 @@ class ReferenceSource:
         passes = [self._rows[start : start + ROWS_PER_PASS] for start in range(0, len(self._rows), ROWS_PER_PASS)]
         for number, data in kept.items():
             if number < len(passes):
-                self._add(passes[number], _unpacked(data, number))
+                await asyncio.to_thread(self._add, passes[number], _unpacked(data, number))
         missing = [number for number in range(len(passes)) if number not in kept]
         if not missing:
             return
@@ -133,7 +133,8 @@ class ReferenceSource:
             while waiting or pending:
                 while waiting and len(pending) < depth:
                     number = waiting.popleft()
-                    batch = [datum for row in passes[number] for datum in self._datums(row)]
+                    # images are read from files
+                    batch = await asyncio.to_thread(self._batch, passes[number])
                     prepared = run.prepare_forward(batch, step=0, name=f"reference-{number:06d}")
                     pending.append((number, asyncio.create_task(run.send(prepared))))
                     if not run.features.sends_ahead:
@@ -143,11 +144,14 @@ class ReferenceSource:
                 result = await scope.wait(accepted.result())
                 values = array("d", (value for each in result.logprobs for value in each))
                 await scope.journal.keep_reference(number, _packed(values))
-                self._add(passes[number], values)
+                await asyncio.to_thread(self._add, passes[number], values)
         finally:
             for _, sending in pending:
                 sending.cancel()
             await asyncio.gather(*(sending for _, sending in pending), return_exceptions=True)
+
+    def _batch(self, rows: Sequence[tuple[str, int]]) -> list[Datum]:
+        return [datum for row in rows for datum in self._datums(row)]
 
     def _add(self, rows: Sequence[tuple[str, int]], values: "array[float]") -> None:
         place = 0

@@ -1,15 +1,19 @@
 """JSON and protobuf are equivalent."""
 
+import base64
+
 import numpy as np
 import pytest
 import zstandard
 
 from backends.tinkex.types.datum import Datum
-from backends.tinkex.types.model_input import ModelInput
+from backends.tinkex.types.image_chunk import ImageChunk
+from backends.tinkex.types.model_input import EncodedTextChunk, ModelInput
 from backends.tinkex.wire.protobuf.pass_output_codec import read_pass_output
 from backends.tinkex.wire.protobuf.pass_request_codec import PassRequest, write_pass_request
 from backends.tinkex.wire.protobuf.sample_codec import read_sample_response
 from backends.tinkex_dev.server import DevServer
+from tests.pictures import png
 
 PROTOBUF = "application/x-protobuf"
 TOKENS = [258, *b"Hi", 256, 259, *b"Hello"]
@@ -63,6 +67,65 @@ def test_a_packed_request_is_the_same_request(api, compressed: bool):
     assert output.metrics == plain.json()["metrics"]
     for name, tensor in plain.json()["loss_fn_outputs"][0].items():
         assert output.loss_fn_outputs[0][name].tolist() == tensor["data"]
+
+
+IMAGE = png(40, 20)
+BAD_IMAGES = {
+    "no image": ({"data": base64.b64encode(b"abc").decode()}, "data"),
+    "another format": ({"format": "jpeg"}, "data"),
+    "an unknown format": ({"format": "gif"}, "format"),
+    "not base64": ({"data": "%%"}, "data"),
+    "another count": ({"expected_tokens": 4}, "expected_tokens"),
+}
+
+
+def with_image(**changes: object) -> dict:
+    """A datum with an image of 3 tokens before its text."""
+    image = {"type": "image", "data": base64.b64encode(IMAGE).decode(), "format": "png", "expected_tokens": 3}
+    text = {"type": "encoded_text", "tokens": TOKENS}
+    count = len(TOKENS) + 3
+    return {
+        "model_input": {"chunks": [{**image, **changes}, text]},
+        "loss_fn_inputs": {
+            "target_tokens": {"data": [0, 0, *TOKENS, 256], "dtype": "int64", "shape": [count]},
+            "weights": {"data": [0.0] * 3 + [1.0] * (count - 3), "dtype": "float32", "shape": [count]},
+        },
+    }
+
+
+def test_an_image_is_the_same_in_both_forms(api):
+    """And it decides the loss; without a count of the client, the server counts."""
+    model = api.model(api.session())
+    chunks = [ImageChunk(data=IMAGE, format="png", expected_tokens=3), EncodedTextChunk(tokens=TOKENS)]
+    inputs = {
+        name: np.array(tensor["data"], dtype=tensor["dtype"])
+        for name, tensor in with_image()["loss_fn_inputs"].items()
+    }
+    datum = Datum(model_input=ModelInput(chunks=chunks), loss_fn_inputs=inputs)
+    request = PassRequest(model, 1, [datum], "cross_entropy", None, forward_only=True)
+
+    receipt = send(api, write_pass_request(request).joined()).json()
+    losses = [read_pass_output(result(api, receipt, PROTOBUF).content).metrics["loss:sum"]]
+    other = base64.b64encode(png(40, 20, 1)).decode()
+    for seq_id, changes in enumerate(({}, {"expected_tokens": None}, {"data": other}), start=2):
+        passed = api.forward_backward(model, seq_id, data=[with_image(**changes)])
+        losses.append(api.result(passed)["metrics"]["loss:sum"])
+
+    assert losses[0] == losses[1] == losses[2] != losses[3]
+
+
+@pytest.mark.parametrize("case", BAD_IMAGES)
+def test_a_bad_image_is_refused(api, case: str):
+    """With its field."""
+    model = api.model(api.session())
+    changes, field = BAD_IMAGES[case]
+    body = {"data": [with_image(**changes)], "loss_fn": "cross_entropy"}
+    answer = api.http.post(
+        "forward_backward", json={"model_id": model, "seq_id": 1, "forward_backward_input": body}
+    )
+
+    assert answer.status_code == 422
+    assert answer.json()["detail"][0]["loc"][-4:] == ["model_input", "chunks", 0, field]
 
 
 def test_a_packed_forward_moves_nothing(api, server):

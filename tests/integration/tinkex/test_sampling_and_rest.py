@@ -21,6 +21,7 @@ from backends.tinkex.types import (
 )
 from backends.tinkex_dev.server import DevServer
 from crucible.errors import InvalidRequest, MalformedAnswer, NotFound, Unsupported
+from tests.pictures import png
 
 PROMPT = ModelInput.from_ints(list(b"the cat"))
 
@@ -103,7 +104,7 @@ def test_streaming_is_refused_by_name(service: ServiceClient) -> None:
 def test_an_image_is_part_of_a_prompt(service: ServiceClient) -> None:
     """It goes to the server as servers accept it."""
     sampler = service.create_sampling_client(base_model="tiny-lm")
-    prompt = PROMPT.append(ImageChunk(data=b"\x89PNG", format="png", height=1, width=1, expected_tokens=4))
+    prompt = PROMPT.append(ImageChunk(data=png(1, 1), format="png", height=1, width=1, expected_tokens=2))
 
     assert sampler.sample(prompt, 1, SamplingParams(max_tokens=2)).result(30).sequences
 

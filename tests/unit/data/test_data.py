@@ -90,7 +90,7 @@ BAD = {
     ),
     "an image": (
         messages({"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://x.org/a.png"}}]}),
-        "line 1: messages[0]: content has an image part; training takes text only",
+        "line 1: messages[0].content[0]: url 'https://x.org/a.png' is not fetched",
     ),
     "a result without a call": (
         messages({"role": "tool", "tool_call_id": "c9", "content": "x"}, {"role": "assistant", "content": "x"}),
