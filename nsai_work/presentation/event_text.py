@@ -117,6 +117,10 @@ def _rows(what: str) -> Formatter:
     return lambda data: f"{data.get('rows')} of {data.get('of')} rows {what}"
 
 
+def _rollouts_failed(data: Data) -> str:
+    return f"{data.get('rollouts')} of {data.get('of')} rollouts of step {data.get('step')} failed{_reason(data)}"
+
+
 def _incident(data: Data) -> str:
     return f"{data.get('error')} at step {data.get('step')}{_reason(data)}"
 
@@ -159,6 +163,7 @@ _FORMATTERS: Final[dict[str, tuple[Formatter, str]]] = {
     "training.rows_split": (_rows("became an example for each assistant turn, as the template needs"), "dim"),
     "training.overlap": (_rows("of the evaluation are trained on too"), "yellow"),
     "training.fields_unused": (lambda data: f"fields without effect: {_names(data.get('fields'))}", "dim"),
+    "training.rollouts_failed": (_rollouts_failed, "yellow"),
     "training.reference": (
         lambda data: f"reference {data.get('reference')}: log-probabilities of {data.get('pairs')} pairs are kept",
         "dim",

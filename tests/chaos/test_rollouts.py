@@ -1,4 +1,4 @@
-"""Reinforcement learning under kills, corrupted runs and lost models: it ends as a run that was left alone.
+"""Reinforcement learning under kills, corrupted runs, lost models and sessions: it ends as one that was left alone.
 
 The long form (``make chaos``) only; ``NSAI_CHAOS_KILLS`` is the number of kills of each combination.
 """
@@ -46,13 +46,15 @@ def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rig]:
             marks=SERVICES,
             id="postgres-importance_sampling-ahead",
         ),
+        pytest.param(POSTGRES, {"loss_fn": "ppo"}, marks=SERVICES, id="postgres-ppo"),
         pytest.param(POSTGRES, {"loss_fn": "stable_reinforce"}, marks=SERVICES, id="postgres-stable_reinforce"),
     ],
     indirect=["rig"],
 )
 def test_kills_and_lost_runs_change_no_bit(rig: Rig, tmp_path: Path, fields: dict[str, Any]) -> None:
-    """Every third kill is followed by a corrupted run or a lost model. Where no sequence ends with its session, a
-    turn of the journal is sampled once; beyond that at most what was under way when a run was lost."""
+    """Every third kill is followed by a lost session, a corrupted run or a lost model. Where no sequence ends with
+    its session, a turn of the journal is sampled once; beyond that at most what was under way when a run was
+    lost."""
     seed = int(os.environ.get("NSAI_CHAOS_SEED") or random.SystemRandom().randrange(10**6))
     print(f"seed {seed}")  # noqa: T201 - to repeat the run
     rng, kills = random.Random(seed), int(os.environ.get("NSAI_CHAOS_KILLS", "24"))
@@ -84,8 +86,13 @@ def test_kills_and_lost_runs_change_no_bit(rig: Rig, tmp_path: Path, fields: dic
             worker.kill()
             done += 1
             if done % 3 == 0 and not killed.status().ended:
-                fault = rng.choice(["corrupt", "lose_model"])
-                server.fault(kind=fault, model_id=rig.store.runs(killed.id)[-1].ref.run_id)
+                of_run = {"model_id": rig.store.runs(killed.id)[-1].ref.run_id}
+                faults = [
+                    {"kind": "expire_session"},
+                    {"kind": "corrupt", **of_run},
+                    {"kind": "lose_model", **of_run},
+                ]
+                server.fault(**faults[lost % len(faults)])
                 lost += 1
         rig.start_worker(lease_ttl_s=LEASE_TTL_S)
         second = killed.result(timeout=DEADLINE_S)

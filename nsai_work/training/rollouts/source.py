@@ -31,6 +31,7 @@ from nsai_work.training.rollouts.task_evaluation import PolicyEvaluation
 from nsai_work.training.sources.batches import BatchSource, StepBatch, batch_indexes
 
 REUSED: Final = "training.rollouts_reused"
+FAILED: Final = "training.rollouts_failed"
 _SHOWN: Final = 3
 
 
@@ -131,9 +132,13 @@ class RolloutSource(BatchSource):
             name: sum(int(str(event.get(field, 0))) for event in reused)
             for name, field in (("rollouts_reused", "rollouts"), ("turns_reused", "turns"))
         }
+        snapshot = await self._journal.load()
+        # the steps of a round have the metrics of all its rollouts
+        of_rounds = [step.metrics for step in snapshot.steps if (step.step - 1) % self._payload.substeps == 0]
+        counts["rollouts_failed"] = int(sum(metrics.get("rollouts_failed", 0.0) for metrics in of_rounds))
         if self._payload.early_stopping is None:
             return counts
-        beyond = await self._beyond_the_end()
+        beyond = await self._beyond_the_end(snapshot.last_step)
         unused = {name: sum(len(getattr(each, name)) for each in beyond) for name in ("rollouts", "turns")}
         return counts | {f"{name}_unused": count for name, count in unused.items()}
 
@@ -148,10 +153,9 @@ class RolloutSource(BatchSource):
             if self._reference is not None:
                 await self._reference.close()
 
-    async def _beyond_the_end(self) -> list[RecordedRollouts]:
+    async def _beyond_the_end(self, last: int) -> list[RecordedRollouts]:
         """The rollouts of the rounds that were sampled ahead of an end that came early."""
         per_round = self._payload.substeps
-        last = (await self._journal.load()).last_step
         first = -(-last // per_round) * per_round + 1
         return [
             await self._journal.rollouts(first + ahead * per_round)
@@ -178,7 +182,9 @@ class RolloutSource(BatchSource):
             return [[task.ended[member] for member in range(size)] for task in tasks]
         sampler = await self._policies.sampler(self._weights_step(step))
         await self._report_reuse(step, recorded, tasks)
-        return await gathered([self._runner.run(task, sampler) for task in tasks])
+        groups = await gathered([self._runner.run(task, sampler) for task in tasks])
+        await self._report_failures(step, groups)
+        return groups
 
     def _group_task(self, step: int, group: int, task: int, recorded: RecordedRollouts) -> GroupTask:
         anew = self._payload.binds_sequences or self._payload.on_stale == "drop"
@@ -196,6 +202,14 @@ class RolloutSource(BatchSource):
         lost = len({(one.group, one.member) for one in recorded.rollouts}) - kept
         data: dict[str, JsonValue] = {"step": step, "rollouts": kept, "turns": turns, "sampled_anew": lost}
         await self._journal.event(REUSED, data)
+
+    async def _report_failures(self, step: int, groups: Sequence[Sequence[EndedRollout]]) -> None:
+        """Say once for a job that rollouts fail, and why; the metrics of each step count them."""
+        records = [member.record for group in groups for member in group]
+        failed = [record for record in records if record.status is RolloutStatus.FAILED]
+        if failed and not await self._journal.has_event(FAILED):
+            data: dict[str, JsonValue] = {"step": step, "rollouts": len(failed), "of": len(records)}
+            await self._journal.event(FAILED, {**data, "reason": failed[0].reason})
 
     async def _release(self) -> None:
         """Delete the weights that no coming step is sampled from, and no evaluation: what was to be sampled from

@@ -79,10 +79,34 @@ async def test_a_failed_rollout_is_counted_with_its_reason(fault: str) -> None:
     assert all(record.reward is None for record in scene.journal.rollouts.values())
     assert max(len(record.reason) for record in scene.journal.rollouts.values()) < 2_100
     some = Scene(faulty(fault), new_backend=FakeBackend)
-    await some.drive()
+    result = await some.drive()
     [step] = some.journal.steps
+    failed = [one for one in some.journal.rollouts.values() if one.reward is None]
+    assert result["rollouts_failed"] == len(failed)
+    told = [(event["step"], event["rollouts"], event["of"]) for event in events_of(some)]
+    assert told == ([(1, len(failed), 8)] if failed else [])
+    assert {event["reason"] for event in events_of(some)} <= {record.reason for record in failed}
     assert step.metrics["rollouts"] == 8.0
-    assert step.metrics["rollouts_failed"] == sum(one.reward is None for one in some.journal.rollouts.values())
+    assert step.metrics["rollouts_failed"] == len(failed)
+
+
+def events_of(scene: Scene) -> list[Any]:
+    """What was told of failed rollouts."""
+    return list(scene.journal.events_named("training.rollouts_failed"))
+
+
+async def test_failed_rollouts_are_told_once() -> None:
+    """At the first step that has any; the result counts those of all steps, once for each round."""
+    fields: dict[str, Any] = {"max_steps": 4, "substeps": 2}
+    environment = {"name": "tests.games:Faulty", "args": {"fault": "raises", "letters": "ab"}}
+    sampling = {"max_tokens": 2, "on_error": {"retry": 0, "min_group": 1}}
+    scene = Scene(rl_payload(environment=environment, sampling=sampling, **fields), new_backend=FakeBackend)
+    result = await scene.drive()
+    [event] = events_of(scene)
+    assert (event["step"], event["of"], event["reason"]) == (1, 4, "RuntimeError: out of dice")
+    failed = [one for one in scene.journal.rollouts.values() if one.reward is None]
+    assert {one.step for one in failed} == {1, 3}
+    assert result["rollouts_failed"] == len(failed)
 
 
 @pytest.mark.parametrize("fault", ENDS)
