@@ -52,11 +52,13 @@ class ClientPool:
             yield self._unpooled
             return
         index = self._free_index()
-        self._busy[index] += 1
+        # the counts of these clients: the pool may be closed, and used again, before the request ends
+        busy = self._busy
+        busy[index] += 1
         try:
             yield self._clients[index]
         finally:
-            self._busy[index] -= 1
+            busy[index] -= 1
 
     def lease_for(self, url: str) -> "contextlib.AbstractContextManager[httpx.AsyncClient]":
         """Provide a client for a URL that may belong to another server."""
