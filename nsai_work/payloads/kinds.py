@@ -207,8 +207,8 @@ class TrainingStep(Record):
             raise ValueError("data.format: dpo trains on preferences; leave it out, or set preference")
         if self.method != "dpo" and "preference" in formats:
             raise ValueError("data.format: preference is the form of method dpo; sft does not train on it")
-        if self.method != "distill" and any(file.teacher is not None for file in self.data.sources):
-            raise ValueError("data.sources: only method distill has a teacher; leave it out")
+        if self.method not in ("distill", "rl") and any(file.teacher is not None for file in self.data.sources):
+            raise ValueError("data.sources: only methods distill and rl have a teacher; leave it out")
         return self
 
     @property

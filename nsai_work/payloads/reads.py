@@ -105,9 +105,11 @@ def _reads(payload: Payload) -> Iterator[JobRead]:
 
 def _teachers(payload: TrainingStep) -> dict[str, TrainedModel]:
     """The teachers that other jobs train, by field."""
-    if not isinstance(payload, DistillationStep):
+    if not isinstance(payload, DistillationStep | ReinforcementStep):
         return {}
-    named: dict[str, TrainedModel | str | None] = {"payload.teacher": payload.teacher}
+    named: dict[str, TrainedModel | str | None] = {}
+    if isinstance(payload, DistillationStep):
+        named["payload.teacher"] = payload.teacher
     for index, file in enumerate(payload.data.sources):
         named[f"payload.data.sources[{index}].teacher"] = file.teacher
     return {field: teacher for field, teacher in named.items() if isinstance(teacher, TrainedModel)}

@@ -10,6 +10,7 @@ from crucible.values.record import Record
 from crucible.values.scalars import Name
 from nsai_work.payloads.data import DataFile, TrainingData
 from nsai_work.payloads.environments import EnvironmentSpec
+from nsai_work.payloads.job_inputs import TrainedModel
 from nsai_work.payloads.kinds import BASE_REFERENCE, TrainingStep
 
 REWARD: Final = "reward"
@@ -78,14 +79,16 @@ class AdvantageSpec(Record):
 
 class ReferencePenalty(Record):
     """A penalty for the distance from a ``reference`` model, added to the advantages: of each sampled token,
-    ``coef`` times how much less than on average the reference disagrees with the sample. With a ``discount`` a
-    token answers for those after it too. The reference is the base model, another one, or sampling weights by their
-    path.
+    ``coef`` times how much less than on average the reference disagrees with the sample; with ``baseline: none``
+    the disagreement itself. With a ``discount`` a token answers for those after it too. The reference is the base
+    model, another one, or sampling weights by their path; each of the ``data.sources`` may have its own, its
+    ``teacher``.
     """
 
     coef: float = Field(gt=0, le=1_000)
     reference: Name = Field(default=BASE_REFERENCE, min_length=1, max_length=1_000)
     discount: float = Field(default=0.0, ge=0, le=1)
+    baseline: Literal["mean", "none"] = "mean"
 
 
 class ReinforcementStep(TrainingStep):
@@ -126,9 +129,25 @@ class ReinforcementStep(TrainingStep):
             )
         if (self.environment is not None and self.environment.reward is None) != (not self.data.files()):
             raise ValueError("data: prompts belong to environment.reward, and an environment has tasks of its own")
-        if len(self.data.files()) > 1:
-            raise ValueError("data.sources: prompts are one file; give data.path")
         return self
+
+    @model_validator(mode="after")
+    def _require_prompts(self) -> "ReinforcementStep":
+        for number, file in enumerate(self.data.sources):
+            if file.format != "auto":
+                raise ValueError(f"data.sources[{number}].format: a prompt file does not have it; leave it out")
+            if file.teacher is not None and self.kl is None:
+                raise ValueError(f"data.sources[{number}].teacher: it is the reference of kl; set kl too")
+        taught = [file.teacher is not None for file in self.data.sources]
+        if taught and all(taught) and self.kl is not None and self.kl.reference != BASE_REFERENCE:
+            raise ValueError("kl.reference: each of data.sources has its own teacher; leave this one out")
+        return self
+
+    def references(self) -> tuple[TrainedModel | str, ...]:
+        """Return the reference of each file of prompts, or of all tasks; none without a penalty."""
+        if self.kl is None:
+            return ()
+        return tuple(file.teacher or self.kl.reference for file in self.data.sources) or (self.kl.reference,)
 
     @model_validator(mode="after")
     def _require_known_loss(self) -> "ReinforcementStep":

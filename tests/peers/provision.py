@@ -65,6 +65,7 @@ PEERS = {
         Peer("cookbook", "requirements-cookbook.txt"),
         Peer("queues", "requirements-queues.txt"),
         Peer("inspect", "requirements-inspect.txt"),
+        Peer("verifiers", "requirements-verifiers.txt"),
         # with this pydantic and Python 3.11, SkyRL's request models need the backport of TypedDict
         Peer("skyrl", "requirements-skyrl.txt", startup=_TYPED_DICT),
     )

@@ -83,8 +83,9 @@ class DataCheck:
             if self._runs_here:
                 raise
             self.unchecked[job_id] = f"payload.{error.message}"
-            if payload.data.files() and payload.data.job is None:
-                read_prompts(payload.data)
+            for index, file in enumerate(payload.data.files()):
+                if file.job is None:
+                    read_prompts(payload.data, index)
 
     def _check_objective(self, job_id: str, payload: TrainingStep) -> None:
         if payload.objective is None:

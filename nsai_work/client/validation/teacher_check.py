@@ -14,7 +14,7 @@ from crucible.registry import load_backend
 from nsai_work.concurrency.coroutine_runner import run_blocking
 from nsai_work.errors import InvalidJob
 from nsai_work.job import Job
-from nsai_work.payloads import BASE_REFERENCE, DistillationStep, ReinforcementStep, TrainingStep
+from nsai_work.payloads import BASE_REFERENCE, DistillationStep, ReinforcementStep, TrainedModel, TrainingStep
 from nsai_work.payloads.reads import JobRead, ReadKind, job_reads
 from nsai_work.training.sources.teacher import opened_teacher
 from nsai_work.training.sources.token_check import require_same_tokens
@@ -36,17 +36,23 @@ async def check_teachers(backend: TrainingBackend, payload: DistillationStep) ->
             f"payload.method: distill trains each token towards several targets, and {backend.name!r} towards one",
             backend=backend.name,
         )
-    for index, teacher in enumerate(payload.teachers()):
-        if isinstance(teacher, str):
-            own = payload.data.sources and payload.data.sources[index].teacher is not None
-            field = f"payload.data.sources[{index}].teacher" if own else "payload.teacher"
-            await _check_model(backend, payload.base_model, teacher, field)
+    await _check_models(backend, payload, payload.teachers(), "payload.teacher")
 
 
 async def check_penalty(backend: TrainingBackend, payload: ReinforcementStep) -> None:
-    """Check the reference of a job's penalty. Raises InvalidJob as ``check_teachers``."""
-    if payload.kl is not None and payload.kl.reference != BASE_REFERENCE:
-        await _check_model(backend, payload.base_model, payload.kl.reference, "payload.kl.reference")
+    """Check the references of a job's penalty. Raises InvalidJob as ``check_teachers``."""
+    named = [None if model == BASE_REFERENCE else model for model in payload.references()]
+    await _check_models(backend, payload, named, "payload.kl.reference")
+
+
+async def _check_models(
+    backend: TrainingBackend, payload: TrainingStep, models: Sequence[TrainedModel | str | None], common: str
+) -> None:
+    for index, model in enumerate(models):
+        if isinstance(model, str):
+            own = payload.data.sources and payload.data.sources[index].teacher is not None
+            field = f"payload.data.sources[{index}].teacher" if own else common
+            await _check_model(backend, payload.base_model, model, field)
 
 
 async def _check_model(backend: TrainingBackend, trained: str, model: str, field: str) -> None:
@@ -65,17 +71,17 @@ def check_trained_teachers(jobs: Sequence[Job], store: "Store", *, timeout_s: fl
     known = {job.id: job for job in jobs}
     for job in jobs:
         payload = job.parsed_payload
-        if not isinstance(payload, DistillationStep):
+        if not isinstance(payload, DistillationStep | ReinforcementStep):
             continue
         for read in job_reads(payload):
-            if read.kind is ReadKind.MODEL:
+            if read.kind is ReadKind.MODEL and read.field.endswith("teacher"):
                 made = (known.get(read.job) or store.get(read.job, job.tenant_id)).parsed_payload
                 if isinstance(made, TrainingStep) and made.base_model != payload.base_model:
                     run_blocking(_check_trained(job.backend, payload, read, made.base_model, timeout_s))
 
 
 async def _check_trained(
-    name: str, payload: DistillationStep, read: JobRead, base_model: str, timeout_s: float
+    name: str, payload: TrainingStep, read: JobRead, base_model: str, timeout_s: float
 ) -> None:
     with suppress(BackendError, CredentialMissing, PluginError, TimeoutError):
         backend = load_backend(name)

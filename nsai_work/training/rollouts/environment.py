@@ -30,7 +30,7 @@ from nsai_work.training.rollouts.environment_calls import (
 )
 from nsai_work.training.rollouts.groups import GroupSampler
 from nsai_work.training.rollouts.policies import PolicySamplers
-from nsai_work.training.rollouts.prompts import read_prompts
+from nsai_work.training.rollouts.prompts import PromptPlan, PromptSets, read_prompts
 from nsai_work.training.rollouts.reference import RolloutReference
 from nsai_work.training.rollouts.rollout import RolloutSettings
 from nsai_work.training.rollouts.source import RolloutSource
@@ -116,9 +116,12 @@ async def open_rollouts(
             policies,
             journal,
             evaluation=evaluation,
+            order=PromptPlan.of(payload, opened.environment)
+            if isinstance(opened.environment, PromptSets)
+            else None,
             reference=None
             if payload.kl is None
-            else RolloutReference(payload.kl, payload.base_model, backend, journal),
+            else RolloutReference(payload.kl, payload.base_model, payload.references(), backend, journal),
         )
         return plan, source, evaluation
 
@@ -191,7 +194,7 @@ async def _close_quietly(environment: Environment) -> None:
 def check_environment(payload: ReinforcementStep, allow: Sequence[str]) -> None:
     """Check the environments of a job as far as they are known before the job runs: rows that another job makes are
     not there yet. Raises as ``environment_of``."""
-    if payload.data.job is None:
+    if not any(file.job for file in payload.data.files()):
         environment_of(payload, allow)
     else:
         with _of_payload("environment"):
@@ -219,8 +222,11 @@ def _named(field: str, spec: EnvironmentSpec, allow: Sequence[str]) -> Environme
 
 def _prompts(payload: ReinforcementStep, data: TrainingData, field: str, allow: Sequence[str]) -> Environment:
     with _of_payload(field):
+        function = _reward_function(payload, allow)
+        if data.sources:
+            return PromptSets(function, [read_prompts(data, index) for index in range(len(data.sources))])
         rows = read_examples(read_prompts, data) if field == "eval.data" else read_prompts(data)
-        return RewardEnvironment(_reward_function(payload, allow), rows)
+        return RewardEnvironment(function, rows)
 
 
 def _reward_function(payload: ReinforcementStep, allow: Sequence[str]) -> RewardFunction:

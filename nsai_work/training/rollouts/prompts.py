@@ -1,30 +1,72 @@
-"""Prompt files: rows with a prompt, and columns that a reward function reads."""
+"""Prompt files: rows with a prompt, and columns that a reward function reads; and the order of several files."""
 
-from collections.abc import Mapping
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, chain, pairwise
 from typing import Any
 
 from pydantic import ValidationError
 
-from crucible.environments import PromptTask
+from crucible.environments import PromptTask, RewardEnvironment, RewardFunction
+from crucible.errors import InvalidRequest
 from crucible.prompt import Message
 from nsai_work.data.containers import decoded, raw_rows
 from nsai_work.data.dataset import field_of
+from nsai_work.data.mixture import Mixture
 from nsai_work.data.problems import FileProblem, RowProblem, RowProblems
 from nsai_work.data.source import open_data
-from nsai_work.payloads import TrainingData
+from nsai_work.payloads import ReinforcementStep, TrainingData
+from nsai_work.training.sources.batches import MixturePlan
 
 _COLUMN = "prompt"
 
 
-def read_prompts(data: TrainingData) -> list[PromptTask]:
+class PromptSets(RewardEnvironment):
+    """The prompts of several files as one environment: its tasks are those of one file after the other."""
+
+    def __init__(self, function: RewardFunction, sets: Sequence[Sequence[PromptTask]]) -> None:
+        for number, rows in enumerate(sets):
+            try:
+                RewardEnvironment(function, rows)
+            except InvalidRequest as error:
+                raise InvalidRequest(f"{error.message} (data.sources[{number}])", details=error.details) from None
+        super().__init__(function, list(chain(*sets)))
+        self.sizes = [len(rows) for rows in sets]
+
+
+@dataclass(frozen=True, slots=True)
+class PromptPlan:
+    """The order of the prompts of several files, by their shares of the groups. ``begins`` are the first task of
+    each file."""
+
+    mixture: MixturePlan
+    begins: Sequence[int]
+
+    @classmethod
+    def of(cls, payload: ReinforcementStep, sets: PromptSets) -> "PromptPlan":
+        """Return the order of a job's prompts. Raises InvalidJob: a share is too small."""
+        ends = [0, *accumulate(sets.sizes)]
+        shares = Mixture.of([file.weight for file in payload.data.sources], payload.seed)
+        return cls(MixturePlan(shares, [range(*pair) for pair in pairwise(ends)]), ends[:-1])
+
+    def tasks(self, first: int, count: int) -> list[int]:
+        """Return the tasks of groups, counted from the beginning of the run."""
+        return [self.mixture.row(number)[1] for number in range(first, first + count)]
+
+    def source(self, task: int) -> int:
+        """Return the file of a task."""
+        return bisect_right(self.begins, task) - 1
+
+
+def read_prompts(data: TrainingData, index: int = 0) -> list[PromptTask]:
     """Read the rows of a prompt file; blocking. Bad rows are left out if ``data.on_bad_row`` says so.
 
     Raises:
         InvalidJob: rows are bad, or there is none; the error names the lines.
         FileUnusable, DataChanged: the file cannot be read, or has changed.
     """
-    [file] = data.files()
-    field = field_of(data, 0)
+    file, field = data.files()[index], field_of(data, index)
     problems = RowProblems(field, file, skip=data.on_bad_row == "skip")
     rows: list[PromptTask] = []
     count = 0

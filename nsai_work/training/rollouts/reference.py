@@ -13,52 +13,69 @@ from crucible.errors import MalformedAnswer, RunGone
 from crucible.losses import ADVANTAGES, LOGPROBS, TARGETS
 from crucible.token_sampler import TokenSampler
 from nsai_work.journal import Journal
-from nsai_work.payloads import BASE_REFERENCE, ReferencePenalty
+from nsai_work.payloads import BASE_REFERENCE, ReferencePenalty, TrainedModel
 from nsai_work.training.rollouts.examples import TrainedExample
 from nsai_work.training.sources.token_check import opened_for_tokens
 
+KL_REFERENCE: Final = "kl_reference"
+"""The metric of a step with the distance from its reference; of each source with its number behind a point."""
 _DIGEST_BYTES: Final = 16
 _CONCURRENT: Final = 64
 
 
 class RolloutReference:
-    """The reference model of a job, which scores the examples of each step once."""
+    """The reference models of a job, one for each file of prompts, which score the examples of each step once."""
 
     def __init__(
-        self, penalty: ReferencePenalty, base_model: str, backend: TrainingBackend, journal: Journal
+        self,
+        penalty: ReferencePenalty,
+        base_model: str,
+        models: Sequence[TrainedModel | str],
+        backend: TrainingBackend,
+        journal: Journal,
     ) -> None:
         self._penalty = penalty
         self._trained = base_model
-        self._model = base_model if penalty.reference == BASE_REFERENCE else penalty.reference
+        # the worker has put paths in the places of other jobs' models
+        self._models = [base_model if model == BASE_REFERENCE else str(model) for model in models]
         self._backend = backend
         self._journal = journal
-        self._sampler: TokenSampler | None = None
+        self._samplers: dict[str, TokenSampler] = {}
         self._opening = asyncio.Lock()
         self._slots = asyncio.Semaphore(_CONCURRENT)
 
-    async def penalize(self, step: int, examples: Sequence[TrainedExample]) -> tuple[list[TrainedExample], float]:
-        """Return the examples of a step with the penalty in their advantages, and by how much their sampled tokens
-        are more likely than at the reference, in nats per token.
+    async def penalize(
+        self, step: int, examples: Sequence[TrainedExample], sources: Sequence[int]
+    ) -> tuple[list[TrainedExample], dict[str, float]]:
+        """Return the examples of a step with the penalty in their advantages, and metrics: by how much their
+        sampled tokens are more likely than at the reference, in nats per token, also by source. ``sources`` are
+        those of the examples.
 
         Raises:
             CrucibleError: the service failed.
         """
         import numpy as np
 
-        scores = await self._scores(step, examples)
+        scores = await self._scores(step, examples, sources)
         masks = [np.asarray(example.mask, dtype=np.float64) for example in examples]
         distances = [
             mask * (np.asarray(example.datum.loss_inputs[LOGPROBS], dtype=np.float64) - score)
             for example, mask, score in zip(examples, masks, scores, strict=True)
         ]
-        mean = float(sum(each.sum() for each in distances) / max(sum(each.sum() for each in masks), 1.0))
+        metrics = {KL_REFERENCE: _mean(distances, masks)}
+        for source in sorted(set(sources)) if len(self._models) > 1 else ():
+            own = [place for place, each in enumerate(sources) if each == source]
+            metrics[f"{KL_REFERENCE}.{source}"] = _mean(
+                [distances[place] for place in own], [masks[place] for place in own]
+            )
+        baseline = metrics[KL_REFERENCE] if self._penalty.baseline == "mean" else 0.0
         added = [
-            _discounted(self._penalty.coef * mask * (mean - distance), self._penalty.discount)
+            _discounted(self._penalty.coef * mask * (baseline - distance), self._penalty.discount)
             for mask, distance in zip(masks, distances, strict=True)
         ]
-        return [_with_penalty(*pair) for pair in zip(examples, added, strict=True)], mean
+        return [_with_penalty(*pair) for pair in zip(examples, added, strict=True)], metrics
 
-    async def _scores(self, step: int, examples: Sequence[TrainedExample]) -> list[Any]:
+    async def _scores(self, step: int, examples: Sequence[TrainedExample], sources: Sequence[int]) -> list[Any]:
         import numpy as np
 
         digest = _digest(examples)
@@ -67,41 +84,47 @@ class RolloutReference:
             values = np.frombuffer(zlib.decompress(kept[_DIGEST_BYTES:]), dtype="<f4")
         else:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._score(example)) for example in examples]
+                tasks = [
+                    group.create_task(self._score(example, self._models[source]))
+                    for example, source in zip(examples, sources, strict=True)
+                ]
             values = np.concatenate([np.asarray(task.result(), dtype="<f4") for task in tasks])
             await self._journal.keep_reference(step, digest + zlib.compress(values.tobytes()))
         ends = np.cumsum([len(example.datum.tokens) for example in examples])
         return [each.astype(np.float64) for each in np.split(values, ends[:-1])]
 
-    async def _score(self, example: TrainedExample) -> Sequence[float]:
+    async def _score(self, example: TrainedExample, model: str) -> Sequence[float]:
         tokens = [*example.datum.tokens, int(example.datum.loss_inputs[TARGETS][-1])]
         async with self._slots:
-            sampler = await self._open()
+            sampler = await self._open(model)
             try:
                 scores = await sampler.score(tokens)
             except RunGone:
                 # its session has ended; the run that is trained has nothing to do with that
-                scores = await (await self._open(instead_of=sampler)).score(tokens)
+                scores = await (await self._open(model, instead_of=sampler)).score(tokens)
         if len(scores) != len(tokens) - 1 or any(score != score for score in scores):
             raise MalformedAnswer(
-                f"{self._model} has scored {len(tokens)} tokens without a log-probability for each",
+                f"{model} has scored {len(tokens)} tokens without a log-probability for each",
                 backend=self._backend.name,
             )
         return scores
 
-    async def _open(self, *, instead_of: TokenSampler | None = None) -> TokenSampler:
+    async def _open(self, model: str, *, instead_of: TokenSampler | None = None) -> TokenSampler:
         async with self._opening:
-            if self._sampler is None or self._sampler is instead_of:
-                self._sampler = await opened_for_tokens(
-                    self._backend, self._trained, self._model, field="payload.kl.reference"
-                )
-            return self._sampler
+            if self._samplers.get(model) in (None, instead_of):
+                field = "payload.kl.reference" if len(self._models) == 1 else "payload.data.sources"
+                self._samplers[model] = await opened_for_tokens(self._backend, self._trained, model, field=field)
+            return self._samplers[model]
 
     async def close(self) -> None:
-        """Close the sampler."""
-        sampler, self._sampler = self._sampler, None
-        if sampler is not None:
+        """Close the samplers."""
+        samplers, self._samplers = self._samplers, {}
+        for sampler in samplers.values():
             await sampler.close()
+
+
+def _mean(distances: Sequence[Any], masks: Sequence[Any]) -> float:
+    return float(sum(each.sum() for each in distances) / max(sum(each.sum() for each in masks), 1.0))
 
 
 def _digest(examples: Sequence[TrainedExample]) -> bytes:

@@ -15,7 +15,13 @@ from nsai_work.journal import Journal, RemoteRun
 from nsai_work.payloads import ReinforcementStep
 from nsai_work.rollout_journal import PolicyRecord, RecordedRollouts, RolloutRecord, RolloutStatus
 from nsai_work.training.plan import Plan
-from nsai_work.training.rollouts.examples import divided, examples_of, selected
+from nsai_work.training.rollouts.examples import (
+    GroupSelection,
+    TrainedExample,
+    divided,
+    examples_of,
+    selected,
+)
 from nsai_work.training.rollouts.groups import (
     EndedRollout,
     GroupSampler,
@@ -26,6 +32,7 @@ from nsai_work.training.rollouts.groups import (
 from nsai_work.training.rollouts.metrics import drift, rollout_metrics
 from nsai_work.training.rollouts.place import RolloutPlace
 from nsai_work.training.rollouts.policies import PolicySamplers
+from nsai_work.training.rollouts.prompts import PromptPlan
 from nsai_work.training.rollouts.reference import RolloutReference
 from nsai_work.training.rollouts.task_evaluation import PolicyEvaluation
 from nsai_work.training.sources.batches import BatchSource, StepBatch, batch_indexes
@@ -48,8 +55,8 @@ class RolloutSource(BatchSource):
 
     The steps of a round share rollouts, which the journal has under its first step. They come from the weights of
     the step before it, or of ``steps_ahead`` rounds earlier, so that which weights a group is sampled from follows
-    from the step alone. ``tasks``: how many there are; None if they are endless. Its end closes the
-    ``environments``.
+    from the step alone. ``tasks``: how many there are; None if they are endless. ``order`` is that of the prompts
+    of several files. Its end closes the ``environments``.
     """
 
     def __init__(
@@ -65,6 +72,7 @@ class RolloutSource(BatchSource):
         *,
         evaluation: PolicyEvaluation | None = None,
         reference: RolloutReference | None = None,
+        order: PromptPlan | None = None,
     ) -> None:
         self._job_id = job.id
         self._payload = payload
@@ -76,6 +84,7 @@ class RolloutSource(BatchSource):
         self._runner = runner
         self._evaluation = evaluation
         self._reference = reference
+        self._order = order
         self._generation = 0
         self._rounds: dict[int, _Round] = {}
         if evaluation is not None:
@@ -108,19 +117,26 @@ class RolloutSource(BatchSource):
         selection = selected(groups, payload)
         if not selection.groups:
             raise EnvironmentFailed(_why(groups, step), details={"step": step})
-        examples = [
-            example
-            for members, advantages in selection.groups
-            for member, advantage in zip(members, advantages, strict=True)
-            for example in examples_of(member, advantage, payload.loss_fn)
-        ]
+        examples, sources = self._examples(selection)
         metrics = rollout_metrics(groups, selection, step - 1 - self._weights_step(step))
         if self._reference is not None:
-            examples, metrics["kl_reference"] = await self._reference.penalize(first, examples)
+            examples, distances = await self._reference.penalize(first, examples, sources)
+            metrics |= distances
         trained = divided(examples, payload.substeps, part)
         metrics["trained_tokens"] = float(sum(example.trained_tokens for example in trained))
         datums = [example.datum for example in trained]
         return StepBatch(step, self._plan.epoch(step), self._plan.cursor(step), datums, metrics=metrics)
+
+    def _examples(self, selection: GroupSelection) -> tuple[list[TrainedExample], list[int]]:
+        """The examples of a step, and the file of prompts of each."""
+        examples: list[TrainedExample] = []
+        sources: list[int] = []
+        for members, advantages in selection.groups:
+            for member, advantage in zip(members, advantages, strict=True):
+                made = list(examples_of(member, advantage, self._payload.loss_fn))
+                examples += made
+                sources += [0 if self._order is None else self._order.source(member.record.task)] * len(made)
+        return examples, sources
 
     def step_metrics(self, batch: StepBatch, result: StepResult) -> Mapping[str, float]:
         trained = {} if result.logprobs is None else drift(batch.datums, result.logprobs)
@@ -167,9 +183,11 @@ class RolloutSource(BatchSource):
         return max(0, ((step - 1) // per_round - self._payload.steps_ahead) * per_round)
 
     def _task_numbers(self, step: int) -> Sequence[int]:
-        if self._tasks is not None:
+        if self._tasks is not None and self._order is None:
             return batch_indexes(self._plan, step)
         first = (step - 1) // self._payload.substeps * self._payload.groups_per_step
+        if self._order is not None:
+            return self._order.tasks(first, self._payload.groups_per_step)
         return range(first, first + self._payload.groups_per_step)
 
     async def _groups(self, step: int) -> list[list[EndedRollout]]:

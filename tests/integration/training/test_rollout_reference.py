@@ -8,6 +8,7 @@ import pytest
 from backends.fake import FakeBackend
 from backends.tinkex.backend import TinkexBackend
 from backends.tinkex_dev.server import DevServer
+from nsai_work.client.validation.teacher_check import check_penalty
 from nsai_work.errors import InvalidJob
 from tests.integration.training.harness import Killed, Reaper, Scene
 from tests.integration.training.test_reinforcement import GUESS, outcome, rl_payload
@@ -84,6 +85,61 @@ async def test_distillation_on_the_student_s_own_answers(tmp_path: Path) -> None
         distances = [step.metrics["kl_reference"] for step in student.journal.steps]
         assert all(step.metrics["reward"] == 0 for step in student.journal.steps)
         assert sum(distances[-3:]) < sum(distances[:3])
+
+
+def two_files(folder: Path, **fields: Any) -> Any:
+    """A job with two files of prompts, each with its teacher, and the greater share for the second."""
+    for name in ("first", "second"):
+        (folder / f"{name}.jsonl").write_text("".join(f'{{"prompt": "{name} {n}"}}\n' for n in range(3)))
+    sources = [
+        {"path": str(folder / "first.jsonl"), "teacher": "llama-3.2-1b"},
+        {"path": str(folder / "second.jsonl"), "weight": 3.0},
+    ]
+    settings = {"environment": None, "data": {"sources": sources}, "kl": {"coef": 1.0, "baseline": "none"}}
+    settings |= {"groups_per_step": 8, "group_size": 1, "advantage": {"baseline": "none"}}
+    return rl_payload(**{**settings, **fields})
+
+
+async def test_each_file_of_prompts_has_its_teacher(tmp_path: Path) -> None:
+    """In its share of the groups. A new adapter is at no distance from the base model, and at one from another; the
+    advantages of the first step are the distances themselves. A killed run ends the same."""
+    alone, counted = Scene(two_files(tmp_path), new_backend=FakeBackend), Reaper()
+    await alone.drive(reaper=counted)
+    first = alone.journal.steps[0].metrics
+    tasks = [one.task for one in alone.journal.rollouts.values()]
+
+    assert abs(first["kl_reference.0"]) > 1e-3
+    assert first["kl_reference.1"] == pytest.approx(0.0, abs=1e-6)
+    assert {0, 1, 2} < set(tasks) <= set(range(6))
+    assert sum(task < 3 for task in tasks) < sum(task >= 3 for task in tasks)
+    for kill_at in range(5, counted.contacts, counted.contacts // 3):
+        scene = Scene(two_files(tmp_path), new_backend=FakeBackend)
+        await scene.survive([kill_at])
+        assert outcome(scene) == outcome(alone), kill_at
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"kl": None, "environment": {"reward": "tests.games:even"}},
+            r"data.sources\[0\].teacher: it is the reference of kl",
+        ),
+        ({"max_steps": None, "epochs": 1}, "a mixture has no end"),
+    ],
+)
+def test_bad_files_of_prompts_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    """At submit, with their field."""
+    with pytest.raises(InvalidJob, match=message):
+        two_files(tmp_path, **changes)
+
+
+async def test_a_teacher_that_is_not_there_is_refused() -> None:
+    """By the field that names it."""
+    payload: Any = rl_payload(kl={"coef": 1.0, "reference": "nobody"})
+    async with FakeBackend() as backend:
+        with pytest.raises(InvalidJob, match=r"payload\.kl\.reference"):
+            await check_penalty(backend, payload)
 
 
 @pytest.mark.parametrize("on_stale", ["train", "drop"])
