@@ -79,6 +79,7 @@ class StoredRun:
         result = {"loss": 0.4171, "first_loss": 3.0412, "model": "tinker://run-02b7c11e/sampler_weights/final"}
         return {
             "status": "running" if self.runs else "succeeded",
+            "wait_reason": None,
             "attempt": 2,
             "fence": 2,
             "worker_id": HOSTS[1],

@@ -107,6 +107,11 @@
     });
     if (asLine) context.stroke();
     const end = data.steps.length - 1;
+    if (end < 0) {
+      context.fillStyle = color("quiet");
+      context.textAlign = "center";
+      context.fillText("no step yet", left + width / 2, top + height / 2);
+    }
     if (end >= 0 && inside(data.steps[end])) {
       const cx = x(data.steps[end]), cy = y(data.loss[end]);
       context.fillStyle = color("accent");
@@ -118,9 +123,10 @@
       const text = `${format.format(data.steps[end])} · ${data.loss[end].toFixed(4)}`;
       const right = cx + 9 * ratio + context.measureText(text).width > left + width;
       context.textAlign = right ? "right" : "left";
-      // without room on the right, below the line, which falls
+      // without room on the right: below the line, which falls, or over the point
       const below = right && cy + 20 * ratio < top + height;
-      context.fillText(text, cx + (right ? -9 : 9) * ratio, cy + (below ? 18 : -9) * ratio);
+      const at = below ? cx - 9 * ratio : right ? left + width : cx + 9 * ratio;
+      context.fillText(text, at, cy + (below ? 18 : -9) * ratio);
     }
     context.restore();
   };

@@ -20,8 +20,9 @@ from nsai_work.store.maintenance.scheduler import CLOCK_SKEW
 from nsai_work.store.schema import events, jobs, lanes
 from nsai_work.store.wait_reasons.reason import wait_reasons
 
-MIN_WAIT: Final = timedelta(seconds=3)
-"""A job that is claimed sooner has not waited. With the interval of sweeps it is known within five seconds."""
+MIN_WAIT: Final = timedelta(seconds=2)
+"""A job that is claimed sooner has not waited. With the interval of sweeps, and the age of what metrics read, its
+reason is known within four seconds."""
 MAX_RECORDED: Final = 200
 """The number of front jobs that one transaction examines."""
 MAX_BEHIND: Final = 5_000

@@ -103,7 +103,7 @@ def test_a_sweep_records_a_bounded_number(queue: Queue, monkeypatch: pytest.Monk
         statement = select(jobs.c.seq).where(jobs.c.wait_reason.is_not(None))
         return len(queue.store.database.read(lambda tx: tx.connection.execute(statement).all()))
 
-    queue.sweep_for(3)
+    queue.sweep_for(2)
     assert number_recorded() == MAX_RECORDED
     queue.sweep_for(1)
     assert number_recorded() == count
@@ -143,7 +143,7 @@ def test_a_long_backlog_is_recorded_in_bounded_pieces(queue: Queue, monkeypatch:
         queue.store.retry(job.id)
     assert {recorded(queue, job) for job in backlog} == {None}
     counts = []
-    for seconds in (3, 1, 1):
+    for seconds in (2, 1, 1):
         queue.sweep_for(seconds)
         reasons = [recorded(queue, job) for job in backlog]
         counts.append(30 - reasons.count(None))

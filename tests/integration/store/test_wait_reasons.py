@@ -207,10 +207,10 @@ def test_a_changed_reason_is_another_event(queue: Queue) -> None:
 
 
 def test_a_job_that_is_claimed_soon_has_no_such_event(queue: Queue) -> None:
-    """Only one that waits for three seconds."""
+    """Only one that waits for two seconds."""
     queue.worker()
     job = queue.submit()
-    queue.sweep_for(2)
+    queue.sweep_for(1)
     queue.store.claim(queue.claim_request())
     queue.sweep_for(3)
 
