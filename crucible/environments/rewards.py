@@ -42,6 +42,11 @@ class RewardEnvironment(Environment):
         for number, row in enumerate(rows):
             _check_columns(function, row, number)
 
+    @property
+    def rows(self) -> Sequence[PromptTask]:
+        """The prompts, by task."""
+        return self._rows
+
     def tasks(self) -> int:
         return len(self._rows)
 

@@ -35,7 +35,14 @@ from nsai_work.payloads.kinds import (
     TrainingStep,
     without_callbacks,
 )
-from nsai_work.payloads.reinforcement import REWARD, ReferencePenalty, ReinforcementStep, RolloutSampling
+from nsai_work.payloads.reinforcement import (
+    REWARD,
+    TEACHER_LOSS,
+    ReferencePenalty,
+    ReinforcementStep,
+    RolloutSampling,
+    TeacherTargets,
+)
 
 __all__ = [
     "BASE_REFERENCE",
@@ -43,6 +50,7 @@ __all__ = [
     "METHODS",
     "PAYLOADS",
     "REWARD",
+    "TEACHER_LOSS",
     "CheckpointChoice",
     "CommandPayload",
     "Composite",
@@ -68,6 +76,7 @@ __all__ = [
     "SavedState",
     "SinkSpec",
     "TaskSet",
+    "TeacherTargets",
     "TrainOn",
     "TrainedModel",
     "TrainingData",

@@ -1,13 +1,13 @@
 """The payload of reinforcement learning."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, Literal
 
 from pydantic import Field, model_validator
 
 from crucible.losses import POLICY_LOSSES
 from crucible.values.record import Record
-from crucible.values.scalars import Name
+from crucible.values.scalars import Name, Text
 from nsai_work.payloads.data import DataFile, TrainingData
 from nsai_work.payloads.environments import EnvironmentSpec
 from nsai_work.payloads.job_inputs import TrainedModel
@@ -15,6 +15,8 @@ from nsai_work.payloads.kinds import BASE_REFERENCE, TrainingStep
 
 REWARD: Final = "reward"
 """The metric of a step with the mean reward of its rollouts."""
+TEACHER_LOSS: Final = "cross_entropy"
+"""The loss of a run with a teacher."""
 _UNREAD: Final = ("format", "train_on", "on_long", "ignore")
 _OF_TEXTS: Final = ("batch_size", "objective")
 
@@ -91,6 +93,21 @@ class ReferencePenalty(Record):
     baseline: Literal["mean", "none"] = "mean"
 
 
+class TeacherTargets(Record):
+    """A teacher of the answers that are sampled: in the place of each of their tokens, its ``top_k`` most likely
+    ones are the targets, weighted by their probabilities among each other. The teacher is the base model, another
+    one, or sampling weights by their path.
+
+    ``prompt`` is what it sees in the place of the user's last message: a text with ``{prompt}``, that message, and
+    the columns of the row in braces. The first ``skip_tokens`` of an answer have no targets.
+    """
+
+    model: Name = Field(default=BASE_REFERENCE, min_length=1, max_length=1_000)
+    top_k: int = Field(default=20, ge=1, le=320)
+    prompt: Text | None = Field(default=None, min_length=1, max_length=100_000)
+    skip_tokens: int = Field(default=0, ge=0, le=100_000_000)
+
+
 class ReinforcementStep(TrainingStep):
     """A training run by reinforcement learning, of ``max_steps`` optimizer steps.
 
@@ -110,9 +127,17 @@ class ReinforcementStep(TrainingStep):
     advantage: AdvantageSpec = AdvantageSpec()
     loss_fn: Name = Field(default="importance_sampling", min_length=1, max_length=200)
     kl: ReferencePenalty | None = None
+    teacher: TeacherTargets | None = None
     substeps: int = Field(default=1, ge=1, le=1_000)
     steps_ahead: int = Field(default=0, ge=0, le=64)
     on_stale: Literal["train", "drop"] = "train"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_loss_of_teacher(cls, value: object) -> object:
+        if isinstance(value, Mapping) and value.get("teacher") is not None and "loss_fn" not in value:
+            return {**value, "loss_fn": TEACHER_LOSS}
+        return value
 
     @model_validator(mode="after")
     def _require_own_fields(self) -> "ReinforcementStep":
@@ -123,9 +148,10 @@ class ReinforcementStep(TrainingStep):
             raise ValueError(f"data.{unread[0]}: a prompt file does not have it; leave it out")
         if given:
             raise ValueError(f"{given[0]}: rl does not have it; leave it out (groups_per_step is the batch)")
-        if self.environment is None and (self.kl is None or not self.data.files()):
+        if self.environment is None and ((self.kl is None and self.teacher is None) or not self.data.files()):
             raise ValueError(
-                "environment: set it; only with kl and the prompts of data a run may learn from its reference alone"
+                "environment: set it; only with kl and the prompts of data a run may learn from its reference "
+                "alone, or with teacher from that"
             )
         if (self.environment is not None and self.environment.reward is None) != (not self.data.files()):
             raise ValueError("data: prompts belong to environment.reward, and an environment has tasks of its own")
@@ -143,6 +169,23 @@ class ReinforcementStep(TrainingStep):
             raise ValueError("kl.reference: each of data.sources has its own teacher; leave this one out")
         return self
 
+    @model_validator(mode="after")
+    def _require_teacher_alone(self) -> "ReinforcementStep":
+        if self.teacher is None:
+            return self
+        if self.kl is not None:
+            raise ValueError("teacher: its targets take the place of advantages; leave kl out")
+        if not self.data.files():
+            raise ValueError("teacher: it reads answers to the prompts of data, and not episodes of an environment")
+        if self.loss_fn != TEACHER_LOSS or self.loss_fn_config:
+            raise ValueError(f"loss_fn: with a teacher it is {TEACHER_LOSS}, without settings; leave it out")
+        return self
+
+    @property
+    def sampled_loss(self) -> str:
+        """The loss whose inputs are made of samples, before a teacher gives their targets."""
+        return "importance_sampling" if self.teacher is not None else self.loss_fn
+
     def references(self) -> tuple[TrainedModel | str, ...]:
         """Return the reference of each file of prompts, or of all tasks; none without a penalty."""
         if self.kl is None:
@@ -151,6 +194,8 @@ class ReinforcementStep(TrainingStep):
 
     @model_validator(mode="after")
     def _require_known_loss(self) -> "ReinforcementStep":
+        if self.teacher is not None:
+            return self
         loss = POLICY_LOSSES.get(self.loss_fn)
         if loss is None:
             raise ValueError(f"loss_fn: {self.loss_fn!r} is no loss of rl; those are {', '.join(POLICY_LOSSES)}")
@@ -172,6 +217,7 @@ class ReinforcementStep(TrainingStep):
         if self.max_steps is None and self.epochs is None:
             raise ValueError("max_steps: set it, or epochs over the tasks")
         compares = self.advantage.baseline == "group_mean" or self.advantage.scale == "std"
+        compares = compares and self.teacher is None
         if self.group_size == 1 and compares:
             raise ValueError("group_size: a group of 1 has no mean to compare with; set advantage.baseline: none")
         if self.sampling.on_error.min_group > self.group_size > 1:
@@ -204,4 +250,4 @@ class ReinforcementStep(TrainingStep):
     @property
     def binds_sequences(self) -> bool:
         """The loss reads sequences that the service recorded, which end with its session."""
-        return POLICY_LOSSES[self.loss_fn].binds_sequences
+        return POLICY_LOSSES[self.sampled_loss].binds_sequences

@@ -1,6 +1,9 @@
 """The recipes of tinker-cookbook as job files: each entry point is accepted, or what it lacks is named."""
 
+import base64
 import json
+import struct
+import zlib
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +22,7 @@ from nsai_work.testing import isolated_store
 FOLDER: Final = Path(__file__).parent
 PAGE: Final = FOLDER.parents[1] / "docs" / "reference" / "recipes.md"
 FAMILIES: Final = 18
-WHOLE: Final = 14
+WHOLE: Final = 16
 """The number of families all of whose entry points are accepted. It may only rise."""
 
 
@@ -64,6 +67,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
             {"prompt": f"Market {n}?", "prefill": "choice#", "choices": {"Y": float(n % 2), "N": float(1 - n % 2)}}
             for n in range(20)
         ],
+        "demonstrations.jsonl": [{"prompt": f"Which is {n}?", "answer": f"This {n}."} for n in range(9)],
+        "pictures.jsonl": [{"messages": [_pictured(n), talk[1]]} for n in range(9)],
         "questions.jsonl": [{"prompt": f"Which is {n}?"} for n in range(9)],
         "prompts.jsonl": [{"messages": talk[:1]}] * 4,
     }
@@ -95,6 +100,19 @@ def test_the_jobs_of_an_entry_point_are_accepted(
         names = [event.name for handle in handles for event in handle.events()]
     assert len(handles) == (len(entry.jobs) if not entry.set else 12)
     assert "submit.unverified" not in names
+
+
+def _pictured(number: int) -> dict[str, Any]:
+    """A question about an image of one gray pixel."""
+    pixel = zlib.compress(bytes([0, number]))
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0)), (b"IDAT", pixel), (b"IEND", b"")]
+    image = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )
+    url = f"data:image/png;base64,{base64.b64encode(image).decode()}"
+    parts = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": f"Which is {number}?"}]
+    return {"role": "user", "content": parts}
 
 
 def _stub_of_verifiers(folder: Path) -> Path:

@@ -25,7 +25,7 @@ def check_loss(kind: type[TrainingBackend], backend: str, payload: TrainingStep)
 def _check_reinforcement(kind: type[TrainingBackend], backend: str, payload: ReinforcementStep) -> None:
     if not kind.policy_losses:
         raise Unsupported(f"payload.method: {backend!r} does not train by reinforcement learning", backend=backend)
-    if payload.loss_fn not in kind.policy_losses:
+    if payload.teacher is None and payload.loss_fn not in kind.policy_losses:
         are = f"losses of {backend!r} for rl:"
         named = known_names(payload.loss_fn, kind.policy_losses, are=are)
         raise InvalidJob.of("payload.loss_fn", payload.loss_fn, named)

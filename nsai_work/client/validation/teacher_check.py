@@ -40,9 +40,18 @@ async def check_teachers(backend: TrainingBackend, payload: DistillationStep) ->
 
 
 async def check_penalty(backend: TrainingBackend, payload: ReinforcementStep) -> None:
-    """Check the references of a job's penalty. Raises InvalidJob as ``check_teachers``."""
+    """Check the references of a job's penalty, or its teacher. Raises InvalidJob as ``check_teachers``."""
     named = [None if model == BASE_REFERENCE else model for model in payload.references()]
     await _check_models(backend, payload, named, "payload.kl.reference")
+    if payload.teacher is None:
+        return
+    if not (await backend.capabilities()).supports_soft_targets:
+        raise Unsupported(
+            f"payload.teacher: each token is trained towards several targets, and {backend.name!r} has one",
+            backend=backend.name,
+        )
+    if payload.teacher.model != BASE_REFERENCE:
+        await _check_model(backend, payload.base_model, payload.teacher.model, "payload.teacher.model")
 
 
 async def _check_models(

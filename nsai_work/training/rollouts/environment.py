@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from typing import Final
 
 from crucible.backend import TrainingBackend
@@ -35,6 +36,8 @@ from nsai_work.training.rollouts.reference import RolloutReference
 from nsai_work.training.rollouts.rollout import RolloutSettings
 from nsai_work.training.rollouts.source import RolloutSource
 from nsai_work.training.rollouts.task_evaluation import OpenedTasks, PolicyEvaluation
+from nsai_work.training.rollouts.teacher import RolloutTeacher, teacher_messages
+from nsai_work.training.sources.teacher import TeacherModels
 
 OPEN_WITHIN_S: Final = 300.0
 """The time that an environment has to open, and to count its tasks."""
@@ -119,11 +122,28 @@ async def open_rollouts(
             order=PromptPlan.of(payload, opened.environment)
             if isinstance(opened.environment, PromptSets)
             else None,
+            teacher=_teacher(payload, opened.environment, rules, backend, journal),
             reference=None
             if payload.kl is None
             else RolloutReference(payload.kl, payload.base_model, payload.references(), backend, journal),
         )
         return plan, source, evaluation
+
+
+def _teacher(
+    payload: ReinforcementStep,
+    environment: Environment,
+    rules: RolloutSettings,
+    backend: TrainingBackend,
+    journal: Journal,
+) -> RolloutTeacher | None:
+    if payload.teacher is None:
+        return None
+    assert isinstance(environment, RewardEnvironment)
+    models = TeacherModels(backend, payload.base_model)
+    return RolloutTeacher(
+        payload.teacher, payload.base_model, rules.tokenizer, environment.rows, rules.context, models, journal
+    )
 
 
 def _greedy(limits: "_TaskLimits") -> dict[str, object]:
@@ -223,10 +243,13 @@ def _named(field: str, spec: EnvironmentSpec, allow: Sequence[str]) -> Environme
 def _prompts(payload: ReinforcementStep, data: TrainingData, field: str, allow: Sequence[str]) -> Environment:
     with _of_payload(field):
         function = _reward_function(payload, allow)
-        if data.sources:
-            return PromptSets(function, [read_prompts(data, index) for index in range(len(data.sources))])
-        rows = read_examples(read_prompts, data) if field == "eval.data" else read_prompts(data)
-        return RewardEnvironment(function, rows)
+        if field == "eval.data":
+            return RewardEnvironment(function, read_examples(read_prompts, data))
+        sets = [read_prompts(data, index) for index in range(len(data.files()))]
+        template = None if payload.teacher is None else payload.teacher.prompt
+        for row in chain(*sets) if template is not None else ():
+            teacher_messages(row, template)
+        return PromptSets(function, sets) if data.sources else RewardEnvironment(function, sets[0])
 
 
 def _reward_function(payload: ReinforcementStep, allow: Sequence[str]) -> RewardFunction:

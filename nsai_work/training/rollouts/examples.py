@@ -4,6 +4,7 @@ import math
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 from typing import Final
 
 from crucible.losses import ADVANTAGES, LOGPROBS, MASK, POLICY_LOSSES, TARGETS
@@ -13,6 +14,8 @@ from nsai_work.rollout_journal import RolloutStatus
 from nsai_work.training.rollouts.groups import EndedRollout
 from nsai_work.training.rollouts.turns import Turn, full_prompt
 
+DIGEST_BYTES: Final = 16
+"""The length of ``examples_digest``."""
 _LEAST_SPREAD: Final = 1e-6
 
 
@@ -39,8 +42,13 @@ def selected(groups: Sequence[Sequence[EndedRollout]], payload: ReinforcementSte
             continue
         rewards = [float(member.record.reward or 0.0) for member in done]
         scored = (done, advantages(rewards, payload))
-        # with a reference, a group of equal rewards still teaches
-        drops = payload.advantage.drop_constant and payload.group_size > 1 and payload.kl is None
+        # with a reference or a teacher, a group of equal rewards still teaches
+        drops = (
+            payload.advantage.drop_constant
+            and payload.group_size > 1
+            and payload.kl is None
+            and payload.teacher is None
+        )
         (constant if drops and len(set(rewards)) == 1 else chosen).append(scored)
     if not chosen and constant:
         # a step without examples is none: one group without a gradient holds its place
@@ -70,6 +78,13 @@ class TrainedExample:
     def trained_tokens(self) -> int:
         """The number of targets that were sampled."""
         return int(sum(self.mask))
+
+    def silenced(self) -> "TrainedExample":
+        """Return the example without anything to learn."""
+        if (weights := self.datum.loss_inputs.get("weights")) is None:
+            return self.with_advantages([0.0] * len(self.datum.tokens))
+        inputs = {**self.datum.loss_inputs, "weights": array("f", bytes(4 * len(weights)))}
+        return replace(self, datum=replace(self.datum, loss_inputs=inputs))
 
     def with_advantages(self, advantages: Sequence[float]) -> "TrainedExample":
         """Return the example with other advantages."""
@@ -120,7 +135,16 @@ def divided(examples: Sequence[TrainedExample], parts: int, number: int) -> Sequ
     has the last example, without an advantage: a step without examples is none."""
     size = len(examples)
     part = examples[number * size // parts : (number + 1) * size // parts]
-    return part or [examples[-1].with_advantages([0.0] * len(examples[-1].datum.tokens))]
+    return part or [examples[-1].silenced()]
+
+
+def examples_digest(examples: Sequence[TrainedExample]) -> bytes:
+    """Return a digest of the tokens of examples."""
+    digest = blake2b(digest_size=DIGEST_BYTES)
+    for example in examples:
+        digest.update(array("q", [*example.datum.tokens, int(example.datum.loss_inputs[TARGETS][-1])]).tobytes())
+        digest.update(b"\0")
+    return digest.digest()
 
 
 def _trained(example: _Example, loss_fn: str) -> TrainedExample:

@@ -3,9 +3,7 @@ and the penalty for the distance from it."""
 
 import asyncio
 import zlib
-from array import array
 from collections.abc import Sequence
-from hashlib import blake2b
 from typing import Any, Final
 
 from crucible.backend import TrainingBackend
@@ -14,12 +12,11 @@ from crucible.losses import ADVANTAGES, LOGPROBS, TARGETS
 from crucible.token_sampler import TokenSampler
 from nsai_work.journal import Journal
 from nsai_work.payloads import BASE_REFERENCE, ReferencePenalty, TrainedModel
-from nsai_work.training.rollouts.examples import TrainedExample
+from nsai_work.training.rollouts.examples import DIGEST_BYTES, TrainedExample, examples_digest
 from nsai_work.training.sources.token_check import opened_for_tokens
 
 KL_REFERENCE: Final = "kl_reference"
 """The metric of a step with the distance from its reference; of each source with its number behind a point."""
-_DIGEST_BYTES: Final = 16
 _CONCURRENT: Final = 64
 
 
@@ -78,10 +75,10 @@ class RolloutReference:
     async def _scores(self, step: int, examples: Sequence[TrainedExample], sources: Sequence[int]) -> list[Any]:
         import numpy as np
 
-        digest = _digest(examples)
+        digest = examples_digest(examples)
         kept = await self._journal.reference(step)
-        if kept is not None and kept[:_DIGEST_BYTES] == digest:
-            values = np.frombuffer(zlib.decompress(kept[_DIGEST_BYTES:]), dtype="<f4")
+        if kept is not None and kept[:DIGEST_BYTES] == digest:
+            values = np.frombuffer(zlib.decompress(kept[DIGEST_BYTES:]), dtype="<f4")
         else:
             async with asyncio.TaskGroup() as group:
                 tasks = [
@@ -125,14 +122,6 @@ class RolloutReference:
 
 def _mean(distances: Sequence[Any], masks: Sequence[Any]) -> float:
     return float(sum(each.sum() for each in distances) / max(sum(each.sum() for each in masks), 1.0))
-
-
-def _digest(examples: Sequence[TrainedExample]) -> bytes:
-    digest = blake2b(digest_size=_DIGEST_BYTES)
-    for example in examples:
-        digest.update(array("q", [*example.datum.tokens, int(example.datum.loss_inputs[TARGETS][-1])]).tobytes())
-        digest.update(b"\0")
-    return digest.digest()
 
 
 def _discounted(values: Any, discount: float) -> Any:

@@ -35,6 +35,7 @@ from nsai_work.training.rollouts.policies import PolicySamplers
 from nsai_work.training.rollouts.prompts import PromptPlan
 from nsai_work.training.rollouts.reference import RolloutReference
 from nsai_work.training.rollouts.task_evaluation import PolicyEvaluation
+from nsai_work.training.rollouts.teacher import RolloutTeacher
 from nsai_work.training.sources.batches import BatchSource, StepBatch, batch_indexes
 
 REUSED: Final = "training.rollouts_reused"
@@ -73,6 +74,7 @@ class RolloutSource(BatchSource):
         evaluation: PolicyEvaluation | None = None,
         reference: RolloutReference | None = None,
         order: PromptPlan | None = None,
+        teacher: RolloutTeacher | None = None,
     ) -> None:
         self._job_id = job.id
         self._payload = payload
@@ -85,6 +87,7 @@ class RolloutSource(BatchSource):
         self._evaluation = evaluation
         self._reference = reference
         self._order = order
+        self._teacher = teacher
         self._generation = 0
         self._rounds: dict[int, _Round] = {}
         if evaluation is not None:
@@ -117,28 +120,34 @@ class RolloutSource(BatchSource):
         selection = selected(groups, payload)
         if not selection.groups:
             raise EnvironmentFailed(_why(groups, step), details={"step": step})
-        examples, sources = self._examples(selection)
+        examples, tasks = self._examples(selection)
         metrics = rollout_metrics(groups, selection, step - 1 - self._weights_step(step))
         if self._reference is not None:
+            sources = [0 if self._order is None else self._order.source(task) for task in tasks]
             examples, distances = await self._reference.penalize(first, examples, sources)
             metrics |= distances
+        if self._teacher is not None:
+            examples = await self._teacher.soften(first, examples, tasks)
         trained = divided(examples, payload.substeps, part)
         metrics["trained_tokens"] = float(sum(example.trained_tokens for example in trained))
         datums = [example.datum for example in trained]
         return StepBatch(step, self._plan.epoch(step), self._plan.cursor(step), datums, metrics=metrics)
 
     def _examples(self, selection: GroupSelection) -> tuple[list[TrainedExample], list[int]]:
-        """The examples of a step, and the file of prompts of each."""
+        """The examples of a step, and the task of each."""
         examples: list[TrainedExample] = []
-        sources: list[int] = []
+        tasks: list[int] = []
         for members, advantages in selection.groups:
             for member, advantage in zip(members, advantages, strict=True):
-                made = list(examples_of(member, advantage, self._payload.loss_fn))
+                made = list(examples_of(member, advantage, self._payload.sampled_loss))
                 examples += made
-                sources += [0 if self._order is None else self._order.source(member.record.task)] * len(made)
-        return examples, sources
+                tasks += [member.record.task] * len(made)
+        return examples, tasks
 
     def step_metrics(self, batch: StepBatch, result: StepResult) -> Mapping[str, float]:
+        if self._teacher is not None:
+            # there is nothing sampled that the logprobs of a teacher's tokens could be compared with
+            return batch.metrics
         trained = {} if result.logprobs is None else drift(batch.datums, result.logprobs)
         return {**batch.metrics, **trained}
 
@@ -168,6 +177,8 @@ class RolloutSource(BatchSource):
             await self._policies.close()
             if self._reference is not None:
                 await self._reference.close()
+        if self._teacher is not None:
+            await self._teacher.close()
 
     async def _beyond_the_end(self, last: int) -> list[RecordedRollouts]:
         """The rollouts of the rounds that were sampled ahead of an end that came early."""

@@ -185,7 +185,7 @@ class TeacherSource(BatchSource):
         targets = SoftTargets(array("i"), array("f"))
         for answer, places in zip(answers, trained, strict=True):
             for place in places:
-                tokens, weights = _distribution(answer[place][: self._top_k], self._top_k)
+                tokens, weights = distribution(answer[place][: self._top_k], self._top_k)
                 targets.tokens.extend(tokens)
                 targets.weights.extend(weights)
         return targets
@@ -241,9 +241,9 @@ def _whole(datum: Datum) -> list[int]:
     return [*map(int, datum.tokens), int(datum.loss_inputs[TARGETS][-1])]
 
 
-def _distribution(top: Sequence[tuple[int, float]], k: int) -> tuple[list[int], list[float]]:
-    """The most likely tokens with their probabilities among each other; where there are fewer than k, the first
-    again, without a weight."""
+def distribution(top: Sequence[tuple[int, float]], k: int) -> tuple[list[int], list[float]]:
+    """Return the most likely tokens with their probabilities among each other; where there are fewer than k, the
+    first again, without a weight."""
     import numpy as np
 
     logprobs = np.array([logprob for _, logprob in top], dtype=np.float64)
