@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from pydantic import JsonValue
 
-from crucible.environments import Environment, Episode, Feedback, GroupEnvironment, Observation
+from crucible.environments import ChatModel, Environment, Episode, Feedback, GroupEnvironment, Observation
 from crucible.errors import InvalidRequest
 from crucible.prompt import Message, Tool
 
@@ -53,6 +53,37 @@ class _LettersEpisode(Episode):
         return Feedback(
             text.count(self._letter) / max(len(text), 1), done=True, metrics={"length": float(len(text))}
         )
+
+
+class Judged(Letters):
+    """Another model judges the answer: the reward is the part of what it says that is lower-case letters."""
+
+    def __init__(self, settings: Mapping[str, JsonValue] | None = None) -> None:
+        super().__init__(settings)
+        self._judge: ChatModel | None = None
+
+    def model_names(self) -> Sequence[str]:
+        return ["judge"]
+
+    def use_models(self, models: Mapping[str, ChatModel]) -> None:
+        self._judge = models["judge"]
+
+    async def start(self, task: int, seed: int) -> Episode:
+        assert self._judge is not None
+        return _JudgedEpisode(await super().start(task, seed), self._judge, seed)
+
+
+class _JudgedEpisode(Episode):
+    def __init__(self, episode: Episode, judge: ChatModel, seed: int) -> None:
+        self._episode, self._judge, self._seed = episode, judge, seed
+
+    async def begin(self) -> Observation:
+        return await self._episode.begin()
+
+    async def step(self, message: Message) -> Feedback:
+        asked = [user(f"Judge this: {message.text()}")]
+        answer = (await self._judge.answer(asked, seed=self._seed, max_tokens=4)).text()
+        return Feedback(sum(letter.islower() for letter in answer) / max(len(answer), 1), done=True)
 
 
 class Guess(Environment):

@@ -12,6 +12,7 @@ from nsai_work.payloads.data import DataFile, TrainingData
 from nsai_work.payloads.environments import EnvironmentSpec
 from nsai_work.payloads.job_inputs import TrainedModel
 from nsai_work.payloads.kinds import BASE_REFERENCE, TrainingStep
+from nsai_work.policies import CheckpointStrategy
 
 REWARD: Final = "reward"
 """The metric of a step with the mean reward of its rollouts."""
@@ -209,6 +210,14 @@ class ReinforcementStep(TrainingStep):
             raise ValueError(
                 f"steps_ahead: the samples of {self.loss_fn} end with their session, so that a restored "
                 "run could not sample those of earlier weights again; set 0"
+            )
+        policy = self.checkpoint_policy
+        by_epochs = policy.strategy in (CheckpointStrategy.EPOCH, CheckpointStrategy.ALL)
+        if loss.binds_sequences and self.substeps > 1 and (by_epochs or policy.save_every % self.substeps):
+            raise ValueError(
+                f"checkpoint_policy: the samples of {self.loss_fn} end with their session, so that a run restored "
+                f"between the {self.substeps} substeps of a round could not go on; set save_every to a multiple of "
+                "substeps, and no strategy by epochs"
             )
         return self
 

@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from crucible.backend import TrainingBackend
-from crucible.errors import CrucibleError
+from crucible.errors import CrucibleError, NotFound
 from crucible.token_sampler import TokenSampler
 from crucible.training import LiveRun
 from nsai_work.journal import Journal, RemoteRun
@@ -36,6 +36,7 @@ class PolicySamplers:
         self._records_sequences = records_sequences
         self._run: LiveRun | None = None
         self._weights: dict[int, _Weights] = {}
+        self._from_step = 0
 
     async def connect(self, run: LiveRun, record: RemoteRun) -> None:
         """Sample in the session of another run from now on. Nothing is being sampled.
@@ -45,6 +46,7 @@ class PolicySamplers:
         await self.close()
         self._run = run
         self._weights = {}
+        self._from_step = record.from_step
         for policy in await self._journal.policies():
             if policy.generation < record.generation and policy.step >= record.from_step:
                 self._of(policy.step).replaced.append(policy)
@@ -64,13 +66,25 @@ class PolicySamplers:
             weights.replaced.append(policy)
 
     async def sampler(self, step: int) -> TokenSampler:
-        """Return the sampler of the weights after a step, once they are saved. Raises CrucibleError."""
+        """Return the sampler of the weights after a step, once they are saved.
+
+        Raises:
+            NotFound: they are deleted, and this run does not save them.
+            CrucibleError: the service failed.
+        """
+        if not self.has(step):
+            raise NotFound(f"the weights after step {step}, to sample from, are deleted")
         weights = self._of(step)
         await weights.saved.wait()
         async with weights.opening:
             if weights.sampler is None:
                 weights.sampler = await self._open(weights)
         return weights.sampler
+
+    def has(self, step: int) -> bool:
+        """Return whether the weights after a step are there, or this run has yet to save them."""
+        weights = self._weights.get(step)
+        return step >= self._from_step or (weights is not None and weights.policy is not None)
 
     async def _open(self, weights: _Weights) -> TokenSampler:
         policy = weights.policy

@@ -90,6 +90,7 @@ class RolloutSource(BatchSource):
         self._teacher = teacher
         self._generation = 0
         self._rounds: dict[int, _Round] = {}
+        self._told: set[int] = set()
         if evaluation is not None:
             evaluation.released = self._release
 
@@ -100,6 +101,7 @@ class RolloutSource(BatchSource):
     async def connect(self, run: LiveRun, record: RemoteRun) -> None:
         self._generation = record.generation
         self._rounds.clear()
+        self._told.clear()
         if self._evaluation is not None:
             await self._evaluation.connect(record.generation)
         await self._policies.connect(run, record)
@@ -206,17 +208,21 @@ class RolloutSource(BatchSource):
         tasks = [
             self._group_task(step, group, task, recorded) for group, task in enumerate(self._task_numbers(step))
         ]
+        if step not in self._told:
+            self._told.add(step)
+            await self._report_reuse(step, recorded, tasks)
         size = self._payload.group_size
         if all(len(task.ended) == size for task in tasks):
             return [[task.ended[member] for member in range(size)] for task in tasks]
         sampler = await self._policies.sampler(self._weights_step(step))
-        await self._report_reuse(step, recorded, tasks)
         groups = await gathered([self._runner.run(task, sampler) for task in tasks])
         await self._report_failures(step, groups)
         return groups
 
     def _group_task(self, step: int, group: int, task: int, recorded: RecordedRollouts) -> GroupTask:
-        anew = self._payload.binds_sequences or self._payload.on_stale == "drop"
+        # what is dropped was complete before its weights were deleted
+        drops = self._payload.on_stale == "drop" and self._policies.has(self._weights_step(step))
+        anew = self._payload.binds_sequences or drops
         generation = self._generation if anew else None
         ended, begun = recorded_members(recorded, group, generation)
         place = RolloutPlace(self._job_id, self._payload.seed, self._generation, step, group, 0)

@@ -164,24 +164,43 @@ def assert_equal(killed: JobHandle, left_alone: JobHandle) -> None:
     assert killed.result(timeout=1)["resume"] != "cold"
 
 
+RL: dict[str, dict[str, Any]] = {
+    "plain": {"environment": {"name": "tests.games:Guess"}, "max_steps": 10},
+    "newer": {
+        "environment": {
+            "name": "tests.games:Judged",
+            "args": {"letters": "ab"},
+            "models": {"judge": "llama-3.2-1b"},
+        },
+        "kl": {"coef": 0.1},
+        "loss_fn": "ppo",
+        "substeps": 2,
+        "steps_ahead": 1,
+        "on_stale": "drop",
+        "eval": {"every": 4, "tasks": [{"environment": "tests.games:Letters", "limit": 2}]},
+        "max_steps": 12,
+    },
+}
+"""Jobs of reinforcement learning: the fields that every such job has, and the others."""
+
+
+@pytest.mark.parametrize("fields", RL.values(), ids=RL)
 @pytest.mark.parametrize("backend", ["fake", pytest.param("peft", marks=PEFT)])
-def test_a_killed_worker_costs_no_rollout(rig: Rig, backend: str) -> None:
-    """Reinforcement learning: SIGKILL after the first checkpoint; the rewards, the losses and the rollouts are
-    those of a run that was left alone."""
+def test_a_killed_worker_costs_no_rollout(rig: Rig, backend: str, fields: dict[str, Any]) -> None:
+    """Reinforcement learning: SIGKILL after the first checkpoint; the rewards, the losses, the evaluations and the
+    rollouts are those of a run that was left alone."""
 
     def rl() -> Job:
         payload = {
             "method": "rl",
             "base_model": "llama-3.2-1b",
-            "environment": {"name": "tests.games:Guess"},
             "groups_per_step": 2,
             "group_size": 2,
             "sampling": {"max_tokens": 3},
             "lora": {"rank": 4},
-            "max_steps": 10,
             "checkpoint_policy": {"strategy": "steps", "save_every": 3},
         }
-        return Job(kind="training_step", backend=backend, payload=payload)
+        return Job(kind="training_step", backend=backend, payload=payload | fields)
 
     def rollouts(handle: JobHandle) -> list[tuple[int, int, int, float | None, int]]:
         return [(one.step, one.group, one.member, one.reward, one.tokens) for one in handle.rollouts()]
@@ -197,8 +216,11 @@ def test_a_killed_worker_costs_no_rollout(rig: Rig, backend: str) -> None:
     rig.start_worker()
     result = killed.result(timeout=120)
 
-    assert 3 <= seen < 10
+    last = int(fields["max_steps"])
+    assert 3 <= seen < last
     assert losses(killed) == losses(left_alone)
+    assert evaluations(killed) == evaluations(left_alone)
+    assert len(evaluations(killed)) == (4 if "eval" in fields else 0)
     assert rollouts(killed) == rollouts(left_alone)
-    assert len(rollouts(killed)) == 10 * 4
+    assert len(rollouts(killed)) == last // int(fields.get("substeps", 1)) * 4
     assert result["resume"] != "cold"

@@ -83,3 +83,13 @@ async def test_weights_are_forgotten_before_they_are_deleted() -> None:
     await samplers.release([step for step in samplers.known() if step < 4])
     assert backend.known == [[3, 4], [4]]
     assert list(store.policies) == [(2, 4)]
+
+
+async def test_weights_that_are_gone_are_not_waited_for() -> None:
+    """Those of the run's own steps may come; those of steps before it are there, or never again."""
+    store = stored((1, 2))
+    samplers = PolicySamplers(store.claim(), FakeBackend(), records_sequences=False)
+    await samplers.connect(Sampled(), record(2, from_step=3))  # type: ignore[arg-type]
+    assert [step for step in range(5) if samplers.has(step)] == [2, 3, 4]
+    with pytest.raises(NotFound, match="the weights after step 1, to sample from, are deleted"):
+        await samplers.sampler(1)

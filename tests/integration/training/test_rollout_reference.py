@@ -1,5 +1,6 @@
 """The reference model of reinforcement learning, several steps a round, and rollouts of earlier runs."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,32 @@ async def test_killed_at_every_point(fields: dict[str, Any]) -> None:
         scene = Scene(rl_payload(**fields), new_backend=FakeBackend)
         await scene.survive([kill_at])
         assert outcome(scene) == outcome(alone), kill_at
+
+
+async def test_each_newer_field_under_kills_and_restores() -> None:
+    """On a backend without a service, which is restored into a new run at every death: a judge that the environment
+    asks, a reference, rounds ahead, tasks to evaluate; and rollouts of a lost run sampled anew."""
+    fields: dict[str, Any] = {
+        "environment": {"name": "tests.games:Judged", "models": {"judge": "tiny-lm"}},
+        "kl": {"coef": 0.1},
+        "loss_fn": "ppo",
+        "substeps": 2,
+        "steps_ahead": 1,
+        "on_stale": "drop",
+        "eval": {"every": 2, "tasks": [{"environment": "tests.games:Letters", "limit": 2}]},
+        "max_steps": 6,
+    }
+    payload = rl_payload(**fields)
+    alone, counted = Scene(payload, new_backend=FakeBackend), Reaper()
+    await alone.drive(reaper=counted)
+    assert len({step.metrics["reward"] for step in alone.journal.steps}) > 1, "the judge tells answers apart"
+    for kill_at in range(3, counted.contacts, counted.contacts // 5):
+        scene = Scene(payload, new_backend=FakeBackend)
+        await scene.survive([kill_at, kill_at // 2 + 5])
+        assert outcome(scene) == outcome(alone), kill_at
+        assert [(one.step, one.metrics) for one in scene.journal.evaluations] == [
+            (one.step, one.metrics) for one in alone.journal.evaluations
+        ], kill_at
 
 
 async def test_the_steps_of_a_round_share_their_rollouts() -> None:
@@ -163,6 +190,31 @@ async def test_rollouts_of_a_lost_run(tmp_path: Path, on_stale: str) -> None:
         assert (sum(anew) > 0) == (on_stale == "drop")
 
 
+@pytest.mark.parametrize("fields", [{"steps_ahead": 1}, {"substeps": 2}], ids=["ahead", "substeps"])
+async def test_rollouts_whose_weights_are_gone_are_not_dropped(tmp_path: Path, fields: dict[str, Any]) -> None:
+    """With the lag, or in the middle of a round, the weights that they came from are deleted: the journal is
+    trained on, and that is told."""
+    fields = {**GUESS, "on_stale": "drop", "max_steps": 6, "checkpoint_policy": {"save_every": 3}, **fields}
+    with DevServer(tmp_path / "server", seed=0, hold_s=2.0) as server:
+
+        def new_backend() -> TinkexBackend:
+            return TinkexBackend({"base_url": server.url, "api_key": "tml-dev"})
+
+        alone = Scene(rl_payload(**fields), new_backend=new_backend)
+        await alone.drive()
+        scene = Scene(rl_payload(**fields), new_backend=new_backend)
+        with pytest.raises(Killed):
+            await scene.drive(reaper=Reaper(when=lambda: len(scene.journal.steps) >= 5))
+        server.fault(kind="lose_model", model_id=scene.journal.runs[-1].ref.run_id)
+        await asyncio.wait_for(scene.drive(), 120)
+        assert scene.journal.runs[-1].from_step == 3
+        assert outcome(scene) == outcome(alone)
+        kept = {
+            event["step"]: event["rollouts"] for event in scene.journal.events_named("training.rollouts_reused")
+        }
+        assert kept[4 if "steps_ahead" in fields else 3] == 4
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -172,6 +224,15 @@ async def test_rollouts_of_a_lost_run(tmp_path: Path, on_stale: str) -> None:
         ({"kl": {"coef": 1, "discount": 2}}, "kl.discount"),
         ({"substeps": 0}, "substeps"),
         ({"on_stale": "keep"}, "on_stale"),
+        ({"loss_fn": "stable_reinforce", "substeps": 3}, "set save_every to a multiple of substeps"),
+        (
+            {
+                "loss_fn": "stable_reinforce",
+                "substeps": 2,
+                "checkpoint_policy": {"strategy": "all", "save_every": 2},
+            },
+            "no strategy by epochs",
+        ),
     ],
 )
 def test_bad_settings_are_refused(fields: dict[str, Any], message: str) -> None:
