@@ -86,7 +86,8 @@ class Shelf:
 
         Raises:
             ContentChanged: the content has another digest.
-            BlobsUnavailable, StoreUnavailable, StoreFull: the place cannot be written.
+            BlobsUnavailable, StoreUnavailable, StoreFull: the place cannot be written; or the blob was pruned each
+                time.
         """
         for tries in range(1, _TRIES + 1):
             # a key of its own: a file that changes cannot spoil what another process writes of the same digest
@@ -97,7 +98,7 @@ class Shelf:
                 # this process was suspended for more than a day
                 self.delete(key)
                 if tries == _TRIES:
-                    raise
+                    raise always_pruned(self.place.name, _TRIES) from None
                 continue
             except ContentChanged:
                 self.delete(key)
@@ -164,3 +165,12 @@ class Shelf:
             "same file again, or restore the place from a copy, then retry the job",
             details={"sha256": blob.sha256, "key": blob.key, "place": self.place.name},
         )
+
+
+def always_pruned(place: str, tries: int) -> BlobsUnavailable:
+    """The error of a blob that was pruned each time before a job named it."""
+    return BlobsUnavailable(
+        f"a blob in {place} was pruned {tries} times before the job that names it was stored; was this process "
+        "suspended, or is db prune told to spare nothing? Nothing was stored: submit again",
+        details={"place": place, "tries": tries},
+    )

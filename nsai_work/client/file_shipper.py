@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 
 from nsai_work.blobs.access import open_shelf
 from nsai_work.blobs.place import BlobGone
-from nsai_work.blobs.shelf import ContentChanged, Shelf
+from nsai_work.blobs.shelf import ContentChanged, Shelf, always_pruned
 from nsai_work.errors import InvalidJob
 from nsai_work.files.input_files import invalid_file, open_input
 from nsai_work.job import Job
@@ -25,7 +25,7 @@ def submit_with_files(store: "Store", jobs: Sequence[Job], settings: Settings) -
 
     Raises:
         InvalidJob: a file is too large for the place of the blobs, or has changed since it was pinned.
-        BlobsElsewhere, BlobsUnavailable: the place of the blobs cannot be used.
+        BlobsElsewhere, BlobsUnavailable: the place of the blobs cannot be used; or a blob was pruned each time.
         StoreUnavailable, StoreFull: the database failed.
     """
     files = {job.id: shipped for job in jobs if (shipped := _shipped(job))}
@@ -45,7 +45,7 @@ def submit_with_files(store: "Store", jobs: Sequence[Job], settings: Settings) -
         except BlobGone:
             # pruned since it was touched, as after a pause of more than a day
             if tries == TRIES:
-                raise
+                raise always_pruned(shelf.place.name, TRIES) from None
     raise AssertionError("unreachable")
 
 

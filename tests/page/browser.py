@@ -25,6 +25,10 @@ FLAGS = (
 )
 
 
+class NavigatedError(AssertionError):
+    """A script ended because its page was left."""
+
+
 @dataclass
 class Tab:
     """A page of the browser. ``problems`` are errors and warnings of its console, ``requests`` the URLs that it
@@ -69,10 +73,17 @@ class Tab:
     def until(self, condition: str, what: str = "", timeout_s: float = ANSWER_S) -> Any:
         """Wait until an expression is true, and return its value."""
         deadline = time.monotonic() + timeout_s
-        while not (value := self.run(condition)):
+        while not (value := self._seen(condition)):
             assert time.monotonic() < deadline, f"not within {timeout_s} s: {what or condition}\n{self.problems}"
             time.sleep(0.02)
         return value
+
+    def _seen(self, condition: str) -> Any:
+        """The value of an expression; None while one page gives way to the next."""
+        try:
+            return self.run(condition)
+        except NavigatedError:
+            return None
 
     def view(self, *, width: int, height: int = 1000, dark: bool = False) -> None:
         """Set the size of the window and the colour scheme."""
@@ -135,7 +146,9 @@ class Browser:
             while whole:
                 whole = whole[os.write(self._writing, whole) :]
         answer = answers.get(timeout=ANSWER_S)
-        assert "error" not in answer, (method, answer["error"])
+        if error := answer.get("error"):
+            gone = "navigated" in error["message"] or "context" in error["message"]
+            raise (NavigatedError if gone else AssertionError)(method, error)
         return answer["result"]
 
     def tab(self) -> Tab:
