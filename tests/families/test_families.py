@@ -92,7 +92,7 @@ def test_the_jobs_of_an_entry_point_are_accepted(
     monkeypatch.syspath_prepend(str(FOLDER))
     monkeypatch.syspath_prepend(str(_stub_of_verifiers(data)))
     file = data / f"{entry.name}.yaml"
-    file.write_text(yaml.safe_dump([_whole(job) for job in entry.jobs]))
+    file.write_text(yaml.safe_dump([whole_job(job) for job in entry.jobs]))
     with isolated_store(python_allow="environments"):
         monkeypatch.setenv("TINKER_BASE_URL", service.url)
         monkeypatch.setenv("TINKER_API_KEY", DEV_KEY)
@@ -127,7 +127,8 @@ def _stub_of_verifiers(folder: Path) -> Path:
     return place
 
 
-def _whole(job: dict[str, Any]) -> dict[str, Any]:
+def whole_job(job: dict[str, Any]) -> dict[str, Any]:
+    """Return a job of the table with the defaults of its method."""
     if job.get("kind", "training_step") != "training_step":
         return {"backend": "tinkex", **job}
     payload = job["payload"]

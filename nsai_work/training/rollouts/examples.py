@@ -16,6 +16,7 @@ from nsai_work.training.rollouts.turns import Turn, full_prompt
 
 DIGEST_BYTES: Final = 16
 """The length of ``examples_digest``."""
+_LEAST_WEIGHT: Final = 1e-20
 _LEAST_SPREAD: Final = 1e-6
 
 
@@ -83,7 +84,9 @@ class TrainedExample:
         """Return the example without anything to learn."""
         if (weights := self.datum.loss_inputs.get("weights")) is None:
             return self.with_advantages([0.0] * len(self.datum.tokens))
-        inputs = {**self.datum.loss_inputs, "weights": array("f", bytes(4 * len(weights)))}
+        # a step needs some weight; this much is nothing beside the noise of an optimizer
+        least = array("f", (_LEAST_WEIGHT * float(weight) for weight in weights))
+        inputs = {**self.datum.loss_inputs, "weights": least}
         return replace(self, datum=replace(self.datum, loss_inputs=inputs))
 
     def with_advantages(self, advantages: Sequence[float]) -> "TrainedExample":

@@ -62,6 +62,12 @@ class RolloutTeacher:
         """
         prompts = await asyncio.to_thread(lambda: [self._prompt(task) for task in tasks])
         places = [self._places(*pair) for pair in zip(examples, prompts, strict=True)]
+        if not any(places):
+            raise InvalidJob(
+                "payload.teacher.prompt: the prompts of the teacher leave no room for an answer in its context of "
+                f"{self._context} tokens; shorten them",
+                details={"field": "payload.teacher.prompt", "step": step},
+            )
         count = self._spec.top_k * sum(map(len, places))
         digest = examples_digest(examples)
         kept = await self._journal.reference(step)
@@ -85,23 +91,27 @@ class RolloutTeacher:
     def _places(self, example: TrainedExample, prompt: Sequence[int]) -> list[int]:
         """The targets of an example that the teacher gives: those sampled, as far as its context reaches."""
         sampled = [place for place, mask in enumerate(example.mask) if mask]
-        return sampled[self._spec.skip_tokens : max(self._context - len(prompt), 0)]
+        return sampled[self._skipped(sampled) : max(self._context - len(prompt), 0)]
+
+    def _skipped(self, sampled: Sequence[int]) -> int:
+        # an answer of nothing else would teach nothing, and a step without a weight is none
+        return min(self._spec.skip_tokens, len(sampled) - 1)
 
     async def _asked(
         self, examples: Sequence[TrainedExample], prompts: Sequence[list[int]], places: Sequence[Sequence[int]]
     ) -> SoftTargets:
         asked = [number for number, own in enumerate(places) if own]
-        sequences = []
+        sequences, firsts = [], []
         for number in asked:
             mask, tokens = examples[number].mask, examples[number].datum.loss_inputs[TARGETS]
             sampled = [int(token) for token, own in zip(tokens, mask, strict=True) if own]
             sequences.append([*prompts[number], *sampled][: self._context])
+            firsts.append(len(prompts[number]) - 1 + self._skipped(sampled))
         k = self._spec.top_k
         calls = [partial(self._models.top_tokens, self._model, sequence, k) for sequence in sequences]
         answers = await side_by_side(calls, limit=CONCURRENCY)
         targets = SoftTargets(array("i"), array("f"))
-        for number, answer in zip(asked, answers, strict=True):
-            first = len(prompts[number]) - 1 + self._spec.skip_tokens
+        for number, first, answer in zip(asked, firsts, answers, strict=True):
             for offset in range(len(places[number])):
                 tokens, weights = distribution(answer[first + offset][:k], k)
                 targets.tokens.extend(tokens)

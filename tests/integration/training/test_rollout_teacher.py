@@ -71,6 +71,23 @@ def sampled_tokens(turns: Any) -> list[int]:
     return list(unpacked(turn).tokens)
 
 
+async def test_short_answers_teach_their_last_token(tmp_path: Path) -> None:
+    """Where all are shorter than what is skipped, and where a round has more steps than answers."""
+    teacher = {"top_k": 3, "prompt": TEMPLATE, "skip_tokens": 50}
+    scene = Scene(taught(tmp_path, teacher=teacher, substeps=3, max_steps=3), new_backend=FakeBackend)
+    await scene.drive()
+
+    assert len(scene.losses) == 3
+    assert len(set(scene.losses)) > 1
+
+
+async def test_a_prompt_beyond_the_teacher_s_context_is_refused(tmp_path: Path) -> None:
+    """With what to do."""
+    teacher = {"prompt": "x" * 5000}
+    with pytest.raises(InvalidJob, match="leave no room for an answer"):
+        await Scene(taught(tmp_path, teacher=teacher), new_backend=FakeBackend).drive()
+
+
 @pytest.mark.parametrize("fields", [{}, {"substeps": 2, "max_steps": 4, "steps_ahead": 1}], ids=str)
 async def test_killed_in_between(tmp_path: Path, fields: dict[str, Any]) -> None:
     """Losses and metrics are those of a run left alone."""
