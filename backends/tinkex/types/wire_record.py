@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, NaiveDatetime, model_validator
 
+from crucible.values.scalars import in_utc
+
 
 class ReadRecord(BaseModel):
     """A record received from a server. Keeps unknown fields and treats null as absent: servers differ in both."""
@@ -30,9 +32,9 @@ class SentRecord(BaseModel):
 
 
 def _assume_utc(value: datetime) -> datetime:
-    return value if value.tzinfo is not None else value.replace(tzinfo=UTC)
+    return in_utc(value if value.tzinfo is not None else value.replace(tzinfo=UTC))
 
 
 # not of datetime itself: pydantic builds no schema for the class that a frozen clock puts in its place
 Timestamp = Annotated[AwareDatetime | NaiveDatetime, AfterValidator(_assume_utc)]
-"""A point in time. Servers write it with or without a time zone; without one it is UTC."""
+"""A point in time, in UTC. Servers write it with or without a time zone; without one it is UTC."""

@@ -2,13 +2,14 @@
 
 from enum import StrEnum
 
-from pydantic import AwareDatetime, Field, JsonValue
+from pydantic import Field, JsonValue
 
 from backends.tinkex_dev.storage.age_encryption import SUFFIX
 from backends.tinkex_dev.wire.requests import ADAM, OptimizerFamily
 from backends.tiny_lm.adapter import AdapterShape
 from crucible.adapter_files import CONFIG, WEIGHTS
 from crucible.values.record import Record
+from crucible.values.scalars import Instant
 
 
 class SaveKind(StrEnum):
@@ -53,7 +54,7 @@ class SessionRecord(Record):
     """A client session."""
 
     id: str
-    created_at: AwareDatetime
+    created_at: Instant
     tags: list[str] = Field(default_factory=list)
     user_metadata: dict[str, JsonValue] | None = None
     sdk_version: str | None = None
@@ -71,8 +72,8 @@ class RunRecord(Record):
     session_id: str
     base_model: str
     lora: LoraRecord
-    created_at: AwareDatetime
-    last_request_time: AwareDatetime
+    created_at: Instant
+    last_request_time: Instant
     corrupted: bool = False
     user_metadata: dict[str, JsonValue] | None = None
     optimizer: OptimizerFamily = ADAM
@@ -86,7 +87,7 @@ class StoredCheckpoint(Record):
     name: str
     base_model: str
     lora: LoraRecord
-    time: AwareDatetime
+    time: Instant
     size_bytes: int
     sha256: str
     state_digest: str
@@ -98,7 +99,7 @@ class StoredCheckpoint(Record):
     age_recipients: tuple[str, ...] = ()
     """The public keys to which the files of external weights are encrypted; none: they are not."""
     public: bool = False
-    expires_at: AwareDatetime | None = None
+    expires_at: Instant | None = None
     user_metadata: dict[str, JsonValue] | None = None
 
     @property
@@ -121,7 +122,7 @@ class SamplerRecord(Record):
     model_path: str | None = None
     snapshot: bool = False
     """It samples from weights saved for it alone; they are dropped with their session."""
-    expires_at: AwareDatetime | None = None
+    expires_at: Instant | None = None
     inflight_of: str | None = None
     """The run whose inflight weights it samples from; each inflight save of that run moves them."""
     run_id: str | None = None

@@ -2,6 +2,7 @@
 
 import contextlib
 import gzip
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scripted_server import Response, ScriptedServer, json_response
 
-from backends.tinkex import TrainingClient
+from backends.tinkex import ApiFuture, RestClient, ServiceClient, TrainingClient
 from backends.tinkex.types import AdamParams, Datum, ModelInput, SamplingParams
 from crucible.errors import (
     AnswerLost,
@@ -243,6 +244,46 @@ def test_a_lost_sample_is_drawn_again(scripted: ScriptedServer, make_service: An
 
     assert sampler.sample(ModelInput.from_ints([1]), 1, SamplingParams(max_tokens=1)).result(10).sequences == []
     assert [body["seq_id"] for body in scripted.bodies("asample")] == [0, 0]
+
+
+TIMED: dict[str, tuple[str, Callable[[RestClient], ApiFuture[Any]], Callable[[str], dict[str, Any]]]] = {
+    "time of a checkpoint": (
+        "training_runs/run/checkpoints",
+        lambda rest: rest.list_checkpoints("run"),
+        lambda text: {"checkpoints": [{"checkpoint_id": "a", "time": text}]},
+    ),
+    "expires_at of a checkpoint": (
+        "checkpoints",
+        lambda rest: rest.list_user_checkpoints(),
+        lambda text: {"checkpoints": [{"checkpoint_id": "a", "expires_at": text}]},
+    ),
+    "last_request_time of a run": (
+        "training_runs/run",
+        lambda rest: rest.get_training_run("run"),
+        lambda text: {"training_run_id": "run", "last_request_time": text},
+    ),
+    "time of a run's last checkpoint": (
+        "training_runs",
+        lambda rest: rest.list_training_runs(),
+        lambda text: {"training_runs": [{"training_run_id": "run", "last_checkpoint": {"time": text}}]},
+    ),
+}
+
+
+@pytest.mark.parametrize("text", ["9999-12-31T23:59:59-01:00", "0001-01-01T00:00:00+01:00"])
+@pytest.mark.parametrize("name", TIMED)
+def test_a_time_outside_of_the_calendar(
+    scripted: ScriptedServer, make_service: Callable[[str], ServiceClient], name: str, text: str
+) -> None:
+    """It would break whatever compares or stores it in UTC later; another time is read."""
+    route, ask, answer = TIMED[name]
+    rest = make_service(scripted.url).create_rest_client()
+    scripted.script(route, json_response(answer(text)), json_response(answer("2026-11-01T12:00:00+02:00")))
+
+    with pytest.raises(MalformedAnswer, match="is outside of the years 1 to 9999 in UTC"):
+        ask(rest).result(10)
+
+    assert "2026-11-01T10:00:00Z" in ask(rest).result(10).model_dump_json()
 
 
 def test_a_download_leaves_no_half_file(scripted: ScriptedServer, make_service: Any, tmp_path: Any) -> None:

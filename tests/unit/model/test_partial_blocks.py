@@ -14,7 +14,7 @@ from backends.peft.settings import PeftSettings
 from backends.tinkex.backend_settings import TinkexBackendSettings
 from crucible.recovery import RecoveryPolicy
 from nsai_work import Job, Settings
-from nsai_work.payloads import PAYLOADS, JobKind, TrainingStep
+from nsai_work.payloads import METHODS, PAYLOADS, JobKind, TrainingStep
 
 Place: TypeAlias = tuple[str, ...]
 
@@ -26,6 +26,12 @@ PAYLOAD: dict[JobKind, dict[str, Any]] = {
     JobKind.WORKFLOW_STEP: {"command": "noop"},
     JobKind.BACKEND_COMMAND: {"command": "noop"},
     JobKind.COMPOSITE: {},
+}
+METHOD: dict[str, dict[str, Any]] = {
+    "sft": PAYLOAD[JobKind.TRAINING_STEP],
+    "dpo": {"method": "dpo", **PAYLOAD[JobKind.TRAINING_STEP]},
+    "distill": {"method": "distill", "teacher": "t", **PAYLOAD[JobKind.TRAINING_STEP]},
+    "rl": {"method": "rl", "base_model": "m", "environment": {"name": "e"}, "max_steps": 1},
 }
 SETTINGS = (Settings, FakeSettings, LiteLLMSettings, OpenAISettings, PeftSettings, TinkexBackendSettings)
 
@@ -66,6 +72,11 @@ def _subjects() -> Iterator[Subject]:
     for kind, model in PAYLOADS.items():
         yield Subject(kind, model, PAYLOAD[kind])
         yield Subject(f"job of {kind}", Job, {"id": "1", "kind": kind, "payload": PAYLOAD[kind]})
+    assert set(METHOD) == set(METHODS)
+    for method, training in METHODS.items():
+        least = METHOD[str(method)]
+        yield Subject(str(method), training, least)
+        yield Subject(f"job of {method}", Job, {"id": "1", "kind": JobKind.TRAINING_STEP, "payload": least})
     for settings in SETTINGS:
         yield Subject(settings.__name__, settings, {})
 
@@ -118,7 +129,10 @@ def test_the_walk_reaches_what_it_is_for() -> None:
         f"training_step:{name}" for name in ("lora", "optimizer", "schedule", "checkpoint_policy", "recovery")
     }
     jobs = {f"job of training_step:{name}" for name in ("resources", "constraints", "retry_policy")}
-    assert expected | jobs | {"inference:prompt.options", "FakeSettings:script"} <= set(BLOCKS)
+    rollouts = {f"rl:{name}" for name in ("sampling", "sampling.limits", "sampling.on_error", "advantage", "data")}
+    methods = {f"{method}:recovery" for method in METHODS}
+    others = {"inference:prompt.options", "FakeSettings:script"}
+    assert expected | jobs | rollouts | methods | others <= set(BLOCKS)
 
 
 @pytest.mark.parametrize("label", BLOCKS)

@@ -1,11 +1,13 @@
 """What servers say of runs, checkpoints and sessions is read whatever they leave out."""
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from backends.tinkex.types import (
     Checkpoint,
@@ -17,6 +19,7 @@ from backends.tinkex.types import (
     TrainingRunsResponse,
     WeightsInfo,
 )
+from backends.tinkex.types.wire_record import ReadRecord
 
 TIMES = st.sampled_from(["2026-11-01T10:00:00", "2026-11-01T10:00:00Z", "2026-11-01T12:00:00.123456+02:00"])
 NAMES = st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1, max_size=8)
@@ -84,6 +87,38 @@ def test_a_time_without_zone_is_utc() -> None:
     checkpoint = Checkpoint.model_validate({"time": "2026-11-01T10:00:00"})
 
     assert checkpoint.time == datetime(2026, 11, 1, 10, tzinfo=UTC)
+
+
+def received(kind: type[ReadRecord] = ReadRecord) -> Iterator[type[ReadRecord]]:
+    """All records that are received."""
+    for each in kind.__subclasses__():
+        yield each
+        yield from received(each)
+
+
+TIMES_OF = [
+    pytest.param(kind, name, id=f"{kind.__name__}.{name}")
+    for kind in {*received()}
+    for name, field in kind.model_fields.items()
+    if "Datetime" in repr(field.annotation) or "datetime" in repr(field.annotation)
+]
+
+
+@pytest.mark.parametrize(("kind", "name"), TIMES_OF)
+def test_a_time_outside_of_the_calendar_is_refused(kind: type[ReadRecord], name: str) -> None:
+    """In every field of every answer; a time inside is kept."""
+    least = {key: "x" for key, field in kind.model_fields.items() if field.is_required()}
+    for text in ("9999-12-31T23:59:59-01:00", "0001-01-01T00:00:00+01:00"):
+        with pytest.raises(ValidationError, match="outside of the years 1 to 9999"):
+            kind.model_validate({**least, name: text})
+    read = kind.model_validate({**least, name: "9999-12-31T22:59:59-01:00"})
+    assert getattr(read, name) == datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
+
+
+def test_the_walk_reaches_every_kind_of_record() -> None:
+    """Of runs, checkpoints, sessions, signed addresses and usage."""
+    found = {str(each.id).partition(".")[0] for each in TIMES_OF}
+    assert found >= {"TrainingRun", "Checkpoint", "SessionInfo", "ExternalWeightsUrls", "BillingUsage"}
 
 
 @pytest.mark.parametrize(
