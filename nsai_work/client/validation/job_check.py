@@ -28,6 +28,7 @@ from crucible.values.suggestions import known_names
 from nsai_work.client.validation.asked_models_check import check_asked_models
 from nsai_work.client.validation.data_check import DataCheck
 from nsai_work.client.validation.loss_check import check_loss
+from nsai_work.client.validation.metric_check import check_metrics
 from nsai_work.client.validation.teacher_check import check_penalty, check_teachers
 from nsai_work.client.validation.unused_fields import refuse_unused_fields
 from nsai_work.concurrency.coroutine_runner import run_blocking
@@ -47,9 +48,7 @@ from nsai_work.payloads import (
     TrainingStep,
 )
 from nsai_work.placement import candidate_backends
-from nsai_work.policies import LOSS
 from nsai_work.sinks.registry import load_sink
-from nsai_work.training.evaluation import evaluation_metrics, objective_metrics
 from nsai_work.training.objectives import require_objective
 
 MAX_CONCURRENT_CHECKS: Final = 16
@@ -363,20 +362,7 @@ def _check_offer(kind: type[Backend], backend: str, payload: Payload) -> None:
     check_loss(kind, backend, payload)
     for spec in payload.sinks:
         load_sink(spec)
-    evaluated = evaluation_metrics(payload)
-    _check_metric(
-        "checkpoint_policy.best_metric",
-        payload.checkpoint_policy.best_metric,
-        (LOSS, *kind.metrics, *objective_metrics(payload), *evaluated),
-    )
-    if payload.early_stopping is not None:
-        _check_metric("early_stopping.metric", payload.early_stopping.metric, evaluated)
-
-
-def _check_metric(field: str, metric: str, metrics: Sequence[str]) -> None:
-    if metric not in metrics:
-        are = "no step or evaluation of this job gives it; metrics are:"
-        raise InvalidJob.of(f"payload.{field}", metric, known_names(metric, metrics, are=are))
+    check_metrics(kind, payload)
 
 
 def _training_backend(backend: Backend) -> TrainingBackend:

@@ -8,6 +8,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -181,6 +182,65 @@ def test_wrong_settings(
     monkeypatch.setenv(variable, SETTINGS[variable])
 
     assert_rejected(json.dumps(job), [variable])
+
+
+_METRICS = "no step or evaluation of this job gives it; metrics are: loss, "
+_WITHOUT_EVAL = "eval.loss is given by the evaluations of a job with eval; " + _METRICS
+BEST_METRICS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "like no name": (
+        {"max_steps": 6, "checkpoint_policy": {"save_every": 2, "best_metric": "accuracyy", "best_mode": "max"}},
+        {},
+        _METRICS,
+    ),
+    "of held-out data that is not there": (
+        {"epochs": 2, "checkpoint_policy": {"best_metric": "val_loss"}},
+        {},
+        _WITHOUT_EVAL,
+    ),
+    "of evaluations that are not there": (
+        {"epochs": 2, "checkpoint_policy": {"best_metric": "eval.loss"}},
+        {},
+        _WITHOUT_EVAL,
+    ),
+    "of held-out data by another name": (
+        {"epochs": 2, "checkpoint_policy": {"best_metric": "val_loss"}, "eval": {"split": 0.5}},
+        {},
+        "did you mean eval.loss? " + _METRICS,
+    ),
+    "of tasks that are not there": (
+        {"max_steps": 2, "checkpoint_policy": {"best_metric": "val/reward", "best_mode": "max"}},
+        {"method": "rl", "environment": {"name": "tests.games:Guess"}},
+        "eval.reward is given by the evaluations of a job with eval; " + _METRICS,
+    ),
+}
+
+
+@pytest.mark.parametrize("with_key", [True, False], ids=["with a key", "without a key"])
+@pytest.mark.parametrize(("fields", "method", "complaint"), BEST_METRICS.values(), ids=BEST_METRICS)
+def test_a_best_metric_that_nothing_gives(
+    job: JobFields,
+    tmp_path: Path,
+    assert_rejected: AssertRejected,
+    monkeypatch: pytest.MonkeyPatch,
+    fields: dict[str, Any],
+    method: dict[str, Any],
+    complaint: str,
+    with_key: bool,
+) -> None:
+    """No checkpoint would be the best one. Neither the key nor the service is needed to know."""
+    (tmp_path / "data.jsonl").write_text("".join(f'{{"text": "text {number}"}}\n' for number in range(8)))
+    monkeypatch.delenv("TINKER_API_KEY", raising=False)
+    if with_key:
+        monkeypatch.setenv("TINKER_API_KEY", "tml-x")
+        monkeypatch.setenv("TINKER_BASE_URL", "http://127.0.0.1:9")
+    policy = {"strategy": "best", **fields["checkpoint_policy"]}
+    payload = {"base_model": "tiny-lm", "data": {"path": "data.jsonl"}, "batch_size": 2}
+    if method:
+        payload = {"base_model": "tiny-lm", **method}
+    job |= {"backend": "tinkex", "payload": {**payload, **fields, "checkpoint_policy": policy}}
+
+    named = f"payload.checkpoint_policy.best_metric: {policy['best_metric']!r} is not allowed; "
+    assert_rejected(json.dumps(job), [named + complaint])
 
 
 def test_json_may_be_indented_by_tabs(job: JobFields, tmp_path: Path) -> None:
