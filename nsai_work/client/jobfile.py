@@ -110,6 +110,26 @@ class _Loader(yaml.SafeLoader):
             raise yaml.constructor.ConstructorError(problem=problem, problem_mark=node.start_mark) from error
 
 
+def _read_numbers_as_json() -> None:
+    """Replace the numbers of YAML 1.1, to which 1e-4 is text, 1:30 is 90 and 010 is 8: a number is what JSON or
+    YAML 1.2 takes for one, and thousands may still be set apart by underscores."""
+    integer, real = (f"tag:yaml.org,2002:{name}" for name in ("int", "float"))
+    _Loader.yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag not in (integer, real)]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    for tag, pattern, first in (
+        (integer, r"[-+]?(0|[1-9][0-9_]*|0x[0-9a-fA-F_]+)", "-+0123456789"),
+        (real, r"[-+]?(\.[0-9]+|[0-9][0-9_]*\.[0-9]*)([eE][-+]?[0-9]+)?", "-+.0123456789"),
+        (real, r"[-+]?[0-9][0-9_]*[eE][-+]?[0-9]{1,3}", "-+0123456789"),
+        (real, r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", "-+."),
+    ):
+        _Loader.add_implicit_resolver(tag, re.compile(rf"(?:{pattern})\Z"), list(first))
+
+
+_read_numbers_as_json()
+
+
 def _compose(file: Path, text: str) -> Any:
     try:
         # JSON is YAML, except for tabs between tokens and a few rare escapes

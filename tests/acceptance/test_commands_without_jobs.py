@@ -150,6 +150,24 @@ def test_an_empty_list_says_that_there_is_no_store(cli: Cli) -> None:
     assert str(cli.home / "nsai-work.db") in done.stderr
 
 
+def test_reading_makes_no_store_where_one_was(cli: Cli, tmp_path: Path) -> None:
+    """The home, its files and its messages are there, and only the database's file is gone."""
+    job = tmp_path / "job.yaml"
+    job.write_text("{kind: tool_call, backend: fake, payload: {command: noop}}")
+    job_id = cli.json("submit", job)["id"]
+    for path in cli.home.glob("nsai-work.db*"):
+        path.unlink()
+    before = snapshot(cli.home)
+    assert before
+
+    for command, code in ((["list"], 0), (["list", "--json"], 0), (["show", job_id], 3)):
+        done = cli.run(*command)
+
+        assert done.returncode == code, done.stderr
+        assert str(cli.home / "nsai-work.db") in done.stderr
+        assert snapshot(cli.home) == before
+
+
 def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
     """All files and folders below a folder, with their modes and contents."""
     return {

@@ -16,6 +16,7 @@ import yaml
 from sqlalchemy import create_engine, make_url, text
 from sqlalchemy.pool import NullPool
 
+from nsai_work.client.jobfile import load_jobs
 from tests.acceptance.conftest import Cli
 from tests.rig import Rig, new_database, until
 
@@ -47,6 +48,19 @@ def rig(tmp_path: Path, database_url: str, amqp_url: str) -> Iterator[Rig]:
     made = Rig(tmp_path, database_url, amqp_url)
     yield made
     made.close()
+
+
+def test_the_example_of_the_compose_file_and_its_data_are_mounted() -> None:
+    """The folder of the job file that its command names is a folder of the repository, read only."""
+    service = SERVICES["example"]
+    [file] = [Path(word) for word in service["command"] if word.endswith(".yaml")]
+    mounts = [volume.split(":") for volume in service["volumes"]]
+    [source] = [ROOT / source for source, target, mode in mounts if (Path(target), mode) == (file.parent, "ro")]
+    [job] = load_jobs(source / file.name)
+
+    data: Any = job.payload["data"]
+    assert Path(data["path"]).is_file()
+    assert source.resolve() in Path(data["path"]).resolve().parents
 
 
 @pytest.mark.postgres

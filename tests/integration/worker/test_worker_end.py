@@ -30,9 +30,9 @@ def stored(rig: Rig, name: str, **arguments: Any) -> JobHandle:
     return rig.handle(job.id)
 
 
-def end_of(worker: WorkerProcess) -> tuple[int, str]:
+def end_of(worker: WorkerProcess, within_s: float = WAIT_S) -> tuple[int, str]:
     """Wait for the end of a worker. Returns its exit code and its last line."""
-    code = worker.process.wait(WAIT_S)
+    code = worker.process.wait(within_s)
     return code, worker.text().strip().splitlines()[-1]
 
 
@@ -143,7 +143,8 @@ def test_a_worker_whose_database_file_is_gone_ends(rig: Rig, change: Any, said: 
     until_running(handle)
 
     change(rig)
-    code, last = end_of(worker)
+    # far before the next sweep
+    code, last = end_of(worker, within_s=20)
 
     assert code == 1
     assert f"error: the job store's file was {said} while this process used it" in worker.text()
@@ -196,3 +197,24 @@ def test_a_worker_without_file_descriptors_goes_on_or_says_why(rig: Rig, working
         assert "Too many open files" in worker.text()
     else:
         assert worker.terminate() in (0, 1)
+
+
+def test_a_worker_that_starts_with_few_file_descriptors_works_or_says_why(rig: Rig) -> None:
+    """As under ``ulimit -n 64``, with jobs that wait for it; it never ends well with work left."""
+    handles = [submit(command(), rig.settings()) for _ in range(12)]
+    worker = rig.start_worker(ready=False, poll_interval_s=0.2)
+    resource.prlimit(worker.process.pid, resource.RLIMIT_NOFILE, (64, 64))
+
+    until(
+        lambda: worker.process.poll() is not None or all(handle.status().ended for handle in handles),
+        "the worker ended, or did its work",
+        worker.text,
+    )
+
+    if all(handle.status().ended for handle in handles):
+        assert {handle.status() for handle in handles} == {JobStatus.SUCCEEDED}
+    else:
+        code, last = end_of(worker)
+        assert code != 0
+        assert last.startswith("error: ")
+        assert "Too many open files" in last

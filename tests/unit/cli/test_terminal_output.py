@@ -3,6 +3,7 @@
 import io
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import nsai_work.cli
-from crucible import Choice, Completion, Message
+from crucible import Choice, Completion, FinishReason, Message
 from crucible.prompt import ToolCall
 from crucible.rendering.plain_text import plain_json, plain_line, plain_text
+from crucible.stream import DeltaEvent, StreamEvent, events_of
 from nsai_work.cli.commands import complete
 from nsai_work.cli.output.stdout import write_fields, write_json, write_line, write_table
 
@@ -43,18 +45,35 @@ def test_all_ways_to_write_are_escaped(capsys: pytest.CaptureFixture[str]) -> No
         assert not ACTS.search(text)
 
 
+def streamed(completion: Completion) -> None:
+    """Write a completion as it comes: text and refusal character by character, and the rest."""
+    pieces: list[StreamEvent] = []
+    for event in events_of(completion):
+        parts = [(name, getattr(event, name, None)) for name in ("text", "refusal")]
+        changes = [{name: piece} for name, text in parts if isinstance(event, DeltaEvent) for piece in text or ""]
+        pieces += [event.model_copy(update=change) for change in changes] or [event]
+    complete._write_stream(event.model_copy(update={"seq": place}) for place, event in enumerate(pieces))
+
+
 @pytest.mark.parametrize("terminal", [True, False], ids=["terminal", "pipe"])
-def test_a_completion_is_escaped_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
-    """A file or a pipe gets what the model wrote, with its lines and tabs."""
-    call: Any = ToolCall(id="a", name="b", arguments=HOSTILE)
-    message = Message(role="assistant", content=f"a\tb\n{HOSTILE}", tool_calls=(call,))
+@pytest.mark.parametrize("write", [complete._write_answer, streamed], ids=["whole", "streamed"])
+@pytest.mark.parametrize("field", ["content", "refusal", "tool call"])
+def test_a_completion_is_escaped_on_a_terminal_alone(
+    monkeypatch: pytest.MonkeyPatch, terminal: bool, write: Callable[[Completion], None], field: str
+) -> None:
+    """A file or a pipe gets what the model wrote, with its lines and tabs; so it does piece by piece."""
+    text = f"a\tb\n{HOSTILE}"
+    calls = (ToolCall.model_validate({"id": "a", "name": "b", "arguments": text}),) if field == "tool call" else ()
+    texts: dict[str, Any] = {"content": None} if calls else {"content": None, field: text}
+    message = Message(role="assistant", tool_calls=calls, **texts)
     stdout = io.StringIO()
     monkeypatch.setattr(stdout, "isatty", lambda: terminal)
     monkeypatch.setattr("sys.stdout", stdout)
 
-    complete._write_answer(Completion(choices=(Choice(message=message),)))
+    write(Completion(choices=(Choice(message=message, finish_reason=FinishReason.STOP),)))
 
-    assert stdout.getvalue().startswith("a\tb\n")
+    begin = "\n[tool call] b " if calls else ""
+    assert stdout.getvalue() == begin + (plain_text(text) if terminal else text) + "\n"
     assert bool(ACTS.search(stdout.getvalue())) is not terminal
 
 

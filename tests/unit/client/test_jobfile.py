@@ -80,6 +80,37 @@ def test_a_credential_is_not_repeated(tmp_path: Path) -> None:
     assert "hunter2" not in f"{caught.value} {caught.value.details}"
 
 
+NUMBERS = {
+    "1e-4": 1e-4, "1E-4": 1e-4, "-1e+3": -1e3, "1.e-4": 1e-4, "2.5e-5": 2.5e-5, ".5e-3": 5e-4, ".5": 0.5,
+    "+1.5": 1.5, "5e-324": 5e-324, "3": 3, "-0": 0, "0x10": 16, "1_000": 1000, "1_000.5": 1000.5,
+    # text, to which YAML 1.1 would give another value than is written
+    "1:30": "1:30", "1:30.5": "1:30.5", "010": "010", "'1e-4'": "1e-4", "1e-4 x": "1e-4 x", "12e4567": "12e4567",
+}  # fmt: skip
+"""What is written in YAML, and its value."""
+
+
+def test_a_number_is_what_json_takes_for_one(tmp_path: Path) -> None:
+    """Also without a point before its exponent, in whatever field; quoted, it stays text."""
+    lines = "".join(f"  - {written}\n" for written in NUMBERS)
+    job = load_job(_file(tmp_path, f"kind: composite\npayload: {{}}\nmetadata:\n  x:\n{lines}"))
+
+    assert job.metadata["x"] == [*NUMBERS.values()]
+    assert [*map(type, job.metadata["x"])] == [*map(type, NUMBERS.values())]  # type: ignore[call-overload,arg-type]
+
+
+FLOAT_FIELDS = ("optimizer: {learning_rate: 1e-9}", "data: {sources: [{path: a.jsonl, weight: 1e-9}]}",
+                "loss_fn_config: {clip_low_threshold: 1e-9}")  # fmt: skip
+
+
+@pytest.mark.parametrize("field", FLOAT_FIELDS)
+def test_a_field_for_numbers_takes_an_exponent(tmp_path: Path, field: str) -> None:
+    """Those that take no text too; the job holds a number."""
+    head = TRAIN if "sources" not in field else TRAIN.replace("  data: {path: data/conversations.jsonl}\n", "")
+    job = load_job(_file(tmp_path, f"{head}  {field}\n"))
+
+    assert json.dumps(job.payload).count(": 1e-09") == 1
+
+
 @pytest.mark.parametrize("name", ["missing.yaml", "."])
 def test_a_file_that_cannot_be_read(name: str, tmp_path: Path) -> None:
     """A missing file and a directory have different messages."""

@@ -7,6 +7,7 @@ import pytest
 
 from crucible.errors import CrucibleError
 from nsai_work import Settings, submit_many
+from nsai_work.cli import main
 from nsai_work.client.connections import close_connections, job_store
 from nsai_work.client.jobfile import load_jobs
 
@@ -26,6 +27,7 @@ POISON = {
     ),
     "65 bits": (NOOP + "metadata: {x: 18446744073709551616}\n", r"metadata\.x: integers have at most 64 bits"),
     "a control character in the name": (NOOP + 'name: "a\\e[2J"\n', r"name: "),
+    "a control character in the id": (NOOP + 'id: "a\\e[2J"\n', r"line 4: id: "),
     "a lone surrogate": ('{"kind": "composite", "payload": {}, "metadata": {"x": "\\ud800"}}', "lone surrogate"),
     "a cost limit that nothing enforces": (NOOP + "resources: {max_cost_usd: 0.0}\n", r"resources\.max_cost_usd: "),
 }
@@ -43,6 +45,27 @@ def test_poison_is_refused_at_submit_with_its_field(text: str, complaint: str, t
         assert not (tmp_path / "home" / "nsai-work.db").exists() or job_store(settings).list_jobs() == []
     finally:
         close_connections()
+
+
+@pytest.mark.parametrize("field", ["id", "name"])
+def test_a_control_character_does_not_reach_the_terminal(
+    field: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of ``submit``: it names the field, and shows the value escaped."""
+    monkeypatch.setenv("NSAI_WORK_HOME", str(tmp_path / "home"))
+    file = tmp_path / "job.yaml"
+    file.write_text(NOOP + f'{field}: "a\\e[2J"\n')
+
+    monkeypatch.setattr("sys.argv", ["nsai-work", "submit", str(file)])
+    with pytest.raises(SystemExit) as end:
+        main()
+
+    out, err = capsys.readouterr()
+    assert (end.value.code, out) == (2, "")
+    assert f"line 4: {field}: " in err
+    assert "x1b[2J" in err
+    assert "\x1b" not in err
+    assert not (tmp_path / "home" / "nsai-work.db").exists()
 
 
 @pytest.mark.parametrize("field", ["data", "input", "output"])
