@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import zstandard
@@ -121,12 +122,21 @@ ENDLESS = {
     "a later line": ("a.jsonl", LINES, "line 6: is longer than 16 MiB"),
     "a paragraph": ("a.txt", b"a\n\nb\n", "line 3: is longer than 16 MiB"),
     "a row of an array": ("a.json", b'[{"text": "', "line 1: the row that begins here is longer than 16 MiB"),
+    "a later row of an array": (
+        "a.json",
+        b'[{"text": "a"},\n{"text": "b"},\n{"text": "',
+        "line 3: the row that begins here is longer than 16 MiB",
+    ),
 }
 
 
-@pytest.mark.parametrize("case", ENDLESS)
+@pytest.mark.parametrize(
+    ("case", "on_bad_row"),
+    # what follows a row of an array that has no end is not known, so that it cannot be skipped
+    [*((case, "error") for case in ENDLESS), ("a row of an array", "skip"), ("a later row of an array", "skip")],
+)
 def test_a_row_of_gigabytes_is_refused_before_the_file_is_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str, on_bad_row: Literal["error", "skip"]
 ) -> None:
     """At the limit, before the digest: a file of 5 GB without a line end costs what 16 MiB do."""
     name, begin, complaint = ENDLESS[case]
@@ -143,7 +153,7 @@ def test_a_row_of_gigabytes_is_refused_before_the_file_is_read(
 
     monkeypatch.setattr(source_module.DataBytes, "blocks", counted)
     with pytest.raises(InvalidJob, match=rf"payload.data.path: .*{name}, {complaint}") as refused:
-        pin_data(TrainingData(path=str(path)))
+        pin_data(TrainingData(path=str(path), on_bad_row=on_bad_row))
     assert refused.value.details["line"] == int(complaint.split()[1].strip(":"))
     assert sum(read) < 64 * 1024**2
 
