@@ -45,6 +45,9 @@ def test_rows_of_each_form_train_in_one_mixture(
     told = {event["name"]: event["data"] for event in events}
     assert told["training.bad_rows"]["sources"] == {f"payload.data.sources[{len(cases)}].path": [1]}
     assert told["training.rows_skipped"]["rows"] == 1
+    labels = [name for row in cases.values() for name in ("id", "parallel_tool_calls") if row.get(name) is not None]
+    assert sorted(labels) == ["id", "parallel_tool_calls"]
+    assert told["training.fields_unused"] == {"rows": len(labels), "fields": sorted(labels)}
 
 
 @pytest.mark.parametrize(

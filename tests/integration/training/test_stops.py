@@ -6,14 +6,17 @@ from typing import Any
 
 import pytest
 
+from crucible.capabilities import Capabilities
 from crucible.errors import (
     Canceled,
 )
 from nsai_work.control import Control, StopReason
 from nsai_work.errors import HandOver, JobTimeout, LeaseLost
+from nsai_work.payloads import TrainingStep
 from tests.integration.training.harness import STEPS, Scene, payload_of
 from tests.integration.training.hooks import once
 from tests.integration.training.journal_in_memory import JournalInMemory
+from tests.integration.training.service import ServiceBackend
 
 pytestmark = pytest.mark.anyio
 
@@ -93,3 +96,29 @@ async def test_examples_that_are_cut_are_counted_and_told_once(tmp_path: Path) -
     assert told == {"rows": 10, "of": 10, "lines": [*range(1, 11)], "max_tokens": 26}
     assert result["truncated_rows"] == 10
     assert (await Scene(payload_of(tmp_path)).drive())["truncated_rows"] == 0
+
+
+class _ShortContext(ServiceBackend):
+    """The service, with a model of a short context."""
+
+    async def capabilities(self) -> Capabilities:
+        known = await super().capabilities()
+        return known.model_copy(update={"context_lengths": {"tiny": 26}})
+
+
+async def test_examples_are_cut_at_the_context_of_the_model(tmp_path: Path) -> None:
+    """If it is less than ``max_tokens``; the event names it."""
+    scene = Scene(payload_of(tmp_path, max_tokens=100_000))
+    scene.new_backend = lambda: _ShortContext(scene.service)
+    result = await scene.drive()
+
+    (told,) = scene.journal.events_named("training.truncated")
+    assert told == {"rows": 10, "of": 10, "lines": [*range(1, 11)], "max_tokens": 26}
+    assert result["truncated_rows"] == 10
+    assert scene.losses == (await _losses_of(payload_of(tmp_path, max_tokens=26)))
+
+
+async def _losses_of(payload: TrainingStep) -> list[float]:
+    scene = Scene(payload)
+    await scene.drive()
+    return scene.losses
