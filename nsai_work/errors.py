@@ -61,7 +61,10 @@ def _complaint(item: ErrorDetails, prefix: str, model: type[BaseModel]) -> str:
         return f"{field}: this field is required"
     if item["type"] == "extra_forbidden":
         return f"{field}: unknown field; {known_names(location[-1], fields_beside(model, location))}"
-    return f"{field}: {message} (got {shown_value(item.get('input'))})"
+    quotes = (
+        "; put text in quotes" if item["type"] == "string_type" and isinstance(item["input"], int | float) else ""
+    )
+    return f"{field}: {message} (got {shown_value(item.get('input'))}){quotes}"
 
 
 class KeyReused(InvalidJob):

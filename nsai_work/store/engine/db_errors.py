@@ -1,5 +1,7 @@
 """Classification of database errors: one table for SQLite and PostgreSQL."""
 
+import os
+from contextlib import ExitStack
 from enum import StrEnum
 from typing import Final
 
@@ -44,6 +46,9 @@ _SQLSTATES: Final = {
 _POOLER: Final = frozenset({"26000", "42P05"})
 """States that a pooler in transaction mode causes when statements are prepared behind it."""
 
+_SQLITE_FILES: Final = 4
+"""The files that SQLite opens at a time: the database, its log, the log's index, and their folder."""
+
 
 def classify(error: DBAPIError) -> DbErrorKind:
     """The kind of a driver's error."""
@@ -70,6 +75,7 @@ def to_work_error(kind: DbErrorKind, error: DBAPIError, where: str) -> WorkError
     """The error to raise to the caller. ``where`` is the database's address without its password. The message has
     neither the statement nor its parameters."""
     reason = str(error.orig).strip().splitlines()[0] if str(error.orig).strip() else type(error.orig).__name__
+    reason = _with_cause(reason)
     if kind is DbErrorKind.FULL:
         return StoreFull(
             f"the disk of the job store is full; nothing was written; free some space and try again ({where})",
@@ -82,3 +88,16 @@ def to_work_error(kind: DbErrorKind, error: DBAPIError, where: str) -> WorkError
             details={"reason": reason},
         )
     return StoreUnavailable(f"the job store does not answer: {reason} ({where})", details={"reason": reason})
+
+
+def _with_cause(reason: str) -> str:
+    """SQLite does not say why it cannot open a file: find out whether too many are open."""
+    if "unable to open" not in reason:
+        return reason
+    with ExitStack() as opened:
+        try:
+            for _ in range(_SQLITE_FILES):
+                opened.callback(os.close, os.open(os.devnull, os.O_RDONLY))
+        except OSError as error:
+            return f"{reason}: {error.strerror}"
+    return reason

@@ -44,6 +44,7 @@ def test_json_is_accepted(tmp_path: Path) -> None:
         pytest.param(TRAIN.replace("max_steps: 3", "max_steps: -3"), "line 6: payload.max_steps: ", id="value"),
         pytest.param(TRAIN.replace("max_steps", "max_step"), "line 6: payload.max_step: unknown field", id="field"),
         pytest.param(TRAIN.replace("training_step", "train"), "line 1: kind: ", id="kind"),
+        pytest.param(TRAIN + "name: 1e4\n", "line 7: name: .*10000.0\\); put text in quotes", id="number for text"),
         pytest.param(
             TRAIN.replace("  base_model: m\n", ""), "payload.base_model: this field is required", id="missing"
         ),
