@@ -224,7 +224,10 @@ class Tool(Record):
         """Accept the form of OpenAI's API too: {type: function, function: {...}}."""
         if isinstance(value, Mapping) and value.get("type") == "function":
             inner = value.get("function")
-            return inner if isinstance(inner, Mapping) else {k: v for k, v in value.items() if k != "type"}
+            if isinstance(inner, Mapping):
+                # what stands beside it is read or refused like what stands in it
+                return {**inner, **{k: v for k, v in value.items() if k not in ("type", "function")}}
+            return {k: v for k, v in value.items() if k != "type"}
         return value
 
     @field_validator("parameters")

@@ -114,7 +114,7 @@ def _example(raw: RawRow, data: TrainingData, file: DataFile, ignore: frozenset[
         form = form_of(fields) if file.format == "auto" else file.format
         example = example_of(fields, form, data.train_on, pairs=file.format == "preference")
         tally.formats[form] += 1
-        tally.unused.update(labels)
+        tally.unused.update([*labels, *example.unused])
     example = _with_images(example, file)
     if example.rejected is not None:
         example = replace(example, rejected=_with_images(example.rejected, file))

@@ -15,7 +15,7 @@ class Example:
     templates read, with a weight for each; ``weight`` is that of the whole. Of a pair it is the chosen
     conversation, with the ``rejected`` one. Of a choice it is the first of the ``choices``, each a conversation
     with its target probability. ``images`` are those of its turns, in order. ``line`` is its first line in the
-    file, from 1."""
+    file, from 1; ``unused`` names the fields of its row that change nothing."""
 
     content: tuple[Turn, ...] | str
     line: int = 0
@@ -25,3 +25,4 @@ class Example:
     rejected: "Example | None" = None
     choices: "tuple[tuple[Example, float], ...]" = ()
     images: tuple[ExampleImage, ...] = ()
+    unused: tuple[str, ...] = ()

@@ -56,4 +56,4 @@ class ChoicesRow(Record):
             for text in self.choices
         ]
         pairs = tuple(zip(answers, self.choices.values(), strict=True))
-        return Example(answers[0].content, weight=self.weight, choices=pairs)
+        return Example(answers[0].content, weight=self.weight, choices=pairs, unused=answers[0].unused)

@@ -50,6 +50,8 @@ class RowImagePart(ImagePart):
             decode_image(text, head.removeprefix("data:").removesuffix(";base64"))
         elif self.base64 is not None:
             decode_image(self.base64, self.media_type)
+        if self.media_type is not None and self.base64 is None:
+            raise ValueError("media_type is that of base64; a file says itself what it is; leave it out")
         return self
 
     def example_image(self, place: str) -> ExampleImage:
@@ -93,6 +95,8 @@ class RowMessage(Message):
     def _valid_training_fields(self) -> Self:
         if self.weight is not None and self.train is not None:
             raise ValueError("weight and train say the same; set one of them")
+        if self.refusal is not None and self.text() != self.refusal:
+            raise ValueError("refusal is the text of an answer without content; leave one of them out")
         if self.prefill is not None and (self.role is not Role.ASSISTANT or self.text() == ""):
             raise ValueError("prefill begins the content of an assistant's message, and needs one")
         empty = not self.text() and not any(not isinstance(part, TextPart) for part in self.parts())
@@ -228,7 +232,12 @@ def conversation(
         if isinstance(part, RowImagePart)
     )
     return Example(
-        tuple(turns), weights=tuple(weights), tools=tuple(map(tool_form, tools)), weight=weight, images=images
+        tuple(turns),
+        weights=tuple(weights),
+        tools=tuple(map(tool_form, tools)),
+        weight=weight,
+        images=images,
+        unused=("tools.strict",) if any(tool.strict is not None for tool in tools) else (),
     )
 
 

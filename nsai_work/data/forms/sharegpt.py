@@ -29,6 +29,9 @@ ROLES: Final = {
 }
 
 
+_CALL: Final = 'a call is JSON: {"name": ..., "arguments": ...}'
+
+
 class ShareGptTurn(Record):
     """A turn: its author and its text. ``weight`` and ``train`` are as in a message."""
 
@@ -97,9 +100,12 @@ def _calls(text: str, place: int, field: str) -> list[dict[str, Any]]:
         value = json_of(text)
     except ValueError:
         value = None
-    calls = value if isinstance(value, list) else [value]
+    calls: list[Any] = value if isinstance(value, list) else [value]
     if not calls or not all(isinstance(call, Mapping) and isinstance(call.get("name"), str) for call in calls):
-        raise RowProblem(f"{field} is not a function call", 'it is JSON: {"name": ..., "arguments": ...}', field)
+        raise RowProblem(f"{field} is not a function call", _CALL, field)
+    unknown = sorted({str(name) for call in calls for name in call} - {"name", "arguments"})
+    if unknown:
+        raise RowProblem(f"{field} has the unknown field {unknown[0]:.60}", _CALL, field)
     return [
         {"id": f"call_{place}_{number}", "name": call["name"], "arguments": call.get("arguments") or {}}
         for number, call in enumerate(calls)
