@@ -9,7 +9,6 @@ from typing import Any, get_args
 from pydantic import BaseModel
 
 from nsai_work.job import NOT_ENFORCED, STATE_FIELDS, Job
-from nsai_work.payloads import METHODS, PAYLOADS
 
 SHOWN = {"name", "owner", "metadata", "parent_id", "note"}
 """For people: stored, and shown by ``show --json``."""
@@ -22,7 +21,7 @@ OUTCOME: dict[str, str] = {
     "concurrency_group max_concurrent_in_group",
     "RetryPolicy": "max_attempts backoff_type initial_delay_ms max_delay_ms jitter retryable_errors",
 }
-"""The fields of a job without its payload that change what happens, by model. Payloads: their readers are below."""
+"""The fields of a job without its payload that change what happens, by model. Payloads: test_payload_readers.py."""
 
 
 def models(root: type[BaseModel]) -> Iterator[type[BaseModel]]:
@@ -46,24 +45,3 @@ def test_every_field_of_a_job_is_in_a_category() -> None:
             continue
         known = {*OUTCOME[model.__name__].split(), *SHOWN, *refused}
         assert not model.model_fields.keys() - known, model.__name__
-
-
-def test_every_field_of_a_payload_has_a_reader() -> None:
-    """Some module outside of the models names it."""
-    from pathlib import Path
-
-    root = Path(__file__).parents[3]
-    sources = "\n".join(
-        path.read_text()
-        for package in ("nsai_work", "crucible", "backends")
-        for path in (root / package).rglob("*.py")
-        if path.name != "options.py"
-    )
-    unread = [
-        f"{model.__name__}.{name}"
-        for kind in {*PAYLOADS.values(), *METHODS.values()}
-        for model in models(kind)
-        for name in model.model_fields
-        if name not in SHOWN and f".{name}" not in sources and f'"{name}"' not in sources
-    ]
-    assert unread == []
