@@ -210,7 +210,10 @@ class Scene:
             try:
                 return await self.drive(kill_at=kill_at)
             except Killed:
-                continue
+                pass
+            if self.new_backend:
+                # again, now that no traceback holds what the owner had
+                _bury_sockets()
         return await self.drive()
 
     @property

@@ -158,7 +158,7 @@ def test_fields_that_distillation_cannot_have_are_refused(tmp_path: Path, fields
 def test_teachers_of_sources_are_refused_elsewhere_and_where_they_lack(tmp_path: Path) -> None:
     """The error names the source."""
     two = mixture(tmp_path)
-    with pytest.raises(InvalidJob, match="only method distill has a teacher"):
+    with pytest.raises(InvalidJob, match="only methods distill and rl have a teacher"):
         parse_payload(JobKind.TRAINING_STEP, {"base_model": STUDENT, "max_steps": 2, "data": two["data"]})
     del two["data"]["sources"][1]["teacher"]
     with pytest.raises(InvalidJob, match=r"data\.sources\[1\]\.teacher"):
