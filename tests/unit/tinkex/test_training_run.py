@@ -98,7 +98,7 @@ def received(kind: type[ReadRecord] = ReadRecord) -> Iterator[type[ReadRecord]]:
 
 TIMES_OF = [
     pytest.param(kind, name, id=f"{kind.__name__}.{name}")
-    for kind in {*received()}
+    for kind in dict.fromkeys(received())
     for name, field in kind.model_fields.items()
     if "Datetime" in repr(field.annotation) or "datetime" in repr(field.annotation)
 ]
