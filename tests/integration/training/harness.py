@@ -183,6 +183,9 @@ class Scene:
         """One owner's attempt, in a process of its own."""
         reaper = reaper or Reaper(kill_at)
         backend = self.new_backend() if self.new_backend else ServiceBackend(self.service)
+        if isinstance(backend, TinkexBackend):
+            # what is forgotten on the way is buried at the end, and not by the collector at any moment
+            gc.disable()
         try:
             async with backend:
                 return await train(
@@ -199,6 +202,7 @@ class Scene:
         finally:
             if isinstance(backend, TinkexBackend):
                 _bury_sockets()
+                gc.enable()
 
     def claim(self) -> Journal:
         """The journal, for a new owner."""
@@ -235,6 +239,14 @@ class Scene:
         for remote in self.journal.runs:
             applied = self.service.runs[remote.ref.run_id].applied
             assert not applied or applied[0] == remote.from_step + 1
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run the work of an owner in an event loop of its own, and bury what that loop held as well."""
+    try:
+        return asyncio.run(work)
+    finally:
+        _bury_sockets()
 
 
 def _bury_sockets() -> None:
