@@ -19,11 +19,13 @@ STEPS = {"fake": 80, "peft": 12}
 
 
 @pytest.fixture
-def rig(tmp_path: Path) -> Iterator[Rig]:
-    """SQLite and the embedded transport; the tiny Llama replaces the model of the job."""
+def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
+    """SQLite and the embedded transport; the tiny Llama replaces the model of the job, here too: its submit would
+    look for the real one."""
     made = Rig(tmp_path, f"sqlite:///{tmp_path}/work.db", f"spool://localhost{tmp_path}/spool")
     made.variables["NSAI_WORK_PEFT_MODELS"] = json.dumps({"llama-3.2-1b": "nsai/tiny-llama"})
     made.variables["OMP_NUM_THREADS"] = "1"
+    monkeypatch.setenv("NSAI_WORK_PEFT_MODELS", made.variables["NSAI_WORK_PEFT_MODELS"])
     try:
         yield made
     finally:
