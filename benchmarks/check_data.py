@@ -22,7 +22,7 @@ from crucible.rendering.tokenizer import ByteTokenizer, Tokenizer
 from crucible.runtime.monotonic import monotonic
 from nsai_work.data.check import check_file
 from nsai_work.data.dataset import pin_data
-from nsai_work.data.rendering import Rendering
+from nsai_work.data.rendering.rules import Rendering
 from nsai_work.payloads import TrainingData
 
 TEMPLATE = (

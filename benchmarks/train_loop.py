@@ -30,8 +30,8 @@ from backends.tinkex import ServiceClient, types
 from backends.tinkex_dev.server import DEV_KEY, DevProcess
 from crucible.rendering.tokenizer import ByteTokenizer
 from nsai_work.data.dataset import load_data
-from nsai_work.data.datums import shared_datums
-from nsai_work.data.rendering import Rendering
+from nsai_work.data.rendering.datums import shared_datums
+from nsai_work.data.rendering.rules import Rendering
 from nsai_work.payloads import TrainingData, TrainingStep
 from nsai_work.training.plan import Plan
 from nsai_work.training.sources.batches import batch_indexes

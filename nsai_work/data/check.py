@@ -1,7 +1,7 @@
 """Checks a data file: reads all of it, and renders it, without keeping what was read."""
 
 from nsai_work.data.dataset import Progress, new_counts, read_examples
-from nsai_work.data.rendering import Rendering
+from nsai_work.data.rendering.rules import Rendering
 from nsai_work.data.row_counts import RowCounts
 from nsai_work.payloads import TrainingData
 

@@ -15,8 +15,8 @@ from pydantic import JsonValue
 
 from crucible.training import ForwardResult
 from nsai_work.data.dataset import load_data, pin_data
-from nsai_work.data.datums import Datums, JoinedDatums
 from nsai_work.data.held_out import split_sources
+from nsai_work.data.rendering.datums import Datums, JoinedDatums
 from nsai_work.errors import DataChanged, InvalidJob
 from nsai_work.journal import EvaluationRecord
 from nsai_work.payloads import REWARD, EvaluationSpec, PreferenceStep, ReinforcementStep, TrainingData, TrainingStep

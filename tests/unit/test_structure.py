@@ -71,7 +71,7 @@ VAGUE_MODULE_NAMES: Final[Set[str]] = {
     "utils",
 }
 
-NOUNS_IN_ING: Final[Set[str]] = {"accounting", "billing", "rendering", "sampling", "training"}
+NOUNS_IN_ING: Final[Set[str]] = {"accounting", "billing", "sampling", "training"}
 """Module names in -ing that are nouns of the field. Any other is a gerund: a module is a thing or an actor."""
 
 ALLOWED_MODULE_NAMES: Final[Mapping[str, str]] = {}

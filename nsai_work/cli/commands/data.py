@@ -16,7 +16,7 @@ from nsai_work.cli.output.stdout import stdout_console, write_fields, write_json
 from nsai_work.cli.parameters import DEFAULT_BACKEND, JsonFlag
 
 if TYPE_CHECKING:
-    from nsai_work.data.rendering import Rendering
+    from nsai_work.data.rendering.rules import Rendering
     from nsai_work.payloads import TrainingStep
 
 
@@ -87,7 +87,7 @@ def _report(payload: "TrainingStep", index: int, rendering: "Rendering | None", 
     from nsai_work.cli.output.data_progress import data_progress
     from nsai_work.data.check import count_file
     from nsai_work.data.dataset import new_counts, read_examples
-    from nsai_work.data.preview import preview
+    from nsai_work.data.rendering.preview import preview
 
     settings = payload.data.model_copy(update={"on_bad_row": "skip"})
     file = settings.files()[index]

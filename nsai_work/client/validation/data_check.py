@@ -8,7 +8,7 @@ from typing import TypeAlias
 from crucible.backend import Backend, TrainingBackend
 from crucible.errors import BackendError, CallerError, CommandMissing
 from nsai_work.data.check import check_file
-from nsai_work.data.rendering import Rendering
+from nsai_work.data.rendering.rules import Rendering
 from nsai_work.errors import InvalidJob
 from nsai_work.payloads import Payload, ReinforcementStep, TrainingStep
 from nsai_work.training.evaluation import read_examples

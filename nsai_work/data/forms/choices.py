@@ -5,11 +5,10 @@ from typing import Annotated, Final
 
 from pydantic import Field, field_validator
 
-from crucible.prompt import Tool
 from crucible.values.record import Record
 from nsai_work.data.example import Example
-from nsai_work.data.forms.instructions import CompletionRow, turns
-from nsai_work.data.forms.messages import MessagesRow, RowMessage, Weight
+from nsai_work.data.forms.instructions import CompletionRow, RowPrompt
+from nsai_work.data.forms.messages import RowMessage, RowTools, Weight
 from nsai_work.payloads import TrainOn
 
 _CLOSE: Final = 1e-3
@@ -19,21 +18,11 @@ class ChoicesRow(Record):
     """A prompt and the ``choices`` of its answer: texts that differ in one token, each with its target probability.
     ``prefill`` is text that comes before each of them."""
 
-    prompt: tuple[RowMessage, ...] = Field(min_length=1)
+    prompt: RowPrompt = Field(min_length=1)
     choices: dict[Annotated[str, Field(min_length=1)], Weight] = Field(min_length=2, max_length=1_000)
     prefill: str | None = Field(default=None, min_length=1)
-    tools: tuple[Tool, ...] = ()
+    tools: RowTools = ()
     weight: Weight = 1.0
-
-    @field_validator("prompt", mode="before")
-    @classmethod
-    def _messages_of_prompt(cls, value: object) -> object:
-        return turns(value, "user")
-
-    @field_validator("tools", mode="before")
-    @classmethod
-    def _tools_of_text(cls, value: object) -> object:
-        return MessagesRow._tools_of_text(value)
 
     @field_validator("choices")
     @classmethod

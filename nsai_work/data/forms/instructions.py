@@ -2,34 +2,36 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field
 
-from crucible.prompt import Tool
 from crucible.values.record import Record
 from nsai_work.data.example import Example
-from nsai_work.data.forms.messages import MessagesRow, RowMessage, Weight
+from nsai_work.data.forms.messages import MessagesRow, RowMessage, RowTools, Weight
 from nsai_work.data.problems import RowProblem
 from nsai_work.payloads import TrainOn
 
 
-def turns(value: object, role: str) -> list[Any]:
-    """Return messages: those of a list, or a single one of a text."""
+def _turns(value: object, role: str) -> list[Any]:
+    """Messages: those of a list, or a single one of a text."""
     if isinstance(value, str):
         return [{"role": role, "content": value}]
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
+RowPrompt: TypeAlias = Annotated[tuple[RowMessage, ...], BeforeValidator(lambda value: _turns(value, "user"))]
+"""A prompt: text of the user, or messages."""
+RowAnswer: TypeAlias = Annotated[
+    tuple[RowMessage, ...], Field(min_length=1), BeforeValidator(lambda value: _turns(value, "assistant"))
+]
+"""An answer: text of the assistant, or messages."""
+
+
 class PromptOnlyRow(Record):
     """A prompt: text of the user, or messages."""
 
-    prompt: tuple[RowMessage, ...] = Field(min_length=1)
-
-    @field_validator("prompt", mode="before")
-    @classmethod
-    def _messages_of_prompt(cls, value: object) -> object:
-        return turns(value, "user")
+    prompt: RowPrompt = Field(min_length=1)
 
     def example(self, train_on: TrainOn) -> Example:
         """Raises RowProblem: nothing is trained."""
@@ -42,26 +44,11 @@ class CompletionRow(Record):
     """A prompt and its completion: texts of user and assistant, or messages. ``prefill`` is the begin of the
     completion that is given, not trained."""
 
-    prompt: tuple[RowMessage, ...] = Field(min_length=1)
-    completion: tuple[RowMessage, ...] = Field(min_length=1)
+    prompt: RowPrompt = Field(min_length=1)
+    completion: RowAnswer
     prefill: str | None = Field(default=None, min_length=1)
-    tools: tuple[Tool, ...] = ()
+    tools: RowTools = ()
     weight: Weight = 1.0
-
-    @field_validator("prompt", mode="before")
-    @classmethod
-    def _messages_of_prompt(cls, value: object) -> object:
-        return turns(value, "user")
-
-    @field_validator("completion", mode="before")
-    @classmethod
-    def _messages_of_completion(cls, value: object) -> object:
-        return turns(value, "assistant")
-
-    @field_validator("tools", mode="before")
-    @classmethod
-    def _tools_of_text(cls, value: object) -> object:
-        return MessagesRow._tools_of_text(value)
 
     def example(self, train_on: TrainOn) -> Example:
         """Return the example of the row. Raises RowProblem."""
@@ -98,19 +85,9 @@ class AlpacaRow(Record):
 class PreferenceRow(Record):
     """Two answers of which one was preferred, to ``prompt`` or, without it, as whole conversations."""
 
-    chosen: tuple[RowMessage, ...] = Field(min_length=1)
-    rejected: tuple[RowMessage, ...] = Field(min_length=1)
-    prompt: tuple[RowMessage, ...] = ()
-
-    @field_validator("prompt", mode="before")
-    @classmethod
-    def _messages_of_prompt(cls, value: object) -> object:
-        return turns(value, "user")
-
-    @field_validator("chosen", "rejected", mode="before")
-    @classmethod
-    def _messages_of_answer(cls, value: object) -> object:
-        return turns(value, "assistant")
+    chosen: RowAnswer
+    rejected: RowAnswer
+    prompt: RowPrompt = ()
 
     def pair(self) -> Example:
         """Return the pair of the row. Only the answers count. Raises RowProblem."""

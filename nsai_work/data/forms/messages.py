@@ -4,7 +4,16 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Final, Literal, Self, TypeAlias
 
-from pydantic import AliasChoices, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import (
+    AliasChoices,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from typing_extensions import TypedDict
 
 from crucible.prompt import AudioPart, ImagePart, Message, Prompt, Role, TextPart, Tool, ToolResultPart
@@ -13,12 +22,29 @@ from crucible.rendering.media import decode_image
 from crucible.rendering.tokenizer import TurnWeight
 from crucible.values.record import MAX_TEXT_LENGTH, Record
 from nsai_work.data.example import Example
+from nsai_work.data.forms.train_on import usual_weights
 from nsai_work.data.images import ExampleImage, is_address, measured
 from nsai_work.data.problems import RowProblem
-from nsai_work.data.train_on import usual_weights
 from nsai_work.payloads import TrainOn
 
 Weight: TypeAlias = Annotated[float, Field(ge=0, le=1e6, strict=True)]
+
+
+def json_of(text: str) -> object:
+    """Decode JSON text. Raises ValueError."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise ValueError("is text that is not JSON") from None
+
+
+def _tools_of_text(value: object) -> object:
+    # columns of data sets hold them as text, empty where a row has none
+    return (json_of(value) if value.strip() else ()) if isinstance(value, str) else value
+
+
+RowTools: TypeAlias = Annotated[tuple[Tool, ...], BeforeValidator(_tools_of_text)]
+"""The tools of a row: a list, or its JSON text."""
 
 
 class RowTextPart(TextPart):
@@ -157,7 +183,7 @@ class MessagesRow(Record):
     """A conversation. ``tools`` are offered to the model in it; ``weight`` multiplies all loss weights."""
 
     messages: tuple[RowMessage, ...] = Field(min_length=1)
-    tools: tuple[Tool, ...] = ()
+    tools: RowTools = ()
     weight: Weight = 1.0
 
     @field_validator("messages", mode="before")
@@ -165,23 +191,9 @@ class MessagesRow(Record):
     def _with_call_ids(cls, value: object) -> object:
         return list(_with_ids(value)) if isinstance(value, list | tuple) else value
 
-    @field_validator("tools", mode="before")
-    @classmethod
-    def _tools_of_text(cls, value: object) -> object:
-        # columns of data sets hold them as text
-        return json_of(value) if isinstance(value, str) else value
-
     def example(self, train_on: TrainOn) -> Example:
         """Return the example of the row. Raises RowProblem."""
         return conversation(self.messages, train_on, tools=self.tools, weight=self.weight)
-
-
-def json_of(text: str) -> object:
-    """Decode JSON text. Raises ValueError."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        raise ValueError("is text that is not JSON") from None
 
 
 def _with_ids(messages: Sequence[object]) -> Iterator[object]:

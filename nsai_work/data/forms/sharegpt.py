@@ -5,11 +5,10 @@ from typing import Any, Final
 
 from pydantic import Field, field_validator
 
-from crucible.prompt import Tool
 from crucible.values.record import Record
 from crucible.values.suggestions import known_names
 from nsai_work.data.example import Example
-from nsai_work.data.forms.messages import RowMessage, Weight, conversation, json_of, without_nulls
+from nsai_work.data.forms.messages import RowMessage, RowTools, Weight, conversation, json_of, without_nulls
 from nsai_work.data.problems import RowProblem
 from nsai_work.payloads import TrainOn
 
@@ -53,7 +52,7 @@ class ShareGptRow(Record):
 
     conversations: tuple[ShareGptTurn, ...] = Field(min_length=1)
     system: str | None = None
-    tools: tuple[Tool, ...] = ()
+    tools: RowTools = ()
     weight: Weight = 1.0
 
     @field_validator("conversations", mode="before")
@@ -62,11 +61,6 @@ class ShareGptRow(Record):
         if not isinstance(value, list):
             return value
         return [without_nulls(turn) if isinstance(turn, Mapping) else turn for turn in value]
-
-    @field_validator("tools", mode="before")
-    @classmethod
-    def _tools_of_text(cls, value: object) -> object:
-        return (json_of(value) if value.strip() else ()) if isinstance(value, str) else value
 
     def example(self, train_on: TrainOn) -> Example:
         """Return the example of the row. Raises RowProblem."""

@@ -13,8 +13,8 @@ from pydantic import JsonValue
 
 from crucible.training import Datum, LiveRun, StepResult
 from crucible.values.digest import batch_digest
-from nsai_work.data.datums import Datums, JoinedDatums
 from nsai_work.data.mixture import Mixture
+from nsai_work.data.rendering.datums import Datums, JoinedDatums
 from nsai_work.data.row_counts import Lines
 from nsai_work.journal import RemoteRun
 from nsai_work.rollout_journal import PolicyRecord

@@ -8,10 +8,10 @@ from itertools import chain
 from crucible.backend import TrainingBackend
 from nsai_work.concurrency.interruptible import InterruptibleAwaiter
 from nsai_work.data.dataset import load_data
-from nsai_work.data.datums import Datums, JoinedDatums, shared_datums
 from nsai_work.data.held_out import count_overlap, split_sources
 from nsai_work.data.mixture import Mixture
-from nsai_work.data.rendering import Rendering
+from nsai_work.data.rendering.datums import Datums, JoinedDatums, shared_datums
+from nsai_work.data.rendering.rules import Rendering
 from nsai_work.payloads import DistillationStep, PreferenceStep, TrainingData, TrainingStep
 from nsai_work.training.evaluation import EvaluationSource, read_examples
 from nsai_work.training.plan import Plan

@@ -20,7 +20,7 @@ from backends.tinkex_dev.server import DevServer
 from crucible.errors import NoCheckpoint
 from crucible.training import Datum, IntentKind
 from nsai_work.data.dataset import load_data
-from nsai_work.data.datums import Datums
+from nsai_work.data.rendering.datums import Datums
 from nsai_work.errors import InvalidJob, UnreadableJournal
 from nsai_work.payloads import JobKind, PreferenceStep, TrainingData, parse_payload
 from nsai_work.training.sources import preference

@@ -8,10 +8,10 @@ import pytest
 
 from crucible.rendering.tokenizer import ByteTokenizer
 from nsai_work.data.dataset import load_data
-from nsai_work.data.datums import Datums
 from nsai_work.data.held_out import content_hash
-from nsai_work.data.preview import preview
-from nsai_work.data.rendering import Rendering
+from nsai_work.data.rendering.datums import Datums
+from nsai_work.data.rendering.preview import preview
+from nsai_work.data.rendering.rules import Rendering
 from nsai_work.errors import InvalidJob
 from nsai_work.payloads import TrainingData
 

@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crucible.rendering.tokenizer import ByteTokenizer
-from nsai_work.data import datums as module
 from nsai_work.data.dataset import load_data, pin_data
-from nsai_work.data.datums import Datums, shared_datums
-from nsai_work.data.image_places import to_datum
-from nsai_work.data.rendering import Rendering
+from nsai_work.data.rendering import datums as module
+from nsai_work.data.rendering.datums import Datums, shared_datums
+from nsai_work.data.rendering.image_places import to_datum
+from nsai_work.data.rendering.rules import Rendering
 from nsai_work.errors import InvalidJob
 from nsai_work.payloads import TrainingData
 

@@ -21,7 +21,7 @@ from nsai_work.data.dataset import load_data, new_counts
 from nsai_work.data.forms.detection import FORMS, LABELS, form_of, named_fields
 from nsai_work.data.forms.sharegpt import ROLES
 from nsai_work.data.problems import RowProblem
-from nsai_work.data.rendering import Rendering
+from nsai_work.data.rendering.rules import Rendering
 from nsai_work.payloads import TrainingData, TrainOn
 from tests.unit.model.test_every_field import models
 

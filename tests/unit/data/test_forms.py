@@ -9,7 +9,7 @@ import pytest
 
 from crucible.rendering.tokenizer import ByteTokenizer
 from nsai_work.data.dataset import load_data, new_counts
-from nsai_work.data.rendering import Rendering
+from nsai_work.data.rendering.rules import Rendering
 from nsai_work.payloads import TrainingData
 
 GOLDEN = Path(__file__).parent / "golden" / "forms.json"
@@ -39,3 +39,18 @@ def test_a_row_makes_what_stands_in_the_golden_file(tmp_path: Path, name: str) -
     """A change here changes the losses of everybody's runs."""
     case = CASES[name]
     assert rendered(tmp_path, case["row"], case.get("data", {})) == case["makes"]
+
+
+@pytest.mark.parametrize("tools", ["", " ", "[]", None, []])
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]},
+        {"prompt": "a", "completion": "b"},
+        {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]},
+    ],
+    ids=["messages", "completion", "sharegpt"],
+)
+def test_a_row_without_tools_may_say_so_in_each_way(tmp_path: Path, row: dict[str, Any], tools: object) -> None:
+    """Columns of data sets hold empty text for a row that has none, in every form."""
+    assert rendered(tmp_path, row | {"tools": tools}, {}) == rendered(tmp_path, row, {})

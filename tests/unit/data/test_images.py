@@ -15,7 +15,7 @@ from nsai_work.data.check import check_file
 from nsai_work.data.dataset import load_data, new_counts, pin_data
 from nsai_work.data.held_out import content_hash
 from nsai_work.data.images import MAX_IMAGE_BYTES
-from nsai_work.data.rendering import Rendering
+from nsai_work.data.rendering.rules import Rendering
 from nsai_work.errors import DataChanged, InvalidJob
 from nsai_work.payloads import TrainingData
 from tests.pictures import data_url, jpeg_header, png, written

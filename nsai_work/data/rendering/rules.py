@@ -9,11 +9,11 @@ from crucible.errors import InvalidRequest, Unsupported
 from crucible.rendering.chat import Chat
 from crucible.rendering.tokenizer import RenderedExample, Tokenizer
 from crucible.training import Datum
-from nsai_work.data.choices import FIELD, choice_datum, choice_place
 from nsai_work.data.example import Example
-from nsai_work.data.image_places import datum_with_images, spread_images, to_datum
 from nsai_work.data.images import ExampleImage
 from nsai_work.data.problems import RowProblem
+from nsai_work.data.rendering.choices import FIELD, choice_datum, choice_place
+from nsai_work.data.rendering.image_places import datum_with_images, spread_images, to_datum
 from nsai_work.data.row_counts import RowCounts
 
 

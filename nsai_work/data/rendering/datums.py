@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary
 from crucible.training import Datum
 from nsai_work.data.dataset import Dataset
 from nsai_work.data.example import Example
-from nsai_work.data.rendering import Rendering
+from nsai_work.data.rendering.rules import Rendering
 
 MAX_CACHED_TOKENS: Final = 8_000_000
 """Limit of rendered tokens cached per data set (12 bytes each). Examples beyond it are rendered on each use."""

@@ -8,7 +8,7 @@ from pydantic import JsonValue
 from crucible.rendering.tokenizer import RenderedExample, Tokenizer
 from nsai_work.data.example import Example
 from nsai_work.data.problems import RowProblem
-from nsai_work.data.rendering import Rendering
+from nsai_work.data.rendering.rules import Rendering
 
 
 def preview(examples: Sequence[Example], rendering: Rendering) -> list[JsonValue]:
