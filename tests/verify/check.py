@@ -21,6 +21,7 @@ from pathlib import Path
 from tests.verify.history import History, Unreadable, Violation, read_history
 from tests.verify.journal_rules import check_final_steps, check_loads, check_records
 from tests.verify.ownership_rules import check_claims, check_ends, check_functions, check_owners, check_submits
+from tests.verify.rollout_rules import check_computed_samples, check_samples, check_turns
 from tests.verify.service_rules import check_answers, check_effects, check_intents
 
 RULES = (
@@ -35,6 +36,9 @@ RULES = (
     check_final_steps,
     check_effects,
     check_functions,
+    check_turns,
+    check_samples,
+    check_computed_samples,
 )
 
 

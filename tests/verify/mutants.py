@@ -48,8 +48,27 @@ def _repeat_without_a_record() -> None:
     TinkexRun.features = property(features)  # type: ignore[method-assign, assignment]
 
 
+def _sample_rollouts_again() -> None:
+    """An owner samples the turns of its predecessors again, although the journal has them."""
+    from nsai_work.training.rollouts import source
+
+    source.recorded_members = lambda *_, **__: ({}, {})
+
+
+def _hide_lost_turns() -> None:
+    """Nothing is reported of what is sampled anew in another session."""
+    from nsai_work.training.rollouts.source import RolloutSource
+
+    async def silent(self: Any, step: int, recorded: Any, tasks: Any) -> None:
+        del self, step, recorded, tasks
+
+    RolloutSource._report_reuse = silent  # type: ignore[method-assign]
+
+
 MUTANTS: Final[dict[str, Callable[[], None]]] = {
     "accept_fenced_records": _accept_fenced_records,
     "take_unexpired_leases": _take_unexpired_leases,
     "repeat_without_a_record": _repeat_without_a_record,
+    "sample_rollouts_again": _sample_rollouts_again,
+    "hide_lost_turns": _hide_lost_turns,
 }

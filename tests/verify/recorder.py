@@ -21,6 +21,8 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Se
 from pathlib import Path
 from typing import Any, Final
 
+from tests.verify.rollout_recorder import install_rollouts
+
 FOLDER_VARIABLE: Final = "NSAI_TEST_VERIFY_FOLDER"
 
 _owner: contextvars.ContextVar[Mapping[str, Any]] = contextvars.ContextVar("owner")
@@ -68,6 +70,11 @@ def install(folder: Path) -> None:
         _wrap_write(recorder, WorkerStore, name, None, facts)
     _wrap_reclaim(recorder, WorkerStore)
     _wrap_send(recorder)
+    install_rollouts(
+        recorder,
+        lambda: _owner.get({}),
+        lambda owner, name, facts: _wrap_write(recorder, owner, name, lambda self: self._claim, facts),
+    )
 
 
 def _run(run: Any) -> dict[str, object]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from nsai_work import Job, JobHandle, submit
 from nsai_work.store.maintenance import rescuer
 from nsai_work.store.maintenance.leases import running_leases
 from tests.integration.training.harness import payload_of
+from tests.integration.worker.test_killed_rollouts import job as rollouts_job
 from tests.rig import Rig, WorkerProcess, until
 from tests.verify.mutants import MUTANT_VARIABLE
 from tests.verify.recorded_run import RecordedRun, recorded
@@ -51,6 +53,24 @@ class Scene:
         handle = submit(Job(kind="training_step", backend="tinkex", payload=payload), self.rig.settings())
         until(handle.steps, "a step", worker.text)
         return worker, handle
+
+    def play(self, **fields: Any) -> tuple[WorkerProcess, JobHandle]:
+        """Start a worker and a job of reinforcement learning, and return in the middle of a step's rollouts."""
+        self.rig.variables["NSAI_WORK_PYTHON_ALLOW"] = "tests"
+        worker = self.rig.start_worker(lease_ttl_s=ENDLESS_S)
+        sampling = {"max_tokens": 4, "concurrency": 1}
+        handle = submit(rollouts_job(**{"max_steps": 30, "sampling": sampling, **fields}), self.rig.settings())
+        self.wait_for_turns(worker, handle)
+        return worker, handle
+
+    def wait_for_turns(self, worker: WorkerProcess, handle: JobHandle) -> None:
+        """Wait until two turns more of the first step are in the journal."""
+        known = len(self.rig.store.rollout_turns(handle.id, 1))
+        until(lambda: len(self.rig.store.rollout_turns(handle.id, 1)) > known + 1, "turns", worker.text)
+
+    def lose_session(self) -> None:
+        """Let the service forget its sessions, with their runs and recorded sequences."""
+        self._server.fault(kind="expire_session")
 
     def hurry(self) -> None:
         """Let the service work without delay from now on."""
@@ -130,3 +150,33 @@ def test_a_repeat_that_is_applied_again_is_found(scene: Scene) -> None:
         worker.kill()
         worker = scene.rig.start_worker(lease_ttl_s=ENDLESS_S)
         until(lambda before=before: found() or len(handle.steps()) > before, "a repeat or a step", worker.text)
+
+
+def test_a_turn_that_is_sampled_again_is_found(scene: Scene) -> None:
+    """A mutant of the driver does not use the rollouts that it has read from the journal."""
+    run = scene.open("sample_rollouts_again")
+    worker, handle = scene.play()
+    worker.kill()
+    worker = scene.rig.start_worker(lease_ttl_s=ENDLESS_S)
+
+    until(_found(run, "sampled"), "the checker finds it", worker.text)
+    assert handle.status().value == "running"
+
+
+@pytest.mark.parametrize("mutant", [None, "hide_lost_turns"])
+def test_turns_of_a_lost_session_are_sampled_anew_and_reported(scene: Scene, mutant: str | None) -> None:
+    """A mutant of the driver does not report them."""
+    run = scene.open(mutant)
+    worker, handle = scene.play(loss_fn="stable_reinforce")
+    scene.lose_session()
+    worker.kill()
+    scene.hurry()
+    worker = scene.rig.start_worker(lease_ttl_s=ENDLESS_S)
+
+    if mutant is not None:
+        until(_found(run, "sampled"), "the checker finds it", worker.text)
+        return
+    handle.result(timeout=90)
+    run.require_clean()
+    reported = [event.data for event in handle.events() if event.name == "training.rollouts_reused"]
+    assert sum(int(str(data["turns_anew"])) for data in reported) > 1

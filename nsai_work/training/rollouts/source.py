@@ -36,6 +36,7 @@ from nsai_work.training.rollouts.prompts import PromptPlan
 from nsai_work.training.rollouts.reference import RolloutReference
 from nsai_work.training.rollouts.task_evaluation import PolicyEvaluation
 from nsai_work.training.rollouts.teacher import RolloutTeacher
+from nsai_work.training.rollouts.turns import Turn
 from nsai_work.training.sources.batches import BatchSource, StepBatch, batch_indexes
 
 REUSED: Final = "training.rollouts_reused"
@@ -220,13 +221,15 @@ class RolloutSource(BatchSource):
         return groups
 
     def _group_task(self, step: int, group: int, task: int, recorded: RecordedRollouts) -> GroupTask:
-        # what is dropped was complete before its weights were deleted
-        drops = self._payload.on_stale == "drop" and self._policies.has(self._weights_step(step))
-        anew = self._payload.binds_sequences or drops
-        generation = self._generation if anew else None
-        ended, begun = recorded_members(recorded, group, generation)
+        ended, begun = recorded_members(recorded, group, self._only_generation(step))
         place = RolloutPlace(self._job_id, self._payload.seed, self._generation, step, group, 0)
         return GroupTask(place, task, self._weights_step(step), ended, begun)
+
+    def _only_generation(self, step: int) -> int | None:
+        """The run whose rollouts of a step are kept, if those of earlier runs are sampled anew."""
+        # what is dropped was complete before its weights were deleted
+        drops = self._payload.on_stale == "drop" and self._policies.has(self._weights_step(step))
+        return self._generation if self._payload.binds_sequences or drops else None
 
     async def _report_reuse(self, step: int, recorded: RecordedRollouts, tasks: Sequence[GroupTask]) -> None:
         """Say what of a step that an earlier owner began is kept, and what a lost session has cost."""
@@ -236,6 +239,10 @@ class RolloutSource(BatchSource):
         turns = sum(len(turns) for task in tasks for turns, _ in task.begun.values())
         lost = len({(one.group, one.member) for one in recorded.rollouts}) - kept
         data: dict[str, JsonValue] = {"step": step, "rollouts": kept, "turns": turns, "sampled_anew": lost}
+        data["turns_anew"] = 0
+        if self._only_generation(step) is not None:
+            members = [recorded_members(recorded, task.place.group) for task in tasks]
+            data["turns_anew"] = sum(map(_turns_of, members)) - sum(_turns_of((t.ended, t.begun)) for t in tasks)
         await self._journal.event(REUSED, data)
 
     async def _report_failures(self, step: int, groups: Sequence[Sequence[EndedRollout]]) -> None:
@@ -260,6 +267,14 @@ class RolloutSource(BatchSource):
         held = self._evaluation.holds if self._evaluation is not None else lambda step: False
         needed = self._weights_step(first)
         await self._policies.release([step for step in self._policies.known() if step < needed and not held(step)])
+
+
+def _turns_of(
+    members: tuple[Mapping[int, EndedRollout], Mapping[int, tuple[list[Turn], int]]],
+) -> int:
+    """The number of turns of the members of a group that have ended, and of those that are under way."""
+    ended, begun = members
+    return sum(len(each.turns) for each in ended.values()) + sum(len(turns) for turns, _ in begun.values())
 
 
 def _why(groups: Sequence[Sequence[EndedRollout]], step: int) -> str:
