@@ -10,8 +10,10 @@ from typing import Any
 from sqlalchemy import Table, insert, update
 
 from nsai_work import Job
+from nsai_work.errors import WorkerLost
 from nsai_work.store import Store
 from nsai_work.store.queries.jobs import seq_of
+from nsai_work.store.rows import failure_json
 from nsai_work.store.schema import (
     attempts,
     checkpoints,
@@ -76,7 +78,12 @@ class StoredRun:
                     tx.connection.execute(insert(table), rows)
 
     def _state(self) -> dict[str, Any]:
-        result = {"loss": 0.4171, "first_loss": 3.0412, "model": "tinker://run-02b7c11e/sampler_weights/final"}
+        result = {
+            "loss": 0.4171,
+            "first_loss": 3.0412,
+            "steps": self.done,
+            "model": "tinker://run-02b7c11e/sampler_weights/final",
+        }
         return {
             "status": "running" if self.runs else "succeeded",
             "wait_reason": None,
@@ -101,11 +108,13 @@ class StoredRun:
 
     def _lineage(self) -> None:
         killed, ended = self._at(KILLED_AT), None if self.runs else self.now
-        common = {"backend": "tinkex", "failure": None}
+        common = {"backend": "tinkex"}
+        died = WorkerLost(f"worker {HOSTS[0]} died or stopped answering while it had the job").failure()
         first = {"fence": 1, "attempt": 1, "worker_id": HOSTS[0], "started_at": self.began, "ended_at": killed}
-        self._add(attempts, **common, **first, outcome="lost")
+        self._add(attempts, **common, **first, outcome="lost", failure=failure_json(died))
         last = {"fence": 2, "attempt": 2, "worker_id": HOSTS[1], "started_at": self._at(KILLED_AT + 0.3)}
-        self._add(attempts, **common, **last, ended_at=ended, outcome=None if self.runs else "succeeded")
+        outcome = None if self.runs else "succeeded"
+        self._add(attempts, **common, **last, ended_at=ended, outcome=outcome, failure=None)
         reason = "the service marked the run corrupted"
         self._run(1, "run-01a219d8", 0, "warm", 0, None, reason)
         self._run(2, "run-02b7c11e", RESTORED_FROM, "exact", 7, "tinker://run-01a219d8/weights/g1-s000080", None)

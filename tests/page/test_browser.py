@@ -62,6 +62,12 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         yield opened
 
 
+CURVE_READS = "performance.getEntriesByType('resource').filter(({name}) => /curve.json/.test(name)).length > 1"
+CUT = (
+    "[...document.querySelectorAll('table.cards')].filter((each) => each.scrollWidth > each.parentNode.clientWidth)"
+)
+
+
 @contextmanager
 def quiet_tab(browser: Browser, url: str) -> Iterator[Tab]:
     """A tab of the page at ``url``, whose console must stay empty, and which must ask for nothing elsewhere."""
@@ -150,7 +156,8 @@ def shown(settings: Settings, store: WorkingStore) -> Iterator[tuple[str, dict[s
 
 
 def test_no_page_is_wider_than_a_narrow_window(browser: Browser, shown: tuple[str, dict[str, str]]) -> None:
-    """Of 480 pixels, whatever the names; and no page writes to the console."""
+    """Of 480 pixels, whatever the names; lists of jobs, attempts and workers are whole; and no page writes to the
+    console."""
     url, paths = shown
     with quiet_tab(browser, url) as tab:
         tab.view(width=480)
@@ -160,6 +167,7 @@ def test_no_page_is_wider_than_a_narrow_window(browser: Browser, shown: tuple[st
             if path != "/sign-in":
                 is_live(tab)
             wide[name] = tab.run("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+            assert tab.run(f"{CUT}.length") == 0, name
         assert {name: width for name, width in wide.items() if width > 0} == {}
 
 
@@ -296,7 +304,7 @@ def test_the_store_goes_away_and_comes_back(
     with quiet_tab(browser, url) as tab:
         tab.open(url + paths["job 0"])
         is_live(tab)
-        tab.until("!!document.querySelector('#curve canvas')", "the curve")
+        tab.until(CURVE_READS, "the curve is read at the start, and again for the stream")
         kept = file.rename(file.with_name("kept.db"))
         tab.until("document.getElementById('state').textContent.startsWith('the job store does not answer')")
         assert tab.run("document.querySelector('h1').textContent").startswith("tides-sft-7")

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nsai_work.page.drawing.attempt_bar import WIDTH, draw_attempts
-from nsai_work.page.drawing.axes import Axis, loss_range
+from nsai_work.page.drawing.axes import Axis, curve_range, loss_range
 from nsai_work.page.drawing.loss_curve import draw_curve
 from nsai_work.page.drawing.sparkline import sparkline
-from nsai_work.page.views.curve_data import CurveData
+from nsai_work.page.views.curve_data import CheckpointMarks, CurveData, RecoveryLine
 from nsai_work.page.views.time_use import time_use
 from nsai_work.store.records import AttemptRow
 
@@ -43,9 +43,50 @@ def test_short_curves(losses: list[float]) -> None:
     steps = list(range(1, len(losses) + 1))
     drawing = draw_curve(CurveData(steps=steps, loss=losses, low=losses, high=losses))
 
-    assert drawing.y_ticks
+    assert bool(drawing.y_ticks) == bool(losses)
     assert (drawing.newest is not None) == bool(losses)
     assert sparkline([loss for loss in losses if loss == loss]) == "" or len(losses) > 1
+
+
+def test_a_first_fall_does_not_press_a_long_curve_into_a_line() -> None:
+    """It begins above the axis, and a text says from where; a later peak, a short curve and one that rises are
+    whole."""
+    steps = list(range(1, 1001))
+    losses = [3.0 - 0.5 * step if step < 6 else 0.4 + step % 7 / 100 for step in steps]
+    drawing = draw_curve(CurveData(steps=steps, loss=losses, low=losses, high=losses))
+
+    low, high = curve_range(steps, losses, losses)
+    assert low < 0.4
+    assert 0.46 < high < 0.5
+    assert drawing.fall is not None
+    assert drawing.fall.title == "falls from 2.5 at first"
+    assert all(drawing.top <= y <= drawing.bottom for _, y in _points(drawing.lines[0].path))
+
+    peak = [*losses[:500], 5.0, *losses[501:]]
+    rising = [-value for value in losses]
+    for whole, until in ((peak, 1000), (rising, 1000), (losses, 400)):
+        low, high = curve_range(steps[:until], whole[:until], whole[:until])
+        assert low <= min(whole[:until])
+        assert high >= max(whole[:until])
+
+
+def test_many_checkpoints_are_ticks_and_repeated_steps_a_band() -> None:
+    """Below the curve, which circles would cover; from the step that a restore began with to the one it was at."""
+    steps = list(range(1, 101))
+    losses = [1.0] * 100
+    back = RecoveryLine(step=87, since=80, mode="exact", text="exact", title="exact")
+    marks = CheckpointMarks(steps=steps[:60], names=[f"s{step}" for step in steps[:60]])
+    columns = {"loss": losses, "low": losses, "high": losses}
+    drawing = draw_curve(CurveData(steps=steps, **columns, checkpoints=marks, recoveries=[back]))
+
+    assert drawing.checkpoints == []
+    assert drawing.checkpoint_path.count(f",{drawing.bottom}v-6") == 60
+    (recovery,) = drawing.recoveries
+    assert recovery.x - recovery.since_x == pytest.approx(7 / 100 * (drawing.right - drawing.left), abs=0.2)
+
+
+def _points(path: str) -> list[tuple[float, float]]:
+    return [(float(x), float(y)) for x, y in (point.split(",") for point in path.removeprefix("M").split(" L"))]
 
 
 def test_attempts_fill_the_time_that_they_took() -> None:

@@ -115,7 +115,7 @@ def test_a_list_follows_all_jobs(settings: Settings, store: WorkingStore) -> Non
 
     async def follow() -> None:
         async with following(settings, "/live/jobs") as reader:
-            assert "No job is like that" in await reader.next("")
+            assert "No job was submitted yet" in await reader.next("")
             await asyncio.to_thread(store.submit, [job])
             assert "first" in await reader.next("")
 

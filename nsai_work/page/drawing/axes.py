@@ -1,10 +1,18 @@
 """Axes: round ticks over a range of values, and their places in pixels."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from nsai_work.presentation.ticks import tick_size
+
+LONG: Final = 500
+"""The number of steps from which the first fall of a curve may leave an axis."""
+FALL: Final = 0.02
+"""The share of a curve's steps that its first fall may take."""
+MAX_PRESSED: Final = 3.0
+"""The factor by which the first fall may enlarge an axis."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +58,22 @@ def loss_range(values: Iterable[float]) -> tuple[float, float]:
     margin = (high - low) * 0.06 or abs(high) * 0.1 or 0.5
     floor = 0.0 if 0 <= low < 0.4 * high else low - margin
     return floor, high + margin
+
+
+def curve_range(
+    steps: Sequence[int], low: Sequence[float], high: Sequence[float], others: Iterable[float] = ()
+) -> tuple[float, float]:
+    """The range of an axis for a curve and other values. A long curve's first fall, which would press all that
+    follows into a line, begins above it."""
+    whole = loss_range([*low, *high, *others])
+    if not steps or steps[-1] < LONG:
+        return whole
+    start = next(index for index, step in enumerate(steps) if step > steps[-1] * FALL)
+    bottom, top = loss_range([*low[start:], *high[start:]])
+    top += (top - bottom) / 4
+    if (top - bottom) * MAX_PRESSED > whole[1] - whole[0] or any(value < bottom for value in low[:start]):
+        return whole
+    return bottom, top
 
 
 def _label(value: float, size: float) -> str:

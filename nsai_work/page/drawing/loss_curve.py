@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from nsai_work.page.drawing.axes import Axis, Tick, loss_range
+from nsai_work.page.drawing.axes import Axis, Tick
 from nsai_work.page.views.curve_data import CurveData
 
 WIDTH: Final = 1040
@@ -14,7 +14,8 @@ MAX_LABELS: Final = 6
 """The number of recoveries that have a text, the newest."""
 
 MAX_SYMBOLS: Final = 40
-"""The number of evaluations up to which each has a symbol; more of them are a line."""
+"""The number of evaluations up to which each has a symbol; more of them are a line. More checkpoints are ticks
+below the curve."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +30,10 @@ class DrawnMark:
 @dataclass(frozen=True, slots=True)
 class DrawnRecovery:
     """A vertical line with a text beside it, which ends (``anchor``) or begins there. Without a text there is the
-    title alone."""
+    title alone. The steps from ``since_x`` on were run again."""
 
     x: float
+    since_x: float
     text_x: float
     text_y: float
     anchor: str
@@ -52,7 +54,7 @@ class DrawnLine:
 
 @dataclass(frozen=True, slots=True)
 class CurveDrawing:
-    """A drawing of curves over a common pair of axes."""
+    """A drawing of curves over a common pair of axes. ``fall`` is the place for a text on what is above them."""
 
     x_ticks: list[Tick]
     y_ticks: list[Tick]
@@ -62,6 +64,8 @@ class CurveDrawing:
     recoveries: list[DrawnRecovery]
     newest: DrawnMark | None
     evaluation_path: str = ""
+    checkpoint_path: str = ""
+    fall: DrawnMark | None = None
     width: int = WIDTH
     height: int = HEIGHT
     left: int = _LEFT
@@ -78,34 +82,40 @@ def draw_curve(data: CurveData) -> CurveDrawing:
         DrawnMark(x.at(step), y.at(value), f"evaluation at step {step}: {value:.4f}")
         for step, value in zip(data.evaluations.steps, data.evaluations.values, strict=True)
     ]
-    checkpoints = [
-        DrawnMark(x.at(step), y.at(_near(losses, data, step)), f"checkpoint {name}")
-        for step, name in zip(data.checkpoints.steps, data.checkpoints.names, strict=True)
-    ]
+    checkpoints, saved = [], ""
+    if len(data.checkpoints.steps) > MAX_SYMBOLS:
+        saved = " ".join(f"M{x.at(step)},{y.start}v-6" for step in data.checkpoints.steps)
+    else:
+        checkpoints = [
+            DrawnMark(x.at(step), y.at(min(_near(losses, data, step), y.high)), f"checkpoint {name}")
+            for step, name in zip(data.checkpoints.steps, data.checkpoints.names, strict=True)
+        ]
     newest = None
     if data.steps:
         step, loss = data.steps[-1], data.loss[-1]
-        newest = DrawnMark(x.at(step), y.at(loss), f"{step:,} · {loss:.4f}")
+        newest = DrawnMark(x.at(step), y.at(min(loss, y.high)), f"{step:,} · {loss:.4f}")
     recoveries = _recoveries(data, x)
     lines, path = [_line(data, x, y)], ""
     if len(evaluations) > MAX_SYMBOLS:
         evaluations, path = [], _path(data.evaluations.steps, data.evaluations.values, x, y)
-    return CurveDrawing(
-        x.ticks(10, whole=True), y.ticks(5), lines, evaluations, checkpoints, recoveries, newest, path
-    )
+    y_ticks = y.ticks(5) if data.steps or data.evaluations.steps else []
+    x_ticks = x.ticks(10, whole=True)
+    fall = _fall([data], x, y)
+    return CurveDrawing(x_ticks, y_ticks, lines, evaluations, checkpoints, recoveries, newest, path, saved, fall)
 
 
 def draw_curves(curves: Sequence[tuple[str, CurveData]]) -> CurveDrawing:
     """The drawing of several jobs' curves, without marks."""
     x, y = _axes([data for _, data in curves])
     lines = [DrawnLine(_path(data.steps, data.loss, x, y), label=label) for label, data in curves]
-    return CurveDrawing(x.ticks(10, whole=True), y.ticks(5), lines, [], [], [], None)
+    fall = _fall([data for _, data in curves], x, y)
+    return CurveDrawing(x.ticks(10, whole=True), y.ticks(5), lines, [], [], [], None, fall=fall)
 
 
 def _axes(curves: Sequence[CurveData]) -> tuple[Axis, Axis]:
     last = max([1, *(data.total or 0 for data in curves), *(data.steps[-1] for data in curves if data.steps)])
-    values = [value for data in curves for value in (*data.low, *data.high, *data.evaluations.values)]
-    low, high = loss_range(values)
+    ranges = [data.range for data in curves if data.steps or data.evaluations.steps] or [(0.0, 1.0)]
+    low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
     return Axis(0, last, _LEFT, WIDTH - _RIGHT), Axis(low, high, HEIGHT - _BOTTOM, _TOP)
 
 
@@ -113,18 +123,24 @@ def _line(data: CurveData, x: Axis, y: Axis) -> DrawnLine:
     ghosts = [_path(ghost.steps, ghost.loss, x, y) for ghost in data.ghosts]
     if data.width == 1:
         return DrawnLine(_path(data.steps, data.loss, x, y), ghosts=ghosts)
-    there = [f"{x.at(step)},{y.at(high)}" for step, high in zip(data.steps, data.high, strict=True)]
-    back = [f"{x.at(step)},{y.at(low)}" for step, low in zip(data.steps, data.low, strict=True)][::-1]
+    there = [f"{x.at(step)},{y.at(min(high, y.high))}" for step, high in zip(data.steps, data.high, strict=True)]
+    back = [f"{x.at(step)},{y.at(min(low, y.high))}" for step, low in zip(data.steps, data.low, strict=True)][::-1]
     band = "M" + " L".join([*there, *back]) + "Z" if there else ""
     return DrawnLine(_path(data.steps, data.loss, x, y), band, ghosts)
 
 
 def _path(steps: Sequence[int], losses: Sequence[float], x: Axis, y: Axis) -> str:
-    points = [f"{x.at(step)},{y.at(loss)}" for step, loss in zip(steps, losses, strict=True)]
+    points = [f"{x.at(step)},{y.at(loss)}" for step, loss in zip(steps, losses, strict=True) if not loss > y.high]
     if len(points) == 1:
         # a path of one point has no length, and round caps show it
         points *= 2
     return "M" + " L".join(points) if points else ""
+
+
+def _fall(curves: Sequence[CurveData], x: Axis, y: Axis) -> DrawnMark | None:
+    """The place and the text for what is above the axis: the first fall of a long curve."""
+    above = max((value for data in curves for value in data.high if value > y.high), default=None)
+    return None if above is None else DrawnMark(x.start + 12, _TOP + 57, f"falls from {above:.4g} at first")
 
 
 def _near(losses: dict[int, float], data: CurveData, step: int) -> float:
@@ -144,9 +160,7 @@ def _recoveries(data: CurveData, x: Axis) -> list[DrawnRecovery]:
         ends = at > WIDTH * 0.66
         text_y = _TOP + 12 + 15 * (index % 3)
         text = mark.text if index >= labelled else ""
-        drawn.append(
-            DrawnRecovery(
-                at, at - 6 if ends else at + 6, text_y, "end" if ends else "start", mark.mode, text, mark.title
-            )
-        )
+        near, anchor = (at - 6, "end") if ends else (at + 6, "start")
+        since = x.at(mark.since)
+        drawn.append(DrawnRecovery(at, since, near, text_y, anchor, mark.mode, text, mark.title))
     return drawn

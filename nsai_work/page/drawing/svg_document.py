@@ -29,6 +29,8 @@ def _parts(drawing: CurveDrawing) -> Iterator[str]:
         yield f'<text x="{drawing.left - 8}" y="{tick.at + 4}" text-anchor="end">{escape(tick.label)}</text>'
     for tick in drawing.x_ticks:
         yield f'<text x="{tick.at}" y="{drawing.bottom + 18}" text-anchor="middle">{escape(tick.label)}</text>'
+    if drawing.fall is not None:
+        yield f'<text x="{drawing.fall.x}" y="{drawing.fall.y}">{escape(drawing.fall.title)}</text>'
     for index, line in enumerate(drawing.lines):
         color = COLORS[index % len(COLORS)]
         yield f'<path d="{line.path}" fill="none" stroke="{color}" stroke-width="1.6" stroke-linecap="round"/>'

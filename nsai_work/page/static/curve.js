@@ -21,15 +21,23 @@
   const modes = { warm: "warn", exact: "ok", unverified: "s3", cold: "bad", restarted: "bad" };
   const format = new Intl.NumberFormat("en");
 
-  const range = () => {
-    const values = data.low.concat(data.high, data.evaluations.values).filter(Number.isFinite);
-    if (!values.length) return [0, 1];
-    let low = Infinity, high = -Infinity;
-    for (const value of values) { if (value < low) low = value; if (value > high) high = value; }
-    const margin = (high - low) * 0.06 || Math.abs(high) * 0.1 || 0.5;
-    return [low >= 0 && low < 0.4 * high ? 0 : low - margin, high + margin];
+  // the server's range, enlarged by what came since; of a part that was zoomed into, what is in it
+  const range = (u) => {
+    const { min, max } = u.scales.x;
+    const whole = !plot || !zoomed();
+    let [low, high] = whole ? data.range : [Infinity, -Infinity];
+    const from = whole ? data.steps.length - tail : 0;
+    const see = (value) => { if (value < low) low = value; if (value > high) high = value; };
+    for (let at = from; at < data.steps.length; at++) {
+      if (whole || (data.steps[at] >= min && data.steps[at] <= max)) { see(data.low[at]); see(data.high[at]); }
+    }
+    if (low > high) return data.range;
+    const margin = whole ? 0 : (high - low) * 0.06 || Math.abs(high) * 0.1 || 0.5;
+    return [low - margin, high + margin];
   };
   const last = () => Math.max(1, data.total || 0, data.steps[data.steps.length - 1] || 0);
+  // values that nothing was measured with have no ticks
+  const known = (u, splits) => (data.steps.length || data.evaluations.steps.length ? splits : splits.map(() => null));
   const columns = () => [data.steps, data.high, data.low, data.loss];
   const lossAt = (step) => {
     let low = 0, high = data.steps.length - 1;
@@ -51,6 +59,12 @@
     context.beginPath();
     context.rect(left, top, width, height);
     context.clip();
+    for (const mark of data.recoveries) {
+      context.fillStyle = color(modes[mark.mode] || "quiet");
+      context.globalAlpha = 0.13;
+      context.fillRect(x(mark.since), top, x(mark.step) - x(mark.since), height);
+    }
+    context.globalAlpha = 1;
     context.lineWidth = 2 * ratio;
     context.strokeStyle = color("ghost");
     context.setLineDash([4 * ratio, 3 * ratio]);
@@ -76,6 +90,12 @@
       context.fillText(u.width < 620 ? mark.mode : mark.text, at + (ends ? -6 : 6) * ratio, top + (12 + 15 * (number % 3)) * ratio);
     });
     context.setLineDash([]);
+    const first = Math.max(...data.high.slice(0, 40));
+    if (first > u.scales.y.max && u.scales.x.min <= 0) {
+      context.fillStyle = color("quiet");
+      context.textAlign = "left";
+      context.fillText(`falls from ${+first.toPrecision(4)} at first`, left + 12 * ratio, top + 57 * ratio);
+    }
     context.restore();
     const inside = (step) => step >= u.scales.x.min && step <= u.scales.x.max;
     context.save();
@@ -85,15 +105,23 @@
     context.lineWidth = 1.5 * ratio;
     context.strokeStyle = color("accent");
     context.fillStyle = color("card");
-    for (const step of data.checkpoints.steps.filter(inside)) {
+    const saved = data.checkpoints.steps.filter(inside);
+    for (const step of saved) {
       context.beginPath();
-      context.arc(x(step), y(lossAt(step)), (data.checkpoints.steps.length < 40 ? 3.2 : 2) * ratio, 0, 7);
-      context.fill();
+      if (saved.length > MAX_SYMBOLS) {
+        context.lineWidth = ratio;
+        context.moveTo(x(step), top + height);
+        context.lineTo(x(step), top + height - 6 * ratio);
+      } else {
+        context.arc(x(step), y(lossAt(step)), 3.2 * ratio, 0, 7);
+        context.fill();
+      }
       context.stroke();
     }
+    context.lineWidth = 1.5 * ratio;
     context.fillStyle = context.strokeStyle = color("ok");
     const asLine = data.evaluations.steps.length > MAX_SYMBOLS;
-    if (asLine) context.beginPath();
+    if (asLine) { context.lineWidth = ratio; context.beginPath(); }
     data.evaluations.steps.forEach((step, at) => {
       if (asLine) { context.lineTo(x(step), y(data.evaluations.values[at])); return; }
       if (!inside(step)) return;
@@ -143,14 +171,15 @@
     height: HEIGHT,
     legend: { show: false },
     cursor: { y: false, drag: { x: true, y: false }, points: { size: 7 } },
-    scales: { x: { time: false, range: (u, low, high) => (low == null ? [0, last()] : [low, high]) }, y: { range: () => range() } },
+    scales: { x: { time: false, range: (u, low, high) => (low == null ? [0, last()] : [low, high]) }, y: { range } },
     axes: ["x", "y"].map((scale) => ({
       scale,
       stroke: () => color("quiet"),
       font: "11px system-ui, sans-serif",
       size: scale === "x" ? 28 : 52,
       space: scale === "x" ? 80 : 50,
-      grid: { show: scale === "y", stroke: () => color("line"), width: 1 },
+      filter: scale === "x" ? undefined : known,
+      grid: { show: scale === "y", filter: known, stroke: () => color("line"), width: 1 },
       ticks: { show: false },
       incrs: scale === "x" ? [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5] : undefined,
     })),

@@ -2,8 +2,9 @@
 
 from typing import Final
 
-from pydantic import Field
+from pydantic import Field, computed_field
 
+from nsai_work.page.drawing.axes import curve_range
 from nsai_work.page.views.view import View
 from nsai_work.policies import EVAL_LOSS
 from nsai_work.store.engine.database import Tx
@@ -35,9 +36,11 @@ class CheckpointMarks(View):
 
 
 class RecoveryLine(View):
-    """A recovery after ``step`` steps: ``mode`` is warm, exact, unverified, cold or restarted."""
+    """A recovery after ``step`` steps: ``mode`` is warm, exact, unverified, cold or restarted. The steps after
+    ``since`` were run again."""
 
     step: int
+    since: int
     mode: str
     text: str
     title: str
@@ -57,6 +60,12 @@ class CurveData(View):
     evaluations: EvaluationMarks = EvaluationMarks()
     checkpoints: CheckpointMarks = CheckpointMarks()
     recoveries: list[RecoveryLine] = Field(default_factory=list)
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def range(self) -> tuple[float, float]:
+        """The range of the axis of losses. The first fall of a long curve may begin above it."""
+        return curve_range(self.steps, self.low, self.high, self.evaluations.values)
 
 
 def read_curve(tx: Tx, seq: int, *, total: int | None, max_points: int = MAX_POINTS) -> CurveData:
@@ -105,4 +114,6 @@ def recovery_line(mark: RecoveryMark) -> RecoveryLine:
     else:
         text = f"{mark.mode} from step {mark.from_step}, {mark.repeated} again{pause}"
     reason = "" if mark.reason is None else f": {mark.reason}"
-    return RecoveryLine(step=mark.step, mode=mark.mode, text=text, title=f"after step {mark.step}, {text}{reason}")
+    since = min(mark.from_step, mark.step)
+    title = f"after step {mark.step}, {text}{reason}"
+    return RecoveryLine(step=mark.step, since=since, mode=mark.mode, text=text, title=title)

@@ -159,7 +159,7 @@ def read_job(tx: Tx, query: JobQuery) -> JobPage:
         is_cancel_requested=job.cancel_requested_at is not None and not job.status.ended,
         error=job.error,
         result=dict(job.result) if job.result is not None else None,
-        figures=[*figures(tx, job, seq, step, log, total), *_goodput(used)],
+        figures=[*figures(tx, job, seq, step, log, total), *(_goodput(used) if job.started_at is not None else [])],
         total=total,
         attempts=[_attempt(row, tx.now) for row in reversed(attempts)],
         attempt_bar=draw_attempts(attempts, began, job.completed_at or tx.now),

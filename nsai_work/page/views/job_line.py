@@ -1,6 +1,7 @@
 """A job as a line of a list: how far it is, or why it waits or failed."""
 
 import contextlib
+import math
 from collections.abc import Iterable, Sequence
 
 from crucible.values.scalars import Instant
@@ -17,7 +18,8 @@ MAX_DETAIL = 160
 
 
 class JobLine(View):
-    """A line of a list of jobs. ``detail`` is its error, or why it waits."""
+    """A line of a list of jobs: the progress of a running one, what an ended one came to. ``detail`` is its error,
+    or why it waits."""
 
     id: str
     name: str | None
@@ -60,9 +62,9 @@ def job_line(tx: Tx, job: Job) -> JobLine:
         created_at=job.created_at,
         ended_at=job.completed_at,
         tags=job.tags,
-        step=None if progress is None else progress.step,
+        step=_whole(job, "steps") if progress is None else progress.step,
         total=requested_steps(job),
-        loss=None if progress is None else progress.loss,
+        loss=_number(job, "loss") if progress is None else progress.loss,
         tokens_per_s=None if progress is None else progress.tokens_per_s,
         resume=None if progress is None else progress.resume,
         detail=_detail(job),
@@ -74,6 +76,17 @@ def _progress(tx: Tx, job_id: str) -> TrainingProgress | None:
     with contextlib.suppress(JobNotFound):
         return training_progress(tx, job_id)
     return None
+
+
+def _number(job: Job, name: str) -> float | None:
+    """A number of the job's result."""
+    value = None if job.result is None else job.result.get(name)
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def _whole(job: Job, name: str) -> int | None:
+    value = _number(job, name)
+    return None if value is None else round(value)
 
 
 def _detail(job: Job) -> str | None:
