@@ -208,6 +208,10 @@ class _FaultyEpisode(Episode):
                 return Feedback(float("nan"), done=True)
             case "text":
                 return Feedback("1.0", done=True)  # type: ignore[arg-type]
+            case "a reward of 1e300":
+                return Feedback(1e300, done=True)
+            case "a metric of 1e300":
+                return Feedback(1.0, done=True, metrics={"odd": 1e300})
             case "NaN metric":
                 return Feedback(1.0, done=True, metrics={"odd": float("inf")})
             case "no messages":

@@ -3,7 +3,13 @@
 from crucible.environments.chat_model import ChatModel, ChatModelFailed
 from crucible.environments.contract import Environment, Episode, Feedback, GroupEnvironment, Observation
 from crucible.environments.registry import environment_names, load_environment
-from crucible.environments.rewards import PromptTask, RewardEnvironment, RewardFunction, checked_reward
+from crucible.environments.rewards import (
+    PromptTask,
+    RewardEnvironment,
+    RewardFunction,
+    checked_metric,
+    checked_reward,
+)
 
 __all__ = [
     "ChatModel",
@@ -16,6 +22,7 @@ __all__ = [
     "PromptTask",
     "RewardEnvironment",
     "RewardFunction",
+    "checked_metric",
     "checked_reward",
     "environment_names",
     "load_environment",

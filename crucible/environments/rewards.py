@@ -3,9 +3,10 @@
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from crucible.environments.contract import Environment, Episode, Feedback, Observation
 from crucible.errors import EnvironmentFailed, InvalidRequest
@@ -15,6 +16,11 @@ from crucible.runtime.own_thread import in_own_thread
 RewardFunction = Callable[..., Any]
 """``(prompt, completion, **row) -> float``: the prompt as it is in its row, the text of the answer, and the other
 columns of the row by keyword. May be async; a plain function is called in a thread of its own."""
+
+MAX_REWARD: Final = 1e15
+"""The greatest magnitude of a reward: its square, summed over a batch, must be a number of 32 bits."""
+MAX_METRIC: Final = 1e100
+"""The greatest magnitude of a metric: its square, summed over a batch, must be a number of 64 bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +72,12 @@ class _RewardEpisode(Episode):
         return Observation(self._row.messages)
 
     async def step(self, message: Message) -> Feedback:
-        call = (self._row.prompt, message.text())
-        if inspect.iscoroutinefunction(self._function):
-            value = await self._function(*call, **self._row.columns)
-        else:
-            value = await in_own_thread(partial(self._function, *call, **self._row.columns))
+        # a copy for each call: a function may change what it is given, and rewards must not depend on their order
+        row = deepcopy((self._row.prompt, dict(self._row.columns)))
+        call = partial(self._function, row[0], message.text(), **row[1])
+        value = call() if inspect.iscoroutinefunction(self._function) else await in_own_thread(call)
+        if inspect.isawaitable(value):
+            value = await value
         return Feedback(checked_reward(value), done=True)
 
 
@@ -78,17 +85,32 @@ def checked_reward(value: object) -> float:
     """Return a reward as a float.
 
     Raises:
-        EnvironmentFailed: it is no number, NaN or infinite.
+        EnvironmentFailed: it is no number, NaN, or beyond ``MAX_REWARD``.
     """
+    return _checked("a reward", value, MAX_REWARD)
+
+
+def checked_metric(name: str, value: object) -> float:
+    """Return a metric as a float.
+
+    Raises:
+        EnvironmentFailed: it is no number, NaN, or beyond ``MAX_METRIC``.
+    """
+    return _checked(f"the metric {name:.200}", value, MAX_METRIC)
+
+
+def _checked(what: str, value: object, limit: float) -> float:
     if isinstance(value, str | bytes) or not hasattr(value, "__float__"):
-        raise EnvironmentFailed(f"a reward must be a number, not {type(value).__name__}")
+        raise EnvironmentFailed(f"{what} must be a number, not {type(value).__name__}")
     try:
-        reward = float(value)
+        number = float(value)
     except (TypeError, ValueError, OverflowError) as error:
-        raise EnvironmentFailed(f"a reward must be a number: {error}") from error
-    if not math.isfinite(reward):
-        raise EnvironmentFailed(f"a reward must be finite, not {reward}")
-    return reward
+        raise EnvironmentFailed(f"{what} must be a number: {error}") from error
+    if not math.isfinite(number):
+        raise EnvironmentFailed(f"{what} must be finite, not {number}")
+    if abs(number) > limit:
+        raise EnvironmentFailed(f"{what} must be from {-limit:g} to {limit:g}, not {number:g}")
+    return number
 
 
 def _check_columns(function: RewardFunction, row: PromptTask, number: int) -> None:

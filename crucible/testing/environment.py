@@ -76,7 +76,7 @@ class EnvironmentContract:
             last = opened.tasks()
             for task in {0, 1 if last is None else last - 1}:
                 episodes = await self._start(opened, task, _SEED)
-                for _, replies in await self._play(episodes):
+                for _, replies in await self._play(episodes, task):
                     assert replies[-1].done, f"task {task} has not ended after {self.max_turns} turns"
                     for reply in replies:
                         assert math.isfinite(reply.reward)
@@ -112,12 +112,13 @@ class EnvironmentContract:
         assert len(members) == self.group_size
         return members
 
-    async def _play(self, episodes: Sequence[Episode]) -> list[tuple[Observation, list[Feedback]]]:
-        """The observation and the feedback of each episode; those of a group are played at the same time."""
-        return list(await asyncio.gather(*map(self._play_one, episodes)))
+    async def _play(self, episodes: Sequence[Episode], task: int = 0) -> list[tuple[Observation, list[Feedback]]]:
+        """The observation and the feedback of each episode of a task; those of a group are played at the same
+        time."""
+        return list(await asyncio.gather(*(self._play_one(episode, task) for episode in episodes)))
 
-    async def _play_one(self, episode: Episode) -> tuple[Observation, list[Feedback]]:
-        observation, replies, answers = await episode.begin(), list[Feedback](), self.answers(0)
+    async def _play_one(self, episode: Episode, task: int) -> tuple[Observation, list[Feedback]]:
+        observation, replies, answers = await episode.begin(), list[Feedback](), self.answers(task)
         while len(replies) < self.max_turns and not (replies and replies[-1].done):
             answer = Message(role="assistant", content=answers[len(replies) % len(answers)])
             replies.append(await episode.step(answer))

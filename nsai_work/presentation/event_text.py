@@ -66,8 +66,9 @@ def _queued(data: Data) -> str | None:
 
 def _checkpoint(data: Data) -> str:
     metric = data.get("metric")
-    loss = f", loss {metric:.4f}" if isinstance(metric, int | float) else ""
-    return f"checkpoint at step {data.get('step')}{loss}: {data.get('name')}"
+    # what the policy compares: the loss, or another metric
+    compared = f", metric {metric:.4f}" if isinstance(metric, int | float) else ""
+    return f"checkpoint at step {data.get('step')}{compared}: {data.get('name')}"
 
 
 def _lost(data: Data) -> str:

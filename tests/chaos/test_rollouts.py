@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from nsai_work import JobHandle, submit
+from nsai_work.store import MAX_CRASHES
+from nsai_work.store.schema import jobs
 from tests.chaos.harness import LEASE_TTL_S, effects_of, service_variables, training_service
 from tests.integration.worker.test_killed_rollouts import job, outcome
 from tests.rig import Rig, open_rig, until
@@ -78,8 +81,20 @@ def test_kills_and_lost_runs_change_no_bit(rig: Rig, tmp_path: Path, fields: dic
         before = sampled()
         killed = submit(job(max_steps=STEPS, **fields), rig.settings())
         lost = done = 0
+        progress, without_progress = 0, 0
         while done < kills and not killed.status().ended:
             worker = rig.start_worker(lease_ttl_s=LEASE_TTL_S)
+            if (reached := _progress(rig, killed)) > progress:
+                progress, without_progress = reached, 0
+            if without_progress == MAX_CRASHES - 2:
+                # a job whose workers die without a new step is parked, as designed
+                until(
+                    lambda progress=progress: _progress(rig, killed) > progress,
+                    "a new step",
+                    worker.text,
+                    timeout_s=DEADLINE_S,
+                )
+            without_progress += 1
             goal = sampled() + rng.randint(0, 2 * before // kills)
             until(
                 lambda goal=goal: sampled() >= goal or killed.status().ended,
@@ -111,6 +126,12 @@ def test_kills_and_lost_runs_change_no_bit(rig: Rig, tmp_path: Path, fields: dic
         if fields["loss_fn"] != "stable_reinforce":
             assert _turns(rig, killed) == _turns(rig, alone)
             assert extra <= restored * 6 * (1 + int(fields.get("steps_ahead", 0)))
+
+
+def _progress(rig: Rig, handle: JobHandle) -> int:
+    """The highest step ever recorded of a job: steps that are repeated after a restore are no progress."""
+    query = select(jobs.c.progress).where(jobs.c.id == handle.id)
+    return int(rig.store.database.read(lambda tx: tx.connection.execute(query).scalar_one()))
 
 
 def _turns(rig: Rig, handle: JobHandle) -> int:

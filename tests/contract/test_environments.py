@@ -119,6 +119,19 @@ def test_the_suite_finds_what_breaks_it(environment: type[Environment], test: st
         getattr(TestLetters(), test)(environment())
 
 
+def test_the_suite_answers_each_task_with_its_own_texts() -> None:
+    """Also the last one."""
+    asked: list[int] = []
+
+    class Suite(EnvironmentContract):
+        def answers(self, task: int) -> list[str]:
+            asked.append(task)
+            return ["a"]
+
+    Suite().test_episodes_end(Letters())
+    assert set(asked) == {0, 2}
+
+
 def reward(function: Callable[..., Any]) -> float:
     """The reward that a function gives."""
 
@@ -140,7 +153,41 @@ def test_a_reward_function_sees_its_row() -> None:
     assert reward(later) == len("What is 1 and 1?") + 2 + 2
 
 
-@pytest.mark.parametrize("value", ["1.0", None, math.nan, math.inf, -math.inf, [1.0], b"1", 10**400])
+def test_a_function_that_returns_an_awaitable_is_awaited() -> None:
+    """An object with an async call, or a function that wraps an async one."""
+
+    class Judge:
+        async def __call__(self, prompt: str, completion: str, answer: int) -> float:
+            return float(completion)
+
+    assert reward(Judge()) == 2.0
+    assert reward(lambda prompt, completion, answer: Judge()(prompt, completion, answer)) == 2.0
+
+
+def test_a_function_that_changes_its_arguments_changes_no_later_reward() -> None:
+    """Rewards must not depend on how many answers were rewarded before, nor do the prompts."""
+
+    def counted(prompt: list[Any], completion: str, *, tags: list[str]) -> float:
+        prompt.append({"role": "user", "content": "more"})
+        tags.append("more")
+        return float(len(prompt) + len(tags))
+
+    async def later(prompt: list[Any], completion: str, *, tags: list[str]) -> float:
+        return counted(prompt, completion, tags=tags)
+
+    async def body(function: Callable[..., Any]) -> list[float]:
+        row = PromptTask([{"role": "user", "content": "1"}], [user("1")], {"tags": []})
+        environment = RewardEnvironment(function, [row])
+        answer = Message(role="assistant", content="2")
+        return [(await (await environment.start(0, 0)).step(answer)).reward for _ in range(3)]
+
+    for function in (counted, later):
+        assert asyncio.run(body(function)) == [3.0, 3.0, 3.0]
+
+
+@pytest.mark.parametrize(
+    "value", ["1.0", None, math.nan, math.inf, -math.inf, [1.0], b"1", 10**400, 1.1e15, -(10**16)]
+)
 def test_a_reward_that_is_no_number_is_refused(value: Any) -> None:
     """By its kind."""
     with pytest.raises(EnvironmentFailed, match="a reward must be"):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, TypeVar
 
-from crucible.environments import Episode, Feedback, Observation, checked_reward
+from crucible.environments import Episode, Feedback, Observation, checked_metric, checked_reward
 from crucible.errors import CrucibleError, EnvironmentFailed
 from crucible.options import Options
 from crucible.prompt import Message, Prompt, Tool
@@ -224,7 +224,7 @@ def _account(rollout: Rollout, feedback: Feedback) -> None:
                 f"{MAX_NAME} characters"
             )
         reward = checked_reward(feedback.reward)
-        metrics = {str(name): checked_reward(value) for name, value in feedback.metrics.items()}
+        metrics = {str(name): checked_metric(str(name), value) for name, value in feedback.metrics.items()}
     except EnvironmentFailed as error:
         raise EpisodeBroken(error.message) from error
     rollout.reward += reward

@@ -8,7 +8,9 @@ from nsai_work.errors import LeaseLost
 from nsai_work.job import Job
 from nsai_work.journal import StepRecord
 from nsai_work.lifecycle import JobStatus
+from nsai_work.rollout_journal import RolloutRecord, RolloutStatus
 from nsai_work.store import Claim, ClaimRequest, Election, Lease, LeaseWatch, Outcome, Store
+from nsai_work.store.journal.reinforcement import rollouts
 from nsai_work.store.maintenance.workers import register_worker, worker_seen
 from nsai_work.worker_id import WorkerId
 
@@ -94,6 +96,25 @@ def test_progress_resets_the_crashes(store: Store, claim: Claim, claim_request: 
     # repeated steps are no progress
     store.complete_step(claim, _step(3, generation=2), 99)
     store.reclaim(silence(store, clock), max_crashes=1)
+    assert store.get(claim.job_id).status is JobStatus.FAILED
+
+
+def test_rollouts_reset_the_crashes(store: Store, claim: Claim, claim_request: MakeRequest, clock: object) -> None:
+    """A step of rollouts may outlast many workers. A rollout that another run has repeated is no progress."""
+
+    def end(claim: Claim, member: int, generation: int = 1, *, evaluated: bool = False) -> None:
+        record = RolloutRecord(
+            step=1, generation=generation, group=0, member=member, task=0, weights_step=0, evaluated=evaluated,
+            status=RolloutStatus.DONE, reward=1.0, reason="done", turns=1, tokens=1,
+        )  # fmt: skip
+        store.database.run(lambda tx: rollouts.keep_rollouts(tx, [rollouts.NewRollouts(claim, ended=[record])]))
+
+    for member in range(7):
+        end(claim, member // 2, evaluated=bool(member % 2))
+        assert store.reclaim(silence(store, clock), max_crashes=2) == {claim.job_id: JobStatus.QUEUED}
+        (claim,) = store.claim(claim_request())
+    end(claim, 0, generation=2)
+    store.reclaim(silence(store, clock), max_crashes=2)
     assert store.get(claim.job_id).status is JobStatus.FAILED
 
 

@@ -1,10 +1,10 @@
 """Rollouts and their turns."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import Row, Table, select
+from sqlalchemy import Row, Table, select, tuple_, update
 
 from crucible.errors import CrucibleError
 from nsai_work.rollout_journal import RecordedRollouts, RolloutRecord, StoredTurn
@@ -13,7 +13,9 @@ from nsai_work.store.engine.database import Tx
 from nsai_work.store.journal.fences import fence, fence_all, fence_errors
 from nsai_work.store.journal.rows import read_row
 from nsai_work.store.records import Claim
-from nsai_work.store.schema import evaluation_rollouts, evaluation_turns, rollout_turns, rollouts
+from nsai_work.store.schema import evaluation_rollouts, evaluation_turns, jobs, rollout_turns, rollouts
+
+_PLACE: Final = ("job_seq", "step", "group_number", "member")
 
 
 def recorded_rollouts(tx: Tx, claim: Claim, step: int, *, evaluated: bool) -> RecordedRollouts:
@@ -67,12 +69,14 @@ class NewRollouts:
 
 def keep_rollouts(tx: Tx, items: Sequence[NewRollouts]) -> list[CrucibleError | None]:
     """Record turns, and rollouts that have ended. Those that are recorded already stay. Returns None for each item,
-    or the LeaseLost to raise to its owner."""
+    or the LeaseLost to raise to its owner.
+
+    A rollout in a place where none had ended is progress, and resets the count of crashes.
+    """
     held = fence_all(tx, (item.claim for item in items))
     rows: dict[Table, list[dict[str, Any]]] = {}
-    for item in items:
-        if (item.claim.seq, item.claim.fence) not in held:
-            continue
+    owned = [item for item in items if (item.claim.seq, item.claim.fence) in held]
+    for item in owned:
         if item.turn is not None:
             table = evaluation_turns if item.turn.evaluated else rollout_turns
             rows.setdefault(table, []).append(_row(tx, item.claim, item.turn.model_dump(exclude={"evaluated"})))
@@ -80,9 +84,28 @@ def keep_rollouts(tx: Tx, items: Sequence[NewRollouts]) -> list[CrucibleError | 
             table = evaluation_rollouts if record.evaluated else rollouts
             values = record.model_dump(mode="json", exclude={"recorded_at", "evaluated"})
             rows.setdefault(table, []).append(_row(tx, item.claim, values))
+    _reset_crashes(tx, {table: rows.get(table, []) for table in (rollouts, evaluation_rollouts)})
     for table, new in rows.items():
         insert_new(tx, table, new)
     return fence_errors([item.claim for item in items], held)
+
+
+def _reset_crashes(tx: Tx, ended: Mapping[Table, Sequence[Mapping[str, Any]]]) -> None:
+    """Reset the count of crashes of the jobs whose rollouts end in places where none had."""
+    seqs = {row["job_seq"] for rows in ended.values() for row in rows}
+    if not seqs:
+        return
+    crashed = select(jobs.c.seq).where(tx.one_of(jobs.c.seq, seqs), jobs.c.crashes > 0)
+    suspects = set(tx.connection.execute(crashed).scalars())
+    progress: set[int] = set()
+    for table, rows in ended.items():
+        columns = [table.c[name] for name in _PLACE]
+        places = {tuple(row[name] for name in _PLACE) for row in rows if row["job_seq"] in suspects}
+        if places:
+            known = tx.connection.execute(select(*columns).where(tuple_(*columns).in_(sorted(places))))
+            progress |= {seq for seq, *_ in places - {tuple(row) for row in known}}
+    if progress:
+        tx.connection.execute(update(jobs).where(tx.one_of(jobs.c.seq, progress)).values(crashes=0))
 
 
 def _row(tx: Tx, claim: Claim, values: dict[str, Any]) -> dict[str, Any]:
