@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 from crucible.runtime.monotonic import monotonic
@@ -24,19 +25,22 @@ PAUSE_GROWTH: Final = 1.5
 
 @dataclass(frozen=True, slots=True)
 class JobUpdate:
-    """The status of a job, why it waits, and its events after the previous update. The last update of a job has no
-    events."""
+    """The status of a job, why and since when it waits, and its events after the previous update. The last update
+    of a job has no events."""
 
     job_id: str
     status: JobStatus
     events: "Sequence[EventRow]"
     wait_reason: str | None = None
+    queued_at: datetime | None = None
 
 
 def read_update(store: "Store", job_id: str, after: int) -> JobUpdate:
     """Poll a job once: its status, then its events after entry number ``after``. Raises JobNotFound."""
     job = store.get(job_id)
-    return JobUpdate(job_id, job.status, store.events(job_id, after), job.wait_reason)
+    return JobUpdate(
+        job_id, job.status, store.events(job_id, after), job.wait_reason, job.queued_at or job.created_at
+    )
 
 
 def follow_jobs(

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 from rich.console import Console
 
-from crucible.runtime.monotonic import monotonic
 from nsai_work.cli.exit_codes import status_exit_code
 from nsai_work.cli.job_lookup import find_job
 from nsai_work.cli.output.error_report import describe_failure
@@ -16,6 +15,7 @@ from nsai_work.cli.output.run_outcome import try_command
 from nsai_work.cli.output.stdout import write_json, write_line
 from nsai_work.cli.parameters import JobId, Timeout
 from nsai_work.cli.store_access import existing_store
+from nsai_work.clock import Clock, SystemClock
 from nsai_work.errors import WaitTimedOut
 from nsai_work.lifecycle import JobStatus
 from nsai_work.presentation.json_forms import event_json
@@ -23,11 +23,12 @@ from nsai_work.presentation.progress import requested_steps
 
 if TYPE_CHECKING:
     from nsai_work.cli.output.job_view import JobView
+    from nsai_work.client.follow import JobUpdate
     from nsai_work.store import EventRow, Store
 
 MAX_PAUSE_S: Final = 0.1
-SHOWN_AFTER_S: Final = 2.0
-"""The duration from which a wait is shown: most jobs start sooner."""
+SHOWN_AFTER_S: Final = 1.0
+"""The duration from which the wait of a job that does not run is shown: most jobs start sooner."""
 TAIL: Final = 10
 """The number of past events of a running job that are shown."""
 
@@ -72,21 +73,21 @@ def _follow(
     Raises:
         WaitTimedOut: the job has not ended after ``timeout_s``.
     """
-    from nsai_work.client.follow import JobUpdate, follow_jobs, read_update
+    from nsai_work.client.follow import follow_jobs, read_update
 
     status = JobStatus.PENDING
-    wait = _CurrentWait(on_wait)
+    wait = CurrentWait(on_wait)
 
-    def read(job_id: str, position: int) -> JobUpdate:
+    def read(job_id: str, position: int) -> "JobUpdate":
         update = read_update(store, job_id, position)
-        wait.observe(update.wait_reason)
+        for event in update.events:
+            on_event(event)
+        wait.observe(update)
         return update
 
     try:
         for update in follow_jobs(read, [job_id], after=after, timeout_s=timeout_s, max_pause_s=MAX_PAUSE_S):
             status = update.status
-            for event in update.events:
-                on_event(event)
     except TimeoutError as error:
         raise WaitTimedOut(str(error), details={"job_id": job_id}) from None
     return status
@@ -96,25 +97,35 @@ def _nothing(reason: str | None) -> None:
     """Ignore a wait."""
 
 
-class _CurrentWait:
-    """Reports why a job waits, whenever that changes, once it has waited for ``SHOWN_AFTER_S``. No worker need be
-    alive, as for the events of waits."""
+class CurrentWait:
+    """Reports why a job waits, whenever that changes: of a running job at once, since its worker has waited before
+    it says so, and of others once they have waited for ``SHOWN_AFTER_S``, also before they were watched. No worker
+    need be alive, as for the events of waits."""
 
-    def __init__(self, on_wait: Callable[[str | None], object]) -> None:
+    def __init__(self, on_wait: Callable[[str | None], object], clock: Clock | None = None) -> None:
         self._on_wait = on_wait
+        self._clock = clock or SystemClock()
         self._since: float | None = None
         self._shown: str | None = None
 
-    def observe(self, reason: str | None) -> None:
+    def observe(self, update: "JobUpdate") -> None:
         """Receive the reason, as of now."""
+        reason = update.wait_reason
         if reason is None:
             self._since = None
         elif self._since is None:
-            self._since = monotonic()
-        shown = reason if self._since is not None and monotonic() - self._since >= SHOWN_AFTER_S else None
+            self._since = self._clock.monotonic()
+        shown = reason if self._is_long(update) else None
         if shown != self._shown:
             self._shown = shown
             self._on_wait(shown)
+
+    def _is_long(self, update: "JobUpdate") -> bool:
+        if self._since is None:
+            return False
+        seen_s = self._clock.monotonic() - self._since
+        queued_s = 0.0 if update.queued_at is None else (self._clock.now() - update.queued_at).total_seconds()
+        return update.status is JobStatus.RUNNING or max(seen_s, queued_s) >= SHOWN_AFTER_S
 
 
 def show_past(store: "Store", job_id: str, view: "JobView") -> int:

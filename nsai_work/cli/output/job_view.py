@@ -25,8 +25,8 @@ _UNITS = {"step": "step", "inference.progress": "rows"}
 MAX_WAIT = 70
 """The number of characters of a wait reason that a bar shows."""
 
-WAITING = "job.waiting"
-"""The event of a wait that a view may have shown already."""
+WAITS = ("job.waiting", "wait.started")
+"""The events of waits, which a view may have shown already."""
 
 PLAIN_LINES = 20
 """Approximate number of progress lines that a plain view writes for a run of any length."""
@@ -145,16 +145,18 @@ class PlainView(JobView):
         self._progress.update(event)
         line = describe_event(event)
         if line is not None:
-            if event.name != WAITING or line.text != self._wait:
+            if event.name not in WAITS or line.text != self._wait:
                 self.write_line(line.text)
+            # what goes on in between makes the same reason news again
+            self._wait = line.text if event.name in WAITS else None
         elif event.name in _UNITS and self._progress_line_is_due():
             count = f"{_UNITS[event.name]} {self._progress.done}{_of(self._progress.total)}"
             self.write_line(f"{count}  {metrics_text(self._progress)}".rstrip())
 
     def show_wait(self, reason: str | None) -> None:
-        """Write a line with the reason of a job that does not run yet; the waits of a running one are events."""
+        """Write a line with the reason, unless an event that was shown has said it: not every wait is an event."""
         line = f"waiting: {reason}"
-        if reason is not None and self._progress.status != "running" and line != self._wait:
+        if reason is not None and line != self._wait:
             self._wait = line
             self.write_line(line)
 
