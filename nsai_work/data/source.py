@@ -13,7 +13,7 @@ from typing import Final
 
 from nsai_work.errors import InvalidJob
 from nsai_work.files.input_files import check_digest, invalid_file, open_input
-from nsai_work.payloads import DataFile
+from nsai_work.payloads import DataFile, DataSource
 
 BLOCK_BYTES: Final = 256 * 1024
 
@@ -30,8 +30,8 @@ class DataBytes:
         self._digest = hashlib.sha256()
 
     def blocks(self) -> Iterator[bytes]:
-        """Yield the rest of the file in blocks."""
-        while not self._ended and (block := self.file.read(BLOCK_BYTES)):
+        """Yield the rest of the file in blocks. One that grows is read no further: it may grow faster than that."""
+        while not self._ended and self.position <= self.size and (block := self.file.read(BLOCK_BYTES)):
             self.position += len(block)
             self._digest.update(block)
             yield block
@@ -49,7 +49,7 @@ class DataBytes:
 
 
 @contextmanager
-def open_data(field: str, file: DataFile) -> Iterator[DataBytes]:
+def open_data(field: str, file: DataFile | DataSource) -> Iterator[DataBytes]:
     """Open a data file; ``field`` is the job's field that names it.
 
     Raises:
@@ -61,6 +61,7 @@ def open_data(field: str, file: DataFile) -> Iterator[DataBytes]:
     with open_input(field, path) as opened:
         data = DataBytes(path, opened)
         before = _state(opened)
+        changed = invalid_file(field, path, "changed while it was read", "submit it when it is complete")
         try:
             yield data
         except InvalidJob:
@@ -68,12 +69,15 @@ def open_data(field: str, file: DataFile) -> Iterator[DataBytes]:
             if file.sha256 is not None:
                 data.exhaust()
                 check_digest(field, file, data.sha256)
+            # what is invalid may be half of a write
+            elif _state(opened) != before:
+                raise changed from None
             raise
         if data.position:
             data.exhaust()
             check_digest(field, file, data.sha256)
             if _state(opened) != before or data.position != before[0]:
-                raise invalid_file(field, path, "changed while it was read", "submit it when it is complete")
+                raise changed
 
 
 def _state(file: BufferedReader) -> tuple[int, int]:

@@ -96,5 +96,5 @@ def check_digest(field: str, source: DataSource | DataFile, found: str) -> None:
         raise DataChanged(
             f"{field}: {source.path} has changed since the job was submitted "
             f"(sha256 {found[:12]}..., pinned {str(source.sha256)[:12]}...); restore the file, or submit a new job",
-            details={"field": f"{field}.sha256", "path": source.path, "found": found},
+            details={"field": f"{field.removesuffix('.path')}.sha256", "path": source.path, "found": found},
         )

@@ -6,7 +6,7 @@ A line is a ``crucible.Prompt``, ``{"messages": [...], "options": {...}}``, or t
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -15,6 +15,7 @@ from pydantic import JsonValue, ValidationError
 
 from crucible import Prompt
 from crucible.values.json_types import json_problem
+from nsai_work.data.source import open_data
 from nsai_work.errors import InvalidJob
 from nsai_work.files.input_files import BadRows, check_digest, invalid_file, open_input
 from nsai_work.files.lines import TOO_LONG, blocks_of, numbered_lines
@@ -46,20 +47,20 @@ def pin_prompts(source: DataSource, *, base: Path | None = None, require_model: 
     path = ((base or Path.cwd()) / expanded(source.path)).absolute()
     if source.format == "text":
         raise InvalidJob("payload.input.format: 'text' is not allowed; prompt files are jsonl")
-    bad, rows = BadRows(FIELD, path), 0
-    for line, raw in _lines(path):
-        rows += 1
-        try:
-            row = _row(path, line, raw)
-            if require_model and row.prompt.options.model is None:
-                raise _refuse(path, "has no model", "set options.model", line)
-        except InvalidJob as error:
-            bad.add(error)
-    bad.check(rows)
-    if rows == 0:
-        raise _refuse(path, "holds no prompt", "at least one is required")
-    digest = check_unchanged(source.model_copy(update={"path": str(path)}))
-    return source.model_copy(update={"path": str(path), "sha256": digest, "format": "jsonl"})
+    placed, bad, rows = source.model_copy(update={"path": str(path)}), BadRows(FIELD, path), 0
+    with open_data(FIELD, placed) as opened:
+        for line, raw in _lines(path, opened.blocks()):
+            rows += 1
+            try:
+                row = _row(path, line, raw)
+                if require_model and row.prompt.options.model is None:
+                    raise _refuse(path, "has no model", "set options.model", line)
+            except InvalidJob as error:
+                bad.add(error)
+        bad.check(rows)
+        if rows == 0:
+            raise _refuse(path, "holds no prompt", "at least one is required")
+    return placed.model_copy(update={"sha256": opened.sha256, "format": "jsonl"})
 
 
 def check_unchanged(source: DataSource) -> str:
@@ -81,19 +82,19 @@ def read_prompts(path: Path) -> Iterator[PromptRow]:
     Raises:
         InvalidJob: the file is missing, or a line is not a prompt.
     """
-    for line, raw in _lines(path):
-        yield _row(path, line, raw)
-
-
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield the lines that are not empty, with their numbers. Raises InvalidJob at one that is too long."""
     with open_input(FIELD, path) as file:
-        for line, raw in numbered_lines(blocks_of(file)):
-            if raw is None:
-                raise _refuse(path, TOO_LONG, "each line is one prompt", line)
-            text = raw.removeprefix(b"\xef\xbb\xbf") if line == 1 else raw
-            if text.strip():
-                yield line, text.strip()
+        for line, raw in _lines(path, blocks_of(file)):
+            yield _row(path, line, raw)
+
+
+def _lines(path: Path, blocks: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines that are not empty, with their numbers. Raises InvalidJob at one that is too long."""
+    for line, raw in numbered_lines(blocks):
+        if raw is None:
+            raise _refuse(path, TOO_LONG, "each line is one prompt", line)
+        text = raw.removeprefix(b"\xef\xbb\xbf") if line == 1 else raw
+        if text.strip():
+            yield line, text.strip()
 
 
 def _row(path: Path, line: int, raw: bytes) -> PromptRow:

@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -147,3 +148,42 @@ def test_an_unchecked_file_is_the_workers(
     assert failed["error"]["details"]["path"] == str(tmp_path / "a.jsonl")
     assert cli.run("submit", job_file(job)).returncode == 2
     assert cli.json("submit", "--no-check-data", job_file(job))["id"]
+
+
+CHANGING: dict[str, dict[str, Any]] = {
+    "payload.data.path": {"data": {"path": "changing.jsonl"}},
+    "payload.eval.data.path": {"eval": {"data": {"path": "changing.jsonl"}}},
+    "payload.input.path": {"input": {"path": "changing.jsonl"}, "model": "tiny-lm"},
+}
+
+
+@pytest.mark.parametrize("field", CHANGING)
+def test_a_file_that_changes_while_it_is_read_is_refused(
+    cli: Cli, tmp_path: Path, job: dict[str, Any], job_file: Callable[[Any], Path], field: str
+) -> None:
+    """Another program writes it all the time: nothing is stored, neither the job nor the file."""
+    row = {"prompt": "a"} if "input" in field else {"text": "a"}
+    path = write(tmp_path / "changing.jsonl", *[row] * 100)
+    if "input" in field:
+        job = {"kind": "inference", "backend": "fake", "payload": {}}
+    job["payload"] |= CHANGING[field]
+    ended = threading.Event()
+
+    def append() -> None:
+        line = path.read_bytes().partition(b"\n")[0] + b"\n"
+        with path.open("ab", buffering=0) as writer:
+            while not ended.is_set():
+                writer.write(line)
+
+    writer = threading.Thread(target=append)
+    writer.start()
+    try:
+        done = cli.run("submit", job_file(job))
+    finally:
+        ended.set()
+        writer.join()
+    assert done.returncode == 2, done.stderr
+    assert f"{field}: {path}: changed while it was read; submit it when it is complete" in done.stderr
+    assert cli.stored() == []
+    write(path, row)
+    assert cli.run("submit", job_file(job)).returncode == 0

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import random
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -131,21 +132,33 @@ def test_many_kills_cost_no_step_and_no_bit(rig: Rig, tmp_path: Path, backend: s
     left_alone.result(timeout=900)
     while kills < limit:
         killed = submit(job(backend, data, method), rig.settings())
-        while not killed.job().status.ended:
+        while not killed.job().status.ended or parked(killed):
             # from before the first step to behind the last, however long a worker takes to start
-            until_later(killed, moments.randint(1, STEPS[backend]) if kills < limit else sys.maxsize)
+            until_later(killed, moments.randint(1, 2 * STEPS[backend]) if kills < limit else sys.maxsize)
             if not killed.job().status.ended:
                 worker.kill()
                 kills += 1
                 worker = rig.start_worker(ready=False)
         assert_equal(killed, left_alone)
+        resumes = [event.name for event in killed.events() if event.name.startswith("resume.")]
+        found = f"{len(losses(killed))} losses and {len(evaluations(killed))} evaluations equal, {Counter(resumes)}"
+        sys.stderr.write(f"\n{backend} {method}, {kills} kills so far: {found}\n")
+
+
+def parked(handle: JobHandle) -> bool:
+    """Retry a job that was parked, as five workers in a row died with it before they had a new step."""
+    error = handle.job().error
+    if error is None or error.code != "poison_job":
+        return False
+    handle.retry()
+    return True
 
 
 def until_later(handle: JobHandle, events: int) -> None:
     """Wait until a job has so many more events, or has ended."""
-    before = len(handle.events())
+    before = len([*handle.events()])
     until(
-        lambda: handle.job().status.ended or len(handle.events()) >= before + events,
+        lambda: handle.job().status.ended or len([*handle.events()]) >= before + events,
         f"{events} events after {before}",
         lambda: [event.name for event in handle.events()],
         timeout_s=900,

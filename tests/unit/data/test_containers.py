@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from nsai_work.data import containers
 from nsai_work.data import source as source_module
-from nsai_work.data.dataset import load_data, pin_data
+from nsai_work.data.dataset import load_data, new_counts, pin_data, read_examples
 from nsai_work.errors import DataChanged, InvalidJob
 from nsai_work.files import lines as lines_module
 from nsai_work.files.lines import numbered_lines
@@ -198,6 +199,35 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path, monkeyp
     monkeypatch.undo()
     with pytest.raises(DataChanged):
         load_data(pinned)
+
+
+def test_a_file_that_grows_faster_than_it_is_read_has_an_end(tmp_path: Path) -> None:
+    """Each row that is read makes a hundred."""
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(LINES)
+    data = TrainingData(path=str(path))
+
+    def read_all() -> None:
+        for number, _ in enumerate(read_examples(data, 0, new_counts(data, 0))):
+            with path.open("ab") as writer:
+                writer.write(b'{"text": "a"}\n' * 100)
+            assert number < 20_000
+
+    with pytest.raises(InvalidJob, match=r"payload.data.path: .*a.jsonl: changed while it was read"):
+        read_all()
+
+
+def test_a_row_that_is_half_written_is_a_change_of_the_file(tmp_path: Path) -> None:
+    """And no bad row."""
+    data = TrainingData(path=str(tmp_path / "a.jsonl"))
+    with (tmp_path / "a.jsonl").open("wb", buffering=0) as writer:
+        writer.write(LINES + b'{"text": "a')
+        examples = read_examples(data, 0, new_counts(data, 0))
+        next(examples)
+        writer.write(b'b"}\n')
+        with pytest.raises(InvalidJob, match=r"a.jsonl: changed while it was read"):
+            deque(examples)
+    assert len([*read_examples(data, 0, new_counts(data, 0))]) == 1 + len(LINES.splitlines())
 
 
 def test_parquet_rows_are_rows(tmp_path: Path) -> None:
