@@ -73,9 +73,14 @@ def bound_socket(host: str, port: int) -> socket.socket:
 
 async def _stop(server: uvicorn.Server) -> None:
     """Stop immediately: uvicorn's own shutdown waits for calls that may block for minutes."""
+    loop = asyncio.get_running_loop()
+    # asyncio would lose a connection that it has accepted, but not yet told its closed server: accepting ends first
+    for listener in server.servers:
+        for listening in listener.sockets:
+            loop.remove_reader(listening.fileno())
+    await _run_ready_callbacks()  # connections being accepted are then listed
     for listener in server.servers:
         listener.close()
-    await _run_ready_callbacks()  # connections being accepted are then listed
     for connection in list(server.server_state.connections):
         connection.transport.abort()
     calls = list(server.server_state.tasks)
