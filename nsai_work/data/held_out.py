@@ -17,8 +17,9 @@ def content_hash(example: Example) -> int:
     content: object = example.content if example.rejected is None else [example.content, example.rejected.content]
     if example.choices:
         content = [[choice.content, share] for choice, share in example.choices]
-    if example.images:
-        content = [content, [image.sha256 for image in example.images]]
+    images = [image.sha256 for each in (example, example.rejected) if each is not None for image in each.images]
+    if images:
+        content = [content, images]
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return int.from_bytes(blake2b(text.encode(), digest_size=_HASH_BITS // 8).digest())
 

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import math
 import os
 import shutil
 import threading
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.acceptance.conftest import Cli
-from tests.pictures import png, written
+from tests.pictures import data_url, png, written
 
 GOLDEN = Path(__file__).parents[1] / "unit" / "data" / "golden" / "forms.json"
 
@@ -187,3 +188,43 @@ def test_a_file_that_changes_while_it_is_read_is_refused(
     assert cli.stored() == []
     write(path, row)
     assert cli.run("submit", job_file(job)).returncode == 0
+
+
+def test_pairs_with_images_train_where_images_are_taken(
+    cli: Cli, tmp_path: Path, job: dict[str, Any], job_file: Callable[[Any], Path]
+) -> None:
+    """In the prompt, beside the data or in the row, and in whole conversations; the reference sees them too, so
+    that the first loss is that of equal models. Elsewhere each row is refused by name."""
+
+    def ask(source: dict[str, str]) -> dict[str, Any]:
+        return {"role": "user", "content": [{"type": "image", **source}, {"type": "text", "text": "Dark?"}]}
+
+    def shown(shades: tuple[int, int]) -> list[Any]:
+        written(tmp_path / "images" / "a.png", png(30, 30, shades[0]))
+        asked, again = ask({"path": "images/a.png"}), ask({"url": data_url(png(40, 30, shades[1]))})
+        whole = [[again, {"role": "assistant", "content": text}] for text in ("Yes.", "No.")]
+        return [
+            {"prompt": [asked], "chosen": "Yes.", "rejected": "No."},
+            {"chosen": whole[0], "rejected": whole[1]},
+        ]
+
+    job["payload"] |= {"method": "dpo", "data": {"path": "pairs.jsonl"}, "batch_size": 2, "max_steps": 3}
+    write(tmp_path / "pairs.jsonl", *shown((10, 20)))
+    refused = cli.run("submit", job_file(job))
+    assert refused.returncode == 2
+    assert "2 of 2 rows are bad" in refused.stderr
+    assert "line 1: has an image, and the backend 'fake' takes none in training" in refused.stderr
+    assert cli.stored() == []
+    job["backend"] = "tinkex"
+    job["payload"]["eval"] = {"every": 2, "data": {"path": "pairs.jsonl"}}
+    losses = []
+    with cli.dev_server():
+        for shades in ((10, 20), (200, 20), (10, 200)):
+            write(tmp_path / "pairs.jsonl", *shown(shades))
+            job_id = cli.json("submit", job_file(job))["id"]
+            (tmp_path / "images" / "a.png").unlink()
+            assert cli.json("run", job_id)["result"]["steps"] == 3
+            losses.append([step["loss"] for step in cli.json("steps", job_id)])
+    assert [each[0] for each in losses] == pytest.approx([math.log(2)] * 3)
+    assert losses[0][2] < losses[0][0]
+    assert len({each[1] for each in losses}) == 3

@@ -42,46 +42,48 @@ class Rendering:
         the rejected one."""
         if example.choices:
             return self._counted_choice(example, tally)
-        if example.rejected is None:
-            return self._counted(example, tally)
-        answers = [replace(example, rejected=None), replace(example.rejected, line=example.line)]
-        datums = [self._counted(answer, tally) for answer in answers]
-        tally.examples -= sum(map(len, datums))
-        if [len(each) for each in datums] == [1, 1]:
-            tally.examples += 1
-            return [datum for each in datums for datum in each]
-        if max(map(len, datums)) > 1:
-            tally.bad.add(
-                example.line, RowProblem("an answer becomes several examples", "shorten the conversation")
-            )
-        return []
-
-    def _counted(self, example: Example, tally: RowCounts) -> list[Datum]:
+        answers = [example]
+        if example.rejected is not None:
+            answers = [replace(example, rejected=None), example.rejected]
         try:
-            rendered = self.render(example)
-            datums = [*self._kept(rendered, example.images)]
-            if not datums:
-                tally.skipped.add(example.line)
-                return []
-            if not any(any(datum.loss_inputs["weights"]) for datum in datums):
-                raise self._nothing_to_learn(rendered)
-            # a turn of a conversation that was split can be cut off whole
-            datums = [datum for datum in datums if any(datum.loss_inputs["weights"])]
+            rendered = [self.render(answer) for answer in answers]
+            datums = [self._learnt(*each) for each in zip(answers, rendered, strict=True)]
+            if example.rejected is not None and max(map(len, datums)) > 1:
+                raise RowProblem("an answer becomes several examples", "shorten the conversation")
         except RowProblem as problem:
             tally.bad.add(example.line, problem)
             return []
-        if any(len(one.tokens) > self.max_tokens for one in rendered):
-            tally.cut.add(example.line)
-        if len(rendered) > 1:
+        if not all(datums):
+            tally.skipped.add(example.line)
+            return []
+        made = [datum for each in datums for datum in each]
+        tally.examples += 1 if example.rejected is not None else len(made)
+        tally.images += sum(len(answer.images) for answer in answers)
+        self._count(example.line, [one for each in rendered for one in each], made, tally)
+        if any(len(each) > 1 for each in rendered):
             tally.split.add(example.line)
-        tally.examples += len(datums)
-        tally.images += len(example.images)
+        return made
+
+    def _learnt(self, example: Example, rendered: Sequence[RenderedExample]) -> list[Datum]:
+        """The datums of an answer that have a loss weight; none if it is skipped. Raises RowProblem."""
+        datums = [*self._kept(rendered, example.images)]
+        # a turn of a conversation that was split can be cut off whole
+        learnt = [datum for datum in datums if any(datum.loss_inputs["weights"])]
+        if datums and not learnt:
+            raise self._nothing_to_learn(rendered)
+        return learnt
+
+    def _count(
+        self, line: int, rendered: Sequence[RenderedExample], datums: Sequence[Datum], tally: RowCounts
+    ) -> None:
+        """Count the tokens of a row."""
+        if any(len(one.tokens) > self.max_tokens for one in rendered):
+            tally.cut.add(line)
         for one in rendered:
             tally.lengths.append(len(one.tokens))
         for datum in datums:
             tally.tokens += len(datum.tokens) + 1
             tally.trained_tokens += len(datum.tokens) - datum.loss_inputs["weights"].count(0.0)
-        return datums
 
     def _counted_choice(self, example: Example, tally: RowCounts) -> list[Datum]:
         try:

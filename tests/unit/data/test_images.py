@@ -194,3 +194,31 @@ def test_an_image_is_part_of_what_a_row_is(tmp_path: Path) -> None:
     hashes = [content_hash(example) for example in examples]
     assert hashes[0] == hashes[1] != hashes[2]
     assert len({example.images[0].sha256 for example in examples}) == 2
+
+
+def test_a_pair_is_one_row_in_all_counts(tmp_path: Path) -> None:
+    """Bad, cut or skipped in one of its answers or in both; and another image of the rejected answer is another
+    pair."""
+
+    def pair(shade: int, chosen: str = "Yes.", rejected: str = "No.") -> dict[str, Any]:
+        asked = row({"type": "image", "url": data_url(png(30, 30, shade))})["messages"][:1]
+        return {"chosen": [*row()["messages"][:1], {"role": "assistant", "content": chosen}],
+                "rejected": [*asked, {"role": "assistant", "content": rejected}]}  # fmt: skip
+
+    rows = [pair(1), pair(2), pair(3, "y" * 90), pair(4, "y" * 90, "n" * 90)]
+    data = data_of(tmp_path, *rows, format="preference")
+    examples = load_data(data).examples
+    assert len({content_hash(example) for example in examples[:2]}) == 2
+    counts = {}
+    for on_long, no_images in (("cut", ""), ("skip", ""), ("error", ""), ("cut", "there are none")):
+        tally = new_counts(data, 0)
+        rendering = Rendering(ByteTokenizer(), 40, on_long, no_images=no_images)  # type: ignore[arg-type]
+        for example in examples:
+            rendering.datums(example, tally)
+        counts[on_long, no_images] = [tally.examples, tally.cut.first, tally.skipped.first, tally.bad.lines]
+    assert counts == {
+        ("cut", ""): [4, [3, 4], [], []],
+        ("skip", ""): [2, [], [3, 4], []],
+        ("error", ""): [2, [], [], [3, 4]],
+        ("cut", "there are none"): [0, [], [], [1, 2, 3, 4]],
+    }
