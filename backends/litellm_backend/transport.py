@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from crucible.http.bounded_responses import bounded_responses
 from crucible.http.decompression import ACCEPT_ENCODING, InvalidBody
-from crucible.http.unfinished_connections import close_unfinished
+from crucible.http.new_connections import NewConnections
 
 _PATH: Final = "/chat/completions"
 _WHOLE: Final = (
@@ -100,12 +100,20 @@ def _transport_class(base: Any) -> Any:
     import httpx
 
     class KeepingTransport(base):  # type: ignore[misc]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self._new_connections = NewConnections()
+
+        async def aclose(self) -> None:
+            self._new_connections.close()
+            await super().aclose()
+
         async def handle_async_request(self, request: Any) -> Any:
             exchange = _current.get()
             if exchange is None:
                 return await super().handle_async_request(request)
             request.headers["Accept-Encoding"] = ACCEPT_ENCODING
-            await close_unfinished(request)
+            await self._new_connections.watch(request)
             response = await super().handle_async_request(request)
             await bounded_responses(exchange.limit)(response)
             if not exchange.keeps or response.status_code != 200 or not request.url.path.endswith(_PATH):

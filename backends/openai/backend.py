@@ -23,7 +23,7 @@ from crucible.completion import Completion, Usage
 from crucible.errors import CallerError, CrucibleError, Unsupported
 from crucible.http.bounded_responses import bounded_responses
 from crucible.http.decompression import ACCEPT_ENCODING
-from crucible.http.unfinished_connections import close_unfinished
+from crucible.http.new_connections import NewConnections
 from crucible.prompt import Prompt
 from crucible.requirements import require
 from crucible.stream import StreamEvent
@@ -55,6 +55,7 @@ class OpenAIBackend(Backend):
         self._settings.address()
         self._settings.key()
         self._client: AsyncOpenAI | None = None
+        self._new_connections = NewConnections()
         self._models: tuple[str, ...] | None = self._settings.models
 
     @classmethod
@@ -74,6 +75,7 @@ class OpenAIBackend(Backend):
             raise Unsupported(
                 "the package openai is not installed; pip install 'nsai-work[openai]'", backend=BACKEND
             ) from exc
+        self._new_connections = NewConnections()
         client = AsyncOpenAI(
             api_key=self._settings.key(),
             base_url=self._settings.address(),
@@ -83,7 +85,7 @@ class OpenAIBackend(Backend):
                 verify=_tls(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")),
                 headers={"Accept-Encoding": ACCEPT_ENCODING},
                 event_hooks={
-                    "request": [close_unfinished],
+                    "request": [self._new_connections.watch],
                     "response": [bounded_responses(self._settings.max_response_bytes)],
                 },
             ),
@@ -94,6 +96,7 @@ class OpenAIBackend(Backend):
     async def close(self) -> None:
         client, self._client = self._client, None
         if client is not None:
+            self._new_connections.close()
             await client.close()
 
     async def capabilities(self) -> Capabilities:

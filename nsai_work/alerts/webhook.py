@@ -16,7 +16,7 @@ import httpx
 from pydantic import Field, JsonValue, SecretStr, ValidationError, field_validator
 
 from crucible.errors import BackendUnavailable, CrucibleError, InvalidRequest, RequestTimeout
-from crucible.http.unfinished_connections import close_unfinished
+from crucible.http.new_connections import NewConnections
 from crucible.values.record import Record
 from nsai_work.alerts.alert import Alert
 from nsai_work.alerts.target import complaints
@@ -57,11 +57,13 @@ class Webhook:
         self._key = _signing_key(self._settings.secret_variable)
         self._clock = clock or SystemClock()
         self._client: httpx.AsyncClient | None = None
+        self._new_connections = NewConnections()
 
     async def send(self, alert: Alert) -> None:
         """POST an alert. An answer of 2xx is a delivery; 4xx, but for those that ask for a repeat, is final."""
         if self._client is None:
-            hooks: dict[str, list[Callable[..., Any]]] = {"request": [close_unfinished]}
+            self._new_connections = NewConnections()
+            hooks: dict[str, list[Callable[..., Any]]] = {"request": [self._new_connections.watch]}
             self._client = httpx.AsyncClient(
                 timeout=self._settings.timeout_s, follow_redirects=False, event_hooks=hooks
             )
@@ -83,6 +85,7 @@ class Webhook:
         """Close the connections."""
         client, self._client = self._client, None
         if client is not None:
+            self._new_connections.close()
             await client.aclose()
 
     def _headers(self, alert: Alert, body: bytes) -> dict[str, str]:

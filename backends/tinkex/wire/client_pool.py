@@ -5,10 +5,12 @@ import ssl
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
+from backends.tinkex.errors import BACKEND
 from backends.tinkex.settings import Endpoint
+from crucible.errors import BackendUnavailable
 from crucible.http.bounded_responses import bounded_responses
 from crucible.http.decompression import ACCEPT_ENCODING
-from crucible.http.unfinished_connections import close_unfinished
+from crucible.http.new_connections import NewConnections
 
 if TYPE_CHECKING:
     import httpx
@@ -38,6 +40,12 @@ class ClientPool:
         self._busy: list[int] = []
         self._unpooled: httpx.AsyncClient | None = None
         self._external: httpx.AsyncClient | None = None
+        self._new_connections = NewConnections()
+
+    @property
+    def closed(self) -> bool:
+        """The pool is closed for good: a request that is under way fails, and is not to be sent again."""
+        return self._new_connections.closed
 
     @contextlib.contextmanager
     def lease(self, *, fresh: bool = False) -> "Iterator[httpx.AsyncClient]":
@@ -45,38 +53,46 @@ class ClientPool:
 
         With ``fresh``, the request uses a new connection: the server may close an idle one at the moment of
         sending, and then it is unknown whether the request arrived.
+
+        Raises:
+            BackendUnavailable: the pool is closed.
         """
+        self._check_open()
         if fresh:
             if self._unpooled is None:
                 self._unpooled = self._new_client(keepalive_connections=0)
             yield self._unpooled
             return
         index = self._free_index()
-        # the counts of these clients: the pool may be closed, and used again, before the request ends
-        busy = self._busy
-        busy[index] += 1
+        self._busy[index] += 1
         try:
             yield self._clients[index]
         finally:
-            busy[index] -= 1
+            self._busy[index] -= 1
 
     def lease_for(self, url: str) -> "contextlib.AbstractContextManager[httpx.AsyncClient]":
-        """Provide a client for a URL that may belong to another server."""
+        """Provide a client for a URL that may belong to another server. Raises as ``lease``."""
+        self._check_open()
         if self._http2 or not url.startswith("https:"):
             return self.lease()
         if self._external is None:
             import httpx
 
-            self._external = httpx.AsyncClient(trust_env=self._trust_env, **_arguments())
+            self._external = httpx.AsyncClient(trust_env=self._trust_env, **self._arguments())
         return contextlib.nullcontext(self._external)
 
     async def aclose(self) -> None:
-        """Close all clients."""
-        clients, self._clients, self._busy = self._clients, [], []
-        clients += [client for client in (self._unpooled, self._external) if client is not None]
-        self._unpooled = self._external = None
-        for client in clients:
-            await client.aclose()
+        """Close all clients, and the connections that they are still making."""
+        self._new_connections.close()
+        for client in (*self._clients, self._unpooled, self._external):
+            if client is not None:
+                await client.aclose()
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise BackendUnavailable(
+                "the client was closed before the request was sent", backend=BACKEND, details={"never_sent": True}
+            )
 
     def _free_index(self) -> int:
         for index, busy in enumerate(self._busy):
@@ -104,15 +120,14 @@ class ClientPool:
             limits=limits,
             trust_env=self._trust_env,
             verify=self._tls,
-            **_arguments(),
+            **self._arguments(),
         )
 
-
-def _arguments() -> dict[str, Any]:
-    """The client's arguments for bodies that are decompressed in blocks, whose total size the reader limits, and
-    for connections that are closed whenever a request is cancelled."""
-    headers = {"User-Agent": "nsai-work-tinkex", "Accept-Encoding": ACCEPT_ENCODING}
-    return {
-        "headers": headers,
-        "event_hooks": {"request": [close_unfinished], "response": [bounded_responses(None)]},
-    }
+    def _arguments(self) -> dict[str, Any]:
+        """The clients' arguments for bodies that are decompressed in blocks, whose total size the reader limits,
+        and for connections that are closed when their request is cancelled or the pool is closed."""
+        headers = {"User-Agent": "nsai-work-tinkex", "Accept-Encoding": ACCEPT_ENCODING}
+        return {
+            "headers": headers,
+            "event_hooks": {"request": [self._new_connections.watch], "response": [bounded_responses(None)]},
+        }
