@@ -52,11 +52,13 @@ def problem_of(error: ErrorDetails) -> tuple[str, str]:
         return str(error["ctx"]["path"]), str(error["ctx"]["problem"])
     if error["type"] == "model_type":
         return "", "Input should be a mapping of its fields"
+    if error["type"] == "tuple_type":
+        return "", "Input should be a list"
     if error["type"] == "string_unicode":
         return "", "must not contain a lone surrogate"
     if error["type"] == "string_pattern_mismatch":
         return "", _MESSAGES.get(str(error["ctx"]["pattern"]), error["msg"])
-    return "", error["msg"].removeprefix("Value error, ")
+    return "", error["msg"].removeprefix("Value error, ").replace("Tuple should have", "List should have")
 
 
 def joined(field: str, path: str) -> str:

@@ -6,7 +6,7 @@ A container is found by its content where that is certain, else by the file's na
 import codecs
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
@@ -16,6 +16,7 @@ from typing import Any, Final
 from crucible.http.decompression import BodyDecoder, InvalidBody
 from nsai_work.data.problems import FileProblem, RowProblem, RowTooLong
 from nsai_work.data.source import DataBytes
+from nsai_work.files.json_text import DECODER, RepeatedField, decode_json
 from nsai_work.files.lines import MAX_LINE_BYTES, TOO_LONG, numbered_lines
 
 _BOM: Final = b"\xef\xbb\xbf"
@@ -35,8 +36,8 @@ class RawRow:
     content: bytes | str | RowProblem | Any
 
 
-def raw_rows(data: DataBytes) -> Iterator[RawRow]:
-    """Yield the rows of a data file. Raises FileProblem."""
+def raw_rows(data: DataBytes, *, is_text: bool = False) -> Iterator[RawRow]:
+    """Yield the rows of a data file, in which all that is not JSON is text with ``is_text``. Raises FileProblem."""
     blocks = _joined(data.blocks())
     name = data.path.name.lower()
     try:
@@ -50,17 +51,17 @@ def raw_rows(data: DataBytes) -> Iterator[RawRow]:
             elif name.endswith(suffix):
                 raise FileProblem(f"is not compressed, as {suffix} in its name says", "rename or compress it")
             name = name.removesuffix(suffix)
-        yield from _uncompressed(name, head, blocks)
+        yield from _uncompressed(name, head, blocks, is_text=is_text)
     except InvalidBody as error:
         state = f"cannot be decompressed ({str(error).removeprefix('the body cannot be decompressed: ')})"
         raise FileProblem(state, "compress it again: nothing may be missing, nor follow") from None
 
 
-def unread_rows(data: DataBytes) -> Iterator[RawRow]:
+def unread_rows(data: DataBytes, *, is_text: bool = False) -> Iterator[RawRow]:
     """Yield the rows of a data file for a look before it is hashed; none of Parquet, which is read whole first.
     Raises FileProblem."""
     if not data.file.peek(len(_PARQUET)).startswith(_PARQUET):
-        yield from raw_rows(data)
+        yield from raw_rows(data, is_text=is_text)
 
 
 def _joined(blocks: Iterator[bytes]) -> Iterator[bytes]:
@@ -75,12 +76,19 @@ def _decompressed(encoding: str, head: bytes, blocks: Iterable[bytes]) -> Iterat
     decoder.finish()
 
 
-def _uncompressed(name: str, head: bytes, blocks: Iterable[bytes]) -> Iterator[RawRow]:
+def _uncompressed(name: str, head: bytes, blocks: Iterable[bytes], *, is_text: bool) -> Iterator[RawRow]:
     head = head.removeprefix(_BOM)
     suffix, begin = Path(name).suffix, head.lstrip()[:1]
     if suffix == ".parquet":
         raise FileProblem("is not a Parquet file", "write it again")
     if suffix in _TEXT_NAMES or (suffix not in _JSON_NAMES and begin not in (b"{", b"[", b"")):
+        # paragraphs of a table or an archive are not what anybody wants to train on
+        if not (is_text or suffix in ("", *_TEXT_NAMES)):
+            known = ", ".join((*_JSON_NAMES, ".parquet", *_COMPRESSED_NAMES, *_TEXT_NAMES))
+            raise FileProblem(
+                f"is not JSON, and {suffix} is none of the names of data files ({known})",
+                "convert it to JSON lines; with format: text its paragraphs are trained",
+            )
         return _paragraphs(numbered_lines(chain([head], blocks)))
     # a line of JSON is an object: an array on the first line is the whole file
     return (
@@ -175,14 +183,14 @@ class _Text:
 
 
 def _array(head: bytes, blocks: Iterable[bytes]) -> Iterator[RawRow]:
-    text, decode = _Text(head, blocks), json.JSONDecoder().raw_decode
+    text = _Text(head, blocks)
     text.next_mark()
     text.skip_to(text.place + 1)
     if text.next_mark() != "]":
         while True:
             text.next_mark()
             line = text.line
-            yield RawRow(line, _element(text, decode))
+            yield RawRow(line, _element(text))
             mark = text.next_mark()
             if mark == "]":
                 break
@@ -194,10 +202,14 @@ def _array(head: bytes, blocks: Iterable[bytes]) -> Iterator[RawRow]:
         raise FileProblem("has text behind its array", "a file is one array, or has a row in each line", text.line)
 
 
-def _element(text: _Text, decode: Callable[[str, int], tuple[Any, int]]) -> Any:
+def _element(text: _Text) -> Any:
     while True:
         with suppress(ValueError, RecursionError):
-            value, end = decode(text.text, text.place)
+            try:
+                value, end = DECODER.raw_decode(text.text, text.place)
+            except RepeatedField as error:
+                value = RowProblem(str(error), "leave one of them out")
+                _, end = json.JSONDecoder().raw_decode(text.text, text.place)
             if end < len(text.text) or text.ended:
                 text.skip_to(end)
                 return value
@@ -236,7 +248,9 @@ def decoded(raw: RawRow) -> Mapping[str, Any]:
         return {"text": value}
     if isinstance(value, bytes):
         try:
-            value = json.loads(value.decode())
+            value = decode_json(value.decode())
+        except RepeatedField as exc:
+            raise RowProblem(str(exc), "leave one of them out") from None
         except UnicodeDecodeError as exc:
             state = f"is not UTF-8 at byte {exc.start} of the line"
             raise RowProblem(state, "save it as UTF-8") from None

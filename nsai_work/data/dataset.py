@@ -60,7 +60,7 @@ def _first_look(opened: DataBytes, field: str, file: DataFile, *, skip: bool) ->
     not be skipped, with the rest of the file unread."""
     images: dict[str, DataSource] = {}
     try:
-        for raw in unread_rows(opened):
+        for raw in unread_rows(opened, is_text=file.format == "text"):
             if isinstance(raw.content, RowTooLong) and not skip:
                 raise RowProblems(field, file, skip=False).error(str(raw.content), raw.line)
             with suppress(RowProblem):
@@ -86,7 +86,7 @@ def read_examples(
     ignore = frozenset(data.ignore)
     with open_data(field, file) as opened:
         try:
-            for raw in raw_rows(opened):
+            for raw in raw_rows(opened, is_text=file.format == "text"):
                 tally.rows += 1
                 if on_progress is not None and tally.rows % _ROWS_PER_REPORT == 0:
                     on_progress(opened.position, opened.size)

@@ -18,6 +18,7 @@ from crucible.values.json_types import json_problem
 from nsai_work.data.source import open_data
 from nsai_work.errors import InvalidJob
 from nsai_work.files.input_files import BadRows, check_digest, invalid_file, open_input
+from nsai_work.files.json_text import RepeatedField, decode_json
 from nsai_work.files.lines import TOO_LONG, blocks_of, numbered_lines
 from nsai_work.files.user_paths import expanded
 from nsai_work.payloads import DataSource
@@ -99,7 +100,9 @@ def _lines(path: Path, blocks: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
 
 def _row(path: Path, line: int, raw: bytes) -> PromptRow:
     try:
-        row = json.loads(raw.decode())
+        row = decode_json(raw.decode())
+    except RepeatedField as exc:
+        raise _refuse(path, str(exc), "leave one of them out", line) from None
     except UnicodeDecodeError as exc:
         raise _refuse(path, f"is not UTF-8 at byte {exc.start} of the line", "save it as UTF-8", line) from None
     except (ValueError, RecursionError):

@@ -59,7 +59,9 @@ def example_of(fields: Mapping[str, Any], form: RowFormat, train_on: TrainOn, *,
     model = FORMS[form]
     unknown = sorted(fields.keys() - model.model_fields.keys())
     if unknown:
-        known = known_names(unknown[0], model.model_fields, are=f"fields of {form} are")
+        # what a prompt lacks is its answer
+        near: RowFormat = "prompt_completion" if form == "prompt" else form
+        known = known_names(unknown[0], FORMS[near].model_fields, are=f"fields of {near} are")
         raise RowProblem(
             f"{_shown(unknown[0])} is an unknown field", f"{known}; data.ignore drops a field", unknown[0]
         )
@@ -116,7 +118,9 @@ def _problem(error: ValidationError, model: type[Any]) -> RowProblem:
     return RowProblem(f"{field}: {problem_of(first)[1]}", f"got {shown_value(first.get('input'))}", field)
 
 
-_BRANCH: Final = re.compile(r"^(str|text|image|audio|tool_result|dict\[.*|tuple\[.*|function-.*|lax-or-strict.*)$")
+_BRANCH: Final = re.compile(
+    r"^(str|constrained-str|text|image|audio|tool_result|dict\[.*|tuple\[.*|function-.*|lax-or-strict.*)$"
+)
 
 
 def _path(item: ErrorDetails) -> str:

@@ -1,6 +1,6 @@
 """Rows of a request and its answer: prompt and completion, Alpaca's form, prompts alone, and preferences."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, TypeAlias
 
@@ -17,7 +17,11 @@ def _turns(value: object, role: str) -> list[Any]:
     """Messages: those of a list, or a single one of a text."""
     if isinstance(value, str):
         return [{"role": role, "content": value}]
-    return list(value) if isinstance(value, list | tuple) else [value]
+    if isinstance(value, list | tuple):
+        return list(value)
+    if isinstance(value, Mapping):
+        return [value]
+    raise ValueError("is neither text nor a list of messages")
 
 
 RowPrompt: TypeAlias = Annotated[tuple[RowMessage, ...], BeforeValidator(lambda value: _turns(value, "user"))]

@@ -1,6 +1,5 @@
 """Conversations in the form of OpenAI's API: ``{"messages": [...], "tools": [...]}``."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Final, Literal, Self, TypeAlias
 
@@ -25,6 +24,7 @@ from nsai_work.data.example import Example
 from nsai_work.data.forms.train_on import usual_weights
 from nsai_work.data.images import ExampleImage, is_address, measured
 from nsai_work.data.problems import RowProblem
+from nsai_work.files.json_text import RepeatedField, decode_json
 from nsai_work.payloads import TrainOn
 
 Weight: TypeAlias = Annotated[float, Field(ge=0, le=1e6, strict=True)]
@@ -33,7 +33,9 @@ Weight: TypeAlias = Annotated[float, Field(ge=0, le=1e6, strict=True)]
 def json_of(text: str) -> object:
     """Decode JSON text. Raises ValueError."""
     try:
-        return json.loads(text)
+        return decode_json(text)
+    except RepeatedField as error:
+        raise ValueError(f"is JSON that {error}") from None
     except (ValueError, RecursionError):
         raise ValueError("is text that is not JSON") from None
 
@@ -291,7 +293,15 @@ def plain_example(content: object, train_on: TrainOn) -> Example | None:
     except ValidationError:
         return None
     turns = row["messages"]
+    if isinstance(content, bytes) and not _has_each_field_once(content, len(turns)):
+        return None
     weights = usual_weights(tuple(turn["role"] for turn in turns), train_on)
     if not any(weight.output or weight.header for weight in weights):
         return None
     return Example(turns, weights=weights)  # type: ignore[arg-type]
+
+
+def _has_each_field_once(content: bytes, turns: int) -> bool:
+    # in a text, the quotes are escaped
+    counts = [content.count(name) for name in (b'"messages"', b'"role"', b'"content"')]
+    return counts == [1, turns, turns]

@@ -181,6 +181,27 @@ def test_lines_are_those_of_the_whole_text(content: bytes, size: int) -> None:
     assert found == [(number, line if len(line) <= limit else None) for number, line in enumerate(expected, 1)]
 
 
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.yaml", "a.xlsx", "a.jsonl.bz2", "a.csv.gz"])
+def test_a_table_or_an_archive_is_no_text(tmp_path: Path, name: str) -> None:
+    """It is refused by its name, unless its format says so; what is JSON may have any name."""
+    table = b"prompt,completion\na,b\n"
+    content, lines = (gzip.compress(table), gzip.compress(LINES)) if name.endswith(".gz") else (table, LINES)
+    for read in (pin_data, load_data):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InvalidJob, match=rf"{name}: is not JSON, and .* is none of the names of data files"):
+            read(TrainingData(path=str(tmp_path / name)))
+    assert load(tmp_path, name, content, format="text") == [("prompt,completion\na,b", 1)]
+    assert len(load(tmp_path, name, lines)) == len(ROWS)
+
+
+def test_a_row_of_an_array_with_a_field_twice_is_a_bad_row(tmp_path: Path) -> None:
+    """The rows behind it are read, wherever blocks end."""
+    content = b'[{"text": "a"}, {"text": "b", "text": "c"},\n {"text": "d"}]'
+    assert load(tmp_path, "a.json", content, on_bad_row="skip") == [("a", 1), ("d", 2)]
+    with pytest.raises(InvalidJob, match=r"a.json, line 1: has the field 'text' twice"):
+        load(tmp_path, "a.json", content)
+
+
 def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At submit; a pinned one is reported as changed."""
     path = tmp_path / "a.jsonl"

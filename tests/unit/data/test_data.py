@@ -51,8 +51,8 @@ BAD = {
         ),
     ),
     "both": ('{"text": "x", "messages": []}\n', "line 1: text is an unknown field"),
-    "no messages": (GOOD + '{"messages": []}\n', "line 2: messages: Tuple should have at least 1 item"),
-    "messages is text": ('{"messages": "x"}\n', "line 1: messages: Input should be a valid tuple"),
+    "no messages": (GOOD + '{"messages": []}\n', "line 2: messages: List should have at least 1 item"),
+    "messages is text": ('{"messages": "x"}\n', "line 1: messages: Input should be a list"),
     "message is text": (messages("x"), "line 1: messages[0]: Input should be a mapping of its fields"),
     "unknown role": (GOOD + messages({"role": "bot", "content": "x"}), "line 2: messages[0].role: Input should be"),
     "no role": (messages({"content": "x"}), "line 1: messages[0].role is missing"),
@@ -117,6 +117,36 @@ BAD = {
     "empty text": ('{"text": ""}\n', "line 1: text: String should have at least 1 character"),
     "not UTF-8": (GOOD.encode() + b'{"text": "\xff"}\n', "line 2: is not UTF-8"),
     "nested too deep": ("[" * 100_000 + "\n", "line 1: is not JSON"),
+    "a field twice": (
+        GOOD + '{"text": "a", "text": "b"}\n',
+        "line 2: has the field 'text' twice; leave one of them",
+    ),
+    "messages twice": (GOOD[:-2] + ", " + GOOD[1:], "line 1: has the field 'messages' twice"),
+    "content twice": (GOOD.replace('"role"', '"content": "x", "role"', 1), "line 1: has the field 'content' twice"),
+    "a field of a call twice": (
+        messages({"role": "assistant", "content": "x"}).replace("}]", ', "tool_calls": [{"id": "1", "id": "2"}]}]'),
+        "line 1: has the field 'id' twice",
+    ),
+    "a field of tools as text twice": (
+        GOOD[:-2] + r', "tools": "[{\"name\": \"a\", \"name\": \"b\"}]"}' + "\n",
+        "line 1: tools: is JSON that has the field 'name' twice",
+    ),
+    "a number as a prompt": (
+        '{"prompt": 5, "completion": "x"}\n',
+        "line 1: prompt: is neither text nor a list of messages; got 5",
+    ),
+    "truth as a completion": (
+        '{"prompt": "x", "completion": true}\n',
+        "line 1: completion: is neither text nor a list of messages; got True",
+    ),
+    "an answer of another name": (
+        '{"prompt": "x", "response": "y"}\n',
+        "line 1: response is an unknown field; fields of prompt_completion are prompt, completion,",
+    ),
+    "lone surrogate in a prompt": (
+        '{"prompt": "\\ud800", "completion": "x"}\n',
+        "line 1: prompt[0].content: must not contain a lone surrogate",
+    ),
     "lone surrogate": ('{"text": "\\ud800"}\n', "line 1: text: must not contain a lone surrogate"),
 }
 

@@ -214,8 +214,13 @@ def test_a_changed_input_is_refused(tmp_path: Path) -> None:
         ('{"messages": [{"role": "robot", "content": "x"}]}\n', "line 1.messages.0.role"),
         ('{"prompt": "1", "promt": 1}\n', "line 1.promt: unknown field"),
         ('{"prompt": "\\ud800"}\n', "line 1: messages[0].content: must not contain a lone surrogate"),
+        ('{"prompt": "1", "prompt": "2"}\n', "line 1: has the field 'prompt' twice; leave one of them out"),
+        ('{"prompt": "1", "options": {"seed": 1, "seed": 2}}\n', "line 1: has the field 'seed' twice"),
     ],
-    ids=["missing", "empty", "blank", "broken", "list", "no text", "nothing", "option", "role", "unknown", "half"],
+    ids=[
+        *("missing", "empty", "blank", "broken", "list", "no text", "nothing", "option", "role", "unknown", "half"),
+        *("twice", "option twice"),
+    ],
 )
 def test_bad_input_names_line_and_field(tmp_path: Path, content: str | None, complaint: str) -> None:
     """At submit, before anything is stored or sent."""
