@@ -1,5 +1,6 @@
 """The files of deploy/ and docker-compose.yml: what they run works, and what they name exists."""
 
+import contextlib
 import json
 import os
 import re
@@ -7,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import tomllib
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,13 +18,15 @@ import yaml
 from sqlalchemy import create_engine, make_url, text
 from sqlalchemy.pool import NullPool
 
+from backends.tinkex.settings import resolve_endpoint
 from nsai_work.client.jobfile import load_jobs
 from tests.acceptance.conftest import Cli
 from tests.rig import Rig, new_database, until
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
-SERVICES: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+COMPOSE = (ROOT / "docker-compose.yml").read_text()
+SERVICES: dict[str, Any] = yaml.safe_load(COMPOSE)["services"]
 RULES_FILE = DEPLOY / "prometheus" / "alerts.yml"
 RULES: list[dict[str, Any]] = yaml.safe_load(RULES_FILE.read_text())["groups"][0]["rules"]
 
@@ -63,11 +67,32 @@ def test_the_example_of_the_compose_file_and_its_data_are_mounted() -> None:
     assert source.resolve() in Path(data["path"]).resolve().parents
 
 
+def trial(service: str) -> dict[str, str]:
+    """The variables of a service whose .env has what the head of the file says for trying it out."""
+    lines = re.findall(r"^#   ([A-Z_]+)=(\S+)$", COMPOSE[COMPOSE.index("# To try it") :], re.MULTILINE)
+    values = {"POSTGRES_PASSWORD": "a", "RABBITMQ_PASSWORD": "b", **dict(lines)}
+    variable = re.compile(r"\$\{(\w+)(?::-([^}]*)|:\?[^}]*)?\}")
+
+    def filled(text: str) -> str:
+        return variable.sub(lambda found: values.get(found[1], found[2] or ""), text)
+
+    return {name: filled(text) for name, text in SERVICES[service].get("environment", {}).items()}
+
+
+@pytest.mark.parametrize("service", [name for name in SERVICES if "TINKER_BASE_URL" in str(SERVICES[name])])
+def test_who_tries_it_out_has_a_key_where_one_is_needed(service: str) -> None:
+    """The dev server is on another host for these services, which without a key would leave the example waiting."""
+    given = trial(service)
+    endpoint = resolve_endpoint(given["TINKER_API_KEY"], given["TINKER_BASE_URL"])
+    port = SERVICES["dev-server"]["command"][-1]
+    assert endpoint.base_url.rstrip("/") == f"http://dev-server:{port}"
+
+
 @pytest.mark.postgres
 @pytest.mark.amqp
 def test_the_services_of_the_compose_file_train_the_example(tmp_path: Path, rig: Rig) -> None:
     """Each with its own command, on loopback, and with homes of their own; so do the health checks."""
-    ports = {"8077": str(free_port()), "9200": str(free_port())}
+    ports = {port: str(free_port()) for port in ("8077", "9200", "8020")}
     folder = tmp_path / "examples"
     shutil.copytree(ROOT / "examples", folder)
     example = folder / "train.yaml"
@@ -77,19 +102,17 @@ def test_the_services_of_the_compose_file_train_the_example(tmp_path: Path, rig:
         """The command on this machine's addresses."""
         changed = {"0.0.0.0": "127.0.0.1", "/examples/train.yaml": str(example)}
         arguments = [changed.get(argument, argument) for argument in SERVICES[service]["command"]]
-        return [_with_ports(argument, ports) for argument in arguments]
+        return [_with_ports(argument, ports).replace("0.0.0.0:", "127.0.0.1:") for argument in arguments]
 
     variables = {
         "NSAI_WORK_DATABASE_URL": rig.database_url,
         "NSAI_WORK_BROKER_URL": rig.broker_url,
         "TINKER_BASE_URL": f"http://127.0.0.1:{ports['8077']}",
-        "TINKER_API_KEY": "tml-dev",
     }
 
     def cli(service: str) -> Cli:
         """The command line with the service's variables."""
-        named = SERVICES[service].get("environment", {})
-        values = {name: value for name, value in variables.items() if name in named}
+        values = {name: variables.get(name, value) for name, value in trial(service).items()}
         return Cli(tmp_path / service, {**values, "NSAI_WORK_QUEUE_PREFIX": rig.prefix})
 
     def is_healthy(service: str) -> bool:
@@ -101,13 +124,18 @@ def test_the_services_of_the_compose_file_train_the_example(tmp_path: Path, rig:
             return False
         return True
 
-    with cli("dev-server").running(*command("dev-server")), cli("worker").running(*command("worker")):
-        for service in ("dev-server", "worker"):
+    with contextlib.ExitStack() as stack:
+        for service in ("dev-server", "worker", "page"):
+            stack.enter_context(cli(service).running(*command(service)))
+        for service in ("dev-server", "worker", "page"):
             until(lambda service=service: is_healthy(service), f"{service} is healthy")  # type: ignore[misc]
         done = cli("example").run(*command("example"))
 
         assert done.returncode == 0, done.stdout + done.stderr
         shown = cli("example").json("show", done.stdout.strip())
+        page = f"http://127.0.0.1:{ports['8020']}/job.json?id={shown['id']}"
+        with urllib.request.urlopen(page, timeout=20) as answer:
+            assert json.load(answer)["status"] == "succeeded"
 
     assert (shown["status"], shown["result"]["steps"]) == ("succeeded", 6)
 
@@ -176,6 +204,17 @@ def test_every_alert_has_an_answer() -> None:
     assert answered == [rule["alert"] for rule in RULES]
 
 
+def test_the_configuration_of_the_scraper_is_valid(promtool: str, tmp_path: Path) -> None:
+    """That of docs/howto/operate.md, beside the rules that it names."""
+    page = (ROOT / "docs" / "howto" / "operate.md").read_text()
+    [snippet] = re.findall(r"```yaml\n(.+?)```", page, re.DOTALL)
+    shutil.copy(RULES_FILE, tmp_path)
+    file = tmp_path / "prometheus.yml"
+    file.write_text(snippet)
+
+    assert f"SUCCESS: {len(RULES)} rules found" in checked(promtool, "check", "config", file)
+
+
 @pytest.fixture
 def promtool() -> str:
     """Prometheus' own tool."""
@@ -200,6 +239,7 @@ def test_the_alert_rules_are_valid(promtool: str) -> None:
 
 HEALTHY = {
     'nsai_store_up{instance="a"}': "1x180",
+    'nsai_store_up{instance="page"}': "1x180",
     'nsai_loop_lag_seconds{instance="a"}': "0x180",
     'nsai_workers{instance="a",state="alive"}': "4x180",
     'nsai_jobs{instance="a",state="running",kind="training_step",backend="tinkex"}': "2x180",
@@ -213,9 +253,9 @@ HEALTHY = {
     'nsai_blob_bytes{instance="a"}': "1000000000x180",
     'nsai_alerts_total{instance="a",outcome="sent"}': "0+1x180",
 }
-"""The metrics of a day without trouble, a sample a minute."""
+"""The metrics of a day without trouble, a sample a minute: a worker's, and what the page serves too."""
 TROUBLES = {
-    "NsaiNoWorker": {'nsai_store_up{instance="a"}': "_x180"},
+    "NsaiNoWorker": {'nsai_loop_lag_seconds{instance="a"}': "_x180"},
     "NsaiWorkersGone": {'nsai_workers{instance="a",state="alive"}': "4x150 1x30"},
     "NsaiStoreDown": {'nsai_store_up{instance="a"}': "0x180"},
     "NsaiLoopLate": {'nsai_loop_lag_seconds{instance="a"}': "5x180"},
