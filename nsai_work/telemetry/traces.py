@@ -110,11 +110,18 @@ def attempt_span(job: Job, fence: int) -> "Iterator[Span]":
         "nsai_work.fence": fence,
     }
     span = _tracer().start_span("nsai_work.work", outside, trace.SpanKind.CONSUMER, attributes)
-    with _attached(outside), trace.use_span(span, end_on_exit=True):
-        if submission is None and span.is_recording():
-            # the trace begins here; another is bound with the job's id already
-            bind_job(trace_id=trace.format_trace_id(span.get_span_context().trace_id))
-        yield span
+    try:
+        with _attached(trace.set_span_in_context(span, outside)):
+            if submission is None and span.is_recording():
+                # the trace begins here; another is bound with the job's id already
+                bind_job(trace_id=trace.format_trace_id(span.get_span_context().trace_id))
+            yield span
+    except Exception as error:
+        span.record_exception(error)
+        span.set_status(trace.Status(trace.StatusCode.ERROR, f"{type(error).__name__}: {error}"))
+        raise
+    finally:
+        span.end()
 
 
 @contextmanager

@@ -10,10 +10,12 @@ import textwrap
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from structlog.contextvars import bound_contextvars
 
 from crucible.http import redaction
-from nsai_work.telemetry.logs import _JsonLines, log_event
+from nsai_work.telemetry.logs import _dumped, _JsonLines, log_event
 
 KEY = "tml-R2d2C3poZx9qW8aa"
 HOSTILE = "\x1b[31mred\x1b]0;title\x07\u202egnp\x00\r\x9b5m"
@@ -74,6 +76,33 @@ def test_a_line_without_a_record_is_as_one_of_a_record(monkeypatch: pytest.Monke
     redaction.remember_secret(secret)
     with bound_contextvars(trace_id="t"):
         _compare(monkeypatch, secret)
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.text(), VALUES, max_size=5))
+def test_a_line_holds_any_fields_and_acts_on_nothing(fields: dict[str, Any]) -> None:
+    """Whichever of the two writers of JSON makes it: ASCII without control characters, and the same values."""
+    line = _dumped(fields)
+    assert json.loads(line) == json.loads(json.dumps(fields))
+    assert line.isascii()
+    assert not {*line} & {*map(chr, range(32))}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf"), "\ud800", ValueError("x"), {1: 2}, 2**80, b"\xff"])
+def test_a_line_holds_values_that_json_has_not(value: Any) -> None:
+    """Each is a line of valid JSON, with the other fields as they are."""
+
+    def refuse(name: str) -> None:
+        raise AssertionError(name)
+
+    line = json.loads(_dumped({"value": value, "event": "e", "n": "1"}), parse_constant=refuse)
+    assert (line["event"], line["n"], line.keys()) == ("e", "1", {"value", "event", "n"})
 
 
 def _compare(monkeypatch: pytest.MonkeyPatch, secret: str | None) -> None:
