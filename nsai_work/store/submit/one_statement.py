@@ -28,7 +28,6 @@ from sqlalchemy import (
     literal_column,
     select,
     true,
-    type_coerce,
     update,
 )
 from sqlalchemy.dialects import postgresql
@@ -57,6 +56,7 @@ _OTHER_COLUMNS: Final[dict[str, TypeEngine[Any]]] = {
     "lane_key": lanes.c.key.type,
     "spec": specs.c.spec.type,
     "data": events.c.data.type,
+    "behind_data": events.c.data.type,
 }
 
 
@@ -93,6 +93,7 @@ def _row(tx: Tx, number: int, new: NewJob) -> dict[str, Any]:
         "lane_key": new.lane.digest,
         "spec": spec_of(new.job),
         "data": submitted_data(new, None),
+        "behind_data": submitted_data(new, BEHIND),
     }
     for name, processor in _processors(tuple(row)):
         row[name] = processor(row[name])
@@ -119,7 +120,12 @@ def _statement(names: tuple[str, ...]) -> PgStatement:
     job_columns = [name for name in names if name not in _OTHER_COLUMNS]
     job_values = (new.c.seq, new.c.lane_id, _wait_reason(new), *(new.c[name] for name in job_columns))
     event_name: ColumnElement[str] = literal_column(f"'{SUBMITTED}'")
-    event_values = (new.c.seq, bindparam("now", type_=UtcTime()), event_name, _event_data(new))
+    event_values = (
+        new.c.seq,
+        bindparam("now", type_=UtcTime()),
+        event_name,
+        case((new.c.behind, new.c.behind_data), else_=new.c.data),
+    )
     inserts = (
         insert(jobs).from_select(["seq", "lane_id", "wait_reason", *job_columns], select(*job_values)),
         insert(specs).from_select(["job_seq", "spec"], select(new.c.seq, new.c.spec)),
@@ -135,12 +141,6 @@ def _statement(names: tuple[str, ...]) -> PgStatement:
 
 def _wait_reason(new: CTE) -> ColumnElement[str | None]:
     return case((new.c.behind, literal(BEHIND)))
-
-
-def _event_data(new: CTE) -> ColumnElement[str]:
-    """The event's data, with the wait reason of a job behind others as its last field."""
-    text = type_coerce(new.c.data, Text())
-    return case((new.c.behind, func.left(text, -1) + literal(f',"reason":{json.dumps(BEHIND)}}}')), else_=text)
 
 
 def _activated(locked: CTE) -> CTE:
