@@ -7,25 +7,15 @@ import pytest
 from crucible.adapter_files import CONFIG, WEIGHTS, read_adapter_config
 from crucible.backend import TrainingBackend
 from crucible.errors import InvalidRequest, NotFound, Unsupported
-from crucible.testing.completion import BackendContract
 from crucible.testing.loop import run_opened
-from crucible.training import IntentKind, LiveRun, RunSpec
+from crucible.testing.training_base import TrainingContract
+from crucible.training import IntentKind, LiveRun
 
 _LIMIT = 1 << 30
 
 
-class DownloadContract(BackendContract):
+class DownloadContract(TrainingContract):
     """The suite. ``TrainingBackendContract`` includes it. A backend without ``supports_download`` must refuse."""
-
-    @pytest.fixture
-    def backend(self) -> TrainingBackend:
-        """The backend under test."""
-        raise NotImplementedError("define a fixture named backend")
-
-    @property
-    def spec(self) -> RunSpec:
-        """The specification of the suite's runs."""
-        raise NotImplementedError("define the property spec")
 
     def test_a_checkpoint_is_downloaded_as_an_adapter(self, backend: TrainingBackend, tmp_path: Path) -> None:
         """Sampling weights and training states give the files of an adapter, twice the same bytes, within the

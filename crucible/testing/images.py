@@ -9,26 +9,16 @@ import pytest
 from crucible.backend import TrainingBackend
 from crucible.errors import Unsupported
 from crucible.rendering.tokenizer import Tokenizer
-from crucible.testing.completion import BackendContract
 from crucible.testing.loop import run_opened
-from crucible.training import Datum, DatumImage, OptimizerSpec, RunSpec, StepRequest
+from crucible.testing.training_base import TrainingContract
+from crucible.training import Datum, DatumImage, OptimizerSpec, StepRequest
 
 _SIDE: Final = 40
 
 
-class ImageContract(BackendContract):
+class ImageContract(TrainingContract):
     """The suite. ``TrainingBackendContract`` includes it. Without ``supports_image_training`` a backend must
     refuse."""
-
-    @pytest.fixture
-    def backend(self) -> TrainingBackend:
-        """The backend under test."""
-        raise NotImplementedError("define a fixture named backend")
-
-    @property
-    def spec(self) -> RunSpec:
-        """The specification of the suite's runs."""
-        raise NotImplementedError("define the property spec")
 
     def test_an_image_is_part_of_an_example(self, backend: TrainingBackend) -> None:
         """It decides the digest and the loss of a step, and a forward pass sees it; without

@@ -8,10 +8,10 @@ import pytest
 from crucible.backend import TrainingBackend
 from crucible.errors import Unsupported
 from crucible.losses import ADVANTAGES, LOGPROBS, MASK, POLICY_LOSSES, TARGETS
-from crucible.testing.completion import BackendContract
 from crucible.testing.loop import run_opened
+from crucible.testing.training_base import TrainingContract
 from crucible.token_sampler import SamplingSpec, TokenSample, TokenSampler
-from crucible.training import Datum, IntentKind, LiveRun, OptimizerSpec, RunSpec, SequenceSpan, StepRequest
+from crucible.training import Datum, IntentKind, LiveRun, OptimizerSpec, SequenceSpan, StepRequest
 
 _PROMPT = [{"role": "user", "content": "What grows on the apple tree?"}]
 _SETTINGS = SamplingSpec(max_tokens=6)
@@ -20,21 +20,11 @@ _UNEQUAL = 1e-3
 """A sample and a training pass may compute a log-probability in another order."""
 
 
-class SamplerContract(BackendContract):
+class SamplerContract(TrainingContract):
     """The suite. ``TrainingBackendContract`` includes it. A backend without ``policy_losses`` must refuse
     samplers."""
 
     learning_rate = 1e-2
-
-    @pytest.fixture
-    def backend(self) -> TrainingBackend:
-        """The backend under test."""
-        raise NotImplementedError("define a fixture named backend")
-
-    @property
-    def spec(self) -> RunSpec:
-        """The specification of the suite's runs."""
-        raise NotImplementedError("define the property spec")
 
     def test_its_policy_losses_are_known(self, backend: TrainingBackend) -> None:
         """Each is in the table of ``crucible.losses``."""

@@ -45,11 +45,6 @@ class TrainingBackendContract(SamplerContract, DownloadContract, ImageContract):
     tolerance = 0.0
     """The relative difference up to which two losses are equal; 0.0 for a deterministic service."""
 
-    @pytest.fixture
-    def backend(self) -> TrainingBackend:
-        """The backend under test."""
-        raise NotImplementedError("define a fixture named backend")
-
     @property
     def spec(self) -> RunSpec:
         """The specification of the suite's runs."""
