@@ -1,6 +1,8 @@
 """Reports errors on stderr: as text with a hint for people, or as one JSON object for scripts."""
 
+import errno
 import json
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -38,6 +40,10 @@ ADVICE = {
 }
 """Advice to the user about an error, by its code."""
 
+_TOO_MANY_FILES = os.strerror(errno.EMFILE)
+_MORE_FILES = "raise the number of files that a process may open (ulimit -n), or run fewer jobs at a time"
+"""Advice about an error of any code whose cause is this process."""
+
 
 def report_error(error: CrucibleError, *, as_json: bool) -> None:
     """Write an error to stderr: one JSON object if ``as_json``, else ``describe_error``."""
@@ -74,7 +80,7 @@ def describe_failure(failure: Failure) -> str:
 
 def advice_for(error: CrucibleError | Failure) -> str | None:
     """Return what the user can do about an error; None if its message says that already."""
-    return ADVICE.get(error.code)
+    return _MORE_FILES if _TOO_MANY_FILES in error.message else ADVICE.get(error.code)
 
 
 def _describe(message: str, advice: str | None) -> str:

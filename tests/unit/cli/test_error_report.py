@@ -1,12 +1,15 @@
 """Error messages on stderr."""
 
+import errno
 import json
+import os
 
 import pytest
 
-from crucible.errors import InvalidRequest, UnknownBackend
+from crucible.errors import BackendUnavailable, CrucibleError, InvalidRequest, UnknownBackend
 from nsai_work.cli.output import error_report
 from nsai_work.cli.output.error_report import describe_error, report_error
+from nsai_work.errors import StoreUnavailable
 
 
 def test_text_has_message_and_hint() -> None:
@@ -17,6 +20,14 @@ def test_text_has_message_and_hint() -> None:
         "error: backend: no backend is called 'x'; known are: fake",
         "  hint: nsai-work backends lists the installed backends",
     ]
+
+
+@pytest.mark.parametrize("kind", [StoreUnavailable, BackendUnavailable])
+def test_the_hint_under_too_many_open_files_is_about_them(kind: type[CrucibleError]) -> None:
+    """Whatever could not be opened: its address is not the reason."""
+    [_, hint] = describe_error(kind(f"cannot connect: {os.strerror(errno.EMFILE)} (x://y)")).splitlines()
+
+    assert hint.startswith("  hint: raise the number of files that a process may open (ulimit -n)")
 
 
 def test_every_complaint_has_a_line() -> None:
