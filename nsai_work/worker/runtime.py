@@ -87,7 +87,7 @@ class Runtime:
             stand_by=self._stand_by,
         )
         self._failure: CrucibleError | None = None
-        self.watchdog = Watchdog(settings.lease_ttl_s, on_stalled)
+        self.watchdog = Watchdog(settings.lease_ttl_s, self._running_jobs, on_stalled)
         self.lag = LoopLagMonitor(clock, lease_ttl_s=settings.lease_ttl_s)
         self._deliverer = _open_deliverer(settings, store, clock)
         self.maintainer = Maintainer(store, publisher, clock, self.fetcher.trigger, settings)
@@ -218,6 +218,10 @@ class Runtime:
             self.leases.remove(attempt)
             self._attempts.discard(attempt)
             self.fetcher.job_ended()
+
+    def _running_jobs(self) -> list[str]:
+        # called from the watchdog's thread: copying a set is one step
+        return sorted(attempt.job_id for attempt in self._attempts.copy())
 
     async def _hand_over(self) -> None:
         """Stop every job at its next step border. Returns when all have stopped, or after the grace period."""

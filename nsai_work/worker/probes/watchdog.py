@@ -2,14 +2,15 @@
 
 A loop that does not turn renews no lease, so other workers take over its jobs, while code of a job may block it for
 hours. A loop that is late by half a lease is unhealthy until it turns again. One that is late by a whole lease has
-lost its jobs; then ``on_stalled`` is called, by which a worker process ends.
+lost its jobs; then ``on_stalled`` is called, by which a worker process ends. The log names the jobs that run then:
+a job that blocks the loop at once has no other line there.
 """
 
 import asyncio
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from nsai_work.telemetry.logs import get_logger
 from nsai_work.worker.probes.health import WorkerHealth
@@ -19,17 +20,26 @@ log = get_logger(__name__)
 CHECKS_PER_LEASE = 20
 MAX_INTERVAL_S = 1.0
 MAX_SHOWN_FRAMES = 12
+MAX_SHOWN_JOBS = 20
 
 
 class Watchdog:
     """Watches the loop on which it is started. ``health`` and ``stop`` may be used from any thread.
 
+    ``running`` returns the ids of the jobs that run. It is called from the watchdog's thread.
+
     Only time in which the watchdog itself runs counts as late: the loop of a process that was suspended turns as
     soon as the process does.
     """
 
-    def __init__(self, lease_ttl_s: float, on_stalled: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        lease_ttl_s: float,
+        running: Callable[[], Sequence[str]],
+        on_stalled: Callable[[str], None] | None = None,
+    ) -> None:
         self._lease_ttl_s = lease_ttl_s
+        self._running = running
         self._on_stalled = on_stalled
         self._interval_s = min(MAX_INTERVAL_S, lease_ttl_s / CHECKS_PER_LEASE)
         self._stopped = threading.Event()
@@ -81,7 +91,8 @@ class Watchdog:
         reason = f"the event loop has not turned for {late_s:.1f} s" if late else None
         before, self._health = self._health, WorkerHealth(ok=not late, reason=reason, loop_late_s=late_s)
         if before.ok and late:
-            log.error("worker.unhealthy", reason=reason)
+            running = self._running()
+            log.error("worker.unhealthy", reason=reason, jobs=running[:MAX_SHOWN_JOBS], running=len(running))
         elif late_s == 0.0 and not before.ok:
             log.warning("worker.healthy", was_late_s=round(before.loop_late_s, 1))
 

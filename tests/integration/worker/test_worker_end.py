@@ -44,7 +44,8 @@ def test_a_blocked_loop_is_unhealthy_and_well_again(rig: Rig, tmp_path: Path) ->
     assert handle.result(timeout=120) == {}
     until(lambda: "worker.healthy" in worker.text(), "the worker is well again", worker.text)
 
-    assert "worker.unhealthy" in worker.text()
+    [unhealthy] = [line for line in worker.text().splitlines() if "worker.unhealthy" in line]
+    assert handle.id in unhealthy, "whose claim has no line: the loop was blocked before"
     assert "the event loop has not turned for 3.0 s" in worker.text()
     assert submit(command(), rig.settings()).result(timeout=120) == {}
     assert worker.terminate() == 0
@@ -219,3 +220,4 @@ def test_a_worker_that_starts_with_few_file_descriptors_works_or_says_why(rig: R
         [*_, error] = [line for line in worker.text().splitlines() if line.startswith("error: ")]
         assert code != 0
         assert "Too many open files" in error
+        assert "hint: raise the number of files" in worker.text()
