@@ -223,8 +223,11 @@ class Journal(RolloutJournal, Protocol):
         """Close the intent of a save that ends with ``last_seq_id``."""
         ...
 
-    async def plan_checkpoint(self, checkpoint: CheckpointRecord, intent: Intent) -> None:
-        """First phase of a save: add the pending checkpoint and the intent. Idempotent by name."""
+    async def plan_checkpoint(
+        self, checkpoint: CheckpointRecord, intent: Intent, *, ttl_s: int | None = None
+    ) -> None:
+        """First phase of a save: add the pending checkpoint and the intent. Idempotent by name. The times of the
+        record are the journal's: when it is added, and its expiry ``ttl_s`` later."""
         ...
 
     async def commit_checkpoint(

@@ -116,6 +116,10 @@ class Store:
         """Raise StoreUnavailable unless the database answers and its tables have the version of this code."""
         self.database.read(lambda tx: require_version(tx.connection))
 
+    def now(self) -> datetime:
+        """The time by which the store judges: of the database's server, if it has one."""
+        return self.database.read(lambda tx: tx.now)
+
     @property
     def blobs(self) -> BlobStore:
         """The rows of blobs."""

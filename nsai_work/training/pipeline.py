@@ -65,7 +65,7 @@ async def _prepare(assignment: Assignment, active: ActiveRun, operation: Operati
         return InFlight(operation, prepared_step, batch=batch if batch.metrics else None)
     assert operation.name is not None
     final = operation.step == active.operations.last_step
-    ttl_s = expiry(assignment, final=final)[0]
+    ttl_s = expiry(assignment, final=final)
     if operation.policy:
         # deleted behind the run; it expires if nobody is left to do that
         ttl_s = SAMPLER_TTL_S
@@ -196,24 +196,20 @@ async def _journal(assignment: Assignment, active: ActiveRun, entries: Iterable[
         if intents:
             await assignment.journal.intend(active.record.generation, intents)
             intents = []
+        final = entry.operation.step == active.operations.last_step
         await assignment.journal.plan_checkpoint(
-            _pending_checkpoint(assignment, active, entry.operation), entry.prepared.intent
+            _pending_checkpoint(active, entry.operation, final=final),
+            entry.prepared.intent,
+            ttl_s=expiry(assignment, final=final),
         )
     if intents:
         await assignment.journal.intend(active.record.generation, intents)
 
 
-def _pending_checkpoint(assignment: Assignment, active: ActiveRun, operation: Operation) -> CheckpointRecord:
+def _pending_checkpoint(active: ActiveRun, operation: Operation, *, final: bool) -> CheckpointRecord:
     assert operation.name is not None
-    final = operation.step == active.operations.last_step
-    now, ttl = assignment.clock.now(), expiry(assignment, final=final)[1]
     return CheckpointRecord(
-        name=operation.name,
-        step=operation.step,
-        generation=active.record.generation,
-        final=final,
-        created_at=now,
-        expires_at=now + ttl if ttl else None,
+        name=operation.name, step=operation.step, generation=active.record.generation, final=final
     )
 
 

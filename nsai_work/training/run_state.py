@@ -3,7 +3,6 @@
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import Final
 
 from crucible.backend import TrainingBackend
@@ -152,8 +151,6 @@ def metric_of(assignment: Assignment, progress: Progress) -> float | None:
     return progress.last.loss if name == LOSS else progress.last.metrics.get(name)
 
 
-def expiry(assignment: Assignment, *, final: bool) -> tuple[int | None, timedelta | None]:
-    """Return a checkpoint's time to live, in seconds and as a timedelta; None for the final one, which never
-    expires."""
-    ttl_s = None if final else assignment.payload.checkpoint_policy.ttl
-    return ttl_s, None if ttl_s is None else timedelta(seconds=ttl_s)
+def expiry(assignment: Assignment, *, final: bool) -> int | None:
+    """Return a checkpoint's time to live in seconds; None for the final one, which never expires."""
+    return None if final else assignment.payload.checkpoint_policy.ttl

@@ -104,7 +104,7 @@ def _evaluation(record: Any, last_seq_id: int) -> dict[str, object]:
     return {"generation": record.generation, "step": record.step, "metrics": record.metrics, "last": last_seq_id}
 
 
-def _plan(checkpoint: Any, intent: Any) -> dict[str, object]:
+def _plan(checkpoint: Any, intent: Any, **_: object) -> dict[str, object]:
     return {"name": checkpoint.name, "step": checkpoint.step, **_intents(checkpoint.generation, [intent])}
 
 

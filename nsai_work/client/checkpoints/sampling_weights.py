@@ -3,13 +3,13 @@
 import asyncio
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from crucible.backend import TrainingBackend
 from crucible.errors import CallerError, CrucibleError, InvalidRequest, NoCheckpoint
 from crucible.training import IntentKind
 from nsai_work.client.checkpoints.job_model import JobModel
-from nsai_work.clock import SystemClock
 
 if TYPE_CHECKING:
     from nsai_work.store import Store
@@ -40,7 +40,7 @@ async def sampling_weights(store: "Store", backend: TrainingBackend, model: JobM
         await (await backend.sampler(model.path)).close()
         return SamplingWeights(model.path)
     try:
-        saved = await _save(backend, model)
+        saved = await _save(backend, model, await asyncio.to_thread(store.now))
     except (CallerError, NoCheckpoint) as error:
         raise _refused(model, error.message) from error
     try:
@@ -53,14 +53,14 @@ async def sampling_weights(store: "Store", backend: TrainingBackend, model: JobM
     return SamplingWeights(path, saved=path == saved)
 
 
-async def _save(backend: TrainingBackend, model: JobModel) -> str:
+async def _save(backend: TrainingBackend, model: JobModel, now: datetime) -> str:
     # most commands need nothing of the training
     from nsai_work.training.operations import sampler_name
     from nsai_work.training.restart.saved_state import load_state
 
     step, expires_at, ttl_s = model.checkpoint.step, model.checkpoint.expires_at, None
     if expires_at is not None:
-        ttl_s = max(1, int((expires_at - SystemClock().now()).total_seconds()))
+        ttl_s = max(1, int((expires_at - now).total_seconds()))
     run = await load_state(backend, model.spec, model.path, field="model")
     try:
         name = sampler_name(f"{model.job_id[-12:]}-of-{step}", step)

@@ -68,8 +68,10 @@ class StoreJournal:
     async def close_intent(self, generation: int, last_seq_id: int) -> None:
         await self._store.run(steps.close_intent, self._claim, generation, last_seq_id)
 
-    async def plan_checkpoint(self, checkpoint: CheckpointRecord, intent: Intent) -> None:
-        await self._store.run(checkpoints.plan_checkpoint, self._claim, checkpoint, intent)
+    async def plan_checkpoint(
+        self, checkpoint: CheckpointRecord, intent: Intent, *, ttl_s: int | None = None
+    ) -> None:
+        await self._store.run(checkpoints.plan_checkpoint, self._claim, checkpoint, intent, ttl_s=ttl_s)
 
     async def commit_checkpoint(
         self,

@@ -1,5 +1,6 @@
 """Checkpoints in the journal: saved in two phases, promoted, deleted."""
 
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import Row, Select, func, select, update
@@ -42,19 +43,28 @@ def _checkpoint_of(row: Row[Any]) -> CheckpointRecord:
     return read_row(checkpoints, row, CheckpointRecord, values)
 
 
-def plan_checkpoint(tx: Tx, claim: Claim, checkpoint: CheckpointRecord, intent: Intent) -> None:
-    """First phase of a save: record the pending checkpoint and the intent."""
+def plan_checkpoint(
+    tx: Tx, claim: Claim, checkpoint: CheckpointRecord, intent: Intent, *, ttl_s: int | None = None
+) -> None:
+    """First phase of a save: record the pending checkpoint, with its times, and the intent."""
     intend(tx, claim, checkpoint.generation, [intent])
     row = checkpoint.model_dump() | {
         "job_seq": claim.seq,
         "status": str(checkpoint.status),
-        "created_at": checkpoint.created_at or tx.now,
+        "created_at": tx.now,
+        "expires_at": None if ttl_s is None else tx.now + timedelta(seconds=ttl_s),
     }
     insert_new(tx, checkpoints, [row])
 
 
 def _locked_checkpoint(tx: Tx, seq: int, name: str) -> Row[Any]:
     return _only(tx, _named(seq, name).with_for_update(), name)
+
+
+def _locked_committed(tx: Tx, seq: int, name: str, use: str) -> Row[Any]:
+    """Lock a job and its committed checkpoint, for who has no claim. Raises NotFound, and InvalidRequest."""
+    tx.connection.execute(select(jobs.c.seq).where(jobs.c.seq == seq).with_for_update())
+    return _committed(_locked_checkpoint(tx, seq, name), use)
 
 
 def _named(seq: int, name: str) -> Select[Any]:
@@ -68,9 +78,11 @@ def _only(tx: Tx, statement: Select[Any], name: str) -> Row[Any]:
     return row
 
 
-def _update_checkpoint(tx: Tx, row: Row[Any], **values: object) -> None:
+def _updated(tx: Tx, row: Row[Any], **values: object) -> CheckpointRecord:
+    """Change columns of a locked checkpoint. Returns what it is then."""
     checkpoint = (checkpoints.c.job_seq == row.job_seq) & (checkpoints.c.name == row.name)
-    tx.connection.execute(update(checkpoints).where(checkpoint).values(values))
+    changed = update(checkpoints).where(checkpoint).values(values).returning(checkpoints)
+    return _checkpoint_of(tx.connection.execute(changed).one())
 
 
 def commit_checkpoint(
@@ -92,7 +104,7 @@ def commit_checkpoint(
         return
     metric = row.metric if metric is None else metric
     values = {"path": path, "size_bytes": size_bytes, "sampler_path": sampler_path or row.sampler_path}
-    _update_checkpoint(tx, row, status=str(CheckpointStatus.COMMITTED), metric=metric, **values)
+    _updated(tx, row, status=str(CheckpointStatus.COMMITTED), metric=metric, **values)
     data = {"name": name, "step": row.step, "generation": row.generation, "path": path, "metric": metric}
     append_events(tx, [(claim.seq, "checkpoint.committed", data)])
 
@@ -100,7 +112,7 @@ def commit_checkpoint(
 def set_sampler_path(tx: Tx, claim: Claim, name: str, sampler_path: str) -> None:
     """Record the path of a checkpoint's sampling weights."""
     fence(tx, claim)
-    _update_checkpoint(tx, _locked_checkpoint(tx, claim.seq, name), sampler_path=sampler_path)
+    _updated(tx, _locked_checkpoint(tx, claim.seq, name), sampler_path=sampler_path)
 
 
 def mark_checkpoint(
@@ -117,10 +129,9 @@ def mark_checkpoint(
     if row.promoted and status is CheckpointStatus.DELETING:
         raise InvalidRequest.of("checkpoint", name, "it is promoted, which keeps it for good")
     reason = row.note if note is None else note
-    _update_checkpoint(tx, row, status=str(status), note=reason)
     data = {"name": name, "step": row.step, "path": row.path, "reason": reason}
     append_events(tx, [(claim.seq, f"checkpoint.{status}", data)])
-    return _checkpoint_of(_locked_checkpoint(tx, claim.seq, name))
+    return _updated(tx, row, status=str(status), note=reason)
 
 
 def promote(tx: Tx, seq: int, name: str) -> CheckpointRecord:
@@ -130,13 +141,11 @@ def promote(tx: Tx, seq: int, name: str) -> CheckpointRecord:
         NotFound: the job has no such checkpoint.
         InvalidRequest: the checkpoint is not committed.
     """
-    tx.connection.execute(select(jobs.c.seq).where(jobs.c.seq == seq).with_for_update())
-    row = _locked_checkpoint(tx, seq, name)
-    _require_committed(row, "promoted")
-    if not row.promoted:
-        _update_checkpoint(tx, row, promoted=True, expires_at=None)
-        append_events(tx, [(seq, "checkpoint.promoted", {"name": name, "step": row.step})])
-    return _checkpoint_of(_locked_checkpoint(tx, seq, name))
+    row = _locked_committed(tx, seq, name, "promoted")
+    if row.promoted:
+        return _checkpoint_of(row)
+    append_events(tx, [(seq, "checkpoint.promoted", {"name": name, "step": row.step})])
+    return _updated(tx, row, promoted=True, expires_at=None)
 
 
 def keep_sampler_path(tx: Tx, seq: int, name: str, sampler_path: str) -> str:
@@ -147,23 +156,20 @@ def keep_sampler_path(tx: Tx, seq: int, name: str, sampler_path: str) -> str:
         NotFound: the job has no such checkpoint.
         InvalidRequest: the checkpoint is not committed.
     """
-    tx.connection.execute(select(jobs.c.seq).where(jobs.c.seq == seq).with_for_update())
-    row = _locked_checkpoint(tx, seq, name)
-    _require_committed(row, "sampled from")
+    row = _locked_committed(tx, seq, name, "sampled from")
     if row.sampler_path is not None:
         return str(row.sampler_path)
-    _update_checkpoint(tx, row, sampler_path=sampler_path)
+    _updated(tx, row, sampler_path=sampler_path)
     append_events(tx, [(seq, "checkpoint.sampler_saved", {"name": name, "step": row.step, "path": sampler_path})])
     return sampler_path
 
 
 def promotable(tx: Tx, seq: int, name: str) -> CheckpointRecord:
     """The checkpoint that ``promote`` would promote, unchanged. Raises as ``promote``."""
-    row = _only(tx, _named(seq, name), name)
-    _require_committed(row, "promoted")
-    return _checkpoint_of(row)
+    return _checkpoint_of(_committed(_only(tx, _named(seq, name), name), "promoted"))
 
 
-def _require_committed(row: Row[Any], use: str) -> None:
+def _committed(row: Row[Any], use: str) -> Row[Any]:
     if row.status != CheckpointStatus.COMMITTED:
         raise InvalidRequest.of("checkpoint", row.name, f"it is {row.status}; only a committed one can be {use}")
+    return row

@@ -7,13 +7,16 @@ from typing import cast
 import pytest
 from sqlalchemy import Connection, text
 
+from crucible.training import IntentKind
 from nsai_work.errors import InvalidJob
 from nsai_work.job import Job
+from nsai_work.journal import CheckpointRecord, Journal, JournalSnapshot
 from nsai_work.lifecycle import JobStatus
 from nsai_work.store import ClaimRequest, Outcome, Store
 from nsai_work.store.claim import general
 from nsai_work.store.engine.database_clock import REFRESH_S, DatabaseClock
 from tests.integration.store.conftest import ManualClock
+from tests.integration.store.test_journal import intent, run_record, with_journal
 from tests.working_store import WorkingStore, open_working_store
 
 MakeJob = Callable[..., Job]
@@ -88,6 +91,30 @@ class TestWrongWallClock:
         for at in (job.created_at, job.completed_at, *(event.at for event in store.events(job.id))):
             assert at is not None
             assert before - slack <= at <= after + slack
+
+    def test_a_checkpoint_expires_by_the_server_s_time(
+        self, store: WorkingStore, make_job: MakeJob, claim_request: MakeRequest
+    ) -> None:
+        """As long after its save as its time to live."""
+        store.submit([make_job()])
+        (claim,) = store.claim(claim_request())
+        save = intent(1, 1, IntentKind.SAVE_STATE)
+
+        async def plan(journal: Journal) -> JournalSnapshot:
+            await journal.begin_run(run_record(1))
+            await journal.plan_checkpoint(CheckpointRecord(name="a", step=1, generation=1), save, ttl_s=60)
+            return await journal.load()
+
+        before = server_now(store)
+        with_journal(store, claim, plan)
+        after = server_now(store)
+
+        [saved] = store.checkpoints(claim.job_id)
+        slack = timedelta(seconds=1)
+        assert saved.created_at is not None
+        assert before - slack <= saved.created_at <= after + slack
+        assert saved.expires_at == saved.created_at + timedelta(seconds=60)
+        assert before - slack <= store.now() <= server_now(store) + slack
 
 
 def server_now(store: Store) -> datetime:

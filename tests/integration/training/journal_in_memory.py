@@ -174,7 +174,9 @@ class JournalInMemory:
         self._own()
         self._close((generation, last_seq_id))
 
-    async def plan_checkpoint(self, checkpoint: CheckpointRecord, intent: Intent) -> None:
+    async def plan_checkpoint(
+        self, checkpoint: CheckpointRecord, intent: Intent, *, ttl_s: int | None = None
+    ) -> None:
         journal = self._own()
         assert checkpoint.status is CheckpointStatus.PENDING
         assert checkpoint.name == intent.name
