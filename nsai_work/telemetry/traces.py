@@ -18,6 +18,7 @@ from opentelemetry.trace import SpanContext, TraceFlags, TraceState
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from crucible import Completion, Prompt
+from crucible.errors import CrucibleError
 from nsai_work.job import MAX_BAGGAGE, MAX_TRACESTATE, Job
 from nsai_work.telemetry.logs import bind_job
 
@@ -77,7 +78,7 @@ def submit_span(jobs: Sequence[Job]) -> Iterator[SubmitTrace]:
     else:
         attributes["messaging.batch.message_count"] = len(jobs)
     producer = trace.SpanKind.PRODUCER
-    with _tracer().start_as_current_span("nsai_work.submit", kind=producer, attributes=attributes) as span:
+    with _current(_tracer().start_span("nsai_work.submit", kind=producer, attributes=attributes)) as span:
         yield _submit_trace(span.get_span_context())
 
 
@@ -110,18 +111,11 @@ def attempt_span(job: Job, fence: int) -> "Iterator[Span]":
         "nsai_work.fence": fence,
     }
     span = _tracer().start_span("nsai_work.work", outside, trace.SpanKind.CONSUMER, attributes)
-    try:
-        with _attached(trace.set_span_in_context(span, outside)):
-            if submission is None and span.is_recording():
-                # the trace begins here; another is bound with the job's id already
-                bind_job(trace_id=trace.format_trace_id(span.get_span_context().trace_id))
-            yield span
-    except Exception as error:
-        span.record_exception(error)
-        span.set_status(trace.Status(trace.StatusCode.ERROR, f"{type(error).__name__}: {error}"))
-        raise
-    finally:
-        span.end()
+    with _current(span, outside):
+        if submission is None and span.is_recording():
+            # the trace begins here; another is bound with the job's id already
+            bind_job(trace_id=trace.format_trace_id(span.get_span_context().trace_id))
+        yield span
 
 
 @contextmanager
@@ -139,7 +133,7 @@ def completion_span(backend: str, prompt: Prompt) -> "Iterator[Callable[[Complet
         attributes["gen_ai.request.model"] = model
     name = "chat" if model is None else f"chat {model}"
     client = trace.SpanKind.CLIENT
-    with _tracer().start_as_current_span(name, kind=client, attributes=attributes) as span:
+    with _current(_tracer().start_span(name, kind=client, attributes=attributes)) as span:
         yield partial(_record_completion, span)
 
 
@@ -156,7 +150,7 @@ def recovery_span(resumes: bool) -> "Iterator[Callable[[Mapping[str, str | int]]
     if not resumes or not trace.get_current_span().is_recording():
         yield lambda _: None
         return
-    with _tracer().start_as_current_span("nsai_work.recovery") as span:
+    with _current(_tracer().start_span("nsai_work.recovery")) as span:
         yield span.set_attributes
 
 
@@ -239,6 +233,25 @@ def _attached(context: Context) -> Iterator[None]:
         yield
     finally:
         detach(token)
+
+
+@contextmanager
+def _current(span: "Span", outside: Context | None = None) -> "Iterator[Span]":
+    """Make a span the current one, and end it: with the code and the message of an error of ours, in which
+    credentials are hidden. Of others there is the type alone: they may quote a prompt or a key."""
+    try:
+        with _attached(trace.set_span_in_context(span, outside)):
+            yield span
+    except CrucibleError as error:
+        span.set_attribute("error.type", error.code)
+        span.set_status(trace.StatusCode.ERROR, error.message)
+        raise
+    except Exception as error:
+        span.set_attribute("error.type", type(error).__qualname__)
+        span.set_status(trace.StatusCode.ERROR)
+        raise
+    finally:
+        span.end()
 
 
 def _submission(job: Job) -> SpanContext | None:

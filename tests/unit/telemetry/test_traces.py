@@ -15,9 +15,18 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from structlog.contextvars import clear_contextvars
 
 from crucible import Choice, Completion, FinishReason, Message, Prompt, Usage
+from crucible.errors import BackendUnavailable
+from crucible.http import redaction
 from nsai_work import Job
 from nsai_work.job import MAX_BAGGAGE, MAX_TRACESTATE
-from nsai_work.telemetry.traces import add_link, attempt_span, completion_span, span_reference, submit_span
+from nsai_work.telemetry.traces import (
+    add_link,
+    attempt_span,
+    completion_span,
+    recovery_span,
+    span_reference,
+    submit_span,
+)
 from tests.conventions import odd_names
 from tests.rig import command
 
@@ -204,6 +213,39 @@ def test_a_trace_that_the_caller_set_by_hand_counts_as_sampled(exported: InMemor
     first, second = exported.get_finished_spans()
     assert trace.format_trace_id(first.context.trace_id) == ids["trace_id"]
     assert second.parent is None
+
+
+OPENED = {
+    "submission": lambda: submit_span([command()]),
+    "attempt": lambda: attempt_span(command(), 1),
+    "completion": lambda: completion_span("fake", Prompt(messages=(Message(role="user", content="Hi"),))),
+    "recovery": lambda: recovery_span(True),
+}
+
+
+@pytest.mark.parametrize("opened", OPENED)
+def test_a_span_says_what_failed_without_keys_and_foreign_texts(
+    exported: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch, opened: str
+) -> None:
+    """An error of ours has its message, in which a key is hidden; another may quote anything, and has its type."""
+    key = "tml-R2d2C3poZx9qW8aa"
+    monkeypatch.setattr(redaction, "_pieces", {})
+    monkeypatch.setattr(redaction, "_secrets", set())
+    redaction.remember_secret(key)
+    foreign, ours = ValueError(f"the prompt, {key}"), BackendUnavailable(f"the service answered {key}")
+    for error in (foreign, ours):
+        with attempt_span(command(), 1), pytest.raises(type(error)), OPENED[opened]():
+            raise error
+
+    name = f"nsai_work.{opened}" if opened != "completion" else "chat"
+    ended = [span for span in exported.get_finished_spans() if span.status.status_code is trace.StatusCode.ERROR]
+    assert {span.name for span in ended} == {name.replace("attempt", "work").replace("submission", "submit")}
+    assert [span.attributes["error.type"] for span in ended if span.attributes] == ["ValueError", ours.code]
+    assert [span.status.description for span in ended] == [None, ours.message]
+    shown = "".join(span.to_json() for span in ended)
+    assert key not in shown
+    assert "the prompt" not in shown
+    assert "the service answered" in shown
 
 
 def test_an_attempt_is_linked_to_the_one_before(exported: InMemorySpanExporter) -> None:
