@@ -1,7 +1,7 @@
 """The sink of Weights & Biases: a run for each segment of a job, in a group of the job's."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Final, Literal
 
 from pydantic import Field, JsonValue
 
@@ -11,14 +11,16 @@ from crucible.values.scalars import Name
 from nsai_work.files.home import FolderSetting, make_private_folder
 from nsai_work.sinks.contract import Point, Sink, SinkProgress, SinkRun, SinkSegment
 
+PROJECT: Final = "nsai-work"
+
 
 class WandbSettings(Record):
-    """``mode`` offline writes files that ``wandb sync`` sends later. The key is that of the worker's
-    environment."""
+    """``mode`` offline writes files that ``wandb sync`` sends later. What is not set is as the worker's settings of
+    W&B say (``WANDB_PROJECT``, ``WANDB_MODE``), as is the key."""
 
-    project: Name = Field(default="nsai-work", min_length=1, max_length=128)
+    project: Name | None = Field(default=None, min_length=1, max_length=128)
     entity: Name | None = Field(default=None, min_length=1, max_length=128)
-    mode: Literal["online", "offline"] = "online"
+    mode: Literal["online", "offline"] | None = None
     folder: FolderSetting | None = None
 
 
@@ -34,18 +36,19 @@ class WandbSink(Sink):
     def open(self, run: SinkRun, segment: SinkSegment) -> SinkProgress:
         import wandb
 
-        settings = self._settings
+        settings, of_worker = self._settings, wandb.setup().settings
+        mode = settings.mode or of_worker.mode
         name = run.name or run.job_id
         self._run = wandb.init(
-            project=settings.project,
+            project=settings.project or of_worker.project or PROJECT,
             entity=settings.entity,
-            mode=settings.mode,
+            mode=mode,
             dir=str(make_private_folder(settings.folder or run.folder)),
             id=f"{run.job_id}-{segment.number}",
             group=run.job_id,
             name=name if segment.number == 1 else f"{name} (segment {segment.number}, {segment.resume.value})",
             config={**run.config, "segment": segment.number, "from_step": segment.from_step},
-            resume="allow" if settings.mode == "online" else None,
+            resume="allow" if mode == "online" else None,
             reinit="create_new",
             settings=wandb.Settings(console="off", silent=True, x_disable_stats=True, disable_git=True),
         )

@@ -71,6 +71,10 @@ class TestWandbSink(SinkContract):
         settings = {"mode": "offline", "project": "p", "folder": str(folder / "w")}
         return load_sink(SinkSpec(sink="wandb", settings=settings))
 
+    def project(self) -> str:
+        """The project of all runs."""
+        return "p"
+
     def losses(self, folder: Path, job_id: str, segment: SinkSegment) -> list[tuple[int, float]]:
         import wandb
         from wandb.proto import wandb_internal_pb2
@@ -85,12 +89,31 @@ class TestWandbSink(SinkContract):
                 if kind == "run":
                     run_id = record.run.run_id
                     assert record.run.run_group in run_id
+                    assert record.run.project == self.project()
                 if kind == "history":
                     items = record.history.item
                     row = {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
                     rows += [(row["step"], row["loss"])] if "loss" in row else []
             found += rows if run_id == f"{job_id}-{segment.number}" else []
         return sorted(found)
+
+
+class TestWandbSinkOfTheWorker(TestWandbSink):
+    """With the settings that W&B reads itself, of the worker's environment, and none of the job."""
+
+    @pytest.fixture(autouse=True)
+    def _of_the_worker(self, _installed: None, monkeypatch: pytest.MonkeyPatch) -> None:
+        import wandb
+
+        monkeypatch.setenv("WANDB_MODE", "offline")
+        monkeypatch.setenv("WANDB_PROJECT", "kitchen")
+        wandb.teardown()
+
+    def make(self, folder: Path) -> Sink:
+        return load_sink(SinkSpec(sink="wandb", settings={"folder": str(folder / "w")}))
+
+    def project(self) -> str:
+        return "kitchen"
 
 
 class TestTrackioSink(SinkContract):
