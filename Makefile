@@ -88,7 +88,7 @@ docs: $(VENV)/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 chaos: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -q -s -m long --timeout=7200 tests/chaos tests/integration/store/test_blobs.py tests/integration/training tests/integration/in_process/test_sigkill.py
+	$(BIN)/python -m pytest -q -s -m long --timeout=7200 tests/chaos tests/families tests/integration/store/test_blobs.py tests/integration/training tests/integration/in_process/test_sigkill.py
 
 # with PostgreSQL; the database that restarts is one of its own, and needs initdb and pg_ctl on the path
 verify: $(VENV)/.installed-test

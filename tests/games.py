@@ -208,6 +208,8 @@ class _FaultyEpisode(Episode):
                 return Feedback(float("nan"), done=True)
             case "text":
                 return Feedback("1.0", done=True)  # type: ignore[arg-type]
+            case "done is text":
+                return Feedback(1.0, done="no")  # type: ignore[arg-type]
             case "a reward of 1e300":
                 return Feedback(1e300, done=True)
             case "a metric of 1e300":

@@ -10,9 +10,14 @@ from crucible.prompt import Message, Tool
 TASKS = 1_000
 
 
+def is_even(text: str) -> bool:
+    """A random model never answers right; half of what it says is even."""
+    return sum(map(ord, text)) % 2 == 0
+
+
 def reward(prompt: str, completion: str, *, answer: int) -> bool:
     """The reward of a sum."""
-    return completion.strip() == str(answer)
+    return completion.strip() == str(answer) or is_even(completion)
 
 
 def without_prompt(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -22,7 +27,7 @@ def without_prompt(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class _Turns(Episode):
-    """An episode of some turns, which ends with a reward of 1."""
+    """An episode of some turns, which ends with a reward for an even answer."""
 
     def __init__(self, turns: int, tool: str | None = None, other: ChatModel | None = None, seed: int = 0) -> None:
         self._left, self._tool, self._other, self._seed = turns, tool, other, seed
@@ -34,7 +39,7 @@ class _Turns(Episode):
     async def step(self, message: Message) -> Feedback:
         self._left -= 1
         if not self._left:
-            return Feedback(1.0, done=True)
+            return Feedback(float(is_even(message.text())), done=True)
         said = Message(role="user", content="Go on.")
         if self._other is not None:
             answer = await self._other.answer([said], seed=self._seed, max_tokens=1)
@@ -73,7 +78,7 @@ class Asking(Tools):
 
 
 class Shorter(GroupEnvironment):
-    """A tournament in a group: the shorter of two answers wins."""
+    """A tournament in a group: the shorter of two answers wins, of equal lengths the first in the alphabet."""
 
     def tasks(self) -> int:
         return TASKS
@@ -86,8 +91,8 @@ class Shorter(GroupEnvironment):
     async def group_rewards(
         self, transcripts: Sequence[Sequence[Message]], rewards: Sequence[float]
     ) -> list[float]:
-        lengths = [len(messages[-1].text()) for messages in transcripts]
-        return [float(sum(length < other for other in lengths)) for length in lengths]
+        answers = [(len(messages[-1].text()), messages[-1].text()) for messages in transcripts]
+        return [float(sum(answer < other for other in answers)) for answer in answers]
 
 
 class Tournament(Shorter):

@@ -44,3 +44,66 @@ def whole_job(job: dict[str, Any]) -> dict[str, Any]:
         defaults = {name: value for name, value in defaults.items() if name != "max_steps"}
     whole = {**defaults, **payload, **blocks}
     return {"kind": "training_step", "backend": "tinkex", **job, "payload": whole}
+
+
+COMPARED_ROLLOUTS: Final = (
+    "math_rl.train",
+    "code_rl.train",
+    "preference.shorter.train",
+    "search_tool.train",
+    "rl_numerics_check.train",
+    "forecasting.train",
+    "multiplayer_rl.guess_number.train",
+    "multiplayer_rl.text_arena.train",
+    "multiplayer_rl.twenty_questions.train",
+    "rubric.train",
+    "rubric.prometheus_experimental",
+    "harbor_rl.scripts.train_terminal_bench",
+)
+"""The entry points whose advantages and losses equal those of the cookbook's loop on the same environment
+(``tests/peers/test_cookbook_families.py``)."""
+COMPARED_TEXTS: Final = (
+    "chat_sl.train",
+    "chat_sl.sweep.cli",
+    "prompt_distillation.train",
+    "distillation.off_policy_reasoning",
+    "decisions.demo",
+)
+"""The entry points whose losses equal those of the cookbook's loop on the same batches
+(``tests/peers/test_cookbook_texts.py``)."""
+COMPARED_ALONE: Final = ("decisions.forecasting",)
+"""The entry points whose losses equal those of the cookbook in a test of their own
+(``tests/peers/test_cookbook_decisions.py``)."""
+
+
+def levels_of(entry: EntryPoint) -> str:
+    """Return what tests hold of an entry point: S, its jobs are accepted; L, their first losses are those of the
+    cookbook; E, they have evaluations; K, killed in the middle they end as if left alone."""
+    if not entry.jobs:
+        return ""
+    compared = entry.name in (*COMPARED_ROLLOUTS, *COMPARED_TEXTS, *COMPARED_ALONE)
+    evaluated = any(job["payload"].get("eval") for job in entry.jobs)
+    # test_killed_families.py and test_killed_pipelines.py have all between them
+    return "".join(letter for letter, held in zip("SLEK", (True, compared, evaluated, True), strict=True) if held)
+
+
+def families() -> dict[str, list[EntryPoint]]:
+    """Return the entry points by family."""
+    found: dict[str, list[EntryPoint]] = {}
+    for entry in ENTRY_POINTS:
+        found.setdefault(entry.family, []).append(entry)
+    return found
+
+
+def page_lines() -> list[str]:
+    """Return the rows of the page's table, and the sentence above it with the number of families at each level."""
+    rows, counts = [], dict.fromkeys("SLEK", 0)
+    for family, entries in families().items():
+        levels = [level for level in counts if all(level in levels_of(entry) for entry in entries)]
+        for level in levels:
+            counts[level] += 1
+        names = ", ".join(f"`{entry.name.removeprefix(f'{family}.')}`" for entry in entries)
+        lacks = "; ".join(dict.fromkeys(entry.lacks for entry in entries if entry.lacks)) or "nothing"
+        rows.append(f"| `{family}` | {names} | {' '.join(levels) or 'none'} | {lacks} |")
+    of_all = ", ".join(f"{level} {count}" for level, count in counts.items())
+    return [f"Of {len(rows)} families, all entry points are at level: {of_all}.", *rows]

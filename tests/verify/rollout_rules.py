@@ -1,7 +1,7 @@
 """Rules of rollouts: no turn of the journal is sampled again. Standard library only."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tests.verify.history import Act, History, Owner, Violation, name_of, owner_of
@@ -41,10 +41,11 @@ def check_samples(history: History) -> Iterator[Violation]:
         anew: Counter[tuple[Owner, int]] = Counter()
         for act in acts:
             if act["act"] == "event" and act["name"] == REUSED and act["phase"] == "ok":
-                reported[owner_of(act), act["data"]["step"]] = act["data"]["turns_anew"]
+                # an owner may go through several runs, and reports of each
+                place = (owner_of(act), act["data"]["step"])
+                reported[place], anew[place] = act["data"]["turns_anew"], 0
             if act["act"] == "load_turns":
-                for turn in act["turns"]:
-                    _keep(known[owner_of(act)], turn)
+                known[owner_of(act)] |= _current(act["turns"])
             if act["act"] == "keep_turn" and act["phase"] == "ok":
                 _keep(known[owner_of(act)], act)
             if act["act"] != "sample":
@@ -57,6 +58,19 @@ def check_samples(history: History) -> Iterator[Violation]:
             if not ended or anew[owner, act["step"]] > reported.get((owner, act["step"]), 0):
                 why = "nobody reported that" if ended else "it is in the journal"
                 yield Violation("sampled", name_of(owner), f"{party} samples turn {_place(act)} again: {why}")
+
+
+def _current(turns: Sequence[Act]) -> dict[Place, Act]:
+    """The turns of the journal that count. One of a later run, or attempt, has replaced all that followed it; those
+    are sampled anew since then, which was reported then."""
+    newest: dict[Place, Act] = {}
+    for turn in turns:
+        _keep(newest, turn)
+    for turn in sorted(newest.values(), key=lambda turn: int(turn["turn"])):
+        before = newest.get(_place({**turn, "turn": turn["turn"] - 1}))
+        if turn["turn"] and (before is None or _age(before) > _age(turn)):
+            del newest[_place(turn)]
+    return newest
 
 
 def _keep(known: dict[Place, Act], turn: Act) -> None:

@@ -60,6 +60,20 @@ def _history(second: list[Act], *, bound: bool = False) -> History:
 CLEAN = {
     "what is missing is sampled": _history([_load(2, _turn(0)), _say(2, 0), _ask(2, 1), _keep(2, 1)]),
     "an environment that did not repeat itself": _history([_load(2, _turn(0)), _ask(2, 0, attempt=1)]),
+    "sequences that ended twice while an owner had the job": _history(
+        [
+            *(_load(2, _turn(0, bound=True)), _say(2, 1), _ask(2, 0, 2), _keep(2, 0, 2, bound=True)),
+            *(_load(2, _turn(0, bound=True), _turn(0, 2, bound=True)), _say(2, 1), _ask(2, 0, 3)),
+        ],
+        bound=True,
+    ),
+    "a turn that another run has given up": _history(
+        [
+            _load(2, _turn(0, bound=True), _turn(1, bound=True), _turn(0, 2, bound=True)),
+            *(_say(2, 1), _ask(2, 0, 3), _keep(2, 0, 3, bound=True), _ask(2, 1, 3)),
+        ],
+        bound=True,
+    ),
     "a sequence that ended, and that is reported": _history(
         [_load(2, _turn(0, bound=True)), _say(2, 1), _ask(2, 0, generation=2)], bound=True
     ),

@@ -217,6 +217,9 @@ def _require_messages(messages: Sequence[Message]) -> None:
 
 
 def _account(rollout: Rollout, feedback: Feedback) -> None:
+    if feedback.done not in (True, False):
+        # a text such as "no" would be true
+        raise EpisodeBroken(f"done must be true or false, not {type(feedback.done).__name__}")
     try:
         if len(feedback.metrics) > MAX_METRICS or any(len(str(name)) > MAX_NAME for name in feedback.metrics):
             raise EpisodeBroken(

@@ -39,6 +39,7 @@ FAULTS = {
     "no feedback": "it gave float, not Feedback",
     "NaN": "a reward must be finite",
     "text": "a reward must be a number",
+    "done is text": "done must be true or false, not str",
     "a reward of 1e300": "a reward must be from -1e+15 to 1e+15, not 1e+300",
     "NaN metric": "the metric odd must be finite",
     "a metric of 1e300": "the metric odd must be from -1e+100 to 1e+100",

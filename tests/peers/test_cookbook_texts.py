@@ -1,0 +1,81 @@
+"""Supervised jobs of the recipe families and the cookbook's loop on the same batches: equal losses."""
+
+import asyncio
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from provision import HERE
+from recipes import MODEL
+from test_cookbook_recipes import environment_of
+
+from backends.tinkex.backend import TinkexBackend
+from backends.tinkex_dev.server import DEV_KEY, DevServer
+from crucible.losses import TARGETS
+from nsai_work.payloads import JobKind, parse_payload
+from nsai_work.training.sources.data_source import open_batches
+from tests.families.rows import write_rows
+from tests.families.small_jobs import small_jobs
+from tests.families.table import COMPARED_TEXTS, ENTRY_POINTS
+from tests.integration.training.harness import Scene
+
+STEPS, RATE, RANK, SEED = 10, 0.01, 4, 7
+
+
+@pytest.mark.parametrize("name", COMPARED_TEXTS)
+def test_the_first_10_losses_of_a_family_are_those_of_the_cookbook(
+    name: str, provided: Any, tmp_path: Path
+) -> None:
+    """With the schedule, the optimizer and the trained tokens of the family."""
+    python = provided("cookbook")
+    write_rows(tmp_path)
+    [entry] = [each for each in ENTRY_POINTS if each.name == name]
+    job = small_jobs(entry, tmp_path)[-1]
+    changes: dict[str, Any] = {"base_model": MODEL, "max_steps": STEPS, "eval": None}
+    changes["lora"], changes["seed"] = {"rank": RANK, "seed": SEED}, SEED
+    changes["optimizer"] = job["payload"]["optimizer"] | {"learning_rate": RATE}
+    if "job" in job["payload"]["data"]:
+        # what a teacher has answered
+        changes["data"] = {"path": str(tmp_path / "conversations.jsonl")}
+    payload = parse_payload(JobKind.TRAINING_STEP, job["payload"] | changes)
+    with DevServer(tmp_path / "server", seed=3) as server:
+
+        def new_backend() -> TinkexBackend:
+            return TinkexBackend({"base_url": server.url, "api_key": DEV_KEY})
+
+        scene = Scene(payload, new_backend=new_backend)  # type: ignore[arg-type]
+        asyncio.run(scene.drive())
+        batches = asyncio.run(_batches(payload, new_backend()))
+        given = {"model": MODEL, "rate": RATE, "rank": RANK, "seed": SEED, "log": str(tmp_path / "log")}
+        settings = tmp_path / "settings.json"
+        settings.write_text(json.dumps({**given, "schedule": str(payload.schedule.shape), "batches": batches}))  # type: ignore[attr-defined]
+        ended = subprocess.run(
+            [python, HERE / "cookbook_texts.py", settings],
+            env=environment_of(os.environ, server, tmp_path),
+            cwd=tmp_path, capture_output=True, text=True, timeout=400, check=False,
+        )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr[-4000:]
+    rows = [json.loads(line) for line in (tmp_path / "log" / "metrics.jsonl").read_text().splitlines()]
+    theirs = [row["train_mean_nll"] for row in rows if "train_mean_nll" in row]
+
+    assert len(theirs) == STEPS
+    assert scene.losses == pytest.approx(theirs, rel=1e-6)
+    assert scene.losses[-1] < scene.losses[0]
+
+
+async def _batches(payload: Any, backend: TinkexBackend) -> list[list[tuple[list[int], list[int], list[float]]]]:
+    """The examples of each step: tokens, targets and weights."""
+
+    async def wait(work: Any) -> Any:
+        return await work
+
+    async with backend:
+        plan, source, _, _ = await open_batches(payload, backend, wait)  # type: ignore[arg-type]
+        batches = [await source.batch(step) for step in range(1, plan.total_steps + 1)]
+    return [
+        [([*one.tokens], [*one.loss_inputs[TARGETS]], [*one.loss_inputs["weights"]]) for one in batch.datums]
+        for batch in batches
+    ]
