@@ -117,7 +117,8 @@ def _signing_key(variable: str | None) -> bytes | None:
 def _body(alert: Alert) -> bytes:
     data: dict[str, Any] = alert.model_dump(mode="json", exclude={"id", "kind", "at"})
     message = {"type": f"job.{alert.kind}", "timestamp": alert.at.isoformat(), "data": data}
-    return json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode()
+    # ASCII, as the log lines: what is shown of it elsewhere acts on nothing, and any text of a service can be sent
+    return json.dumps(message, separators=(",", ":")).encode()
 
 
 def _refusal(place: str, status: int) -> CrucibleError:

@@ -186,6 +186,12 @@ _FORMATTERS: Final[dict[str, tuple[Formatter, str]]] = {
     ),
     "checkpoint.promoted": (lambda data: f"checkpoint {data.get('name')} promoted: kept permanently", "cyan"),
     "checkpoint.lost": (_lost, "yellow"),
+    "checkpoint.delete_failed": (
+        lambda data: f"the service did not delete checkpoint {data.get('name')}{_reason(data)}",
+        "yellow",
+    ),
+    "sink.failed": (lambda data: f"sink {data.get('sink')} fails{_reason(data)}", "yellow"),
+    "alert.given_up": (lambda data: f"{data.get('target')} refused the alert about this{_reason(data)}", "yellow"),
     "recovery.detected": (_with_reason("the run is corrupted"), "bold red"),
     "recovery.started": (_recovery_attempt, "yellow"),
     "recovery.checkpoint_selected": (lambda data: f"checkpoint selected: {data.get('path')}", "yellow"),

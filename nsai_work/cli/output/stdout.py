@@ -44,6 +44,8 @@ def write_table(
     their text, on a terminal.
     """
     console = stdout_console()
+    # a heading may be the name of a metric
+    headings = [plain_line(heading) for heading in headings]
     cells = [[plain_line(_cell(value)) for value in row] for row in rows]
     if not cells:
         console.print(Text(if_empty))
@@ -80,7 +82,11 @@ def _format_row(cells: Sequence[str], widths: Sequence[int], numeric: Sequence[b
 
 def write_fields(fields: Iterable[tuple[str, Any]]) -> None:
     """Write labeled values to stdout, one per line, without those that are empty."""
-    shown = [(name, plain_text(_cell(value))) for name, value in fields if value not in (None, "", (), [], {})]
+    shown = [
+        (plain_line(name), plain_text(_cell(value)))
+        for name, value in fields
+        if value not in (None, "", (), [], {})
+    ]
     width = max((len(name) for name, _ in shown), default=0)
     console = stdout_console()
     for name, value in shown:

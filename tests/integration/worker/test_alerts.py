@@ -1,5 +1,6 @@
 """Alerts of jobs reach a webhook: signed, after an outage, and again after a crash."""
 
+import asyncio
 import base64
 import hashlib
 import hmac
@@ -7,6 +8,7 @@ import json
 import queue
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from nsai_work import submit
+from nsai_work.alerts.alert import Alert
+from nsai_work.alerts.webhook import Webhook
 from nsai_work.lifecycle import JobStatus
 from nsai_work.store.maintenance.alerts import GIVEN_UP
 from tests.rig import WAIT_S, Rig, WorkerProcess, command, until
@@ -142,3 +146,26 @@ def test_a_notice_that_is_refused_for_good_is_given_up(rig: Rig, receiver: Recei
     assert message["data"]["job_id"] == later.id
     assert refused.status() is JobStatus.SUCCEEDED
     until(lambda: tries(worker) == {"sent": 1, "delayed": 0, "given_up": 1}, "they are counted")
+
+
+def test_any_text_can_be_sent(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As ASCII, with which nothing acts on a terminal that shows it."""
+    monkeypatch.setenv("HOOK_SECRET", SECRET)
+    hostile = "<script>\x1b[31m\x9b\u202e\x00'\"&"
+    noted = {"name": hostile, "job_kind": "tool_call", "backend": hostile, "tenant_id": hostile, "status": "failed"}
+    place = {"id": "event-1", "kind": "failed", "event": "job.failed", "at": datetime.now(UTC), "job_id": hostile}
+    alert = Alert.model_validate({**place, **noted, "data": {"message": hostile, hostile: [hostile]}})
+
+    async def send() -> None:
+        webhook = Webhook({"url": receiver.url, "secret_variable": "HOOK_SECRET"})
+        await webhook.send(alert)
+        await webhook.close()
+
+    asyncio.run(send())
+    headers, body = receiver.received.queue[0]
+    assert body.isascii()
+    assert not {*body} & {*range(32)}
+    _, message = receiver.next()
+    assert headers["webhook-id"] == "event-1"
+    assert message["data"]["data"] == {"message": hostile, hostile: [hostile]}
+    assert {message["data"][name] for name in ("name", "backend", "tenant_id", "job_id")} == {hostile}

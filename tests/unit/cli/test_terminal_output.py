@@ -36,8 +36,8 @@ def test_all_ways_to_write_are_escaped(capsys: pytest.CaptureFixture[str]) -> No
     """Lines, tables, fields and JSON, on both streams."""
     write_line(HOSTILE)
     write_line(HOSTILE, err=True)
-    write_table(["a"], [[HOSTILE]], if_empty="none")
-    write_fields([("a", HOSTILE)])
+    write_table([HOSTILE], [[HOSTILE]], if_empty="none")
+    write_fields([(HOSTILE, HOSTILE)])
     write_json({"a": HOSTILE})
 
     for text in capsys.readouterr():
