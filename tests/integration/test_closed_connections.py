@@ -14,11 +14,14 @@ import pytest
 
 from backends.openai import backend as openai_module
 from backends.openai.backend import OpenAIBackend
+from backends.tinkex.client.requests.connection import Connection
+from backends.tinkex.client.requests.queue_reporter import QueueReporter
+from backends.tinkex.client.requests.result_poll import Decoding, PollTarget, ResultPoll
 from backends.tinkex.settings import Endpoint
 from backends.tinkex.wire.client_pool import ClientPool
 from backends.tinkex.wire.transport import HttpRequest, HttpTransport
 from crucible import Prompt
-from crucible.errors import CrucibleError
+from crucible.errors import CallerError, CrucibleError
 from nsai_work.alerts.alert import Alert, AlertKind
 from nsai_work.alerts.webhook import Webhook
 
@@ -137,6 +140,29 @@ def _nothing_is_collected(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_no_connection_is_left(client_of: Callable[[str], Client], scheme: str, act: str) -> None:
     """Whatever turn of the event loop the act falls in, from the first of the request until it ends before."""
     asyncio.run(every_turn(client_of, scheme, act))
+
+
+@pytest.mark.usefixtures("_nothing_is_collected")
+def test_nothing_is_sent_after_the_end() -> None:
+    """What still polls in the background would make connections that nobody closes."""
+
+    async def scenario() -> None:
+        server = await asyncio.get_running_loop().create_server(Server, "127.0.0.1", 0)
+        async with server:
+            endpoint = Endpoint(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", None)
+            for sent_before in (True, False):
+                closed = HttpTransport(endpoint)
+                if sent_before:
+                    await closed.send(HttpRequest("GET", "/"))
+                await closed.aclose()
+                Server.accepted = 0
+                reporter = QueueReporter(None, closed.clock, "run")
+                target = PollTarget("id", "forward", "Forward", Decoding(from_json=lambda value: value), reporter)
+                with pytest.raises(CallerError, match="closed"):
+                    await ResultPoll(Connection(closed), target).result()
+                assert Server.accepted == 0
+
+    asyncio.run(scenario())
 
 
 async def every_turn(client_of: Callable[[str], Client], scheme: str, act: str) -> None:

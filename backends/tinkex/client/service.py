@@ -242,7 +242,7 @@ class ServiceClient(SamplingMethods, CustomLossMethods):
     # --- closing --------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Stop heartbeats and close connections. Blocks; idempotent."""
+        """Stop heartbeats and close connections for good, those of ``with_new_session`` too. Blocks; idempotent."""
         self.runner.wait(self._close())
 
     async def aclose(self) -> None:

@@ -122,6 +122,7 @@ class HttpTransport:
             RequestTimeout: no response came in time in any attempt.
             MalformedAnswer: the response was too large, or repeatedly truncated.
             AnswerLost: the request is not ``repeatable``, and it is unknown whether it arrived.
+            CallerError: the transport is closed.
         """
         request_id = str(uuid.uuid4())
         try:
@@ -132,9 +133,6 @@ class HttpTransport:
             raise
 
     async def _send_with_retries(self, request: HttpRequest, request_id: str, wait: Wait) -> HttpResponse:
-        pool = (
-            self._pool()
-        )  # also for the repeats: closing it ends them, and another pool would be closed by nobody
         headers = self._headers(request, request_id)
         started_at = self.clock()
         attempt = truncated = status_500 = 0
@@ -145,7 +143,7 @@ class HttpTransport:
                     self._watched(request, wait),
                     request_span(request.method, self.url(request.path), headers, resends=attempt) as span,
                 ):
-                    response = await self._send_once(pool, request, headers)
+                    response = await self._send_once(request, headers)
                     span.end(response.status)
                 if not request.retries or not is_retryable(response.status):
                     return response
@@ -167,7 +165,7 @@ class HttpTransport:
             except (BackendUnavailable, RequestTimeout) as error:
                 if not request.repeatable and not error.details.get("never_sent"):
                     raise _lost(request, error.message) from error
-                if not request.retries or pool.closed:
+                if not request.retries or self._pool().closed:
                     raise
                 failure = error
             requested_ms = retry_after_ms(failure.headers) if isinstance(failure, HttpResponse) else None
@@ -227,10 +225,11 @@ class HttpTransport:
                     yield block
 
     async def aclose(self) -> None:
-        """Close the connections of the running event loop. Requests under way fail; later ones make new ones."""
-        pool = self._pools.pop(asyncio.get_running_loop(), None)
-        if pool is not None:
-            await pool.aclose()
+        """Close the connections of the running event loop, for good. Requests under way fail.
+
+        What still polls or repeats in the background would otherwise make connections that nobody closes.
+        """
+        await self._pool().aclose()
 
     def url(self, path: str) -> str:
         """Return the full URL of a path."""
@@ -252,14 +251,14 @@ class HttpTransport:
                 headers["Content-Encoding"] = request.body.encoding
         return headers
 
-    async def _send_once(self, pool: ClientPool, request: HttpRequest, headers: Mapping[str, str]) -> HttpResponse:
+    async def _send_once(self, request: HttpRequest, headers: Mapping[str, str]) -> HttpResponse:
         import httpx
 
         timeout = httpx.Timeout(
             request.read_timeout_s or self.limits.read_timeout_s, connect=self.limits.connect_timeout_s, pool=None
         )
         body = None if request.body is None else _stream(request.body)
-        with pool.lease(fresh=not request.repeatable) as client, _translated(request.route):
+        with self._pool().lease(fresh=not request.repeatable) as client, _translated(request.route):
             async with client.stream(
                 request.method,
                 self.url(request.path),

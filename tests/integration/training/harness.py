@@ -1,17 +1,15 @@
 """Runs drivers against the in-memory service, kills them at a chosen point, and checks the outcome."""
 
 import asyncio
-import gc
 import json
-import warnings
 from collections.abc import Callable, Coroutine, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import pytest
 
-from backends.tinkex.backend import TinkexBackend
 from crucible.backend import TrainingBackend
 from crucible.token_sampler import TokenSampler
 from crucible.training import LiveRun, Pending
@@ -183,26 +181,18 @@ class Scene:
         """One owner's attempt, in a process of its own."""
         reaper = reaper or Reaper(kill_at)
         backend = self.new_backend() if self.new_backend else ServiceBackend(self.service)
-        if isinstance(backend, TinkexBackend):
-            # what is forgotten on the way is buried at the end, and not by the collector at any moment
-            gc.disable()
-        try:
-            async with backend:
-                return await train(
-                    job=self.job,
-                    payload=self.payload,
-                    backend=cast(TrainingBackend, MortalBackend(backend, reaper)),
-                    journal=MortalJournal(self.claim(), reaper),
-                    control=control or Control(),
-                    clock=SystemClock(),
-                    sleep=self.sleep,
-                    allow=["tests"],
-                    jitter=lambda: 0.0,
-                )
-        finally:
-            if isinstance(backend, TinkexBackend):
-                _bury_sockets()
-                gc.enable()
+        async with backend:
+            return await train(
+                job=self.job,
+                payload=self.payload,
+                backend=cast(TrainingBackend, MortalBackend(backend, reaper)),
+                journal=MortalJournal(self.claim(), reaper),
+                control=control or Control(),
+                clock=SystemClock(),
+                sleep=self.sleep,
+                allow=["tests"],
+                jitter=lambda: 0.0,
+            )
 
     def claim(self) -> Journal:
         """The journal, for a new owner."""
@@ -211,13 +201,8 @@ class Scene:
     async def survive(self, kills: Iterable[int]) -> dict[str, Any]:
         """Drive on, with one death at each of these contacts, until the job is done."""
         for kill_at in kills:
-            try:
+            with suppress(Killed):
                 return await self.drive(kill_at=kill_at)
-            except Killed:
-                pass
-            if self.new_backend:
-                # again, now that no traceback holds what the owner had
-                _bury_sockets()
         return await self.drive()
 
     @property
@@ -239,26 +224,6 @@ class Scene:
         for remote in self.journal.runs:
             applied = self.service.runs[remote.ref.run_id].applied
             assert not applied or applied[0] == remote.from_step + 1
-
-
-def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run the work of an owner in an event loop of its own, and bury what that loop held as well."""
-    try:
-        return asyncio.run(work)
-    finally:
-        _bury_sockets()
-
-
-def _bury_sockets() -> None:
-    """Close the connections that a client has forgotten, as the end of its process would.
-
-    A request that is canceled while it connects, because its owner is killed or has what it needs, leaves the new
-    connection to the garbage collector: anyio forgets it. The collector's warning would be held against whatever
-    test runs then.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
 
 
 DISTANCES = [3, pytest.param(1, marks=pytest.mark.long)]

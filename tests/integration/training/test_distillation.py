@@ -24,7 +24,7 @@ from nsai_work.errors import InvalidJob, UnreadableJournal
 from nsai_work.payloads import DistillationStep, JobKind, TrainingStep, parse_payload
 from nsai_work.training.sources.data_source import open_batches
 from nsai_work.training.sources.teacher import SoftTargets, TeacherModels
-from tests.integration.training.harness import STEPS, Killed, Reaper, Scene, payload_of, run, write_data
+from tests.integration.training.harness import STEPS, Killed, Reaper, Scene, payload_of, write_data
 from tests.integration.training.test_reinforcement import rl_payload
 
 pytestmark = pytest.mark.anyio
@@ -89,11 +89,11 @@ def test_the_first_20_losses_are_those_of_an_independent_loop(tmp_path: Path) ->
         fields: dict[str, Any] = {"base_model": STUDENT, "lora": {"rank": 4, "seed": 0}, "max_steps": steps}
         fields |= mixture(tmp_path) | {"optimizer": {"learning_rate": rate}, "batch_size": 2}
         scene = Scene(distillation(tmp_path, **fields), new_backend=new_backend)
-        run(scene.drive())
+        asyncio.run(scene.drive())
         killed = Scene(scene.payload, new_backend=new_backend)
-        run(killed.survive([31, 40]))
+        asyncio.run(killed.survive([31, 40]))
 
-        batches = run(_batches(scene.payload, new_backend()))
+        batches = asyncio.run(_batches(scene.payload, new_backend()))
         service = ServiceClient(base_url=server.url, api_key=DEV_KEY)
         teachers = [service.create_sampling_client(base_model=name) for name in (TEACHER, OTHER)]
         client = service.create_lora_training_client(base_model=STUDENT, rank=4, seed=0)

@@ -1,5 +1,6 @@
 """Direct preference optimization: its loss, its reference, and that a death changes no bit of either."""
 
+import asyncio
 import json
 import math
 import zlib
@@ -26,7 +27,7 @@ from nsai_work.payloads import JobKind, PreferenceStep, TrainingData, parse_payl
 from nsai_work.training.sources import preference
 from nsai_work.training.sources.data_source import rendering_of
 from nsai_work.training.sources.preference import REFERENCE, dpo
-from tests.integration.training.harness import STEPS, Reaper, Scene, payload_of, run
+from tests.integration.training.harness import STEPS, Reaper, Scene, payload_of
 from tests.integration.training.service import Service
 from tests.integration.training.test_survival import SERVICES
 
@@ -173,11 +174,11 @@ def test_the_first_20_losses_are_those_of_an_independent_loop(tmp_path: Path) ->
         fields: dict[str, Any] = {"base_model": "tiny-lm", "lora": {"rank": 4, "seed": 0}, "eval": None}
         fields |= {"batch_size": 4, "max_steps": steps, "optimizer": {"learning_rate": rate}}
         scene = Scene(pairs_payload(tmp_path, **fields, data={"path": str(few)}), new_backend=new_backend)
-        run(scene.drive())
+        asyncio.run(scene.drive())
         killed = Scene(scene.payload, new_backend=new_backend)
-        run(killed.survive([9, 40]))
+        asyncio.run(killed.survive([9, 40]))
 
-        batch = run(_datums(scene.payload, new_backend()))
+        batch = asyncio.run(_datums(scene.payload, new_backend()))
         client = ServiceClient(base_url=server.url, api_key="tml-dev").create_lora_training_client(
             base_model="tiny-lm", rank=4, seed=0
         )
@@ -281,12 +282,12 @@ def test_a_checkpoint_as_reference(tmp_path: Path) -> None:
 
         fields: dict[str, Any] = {"base_model": "tiny-lm", "lora": {"rank": 4, "seed": 0}, "max_steps": 2}
         before = Scene(payload_of(tmp_path, **fields), new_backend=new_backend)
-        saved = run(before.drive())["checkpoint"]
+        saved = asyncio.run(before.drive())["checkpoint"]
         scene = Scene(pairs_payload(tmp_path, **fields, reference=saved), new_backend=new_backend)
-        run(scene.drive())
+        asyncio.run(scene.drive())
         missing = Scene(pairs_payload(tmp_path, **fields, reference=f"{saved}-x"), new_backend=new_backend)
         with pytest.raises(NoCheckpoint, match=r"payload.reference"):
-            run(missing.drive())
+            asyncio.run(missing.drive())
 
     assert scene.losses[0] != pytest.approx(math.log(2), rel=1e-3)
     [event] = scene.journal.events_named("training.reference")

@@ -3,6 +3,7 @@
 The server's own log says what it really did; the digest of a checkpoint is that of weights and optimizer state.
 """
 
+import asyncio
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -17,7 +18,7 @@ from crucible.backend import TrainingBackend
 from crucible.errors import BackendUnavailable, InvalidRequest, OutOfCredit
 from nsai_work.control import Control, StopReason
 from nsai_work.errors import HandOver
-from tests.integration.training.harness import Killed, Reaper, Scene, payload_of, run
+from tests.integration.training.harness import Killed, Reaper, Scene, payload_of
 from tests.integration.training.real_scene import POLICY, STEPS, Alone, applied, check_equal, evaluations, scene_on
 
 pytestmark = pytest.mark.anyio
@@ -31,7 +32,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Alone:
     folder, counted = tmp_path_factory.mktemp("alone"), Reaper()
     with DevServer(folder / "server", seed=0, hold_s=2.0) as server:
         scene = scene_on(server, folder)
-        result = run(scene.drive(reaper=counted))
+        result = asyncio.run(scene.drive(reaper=counted))
         assert [step for step, _ in evaluations(scene)] == [0, 4, 8]
         return Alone(
             scene.losses, evaluations(scene), server.checkpoint_digest(str(result["checkpoint"])), counted.contacts
