@@ -65,6 +65,9 @@ class Sink(ABC):
 
     requires: ClassVar[tuple[str, ...]] = ()
     """Modules of optional packages that the sink requires where it writes."""
+    keeps_after_s: ClassVar[float] = 0.0
+    """The time from the end of a ``write`` until its points outlive the process, of a sink that writes behind. What
+    a worker wrote later than that before it died is written again by the next owner of the job."""
 
     @abstractmethod
     def __init__(self, settings: Mapping[str, JsonValue]) -> None:
@@ -80,8 +83,8 @@ class Sink(ABC):
 
     @abstractmethod
     def write(self, points: Sequence[Point]) -> None:
-        """Write points of the open segment. They are kept once the call returns."""
+        """Write points of the open segment. They are kept once the call returns, or ``keeps_after_s`` later."""
 
     @abstractmethod
     def close(self) -> None:
-        """Close the sink, if it is open."""
+        """Close the sink, if it is open. What was written is kept once the call returns."""

@@ -1,6 +1,7 @@
 """A sink of a run, called in threads, one call after the other."""
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -40,7 +41,10 @@ class FedSink:
         self._sink: Sink | None = None
         self._segment: SinkSegment | None = None
         self._had = SinkProgress()
+        self._keeps_after_s = 0.0
         self._running: asyncio.Future[Any] | None = None
+        self._unkept: deque[tuple[float, SinkMark]] = deque()
+        """The marks after writes that a death of this process would undo, with the times of these writes."""
 
     def state(self) -> dict[str, JsonValue]:
         """Return how far the sink is, and why it is not complete, for the job's result."""
@@ -53,6 +57,7 @@ class FedSink:
             return
         await self.close()
         self._sink = sink = await self._call(partial(_made, self._spec))
+        self._keeps_after_s = sink.keeps_after_s
         self._had = await self._call(partial(sink.open, self._run, segment))
         self._segment = segment
 
@@ -64,15 +69,36 @@ class FedSink:
         if new:
             await self._call(partial(self._sink.write, new))
 
-    async def close(self) -> None:
-        """Close the sink, if it is open. An error is logged."""
+    async def close(self) -> bool:
+        """Close the sink, if it is open. Returns whether all that was written is kept; an error is logged."""
         sink, self._sink, self._segment = self._sink, None, None
         if sink is None:
-            return
+            return True
         try:
             await self._call(sink.close)
         except Exception as error:
             log.warning("sink.not_closed", sink=self.name, reason=str(error))
+            return False
+        return True
+
+    def after(self, stored: SinkMark) -> SinkMark:
+        """Return the mark after all that was written, given the one of the store."""
+        return self._unkept[-1][1] if self._unkept else stored
+
+    def wrote(self, mark: SinkMark, now: float) -> None:
+        """Count a write."""
+        self._unkept.append((now, mark))
+
+    def kept(self, now: float) -> SinkMark | None:
+        """Return the mark of the last write that this process's death would not undo, unless it was returned."""
+        mark = None
+        while self._unkept and self._unkept[0][0] + self._keeps_after_s <= now:
+            mark = self._unkept.popleft()[1]
+        return mark
+
+    def forget(self) -> None:
+        """Count the writes that are not kept as not written."""
+        self._unkept.clear()
 
     async def _call(self, call: Callable[[], T]) -> T:
         """Call a blocking function in a thread, after the call before it, which its caller may have left."""

@@ -1,6 +1,7 @@
 """Feeds a run's sinks from its journal while it is driven, and to the end before its result is made."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -60,6 +61,8 @@ class RunSinks:
                 for fed in self._fed:
                     fed.retry_at = 0.0
                 await self._write_all(ended=True)
+                for fed in self._fed:
+                    fed.complete = await self._close(fed) and fed.complete
         return {"sinks": {fed.name: fed.state() for fed in self._fed}}
 
     async def close(self, driving: "asyncio.Future[None]") -> None:
@@ -69,7 +72,22 @@ class RunSinks:
         driving.cancel()
         await asyncio.gather(driving, return_exceptions=True)
         for fed in self._fed:
-            await fed.close()
+            # the job may have another owner by now
+            with suppress(CrucibleError):
+                await self._close(fed)
+
+    async def _close(self, fed: FedSink) -> bool:
+        """Close a sink, which then keeps what was written. Returns whether it does."""
+        if not await fed.close():
+            return False
+        await self._count(fed, math.inf)
+        return True
+
+    async def _count(self, fed: FedSink, now: float) -> None:
+        """Record what a sink keeps as written."""
+        kept = fed.kept(now)
+        if kept is not None:
+            await self._journal.advance_sink(fed.name, kept)
 
     async def _write_all(self, *, ended: bool) -> None:
         for fed in self._fed:
@@ -86,20 +104,26 @@ class RunSinks:
     async def _write(self, fed: FedSink, *, ended: bool) -> None:
         fed.complete = False
         while True:
+            await self._count(fed, self._monotonic())
             state = await self._journal.sink_state(fed.name)
-            mark = advanced(state.mark, state.runs, state.recorded, ended=ended)
+            before = fed.after(state.mark)
+            mark = advanced(before, state.runs, state.recorded, ended=ended)
             if mark is None:
                 return
             steps, evaluations = await self._journal.after_mark(mark, BATCH)
             points, after = _points(mark, steps, evaluations)
-            if not points and after == state.mark:
+            if not points and after == before:
                 fed.mark, fed.complete = after, ended
                 return
+            if mark.segment != before.segment:
+                await self._close(fed)
             await fed.open(SinkSegment(mark.segment, mark.from_step, mark.resume))
-            if mark.segment != state.mark.segment:
+            if mark.segment != before.segment:
                 await self._journal.event("sink.segment", _segment_data(fed.name, mark))
+                await self._journal.advance_sink(fed.name, mark)
             await fed.write(points)
-            await self._journal.advance_sink(fed.name, after)
+            fed.wrote(after, self._monotonic())
+            await self._count(fed, self._monotonic())
             fed.mark = after
 
     async def _failed(self, fed: FedSink, error: Exception) -> None:
@@ -111,6 +135,7 @@ class RunSinks:
         fed.retry_at = self._monotonic() + RETRY_S
         fed.dead = fed.dead or isinstance(error, SinkHangs)
         await fed.close()
+        fed.forget()
         if is_new:
             try:
                 await self._journal.event("sink.failed", {"sink": fed.name, "reason": reason})

@@ -21,6 +21,7 @@ class TrackioSink(Sink):
     """Logs points. A point that a worker logged as it died is logged again at its step, with the same value."""
 
     requires: ClassVar[tuple[str, ...]] = ("trackio",)
+    keeps_after_s: ClassVar[float] = 3.0  # a thread of it stores every half a second what was logged
 
     def __init__(self, settings: Mapping[str, JsonValue]) -> None:
         self._settings = read_record(TrackioSettings, dict(settings))
@@ -33,7 +34,14 @@ class TrackioSink(Sink):
         name = f"{run.job_id}{marked}"
         config = {**run.config, "segment": segment.number, "from_step": segment.from_step}
         self._run = trackio.init(
-            project=self._settings.project, name=name, group=run.job_id, config=config, resume="allow", embed=False
+            project=self._settings.project,
+            name=name,
+            group=run.job_id,
+            config=config,
+            resume="allow",
+            embed=False,
+            auto_log_gpu=False,
+            auto_log_cpu=False,
         )
         return SinkProgress()
 

@@ -28,6 +28,7 @@ class WandbSink(Sink):
     """Logs points. A point that a worker logged as it died is logged again at its step, with the same value."""
 
     requires: ClassVar[tuple[str, ...]] = ("wandb",)
+    keeps_after_s: ClassVar[float] = 30.0  # it stores and sends every 15 s, and ends with the worker
 
     def __init__(self, settings: Mapping[str, JsonValue]) -> None:
         self._settings = read_record(WandbSettings, dict(settings))
@@ -50,7 +51,13 @@ class WandbSink(Sink):
             config={**run.config, "segment": segment.number, "from_step": segment.from_step},
             resume="allow" if mode == "online" else None,
             reinit="create_new",
-            settings=wandb.Settings(console="off", silent=True, x_disable_stats=True, disable_git=True),
+            settings=wandb.Settings(
+                console="off",
+                silent=True,
+                x_disable_stats=True,
+                disable_git=True,
+                x_transaction_log_flush_interval=1.0,
+            ),
         )
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")

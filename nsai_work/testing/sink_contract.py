@@ -1,6 +1,10 @@
 """The contract test suite of sinks: what each of them must do, whatever it writes to."""
 
+import multiprocessing
+import time
+from multiprocessing.synchronize import Event
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -8,6 +12,7 @@ from crucible.errors import CrucibleError
 from nsai_work.journal import ResumeMode
 from nsai_work.sinks.contract import Point, Sink, SinkProgress, SinkRun, SinkSegment
 
+_PROCESS_TIMEOUT_S: Final = 120
 _FIRST, _SECOND = SinkSegment(1, 0, ResumeMode.FRESH), SinkSegment(2, 2, ResumeMode.COLD)
 
 
@@ -53,6 +58,38 @@ class SinkContract:
         for number, run in enumerate(runs):
             found = self.losses(tmp_path, run.job_id, _FIRST)
             assert found in (None, [(1, 1 + number / 2), (2, 2 + number / 2)])
+
+    def test_what_was_written_outlives_its_process(self, tmp_path: Path) -> None:
+        """It can be read within ``keeps_after_s``, and after the process was killed then."""
+        expected = [(1, 4.0), (2, 3.0)]
+        context = multiprocessing.get_context("spawn")
+        has_written = context.Event()
+        writer = context.Process(target=self._write_and_wait, args=(tmp_path, has_written))
+        writer.start()
+        try:
+            assert has_written.wait(_PROCESS_TIMEOUT_S)
+            deadline = time.monotonic() + self.make(tmp_path).keeps_after_s
+            while (found := self._found(tmp_path)) not in (None, expected) and time.monotonic() < deadline:
+                time.sleep(0.05)
+        finally:
+            writer.kill()
+            writer.join(_PROCESS_TIMEOUT_S)
+        assert found in (None, expected)
+        assert self._found(tmp_path) in (None, expected)
+
+    def _found(self, folder: Path) -> list[tuple[int, float]] | None:
+        try:
+            return self.losses(folder, "job-1", _FIRST)
+        except Exception:
+            # what is not there yet may be unreadable
+            return []
+
+    def _write_and_wait(self, folder: Path, has_written: Event) -> None:
+        sink = self.make(folder)
+        sink.open(SinkRun("job-1", None, {}, folder / "metrics"), _FIRST)
+        sink.write([Point(1, False, {"loss": 4.0}), Point(2, False, {"loss": 3.0})])
+        has_written.set()
+        time.sleep(_PROCESS_TIMEOUT_S)
 
     def test_an_unknown_setting_is_refused(self, tmp_path: Path) -> None:
         """By the constructor, which is called at submit."""

@@ -161,3 +161,21 @@ def test_promote_and_retry_say_what_to_do_instead(cli: Cli, job_file: Write) -> 
     assert f"job {job_id} has no checkpoint 'nope'; nsai-work checkpoints {job_id}" in promoted.stderr
     assert retried.returncode == 2
     assert "submit it as a new job" in retried.stderr
+
+
+def test_what_functions_print_is_no_data(cli: Cli, job: Job, job_file: Write, tmp_path: Path) -> None:
+    """It goes to stderr: stdout is the JSON of the command, at submit and at the run."""
+    (tmp_path / "loud.py").write_text(
+        "print('loaded')\n"
+        "def objective(data, logprobs):\n"
+        "    print('computed')\n"
+        "    weights = [datum.loss_inputs['weights'] for datum in data]\n"
+        "    return 1.0, [[-float(weight) for weight in each] for each in weights], {}\n"
+    )
+    cli.variables.update(PYTHONPATH=str(tmp_path), NSAI_WORK_PYTHON_ALLOW="loud")
+    job["payload"] |= {"objective": {"name": "loud:objective"}, "max_steps": 2}
+    submitted = cli.run("submit", "--json", job_file(job))
+    assert json.loads(submitted.stdout)["id"]
+    done = cli.run("run", "--json", job_file(job))
+    assert json.loads(done.stdout)["result"]["steps"] == 2
+    assert {"loaded", "computed"} <= {*done.stderr.splitlines()}

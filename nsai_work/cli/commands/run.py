@@ -12,7 +12,7 @@ from nsai_work.cli.exit_codes import ExitCode, status_exit_code
 from nsai_work.cli.job_lookup import find_job
 from nsai_work.cli.output.job_view import view_of_jobs
 from nsai_work.cli.output.run_outcome import write_outcome
-from nsai_work.cli.output.stdout import write_json
+from nsai_work.cli.output.stdout import others_on_stderr, write_json
 from nsai_work.cli.parameters import NoCheckData
 from nsai_work.cli.store_access import existing_store, get_store, load_settings
 from nsai_work.errors import JobNotFound
@@ -45,8 +45,9 @@ def run(
     Ctrl-C returns jobs to the queue, where run ID or a worker resumes them; a second Ctrl-C stops immediately.
     """
     settings = load_settings()
-    jobs = _jobs(target, settings, check_data=not no_check_data)
-    _run_jobs([job for job in jobs if not job.status.ended], settings)
+    with others_on_stderr():
+        jobs = _jobs(target, settings, check_data=not no_check_data)
+        _run_jobs([job for job in jobs if not job.status.ended], settings)
     store = get_store(settings)
     jobs = [store.get(job.id) for job in jobs]
     if json_output:

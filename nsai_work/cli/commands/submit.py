@@ -12,7 +12,7 @@ from crucible.runtime.monotonic import monotonic
 from nsai_work.cli.commands.watch import MAX_PAUSE_S
 from nsai_work.cli.exit_codes import ExitCode, status_exit_code
 from nsai_work.cli.output.error_report import report_job
-from nsai_work.cli.output.stdout import write_json, write_line
+from nsai_work.cli.output.stdout import others_on_stderr, write_json, write_line
 from nsai_work.cli.parameters import NoCheckData, Timeout
 from nsai_work.cli.store_access import get_store, load_settings
 from nsai_work.errors import WaitTimedOut
@@ -51,7 +51,7 @@ def submit(
     require_bounded(varied)
     tag = f"variants-{short_id(new_job_id(datetime.now(UTC)))}"
     jobs = load_jobs(file, varied, tag=tag)
-    with data_progress() as on_progress:
+    with others_on_stderr(), data_progress() as on_progress:
         handles = submit_many(jobs, settings, check_data=not no_check_data, on_progress=on_progress)
     ids = [handle.id for handle in handles]
     if any(len(field.values) > 1 for field in varied):

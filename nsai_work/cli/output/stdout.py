@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 import typer
@@ -14,6 +15,13 @@ from rich.text import Text
 from crucible.rendering.plain_text import plain_json, plain_line, plain_text
 
 MIN_LAST_COLUMN = 10
+
+
+@contextmanager
+def others_on_stderr() -> Iterator[None]:
+    """Send to stderr what functions of users and other packages print: stdout has the data of the command alone."""
+    with redirect_stdout(sys.stderr):
+        yield
 
 
 def write_json(value: JsonValue, *, indent: int | None = 2) -> None:
