@@ -21,6 +21,7 @@ from nsai_work.files.input_files import BadRows, check_digest, invalid_file, ope
 from nsai_work.files.json_text import RepeatedField, decode_json
 from nsai_work.files.lines import TOO_LONG, blocks_of, numbered_lines
 from nsai_work.files.user_paths import expanded
+from nsai_work.inference.score import score_problem
 from nsai_work.payloads import DataSource
 
 FIELD: Final = "payload.input.path"
@@ -36,13 +37,15 @@ class PromptRow:
     id: JsonValue = None
 
 
-def pin_prompts(source: DataSource, *, base: Path | None = None, require_model: bool = False) -> DataSource:
+def pin_prompts(
+    source: DataSource, *, base: Path | None = None, require_model: bool = False, scored: bool = False
+) -> DataSource:
     """Validate a prompt file and pin it: absolute path (relative to ``base``), content digest.
 
     Raises:
         InvalidJob: the file is missing or empty, or lines are not prompts; the error names all of them, with their
             fields. With ``require_model``, a prompt without a model is refused too: a service's first model may
-            cost more.
+            cost more; with ``scored`` one without an answer to score.
         DataChanged: the content does not match the source's digest.
     """
     path = ((base or Path.cwd()) / expanded(source.path)).absolute()
@@ -56,6 +59,8 @@ def pin_prompts(source: DataSource, *, base: Path | None = None, require_model: 
                 row = _row(path, line, raw)
                 if require_model and row.prompt.options.model is None:
                     raise _refuse(path, "has no model", "set options.model", line)
+                if scored and (problem := score_problem(row.prompt)) is not None:
+                    raise _refuse(path, *problem, line)
             except InvalidJob as error:
                 bad.add(error)
         bad.check(rows)

@@ -2,9 +2,10 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeAlias
 
 from pydantic import JsonValue
 
@@ -25,10 +26,13 @@ from nsai_work.inference.answers import (
 from nsai_work.inference.file_thread import FileThread
 from nsai_work.inference.output import OutputFile, refuse_existing, require_folder
 from nsai_work.inference.prompts import PromptRow, check_unchanged, read_prompts
+from nsai_work.inference.score import AnswerScorer
 from nsai_work.journal import AnswerRow
 from nsai_work.payloads import Inference
 from nsai_work.telemetry.traces import completion_span
 
+Answer: TypeAlias = Callable[[Prompt], Coroutine[Any, Any, Completion]]
+"""Completes a prompt, or scores the answer that it ends with."""
 BEGUN: Final = "inference.begun"
 """The event before the first prompt is sent. A job without it has no output file yet."""
 PAGE: Final = 500
@@ -70,15 +74,19 @@ async def run_inference(
         CrucibleError: an error of the service.
     """
     wait = InterruptibleAwaiter(control)
+    scorer = AnswerScorer(backend) if payload.score else None
+    answer: Answer = partial(complete, backend) if scorer is None else scorer.score
     try:
         if payload.prompt is not None:
-            completion = await wait(complete(backend, _with_model(payload.prompt, payload)))
+            completion = await wait(answer(_with_model(payload.prompt, payload)))
             result: dict[str, JsonValue] = completion.model_dump(mode="json")
             await _report_incomplete(journal, Counter(finish_reasons(result)))
             return result
-        return await wait(_answer_file(payload, backend, journal))
+        return await wait(_answer_file(payload, answer, journal))
     finally:
         await wait.close()
+        if scorer is not None:
+            await scorer.close()
 
 
 async def complete(backend: Backend, prompt: Prompt) -> Completion:
@@ -98,7 +106,7 @@ def _with_model(prompt: Prompt, payload: Inference) -> Prompt:
     return prompt.model_copy(update={"options": prompt.options.model_copy(update={"model": payload.model})})
 
 
-async def _answer_file(payload: Inference, backend: Backend, journal: BatchJournal) -> dict[str, JsonValue]:
+async def _answer_file(payload: Inference, answer: Answer, journal: BatchJournal) -> dict[str, JsonValue]:
     assert payload.input is not None
     source, output = Path(payload.input.path), None if payload.output is None else Path(payload.output)
     async with FileThread() as files:
@@ -112,9 +120,9 @@ async def _answer_file(payload: Inference, backend: Backend, journal: BatchJourn
             await journal.event(BEGUN, {"output": payload.output, "prompts": total})
         answers = KeptAnswers()
         async for page in _pages(journal):
-            for answer in await files.run(lambda rows: [unpacked(row) for row in rows], page):
-                answers.add(answer)
-        await _Batch(payload, backend, answers, journal, files, total).run(read_prompts(source))
+            for kept in await files.run(lambda rows: [unpacked(row) for row in rows], page):
+                answers.add(kept)
+        await _Batch(payload, answer, answers, journal, files, total).run(read_prompts(source))
         if output is not None:
             await _write_output(output, journal, files)
     tally = answers.tally
@@ -166,14 +174,14 @@ class _Batch:
     def __init__(
         self,
         payload: Inference,
-        backend: Backend,
+        answer: Answer,
         answers: KeptAnswers,
         journal: BatchJournal,
         files: FileThread,
         total: int,
     ) -> None:
         self._payload = payload
-        self._backend = backend
+        self._complete = answer
         self._answers = answers
         self._journal = journal
         self._files = files
@@ -204,7 +212,7 @@ class _Batch:
 
     async def _answer(self, row: PromptRow) -> None:
         try:
-            completion = await complete(self._backend, _with_model(row.prompt, self._payload))
+            completion = await self._complete(_with_model(row.prompt, self._payload))
         except CrucibleError as error:
             if error.retryable or isinstance(error, AuthenticationFailed):
                 raise

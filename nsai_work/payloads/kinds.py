@@ -265,13 +265,15 @@ class PreferenceStep(TrainingStep):
 class Inference(Record):
     """A single prompt, or a JSONL file of prompts (``input``), completed up to ``concurrency`` at a time. Their
     answers are rows of the store, and at the end those of a new file, ``output``, if it is named. ``model`` is that
-    of prompts that name none: by its name, or the one that another job trains."""
+    of prompts that name none: by its name, or the one that another job trains. With ``score`` nothing is sampled:
+    each prompt ends with an answer, whose tokens get their log-probabilities under the model."""
 
     prompt: Prompt | None = None
     input: DataSource | None = None
     model: TrainedModel | Name | None = None
     output: Name | None = Field(default=None, min_length=1)
     concurrency: int = Field(default=8, ge=1, le=1024)
+    score: bool = False
 
     @model_validator(mode="before")
     @classmethod

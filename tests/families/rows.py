@@ -36,6 +36,15 @@ def write_rows(folder: Path) -> None:
             {"messages": [{"role": "user", "content": f"Which is {n}?"}], "options": {"seed": n, "max_tokens": 8}}
             for n in range(12)
         ],
+        "thoughts.jsonl": [
+            {
+                "messages": [
+                    {"role": "user", "content": f"Which is {n}?"},
+                    {"role": "assistant", "content": f"So {n}."},
+                ]
+            }
+            for n in range(12)
+        ],
     }
     for name, rows in files.items():
         (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -26,7 +26,8 @@ def runs_alone(entry: EntryPoint) -> bool:
     text = json.dumps(entry.jobs)
     payloads = [job["payload"] for job in entry.jobs]
     foreign = any(name in text for name in ("pictures.jsonl", "stable_reinforce"))
-    return bool(payloads) and not foreign and not any(jobs_read(payload) for payload in payloads)
+    trained = all(job.get("kind", "training_step") == "training_step" for job in entry.jobs)
+    return bool(payloads) and trained and not foreign and not any(jobs_read(payload) for payload in payloads)
 
 
 CASES: Final = [entry for entry in ENTRY_POINTS if runs_alone(entry)]

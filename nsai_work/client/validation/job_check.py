@@ -149,6 +149,11 @@ def _require_model(payload: Payload) -> None:
         raise InvalidJob.of(
             "payload.prompt.options.model", None, "name the model; nsai-work backends lists those of each backend"
         )
+    if isinstance(payload, Inference) and payload.score and payload.prompt is not None:
+        from nsai_work.inference import score_problem
+
+        if (problem := score_problem(payload.prompt)) is not None:
+            raise InvalidJob(f"payload.prompt: {'; '.join(problem)}", details={"field": "payload.prompt"})
 
 
 def _check_output(payload: Payload) -> None:
@@ -181,18 +186,18 @@ def _pin_files(parsed: _ParsedJob) -> _ParsedJob:
             changes["eval"] = evaluation.model_dump(mode="json", exclude_none=True)
         return _with_payload(job, **changes)
     if isinstance(payload, Inference) and payload.input is not None:
-        return _pin_batch(job, payload.input, require_model=payload.model is None)
+        return _pin_batch(job, payload.input, require_model=payload.model is None, scored=payload.score)
     return parsed
 
 
-def _pin_batch(job: Job, source: DataSource, *, require_model: bool) -> _ParsedJob:
+def _pin_batch(job: Job, source: DataSource, *, require_model: bool, scored: bool) -> _ParsedJob:
     from nsai_work.inference import pin_prompts
 
     output = job.payload["output"]
     if isinstance(output, str):
         # a worker runs in another directory
         output = str(expanded(output).absolute())
-    pinned = pin_prompts(source, require_model=require_model)
+    pinned = pin_prompts(source, require_model=require_model, scored=scored)
     return _with_payload(job, input=pinned.model_dump(mode="json"), output=output)
 
 
@@ -326,7 +331,11 @@ async def _check(backend: Backend, payload: Payload) -> None:
                 f"payload.{field}: {backend.name!r} has no forward passes, which this needs", backend=backend.name
             )
     elif isinstance(payload, Inference):
-        if payload.prompt is not None:
+        if payload.score:
+            from nsai_work.inference import AnswerScorer
+
+            AnswerScorer(backend)  # refuses a backend that scores none
+        elif payload.prompt is not None:
             await backend.check_prompt(payload.prompt)
     elif isinstance(payload, CommandPayload):
         command, commands = payload.to_command(), _command_backend(backend)

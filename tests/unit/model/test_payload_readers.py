@@ -127,7 +127,8 @@ READERS: dict[str, Mapping[str, str]] = {
     "TrainedModel": {_READS: "model.job model.checkpoint"},
     "JobRows": {_READS: "rows.job"},
     "Inference": {
-        "nsai_work/inference/run": "payload.prompt payload.input payload.output payload.model payload.concurrency"
+        "nsai_work/inference/run": "payload.prompt payload.input payload.output payload.model payload.concurrency "
+        "payload.score"
     },
     "CommandPayload": {
         _READS: "payload.inputs payload.arguments",
