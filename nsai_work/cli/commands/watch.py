@@ -1,6 +1,5 @@
 """``nsai-work watch``: follows a job live, whichever process runs it."""
 
-from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -130,14 +129,11 @@ class CurrentWait:
 
 def show_past(store: "Store", job_id: str, view: "JobView") -> int:
     """Count the events that there are, and show the last ``TAIL``. Returns the number of the last one."""
-    after = 0
-    tail: deque[EventRow] = deque()
-    while page := store.events(job_id, after):
-        after = page[-1].seq
-        for event in page:
-            tail.append(event)
-            if len(tail) > TAIL:
-                view.catch_up(tail.popleft())
+    from nsai_work.store.queries.job_log import past_events
+
+    past, tail = store.database.read(past_events, job_id, TAIL)
+    for event in past:
+        view.catch_up(event)
     for event in tail:
         view.show(event)
-    return after
+    return tail[-1].seq if tail else 0

@@ -4,22 +4,23 @@ from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import Any, Final
 
-from sqlalchemy import select
+from sqlalchemy import Select, and_, func, select, true
 
 from nsai_work.goodput import Goodput, TimedEvent, account
 from nsai_work.lifecycle import JobStatus
 from nsai_work.payloads import JobKind
 from nsai_work.store.engine.database import Tx
+from nsai_work.store.queries.job_log import STEP
 from nsai_work.store.queries.jobs import seq_of
 from nsai_work.store.schema import events, jobs, status_in
 
-_ROWS: Final = 2_000
 MAX_RECENT: Final = 50
 """The number of ended training jobs of which the recent goodput is that."""
 
 
 def goodput(tx: Tx, job_id: str, *, ending: bool = False) -> Goodput:
-    """The wall time of a job by use, until now or its end. Reads all its events, a few at a time.
+    """The wall time of a job by use, until now or its end. Of steps that follow each other, all of them new, the
+    first and the last are read.
 
     ``ending`` is for a job that is about to end: the time since its last event is spent on that.
 
@@ -47,9 +48,39 @@ def recent_goodput(tx: Tx) -> float | None:
 
 
 def _timed_events(tx: Tx, job_seq: int) -> Iterator[TimedEvent]:
-    statement = select(events.c.at, events.c.name, events.c.data).where(events.c.job_seq == job_seq)
-    rows = tx.connection.execute(statement.order_by(events.c.seq).execution_options(yield_per=_ROWS))
-    for at, name, data in rows:
+    """The events of a job by which its time is accounted."""
+    furthest, began = 0, 0
+    for seq, at, name, data in tx.connection.execute(_borders(job_seq)).all():
+        event = TimedEvent(at, name, _mapping(data))
+        step = event.data.get("step") if name == STEP else None
+        if not isinstance(step, int):
+            began = 0
+        elif began:
+            # the last of a row of steps whose first had been recorded before: somewhere between they are new
+            yield from _steps_between(tx, job_seq, began, seq)
+            began = 0
+        elif step <= furthest:
+            began = seq
+        furthest = max(furthest, step) if isinstance(step, int) else furthest
+        yield event
+
+
+def _borders(job_seq: int) -> Select[Any]:
+    """The events of a job, in order, without the steps that are between two others."""
+    before = func.lag(events.c.name).over(order_by=events.c.seq)
+    after = func.lead(events.c.name).over(order_by=events.c.seq)
+    named = select(events.c.seq, events.c.name, before.label("before"), after.label("after"))
+    own = named.where(events.c.job_seq == job_seq).subquery()
+    inner = and_(own.c.name == STEP, own.c.before == STEP, own.c.after == STEP)
+    chosen = select(events.c.seq, events.c.at, events.c.name, events.c.data)
+    shown = chosen.join_from(own, events, events.c.seq == own.c.seq).where(func.coalesce(~inner, true()))
+    return shown.order_by(events.c.seq)
+
+
+def _steps_between(tx: Tx, job_seq: int, first: int, last: int) -> Iterator[TimedEvent]:
+    between = (events.c.seq > first) & (events.c.seq < last)
+    statement = select(events.c.at, events.c.name, events.c.data).where(events.c.job_seq == job_seq, between)
+    for at, name, data in tx.connection.execute(statement.order_by(events.c.seq)).all():
         yield TimedEvent(at, name, _mapping(data))
 
 

@@ -6,7 +6,7 @@ from typing import Any, Final
 from sqlalchemy import Select, func, literal_column, select
 
 from nsai_work.store.engine.database import Tx
-from nsai_work.store.queries.jobs import event_rows
+from nsai_work.store.queries.jobs import event_rows, seq_of
 from nsai_work.store.records import EventRow
 from nsai_work.store.schema import events, jobs
 
@@ -31,6 +31,18 @@ def job_log(tx: Tx, seq: int, *, before: int | None = None, limit: int) -> list[
     if before is not None:
         statement = statement.where(events.c.seq < before)
     return _newest(tx, statement, limit)
+
+
+def past_events(tx: Tx, job_id: str, tail: int) -> tuple[list[EventRow], list[EventRow]]:
+    """The events of a job so far: those from which its progress follows, in order, and the last ``tail``. Of the
+    steps before these there is the newest alone. Raises JobNotFound."""
+    seq = seq_of(tx, job_id)
+    last = _newest(tx, _events().where(events.c.job_seq == seq), tail)
+    before = events.c.seq < (last[0].seq if last else 0)
+    own = _events().where(events.c.job_seq == seq, before)
+    others = event_rows(tx.connection.execute(own.where(NO_STEP).order_by(events.c.seq)))
+    steps = _newest(tx, own.where(events.c.name == STEP), 1)
+    return sorted([*others, *steps], key=lambda event: event.seq), last
 
 
 def newest_step(tx: Tx, seq: int) -> EventRow | None:
