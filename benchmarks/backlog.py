@@ -14,13 +14,13 @@ import asyncio
 import os
 import secrets
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
+from own_processes import run_main
 from sqlalchemy import String, create_engine, exists, func, make_url, or_, select, text, update
 
 from nsai_work.job import Job
@@ -215,4 +215,4 @@ def _latencies(times: dict[int, list[float]]) -> dict[int, Latency]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

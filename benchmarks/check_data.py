@@ -17,6 +17,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from own_processes import run_main
+
 from backends.tinkex_dev.server import DEV_KEY, DevProcess
 from crucible.rendering.tokenizer import ByteTokenizer, Tokenizer
 from crucible.runtime.monotonic import monotonic
@@ -112,4 +114,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kombu import Connection
+from own_processes import run_main
 from peer_environment import QUEUES, how_to_install, peer_python
 from sqlalchemy import create_engine, make_url, text
 
@@ -246,4 +247,4 @@ def _has(python: str, module: str) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

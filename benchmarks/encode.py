@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from own_processes import run_main
 from peer_environment import NEWEST_SDK, how_to_install, peer_python
 
 DATUMS, TOKENS, VOCABULARY = 128, 4096, 151_936
@@ -278,4 +279,4 @@ def _table(found: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

@@ -21,7 +21,6 @@ Returns 1 if losses of ours differ, a step was lost to a kill or applied twice, 
 """
 
 import argparse
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,6 +32,7 @@ from ettr_subjects.cookbook import CookbookRun
 from ettr_subjects.ours import Deployment, OurRun
 from ettr_subjects.sdk_loop import SdkRun
 from ettr_subjects.timing import Corruptions, Kills, Subject, Timing, run_to_end
+from own_processes import run_main
 from peer_environment import COOKBOOK, NEWEST_SDK, how_to_install, peer_python
 
 from backends.tinkex_dev.server import DevProcess
@@ -222,4 +222,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

@@ -26,6 +26,7 @@ from pathlib import Path
 from statistics import median
 
 from counting_proxy import CountingProxy
+from own_processes import run_main
 from sqlalchemy import create_engine, make_url, text
 
 SETTLE_S = 15.0
@@ -200,4 +201,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

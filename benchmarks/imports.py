@@ -13,6 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from own_processes import run_main
 from peer_environment import NEWEST_SDK, REPOSITORY, how_to_install, peer_python
 
 PYDANTIC, OURS = "import pydantic", "import nsai_work, crucible"
@@ -79,4 +80,4 @@ def print_ratios(found: dict[str, float]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

@@ -17,6 +17,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from own_processes import run_main
+
 from backends.tinkex_dev.server import DEV_KEY, DevProcess
 from nsai_work import Job, JobHandle, Settings, submit_many
 from nsai_work.client.connections import close_connections, job_store
@@ -140,4 +142,4 @@ def _write_data(folder: Path) -> Path:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

@@ -23,6 +23,8 @@ from itertools import pairwise
 from typing import Any, Final
 from unittest.mock import patch
 
+from own_processes import run_main
+
 from backends.fake.engine import FakeEngine
 from backends.local.sampler import LocalSampler
 from crucible.environments import Environment, Episode, Feedback, Observation
@@ -194,4 +196,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run_main(main)

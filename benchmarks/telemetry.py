@@ -21,7 +21,6 @@ import contextlib
 import gc
 import logging
 import statistics
-import sys
 import tempfile
 import threading
 import time
@@ -34,6 +33,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import Decision, ParentBased, Sampler, SamplingResult
+from own_processes import run_main
 
 from nsai_work import Job, Settings, submit_many
 from nsai_work.client.connections import job_store
@@ -270,4 +270,4 @@ def run(settings: Settings, runtime: RuntimeThread, jobs: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

@@ -16,7 +16,6 @@ import argparse
 import json
 import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from own_processes import run_main
 from peer_environment import NEWEST_SDK, REPOSITORY, how_to_install, peer_python
 
 from backends.tinkex import ServiceClient, types
@@ -194,4 +194,4 @@ def compare(run: TrainingStep, sdk: Path, latency_ms: float, work_ms: float, *, 
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

@@ -144,10 +144,14 @@ class DevProcess(_StartedServer):
         """Start, and return once it listens. Raises RuntimeError if the process exits instead."""
         self._process = self._spawned()
         assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"the development server did not start: exit status {self._process.wait()}")
-        self._url = json.loads(line)["url"]
+        try:
+            line = self._process.stdout.readline()
+            if not line:
+                raise RuntimeError(f"the development server did not start: exit status {self._process.wait()}")
+            self._url = json.loads(line)["url"]
+        except BaseException:
+            self.kill()
+            raise
         return self
 
     def _spawned(self) -> "subprocess.Popen[str]":

@@ -71,9 +71,10 @@ class OurRun:
     def kill_owner(self) -> None:
         """Kill the owner with its whole namespace."""
         owner = [event.data["worker_id"] for event in self._job.events() if event.name == "job.running"][-1]
-        process = self._workers.pop(str(owner))
+        process = self._workers[str(owner)]
         process.send_signal(signal.SIGKILL)
         process.wait()
+        del self._workers[str(owner)]
         self._start_worker(wait=False)
 
     def has_ended(self) -> bool:
@@ -95,7 +96,6 @@ class OurRun:
 
     def close(self) -> None:
         """Kill the workers, and drop the schema."""
-        self._register()
         for process in [*self._workers.values(), *self._starting.values()]:
             process.kill()
             process.wait()
