@@ -7,7 +7,7 @@ from pydantic import JsonValue
 
 from nsai_work.rollout_journal import RolloutRecord, StoredTurn
 from nsai_work.store import Store
-from nsai_work.training.rollouts.turns import current_turns
+from nsai_work.training.rollouts.episodes.turns import current_turns
 
 
 def read_rollouts(

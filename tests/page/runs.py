@@ -26,7 +26,7 @@ from nsai_work.store.schema import (
     steps,
     workers,
 )
-from nsai_work.training.rollouts.turns import Turn, packed
+from nsai_work.training.rollouts.episodes.turns import Turn, packed
 
 HOSTS = ("host-1/b/n/4398/1/a", "host-2/b/n/4411/1/b")
 STEP_S = 3.1

@@ -22,7 +22,7 @@ from tinker_cookbook.tokenizer_utils import register_tokenizer
 from transformers import AutoTokenizer
 
 from crucible.rendering.tokenizer import ByteTokenizer
-from nsai_work.training.rollouts.place import RolloutPlace
+from nsai_work.training.rollouts.episodes.place import RolloutPlace
 
 OURS = ByteTokenizer()
 

@@ -33,9 +33,9 @@ from crucible.rendering.chat import chat_of
 from crucible.rendering.tokenizer import ByteTokenizer
 from crucible.token_sampler import TokenSample
 from nsai_work.payloads import EnvironmentSpec
-from nsai_work.training.rollouts.asked_models import asked_models
-from nsai_work.training.rollouts.place import RolloutPlace
-from nsai_work.training.rollouts.rollout import _answer
+from nsai_work.training.rollouts.episodes.asked_models import asked_models
+from nsai_work.training.rollouts.episodes.place import RolloutPlace
+from nsai_work.training.rollouts.episodes.rollout import _answer
 
 OURS = ByteTokenizer()
 settings = json.loads(Path(sys.argv[1]).read_text())

@@ -11,7 +11,7 @@ WrapWrite = Callable[[type, str, Callable[..., dict[str, object]]], None]
 def install_rollouts(recorder: Any, owner: Callable[[], Mapping[str, Any]], wrap_write: WrapWrite) -> None:
     """Wrap the acts of this worker on rollouts. ``owner`` returns the owner that acts."""
     from nsai_work.store.journal.adapter import StoreJournal
-    from nsai_work.training.rollouts import rollout
+    from nsai_work.training.rollouts.episodes import rollout
 
     wrap_write(StoreJournal, "keep_turn", _place)
     wrap_write(StoreJournal, "event", lambda name, data: {"name": name, "data": data})
@@ -54,7 +54,7 @@ def install_rollouts(recorder: Any, owner: Callable[[], Mapping[str, Any]], wrap
 
 
 def _place(turn: Any) -> dict[str, object]:
-    from nsai_work.training.rollouts.turns import unpacked
+    from nsai_work.training.rollouts.episodes.turns import unpacked
 
     # a recorded sequence ends with its session
     return {**turn.model_dump(exclude={"data"}), "bound": unpacked(turn).sequence_id is not None}

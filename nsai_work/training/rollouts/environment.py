@@ -22,18 +22,18 @@ from nsai_work.journal import Journal
 from nsai_work.payloads import EnvironmentSpec, ReinforcementStep, TrainingData
 from nsai_work.training.evaluation import EVALUATED_PROMPTS, read_examples
 from nsai_work.training.plan import Plan
-from nsai_work.training.rollouts.asked_models import asked_models
-from nsai_work.training.rollouts.environment_calls import (
+from nsai_work.training.rollouts.episodes.asked_models import asked_models
+from nsai_work.training.rollouts.episodes.environment_calls import (
     CLOSE_WITHIN_S,
     EpisodeBroken,
     OpenedEnvironment,
     called,
 )
-from nsai_work.training.rollouts.groups import GroupSampler
+from nsai_work.training.rollouts.episodes.groups import GroupSampler
+from nsai_work.training.rollouts.episodes.rollout import RolloutSettings
 from nsai_work.training.rollouts.policies import PolicySamplers
 from nsai_work.training.rollouts.prompts import PromptPlan, PromptSets, read_prompts
 from nsai_work.training.rollouts.reference import RolloutReference
-from nsai_work.training.rollouts.rollout import RolloutSettings
 from nsai_work.training.rollouts.source import RolloutSource
 from nsai_work.training.rollouts.task_evaluation import OpenedTasks, PolicyEvaluation
 from nsai_work.training.rollouts.teacher import RolloutTeacher, teacher_messages

@@ -11,8 +11,8 @@ from crucible.losses import ADVANTAGES, LOGPROBS, MASK, POLICY_LOSSES, TARGETS
 from crucible.training import Datum, SequenceSpan
 from nsai_work.payloads import ReinforcementStep
 from nsai_work.rollout_journal import RolloutStatus
-from nsai_work.training.rollouts.groups import EndedRollout
-from nsai_work.training.rollouts.turns import Turn, full_prompt
+from nsai_work.training.rollouts.episodes.groups import EndedRollout
+from nsai_work.training.rollouts.episodes.turns import Turn, full_prompt
 
 DIGEST_BYTES: Final = 16
 """The length of ``examples_digest``."""

@@ -8,8 +8,8 @@ from crucible.losses import LOGPROBS
 from crucible.training import Datum
 from nsai_work.payloads import REWARD
 from nsai_work.rollout_journal import RolloutStatus
+from nsai_work.training.rollouts.episodes.groups import EndedRollout
 from nsai_work.training.rollouts.examples import GroupSelection
-from nsai_work.training.rollouts.groups import EndedRollout
 
 ENVIRONMENT_PREFIX: Final = "env."
 

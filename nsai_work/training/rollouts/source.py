@@ -15,6 +15,15 @@ from nsai_work.journal import Journal, RemoteRun
 from nsai_work.payloads import ReinforcementStep
 from nsai_work.rollout_journal import PolicyRecord, RecordedRollouts, RolloutRecord, RolloutStatus
 from nsai_work.training.plan import Plan
+from nsai_work.training.rollouts.episodes.groups import (
+    EndedRollout,
+    GroupSampler,
+    GroupTask,
+    gathered,
+    recorded_members,
+)
+from nsai_work.training.rollouts.episodes.place import RolloutPlace
+from nsai_work.training.rollouts.episodes.turns import Turn
 from nsai_work.training.rollouts.examples import (
     GroupSelection,
     TrainedExample,
@@ -22,21 +31,12 @@ from nsai_work.training.rollouts.examples import (
     examples_of,
     selected,
 )
-from nsai_work.training.rollouts.groups import (
-    EndedRollout,
-    GroupSampler,
-    GroupTask,
-    gathered,
-    recorded_members,
-)
 from nsai_work.training.rollouts.metrics import drift, rollout_metrics
-from nsai_work.training.rollouts.place import RolloutPlace
 from nsai_work.training.rollouts.policies import PolicySamplers
 from nsai_work.training.rollouts.prompts import PromptPlan
 from nsai_work.training.rollouts.reference import RolloutReference
 from nsai_work.training.rollouts.task_evaluation import PolicyEvaluation
 from nsai_work.training.rollouts.teacher import RolloutTeacher
-from nsai_work.training.rollouts.turns import Turn
 from nsai_work.training.sources.batches import BatchSource, StepBatch, batch_indexes
 
 REUSED: Final = "training.rollouts_reused"

@@ -8,15 +8,15 @@ from crucible.environments import Environment
 from nsai_work.journal import EvaluationRecord, Journal
 from nsai_work.policies import EVAL_PREFIX
 from nsai_work.training.evaluation import TaskEvaluation
-from nsai_work.training.rollouts.groups import (
+from nsai_work.training.rollouts.episodes.groups import (
     EndedRollout,
     GroupSampler,
     GroupTask,
     gathered,
     recorded_members,
 )
+from nsai_work.training.rollouts.episodes.place import RolloutPlace
 from nsai_work.training.rollouts.metrics import evaluation_metrics
-from nsai_work.training.rollouts.place import RolloutPlace
 from nsai_work.training.rollouts.policies import PolicySamplers
 
 

@@ -14,7 +14,7 @@ from backends.tinkex.backend import TinkexBackend
 from backends.tinkex_dev.server import DevServer
 from nsai_work.journal import ResumeMode
 from nsai_work.payloads import JobKind, parse_payload
-from nsai_work.training.rollouts.turns import current_turns
+from nsai_work.training.rollouts.episodes.turns import current_turns
 from tests.integration.training.harness import Killed, Reaper, Scene
 
 pytestmark = pytest.mark.anyio

@@ -13,8 +13,8 @@ from crucible.rendering.tokenizer import ByteTokenizer
 from nsai_work.client.validation.teacher_check import check_penalty
 from nsai_work.errors import InvalidJob
 from nsai_work.training.rollouts.environment import check_environment
+from nsai_work.training.rollouts.episodes.turns import unpacked
 from nsai_work.training.rollouts.teacher import teacher_messages
-from nsai_work.training.rollouts.turns import unpacked
 from tests.integration.training.harness import Reaper, Scene
 from tests.integration.training.test_reinforcement import outcome, rl_payload
 

@@ -6,7 +6,7 @@ import pytest
 
 from backends.fake import FakeBackend
 from backends.local.sampler import LocalSampler
-from nsai_work.training.rollouts import rollout
+from nsai_work.training.rollouts.episodes import rollout
 from tests.integration.training.harness import Scene
 from tests.integration.training.test_reinforcement import rl_payload
 

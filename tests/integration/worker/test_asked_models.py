@@ -16,7 +16,7 @@ from crucible.testing import EnvironmentContract
 from nsai_work import Job, JobHandle, submit
 from nsai_work.errors import InvalidJob
 from nsai_work.testing import isolated_store, run_jobs
-from nsai_work.training.rollouts.environment_calls import called
+from nsai_work.training.rollouts.episodes.environment_calls import called
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "nim.py"
 TINY: dict[str, Any] = {

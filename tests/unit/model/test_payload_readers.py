@@ -52,12 +52,15 @@ READERS: dict[str, Mapping[str, str]] = {
     },
     "RolloutSampling": {
         f"{_ROLLOUTS}/environment": "sampling.concurrency",
-        f"{_ROLLOUTS}/rollout": "sampling.max_tokens sampling.temperature sampling.top_p sampling.top_k"
+        f"{_ROLLOUTS}/episodes/rollout": "sampling.max_tokens sampling.temperature sampling.top_p sampling.top_k"
         " sampling.limits",
-        f"{_ROLLOUTS}/groups": "sampling.on_error",
+        f"{_ROLLOUTS}/episodes/groups": "sampling.on_error",
     },
-    "RolloutLimits": {f"{_ROLLOUTS}/rollout": "limits.turns limits.tokens limits.seconds"},
-    "RolloutErrors": {f"{_ROLLOUTS}/groups": "on_error.retry", f"{_ROLLOUTS}/examples": "on_error.min_group"},
+    "RolloutLimits": {f"{_ROLLOUTS}/episodes/rollout": "limits.turns limits.tokens limits.seconds"},
+    "RolloutErrors": {
+        f"{_ROLLOUTS}/episodes/groups": "on_error.retry",
+        f"{_ROLLOUTS}/examples": "on_error.min_group",
+    },
     "AdvantageSpec": {f"{_ROLLOUTS}/examples": "spec.baseline spec.scale advantage.drop_constant"},
     "ReferencePenalty": {
         f"{_ROLLOUTS}/reference": "penalty.coef penalty.discount penalty.baseline",

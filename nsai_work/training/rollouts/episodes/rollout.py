@@ -20,9 +20,9 @@ from crucible.rendering.tokenizer import Tokenizer
 from crucible.token_sampler import SamplingSpec, TokenSample, TokenSampler
 from nsai_work.payloads import RolloutSampling
 from nsai_work.rollout_journal import StoredTurn
-from nsai_work.training.rollouts.environment_calls import EpisodeBroken, called
-from nsai_work.training.rollouts.place import RolloutPlace
-from nsai_work.training.rollouts.turns import Turn, common_length, full_prompt, full_sequence, packed
+from nsai_work.training.rollouts.episodes.environment_calls import EpisodeBroken, called
+from nsai_work.training.rollouts.episodes.place import RolloutPlace
+from nsai_work.training.rollouts.episodes.turns import Turn, common_length, full_prompt, full_sequence, packed
 
 T = TypeVar("T")
 

@@ -13,10 +13,16 @@ from crucible.errors import EnvironmentFailed
 from crucible.token_sampler import TokenSampler
 from nsai_work.journal import Journal
 from nsai_work.rollout_journal import RecordedRollouts, RolloutRecord, RolloutStatus, StoredTurn
-from nsai_work.training.rollouts.environment_calls import CLOSE_WITHIN_S, EpisodeBroken, bounded, called, raised
-from nsai_work.training.rollouts.place import RolloutPlace
-from nsai_work.training.rollouts.rollout import Rollout, RolloutSettings, play
-from nsai_work.training.rollouts.turns import Turn, current_turns
+from nsai_work.training.rollouts.episodes.environment_calls import (
+    CLOSE_WITHIN_S,
+    EpisodeBroken,
+    bounded,
+    called,
+    raised,
+)
+from nsai_work.training.rollouts.episodes.place import RolloutPlace
+from nsai_work.training.rollouts.episodes.rollout import Rollout, RolloutSettings, play
+from nsai_work.training.rollouts.episodes.turns import Turn, current_turns
 
 T = TypeVar("T")
 
