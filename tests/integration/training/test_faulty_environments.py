@@ -124,7 +124,7 @@ async def test_a_rollout_beyond_its_limits_ends(fault: str) -> None:
 @pytest.mark.parametrize("fault", ["raises at its end", "exits at its end", "hangs at its end"])
 async def test_what_cannot_be_closed_is_trained_on(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The end of an episode, and of the environment, is its own matter, and has a limit."""
-    for module in ("groups", "environment"):
+    for module in ("episodes.groups", "environment"):
         monkeypatch.setattr(f"nsai_work.training.rollouts.{module}.CLOSE_WITHIN_S", 0.01)
     scene = Scene(faulty(fault, always=True), new_backend=FakeBackend)
     await scene.drive()
