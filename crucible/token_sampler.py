@@ -5,13 +5,14 @@ The next process opens the same sampler by that reference, and repeats the reque
 same keys: a service with a record of its requests answers them from it.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pydantic import Field
 
-from crucible.errors import Unsupported
+from crucible.errors import MalformedAnswer, Unsupported
 from crucible.values.json_types import FiniteObject
 from crucible.values.record import Record
 from crucible.values.scalars import Count
@@ -98,3 +99,16 @@ class TokenSampler(ABC):
 
     async def close(self) -> None:
         """Release the sampler. The weights stay."""
+
+
+def checked_scores(scores: Sequence[float], tokens: Sequence[int], model: str, *, backend: str) -> Sequence[float]:
+    """Return the scores of tokens, one for each after the first.
+
+    Raises:
+        MalformedAnswer: there are more or fewer, or one is NaN or infinite.
+    """
+    if len(scores) != len(tokens) - 1 or not all(map(math.isfinite, scores)):
+        raise MalformedAnswer(
+            f"{model} has scored {len(tokens)} tokens without a log-probability for each", backend=backend
+        )
+    return scores

@@ -7,11 +7,11 @@ from typing import Final
 from crucible import Choice, Completion, FinishReason, Prompt, Usage
 from crucible.backend import Backend, TrainingBackend
 from crucible.completion import TokenLogprob
-from crucible.errors import InvalidRequest, MalformedAnswer, RunGone, Unsupported
+from crucible.errors import InvalidRequest, RunGone, Unsupported
 from crucible.prompt import Role
 from crucible.rendering.chat import chat_of
 from crucible.rendering.tokenizer import Tokenizer, TurnWeight
-from crucible.token_sampler import TokenSampler
+from crucible.token_sampler import TokenSampler, checked_scores
 
 LOGPROB: Final = "logprob"
 """The metadata of a completion with the sum of the log-probabilities of its tokens."""
@@ -62,12 +62,8 @@ class AnswerScorer:
             # its session has ended
             sampler, _ = await self._open(model, instead_of=sampler)
             scores = await sampler.score(tokens)
+        scores = checked_scores(scores, tokens, model, backend=self._backend.name)
         found = [scores[place - 1] for place in places]
-        if len(scores) != len(tokens) - 1 or any(math.isnan(score) for score in found):
-            raise MalformedAnswer(
-                f"{model} has scored {len(tokens)} tokens without a log-probability for each",
-                backend=self._backend.name,
-            )
         scored = tuple(
             TokenLogprob(token=tokenizer.decode([tokens[place]]), token_id=tokens[place], logprob=score)
             for place, score in zip(places, found, strict=True)

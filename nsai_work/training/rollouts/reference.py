@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from crucible.backend import TrainingBackend
-from crucible.errors import MalformedAnswer, RunGone
+from crucible.errors import RunGone
 from crucible.losses import ADVANTAGES, LOGPROBS, TARGETS
-from crucible.token_sampler import TokenSampler
+from crucible.token_sampler import TokenSampler, checked_scores
 from nsai_work.journal import Journal
 from nsai_work.payloads import BASE_REFERENCE, ReferencePenalty, TrainedModel
 from nsai_work.training.rollouts.examples import DIGEST_BYTES, TrainedExample, examples_digest
@@ -99,12 +99,7 @@ class RolloutReference:
             except RunGone:
                 # its session has ended; the run that is trained has nothing to do with that
                 scores = await (await self._open(model, instead_of=sampler)).score(tokens)
-        if len(scores) != len(tokens) - 1 or any(score != score for score in scores):
-            raise MalformedAnswer(
-                f"{model} has scored {len(tokens)} tokens without a log-probability for each",
-                backend=self._backend.name,
-            )
-        return scores
+        return checked_scores(scores, tokens, model, backend=self._backend.name)
 
     async def _open(self, model: str, *, instead_of: TokenSampler | None = None) -> TokenSampler:
         async with self._opening:

@@ -2,12 +2,13 @@
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from backends.local.sampler import LocalSampler
 from backends.tinkex_dev.server import DEV_KEY, DevServer
 from nsai_work import Job, submit
 from nsai_work.errors import InvalidJob
@@ -113,3 +114,28 @@ def test_a_backend_that_scores_nothing_is_refused(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9")
     with isolated_store(), pytest.raises(Exception, match=r"payload\.score: 'openai' scores no given answers"):
         submit(scoring("openai", model="gpt-4o-mini", prompt=ROWS[0]))
+
+
+@pytest.mark.parametrize("wrong", [[], [-1.0], [math.nan] * 100, [-math.inf] * 100])
+def test_wrong_scores_of_a_backend_are_an_error_of_their_row(
+    wrong: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Too few, or no numbers: none is taken for that of another token, and the other rows are scored."""
+    path = written(tmp_path / "answers.jsonl", ROWS[:2])
+    correct, seen = LocalSampler.score, list[int]()
+
+    async def score(self: LocalSampler, tokens: Sequence[int]) -> Sequence[float]:
+        scores = await correct(self, tokens)
+        seen.append(len(scores))
+        return wrong[: len(scores)] if len(seen) == 1 else scores
+
+    monkeypatch.setattr(LocalSampler, "score", score)
+    with isolated_store():
+        job = submit(scoring("fake", model="tiny-lm", input={"path": path}))
+        run_jobs(timeout_s=120)
+        result, rows = job.result(), list(job.results())
+
+    assert (result["succeeded"], result["failed"]) == (1, 1)
+    bad, good = sorted(rows, key=lambda row: "completion" in row)
+    assert "without a log-probability for each" in bad["error"]["message"]
+    assert good["completion"]["metadata"]["logprob"] < 0
