@@ -11,7 +11,7 @@ from weakref import WeakValueDictionary
 from nsai_work.data.containers import RawRow, decoded, raw_rows, unread_rows
 from nsai_work.data.example import Example
 from nsai_work.data.forms.detection import LABELS, example_of, form_of, named_fields
-from nsai_work.data.forms.messages import plain_example
+from nsai_work.data.forms.messages import MessagesRow, plain_example
 from nsai_work.data.images import found, pinned_images
 from nsai_work.data.problems import FileProblem, RowProblem, RowProblems, RowTooLong
 from nsai_work.data.row_counts import RowCounts
@@ -103,7 +103,8 @@ def read_examples(
 
 def _example(raw: RawRow, data: TrainingData, file: DataFile, ignore: frozenset[str], tally: RowCounts) -> Example:
     plain = None
-    if file.format in ("auto", "messages") and not isinstance(raw.content, str | RowProblem):
+    is_plain = file.format in ("auto", "messages") and not ignore & MessagesRow.model_fields.keys()
+    if is_plain and not isinstance(raw.content, str | RowProblem):
         plain = plain_example(raw.content, data.train_on)
     if plain is not None:
         tally.formats["messages"] += 1

@@ -56,6 +56,11 @@ def test_rows_of_each_form_train_in_one_mixture(
     ("data", "complaint"),
     [
         ({"sources": [{"path": "a.jsonl", "weight": 0}]}, "payload.data.sources.0.weight: Input should be greater"),
+        (
+            {"sources": [{"path": "a.jsonl"}, {"path": "a.jsonl", "weight": 1e-9}], "on_long": "skip"},
+            "payload.data.sources[1].weight: 1e-09 is not allowed; its share of the mixture is below 1 in 65536",
+        ),
+        ({"path": "a.jsonl", "ignore": ["messages"]}, "line 1: fits no format: its fields are none"),
         ({"path": "a.jsonl", "sources": [{"path": "a.jsonl"}]}, "set either path, job or sources"),
         ({"path": "a.jsonl", "train_on": "assistant"}, "payload.data.train_on: Input should be"),
         ({"path": "a.jsonl", "on_log": "cut"}, "payload.data.on_log: unknown field; did you mean on_long?"),

@@ -8,6 +8,7 @@ from typing import TypeAlias
 from crucible.backend import Backend, TrainingBackend
 from crucible.errors import BackendError, CallerError, CommandMissing
 from nsai_work.data.check import check_file
+from nsai_work.data.mixture import Mixture
 from nsai_work.data.rendering.rules import Rendering
 from nsai_work.errors import InvalidJob
 from nsai_work.payloads import Payload, ReinforcementStep, TrainingStep
@@ -18,6 +19,12 @@ from nsai_work.training.sources.data_source import rendering_of
 
 DataProgress: TypeAlias = Callable[[str, int, int], None]
 """Called with the path of a file, the bytes read and the bytes of the file."""
+
+
+def check_shares(payload: Payload) -> None:
+    """Raise InvalidJob if a source of a mixture would never be drawn."""
+    if isinstance(payload, TrainingStep) and payload.data.sources:
+        Mixture.of([file.weight for file in payload.data.sources], payload.seed)
 
 
 class DataCheck:

@@ -26,7 +26,7 @@ from crucible.registry import InstalledBackends, installed_backends
 from crucible.runtime.checked_calls import require_known_options
 from crucible.values.suggestions import known_names
 from nsai_work.client.validation.asked_models_check import check_asked_models
-from nsai_work.client.validation.data_check import DataCheck
+from nsai_work.client.validation.data_check import DataCheck, check_shares
 from nsai_work.client.validation.loss_check import check_loss
 from nsai_work.client.validation.metric_check import check_metrics
 from nsai_work.client.validation.teacher_check import check_penalty, check_teachers
@@ -103,6 +103,7 @@ def validate_jobs(
     for entry in new:
         _require_model(entry.payload)
         _check_output(entry.payload)
+        check_shares(entry.payload)
     with_backend = [entry for entry in new if entry.job.kind != "composite"]
     unverified: Mapping[str, str] = {}
     if with_backend:
