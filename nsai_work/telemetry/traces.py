@@ -256,13 +256,19 @@ def _current(span: "Span", outside: Context | None = None) -> "Iterator[Span]":
 
 def _submission(job: Job) -> SpanContext | None:
     """The context of the submission. A job whose trace was set by hand without flags counts as sampled."""
-    if job.trace_id is None or job.span_id is None or not _IDS.fullmatch(f"{job.trace_id}-{job.span_id}"):
+    if job.trace_id is None or job.span_id is None:
         return None
+    flags = TraceFlags.SAMPLED if job.trace_flags is None else job.trace_flags
+    return _span_context(job.trace_id, job.span_id, flags, job.tracestate)
+
+
+@lru_cache(maxsize=256)
+def _span_context(trace_id: str, span_id: str, flags: int, tracestate: str | None) -> SpanContext | None:
+    """The context of a span that is named so; None if no span can be. Jobs of a submission have the same."""
+    if not _IDS.fullmatch(f"{trace_id}-{span_id}"):
+        return None
+    state = None if tracestate is None else TraceState.from_header([tracestate])
     context = SpanContext(
-        int(job.trace_id, 16),
-        int(job.span_id, 16),
-        is_remote=True,
-        trace_flags=TraceFlags(TraceFlags.SAMPLED if job.trace_flags is None else job.trace_flags),
-        trace_state=None if job.tracestate is None else TraceState.from_header([job.tracestate]),
+        int(trace_id, 16), int(span_id, 16), is_remote=True, trace_flags=TraceFlags(flags), trace_state=state
     )
     return context if context.is_valid else None
