@@ -73,6 +73,44 @@ def test_a_result_is_fetched_once_its_end_was_named(scripted: ScriptedServer, sa
     assert not second.get("retrieved_request_ids")
 
 
+def test_an_end_that_was_named_before_it_was_waited_for(
+    scripted: ScriptedServer, sampler: SamplingClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While its sample asked for the server's configuration: the result is fetched at once."""
+    monkeypatch.setattr(session_poll, "_PATIENCE_S", 60)
+    config = json_response({"sample_use_retrieve_futures": True})
+    both_asked, both_named = threading.Event(), threading.Event()
+
+    def first(_: Received) -> Response:
+        assert both_asked.wait(10)
+        return config
+
+    def second(_: Received) -> Response:
+        both_asked.set()
+        assert both_named.wait(10)
+        return config
+
+    def fetched(_: Received) -> Response:
+        both_named.set()
+        return json_response({"sequences": [{"tokens": [7], "stop_reason": "length"}]})
+
+    over = threading.Event()
+
+    def nothing_new(_: Received) -> Response:
+        over.wait(30)
+        return ended(cursor=2)
+
+    scripted.script("client/config", first, second)
+    scripted.script("retrieve_futures", ended("r0", "r1", cursor=2), nothing_new)
+    scripted.futures |= {"r0": [fetched], "r1": [fetched]}
+
+    try:
+        for future in [sampler.sample(PROMPT, 1, THREE) for _ in range(2)]:
+            assert future.result(10).sequences[0].tokens == [7]
+    finally:
+        over.set()
+
+
 @pytest.mark.parametrize(
     "answer",
     [json_response({"detail": "Not Found"}, 404), json_response({"completions": 3}), json_response({}, 400)],

@@ -38,7 +38,8 @@ class SessionPoll:
     async def wait_for(self, request_id: str, seq_id: int) -> None:
         """Return once the request has ended, or when it has to be polled for by itself."""
         named_elsewhere = seq_id // CLONE_BLOCK != self._target.cloned_sampler_id
-        if request_id in self._ended or named_elsewhere or not await self._is_offered():
+        # the end may be learnt while the configuration is asked for
+        if named_elsewhere or not await self._is_offered() or request_id in self._ended:
             return
         known = self._waiting.setdefault(request_id, asyncio.Event())
         if self._task is None or self._task.done():
