@@ -15,7 +15,6 @@ from functools import cached_property
 from typing import Final
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from backends.tiny_lm.prior import bigram_log_odds
@@ -75,6 +74,15 @@ class Trace:
     """Log-probabilities, ``[position, vocabulary]``."""
 
 
+def _sliding(embedded: Array, length: int) -> Array:
+    """A view of each ``length`` successive rows of a contiguous array, ``[row, column, place]``: NumPy's
+    ``sliding_window_view`` without its checks, which take nearly as long as the model does for one token."""
+    rows, columns = embedded.shape
+    down, right = embedded.strides
+    shape = (rows - length + 1, columns, length)
+    return np.ndarray(shape, embedded.dtype, embedded, strides=(down, right, down))
+
+
 class Network:
     """The frozen base model of a name."""
 
@@ -104,12 +112,14 @@ class Network:
     def _features(self, tokens: NDArray[np.int64], rows: int) -> tuple[Array, Array]:
         """The window and the averages of the last ``rows`` positions."""
         context = tokens[-(rows + SPAN - 1) :]
-        padding = np.full(max(0, rows + SPAN - 1 - len(context)), ByteTokenizer.PAD)
-        embedded = self._weights["embed"][np.concatenate([padding, context])]
-        windows = sliding_window_view(embedded[SPAN - WINDOW :], WINDOW, axis=0)
-        spans = sliding_window_view(embedded, SPAN, axis=0)
-        averages = np.ascontiguousarray(spans).reshape(rows * EMBED, SPAN) @ self._kernels
-        return np.ascontiguousarray(windows).reshape(rows, -1), averages.reshape(rows, -1)
+        missing = rows + SPAN - 1 - len(context)
+        if missing > 0:
+            context = np.concatenate([np.full(missing, ByteTokenizer.PAD), context])
+        embedded = self._weights["embed"][context]
+        windows = np.ascontiguousarray(_sliding(embedded[SPAN - WINDOW :], WINDOW))
+        spans = np.ascontiguousarray(_sliding(embedded, SPAN))
+        averages = spans.reshape(rows * EMBED, SPAN) @ self._kernels
+        return windows.reshape(rows, -1), averages.reshape(rows, -1)
 
     def forward(self, tokens: NDArray[np.int64], adapters: Adapters, *, rows: int | None = None) -> Trace:
         """Compute the log-probabilities after each position, or after each of the last ``rows`` positions."""
