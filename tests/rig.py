@@ -38,6 +38,8 @@ PAIRS = [
     pytest.param("redis", id="postgres-redis", marks=[pytest.mark.postgres, pytest.mark.redis]),
 ]
 """The supported pairs of store and broker, as parameters of a fixture that calls ``open_rig``."""
+SLOW_PAIRS = [pytest.param(*pair.values, id=pair.id, marks=[*pair.marks, pytest.mark.slow]) for pair in PAIRS[1:]]
+"""Those with servers, for tests that ``make test`` has for the embedded pair."""
 
 
 @dataclass

@@ -6,15 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.rig import PAIRS, Proxy, Rig, new_database, without_notifications
-
-SLOW_PAIRS = [pytest.param(*pair.values, id=pair.id, marks=[*pair.marks, pytest.mark.slow]) for pair in PAIRS[1:]]
-"""Those with servers, for which make test has the many jobs of ``test_many_jobs.py``."""
+from tests.rig import SLOW_PAIRS, Proxy, Rig, new_database, without_notifications
 
 
 @pytest.fixture(params=["embedded", *SLOW_PAIRS])
 def rig_and_broker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Rig, Proxy | None]]:
-    """A rig, and the proxy to its broker."""
+    """A rig, and the proxy to its broker. For PostgreSQL, make test has the many jobs of ``test_many_jobs.py``."""
     with contextlib.ExitStack() as stack:
         if request.param == "embedded":
             rig, proxy = Rig.embedded(tmp_path), None

@@ -1,6 +1,6 @@
 """Many short jobs on many workers that are killed at random: each job ends once.
 
-The short form has 60 jobs on 4 workers, the long one (``make chaos``) 1,000 on 20.
+The short form has 30 jobs on 3 workers, the long one (``make chaos``) 1,000 on 20.
 """
 
 import os
@@ -88,7 +88,7 @@ def _end_once(rig: Rig, *, number: int, workers: int, kills: int, timeout_s: flo
 @pytest.mark.timeout(600)
 def test_each_of_many_jobs_ends_once(rig: Rig) -> None:
     """The short form."""
-    _end_once(rig, number=60, workers=4, kills=3, timeout_s=240)
+    _end_once(rig, number=30, workers=3, kills=2, timeout_s=240)
 
 
 @pytest.mark.long

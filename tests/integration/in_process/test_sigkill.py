@@ -1,4 +1,8 @@
-"""A job on backends that train inside the worker: killed at a random step, it resumes exactly."""
+"""A job on backends that train inside the worker: killed at a random step, it resumes exactly.
+
+The short form has supervised training and reinforcement learning; preferences and mixtures on the backend fake are
+in ``make test-slow``.
+"""
 
 import importlib.util
 import json
@@ -17,6 +21,7 @@ from tests.rig import Rig, until
 
 STEPS = {"fake": 80, "peft": 12}
 """Enough steps for a kill in the middle."""
+METHODS = ("sft", "dpo", "mixture")
 
 
 @pytest.fixture
@@ -91,9 +96,8 @@ PEFT = [
 
 
 CASES = [
-    pytest.param(backend, method, marks=PEFT if backend == "peft" else [])
-    for backend in STEPS
-    for method in ("sft", "dpo", "mixture")
+    *(pytest.param("fake", method, marks=[pytest.mark.slow] if method != "sft" else []) for method in METHODS),
+    *(pytest.param("peft", method, marks=PEFT) for method in METHODS),
 ]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Table, make_url, select, text, update
+from sqlalchemy import Table, delete, make_url, select, text, update
 from sqlalchemy.event import listen
 
 from nsai_work.errors import FileUnusable
@@ -67,7 +67,8 @@ def rows(store: Store, *tables: Table) -> list[list[dict[str, Any]]]:
 
 def emptied(store: Store) -> None:
     """Delete all jobs; lanes are kept."""
-    store.database.run(lambda tx: tx.connection.execute(text("TRUNCATE nsai_jobs CASCADE")))
+    # for a few rows much faster than TRUNCATE, which replaces the file of each table and each index
+    store.database.run(lambda tx: tx.connection.execute(delete(jobs)))
 
 
 TEXT = names(max_size=8)

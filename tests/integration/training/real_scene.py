@@ -46,6 +46,8 @@ def scene_on(server: DevServer, folder: Path, *, send_ahead: bool = False, **fie
         "max_steps": STEPS,
         "optimizer": {"learning_rate": 0.02},
         "checkpoint_policy": POLICY,
+        # a request for each look, so fewer of them than on the service in memory
+        "recovery": {"enabled": True, "backoff_ms": 1000, "poll_interval_ms": 50},
     }
     return Scene(payload_of(folder, **(settings | fields)), new_backend=new_backend)
 

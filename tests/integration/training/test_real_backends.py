@@ -1,6 +1,8 @@
 """The same promises over real HTTP: the tinkex backend and the development server, and the fake backend.
 
 The server's own log says what it really did; the digest of a checkpoint is that of weights and optimizer state.
+Every third point of a run is tried on the service in memory (``test_survival.py``); here, a few points are in
+``make test`` and more in ``make test-slow``.
 """
 
 import asyncio
@@ -56,12 +58,13 @@ def make_scene(tmp_path: Path, server: DevServer) -> Scenes:
     return make
 
 
+@pytest.mark.parametrize("distance", [41, pytest.param(17, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("send_ahead", [False, True])
 async def test_a_run_killed_at_many_points_is_taken_over_warm(
-    server: DevServer, make_scene: Scenes, alone: Alone, send_ahead: bool
+    server: DevServer, make_scene: Scenes, alone: Alone, send_ahead: bool, distance: int
 ) -> None:
     """One remote run, each optimizer step once in the server's log, the same bits at the end."""
-    for kill_at in range(3, alone.contacts + 1, 17):
+    for kill_at in range(3, alone.contacts + 1, distance):
         scene = make_scene(send_ahead=send_ahead)
         result = await scene.survive([kill_at])
         check_equal(server, scene, alone, result)

@@ -35,7 +35,7 @@ def rl_payload(**fields: Any) -> Any:
         "lora": {"rank": 4, "seed": 0},
         "optimizer": {"learning_rate": 0.01},
         "checkpoint_policy": {"save_every": 2, "keep_last": 2},
-        "recovery": {"enabled": True, "backoff_ms": 1000, "poll_interval_ms": 10},
+        "recovery": {"enabled": True, "backoff_ms": 1000, "poll_interval_ms": 50},
     }
     return parse_payload(JobKind.TRAINING_STEP, base | fields)
 

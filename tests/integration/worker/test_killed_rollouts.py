@@ -1,4 +1,8 @@
-"""Workers that are killed while they sample, train and save: the run ends as one that was left alone."""
+"""Workers that are killed while they sample, train and save: the run ends as one that was left alone.
+
+The short form has SQLite; that with PostgreSQL, and a loss whose sequences end with their session, is in
+``make test-slow``.
+"""
 
 import random
 from collections import Counter
@@ -57,7 +61,7 @@ def outcome(handle: JobHandle) -> list[Any]:
         pytest.param(
             "amqp",
             {"loss_fn": "stable_reinforce"},
-            marks=[pytest.mark.postgres, pytest.mark.amqp],
+            marks=[pytest.mark.postgres, pytest.mark.amqp, pytest.mark.slow],
             id="postgres-stable_reinforce",
         ),
     ],
