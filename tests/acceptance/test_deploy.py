@@ -88,6 +88,16 @@ def test_who_tries_it_out_has_a_key_where_one_is_needed(service: str) -> None:
     assert endpoint.base_url.rstrip("/") == f"http://dev-server:{port}"
 
 
+@pytest.mark.parametrize(("service", "page"), [("worker", "alerts.md"), ("page", "page.md")])
+def test_a_service_gets_the_variables_of_its_page(service: str, page: str) -> None:
+    """Those that docs/howto exports for it, from the .env of whoever follows it."""
+    exported = re.findall(r"^\$ export (\w+)=", (ROOT / "docs" / "howto" / page).read_text(), re.MULTILINE)
+    environment = SERVICES[service]["environment"]
+
+    assert exported
+    assert {name: environment.get(name) for name in exported} == {name: f"${{{name}:-}}" for name in exported}
+
+
 @pytest.mark.postgres
 @pytest.mark.amqp
 def test_the_services_of_the_compose_file_train_the_example(tmp_path: Path, rig: Rig) -> None:
