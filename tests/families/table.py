@@ -58,6 +58,7 @@ COMPARED_ROLLOUTS: Final = (
     "multiplayer_rl.twenty_questions.train",
     "rubric.train",
     "rubric.prometheus_experimental",
+    "verifiers_rl.train",
     "harbor_rl.scripts.train_terminal_bench",
 )
 """The entry points whose advantages and losses equal those of the cookbook's loop on the same environment
@@ -67,6 +68,8 @@ COMPARED_TEXTS: Final = (
     "chat_sl.sweep.cli",
     "prompt_distillation.train",
     "distillation.off_policy_reasoning",
+    "vlm_classifier.train",
+    "vlm_classifier.sweep",
     "decisions.demo",
 )
 """The entry points whose losses equal those of the cookbook's loop on the same batches

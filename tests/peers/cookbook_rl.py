@@ -132,7 +132,7 @@ def opened() -> Environment:
         ]
         return RewardEnvironment(load_target("reward", settings["reward"], allow=["tests"]), rows)
     spec = EnvironmentSpec.model_validate(settings["environment"])
-    made = load(spec.name, spec.args, allow=["tests"])
+    made = load(spec.name, spec.args, allow=["tests", "crucible.environments"])
     if spec.models:
         made.use_models(asked_models(spec, backend))
     return made
@@ -214,6 +214,7 @@ config = train.Config(
 async def main() -> None:
     """Train, with the models that the environment asks."""
     async with backend:
+        await environment.open()
         await train.main(config)
 
 

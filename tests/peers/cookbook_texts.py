@@ -1,13 +1,15 @@
 """Supervised training of the official cookbook, its loop unchanged, on given batches.
 
 ``cookbook_texts.py SETTINGS`` reads a JSON file: ``model``, ``rate``, ``rank``, ``seed``, ``schedule``, ``log``,
-and ``batches`` of ``[tokens, targets, weights]``. The adapter gets a seed, which the cookbook does not pass on.
+and ``batches`` of ``[tokens, targets, weights, images]``, where an image is ``[place, length, format, base64]``.
+The adapter gets a seed, which the cookbook does not pass on.
 """
 
 import asyncio
 import functools
 import json
 import sys
+from base64 import b64decode
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +55,17 @@ class GivenBuilder(SupervisedDatasetBuilder):
         return GivenBatches(), None
 
 
-def datum_of(tokens: list[int], targets: list[int], weights: list[float]) -> tinker.Datum:
+def datum_of(tokens: list[int], targets: list[int], weights: list[float], images: list[Any]) -> tinker.Datum:
     """An example with one target of each token."""
+    chunks: list[Any] = []
+    begin = 0
+    for place, length, kind, data in images:
+        chunks.append(tinker.EncodedTextChunk(tokens=tokens[begin:place]))
+        chunks.append(tinker.types.ImageChunk(data=b64decode(data), format=kind, expected_tokens=length))
+        begin = place + length
+    chunks.append(tinker.EncodedTextChunk(tokens=tokens[begin:]))
     return tinker.Datum(
-        model_input=tinker.ModelInput.from_ints(tokens),
+        model_input=tinker.ModelInput(chunks=chunks),
         loss_fn_inputs={
             "target_tokens": tinker.TensorData(data=targets, dtype="int64", shape=[len(targets)]),
             "weights": tinker.TensorData(data=weights, dtype="float32", shape=[len(weights)]),

@@ -18,6 +18,7 @@ from nsai_work import Job, submit
 from nsai_work.payloads import ReinforcementStep
 from nsai_work.testing import isolated_store, run_jobs
 from nsai_work.training.rollouts.examples import advantages
+from tests.families import verifiers_stub
 from tests.families.rows import write_rows
 from tests.families.small_jobs import small_jobs
 from tests.families.table import COMPARED_ROLLOUTS, ENTRY_POINTS
@@ -33,7 +34,7 @@ def test_ten_steps_of_a_family_are_those_of_the_cookbook(name: str, provided: An
     [entry] = [each for each in ENTRY_POINTS if each.name == name]
     [job] = small_jobs(entry, tmp_path)
     with DevServer(tmp_path / "server", seed=3) as server:
-        ours, tasks, payload = run_job(server, job["payload"])
+        ours, tasks, payload = run_job(server, job["payload"], tmp_path)
         losses = losses_of(server)
         theirs = run_cookbook(python, server, tmp_path, payload, tasks)
         own = losses_of(server)[len(losses) :]
@@ -47,7 +48,7 @@ def test_ten_steps_of_a_family_are_those_of_the_cookbook(name: str, provided: An
 
 
 def run_job(
-    server: DevServer, small: dict[str, Any]
+    server: DevServer, small: dict[str, Any], packages: Path
 ) -> tuple[list[list[Sequence[float]]], list[list[int]], ReinforcementStep]:
     """A job of a family with the loop's settings: the advantages and the tasks of each step's groups."""
     changes = {
@@ -67,6 +68,7 @@ def run_job(
     with isolated_store(python_allow="tests"), pytest.MonkeyPatch.context() as patch:
         patch.setenv("TINKER_BASE_URL", server.url)
         patch.setenv("TINKER_API_KEY", DEV_KEY)
+        patch.syspath_prepend(str(verifiers_stub.install(packages)))
         handle = submit(Job.parse({"kind": "training_step", "backend": "tinkex", "payload": small | changes}))
         run_jobs(timeout_s=300)
         job = handle.job()
@@ -96,15 +98,20 @@ def run_cookbook(
     }  # fmt: skip
     if payload.environment.reward is None:
         given["environment"] = payload.environment.model_dump(mode="json")
+        if payload.environment.name == "verifiers":
+            # our package is on the path there, and not installed
+            given["environment"]["name"] = "crucible.environments.verifiers:VerifiersEnvironment"
     else:
         [file] = payload.data.files()
         rows = [json.loads(line) for line in (folder / Path(str(file.path)).name).read_text().splitlines()]
         given |= {"reward": payload.environment.reward, "rows": rows}
+    environment = environment_of(os.environ, server, folder)
+    environment["PYTHONPATH"] += os.pathsep + str(verifiers_stub.install(folder))
     settings, out = folder / "settings.json", folder / "advantages.json"
     settings.write_text(json.dumps(given))
     ended = subprocess.run(
         [python, HERE / "cookbook_rl.py", settings, out],
-        env=environment_of(os.environ, server, folder),
+        env=environment,
         cwd=folder, capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr[-4000:]

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import subprocess
+from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from test_cookbook_recipes import environment_of
 from backends.tinkex.backend import TinkexBackend
 from backends.tinkex_dev.server import DEV_KEY, DevServer
 from crucible.losses import TARGETS
+from crucible.training import Datum
 from nsai_work.payloads import JobKind, parse_payload
 from nsai_work.training.sources.data_source import open_batches
 from tests.families.rows import write_rows
@@ -66,8 +68,8 @@ def test_the_first_10_losses_of_a_family_are_those_of_the_cookbook(
     assert scene.losses[-1] < scene.losses[0]
 
 
-async def _batches(payload: Any, backend: TinkexBackend) -> list[list[tuple[list[int], list[int], list[float]]]]:
-    """The examples of each step: tokens, targets and weights."""
+async def _batches(payload: Any, backend: TinkexBackend) -> list[list[list[Any]]]:
+    """The examples of each step: tokens, targets, weights and images."""
 
     async def wait(work: Any) -> Any:
         return await work
@@ -76,6 +78,13 @@ async def _batches(payload: Any, backend: TinkexBackend) -> list[list[tuple[list
         plan, source, _, _ = await open_batches(payload, backend, wait)  # type: ignore[arg-type]
         batches = [await source.batch(step) for step in range(1, plan.total_steps + 1)]
     return [
-        [([*one.tokens], [*one.loss_inputs[TARGETS]], [*one.loss_inputs["weights"]]) for one in batch.datums]
+        [
+            [[*one.tokens], [*one.loss_inputs[TARGETS]], [*one.loss_inputs["weights"]], _images(one)]
+            for one in batch.datums
+        ]
         for batch in batches
     ]
+
+
+def _images(datum: Datum) -> list[list[Any]]:
+    return [[each.place, each.length, each.format, b64encode(each.data).decode()] for each in datum.images]
