@@ -23,6 +23,7 @@ from crucible.errors import (
     AuthenticationFailed,
     BackendError,
     BackendUnavailable,
+    CallerError,
     CapacityError,
     CrucibleError,
     InvalidRequest,
@@ -51,6 +52,12 @@ class WrongLoop(CrucibleError):
     """A blocking call would block the event loop that it waits for."""
 
     code = "wrong_loop"
+
+
+class ClientClosed(CallerError):
+    """A request of a closed client was not sent. What repeats requests in the background ends with this error."""
+
+    code = "client_closed"
 
 
 class OrderUnclear(BackendError):

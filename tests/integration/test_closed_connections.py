@@ -17,11 +17,12 @@ from backends.openai.backend import OpenAIBackend
 from backends.tinkex.client.requests.connection import Connection
 from backends.tinkex.client.requests.queue_reporter import QueueReporter
 from backends.tinkex.client.requests.result_poll import Decoding, PollTarget, ResultPoll
+from backends.tinkex.errors import ClientClosed
 from backends.tinkex.settings import Endpoint
 from backends.tinkex.wire.client_pool import ClientPool
 from backends.tinkex.wire.transport import HttpRequest, HttpTransport
 from crucible import Prompt
-from crucible.errors import CallerError, CrucibleError
+from crucible.errors import CrucibleError
 from nsai_work.alerts.alert import Alert, AlertKind
 from nsai_work.alerts.webhook import Webhook
 
@@ -158,7 +159,7 @@ def test_nothing_is_sent_after_the_end() -> None:
                 Server.accepted = 0
                 reporter = QueueReporter(None, closed.clock, "run")
                 target = PollTarget("id", "forward", "Forward", Decoding(from_json=lambda value: value), reporter)
-                with pytest.raises(CallerError, match="closed"):
+                with pytest.raises(ClientClosed):
                     await ResultPoll(Connection(closed), target).result()
                 assert Server.accepted == 0
 

@@ -10,7 +10,7 @@ from typing import Final, Literal, Self
 from urllib.parse import quote
 
 from backends.tinkex.client.requests.connection import SDK_VERSION, Connection
-from backends.tinkex.errors import Resource, unsupported
+from backends.tinkex.errors import ClientClosed, Resource, unsupported
 from backends.tinkex.types.requests import FinishSessionRequest, SessionFinishReason
 from backends.tinkex.types.session import CreateSessionRequest, CreateSessionResponse
 from backends.tinkex.types.wire_record import ReadRecord
@@ -183,7 +183,7 @@ class Session:
                     read_timeout_s=_HEARTBEAT_TIMEOUT_S,
                 )
                 last_success, warned = transport.clock(), False
-            except Unsupported:
+            except (Unsupported, ClientClosed):
                 return
             except RunGone as error:
                 self.lost = error

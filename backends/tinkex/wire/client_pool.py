@@ -5,9 +5,8 @@ import ssl
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from backends.tinkex.errors import BACKEND
+from backends.tinkex.errors import BACKEND, ClientClosed
 from backends.tinkex.settings import Endpoint
-from crucible.errors import CallerError
 from crucible.http.bounded_responses import bounded_responses
 from crucible.http.decompression import ACCEPT_ENCODING
 from crucible.http.new_connections import NewConnections
@@ -55,7 +54,7 @@ class ClientPool:
         sending, and then it is unknown whether the request arrived.
 
         Raises:
-            CallerError: the pool is closed.
+            ClientClosed: the pool is closed.
         """
         self._check_open()
         if fresh:
@@ -90,7 +89,7 @@ class ClientPool:
 
     def _check_open(self) -> None:
         if self.closed:
-            raise CallerError("the client is closed: nothing more is sent; make a new one", backend=BACKEND)
+            raise ClientClosed("the client is closed: nothing more is sent; make a new one", backend=BACKEND)
 
     def _free_index(self) -> int:
         for index, busy in enumerate(self._busy):

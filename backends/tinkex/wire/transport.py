@@ -122,7 +122,7 @@ class HttpTransport:
             RequestTimeout: no response came in time in any attempt.
             MalformedAnswer: the response was too large, or repeatedly truncated.
             AnswerLost: the request is not ``repeatable``, and it is unknown whether it arrived.
-            CallerError: the transport is closed.
+            ClientClosed: the transport is closed.
         """
         request_id = str(uuid.uuid4())
         try:

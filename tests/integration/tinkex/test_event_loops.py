@@ -10,7 +10,7 @@ import pytest
 from tinkex_runs import ADAM, new_run
 
 from backends.tinkex import ServiceClient
-from backends.tinkex.errors import WrongLoop
+from backends.tinkex.errors import ClientClosed, WrongLoop
 from backends.tinkex.types import Datum
 from backends.tinkex_dev.server import DevServer
 
@@ -112,3 +112,20 @@ def test_a_forked_child_has_its_own_loop_and_session(service: ServiceClient, bat
 
     assert float(loss) > 0
     assert session != service.session_id
+
+
+def test_nothing_goes_on_after_the_end(server: DevServer) -> None:
+    """Not the heartbeats of a client that shares the closed connections, nor polls for results."""
+
+    async def scenario() -> set["asyncio.Task[object]"]:
+        service = ServiceClient.on_caller_loop("tml-test", server.url, heartbeat_s=0.05)
+        twin = service.with_new_session()
+        client = await twin.create_lora_training_client_async("tiny-lm", rank=1)
+        await service.aclose()
+        with pytest.raises(ClientClosed):
+            await client.get_info()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        assert others
+        return (await asyncio.wait(others, timeout=30))[1]
+
+    assert asyncio.run(scenario()) == set()

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from backends.tinkex.errors import (
+    ClientClosed,
     ErrorResponse,
     RequestNotSent,
     Resource,
@@ -168,6 +169,7 @@ def test_a_missing_route_is_told_from_a_missing_thing() -> None:
         error_from_response(error_response(429, "later", retry_after="3")),
         RequestNotSent("not sent", details={"seq_id": 3}),
         WrongLoop("await it"),
+        ClientClosed("closed"),
         malformed("no JSON", route="get_info"),
         unsupported("archives", server="http://x"),
     ],
