@@ -71,6 +71,12 @@ def bound_socket(host: str, port: int) -> socket.socket:
     return bound
 
 
+def why_unbound(error: OSError | UnicodeError) -> str:
+    """The reason why an address cannot be listened on, with what to do."""
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return f"cannot listen there: {reason}; give an address of this machine, and a free port or 0 for any"
+
+
 async def _stop(server: uvicorn.Server) -> None:
     """Stop immediately: uvicorn's own shutdown waits for calls that may block for minutes."""
     loop = asyncio.get_running_loop()

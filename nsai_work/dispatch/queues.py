@@ -18,9 +18,9 @@ def wake_queue(prefix: str, priority: Priority, broker_url: str) -> Queue:
     return Queue(name, exchange=None, routing_key=name, durable=True, queue_arguments=arguments)
 
 
-def wake_queues(prefix: str, broker_url: str, priorities: "list[Priority] | None" = None) -> list[Queue]:
-    """Return the queues of these priorities, by default of all, the most urgent first."""
-    return [wake_queue(prefix, priority, broker_url) for priority in priorities or list(Priority)]
+def wake_queues(prefix: str, broker_url: str) -> list[Queue]:
+    """Return the queues of all priorities, the most urgent first."""
+    return [wake_queue(prefix, priority, broker_url) for priority in Priority]
 
 
 def is_amqp(broker_url: str) -> bool:

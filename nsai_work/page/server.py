@@ -11,7 +11,7 @@ from typing import Final
 from crucible.errors import InvalidRequest
 from crucible.http.redaction import remember_secret
 from crucible.runtime.monotonic import new_event_loop
-from nsai_work.asgi_server import bound_socket, serving_app
+from nsai_work.asgi_server import bound_socket, serving_app, why_unbound
 from nsai_work.page.application import PageApp
 from nsai_work.page.session import MIN_TOKEN
 from nsai_work.settings import Settings
@@ -44,9 +44,8 @@ async def page_server(settings: Settings, options: PageOptions) -> AsyncIterator
     try:
         listening = bound_socket(options.host, options.port)
     except (OSError, UnicodeError) as error:
-        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         where = f"{options.host}:{options.port}"
-        raise InvalidRequest.of(options.option, where, f"cannot listen there: {why}") from error
+        raise InvalidRequest.of(options.option, where, why_unbound(error)) from error
     host, port = listening.getsockname()[:2]
     page = PageApp(settings, token=token, names=(*options.names, options.host))
     try:

@@ -75,10 +75,10 @@ def probe_server(address: Address, routes: Mapping[str, Route]) -> Iterator[str]
     try:
         server = _ProbeServer(address, routes)
     except (OSError, UnicodeError) as error:
-        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise InvalidRequest.of(
-            "--http", f"{address.host}:{address.port}", f"cannot listen there: {why}"
-        ) from error
+        # with uvicorn, which a worker does not need
+        from nsai_work.asgi_server import why_unbound
+
+        raise InvalidRequest.of("--http", f"{address.host}:{address.port}", why_unbound(error)) from error
     thread = threading.Thread(
         target=server.serve_forever, args=(CHECK_INTERVAL_S,), name="nsai-work http", daemon=True
     )
