@@ -19,6 +19,7 @@ from backends.tinkex.client.training.client import TrainingClient
 from backends.tinkex.client.training.training_service import TrainingService
 from backends.tinkex.discovery import running_dev_server
 from backends.tinkex.errors import BACKEND, OrderUnclear, invalid
+from backends.tinkex.new_run import new_run
 from backends.tinkex.recovery import RecoveryExecutor, validate
 from backends.tinkex.run import TinkexRun
 from backends.tinkex.sampling.model_source import ModelSource, find_model
@@ -180,7 +181,7 @@ class TinkexBackend(TrainingBackend):
         # A session per run, so that each run can be taken over and ended separately.
         service = self.service.with_new_session()
         try:
-            client = await _new_client(service, spec)
+            client = await new_run(service, spec)
             await client.probe_replay()
             if self._settings.send_ahead:
                 client = await _with_known_order(client, service, spec)
@@ -332,19 +333,6 @@ class TinkexBackend(TrainingBackend):
         return TinkexRun(client, spec, loss_tolerance=tolerance)
 
 
-async def _new_client(service: ServiceClient, spec: RunSpec) -> TrainingClient:
-    lora = spec.lora
-    return await service.create_lora_training_client_async(
-        spec.base_model,
-        rank=lora.rank,
-        seed=lora.seed,
-        train_mlp=lora.train_mlp,
-        train_attn=lora.train_attn,
-        train_unembed=lora.train_unembed,
-        user_metadata=spec.user_metadata,
-    )
-
-
 async def _with_known_order(client: TrainingClient, service: ServiceClient, spec: RunSpec) -> TrainingClient:
     """Return the client, or that of another run if asking for the order has spoiled this one."""
     try:
@@ -352,7 +340,7 @@ async def _with_known_order(client: TrainingClient, service: ServiceClient, spec
     except OrderUnclear:
         with contextlib.suppress(CrucibleError):
             await client.unload()
-        return await _new_client(service, spec)
+        return await new_run(service, spec)
     return client
 
 

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 from backends.tinkex.errors import BACKEND
+from backends.tinkex.new_run import new_run
 from backends.tinkex.types.checkpoint import Checkpoint
 from backends.tinkex.types.checkpoint_address import CheckpointAddress
 from backends.tinkex.types.checkpoint_path import CheckpointKind, ParsedCheckpointTinkerPath
@@ -84,14 +85,9 @@ class ServiceCheckpoints(CheckpointSource["TrainingClient"]):
     async def restore(self, checkpoint: CheckpointRef) -> "Restored[TrainingClient]":
         spec = self._spec or await self._read_spec(checkpoint.path)
         # a new session, as the old one may be what was lost, and a new run, as some services load into no other
-        client = await self._service.with_new_session().create_lora_training_client_async(
-            spec.base_model,
-            rank=spec.lora.rank,
-            seed=spec.lora.seed,
-            train_unembed=spec.lora.train_unembed,
-            train_mlp=spec.lora.train_mlp,
-            train_attn=spec.lora.train_attn,
-            user_metadata={**spec.user_metadata, RECOVERED_FROM: self.run_id},
+        metadata = {**spec.user_metadata, RECOVERED_FROM: self.run_id}
+        client = await new_run(
+            self._service.with_new_session(), spec.model_copy(update={"user_metadata": metadata})
         )
         try:
             if self.policy.restore_optimizer:

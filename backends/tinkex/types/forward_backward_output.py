@@ -1,7 +1,5 @@
 """Results of forward and backward passes."""
 
-import math
-
 from pydantic import Field
 
 from backends.tinkex.types.tensor_data import TensorData
@@ -17,8 +15,3 @@ class ForwardBackwardOutput(ReadRecord):
     loss_fn_output_type: str = ""
     loss_fn_outputs: list[dict[str, TensorData]] = Field(default_factory=list)
     metrics: dict[str, float] = Field(default_factory=dict)
-
-    @property
-    def is_finite(self) -> bool:
-        """Every metric is finite. On some servers this is the only sign of a corrupted run."""
-        return all(math.isfinite(value) for value in self.metrics.values())

@@ -214,5 +214,4 @@ def test_answers_are_lenient() -> None:
         {"loss_fn_outputs": [{"logprobs": {"data": [1]}}], "metrics": None}
     )
     assert output.loss_fn_outputs[0]["logprobs"].tolist() == [1]
-    assert output.is_finite
-    assert not ForwardBackwardOutput(metrics={"loss:sum": float("inf")}).is_finite
+    assert output.metrics == {}

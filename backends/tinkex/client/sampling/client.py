@@ -2,9 +2,10 @@
 
 import itertools
 import threading
-from collections.abc import AsyncIterator, Generator
-from typing import Any, Final, Self
+from collections.abc import AsyncIterator
+from typing import Any, Final
 
+from backends.tinkex.client.ready_client import ReadyClient
 from backends.tinkex.client.requests.api_future import ApiFuture
 from backends.tinkex.client.requests.queue_reporter import QueueReporter
 from backends.tinkex.client.requests.request_context import RequestContext
@@ -31,7 +32,7 @@ _BACKPRESSURE: Final = {"X-Tinker-Sampling-Backpressure": "1"}
 """Asks the service to answer 429 instead of holding a request that it cannot start; it is then sent again."""
 
 
-class SamplingClient:
+class SamplingClient(ReadyClient):
     """A client that samples in one sampling session, from the weights at the time it was created.
 
     Each request has a sequence number. A server with a record answers a repeated number from it, so that a request
@@ -64,14 +65,6 @@ class SamplingClient:
 
     def __repr__(self) -> str:
         return f"SamplingClient({self.sampling_session_id!r}, next_seq_id={self._next_seq_id})"
-
-    def result(self, timeout: float | None = None) -> Self:
-        """Return this client, which is ready: for callers that treat it as the future of a client."""
-        return self
-
-    def __await__(self) -> Generator[Any, None, Self]:
-        yield from ()
-        return self
 
     @property
     def session_id(self) -> str | None:

@@ -1,11 +1,12 @@
 """The client of one remote training run."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Self
 
 from backends.tinkex.client.custom_losses.custom_loss import CustomLoss, custom_operation
 from backends.tinkex.client.custom_losses.loss_handle import LossHandle
+from backends.tinkex.client.ready_client import ReadyClient
 from backends.tinkex.client.requests.api_future import ApiFuture
 from backends.tinkex.client.requests.order_probe import probe_order
 from backends.tinkex.client.requests.replay_probe import probe_replay
@@ -34,7 +35,7 @@ from backends.tinkex.wire.chunks import chunked
 from crucible.errors import CrucibleError
 
 
-class TrainingClient(CheckpointMethods, RunSamplingMethods):
+class TrainingClient(ReadyClient, CheckpointMethods, RunSamplingMethods):
     """A client that drives one remote run. Requests take effect in call order, without waiting for each other.
 
     Where a server keeps no record of sequence numbers, each request is sent once the previous one has its result.
@@ -84,14 +85,6 @@ class TrainingClient(CheckpointMethods, RunSamplingMethods):
 
     def __repr__(self) -> str:
         return f"TrainingClient(model_id={self.model_id!r}, next_seq_id={self.next_seq_id})"
-
-    def result(self, timeout: float | None = None) -> Self:
-        """Return this client, which is ready: for callers that treat it as the future of a client."""
-        return self
-
-    def __await__(self) -> Generator[Any, None, Self]:
-        yield from ()
-        return self
 
     @property
     def service(self) -> TrainingService:

@@ -2,7 +2,7 @@
 
 import math
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
@@ -54,9 +54,7 @@ def _decoder(kind: type[R], route: str) -> Callable[[Any], R]:
 
 def check_pass(output: ForwardBackwardOutput, model_id: str, request_id: str | None) -> ForwardBackwardOutput:
     """Return the output. Raises RunCorrupted when a metric is not finite or a float array contains NaN."""
-    for name, value in output.metrics.items():
-        if not math.isfinite(value):
-            raise _corrupted(f"the metric {name} is {value}", model_id, request_id)
+    _check_metrics(output.metrics, model_id, request_id)
     for index, record in enumerate(output.loss_fn_outputs):
         for name, tensor in record.items():
             if tensor.dtype == "float32" and _has_nan(tensor.data):
@@ -66,10 +64,14 @@ def check_pass(output: ForwardBackwardOutput, model_id: str, request_id: str | N
 
 def check_step(output: OptimStepResponse, model_id: str, request_id: str | None) -> OptimStepResponse:
     """Return the output. Raises RunCorrupted when a metric is not finite."""
-    for name, value in output.metrics.items():
+    _check_metrics(output.metrics, model_id, request_id)
+    return output
+
+
+def _check_metrics(metrics: Mapping[str, float], model_id: str, request_id: str | None) -> None:
+    for name, value in metrics.items():
         if not math.isfinite(value):
             raise _corrupted(f"the metric {name} is {value}", model_id, request_id)
-    return output
 
 
 def _are_numbers(values: Any) -> bool:
