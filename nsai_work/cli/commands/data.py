@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 
 def data(
+    context: typer.Context,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A data file, or a job file (YAML) with data.")],
     model: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Render the rows for this base model of the backend.")
@@ -37,7 +38,7 @@ def data(
 
     Bad rows are counted, and the first of them shown.
     """
-    payload, name = _payload(file, model, backend, max_tokens, train_on)
+    payload, name = _payload(context, file, model, backend, max_tokens, train_on)
     rendering = asyncio.run(_rendering(payload, name)) if payload.base_model != _NO_MODEL else None
     reports = [_report(payload, index, rendering, rows) for index in range(len(payload.data.files()))]
     if json_output:
@@ -51,13 +52,20 @@ _NO_MODEL = "-"
 
 
 def _payload(
-    file: Path, model: str | None, backend: str, max_tokens: int, train_on: str
+    context: typer.Context, file: Path, model: str | None, backend: str, max_tokens: int, train_on: str
 ) -> "tuple[TrainingStep, str]":
     from nsai_work.client.jobfile import load_job
     from nsai_work.job import Job
     from nsai_work.payloads import TrainingStep
 
     if file.suffix in (".yaml", ".yml"):
+        for option in ("model", "backend", "max_tokens", "train_on"):
+            source_of = context.get_parameter_source(option)
+            if source_of is not None and source_of.name == "COMMANDLINE":
+                flag = f"--{option.replace('_', '-')}"
+                raise InvalidRequest.of(
+                    flag, context.params[option], "the job file says this; leave the option out"
+                )
         job = load_job(file)
     else:
         source: dict[str, JsonValue] = {"path": str(file.absolute()), "train_on": train_on}

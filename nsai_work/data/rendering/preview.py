@@ -12,14 +12,16 @@ from nsai_work.data.rendering.rules import Rendering
 
 
 def preview(examples: Sequence[Example], rendering: Rendering) -> list[JsonValue]:
-    """Return rows as ``{"line", "pieces": [{"text", "weight"}, ...]}``; text beyond the limit has weight None."""
+    """Return rows as ``{"line", "pieces": [{"text", "weight"}, ...]}``; text beyond the limit has weight None. A
+    pair is its chosen answer, then the rejected one."""
     return [*_previews(examples, rendering)]
 
 
 def _previews(examples: Sequence[Example], rendering: Rendering) -> Iterator[JsonValue]:
     for example in examples:
+        answers = [example] if example.rejected is None else [example, example.rejected]
         try:
-            rendered = rendering.render(example)
+            rendered = [one for answer in answers for one in rendering.render(answer)]
         except RowProblem as problem:
             yield {"line": example.line, "problem": str(problem)}
             continue

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from crucible.errors import InvalidRequest
 from nsai_work.cli.app import app
 
 TALK = {"messages": [{"role": "user", "content": "ab"}, {"role": "assistant", "content": "cd"}], "id": 7}
@@ -69,3 +70,29 @@ def test_a_mode_of_training_changes_what_is_trained(file: Path) -> None:
     """All tokens of a conversation, instead of the answers."""
     found = json.loads(run(file, "--model", "tiny-lm", "--backend", "fake", "--train-on", "all_tokens", "--json"))
     assert found["trained_tokens_per_epoch"] > 90 + 4
+
+
+def test_both_answers_of_a_pair_are_shown(tmp_path: Path) -> None:
+    """Of a job file, which says that the rows are pairs."""
+    (tmp_path / "pairs.jsonl").write_text(json.dumps({"prompt": "q", "chosen": "good", "rejected": "bad"}) + "\n")
+    payload = {"method": "dpo", "base_model": "tiny-lm", "data": {"path": "pairs.jsonl"}, "max_steps": 1}
+    job = {"kind": "training_step", "backend": "fake", "payload": payload}
+    (tmp_path / "job.yaml").write_text(json.dumps(job))
+    found = json.loads(run(tmp_path / "job.yaml", "--json"))
+    assert (found["rows"], found["examples"], found["bad_rows"]) == (1, 1, 0)
+    assert [[piece["text"] for piece in shown["pieces"] if piece["weight"]] for shown in found["shown"]] == [
+        ["good"],
+        ["bad"],
+    ]
+
+
+@pytest.mark.parametrize(
+    "option", ["--model=tiny-lm", "--backend=tinkex", "--max-tokens=9", "--train-on=all_tokens"]
+)
+def test_what_a_job_file_says_is_no_option_too(tmp_path: Path, option: str) -> None:
+    """It would be ignored, even where it is the default of other files."""
+    (tmp_path / "job.yaml").write_text("{}")
+    done = CliRunner().invoke(app, ["data", str(tmp_path / "job.yaml"), option])
+    assert isinstance(done.exception, InvalidRequest)
+    assert option.partition("=")[0] in done.exception.message
+    assert "the job file says this; leave the option out" in done.exception.message
