@@ -20,8 +20,8 @@ from nsai_work.errors import StoreUnavailable
 from nsai_work.page.answers import Answers
 from nsai_work.page.pages import Page
 from nsai_work.page.renderer import compact_json
-from nsai_work.page.views.curve_data import points_json
 from nsai_work.page.views.job import JobQuery
+from nsai_work.page.views.parts.curve_data import points_json
 from nsai_work.page.views.view import View, parse_query
 from nsai_work.store.engine.database import Tx
 from nsai_work.store.queries.job_log import job_log, last_event

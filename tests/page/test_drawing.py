@@ -10,8 +10,8 @@ from nsai_work.page.drawing.attempt_bar import WIDTH, draw_attempts
 from nsai_work.page.drawing.axes import Axis, curve_range, loss_range
 from nsai_work.page.drawing.loss_curve import draw_curve
 from nsai_work.page.drawing.sparkline import sparkline
-from nsai_work.page.views.curve_data import CheckpointMarks, CurveData, RecoveryLine
-from nsai_work.page.views.time_use import time_use
+from nsai_work.page.views.parts.curve_data import CheckpointMarks, CurveData, RecoveryLine
+from nsai_work.page.views.parts.time_use import time_use
 from nsai_work.store.records import AttemptRow
 
 FINITE = st.floats(-1e9, 1e9)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from nsai_work.page.drawing.axes import Axis, Tick
-from nsai_work.page.views.curve_data import CurveData
+from nsai_work.page.views.parts.curve_data import CurveData
 
 WIDTH: Final = 1040
 HEIGHT: Final = 320

@@ -6,8 +6,8 @@ from typing import Final
 from pydantic import Field, JsonValue
 
 from nsai_work.job import Job
-from nsai_work.page.views.curve_data import CurveData, read_curve
-from nsai_work.page.views.job_line import JobLine, job_line, job_lines
+from nsai_work.page.views.parts.curve_data import CurveData, read_curve
+from nsai_work.page.views.parts.job_line import JobLine, job_line, job_lines
 from nsai_work.page.views.view import View, ViewQuery
 from nsai_work.payloads import JobKind
 from nsai_work.presentation.progress import requested_steps

@@ -12,11 +12,11 @@ from nsai_work.job import Job
 from nsai_work.journal import CheckpointRecord, CheckpointStatus
 from nsai_work.lifecycle import JobStatus
 from nsai_work.page.drawing.attempt_bar import DrawnAttempt, draw_attempts
-from nsai_work.page.views.curve_data import CurveData, read_curve
-from nsai_work.page.views.figures import Figure, figures
-from nsai_work.page.views.log_line import LogLine, log_lines
+from nsai_work.page.views.parts.curve_data import CurveData, read_curve
+from nsai_work.page.views.parts.figures import Figure, figures
+from nsai_work.page.views.parts.log_line import LogLine, log_lines
+from nsai_work.page.views.parts.time_use import TimeUse, read_time_use
 from nsai_work.page.views.rollouts import Rollouts, read_rollouts
-from nsai_work.page.views.time_use import TimeUse, read_time_use
 from nsai_work.page.views.view import View, ViewQuery
 from nsai_work.payloads import JobKind
 from nsai_work.presentation.progress import requested_steps

@@ -3,7 +3,7 @@
 from typing import Final
 
 from nsai_work.lifecycle import JobStatus
-from nsai_work.page.views.job_line import JobLine, counts_by_status, job_lines
+from nsai_work.page.views.parts.job_line import JobLine, counts_by_status, job_lines
 from nsai_work.page.views.view import View, ViewQuery
 from nsai_work.payloads import JobKind
 from nsai_work.store.engine.database import Tx

@@ -4,10 +4,10 @@ from typing import Final
 
 from nsai_work.lifecycle import JobStatus
 from nsai_work.page.drawing.sparkline import sparkline
-from nsai_work.page.views.job_line import JobLine, counts_by_status, job_lines
-from nsai_work.page.views.log_line import LogLine, log_lines
+from nsai_work.page.views.parts.job_line import JobLine, counts_by_status, job_lines
+from nsai_work.page.views.parts.log_line import LogLine, log_lines
+from nsai_work.page.views.parts.wait_line import WaitLine, wait_lines
 from nsai_work.page.views.view import View, ViewQuery
-from nsai_work.page.views.wait_line import WaitLine, wait_lines
 from nsai_work.store.engine.database import Tx
 from nsai_work.store.maintenance.workers import present_workers
 from nsai_work.store.queries.job_log import newest_events

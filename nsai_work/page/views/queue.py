@@ -1,8 +1,8 @@
 """The queue: its depth by priority, the limits with their use, and why jobs wait."""
 
 from nsai_work.job import Priority
+from nsai_work.page.views.parts.wait_line import WaitLine, wait_lines
 from nsai_work.page.views.view import View, ViewQuery
-from nsai_work.page.views.wait_line import WaitLine, wait_lines
 from nsai_work.presentation.json_forms import limit_labels
 from nsai_work.store.engine.database import Tx
 from nsai_work.store.queries.queue_state import queue_state

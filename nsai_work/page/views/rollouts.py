@@ -3,7 +3,7 @@
 from typing import Any, Final
 
 from nsai_work.client.rollouts import with_messages
-from nsai_work.page.views.curve_data import CurveData
+from nsai_work.page.views.parts.curve_data import CurveData
 from nsai_work.page.views.view import View
 from nsai_work.rollout_journal import RolloutRecord
 from nsai_work.store.engine.database import Tx
