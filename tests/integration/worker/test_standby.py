@@ -9,7 +9,7 @@ import pytest
 
 from nsai_work import submit
 from nsai_work.clock import SystemClock
-from nsai_work.data import datums
+from nsai_work.data.rendering import datums
 from nsai_work.job import Job, Priority
 from nsai_work.store import AsyncStore, ClaimRequest
 from nsai_work.store.records import Outcome, Selection
