@@ -55,17 +55,24 @@ demo-rl: $(VENV)/.installed-demo
 	$(BIN)/python examples/reinforce_demo.py
 
 NOT_HERE := not long and not peers and not install and not typing
-# the tests wait for half of their time, so more processes than cores; their order is that of tests/conftest.py
-IN_PARALLEL := -n 6 --dist loadfile --no-loadscope-reorder
+# the tests wait for more than half of their time, so more processes than cores; their order is that of
+# tests/conftest.py
+IN_PARALLEL := -n 8 --dist loadfile --no-loadscope-reorder
 
-test: $(VENV)/.installed-test
+# a fresh clone is compiled once, in two halves at a time, and not by each process of the tests
+COMPILED := tests/unit/__pycache__
+$(COMPILED): | $(VENV)/.installed-test
+	@$(BIN)/python -m pytest -q --collect-only tests/unit > /dev/null & \
+	$(BIN)/python -m pytest -q --collect-only --ignore tests/unit tests > /dev/null; wait
+
+test: $(VENV)/.installed-test | $(COMPILED)
 	$(BIN)/python -m pytest -q -m "not slow and $(NOT_HERE)" $(IN_PARALLEL)
 
-test-slow: $(VENV)/.installed-test
+test-slow: $(VENV)/.installed-test | $(COMPILED)
 	$(BIN)/python -m pytest -q -m "slow and $(NOT_HERE)" $(IN_PARALLEL)
 
 # all of make test and make test-slow; slower than they are by the measuring, so apart from them
-coverage: $(VENV)/.installed-dev
+coverage: $(VENV)/.installed-dev | $(COMPILED)
 	$(BIN)/python -m coverage erase
 	$(BIN)/python -m coverage run -m pytest -q -m "$(NOT_HERE)" $(IN_PARALLEL)
 	$(BIN)/python -m coverage combine --quiet
