@@ -5,7 +5,6 @@ import contextlib
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import ClassVar, Final
 
@@ -235,7 +234,7 @@ class TinkexBackend(TrainingBackend):
         return RecoveredRun(run, recovered.checkpoint, recovered.optimizer_requested)
 
     async def check_checkpoint(self, path: str, spec: RunSpec) -> CheckpointCheck:
-        return await validate(self.service.create_rest_client(), path, spec, datetime.now(UTC))
+        return await validate(self.service.create_rest_client(), path, spec)
 
     async def delete_checkpoint(self, path: str) -> None:
         with contextlib.suppress(NotFound, RunGone):

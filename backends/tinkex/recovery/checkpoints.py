@@ -3,8 +3,7 @@
 import asyncio
 import contextlib
 import re
-from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from backends.tinkex.errors import BACKEND
@@ -39,7 +38,6 @@ class ServiceCheckpoints(CheckpointSource["TrainingClient"]):
         service: "ServiceClient",
         run_id: str,
         policy: RecoveryPolicy,
-        now: Callable[[], datetime],
         *,
         spec: RunSpec | None = None,
         known: Sequence[CheckpointRef] = (),
@@ -48,7 +46,6 @@ class ServiceCheckpoints(CheckpointSource["TrainingClient"]):
         self.run_id = run_id
         self.policy = policy
         self._service = service
-        self._now = now
         self._spec = spec
         self._known = known
         self._origins = origins or {}
@@ -80,7 +77,7 @@ class ServiceCheckpoints(CheckpointSource["TrainingClient"]):
         return found
 
     async def check(self, checkpoint: CheckpointRef) -> CheckpointCheck:
-        return await validate(self._service.create_rest_client(), checkpoint.path, self._spec, self._now())
+        return await validate(self._service.create_rest_client(), checkpoint.path, self._spec)
 
     async def restore(self, checkpoint: CheckpointRef) -> "Restored[TrainingClient]":
         spec = self._spec or await self._read_spec(checkpoint.path)
@@ -173,8 +170,10 @@ def step_in(checkpoint_id: str) -> int:
     return int(match[1]) if match else 0
 
 
-async def validate(rest: "RestClient", path: str, spec: RunSpec | None, now: datetime) -> CheckpointCheck:
-    """Check that a checkpoint exists, holds a training state, has not expired, and fits ``spec``.
+async def validate(rest: "RestClient", path: str, spec: RunSpec | None) -> CheckpointCheck:
+    """Check that a checkpoint exists, holds a training state, and fits ``spec``.
+
+    Only the service says whether it has expired, by its own clock.
 
     Raises BackendError when the service fails.
     """
@@ -193,8 +192,6 @@ async def validate(rest: "RestClient", path: str, spec: RunSpec | None, now: dat
         if info.lora_rank is not None and info.lora_rank != spec.lora.rank:
             return _unusable(path, f"its rank is {info.lora_rank}, not {spec.lora.rank}")
     listed = None if address.parts is None else await _listed(rest, address.parts)
-    if listed is not None and listed.expires_at is not None and listed.expires_at <= now:
-        return _unusable(path, f"it expired at {listed.expires_at.isoformat()}")
     return CheckpointCheck(path=path, usable=True, size_bytes=None if listed is None else listed.size_bytes)
 
 

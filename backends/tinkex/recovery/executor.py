@@ -2,9 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from backends.tinkex.errors import BACKEND
@@ -49,7 +47,6 @@ class RecoveryExecutor:
         max_concurrent: int = 4,
         observe: RecoveryObserver | None = None,
         sleep: Sleep = asyncio.sleep,
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         if max_concurrent < 1:
             raise CallerError(f"max_concurrent: {max_concurrent} is not allowed; at least 1", backend=BACKEND)
@@ -58,7 +55,6 @@ class RecoveryExecutor:
         self._slots = asyncio.Semaphore(max_concurrent)
         self._observe = observe
         self._sleep = sleep
-        self._now = now
         self._tasks: set[asyncio.Task[None]] = set()
         self._origins: dict[str, str] = {}
 
@@ -73,16 +69,14 @@ class RecoveryExecutor:
             AuthenticationFailed, OutOfCredit: a further attempt would fail too.
         """
         run_id, policy = request.failed.run_id, request.policy
-        checkpoints = ServiceCheckpoints(
-            self._service, run_id, policy, self._now, spec=request.spec, known=request.candidates
-        )
+        checkpoints = ServiceCheckpoints(self._service, run_id, policy, spec=request.spec, known=request.candidates)
         old = request.failed if old is None else old
         return await self._recover(checkpoints, request.reason, old, observe or self._observe)
 
     async def recover_run(self, run_id: str, client: Any, reason: str) -> RecoveredClient:
         """Recover a run with this executor's policy, from the checkpoints that the service lists for it and for the
         runs that it continues. ``client`` is the first argument of ``on_recovery``. Raises as ``recover``."""
-        checkpoints = ServiceCheckpoints(self._service, run_id, self._policy, self._now, origins=self._origins)
+        checkpoints = ServiceCheckpoints(self._service, run_id, self._policy, origins=self._origins)
         recovered = await self._recover(checkpoints, reason, client, self._observe)
         self._origins[recovered.client.model_id] = run_id
         return recovered

@@ -99,6 +99,22 @@ def test_an_expired_checkpoint_is_unusable(server: DevServer, training, backend:
     run_opened(backend, body)
 
 
+def test_a_checkpoint_does_not_expire_by_the_clock_of_this_machine(
+    server: DevServer, training, backend: TinkexBackend
+) -> None:
+    """Which may be hours ahead of the service's."""
+
+    async def body(opened: TinkexBackend) -> None:
+        server.clock.ahead_s = -7200
+        run = await opened.start(training.spec)
+        await training.steps(run, 1, 1)
+        saved = await training.save(run, "short", 1, ttl_s=60)
+        checked = await opened.check_checkpoint(saved.path, training.spec)
+        assert (checked.usable, checked.size_bytes is not None) == (True, True)
+
+    run_opened(backend, body)
+
+
 def test_the_service_is_asked_when_the_caller_knows_no_checkpoint(training, backend: TinkexBackend) -> None:
     """Its own list, newest first, sampling weights left out."""
 
