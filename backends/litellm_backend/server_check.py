@@ -3,6 +3,7 @@
 from pydantic import JsonValue
 
 from crucible.backend import Health
+from crucible.http.new_connections import NewConnections
 
 
 async def check_server(address: str, key: str | None) -> Health:
@@ -12,7 +13,8 @@ async def check_server(address: str, key: str | None) -> Health:
     headers = {} if key is None else {"authorization": f"Bearer {key}"}
     details: dict[str, JsonValue] = {"api_base": address}
     try:
-        async with httpx.AsyncClient(timeout=10.0) as client:
+        hooks = {"request": [NewConnections().watch]}
+        async with httpx.AsyncClient(timeout=10.0, event_hooks=hooks) as client:
             status = (await client.get(f"{address.rstrip('/')}/models", headers=headers)).status_code
     except httpx.HTTPError as exc:
         return Health(ok=False, reason=f"{address} cannot be reached: {exc!r}", details=details)

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import httpx
 import pytest
 
+from backends.litellm_backend.server_check import check_server
 from backends.openai import backend as openai_module
 from backends.openai.backend import OpenAIBackend
 from backends.tinkex.client.requests.connection import Connection
@@ -91,7 +92,15 @@ def webhook(address: str) -> Client:
     return Client(lambda: made.send(alert), made.close)
 
 
+def server_check(address: str) -> Client:
+    async def close() -> None:
+        return
+
+    return Client(lambda: check_server(address, None), close)
+
+
 CLIENTS = [transport, unpooled, elsewhere, openai, webhook]
+CASES = [*((client, act) for client in CLIENTS for act in ("cancel", "close")), (server_check, "cancel")]
 
 
 class Server(asyncio.Protocol):
@@ -136,8 +145,7 @@ def _nothing_is_collected(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("_nothing_is_collected")
 @pytest.mark.parametrize("scheme", ["http", "https"])
-@pytest.mark.parametrize("client_of", CLIENTS)
-@pytest.mark.parametrize("act", ["cancel", "close"])
+@pytest.mark.parametrize(("client_of", "act"), CASES)
 def test_no_connection_is_left(client_of: Callable[[str], Client], scheme: str, act: str) -> None:
     """Whatever turn of the event loop the act falls in, from the first of the request until it ends before."""
     asyncio.run(every_turn(client_of, scheme, act))
