@@ -14,7 +14,7 @@ from nsai_work.errors import InvalidJob
 from nsai_work.payloads import Payload, ReinforcementStep, TrainingStep
 from nsai_work.training.evaluation import read_examples
 from nsai_work.training.objectives import Objective
-from nsai_work.training.rollouts.prompts import read_prompts
+from nsai_work.training.rollouts.prompts import PromptLimit, read_prompts
 from nsai_work.training.sources.data_source import rendering_of
 
 DataProgress: TypeAlias = Callable[[str, int, int], None]
@@ -70,6 +70,8 @@ class DataCheck:
                 continue
             if isinstance(payload, ReinforcementStep):
                 self._check_environment(job_id, payload)
+                for model in self._renderings.get(job_id, ()):
+                    _check_room(payload, PromptLimit(model.tokenizer, model.max_tokens))
                 continue
             self._check_objective(job_id, payload)
             renderings: Sequence[Rendering | None] = self._renderings.get(job_id) or [None]
@@ -117,6 +119,19 @@ class DataCheck:
             held_out = payload.eval.data
             checks.append(partial(read_examples, lambda data: check_file(data, 0, other), held_out))
         _check_all(checks)
+
+
+def _check_room(payload: ReinforcementStep, room: PromptLimit) -> None:
+    """Check that prompts leave room for an answer. Where bad rows are skipped, such a rollout ends at once: the
+    numbers of tasks do not depend on what a tokenizer says."""
+    checks: list[Callable[[], object]] = []
+    for index, file in enumerate(payload.data.files()):
+        if file.job is None and payload.data.on_bad_row == "error":
+            checks.append(partial(read_prompts, payload.data, index, room=room))
+    held_out = None if payload.eval is None else payload.eval.data
+    if held_out is not None and held_out.job is None and held_out.on_bad_row == "error":
+        checks.append(partial(read_examples, partial(read_prompts, room=room), held_out))
+    _check_all(checks)
 
 
 def _check_all(checks: Sequence[Callable[[], object]]) -> None:

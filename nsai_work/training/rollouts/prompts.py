@@ -10,7 +10,10 @@ from pydantic import ValidationError
 
 from crucible.environments import PromptTask, RewardEnvironment, RewardFunction
 from crucible.errors import InvalidRequest
-from crucible.prompt import Message
+from crucible.options import Options
+from crucible.prompt import Message, Prompt
+from crucible.rendering.chat import chat_of
+from crucible.rendering.tokenizer import Tokenizer
 from nsai_work.data.containers import decoded, raw_rows
 from nsai_work.data.dataset import field_of
 from nsai_work.data.mixture import Mixture
@@ -59,8 +62,31 @@ class PromptPlan:
         return bisect_right(self.begins, task) - 1
 
 
-def read_prompts(data: TrainingData, index: int = 0) -> list[PromptTask]:
-    """Read the rows of a prompt file; blocking. Bad rows are left out if ``data.on_bad_row`` says so.
+@dataclass(frozen=True, slots=True)
+class PromptLimit:
+    """The context of a model, in tokens, which must have room for an answer behind each prompt."""
+
+    tokenizer: Tokenizer
+    context: int
+
+    def check(self, messages: Sequence[Message]) -> None:
+        """Raise RowProblem if a prompt leaves no room."""
+        # a token is at least a byte of text; what a template adds is far less than half of a context
+        if sum(len(message.text().encode(errors="replace")) + 64 for message in messages) < self.context // 2:
+            return
+        prompt = Prompt(messages=tuple(messages), options=Options(model="policy"))
+        length = len(self.tokenizer.render_chat(chat_of(prompt)))
+        if length >= self.context:
+            raise RowProblem(
+                f"has {length:,} tokens, and the limit is {self.context:,}",
+                "shorten it, so that an answer has room in the model's context and in payload.max_tokens",
+                _COLUMN,
+            )
+
+
+def read_prompts(data: TrainingData, index: int = 0, *, room: PromptLimit | None = None) -> list[PromptTask]:
+    """Read the rows of a prompt file; blocking. Bad rows are left out if ``data.on_bad_row`` says so. With ``room``
+    a prompt that leaves none for an answer is bad too.
 
     Raises:
         InvalidJob: rows are bad, or there is none; the error names the lines.
@@ -75,7 +101,10 @@ def read_prompts(data: TrainingData, index: int = 0) -> list[PromptTask]:
             for raw in raw_rows(opened):
                 count += 1
                 try:
-                    rows.append(_task(decoded(raw)))
+                    row = _task(decoded(raw))
+                    if room is not None:
+                        room.check(row.messages)
+                    rows.append(row)
                 except RowProblem as problem:
                     problems.add(raw.line, problem)
         except FileProblem as problem:

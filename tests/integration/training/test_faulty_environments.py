@@ -215,6 +215,26 @@ def test_bad_prompts_are_named_by_line(tmp_path: Path) -> None:
         environment_of(payload, allow=["tests"])
 
 
+@pytest.mark.parametrize("field", ["data", "eval"])
+def test_prompts_without_room_for_an_answer_are_refused_at_submit(tmp_path: Path, field: str) -> None:
+    """With their lines, as examples are that are too long; where bad rows are skipped, such a rollout ends."""
+    short, path = tmp_path / "short.jsonl", tmp_path / "prompts.jsonl"
+    short.write_text(json.dumps({"prompt": "a", "answer": 1}) + "\n")
+    rows = [
+        {"prompt": text, "answer": 1} for text in ("a", "a" * 9_000, [{"role": "user", "content": "ä" * 5_000}])
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files = {"data": {"path": str(short)}, "eval": {"every": 1, "data": {"path": str(short)}}}
+    (files["data"] if field == "data" else files["eval"]["data"])["path"] = str(path)  # type: ignore[index]
+    fields = {"environment": {"reward": "tests.contract.test_environments:right"}, "max_tokens": 8_192, **files}
+    with isolated_store(python_allow="tests"):
+        with pytest.raises(InvalidJob, match=r"(?s)line 2: has 9,\d+ tokens, and the limit is .*line 3: has 10,"):
+            submit(rl_job(**fields))
+        if field == "data":
+            fields["data"] = {"path": str(path), "on_bad_row": "skip"}
+            submit(rl_job(**fields))
+
+
 def test_advantages() -> None:
     """Less the mean of the group, divided by its spread, or as they are."""
     rewards = [1.0, 0.0, 0.0, 1.0]
