@@ -9,7 +9,7 @@ beside it is the range that has the true median with a probability of 95 %. Proc
 the process. Other programs lengthen it too, by what they take from the caches: the last column compares the rounds
 that they disturbed least, the best tenth of each.
 
-``metrics``: a scrape after each round is timed apart, and counts as one in five seconds. ``logs``: JSON at level
+``metrics``: a scrape after each round is timed apart, and counts as one in 15 seconds. ``logs``: JSON at level
 info, to a file. ``traces 0.1``: an OpenTelemetry SDK that samples this share of the submissions, evenly; its
 exporter drops the spans, all within the round. ``all``: metrics, logs, and traces at the ratio that
 docs/howto/observe.md advises; it has half of the time. ``nothing`` is on as little as off is: what it shows is the
@@ -69,7 +69,7 @@ WAYS: Final = {
 }
 BATCH: Final = 50
 WARM_UP: Final = 1_000
-SCRAPED_EVERY_S: Final = 5.0
+SCRAPED_EVERY_S: Final = 15.0
 
 
 class Dropped(SpanExporter):

@@ -99,8 +99,9 @@ def log_job_event(event: JobEvent) -> None:
             "backend": event.backend,
             "fence": event.fence,
             "attempt": event.attempt,
+            **event.details,
         }
-        log_event(_logger, level, event.name, {**fields, **event.details})
+        log_event(_logger, level, event.name, fields)
 
 
 def call_hooks(event: JobEvent) -> None:
