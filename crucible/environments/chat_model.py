@@ -26,12 +26,16 @@ class ChatModel(ABC):
         """
 
 
-class ChatModelFailed(Exception):
-    """The service of a model that an environment asks failed; ``error`` says how."""
+class ServiceFailed(Exception):
+    """A service that an environment needs failed; ``error`` says how. The job waits or is tried again."""
 
     def __init__(self, error: BackendError) -> None:
         super().__init__(error.message)
         self.error = error
+
+
+class ChatModelFailed(ServiceFailed):
+    """The service of a model that an environment asks failed."""
 
 
 def check_model_names(given: Mapping[str, object], wanted: Sequence[str]) -> None:

@@ -13,22 +13,25 @@ from dataclasses import dataclass, field
 from pydantic import JsonValue
 
 from crucible.environments.chat_model import ChatModel
-from crucible.errors import InvalidRequest
+from crucible.errors import EnvironmentFailed, InvalidRequest
 from crucible.prompt import Message, Tool
+from crucible.rendering.tokenizer import Tokenizer
+from crucible.token_sampler import TokenSample
 
 
 @dataclass(frozen=True, slots=True)
-class Observation:
-    """The begin of an episode: the messages that the model answers, and the tools that it may call."""
+class TokenPrompt:
+    """A prompt that a ``TokenEpisode`` has rendered: the tokens that the model sees, and those that end its
+    answer."""
 
-    messages: Sequence[Message]
-    tools: Sequence[Tool] = ()
+    tokens: Sequence[int]
+    stop_tokens: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Feedback:
     """An environment's response to a message of the model: a reward, and ``messages`` to answer next; none if
-    ``done``.
+    ``done``. A ``TokenEpisode`` gives a ``prompt`` instead of messages.
 
     ``metrics`` are finite numbers by name. The means over all rollouts of a step become metrics of the step.
     """
@@ -37,6 +40,29 @@ class Feedback:
     done: bool
     messages: Sequence[Message] = ()
     metrics: Mapping[str, float] = field(default_factory=dict)
+    prompt: TokenPrompt | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """The begin of an episode: the messages that the model answers, and the tools that it may call. A
+    ``TokenEpisode`` gives a ``prompt`` instead. ``ended`` is the result of an episode that ends here: the model is
+    not asked."""
+
+    messages: Sequence[Message] = ()
+    tools: Sequence[Tool] = ()
+    prompt: TokenPrompt | None = None
+    ended: Feedback | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutContext:
+    """The model whose answers an environment gets: the name of its base model, the tokenizer of that, and the
+    number of members of each group."""
+
+    model: str
+    tokenizer: Tokenizer
+    group_size: int
 
 
 class Episode(ABC):
@@ -57,6 +83,19 @@ class Episode(ABC):
         """Release what the episode holds. May be called at any time, and twice."""
 
 
+class TokenEpisode(Episode):
+    """An episode that renders its own prompts: the model sees their tokens as they are, and the episode takes the
+    tokens of the answer."""
+
+    @abstractmethod
+    async def step_tokens(self, sample: TokenSample) -> Feedback:
+        """Take a sampled answer, and return what it led to. As ``step``."""
+
+    async def step(self, message: Message) -> Feedback:
+        """Refuse a message: this episode takes tokens."""
+        raise EnvironmentFailed("the episode takes the tokens of an answer, not a message")
+
+
 class Environment(ABC):
     """A set of tasks. Subclasses are found by entry points of the group ``crucible.environments``."""
 
@@ -67,6 +106,25 @@ class Environment(ABC):
             InvalidRequest: a setting is missing or invalid; the error names it.
         """
         del settings
+
+    def import_targets(self, allow: Sequence[str]) -> None:
+        """Import what the settings name by ``package.module:name``, of the modules that ``allow`` lists. Called
+        once, after the settings are validated; by default nothing is imported.
+
+        Raises:
+            InvalidRequest: it does not exist, or is of the wrong kind.
+            CommandMissing: this process may not import the module, or lacks it.
+        """
+        del allow
+
+    def use_context(self, context: RolloutContext) -> None:
+        """Take what is known of the model that is trained. Called once, before ``open``; by default it is not
+        needed.
+
+        Raises:
+            InvalidRequest: the environment cannot serve that model, or groups of this size.
+        """
+        del context
 
     def model_names(self) -> Sequence[str]:
         """Return the names of the models that the environment asks, which the job must give; by default none."""
@@ -91,6 +149,11 @@ class Environment(ABC):
     @abstractmethod
     def tasks(self) -> int | None:
         """Return the number of tasks, which count from 0; None if every number from 0 is a task."""
+
+    def max_episodes(self) -> int | None:
+        """Return how many episodes, or groups of them, may be open at a time; by default as many as are asked
+        for."""
+        return None
 
     @abstractmethod
     async def start(self, task: int, seed: int) -> Episode:
@@ -128,3 +191,11 @@ class GroupEnvironment(Environment):
         """
         del transcripts
         return list(rewards)
+
+    async def group_feedback(
+        self, episodes: Sequence[Episode], transcripts: Sequence[Sequence[Message]], rewards: Sequence[float]
+    ) -> Sequence[Feedback]:
+        """Return the final reward of each member with its metrics, given the ``episodes`` too, which are not closed
+        yet. By default the rewards of ``group_rewards``."""
+        del episodes
+        return [Feedback(reward, done=True) for reward in await self.group_rewards(transcripts, rewards)]

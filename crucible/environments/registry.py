@@ -48,11 +48,13 @@ def load_environment(
     if not (isinstance(found, type) and issubclass(found, Environment)):
         raise PluginError(f"the environment {name!r} is {found!r}; it must be a class that implements Environment")
     try:
-        return found(settings)
+        environment = found(settings)
+        environment.import_targets(allow)
     except CrucibleError:
         raise
     except (Exception, SystemExit) as error:
         raise PluginError(f"the environment {name!r} cannot be created: {error!r}") from error
+    return environment
 
 
 def load_target(field: str, name: str, *, allow: Sequence[str] = ()) -> Any:

@@ -7,12 +7,24 @@ from typing import TypeVar
 
 import pytest
 
-from crucible.environments import ChatModel, Environment, Episode, Feedback, GroupEnvironment, Observation
+from crucible.environments import (
+    ChatModel,
+    Environment,
+    Episode,
+    Feedback,
+    GroupEnvironment,
+    Observation,
+    RolloutContext,
+    TokenEpisode,
+)
 from crucible.errors import InvalidRequest
 from crucible.prompt import Message
+from crucible.rendering.tokenizer import ByteTokenizer
+from crucible.token_sampler import TokenSample
 
 T = TypeVar("T")
 _SEED = 2**53 - 5
+_TOKENIZER = ByteTokenizer()
 
 
 class EnvironmentContract:
@@ -46,17 +58,17 @@ class EnvironmentContract:
                 with pytest.raises(InvalidRequest):
                     await self._play(await self._start(opened, count, _SEED))
 
-        run_environment(environment, body, self.model_answers)
+        run_environment(environment, body, self.model_answers, self.group_size)
 
     def test_an_episode_begins_with_messages(self, environment: Environment) -> None:
         """To which the model answers."""
 
         async def body(opened: Environment) -> None:
             for observation, _ in await self._play(await self._start(opened, 0, _SEED)):
-                assert observation.messages
+                assert observation.messages or observation.prompt or observation.ended
                 assert all(isinstance(message, Message) for message in observation.messages)
 
-        run_environment(environment, body, self.model_answers)
+        run_environment(environment, body, self.model_answers, self.group_size)
 
     def test_task_and_seed_determine_an_episode(self, environment: Environment) -> None:
         """The same answers lead to the same messages, rewards and metrics, also with another episode between."""
@@ -67,7 +79,7 @@ class EnvironmentContract:
             beside, _ = await asyncio.gather(self._play(second), self._play(between))
             assert alone == beside
 
-        run_environment(environment, body, self.model_answers)
+        run_environment(environment, body, self.model_answers, self.group_size)
 
     def test_episodes_end(self, environment: Environment) -> None:
         """With finite rewards and metrics; each may be closed twice, and before its end."""
@@ -81,7 +93,9 @@ class EnvironmentContract:
                     for reply in replies:
                         assert math.isfinite(reply.reward)
                         assert all(math.isfinite(value) for value in reply.metrics.values())
-                        assert reply.done or reply.messages, "an episode that goes on must have messages to answer"
+                        assert reply.done or reply.messages or reply.prompt, (
+                            "an episode that goes on must have messages to answer"
+                        )
                 for episode in [*episodes, *episodes]:
                     await episode.close()
             abandoned = await self._start(opened, 0, 1)
@@ -93,7 +107,7 @@ class EnvironmentContract:
                 await episode.close()
             await asyncio.gather(*begun, return_exceptions=True)
 
-        run_environment(environment, body, self.model_answers)
+        run_environment(environment, body, self.model_answers, self.group_size)
 
     def test_groups_have_rewards(self, environment: Environment) -> None:
         """Of a group environment: one finite reward for each member, whom their seeds and messages determine."""
@@ -103,7 +117,7 @@ class EnvironmentContract:
                 return
             assert await self._group(opened) == await self._group(opened)
 
-        run_environment(environment, body, self.model_answers)
+        run_environment(environment, body, self.model_answers, self.group_size)
 
     async def _start(self, opened: Environment, task: int, seed: int) -> Sequence[Episode]:
         if not isinstance(opened, GroupEnvironment):
@@ -119,18 +133,30 @@ class EnvironmentContract:
 
     async def _play_one(self, episode: Episode, task: int) -> tuple[Observation, list[Feedback]]:
         observation, replies, answers = await episode.begin(), list[Feedback](), self.answers(task)
+        if observation.ended is not None:
+            replies.append(observation.ended)
+        prompt = observation.prompt
         while len(replies) < self.max_turns and not (replies and replies[-1].done):
-            answer = Message(role="assistant", content=answers[len(replies) % len(answers)])
-            replies.append(await episode.step(answer))
+            text = answers[len(replies) % len(answers)]
+            if isinstance(episode, TokenEpisode):
+                assert prompt is not None, "an episode of tokens that goes on must have a prompt"
+                stops = tuple(prompt.stop_tokens[:1])
+                tokens = (*_TOKENIZER.encode(text), *stops)
+                sample = TokenSample(tokens, (-1.0,) * len(tokens), stopped=bool(stops))
+                replies.append(await episode.step_tokens(sample))
+                prompt = replies[-1].prompt
+            else:
+                replies.append(await episode.step(Message(role="assistant", content=text)))
         return observation, replies
 
-    async def _group(self, opened: GroupEnvironment) -> list[float]:
-        played = await self._play(await self._start(opened, 0, _SEED))
+    async def _group(self, opened: GroupEnvironment) -> Sequence[Feedback]:
+        episodes = await self._start(opened, 0, _SEED)
+        played = await self._play(episodes)
         sums = [math.fsum(reply.reward for reply in replies) for _, replies in played]
-        rewards = await opened.group_rewards([observation.messages for observation, _ in played], sums)
-        assert len(rewards) == len(played)
-        assert all(math.isfinite(reward) for reward in rewards)
-        return rewards
+        ended = await opened.group_feedback(episodes, [observation.messages for observation, _ in played], sums)
+        assert len(ended) == len(played)
+        assert all(math.isfinite(each.reward) for each in ended)
+        return ended
 
 
 class _ScriptedModel(ChatModel):
@@ -146,12 +172,16 @@ class _ScriptedModel(ChatModel):
 
 
 def run_environment(
-    environment: Environment, body: Callable[[Environment], Awaitable[T]], model_answers: Sequence[str] = ("1",)
+    environment: Environment,
+    body: Callable[[Environment], Awaitable[T]],
+    model_answers: Sequence[str] = ("1",),
+    group_size: int = 2,
 ) -> T:
     """Open an environment, await ``body`` with it, and close it twice. The models that it asks answer with one of
-    ``model_answers``, by the seed."""
+    ``model_answers``, by the seed. The model that is trained has the tokens of ``ByteTokenizer``."""
 
     async def run() -> T:
+        environment.use_context(RolloutContext("tiny-lm", _TOKENIZER, group_size))
         if names := environment.model_names():
             environment.use_models({name: _ScriptedModel(model_answers) for name in names})
         await environment.open()

@@ -26,6 +26,7 @@ from crucible.errors import CommandMissing, EnvironmentFailed, InvalidRequest, P
 from crucible.prompt import Message
 from crucible.testing import EnvironmentContract
 from tests.games import Guess, Letters, Longest, user
+from tests.token_games import Echoes
 
 
 class TestLetters(EnvironmentContract):
@@ -50,6 +51,16 @@ class TestLongest(EnvironmentContract):
     @pytest.fixture
     def environment(self) -> Environment:
         return Longest()
+
+
+class TestEchoes(EnvironmentContract):
+    """One of groups whose episodes take tokens."""
+
+    group_size = 3
+
+    @pytest.fixture
+    def environment(self) -> Environment:
+        return Echoes()
 
 
 def right(prompt: str, completion: str, *, answer: int) -> bool:

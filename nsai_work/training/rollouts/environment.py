@@ -10,7 +10,7 @@ from itertools import chain
 from typing import Final
 
 from crucible.backend import TrainingBackend
-from crucible.environments import Environment, RewardEnvironment, RewardFunction, load_environment
+from crucible.environments import Environment, RewardEnvironment, RewardFunction, RolloutContext, load_environment
 from crucible.environments.chat_model import check_model_names
 from crucible.environments.registry import load_target
 from crucible.errors import EnvironmentFailed, InvalidRequest
@@ -75,11 +75,14 @@ async def open_rollouts(
             asyncio.Semaphore(concurrency),
             asyncio.Lock(),
         )
-        # others sample while an environment or the journal takes its time
-        slots = asyncio.Semaphore(ROLLOUTS_PER_SAMPLE * concurrency)
         opened = await wait(
             _opened(
-                environments, partial(environment_of, payload, allow), payload.environment, backend, "environment"
+                environments,
+                partial(environment_of, payload, allow),
+                payload.environment,
+                backend,
+                "environment",
+                RolloutContext(payload.base_model, tokenizer, payload.group_size),
             )
         )
         plan = Plan.of(
@@ -88,15 +91,24 @@ async def open_rollouts(
             batch_size=payload.groups_per_step,
             substeps=payload.substeps,
         )
+        # others sample while an environment or the journal takes its time
+        slots = asyncio.Semaphore(ROLLOUTS_PER_SAMPLE * concurrency)
         policies = PolicySamplers(journal, backend, records_sequences=payload.binds_sequences)
         evaluation = None
         if payload.eval is not None:
             sets = []
             for field, name, create_set, limits in _task_sets(payload, allow):
-                found = await wait(_opened(environments, create_set, limits.environment, backend, field))
+                context_of_set = RolloutContext(payload.base_model, tokenizer, limits.samples)
+                found = await wait(
+                    _opened(environments, create_set, limits.environment, backend, field, context_of_set)
+                )
                 sampling = payload.sampling.model_copy(update=_greedy(limits))
                 runner = GroupSampler(
-                    found.environment, replace(rules, sampling=sampling), journal, limits.samples, slots
+                    found.environment,
+                    replace(rules, sampling=sampling),
+                    journal,
+                    limits.samples,
+                    _slots(found, slots),
                 )
                 count = limits.limit if found.tasks is None else min(found.tasks, limits.limit)
                 sets.append(OpenedTasks(name, found.environment, count, limits.samples, runner))
@@ -115,7 +127,7 @@ async def open_rollouts(
             plan,
             opened.tasks,
             environments.pop_all(),
-            GroupSampler(opened.environment, rules, journal, payload.group_size, slots),
+            GroupSampler(opened.environment, rules, journal, payload.group_size, _slots(opened, slots)),
             policies,
             journal,
             evaluation=evaluation,
@@ -181,6 +193,7 @@ async def _opened(
     spec: EnvironmentSpec | None,
     backend: TrainingBackend,
     field: str,
+    context: RolloutContext,
 ) -> OpenedEnvironment:
     """Open an environment of a job, and count its tasks. It is closed with ``environments``, however this ends."""
     limit = f"{OPEN_WITHIN_S:g} s"
@@ -188,11 +201,16 @@ async def _opened(
     environments.push_async_callback(_close_quietly, environment)
     models = {} if spec is None else asked_models(spec, backend)
     try:
+        use_context = partial(environment.use_context, context)
+        await called(lambda: in_own_thread(use_context), OPEN_WITHIN_S, f"{limit} in use_context()")
         if models:
             hand_over = partial(environment.use_models, models)
             await called(lambda: in_own_thread(hand_over), OPEN_WITHIN_S, f"{limit} in use_models()")
         await called(environment.open, OPEN_WITHIN_S, f"{limit} to open")
         tasks = await called(lambda: in_own_thread(environment.tasks), OPEN_WITHIN_S, f"{limit} in tasks()")
+        most = await called(
+            lambda: in_own_thread(environment.max_episodes), OPEN_WITHIN_S, f"{limit} in max_episodes()"
+        )
     except EpisodeBroken as error:
         if isinstance(error.__cause__, InvalidRequest):
             raise error.__cause__ from None
@@ -202,7 +220,14 @@ async def _opened(
         raise EnvironmentFailed(
             f"payload.{field}: tasks() of the environment gave {shown}; it must be a number from 1, or None"
         )
-    return OpenedEnvironment(environment, tasks)
+    if most is not None and (not isinstance(most, int) or most < 1):
+        raise EnvironmentFailed(f"payload.{field}: max_episodes() of the environment gave {most!r:.100}")
+    return OpenedEnvironment(environment, tasks, most)
+
+
+def _slots(opened: OpenedEnvironment, slots: asyncio.Semaphore) -> asyncio.Semaphore:
+    """The places of an environment's rollouts: those of all, unless it has fewer."""
+    return slots if opened.max_episodes is None else asyncio.Semaphore(opened.max_episodes)
 
 
 async def _close_quietly(environment: Environment) -> None:

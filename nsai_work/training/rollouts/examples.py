@@ -12,6 +12,7 @@ from crucible.training import Datum, SequenceSpan
 from nsai_work.payloads import ReinforcementStep
 from nsai_work.rollout_journal import RolloutStatus
 from nsai_work.training.rollouts.episodes.groups import EndedRollout
+from nsai_work.training.rollouts.episodes.rollout import ENDED
 from nsai_work.training.rollouts.episodes.turns import Turn, full_prompt
 
 DIGEST_BYTES: Final = 16
@@ -37,12 +38,19 @@ def selected(groups: Sequence[Sequence[EndedRollout]], payload: ReinforcementSte
     broken = 0
     least = min(payload.sampling.on_error.min_group, payload.group_size)
     for group in groups:
-        done = [member for member in group if member.record.status is RolloutStatus.DONE and member.turns]
+        # one that its environment ended at once has a reward for the baseline, and nothing to train on
+        rewarded = [
+            member
+            for member in group
+            if member.record.status is RolloutStatus.DONE and (member.turns or member.record.reason == ENDED)
+        ]
+        done = [member for member in rewarded if member.turns]
         if len(done) < least:
             broken += 1
             continue
-        rewards = [float(member.record.reward or 0.0) for member in done]
-        scored = (done, advantages(rewards, payload))
+        rewards = [float(member.record.reward or 0.0) for member in rewarded]
+        found = zip(rewarded, advantages(rewards, payload), strict=True)
+        scored = (done, [advantage for member, advantage in found if member.turns])
         # with a reference or a teacher, a group of equal rewards still teaches
         drops = (
             payload.advantage.drop_constant

@@ -7,7 +7,7 @@ from functools import partial
 from inspect import isawaitable
 from typing import Final, TypeVar
 
-from crucible.environments import ChatModelFailed, Environment
+from crucible.environments import Environment, ServiceFailed
 from crucible.http.redaction import redacted
 from crucible.rendering.plain_text import plain_line
 
@@ -21,10 +21,12 @@ MAX_REASON: Final = 2_000
 
 @dataclass(frozen=True, slots=True)
 class OpenedEnvironment:
-    """An open environment, and the number of its tasks; None if they are endless."""
+    """An open environment, the number of its tasks (None if they are endless), and that of the episodes that may be
+    open at a time."""
 
     environment: Environment
     tasks: int | None
+    max_episodes: int | None
 
 
 class EpisodeBroken(Exception):
@@ -36,7 +38,7 @@ async def called(call: Callable[[], Awaitable[T]], seconds: float, limit: str, k
 
     Raises:
         EpisodeBroken: it raised anything, SystemExit included, took too long, or gave something else than ``kind``.
-        BackendError: the service of a model that it asks failed.
+        BackendError: a service that it needs failed.
     """
     timer = asyncio.timeout(seconds)
     try:
@@ -45,7 +47,7 @@ async def called(call: Callable[[], Awaitable[T]], seconds: float, limit: str, k
             if not isawaitable(begun):
                 raise TypeError(f"{_name_of(call)} is not async; define it with async def")
             given = await begun
-    except ChatModelFailed as failed:
+    except ServiceFailed as failed:
         raise failed.error from failed
     except asyncio.CancelledError as error:
         task = asyncio.current_task()

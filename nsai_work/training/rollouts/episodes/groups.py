@@ -1,27 +1,19 @@
 """Groups of rollouts: those that the journal lacks are sampled; failed ones are begun again, then left out."""
 
 import asyncio
-import math
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
-from crucible.environments import Environment, Episode, GroupEnvironment, checked_reward
-from crucible.errors import EnvironmentFailed
+from crucible.environments import Environment, Episode, Feedback, GroupEnvironment
 from crucible.token_sampler import TokenSampler
 from nsai_work.journal import Journal
 from nsai_work.rollout_journal import RecordedRollouts, RolloutRecord, RolloutStatus, StoredTurn
-from nsai_work.training.rollouts.episodes.environment_calls import (
-    CLOSE_WITHIN_S,
-    EpisodeBroken,
-    bounded,
-    called,
-    raised,
-)
+from nsai_work.training.rollouts.episodes.environment_calls import CLOSE_WITHIN_S, EpisodeBroken, bounded, called
 from nsai_work.training.rollouts.episodes.place import RolloutPlace
-from nsai_work.training.rollouts.episodes.rollout import Rollout, RolloutSettings, play
+from nsai_work.training.rollouts.episodes.rollout import Rollout, RolloutSettings, accounted, play
 from nsai_work.training.rollouts.episodes.turns import Turn, current_turns
 
 T = TypeVar("T")
@@ -106,22 +98,23 @@ class GroupSampler:
         if len(task.ended) == self._size:
             return [task.ended[member] for member in range(self._size)]
         members = [self._new(task, member) for member in range(self._size)]
-        rewards: list[float] = []
         async with self._slots:
-            failure = await self._retried(members, task, sampler)
-            if failure is None:
-                try:
-                    rewards = await self._group_rewards(environment, members)
-                except EpisodeBroken as error:
-                    failure = str(error)
-        return await self._record(task, members, rewards, failure, sampler)
+            failure = await self._retried(members, task, sampler, partial(self._reward_group, environment, members))
+        return await self._record(task, members, [each.reward for each in members], failure, sampler)
 
     def _new(self, task: GroupTask, member: int) -> Rollout:
         turns, attempt = task.begun.get(member, ([], 0))
         return Rollout(replace(task.place, member=member), list(turns), attempt)
 
-    async def _retried(self, rollouts: Sequence[Rollout], task: GroupTask, sampler: TokenSampler) -> str | None:
-        """Play the episodes of rollouts that belong together; return why they failed for good, else None."""
+    async def _retried(
+        self,
+        rollouts: Sequence[Rollout],
+        task: GroupTask,
+        sampler: TokenSampler,
+        reward: Callable[[Sequence[Episode]], Awaitable[None]] | None = None,
+    ) -> str | None:
+        """Play the episodes of rollouts that belong together, and ``reward`` them at their end; return why they
+        failed for good, else None."""
         failure: str | None = None
         for _ in range(self._rules.sampling.on_error.retry + 1):
             episodes: Sequence[Episode] = ()
@@ -132,6 +125,8 @@ class GroupSampler:
                     await play(*pairs[0], sampler, self._rules)
                 else:
                     await gathered([play(*pair, sampler, self._rules) for pair in pairs])
+                if reward is not None:
+                    await reward(episodes)
             except EpisodeBroken as error:
                 failure = str(error)
             else:
@@ -154,18 +149,17 @@ class GroupSampler:
             raise EpisodeBroken(f"start_group gave something else than {count} episodes")
         return episodes
 
-    async def _group_rewards(self, environment: GroupEnvironment, members: Sequence[Rollout]) -> list[float]:
+    async def _reward_group(
+        self, environment: GroupEnvironment, members: Sequence[Rollout], episodes: Sequence[Episode]
+    ) -> None:
         transcripts = [rollout.messages for rollout in members]
-        call = partial(environment.group_rewards, transcripts, [each.reward for each in members])
+        call = partial(environment.group_feedback, episodes, transcripts, [each.reward for each in members])
         seconds = self._rules.sampling.limits.seconds
-        given = await called(call, seconds, f"limits.seconds={seconds:g} in group_rewards", Sequence)
-        try:
-            rewards = [checked_reward(reward) for reward in given]
-        except EnvironmentFailed as error:
-            raise EpisodeBroken(raised(error)) from error
-        if len(rewards) != len(members):
-            raise EpisodeBroken(f"group_rewards gave {len(rewards)} rewards for {len(members)} members")
-        return rewards
+        given = await called(call, seconds, f"limits.seconds={seconds:g} for the rewards of the group", Sequence)
+        if len(given) != len(members) or not all(isinstance(each, Feedback) for each in given):
+            raise EpisodeBroken(f"the rewards of the group are something else than {len(members)} rewards")
+        for rollout, feedback in zip(members, given, strict=True):
+            rollout.reward = accounted(rollout, feedback)
 
     async def _record(
         self,
@@ -175,7 +169,7 @@ class GroupSampler:
         failure: str | None,
         sampler: TokenSampler,
     ) -> list[EndedRollout]:
-        ended = [self._finished(task, *pair, failure, sampler) for pair in _paired(rollouts, rewards)]
+        ended = [self._finished(task, *pair, failure, sampler) for pair in zip(rollouts, rewards, strict=True)]
         await self._journal.finish_rollouts([each.record for each in ended])
         return ended
 
@@ -201,11 +195,6 @@ class GroupSampler:
             evaluated=place.evaluated,
         )
         return EndedRollout(record, tuple(rollout.turns))
-
-
-def _paired(rollouts: Sequence[Rollout], rewards: Sequence[float]) -> list[tuple[Rollout, float]]:
-    """The rollouts with their rewards; without any if they failed."""
-    return list(zip(rollouts, rewards or [math.nan] * len(rollouts), strict=True))
 
 
 async def gathered(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:

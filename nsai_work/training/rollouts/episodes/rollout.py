@@ -10,11 +10,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, TypeVar
 
-from crucible.environments import Episode, Feedback, Observation, checked_metric, checked_reward
-from crucible.errors import CrucibleError, EnvironmentFailed
-from crucible.options import Options
-from crucible.prompt import Message, Prompt, Tool
-from crucible.rendering.chat import chat_of
+from crucible.environments import Episode, Feedback, Observation, TokenEpisode, checked_metric, checked_reward
+from crucible.errors import EnvironmentFailed
+from crucible.prompt import Message
 from crucible.rendering.output_parser import parse_output
 from crucible.rendering.tokenizer import Tokenizer
 from crucible.token_sampler import SamplingSpec, TokenSample, TokenSampler
@@ -22,19 +20,17 @@ from nsai_work.payloads import RolloutSampling
 from nsai_work.rollout_journal import StoredTurn
 from nsai_work.training.rollouts.episodes.environment_calls import EpisodeBroken, called
 from nsai_work.training.rollouts.episodes.place import RolloutPlace
+from nsai_work.training.rollouts.episodes.shown_prompt import PromptRenderer, ShownPrompt
 from nsai_work.training.rollouts.episodes.turns import Turn, common_length, full_prompt, full_sequence, packed
 
 T = TypeVar("T")
 
+ENDED: Final = "done"
+"""The reason of a rollout that its environment ended."""
 MAX_METRICS: Final = 64
 """The number of metrics that an environment may give for a rollout."""
 MAX_NAME: Final = 200
 """The length of their names, in characters."""
-RENDERED_INLINE: Final = 2_000
-"""Up to this many characters a conversation is rendered on the event loop: a thread costs more."""
-MAX_CHARS_PER_TOKEN: Final = 256
-"""More text than this for each token of the context is not rendered: no tokenizer makes it fit."""
-_OPTIONS: Final = Options(model="policy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,35 +79,44 @@ async def play(rollout: Rollout, episode: Episode, sampler: TokenSampler, rules:
         CrucibleError: the service or the journal failed.
     """
     clock = _EnvironmentClock(rules.sampling.limits.seconds)
+    renderer = PromptRenderer(rules.tokenizer, rules.context)
     observation = await clock.run(episode.begin, Observation)
-    new, tools = list(observation.messages), tuple(observation.tools)
-    _require_messages(new)
     rollout.reward, rollout.metrics, rollout.messages = 0.0, {}, []
+    if observation.ended is not None:
+        rollout.reward = accounted(rollout, observation.ended)
+        rollout.reason = ENDED
+        return
+    shown: Observation | Feedback = observation
+    tools = tuple(observation.tools)
     for number in range(rules.sampling.limits.turns):
-        rollout.messages += new
-        size = sum(len(message.text()) for message in rollout.messages)
-        if size > rules.context * MAX_CHARS_PER_TOKEN:
+        prompt = await renderer.shown(episode, shown, tools, rollout.messages, rollout.turns[:number])
+        if prompt is None:
             rollout.reason = "context"
             return
-        prompt = await _rendered(rollout.messages, tools, size, rules)
-        if number < len(rollout.turns) and full_prompt(rollout.turns, number) != prompt:
+        rollout.messages += prompt.messages
+        if number < len(rollout.turns) and full_prompt(rollout.turns, number) != prompt.tokens:
             # the environment did not repeat itself
             del rollout.turns[number:]
             rollout.attempt += 1
         if number == len(rollout.turns):
-            limit = _room(rollout, prompt, rules)
+            limit = _room(rollout, prompt.tokens, rules)
             if limit is None:
                 return
-            await _sample(rollout, prompt, new, limit, sampler, rules)
-        answer = Message.model_validate(rollout.turns[number].answer)
+            await _sample(rollout, prompt, limit, sampler, rules)
+        turn = rollout.turns[number]
+        answer = Message.model_validate(turn.answer)
         rollout.messages.append(answer)
-        feedback = await clock.run(partial(episode.step, answer), Feedback)
-        _account(rollout, feedback)
+        step = (
+            partial(episode.step_tokens, turn.sample)
+            if isinstance(episode, TokenEpisode)
+            else partial(episode.step, answer)
+        )
+        feedback = await clock.run(step, Feedback)
+        rollout.reward += accounted(rollout, feedback)
         if feedback.done:
-            rollout.reason = "done"
+            rollout.reason = ENDED
             return
-        new = list(feedback.messages)
-        _require_messages(new)
+        shown = feedback
     rollout.reason = "limits.turns"
 
 
@@ -133,8 +138,7 @@ def _room(rollout: Rollout, prompt: Sequence[int], rules: RolloutSettings) -> in
 
 async def _sample(
     rollout: Rollout,
-    prompt: list[int],
-    new: Sequence[Message],
+    prompt: ShownPrompt,
     limit: int,
     sampler: TokenSampler,
     rules: RolloutSettings,
@@ -145,11 +149,11 @@ async def _sample(
         temperature=sampling.temperature,
         top_p=sampling.top_p,
         top_k=sampling.top_k,
-        stop_tokens=rules.tokenizer.stop_tokens,
+        stop_tokens=prompt.stop_tokens,
     )
     async with rules.samples:
         [sample] = await sampler.sample(
-            prompt,
+            prompt.tokens,
             1,
             settings,
             seed=place.sample_seed(number),
@@ -159,12 +163,12 @@ async def _sample(
     async with rules.answers:
         await asyncio.sleep(0)
     before = full_sequence(rollout.turns, number - 1) if number else []
-    kept = common_length(before, prompt)
+    kept = common_length(before, prompt.tokens)
     turn = Turn(
-        messages=tuple(message.model_dump(mode="json", exclude_defaults=True) for message in new),
-        answer=_answer(sample, number, rules.tokenizer).model_dump(mode="json", exclude_defaults=True),
+        messages=tuple(message.model_dump(mode="json", exclude_defaults=True) for message in prompt.messages),
+        answer=_answer(sample, number, prompt, rules.tokenizer).model_dump(mode="json", exclude_defaults=True),
         kept=kept,
-        prompt=tuple(prompt[kept:]),
+        prompt=tuple(prompt.tokens[kept:]),
         tokens=sample.tokens,
         logprobs=sample.logprobs,
         stopped=sample.stopped,
@@ -186,8 +190,8 @@ async def _sample(
     rollout.sampled += 1
 
 
-def _answer(sample: TokenSample, number: int, tokenizer: Tokenizer) -> Message:
-    stops = tokenizer.stop_tokens
+def _answer(sample: TokenSample, number: int, prompt: ShownPrompt, tokenizer: Tokenizer) -> Message:
+    stops = {*tokenizer.stop_tokens, *prompt.stop_tokens}
     text = tokenizer.decode([token for token in sample.tokens if token not in stops])
     parsed = parse_output(text, thinks=True, opened=False, calls=True, turn=number)
     return Message(
@@ -198,25 +202,12 @@ def _answer(sample: TokenSample, number: int, tokenizer: Tokenizer) -> Message:
     )
 
 
-async def _rendered(
-    messages: Sequence[Message], tools: Sequence[Tool], size: int, rules: RolloutSettings
-) -> list[int]:
-    try:
-        prompt = Prompt(messages=tuple(messages), tools=tuple(tools), options=_OPTIONS)
-        chat = chat_of(prompt)
-        if size <= RENDERED_INLINE:
-            return rules.tokenizer.render_chat(chat)
-        return await asyncio.to_thread(rules.tokenizer.render_chat, chat)
-    except (CrucibleError, ValueError) as error:
-        raise EpisodeBroken(f"its messages cannot be rendered: {error}") from error
+def accounted(rollout: Rollout, feedback: Feedback) -> float:
+    """Add the metrics of a feedback to its rollout, and return its reward.
 
-
-def _require_messages(messages: Sequence[Message]) -> None:
-    if not messages or not all(isinstance(message, Message) for message in messages):
-        raise EpisodeBroken("an episode that goes on must have messages to answer")
-
-
-def _account(rollout: Rollout, feedback: Feedback) -> None:
+    Raises:
+        EpisodeBroken: they are no finite numbers, or too many, or it is not said whether the episode is done.
+    """
     if feedback.done not in (True, False):
         # a text such as "no" would be true
         raise EpisodeBroken(f"done must be true or false, not {type(feedback.done).__name__}")
@@ -230,10 +221,10 @@ def _account(rollout: Rollout, feedback: Feedback) -> None:
         metrics = {str(name): checked_metric(str(name), value) for name, value in feedback.metrics.items()}
     except EnvironmentFailed as error:
         raise EpisodeBroken(error.message) from error
-    rollout.reward += reward
     rollout.metrics.update(metrics)
     if len(rollout.metrics) > MAX_METRICS:
         raise EpisodeBroken(f"it gave {len(rollout.metrics)} metrics in all; at most {MAX_METRICS} are kept")
+    return reward
 
 
 class _EnvironmentClock:
