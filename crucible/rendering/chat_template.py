@@ -36,6 +36,11 @@ class TemplateTokenizer(Tokenizer):
         return self._name
 
     @property
+    def inner(self) -> Any:
+        """The tokenizer of ``transformers``."""
+        return self._inner
+
+    @property
     def vocab_size(self) -> int:
         return len(self._inner)
 

@@ -63,6 +63,9 @@ PEERS = {
         *(Peer(f"sdk-{version}", "requirements-sdk.txt", (f"tinker=={version}",)) for version in SDK_VERSIONS),
         Peer("tuft", "requirements-tuft.txt"),
         Peer("cookbook", "requirements-cookbook.txt"),
+        Peer("openenv", "requirements-openenv.txt", ("openenv==0.10.0",)),
+        # as the package was called before
+        Peer("openenv-core", "requirements-openenv.txt", ("openenv-core==0.3.0",)),
         Peer("queues", "requirements-queues.txt"),
         Peer("inspect", "requirements-inspect.txt"),
         Peer("verifiers", "requirements-verifiers.txt"),
