@@ -103,7 +103,7 @@ class Faulty(Talk):
             case "hangs":
                 await asyncio.Event().wait()
             case "blocks":
-                time.sleep(8)  # noqa: ASYNC251  # it is what this one does
+                time.sleep(300)  # noqa: ASYNC251  # it is what this one does
             case "NaN":
                 result.reward = float("nan")
             case "text":

@@ -154,7 +154,7 @@ def worked(settings: dict[str, Any], **fields: Any) -> Any:
 @pytest.mark.parametrize("fault", [*FAULTS, *ENDS])
 def test_a_fault_costs_its_group_alone(fault: str) -> None:
     """It is counted with its reason, and the run trains on the other group."""
-    limits = {"turns": 4, "seconds": 1.5 if fault in ("hangs", "blocks") else 60.0}
+    limits = {"turns": 4, "seconds": 10.0 if fault in ("hangs", "blocks") else 60.0}
     sampling = {"max_tokens": 2, "limits": limits, "on_error": {"retry": 1, "min_group": 1}}
     settings = {"builder": "cookbook_builders:FaultyDataBuilder", "args": {"fault": fault}}
     with isolated_store(python_allow="cookbook_builders"):

@@ -201,7 +201,7 @@ ENDS = {"10 MB": "context", "10 MB at once": "context", "endless": "limits.turns
 @pytest.mark.parametrize("fault", [*FAULTS, *ENDS])
 def test_a_fault_costs_its_rollouts_alone(fault: str, game: str) -> None:
     """They are counted with their reason, and the run trains on the others."""
-    limits = {"turns": 4, "seconds": 2.0 if fault == "hangs" else 60.0}
+    limits = {"turns": 4, "seconds": 10.0 if fault == "hangs" else 60.0}
     sampling = {"max_tokens": 2, "limits": limits, "on_error": {"retry": 1, "min_group": 1}}
     settings = {"url": game, "sessions": 4, "tasks": 2, "task_field": "task", "observation": "text"}
     with isolated_store():

@@ -67,7 +67,7 @@ class Game(Environment):  # type: ignore[type-arg]
             case "raises":
                 raise RuntimeError("out of dice")
             case "hangs":
-                time.sleep(20)
+                time.sleep(300)
             case "text":
                 return Hint.model_construct(text="", left=0, done=True, reward="much", metadata={})
             case "NaN":
