@@ -11,7 +11,7 @@ from typing import Any
 
 from nsai_work import Job, JobHandle, Settings, submit
 from nsai_work.client.connections import job_store
-from nsai_work.training.rollouts.turns import current_turns, full_prompt
+from nsai_work.training.rollouts.episodes.turns import current_turns, full_prompt
 from nsai_work.worker import run_inline
 
 
