@@ -99,7 +99,7 @@ READERS: dict[str, Mapping[str, str]] = {
         " optimizer.grad_clip_norm",
     },
     "LoraSpec": {
-        "backends/tinkex/backend": "lora.rank lora.seed lora.train_unembed lora.train_mlp lora.train_attn"
+        "backends/tinkex/new_run": "lora.rank lora.seed lora.train_unembed lora.train_mlp lora.train_attn"
     },
     "ObjectiveSpec": {"nsai_work/training/objectives": "spec.name spec.settings"},
     "SinkSpec": {"nsai_work/sinks/registry": "spec.sink spec.settings"},
