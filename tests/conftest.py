@@ -56,10 +56,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Exempt modules and tests from garbage collection, since they live to the end."""
+    """Exempt modules and tests from garbage collection, since they live to the end, and collect the rest seldom."""
     gc.disable()
     result = yield
     gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
     gc.enable()
     return result
 

@@ -1,4 +1,7 @@
-"""A benchmark that is interrupted ends, and leaves nothing behind."""
+"""A benchmark that is interrupted ends, and leaves nothing behind.
+
+The short form has one with many processes and one with few, and SIGINT; the others are in ``make test-slow``.
+"""
 
 import os
 import signal
@@ -44,7 +47,12 @@ def until_members(group: int, least: int, most: int, process: "subprocess.Popen[
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 @pytest.mark.parametrize(
     ("benchmark", "number"),
-    [*((name, signal.SIGINT) for name in BENCHMARKS), ("ettr", signal.SIGTERM)],
+    [
+        ("ettr", signal.SIGINT),
+        ("idle", signal.SIGINT),
+        pytest.param("many_runs", signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param("ettr", signal.SIGTERM, marks=pytest.mark.slow),
+    ],
     ids=lambda value: getattr(value, "name", value),
 )
 def test_an_interrupted_benchmark_ends_with_its_processes(

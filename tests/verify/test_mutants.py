@@ -1,4 +1,8 @@
-"""The history of real worker processes: clean where the product is, and each mutant of the product is found."""
+"""The history of real worker processes: clean where the product is, and each mutant of the product is found.
+
+The clean history of a run whose session is lost takes as long as all others together: it is in ``make test-slow``,
+and its mutant here.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -163,7 +167,7 @@ def test_a_turn_that_is_sampled_again_is_found(scene: Scene) -> None:
     assert handle.status().value == "running"
 
 
-@pytest.mark.parametrize("mutant", [None, "hide_lost_turns"])
+@pytest.mark.parametrize("mutant", [pytest.param(None, marks=pytest.mark.slow), "hide_lost_turns"])
 def test_turns_of_a_lost_session_are_sampled_anew_and_reported(scene: Scene, mutant: str | None) -> None:
     """A mutant of the driver does not report them."""
     run = scene.open(mutant)
