@@ -23,6 +23,8 @@ from crucible.testing import EnvironmentContract
 from nsai_work import Job, submit
 from nsai_work.testing import isolated_store, run_jobs
 
+STARTS_WITHIN_S = 300.0
+
 
 def free_port() -> int:
     """A port that nothing listens on."""
@@ -43,7 +45,10 @@ def serving(kind: str = "game", sessions: int = 8) -> Iterator[str]:
     port = free_port()
     process = started(port, kind, sessions)
     try:
-        yield f"http://127.0.0.1:{port}"
+        url = f"http://127.0.0.1:{port}"
+        # its imports take a minute on a busy machine
+        asyncio.run(OpenEnvEnvironment({"url": url, "connect_s": STARTS_WITHIN_S}).open())
+        yield url
     finally:
         process.kill()
         process.wait()
@@ -251,7 +256,7 @@ def test_a_server_that_goes_away_costs_its_rollouts() -> None:
     try:
         with isolated_store():
             sampling = {"max_tokens": 1, "on_error": {"retry": 0, "min_group": 1}}
-            settings = {"url": f"http://127.0.0.1:{port}", "sessions": 2, "connect_s": 60}
+            settings = {"url": f"http://127.0.0.1:{port}", "sessions": 2, "connect_s": STARTS_WITHIN_S}
             handle = worked(settings, sampling=sampling, group_size=4, max_steps=2)
             assert handle.job().status == "succeeded", handle.job().error
             records = handle.rollouts()
@@ -272,7 +277,7 @@ def test_a_step_never_goes_to_a_session_that_was_not_reset() -> None:
     process = started(port)
 
     async def body() -> None:
-        opened = OpenEnvEnvironment({"url": f"http://127.0.0.1:{port}"})
+        opened = OpenEnvEnvironment({"url": f"http://127.0.0.1:{port}", "connect_s": STARTS_WITHIN_S})
         await opened.open()
         episode = await opened.start(0, 0)
         await episode.begin()
