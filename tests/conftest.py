@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.long_forms import mark_long_forms
 from tests.migrated_tables import replay_migrations
 from tests.open_connections import close_left_open, record_connections
 
@@ -34,11 +35,14 @@ WAITING_PART = 0.75
 """They are spread over this part of the run, so that none of them is left alone at the end."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mix the files whose tests wait with those whose tests compute, so that the processors are always busy.
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the long forms, before they are deselected, and mix the files whose tests wait with those whose tests
+    compute, so that the processors are always busy.
 
     Files of few quick tests are last: then the processes of a run end together.
     """
+    mark_long_forms(items, whole=config.args == config.getini("testpaths"))
     files: dict[str, list[pytest.Item]] = {}
     for item in items:
         files.setdefault(item.nodeid.partition("::")[0], []).append(item)
