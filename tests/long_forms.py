@@ -1,7 +1,7 @@
 """The tests that ``make test-slow`` runs instead of ``make test``, each with the short form that stays.
 
-A test is here when it takes long and another shows the same in little time: with fewer parameters, or in one process.
-A name that no longer exists fails the run, so that no form is lost when tests are renamed.
+A test is here when it takes long and another shows the same in little time: with fewer parameters, or in one
+process. A name that no longer exists fails the run, so that no form is lost when tests are renamed.
 """
 
 from collections.abc import Iterable, Sequence
