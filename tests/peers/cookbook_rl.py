@@ -31,11 +31,10 @@ from crucible.options import Options
 from crucible.prompt import Message, Prompt
 from crucible.rendering.chat import chat_of
 from crucible.rendering.tokenizer import ByteTokenizer
-from crucible.token_sampler import TokenSample
 from nsai_work.payloads import EnvironmentSpec
 from nsai_work.training.rollouts.episodes.asked_models import asked_models
 from nsai_work.training.rollouts.episodes.place import RolloutPlace
-from nsai_work.training.rollouts.episodes.rollout import _answer
+from nsai_work.training.rollouts.episodes.rollout import parsed_answer
 
 OURS = ByteTokenizer()
 settings = json.loads(Path(sys.argv[1]).read_text())
@@ -64,7 +63,7 @@ class OurEnv(Env):
         return self._observed()
 
     async def step(self, action: list[int], *, extra: Any = None) -> StepResult:
-        answer = _answer(TokenSample(tuple(action), (0.0,) * len(action), False), self._turn, OURS)
+        answer = parsed_answer(action, self._turn, OURS.stop_tokens, OURS)
         feedback = await self._episode.step(answer)
         self._turn += 1
         done = feedback.done or self._turn == settings["turns"]

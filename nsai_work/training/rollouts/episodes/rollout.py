@@ -5,7 +5,7 @@ it then shows other messages than it did, the turns from there on are sampled an
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, TypeVar
@@ -15,7 +15,7 @@ from crucible.errors import EnvironmentFailed
 from crucible.prompt import Message
 from crucible.rendering.output_parser import parse_output
 from crucible.rendering.tokenizer import Tokenizer
-from crucible.token_sampler import SamplingSpec, TokenSample, TokenSampler
+from crucible.token_sampler import SamplingSpec, TokenSampler
 from nsai_work.payloads import RolloutSampling
 from nsai_work.rollout_journal import StoredTurn
 from nsai_work.training.rollouts.episodes.environment_calls import EpisodeBroken, called
@@ -164,9 +164,11 @@ async def _sample(
         await asyncio.sleep(0)
     before = full_sequence(rollout.turns, number - 1) if number else []
     kept = common_length(before, prompt.tokens)
+    stops = {*rules.tokenizer.stop_tokens, *prompt.stop_tokens}
+    answer = parsed_answer(sample.tokens, number, stops, rules.tokenizer)
     turn = Turn(
         messages=tuple(message.model_dump(mode="json", exclude_defaults=True) for message in prompt.messages),
-        answer=_answer(sample, number, prompt, rules.tokenizer).model_dump(mode="json", exclude_defaults=True),
+        answer=answer.model_dump(mode="json", exclude_defaults=True),
         kept=kept,
         prompt=tuple(prompt.tokens[kept:]),
         tokens=sample.tokens,
@@ -190,9 +192,9 @@ async def _sample(
     rollout.sampled += 1
 
 
-def _answer(sample: TokenSample, number: int, prompt: ShownPrompt, tokenizer: Tokenizer) -> Message:
-    stops = {*tokenizer.stop_tokens, *prompt.stop_tokens}
-    text = tokenizer.decode([token for token in sample.tokens if token not in stops])
+def parsed_answer(tokens: Sequence[int], number: int, stops: Collection[int], tokenizer: Tokenizer) -> Message:
+    """The message of a turn's sampled tokens, without those that end it."""
+    text = tokenizer.decode([token for token in tokens if token not in stops])
     parsed = parse_output(text, thinks=True, opened=False, calls=True, turn=number)
     return Message(
         role="assistant",
