@@ -18,7 +18,7 @@ async def test_a_free_place_is_taken_before_the_answer_is_worked_on(
     concurrency: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As long as a rollout waits for a place, no answer is parsed while fewer samples are under way than may be."""
-    sample, answer = LocalSampler.sample, rollout._answer
+    sample, answer = LocalSampler.sample, rollout.parsed_answer
     asked = ended = under_way = most = 0
     parsed_at: list[tuple[int, int]] = []
 
@@ -38,7 +38,7 @@ async def test_a_free_place_is_taken_before_the_answer_is_worked_on(
         return answer(*args)
 
     monkeypatch.setattr(LocalSampler, "sample", sampled)
-    monkeypatch.setattr(rollout, "_answer", parsed)
+    monkeypatch.setattr(rollout, "parsed_answer", parsed)
     fields: dict[str, Any] = {"sampling": {"max_tokens": 2, "concurrency": concurrency}, "max_steps": 1}
     await Scene(rl_payload(groups_per_step=2, group_size=4, **fields), new_backend=FakeBackend).drive()
     assert most == concurrency
