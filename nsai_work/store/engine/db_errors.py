@@ -40,6 +40,7 @@ _SQLSTATES: Final = {
     "26000": DbErrorKind.UNAVAILABLE,  # prepared statement missing: see _POOLER
     "42P05": DbErrorKind.UNAVAILABLE,  # prepared statement exists already: likewise
     "58030": DbErrorKind.UNAVAILABLE,  # input or output failed
+    "25P03": DbErrorKind.UNAVAILABLE,  # this process was frozen in a transaction, which the server has ended
     "25006": DbErrorKind.UNAVAILABLE,  # read-only: a standby, after a failover
 }
 

@@ -83,6 +83,10 @@ class ClosingPool(QueuePool):
             super().dispose()
 
 
+_FROZEN_MS: Final = 30_000
+"""The longest wait of a transaction for its process: one that is frozen in the middle keeps its locks."""
+
+
 def make_engine(url: URL, pool_size: int = 5, *, on_pooler: Callable[[], None] = lambda: None) -> Engine:
     """An engine configured for the store, not connected yet. ``on_pooler`` is called when a connection turns out to
     lead to a pooler."""
@@ -114,6 +118,8 @@ def make_engine(url: URL, pool_size: int = 5, *, on_pooler: Callable[[], None] =
         _prepare_postgres(connection)
         try:
             pooled = _is_pooled(connection)
+            if not pooled:  # a pooler would give the setting to others
+                connection.execute(f"SET idle_in_transaction_session_timeout = {_FROZEN_MS}", prepare=False)
         except BaseException:
             # SQLAlchemy does not know the connection yet, so nobody else would close it
             connection.close()
