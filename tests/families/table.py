@@ -66,6 +66,7 @@ COMPARED_ROLLOUTS: Final = (
 COMPARED_TEXTS: Final = (
     "chat_sl.train",
     "chat_sl.sweep.cli",
+    "preference.dpo.train",
     "prompt_distillation.train",
     "distillation.off_policy_reasoning",
     "vlm_classifier.train",

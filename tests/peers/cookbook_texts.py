@@ -1,8 +1,8 @@
-"""Supervised training of the official cookbook, its loop unchanged, on given batches.
+"""Supervised and preference training of the official cookbook, its loops unchanged, on given batches.
 
 ``cookbook_texts.py SETTINGS`` reads a JSON file: ``model``, ``rate``, ``rank``, ``seed``, ``schedule``, ``log``,
-and ``batches`` of ``[tokens, targets, weights, images]``, where an image is ``[place, length, format, base64]``.
-The adapter gets a seed, which the cookbook does not pass on.
+``beta`` of a preference or null, and ``batches`` of ``[tokens, targets, weights, images]``, where an image is
+``[place, length, format, base64]``. The adapter gets a seed, which the cookbook does not pass on.
 """
 
 import asyncio
@@ -15,6 +15,7 @@ from typing import Any
 
 import chz
 import tinker
+from tinker_cookbook.preference import train_dpo
 from tinker_cookbook.supervised import train
 from tinker_cookbook.supervised.types import SupervisedDataset, SupervisedDatasetBuilder
 from tinker_cookbook.tokenizer_utils import register_tokenizer
@@ -86,15 +87,18 @@ def seeded(create: Any) -> Any:
 for name in ("create_lora_training_client", "create_lora_training_client_async"):
     setattr(tinker.ServiceClient, name, seeded(getattr(tinker.ServiceClient, name)))
 register_tokenizer(settings["model"], Bytes)
-config = train.Config(
-    log_path=settings["log"],
-    model_name=settings["model"],
-    recipe_name="families",
-    dataset_builder=GivenBuilder(),
-    learning_rate=settings["rate"],
-    lr_schedule=settings["schedule"],
-    lora_rank=settings["rank"],
-    save_every=0,
-    eval_every=0,
-)
-asyncio.run(train.main(config))
+common = {
+    "log_path": settings["log"],
+    "model_name": settings["model"],
+    "recipe_name": "families",
+    "dataset_builder": GivenBuilder(),
+    "learning_rate": settings["rate"],
+    "lr_schedule": settings["schedule"],
+    "lora_rank": settings["rank"],
+    "save_every": 0,
+    "eval_every": 0,
+}
+if settings["beta"] is None:
+    asyncio.run(train.main(train.Config(**common)))
+else:
+    train_dpo.main(train_dpo.Config(**common, dpo_beta=settings["beta"], infrequent_eval_every=0))

@@ -16,9 +16,10 @@ from test_cookbook_recipes import environment_of
 from backends.tinkex.backend import TinkexBackend
 from backends.tinkex_dev.server import DEV_KEY, DevServer
 from crucible.losses import TARGETS
-from crucible.training import Datum
+from crucible.training import Datum, RunSpec
 from nsai_work.payloads import JobKind, parse_payload
 from nsai_work.training.sources.data_source import open_batches
+from nsai_work.training.sources.preference import METRICS, ReferenceContext
 from tests.families.rows import write_rows
 from tests.families.small_jobs import small_jobs
 from tests.families.table import COMPARED_TEXTS, ENTRY_POINTS
@@ -50,10 +51,11 @@ def test_the_first_10_losses_of_a_family_are_those_of_the_cookbook(
 
         scene = Scene(payload, new_backend=new_backend)  # type: ignore[arg-type]
         asyncio.run(scene.drive())
-        batches = asyncio.run(_batches(payload, new_backend()))
+        batches = asyncio.run(_batches(scene, new_backend()))
         given = {"model": MODEL, "rate": RATE, "rank": RANK, "seed": SEED, "log": str(tmp_path / "log")}
+        given |= {"schedule": str(payload.schedule.shape), "beta": getattr(payload, "beta", None)}  # type: ignore[attr-defined]
         settings = tmp_path / "settings.json"
-        settings.write_text(json.dumps({**given, "schedule": str(payload.schedule.shape), "batches": batches}))  # type: ignore[attr-defined]
+        settings.write_text(json.dumps({**given, "batches": batches}))
         ended = subprocess.run(
             [python, HERE / "cookbook_texts.py", settings],
             env=environment_of(os.environ, server, tmp_path),
@@ -61,21 +63,33 @@ def test_the_first_10_losses_of_a_family_are_those_of_the_cookbook(
         )  # fmt: skip
     assert ended.returncode == 0, ended.stderr[-4000:]
     rows = [json.loads(line) for line in (tmp_path / "log" / "metrics.jsonl").read_text().splitlines()]
-    theirs = [row["train_mean_nll"] for row in rows if "train_mean_nll" in row]
+    metric = "dpo_loss" if "beta" in job["payload"] else "train_mean_nll"
+    theirs = [row[metric] for row in rows if metric in row]
 
     assert len(theirs) == STEPS
     assert scene.losses == pytest.approx(theirs, rel=1e-6)
     assert scene.losses[-1] < scene.losses[0]
+    if "beta" in job["payload"]:
+        for step, row in zip(scene.journal.steps, rows, strict=True):
+            assert {name: step.metrics[name] for name in METRICS} == pytest.approx(
+                {name: row[name] for name in METRICS}, abs=1e-6
+            )
 
 
-async def _batches(payload: Any, backend: TinkexBackend) -> list[list[list[Any]]]:
+async def _batches(scene: Scene, backend: TinkexBackend) -> list[list[list[Any]]]:
     """The examples of each step: tokens, targets, weights and images."""
+    payload: Any = scene.payload
 
     async def wait(work: Any) -> Any:
         return await work
 
     async with backend:
-        plan, source, _, _ = await open_batches(payload, backend, wait)  # type: ignore[arg-type]
+        plan, source, _, reference = await open_batches(payload, backend, wait)  # type: ignore[arg-type]
+        if reference is not None:
+            # the job has kept it
+            kept: Any = scene.claim()
+            spec = RunSpec(base_model=payload.base_model)
+            await reference.complete(ReferenceContext(payload, spec, backend, kept, wait))
         batches = [await source.batch(step) for step in range(1, plan.total_steps + 1)]
     return [
         [
