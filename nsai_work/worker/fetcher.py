@@ -146,6 +146,10 @@ class Fetcher:
         except CrucibleError as error:
             log.warning("claim.failed", error=error.code)
             return None
+        except Exception:
+            # raised in a callback it would be lost, and the wait for the jobs of a standing claim never end
+            log.exception("claim.failed")
+            return None
         for claim in result:
             self._remember(claim)
             self._running += 1

@@ -233,14 +233,15 @@ def test_no_claim_stands_by_without_free_capacity() -> None:
     asyncio.run(scenario())
 
 
-def test_a_failed_standing_claim_is_retried() -> None:
-    """The database may become unavailable at that moment too."""
+@pytest.mark.parametrize("error", [StoreUnavailable("unavailable"), RuntimeError("a defect")])
+def test_a_failed_standing_claim_is_retried(error: Exception) -> None:
+    """The database may become unavailable at that moment too, and a defect must not end all claims of a worker."""
 
     async def scenario() -> None:
         queue = Queue()
         async with _running(queue, notifications=True):
             queue.ready = 1
-            queue.standing[0].done.set_exception(StoreUnavailable("unavailable"))
+            queue.standing[0].done.set_exception(error)
             await _settle()
             assert len(queue.started) == 1
 
