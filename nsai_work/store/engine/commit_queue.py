@@ -49,8 +49,8 @@ class CommitQueue:
         """The operations to run now. Blocks until there are any."""
         while True:
             group = self._drain()
-            if not group and self.connection.notified:
-                group = self._due_claim()
+            if self.connection.notified:
+                group += self._due_claim()
             if group:
                 if any(operation is not None and operation.is_claim for operation in group):
                     # the claim sees every job that a notification so far was sent for
