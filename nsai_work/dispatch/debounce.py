@@ -64,6 +64,8 @@ class DebouncedPublisher:
             self._arrived.wait()
             closing.wait(DEBOUNCE_S)
             self._publish()
+        # those that arrived while others were published
+        self._publish()
 
     def _publish(self) -> None:
         with self._lock:

@@ -3,8 +3,10 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -117,6 +119,33 @@ def test_a_debounced_publisher_publishes_every_wake_up(spool: Rig) -> None:
     until(lambda: wake_ups_on_queue(spool) == ["job 3"], "it was published without a close")
     debounced.close()
     debounced.close()
+
+
+def test_a_wake_up_that_arrives_as_others_are_published_is_published_by_the_close() -> None:
+    """Although the thread is told to end meanwhile."""
+    publishing, closed = threading.Event(), threading.Event()
+    published: list[WakeUp] = []
+
+    class SlowPublisher:
+        def publish(self, wake_ups: Sequence[WakeUp]) -> None:
+            publishing.set()
+            assert closed.wait(60)
+            published.extend(wake_ups)
+
+        def close(self) -> None:
+            return
+
+    debounced = DebouncedPublisher(cast("Publisher", SlowPublisher()))
+    debounced.send([wake_up(1)])
+    assert publishing.wait(60)
+    debounced.send([wake_up(2)])
+    closing = threading.Thread(target=debounced.close)
+    closing.start()
+    until(debounced._closing.is_set, "the close has begun")
+    closed.set()
+    closing.join(60)
+
+    assert published == [wake_up(1), wake_up(2)]
 
 
 def test_wake_ups_are_limited_per_priority() -> None:
