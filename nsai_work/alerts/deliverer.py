@@ -58,20 +58,25 @@ class Deliverer:
 
     async def run(self) -> None:
         """Deliver forever. An error of the store is logged."""
-        try:
-            while True:
-                try:
-                    if await self._store.deliver_alerts():
-                        await self.deliver()
-                except CrucibleError as error:
-                    log.warning("alerts.failed", error=error.code)
-                await asyncio.sleep(self._interval_s)
-        finally:
-            await asyncio.gather(*(target.notifier.close() for target in self._targets), return_exceptions=True)
+        while True:
+            try:
+                if await self._store.deliver_alerts():
+                    await self.deliver()
+            except CrucibleError as error:
+                log.warning("alerts.failed", error=error.code)
+            await asyncio.sleep(self._interval_s)
+
+    async def close(self) -> None:
+        """Close the notifiers. Nothing is sent afterwards."""
+        await asyncio.gather(*(target.notifier.close() for target in self._targets), return_exceptions=True)
 
     async def deliver(self) -> None:
-        """Send what is due to each target once."""
-        await asyncio.gather(*(self._deliver_to(target) for target in self._targets if not self._is_paused(target)))
+        """Send what is due to each target once. Raises an error of the store when the sends to all have ended."""
+        due = [target for target in self._targets if not self._is_paused(target)]
+        ends = await asyncio.gather(*map(self._deliver_to, due), return_exceptions=True)
+        for end in ends:
+            if end is not None:
+                raise end
 
     def _is_paused(self, target: Target) -> bool:
         _, until = self._pauses.get(target.name, (0.0, 0.0))

@@ -33,7 +33,7 @@ class Notifier(Protocol):
         """
 
     async def close(self) -> None:
-        """Release the connections."""
+        """Release the connections. Nothing is sent afterwards."""
 
 
 class TargetSpec(Record):

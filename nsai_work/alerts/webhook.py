@@ -61,18 +61,14 @@ class Webhook:
 
     async def send(self, alert: Alert) -> None:
         """POST an alert. An answer of 2xx is a delivery; 4xx, but for those that ask for a repeat, is final."""
-        if self._client is None:
-            self._new_connections = NewConnections()
-            hooks: dict[str, list[Callable[..., Any]]] = {"request": [self._new_connections.watch]}
-            self._client = httpx.AsyncClient(
-                timeout=self._settings.timeout_s, follow_redirects=False, event_hooks=hooks
-            )
         body = _body(alert)
         url = self._settings.url.get_secret_value()
         place = httpx.URL(url).netloc.decode("ascii")
+        if self._new_connections.closed:
+            raise BackendUnavailable(f"{place}: the webhook is closed")
         try:
             # the body of the answer is not read: only its status counts
-            async with self._client.stream("POST", url, content=body, headers=self._headers(alert, body)) as answer:
+            async with self._open().stream("POST", url, content=body, headers=self._headers(alert, body)) as answer:
                 status = answer.status_code
         except httpx.TimeoutException as error:
             raise RequestTimeout(f"{place}: no answer in {self._settings.timeout_s} s") from error
@@ -81,11 +77,19 @@ class Webhook:
         if not 200 <= status < 300:
             raise _refusal(place, status)
 
+    def _open(self) -> httpx.AsyncClient:
+        if self._client is None:
+            hooks: dict[str, list[Callable[..., Any]]] = {"request": [self._new_connections.watch]}
+            self._client = httpx.AsyncClient(
+                timeout=self._settings.timeout_s, follow_redirects=False, event_hooks=hooks
+            )
+        return self._client
+
     async def close(self) -> None:
         """Close the connections."""
+        self._new_connections.close()
         client, self._client = self._client, None
         if client is not None:
-            self._new_connections.close()
             await client.aclose()
 
     def _headers(self, alert: Alert, body: bytes) -> dict[str, str]:

@@ -121,21 +121,21 @@ class Runtime:
             StoreUnavailable: the store will never work again in this process.
         """
         self.watchdog.start()
-        available = await asyncio.to_thread(self.backends.available)
-        await self.store.register(self._selection, available, self.backends.declined)
-        if self._deliverer is not None:
-            await self._deliverer.begin()
-        log.info("worker.started", worker_id=self.store.worker_id, concurrency=self._concurrency)
-        fetcher = asyncio.create_task(_run_with_restarts("fetcher", self.fetcher.run))
-        tasks = [asyncio.create_task(_run_with_restarts(*named)) for named in self._background_tasks()]
+        tasks: list[asyncio.Task[None]] = []
         try:
+            await self._register()
+            fetcher = asyncio.create_task(_run_with_restarts("fetcher", self.fetcher.run))
+            background = (asyncio.create_task(_run_with_restarts(*named)) for named in self._background_tasks())
+            tasks = [fetcher, *background]
             on_ready()
             await self._stopping.wait()
             await _cancel(fetcher)
             await self._hand_over()
         finally:
-            await _cancel(fetcher, *tasks)
+            await _cancel(*tasks)
             await self._cancel_remaining()
+            if self._deliverer is not None:
+                await self._deliverer.close()
             await self.backends.close()
             await self.store.close()
             self.watchdog.stop()
@@ -148,6 +148,13 @@ class Runtime:
             )
         if self._failure is not None:
             raise self._failure
+
+    async def _register(self) -> None:
+        available = await asyncio.to_thread(self.backends.available)
+        await self.store.register(self._selection, available, self.backends.declined)
+        if self._deliverer is not None:
+            await self._deliverer.begin()
+        log.info("worker.started", worker_id=self.store.worker_id, concurrency=self._concurrency)
 
     def _background_tasks(self) -> Iterator[tuple[str, BackgroundTask]]:
         yield "heartbeats", self.leases.run_heartbeats

@@ -17,6 +17,8 @@ from nsai_work.alerts import target as targets
 from nsai_work.alerts.alert import _KINDS, Alert, AlertKind, event_names
 from nsai_work.alerts.deliverer import FIRST_PAUSE_S, MAX_DEFECTS, MAX_PAUSE_S, Deliverer
 from nsai_work.alerts.target import Target, open_targets
+from nsai_work.alerts.webhook import Webhook
+from nsai_work.errors import StoreUnavailable
 from nsai_work.settings import Settings
 from nsai_work.store.records import NotedEvent
 
@@ -158,6 +160,47 @@ def test_a_notice_that_a_notifier_cannot_send_delays_the_others_for_a_while() ->
 
     assert scene.given_up == ["ZeroDivisionError in the notifier", "no"]
     assert len(scene.failures[1]) == 100 - MAX_DEFECTS
+
+
+def test_a_round_ends_when_nothing_is_sent_any_more() -> None:
+    """An error of the store at one target does not leave the send to another behind, which would be repeated beside
+    it, or go on after the notifiers are closed."""
+
+    class Slow(Scene):
+        async def send(self, alert: Alert) -> None:
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            await super().send(alert)
+
+        async def noted_events(self, target: str, names: object, limit: int) -> list[NotedEvent]:
+            if target == "broken":
+                raise StoreUnavailable("away")
+            return await super().noted_events(target, names, limit)
+
+    scene = Slow({})
+    scene.deliverer._targets = [Target("broken", frozenset(AlertKind), scene), *scene.deliverer._targets]
+
+    async def deliver() -> list[str]:
+        with pytest.raises(StoreUnavailable):
+            await scene.deliverer.deliver()
+        return list(scene.sent)
+
+    assert asyncio.run(deliver()) == ["event-1", "event-2"]
+
+
+def test_a_webhook_sends_nothing_after_its_close() -> None:
+    """It would open connections that nobody closes."""
+
+    async def send() -> None:
+        webhook = Webhook({"url": URL})
+        await webhook.close()
+        alert = Alert.of(noted(1))
+        assert alert is not None
+        with pytest.raises(BackendUnavailable, match="closed"):
+            await webhook.send(alert)
+        assert webhook._client is None
+
+    asyncio.run(send())
 
 
 def test_a_plug_in_that_is_no_notifier_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
