@@ -190,6 +190,9 @@ class RuntimeThread:
                 publisher=publisher,
                 on_stalled=self._on_stalled,
             )
+            if self._stop_requested:
+                # before there was a runtime to be asked
+                self._runtime.stop()
             await self._runtime.run(on_ready=self._on_ready)
         finally:
             self._finished.set()

@@ -269,7 +269,11 @@ async def open_worker_store(settings: Settings, clock: Clock) -> WorkerStore:
         BlobsElsewhere: the files of its jobs are in another place than the settings name.
     """
     store = open_job_store(settings)
-    await asyncio.to_thread(require_place, settings, store.blobs)
+    try:
+        await asyncio.to_thread(require_place, settings, store.blobs)
+    except BaseException:
+        store.close()
+        raise
     worker = WorkerId.of_this_process()
     store_async = AsyncStore(store.database, patience_s=settings.store_timeout_s, worker_id=str(worker))
     return WorkerStore(store, store_async, settings, worker)

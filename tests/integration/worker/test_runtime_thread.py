@@ -1,13 +1,19 @@
-"""The runtime's thread across a fork."""
+"""The runtime's thread: across a fork, and when it cannot start or must stop."""
 
+import asyncio
 import os
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from nsai_work import Settings, submit
 from nsai_work.client.connections import close_connections
-from nsai_work.errors import StoreGone
+from nsai_work.errors import StoreGone, StoreUnavailable
 from nsai_work.job import Priority
-from nsai_work.store import WakeUp
+from nsai_work.store import Selection, WakeUp
+from nsai_work.worker import runtime_thread
+from nsai_work.worker.runtime import Runtime, open_runtime
 from nsai_work.worker.runtime_thread import RuntimeThread
 from tests.rig import command
 
@@ -63,3 +69,43 @@ def test_a_runtime_whose_file_is_deleted_fails(tmp_path: Path) -> None:
     assert isinstance(runtime.failure, StoreGone)
     assert "was deleted" in (runtime.health.reason or "")
     close_connections()
+
+
+def test_a_stop_during_the_start_is_not_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a signal that arrives while the tables are migrated."""
+    settings = Settings(home=tmp_path, poll_interval_s=0.1, sweep_interval_s=60)
+    settings.make_home()
+    runtime = RuntimeThread(settings)
+
+    async def opened(*given: Any, **options: Any) -> Runtime:
+        runtime.request_stop()
+        return await open_runtime(*given, **options)
+
+    monkeypatch.setattr(runtime_thread, "open_runtime", opened)
+    runtime.start()
+    try:
+        assert runtime.join(10)
+        assert runtime.failure is None
+    finally:
+        runtime.stop()
+
+
+def test_a_runtime_that_cannot_register_closes_its_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its thread and connections would stay as long as the process."""
+    settings = Settings(home=tmp_path, poll_interval_s=0.1, sweep_interval_s=60)
+    settings.make_home()
+
+    async def refuse(*_: object) -> None:
+        raise StoreUnavailable("away")
+
+    async def scenario() -> Runtime:
+        runtime = await open_runtime(settings, Selection(), 1, publisher=None)
+        monkeypatch.setattr(runtime.store, "register", refuse)
+        with pytest.raises(StoreUnavailable):
+            await runtime.run()
+        return runtime
+
+    runtime = asyncio.run(scenario())
+
+    assert runtime.store._store_async._closed
+    assert runtime.watchdog._stopped.is_set()
