@@ -16,7 +16,7 @@ from tests.migrated_tables import replay_migrations
 from tests.open_connections import close_left_open, record_connections
 
 settings.register_profile(
-    "nsai", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+    "nsai", deadline=None, max_examples=35, suppress_health_check=[HealthCheck.too_slow], print_blob=True
 )
 settings.load_profile("nsai")
 

@@ -9,105 +9,290 @@ from typing import Final
 
 import pytest
 
-KEPT: Final[dict[str, Sequence[str]]] = {
-    "acceptance/test_benchmarks.py::test_an_interrupted_benchmark_ends_with_its_processes": ["idle-SIGINT"],
-    "acceptance/test_data_forms.py::test_a_file_that_changes_while_it_is_read_is_refused": [
-        "payload.data.path",
-        "payload.eval.data.path",
-    ],
-    "acceptance/test_lesser_backend.py::test_what_needs_forward_passes_is_refused": ["eval"],
-    "integration/dispatch/test_notifications.py::test_wake_ups_are_published_too": ["amqp"],
-    "integration/dispatch/test_wakeups.py::test_many_jobs_each_end_once_on_two_workers": ["postgres-rabbitmq"],
-    "integration/in_process/test_sigkill.py::test_a_killed_worker_costs_no_rollout": ["fake-newer"],
-    "integration/in_process/test_scored_answers.py::"
-    "test_a_single_answer_is_the_result_and_a_trained_model_scores_too": ["fake"],
-    "integration/tinkex_backend/test_taken_names_job.py::test_a_save_whose_name_is_taken_fails_no_job": [
-        "one that says nothing-save_weights",
-        "a service without listings-save_weights_for_sampler",
-    ],
-    "integration/training/test_continued_runs.py::test_a_decaying_schedule_is_given_anew": ["schedule0"],
-    "integration/training/test_continued_runs.py::test_extended_twice_a_run_equals_one_of_the_whole_length": [
-        "fake"
-    ],
-    "integration/training/test_continued_runs.py::test_killed_at_every_point": ["True-service1", "False-service0"],
-    "integration/training/test_distillation.py::test_killed_in_between": ["mixture"],
-    "integration/training/test_evaluation.py::test_killed_at_every_point": ["3-repeats"],
-    "integration/training/test_examples.py::test_the_example_runs": ["evaluate.yaml", "mixture.yaml"],
-    "integration/training/test_objectives.py::test_killed_at_every_point": ["3-{'replays': False}"],
-    "integration/training/test_preference.py::test_killed_at_every_point": ["{'replays': False}"],
-    "integration/training/test_real_backends.py::test_a_run_killed_at_many_points_is_taken_over_warm": ["True-41"],
-    "integration/training/test_reinforcement.py::test_a_lost_run_trains_on_the_rollouts_of_the_journal": [
-        "lose_model-stable_reinforce",
-        "corrupt-importance_sampling",
-    ],
-    "integration/training/test_reinforcement.py::test_killed_at_every_point": ["guess"],
-    "integration/training/test_reinforcement.py::test_no_turn_is_sampled_twice": ["ppo-ahead", "stable_reinforce"],
-    "integration/training/test_rollout_reference.py::test_rollouts_of_a_lost_run": ["drop"],
-    "integration/training/test_rollout_reference.py::test_rollouts_whose_weights_are_gone_are_not_dropped": [
-        "substeps"
-    ],
-    "integration/training/test_survival.py::test_killed_at_every_point": [
-        "3-repeats-1",
-        "3-orders-3",
-        "3-unknown-2",
-        "3-dies with its client-2",
-    ],
-    "integration/training/test_survival.py::test_killed_at_every_point_of_every_checkpoint_policy": [
-        "best",
-        "last",
-    ],
-    "integration/training/test_task_evaluation.py::test_killed_at_every_point": ["ahead"],
-    "integration/worker/test_celery_command.py::test_a_job_runs_under_celerys_command": ["prefork"],
-    "integration/worker/test_declines.py::test_a_job_waits_for_the_worker_that_has_the_file": ["embedded"],
-    "integration/worker/test_declines.py::test_a_job_waits_for_the_worker_that_has_the_key": ["postgres-rabbitmq"],
-    "integration/worker/test_faults.py::test_the_job_of_a_killed_worker_is_taken_over": ["postgres-rabbitmq"],
-    "integration/worker/test_killed_batch.py::test_a_killed_batch_is_completed_by_a_worker_with_another_disk": [
-        "embedded"
-    ],
-    "integration/worker/test_pipelines.py::test_the_example_samples_filters_trains_and_evaluates": ["fake"],
-    "integration/worker/test_presence.py::test_no_function_runs_twice_at_once": ["process"],
-    "integration/worker/test_recovery_blocks.py::test_a_corrupted_run_is_recovered_whatever_the_block_names": [
-        "none",
-        "max_attempts",
-    ],
-    "integration/worker/test_visible_waits.py::test_a_waiting_job_says_why": ["503 at a pass", "out of credit"],
-    "page/test_databases.py::test_every_page_on_each_database": ["postgres"],
-}
-"""The parameters of a test that ``make test`` runs; the others are long forms."""
+HERE: Final = "here"
 
-INSTEAD: Final[dict[str, str]] = {
-    "acceptance/test_deploy.py::test_each_alert_fires_at_its_trouble_alone": "acceptance/test_deploy.py",
-    "acceptance/test_docs.py::test_the_page_on_models_runs": "acceptance/test_serve_command.py",
-    "acceptance/test_docs.py::test_the_page_on_testing_runs": "integration/testing/test_virtual_clock.py",
-    "chaos/test_many_jobs.py::test_each_of_many_jobs_ends_once": "chaos/test_chaos.py",
-    "contract/stranger/test_plugin_package.py::test_the_command_line_lists_it": (
-        "contract/stranger/test_plugin_package.py"
-    ),
-    "families/test_killed_pipelines.py::test_killed_workers_of_a_pipeline_change_no_bit": (
-        "families/test_killed_families.py"
-    ),
-    "integration/dev_server/test_many_runs.py::test_forty_runs_at_once_each_learn_as_if_alone": (
-        "integration/training/test_real_backends.py"
-    ),
-    "integration/training/test_distillation.py::test_the_first_20_losses_are_those_of_an_independent_loop": (
-        "integration/training/test_preference.py"
-    ),
-    "integration/training/test_rollout_reference.py::test_distillation_on_the_student_s_own_answers": (
-        "integration/training/test_rollout_reference.py"
-    ),
-    "integration/worker/test_killed_batch.py::"
-    "test_a_killed_run_on_the_answers_of_a_batch_is_continued_on_another_disk": (
-        "integration/worker/test_killed_batch.py"
-    ),
+LONG_FILES: Final[dict[str, str]] = {
     "integration/worker/test_killed_rollouts.py": "integration/in_process/test_sigkill.py",
     "integration/worker/test_killed_sinks.py": "integration/worker/test_sinks.py",
     "integration/worker/test_rolling_restart.py": "integration/worker/test_worker_end.py",
     "page/test_browser.py": "page/test_pages.py",
-    "verify/test_mutants.py::"
-    "test_a_job_that_is_taken_from_a_live_owner_and_a_dead_one_leaves_a_clean_history": "verify/test_mutants.py",
     "verify/test_outages.py": "integration/worker/test_faults.py",
 }
-"""A long form, and the file with its short form."""
+"""Files of long forms alone, each with the file of its short form."""
+
+LONG_FORMS: Final[dict[str, dict[str, Sequence[str] | int | str]]] = {
+    "acceptance/test_benchmarks.py": {
+        "test_an_interrupted_benchmark_ends_with_its_processes": ["idle-SIGINT"],
+    },
+    "acceptance/test_data_forms.py": {
+        "test_a_file_that_changes_while_it_is_read_is_refused": ["payload.data.path"],
+        "test_pairs_with_images_train_where_images_are_taken": HERE,
+    },
+    "acceptance/test_deploy.py": {
+        "test_each_alert_fires_at_its_trouble_alone": HERE,
+        "test_the_services_of_the_compose_file_train_the_example": HERE,
+    },
+    "acceptance/test_docs.py": {
+        "test_the_page_on_functions_runs": "integration/worker/test_functions.py",
+        "test_the_page_on_models_runs": "acceptance/test_serve_command.py",
+        "test_the_page_on_testing_runs": "integration/testing/test_virtual_clock.py",
+    },
+    "acceptance/test_job_commands.py": {
+        "test_a_worker_says_in_json_that_it_is_ready": "integration/worker/test_celery_command.py",
+        "test_ctrl_c_requeues_the_job": "acceptance/test_run_command.py",
+        "test_json_output": "acceptance/test_commands_without_jobs.py",
+        "test_the_example_runs_beside_a_dev_server": "acceptance/test_docs.py",
+    },
+    "acceptance/test_lesser_backend.py": {
+        "test_what_needs_forward_passes_is_refused": ["eval"],
+        "test_what_needs_no_forward_passes_trains": HERE,
+    },
+    "acceptance/test_private_home.py": {
+        "test_a_command_makes_a_private_home": ["run"],
+        "test_a_dev_server_makes_a_private_home": HERE,
+    },
+    "acceptance/test_prune_checkpoints.py": {
+        "test_a_promoted_checkpoint_and_its_job_are_kept": HERE,
+    },
+    "acceptance/test_submit_without_key.py": {
+        "test_submit_without_a_key_is_accepted_and_a_worker_with_the_key_runs_it": (
+            "integration/worker/test_declines.py"
+        ),
+    },
+    "chaos/test_many_jobs.py": {
+        "test_each_of_many_jobs_ends_once": "chaos/test_chaos.py",
+    },
+    "contract/stranger/test_plugin_package.py": {
+        "test_the_command_line_completes_with_it": HERE,
+        "test_the_command_line_lists_it": HERE,
+        "test_the_commands_of_the_page_run": 1,
+    },
+    "contract/test_python.py": {
+        "TestIsolatedFunction::test_commands_run_at_the_same_time": HERE,
+    },
+    "families/test_killed_pipelines.py": {
+        "test_killed_workers_of_a_pipeline_change_no_bit": "families/test_killed_families.py",
+    },
+    "integration/chat_server/test_official_client.py": {
+        "test_an_error_has_the_form_of_the_api": 14,
+    },
+    "integration/dev_server/test_command.py": {
+        "test_a_signal_ends_it_well_though_a_call_is_held": ["terminate"],
+        "test_the_number_of_threads_changes_no_bit": HERE,
+        "test_the_state_folder_is_in_the_home_folder": ["h-h"],
+    },
+    "integration/dev_server/test_many_runs.py": {
+        "test_forty_runs_at_once_each_learn_as_if_alone": "integration/training/test_real_backends.py",
+    },
+    "integration/dev_server/test_sampling.py": {
+        "test_narrowed_to_one_token_sampling_is_greedy": 1,
+        "test_stop_texts_and_tokens": ["stop2-Hamlet"],
+    },
+    "integration/dispatch/test_notifications.py": {
+        "test_wake_ups_are_published_too": HERE,
+    },
+    "integration/dispatch/test_wakeups.py": {
+        "test_many_jobs_each_end_once_on_two_workers": ["postgres-rabbitmq"],
+    },
+    "integration/in_process/test_scored_answers.py": {
+        "test_a_single_answer_is_the_result_and_a_trained_model_scores_too": ["fake"],
+        "test_scores_are_what_an_evaluation_says": ["tinkex"],
+        "test_wrong_scores_of_a_backend_are_an_error_of_their_row": 2,
+    },
+    "integration/in_process/test_sigkill.py": {
+        "test_a_killed_worker_costs_no_rollout": ["fake-newer"],
+    },
+    "integration/store/test_blobs.py": {
+        "test_a_damaged_piece_is_an_error_that_names_the_blob": 6,
+        "test_a_process_that_is_killed_leaves_what_can_be_pruned": 2,
+    },
+    "integration/store/test_events_so_far.py": {
+        "test_it_follows_from_a_part_of_the_events_as_from_all": 24,
+    },
+    "integration/store/test_shares.py": {
+        "test_while_priorities_wait_each_gets_its_share": ["postgres-by_door", "sqlite-by_general_path"],
+    },
+    "integration/store/test_unreadable_journals.py": {
+        "test_the_error_names_table_row_and_field": 10,
+    },
+    "integration/store/test_unreadable_rows.py": {
+        "test_a_field_that_this_version_refuses_is_named": 10,
+        "test_a_spec_that_is_no_job_is_named_and_stops_no_other": 6,
+    },
+    "integration/store/test_wait_reasons.py": {
+        "test_every_wait_has_its_reason": 16,
+    },
+    "integration/test_closed_connections.py": {
+        "test_no_connection_is_left": 14,
+    },
+    "integration/test_shadowed_packages.py": {
+        "test_doctor_names_a_projects_own_backends_folder": HERE,
+    },
+    "integration/tinkex/test_arguments_at_the_call.py": {
+        "test_a_batch_is_sent_as_it_was": 6,
+    },
+    "integration/tinkex/test_failures.py": {
+        "test_passing_troubles_change_nothing": 9,
+    },
+    "integration/tinkex_backend/test_chat_features.py": {
+        "test_a_tool_call_is_read_from_the_answer": ["malformed"],
+    },
+    "integration/tinkex_backend/test_foreign_service.py": {
+        "test_a_killed_job_resumes_on_a_foreign_service": "integration/tinkex_backend/test_recovery.py",
+    },
+    "integration/tinkex_backend/test_order_probe.py": {
+        "test_every_kind_of_server_is_known_for_what_it_is_and_trains_as_before": [
+            "by arrival",
+            "by number",
+            "runs repeats again, and refuses what is early",
+        ],
+    },
+    "integration/tinkex_backend/test_taken_names_job.py": {
+        "test_a_save_whose_name_is_taken_fails_no_job": ["one that says nothing-save_weights"],
+    },
+    "integration/training/test_continued_runs.py": {
+        "test_a_decaying_schedule_is_given_anew": ["schedule0"],
+        "test_extended_twice_a_run_equals_one_of_the_whole_length": ["fake"],
+        "test_killed_at_every_point": ["True-service1"],
+    },
+    "integration/training/test_distillation.py": {
+        "test_killed_in_between": ["mixture"],
+        "test_the_first_20_losses_are_those_of_an_independent_loop": "integration/training/test_preference.py",
+    },
+    "integration/training/test_evaluation.py": {
+        "test_killed_at_every_point": ["3-repeats"],
+    },
+    "integration/training/test_examples.py": {
+        "test_the_example_runs": ["evaluate.yaml"],
+    },
+    "integration/training/test_faulty_environments.py": {
+        "test_a_failed_rollout_is_counted_with_its_reason": 12,
+    },
+    "integration/training/test_initial_weights.py": {
+        "test_killed_at_every_point": 1,
+    },
+    "integration/training/test_objectives.py": {
+        "test_killed_again_and_again": HERE,
+        "test_killed_at_every_point": ["3-{'replays': False}"],
+    },
+    "integration/training/test_preference.py": {
+        "test_killed_again_and_again": HERE,
+        "test_killed_at_every_point": ["{'replays': False}"],
+        "test_killed_on_the_fake_backend": HERE,
+    },
+    "integration/training/test_real_backends.py": {
+        "test_a_fault_changes_no_bit": 10,
+        "test_a_request_that_is_refused_with_others_behind_it_ends_the_run": 1,
+        "test_a_run_killed_at_many_points_is_taken_over_warm": ["True-41"],
+        "test_every_checkpoint_strategy_has_a_recent_state": 2,
+        "test_where_repeats_run_again_a_death_means_a_restore": HERE,
+    },
+    "integration/training/test_reinforcement.py": {
+        "test_a_lost_run_trains_on_the_rollouts_of_the_journal": ["corrupt-importance_sampling"],
+        "test_killed_again_and_again": HERE,
+        "test_killed_at_every_point": ["guess"],
+        "test_no_turn_is_sampled_twice": ["ppo-ahead"],
+    },
+    "integration/training/test_rollout_reference.py": {
+        "test_distillation_on_the_student_s_own_answers": HERE,
+        "test_killed_at_every_point": 1,
+        "test_rollouts_of_a_lost_run": ["drop"],
+        "test_rollouts_whose_weights_are_gone_are_not_dropped": HERE,
+    },
+    "integration/training/test_rollout_teacher.py": {
+        "test_killed_in_between": 1,
+    },
+    "integration/training/test_sampler_releases.py": {
+        "test_weights_are_deleted_behind_the_run": ["sync", "ahead-evaluated"],
+    },
+    "integration/training/test_survival.py": {
+        "test_deaths_and_faults_together": HERE,
+        "test_killed_at_every_point": ["3-repeats-1", "3-orders-3"],
+        "test_killed_at_every_point_of_every_checkpoint_policy": ["best"],
+    },
+    "integration/training/test_task_evaluation.py": {
+        "test_killed_at_every_point": ["ahead"],
+    },
+    "integration/training/test_token_episodes.py": {
+        "test_killed_at_every_point": HERE,
+    },
+    "integration/worker/test_celery_command.py": {
+        "test_a_job_runs_under_celerys_command": ["prefork"],
+    },
+    "integration/worker/test_declines.py": {
+        "test_a_job_waits_for_the_worker_that_has_the_file": ["embedded"],
+        "test_a_job_waits_for_the_worker_that_has_the_key": ["postgres-rabbitmq"],
+    },
+    "integration/worker/test_faults.py": {
+        "test_the_job_of_a_killed_worker_is_taken_over": ["postgres-rabbitmq"],
+    },
+    "integration/worker/test_frozen_functions.py": {
+        "test_it_ends_before_the_next_owner_starts_it": HERE,
+    },
+    "integration/worker/test_functions.py": {
+        "test_a_job_waits_for_a_worker_that_has_the_function": 1,
+    },
+    "integration/worker/test_imports.py": {
+        "test_opening_a_backend_imports_nothing_on_the_event_loop": "unit/test_packages.py",
+    },
+    "integration/worker/test_json_log.py": {
+        "test_celerys_command_logs_json_too": HERE,
+    },
+    "integration/worker/test_killed_batch.py": {
+        "test_a_killed_batch_is_completed_by_a_worker_with_another_disk": ["embedded"],
+        "test_a_killed_run_on_the_answers_of_a_batch_is_continued_on_another_disk": HERE,
+    },
+    "integration/worker/test_killed_training.py": {
+        "test_a_worker_killed_in_the_middle_of_a_window_costs_no_step": "integration/in_process/test_sigkill.py",
+    },
+    "integration/worker/test_learned_models.py": {
+        "test_a_command_saves_a_state_for_sampling_and_says_so": HERE,
+        "test_a_run_learns_from_what_another_has_made": ["sources"],
+    },
+    "integration/worker/test_pipelines.py": {
+        "test_the_answers_of_a_batch_are_rows_mapped_or_dropped": ["sources"],
+        "test_the_example_samples_filters_trains_and_evaluates": ["fake"],
+    },
+    "integration/worker/test_presence.py": {
+        "test_a_frozen_owner_is_left_to_its_lease": HERE,
+        "test_no_function_runs_twice_at_once": HERE,
+    },
+    "integration/worker/test_recovery_blocks.py": {
+        "test_a_corrupted_run_is_recovered_whatever_the_block_names": ["max_attempts"],
+        "test_on_cold_optimizer_stop_stops": 1,
+    },
+    "integration/worker/test_sinks.py": {
+        "test_a_sink_that_hangs_does_not_hold_the_run": HERE,
+        "test_after_a_cold_restore_a_segment_begins": HERE,
+    },
+    "integration/worker/test_visible_waits.py": {
+        "test_a_waiting_job_says_why": ["out of credit"],
+    },
+    "integration/worker/test_wait_table.py": {
+        "test_every_view_says_why_a_job_waits": ["429", "no worker", "out of credit"],
+    },
+    "integration/worker/test_worker_end.py": {
+        "test_a_job_that_ignores_its_cancellation_does_not_keep_the_worker": HERE,
+    },
+    "page/test_databases.py": {
+        "test_every_page_on_each_database": ["postgres"],
+    },
+    "unit/crucible/test_verifiers_settings.py": {
+        "test_modules_that_were_not_made_for_it_are_not_imported": ["numpy"],
+    },
+    "unit/python_backend/test_process.py": {
+        "test_it_ends_before_another_worker_may_run_it": ["never_checks"],
+    },
+    "unit/test_packages.py": {
+        "test_everything_can_be_imported_under_a_frozen_clock": HERE,
+    },
+    "verify/test_mutants.py": {
+        "test_a_job_that_is_taken_from_a_live_owner_and_a_dead_one_leaves_a_clean_history": HERE,
+        "test_turns_of_a_lost_session_are_sampled_anew_and_reported": HERE,
+    },
+}
+"""By file and test, what ``make test`` runs of it: the parameters that are named, or so many of them, spread over
+all; or nothing, for a test whose short form is in the named file, or in its own (HERE)."""
 
 
 def mark_long_forms(items: Sequence[pytest.Item], *, whole: bool) -> None:
@@ -115,22 +300,54 @@ def mark_long_forms(items: Sequence[pytest.Item], *, whole: bool) -> None:
 
     With ``whole``, every test is collected, and UsageError names the entries above that fit to none.
     """
-    unused = {*KEPT, *INSTEAD, *(f"{test}[{kept}]" for test, names in KEPT.items() for kept in names)}
+    forms: dict[tuple[str, str], list[pytest.Item]] = {
+        (file, test): [] for file, tests in LONG_FORMS.items() for test in tests
+    }
+    unused = set(LONG_FILES)
     for item in items:
-        name = item.nodeid.removeprefix("tests/")
-        test, _, parameters = name.partition("[")
-        file = test.partition("::")[0]
-        unused -= {name, test, file}
-        if {test, file} & INSTEAD.keys() or (test in KEPT and parameters.removesuffix("]") not in KEPT[test]):
+        file, test = _names(item)
+        unused.discard(file)
+        if file in LONG_FILES:
             item.add_marker(pytest.mark.slow)
+        elif (file, test) in forms:
+            forms[file, test].append(item)
+    for (file, test), found in forms.items():
+        kept, missing = _kept(LONG_FORMS[file][test], [_parameters(item) for item in found])
+        unused |= {f"{file}::{test}[{name}]" for name in missing}
+        for item in found:
+            if _parameters(item) not in kept:
+                item.add_marker(pytest.mark.slow)
     if whole:
         _require_none(unused | _without_quick_tests(items))
 
 
+def _names(item: pytest.Item) -> tuple[str, str]:
+    """The file of a test, and its name without parameters."""
+    file, _, test = item.nodeid.removeprefix("tests/").partition("[")[0].partition("::")
+    return file, test
+
+
+def _parameters(item: pytest.Item) -> str:
+    return item.nodeid.partition("[")[2].removesuffix("]")
+
+
+def _kept(asked: Sequence[str] | int | str, found: Sequence[str]) -> tuple[set[str], set[str]]:
+    """The parameters that stay, and what is asked for and does not exist."""
+    if isinstance(asked, str):
+        return set(), set() if found else {""}
+    if isinstance(asked, int):
+        kept = {name for place, name in enumerate(found) if (place * asked) % len(found) < asked}
+        return kept, set() if asked < len(found) else {f"{asked} of {len(found)}"}
+    return {*asked}, {*asked} - {*found}
+
+
 def _without_quick_tests(items: Sequence[pytest.Item]) -> set[str]:
     """The files that are named as short forms and hold none."""
-    quick = {item.nodeid.removeprefix("tests/").partition("::")[0] for item in items if not _is_slow(item)}
-    return set(INSTEAD.values()) - quick
+    quick = {_names(item)[0] for item in items if not _is_slow(item)}
+    named = {*LONG_FILES.values()}
+    for file, tests in LONG_FORMS.items():
+        named |= {file if short == HERE else short for short in tests.values() if isinstance(short, str)}
+    return named - quick
 
 
 def _is_slow(item: pytest.Item) -> bool:

@@ -92,11 +92,10 @@ def postgres_template(postgres_url: str) -> Iterator[str]:
 @pytest.fixture
 def postgres_store_url(postgres_template: str) -> str:
     """The address of empty tables on PostgreSQL."""
+    # for a few rows much faster than TRUNCATE, which replaces the file of each table and each index
+    emptied = [f"DELETE FROM {table.name}" for table in reversed(metadata.sorted_tables)]
     with create_engine(postgres_template, poolclass=NullPool).begin() as connection:
-        # for a few rows much faster than TRUNCATE, which replaces the file of each table and each index
-        for table in reversed(metadata.sorted_tables):
-            connection.execute(table.delete())
-        connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '{HEAD}'"))
+        connection.exec_driver_sql("; ".join([*emptied, f"UPDATE {VERSION_TABLE} SET version_num = '{HEAD}'"]))
     return postgres_template
 
 

@@ -258,16 +258,15 @@ BAD: dict[str, tuple[Callable[[JobHandle, Job], list[Job]], str]] = {
 }
 
 
-@pytest.mark.parametrize("bad", BAD)
 def test_what_cannot_be_read_is_refused_at_submit(
-    store: IsolatedStore, trained: JobHandle, batch: Job, bad: str
+    store: IsolatedStore, trained: JobHandle, batch: Job, subtests: pytest.Subtests
 ) -> None:
     """By its field, and nothing is stored."""
-    make, message = BAD[bad]
-    before = len(store.jobs())
-    with pytest.raises(InvalidJob, match=message):
-        submit_many(make(trained, batch))
-    assert len(store.jobs()) == before
+    before = store.jobs()
+    for bad, (make, message) in BAD.items():
+        with subtests.test(bad), pytest.raises(InvalidJob, match=message):
+            submit_many(make(trained, batch))
+        assert store.jobs() == before
 
 
 def test_a_function_that_is_not_to_be_had_here_is_left_to_the_workers(store: IsolatedStore, batch: Job) -> None:
