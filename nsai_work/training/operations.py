@@ -122,7 +122,8 @@ class OperationSequence:
 
     def stop(self, operation: Operation) -> None:
         """End the run early, at the step of ``operation``, which was the last to be passed."""
-        self.last_step = operation.step
+        # where no save was due, the next step had been begun
+        self.last_step = self._step = operation.step
         self._left = self._behind(Position(operation))
 
     def is_evaluated(self, step: int) -> bool:

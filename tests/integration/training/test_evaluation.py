@@ -148,11 +148,13 @@ async def test_killed_again_and_again(
         assert result["steps"] == min(2 * every, STEPS)
 
 
-@pytest.mark.parametrize("depth", [1, 4])
-async def test_nothing_is_sent_past_an_evaluation_that_stops(tmp_path: Path, depth: int) -> None:
-    """The run ends at the step, with its state and its model saved, and says why."""
+@pytest.mark.parametrize(("depth", "save_every"), [(1, 2), (4, 2), (1, 4), (4, 100)])
+async def test_nothing_is_sent_past_an_evaluation_that_stops(tmp_path: Path, depth: int, save_every: int) -> None:
+    """The run ends at the step, with its state and its model saved, also where none was due, and says why."""
     policy = {"patience": 2, "min_delta": 100.0}
-    scene = Scene(evaluated(tmp_path, early_stopping=policy, pipeline_depth=depth))
+    saves = {"save_every": save_every}
+    payload = evaluated(tmp_path, early_stopping=policy, pipeline_depth=depth, checkpoint_policy=saves)
+    scene = Scene(payload)
     result = await scene.drive()
 
     assert scene.newest_applied() == [1, 2, 3, 4, 5, 6]
