@@ -152,7 +152,7 @@ def _teacher(
     if payload.teacher is None:
         return None
     assert isinstance(environment, RewardEnvironment)
-    models = TeacherModels(backend, payload.base_model)
+    models = TeacherModels(backend, payload.base_model, field="payload.teacher.model")
     return RolloutTeacher(
         payload.teacher, payload.base_model, rules.tokenizer, environment.rows, rules.context, models, journal
     )

@@ -1,19 +1,18 @@
 """The reference model of reinforcement learning: its log-probabilities of what was sampled, kept in the journal,
 and the penalty for the distance from it."""
 
-import asyncio
 import zlib
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Final
 
 from crucible.backend import TrainingBackend
-from crucible.errors import RunGone
 from crucible.losses import ADVANTAGES, LOGPROBS, TARGETS
-from crucible.token_sampler import TokenSampler, checked_scores
+from crucible.runtime.side_by_side import side_by_side
 from nsai_work.journal import Journal
 from nsai_work.payloads import BASE_REFERENCE, ReferencePenalty, TrainedModel
 from nsai_work.training.rollouts.examples import DIGEST_BYTES, TrainedExample, examples_digest
-from nsai_work.training.sources.token_check import opened_for_tokens
+from nsai_work.training.sources.teacher import TeacherModels
 
 KL_REFERENCE: Final = "kl_reference"
 """The metric of a step with the distance from its reference; of each source with its number behind a point."""
@@ -32,14 +31,11 @@ class RolloutReference:
         journal: Journal,
     ) -> None:
         self._penalty = penalty
-        self._trained = base_model
         # the worker has put paths in the places of other jobs' models
-        self._models = [base_model if model == BASE_REFERENCE else str(model) for model in models]
-        self._backend = backend
+        self._names = [base_model if model == BASE_REFERENCE else str(model) for model in models]
+        field = "payload.kl.reference" if len(models) == 1 else "payload.data.sources"
+        self._models = TeacherModels(backend, base_model, field=field)
         self._journal = journal
-        self._samplers: dict[str, TokenSampler] = {}
-        self._opening = asyncio.Lock()
-        self._slots = asyncio.Semaphore(_CONCURRENT)
 
     async def penalize(
         self, step: int, examples: Sequence[TrainedExample], sources: Sequence[int]
@@ -60,7 +56,7 @@ class RolloutReference:
             for example, mask, score in zip(examples, masks, scores, strict=True)
         ]
         metrics = {KL_REFERENCE: _mean(distances, masks)}
-        for source in sorted(set(sources)) if len(self._models) > 1 else ():
+        for source in sorted(set(sources)) if len(self._names) > 1 else ():
             own = [place for place, each in enumerate(sources) if each == source]
             metrics[f"{KL_REFERENCE}.{source}"] = _mean(
                 [distances[place] for place in own], [masks[place] for place in own]
@@ -80,39 +76,23 @@ class RolloutReference:
         if kept is not None and kept[:DIGEST_BYTES] == digest:
             values = np.frombuffer(zlib.decompress(kept[DIGEST_BYTES:]), dtype="<f4")
         else:
-            async with asyncio.TaskGroup() as group:
-                tasks = [
-                    group.create_task(self._score(example, self._models[source]))
-                    for example, source in zip(examples, sources, strict=True)
-                ]
-            values = np.concatenate([np.asarray(task.result(), dtype="<f4") for task in tasks])
+            calls = [
+                partial(self._models.score, self._names[source], _whole(example))
+                for example, source in zip(examples, sources, strict=True)
+            ]
+            scores = await side_by_side(calls, limit=_CONCURRENT)
+            values = np.concatenate([np.asarray(each, dtype="<f4") for each in scores])
             await self._journal.keep_reference(step, digest + zlib.compress(values.tobytes()))
         ends = np.cumsum([len(example.datum.tokens) for example in examples])
         return [each.astype(np.float64) for each in np.split(values, ends[:-1])]
 
-    async def _score(self, example: TrainedExample, model: str) -> Sequence[float]:
-        tokens = [*example.datum.tokens, int(example.datum.loss_inputs[TARGETS][-1])]
-        async with self._slots:
-            sampler = await self._open(model)
-            try:
-                scores = await sampler.score(tokens)
-            except RunGone:
-                # its session has ended; the run that is trained has nothing to do with that
-                scores = await (await self._open(model, instead_of=sampler)).score(tokens)
-        return checked_scores(scores, tokens, model, backend=self._backend.name)
-
-    async def _open(self, model: str, *, instead_of: TokenSampler | None = None) -> TokenSampler:
-        async with self._opening:
-            if self._samplers.get(model) in (None, instead_of):
-                field = "payload.kl.reference" if len(self._models) == 1 else "payload.data.sources"
-                self._samplers[model] = await opened_for_tokens(self._backend, self._trained, model, field=field)
-            return self._samplers[model]
-
     async def close(self) -> None:
         """Close the samplers."""
-        samplers, self._samplers = self._samplers, {}
-        for sampler in samplers.values():
-            await sampler.close()
+        await self._models.close()
+
+
+def _whole(example: TrainedExample) -> list[int]:
+    return [*example.datum.tokens, int(example.datum.loss_inputs[TARGETS][-1])]
 
 
 def _mean(distances: Sequence[Any], masks: Sequence[Any]) -> float:

@@ -8,10 +8,10 @@ trains on the same targets and no teacher is asked twice.
 import asyncio
 import zlib
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 from pydantic import JsonValue
 
@@ -19,7 +19,7 @@ from crucible.backend import TrainingBackend
 from crucible.errors import CallerError, MalformedAnswer, RunGone
 from crucible.losses import TARGETS
 from crucible.runtime.side_by_side import side_by_side
-from crucible.token_sampler import TokenSampler
+from crucible.token_sampler import TokenSampler, checked_scores
 from crucible.training import Datum, LiveRun, StepResult
 from nsai_work.errors import InvalidJob, UnreadableJournal
 from nsai_work.journal import RemoteRun
@@ -27,6 +27,8 @@ from nsai_work.payloads import DistillationStep
 from nsai_work.rollout_journal import PolicyRecord
 from nsai_work.training.sources.batches import BatchSource, StepBatch
 from nsai_work.training.sources.token_check import opened_for_tokens
+
+T = TypeVar("T")
 
 CONCURRENCY: Final = 32
 """The maximum number of examples of a step that teachers read at once."""
@@ -77,11 +79,13 @@ class SoftTargets:
 
 class TeacherModels:
     """The samplers of the teachers of a base model by name, opened when they are first asked, and anew when a
-    session has ended."""
+    session has ended: the run that is trained has nothing to do with that. ``field`` is the job's that names them.
+    """
 
-    def __init__(self, backend: TrainingBackend, student: str) -> None:
+    def __init__(self, backend: TrainingBackend, student: str, *, field: str) -> None:
         self._backend = backend
         self._student = student
+        self._field = field
         self._samplers: dict[str, TokenSampler] = {}
         self._opening = asyncio.Lock()
 
@@ -89,12 +93,20 @@ class TeacherModels:
         self, teacher: str, tokens: Sequence[int], k: int
     ) -> Sequence[Sequence[tuple[int, float]]]:
         """Return the most likely tokens of a teacher. Raises InvalidJob, CrucibleError."""
+        return await self._ask(teacher, lambda sampler: sampler.top_tokens(tokens, k))
+
+    async def score(self, teacher: str, tokens: Sequence[int]) -> Sequence[float]:
+        """Return the log-probabilities of tokens at a teacher. Raises as ``top_tokens``."""
+        scores = await self._ask(teacher, lambda sampler: sampler.score(tokens))
+        return checked_scores(scores, tokens, teacher, backend=self._backend.name)
+
+    async def _ask(self, teacher: str, question: Callable[[TokenSampler], Awaitable[T]]) -> T:
         sampler = await self._open(teacher)
         try:
-            return await sampler.top_tokens(tokens, k)
+            return await question(sampler)
         except RunGone:
             await self._drop(teacher, sampler)
-            return await (await self._open(teacher)).top_tokens(tokens, k)
+            return await question(await self._open(teacher))
 
     async def close(self) -> None:
         """Close all samplers."""
@@ -106,7 +118,7 @@ class TeacherModels:
         async with self._opening:
             if teacher not in self._samplers:
                 self._samplers[teacher] = await opened_teacher(
-                    self._backend, self._student, teacher, field="payload.teacher"
+                    self._backend, self._student, teacher, field=self._field
                 )
             return self._samplers[teacher]
 
@@ -229,7 +241,8 @@ def taught(
 ) -> TeacherSource:
     """Return the batches of a job of distillation, whose teachers are known by name or path."""
     teachers = [teacher for teacher in payload.teachers() if isinstance(teacher, str)]
-    return TeacherSource(source, teachers, payload.top_k, TeacherModels(backend, payload.base_model), journal)
+    models = TeacherModels(backend, payload.base_model, field="payload.teacher")
+    return TeacherSource(source, teachers, payload.top_k, models, journal)
 
 
 def _trained(datum: Datum) -> list[int]:

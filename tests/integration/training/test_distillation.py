@@ -201,7 +201,7 @@ async def test_a_model_with_other_tokens_is_refused(tmp_path: Path) -> None:
             with pytest.raises(InvalidJob, match=rf"payload\.kl\.reference: '{refused}"):
                 await check_penalty(backend, rl_payload(base_model=STUDENT, kl={"coef": 1.0, "reference": named}))
             with pytest.raises(InvalidJob, match=rf"payload\.teacher: '{refused}"):
-                await TeacherModels(backend, STUDENT).top_tokens(named, [72, 105], 2)
+                await TeacherModels(backend, STUDENT, field="payload.teacher").top_tokens(named, [72, 105], 2)
         await check_teachers(backend, distillation(tmp_path, teacher=path, base_model=OTHER))
         with pytest.raises(InvalidJob, match=r"payload\.kl\.reference: 'nobody'"):
             await check_penalty(backend, rl_payload(kl={"coef": 1.0, "reference": "nobody"}))
@@ -234,7 +234,7 @@ class Gone(TokenSampler):
 async def test_a_teacher_whose_session_has_ended_is_opened_anew() -> None:
     """Once, by whoever notices first."""
     async with Forgetful() as backend:
-        models = TeacherModels(backend, STUDENT)
+        models = TeacherModels(backend, STUDENT, field="payload.teacher")
         both = await asyncio.gather(*(models.top_tokens(TEACHER, [72, 105, 33], 2) for _ in range(2)))
         await models.close()
     assert both[0] == both[1]

@@ -1,6 +1,7 @@
 """The reference model of reinforcement learning, several steps a round, and rollouts of earlier runs."""
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import pytest
 from backends.fake import FakeBackend
 from backends.tinkex.backend import TinkexBackend
 from backends.tinkex_dev.server import DevServer
+from crucible.errors import BackendUnavailable, CrucibleError, RunGone
+from crucible.token_sampler import TokenSampler
 from nsai_work.client.validation.teacher_check import check_penalty
 from nsai_work.errors import InvalidJob
 from tests.integration.training.harness import Killed, Reaper, Scene
@@ -46,6 +49,47 @@ async def test_killed_at_every_point(fields: dict[str, Any]) -> None:
         scene = Scene(rl_payload(**fields), new_backend=FakeBackend)
         await scene.survive([kill_at])
         assert outcome(scene) == outcome(alone), kill_at
+
+
+class FailingReference(FakeBackend):
+    """A backend whose reference fails once, after a few scores. ``closed`` counts the samplers that are closed."""
+
+    def __init__(self, error: CrucibleError) -> None:
+        super().__init__()
+        self.error: CrucibleError | None = error
+        self.closed = 0
+
+    async def sampler(self, model: str) -> TokenSampler:
+        opened = await super().sampler(model)
+        score, close, scores = opened.score, opened.close, 0
+
+        async def failing(tokens: Sequence[int]) -> Sequence[float]:
+            nonlocal scores
+            scores += 1
+            if self.error is not None and scores == 3:
+                error, self.error = self.error, None
+                raise error
+            return await score(tokens)
+
+        async def counted() -> None:
+            self.closed += model == "tiny-lm"
+            await close()
+
+        opened.score, opened.close = failing, counted  # type: ignore[method-assign]
+        return opened
+
+
+@pytest.mark.parametrize("error", [BackendUnavailable("away"), RunGone("its session has ended")], ids=str)
+async def test_a_reference_that_fails_once_changes_nothing(error: CrucibleError) -> None:
+    """It is asked again, anew where its session has ended; each of its samplers is closed."""
+    payload, backend = rl_payload(kl={"coef": 0.5}), FailingReference(error)
+    alone = Scene(payload, new_backend=FakeBackend)
+    await alone.drive()
+    scene = Scene(payload, new_backend=lambda: backend)
+    await scene.drive()
+    assert outcome(scene) == outcome(alone)
+    assert len(scene.journal.runs) == 1
+    assert backend.closed == (2 if isinstance(error, RunGone) else 1)
 
 
 async def test_each_newer_field_under_kills_and_restores() -> None:
