@@ -1,5 +1,6 @@
 """Job, the unit of work, with its priority, resources and constraints."""
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -34,6 +35,9 @@ NOT_ENFORCED: Final = (
     "constraints.session_id", "constraints.locality",
 )  # fmt: skip
 """Fields that nothing honours yet. A job that sets one is refused at submit."""
+
+
+_NUMBER: Final = re.compile(r"[-+]?[0-9.]+")
 
 
 class Priority(StrEnum):
@@ -77,6 +81,14 @@ class Constraints(Record):
     max_concurrent_in_group: int | None = Field(default=None, ge=1, le=1_000_000)
     session_id: Name | None = None
     locality: Name | None = None
+
+    @field_validator("not_before", "deadline", mode="before")
+    @classmethod
+    def _written_out(cls, value: Any) -> Any:
+        # a number could be seconds or milliseconds, and since when: one would be guessed
+        if isinstance(value, int | float) or (isinstance(value, str) and _NUMBER.fullmatch(value.strip())):
+            raise ValueError("must be a time with its zone, such as 2026-01-31T12:00:00Z")
+        return value
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -1,7 +1,6 @@
 """Settings of the python backend: which functions it may import, and what an isolated process receives."""
 
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Final, TypeAlias
@@ -11,14 +10,12 @@ from pydantic import Field, JsonValue, StringConstraints
 from crucible.errors import InvalidRequest
 from crucible.values.record import Record
 from crucible.values.record_reader import read_record
-from nsai_work.files.home import FolderSetting, home_folder
+from nsai_work.files.home import FolderSetting, file_name, home_folder
 
 ALLOW_VARIABLE: Final = "NSAI_WORK_PYTHON_ALLOW"
 ENV_VARIABLE: Final = "NSAI_WORK_PYTHON_ENV"
 FILES_VARIABLE: Final = "NSAI_WORK_PYTHON_FILES"
 VARIABLES: Final = {"allow": ALLOW_VARIABLE, "environment": ENV_VARIABLE, "files": FILES_VARIABLE}
-
-_SAFE_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
 
 ModuleName: TypeAlias = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$", max_length=500)
@@ -42,7 +39,7 @@ class PythonSettings(Record):
     def folder_of(self, job_id: str) -> Path:
         """Return the folder of a job's files; it need not exist."""
         parent = self.files if self.files is not None else home_folder() / "python"
-        return parent / (job_id if _SAFE_NAME.fullmatch(job_id) else f"id-{job_id.encode().hex()}"[:200])
+        return parent / file_name(job_id)
 
 
 class PythonOptions(Record):

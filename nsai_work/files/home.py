@@ -6,7 +6,9 @@ It holds data of users, so folders are made with mode 0700 and files with 0600, 
 
 import contextlib
 import errno
+import hashlib
 import os
+import re
 import secrets
 from pathlib import Path
 from typing import Annotated, Final, TypeAlias
@@ -16,6 +18,7 @@ from pydantic import AfterValidator
 from crucible.errors import InvalidRequest
 
 HOME_VARIABLE: Final = "NSAI_WORK_HOME"
+_PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
 
 
 def home_folder() -> Path:
@@ -79,3 +82,12 @@ def make_private_file(path: Path) -> Path:
     with contextlib.suppress(FileExistsError):
         path.touch(mode=0o600, exist_ok=False)
     return path
+
+
+def file_name(job_id: str) -> str:
+    """Return the name of a job's own file or folder: the id, or if somebody chose one that could lead out of a
+    folder, such as ``../x``, another name that only this id has."""
+    if _PLAIN_NAME.fullmatch(job_id):
+        return job_id
+    plain = f"id-{job_id.encode().hex()}"
+    return plain if len(plain) <= 200 else f"id-{hashlib.sha256(job_id.encode()).hexdigest()}"

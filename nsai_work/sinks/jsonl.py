@@ -12,7 +12,7 @@ from crucible.errors import BackendError
 from crucible.values.record import Record
 from crucible.values.record_reader import read_record
 from crucible.values.scalars import Count
-from nsai_work.files.home import FolderSetting, make_private_folder
+from nsai_work.files.home import FolderSetting, file_name, make_private_folder
 from nsai_work.sinks.contract import Point, Sink, SinkProgress, SinkRun, SinkSegment
 
 _TAIL_BYTES: Final = 2 << 20
@@ -45,7 +45,7 @@ class JsonlSink(Sink):
         self._segment = 1
 
     def open(self, run: SinkRun, segment: SinkSegment) -> SinkProgress:
-        path = (self._settings.folder or run.folder) / f"{run.job_id}.jsonl"
+        path = (self._settings.folder or run.folder) / f"{file_name(run.job_id)}.jsonl"
         make_private_folder(path.parent)
         self._segment = segment.number
         self._file = path.open("ab+")

@@ -7,7 +7,7 @@ from pydantic import JsonValue
 
 from crucible.values.record import Record
 from crucible.values.record_reader import read_record
-from nsai_work.files.home import FolderSetting, make_private_folder
+from nsai_work.files.home import FolderSetting, file_name, make_private_folder
 from nsai_work.sinks.contract import Point, Sink, SinkProgress, SinkRun, SinkSegment
 
 
@@ -30,7 +30,7 @@ class TensorBoardSink(Sink):
     def open(self, run: SinkRun, segment: SinkSegment) -> SinkProgress:
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-        folder = (self._settings.folder or run.folder / "tensorboard") / run.job_id
+        folder = (self._settings.folder or run.folder / "tensorboard") / file_name(run.job_id)
         if segment.number > 1:
             folder = folder / f"segment-{segment.number}-after-step-{segment.from_step}-{segment.resume.value}"
         self._writer = EventFileWriter(str(make_private_folder(folder)))

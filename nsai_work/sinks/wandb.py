@@ -8,7 +8,7 @@ from pydantic import Field, JsonValue
 from crucible.values.record import Record
 from crucible.values.record_reader import read_record
 from crucible.values.scalars import Name
-from nsai_work.files.home import FolderSetting, make_private_folder
+from nsai_work.files.home import FolderSetting, file_name, make_private_folder
 from nsai_work.sinks.contract import Point, Sink, SinkProgress, SinkRun, SinkSegment
 
 PROJECT: Final = "nsai-work"
@@ -45,7 +45,7 @@ class WandbSink(Sink):
             entity=settings.entity,
             mode=mode,
             dir=str(make_private_folder(settings.folder or run.folder)),
-            id=f"{run.job_id}-{segment.number}",
+            id=f"{file_name(run.job_id)}-{segment.number}",
             group=run.job_id,
             name=name if segment.number == 1 else f"{name} (segment {segment.number}, {segment.resume.value})",
             config={**run.config, "segment": segment.number, "from_step": segment.from_step},

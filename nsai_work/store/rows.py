@@ -31,7 +31,8 @@ def job_of(values: RowMapping | Mapping[str, Any], **changed: object) -> Job:
     spec = values["spec"]
     if not isinstance(spec, Mapping):
         return damaged_job({**_columns(values), **state, **changed})
-    data = {**spec, **state, **changed}
+    # by the row's id it is found and changed, whatever a damaged spec has
+    data = {**spec, "id": values["id"], **state, **changed}
     try:
         return Job.model_validate(data)
     except (ValidationError, CrucibleError):

@@ -40,7 +40,7 @@ from nsai_work.store.rows import job_of
 from nsai_work.store.schema import attempts, events, jobs, specs
 
 _NOW: Final = bindparam("now", type_=UtcTime())
-_RETURNED: Final = ("seq", "credential", *sorted(STATE_FIELDS))
+_RETURNED: Final = ("seq", "id", "credential", *sorted(STATE_FIELDS))
 _ZERO: Final[ColumnElement[int]] = literal_column("0", Integer())
 _ONE: Final[ColumnElement[int]] = literal_column("1", Integer())
 

@@ -120,6 +120,16 @@ def test_a_field_that_this_version_refuses_is_named(
     store.request_cancel(damaged.id)
 
 
+@pytest.mark.parametrize("spec", ["{}", '{"id": "other"}', '{"id": 3, "kind": "composite", "payload": {}}'])
+def test_a_job_has_the_id_by_which_it_is_found(spec: str, store: WorkingStore, make_job: MakeJob) -> None:
+    """Whatever its spec says; it would be listed by an id that no command finds."""
+    job = make_job()
+    store.submit([job])
+    set_column(store, job.id, "spec", spec, table="nsai_job_specs")
+
+    assert [store.get(job.id).id, store.list_jobs()[0].id] == [job.id, job.id]
+
+
 @pytest.mark.parametrize("column", ["result", "error"])
 @pytest.mark.parametrize("value", ['{"x": NaN}', '{"x": [Infinity]}', "{", '"text"', '{"category": "odd"}'])
 def test_a_result_that_is_not_json_hides_no_job(

@@ -38,6 +38,23 @@ def test_json_is_accepted(tmp_path: Path) -> None:
     assert len(load_jobs(_file(tmp_path, json.dumps([entry, entry]), "jobs.json"))) == 2
 
 
+JSON_TEXTS = {
+    "a pair of surrogates": "\U0001f600", "next line": "a\x85b", "line separator": "a \u2028 b", "delete": "a\x7fb",
+    "long": "k" * 2000, "tab": "a\tb",
+}  # fmt: skip
+"""Texts that YAML refuses, or reads as other texts."""
+
+
+@pytest.mark.parametrize("text", JSON_TEXTS.values(), ids=JSON_TEXTS)
+@pytest.mark.parametrize("as_ascii", [True, False], ids=["escaped", "as it is"])
+def test_json_is_read_as_json(text: str, as_ascii: bool, tmp_path: Path) -> None:
+    """As names too, with tabs between tokens, and after a byte order mark."""
+    entry = {"kind": "composite", "payload": {}, "metadata": {text: text}}
+    file = _file(tmp_path, "\ufeff" + json.dumps(entry, ensure_ascii=as_ascii, indent="\t"), "job.json")
+
+    assert load_job(file).metadata == {text: text}
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -57,6 +74,26 @@ def test_json_is_accepted(tmp_path: Path) -> None:
         pytest.param(TRAIN + "kind: inference\n", "line 7: kind: duplicate field", id="twice"),
         pytest.param("a: [1\n", "not plain YAML", id="syntax"),
         pytest.param("a: !!python/object:os.system x\n", "line 1: not plain YAML", id="object"),
+        pytest.param("a: !!bool zz\n", "line 1: .*bool' is not supported; only !!str is", id="tag of a scalar"),
+        pytest.param("- !!set {kind}\n", "line 1: .*set' is not supported", id="tag of a mapping"),
+        pytest.param("a: !foo x\n", "line 1: .*'!foo' is not supported", id="tag of one's own"),
+        pytest.param(
+            "<<: {kind: inference}\nkind: composite\npayload: {}\n", "line 1: <<: unknown field", id="merge"
+        ),
+        pytest.param(
+            '{"kind": "composite",\n"kind": "composite"}', "line 2: kind: duplicate field", id="twice-json"
+        ),
+        pytest.param(
+            '{"kind": "composite", "payload": {}, "metadata": {"x": NaN}}', "metadata.x: nan is not", id="nan-json"
+        ),
+        pytest.param(
+            TRAIN + "constraints: {deadline: 3600}\n", "line 7: constraints.deadline: .*such as 2026", id="seconds"
+        ),
+        pytest.param(
+            TRAIN + "constraints: {not_before: '1764331200.5'}\n",
+            "constraints.not_before: must be a time",
+            id="epoch",
+        ),
         pytest.param("a: &x [1]\nb: *x\n", "line 2: not plain YAML or JSON: aliases", id="alias"),
         pytest.param("just text\n", "expected a job", id="scalar"),
         pytest.param("", "expected a job", id="empty"),

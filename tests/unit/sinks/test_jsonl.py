@@ -115,3 +115,16 @@ class TestJsonlSink(SinkContract):
         found = [json.loads(line) for line in (folder / f"{job_id}.jsonl").read_text().splitlines()]
         kept = [line for line in found if line["segment"] == segment.number and "loss" in line.get("metrics", {})]
         return [(line["step"], line["metrics"]["loss"]) for line in kept]
+
+
+@pytest.mark.parametrize("job_id", ["../x", "..", "/x", "a/b", "\U0001f600" * 64])
+def test_the_file_is_in_the_folder_whatever_the_id(job_id: str, tmp_path: Path) -> None:
+    """A submitter chooses the id; the file of another id is another one."""
+    sink = JsonlSink({})
+    for each in (job_id, f"{job_id[:-1]}y"):
+        sink.open(SinkRun(each, None, {}, tmp_path / "home" / "metrics"), FIRST)
+        sink.write(points(1, 1))
+        sink.close()
+
+    assert len([*(tmp_path / "home" / "metrics").iterdir()]) == 2
+    assert [*tmp_path.iterdir()] == [tmp_path / "home"]
