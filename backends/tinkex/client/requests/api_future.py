@@ -47,8 +47,12 @@ class ApiFuture(Generic[T]):
         """Return whether there is a result or an error."""
         return self._inner.done()
 
+    def add_done_callback(self, callback: Callable[[], object]) -> None:
+        """Call ``callback`` when there is a result or an error, in the thread that brings it about."""
+        self._inner.add_done_callback(lambda _: callback())
+
     def cancel(self) -> bool:
-        """Stop polling for the result. An accepted request still takes effect at the server."""
+        """Stop polling for the result. A training request is sent all the same, and takes effect at the server."""
         return self._inner.cancel()
 
     def result(self, timeout: float | None = None) -> T:

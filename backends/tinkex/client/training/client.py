@@ -1,8 +1,9 @@
 """The client of one remote training run."""
 
+import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from backends.tinkex.client.custom_losses.custom_loss import CustomLoss, custom_operation
 from backends.tinkex.client.custom_losses.loss_handle import LossHandle
@@ -33,6 +34,8 @@ from backends.tinkex.types.responses import (
 from backends.tinkex.wire.body import json_body
 from backends.tinkex.wire.chunks import chunked
 from crucible.errors import CrucibleError
+
+_DISCARD_TIMEOUT_S: Final = 10.0
 
 
 class TrainingClient(ReadyClient, CheckpointMethods, RunSamplingMethods):
@@ -239,13 +242,19 @@ class TrainingClient(ReadyClient, CheckpointMethods, RunSamplingMethods):
         """
         return self._service.runner.start(self._unload())
 
+    async def discard(self) -> None:
+        """Free the model if the server does so soon, whatever comes of it: for a run that is of no use."""
+        with suppress(CrucibleError, TimeoutError):
+            async with asyncio.timeout(_DISCARD_TIMEOUT_S):
+                await self.unload()
+
     def probe_replay(self) -> ApiFuture[bool | None]:
         """Find out whether the server answers a repeated sequence number from its record.
 
         Sends a forward pass of two tokens twice under one sequence number. The answer is remembered; it is None
         when the server cannot do that. The run goes on without the answer.
         """
-        return self._service.runner.start(probe_replay(self._channel))
+        return self._channel.start_probe(probe_replay(self._channel))
 
     def probe_order(self) -> ApiFuture[bool | None]:
         """Find out whether requests of a run may be sent ahead of earlier ones: once for each server, and only
@@ -254,7 +263,7 @@ class TrainingClient(ReadyClient, CheckpointMethods, RunSamplingMethods):
 
         From the future: OrderUnclear when the run must not be used, since its next number is unknown.
         """
-        return self._service.runner.start(probe_order(self._channel))
+        return self._channel.start_probe(probe_order(self._channel))
 
     # --- private --------------------------------------------------------------------------------------------
 

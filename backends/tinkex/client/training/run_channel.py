@@ -62,20 +62,36 @@ class RunChannel:
 
     def start(self, operation: RunOperation[T]) -> ApiFuture[T]:
         """Queue an operation and return its future."""
-        with self.sequencer.lock:
-            work = operation.run(operation.reserve())
-            return self._context.runner.start(work, request_ids=lambda: operation.request_ids)
+        return self._result(operation, self._sending(operation))
 
     async def submit(self, operation: RunOperation[T]) -> ApiFuture[T]:
         """Queue an operation and return its future once the server has accepted every request."""
-        with self.sequencer.lock:
-            sending = self._context.runner.start(operation.send(operation.reserve()))
+        sending = self._sending(operation)
         try:
             await sending
         except BaseException:
             operation.abandon()
             raise
-        return self._context.runner.start(operation.finish(), request_ids=lambda: operation.request_ids)
+        return self._result(operation, sending)
+
+    def start_probe(self, work: Coroutine[Any, Any, T]) -> ApiFuture[T]:
+        """Start work that sends requests of its own. It goes on when its future is canceled."""
+        started = self._context.runner.start(work)
+
+        async def result() -> T:
+            return await started
+
+        return self._context.runner.start(result())
+
+    def _sending(self, operation: RunOperation[T]) -> ApiFuture[None]:
+        with self.sequencer.lock:
+            return self._context.runner.start(operation.send(operation.reserve()))
+
+    def _result(self, operation: RunOperation[T], sending: ApiFuture[None]) -> ApiFuture[T]:
+        future = self._context.runner.start(operation.finish(sending), request_ids=lambda: operation.request_ids)
+        # not in the coroutine: one that is canceled before it begins runs nothing
+        future.add_done_callback(operation.abandon)
+        return future
 
     def operation(
         self,

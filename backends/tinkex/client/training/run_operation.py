@@ -5,6 +5,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, Generic, TypeVar
 
+from backends.tinkex.client.requests.api_future import ApiFuture
 from backends.tinkex.client.training.sequencer import RequestSequencer, Ticket
 from backends.tinkex.types.responses import AcceptedRequest
 from crucible.runtime.side_by_side import side_by_side
@@ -36,6 +37,7 @@ class RunOperation(Generic[T]):
         self._before_send = before_send
         self._accepted: list[AcceptedRequest] = []
         self._finished: asyncio.Event | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._abandoned = False
 
     @property
@@ -48,7 +50,11 @@ class RunOperation(Generic[T]):
         return self._sequencer.reserve(self._count, self._seq_id)
 
     async def send(self, ticket: Ticket) -> None:
-        """Send all requests in turn; return once the server has accepted them."""
+        """Send all requests in turn; return once the server has accepted them.
+
+        Nothing may cancel this but the end of the event loop: a number that is left out holds up those behind it.
+        """
+        self._loop = asyncio.get_running_loop()
         async with self._sequencer.turn(ticket):
             await self._before_send()
             if self._sequencer.sends_ahead(ticket):
@@ -67,23 +73,16 @@ class RunOperation(Generic[T]):
         self._accepted += await side_by_side(calls)
         ticket.accepted = ticket.count
 
-    async def finish(self) -> T:
-        """Wait for the result of the accepted requests."""
-        try:
-            return await self._read_result(self._accepted)
-        finally:
-            self.abandon()
+    async def finish(self, sending: ApiFuture[None]) -> T:
+        """Wait until ``send`` has returned, and for the result of the accepted requests."""
+        await sending
+        return await self._read_result(self._accepted)
 
     def abandon(self) -> None:
-        """Stop later operations from waiting for this result."""
+        """Stop later operations from waiting for this result. Usable from threads, and after the result."""
         self._abandoned = True
-        if self._finished is not None:
-            self._finished.set()
-
-    async def run(self, ticket: Ticket) -> T:
-        """Send, then wait for the result."""
-        await self.send(ticket)
-        return await self.finish()
+        if self._finished is not None and self._loop is not None:
+            self._loop.call_soon_threadsafe(self._finished.set)
 
 
 async def _already_sent(seq_id: int, index: int) -> AcceptedRequest:
