@@ -337,8 +337,7 @@ async def _with_known_order(client: TrainingClient, service: ServiceClient, spec
     try:
         await client.probe_order()
     except OrderUnclear:
-        with contextlib.suppress(CrucibleError):
-            await client.unload()
+        await client.discard()
         return await new_run(service, spec)
     return client
 

@@ -19,7 +19,6 @@ from backends.tinkex.types.forward_backward_output import ForwardBackwardOutput
 from crucible.errors import (
     AnswerLost,
     CallerError,
-    CrucibleError,
     MalformedAnswer,
     NameTaken,
     RunCorrupted,
@@ -59,7 +58,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_UNLOAD_TIMEOUT_S: Final = 10.0
 _CHECKPOINT_KINDS: Final = {
     IntentKind.SAVE_STATE: CheckpointKind.TRAINING,
     IntentKind.SAVE_SAMPLER: CheckpointKind.SAMPLER,
@@ -211,9 +209,7 @@ class TinkexRun(LiveRun):
 
     async def close(self, *, unload: bool = False) -> None:
         if unload:
-            with contextlib.suppress(CrucibleError, TimeoutError):
-                async with asyncio.timeout(_UNLOAD_TIMEOUT_S):
-                    await self._client.unload()
+            await self._client.discard()
         await self._client.service.end_sessions()
 
     def _intent(self, kind: IntentKind, count: int, step: int, digest: str, name: str | None = None) -> Intent:

@@ -14,16 +14,20 @@ from crucible.http.redaction import remember_secret
 DEFAULT_BASE_URL: Final = "https://tinker.thinkingmachines.dev/services/tinker-prod"
 API_KEY_NAME: Final = "TINKER_API_KEY"
 BASE_URL_NAME: Final = "TINKER_BASE_URL"
+PROJECT_ID_NAME: Final = "TINKER_PROJECT_ID"
 _LOCAL_KEY: Final = "tml-local"
 
 
 class TinkexSettings(BaseSettings):
-    """The environment variables ``TINKER_API_KEY`` and ``TINKER_BASE_URL``. The key is hidden in reprs."""
+    """The environment variables of the Tinker SDK: ``TINKER_API_KEY``, hidden in reprs, ``TINKER_BASE_URL``,
+    ``TINKER_PROJECT_ID``, and ``TINKER_TAGS``, separated by commas."""
 
     model_config = SettingsConfigDict(env_prefix="TINKER_", extra="ignore", frozen=True)
 
     api_key: SecretStr | None = None
     base_url: str | None = None
+    project_id: str | None = None
+    tags: str | None = None
 
 
 class Endpoint:

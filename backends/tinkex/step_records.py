@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from backends.tinkex.errors import invalid
+from backends.tinkex.errors import invalid, malformed
 from backends.tinkex.types.adam_params import AdamParams
 from backends.tinkex.types.datum import Datum as WireDatum
 from backends.tinkex.types.forward_backward_output import ForwardBackwardOutput
@@ -116,15 +116,22 @@ def reported_loss(request: StepRequest, output: ForwardBackwardOutput) -> float:
 
     That of ``cross_entropy`` is computed from the log-probabilities if the service returns them; every other is
     read from the metrics. ``fsum`` rounds once, so the loss does not depend on how a batch was split.
+
+    Raises:
+        MalformedAnswer: there is not one log-probability for each weight.
     """
     weights = [datum.loss_inputs.get("weights") for datum in request.batch]
     logprobs = [record.get("logprobs") for record in output.loss_fn_outputs]
     if request.loss_fn == "cross_entropy" and len(logprobs) == len(weights) and None not in logprobs:
         terms, total = [], []
-        for tensor, weight in zip(logprobs, weights, strict=True):
+        for index, (tensor, weight) in enumerate(zip(logprobs, weights, strict=True)):
             if tensor is None or weight is None:
                 break
-            terms += [float(w) * float(p) for w, p in zip(weight, _flat(tensor), strict=True) if w]
+            values = _flat(tensor)
+            if len(values) != len(weight):
+                reason = f"{len(values)} logprobs of datum {index}, which has {len(weight)} weights"
+                raise malformed(reason, route="forward_backward")
+            terms += [float(w) * float(p) for w, p in zip(weight, values, strict=True) if w]
             total += [float(w) for w in weight]
         else:
             # fsum raises for infinities of both signs; any infinity means a corrupted run anyway.

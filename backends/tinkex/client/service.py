@@ -25,10 +25,10 @@ from backends.tinkex.client.training.results import record_decoding
 from backends.tinkex.client.training.runner import CallerLoop, Runner, shared_background
 from backends.tinkex.client.training.state_route import STATE_ROUTE
 from backends.tinkex.errors import OrderUnclear, Resource, invalid, unsupported
-from backends.tinkex.settings import resolve_endpoint
+from backends.tinkex.settings import TinkexSettings, resolve_endpoint
 from backends.tinkex.types.checkpoint_address import CheckpointAddress
 from backends.tinkex.types.lora_config import LoraConfig
-from backends.tinkex.types.optimizer import AdamOptimizerConfig, OptimizerConfigBase
+from backends.tinkex.types.optimizer import ADAMW, OptimizerConfigBase
 from backends.tinkex.types.requests import CreateModelRequest
 from backends.tinkex.types.responses import AcceptedRequest, CreateModelResponse
 from backends.tinkex.types.server_capabilities import ServerCapabilities
@@ -72,6 +72,9 @@ class ServiceClient(SamplingMethods, CustomLossMethods):
     ) -> None:
         """Create a client. Defaults: ``TINKER_API_KEY`` and ``TINKER_BASE_URL``, else a local development server.
 
+        ``project_id``: the project of its sessions and of copied weights, by default ``TINKER_PROJECT_ID``; the
+        sessions have the tags in ``TINKER_TAGS`` too.
+
         ``observer`` is called with the reason why requests wait, at most once a minute. ``no_progress_s`` bounds
         how long the server may keep a request active without finishing it. ``waits_for_capacity``: whether a new
         run waits while the server is at its limit of runs, as other requests do; otherwise it is a CapacityError.
@@ -89,7 +92,9 @@ class ServiceClient(SamplingMethods, CustomLossMethods):
         self._heartbeat_s = heartbeat_s
         self._on_lost = on_session_lost
         self._user_metadata = dict(user_metadata or {})
-        self._project_id = project_id
+        settings = TinkexSettings()
+        self._project_id = project_id or settings.project_id or None
+        self._tags = tuple(filter(None, (settings.tags or "").split(",")))
         self._display_name = display_name
         self._session = self._new_session()
         self._attached: dict[str, Session] = {}
@@ -172,22 +177,32 @@ class ServiceClient(SamplingMethods, CustomLossMethods):
             raise invalid(str(first["loc"][0]), first["input"], str(first["msg"])) from None
         if not (train_mlp or train_attn or train_unembed):
             raise invalid("train_mlp, train_attn, train_unembed", False, "at least one must be trained")
-        # AdamW is what every server has, and what some would refuse to be told.
-        family = None if isinstance(optimizer_config, AdamOptimizerConfig) else copy.deepcopy(optimizer_config)
+        family = copy.deepcopy(optimizer_config)
         return self._started(partial(self._create_model, base_model, lora, dict(user_metadata or {}), family))
 
     def create_training_client_from_state(
-        self, path: str | CheckpointAddress, user_metadata: Mapping[str, str] | None = None
+        self,
+        path: str | CheckpointAddress,
+        user_metadata: Mapping[str, str] | None = None,
+        optimizer_config: OptimizerConfigBase | None = None,
     ) -> TrainingClient:
-        """Start a run with the weights of a checkpoint. Blocks; in an event loop use the twin."""
-        return self.runner.wait(self.create_training_client_from_state_async(path, user_metadata))
+        """Start a run with the weights of a checkpoint. Blocks; in an event loop use the twin.
+
+        ``optimizer_config``: as for ``create_lora_training_client``.
+        """
+        return self.runner.wait(self.create_training_client_from_state_async(path, user_metadata, optimizer_config))
 
     def create_training_client_from_state_async(
-        self, path: str | CheckpointAddress, user_metadata: Mapping[str, str] | None = None
+        self,
+        path: str | CheckpointAddress,
+        user_metadata: Mapping[str, str] | None = None,
+        optimizer_config: OptimizerConfigBase | None = None,
     ) -> Coroutine[Any, Any, TrainingClient]:
         """As ``create_training_client_from_state``."""
-        address = CheckpointAddress.parse(path)
-        return self._started(partial(self._from_state, address, dict(user_metadata or {}), optimizer=False))
+        address, family = CheckpointAddress.parse(path), copy.deepcopy(optimizer_config)
+        return self._started(
+            partial(self._from_state, address, dict(user_metadata or {}), optimizer=False, family=family)
+        )
 
     def create_training_client_from_state_with_optimizer(
         self, path: str | CheckpointAddress, user_metadata: Mapping[str, str] | None = None
@@ -221,7 +236,7 @@ class ServiceClient(SamplingMethods, CustomLossMethods):
 
     def create_rest_client(self) -> RestClient:
         """Return a client for runs, checkpoints and sessions. No I/O."""
-        return RestClient(self.connection, self.runner)
+        return RestClient(self.connection, self.runner, self._project_id)
 
     def get_server_capabilities(self) -> ApiFuture[ServerCapabilities]:
         """Return the models that the server offers."""
@@ -290,6 +305,7 @@ class ServiceClient(SamplingMethods, CustomLossMethods):
             user_metadata=self._user_metadata,
             project_id=self._project_id,
             display_name=self._display_name,
+            tags=self._tags,
             heartbeat_s=self._heartbeat_s,
             on_lost=self._on_lost,
         )
@@ -304,6 +320,8 @@ class ServiceClient(SamplingMethods, CustomLossMethods):
         user_metadata: dict[str, str],
         optimizer: OptimizerConfigBase | None = None,
     ) -> TrainingClient:
+        # AdamW is what every server has, and what some would refuse to be told.
+        optimizer = None if optimizer is None or optimizer.type == ADAMW else optimizer
         config = await self.connection.client_config()
         session_id = await self._session.ensure()
         request = CreateModelRequest(
@@ -330,18 +348,23 @@ class ServiceClient(SamplingMethods, CustomLossMethods):
         """Raise Unsupported when a server has ignored the family: it would train with another one."""
         found = (await client.get_info()).optimizer_config
         if found is None or found.type != optimizer.type:
-            await client.unload()
+            await client.discard()
             raise unsupported(f"the optimizer {optimizer.type}", server=self.connection.server)
 
     async def _from_state(
-        self, checkpoint: CheckpointAddress, user_metadata: dict[str, str], *, optimizer: bool
+        self,
+        checkpoint: CheckpointAddress,
+        user_metadata: dict[str, str],
+        *,
+        optimizer: bool,
+        family: OptimizerConfigBase | None = None,
     ) -> TrainingClient:
         try:
             info = await self.connection.post(
                 "weights_info", {"tinker_path": checkpoint.text}, WeightsInfo, resource=Resource.CHECKPOINT
             )
         except Unsupported as missing:
-            if user_metadata:
+            if user_metadata or family is not None:
                 raise unsupported("weights_info", server=self.connection.server) from missing
             return await self._from_state_alone(checkpoint, missing, optimizer=optimizer)
         lora = LoraConfig(
@@ -350,9 +373,15 @@ class ServiceClient(SamplingMethods, CustomLossMethods):
             train_mlp=info.train_mlp is not False,
             train_attn=info.train_attn is not False,
         )
-        client = await self._create_model(info.base_model, lora, user_metadata)
-        # Some servers accept a load only as a run's first request.
-        await (await client.submit_load_state(checkpoint, optimizer=optimizer))
+        # a state of an optimizer is of its family
+        family = info.optimizer_config if optimizer else family
+        client = await self._create_model(info.base_model, lora, user_metadata, family)
+        try:
+            # Some servers accept a load only as a run's first request.
+            await (await client.submit_load_state(checkpoint, optimizer=optimizer))
+        except BaseException:
+            await client.discard()
+            raise
         return client
 
     async def _from_state_alone(

@@ -186,11 +186,9 @@ def translated(error: CrucibleError) -> TinkerError:
     if error.on_record:
         return RequestFailedError(text, error.request_id, RequestErrorCategory(str(error.details["category"])))
     status = error.details.get("status")
-    if isinstance(status, int):
-        if status >= _SERVER_ERROR:
-            return InternalServerError(text, status_code=status)
-        if status in _BY_STATUS:
-            return _BY_STATUS[status](text, status_code=status)
+    if isinstance(status, int) and not isinstance(error, ours.RequestTimeout):
+        by_status = InternalServerError if status >= _SERVER_ERROR else _BY_STATUS.get(status, APIStatusError)
+        return by_status(text, status_code=status)
     return next((kind(text) for ours_kind, kind in _BY_CLASS if isinstance(error, ours_kind)), APIError(text))
 
 

@@ -1,10 +1,10 @@
 """The watch over a run: its newest checkpoint, and the service's mark of corruption."""
 
 import asyncio
-import contextlib
 
 from backends.tinkex.client.rest.client import RestClient
 from backends.tinkex.compat.errors import RunCorruptedError, translated
+from backends.tinkex.errors import ClientClosed
 from backends.tinkex.recovery.flag import is_flagged
 from crucible.errors import CrucibleError, RunCorrupted
 
@@ -52,13 +52,16 @@ class RunWatch:
             raise self.corrupted
 
     async def poll(self) -> None:
-        """Poll the service's mark until the run has it."""
+        """Poll the service's mark until the run has it, or the client is closed."""
         while self.corrupted is None:
             await asyncio.sleep(POLL_S)
-            # a failed poll says nothing of the run
-            with contextlib.suppress(CrucibleError):
+            try:
                 if await is_flagged(self._rest, self._run_id):
                     self._mark("the service marks it", None)
+            except ClientClosed:
+                return
+            except CrucibleError:
+                continue  # a failed poll says nothing of the run
 
     def _mark(self, reason: str, request_id: str | None) -> None:
         if self.corrupted is None:

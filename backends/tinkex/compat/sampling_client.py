@@ -1,9 +1,10 @@
 """The SDK's sampling client."""
 
-import json
 import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
+
+from pydantic import ValidationError
 
 from backends.tinkex import types as ours
 from backends.tinkex.client import service
@@ -11,11 +12,12 @@ from backends.tinkex.client.sampling import client as sampling
 from backends.tinkex.client.sampling.sampler_clone import CLONE_BLOCK, new_clone_id
 from backends.tinkex.client.training.runner import Runner
 from backends.tinkex.compat.client_future import ClientFuture
-from backends.tinkex.compat.errors import translated
+from backends.tinkex.compat.errors import InvalidArgumentError, translated
 from backends.tinkex.compat.futures import APIFuture, ConvertedResult, pending, same
 from backends.tinkex.compat.results import SampleResponse
 from backends.tinkex.compat.tensor_data import TensorData
 from crucible.errors import CrucibleError
+from crucible.values.record import Record
 
 T = TypeVar("T")
 
@@ -66,13 +68,7 @@ class SamplingClient:
         self, prompt: ours.ModelInput, prompt_logprobs_last_n: int | None = None
     ) -> APIFuture[list[float | None]]:
         """Return the log-probability of each token of the prompt, with None for the first."""
-        if prompt_logprobs_last_n is None:
-            return self._pending(lambda client: client.compute_logprobs(prompt), same)
-        params = ours.SamplingParams(max_tokens=1)
-        return self._pending(
-            lambda client: client.sample(prompt, 1, params, True, prompt_logprobs_last_n=prompt_logprobs_last_n),
-            lambda found: found.prompt_logprobs or [],
-        )
+        return self._pending(lambda client: client.compute_logprobs(prompt, prompt_logprobs_last_n), same)
 
     async def compute_logprobs_async(self, *args: Any, **options: Any) -> list[float | None]:
         """As ``compute_logprobs``; returns its result."""
@@ -95,14 +91,18 @@ class SamplingClient:
 
     def get_sampler_handle(self) -> str:
         """Return a text from which another process makes a client of the same sampling session."""
-        return json.dumps(self._state())
+        return self._state().model_dump_json()
 
     @staticmethod
     def from_sampler_handle(handle: str, *, api_key: str | None = None) -> "SamplingClient":
         """Return a client for a handle. Its sequence numbers are its own. Blocks."""
-        return _attached(json.loads(handle), api_key)
+        try:
+            state = _SamplerState.model_validate_json(handle)
+        except ValidationError as error:
+            raise InvalidArgumentError(f"handle: give the text of get_sampler_handle ({error})") from None
+        return _attached(state, api_key)
 
-    def __reduce__(self) -> tuple[Callable[..., "SamplingClient"], tuple[dict[str, Any]]]:
+    def __reduce__(self) -> tuple[Callable[..., "SamplingClient"], tuple["_SamplerState"]]:
         return (_attached, (self._state(),))
 
     def _described(self) -> ConvertedResult[str]:
@@ -118,16 +118,15 @@ class SamplingClient:
             raise translated(error) from error
         return pending(runner, work, convert)
 
-    def _state(self) -> dict[str, Any]:
-        # without the key, which the other process has in its environment
+    def _state(self) -> "_SamplerState":
         client, _, base_url = self._sampler
-        return {
-            "base_url": base_url,
-            "sampling_session_id": client.sampling_session_id,
-            "session_id": client.session_id,
-            "base_model": client.base_model,
-            "record_stability_info": client.record_stability_info,
-        }
+        return _SamplerState(
+            base_url=base_url,
+            sampling_session_id=client.sampling_session_id,
+            session_id=client.session_id,
+            base_model=client.base_model,
+            record_stability_info=client.record_stability_info,
+        )
 
 
 class SamplingClientFuture(ClientFuture[SamplingClient], SamplingClient):
@@ -144,14 +143,27 @@ def check_retries(retry_config: Any) -> None:
         warnings.warn("retry_config is ignored: this client has retries of its own", stacklevel=3)
 
 
-def _attached(state: dict[str, Any], api_key: str | None = None) -> SamplingClient:
-    client = service.ServiceClient(api_key, state["base_url"])
-    number = client.runner.wait(new_clone_id(client.connection, state["sampling_session_id"]))
-    sampler = client.attach_sampling_client(
-        state["sampling_session_id"],
-        CLONE_BLOCK * number,
-        session_id=state["session_id"],
-        base_model=state["base_model"],
-        record_stability_info=state["record_stability_info"],
-    )
-    return SamplingClient(sampler, client.runner, state["base_url"])
+class _SamplerState(Record):
+    """What another process needs of a sampling client, without the key, which it has in its environment."""
+
+    base_url: str
+    sampling_session_id: str
+    session_id: str | None
+    base_model: str | None
+    record_stability_info: bool
+
+
+def _attached(state: _SamplerState, api_key: str | None = None) -> SamplingClient:
+    try:
+        client = service.ServiceClient(api_key, state.base_url)
+        number = client.runner.wait(new_clone_id(client.connection, state.sampling_session_id))
+        sampler = client.attach_sampling_client(
+            state.sampling_session_id,
+            CLONE_BLOCK * number,
+            session_id=state.session_id,
+            base_model=state.base_model,
+            record_stability_info=state.record_stability_info,
+        )
+    except CrucibleError as error:
+        raise translated(error) from error
+    return SamplingClient(sampler, client.runner, state.base_url)

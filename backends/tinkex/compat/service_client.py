@@ -2,7 +2,8 @@
 
 import concurrent.futures
 import contextlib
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -49,6 +50,7 @@ class ServiceClient:
         except CrucibleError as error:
             raise translated(error) from error
         self._watches: set[concurrent.futures.Future[None]] = set()
+        self._closing: APIFuture[None] | None = None
 
     def create_lora_training_client(
         self,
@@ -79,9 +81,8 @@ class ServiceClient:
         optimizer: ours.OptimizerConfigBase | None = None,
     ) -> TrainingClientFuture:
         """Start a run with the weights of a checkpoint."""
-        if optimizer is not None and optimizer.type != "adamw":
-            raise InvalidArgumentError(f"optimizer: {optimizer.type} is not offered for a run from a checkpoint")
-        return self._from_state(path, base_model, user_metadata, weights_access_token, optimizer=False)
+        make = partial(self._service.create_training_client_from_state_async, optimizer_config=optimizer)
+        return self._from_state(make, path, base_model, user_metadata, weights_access_token)
 
     def create_training_client_from_state_with_optimizer(
         self,
@@ -91,7 +92,8 @@ class ServiceClient:
         weights_access_token: str | None = None,
     ) -> TrainingClientFuture:
         """Start a run with the weights and optimizer state of a checkpoint."""
-        return self._from_state(path, base_model, user_metadata, weights_access_token, optimizer=True)
+        make = self._service.create_training_client_from_state_with_optimizer_async
+        return self._from_state(make, path, base_model, user_metadata, weights_access_token)
 
     def create_sampling_client(
         self,
@@ -130,7 +132,7 @@ class ServiceClient:
     def copy_weights(
         self, path: str, *, ttl_seconds: int | None = None, weights_access_token: str | None = None
     ) -> APIFuture[str]:
-        """Copy a checkpoint into a run of the account; the result is the copy's path."""
+        """Copy a checkpoint into the client's project; the result is the copy's path."""
         rest: Any = self.create_rest_client()
         copied: APIFuture[str] = rest.copy_weights(
             path, ttl_seconds=ttl_seconds, weights_access_token=weights_access_token
@@ -138,8 +140,10 @@ class ServiceClient:
         return copied
 
     def close(self, status: FinishReason = "success", detail: str | None = None) -> APIFuture[None]:
-        """End the session and say how it went, and close the connections."""
-        return pending(self._service.runner, self._close(status, detail), same)
+        """End the session and say how it went, and close the connections. The first call decides."""
+        if self._closing is None:
+            self._closing = pending(self._service.runner, self._close(status, detail), same)
+        return self._closing
 
     def __enter__(self) -> Self:
         return self
@@ -187,20 +191,14 @@ class ServiceClient:
 
     def _from_state(
         self,
+        make: Callable[[str, dict[str, str] | None], Coroutine[Any, Any, training.TrainingClient]],
         path: str,
         base_model: str | None,
         user_metadata: dict[str, str] | None,
         weights_access_token: str | None,
-        *,
-        optimizer: bool,
     ) -> TrainingClientFuture:
         if weights_access_token is not None:
             raise InvalidArgumentError("weights_access_token: this client cannot send it; copy the weights first")
-        make = (
-            self._service.create_training_client_from_state_with_optimizer_async
-            if optimizer
-            else self._service.create_training_client_from_state_async
-        )
         try:
             work = make(path, user_metadata)
         except CrucibleError as error:
@@ -215,7 +213,7 @@ class ServiceClient:
         if base_model is not None:
             found = (await client.get_info()).base_model
             if found != base_model:
-                await client.unload()
+                await client.discard()
                 raise InvalidArgumentError(f"base_model: the checkpoint is of {found}, not of {base_model}")
         return client
 
@@ -236,7 +234,9 @@ class ServiceClient:
     async def _close(self, status: FinishReason, detail: str | None) -> None:
         for polling in list(self._watches):
             polling.cancel()
-        # a server without such a call ends the session when its heartbeats stop
-        with contextlib.suppress(Unsupported):
-            await self._service.finish_session(status, detail)
-        await self._service.aclose()
+        try:
+            # a server without such a call ends the session when its heartbeats stop
+            with contextlib.suppress(Unsupported):
+                await self._service.finish_session(status, detail)
+        finally:
+            await self._service.aclose()

@@ -1,7 +1,5 @@
 """Checkpoints at a Tinker service, as a recovery needs them: list, validate, restore."""
 
-import asyncio
-import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
@@ -11,6 +9,7 @@ from backends.tinkex.new_run import new_run
 from backends.tinkex.types.checkpoint import Checkpoint
 from backends.tinkex.types.checkpoint_address import CheckpointAddress
 from backends.tinkex.types.checkpoint_path import CheckpointKind, ParsedCheckpointTinkerPath
+from backends.tinkex.types.optimizer import OptimizerConfigBase
 from crucible.errors import CallerError, CrucibleError, NoCheckpoint, NotFound, RunGone, Unsupported
 from crucible.recovery import CheckpointSource, RecoveryPolicy, Restored, UnusableCheckpoint
 from crucible.training import CheckpointCheck, CheckpointRef, LoraSpec, RunSpec
@@ -80,11 +79,11 @@ class ServiceCheckpoints(CheckpointSource["TrainingClient"]):
         return await validate(self._service.create_rest_client(), checkpoint.path, self._spec)
 
     async def restore(self, checkpoint: CheckpointRef) -> "Restored[TrainingClient]":
-        spec = self._spec or await self._read_spec(checkpoint.path)
+        spec, optimizer = (self._spec, None) if self._spec else await self._read_spec(checkpoint.path)
         # a new session, as the old one may be what was lost, and a new run, as some services load into no other
         metadata = {**spec.user_metadata, RECOVERED_FROM: self.run_id}
         client = await new_run(
-            self._service.with_new_session(), spec.model_copy(update={"user_metadata": metadata})
+            self._service.with_new_session(), spec.model_copy(update={"user_metadata": metadata}), optimizer
         )
         try:
             if self.policy.restore_optimizer:
@@ -92,13 +91,14 @@ class ServiceCheckpoints(CheckpointSource["TrainingClient"]):
             else:
                 await client.load_state(checkpoint.path)
         except BaseException as error:
-            await _unload(client)
+            await client.discard()
+            await client.service.end_sessions()
             if isinstance(error, CrucibleError) and blames_checkpoint(error):
                 raise UnusableCheckpoint(str(error)) from error
             raise
         return Restored(client, client.model_id, checkpoint)
 
-    async def _read_spec(self, path: str) -> RunSpec:
+    async def _read_spec(self, path: str) -> tuple[RunSpec, OptimizerConfigBase | None]:
         info = await self._service.create_rest_client().get_weights_info_by_tinker_path(path)
         lora = LoraSpec(
             rank=info.lora_rank or LoraSpec().rank,
@@ -107,7 +107,7 @@ class ServiceCheckpoints(CheckpointSource["TrainingClient"]):
             train_attn=info.train_attn is not False,
         )
         metadata = await _metadata(self._service.create_rest_client(), self.run_id)
-        return RunSpec(base_model=info.base_model, lora=lora, user_metadata=metadata)
+        return RunSpec(base_model=info.base_model, lora=lora, user_metadata=metadata), info.optimizer_config
 
 
 async def lineage(rest: "RestClient", run_id: str, origins: Mapping[str, str]) -> Sequence[str]:
@@ -213,12 +213,3 @@ async def _listed(rest: "RestClient", parsed: ParsedCheckpointTinkerPath) -> Che
 
 def _unusable(path: str, reason: str) -> CheckpointCheck:
     return CheckpointCheck(path=path, usable=False, reason=reason)
-
-
-async def _unload(client: "TrainingClient") -> None:
-    """Free a run that was created in vain, if the service answers soon."""
-    with contextlib.suppress(CrucibleError, TimeoutError):
-        async with asyncio.timeout(10):
-            await client.unload()
-    with contextlib.suppress(CrucibleError, TimeoutError):
-        await client.service.end_sessions()

@@ -41,7 +41,6 @@ from backends.tinkex.types.requests import CustomLossInput as CustomLossInput
 from backends.tinkex.types.requests import CustomLossNode as CustomLossNode
 from backends.tinkex.types.requests import FinishSessionRequest as FinishSessionRequest
 from backends.tinkex.types.requests import JoinSamplingSessionRequest as JoinSamplingSessionRequest
-from backends.tinkex.types.requests import LoadIntoNewRequest as LoadIntoNewRequest
 from backends.tinkex.types.requests import LoadWeightsRequest as LoadWeightsRequest
 from backends.tinkex.types.requests import OptimStepRequest as OptimStepRequest
 from backends.tinkex.types.requests import RetrieveFuturesRequest as RetrieveFuturesRequest

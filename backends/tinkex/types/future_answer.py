@@ -36,6 +36,10 @@ class RequestErrorCategory(StrEnum):
     UNKNOWN = "unknown"
     SERVER = "server"
     USER = "user"
+    # the names of the Tinker SDK
+    Unknown = UNKNOWN
+    Server = SERVER
+    User = USER
 
     @classmethod
     def _missing_(cls, value: object) -> "RequestErrorCategory":

@@ -1,10 +1,12 @@
 """Families of optimizers, and their hyperparameters."""
 
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import ConfigDict, Field, SerializeAsAny
 
 from backends.tinkex.types.wire_record import SentRecord
+
+ADAMW: Final = "adamw"
 
 
 class OptimizerConfigBase(SentRecord):

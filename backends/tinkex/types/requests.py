@@ -84,22 +84,6 @@ class CreateSamplingSessionRequest(SentRecord):
     type: Literal["create_sampling_session"] = "create_sampling_session"
 
 
-class LoadIntoNewRequest(SentRecord):
-    """Create a model from a checkpoint; it has the checkpoint's adapter.
-
-    ``optimizer_config`` selects the optimizer of a model whose optimizer state is not loaded.
-    """
-
-    session_id: str
-    model_seq_id: int
-    path: str
-    optimizer: bool
-    base_model: str | None = None
-    user_metadata: dict[str, str] | None = None
-    optimizer_config: OptimizerConfig | None = None
-    type: Literal["load_weights"] = "load_weights"
-
-
 class SaveWeightsExternalRequest(SentRecord):
     """Save weights as files for use outside the service."""
 
@@ -112,14 +96,11 @@ class SaveWeightsExternalRequest(SentRecord):
 
 
 class CopyWeightsRequest(SentRecord):
-    """Copy a checkpoint into a session's training run, or into a project."""
+    """Copy a checkpoint into a project."""
 
     source_path: str
-    session_id: str | None = None
-    model_seq_id: int | None = None
-    destination_project_id: str | None = None
+    destination_project_id: str
     ttl_seconds: int | None = Field(default=None, ge=1)
-    weights_access_token: str | None = Field(default=None, repr=False)
 
 
 class CustomLossInput(SentRecord):

@@ -34,6 +34,7 @@ class GetSessionResponse(ReadRecord):
     training_run_ids: list[str] = Field(default_factory=list)
     sampler_ids: list[str] = Field(default_factory=list)
     user_metadata: dict[str, str] | None = None
+    display_name: str | None = None
 
 
 class SessionInfo(ReadRecord):

@@ -5,7 +5,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from backends.tinkex_dev.clock import iso
-from backends.tinkex_dev.errors import Refused
+from backends.tinkex_dev.errors import InvalidField, Refused
 from backends.tinkex_dev.service.service import Service, ttl_end
 from backends.tinkex_dev.storage.records import RunRecord, SaveKind, StoredCheckpoint
 from backends.tinkex_dev.wire.exchange import answer, metadata_strings, query_number, read
@@ -35,13 +35,19 @@ class ListingRoutes:
     async def runs(self, request: Request) -> Response:
         limit = query_number(request, "limit", 20)
         offset = query_number(request, "offset", 0)
-        newest = sorted(self._service.runs.values(), key=lambda run: (run.created_at, run.id), reverse=True)
+        project = request.query_params.get("project_id")
+        listed = [run for run in self._service.runs.values() if project in (None, self._project_of(run))]
+        newest = sorted(listed, key=lambda run: (run.created_at, run.id), reverse=True)
         return answer(
             {
                 "training_runs": [self._wire_run(run) for run in newest[offset : offset + limit]],
                 "cursor": {"offset": offset, "limit": limit, "total_count": len(newest)},
             }
         )
+
+    def _project_of(self, run: RunRecord) -> str | None:
+        session = self._service.sessions.records.get(run.session_id)
+        return None if session is None else session.project_id
 
     async def run(self, request: Request) -> Response:
         return answer(self._wire_run(self._run(request)))
@@ -95,13 +101,19 @@ class ListingRoutes:
         return Response(status_code=204)
 
     async def copy(self, request: Request) -> Response:
-        """Copy a checkpoint into a new run of a session, which is listed but not live."""
+        """Copy a checkpoint into a new run of a session, or of a new session in a project: listed, but not live."""
         body = await read(request, CopyWeights)
         service = self._service
-        service.touch_session(body.session_id)
+        session_id, number, project_id = body.session_id, body.model_seq_id, body.destination_project_id
+        if (session_id is None) != (number is None) or (session_id is None) == (project_id is None):
+            raise InvalidField.at(("destination_project_id",), "give it, or else both session_id and model_seq_id")
+        if session_id is not None:
+            service.touch_session(session_id)
         saved = service.checkpoints.find(body.source_path)
         end = ttl_end(service.clock.now(), body.ttl_seconds)
-        run = service.list_run(body.session_id, body.model_seq_id, saved)
+        if session_id is None:
+            session_id = service.sessions.open(project_id=project_id).id
+        run = service.list_run(session_id, number or 0, saved)
         copied = await service.compute(lambda: service.checkpoints.copy(saved, run.id, expires_at=end))
         return answer({"tinker_path": service.checkpoints.public_path(copied)})
 

@@ -167,8 +167,9 @@ class LoadWeights(RequestBody):
 
 class CopyWeights(RequestBody):
     source_path: str
-    session_id: str
-    model_seq_id: SeqId
+    session_id: str | None = None
+    model_seq_id: SeqId | None = None
+    destination_project_id: str | None = None
     ttl_seconds: Annotated[int, Field(ge=3600, le=315_360_000)] | None = None
     type: Literal["copy_weights"] | None = None
 

@@ -140,6 +140,36 @@ def test_a_block_ends_its_session_and_says_how_it_went(
     assert session.model_extra["status"]["reason"]["type"] == status
 
 
+def test_a_client_is_closed_whatever_the_service_says_of_its_session(
+    server: DevServer, service: tinker.ServiceClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its connections and its watch end; closing it again changes nothing."""
+    monkeypatch.setattr(run_watch, "POLL_S", 0.01)
+    client = tinker.ServiceClient()
+    client.create_lora_training_client(MODEL, rank=4).result(30)
+    server.fault(faults.RouteFault(route="sessions", status=401))
+
+    with pytest.raises(tinker.AuthenticationError):
+        client.close("errored").result(30)
+
+    with pytest.raises(tinker.AuthenticationError):
+        client.close("success").result(30)
+    with pytest.raises(tinker.BadRequestError, match="closed"):
+        client.get_server_capabilities()
+
+
+def test_a_program_copies_into_its_project_and_lists_it(run: tinker.TrainingClient) -> None:
+    """As with the SDK, which has it from the environment too."""
+    saved = run.save_state("a").result(30)
+    client = tinker.ServiceClient(project_id="mine")
+
+    copied = client.copy_weights(saved.path).result(30)
+
+    listed = client.create_rest_client().list_training_runs(project_id="mine").result(30)
+    assert [found.last_checkpoint.tinker_path for found in listed.training_runs] == [copied]
+    client.close("success").result(30)
+
+
 def test_errors_are_those_of_the_sdk(service: tinker.ServiceClient, run: tinker.TrainingClient) -> None:
     """At the call and from the future."""
     with pytest.raises(tinker.UnprocessableEntityError, match="nope"):

@@ -9,8 +9,10 @@ import pytest
 from scripted_server import Response, ScriptedServer, json_response
 
 from backends.tinkex import RestClient, ServiceClient, TrainingClient
-from backends.tinkex.types import DimuonOptimizerConfig, DimuonParams, OptimizerConfigBase
-from crucible.errors import InvalidRequest, MalformedAnswer, Unsupported
+from backends.tinkex.types import DimuonOptimizerConfig, DimuonParams, ModelInput, OptimizerConfigBase
+from backends.tinkex_dev.faults import FailOperation
+from backends.tinkex_dev.server import DevServer
+from crucible.errors import BackendUnavailable, InvalidRequest, MalformedAnswer, Unsupported
 
 MakeService = Callable[..., ServiceClient]
 EXTERNAL = "tinker://run/external_weights/x"
@@ -125,6 +127,71 @@ def test_weights_are_copied(scripted: ScriptedServer, rest: RestClient) -> None:
     }  # fmt: skip
 
 
+def test_a_program_belongs_to_the_project_and_has_the_tags_of_its_environment(
+    scripted: ScriptedServer, make_service: MakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its sessions, its copies and the list of its runs; without a project there is nowhere to copy to."""
+    scripted.script("copy_weights", json_response({"tinker_path": "tinker://copy/weights/x"}))
+    with pytest.raises(InvalidRequest, match=r"destination_project_id.*TINKER_PROJECT_ID"):
+        make_service(scripted.url).create_rest_client().copy_weights("tinker://run/weights/x")
+    monkeypatch.setenv("TINKER_PROJECT_ID", "mine")
+    monkeypatch.setenv("TINKER_TAGS", "a,b")
+
+    for service in (make_service(scripted.url), make_service(scripted.url, project_id="theirs")):
+        service.create_lora_training_client("m")
+        service.create_rest_client().copy_weights("tinker://run/weights/x").result(10)
+
+    sessions = scripted.bodies("create_session")
+    assert [(body["project_id"], body["tags"]) for body in sessions] == [
+        ("mine", ["a", "b"]),
+        ("theirs", ["a", "b"]),
+    ]
+    assert [body["destination_project_id"] for body in scripted.bodies("copy_weights")] == ["mine", "theirs"]
+
+
+def test_a_run_from_a_state_has_the_optimizer_of_that_state(server: DevServer, make_service: MakeService) -> None:
+    """Or the one that is asked for, if only the weights are loaded."""
+    service = make_service(server.url)
+    run = service.create_lora_training_client("tiny-lm", rank=4, optimizer_config=DimuonOptimizerConfig())
+    path = run.save_state("a").result(30).path
+
+    runs = [
+        service.create_training_client_from_state_with_optimizer(path),
+        service.create_training_client_from_state(path),
+        service.create_training_client_from_state(path, optimizer_config=DimuonOptimizerConfig()),
+    ]
+
+    found = [run.get_info().result(30).optimizer_config for run in runs]
+    assert [one.type for one in found if one] == ["dimuon", "adamw", "dimuon"]
+
+
+def test_a_run_whose_state_is_not_loaded_is_freed(server: DevServer, make_service: MakeService) -> None:
+    """It would hold a place at the service until its session ends."""
+    service = make_service(server.url)
+    path = service.create_lora_training_client("tiny-lm", rank=4).save_state("a").result(30).path
+    server.fault(FailOperation(operation="load_weights"))
+
+    with pytest.raises(BackendUnavailable):
+        service.create_training_client_from_state(path)
+
+    assert len(server.live_runs()) == 1
+
+
+def test_a_server_that_scores_more_of_a_prompt_than_was_asked_for_has_ignored_it(
+    scripted: ScriptedServer, make_service: MakeService
+) -> None:
+    """An older one drops the field, and would bill the whole prompt in silence."""
+    scripted.script("create_sampling_session", json_response({"sampling_session_id": "sampling"}))
+    scripted.script("asample", json_response({"request_id": "sample"}))
+    scripted.futures["sample"] = [json_response({"sequences": [], "prompt_logprobs": [None, -1.0, -2.0]})]
+    sampler = make_service(scripted.url).create_sampling_client(base_model="m")
+    prompt = ModelInput.from_ints([1, 2, 3])
+
+    assert sampler.compute_logprobs(prompt, 2).result(10) == [None, -1.0, -2.0]
+    with pytest.raises(Unsupported, match="prompt_logprobs_last_n"):
+        sampler.compute_logprobs(prompt, 1).result(10)
+
+
 def test_a_session_is_finished_with_its_outcome(scripted: ScriptedServer, make_service: MakeService) -> None:
     """Once it exists."""
     service = make_service(scripted.url)
@@ -155,7 +222,7 @@ def test_ended_requests_and_usage_are_read(scripted: ScriptedServer, rest: RestC
 
 
 LACKING: dict[str, Callable[[RestClient], Any]] = {
-    "copy_weights": lambda rest: rest.copy_weights("tinker://run/weights/x"),
+    "copy_weights": lambda rest: rest.copy_weights("tinker://run/weights/x", "project"),
     "billing usage": lambda rest: rest.get_billing_usage("2026-11-01T00:00:00Z", "2026-11-02T00:00:00Z"),
     "external_weights_urls": lambda rest: rest.get_external_weights_urls(EXTERNAL),
     "retrieve_futures": lambda rest: rest.retrieve_futures("sampling"),

@@ -200,6 +200,8 @@ def test_spans_are_checked(make: Any) -> None:
         (errors.MalformedAnswer("x"), tinker.APIResponseValidationError),
         (errors.RunCorrupted("x"), tinker.RunCorruptedError),
         (errors.Canceled("x"), tinker.APIError),
+        (errors.RunGone("x", details={"status": 410}), tinker.APIStatusError),
+        (errors.InvalidRequest("x", details={"status": 413}), tinker.APIStatusError),
     ],
 )
 def test_every_error_is_one_of_the_sdk(error: errors.CrucibleError, expected: type[Exception]) -> None:
@@ -210,6 +212,32 @@ def test_every_error_is_one_of_the_sdk(error: errors.CrucibleError, expected: ty
     assert isinstance(found, tinker.TinkerError)
     back = pickle.loads(pickle.dumps(found))
     assert (type(back), str(back), vars(back)) == (type(found), str(found), vars(found))
+
+
+@pytest.mark.parametrize(("kind", "status"), [(errors.RunGone, 410), (errors.InvalidRequest, 413)])
+def test_a_status_without_an_error_of_its_own_is_kept(kind: type[errors.CrucibleError], status: int) -> None:
+    """It is no other status: neither "not found", nor an argument that was refused before anything was sent."""
+    found = translated(kind("x", details={"status": status}))
+
+    assert (type(found), getattr(found, "status_code", None)) == (tinker.APIStatusError, status)
+
+
+@pytest.mark.parametrize("name", ["Unknown", "Server", "User"])
+def test_categories_have_the_names_of_the_sdk(name: str) -> None:
+    """By which programs ask whose fault a failure was."""
+    assert getattr(tinker.types.RequestErrorCategory, name) == name.lower()
+
+
+def test_what_a_server_leaves_out_has_a_value() -> None:
+    """As in the SDK."""
+    assert tinker.types.GetSessionResponse(training_run_ids=[], sampler_ids=[]).display_name is None
+
+
+@pytest.mark.parametrize("handle", ["", "[]", '{"base_url": "http://127.0.0.1:9"}'])
+def test_a_text_that_is_no_handle_is_refused(handle: str) -> None:
+    """With an error of the SDK, before anything is sent."""
+    with pytest.raises(tinker.BadRequestError, match="handle"):
+        tinker.SamplingClient.from_sampler_handle(handle, api_key="tml-x")
 
 
 def test_every_error_of_the_family_is_translated() -> None:

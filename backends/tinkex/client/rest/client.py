@@ -39,9 +39,10 @@ AnyPath = str | CheckpointAddress
 class RestClient(ExportMethods):
     """A client of the REST routes. Every call returns a future; a missing route is Unsupported, naming it."""
 
-    def __init__(self, connection: Connection, runner: Runner) -> None:
+    def __init__(self, connection: Connection, runner: Runner, project_id: str | None = None) -> None:
         self._connection = connection
         self._runner = runner
+        self._project_id = project_id
 
     def health(self) -> ApiFuture[HealthResponse]:
         """Return the server's health."""
@@ -59,9 +60,12 @@ class RestClient(ExportMethods):
         """Return the run that saved a checkpoint."""
         return self.get_training_run(_parts(tinker_path).training_run_id)
 
-    def list_training_runs(self, limit: int = 20, offset: int = 0) -> ApiFuture[TrainingRunsResponse]:
-        """Return one page of the caller's runs."""
-        return self._get("training_runs", TrainingRunsResponse, params=_page(limit, offset))
+    def list_training_runs(
+        self, limit: int = 20, offset: int = 0, *, project_id: str | None = None
+    ) -> ApiFuture[TrainingRunsResponse]:
+        """Return one page of the caller's runs, or of those in a project."""
+        params = {**_page(limit, offset), "project_id": project_id}
+        return self._get("training_runs", TrainingRunsResponse, params=params)
 
     def list_checkpoints(self, training_run_id: str) -> ApiFuture[CheckpointsList]:
         """Return the checkpoints of a run."""

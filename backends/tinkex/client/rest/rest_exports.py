@@ -13,6 +13,7 @@ from backends.tinkex.client.requests.origins import is_same_origin
 from backends.tinkex.client.rest.download import download_file
 from backends.tinkex.client.training.runner import Runner
 from backends.tinkex.errors import Resource, invalid, malformed, unsupported
+from backends.tinkex.settings import PROJECT_ID_NAME
 from backends.tinkex.types.billing_usage import BillingUsage
 from backends.tinkex.types.checkpoint_address import CheckpointAddress
 from backends.tinkex.types.checkpoint_path import CheckpointKind, ParsedCheckpointTinkerPath
@@ -26,6 +27,7 @@ class ExportMethods:
 
     _connection: Connection
     _runner: Runner
+    _project_id: str | None
 
     def get_external_weights_urls(self, tinker_path: str | CheckpointAddress) -> ApiFuture[ExternalWeightsUrls]:
         """Return the signed URL of each file of weights saved by ``save_weights_external``.
@@ -52,12 +54,19 @@ class ExportMethods:
         ttl_seconds: int | None = None,
         weights_access_token: str | None = None,
     ) -> ApiFuture[str]:
-        """Copy a checkpoint into a project, and return the path of the copy. It shares its source's storage."""
+        """Copy a checkpoint into a project, by default the client's own; the result is the path of the copy, which
+        shares its source's storage.
+
+        Raises (at once): InvalidRequest without a project.
+        """
+        project_id = destination_project_id or self._project_id
+        if project_id is None:
+            raise invalid("destination_project_id", None, f"give a project, or set {PROJECT_ID_NAME}")
         if ttl_seconds is not None and ttl_seconds < 1:
             raise invalid("ttl_seconds", ttl_seconds, "at least 1 second, or None for never")
         request = CopyWeightsRequest(
             source_path=CheckpointAddress.parse(path).text,
-            destination_project_id=destination_project_id,
+            destination_project_id=project_id,
             ttl_seconds=ttl_seconds,
         )
         return self._runner.start(self._copy(request.body(), weights_access_token))

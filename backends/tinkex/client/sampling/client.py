@@ -115,7 +115,8 @@ class SamplingClient(ReadyClient):
         is sent under a new number, unless the caller chose the number: then AnswerLost is raised.
 
         Raises (at once): InvalidRequest for an invalid argument.
-        From the future: Unsupported when the server returns no ``target_prompt_logprobs`` or no drawn tokens.
+        From the future: Unsupported when the server returns no ``target_prompt_logprobs`` or no drawn tokens, or
+        ignores ``prompt_logprobs_last_n``.
         """
         body = sample_body(
             prompt,
@@ -143,12 +144,17 @@ class SamplingClient(ReadyClient):
             self._sample(request, first, chosen=chosen, fresh=fresh), request_ids=lambda: request.request_ids
         )
 
-    def compute_logprobs(self, prompt: ModelInput) -> ApiFuture[list[float | None]]:
+    def compute_logprobs(
+        self, prompt: ModelInput, prompt_logprobs_last_n: int | None = None
+    ) -> ApiFuture[list[float | None]]:
         """Return the log-probability of each prompt token given the tokens before it, with None for the first.
+
+        ``prompt_logprobs_last_n``: only of that many tokens at the end, with None for all before them.
 
         From the future: Unsupported when the server returns none.
         """
-        response = self.sample(prompt, 1, SamplingParams(max_tokens=1), include_prompt_logprobs=True)
+        params = SamplingParams(max_tokens=1)
+        response = self.sample(prompt, 1, params, True, prompt_logprobs_last_n=prompt_logprobs_last_n)
         return self._context.runner.start(self._logprobs(response))
 
     def compute_topk_logprobs(self, prompt: ModelInput, k: int) -> ApiFuture[TopkLogprobs]:
@@ -246,6 +252,8 @@ class SamplingClient(ReadyClient):
         ):
             if field in request.body and answer is None:
                 raise unsupported(field, server=self._connection.server)
+        if _scores_before(response, request.body.get("prompt_logprobs_last_n")):
+            raise unsupported("prompt_logprobs_last_n", server=self._connection.server)
         if request.prompt_length is not None:
             response = response.for_prompt_of(request.prompt_length)
         return _identified(response, accepted, seq_id)
@@ -273,6 +281,11 @@ class _SampleRequest:
         self.body = body
         self.prompt_length = prompt_length
         self.request_ids: list[str] = []
+
+
+def _scores_before(response: SampleResponse, last: int | None) -> bool:
+    """Return whether a server has scored tokens before the last ones, and so has ignored their number."""
+    return last is not None and any(value is not None for value in (response.prompt_logprobs or [])[:-last])
 
 
 def _identified(response: SampleResponse, accepted: AcceptedRequest, seq_id: int) -> SampleResponse:
