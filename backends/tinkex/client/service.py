@@ -15,31 +15,23 @@ from backends.tinkex.client.custom_losses.custom_loss_methods import CustomLossM
 from backends.tinkex.client.requests.api_future import ApiFuture
 from backends.tinkex.client.requests.connection import Connection
 from backends.tinkex.client.requests.feature_probe import probe_features
-from backends.tinkex.client.requests.queue_reporter import QueueObserver, QueueReporter
-from backends.tinkex.client.requests.result_poll import PollTarget, ResultPoll
+from backends.tinkex.client.requests.queue_reporter import QueueObserver
 from backends.tinkex.client.rest.client import RestClient
 from backends.tinkex.client.sampling.sampling_methods import SamplingMethods
 from backends.tinkex.client.session import HEARTBEAT_S, FinishReason, Session, SessionLost
 from backends.tinkex.client.training.client import TrainingClient
-from backends.tinkex.client.training.results import record_decoding
+from backends.tinkex.client.training.model_creation import DEFAULT_RANK, ModelCreation
 from backends.tinkex.client.training.runner import CallerLoop, Runner, shared_background
-from backends.tinkex.client.training.state_route import STATE_ROUTE
-from backends.tinkex.errors import OrderUnclear, Resource, invalid, unsupported
+from backends.tinkex.errors import OrderUnclear, invalid
 from backends.tinkex.settings import TinkexSettings, resolve_endpoint
 from backends.tinkex.types.checkpoint_address import CheckpointAddress
 from backends.tinkex.types.lora_config import LoraConfig
-from backends.tinkex.types.optimizer import ADAMW, OptimizerConfigBase
-from backends.tinkex.types.requests import CreateModelRequest
-from backends.tinkex.types.responses import AcceptedRequest, CreateModelResponse
+from backends.tinkex.types.optimizer import OptimizerConfigBase
 from backends.tinkex.types.server_capabilities import ServerCapabilities
-from backends.tinkex.types.weights_info import WeightsInfo
-from backends.tinkex.wire.body import json_body
 from backends.tinkex.wire.features import FeatureMemory, ServerFeatures
 from backends.tinkex.wire.retry import RetryConfig
 from backends.tinkex.wire.transport import HttpLimits, HttpTransport
-from crucible.errors import Unsupported
 
-_DEFAULT_RANK: Final = 32
 _NO_PROGRESS_S: Final = 3600.0
 
 
@@ -132,7 +124,7 @@ class ServiceClient(SamplingMethods, CustomLossMethods):
     def create_lora_training_client(
         self,
         base_model: str,
-        rank: int = _DEFAULT_RANK,
+        rank: int = DEFAULT_RANK,
         seed: int | None = None,
         train_mlp: bool = True,
         train_attn: bool = True,
@@ -157,7 +149,7 @@ class ServiceClient(SamplingMethods, CustomLossMethods):
     def create_lora_training_client_async(
         self,
         base_model: str,
-        rank: int = _DEFAULT_RANK,
+        rank: int = DEFAULT_RANK,
         seed: int | None = None,
         train_mlp: bool = True,
         train_attn: bool = True,
@@ -178,7 +170,7 @@ class ServiceClient(SamplingMethods, CustomLossMethods):
         if not (train_mlp or train_attn or train_unembed):
             raise invalid("train_mlp, train_attn, train_unembed", False, "at least one must be trained")
         family = copy.deepcopy(optimizer_config)
-        return self._started(partial(self._create_model, base_model, lora, dict(user_metadata or {}), family))
+        return self._started(partial(self._models().from_base, base_model, lora, dict(user_metadata or {}), family))
 
     def create_training_client_from_state(
         self,
@@ -201,7 +193,7 @@ class ServiceClient(SamplingMethods, CustomLossMethods):
         """As ``create_training_client_from_state``."""
         address, family = CheckpointAddress.parse(path), copy.deepcopy(optimizer_config)
         return self._started(
-            partial(self._from_state, address, dict(user_metadata or {}), optimizer=False, family=family)
+            partial(self._models().from_state, address, dict(user_metadata or {}), optimizer=False, family=family)
         )
 
     def create_training_client_from_state_with_optimizer(
@@ -220,7 +212,7 @@ class ServiceClient(SamplingMethods, CustomLossMethods):
     ) -> Coroutine[Any, Any, TrainingClient]:
         """As ``create_training_client_from_state_with_optimizer``."""
         address = CheckpointAddress.parse(path)
-        return self._started(partial(self._from_state, address, dict(user_metadata or {}), optimizer=True))
+        return self._started(partial(self._models().from_state, address, dict(user_metadata or {}), optimizer=True))
 
     def attached_session(self, session_id: str | None) -> Session:
         """Return a session that another process created. Its heartbeats start with the first request."""
@@ -313,102 +305,8 @@ class ServiceClient(SamplingMethods, CustomLossMethods):
     async def _started(self, work: Callable[[], Coroutine[Any, Any, TrainingClient]]) -> TrainingClient:
         return await self.runner.start(work())
 
-    async def _create_model(
-        self,
-        base_model: str,
-        lora: LoraConfig,
-        user_metadata: dict[str, str],
-        optimizer: OptimizerConfigBase | None = None,
-    ) -> TrainingClient:
-        # AdamW is what every server has, and what some would refuse to be told.
-        optimizer = None if optimizer is None or optimizer.type == ADAMW else optimizer
-        config = await self.connection.client_config()
-        session_id = await self._session.ensure()
-        request = CreateModelRequest(
-            session_id=session_id,
-            model_seq_id=self._session.next_model_seq_id(),
-            base_model=base_model,
-            lora_config=lora,
-            user_metadata=user_metadata or None,
-            optimizer_config=optimizer,
-        )
-        accepted = await self.connection.submit(
-            "create_model",
-            json_body(request.body()),
-            resource=Resource.MODEL,
-            waits_for_capacity=self._waits_for_capacity,
-        )
-        created = await self._created(accepted, "create_model", base_model)
-        client = TrainingClient(self, model_id=created.model_id, session=self._session, config=config)
-        if optimizer is not None:
-            await self._check_family(client, optimizer)
-        return client
-
-    async def _check_family(self, client: TrainingClient, optimizer: OptimizerConfigBase) -> None:
-        """Raise Unsupported when a server has ignored the family: it would train with another one."""
-        found = (await client.get_info()).optimizer_config
-        if found is None or found.type != optimizer.type:
-            await client.discard()
-            raise unsupported(f"the optimizer {optimizer.type}", server=self.connection.server)
-
-    async def _from_state(
-        self,
-        checkpoint: CheckpointAddress,
-        user_metadata: dict[str, str],
-        *,
-        optimizer: bool,
-        family: OptimizerConfigBase | None = None,
-    ) -> TrainingClient:
-        try:
-            info = await self.connection.post(
-                "weights_info", {"tinker_path": checkpoint.text}, WeightsInfo, resource=Resource.CHECKPOINT
-            )
-        except Unsupported as missing:
-            if user_metadata or family is not None:
-                raise unsupported("weights_info", server=self.connection.server) from missing
-            return await self._from_state_alone(checkpoint, missing, optimizer=optimizer)
-        lora = LoraConfig(
-            rank=info.lora_rank or _DEFAULT_RANK,
-            train_unembed=info.train_unembed is not False,
-            train_mlp=info.train_mlp is not False,
-            train_attn=info.train_attn is not False,
-        )
-        # a state of an optimizer is of its family
-        family = info.optimizer_config if optimizer else family
-        client = await self._create_model(info.base_model, lora, user_metadata, family)
-        try:
-            # Some servers accept a load only as a run's first request.
-            await (await client.submit_load_state(checkpoint, optimizer=optimizer))
-        except BaseException:
-            await client.discard()
-            raise
-        return client
-
-    async def _from_state_alone(
-        self, checkpoint: CheckpointAddress, missing: Unsupported, *, optimizer: bool
-    ) -> TrainingClient:
-        """Start a run by the route that open-rl has for it, as it does not describe its checkpoints."""
-        body = {"state_path": checkpoint.text, "restore_optimizer": optimizer}
-        try:
-            accepted = await self.connection.submit(STATE_ROUTE, json_body(body), resource=Resource.CHECKPOINT)
-        except Unsupported:
-            raise unsupported("weights_info", server=self.connection.server) from missing
-        config = await self.connection.client_config()
-        await self._session.ensure()
-        created = await self._created(accepted, STATE_ROUTE, checkpoint.text)
-        return TrainingClient(self, model_id=created.model_id, session=self._session, config=config)
-
-    async def _created(self, accepted: AcceptedRequest, route: str, subject: str) -> CreateModelResponse:
-        target = PollTarget(
-            accepted.request_id,
-            route,
-            "CreateModel",
-            record_decoding(CreateModelResponse, route),
-            QueueReporter(self.observer, self.connection.transport.clock, subject),
-            resource=Resource.MODEL,
-            no_progress_s=self.no_progress_s,
-        )
-        return await ResultPoll(self.connection, target).result()
+    def _models(self) -> ModelCreation:
+        return ModelCreation(self, self._session, waits_for_capacity=self._waits_for_capacity)
 
     async def _probe_features(self, base_model: str | None) -> ServerFeatures:
         await probe_features(self.connection)

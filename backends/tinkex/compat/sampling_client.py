@@ -144,7 +144,7 @@ def check_retries(retry_config: Any) -> None:
 
 
 class _SamplerState(Record):
-    """What another process needs of a sampling client, without the key, which it has in its environment."""
+    """A sampling client as another process makes it anew, without the key, which that has in its environment."""
 
     base_url: str
     sampling_session_id: str

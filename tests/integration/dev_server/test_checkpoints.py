@@ -212,3 +212,33 @@ def test_publishing_deleting_and_paging(api):
 
     assert [len(page["checkpoints"]) for page in pages] == [3, 1]
     assert pages[0]["cursor"] == {"offset": 0, "limit": 3, "total_count": 4}
+
+
+def test_a_copy_in_a_project_is_listed_with_its_runs(api):
+    """As the official client makes it; a copy is in a project or in a session."""
+    session = api.session()
+    path = api.do("save_weights", model_id=api.model(session), seq_id=1, path="a")["path"]
+
+    copied = api.ok("copy_weights", source_path=path, destination_project_id="mine")["tinker_path"]
+
+    every, mine = (
+        api.http.get("training_runs", params=params).json()["training_runs"]
+        for params in ({}, {"project_id": "mine"})
+    )
+    assert [run["last_checkpoint"]["tinker_path"] for run in mine] == [copied]
+    assert len(every) == 2
+    for given in ({}, {"session_id": session}, {"destination_project_id": "mine", "session_id": session}):
+        assert api.call("copy_weights", source_path=path, **given).status_code == 422
+
+
+def test_a_copy_is_a_checkpoint_of_a_run_of_its_own(api):
+    """It has the weights of its source and outlives it."""
+    session = api.session()
+    model = api.model(session)
+    path = api.do("save_weights", model_id=model, seq_id=1, path="a")["path"]
+
+    copied = api.ok("copy_weights", source_path=path, session_id=session, model_seq_id=5)["tinker_path"]
+
+    api.http.delete(f"training_runs/{model}/checkpoints/weights/a")
+    loaded = api.do("load_weights", session_id=session, model_seq_id=6, path=copied, optimizer=True)
+    assert loaded["path"] == copied

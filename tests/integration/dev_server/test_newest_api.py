@@ -378,30 +378,3 @@ def test_a_finished_session_says_so_and_keeps_its_first_reason(api, trainee):
     assert api.call("session_heartbeat", session_id=trainee.session).status_code == 410
     status = api.http.get(f"sessions/{trainee.session}").json()["status"]
     assert status == {"type": "client_finished", "reason": {"type": "errored"}, "detail": None}
-
-
-def test_a_copy_in_a_project_is_listed_with_its_runs(api, trainee):
-    """As the official client makes it; a copy is in a project or in a session."""
-    path = api.do("save_weights", **trainee.next(), path="a")["path"]
-
-    copied = api.ok("copy_weights", source_path=path, destination_project_id="mine")["tinker_path"]
-
-    listed = [
-        api.http.get("training_runs", params=params).json()["training_runs"]
-        for params in ({}, {"project_id": "mine"})
-    ]
-    assert [run["last_checkpoint"]["tinker_path"] for run in listed[1]] == [copied]
-    assert len(listed[0]) == 2
-    for given in ({}, {"session_id": trainee.session}, {"destination_project_id": "mine", "session_id": "s"}):
-        assert api.call("copy_weights", source_path=path, **given).status_code == 422
-
-
-def test_a_copy_is_a_checkpoint_of_a_run_of_its_own(api, trainee):
-    """It has the weights of its source and outlives it."""
-    path = api.do("save_weights", **trainee.next(), path="a")["path"]
-
-    copied = api.ok("copy_weights", source_path=path, session_id=trainee.session, model_seq_id=5)["tinker_path"]
-
-    api.http.delete(f"training_runs/{trainee.model}/checkpoints/weights/a")
-    loaded = api.do("load_weights", session_id=trainee.session, model_seq_id=6, path=copied, optimizer=True)
-    assert loaded["path"] == copied
