@@ -1,4 +1,5 @@
-"""Debounced publisher: collects wake-ups for 5 ms and sends them in one batch.
+"""Debounced publisher: collects wake-ups for 5 ms and sends them in one batch. After a batch that wakes the whole
+fleet up, it collects for 100 ms: whoever was woken up claims until nothing is due.
 
 It is for a store that notifies workers itself: the notification arrives first, and publishing while a worker claims
 the job would only compete for the processor. Killing the process within those milliseconds has the same effect as
@@ -11,10 +12,12 @@ from collections.abc import Sequence
 from typing import Final
 
 from crucible.runtime.forks import reset_after_fork
-from nsai_work.dispatch.publisher import Publisher, enough_wake_ups
+from nsai_work.dispatch.publisher import MAX_WAKE_UPS, Publisher, enough_wake_ups
 from nsai_work.store.records import WakeUp
 
 DEBOUNCE_S: Final = 0.005
+AWAKE_S: Final = 0.1
+"""The time for which a fleet counts as awake. A message costs a worker as much as a small job."""
 
 
 class DebouncedPublisher:
@@ -63,12 +66,16 @@ class DebouncedPublisher:
         while not closing.is_set():
             self._arrived.wait()
             closing.wait(DEBOUNCE_S)
-            self._publish()
+            if self._publish() >= MAX_WAKE_UPS:
+                closing.wait(AWAKE_S)
         # those that arrived while others were published
         self._publish()
 
-    def _publish(self) -> None:
+    def _publish(self) -> int:
+        """Publish what is pending. Returns the number of messages."""
         with self._lock:
             pending, self._pending = self._pending, []
             self._arrived.clear()
-        self._publisher.publish(enough_wake_ups(pending))
+        enough = enough_wake_ups(pending)
+        self._publisher.publish(enough)
+        return len(enough)

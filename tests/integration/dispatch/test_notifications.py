@@ -12,6 +12,7 @@ import pytest
 
 from nsai_work import submit, submit_many
 from nsai_work.client.connections import close_connections
+from nsai_work.dispatch import debounce
 from nsai_work.dispatch.broker import broker_connection
 from nsai_work.dispatch.debounce import DebouncedPublisher
 from nsai_work.dispatch.publisher import MAX_WAKE_UPS, Publisher, enough_wake_ups
@@ -146,6 +147,28 @@ def test_a_wake_up_that_arrives_as_others_are_published_is_published_by_the_clos
     closing.join(60)
 
     assert published == [wake_up(1), wake_up(2)]
+
+
+def test_a_close_does_not_wait_while_a_fleet_counts_as_awake(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And publishes what has arrived meanwhile."""
+    monkeypatch.setattr(debounce, "AWAKE_S", 3_600.0)
+    published: list[WakeUp] = []
+
+    class RecordingPublisher:
+        def publish(self, wake_ups: Sequence[WakeUp]) -> None:
+            published.extend(wake_ups)
+
+        def close(self) -> None:
+            return
+
+    fleet = [wake_up(number) for number in range(MAX_WAKE_UPS)]
+    debounced = DebouncedPublisher(cast("Publisher", RecordingPublisher()))
+    debounced.send(fleet)
+    until(lambda: published == fleet, "the fleet is woken up")
+    debounced.send([wake_up(99)])
+    debounced.close()
+
+    assert published == [*fleet, wake_up(99)]
 
 
 def test_wake_ups_are_limited_per_priority() -> None:
