@@ -111,7 +111,7 @@ class CrucibleError(Exception):
     def as_final(self, message: str) -> Self:
         """Return a copy with another message, which no policy retries."""
         final = copy(self)
-        final.message, final.retryable = message, False
+        final.message, final.retryable = redacted(message), False
         return final
 
     def failure(self) -> Failure:

@@ -93,7 +93,9 @@ class TracedLoss:
 
     def _value(self, node: GraphNode, source: Variable, inputs: Inputs, values: Mapping[str, Any]) -> Any:
         if node.op == "placeholder":
-            variable = source if node.target == "logprobs" else _input(inputs[node.target])
+            variable = (
+                source if node.target == "logprobs" else _input(inputs[node.target], self.inputs[node.target])
+            )
             if variable.value.ndim != self.inputs[node.target]:
                 raise GraphError(f"{node.target} has rank {variable.value.ndim}, not {self.inputs[node.target]}")
             return variable
@@ -104,8 +106,10 @@ class TracedLoss:
         return _operation(node)(*arguments, **options)
 
 
-def _input(value: Any) -> Variable:
+def _input(value: Any, rank: int) -> Variable:
     array = np.asarray(value)
+    if rank == 0 and array.size == 1:
+        array = array.reshape(())  # protobuf writes a number as it writes an array of one
     return Variable(array.astype(np.float64) if array.dtype.kind == "f" else array)
 
 

@@ -4,10 +4,11 @@ import inspect
 import logging
 from collections.abc import Awaitable
 from enum import StrEnum
-from typing import Protocol
+from typing import Annotated, Protocol
 
-from pydantic import Field, JsonValue
+from pydantic import AfterValidator, Field, JsonValue
 
+from crucible.http.redaction import redacted_json
 from crucible.values.json_types import FiniteObject
 from crucible.values.record import Record
 
@@ -31,11 +32,11 @@ class RecoveryEventName(StrEnum):
 
 
 class RecoveryEvent(Record):
-    """An event of a recovery; ``name`` is the full event name."""
+    """An event of a recovery; ``name`` is the full event name. Details quote errors, without credentials."""
 
     name: str
     run_id: str
-    details: FiniteObject = Field(default_factory=dict)
+    details: Annotated[FiniteObject, AfterValidator(redacted_json)] = Field(default_factory=dict)
 
 
 class RecoveryObserver(Protocol):

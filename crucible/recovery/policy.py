@@ -34,14 +34,14 @@ class RecoveryPolicy(Record):
     @field_validator("checkpoint_strategy")
     @classmethod
     def _known_strategy_or_path(cls, value: str) -> str:
-        if value in ("latest", "best_loss") or "://" in value:
+        if value in ("latest", "best_loss") or _is_path(value):
             return value
         raise ValueError("allowed are latest, best_loss, or the path of a checkpoint (tinker://RUN/weights/NAME)")
 
     @property
     def names_checkpoint(self) -> bool:
         """``checkpoint_strategy`` is the path of a checkpoint."""
-        return "://" in self.checkpoint_strategy
+        return _is_path(self.checkpoint_strategy)
 
     def backoff_before(self, attempt: int) -> int:
         """Return the delay in milliseconds before ``attempt``, counted from 0: none before the first, then
@@ -49,3 +49,8 @@ class RecoveryPolicy(Record):
         if attempt <= 0:
             return 0
         return exponential_backoff(self.backoff_ms, self.max_backoff_ms, attempt - 1)
+
+
+def _is_path(text: str) -> bool:
+    # a service's own form: as tinker://RUN/weights/NAME, or as the path of a file
+    return "://" in text or text.startswith("/")

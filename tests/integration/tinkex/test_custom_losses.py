@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 from scripted_server import ScriptedServer, json_response
 
@@ -75,6 +76,34 @@ def test_a_graph_is_computed_by_the_server(service: ServiceClient) -> None:
     assert norms[1] == pytest.approx(norms[0], rel=1e-6)
     assert service.create_custom_loss(GRAPH, RANKS).result(30).loss_id == handle.loss_id
     assert service.create_custom_loss(GRAPH, RANKS, name="other").result(30).loss_id != handle.loss_id
+
+
+@pytest.mark.parametrize("protobuf", [True, False])
+def test_the_inputs_of_a_loss_need_not_be_as_long_as_the_tokens(
+    make_server: Any, make_service: MakeService, protobuf: bool
+) -> None:
+    """A number, and a row of another length; in both encodings."""
+    service = make_service(make_server(protobuf=protobuf).url)
+    graph = CustomLossGraph(
+        nodes=[
+            *(node("placeholder", name, name) for name in ("logprobs", "scale", "bonus")),
+            node("call_method", "total", "sum", {"ref": "logprobs"}),
+            node("call_method", "extra", "sum", {"ref": "bonus"}),
+            node("call_function", "mul", "operator.mul", {"ref": "total"}, {"ref": "scale"}),
+            node("call_function", "add", "operator.add", {"ref": "mul"}, {"ref": "extra"}),
+            node("output", "output", "output", {"tuple": [{"ref": "add"}, {"dict": {}}]}),
+        ]
+    )
+    handle = service.create_custom_loss(graph, {"logprobs": 1, "scale": 0, "bonus": 1}).result(30)
+    run = service.create_lora_training_client(MODEL, rank=4, seed=1)
+    targets = {"target_tokens": [2, 3, 4]}
+
+    def loss(scale: float) -> float:
+        inputs = {**targets, "scale": np.array(scale, np.float32), "bonus": [1.0, 2.0]}
+        datum = Datum(model_input=ModelInput.from_ints([1, 2, 3]), loss_fn_inputs=inputs)
+        return run.forward_backward_custom([datum], handle).result(30).metrics["loss:sum"]
+
+    assert loss(2.0) - 3.0 == pytest.approx(2 * (loss(1.0) - 3.0), rel=1e-6)
 
 
 def test_changes_after_the_call_change_nothing(service: ServiceClient) -> None:

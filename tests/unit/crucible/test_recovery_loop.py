@@ -108,6 +108,15 @@ def test_strategies_order_the_candidates(strategy: str, expected: list[Checkpoin
     assert list(in_order(strategy, (NEW, MIDDLE, OLD))) == expected
 
 
+@pytest.mark.parametrize("path", ["tinker://run/weights/a", "/state/checkpoints/st-0001"])
+def test_a_path_of_any_form_is_a_strategy(path: str) -> None:
+    """Servers have forms of their own, as open-rl that of a file; a word is a typing mistake."""
+    assert RecoveryPolicy(checkpoint_strategy=path).names_checkpoint
+    assert not RecoveryPolicy(checkpoint_strategy="latest").names_checkpoint
+    with pytest.raises(ValueError, match="allowed are latest, best_loss"):
+        RecoveryPolicy(checkpoint_strategy="newest")
+
+
 def test_the_first_usable_candidate_is_restored() -> None:
     """The callback receives the old run, the new one and the checkpoint."""
     recovery = Recovery(Source())

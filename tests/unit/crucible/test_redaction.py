@@ -16,6 +16,7 @@ from crucible import BackendUnavailable, InvalidRequest
 from crucible.backend import Health
 from crucible.http import redaction
 from crucible.http.redaction import HIDDEN, redacted, remember_secret
+from crucible.recovery import RecoveryEvent
 
 KEY = "tml-R2d2+C3po/Zx9=q_W8"
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_+/="  # no words of the errors themselves
@@ -112,6 +113,10 @@ def test_no_error_shows_a_key(key: str, before: str, after: str, form: str, nest
         str(of),
         str(of.failure()),
         str(Health(ok=False, reason=text)),
+        str(error.as_final(text)),
+        RecoveryEvent(
+            name="x.recovery.failed", run_id="r", details={"reason": text, text: [text]}
+        ).model_dump_json(),
     ]
 
     for output in shown:

@@ -36,7 +36,7 @@ def custom_operation(
     Raises:
         InvalidRequest: a datum has no ``target_tokens``, or ``arrays`` is neither numpy nor torch.
     """
-    check_batch(data)
+    check_batch(data, custom_loss=True)
     for index, datum in enumerate(data):
         if "target_tokens" not in datum.loss_fn_inputs:
             raise invalid(f"data[{index}].loss_fn_inputs", sorted(datum.loss_fn_inputs), "target_tokens is needed")

@@ -14,8 +14,12 @@ _FINITE: Final = frozenset({"weights", "advantages"})
 _MAX_TOKEN: Final = 2**31 - 1
 
 
-def check_batch(data: Sequence[Datum], *, vocab_size: int | None = None, field: str = "data") -> None:
+def check_batch(
+    data: Sequence[Datum], *, vocab_size: int | None = None, custom_loss: bool = False, field: str = "data"
+) -> None:
     """Reject an empty batch, tensors of different lengths, NaN, and tokens outside the vocabulary.
+
+    With ``custom_loss`` only ``target_tokens`` are as long as the input: the other inputs are the loss's own.
 
     Raises:
         InvalidRequest: naming the field as ``data[3].loss_fn_inputs.weights``.
@@ -29,7 +33,7 @@ def check_batch(data: Sequence[Datum], *, vocab_size: int | None = None, field: 
         if not isinstance(datum, Datum):
             raise invalid(where, type(datum).__name__, "give a Datum")
         _check_input(datum, where, vocab_size)
-        _check_lengths(datum, where)
+        _check_lengths(datum, where, custom_loss=custom_loss)
         for name, tensor in datum.loss_fn_inputs.items():
             _check_numbers(name, tensor, f"{where}.loss_fn_inputs.{name}", vocab_size)
 
@@ -58,10 +62,12 @@ def check_tokens(tokens: Any, field: str, vocab_size: int | None = None) -> None
         raise invalid(field, int(low if low < 0 else high), f"token ids are from 0 to {max_token}")
 
 
-def _check_lengths(datum: Datum, where: str) -> None:
+def _check_lengths(datum: Datum, where: str, *, custom_loss: bool) -> None:
     expected = datum.model_input.length
     source = "model_input"
     for name, tensor in datum.loss_fn_inputs.items():
+        if custom_loss and name != "target_tokens":
+            continue
         if expected is None:
             expected, source = tensor.length, f"loss_fn_inputs.{name}"
         elif tensor.length != expected:

@@ -18,7 +18,12 @@ from backends.tinkex.client.training.checkpoint_methods import CheckpointMethods
 from backends.tinkex.client.training.results import record_decoding
 from backends.tinkex.client.training.run_channel import RunChannel, Submission
 from backends.tinkex.client.training.run_operation import RunOperation
-from backends.tinkex.client.training.step_operations import LossConfig, optim_step_operation, pass_operation
+from backends.tinkex.client.training.step_operations import (
+    CUSTOM_LOSS,
+    LossConfig,
+    optim_step_operation,
+    pass_operation,
+)
 from backends.tinkex.client.training.training_service import TrainingService
 from backends.tinkex.errors import Resource
 from backends.tinkex.types.adam_params import AdamParams
@@ -198,7 +203,7 @@ class TrainingClient(ReadyClient, CheckpointMethods, RunSamplingMethods):
         if isinstance(loss_fn, LossHandle):
             loss_fn.check(data, self.session_id)
             if loss_fn.loss_id is not None:
-                return self.forward_backward(data, "custom", {"loss_id": loss_fn.loss_id})
+                return self.forward_backward(data, CUSTOM_LOSS, {"loss_id": loss_fn.loss_id})
             loss_fn, arrays = loss_fn.of_batch, "torch"
         self._channel.may_have_gradients = True
         return self._channel.start(custom_operation(self._channel, data, loss_fn, arrays))

@@ -2,7 +2,7 @@
 
 from collections.abc import Coroutine, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from backends.tinkex.client.training.batch_checks import check_batch
 from backends.tinkex.client.training.batch_snapshot import snapshots
@@ -21,6 +21,8 @@ from backends.tinkex.wire.chunks import joined
 from crucible.runtime.side_by_side import side_by_side
 
 LossConfig = Mapping[str, float | str]
+CUSTOM_LOSS: Final = "custom"
+"""The name under which a request uses a loss that its session stored."""
 
 
 def pass_operation(
@@ -38,7 +40,7 @@ def pass_operation(
     Raises:
         InvalidRequest: the batch or the name of the loss is invalid.
     """
-    check_batch(data, vocab_size=vocab_size)
+    check_batch(data, vocab_size=vocab_size, custom_loss=loss_fn == CUSTOM_LOSS)
     if not isinstance(loss_fn, str) or not loss_fn:
         raise invalid("loss_fn", loss_fn, "give the name of a loss, such as cross_entropy")
     shares = snapshots(channel.connection, data, channel.config)
