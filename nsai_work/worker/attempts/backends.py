@@ -50,6 +50,8 @@ class BackendPool:
         self._open: dict[str, Backend] = {}
         self._locks: dict[str, asyncio.Lock] = {}
         self._back_off_until: dict[str, float] = {}
+        self._names: tuple[str, ...] = ()
+        self._look_again_at = 0.0
 
     def available(self) -> dict[str, str]:
         """Return the backends for which jobs may be claimed now, each with the name of its account.
@@ -58,7 +60,10 @@ class BackendPool:
         """
         now = self._clock.monotonic()
         self._back_off_until = {name: until for name, until in self._back_off_until.items() if until > now}
-        names = [name for name in backend_names() if name not in self._back_off_until and self._is_usable(name)]
+        if now >= self._look_again_at:
+            # a look at each folder of sys.path, which every claim would pay
+            self._names, self._look_again_at = backend_names(), now + CHECK_INTERVAL_S
+        names = [name for name in self._names if name not in self._back_off_until and self._is_usable(name)]
         return {name: self._credentials.get(name, name) for name in names}
 
     def _is_usable(self, name: str) -> bool:

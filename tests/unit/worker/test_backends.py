@@ -8,6 +8,7 @@ from backends.fake import FakeBackend
 from crucible.errors import CredentialMissing
 from crucible.registry import why_unusable
 from nsai_work.clock import SystemClock
+from nsai_work.worker.attempts import backends
 from nsai_work.worker.attempts.backends import BackendPool
 from nsai_work.worker.declines import DeclinedJobs
 
@@ -41,6 +42,21 @@ def test_each_backend_is_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(FakeBackend, "requires", ("a_missing_package",))
     assert "fake" in pool.available()
+
+
+def test_a_backend_that_is_installed_later_is_found_within_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not looked for at every claim."""
+    looks: list[str] = []
+    monkeypatch.setattr(
+        backends, "backend_names", lambda: (looks.append("look"), ("fake", "tinkex")[: len(looks)])[1]
+    )
+    clock = _Clock()
+    pool = BackendPool(clock)
+    assert [*pool.available()] == [*pool.available()] == ["fake"]
+
+    clock.steady += 1
+    assert [*pool.available()] == ["fake", "tinkex"]
+    assert len(looks) == 2
 
 
 def test_a_backend_has_the_name_of_its_account() -> None:
