@@ -90,6 +90,8 @@ class _Calls:
         prompt = prompt_of(asked, await self._models.find(asked.model))
         head = AnswerFields(asked.model, int(self._clock.now().timestamp()))
         headers = {"x-request-id": head.id}
+        if asked.user is not None:
+            log.info("chat_server.request", request_id=head.id, model=asked.model, user=asked.user)
         if not asked.stream:
             answer = await _while_connected(request, checked_completion(self._backend, prompt))
             if answer is None:

@@ -55,6 +55,8 @@ class ChatRequest(Record):
     response_format: dict[str, JsonValue] | None = None
     extended_thinking: bool = False
     """Not of OpenAI's API: whether the model thinks before it answers, where it can."""
+    user: str | None = Field(default=None, max_length=1_000)
+    """A label of the request, in the log of the server."""
 
     # what clients send to ask for nothing
     store: Literal[False] | None = None

@@ -67,7 +67,7 @@ def test_it_answers_over_any_backend(http: httpx.Client) -> None:
         (json.dumps({**BODY, "messages": [{"role": "user"}]}).encode(), "application/json", 400, "needs content"),
         (json.dumps({**BODY, "messages": ["Hi"]}).encode(), "application/json", 400, "messages[0]"),
         (json.dumps({**BODY, "functions": []}).encode(), "application/json", 400, "unknown field"),
-        (json.dumps({**BODY, "user": "me"}).encode(), "application/json", 400, "unknown field"),
+        (json.dumps({**BODY, "user": "u" * 2_000}).encode(), "application/json", 400, "user"),
         (json.dumps({**BODY, "model": "other"}).encode(), "application/json", 404, "other"),
     ],
 )
@@ -77,6 +77,21 @@ def test_a_bad_body_is_refused(http: httpx.Client, content: bytes, kind: str, st
 
     assert response.status_code == status
     assert text in error_of(response)["message"]
+
+
+def test_the_user_of_a_request_is_in_the_log(http: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside the id of the answer, by which it is found."""
+    logged: list[dict[str, Any]] = []
+
+    class Log:
+        def info(self, name: str, **fields: Any) -> None:
+            logged.append({"name": name, **fields})
+
+    monkeypatch.setattr(app, "log", Log())
+    answer = http.post(CHAT, json={**BODY, "user": "me"}).json()
+    http.post(CHAT, json=BODY)
+    named = {"request_id": answer["id"], "model": "tiny-lm", "user": "me"}
+    assert logged == [{"name": "chat_server.request", **named}]
 
 
 @pytest.mark.parametrize("declared", [True, False], ids=["with its length", "in chunks"])
