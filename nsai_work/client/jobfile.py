@@ -4,6 +4,8 @@ Only plain data is accepted: no tags that construct objects, and no aliases, whi
 gigabytes. Relative paths are resolved against the directory of the file. Errors name the file, line and field.
 """
 
+import contextlib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -64,6 +66,18 @@ def load_job(path: str | Path) -> Job:
     if len(jobs) != 1:
         raise InvalidJob(f"{path}: contains {len(jobs)} jobs; expected one")
     return jobs[0]
+
+
+def is_job_file(path: str | Path) -> bool:
+    """Return whether a file holds jobs and no rows: YAML, or JSON that begins with an object that has a payload."""
+    file = expanded(str(path))
+    if file.suffix != ".json":
+        return file.suffix in (".yaml", ".yml")
+    with contextlib.suppress(InvalidJob, ValueError, RecursionError):
+        found = json.loads(_read_text(file))
+        first = found[0] if isinstance(found, list) and found else found
+        return isinstance(first, dict) and "payload" in first
+    return False
 
 
 def _variants(file: Path, entry: Any, varied: Sequence[VariedField], tag: str) -> list[Any]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def data(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A data file, or a job file (YAML) with data.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A data file, or a job file with data.")],
     model: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Render the rows for this base model of the backend.")
     ] = None,
@@ -54,11 +54,11 @@ _NO_MODEL = "-"
 def _payload(
     context: typer.Context, file: Path, model: str | None, backend: str, max_tokens: int, train_on: str
 ) -> "tuple[TrainingStep, str]":
-    from nsai_work.client.jobfile import load_job
+    from nsai_work.client.jobfile import is_job_file, load_job
     from nsai_work.job import Job
     from nsai_work.payloads import TrainingStep
 
-    if file.suffix in (".yaml", ".yml"):
+    if is_job_file(file):
         for option in ("model", "backend", "max_tokens", "train_on"):
             source_of = context.get_parameter_source(option)
             if source_of is not None and source_of.name == "COMMANDLINE":

@@ -77,8 +77,11 @@ def test_both_answers_of_a_pair_are_shown(tmp_path: Path) -> None:
     (tmp_path / "pairs.jsonl").write_text(json.dumps({"prompt": "q", "chosen": "good", "rejected": "bad"}) + "\n")
     payload = {"method": "dpo", "base_model": "tiny-lm", "data": {"path": "pairs.jsonl"}, "max_steps": 1}
     job = {"kind": "training_step", "backend": "fake", "payload": payload}
-    (tmp_path / "job.yaml").write_text(json.dumps(job))
+    for name, content in (("job.yaml", job), ("job.json", job), ("jobs.json", [job])):
+        (tmp_path / name).write_text(json.dumps(content))
     found = json.loads(run(tmp_path / "job.yaml", "--json"))
+    for name in ("job.json", "jobs.json"):
+        assert json.loads(run(tmp_path / name, "--json")) == found
     assert (found["rows"], found["examples"], found["bad_rows"]) == (1, 1, 0)
     assert [[piece["text"] for piece in shown["pieces"] if piece["weight"]] for shown in found["shown"]] == [
         ["good"],
