@@ -11,6 +11,7 @@ from nsai_work.cli.job_lookup import find_job
 from nsai_work.cli.output.stdout import write_json, write_line, write_table
 from nsai_work.cli.parameters import JobId, JsonFlag
 from nsai_work.cli.store_access import existing_store
+from nsai_work.job import Job
 from nsai_work.payloads import ReinforcementStep
 
 
@@ -30,14 +31,15 @@ def rollouts(
 
     store = existing_store(job_id=job_id)
     job = find_job(store, job_id)
-    if not isinstance(job.parsed_payload, ReinforcementStep):
+    payload = job.parsed_payload
+    if not isinstance(payload, ReinforcementStep):
         raise InvalidRequest.of("job", job.id, "only training jobs with method: rl have rollouts")
     if step is not None:
         found = list(read_rollouts(store, job.id, step, evaluated=evaluated))
         if json_output:
             write_json([*found])
         elif not found:
-            write_line(f"no rollouts of step {step} yet", err=True)
+            write_line(_no_rollouts(job, payload, step, evaluated=evaluated), err=True)
         else:
             for rollout in found:
                 write_rollout(rollout)
@@ -54,7 +56,18 @@ def rollouts(
         best = max(rewards, default=None)
         rows.append((number, len(own), len(own) - len(rewards), mean, best, sum(record.tokens for record in own)))
     header = ("STEP", "ROLLOUTS", "FAILED", "REWARD", "BEST", "TOKENS")
-    write_table(header, rows, if_empty="no rollouts yet")
+    write_table(header, rows, if_empty=f"no rollouts{_so_far(job)}")
+
+
+def _no_rollouts(job: Job, payload: ReinforcementStep, step: int, *, evaluated: bool) -> str:
+    first = step - (step - 1) % payload.substeps
+    if step > first > 0 and not evaluated:
+        return f"no rollouts of step {step}: it trains on those of step {first}, the first of its round"
+    return f"no rollouts of step {step}{_so_far(job)}"
+
+
+def _so_far(job: Job) -> str:
+    return f": the job has ended as {job.status}" if job.status.ended else " yet"
 
 
 def write_rollout(rollout: Mapping[str, Any]) -> None:

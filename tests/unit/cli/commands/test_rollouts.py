@@ -3,32 +3,35 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Final
 
 import pytest
 from typer.testing import CliRunner
 
 from nsai_work import Job, JobHandle, submit
 from nsai_work.cli.app import app
-from nsai_work.cli.commands.rollouts import write_rollout
+from nsai_work.cli.commands.rollouts import _no_rollouts, write_rollout
+from nsai_work.payloads import ReinforcementStep
 from nsai_work.testing import isolated_store, run_jobs
+
+PAYLOAD: Final[dict[str, Any]] = {
+    "method": "rl",
+    "base_model": "tiny-lm",
+    "environment": {"name": "tests.games:Letters", "args": {"letters": "ab"}},
+    "groups_per_step": 2,
+    "group_size": 2,
+    "max_steps": 2,
+    "sampling": {"max_tokens": 2},
+    "lora": {"rank": 4},
+    "eval": {"tasks": [{"environment": {"name": "tests.games:Letters"}, "limit": 3}]},
+}
 
 
 @pytest.fixture
 def trained() -> Iterator[JobHandle]:
     """A job that has run: two steps of two groups of two."""
     with isolated_store(python_allow="tests"):
-        payload = {
-            "method": "rl",
-            "base_model": "tiny-lm",
-            "environment": {"name": "tests.games:Letters", "args": {"letters": "ab"}},
-            "groups_per_step": 2,
-            "group_size": 2,
-            "max_steps": 2,
-            "sampling": {"max_tokens": 2},
-            "lora": {"rank": 4},
-            "eval": {"tasks": [{"environment": {"name": "tests.games:Letters"}, "limit": 3}]},
-        }
-        handle = submit(Job.parse({"kind": "training_step", "backend": "fake", "payload": payload}))
+        handle = submit(Job.parse({"kind": "training_step", "backend": "fake", "payload": PAYLOAD}))
         run_jobs()
         assert handle.job().status == "succeeded", handle.job().error
         yield handle
@@ -71,7 +74,20 @@ def test_what_was_said_in_a_step(trained: JobHandle) -> None:
     lines = printed(trained.id, "--step", "2").splitlines()
     assert len([line for line in lines if line.startswith("group ") and "reward" in line]) == 4
     assert "  user: Say" in "\n".join(lines)
-    assert printed(trained.id, "--step", "3") == ""
+    missing = CliRunner().invoke(app, ["rollouts", trained.id, "--step", "3"])
+    assert (missing.exit_code, missing.stdout) == (0, "")
+    assert missing.stderr == "no rollouts of step 3: the job has ended as succeeded\n"
+
+
+def test_a_step_without_rollouts_of_its_own() -> None:
+    """It may get some while the job runs; within a round, those of its first step are its own."""
+    job = Job.parse({"kind": "training_step", "backend": "fake", "payload": PAYLOAD | {"substeps": 2}})
+    payload = job.parsed_payload
+    assert isinstance(payload, ReinforcementStep)
+    assert _no_rollouts(job, payload, 3, evaluated=False) == "no rollouts of step 3 yet"
+    assert _no_rollouts(job, payload, 4, evaluated=True) == "no rollouts of step 4 yet"
+    assert _no_rollouts(job, payload, 0, evaluated=False) == "no rollouts of step 0 yet"
+    assert "trains on those of step 3" in _no_rollouts(job, payload, 4, evaluated=False)
 
 
 def test_the_reward_is_wherever_the_loss_is(trained: JobHandle) -> None:
