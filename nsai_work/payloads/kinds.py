@@ -257,6 +257,14 @@ class PreferenceStep(TrainingStep):
             raise ValueError("method: dpo has a loss of its own; leave loss_fn, loss_fn_config and objective out")
         return self
 
+    @model_validator(mode="after")
+    def _require_answers(self) -> "PreferenceStep":
+        held_out = self.eval.data if self.eval is not None else None
+        for field, data in (("data", self.data), ("eval.data", held_out)):
+            if data is not None and data.train_on not in ("all_assistant_messages", "last_assistant_message"):
+                raise ValueError(f"{field}.train_on: dpo trains on the answers of its pairs; leave it out")
+        return self
+
     @property
     def needs_forward(self) -> str | None:
         return "method"

@@ -144,9 +144,11 @@ class ReinforcementStep(TrainingStep):
     def _require_own_fields(self) -> "ReinforcementStep":
         # a stored payload has every field, so that what was not given is the default
         given = [name for name in _OF_TEXTS if getattr(self, name) != TrainingStep.model_fields[name].default]
-        unread = [name for name in _UNREAD if getattr(self.data, name) != TrainingData.model_fields[name].default]
-        if unread:
-            raise ValueError(f"data.{unread[0]}: a prompt file does not have it; leave it out")
+        held_out = self.eval.data if self.eval is not None else None
+        for field, data in (("data", self.data), ("eval.data", held_out)):
+            for name in _UNREAD if data is not None else ():
+                if getattr(data, name) != TrainingData.model_fields[name].default:
+                    raise ValueError(f"{field}.{name}: a prompt file does not have it; leave it out")
         if given:
             raise ValueError(f"{given[0]}: rl does not have it; leave it out (groups_per_step is the batch)")
         if self.environment is None and ((self.kl is None and self.teacher is None) or not self.data.files()):
@@ -176,6 +178,8 @@ class ReinforcementStep(TrainingStep):
             return self
         if self.kl is not None:
             raise ValueError("teacher: its targets take the place of advantages; leave kl out")
+        if self.advantage != AdvantageSpec():
+            raise ValueError("advantage: the targets of teacher take its place; leave it out")
         if not self.data.files():
             raise ValueError("teacher: it reads answers to the prompts of data, and not episodes of an environment")
         if self.loss_fn != TEACHER_LOSS or self.loss_fn_config:

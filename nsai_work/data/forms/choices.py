@@ -9,8 +9,11 @@ from crucible.values.record import Record
 from nsai_work.data.example import Example
 from nsai_work.data.forms.instructions import CompletionRow, RowPrompt
 from nsai_work.data.forms.messages import RowMessage, RowTools, Weight
+from nsai_work.data.problems import RowProblem
 from nsai_work.payloads import TrainOn
 
+ANSWERS: Final = ("all_assistant_messages", "last_assistant_message", "last_assistant_turn")
+"""The default, and the modes that mean the last answer."""
 _CLOSE: Final = 1e-3
 
 
@@ -33,8 +36,11 @@ class ChoicesRow(Record):
         return value
 
     def example(self, train_on: TrainOn) -> Example:
-        """Return the example of the row. Only the choice counts. Raises RowProblem."""
-        del train_on
+        """Return the example of the row. Only the choice counts. Raises RowProblem, also for other ``train_on``."""
+        if train_on not in ANSWERS:
+            raise RowProblem(
+                f"is a choice, to which train_on {train_on} does not apply", "its answer is trained", "choices"
+            )
         answers = [
             CompletionRow(
                 prompt=self.prompt,

@@ -150,6 +150,15 @@ async def test_a_damaged_reference_is_named(tmp_path: Path, data: bytes) -> None
     assert not scene.service.runs
 
 
+@pytest.mark.parametrize("field", ["data", "eval.data"])
+def test_what_would_train_more_than_the_answers_is_refused(tmp_path: Path, field: str) -> None:
+    """At submit, by its field."""
+    data = {"path": str(write_pairs(tmp_path)), "train_on": "all_messages"}
+    changes = {"data": data} if field == "data" else {"eval": {"data": data}}
+    with pytest.raises(InvalidJob, match=rf"payload: {field}\.train_on: dpo trains on the answers"):
+        pairs_payload(tmp_path, **changes)
+
+
 async def test_killed_on_the_fake_backend(tmp_path: Path) -> None:
     """Another backend, nothing else changed."""
     fields = {"base_model": "tiny-lm", "lora": {"rank": 4, "seed": 0}}

@@ -107,6 +107,7 @@ async def test_killed_in_between(tmp_path: Path, fields: dict[str, Any]) -> None
         ({"loss_fn": "ppo"}, "loss_fn: with a teacher it is cross_entropy"),
         ({"loss_fn_config": {"beta": 1.0}}, "loss_fn: with a teacher"),
         ({"teacher": {"top_k": 0}}, "teacher.top_k"),
+        ({"advantage": {"scale": "std"}}, "advantage: the targets of teacher take its place"),
     ],
 )
 def test_bad_settings_are_refused(tmp_path: Path, fields: dict[str, Any], message: str) -> None:

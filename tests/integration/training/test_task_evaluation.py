@@ -160,6 +160,18 @@ async def test_a_killed_evaluation_is_not_an_operation_of_the_run() -> None:
     ("fields", "message"),
     [
         ({"eval": {"split": 0.1}}, "eval.split: rl is evaluated on tasks"),
+        *(
+            (
+                {"eval": {"data": {"path": "p.jsonl", name: value}}},
+                f"eval.data.{name}: a prompt file does not have it",
+            )
+            for name, value in (
+                ("format", "text"),
+                ("train_on", "all_tokens"),
+                ("on_long", "skip"),
+                ("ignore", ["a"]),
+            )
+        ),
         ({"eval": {"data": {"path": "x.jsonl"}}}, "eval.data: prompts belong to environment.reward"),
         ({"eval": {"every": 3, "tasks": [{"environment": LETTERS}]}, "substeps": 2}, "set a multiple"),
         ({"eval": {"tasks": [{"environment": LETTERS, "samples": 2}]}}, "at temperature 0 all are equal"),

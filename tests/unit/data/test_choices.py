@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -13,7 +13,7 @@ from nsai_work.data.rendering.datums import Datums
 from nsai_work.data.rendering.preview import preview
 from nsai_work.data.rendering.rules import Rendering
 from nsai_work.errors import InvalidJob
-from nsai_work.payloads import TrainingData
+from nsai_work.payloads import TrainingData, TrainOn
 
 ROW: dict[str, Any] = {"prompt": "q", "choices": {"yes": 0.75, "no": 0.25}, "prefill": "is "}
 RENDERING = Rendering(ByteTokenizer(), 64)
@@ -76,6 +76,17 @@ def test_bad_rows_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(InvalidJob) as caught:
         Datums(load_data(data_of(tmp_path, {**ROW, **changes})), RENDERING)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("train_on", get_args(TrainOn))
+def test_only_the_answer_of_a_choice_is_trained(tmp_path: Path, train_on: str) -> None:
+    """What would train something else is refused."""
+    data = data_of(tmp_path, ROW, train_on=train_on)
+    if "assistant" in train_on:
+        assert len(load_data(data).examples) == 1
+    else:
+        with pytest.raises(InvalidJob, match=f"train_on {train_on} does not apply"):
+            load_data(data)
 
 
 def test_a_long_choice_may_be_skipped(tmp_path: Path) -> None:
