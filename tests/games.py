@@ -6,7 +6,15 @@ from collections.abc import Mapping, Sequence
 
 from pydantic import JsonValue
 
-from crucible.environments import ChatModel, Environment, Episode, Feedback, GroupEnvironment, Observation
+from crucible.environments import (
+    ChatModel,
+    Environment,
+    Episode,
+    Feedback,
+    GroupEnvironment,
+    Observation,
+    TokenPrompt,
+)
 from crucible.errors import InvalidRequest
 from crucible.prompt import Message, Tool
 
@@ -220,6 +228,10 @@ class _FaultyEpisode(Episode):
                 return Feedback(1.0, done=False)
             case "no Message":
                 return Feedback(1.0, done=False, messages=["more"])  # type: ignore[list-item]
+            case "a last word":
+                return Feedback(1.0, done=True, messages=[user("Bye.")])
+            case "a last prompt":
+                return Feedback(1.0, done=True, prompt=TokenPrompt([1]))
             case "1 MB":
                 return Feedback(0.5, done=False, messages=[user("x" * 1_000_000)])
             case "10 MB":

@@ -74,7 +74,7 @@ class Episode(ABC):
 
     @abstractmethod
     async def step(self, message: Message) -> Feedback:
-        """Take the model's message, and return what it led to. Not called again once an feedback was ``done``.
+        """Take the model's message, and return what it led to. Not called again once a feedback was ``done``.
 
         The message is an assistant's, with tool calls as far as the model made them.
         """

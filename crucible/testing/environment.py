@@ -93,8 +93,8 @@ class EnvironmentContract:
                     for reply in replies:
                         assert math.isfinite(reply.reward)
                         assert all(math.isfinite(value) for value in reply.metrics.values())
-                        assert reply.done or reply.messages or reply.prompt, (
-                            "an episode that goes on must have messages to answer"
+                        assert reply.done != bool(reply.messages or reply.prompt), (
+                            "an episode that goes on must have messages to answer, and one that is done none"
                         )
                 for episode in [*episodes, *episodes]:
                     await episode.close()

@@ -109,6 +109,19 @@ class Endless(Letters):
         return episode
 
 
+class Talkative(Letters):
+    """Its episodes have a last word, which nobody hears."""
+
+    async def start(self, task: int, seed: int) -> Episode:
+        episode = await super().start(task, seed)
+
+        async def step(message: Message) -> Feedback:
+            return Feedback(0.0, done=True, messages=[message])
+
+        episode.step = step  # type: ignore[method-assign]
+        return episode
+
+
 class Boundless(Letters):
     """It has tasks that it does not count."""
 
@@ -121,6 +134,7 @@ class Boundless(Letters):
     [
         (Unrepeatable, "test_task_and_seed_determine_an_episode"),
         (Endless, "test_episodes_end"),
+        (Talkative, "test_episodes_end"),
         (Boundless, "test_it_has_tasks"),
     ],
 )

@@ -45,6 +45,8 @@ FAULTS = {
     "a metric of 1e300": "the metric odd must be from -1e+100 to 1e+100",
     "no messages": "must have messages",
     "no Message": "must have messages",
+    "a last word": "it gave messages with done=True, which the model does not see",
+    "a last prompt": "it gave a prompt with done=True, which the model does not see",
     "raises 10 MB": r"RuntimeError: \x1b[2Jstep 9\nxxx",
     "raises a secret": "RuntimeError: 401: (hidden)",
     "raises no text": "UnreadableError: its text cannot be read",

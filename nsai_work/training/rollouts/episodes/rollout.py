@@ -208,11 +208,15 @@ def accounted(rollout: Rollout, feedback: Feedback) -> float:
     """Add the metrics of a feedback to its rollout, and return its reward.
 
     Raises:
-        EpisodeBroken: they are no finite numbers, or too many, or it is not said whether the episode is done.
+        EpisodeBroken: they are no finite numbers, or too many, or it is not said whether the episode is done; or it
+            is done, and shows something that nobody would see.
     """
     if feedback.done not in (True, False):
         # a text such as "no" would be true
         raise EpisodeBroken(f"done must be true or false, not {type(feedback.done).__name__}")
+    if feedback.done and (feedback.messages or feedback.prompt is not None):
+        shown = "messages" if feedback.messages else "a prompt"
+        raise EpisodeBroken(f"it gave {shown} with done=True, which the model does not see; leave that out")
     try:
         if len(feedback.metrics) > MAX_METRICS or any(len(str(name)) > MAX_NAME for name in feedback.metrics):
             raise EpisodeBroken(
