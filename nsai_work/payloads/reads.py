@@ -198,7 +198,8 @@ def jobs_read(payload: dict[str, Any]) -> list[str]:
 def with_renamed_jobs(payload: dict[str, Any], rename: Callable[[str], str]) -> dict[str, Any]:
     """Return a payload, given as JSON, with other names of the jobs that it reads."""
     for field in _JOB_FIELDS:
-        payload = _renamed(payload, field, rename)
+        if payload.get(field[0]):
+            payload = _renamed(payload, field, rename)
     return payload
 
 

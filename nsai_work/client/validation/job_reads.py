@@ -38,10 +38,13 @@ def in_order(jobs: Sequence[Job]) -> list[Job]:
         InvalidJob: they wait for each other; the error names a circle of jobs.
     """
     places = {job.id: place for place, job in enumerate(jobs)}
-    graph: TopologicalSorter[int] = TopologicalSorter()
+    before: dict[int, list[int]] = {}
     for place, job in enumerate(jobs):
         needs = [name for name in job.constraints.depends_on if name != job.id]
-        graph.add(place, *(places[name] for name in (*needs, *jobs_read(job.payload)) if name in places))
+        before[place] = [places[name] for name in (*needs, *jobs_read(job.payload)) if name in places]
+    if not any(before.values()):
+        return [*jobs]
+    graph = TopologicalSorter(before)
     try:
         graph.prepare()
     except CycleError as error:
