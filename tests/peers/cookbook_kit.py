@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from kit_job import run_job
 
 from crucible.environments import Environment, RolloutContext, load_environment
 from crucible.errors import CommandMissing, CrucibleError, InvalidRequest
@@ -15,8 +16,7 @@ from crucible.rendering.tokenizer import ByteTokenizer
 from crucible.testing import EnvironmentContract
 from crucible.testing.environment import run_environment
 from crucible.token_sampler import TokenSample
-from nsai_work import Job, submit
-from nsai_work.testing import isolated_store, run_jobs
+from nsai_work.testing import isolated_store
 
 ARITHMETIC = {
     "builder": "tinker_cookbook.recipes.math_rl.arithmetic_env:ArithmeticDatasetBuilder",
@@ -134,21 +134,8 @@ ENDS = {"10 MB": "context", "10 MB at once": "context", "endless": "limits.turns
 
 
 def worked(settings: dict[str, Any], **fields: Any) -> Any:
-    """The handle of a job on the environment, which has run to its end on the fake backend."""
-    payload = {
-        "method": "rl",
-        "base_model": "tiny-lm",
-        "environment": {"name": "cookbook", "args": settings},
-        "groups_per_step": 2,
-        "group_size": 2,
-        "max_steps": 1,
-        "advantage": {"drop_constant": False},
-        "lora": {"rank": 4},
-        **fields,
-    }
-    handle = submit(Job.parse({"kind": "training_step", "backend": "fake", "payload": payload}))
-    run_jobs(timeout_s=120)
-    return handle
+    """The handle of a job on the environment, which has run to its end."""
+    return run_job("cookbook", settings, **fields)
 
 
 @pytest.mark.parametrize("fault", [*FAULTS, *ENDS])

@@ -32,8 +32,9 @@ def environment_with_product(folder: Path) -> dict[str, str]:
 
 
 def run_kit(python: Path, kit: str, modules: Sequence[str], folder: Path, *, only: str = "") -> None:
-    """Run the tests of ``kit``, a module of this folder, with others that it imports; ``only`` selects by name."""
-    for name in (kit, *modules):
+    """Run the tests of ``kit``, a module of this folder, with ``kit_job.py`` and others that it imports; ``only``
+    selects by name."""
+    for name in (kit, "kit_job.py", *modules):
         shutil.copy(HERE / name, folder)
     shutil.copy(ROOT / "docs" / "howto" / "write-an-environment.md", folder)
     lay_metadata(folder)

@@ -14,14 +14,14 @@ from typing import Any
 
 import pytest
 import yaml
+from kit_job import run_job
 
 from crucible.environments import Environment, Feedback, Observation, ServiceFailed, load_environment
 from crucible.environments.openenv import OpenEnvEnvironment
 from crucible.errors import EnvironmentFailed, InvalidRequest
 from crucible.prompt import Message
 from crucible.testing import EnvironmentContract
-from nsai_work import Job, submit
-from nsai_work.testing import isolated_store, run_jobs
+from nsai_work.testing import isolated_store
 
 STARTS_WITHIN_S = 300.0
 
@@ -173,21 +173,8 @@ def test_tools_are_offered_called_and_rewarded(tools: str) -> None:
 
 
 def worked(settings: dict[str, Any], **fields: Any) -> Any:
-    """The handle of a job on the environment, which has run to its end on the fake backend."""
-    payload = {
-        "method": "rl",
-        "base_model": "tiny-lm",
-        "environment": {"name": "openenv", "args": settings},
-        "groups_per_step": 2,
-        "group_size": 2,
-        "max_steps": 1,
-        "advantage": {"drop_constant": False},
-        "lora": {"rank": 4},
-        **fields,
-    }
-    handle = submit(Job.parse({"kind": "training_step", "backend": "fake", "payload": payload}))
-    run_jobs(timeout_s=240)
-    return handle
+    """The handle of a job on the environment, which has run to its end."""
+    return run_job("openenv", settings, **fields)
 
 
 FAULTS = {
