@@ -11,7 +11,7 @@ from pydantic_core import from_json
 
 from backends.openai.errors import error_in_answer
 from backends.tinkex.client.requests.connection import decode_record
-from backends.tinkex.client.training.results import check_pass, pass_decoding, sample_decoding
+from backends.tinkex.client.requests.results import check_pass, pass_decoding, sample_decoding
 from backends.tinkex.errors import ErrorResponse, Resource, error_from_response
 from backends.tinkex.wire.protobuf.field_reader import ProtobufError
 from backends.tinkex.wire.protobuf.pass_output_codec import read_pass_output

@@ -13,7 +13,7 @@ from pydantic_core import from_json
 
 from backends.tinkex import types
 from backends.tinkex.client.requests.connection import decode_record
-from backends.tinkex.client.training.results import check_pass, pass_decoding, sample_decoding
+from backends.tinkex.client.requests.results import check_pass, pass_decoding, sample_decoding
 from backends.tinkex.errors import ErrorResponse, Resource, error_from_failed_request, error_from_response
 from backends.tinkex.types import future_answer, responses
 from backends.tinkex.types.sample_response import SampledSequence, SampleResponse

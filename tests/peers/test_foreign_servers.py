@@ -46,7 +46,7 @@ def test_nothing_is_sent_ahead_where_requests_run_as_they_arrive(
 ) -> None:
     """Asked however near the server is: either it is known to run them so, or nothing is known."""
     served: Served = request.getfixturevalue(name)
-    monkeypatch.setattr("backends.tinkex.client.requests.order_probe._WORTHWHILE_S", 0.0)
+    monkeypatch.setattr("backends.tinkex.client.training.channel.order_probe._WORTHWHILE_S", 0.0)
 
     async def features() -> RunFeatures:
         async with TinkexBackend({"base_url": served.url, "api_key": served.key}) as backend:

@@ -16,12 +16,12 @@ from backends.tinkex.client.requests.api_future import ApiFuture
 from backends.tinkex.client.requests.connection import Connection
 from backends.tinkex.client.requests.feature_probe import probe_features
 from backends.tinkex.client.requests.queue_reporter import QueueObserver
+from backends.tinkex.client.requests.runner import CallerLoop, Runner, shared_background
 from backends.tinkex.client.rest.client import RestClient
 from backends.tinkex.client.sampling.sampling_methods import SamplingMethods
 from backends.tinkex.client.session import HEARTBEAT_S, FinishReason, Session, SessionLost
 from backends.tinkex.client.training.client import TrainingClient
 from backends.tinkex.client.training.model_creation import DEFAULT_RANK, ModelCreation
-from backends.tinkex.client.training.runner import CallerLoop, Runner, shared_background
 from backends.tinkex.errors import OrderUnclear, invalid
 from backends.tinkex.settings import TinkexSettings, resolve_endpoint
 from backends.tinkex.types.checkpoint_address import CheckpointAddress

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any, Generic, TypeVar
 
-from backends.tinkex.client.training.runner import Runner
+from backends.tinkex.client.requests.runner import Runner
 from backends.tinkex.compat.errors import translated
 from crucible.errors import CrucibleError
 

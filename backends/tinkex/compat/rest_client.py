@@ -4,8 +4,8 @@ from collections.abc import Callable
 from typing import Any, Final, Self
 
 from backends.tinkex.client import service
+from backends.tinkex.client.requests.runner import Runner
 from backends.tinkex.client.rest import client as rest
-from backends.tinkex.client.training.runner import Runner
 from backends.tinkex.compat.errors import InvalidArgumentError, translated
 from backends.tinkex.compat.futures import APIFuture, pending, same
 from crucible.errors import CrucibleError

@@ -8,9 +8,9 @@ from pydantic import ValidationError
 
 from backends.tinkex import types as ours
 from backends.tinkex.client import service
+from backends.tinkex.client.requests.runner import Runner
 from backends.tinkex.client.sampling import client as sampling
 from backends.tinkex.client.sampling.sampler_clone import CLONE_BLOCK, new_clone_id
-from backends.tinkex.client.training.runner import Runner
 from backends.tinkex.compat.client_future import ClientFuture
 from backends.tinkex.compat.errors import InvalidArgumentError, translated
 from backends.tinkex.compat.futures import APIFuture, ConvertedResult, pending, same

@@ -7,10 +7,10 @@ from typing import Any, TypeVar
 
 from backends.tinkex import types as ours
 from backends.tinkex.client.custom_losses.loss_handle import LossHandle
+from backends.tinkex.client.requests.runner import Runner
 from backends.tinkex.client.sampling import client as sampling
 from backends.tinkex.client.training import client as training
 from backends.tinkex.client.training.checkpoint_operations import SamplerKind
-from backends.tinkex.client.training.runner import Runner
 from backends.tinkex.compat.client_future import ClientFuture
 from backends.tinkex.compat.datum import Datum, to_tinkex
 from backends.tinkex.compat.errors import InvalidArgumentError, translated

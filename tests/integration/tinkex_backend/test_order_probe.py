@@ -41,7 +41,7 @@ def test_every_kind_of_server_is_known_for_what_it_is_and_trains_as_before(
     """A second run asks no more. Where asking spoils a run, another one takes its place."""
     options, orders, models = CASES[case]
     if case == "is near":
-        monkeypatch.setattr("backends.tinkex.client.requests.order_probe._WORTHWHILE_S", 60.0)
+        monkeypatch.setattr("backends.tinkex.client.training.channel.order_probe._WORTHWHILE_S", 60.0)
 
     async def scene(server: DevServer) -> None:
         access = {"base_url": server.url, "api_key": "tml-dev"}

@@ -8,9 +8,9 @@ import pytest
 from backends.tinkex import ServiceClient
 from backends.tinkex.client.requests.api_future import ApiFuture
 from backends.tinkex.client.session import Session
-from backends.tinkex.client.training.run_channel import RunChannel
-from backends.tinkex.client.training.run_operation import RunOperation
-from backends.tinkex.client.training.sequencer import RequestSequencer
+from backends.tinkex.client.training.channel.run_channel import RunChannel
+from backends.tinkex.client.training.channel.run_operation import RunOperation
+from backends.tinkex.client.training.channel.sequencer import RequestSequencer
 from backends.tinkex.types.client_config import ClientConfig
 from backends.tinkex.types.responses import AcceptedRequest
 from backends.tinkex.wire.features import FeatureMemory, ServerFeatures

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from backends.tinkex.client.training.sequencer import RequestSequencer, Ticket
+from backends.tinkex.client.training.channel.sequencer import RequestSequencer, Ticket
 from backends.tinkex.errors import RequestNotSent
 from crucible.errors import AnswerLost, BackendUnavailable, CrucibleError, InvalidRequest
 

@@ -8,10 +8,10 @@ import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final
 
+from backends.tinkex.client.requests.passes import send_pass
 from backends.tinkex.client.training.batch_checks import check_batch
-from backends.tinkex.client.training.passes import send_pass
-from backends.tinkex.client.training.run_channel import RunChannel
-from backends.tinkex.client.training.run_operation import RunOperation
+from backends.tinkex.client.training.channel.run_channel import RunChannel
+from backends.tinkex.client.training.channel.run_operation import RunOperation
 from backends.tinkex.client.training.step_operations import fetch_passes
 from backends.tinkex.errors import BACKEND, invalid
 from backends.tinkex.types.datum import Datum

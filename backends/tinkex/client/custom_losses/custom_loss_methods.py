@@ -14,9 +14,9 @@ from backends.tinkex.client.requests.api_future import ApiFuture
 from backends.tinkex.client.requests.connection import Connection
 from backends.tinkex.client.requests.queue_reporter import QueueReporter
 from backends.tinkex.client.requests.result_poll import PollTarget, ResultPoll
+from backends.tinkex.client.requests.results import record_decoding
+from backends.tinkex.client.requests.runner import Runner
 from backends.tinkex.client.session import Session
-from backends.tinkex.client.training.results import record_decoding
-from backends.tinkex.client.training.runner import Runner
 from backends.tinkex.errors import Resource, invalid, unsupported
 from backends.tinkex.types.requests import CreateCustomLossRequest, CustomLossGraph, CustomLossInput
 from backends.tinkex.types.responses import CreateCustomLossResponse

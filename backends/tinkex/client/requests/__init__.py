@@ -1,1 +1,1 @@
-"""Requests and their results: the connection, futures, polling, probes of features."""
+"""Requests and their results: the connection, the encoding of passes, futures, polling, probes of features."""

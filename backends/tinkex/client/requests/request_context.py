@@ -4,7 +4,7 @@ from typing import Protocol
 
 from backends.tinkex.client.requests.connection import Connection
 from backends.tinkex.client.requests.queue_reporter import QueueObserver
-from backends.tinkex.client.training.runner import Runner
+from backends.tinkex.client.requests.runner import Runner
 
 
 class RequestContext(Protocol):

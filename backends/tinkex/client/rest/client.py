@@ -11,8 +11,8 @@ from pydantic import BaseModel
 from backends.tinkex.client.requests.api_future import ApiFuture
 from backends.tinkex.client.requests.connection import Connection
 from backends.tinkex.client.requests.origins import is_same_origin
+from backends.tinkex.client.requests.runner import Runner
 from backends.tinkex.client.rest.rest_exports import ExportMethods
-from backends.tinkex.client.training.runner import Runner
 from backends.tinkex.errors import Resource, error_from_response, invalid, malformed, unsupported
 from backends.tinkex.types.checkpoint_address import CheckpointAddress
 from backends.tinkex.types.checkpoint_path import ParsedCheckpointTinkerPath

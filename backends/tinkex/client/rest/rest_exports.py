@@ -10,8 +10,8 @@ from urllib.parse import quote
 from backends.tinkex.client.requests.api_future import ApiFuture
 from backends.tinkex.client.requests.connection import Connection
 from backends.tinkex.client.requests.origins import is_same_origin
+from backends.tinkex.client.requests.runner import Runner
 from backends.tinkex.client.rest.download import download_file
-from backends.tinkex.client.training.runner import Runner
 from backends.tinkex.errors import Resource, invalid, malformed, unsupported
 from backends.tinkex.settings import PROJECT_ID_NAME
 from backends.tinkex.types.billing_usage import BillingUsage

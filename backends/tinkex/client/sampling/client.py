@@ -10,13 +10,13 @@ from backends.tinkex.client.requests.api_future import ApiFuture
 from backends.tinkex.client.requests.queue_reporter import QueueReporter
 from backends.tinkex.client.requests.request_context import RequestContext
 from backends.tinkex.client.requests.result_poll import PollTarget, ResultPoll
+from backends.tinkex.client.requests.results import sample_decoding
 from backends.tinkex.client.rest.client import RestClient
 from backends.tinkex.client.sampling.sample_arguments import check_seq_id, sample_body
 from backends.tinkex.client.sampling.sampler_clone import CLONE_BLOCK, new_clone_id
 from backends.tinkex.client.sampling.session_poll import SessionPoll
 from backends.tinkex.client.session import Session
 from backends.tinkex.client.tokenizers import load_tokenizer
-from backends.tinkex.client.training.results import sample_decoding
 from backends.tinkex.errors import Resource, invalid, malformed, unsupported
 from backends.tinkex.types.model_info import GetInfoResponse, ModelData
 from backends.tinkex.types.model_input import ModelInput

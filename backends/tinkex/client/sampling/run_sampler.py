@@ -5,8 +5,8 @@ from typing import Any
 
 from backends.tinkex.client.requests.api_future import ApiFuture
 from backends.tinkex.client.sampling.client import SamplingClient
+from backends.tinkex.client.training.channel.run_channel import RunChannel
 from backends.tinkex.client.training.checkpoint_operations import SamplerKind, save_sampler_operation
-from backends.tinkex.client.training.run_channel import RunChannel
 from backends.tinkex.client.training.training_service import TrainingService
 from backends.tinkex.errors import malformed
 from backends.tinkex.types.checkpoint_address import CheckpointAddress

@@ -4,9 +4,9 @@ from abc import abstractmethod
 
 from backends.tinkex.client.requests.connection import Connection
 from backends.tinkex.client.requests.queue_reporter import QueueObserver
+from backends.tinkex.client.requests.runner import Runner
 from backends.tinkex.client.sampling.client import SamplingClient
 from backends.tinkex.client.session import Session
-from backends.tinkex.client.training.runner import Runner
 from backends.tinkex.errors import Resource, invalid
 from backends.tinkex.types.checkpoint_address import CheckpointAddress
 from backends.tinkex.types.requests import CreateSamplingSessionRequest

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 
 from backends.tinkex.client.requests.api_future import ApiFuture
+from backends.tinkex.client.training.channel.run_channel import RunChannel, Submission
+from backends.tinkex.client.training.channel.run_operation import RunOperation
 from backends.tinkex.client.training.checkpoint_operations import (
     load_operation,
     remember_metric,
@@ -10,8 +12,6 @@ from backends.tinkex.client.training.checkpoint_operations import (
     save_sampler_operation,
     save_state_operation,
 )
-from backends.tinkex.client.training.run_channel import RunChannel, Submission
-from backends.tinkex.client.training.run_operation import RunOperation
 from backends.tinkex.types.checkpoint_address import CheckpointAddress
 from backends.tinkex.types.responses import (
     LoadWeightsResponse,

@@ -4,8 +4,8 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-from backends.tinkex.client.training.run_channel import RunChannel
-from backends.tinkex.client.training.run_operation import RunOperation
+from backends.tinkex.client.training.channel.run_channel import RunChannel
+from backends.tinkex.client.training.channel.run_operation import RunOperation
 from backends.tinkex.client.training.state_route import optimizer_fields
 from backends.tinkex.errors import Resource, invalid
 from backends.tinkex.types.checkpoint_address import CheckpointAddress

@@ -9,15 +9,15 @@ from backends.tinkex.client.custom_losses.custom_loss import CustomLoss, custom_
 from backends.tinkex.client.custom_losses.loss_handle import LossHandle
 from backends.tinkex.client.ready_client import ReadyClient
 from backends.tinkex.client.requests.api_future import ApiFuture
-from backends.tinkex.client.requests.order_probe import probe_order
-from backends.tinkex.client.requests.replay_probe import probe_replay
+from backends.tinkex.client.requests.results import record_decoding
 from backends.tinkex.client.sampling.run_sampler import RunSamplingMethods
 from backends.tinkex.client.session import Session
 from backends.tinkex.client.tokenizers import known_vocab_size, load_tokenizer
+from backends.tinkex.client.training.channel.order_probe import probe_order
+from backends.tinkex.client.training.channel.replay_probe import probe_replay
+from backends.tinkex.client.training.channel.run_channel import RunChannel, Submission
+from backends.tinkex.client.training.channel.run_operation import RunOperation
 from backends.tinkex.client.training.checkpoint_methods import CheckpointMethods
-from backends.tinkex.client.training.results import record_decoding
-from backends.tinkex.client.training.run_channel import RunChannel, Submission
-from backends.tinkex.client.training.run_operation import RunOperation
 from backends.tinkex.client.training.step_operations import (
     CUSTOM_LOSS,
     LossConfig,

@@ -4,9 +4,9 @@ from typing import Final
 
 from backends.tinkex.client.requests.queue_reporter import QueueReporter
 from backends.tinkex.client.requests.result_poll import PollTarget, ResultPoll
+from backends.tinkex.client.requests.results import record_decoding
 from backends.tinkex.client.session import Session
 from backends.tinkex.client.training.client import TrainingClient
-from backends.tinkex.client.training.results import record_decoding
 from backends.tinkex.client.training.state_route import STATE_ROUTE
 from backends.tinkex.client.training.training_service import TrainingService
 from backends.tinkex.errors import Resource, unsupported

@@ -4,12 +4,12 @@ from collections.abc import Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
+from backends.tinkex.client.requests.passes import send_pass
+from backends.tinkex.client.requests.results import check_pass, check_step, pass_decoding
 from backends.tinkex.client.training.batch_checks import check_batch
 from backends.tinkex.client.training.batch_snapshot import snapshots
-from backends.tinkex.client.training.passes import send_pass
-from backends.tinkex.client.training.results import check_pass, check_step, pass_decoding
-from backends.tinkex.client.training.run_channel import RunChannel
-from backends.tinkex.client.training.run_operation import RunOperation
+from backends.tinkex.client.training.channel.run_channel import RunChannel
+from backends.tinkex.client.training.channel.run_operation import RunOperation
 from backends.tinkex.errors import invalid
 from backends.tinkex.types.adam_params import AdamParams
 from backends.tinkex.types.datum import Datum

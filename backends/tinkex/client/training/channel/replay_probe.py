@@ -3,9 +3,9 @@
 from typing import Final
 
 from backends.tinkex.client.requests.connection import Connection
-from backends.tinkex.client.training.passes import send_pass
-from backends.tinkex.client.training.results import pass_decoding
-from backends.tinkex.client.training.run_channel import RunChannel
+from backends.tinkex.client.requests.passes import send_pass
+from backends.tinkex.client.requests.results import pass_decoding
+from backends.tinkex.client.training.channel.run_channel import RunChannel
 from backends.tinkex.types.datum import Datum
 from backends.tinkex.types.model_input import ModelInput
 from backends.tinkex.wire.protobuf.pass_request_codec import PassRequest

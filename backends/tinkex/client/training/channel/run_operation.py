@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any, Generic, TypeVar
 
 from backends.tinkex.client.requests.api_future import ApiFuture
-from backends.tinkex.client.training.sequencer import RequestSequencer, Ticket
+from backends.tinkex.client.training.channel.sequencer import RequestSequencer, Ticket
 from backends.tinkex.types.responses import AcceptedRequest
 from crucible.runtime.side_by_side import side_by_side
 

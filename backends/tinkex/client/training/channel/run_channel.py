@@ -10,10 +10,10 @@ from backends.tinkex.client.requests.connection import Connection, named_unsuppo
 from backends.tinkex.client.requests.queue_reporter import QueueReporter
 from backends.tinkex.client.requests.request_context import RequestContext
 from backends.tinkex.client.requests.result_poll import Decoding, PollTarget, ResultPoll
+from backends.tinkex.client.requests.results import record_decoding
 from backends.tinkex.client.session import Session
-from backends.tinkex.client.training.results import record_decoding
-from backends.tinkex.client.training.run_operation import RunOperation
-from backends.tinkex.client.training.sequencer import RequestSequencer
+from backends.tinkex.client.training.channel.run_operation import RunOperation
+from backends.tinkex.client.training.channel.sequencer import RequestSequencer
 from backends.tinkex.errors import Resource
 from backends.tinkex.types.client_config import ClientConfig
 from backends.tinkex.types.responses import AcceptedRequest

@@ -4,10 +4,10 @@ import asyncio
 import random
 from typing import Final
 
-from backends.tinkex.client.requests.replay_probe import tiny_datum
-from backends.tinkex.client.training.passes import send_pass
-from backends.tinkex.client.training.results import pass_decoding
-from backends.tinkex.client.training.run_channel import RunChannel
+from backends.tinkex.client.requests.passes import send_pass
+from backends.tinkex.client.requests.results import pass_decoding
+from backends.tinkex.client.training.channel.replay_probe import tiny_datum
+from backends.tinkex.client.training.channel.run_channel import RunChannel
 from backends.tinkex.errors import BACKEND, OrderUnclear
 from backends.tinkex.types.responses import AcceptedRequest
 from backends.tinkex.wire.protobuf.pass_request_codec import PassRequest
