@@ -18,6 +18,7 @@ from nsai_work.client.checkpoints.job_model import JobModel, model_of_job
 from nsai_work.client.checkpoints.sampling_weights import sampling_weights
 from nsai_work.client.results import as_conversation, read_rows
 from nsai_work.errors import DataChanged, InvalidJob, JobNotFound
+from nsai_work.files.home import file_name
 from nsai_work.files.user_paths import expanded
 from nsai_work.inference.prompts import read_prompts
 from nsai_work.payloads import Inference, Payload
@@ -99,7 +100,7 @@ class JobInputs:
         digest = hashlib.sha256(content).hexdigest()
         pinned = pinned.model_copy(update={"used": len(used), "used_sha256": digest})
         _require_same(read, before, pinned, "used", "used_sha256")
-        file = self.files.cache().held(digest, f"rows-of-{read.job}.jsonl", partial(_write, content))
+        file = self.files.cache().held(digest, f"rows-of-{file_name(read.job)}.jsonl", partial(_write, content))
         found.pinned[read.field], found.digests[read.field] = pinned, digest
         found.paths[read.field] = str(await asyncio.to_thread(held.enter_context, file))
 
