@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -13,16 +13,22 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Engine,
+    Select,
     String,
     any_,
     bindparam,
+    false,
+    func,
     literal,
+    select,
+    tuple_,
 )
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from crucible.runtime.forks import reset_after_fork, retain_inherited
 from nsai_work.clock import Clock, SystemClock
+from nsai_work.store.engine.columns import Json
 from nsai_work.store.engine.database_clock import DatabaseClock
 from nsai_work.store.engine.db_errors import DbErrorKind, classify, to_work_error
 from nsai_work.store.engine.engines import NOTIFICATIONS, SQLITE_BUSY_S, SqliteFile, is_on, make_engine
@@ -56,17 +62,38 @@ class Tx:
         return self.connection.dialect.name == "postgresql"
 
     def one_of(self, column: ColumnElement[T], values: Iterable[T]) -> ColumnElement[bool]:
-        """The condition that the column equals one of the values. On PostgreSQL they are one array parameter."""
+        """The condition that the column equals one of the values, of any number: they are one parameter."""
         if self.postgres:
             return column == any_(literal(list(values), array_of(column)))
-        return column.in_(list(values))
+        return column.in_(_elements(literal(list(values), Json())))
+
+    def one_of_rows(
+        self, columns: Sequence[ColumnElement[Any]], rows: Collection[Sequence[Any]]
+    ) -> ColumnElement[bool]:
+        """The condition that the columns together equal one of the rows, of any number. Beside an OR, PostgreSQL
+        uses no index for it."""
+        if not rows:
+            return false()
+        values = [list(each) for each in zip(*rows, strict=True)]
+        if self.postgres:
+            arrays = [literal(each, array_of(column)) for column, each in zip(columns, values, strict=True)]
+            names = [column.name for column in columns]
+            return tuple_(*columns).in_(select(func.unnest(*arrays).table_valued(*names).render_derived()))
+        each = func.json_each(literal([list(row) for row in rows], Json())).table_valued("value")
+        parts = (func.json_extract(each.c.value, f"$[{number}]") for number in range(len(columns)))
+        return tuple_(*columns).in_(select(*parts))
 
 
 def one_of_parameter(column: ColumnElement[Any], parameter: str, *, postgres: bool) -> ColumnElement[bool]:
     """As ``Tx.one_of``, for a cached statement: each execution passes the values as a list."""
     if postgres:
         return column == any_(bindparam(parameter, type_=array_of(column)))
-    return column.in_(bindparam(parameter, expanding=True))
+    return column.in_(_elements(bindparam(parameter, type_=Json())))
+
+
+def _elements(values: ColumnElement[Any]) -> Select[Any]:
+    """The elements of a JSON array (SQLite, whose statements have a limited number of parameters)."""
+    return select(func.json_each(values).table_valued("value").c.value)
 
 
 def array_of(column: ColumnElement[Any]) -> "ARRAY[Any]":

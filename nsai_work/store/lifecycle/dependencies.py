@@ -36,7 +36,7 @@ def settle(tx: Tx, seqs: Collection[int]) -> dict[str, JobStatus]:
     The rows are locked before their dependencies are read: of two dependencies that end concurrently, the second
     sees the first.
     """
-    statement = select(jobs).where(jobs.c.seq.in_(list(seqs)), status_in(JobStatus.PENDING)).order_by(jobs.c.seq)
+    statement = select(jobs).where(tx.one_of(jobs.c.seq, seqs), status_in(JobStatus.PENDING)).order_by(jobs.c.seq)
     rows = lock_rows(tx, statement)
     if not rows:
         return {}
@@ -66,7 +66,7 @@ def _needed(tx: Tx, seqs: Collection[int]) -> dict[int, list[Row[Any]]]:
     statement = (
         select(dependencies.c.job_seq, jobs.c.id, jobs.c.status)
         .join_from(dependencies, jobs, jobs.c.seq == dependencies.c.needs_seq)
-        .where(dependencies.c.job_seq.in_(list(seqs)))
+        .where(tx.one_of(dependencies.c.job_seq, seqs))
         .order_by(jobs.c.seq)
     )
     needed: defaultdict[int, list[Any]] = defaultdict(list)

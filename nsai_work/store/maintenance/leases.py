@@ -12,7 +12,7 @@ lease ended sooner (``absence.py``).
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import case, null, select, tuple_, update
+from sqlalchemy import case, null, select, update
 
 from nsai_work.lifecycle import JobStatus
 from nsai_work.store.engine.database import Tx
@@ -27,12 +27,12 @@ def heartbeat(
     not in it has none."""
     if not claims:
         return LeaseReport(frozenset(), frozenset(), frozenset())
-    owned = tuple_(jobs.c.seq, jobs.c.fence).in_([(claim.seq, claim.fence) for claim in claims])
+    owned = tx.one_of_rows((jobs.c.seq, jobs.c.fence), [(claim.seq, claim.fence) for claim in claims])
     seqs_by_grace: dict[int, list[int]] = {}
     for claim in claims:
         if (grace_ms := milliseconds((graces_s or {}).get(claim.job_id))) is not None:
             seqs_by_grace.setdefault(grace_ms, []).append(claim.seq)
-    graces = [(jobs.c.seq.in_(seqs), grace_ms) for grace_ms, seqs in seqs_by_grace.items()]
+    graces = [(tx.one_of(jobs.c.seq, seqs), grace_ms) for grace_ms, seqs in seqs_by_grace.items()]
     values = {
         "beat": jobs.c.beat + 1,
         "lease_ttl_ms": milliseconds(lease_ttl_s),

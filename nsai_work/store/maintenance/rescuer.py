@@ -4,7 +4,7 @@ revoked."""
 from collections.abc import Sequence
 from typing import Any, Final
 
-from sqlalchemy import Row, select, tuple_
+from sqlalchemy import Row, select
 
 from crucible.errors import Canceled, ErrorCategory, Failure
 from nsai_work.errors import WorkerLost
@@ -39,9 +39,8 @@ def reclaim(
     """
     if not ended:
         return {}
-    unchanged = tuple_(jobs.c.seq, jobs.c.fence, jobs.c.beat).in_(
-        [(lease.seq, lease.fence, lease.beat) for lease in ended]
-    )
+    columns = (jobs.c.seq, jobs.c.fence, jobs.c.beat)
+    unchanged = tx.one_of_rows(columns, [(lease.seq, lease.fence, lease.beat) for lease in ended])
     rows = lock_rows(
         tx, select_jobs().where(status_in(JobStatus.RUNNING), unchanged).order_by(jobs.c.seq), skip_locked=True
     )

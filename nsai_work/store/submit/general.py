@@ -7,7 +7,7 @@ the rows of both equal.
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from sqlalchemy import ColumnElement, Row, or_, select, tuple_
+from sqlalchemy import ColumnElement, Row, and_, false, or_, select
 
 from nsai_work.job import Job
 from nsai_work.lifecycle import JobStatus
@@ -68,8 +68,7 @@ def _present(tx: Tx, submitted: Sequence[Job]) -> Mapping[str | IdempotencyKey, 
     conditions: list[ColumnElement[bool]] = [tx.one_of(jobs.c.id, [job.id for job in submitted])]
     keys = [key for job in submitted if (key := _key(job)) is not None]
     if keys:
-        columns = tuple_(jobs.c.tenant_id, jobs.c.namespace, jobs.c.idempotency_key)
-        conditions.append(jobs.c.idempotency_key.is_not(None) & columns.in_(keys))
+        conditions.append(_has_key(tx, keys))
     present: dict[str | IdempotencyKey, Row[Any]] = {}
     for row in tx.connection.execute(select(jobs).where(or_(*conditions))):
         present[row.id] = row
@@ -98,10 +97,27 @@ def _spec(tx: Tx, row: Row[Any]) -> Any:
 
 def submitted_ids(tx: Tx, keys: Collection[IdempotencyKey]) -> dict[IdempotencyKey, str]:
     """The ids of the jobs with these idempotency keys."""
-    columns = (jobs.c.tenant_id, jobs.c.namespace, jobs.c.idempotency_key)
-    condition = jobs.c.idempotency_key.is_not(None) & tuple_(*columns).in_(list(keys))
-    rows = tx.connection.execute(select(jobs.c.id, *columns).where(condition))
+    columns = (jobs.c.id, jobs.c.tenant_id, jobs.c.namespace, jobs.c.idempotency_key)
+    rows = tx.connection.execute(select(*columns).where(_has_key(tx, keys)))
     return {(row.tenant_id, row.namespace, row.idempotency_key): row.id for row in rows}
+
+
+def _has_key(tx: Tx, keys: Collection[IdempotencyKey]) -> ColumnElement[bool]:
+    """The condition that a job has one of the keys. They are of few tenants and namespaces, by each of which the
+    index of keys is used."""
+    by_place: dict[tuple[str, str], list[str]] = {}
+    for tenant_id, namespace, key in keys:
+        by_place.setdefault((tenant_id, namespace), []).append(key)
+    found = (
+        and_(
+            jobs.c.tenant_id == tenant_id,
+            jobs.c.namespace == namespace,
+            jobs.c.idempotency_key.is_not(None),
+            tx.one_of(jobs.c.idempotency_key, names),
+        )
+        for (tenant_id, namespace), names in by_place.items()
+    )
+    return or_(false(), *found)
 
 
 def find_submitted(tx: Tx, submitted: Sequence[Job]) -> list[Submitted | None]:
@@ -178,7 +194,7 @@ def _needs(tx: Tx, fresh: Sequence[Job], seqs: Mapping[str, int]) -> dict[str, l
     names = {name for job in fresh for name in job.constraints.depends_on}
     if not names:
         return {}
-    statement = select(jobs.c.seq, jobs.c.id, jobs.c.tenant_id).where(jobs.c.id.in_(sorted(names)))
+    statement = select(jobs.c.seq, jobs.c.id, jobs.c.tenant_id).where(tx.one_of(jobs.c.id, names))
     locked = statement.order_by(jobs.c.seq).with_for_update(read=True)
     known = {(row.tenant_id, row.id): row.seq for row in tx.connection.execute(locked)}
     needs: dict[str, list[int]] = {}
