@@ -25,7 +25,9 @@ _DUE: Final = or_(
     exists().where(clock_was_set_back(bindparam("bound", type_=UtcTime()))),
     exists().where(deadline_has_passed(bindparam("now", type_=UtcTime()))),
 )
-FACTS: Final = select(_DUE.label("due"), exists().where(limits.c.key.is_not(None)).label("limits_set"))
+# by scope, an index probe each: those of the groups are never deleted, and may be many
+_LIMITS_SET: Final = or_(exists().where(limits.c.scope == "tenant"), exists().where(limits.c.scope == "model"))
+FACTS: Final = select(_DUE.label("due"), _LIMITS_SET.label("limits_set"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +54,17 @@ class ClaimCandidates:
     """The candidate lanes of a claim, ordered by priority, then by the tenants' turns.
 
     ``due``: the delay or deadline of some waiting job is over and its row not updated yet. ``limits_set``: some
-    limit is set.
+    limit is set, besides those of the lanes' groups.
     """
 
     lanes: Sequence[Candidate]
     due: bool
     limits_set: bool
+
+    @property
+    def limited(self) -> bool:
+        """A limit may apply to a lane."""
+        return self.limits_set or any(lane.group_key is not None for lane in self.lanes)
 
 
 def statement_key(selection: Selection) -> Selection:
@@ -76,7 +83,7 @@ def find_candidates(tx: Tx, selection: Selection, *, limited: bool) -> ClaimCand
     statement = _statement(statement_key(selection), limited)
     values = times(tx)
     if selection.job_ids is not None:
-        lane_ids = select(jobs.c.lane_id).where(jobs.c.id.in_(list(selection.job_ids))).distinct()
+        lane_ids = select(jobs.c.lane_id).where(tx.one_of(jobs.c.id, selection.job_ids)).distinct()
         values["lane_ids"] = tx.connection.execute(lane_ids).scalars().all()
     rows = tx.connection.execute(statement, values).all()
     found: dict[int, list[Row[Any]]] = {}

@@ -59,8 +59,9 @@ def _candidate_lanes(tx: Tx, request: ClaimRequest) -> Sequence[Candidate]:
     if candidates.due:
         time_out(tx)
         release_delayed(tx)
-    if candidates.due or candidates.limits_set:
-        candidates = find_candidates(tx, request.selection, limited=candidates.limits_set)
+        candidates = find_candidates(tx, request.selection, limited=False)
+    if candidates.limited:
+        candidates = find_candidates(tx, request.selection, limited=True)
     return candidates.lanes
 
 

@@ -279,6 +279,21 @@ def test_other_claims_are_left_to_the_general_path(
     assert left_alone()
 
 
+def test_a_group_that_is_not_waiting_slows_no_claim(
+    store: Store, make_job: MakeJob, claim_request: MakeRequest
+) -> None:
+    """A database that has once had a job with a concurrency group claims others by the single statement."""
+    store.submit([make_job(constraints={"concurrency_group": "g", "max_concurrent_in_group": 1})])
+    (claim,) = store.claim(claim_request())
+    store.finish(claim, Outcome.succeeded())
+    store.submit([make_job(id="plain")])
+
+    claims = claim_by_statement(store, claim_request())
+
+    assert claims is not None
+    assert [claim.job_id for claim in claims] == ["plain"]
+
+
 def test_an_existing_job_is_found_by_the_general_path(store: Store, make_job: MakeJob) -> None:
     """The single statement raises the conflict, and the submission returns the existing job."""
     job = make_job()
