@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from crucible.training import IntentKind
+from nsai_work.files.home import file_name
 from nsai_work.journal import CheckpointStatus, JournalSnapshot, RemoteRun
 from nsai_work.policies import CheckpointPolicy, StepFacts
 from nsai_work.training.plan import Plan
@@ -192,10 +193,16 @@ class OperationSequence:
         )
 
 
+def save_id(job_id: str) -> str:
+    """Return the end of a job's id as saves are named by it, whatever the id is: services take names of letters,
+    digits, ``.``, ``_`` and ``-`` that begin with a letter or digit."""
+    return file_name(job_id)[-12:].lstrip("_-") or "id"
+
+
 def run_name(job_id: str, generation: int) -> str:
     """Return the prefix of a remote run's save names. It contains the generation, so a repeated save matches its
     own earlier save and never that of another run."""
-    return f"{job_id[-12:]}-g{generation:03d}"
+    return f"{save_id(job_id)}-g{generation:03d}"
 
 
 def checkpoint_name(run_name: str, step: int) -> str:

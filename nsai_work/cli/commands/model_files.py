@@ -14,6 +14,7 @@ from nsai_work.cli.output.download_progress import download_progress
 from nsai_work.cli.output.stdout import write_fields, write_json
 from nsai_work.cli.parameters import JobId, JsonFlag
 from nsai_work.cli.store_access import existing_store
+from nsai_work.files.home import file_name
 from nsai_work.files.user_paths import expanded
 from nsai_work.identifiers import short_id
 
@@ -99,7 +100,7 @@ def _model(job_id: str, checkpoint: str | None) -> "JobModel":
 def _target(folder: Path | None, model: "JobModel", suffix: str) -> Path:
     if folder is not None:
         return expanded(str(folder)).absolute()
-    return Path.cwd() / f"{short_id(model.job_id)}-step{model.checkpoint.step}{suffix}"
+    return Path.cwd() / f"{short_id(file_name(model.job_id))}-step{model.checkpoint.step}{suffix}"
 
 
 def _download(model: "JobModel", target: Path, max_gib: int) -> "DownloadResult":

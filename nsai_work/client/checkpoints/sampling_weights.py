@@ -55,7 +55,7 @@ async def sampling_weights(store: "Store", backend: TrainingBackend, model: JobM
 
 async def _save(backend: TrainingBackend, model: JobModel, now: datetime) -> str:
     # most commands need nothing of the training
-    from nsai_work.training.operations import sampler_name
+    from nsai_work.training.operations import sampler_name, save_id
     from nsai_work.training.restart.saved_state import load_state
 
     step, expires_at, ttl_s = model.checkpoint.step, model.checkpoint.expires_at, None
@@ -63,7 +63,7 @@ async def _save(backend: TrainingBackend, model: JobModel, now: datetime) -> str
         ttl_s = max(1, int((expires_at - now).total_seconds()))
     run = await load_state(backend, model.spec, model.path, field="model")
     try:
-        name = sampler_name(f"{model.job_id[-12:]}-of-{step}", step)
+        name = sampler_name(f"{save_id(model.job_id)}-of-{step}", step)
         saving = await run.send(run.prepare_save(name, step=step, kind=IntentKind.SAVE_SAMPLER, ttl_s=ttl_s))
         return (await saving.result()).path
     finally:
