@@ -14,6 +14,7 @@ from pydantic import JsonValue
 
 from crucible.backend import Backend
 from crucible.errors import CrucibleError, PluginError, UnknownBackend
+from crucible.values.suggestions import known_names
 
 GROUP: Final = "crucible.backends"
 
@@ -180,10 +181,10 @@ def _require_unique(name: str) -> None:
         return  # without the metadata of its package, which takes longer to parse than the backend to import
     entries = [entry for entry in backend_entries() if entry.name == name]
     if not entries:
-        known = ", ".join(backend_names()) or "none"
+        known = backend_names()
         raise UnknownBackend(
-            f"backend: no backend is called {name!r}; known are: {known}",
-            details={"field": "backend", "value": name, "known": list(backend_names())},
+            f"backend: no backend is called {name!r}; {known_names(name, known, are='known are:')}",
+            details={"field": "backend", "value": name, "known": list(known)},
         )
     if len(entries) > 1:
         owners = "; ".join(f"{entry.target} of {entry.package or 'an unknown package'}" for entry in entries)

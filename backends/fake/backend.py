@@ -32,6 +32,7 @@ from crucible.stream import StreamEvent
 from crucible.token_sampler import SamplerRef, TokenSampler
 from crucible.training import LiveRun, RunFeatures, RunSpec
 from crucible.values.record_reader import read_record
+from crucible.values.suggestions import known_names
 
 _MAX_RANK: Final = 256
 _FEATURES: Final = RunFeatures(replays=True, sets_corrupted_flag=True)
@@ -98,7 +99,10 @@ class FakeBackend(LocalBackend[FakeEngine], CommandBackend):
     async def check_spec(self, spec: RunSpec) -> None:
         if spec.base_model not in BASE_MODELS:
             raise InvalidRequest.of(
-                "base_model", spec.base_model, f"allowed are {', '.join(BASE_MODELS)}", backend="fake"
+                "base_model",
+                spec.base_model,
+                known_names(spec.base_model, BASE_MODELS, are="allowed are"),
+                backend="fake",
             )
         check_lora(spec.lora, backend="fake")
         if spec.lora.rank > _MAX_RANK:

@@ -52,6 +52,7 @@ from crucible.stream import StreamEvent, events_of
 from crucible.token_sampler import TokenSampler
 from crucible.training import CheckpointCheck, LiveRun, RunRef, RunSpec, RunState
 from crucible.values.record_reader import read_record
+from crucible.values.suggestions import known_names
 
 _DEV_ARCHITECTURE: Final = "tiny-lm"
 _FOREIGN_TOLERANCE: Final = 1e-3
@@ -148,7 +149,9 @@ class TinkexBackend(TrainingBackend):
     async def check_spec(self, spec: RunSpec) -> None:
         models = _trainable((await self._current().server.capabilities()).supported_models)
         if models and spec.base_model not in models:
-            raise invalid("base_model", spec.base_model, f"the service trains {', '.join(models)}")
+            raise invalid(
+                "base_model", spec.base_model, known_names(spec.base_model, models, are="the service trains")
+            )
         if not (spec.lora.train_mlp or spec.lora.train_attn or spec.lora.train_unembed):
             raise invalid("lora", "nothing to train", "one of train_mlp, train_attn, train_unembed must be true")
 

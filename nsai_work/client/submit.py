@@ -13,6 +13,7 @@ from nsai_work.client.file_shipper import submit_with_files
 from nsai_work.client.handle import JobHandle
 from nsai_work.client.validation.data_check import DataCheck, DataProgress
 from nsai_work.client.validation.job_check import validate_jobs
+from nsai_work.client.validation.job_place import placed_errors
 from nsai_work.client.validation.job_reads import check_functions, has_reads, in_order, with_dependencies
 from nsai_work.client.validation.teacher_check import check_trained_teachers
 from nsai_work.job import Job
@@ -79,7 +80,7 @@ def submit_as(
     that are in the blob store already."""
     if not jobs:
         return []
-    with submit_span(jobs) as trace:
+    with placed_errors(jobs), submit_span(jobs) as trace:
         traced = in_order([trace.mark(job) for job in jobs])
         missing: Mapping[str, str] = {}
         if has_reads(traced):

@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 from crucible.backend import Backend, TrainingBackend
 from crucible.errors import BackendError, CallerError, CommandMissing
+from nsai_work.client.validation.job_place import about
 from nsai_work.data.check import check_file
 from nsai_work.data.mixture import Mixture
 from nsai_work.data.rendering.rules import Rendering
@@ -48,7 +49,8 @@ class DataCheck:
             if not isinstance(payload, TrainingStep) or not isinstance(backend, TrainingBackend):
                 continue
             try:
-                rendering = await rendering_of(payload, backend)
+                with about(job_id):
+                    rendering = await rendering_of(payload, backend)
             except (CallerError, BackendError) as error:
                 if self._runs_here:
                     raise
@@ -66,21 +68,23 @@ class DataCheck:
         """
         done: set[tuple[str, ...]] = set()
         for job_id, payload in jobs:
-            if not isinstance(payload, TrainingStep):
-                continue
-            if isinstance(payload, ReinforcementStep):
-                self._check_environment(job_id, payload)
-                for model in self._renderings.get(job_id, ()):
-                    _check_room(payload, PromptLimit(model.tokenizer, model.max_tokens))
-                continue
-            self._check_objective(job_id, payload)
-            renderings: Sequence[Rendering | None] = self._renderings.get(job_id) or [None]
-            for rendering in renderings:
-                held_out = payload.eval and payload.eval.model_dump_json()
-                key = (payload.data.model_dump_json(), str(held_out), repr(rendering and rendering.key))
-                if key not in done:
-                    done.add(key)
-                    self._read(payload, rendering)
+            with about(job_id):
+                if isinstance(payload, ReinforcementStep):
+                    self._check_environment(job_id, payload)
+                    for model in self._renderings.get(job_id, ()):
+                        _check_room(payload, PromptLimit(model.tokenizer, model.max_tokens))
+                elif isinstance(payload, TrainingStep):
+                    self._check_objective(job_id, payload)
+                    self._read_once(job_id, payload, done)
+
+    def _read_once(self, job_id: str, payload: TrainingStep, done: set[tuple[str, ...]]) -> None:
+        renderings: Sequence[Rendering | None] = self._renderings.get(job_id) or [None]
+        for rendering in renderings:
+            held_out = payload.eval and payload.eval.model_dump_json()
+            key = (payload.data.model_dump_json(), str(held_out), repr(rendering and rendering.key))
+            if key not in done:
+                done.add(key)
+                self._read(payload, rendering)
 
     def _check_environment(self, job_id: str, payload: ReinforcementStep) -> None:
         # environments are no part of other methods

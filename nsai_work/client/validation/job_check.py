@@ -27,8 +27,10 @@ from crucible.runtime.checked_calls import require_known_options
 from crucible.values.suggestions import known_names
 from nsai_work.client.validation.asked_models_check import check_asked_models
 from nsai_work.client.validation.data_check import DataCheck, check_shares
+from nsai_work.client.validation.job_place import about
 from nsai_work.client.validation.loss_check import check_loss
 from nsai_work.client.validation.metric_check import check_metrics
+from nsai_work.client.validation.offered_parts import command_backend, no_commands, no_training, training_backend
 from nsai_work.client.validation.teacher_check import check_penalty, check_teachers
 from nsai_work.client.validation.unused_fields import refuse_unused_fields
 from nsai_work.concurrency.coroutine_runner import run_blocking
@@ -97,13 +99,14 @@ def validate_jobs(
     """
     installed = installed_backends()
     parsed_jobs = [_check_fields(job, installed) for job in jobs]
-    pinned = [_pin_files(_pin_model(parsed, installed)) for parsed in parsed_jobs]
+    pinned = [_pinned(parsed, installed) for parsed in parsed_jobs]
     stored = are_stored([entry.job for entry in pinned])
     new = [entry for entry, is_stored in zip(pinned, stored, strict=True) if not is_stored]
     for entry in new:
-        _require_model(entry.payload)
-        _check_output(entry.payload)
-        check_shares(entry.payload)
+        with about(entry.job.id):
+            _require_model(entry.payload)
+            _check_output(entry.payload)
+            check_shares(entry.payload)
     with_backend = [entry for entry in new if entry.job.kind != "composite"]
     unverified: Mapping[str, str] = {}
     if with_backend:
@@ -115,11 +118,19 @@ def validate_jobs(
 
 
 def _check_fields(job: Job, installed: InstalledBackends) -> _ParsedJob:
-    refuse_credentials({"payload": job.payload, "metadata": job.metadata, "tags": list(job.tags), "name": job.name})
-    parsed = _ParsedJob.of(job)
-    refuse_unused_fields(job, parsed.payload)
-    _check_backend_names(job, installed)
-    return parsed
+    with about(job.id):
+        refuse_credentials(
+            {"payload": job.payload, "metadata": job.metadata, "tags": list(job.tags), "name": job.name}
+        )
+        parsed = _ParsedJob.of(job)
+        refuse_unused_fields(job, parsed.payload)
+        _check_backend_names(job, installed)
+        return parsed
+
+
+def _pinned(parsed: _ParsedJob, installed: InstalledBackends) -> _ParsedJob:
+    with about(parsed.job.id):
+        return _pin_files(_pin_model(parsed, installed))
 
 
 def _pin_model(parsed: _ParsedJob, installed: InstalledBackends) -> _ParsedJob:
@@ -222,7 +233,8 @@ async def _check_at_backends(
     for name, group in by_backend.items():
         kind = installed.backend_class(name)
         for parsed in group:
-            _check_offer(kind, name, parsed.payload)
+            with about(parsed.job.id):
+                _check_offer(kind, name, parsed.payload)
         try:
             backend = installed.load(name)
         except CredentialMissing as error:
@@ -256,7 +268,8 @@ async def _check_at_backend(
         return {parsed.job.id: _reason(error) for parsed in jobs}
     unverified: dict[str, str] = {}
     for group, failure in zip(groups, errors, strict=True):
-        _raise_if_permanent(failure, runs_here)
+        with about(group[0].job.id):
+            _raise_if_permanent(failure, runs_here)
         if failure is not None:
             unverified |= {parsed.job.id: _reason(failure) for parsed in group}
     return unverified
@@ -318,14 +331,14 @@ async def _error_of_check(backend: Backend, payload: Payload) -> CrucibleError |
 
 async def _check(backend: Backend, payload: Payload) -> None:
     if isinstance(payload, TrainingStep):
-        await _training_backend(backend).check_spec(payload.run_spec())
+        await training_backend(backend).check_spec(payload.run_spec())
         await _check_checkpoints(backend, payload)
         if isinstance(payload, DistillationStep):
-            await check_teachers(_training_backend(backend), payload)
+            await check_teachers(training_backend(backend), payload)
         if isinstance(payload, ReinforcementStep):
-            await check_penalty(_training_backend(backend), payload)
+            await check_penalty(training_backend(backend), payload)
             for spec in payload.environments():
-                await check_asked_models(_training_backend(backend), spec)
+                await check_asked_models(training_backend(backend), spec)
         field = payload.needs_forward
         if field is not None and not (await backend.capabilities()).supports_forward:
             raise Unsupported(
@@ -339,7 +352,7 @@ async def _check(backend: Backend, payload: Payload) -> None:
         elif payload.prompt is not None:
             await backend.check_prompt(payload.prompt)
     elif isinstance(payload, CommandPayload):
-        command, commands = payload.to_command(), _command_backend(backend)
+        command, commands = payload.to_command(), command_backend(backend)
         require_known_options(commands, command)
         await commands.check_command(command)
 
@@ -353,7 +366,7 @@ async def _check_checkpoints(backend: Backend, payload: TrainingStep) -> None:
     if payload.init_from is not None and payload.init_from.path is not None:
         named["payload.init_from"] = payload.init_from.path
     for field, path in named.items():
-        check = await _training_backend(backend).check_checkpoint(path, payload.run_spec())
+        check = await training_backend(backend).check_checkpoint(path, payload.run_spec())
         if not check.usable:
             raise InvalidJob.of(field, path, check.reason or "it is not usable")
 
@@ -362,34 +375,14 @@ def _check_offer(kind: type[Backend], backend: str, payload: Payload) -> None:
     """Check what the backend's class says of itself, before one is created, so that a missing credential and an
     unreachable or slow service cannot leave it unverified: the kind of job, the loss and the metric."""
     if isinstance(payload, CommandPayload) and not issubclass(kind, CommandBackend):
-        raise _no_commands(backend)
+        raise no_commands(backend)
     if not isinstance(payload, TrainingStep):
         return
     if not issubclass(kind, TrainingBackend):
-        raise _no_training(backend)
+        raise no_training(backend)
     if payload.objective is not None:
         require_objective(payload.objective.name)
     check_loss(kind, backend, payload)
     for spec in payload.sinks:
         load_sink(spec)
     check_metrics(kind, payload)
-
-
-def _training_backend(backend: Backend) -> TrainingBackend:
-    if not isinstance(backend, TrainingBackend):
-        raise _no_training(backend.name)
-    return backend
-
-
-def _no_training(backend: str) -> Unsupported:
-    return Unsupported(f"backend: {backend!r} does not support training", backend=backend)
-
-
-def _command_backend(backend: Backend) -> CommandBackend:
-    if not isinstance(backend, CommandBackend):
-        raise _no_commands(backend.name)
-    return backend
-
-
-def _no_commands(backend: str) -> Unsupported:
-    return Unsupported(f"backend: {backend!r} does not support commands", backend=backend)

@@ -10,6 +10,7 @@ from crucible.backend import Command, CommandBackend
 from crucible.errors import CommandMissing, CrucibleError, InvalidRequest, NotFound
 from crucible.registry import load_backend
 from nsai_work.client.checkpoints.job_model import model_of_job
+from nsai_work.client.validation.job_place import about
 from nsai_work.concurrency.coroutine_runner import run_blocking
 from nsai_work.errors import InvalidJob, JobNotFound
 from nsai_work.job import Job
@@ -80,7 +81,8 @@ def with_dependencies(jobs: Sequence[Job], store: "Store") -> list[Job]:
     for job in jobs:
         reads = job_reads(job.parsed_payload)
         for read in reads:
-            _check(job, read, known.get(read.job) or _stored(store, job, read), store)
+            with about(job.id):
+                _check(job, read, known.get(read.job) or _stored(store, job, read), store)
         needs = dict.fromkeys([*job.constraints.depends_on, *(read.job for read in reads)])
         constraints = job.constraints.model_copy(update={"depends_on": tuple(needs)})
         checked.append(job.model_copy(update={"constraints": constraints}) if reads else job)
@@ -213,7 +215,8 @@ def check_functions(jobs: Sequence[Job], *, timeout_s: float, runs_here: bool) -
             missing[job_id] = f"{field}.map: {error.message}"
         elif error is not None:
             details = {**error.details, "field": f"{field}.map"}
-            raise InvalidJob(f"{field}.map: {error.message}", details=details) from error
+            with about(job_id):
+                raise InvalidJob(f"{field}.map: {error.message}", details=details) from error
     return missing
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from crucible.backend import TrainingBackend
 from crucible.errors import BackendError, CallerError, CredentialMissing, PluginError, Unsupported
 from crucible.registry import load_backend
+from nsai_work.client.validation.job_place import about
 from nsai_work.concurrency.coroutine_runner import run_blocking
 from nsai_work.errors import InvalidJob
 from nsai_work.job import Job
@@ -86,7 +87,8 @@ def check_trained_teachers(jobs: Sequence[Job], store: "Store", *, timeout_s: fl
             if read.kind is ReadKind.MODEL and read.field.endswith("teacher"):
                 made = (known.get(read.job) or store.get(read.job, job.tenant_id)).parsed_payload
                 if isinstance(made, TrainingStep) and made.base_model != payload.base_model:
-                    run_blocking(_check_trained(job.backend, payload, read, made.base_model, timeout_s))
+                    with about(job.id):
+                        run_blocking(_check_trained(job.backend, payload, read, made.base_model, timeout_s))
 
 
 async def _check_trained(

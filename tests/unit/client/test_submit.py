@@ -121,6 +121,60 @@ def test_an_unknown_backend_in_a_constraint_is_refused_with_the_nearest_one(fiel
         submit(command(constraints={field: ["fak"]}), settings)
 
 
+def training(data: Path, **payload: object) -> dict[str, Any]:
+    """A training job of the model in this process."""
+    return {
+        "kind": "training_step",
+        "backend": "fake",
+        "payload": {"base_model": "tiny-lm", "data": {"path": str(data)}, "max_steps": 1, **payload},
+    }
+
+
+WRONG: dict[str, dict[str, Any]] = {
+    "the backend": {"backend": "tinkx"},
+    "the base model": {"payload": {"base_model": "no-such"}},
+    "the data file": {"payload": {"data": {"path": "no-such.jsonl"}}},
+    "a row": {"payload": {"data": {"path": "bad.jsonl"}}},
+    "the job that is read": {"payload": {"init_from": {"job": "no-such"}}},
+    "the loss": {"payload": {"loss_fn": "no-such"}},
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
+def test_an_error_of_several_jobs_says_of_which(wrong: dict[str, Any], settings: Settings, tmp_path: Path) -> None:
+    """By its place in the file or list, whichever check fails; a single job needs none."""
+    rows = {"good.jsonl": '{"text": "a b c d"}', "bad.jsonl": '{"no": "text"}'}
+    for name, row in rows.items():
+        (tmp_path / name).write_text(row + "\n")
+    good = training(tmp_path / "good.jsonl")
+    payload = {**good["payload"], **wrong.get("payload", {})}
+    payload["data"] = {"path": str(tmp_path / payload["data"]["path"])}
+    bad = Job.parse({**good, **wrong, "payload": payload, "name": "second"})
+
+    with pytest.raises(InvalidRequest) as caught:
+        submit_many([Job.parse(good), bad, command()], settings)
+    assert caught.value.message.startswith("jobs[1] (second): ")
+    assert caught.value.details["job"] == 1
+
+    with pytest.raises(InvalidRequest) as caught:
+        submit(bad, settings)
+    assert "jobs[" not in caught.value.message
+    assert job_store(settings).list_jobs() == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "meant"), [({"backend": "fakee"}, "fake"), ({"payload": {"base_model": "tiny-ml"}}, "tiny-lm")]
+)
+def test_a_name_that_nothing_has_is_refused_with_the_nearest(
+    fields: dict[str, Any], meant: str, settings: Settings, tmp_path: Path
+) -> None:
+    """Of the backend, and of the model that it trains."""
+    (tmp_path / "rows.jsonl").write_text('{"text": "a b c d"}\n')
+    job = training(tmp_path / "rows.jsonl")
+    with pytest.raises(InvalidRequest, match=f"did you mean {meant}"):
+        submit(Job.parse({**job, **fields, "payload": {**job["payload"], **fields.get("payload", {})}}), settings)
+
+
 UNKNOWN: dict[str, tuple[dict[str, Any], str]] = {
     "of the job": ({"backnd": "fake"}, "backnd: unknown field; did you mean backend? known are id, kind, backend"),
     "of a block": (
