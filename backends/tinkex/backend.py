@@ -134,13 +134,7 @@ class TinkexBackend(TrainingBackend):
             await self._resolve(prompt)
 
     async def complete(self, prompt: Prompt) -> Completion:
-        source, tokenizer = await self._resolve(prompt)
-        try:
-            return await self._sample(source, tokenizer, prompt)
-        except RunGone:
-            # The sampling session has expired. Sampling has no side effects, so retry in a new session.
-            await self._current().samplers.clear()
-            return await self._sample(source, tokenizer, prompt)
+        return await self._sample(*await self._resolve(prompt), prompt)
 
     async def stream(self, prompt: Prompt) -> AsyncIterator[StreamEvent]:
         for event in events_of(await self.complete(prompt)):
@@ -233,7 +227,12 @@ class TinkexBackend(TrainingBackend):
             if isinstance(error.__cause__, CapacityError):
                 raise error.__cause__ from None
             raise
-        run = await self._run(recovered.client, request.spec)
+        try:
+            run = await self._run(recovered.client, request.spec)
+        except BaseException:
+            await recovered.client.discard()
+            await recovered.client.service.end_sessions()
+            raise
         return RecoveredRun(run, recovered.checkpoint, recovered.optimizer_requested)
 
     async def check_checkpoint(self, path: str, spec: RunSpec) -> CheckpointCheck:
@@ -320,8 +319,9 @@ class TinkexBackend(TrainingBackend):
 
     async def _sample(self, source: ModelSource, tokenizer: Tokenizer, prompt: Prompt) -> Completion:
         try:
-            client = await self._current().samplers.get(source)
-            return await sample(client, source, tokenizer, prompt)
+            return await self._current().samplers.use(
+                source, lambda client: sample(client, source, tokenizer, prompt)
+            )
         except Unsupported as error:
             if error.details.get("field") == TOP_LOGPROBS:
                 self._missing_options.add("top_logprobs")

@@ -1,6 +1,7 @@
 """The SDK's training client."""
 
 import copy
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -181,11 +182,14 @@ class TrainingClient:
         record_stability_info: bool = False,
         kind: SamplerKind = "snapshot",
     ) -> SamplingClientFuture:
-        """Save the weights and return a client that samples from them."""
+        """Return a client that samples from the weights as they are now. ``name`` has no effect."""
         check_retries(retry_config)
+        if name is not None:
+            what = "the name of save_weights_and_get_sampling_client has no effect: such weights are not kept"
+            warnings.warn(f"{what}; use save_weights_for_sampler", DeprecationWarning, stacklevel=2)
         return self._sampler(
             lambda client: client.save_weights_and_get_sampling_client_async(
-                name, record_stability_info=record_stability_info, kind=kind
+                record_stability_info=record_stability_info, kind=kind
             )
         )
 

@@ -1,15 +1,17 @@
 """A cache of sampling clients, reused between prompts."""
 
 from collections import OrderedDict
-from typing import Final
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
 
 from backends.tinkex.client.sampling.client import SamplingClient
 from backends.tinkex.client.service import ServiceClient
 from backends.tinkex.errors import invalid
 from backends.tinkex.sampling.model_source import ModelSource
-from crucible.errors import InvalidRequest, NotFound
+from crucible.errors import InvalidRequest, NotFound, RunGone
 
 _MAX_CLIENTS: Final = 64
+T = TypeVar("T")
 
 
 class SamplerCache:
@@ -20,19 +22,21 @@ class SamplerCache:
         self._session: ServiceClient | None = None
         self._clients: OrderedDict[str, SamplingClient] = OrderedDict()
 
-    async def get(self, source: ModelSource) -> SamplingClient:
-        """Return a client for ``source``. Raises InvalidRequest when its weights do not exist."""
-        key = source.path or source.base_model
-        if key not in self._clients:
-            if self._session is None:
-                self._session = self._service.with_new_session()
-            try:
-                self._clients[key] = await new_sampling_client(self._session, source)
-            except NotFound as error:
-                raise invalid("options.model", source.name, error.message) from error
-            while len(self._clients) > _MAX_CLIENTS:
-                self._clients.popitem(last=False)
-        return self._clients[key]
+    async def use(self, source: ModelSource, call: Callable[[SamplingClient], Awaitable[T]]) -> T:
+        """Make a call with a client for ``source``; once more, in a new session, if the service has ended the old
+        one. Sampling has no side effects.
+
+        Raises:
+            InvalidRequest: the weights do not exist.
+        """
+        session = self._open_session()
+        try:
+            return await call(await self._client(session, source))
+        except RunGone:
+            # unless another call has found it before, and begun a new one
+            if session is self._session:
+                await self.clear()
+            return await call(await self._client(self._open_session(), source))
 
     async def clear(self) -> None:
         """Discard the clients and end their session."""
@@ -40,6 +44,26 @@ class SamplerCache:
         self._clients.clear()
         if session is not None:
             await session.end_sessions()
+
+    def _open_session(self) -> ServiceClient:
+        if self._session is None:
+            self._session = self._service.with_new_session()
+        return self._session
+
+    async def _client(self, session: ServiceClient, source: ModelSource) -> SamplingClient:
+        key = source.path or source.base_model
+        known = self._clients.get(key)
+        if known is not None:
+            return known
+        try:
+            client = await new_sampling_client(session, source)
+        except NotFound as error:
+            raise invalid("options.model", source.name, error.message) from error
+        if session is self._session:
+            self._clients[key] = client
+            while len(self._clients) > _MAX_CLIENTS:
+                self._clients.popitem(last=False)
+        return client
 
 
 async def new_sampling_client(session: ServiceClient, source: ModelSource) -> SamplingClient:

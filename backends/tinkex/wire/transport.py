@@ -212,7 +212,9 @@ class HttpTransport:
 
         headers = self.endpoint.headers() if authenticated else {}
         with self._pool().lease_for(url) as client, _complete("download"), _translated("download"):
-            async with client.stream("GET", url, headers=headers, follow_redirects=False) as response:
+            async with client.stream(
+                "GET", url, headers=headers, timeout=self._timeout(None), follow_redirects=False
+            ) as response:
                 if response.status_code != httpx.codes.OK:
                     content = await self._read(response, "download")
                     raise error_from_response(
@@ -252,11 +254,6 @@ class HttpTransport:
         return headers
 
     async def _send_once(self, request: HttpRequest, headers: Mapping[str, str]) -> HttpResponse:
-        import httpx
-
-        timeout = httpx.Timeout(
-            request.read_timeout_s or self.limits.read_timeout_s, connect=self.limits.connect_timeout_s, pool=None
-        )
         body = None if request.body is None else _stream(request.body)
         with self._pool().lease(fresh=not request.repeatable) as client, _translated(request.route):
             async with client.stream(
@@ -265,12 +262,17 @@ class HttpTransport:
                 params={key: value for key, value in request.params.items() if value is not None} or None,
                 headers=dict(headers),
                 content=body,
-                timeout=timeout,
+                timeout=self._timeout(request.read_timeout_s),
                 follow_redirects=False,
             ) as response:
                 content = await self._read(response, request.route)
                 request_id = response.headers.get("x-request-id") or headers["X-Request-Id"]
                 return HttpResponse(response.status_code, response.headers, content, request_id)
+
+    def _timeout(self, read_s: float | None) -> "httpx.Timeout":
+        import httpx
+
+        return httpx.Timeout(read_s or self.limits.read_timeout_s, connect=self.limits.connect_timeout_s, pool=None)
 
     async def _read(self, response: "httpx.Response", route: str) -> bytes:
         blocks: list[bytes] = []

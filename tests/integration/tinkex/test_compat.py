@@ -64,6 +64,16 @@ def test_a_loop_trains_saves_samples_and_goes_on(service: tinker.ServiceClient, 
     assert outputs[0].metrics == outputs[1].metrics
 
 
+def test_the_name_of_a_sampler_has_no_effect(run: tinker.TrainingClient, service: tinker.ServiceClient) -> None:
+    """As with the SDK, which warns of it: loops give the same one again and again."""
+    for _ in range(2):
+        with pytest.warns(DeprecationWarning, match="name"):
+            run.save_weights_and_get_sampling_client("current").result(30)
+
+    listed = service.create_rest_client().list_checkpoints(run.model_id).result(30)
+    assert listed.checkpoints == []
+
+
 def test_a_client_that_is_being_made_may_be_used_as_the_client(service: tinker.ServiceClient) -> None:
     """As programs do that never call ``result()``."""
     client = service.create_lora_training_client(MODEL, rank=4)

@@ -95,6 +95,15 @@ def test_external_weights_are_saved_and_downloaded(
     }  # fmt: skip
 
 
+def test_a_folder_that_cannot_be_made_is_named(scripted: ScriptedServer, rest: RestClient, tmp_path: Path) -> None:
+    """A file stands in its place."""
+    scripted.script(URLS, json_response({"urls": {"a": f"{scripted.url}/a"}}))
+    (tmp_path / "taken").write_text("x")
+
+    with pytest.raises(InvalidRequest, match=r"target.*taken"):
+        rest.download_external_weights(EXTERNAL, tmp_path / "taken" / "inner").result(10)
+
+
 @pytest.mark.parametrize("name", ["../x", "/etc/x", "a/../../x", "..\\x", "", "a\n"])
 def test_a_file_that_leads_outside_is_not_written(
     scripted: ScriptedServer, rest: RestClient, tmp_path: Path, name: str

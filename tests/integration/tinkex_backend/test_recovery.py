@@ -6,8 +6,9 @@ import pytest
 
 from backends.tinkex import RecoveryExecutor, RecoveryMonitor
 from backends.tinkex.backend import TinkexBackend
+from backends.tinkex_dev.faults import RouteFault
 from backends.tinkex_dev.server import DevServer
-from crucible.errors import NoCheckpoint, OutOfCredit, RecoveryExhausted, RunCorrupted
+from crucible.errors import AuthenticationFailed, NoCheckpoint, OutOfCredit, RecoveryExhausted, RunCorrupted
 from crucible.recovery import RecoveryEvent, RecoveryPolicy, RecoveryRequest
 from crucible.testing.loop import run_opened
 from crucible.training import CheckpointRef, LiveRun, RunState, SaveResult
@@ -191,6 +192,23 @@ def test_attempts_back_off_and_end(server: DevServer, training, backend: TinkexB
     assert waits == [1.0, 2.0, 3.0]
     assert names(events).count("started") == 4
     assert names(events)[-1] == "exhausted"
+
+
+def test_a_recovery_that_fails_at_its_end_leaves_no_run(
+    server: DevServer, training, backend: TinkexBackend
+) -> None:
+    """Kept alive by its heartbeats, it would hold a place at the service for as long as the worker lives."""
+
+    async def scenario() -> None:
+        async with backend:
+            run = await backend.start(training.spec)
+            saved = await training.save(run, "000000", 0)
+            server.fault(RouteFault(route="get_info", status=401))
+            with pytest.raises(AuthenticationFailed):
+                await backend.recover(request_for(run, training, (saved, 0)), observe=lambda event: None)
+            assert [live["model_id"] for live in server.live_runs()] == [run.ref.run_id]
+
+    asyncio.run(scenario())
 
 
 def test_without_credit_no_attempt_is_wasted(server: DevServer, training, backend: TinkexBackend) -> None:

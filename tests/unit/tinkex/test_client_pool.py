@@ -1,13 +1,16 @@
 """The pool of HTTP clients of an event loop."""
 
 import asyncio
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
+from typing import Any
 
+import httpx
 import pytest
 
 from backends.tinkex.errors import ClientClosed
 from backends.tinkex.settings import Endpoint
 from backends.tinkex.wire.client_pool import ClientPool
+from backends.tinkex.wire.transport import HttpLimits, HttpTransport
 
 
 def test_a_client_is_added_when_all_are_busy() -> None:
@@ -33,3 +36,24 @@ def test_a_request_may_outlive_its_pool_and_none_begins_after_it() -> None:
                 pass
 
     asyncio.run(scenario())
+
+
+def test_a_download_may_take_as_long_as_any_other_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library would give up after five seconds without a byte."""
+    limits: list[Any] = []
+
+    def answered(request: httpx.Request) -> httpx.Response:
+        limits.append(request.extensions["timeout"])
+        return httpx.Response(200, content=b"x")
+
+    async def scenario() -> None:
+        transport = HttpTransport(
+            Endpoint("http://127.0.0.1:1", None), limits=HttpLimits(connect_timeout_s=7, read_timeout_s=70)
+        )
+        async with httpx.AsyncClient(transport=httpx.MockTransport(answered)) as client:
+            monkeypatch.setattr(ClientPool, "lease_for", lambda pool, url: nullcontext(client))
+            blocks = [block async for block in transport.download("http://127.0.0.1:1/a", authenticated=False)]
+        assert blocks == [b"x"]
+
+    asyncio.run(scenario())
+    assert [(found["read"], found["connect"], found["pool"]) for found in limits] == [(70, 7, None)]

@@ -1,6 +1,5 @@
 """The REST calls for weights outside a run: external files, copies; and for the account: billing usage."""
 
-import asyncio
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path, PurePosixPath
@@ -20,6 +19,7 @@ from backends.tinkex.types.checkpoint_path import CheckpointKind, ParsedCheckpoi
 from backends.tinkex.types.requests import CopyWeightsRequest, RetrieveFuturesRequest, SamplingSessionTarget
 from backends.tinkex.types.responses import CopyWeightsResponse, ExternalWeightsUrls, RetrieveFuturesResponse
 from crucible.errors import Unsupported
+from nsai_work.files.user_paths import expanded
 
 
 class ExportMethods:
@@ -42,9 +42,9 @@ class ExportMethods:
         """Download the files of external weights into ``folder``; each appears only once it is complete.
 
         From the future: NotFound; MalformedAnswer when a file's name leads outside the folder;
-        BackendUnavailable when a download is interrupted.
+        BackendUnavailable when a download is interrupted; InvalidRequest when a file cannot be written.
         """
-        return self._runner.start(self._download_external(_external(tinker_path), Path(folder)))
+        return self._runner.start(self._download_external(_external(tinker_path), expanded(str(folder))))
 
     def copy_weights(
         self,
@@ -122,7 +122,6 @@ class ExportMethods:
             url = (await self._external_urls(weights)).urls.get(name)
             if url is None or not url.startswith(("http://", "https://")):
                 raise malformed(f"there is no URL of {name}", route="external_weights_urls")
-            await asyncio.to_thread(target.parent.mkdir, parents=True, exist_ok=True)
             authenticated = is_same_origin(url, self._connection.server)
             await download_file(self._connection.transport, url, target, authenticated=authenticated)
         return targets
