@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 MAX_AGE_S: Final = 1.0
 """The age up to which the figures of the store are used again: a reason is known within five seconds with it."""
+MAX_SHARE: Final = 0.1
+"""The share of the time in which they may be read: all jobs are counted, which takes seconds with a million of them
+in an SQLite file."""
 
 
 class WorkerMetrics:
@@ -35,7 +38,7 @@ class WorkerMetrics:
         self._runtime = runtime
         self._home = home
         read = partial(store.database.read, read_figures)
-        self._figures = SharedCheck(read, max_age_s=MAX_AGE_S, patience_s=patience_s)
+        self._figures = SharedCheck(read, max_age_s=MAX_AGE_S, patience_s=patience_s, max_share=MAX_SHARE)
         self._counted_before = training_counts.all() | alert_counts.all()
         self._registry = CollectorRegistry()
         self._attempts = AttemptTimes()
