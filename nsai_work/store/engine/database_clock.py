@@ -15,6 +15,9 @@ from sqlalchemy import Connection
 from nsai_work.clock import Clock
 
 REFRESH_S: Final = 10.0
+MAX_ERROR_S: Final = 0.5
+"""The error of a reading above which it is repeated: the process was frozen, or had no CPU, as it waited."""
+MAX_READINGS: Final = 3
 DRIFT: Final = 1e-4
 """The largest relative difference in speed between two clocks, with a margin."""
 
@@ -48,6 +51,12 @@ class DatabaseClock:
         return reading.at(self._clock.monotonic())
 
     def _read(self, connection: Connection) -> _Reading:
+        readings: list[_Reading] = []
+        while len(readings) < MAX_READINGS and all(reading.error_s > MAX_ERROR_S for reading in readings):
+            readings.append(self._read_once(connection))
+        return min(readings, key=lambda reading: reading.error_s)
+
+    def _read_once(self, connection: Connection) -> _Reading:
         sent = self._clock.monotonic()
         server: datetime = connection.exec_driver_sql("SELECT clock_timestamp()").scalar_one()
         received = self._clock.monotonic()

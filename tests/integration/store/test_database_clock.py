@@ -14,7 +14,7 @@ from nsai_work.journal import CheckpointRecord, Journal, JournalSnapshot
 from nsai_work.lifecycle import JobStatus
 from nsai_work.store import ClaimRequest, Outcome, Store
 from nsai_work.store.claim import general
-from nsai_work.store.engine.database_clock import REFRESH_S, DatabaseClock
+from nsai_work.store.engine.database_clock import MAX_ERROR_S, MAX_READINGS, REFRESH_S, DatabaseClock
 from tests.integration.store.conftest import ManualClock
 from tests.integration.store.test_journal import intent, run_record, with_journal
 from tests.working_store import WorkingStore, open_working_store
@@ -149,13 +149,15 @@ class ScriptedServer:
         self.clock = clock
         self.ahead = timedelta(0)
         self.latency_s = 0.0
+        self.frozen_s = 0.0
         self.readings = 0
 
     def exec_driver_sql(self, _statement: str) -> "ScriptedServer":
         self.readings += 1
         self.clock.pass_time(self.latency_s)
         self.read = self.clock.now() + self.ahead
-        self.clock.pass_time(self.latency_s)
+        self.clock.pass_time(self.latency_s + self.frozen_s)
+        self.frozen_s = 0.0
         return self
 
     def scalar_one(self) -> datetime:
@@ -205,3 +207,19 @@ def test_a_slow_reading_does_not_move_the_time(clock: ManualClock, server: Scrip
     server.latency_s, server.ahead = 0.5, timedelta(seconds=0.4)
     clock.pass_time(REFRESH_S + 1)
     assert time_of(database_clock, server) == clock.now()
+
+
+def test_a_reading_of_a_frozen_process_is_repeated(clock: ManualClock, server: ScriptedServer) -> None:
+    """One that was stopped while it waited for the answer does not know by half of that time how late it is."""
+    database_clock = DatabaseClock(clock)
+    server.frozen_s = 20.0
+
+    assert time_of(database_clock, server) == clock.now()
+
+
+def test_a_server_that_is_always_slow_is_not_asked_for_ever(clock: ManualClock, server: ScriptedServer) -> None:
+    """The most precise of a few readings counts."""
+    server.latency_s = MAX_ERROR_S + 0.1
+
+    assert time_of(DatabaseClock(clock), server) == clock.now()
+    assert server.readings == MAX_READINGS
