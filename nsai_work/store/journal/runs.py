@@ -111,4 +111,5 @@ def events_of(tx: Tx, claim: Claim, name: str) -> list[dict[str, JsonValue]]:
     """The data of the events of this name in the log of a claimed job, in order."""
     fence(tx, claim)
     found = select(events.c.data).where(events.c.job_seq == claim.seq, events.c.name == name)
-    return [dict(row.data) for row in tx.connection.execute(found.order_by(events.c.seq))]
+    rows = tx.connection.execute(found.order_by(events.c.seq))
+    return [row.data if isinstance(row.data, dict) else {} for row in rows]

@@ -32,4 +32,5 @@ def training_progress(tx: Tx, job_id: str) -> TrainingProgress | None:
         tokens_per_s = sum(row.tokens for row in measured[:-1]) / seconds
     newest_run = select(runs.c.resume).where(runs.c.job_seq == seq).order_by(runs.c.generation.desc()).limit(1)
     resume = tx.connection.execute(newest_run).scalar()
-    return TrainingProgress(last.step, last.loss, steps_per_s, tokens_per_s, resume, last.metrics.get(REWARD))
+    reward = last.metrics.get(REWARD) if isinstance(last.metrics, dict) else None
+    return TrainingProgress(last.step, last.loss, steps_per_s, tokens_per_s, resume, reward)

@@ -17,6 +17,7 @@ from nsai_work.errors import UnreadableJournal
 from nsai_work.job import Job
 from nsai_work.journal import CheckpointRecord, EvaluationRecord, JournalSnapshot, RemoteRun, ResumeMode, StepRecord
 from nsai_work.store import AsyncStore, Claim, ClaimRequest, Outcome, StoreJournal
+from nsai_work.store.journal.runs import events_of
 from nsai_work.store.schema import checkpoints, evaluations, intents, runs, steps
 from tests.integration.store.conftest import ManualClock, empty
 from tests.integration.store.test_unreadable_rows import anything
@@ -81,6 +82,24 @@ def damage(store: WorkingStore, claim: Claim, table: str, column: str, value: ob
     with store.database.transaction() as tx:
         statement = text(f"UPDATE {table} SET {column} = :value WHERE job_seq = :seq {rows}")
         tx.connection.execute(statement, {"value": value, "seq": claim.seq})
+
+
+@pytest.mark.parametrize("metrics", ["{", "[]", "7"])
+def test_the_progress_of_a_step_without_metrics_is_shown(
+    store: WorkingStore, make_job: MakeJob, claim_request: MakeRequest, metrics: str
+) -> None:
+    """It needs the reward alone of them. An event without data counts as one without any field."""
+    store.submit([make_job()])
+    (claim,) = store.claim(claim_request())
+    load(store, claim, write=True)
+    damage(store, claim, "nsai_steps", "metrics", metrics)
+    damage(store, claim, "nsai_events", "data", metrics)
+
+    progress = store.progress(claim.job_id)
+
+    assert progress is not None
+    assert (progress.step, progress.reward) == (1, None)
+    assert store.database.run(events_of, claim, "step") == [{}]
 
 
 @pytest.mark.parametrize(("table", "column", "value", "problem"), DAMAGE.values(), ids=DAMAGE)
