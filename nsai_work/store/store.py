@@ -245,8 +245,14 @@ class Store:
         return self.database.read(old_jobs.count_old, before)
 
     def prune(self, before: datetime, *, forget_checkpoints: bool = False, limit: int = 500) -> int:
-        """Delete up to ``limit`` jobs that ended before ``before``. Returns their number."""
-        return self.database.run(old_jobs.prune, before, limit=limit, forget_checkpoints=forget_checkpoints)
+        """Delete up to ``limit`` jobs that ended before ``before``, and the workers that were seen last before it.
+        Returns the number of jobs."""
+
+        def operation(tx: Tx) -> int:
+            workers.forget_workers(tx, before)
+            return old_jobs.prune(tx, before, limit=limit, forget_checkpoints=forget_checkpoints)
+
+        return self.database.run(operation)
 
     def count_unused_blobs(self) -> int:
         """The number of blobs that no job names and that nobody has touched for a day."""
@@ -280,11 +286,11 @@ class Store:
         return self.database.read(queue_state.queue_state)
 
     def workers(self) -> list[WorkerRow]:
-        """All workers ever registered, the newest first."""
+        """All workers that are registered, the newest first."""
         return self.database.read(workers.list_workers)
 
     def worker_uses(self) -> list[WorkerUse]:
-        """All workers ever registered, the newest first, each with its load."""
+        """All workers that are registered, the newest first, each with its load."""
         return self.database.read(workers.worker_uses)
 
     def set_tenant_quota(self, tenant_id: str, max_running: int | None) -> LimitUse:

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import exists, func, insert, select, update
+from sqlalchemy import delete, exists, func, insert, select, update
 
 from nsai_work.lifecycle import JobStatus
 from nsai_work.store.engine.database import Tx
@@ -91,14 +91,14 @@ def is_mixed(tx: Tx, version: str) -> bool:
 
 
 def list_workers(tx: Tx) -> list[WorkerRow]:
-    """All workers ever registered, the newest first."""
+    """All workers that are registered, the newest first."""
     rows = tx.connection.execute(select(workers).order_by(workers.c.started_at.desc(), workers.c.id))
     return [WorkerRow(**row._mapping) for row in rows]
 
 
 def worker_uses(tx: Tx) -> list[WorkerUse]:
-    """All workers ever registered, the newest first, each with its state and load. A job of a killed worker counts
-    as running until another worker takes it over."""
+    """All workers that are registered, the newest first, each with its state and load. A job of a killed worker
+    counts as running until another worker takes it over."""
     states = _states(tx)
     counts = select(jobs.c.worker_id, func.count().label("number")).where(status_in(JobStatus.RUNNING))
     running = {row.worker_id: row.number for row in tx.connection.execute(counts.group_by(jobs.c.worker_id))}
@@ -128,6 +128,14 @@ def _absent(tx: Tx, worker_ids: list[str]) -> frozenset[str]:
     if tx.postgres:
         return absent_sessions(tx.connection, worker_ids)
     return ended_processes(Path(str(tx.connection.engine.url.database)), worker_ids)
+
+
+def forget_workers(tx: Tx, before: datetime) -> None:
+    """Delete the workers that were seen last before ``before``, but for those that are alive or own a running
+    job."""
+    owns_job = exists().where(jobs.c.worker_id == workers.c.id, status_in(JobStatus.RUNNING)).correlate(workers)
+    ended = workers.c.stopped_at.is_not(None) | (workers.c.seen_at <= tx.now - MAX_SILENCE)
+    tx.connection.execute(delete(workers).where(workers.c.seen_at < before, ended, ~owns_job))
 
 
 def credentials_in_use(tx: Tx) -> dict[str, list[str]]:

@@ -10,8 +10,10 @@ from nsai_work.job import Job
 from nsai_work.lifecycle import JobStatus
 from nsai_work.store import ClaimRequest, JobFilter, Outcome, Store
 from nsai_work.store.engine.bulk_write import insert_new
+from nsai_work.store.maintenance.workers import MAX_SILENCE, register_worker, worker_seen
 from nsai_work.store.records import OutcomeKind
 from nsai_work.store.schema import checkpoints, metadata
+from nsai_work.worker_id import WorkerId
 
 MakeJob = Callable[..., Job]
 MakeRequest = Callable[..., ClaimRequest]
@@ -135,3 +137,24 @@ def test_a_batch_is_limited(store: Store, make_job: MakeJob, claim_request: Make
     assert store.prune(before, limit=2) == 2
 
     assert ids(store) == set(order[2:])
+
+
+def test_old_workers_are_forgotten(store: Store, make_job: MakeJob, claim_request: MakeRequest, clock: Any) -> None:
+    """Each process that has run a job has left a row. Those that are alive, or whose job another has not taken over
+    yet, stay, however old they are."""
+    stopped, killed, owner, alive = (WorkerId("host", "boot", "space", pid, 1, "nonce") for pid in range(4))
+    store.submit([make_job()])
+    for worker in (stopped, killed, owner, alive):
+        store.database.run(register_worker, worker, version="1", backends={})
+    store.claim(claim_request(str(owner)))
+    store.database.run(worker_seen, str(stopped), stopped=True)
+    clock.pass_time(MAX_SILENCE.total_seconds() - 1)
+    store.database.run(worker_seen, str(alive))
+    clock.pass_time(2)
+
+    store.prune(clock.now() - MAX_SILENCE)
+    assert {row.pid for row in store.workers()} == {2, 3}
+    clock.pass_time(1)
+    store.prune(clock.now())
+
+    assert {row.pid for row in store.workers()} == {2, 3}
