@@ -35,6 +35,11 @@ class LoraSpec(Record):
     train_mlp: bool = True
     train_attn: bool = True
 
+    def other_shape(self, other: "LoraSpec") -> str | None:
+        """Return the first field in which another adapter has other matrices; None if its weights fit this one."""
+        fields = ("rank", "train_unembed", "train_mlp", "train_attn")
+        return next((name for name in fields if getattr(self, name) != getattr(other, name)), None)
+
 
 class OptimizerSpec(Record):
     """Adam, with the defaults of the Tinker API (tinker.AdamParams). ``grad_clip_norm`` 0.0 disables clipping."""

@@ -29,12 +29,16 @@ def check(path: str, spec: RunSpec, store: CheckpointStore[E]) -> CheckpointChec
         info = store.info(parsed)
     except CrucibleError as exc:
         return CheckpointCheck(path=path, usable=False, reason=exc.message)
-    mismatch = None
-    if info.spec.base_model != spec.base_model:
-        mismatch = f"it was made from {info.spec.base_model}, not {spec.base_model}"
-    elif info.spec.lora.rank != spec.lora.rank:
-        mismatch = f"its rank is {info.spec.lora.rank}, not {spec.lora.rank}"
+    mismatch = _mismatch(info.spec, spec)
     return CheckpointCheck(path=path, usable=mismatch is None, reason=mismatch, size_bytes=store.size_bytes(parsed))
+
+
+def _mismatch(found: RunSpec, asked: RunSpec) -> str | None:
+    if found.base_model != asked.base_model:
+        return f"it was made from {found.base_model}, not {asked.base_model}"
+    if (name := found.lora.other_shape(asked.lora)) is not None:
+        return f"its {name} is {getattr(found.lora, name)}, not {getattr(asked.lora, name)}"
+    return None
 
 
 class LocalRecovery(CheckpointSource[LiveRun], Generic[E]):

@@ -170,8 +170,9 @@ def _check_model(job: Job, read: JobRead, other: Job, made: TrainingStep) -> Non
     if isinstance(own, TrainingStep) and read.kind is ReadKind.CHECKPOINT:
         if own.base_model != made.base_model:
             raise _refused(read, f"{other.id} trains {made.base_model!r}, and this job {own.base_model!r}")
-        if own.lora.rank != made.lora.rank:
-            raise _refused(read, f"{other.id} trains rank {made.lora.rank}, and this job {own.lora.rank}")
+        if (name := made.lora.other_shape(own.lora)) is not None:
+            values = getattr(made.lora, name), getattr(own.lora, name)
+            raise _refused(read, f"{other.id} trains {name} {values[0]}, and this job {values[1]}")
     if isinstance(read.checkpoint, int) and not _may_save(made, read.checkpoint):
         policy = made.checkpoint_policy
         raise InvalidJob(

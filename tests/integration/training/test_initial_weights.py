@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from backends.fake import FakeBackend
 from crucible.errors import BackendUnavailable, NoCheckpoint
 from tests.integration.training.harness import STEPS, Reaper, Scene, payload_of, write_data
 from tests.integration.training.service import Service
@@ -80,3 +81,16 @@ async def test_a_checkpoint_that_is_gone_ends_the_job(tmp_path: Path) -> None:
     scene = Scene(payload_of(tmp_path, init_from="memory://gone"), Service())
     with pytest.raises(NoCheckpoint, match=r"payload\.init_from: "):
         await scene.drive()
+
+
+@pytest.mark.parametrize(
+    "lora", [{"rank": 8}, {"train_mlp": False}, {"train_attn": False}, {"train_unembed": False}]
+)
+async def test_weights_of_another_shape_are_refused(tmp_path: Path, lora: dict[str, Any]) -> None:
+    """They would be trained in their own shape, not in that of the job."""
+    small = {"base_model": "tiny-lm", "max_steps": 1}
+    first = Scene(payload_of(tmp_path, **small, lora={"rank": 4}), new_backend=FakeBackend)
+    made = await first.drive()
+    payload = payload_of(tmp_path, **small, lora={"rank": 4} | lora, init_from=made["checkpoint"])
+    with pytest.raises(NoCheckpoint, match=f"its {next(iter(lora))} is"):
+        await Scene(payload, new_backend=FakeBackend).drive()

@@ -231,6 +231,12 @@ BAD: dict[str, tuple[Callable[[JobHandle, Job], list[Job]], str]] = {
         lambda t, b: [training(t.job().payload["data"], lora={"rank": 8}, init_from={"job": t.id})],
         r"payload\.init_from\.job: \S+ trains rank 4, and this job 8",
     ),
+    "other matrices": (
+        lambda t, b: [
+            training(t.job().payload["data"], lora={"rank": 4, "train_mlp": False}, init_from={"job": t.id})
+        ],
+        r"payload\.init_from\.job: \S+ trains train_mlp True, and this job False",
+    ),
     "another backend": (
         lambda t, b: [job("inference", {**b.payload, "model": {"job": t.id}}, backend="openai")],
         r"payload\.model\.job: \S+ trains at 'fake', and this job runs at 'openai'",
