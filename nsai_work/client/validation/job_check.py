@@ -303,9 +303,14 @@ def _check_key(payload: Payload) -> str:
     reference = payload.reference if isinstance(payload, PreferenceStep) else None
     start = payload.init_from if isinstance(payload, TrainingStep) else None
     teachers = payload.teachers() if isinstance(payload, DistillationStep) else None
-    asked = [spec.models for spec in payload.environments()] if isinstance(payload, ReinforcementStep) else None
-    penalty = payload.kl if isinstance(payload, ReinforcementStep) else None
-    named = (forward, reference, start, teachers, asked, penalty)
+    asked = references = teacher = None
+    if isinstance(payload, ReinforcementStep):
+        asked, references, teacher = (
+            [spec.models for spec in payload.environments()],
+            payload.references(),
+            payload.teacher,
+        )
+    named = (forward, reference, start, teachers, asked, references, teacher)
     return f"{type(payload).__name__} {named!r} {checked.model_dump_json()}"
 
 

@@ -284,3 +284,32 @@ def test_a_batch_is_submitted_again_after_its_output_is_there(settings: Settings
     assert submit(Job.parse(batch), settings).id == first.id
     with pytest.raises(InvalidJob, match=r"payload\.output: .*exists already"):
         submit(Job.parse({**batch, "idempotency_key": "other"}), settings)
+
+
+@pytest.mark.parametrize(
+    ("field", "changes"),
+    [
+        ("payload.teacher.model", {"teacher": {"model": "nobody"}}),
+        ("payload.data.sources[0].teacher", {"kl": {"coef": 1.0}, "teachers": ["nobody", None]}),
+    ],
+)
+def test_jobs_that_name_other_models_are_checked_each(tmp_path: Path, field: str, changes: dict[str, Any]) -> None:
+    """Also beside a job that differs in nothing else: equal checks are made once."""
+    for name in ("a", "b"):
+        (tmp_path / name).write_text('{"prompt": "Say a."}\n')
+
+    def job(changes: dict[str, Any]) -> Job:
+        changes = dict(changes)
+        teachers = changes.pop("teachers", [None, None])
+        sources = [
+            {"path": str(tmp_path / name)} | ({} if teacher is None else {"teacher": teacher})
+            for name, teacher in zip("ab", teachers, strict=True)
+        ]
+        payload = {"method": "rl", "base_model": "tiny-lm", "data": {"sources": sources}, "max_steps": 1}
+        return Job.parse({"kind": "training_step", "backend": "fake", "payload": payload | changes})
+
+    good = {name: {"coef": 1.0} if name == "kl" else {} for name in changes if name != "teachers"}
+    assert len(validate_jobs([job(good), job(good)], timeout_s=5.0)) == 2
+    with pytest.raises(InvalidJob) as refused:
+        validate_jobs([job(good), job(changes)], timeout_s=5.0)
+    assert refused.value.message.startswith(field)
