@@ -129,9 +129,9 @@ class JobHandle:
         """Async variant of ``evaluations``."""
         return await asyncio.to_thread(self.evaluations)
 
-    async def arollouts(self, step: int | None = None) -> "list[RolloutRecord]":
+    async def arollouts(self, step: int | None = None, *, evaluated: bool = False) -> "list[RolloutRecord]":
         """Async variant of ``rollouts``."""
-        return await asyncio.to_thread(self.rollouts, step)
+        return await asyncio.to_thread(self.rollouts, step, evaluated=evaluated)
 
     async def acheckpoints(self) -> "list[CheckpointRecord]":
         """Async variant of ``checkpoints``."""
