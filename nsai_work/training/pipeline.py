@@ -248,7 +248,7 @@ async def _record(
     wait: Awaiter,
 ) -> None:
     if isinstance(result, ForwardResult) and entry.operation.evaluates is not None:
-        await _record_pass(assignment, active, entry, intent, result)
+        await _record_pass(assignment, active, entry, intent, result, wait)
     elif isinstance(result, ForwardResult):
         # its intent stays open until its step is recorded: a new owner needs the log-probabilities too
         assert entry.batch is not None
@@ -270,15 +270,14 @@ async def _record(
 
 
 async def _record_pass(
-    assignment: Assignment, active: ActiveRun, entry: InFlight, intent: Intent, result: ForwardResult
+    assignment: Assignment, active: ActiveRun, entry: InFlight, intent: Intent, result: ForwardResult, wait: Awaiter
 ) -> None:
     """Account for a forward pass of an evaluation. The last one completes it, and may stop the run."""
     operation = entry.operation
     assert entry.batch is not None
     assert operation.evaluates is not None
-    active.scores[operation.evaluates] = await assignment.wait(
-        asyncio.to_thread(score, entry.batch, result, assignment.objective)
-    )
+    scoring = asyncio.to_thread(score, entry.batch, result, assignment.objective)
+    active.scores[operation.evaluates] = await wait(scoring)
     if operation.evaluates < active.operations.passes - 1:
         return
     scores = [active.scores[number] for number in range(active.operations.passes)]

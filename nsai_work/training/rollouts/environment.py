@@ -121,6 +121,8 @@ async def open_rollouts(
                 every=payload.eval.every,
                 last_step=plan.total_steps,
             )
+        prompts = opened.environment
+        order = PromptPlan.of(payload, prompts) if isinstance(prompts, PromptSets) else None
         source = RolloutSource(
             job,
             payload,
@@ -131,9 +133,7 @@ async def open_rollouts(
             policies,
             journal,
             evaluation=evaluation,
-            order=PromptPlan.of(payload, opened.environment)
-            if isinstance(opened.environment, PromptSets)
-            else None,
+            order=order,
             teacher=_teacher(payload, opened.environment, rules, backend, journal),
             reference=None
             if payload.kl is None

@@ -180,8 +180,8 @@ class RolloutSource(BatchSource):
             await self._policies.close()
             if self._reference is not None:
                 await self._reference.close()
-        if self._teacher is not None:
-            await self._teacher.close()
+            if self._teacher is not None:
+                await self._teacher.close()
 
     async def _beyond_the_end(self, last: int) -> list[RecordedRollouts]:
         """The rollouts of the rounds that were sampled ahead of an end that came early."""

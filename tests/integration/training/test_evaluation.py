@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from crucible.training import IntentKind
 from nsai_work.client.validation.data_check import DataCheck
+from nsai_work.control import Control, StopReason
 from nsai_work.data.dataset import load_data
 from nsai_work.data.example import Example
 from nsai_work.data.held_out import is_held_out, split_sources
-from nsai_work.errors import InvalidJob, ResumeUnproven
+from nsai_work.errors import HandOver, InvalidJob, ResumeUnproven
 from nsai_work.payloads import TrainingData
 from nsai_work.training import evaluation
 from tests.integration.training.harness import DISTANCES, STEPS, Killed, Reaper, Scene, payload_of, write_data
@@ -146,6 +147,22 @@ async def test_killed_again_and_again(
     assert not scene.journal.events_named("evaluation.differs")
     if stops:
         assert result["steps"] == min(2 * every, STEPS)
+
+
+async def test_a_shutdown_waits_for_the_pass_that_is_under_way(tmp_path: Path) -> None:
+    """As for a step: the evaluation is recorded, and the next owner has nothing to repeat."""
+    scene, control = Scene(evaluated(tmp_path, pipeline_depth=1)), Control()
+
+    def stop(event: str, details: dict[str, Any]) -> None:
+        intent = details.get("intent")
+        if event == "result" and intent is not None and (intent.step, intent.name) == (3, "eval-0002"):
+            control.stop(StopReason.SHUTDOWN)
+
+    scene.service.hook = stop
+    with pytest.raises(HandOver):
+        await scene.drive(control=control)
+    assert [record.step for record in scene.journal.evaluations] == [0, 3]
+    assert not (await scene.journal.claim().load()).open_intents
 
 
 @pytest.mark.parametrize(("depth", "save_every"), [(1, 2), (4, 2), (1, 4), (4, 100)])

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from backends.fake import FakeBackend
 from crucible.environments import ChatModel
 from crucible.errors import Canceled, CrucibleError, EnvironmentFailed, InvalidRequest
 from nsai_work.control import Control, StopReason
+from nsai_work.errors import InvalidJob
 from nsai_work.training.rollouts.policies import PolicySamplers
 from tests.games import Letters
 from tests.integration.training.harness import Scene
@@ -134,3 +136,20 @@ async def test_a_sampler_that_cannot_be_closed_leaves_none_open(monkeypatch: pyt
     with pytest.raises(OSError, match="gone"):
         await scene.drive()
     assert happened[-2:] == ["close 1", "close 0"]
+
+
+async def test_shares_of_prompts_that_are_too_small(tmp_path: Path) -> None:
+    """What the evaluation has opened by then is closed."""
+    happened.clear()
+    for name in ("a", "b"):
+        (tmp_path / name).write_text('{"prompt": "Say a.", "answer": "a"}\n')
+    sources = [{"path": str(tmp_path / "a")}, {"path": str(tmp_path / "b"), "weight": 1e-8}]
+    tasks = [{"environment": {"name": f"{__name__}:Noted", "args": {"name": "1"}}}]
+    payload = rl_payload(
+        environment={"reward": "tests.contract.test_environments:right"},
+        data={"sources": sources},
+        eval={"tasks": tasks},
+    )
+    with pytest.raises(InvalidJob, match="its share of the mixture is below"):
+        await Scene(payload, new_backend=FakeBackend).drive()
+    assert happened == ["open 1", "close 1"]
