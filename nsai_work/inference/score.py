@@ -2,15 +2,17 @@
 
 import asyncio
 import math
+from collections.abc import Sequence
 from typing import Final
 
 from crucible import Choice, Completion, FinishReason, Prompt, Usage
 from crucible.backend import Backend, TrainingBackend
 from crucible.completion import TokenLogprob
-from crucible.errors import InvalidRequest, RunGone, Unsupported
+from crucible.errors import InvalidRequest, Unsupported
 from crucible.prompt import Role
 from crucible.rendering.chat import chat_of
 from crucible.rendering.tokenizer import Tokenizer, TurnWeight
+from crucible.runtime.opened_samplers import OpenedSamplers
 from crucible.token_sampler import TokenSampler, checked_scores
 
 LOGPROB: Final = "logprob"
@@ -33,14 +35,13 @@ def score_problem(prompt: Prompt) -> tuple[str, str] | None:
 
 
 class AnswerScorer:
-    """Scores answers by the samplers of a backend, each opened once."""
+    """Scores answers by the samplers of a backend."""
 
     def __init__(self, backend: Backend) -> None:
         if not isinstance(backend, TrainingBackend):
             raise Unsupported(f"payload.score: {backend.name!r} scores no given answers", backend=backend.name)
         self._backend = backend
-        self._opened: dict[str, tuple[TokenSampler, Tokenizer]] = {}
-        self._opening = asyncio.Lock()
+        self._samplers = OpenedSamplers(backend.sampler)
 
     async def score(self, prompt: Prompt) -> Completion:
         """Return the last message of a prompt as its completion, with the log-probabilities of its tokens, the end
@@ -54,14 +55,13 @@ class AnswerScorer:
         model = prompt.options.model
         if problem is not None or model is None:
             raise InvalidRequest("; ".join(problem or ("has no model", "set options.model")))
-        sampler, tokenizer = await self._open(model)
-        tokens, places = await asyncio.to_thread(_rendered, prompt, tokenizer)
-        try:
-            scores = await sampler.score(tokens)
-        except RunGone:
-            # its session has ended
-            sampler, _ = await self._open(model, instead_of=sampler)
-            scores = await sampler.score(tokens)
+
+        async def scored_by(sampler: TokenSampler) -> tuple[Tokenizer, list[int], list[int], Sequence[float]]:
+            tokenizer = await self._backend.tokenizer(sampler.base_model or model)
+            tokens, places = await asyncio.to_thread(_rendered, prompt, tokenizer)
+            return tokenizer, tokens, places, await sampler.score(tokens)
+
+        tokenizer, tokens, places, scores = await self._samplers.ask(model, scored_by)
         scores = checked_scores(scores, tokens, model, backend=self._backend.name)
         found = [scores[place - 1] for place in places]
         scored = tuple(
@@ -75,16 +75,7 @@ class AnswerScorer:
 
     async def close(self) -> None:
         """Close the samplers."""
-        opened, self._opened = self._opened, {}
-        for sampler, _ in opened.values():
-            await sampler.close()
-
-    async def _open(self, model: str, *, instead_of: TokenSampler | None = None) -> tuple[TokenSampler, Tokenizer]:
-        async with self._opening:
-            if model not in self._opened or self._opened[model][0] is instead_of:
-                sampler = await self._backend.sampler(model)
-                self._opened[model] = (sampler, await self._backend.tokenizer(sampler.base_model or model))
-            return self._opened[model]
+        await self._samplers.close()
 
 
 def _rendered(prompt: Prompt, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:

@@ -8,16 +8,17 @@ trains on the same targets and no teacher is asked twice.
 import asyncio
 import zlib
 from array import array
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Final, Protocol, TypeVar
+from typing import Final, Protocol
 
 from pydantic import JsonValue
 
 from crucible.backend import TrainingBackend
-from crucible.errors import CallerError, MalformedAnswer, RunGone
+from crucible.errors import CallerError, MalformedAnswer
 from crucible.losses import TARGETS
+from crucible.runtime.opened_samplers import OpenedSamplers
 from crucible.runtime.side_by_side import side_by_side
 from crucible.token_sampler import TokenSampler, checked_scores
 from crucible.training import Datum, LiveRun, StepResult
@@ -27,8 +28,6 @@ from nsai_work.payloads import DistillationStep
 from nsai_work.rollout_journal import PolicyRecord
 from nsai_work.training.sources.batches import BatchSource, StepBatch
 from nsai_work.training.sources.token_check import opened_for_tokens
-
-T = TypeVar("T")
 
 CONCURRENCY: Final = 32
 """The maximum number of examples of a step that teachers read at once."""
@@ -78,54 +77,26 @@ class SoftTargets:
 
 
 class TeacherModels:
-    """The samplers of the teachers of a base model by name, opened when they are first asked, and anew when a
-    session has ended: the run that is trained has nothing to do with that. ``field`` is the job's that names them.
-    """
+    """The teachers of a base model by name. ``field`` is the job's that names them."""
 
     def __init__(self, backend: TrainingBackend, student: str, *, field: str) -> None:
         self._backend = backend
-        self._student = student
-        self._field = field
-        self._samplers: dict[str, TokenSampler] = {}
-        self._opening = asyncio.Lock()
+        self._samplers = OpenedSamplers(lambda teacher: opened_teacher(backend, student, teacher, field=field))
 
     async def top_tokens(
         self, teacher: str, tokens: Sequence[int], k: int
     ) -> Sequence[Sequence[tuple[int, float]]]:
         """Return the most likely tokens of a teacher. Raises InvalidJob, CrucibleError."""
-        return await self._ask(teacher, lambda sampler: sampler.top_tokens(tokens, k))
+        return await self._samplers.ask(teacher, lambda sampler: sampler.top_tokens(tokens, k))
 
     async def score(self, teacher: str, tokens: Sequence[int]) -> Sequence[float]:
         """Return the log-probabilities of tokens at a teacher. Raises as ``top_tokens``."""
-        scores = await self._ask(teacher, lambda sampler: sampler.score(tokens))
+        scores = await self._samplers.ask(teacher, lambda sampler: sampler.score(tokens))
         return checked_scores(scores, tokens, teacher, backend=self._backend.name)
-
-    async def _ask(self, teacher: str, question: Callable[[TokenSampler], Awaitable[T]]) -> T:
-        sampler = await self._open(teacher)
-        try:
-            return await question(sampler)
-        except RunGone:
-            await self._drop(teacher, sampler)
-            return await question(await self._open(teacher))
 
     async def close(self) -> None:
         """Close all samplers."""
-        samplers, self._samplers = self._samplers, {}
-        for sampler in samplers.values():
-            await sampler.close()
-
-    async def _open(self, teacher: str) -> TokenSampler:
-        async with self._opening:
-            if teacher not in self._samplers:
-                self._samplers[teacher] = await opened_teacher(
-                    self._backend, self._student, teacher, field=self._field
-                )
-            return self._samplers[teacher]
-
-    async def _drop(self, teacher: str, sampler: TokenSampler) -> None:
-        if self._samplers.get(teacher) is sampler:
-            del self._samplers[teacher]
-            await sampler.close()
+        await self._samplers.close()
 
 
 class TeacherSource(BatchSource):
