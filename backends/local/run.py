@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import uuid
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
@@ -12,6 +12,7 @@ from typing import Any, Final, Generic, TypeVar
 from backends.local.checkpoints import CheckpointPath, CheckpointStore
 from backends.local.engine import Engine
 from crucible.errors import (
+    AnswerLost,
     BackendError,
     CrucibleError,
     InvalidRequest,
@@ -43,14 +44,48 @@ from crucible.values.digest import forward_digest, save_digest, step_digest
 T = TypeVar("T")
 
 
+REMEMBERED_STEPS: Final = 128
+"""The number of a run's newest steps from which on its operations are on record: twice what a driver may have open.
+The log-probabilities of a step may take megabytes."""
+
+
 @dataclass(slots=True)
 class HostedRun:
-    """The service's side of a run: the engine, and a record of every operation by its first sequence number."""
+    """The service's side of a run: the engine, and a record of its newest operations by first sequence number."""
 
     run_id: str
+    backend: str
     engine: Engine
     drivers: int = 0
-    record: dict[int, tuple[str, "Future[Any]"]] = field(default_factory=dict)
+    _record: dict[int, tuple[str, "Future[Any]"]] = field(default_factory=dict)
+    _steps: deque[int] = field(default_factory=deque)
+    _forgotten: int = 0
+
+    def recorded(self, intent: Intent) -> "Future[Any] | None":
+        """Return the outcome of an operation; None if it is new.
+
+        Raises:
+            InvalidRequest: its number was used for another one.
+            AnswerLost: it is too old to be on record.
+        """
+        found = self._record.get(intent.first_seq_id)
+        if found is None and intent.first_seq_id < self._forgotten:
+            text = f"operation {intent.first_seq_id} of run {self.run_id} is no longer on record"
+            raise AnswerLost(text, backend=self.backend)
+        if found is not None and found[0] != intent.digest:
+            allowed = "it was used for another request already"
+            raise InvalidRequest.of("seq_id", intent.first_seq_id, allowed, backend=self.backend)
+        return None if found is None else found[1]
+
+    def keep(self, intent: Intent, outcome: "Future[Any]") -> None:
+        """Put an operation on record, and forget those that no driver can have open."""
+        self._record[intent.first_seq_id] = (intent.digest, outcome)
+        if intent.kind is IntentKind.STEP:
+            self._steps.append(intent.first_seq_id)
+        if len(self._steps) > REMEMBERED_STEPS:
+            self._forgotten = self._steps.popleft()
+            for seq_id in [known for known in self._record if known < self._forgotten]:
+                del self._record[seq_id]
 
 
 class HostedRuns:
@@ -61,9 +96,9 @@ class HostedRuns:
         self._runs: OrderedDict[str, HostedRun] = OrderedDict()
         self._lock = threading.Lock()
 
-    def new(self, engine: Engine, prefix: str) -> HostedRun:
+    def new(self, engine: Engine, backend: str) -> HostedRun:
         """Add a run of an engine."""
-        run = HostedRun(f"{prefix}-{uuid.uuid4().hex[:16]}", engine)
+        run = HostedRun(f"{backend}-{uuid.uuid4().hex[:16]}", backend, engine)
         with self._lock:
             idle = [run_id for run_id, known in self._runs.items() if known.drivers == 0]
             for run_id in idle[: -self._max_idle]:
@@ -181,15 +216,11 @@ class LocalRun(LiveRun):
     async def send(self, prepared: Prepared[T]) -> Pending[T]:
         if HOSTED_RUNS.get(self._run.run_id) is None:
             raise RunGone(f"run {self._run.run_id} was closed", backend=self._store.scheme)
-        seq_id, digest = prepared.intent.first_seq_id, prepared.intent.digest
-        recorded = self._run.record.get(seq_id)
-        if recorded is None:
-            recorded = self._run.record[seq_id] = (digest, self._begin(prepared))
-        elif recorded[0] != digest:
-            raise InvalidRequest.of(
-                "seq_id", seq_id, "it was used for another request already", backend=self._store.scheme
-            )
-        return _Accepted(recorded[1], self._delay_s)
+        outcome: Future[Any] | None = self._run.recorded(prepared.intent)
+        if outcome is None:
+            outcome = self._begin(prepared)
+            self._run.keep(prepared.intent, outcome)
+        return _Accepted(outcome, self._delay_s)
 
     async def health(self) -> RunHealth:
         if HOSTED_RUNS.get(self._run.run_id) is None:

@@ -10,7 +10,9 @@ from backends.fake import FakeBackend
 from backends.fake.checkpoints import FakeCheckpoints
 from backends.fake.engine import FakeEngine
 from backends.local.checkpoints import CheckpointPath
+from backends.local.run import LocalRun
 from crucible import (
+    AnswerLost,
     CapacityError,
     CheckpointRef,
     Command,
@@ -27,7 +29,7 @@ from crucible import (
     RunGone,
 )
 from crucible.testing.loop import run_opened
-from crucible.training import Datum, LiveRun, LoraSpec, OptimizerSpec, RunSpec, RunState, StepRequest
+from crucible.training import Datum, LiveRun, LoraSpec, OptimizerSpec, Prepared, RunSpec, RunState, StepRequest
 
 SPEC = RunSpec(base_model="tiny-lm", lora=LoraSpec(rank=4, seed=0))
 BATCH = [Datum([1, 2, 3], {"target_tokens": [2, 3, 4], "weights": [0.0, 1.0, 1.0]})]
@@ -237,3 +239,28 @@ def test_hundreds_of_runs_share_a_loop() -> None:
         return set(await asyncio.gather(*(step(run, 1) for run in runs)))
 
     assert len(run_opened(FakeBackend(), body)) == 1
+
+
+def test_a_long_run_does_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Operations that no driver can have open leave the record: none of them is run again, and none stays."""
+    monkeypatch.setattr("backends.local.run.REMEMBERED_STEPS", 4)
+
+    async def body(backend: FakeBackend) -> None:
+        run = await backend.start(SPEC)
+        assert isinstance(run, LocalRun)
+        requests = [StepRequest(number, BATCH, OptimizerSpec(learning_rate=1e-2)) for number in range(1, 11)]
+        every: list[Prepared[Any]] = [
+            prepared
+            for request in requests
+            for prepared in (run.prepare_forward(BATCH, step=request.step), run.prepare_step(request))
+        ]
+        outcomes = [(prepared, await (await run.send(prepared)).result()) for prepared in every]
+        digest = run.weights_digest()
+        for prepared, result in outcomes[11:]:
+            assert await (await run.send(prepared)).result() is result
+        for prepared, _ in outcomes[:11]:
+            with pytest.raises(AnswerLost, match="no longer on record"):
+                await run.send(prepared)
+        assert run.weights_digest() == digest
+
+    run_opened(FakeBackend({}), body)
