@@ -12,7 +12,7 @@ from crucible import Backend, Capabilities, Choice, Completion, FinishReason, Me
 from crucible.backend import Health
 from crucible.errors import CrucibleError, Unsupported
 from crucible.stream import StreamEvent
-from nsai_work.control import Control
+from nsai_work.concurrency.control import Control
 from nsai_work.inference import pin_prompts, run_inference
 from nsai_work.inference.answers import unpacked
 from nsai_work.journal import AnswerRow

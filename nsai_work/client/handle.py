@@ -16,7 +16,7 @@ from nsai_work.settings import Settings
 
 if TYPE_CHECKING:
     from nsai_work.journal import CheckpointRecord, EvaluationRecord, StepRecord
-    from nsai_work.rollout_journal import RolloutRecord
+    from nsai_work.journal.rollouts import RolloutRecord
     from nsai_work.store import EventRow, Store
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from nsai_work.rollout_journal import RolloutRecord, StoredTurn
+from nsai_work.journal.rollouts import RolloutRecord, StoredTurn
 from nsai_work.store import Store
 from nsai_work.training.rollouts.episodes.turns import current_turns
 

@@ -1,1 +1,1 @@
-"""Coroutines with early exits, coroutines for blocking callers, and threads for calls that may hang."""
+"""Stop requests and early exits of coroutines, coroutines for blocking callers, threads for calls that may hang."""

@@ -6,7 +6,7 @@ from typing import Any, Protocol, TypeVar
 
 from crucible.errors import RunCorrupted
 from crucible.training import LiveRun
-from nsai_work.control import Control, stop_error
+from nsai_work.concurrency.control import Control, stop_error
 
 T = TypeVar("T")
 

@@ -12,8 +12,8 @@ from pydantic import JsonValue
 from crucible import Completion, Prompt
 from crucible.backend import Backend
 from crucible.errors import AuthenticationFailed, CrucibleError
+from nsai_work.concurrency.control import Control
 from nsai_work.concurrency.interruptible import InterruptibleAwaiter
-from nsai_work.control import Control
 from nsai_work.inference.answers import (
     COMPLETE,
     KeptAnswers,

@@ -9,12 +9,11 @@ from pydantic import JsonValue
 from sqlalchemy import URL
 
 from nsai_work.clock import Clock, SystemClock
-from nsai_work.goodput import Goodput
 from nsai_work.job import Job
 from nsai_work.journal import AnswerRow, CheckpointRecord, EvaluationRecord, RemoteRun, StepRecord
+from nsai_work.journal.rollouts import RolloutRecord, StoredTurn
 from nsai_work.lifecycle import JobStatus
 from nsai_work.payloads.reads import PinnedRead
-from nsai_work.rollout_journal import RolloutRecord, StoredTurn
 from nsai_work.store.blobs.table import BlobStore
 from nsai_work.store.claim import limits
 from nsai_work.store.engine.database import Database, Tx
@@ -43,6 +42,7 @@ from nsai_work.store.records import (
 )
 from nsai_work.store.submit import submit
 from nsai_work.store.submit.general import IdempotencyKey, find_submitted, submitted_ids
+from nsai_work.telemetry.goodput import Goodput
 
 
 def open_store(url: str | URL, clock: Clock | None = None, *, migrate: bool = True) -> "Store":

@@ -1,1 +1,1 @@
-"""Telemetry: logs, events of jobs for hooks, and traces."""
+"""Telemetry: logs, events of jobs for hooks, traces, and the use of wall time."""

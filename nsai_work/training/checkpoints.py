@@ -13,9 +13,9 @@ from crucible.errors import BackendError, CallerError, InvalidRequest, RunCorrup
 from crucible.training import Intent, RunState, SaveResult
 from nsai_work.concurrency.interruptible import Awaiter
 from nsai_work.journal import CheckpointRecord, CheckpointStatus, JournalSnapshot
+from nsai_work.journal.rollouts import PolicyRecord
 from nsai_work.payloads import TrainingStep
 from nsai_work.policies import SavedCheckpoint
-from nsai_work.rollout_journal import PolicyRecord
 from nsai_work.training.restart.lineage import is_current
 from nsai_work.training.run_state import ActiveRun, Assignment, Progress, metric_of
 

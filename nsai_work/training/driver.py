@@ -19,8 +19,8 @@ from crucible.errors import BackendError, CallerError, Canceled, CrucibleError, 
 from crucible.runtime.waits import WaitCause, waiting
 from crucible.training import RunHealth
 from nsai_work.clock import Clock
+from nsai_work.concurrency.control import Control
 from nsai_work.concurrency.interruptible import InterruptibleAwaiter, within
-from nsai_work.control import Control
 from nsai_work.errors import HandOver, JobTimeout
 from nsai_work.job import Job
 from nsai_work.journal import Journal, JournalSnapshot

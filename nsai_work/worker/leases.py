@@ -13,7 +13,7 @@ from typing import Protocol
 
 from crucible.errors import CrucibleError
 from nsai_work.clock import Clock
-from nsai_work.control import StopReason
+from nsai_work.concurrency.control import StopReason
 from nsai_work.store.records import Claim, LeaseReport
 from nsai_work.telemetry.logs import get_logger
 from nsai_work.worker.attempts.attempt import Attempt

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from crucible.errors import CrucibleError
 from nsai_work.clock import Clock, SystemClock
+from nsai_work.concurrency.control import StopReason
 from nsai_work.concurrency.io_threads import IoThreads
-from nsai_work.control import StopReason
 from nsai_work.dispatch.publisher import Publisher
-from nsai_work.goodput import SHUT_DOWN
 from nsai_work.settings import Settings
 from nsai_work.store import StandingClaim
 from nsai_work.store.records import Claim, Selection, WakeUp
+from nsai_work.telemetry.goodput import SHUT_DOWN
 from nsai_work.telemetry.logs import bind_job, get_logger
 from nsai_work.worker.attempts.attempt import Attempt
 from nsai_work.worker.attempts.backends import BackendPool

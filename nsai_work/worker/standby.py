@@ -12,8 +12,8 @@ from typing import Final
 
 from crucible.backend import Backend, TrainingBackend
 from crucible.errors import CrucibleError
+from nsai_work.concurrency.control import Control
 from nsai_work.concurrency.interruptible import InterruptibleAwaiter
-from nsai_work.control import Control
 from nsai_work.job import Job
 from nsai_work.payloads import Composite, Payload, ReinforcementStep, TrainingStep
 from nsai_work.payloads.files import input_files

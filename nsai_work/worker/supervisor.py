@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from nsai_work.control import Control, StopReason, stop_error
+from nsai_work.concurrency.control import Control, StopReason, stop_error
 
 T = TypeVar("T")
 

@@ -12,7 +12,6 @@ from nsai_work.blobs.access import require_place
 from nsai_work.client.connections import open_job_store
 from nsai_work.client.follow import JobUpdate
 from nsai_work.clock import Clock
-from nsai_work.goodput import Goodput
 from nsai_work.job import Job
 from nsai_work.journal import Journal
 from nsai_work.lifecycle import JobStatus
@@ -40,9 +39,10 @@ from nsai_work.store.records import (
     Selection,
     WakeUp,
 )
+from nsai_work.store.worker_id import WorkerId
 from nsai_work.telemetry import job_events
+from nsai_work.telemetry.goodput import Goodput
 from nsai_work.worker.attempts.job_files import JobFiles
-from nsai_work.worker_id import WorkerId
 
 LEADERSHIP = "sweep"
 DELIVERY = "alerts"

@@ -82,8 +82,8 @@ def _jobs(target: str, settings: "Settings", *, check_data: bool) -> "list[Job]"
 def _run_jobs(jobs: "Sequence[Job]", settings: "Settings") -> None:
     if not jobs:
         return
+    from nsai_work.store.worker_id import is_this_process
     from nsai_work.worker import run_inline
-    from nsai_work.worker_id import is_this_process
 
     elsewhere: set[str] = set()
 

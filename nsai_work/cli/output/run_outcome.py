@@ -33,7 +33,7 @@ def _again(job: "Job") -> str:
 
 
 def _unfinished(job: "Job") -> str:
-    from nsai_work.worker_id import is_this_process
+    from nsai_work.store.worker_id import is_this_process
 
     if job.status is JobStatus.RUNNING and job.worker_id and not is_this_process(job.worker_id):
         return (

@@ -26,7 +26,7 @@ from nsai_work.store.journal.runs import job_runs
 from nsai_work.store.queries.job_log import job_log, last_event, newest_step
 from nsai_work.store.queries.jobs import find, job_attempts, seq_of
 from nsai_work.store.records import AttemptRow, EventRow
-from nsai_work.worker_id import WorkerId
+from nsai_work.store.worker_id import WorkerId
 
 MAX_LOG: Final = 200
 MAX_ATTEMPTS: Final = 50

@@ -3,9 +3,9 @@
 from typing import Any, Final
 
 from nsai_work.client.rollouts import with_messages
+from nsai_work.journal.rollouts import RolloutRecord
 from nsai_work.page.views.parts.curve_data import CurveData
 from nsai_work.page.views.view import View
-from nsai_work.rollout_journal import RolloutRecord
 from nsai_work.store.engine.database import Tx
 from nsai_work.store.journal.reinforcement.rollouts import job_turns, newest_rollouts
 from nsai_work.store.queries.rewards import last_step, reward_curve

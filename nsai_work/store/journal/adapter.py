@@ -17,7 +17,7 @@ from nsai_work.journal import (
     SinkState,
     StepRecord,
 )
-from nsai_work.rollout_journal import PolicyRecord, RecordedRollouts, RolloutRecord, StoredTurn
+from nsai_work.journal.rollouts import PolicyRecord, RecordedRollouts, RolloutRecord, StoredTurn
 from nsai_work.store.async_store import AsyncStore
 from nsai_work.store.journal import answers, checkpoints, evaluations, references, runs, steps
 from nsai_work.store.journal.reinforcement import policies, rollouts

@@ -13,7 +13,7 @@ from nsai_work.store.engine.migrate import HEAD, current_version
 from nsai_work.store.presence import absent_sessions, ended_processes
 from nsai_work.store.records import Selection, WorkerRow, WorkerState, WorkerUse
 from nsai_work.store.schema import jobs, status_in, workers
-from nsai_work.worker_id import WorkerId
+from nsai_work.store.worker_id import WorkerId
 
 MAX_SILENCE: Final = timedelta(minutes=10)
 """A worker that has not been seen for longer is gone. It is seen at each campaign for leadership, at least every

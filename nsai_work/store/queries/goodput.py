@@ -6,13 +6,13 @@ from typing import Any, Final
 
 from sqlalchemy import Select, and_, func, select, true
 
-from nsai_work.goodput import Goodput, TimedEvent, account
 from nsai_work.lifecycle import JobStatus
 from nsai_work.payloads import JobKind
 from nsai_work.store.engine.database import Tx
 from nsai_work.store.queries.job_log import STEP
 from nsai_work.store.queries.jobs import seq_of
 from nsai_work.store.schema import events, jobs, status_in
+from nsai_work.telemetry.goodput import Goodput, TimedEvent, account
 
 MAX_RECENT: Final = 50
 """The number of ended training jobs of which the recent goodput is that."""

@@ -9,8 +9,8 @@ from typing import Final
 
 from crucible.losses import ADVANTAGES, LOGPROBS, MASK, POLICY_LOSSES, TARGETS
 from crucible.training import Datum, SequenceSpan
+from nsai_work.journal.rollouts import RolloutStatus
 from nsai_work.payloads import ReinforcementStep
-from nsai_work.rollout_journal import RolloutStatus
 from nsai_work.training.rollouts.episodes.groups import EndedRollout
 from nsai_work.training.rollouts.episodes.rollout import ENDED
 from nsai_work.training.rollouts.episodes.turns import Turn, full_prompt

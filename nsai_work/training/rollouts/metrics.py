@@ -6,8 +6,8 @@ from typing import Final
 
 from crucible.losses import LOGPROBS
 from crucible.training import Datum
+from nsai_work.journal.rollouts import RolloutStatus
 from nsai_work.payloads import REWARD
-from nsai_work.rollout_journal import RolloutStatus
 from nsai_work.training.rollouts.episodes.groups import EndedRollout
 from nsai_work.training.rollouts.examples import GroupSelection
 

@@ -10,7 +10,7 @@ from crucible.errors import CrucibleError, NotFound
 from crucible.token_sampler import TokenSampler
 from crucible.training import LiveRun
 from nsai_work.journal import Journal, RemoteRun
-from nsai_work.rollout_journal import PolicyRecord
+from nsai_work.journal.rollouts import PolicyRecord
 
 
 @dataclass(slots=True)

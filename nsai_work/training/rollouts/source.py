@@ -12,8 +12,8 @@ from crucible.errors import EnvironmentFailed
 from crucible.training import LiveRun, StepResult
 from nsai_work.job import Job
 from nsai_work.journal import Journal, RemoteRun
+from nsai_work.journal.rollouts import PolicyRecord, RecordedRollouts, RolloutRecord, RolloutStatus
 from nsai_work.payloads import ReinforcementStep
-from nsai_work.rollout_journal import PolicyRecord, RecordedRollouts, RolloutRecord, RolloutStatus
 from nsai_work.training.plan import Plan
 from nsai_work.training.rollouts.episodes.groups import (
     EndedRollout,

@@ -17,7 +17,7 @@ from nsai_work.data.mixture import Mixture
 from nsai_work.data.rendering.datums import Datums, JoinedDatums
 from nsai_work.data.row_counts import Lines
 from nsai_work.journal import RemoteRun
-from nsai_work.rollout_journal import PolicyRecord
+from nsai_work.journal.rollouts import PolicyRecord
 from nsai_work.training.plan import Plan
 from nsai_work.training.sources.preference import REFERENCE, ReferenceSource
 

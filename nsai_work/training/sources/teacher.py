@@ -24,8 +24,8 @@ from crucible.token_sampler import TokenSampler, checked_scores
 from crucible.training import Datum, LiveRun, StepResult
 from nsai_work.errors import InvalidJob, UnreadableJournal
 from nsai_work.journal import RemoteRun
+from nsai_work.journal.rollouts import PolicyRecord
 from nsai_work.payloads import DistillationStep
-from nsai_work.rollout_journal import PolicyRecord
 from nsai_work.training.sources.batches import BatchSource, StepBatch
 from nsai_work.training.sources.token_check import opened_for_tokens
 

@@ -3,7 +3,7 @@
 import asyncio
 from dataclasses import dataclass, field
 
-from nsai_work.control import Control
+from nsai_work.concurrency.control import Control
 from nsai_work.store.records import Claim
 
 

@@ -11,7 +11,7 @@ from pydantic import JsonValue
 from crucible.errors import BackendUnavailable, CrucibleError
 from crucible.runtime.waits import observed
 from nsai_work.clock import Clock
-from nsai_work.control import StopReason
+from nsai_work.concurrency.control import StopReason
 from nsai_work.errors import LeaseLost, UnreadableJob, UnreadableJournal
 from nsai_work.journal import Journal
 from nsai_work.payloads import JobKind

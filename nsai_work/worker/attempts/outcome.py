@@ -21,9 +21,9 @@ from typing import Final
 
 from crucible.errors import Canceled, CapacityError, CrucibleError, ErrorCategory, Failure, OutOfCredit
 from nsai_work.errors import HandOver, JobTimeout, LeaseLost, StoreFull, StoreUnavailable
-from nsai_work.goodput import SHUT_DOWN
 from nsai_work.policies import RetryPolicy
 from nsai_work.store.records import Outcome, OutcomeKind
+from nsai_work.telemetry.goodput import SHUT_DOWN
 
 MAX_CAPACITY_DELAY_MS: Final = 15_000
 """The longest delay after which a service at its limit is tried again, unless it names a longer one."""

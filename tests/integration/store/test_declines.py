@@ -12,7 +12,7 @@ from nsai_work.job import Job, Priority
 from nsai_work.lifecycle import JobStatus
 from nsai_work.store import Claim, ClaimRequest, Outcome, Selection
 from nsai_work.store.maintenance import workers
-from nsai_work.worker_id import WorkerId
+from nsai_work.store.worker_id import WorkerId
 from tests.working_store import WorkingStore
 
 MakeJob = Callable[..., Job]

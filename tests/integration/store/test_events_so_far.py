@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from sqlalchemy import delete, func, insert, select
 
-from nsai_work.goodput import TimedEvent, account
 from nsai_work.presentation.progress import RunProgress
 from nsai_work.store.queries.goodput import goodput
 from nsai_work.store.queries.job_log import past_events
 from nsai_work.store.queries.jobs import seq_of
 from nsai_work.store.schema import events
+from nsai_work.telemetry.goodput import TimedEvent, account
 from tests.rig import command
 from tests.working_store import WorkingStore
 

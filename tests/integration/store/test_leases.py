@@ -7,12 +7,12 @@ import pytest
 from nsai_work.errors import LeaseLost
 from nsai_work.job import Job
 from nsai_work.journal import StepRecord
+from nsai_work.journal.rollouts import RolloutRecord, RolloutStatus
 from nsai_work.lifecycle import JobStatus
-from nsai_work.rollout_journal import RolloutRecord, RolloutStatus
 from nsai_work.store import Claim, ClaimRequest, Election, Lease, LeaseWatch, Outcome, Store
 from nsai_work.store.journal.reinforcement import rollouts
 from nsai_work.store.maintenance.workers import register_worker, worker_seen
-from nsai_work.worker_id import WorkerId
+from nsai_work.store.worker_id import WorkerId
 
 MakeJob = Callable[..., Job]
 MakeRequest = Callable[..., ClaimRequest]

@@ -13,8 +13,8 @@ from nsai_work.lifecycle import JobStatus
 from nsai_work.store import Claim, ClaimRequest, Limit, LimitUse, Outcome, Store
 from nsai_work.store.claim.limits import MAX_MODEL_BYTES, MAX_RUNNING
 from nsai_work.store.maintenance import workers
+from nsai_work.store.worker_id import WorkerId
 from nsai_work.worker.attempts.backends import BackendPool
-from nsai_work.worker_id import WorkerId
 from tests.integration.store.conftest import ManualClock
 from tests.working_store import selection
 

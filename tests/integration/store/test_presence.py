@@ -16,7 +16,7 @@ from nsai_work.store.maintenance.workers import register_worker
 from nsai_work.store.presence import ProcessLock, ended_processes, remove_released
 from nsai_work.store.records import Absence
 from nsai_work.store.schema import workers
-from nsai_work.worker_id import WorkerId
+from nsai_work.store.worker_id import WorkerId
 from tests.rig import until, without_notifications
 from tests.working_store import WorkingStore, open_working_store
 

@@ -13,7 +13,7 @@ from nsai_work.store.engine.bulk_write import insert_new
 from nsai_work.store.maintenance.workers import MAX_SILENCE, register_worker, worker_seen
 from nsai_work.store.records import OutcomeKind
 from nsai_work.store.schema import checkpoints, metadata
-from nsai_work.worker_id import WorkerId
+from nsai_work.store.worker_id import WorkerId
 
 MakeJob = Callable[..., Job]
 MakeRequest = Callable[..., ClaimRequest]

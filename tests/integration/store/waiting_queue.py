@@ -10,7 +10,7 @@ from nsai_work.job import Job, Priority
 from nsai_work.store import ClaimRequest, Selection
 from nsai_work.store.maintenance.workers import register_worker, worker_seen
 from nsai_work.store.schema import jobs
-from nsai_work.worker_id import WorkerId
+from nsai_work.store.worker_id import WorkerId
 from tests.integration.store.conftest import ManualClock
 from tests.working_store import WorkingStore
 

@@ -14,7 +14,7 @@ from crucible.backend import TrainingBackend
 from crucible.token_sampler import TokenSampler
 from crucible.training import LiveRun, Pending
 from nsai_work.clock import SystemClock
-from nsai_work.control import Control
+from nsai_work.concurrency.control import Control
 from nsai_work.job import Job
 from nsai_work.journal import Journal
 from nsai_work.payloads import TrainingStep

@@ -17,7 +17,7 @@ from nsai_work.journal import (
     ResumeMode,
     StepRecord,
 )
-from nsai_work.rollout_journal import PolicyRecord, RecordedRollouts, RolloutRecord, StoredTurn
+from nsai_work.journal.rollouts import PolicyRecord, RecordedRollouts, RolloutRecord, StoredTurn
 
 
 class MemoryStore:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from crucible.training import IntentKind
 from nsai_work.client.validation.data_check import DataCheck
-from nsai_work.control import Control, StopReason
+from nsai_work.concurrency.control import Control, StopReason
 from nsai_work.data.dataset import load_data
 from nsai_work.data.example import Example
 from nsai_work.data.held_out import is_held_out, split_sources

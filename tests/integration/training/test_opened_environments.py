@@ -11,7 +11,7 @@ from pydantic import JsonValue
 from backends.fake import FakeBackend
 from crucible.environments import ChatModel
 from crucible.errors import Canceled, CrucibleError, EnvironmentFailed, InvalidRequest
-from nsai_work.control import Control, StopReason
+from nsai_work.concurrency.control import Control, StopReason
 from nsai_work.errors import InvalidJob
 from nsai_work.training.rollouts.policies import PolicySamplers
 from tests.games import Letters

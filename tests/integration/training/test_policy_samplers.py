@@ -10,7 +10,7 @@ from backends.fake import FakeBackend
 from crucible.errors import NotFound
 from crucible.training import RunRef
 from nsai_work.journal import RemoteRun, ResumeMode
-from nsai_work.rollout_journal import PolicyRecord
+from nsai_work.journal.rollouts import PolicyRecord
 from nsai_work.training.rollouts.policies import PolicySamplers
 from tests.integration.training.journal_in_memory import MemoryStore
 

@@ -18,7 +18,7 @@ from backends.tinkex_dev import faults
 from backends.tinkex_dev.server import DevServer
 from crucible.backend import TrainingBackend
 from crucible.errors import BackendUnavailable, InvalidRequest, OutOfCredit
-from nsai_work.control import Control, StopReason
+from nsai_work.concurrency.control import Control, StopReason
 from nsai_work.errors import HandOver
 from tests.integration.training.harness import Killed, Reaper, Scene, payload_of
 from tests.integration.training.real_scene import POLICY, STEPS, Alone, applied, check_equal, evaluations, scene_on

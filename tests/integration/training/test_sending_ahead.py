@@ -21,7 +21,7 @@ from crucible.errors import (
     OutOfCredit,
 )
 from crucible.training import IntentKind
-from nsai_work.control import Control, StopReason
+from nsai_work.concurrency.control import Control, StopReason
 from nsai_work.errors import LeaseLost
 from nsai_work.training.sender import WINDOW
 from tests.integration.training.harness import STEPS, Reaper, Scene, payload_of

@@ -10,7 +10,7 @@ from crucible.capabilities import Capabilities
 from crucible.errors import (
     Canceled,
 )
-from nsai_work.control import Control, StopReason
+from nsai_work.concurrency.control import Control, StopReason
 from nsai_work.errors import HandOver, JobTimeout, LeaseLost
 from nsai_work.payloads import TrainingStep
 from tests.integration.training.harness import STEPS, Scene, payload_of

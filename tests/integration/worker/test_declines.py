@@ -9,7 +9,7 @@ from nsai_work import Job, JobHandle, submit
 from nsai_work.lifecycle import JobStatus
 from nsai_work.store.maintenance.workers import register_worker, worker_seen
 from nsai_work.store.schema import specs
-from nsai_work.worker_id import WorkerId
+from nsai_work.store.worker_id import WorkerId
 from tests.contract.openai_server import KEY, OpenAIServer
 from tests.rig import Rig, command, until
 

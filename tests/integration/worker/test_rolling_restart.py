@@ -17,7 +17,7 @@ from backends.tinkex_dev.server import DEV_KEY, DevProcess
 from nsai_work import Job, JobHandle, submit
 from nsai_work.lifecycle import JobStatus
 from nsai_work.store import Store
-from nsai_work.worker_id import WorkerId
+from nsai_work.store.worker_id import WorkerId
 from tests.integration.training.harness import payload_of
 from tests.rig import PAIRS, SLOW_PAIRS, WAIT_S, Rig, WorkerProcess, command, until
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from crucible.errors import Canceled, RunCorrupted
+from nsai_work.concurrency.control import Control, StopReason
 from nsai_work.concurrency.interruptible import InterruptibleAwaiter, within
-from nsai_work.control import Control, StopReason
 
 
 class Watched:

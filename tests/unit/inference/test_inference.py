@@ -8,7 +8,7 @@ import pytest
 
 from crucible import Completion, FinishReason, Prompt
 from crucible.errors import BackendUnavailable, InvalidRequest
-from nsai_work.control import Control, StopReason
+from nsai_work.concurrency.control import Control, StopReason
 from nsai_work.errors import DataChanged, HandOver, InvalidJob, UnreadableJournal
 from nsai_work.inference import pin_prompts
 from nsai_work.payloads import DataSource, Inference

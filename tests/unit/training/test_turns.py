@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nsai_work.errors import UnreadableJournal
-from nsai_work.rollout_journal import StoredTurn
+from nsai_work.journal.rollouts import StoredTurn
 from nsai_work.training.rollouts.episodes.turns import Turn, packed, unpacked
 
 WRITTEN = "02abc6ea6b0c4fb8970255e991e295c498bc24ecde21caad4e4a3ac62057026923a86b8d80cee56264624e4c62008186fdfb00"

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from nsai_work.control import StopReason
+from nsai_work.concurrency.control import StopReason
 from nsai_work.errors import StoreUnavailable
 from nsai_work.job import Job
 from nsai_work.payloads import JobKind

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from crucible.errors import Canceled
-from nsai_work.control import Control, StopReason
+from nsai_work.concurrency.control import Control, StopReason
 from nsai_work.errors import HandOver, JobTimeout, LeaseLost
 from nsai_work.worker.supervisor import supervise
 

@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import Final
 
-from nsai_work.goodput import USES, Use
 from nsai_work.job import Job
 from nsai_work.page.views.view import View
 from nsai_work.store.engine.database import Tx
 from nsai_work.store.queries.goodput import goodput
 from nsai_work.store.records import EventRow
+from nsai_work.telemetry.goodput import USES, Use
 
 MAX_STEPS: Final = 3_000
 """The number of steps up to which a running job is accounted for at each change of its page."""

@@ -2,7 +2,7 @@
 
 from sqlalchemy import ColumnElement, delete, select, update
 
-from nsai_work.rollout_journal import PolicyRecord
+from nsai_work.journal.rollouts import PolicyRecord
 from nsai_work.store.engine.bulk_write import insert_new
 from nsai_work.store.engine.database import Tx
 from nsai_work.store.journal.fences import fence

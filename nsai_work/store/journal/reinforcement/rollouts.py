@@ -7,7 +7,7 @@ from typing import Any, Final
 from sqlalchemy import Row, Table, select, tuple_, update
 
 from crucible.errors import CrucibleError
-from nsai_work.rollout_journal import RecordedRollouts, RolloutRecord, StoredTurn
+from nsai_work.journal.rollouts import RecordedRollouts, RolloutRecord, StoredTurn
 from nsai_work.store.engine.bulk_write import insert_new
 from nsai_work.store.engine.database import Tx
 from nsai_work.store.journal.fences import fence, fence_all, fence_errors

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from crucible.environments import Environment, Episode, Feedback, GroupEnvironment
 from crucible.token_sampler import TokenSampler
 from nsai_work.journal import Journal
-from nsai_work.rollout_journal import RecordedRollouts, RolloutRecord, RolloutStatus, StoredTurn
+from nsai_work.journal.rollouts import RecordedRollouts, RolloutRecord, RolloutStatus, StoredTurn
 from nsai_work.training.rollouts.episodes.environment_calls import CLOSE_WITHIN_S, EpisodeBroken, bounded, called
 from nsai_work.training.rollouts.episodes.place import RolloutPlace
 from nsai_work.training.rollouts.episodes.rollout import Rollout, RolloutSettings, accounted, play

@@ -16,8 +16,8 @@ from crucible.prompt import Message
 from crucible.rendering.output_parser import parse_output
 from crucible.rendering.tokenizer import Tokenizer
 from crucible.token_sampler import SamplingSpec, TokenSampler
+from nsai_work.journal.rollouts import StoredTurn
 from nsai_work.payloads import RolloutSampling
-from nsai_work.rollout_journal import StoredTurn
 from nsai_work.training.rollouts.episodes.environment_calls import EpisodeBroken, called
 from nsai_work.training.rollouts.episodes.place import RolloutPlace
 from nsai_work.training.rollouts.episodes.shown_prompt import PromptRenderer, ShownPrompt

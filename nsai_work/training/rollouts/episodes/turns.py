@@ -13,7 +13,7 @@ from crucible.token_sampler import TokenSample
 from crucible.values.record import Record
 from crucible.values.scalars import Count
 from nsai_work.errors import UnreadableJournal
-from nsai_work.rollout_journal import StoredTurn
+from nsai_work.journal.rollouts import StoredTurn
 
 _PACKED: Final = b"\x02"
 """The first byte of a packed turn; one that is JSON alone begins with that of zlib."""

@@ -12,7 +12,7 @@ from nsai_work.cli import main
 from nsai_work.presentation.quantities import duration_text
 from nsai_work.store import ClaimRequest
 from nsai_work.store.maintenance.workers import register_worker, worker_seen
-from nsai_work.worker_id import WorkerId
+from nsai_work.store.worker_id import WorkerId
 from tests.rig import command
 from tests.working_store import WorkingStore, open_working_store, selection
 

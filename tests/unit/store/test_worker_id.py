@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nsai_work.worker_id import WorkerId, is_this_process
+from nsai_work.store.worker_id import WorkerId, is_this_process
 
 
 def test_an_identity_survives_being_written_down() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nsai_work.goodput import USES, TimedEvent, Use, account
+from nsai_work.telemetry.goodput import USES, TimedEvent, Use, account
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
