@@ -9,7 +9,7 @@ from typing import Final
 from pydantic import JsonValue
 
 from crucible.completion import Choice, Completion, FinishReason, TokenLogprob, ToolCall, TopLogprob, Usage
-from crucible.errors import BackendError
+from crucible.errors import BackendError, error_from
 from crucible.prompt import ImagePart, Message
 from crucible.stream import DeltaEvent, EndEvent, ErrorEvent, StreamEvent, ToolCallDelta, UsageEvent
 
@@ -148,8 +148,6 @@ class ChunkSequence:
                     "usage": usage_json(event.usage),
                 }
             case ErrorEvent():
-                from crucible.errors import error_from
-
                 raise error_from(event.failure)
 
     def _chunk(

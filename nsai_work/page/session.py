@@ -1,4 +1,4 @@
-"""PageSessions of people who know the token: a signed cookie, and a signed value in each form."""
+"""Sessions of people who know the token: a signed cookie, and a signed value in each form."""
 
 import hashlib
 import hmac

@@ -93,6 +93,7 @@ def test_the_token_never_reaches_the_browser(signed_in: TestClient, waiting: str
         {},
         {"Origin": HOME, "Sec-Fetch-Site": "cross-site"},
         {"Origin": HOME, "Sec-Fetch-Site": "same-site"},
+        {"Origin": "http://["},
     ],
     ids=str,
 )

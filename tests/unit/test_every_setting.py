@@ -49,7 +49,7 @@ READERS: dict[str, tuple[str, str]] = {
 
 _TINKEX, _OPENAI, _LITELLM = "backends/tinkex/", "backends/openai/", "backends/litellm_backend/"
 BACKENDS: list[tuple[type[BaseModel], str, Mapping[str, str]]] = [
-    (TinkexSettings, _TINKEX, {"settings": "api_key base_url"}),
+    (TinkexSettings, _TINKEX, {"settings": "api_key base_url", "client/service": "project_id tags"}),
     (
         TinkexBackendSettings,
         _TINKEX,

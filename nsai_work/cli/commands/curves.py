@@ -10,7 +10,7 @@ from crucible.errors import InvalidRequest
 from crucible.rendering.plain_text import plain_line
 from nsai_work.cli.job_lookup import find_job
 from nsai_work.cli.output.stdout import stdout_console, write_json, write_line, write_table
-from nsai_work.cli.parameters import JsonFlag
+from nsai_work.cli.parameters import JobIds, JsonFlag, Tag
 from nsai_work.cli.store_access import existing_store
 from nsai_work.identifiers import short_id
 from nsai_work.presentation.json_forms import as_json
@@ -22,11 +22,6 @@ if TYPE_CHECKING:
 WIDTH: Final = 100
 HEIGHT: Final = 16
 
-JobIds = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="ID...", help="Job IDs, or unique prefixes or suffixes of at least 4 characters."),
-]
-Tag = Annotated[str | None, typer.Option(help="All jobs with this tag, beside those with an ID.")]
 Output = Annotated[
     Path | None, typer.Option("--output", metavar="FILE", help="Write an SVG file, which must not exist yet.")
 ]
@@ -115,7 +110,8 @@ def _print(comparison: "JobComparison") -> None:
 
     curves = [[*zip(job.curve.steps, job.curve.loss, strict=True)] for job in comparison.jobs]
     if not any(curves):
-        write_line("no steps yet", err=True)
+        is_over = all(job.line.status.ended for job in comparison.jobs)
+        write_line("no steps: every job has ended" if is_over else "no steps yet", err=True)
         return
     console = stdout_console()
     low, high = loss_range(loss for points in curves for _, loss in points)

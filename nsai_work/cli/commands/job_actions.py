@@ -9,7 +9,7 @@ from pydantic import JsonValue
 from crucible.errors import InvalidRequest
 from nsai_work.cli.job_lookup import find_job
 from nsai_work.cli.output.stdout import write_json, write_line
-from nsai_work.cli.parameters import JobId, JsonFlag
+from nsai_work.cli.parameters import JobId, JobIds, JsonFlag, Tag
 from nsai_work.cli.store_access import existing_store, load_settings
 from nsai_work.lifecycle import JobStatus
 from nsai_work.presentation.json_forms import checkpoint_json
@@ -18,12 +18,6 @@ if TYPE_CHECKING:
     from nsai_work.store import Store
 
 PAGE = 500
-
-JobIds = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="ID...", help="Job IDs, or unique prefixes or suffixes of at least 4 characters."),
-]
-Tag = Annotated[str | None, typer.Option(help="All jobs with this tag, beside those with an ID.")]
 
 
 def cancel(job_id: JobIds = None, tag: Tag = None, json_output: JsonFlag = False) -> None:

@@ -9,7 +9,7 @@ from pydantic import JsonValue
 
 from nsai_work.cli.job_lookup import find_job
 from nsai_work.cli.output.error_report import describe_failure
-from nsai_work.cli.output.job_result import result_fields
+from nsai_work.cli.output.job_result import result_fields, so_far
 from nsai_work.cli.output.stdout import shortened_to, write_fields, write_json, write_line, write_table
 from nsai_work.cli.parameters import JobId, JsonFlag
 from nsai_work.cli.store_access import existing_store, get_store, load_settings, missing_store
@@ -177,7 +177,7 @@ def steps(job_id: JobId, json_output: JsonFlag = False) -> None:
     if evaluated:
         header = (*header, shown.replace(".", " ").upper())
         rows = [(0, *(None for _ in header[2:]), *_evaluated(evaluated, 0, shown)), *rows]
-    write_table(header, rows, if_empty="no steps yet")
+    write_table(header, rows, if_empty=f"no steps{so_far(job.status)}")
 
 
 def _evaluated(evaluated: "Mapping[int, EvaluationRecord]", step: int, metric: str) -> tuple[float | None, ...]:
@@ -190,7 +190,8 @@ def _evaluated(evaluated: "Mapping[int, EvaluationRecord]", step: int, metric: s
 def evaluations(job_id: JobId, json_output: JsonFlag = False) -> None:
     """List the effective evaluations of a training job, in order of their steps; step 0 is before the first."""
     store = existing_store(job_id=job_id)
-    records = store.evaluations(find_job(store, job_id).id)
+    job = find_job(store, job_id)
+    records = store.evaluations(job.id)
     if json_output:
         write_json([as_json(record) for record in records])
         return
@@ -199,20 +200,23 @@ def evaluations(job_id: JobId, json_output: JsonFlag = False) -> None:
         (record.step, *(record.metrics.get(name) for name in names), record.rows, record.tokens)
         for record in records
     ]
-    write_table(("STEP", *map(str.upper, names), "ROWS", "TOKENS"), rows, if_empty="no evaluations yet")
+    header = ("STEP", *map(str.upper, names), "ROWS", "TOKENS")
+    write_table(header, rows, if_empty=f"no evaluations{so_far(job.status)}")
 
 
 def checkpoints(job_id: JobId, json_output: JsonFlag = False) -> None:
     """List the checkpoints of a job."""
     store = existing_store(job_id=job_id)
-    records = store.checkpoints(find_job(store, job_id).id)
+    job = find_job(store, job_id)
+    records = store.checkpoints(job.id)
     if json_output:
         write_json([checkpoint_json(record) for record in records])
         return
     rows = [
         (record.step, record.name, record.status, record.metric, _marks(record), record.path) for record in records
     ]
-    write_table(("STEP", "NAME", "STATUS", "METRIC", "MARKS", "PATH"), rows, if_empty="no checkpoints yet")
+    header = ("STEP", "NAME", "STATUS", "METRIC", "MARKS", "PATH")
+    write_table(header, rows, if_empty=f"no checkpoints{so_far(job.status)}")
 
 
 def _marks(record: "CheckpointRecord") -> list[str]:
@@ -223,7 +227,7 @@ def _reason(job: "Job") -> str:
     if job.error is not None:
         return f"{job.error.code}: {job.error.message.splitlines()[0][:80]}"
     start = job.payload.get("continue_from")
-    line = f"goes on with {str(start['job'])[-8:]}" if isinstance(start, Mapping) and "job" in start else ""
+    line = f"goes on with {short_id(str(start['job']))}" if isinstance(start, Mapping) and "job" in start else ""
     return job.wait_reason or line
 
 

@@ -1,7 +1,7 @@
 """``nsai-work workers`` and ``queue``: the workers, and the waiting jobs with their reasons."""
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -11,9 +11,6 @@ from nsai_work.cli.store_access import get_store, load_settings, missing_store
 from nsai_work.job import Priority
 from nsai_work.presentation.json_forms import limit_labels, queue_json, worker_json
 from nsai_work.presentation.quantities import ago, duration_text
-
-if TYPE_CHECKING:
-    pass
 
 
 def workers(

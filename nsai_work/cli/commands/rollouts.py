@@ -8,6 +8,7 @@ import typer
 from crucible.errors import InvalidRequest
 from crucible.rendering.plain_text import plain_line
 from nsai_work.cli.job_lookup import find_job
+from nsai_work.cli.output.job_result import so_far
 from nsai_work.cli.output.stdout import write_json, write_line, write_table
 from nsai_work.cli.parameters import JobId, JsonFlag
 from nsai_work.cli.store_access import existing_store
@@ -56,18 +57,14 @@ def rollouts(
         best = max(rewards, default=None)
         rows.append((number, len(own), len(own) - len(rewards), mean, best, sum(record.tokens for record in own)))
     header = ("STEP", "ROLLOUTS", "FAILED", "REWARD", "BEST", "TOKENS")
-    write_table(header, rows, if_empty=f"no rollouts{_so_far(job)}")
+    write_table(header, rows, if_empty=f"no rollouts{so_far(job.status)}")
 
 
 def _no_rollouts(job: Job, payload: ReinforcementStep, step: int, *, evaluated: bool) -> str:
     first = step - (step - 1) % payload.substeps
     if step > first > 0 and not evaluated:
         return f"no rollouts of step {step}: it trains on those of step {first}, the first of its round"
-    return f"no rollouts of step {step}{_so_far(job)}"
-
-
-def _so_far(job: Job) -> str:
-    return f": the job has ended as {job.status}" if job.status.ended else " yet"
+    return f"no rollouts of step {step}{so_far(job.status)}"
 
 
 def write_rollout(rollout: Mapping[str, Any]) -> None:

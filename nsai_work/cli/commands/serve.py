@@ -44,7 +44,7 @@ def serve(
     """
     from crucible.runtime.monotonic import new_event_loop
 
-    key = _key(key_file)
+    key = _key(key_file, load_settings().serve_key)
     name, models = _models(model or [], backend, checkpoint)
     close_all()
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
@@ -90,13 +90,12 @@ def _models(names: list[str], backend: str | None, checkpoint: str | None) -> tu
     return backends[0], {**models, **{path: path for path in models.values()}}
 
 
-def _key(file: Path | None) -> str | None:
-    """Return the key from the file, else from the environment. Raises InvalidRequest for one that is unusable."""
+def _key(file: Path | None, key: str | None) -> str | None:
+    """Return the key from the file, else that of the environment. Raises InvalidRequest for an unusable one."""
     from nsai_work.files.key_file import is_key, read_key_file
 
     if file is not None:
         return read_key_file("--key-file", file)
-    key = load_settings().serve_key
     if key and not is_key(key):
         raise InvalidRequest("NSAI_WORK_SERVE_KEY: it must be one line of printable ASCII")
     return key or None

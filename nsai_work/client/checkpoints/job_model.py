@@ -57,7 +57,8 @@ def model_of_job(store: "Store", job: "Job", choice: str = FINAL) -> JobModel:
     found = _chosen(kept, payload, choice)
     if found is None:
         steps = ", ".join(str(row.step) for row in kept)
-        there = f"it has checkpoints of the steps {steps}" if kept else "it has no checkpoints yet"
+        none = f"it has no checkpoints{'' if job.status.ended else ' yet'}"
+        there = f"it has checkpoints of the steps {steps}" if kept else none
         raise NotFound(
             f"checkpoint: job {job.id} ({job.status}) has no checkpoint {choice!r}; {there}",
             details={"job_id": job.id, "checkpoint": choice},

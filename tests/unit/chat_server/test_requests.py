@@ -35,6 +35,8 @@ HONOURED: dict[str, object] = {
 BESIDE: dict[str, dict[str, object]] = {"top_logprobs": {"logprobs": True}, "stream_options": {"stream": True}}
 OF_THE_ANSWER = {"stream": True, "stream_options": {"include_usage": True}}
 """Fields that decide how the answer is sent; the tests with the official client show each."""
+OF_THE_LOG = {"user": "me"}
+"""Fields that change nothing of the answer; test_bounds.py shows the line of the log."""
 ASKS_FOR_NOTHING: dict[str, tuple[object, object]] = {
     "store": (False, True),
     "parallel_tool_calls": (True, False),
@@ -54,7 +56,7 @@ def prompt(**fields: object) -> Prompt:
 
 def test_every_field_is_in_one_of_the_tables() -> None:
     """And no other."""
-    assert {*HONOURED, *OF_THE_ANSWER, *ASKS_FOR_NOTHING} == set(ChatRequest.model_fields)
+    assert {*HONOURED, *OF_THE_ANSWER, *OF_THE_LOG, *ASKS_FOR_NOTHING} == set(ChatRequest.model_fields)
 
 
 @pytest.mark.parametrize("name", HONOURED)

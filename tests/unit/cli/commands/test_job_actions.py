@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from nsai_work import Job
 from nsai_work.cli import main
 from nsai_work.cli.commands.watch import show_past
 from nsai_work.cli.output.job_view import PlainView
@@ -64,6 +65,40 @@ def test_several_ids_and_a_tag_are_canceled_and_retried(call: Call, store: Worki
     assert json.loads(call("retry", "wait-3", "--json")[1]) == {"id": "wait-3", "status": "queued"}
     assert json.loads(call("cancel", "--tag", "nothing", "--json")[1]) == []
     assert "no job with this tag" in call("cancel", "--tag", "nothing")[2]
+
+
+@pytest.mark.parametrize("name", ["steps", "evaluations", "checkpoints"])
+def test_what_a_job_does_not_have(call: Call, store: WorkingStore, name: str) -> None:
+    """It may get it while it waits or runs, and no more once it has ended."""
+    assert call(name, "wait-1")[1:] == (f"no {name} yet\n", "")
+    assert call(name, "done-1")[1:] == (f"no {name}: the job has ended as succeeded\n", "")
+
+
+def test_no_steps_to_plot(call: Call, store: WorkingStore) -> None:
+    """The same of several jobs."""
+    assert call("plot", "wait-1", "done-1")[2] == "no steps yet\n"
+    assert call("plot", "done-1")[2] == "no steps: every job has ended\n"
+
+
+def test_an_ended_job_without_a_model(call: Call, store: WorkingStore) -> None:
+    """It has no checkpoints, and gets none."""
+    payload = {"base_model": "tiny-lm", "data": {"path": "/talks.jsonl"}, "max_steps": 1}
+    fields = {"kind": "training_step", "backend": "fake", "payload": payload}
+    store.submit([Job.parse({"id": "train-1", **fields})])
+    assert "'final'; it has no checkpoints yet\n" in call("complete", "--model", "train-1", "Hi")[2]
+    store.request_cancel("train-1")
+    assert "'final'; it has no checkpoints\n" in call("complete", "--model", "train-1", "Hi")[2]
+
+
+@pytest.mark.usefixtures("store")
+def test_a_bad_setting_is_found_before_the_key_file(
+    call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whatever options a command has, its settings are checked first."""
+    monkeypatch.setenv("NSAI_WORK_LOG_LEVEL", "loud")
+    code, _, errors = call("serve", "--key-file", str(tmp_path / "missing"))
+    assert code == 2
+    assert "NSAI_WORK_LOG_LEVEL" in errors
 
 
 def test_a_wrong_id_changes_nothing(call: Call, store: WorkingStore) -> None:
