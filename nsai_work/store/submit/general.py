@@ -18,7 +18,7 @@ from nsai_work.store.engine.database import Tx
 from nsai_work.store.lifecycle.dependencies import settle
 from nsai_work.store.lifecycle.events import plan_events
 from nsai_work.store.records import Submitted
-from nsai_work.store.rows import spec_of
+from nsai_work.store.rows import select_jobs, spec_of
 from nsai_work.store.schema import dependencies, jobs, specs, tags
 from nsai_work.store.submit.content import require_same
 from nsai_work.store.submit.lanes import LaneKey, assign_lanes
@@ -70,29 +70,23 @@ def _present(tx: Tx, submitted: Sequence[Job]) -> Mapping[str | IdempotencyKey, 
     if keys:
         conditions.append(_has_key(tx, keys))
     present: dict[str | IdempotencyKey, Row[Any]] = {}
-    for row in tx.connection.execute(select(jobs).where(or_(*conditions))):
+    for row in tx.connection.execute(select_jobs().where(or_(*conditions))):
         present[row.id] = row
         if row.idempotency_key is not None:
             present[(row.tenant_id, row.namespace, row.idempotency_key)] = row
-    _refuse_other_content(tx, submitted, present)
+    _refuse_other_content(submitted, present)
     return present
 
 
-def _refuse_other_content(
-    tx: Tx, submitted: Sequence[Job], present: Mapping[str | IdempotencyKey, Row[Any]]
-) -> None:
+def _refuse_other_content(submitted: Sequence[Job], present: Mapping[str | IdempotencyKey, Row[Any]]) -> None:
     for job in submitted:
         key = _key(job)
         row = present.get(job.id)
-        if row is not None and _spec(tx, row) != spec_of(job):
+        if row is not None and row.spec != spec_of(job):
             raise invalid("id", f"{job.id!r} belongs to another job; leave the id out to get a new one")
         row = row or (present.get(key) if key is not None else None)
         if row is not None:
-            require_same(job, row.id, _spec(tx, row))
-
-
-def _spec(tx: Tx, row: Row[Any]) -> Any:
-    return tx.connection.execute(select(specs.c.spec).where(specs.c.job_seq == row.seq)).scalar_one()
+            require_same(job, row.id, row.spec)
 
 
 def submitted_ids(tx: Tx, keys: Collection[IdempotencyKey]) -> dict[IdempotencyKey, str]:

@@ -2,8 +2,10 @@
 
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import pytest
+from sqlalchemy.event import listen, remove
 
 from nsai_work.errors import InvalidJob, JobNotFound, KeyReused
 from nsai_work.job import Job
@@ -67,6 +69,24 @@ def test_the_same_key_with_another_content_is_refused(store: Store, make_job: Ma
         store.submit([make_job(idempotency_key="l", owner="a"), make_job(idempotency_key="l", owner="b")])
 
     assert [job.name for job in store.list_jobs()] == ["first"]
+
+
+def test_any_number_of_jobs_is_looked_up_at_once(store: Store, make_job: MakeJob) -> None:
+    """With their contents, which are compared."""
+    jobs = [make_job(idempotency_key=str(number)) for number in range(20)]
+    store.submit(jobs)
+    statements: list[str] = []
+    engine = store.database.engine()
+
+    def note(*given: Any) -> None:
+        statements.append(given[2])
+
+    listen(engine, "before_cursor_execute", note)
+    found = store.find_submitted(jobs)
+    remove(engine, "before_cursor_execute", note)
+
+    assert [earlier and earlier.job_id for earlier in found] == [job.id for job in jobs]
+    assert len([text for text in statements if "nsai_job" in text]) == 1
 
 
 def test_submitting_a_job_again_changes_nothing(store: Store, make_job: MakeJob) -> None:
