@@ -3,7 +3,7 @@
 from typing import Any
 
 from pydantic import JsonValue
-from sqlalchemy import Row, select, update
+from sqlalchemy import Row, Select, select, update
 
 from nsai_work.journal import JournalSnapshot, RemoteRun, ResumeMode
 from nsai_work.store.engine.bulk_write import insert_new
@@ -25,7 +25,7 @@ from nsai_work.store.journal.steps import (
 )
 from nsai_work.store.lifecycle.events import append_events
 from nsai_work.store.records import Claim
-from nsai_work.store.schema import events, intents, runs, steps
+from nsai_work.store.schema import NO_STEP, events, intents, runs, steps
 
 
 def snapshot(tx: Tx, claim: Claim) -> JournalSnapshot:
@@ -101,15 +101,17 @@ def append_event(tx: Tx, claim: Claim, name: str, data: dict[str, JsonValue]) ->
 
 
 def has_event(tx: Tx, claim: Claim, name: str) -> bool:
-    """Check whether the log of a claimed job has an event of this name."""
+    """Check whether the log of a claimed job has an event of this name, other than ``step``."""
     fence(tx, claim)
-    found = select(events.c.seq).where(events.c.job_seq == claim.seq, events.c.name == name).limit(1)
-    return tx.connection.execute(found).first() is not None
+    return tx.connection.execute(_named(claim, name).limit(1)).first() is not None
 
 
 def events_of(tx: Tx, claim: Claim, name: str) -> list[dict[str, JsonValue]]:
-    """The data of the events of this name in the log of a claimed job, in order."""
+    """The data of the events of this name, other than ``step``, in the log of a claimed job, in order."""
     fence(tx, claim)
-    found = select(events.c.data).where(events.c.job_seq == claim.seq, events.c.name == name)
-    rows = tx.connection.execute(found.order_by(events.c.seq))
+    rows = tx.connection.execute(_named(claim, name).order_by(events.c.seq))
     return [row.data if isinstance(row.data, dict) else {} for row in rows]
+
+
+def _named(claim: Claim, name: str) -> Select[Any]:
+    return select(events.c.data).where(events.c.job_seq == claim.seq, NO_STEP, events.c.name == name)

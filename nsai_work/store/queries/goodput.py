@@ -9,9 +9,8 @@ from sqlalchemy import Select, and_, func, select, true
 from nsai_work.lifecycle import JobStatus
 from nsai_work.payloads import JobKind
 from nsai_work.store.engine.database import Tx
-from nsai_work.store.queries.job_log import STEP
 from nsai_work.store.queries.jobs import seq_of
-from nsai_work.store.schema import events, jobs, status_in
+from nsai_work.store.schema import STEP, events, jobs, status_in
 from nsai_work.telemetry.goodput import Goodput, TimedEvent, account
 
 MAX_RECENT: Final = 50

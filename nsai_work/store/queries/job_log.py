@@ -3,16 +3,13 @@
 from collections.abc import Collection
 from typing import Any, Final
 
-from sqlalchemy import Select, func, literal_column, select
+from sqlalchemy import Select, func, select
 
 from nsai_work.store.engine.database import Tx
 from nsai_work.store.queries.jobs import event_rows, seq_of
 from nsai_work.store.records import EventRow
-from nsai_work.store.schema import events, jobs
+from nsai_work.store.schema import NO_STEP, STEP, events, jobs
 
-STEP: Final = "step"
-NO_STEP: Final = events.c.name != literal_column(f"'{STEP}'")
-"""The condition of the index of events without steps. Its value is literal, as SQLite needs it."""
 MAX_SEARCHED: Final = 20_000
 """The number of newest events among which ``newest_events`` looks for those of any job."""
 

@@ -8,8 +8,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Select, func, select
 
 from nsai_work.store.engine.database import Tx
-from nsai_work.store.queries.job_log import NO_STEP
-from nsai_work.store.schema import checkpoints, evaluations, events, runs, steps
+from nsai_work.store.schema import NO_STEP, checkpoints, evaluations, events, runs, steps
 
 MAX_MARKS: Final = 300
 """The number of evaluations, checkpoints and recoveries that a curve shows of each."""

@@ -19,6 +19,8 @@ from nsai_work.store.schema.journal import (
 )
 from nsai_work.store.schema.metadata import metadata
 from nsai_work.store.schema.queue import (
+    NO_STEP,
+    STEP,
     attempts,
     dependencies,
     events,
@@ -43,6 +45,8 @@ from nsai_work.store.schema.rollouts import (
 from nsai_work.store.schema.workers import elections, workers
 
 __all__ = [
+    "NO_STEP",
+    "STEP",
     "alert_marks",
     "alerts_sent",
     "answers",

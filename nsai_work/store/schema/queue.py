@@ -203,6 +203,11 @@ attempts: Final = Table(
     PrimaryKeyConstraint("job_seq", "fence"),
 )
 
+STEP: Final = "step"
+"""The name of the event of an optimizer step, of which a job may have a million."""
+NO_STEP: Final[ColumnElement[bool]] = events.c.name != literal_column(f"'{STEP}'")
+"""The condition of the index of events without steps. Its value is literal, as SQLite needs it."""
+
 
 def status_in(*statuses: JobStatus) -> ColumnElement[bool]:
     """A condition on the status, with literal values: SQLite uses a partial index only if it sees them."""

@@ -6,7 +6,7 @@ from typing import Any, Final
 from sqlalchemy import Row, Select, bindparam, select
 
 from nsai_work.store.engine.database import PREPARED, Tx
-from nsai_work.store.schema import events
+from nsai_work.store.schema import NO_STEP, events
 
 QUEUED: Final = "job.queued"
 WORKER_LOST: Final = "worker_lost"
@@ -28,5 +28,6 @@ def requeue_reason(tx: Tx, row: Row[Any]) -> str | None:
 
 @lru_cache
 def _last_queued() -> Select[Any]:
-    found = select(events.c.data).where(events.c.job_seq == bindparam("job_seq"), events.c.name == QUEUED)
+    own = events.c.job_seq == bindparam("job_seq")
+    found = select(events.c.data).where(own, NO_STEP, events.c.name == QUEUED)
     return found.order_by(events.c.seq.desc()).limit(1).execution_options(**PREPARED)

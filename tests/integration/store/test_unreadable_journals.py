@@ -99,7 +99,7 @@ def test_the_progress_of_a_step_without_metrics_is_shown(
 
     assert progress is not None
     assert (progress.step, progress.reward) == (1, None)
-    assert store.database.run(events_of, claim, "step") == [{}]
+    assert store.database.run(events_of, claim, "run.began") == [{}]
 
 
 @pytest.mark.parametrize(("table", "column", "value", "problem"), DAMAGE.values(), ids=DAMAGE)
