@@ -9,7 +9,7 @@ from crucible.rendering.openai_forms import options_form
 from crucible.values.json_schema import check_json_schema
 from crucible.values.json_types import FiniteObject
 from crucible.values.record import Record
-from crucible.values.scalars import Int64, Name
+from crucible.values.scalars import Name, Real, Whole, Whole64
 
 _FIELDS_ELSEWHERE: Final = {
     "messages": "messages",
@@ -45,13 +45,13 @@ class Options(Record):
 
     model: Name | None = Field(default=None, min_length=1)
     """The name of a base model or, at a backend that trains, the path of a checkpoint."""
-    temperature: float | None = Field(default=None, ge=0, le=10)
+    temperature: Real | None = Field(default=None, ge=0, le=10)
     """0 selects greedy decoding."""
-    max_tokens: Int64 | None = Field(default=None, ge=1)
-    top_p: float | None = Field(default=None, gt=0, le=1)
-    top_k: Int64 | None = Field(default=None, ge=1)
-    frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
-    presence_penalty: float | None = Field(default=None, ge=-2, le=2)
+    max_tokens: Whole64 | None = Field(default=None, ge=1)
+    top_p: Real | None = Field(default=None, gt=0, le=1)
+    top_k: Whole64 | None = Field(default=None, ge=1)
+    frequency_penalty: Real | None = Field(default=None, ge=-2, le=2)
+    presence_penalty: Real | None = Field(default=None, ge=-2, le=2)
     stop: tuple[str, ...] = ()
     """Sequences that end the answer and are not part of it."""
     response_format: ResponseFormat | None = None
@@ -63,14 +63,14 @@ class Options(Record):
     stream: bool = False
     cache_control: CacheControl | None = None
     extended_thinking: bool = False
-    thinking_budget_tokens: Int64 | None = Field(default=None, ge=1)
-    seed: Int64 | None = None
-    timeout_ms: Int64 | None = Field(default=None, ge=1)
-    n: int = Field(default=1, ge=1, le=1024)
+    thinking_budget_tokens: Whole64 | None = Field(default=None, ge=1)
+    seed: Whole64 | None = None
+    timeout_ms: Whole64 | None = Field(default=None, ge=1)
+    n: Whole = Field(default=1, ge=1, le=1024)
     """The number of answers."""
     logprobs: bool = False
     """Return the log probability of each generated token."""
-    top_logprobs: int | None = Field(default=None, ge=0, le=100)
+    top_logprobs: Whole | None = Field(default=None, ge=0, le=100)
     """The number of most likely tokens to return at each position."""
     extra: FiniteObject = Field(default_factory=dict)
     """Options specific to a provider, under the provider's own names. None may replace a field of the prompt."""

@@ -23,14 +23,14 @@ from crucible.errors import RunCorrupted, Unsupported
 from crucible.token_sampler import SamplerRef, TokenSampler
 from crucible.values.json_types import FiniteObject
 from crucible.values.record import Record
-from crucible.values.scalars import Count, Name
+from crucible.values.scalars import Count, Name, Real, Whole
 
 
 class LoraSpec(Record):
     """The low-rank adapter to train. ``seed`` determines its initial weights."""
 
-    rank: int = Field(default=32, ge=1, le=1024)
-    seed: int | None = Field(default=None, ge=0, lt=2**31)
+    rank: Whole = Field(default=32, ge=1, le=1024)
+    seed: Whole | None = Field(default=None, ge=0, lt=2**31)
     train_unembed: bool = True
     train_mlp: bool = True
     train_attn: bool = True
@@ -45,12 +45,12 @@ class OptimizerSpec(Record):
     """Adam, with the defaults of the Tinker API (tinker.AdamParams). ``grad_clip_norm`` 0.0 disables clipping."""
 
     name: Literal["adam"] = "adam"
-    learning_rate: float = Field(default=1e-4, gt=0)
-    beta1: float = Field(default=0.9, ge=0, lt=1)
-    beta2: float = Field(default=0.95, ge=0, lt=1)
-    eps: float = Field(default=1e-12, gt=0)
-    weight_decay: float = Field(default=0.0, ge=0)
-    grad_clip_norm: float = Field(default=0.0, ge=0)
+    learning_rate: Real = Field(default=1e-4, gt=0)
+    beta1: Real = Field(default=0.9, ge=0, lt=1)
+    beta2: Real = Field(default=0.95, ge=0, lt=1)
+    eps: Real = Field(default=1e-12, gt=0)
+    weight_decay: Real = Field(default=0.0, ge=0)
+    grad_clip_norm: Real = Field(default=0.0, ge=0)
 
 
 class RunSpec(Record):

@@ -12,7 +12,7 @@ from crucible.errors import Failure
 from crucible.recovery import RecoveryPolicy
 from crucible.values.json_types import MAX_JSON_DEPTH, FiniteObject
 from crucible.values.record import Record
-from crucible.values.scalars import Count, Instant, Name, Text
+from crucible.values.scalars import Count, Instant, Name, Real, Text, Whole
 from nsai_work.errors import InvalidJob
 from nsai_work.identifiers import new_job_id
 from nsai_work.lifecycle import JobStatus
@@ -60,12 +60,12 @@ _RANKS: Final = {priority: rank for rank, priority in enumerate(Priority)}
 class Resources(Record):
     """Resources of a job. ``timeout_ms`` limits each attempt."""
 
-    cpu: float | None = Field(default=None, gt=0, le=1_000_000, allow_inf_nan=False)
-    memory_mb: int | None = Field(default=None, gt=0, le=1_000_000_000)
+    cpu: Real | None = Field(default=None, gt=0, le=1_000_000, allow_inf_nan=False)
+    memory_mb: Whole | None = Field(default=None, gt=0, le=1_000_000_000)
     gpu: Name | None = Field(default=None, max_length=200)
-    gpu_count: int | None = Field(default=None, ge=0, le=1_000_000)
-    timeout_ms: int | None = Field(default=None, ge=1, le=TEN_YEARS_S * 1000)
-    max_cost_usd: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    gpu_count: Whole | None = Field(default=None, ge=0, le=1_000_000)
+    timeout_ms: Whole | None = Field(default=None, ge=1, le=TEN_YEARS_S * 1000)
+    max_cost_usd: Real | None = Field(default=None, ge=0, allow_inf_nan=False)
 
 
 class Constraints(Record):
@@ -78,7 +78,7 @@ class Constraints(Record):
     not_before: Instant | None = None
     deadline: Instant | None = None
     concurrency_group: Name | None = Field(default=None, min_length=1, max_length=200)
-    max_concurrent_in_group: int | None = Field(default=None, ge=1, le=1_000_000)
+    max_concurrent_in_group: Whole | None = Field(default=None, ge=1, le=1_000_000)
     session_id: Name | None = None
     locality: Name | None = None
 
@@ -127,7 +127,7 @@ class Job(Record):
     idempotency_key: Name | None = Field(default=None, min_length=1, max_length=200)
     trace_id: Name | None = None
     span_id: Name | None = None
-    trace_flags: int | None = Field(default=None, ge=0, le=255)
+    trace_flags: Whole | None = Field(default=None, ge=0, le=255)
     tracestate: Name | None = Field(default=None, max_length=MAX_TRACESTATE)
     baggage: Name | None = Field(default=None, max_length=MAX_BAGGAGE)
     metadata: FiniteObject = Field(default_factory=dict)

@@ -11,6 +11,7 @@ from pydantic import AliasChoices, Field
 from crucible.errors import Failure
 from crucible.values.durations import equal_jitter, exponential_backoff
 from crucible.values.record import Record
+from crucible.values.scalars import Real, Whole
 
 BackoffName: TypeAlias = Literal["exponential", "linear", "constant"]
 StrategyName: TypeAlias = Literal["steps", "epoch", "best", "last", "all"]
@@ -53,14 +54,14 @@ class RetryPolicy(Record):
     ``retryable_errors`` holds error codes or categories. ``max_attempts`` includes the first attempt.
     """
 
-    max_attempts: int = Field(default=3, ge=1, le=10_000)
+    max_attempts: Whole = Field(default=3, ge=1, le=10_000)
     backoff_type: BackoffType = Field(
         default=BackoffType.EXPONENTIAL, validation_alias=AliasChoices("backoff_type", "backoff")
     )
-    initial_delay_ms: int = Field(
+    initial_delay_ms: Whole = Field(
         default=1_000, ge=0, le=86_400_000, validation_alias=AliasChoices("initial_delay_ms", "base_delay_ms")
     )
-    max_delay_ms: int = Field(default=60_000, ge=0, le=7 * 86_400_000)
+    max_delay_ms: Whole = Field(default=60_000, ge=0, le=7 * 86_400_000)
     jitter: bool = True
     retryable_errors: tuple[str, ...] = DEFAULT_RETRYABLE
 
@@ -158,12 +159,12 @@ class CheckpointPolicy(Record):
     """
 
     strategy: CheckpointStrategy = CheckpointStrategy.STEPS
-    save_every: int = Field(default=100, ge=1, le=1_000_000_000)
-    keep_last: int = Field(default=5, ge=1, le=1_000_000)
+    save_every: Whole = Field(default=100, ge=1, le=1_000_000_000)
+    keep_last: Whole = Field(default=5, ge=1, le=1_000_000)
     save_best: bool = True
     best_metric: str = Field(default=LOSS, min_length=1, max_length=200)
     best_mode: Literal["min", "max"] = "min"
-    ttl: int | None = Field(default=None, ge=60, le=TEN_YEARS_S)
+    ttl: Whole | None = Field(default=None, ge=60, le=TEN_YEARS_S)
 
     if TYPE_CHECKING:
         # for type checkers: what the validators take, where they take more than the field holds
@@ -255,8 +256,8 @@ class EarlyStopping(Record):
     better than the best before them by more than ``min_delta``. The evaluation at step 0 counts."""
 
     metric: str = Field(default=EVAL_LOSS, min_length=1, max_length=200)
-    patience: int = Field(default=3, ge=1, le=1_000_000)
-    min_delta: float = Field(default=0.0, ge=0)
+    patience: Whole = Field(default=3, ge=1, le=1_000_000)
+    min_delta: Real = Field(default=0.0, ge=0)
     mode: Literal["min", "max"] = "min"
 
     def stop(self, values: Sequence[tuple[int, float]]) -> StopDecision | None:

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 from crucible.training import CheckpointRef
 from crucible.values.durations import exponential_backoff
 from crucible.values.record import Record
+from crucible.values.scalars import Whole
 
 
 class RecoveryPolicy(Record):
@@ -20,12 +21,12 @@ class RecoveryPolicy(Record):
     """
 
     enabled: bool = False
-    max_attempts: int = Field(default=3, ge=1, le=1000)
-    backoff_ms: int = Field(default=5_000, ge=0, le=3_600_000)
-    max_backoff_ms: int = Field(default=60_000, ge=0, le=86_400_000)
+    max_attempts: Whole = Field(default=3, ge=1, le=1000)
+    backoff_ms: Whole = Field(default=5_000, ge=0, le=3_600_000)
+    max_backoff_ms: Whole = Field(default=60_000, ge=0, le=86_400_000)
     checkpoint_strategy: str = "latest"
     restore_optimizer: bool = True
-    poll_interval_ms: int = Field(default=30_000, ge=10, le=3_600_000)
+    poll_interval_ms: Whole = Field(default=30_000, ge=10, le=3_600_000)
     on_cold_optimizer: Literal["continue", "stop"] = "continue"
     on_repeated_corruption: Literal["stop", "skip_batch"] = "stop"
     on_recovery: Callable[[Any, Any, CheckpointRef], object] | None = Field(default=None, exclude=True, repr=False)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Final, TypeAlias
 
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, PydanticKnownError
 
 from crucible.values.json_types import JSON_ERROR, is_encodable, to_json
 
@@ -46,6 +46,19 @@ def in_utc(moment: datetime) -> datetime:
         raise ValueError("is outside of the years 1 to 9999 in UTC") from None
 
 
+def _whole(value: object) -> object:
+    if isinstance(value, bool | str):
+        raise PydanticKnownError("int_type")
+    return value
+
+
+def _real(value: object) -> object:
+    # not strict: a number of numpy is one too
+    if isinstance(value, bool | str):
+        raise PydanticKnownError("float_type")
+    return value
+
+
 def problem_of(error: ErrorDetails) -> tuple[str, str]:
     """Return where inside its field an error of pydantic is, and what is wrong, in the words of this module."""
     if error["type"] == JSON_ERROR:
@@ -77,6 +90,15 @@ Instant: TypeAlias = Annotated[AwareDatetime, AfterValidator(in_utc)]
 
 Count: TypeAlias = Annotated[int, Field(ge=0, lt=2**63)]
 """A number of things, or a number in a sequence."""
+
+Whole: TypeAlias = Annotated[int, BeforeValidator(_whole)]
+"""An integer that somebody chooses. A truth value or a text is none: ``true`` would be 1."""
+
+Real: TypeAlias = Annotated[float, BeforeValidator(_real)]
+"""A number that somebody chooses, of which the same holds."""
+
+Whole64: TypeAlias = Annotated[Whole, Field(ge=-(2**63), lt=2**63)]
+"""The same, if no narrower bounds are known."""
 
 Int64: TypeAlias = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 """An integer that JSON readers, databases and services can hold."""

@@ -24,6 +24,7 @@ from nsai_work.chat_server.models import OfferedModels
 from nsai_work.chat_server.pulled_stream import PulledStream
 from nsai_work.chat_server.requests import ChatRequest, prompt_of, read_request
 from nsai_work.clock import SystemClock
+from nsai_work.files.json_text import RepeatedField, unique_fields
 from nsai_work.telemetry.logs import get_logger
 
 T = TypeVar("T")
@@ -199,7 +200,9 @@ async def _json_body(request: Request) -> object:
         if len(body) > MAX_BODY_BYTES:
             raise _Refused(413, f"body: it has more than {MAX_BODY_BYTES} bytes, which is the limit")
     try:
-        return json.loads(body, parse_constant=_refuse_constant)
+        return json.loads(body, parse_constant=_refuse_constant, object_pairs_hook=unique_fields)
+    except RepeatedField as error:
+        raise InvalidRequest(f"body: {error}", details={"field": "body"}) from None
     except (ValueError, RecursionError) as error:
         raise InvalidRequest(f"body: it is not JSON ({error})", details={"field": "body"}) from None
 

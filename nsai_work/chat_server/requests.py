@@ -13,7 +13,7 @@ from crucible.errors import InvalidRequest
 from crucible.prompt import Prompt
 from crucible.values.record import Record
 from crucible.values.record_reader import read_record
-from crucible.values.scalars import Int64
+from crucible.values.scalars import Real, Whole, Whole64
 
 MAX_ANSWERS: Final = 128
 """OpenAI's own limit of ``n``."""
@@ -39,19 +39,19 @@ class ChatRequest(Record):
     tool_choice: str | dict[str, JsonValue] | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
-    n: int = Field(default=1, ge=1, le=MAX_ANSWERS)
-    max_tokens: int | None = Field(default=None, ge=1, lt=2**63)
-    max_completion_tokens: int | None = Field(default=None, ge=1, lt=2**63)
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: Int64 | None = None
+    n: Whole = Field(default=1, ge=1, le=MAX_ANSWERS)
+    max_tokens: Whole | None = Field(default=None, ge=1, lt=2**63)
+    max_completion_tokens: Whole | None = Field(default=None, ge=1, lt=2**63)
+    temperature: Real | None = None
+    top_p: Real | None = None
+    top_k: Whole64 | None = None
     """Not of OpenAI's API, but of most servers that follow it."""
-    frequency_penalty: float | None = None
-    presence_penalty: float | None = None
+    frequency_penalty: Real | None = None
+    presence_penalty: Real | None = None
     stop: str | list[str] | None = None
-    seed: Int64 | None = None
+    seed: Whole64 | None = None
     logprobs: bool = False
-    top_logprobs: Int64 | None = None
+    top_logprobs: Whole64 | None = None
     response_format: dict[str, JsonValue] | None = None
     extended_thinking: bool = False
     """Not of OpenAI's API: whether the model thinks before it answers, where it can."""

@@ -12,7 +12,8 @@ class RepeatedField(Exception):
         super().__init__(f"has the field {ascii(name)[:60]} twice")
 
 
-def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+def unique_fields(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object of JSON, as a hook of ``json``. Raises RepeatedField."""
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
@@ -20,7 +21,7 @@ def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-DECODER: Final = json.JSONDecoder(object_pairs_hook=_unique)
+DECODER: Final = json.JSONDecoder(object_pairs_hook=unique_fields)
 """The decoder, for a value in the middle of a text."""
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import BeforeValidator, Field, model_validator
 
 from crucible.values.record import Record
-from crucible.values.scalars import Name
+from crucible.values.scalars import Name, Real
 from nsai_work.payloads.job_inputs import TrainedModel
 
 ShipSetting: TypeAlias = Literal["auto", False]
@@ -70,7 +70,7 @@ class DataFile(Record):
     job: Name | None = Field(default=None, min_length=1, max_length=64)
     map: Name | None = Field(default=None, min_length=1, max_length=1_000)
     format: Annotated[Literal["auto"] | RowFormat, BeforeValidator(_current_format)] = "auto"
-    weight: float = Field(default=1.0, gt=0, le=1e9, strict=True)
+    weight: Real = Field(default=1.0, gt=0, le=1e9)
     teacher: TrainedModel | Name | None = None
     sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
     ship: ShipSetting = "auto"

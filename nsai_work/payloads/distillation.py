@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from crucible.values.scalars import Name
+from crucible.values.scalars import Name, Whole
 from nsai_work.payloads.job_inputs import TrainedModel
 from nsai_work.payloads.kinds import TrainingStep
 
@@ -19,7 +19,7 @@ class DistillationStep(TrainingStep):
 
     method: Literal["distill"] = "distill"
     teacher: TrainedModel | Name | None = None
-    top_k: int = Field(default=20, ge=1, le=320)
+    top_k: Whole = Field(default=20, ge=1, le=320)
 
     @model_validator(mode="after")
     def _require_own_loss(self) -> "DistillationStep":

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from crucible.values.json_types import FiniteObject
 from crucible.values.record import Record
-from crucible.values.scalars import Name
+from crucible.values.scalars import Name, Real, Whole
 from nsai_work.payloads.job_inputs import TrainedModel
 
 NamedModel: TypeAlias = Annotated[Name, Field(min_length=1, max_length=1_000)]
@@ -43,9 +43,9 @@ class TaskSet(Record):
 
     name: Name = Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9_-]+$")
     environment: EnvironmentSpec
-    limit: int = Field(default=100, ge=1, le=1_000_000)
-    samples: int = Field(default=1, ge=1, le=65_536)
-    temperature: float = Field(default=0.0, ge=0, le=100)
+    limit: Whole = Field(default=100, ge=1, le=1_000_000)
+    samples: Whole = Field(default=1, ge=1, le=65_536)
+    temperature: Real = Field(default=0.0, ge=0, le=100)
 
     @model_validator(mode="before")
     @classmethod

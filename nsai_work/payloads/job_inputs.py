@@ -10,7 +10,7 @@ from typing import Annotated, Final, Literal, TypeAlias
 from pydantic import Field, model_validator
 
 from crucible.values.record import Record
-from crucible.values.scalars import Name
+from crucible.values.scalars import Name, Whole
 
 CheckpointChoice: TypeAlias = (
     Literal["final", "best", "latest"] | Annotated[int, Field(ge=1, lt=2**63, strict=True)]
@@ -69,7 +69,7 @@ class Continuation(Record):
 
     job: Name = Field(min_length=1, max_length=64)
     checkpoint: CheckpointChoice = FINAL
-    step: int = Field(ge=1, lt=2**63)
+    step: Whole = Field(ge=1, lt=2**63)
     path: Name | None = Field(default=None, min_length=1, max_length=1_000)
 
 

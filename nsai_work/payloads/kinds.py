@@ -12,7 +12,7 @@ from crucible.recovery import RecoveryPolicy
 from crucible.training import LoraSpec, OptimizerSpec, RunSpec
 from crucible.values.json_types import FiniteObject
 from crucible.values.record import Record, merged_over
-from crucible.values.scalars import Name, Text
+from crucible.values.scalars import Name, Real, Text, Whole
 from nsai_work.payloads.data import DataFile, DataSource, TrainingData
 from nsai_work.payloads.environments import TaskSet
 from nsai_work.payloads.job_inputs import (
@@ -34,8 +34,6 @@ JOB_RECOVERY: Final = RecoveryPolicy(enabled=True, backoff_ms=1_000)
 """The default recovery policy of a job. In the class's own defaults, for loops without a job, recovery is off."""
 
 LossSetting: TypeAlias = Annotated[Name, Field(min_length=1, max_length=200)]
-# strict: a string or bool coerced to a number would train with a wrong value
-LossValue: TypeAlias = Annotated[float, Field(strict=True)]
 
 
 def without_callbacks(policy: RecoveryPolicy) -> RecoveryPolicy:
@@ -72,9 +70,9 @@ class EvaluationSpec(Record):
     rows, selected by a hash of their content, and the same on every machine. Reinforcement learning is evaluated by
     the rewards of ``tasks``, or of the prompts of ``data``."""
 
-    every: int = Field(default=100, ge=1, le=MAX_STEPS)
+    every: Whole = Field(default=100, ge=1, le=MAX_STEPS)
     data: TrainingData | None = None
-    split: float | None = Field(default=None, gt=0, lt=1)
+    split: Real | None = Field(default=None, gt=0, lt=1)
     tasks: tuple[TaskSet, ...] = Field(default=(), max_length=64)
 
     @model_validator(mode="after")
@@ -94,8 +92,8 @@ class LearningRateSchedule(Record):
     it would reach one step after the last. It begins after ``from_step``, which is that of a continued run."""
 
     shape: Literal["constant", "linear", "cosine"] = "constant"
-    warmup_steps: int = Field(default=0, ge=0, le=MAX_STEPS)
-    from_step: int = Field(default=0, ge=0, le=MAX_STEPS)
+    warmup_steps: Whole = Field(default=0, ge=0, le=MAX_STEPS)
+    from_step: Whole = Field(default=0, ge=0, le=MAX_STEPS)
 
 
 class ObjectiveSpec(Record):
@@ -131,16 +129,16 @@ class TrainingStep(Record):
     data: TrainingData
     lora: LoraSpec = LoraSpec()
     loss_fn: Name = Field(default="cross_entropy", min_length=1, max_length=200)
-    loss_fn_config: dict[LossSetting, LossValue] = Field(default_factory=dict)
+    loss_fn_config: dict[LossSetting, Real] = Field(default_factory=dict)
     objective: ObjectiveSpec | None = None
     optimizer: OptimizerSpec = OptimizerSpec()
     schedule: LearningRateSchedule = LearningRateSchedule()
-    batch_size: int = Field(default=32, ge=1, le=65_536)
-    max_steps: int | None = Field(default=None, ge=1, le=MAX_STEPS)
-    epochs: int | None = Field(default=None, ge=1, le=1_000_000)
-    seed: int = Field(default=0, ge=0, lt=2**31)
-    max_tokens: int = Field(default=4096, ge=2, le=100_000_000)
-    pipeline_depth: int | None = Field(default=None, ge=1, le=64)
+    batch_size: Whole = Field(default=32, ge=1, le=65_536)
+    max_steps: Whole | None = Field(default=None, ge=1, le=MAX_STEPS)
+    epochs: Whole | None = Field(default=None, ge=1, le=1_000_000)
+    seed: Whole = Field(default=0, ge=0, lt=2**31)
+    max_tokens: Whole = Field(default=4096, ge=2, le=100_000_000)
+    pipeline_depth: Whole | None = Field(default=None, ge=1, le=64)
     eval: EvaluationSpec | None = None
     early_stopping: EarlyStopping | None = None
     init_from: InitialWeights | None = None
@@ -237,7 +235,7 @@ class PreferenceStep(TrainingStep):
     """
 
     method: Literal["dpo"] = "dpo"
-    beta: float = Field(default=0.1, gt=0, le=1_000)
+    beta: Real = Field(default=0.1, gt=0, le=1_000)
     reference: SavedState | Annotated[Name, Field(min_length=1, max_length=1_000)] = BASE_REFERENCE
 
     @model_validator(mode="before")
@@ -280,7 +278,7 @@ class Inference(Record):
     input: DataSource | None = None
     model: TrainedModel | Name | None = None
     output: Name | None = Field(default=None, min_length=1)
-    concurrency: int = Field(default=8, ge=1, le=1024)
+    concurrency: Whole = Field(default=8, ge=1, le=1024)
     score: bool = False
 
     @model_validator(mode="before")

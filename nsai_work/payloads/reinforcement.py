@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from crucible.losses import POLICY_LOSSES
 from crucible.values.record import Record
-from crucible.values.scalars import Name, Text
+from crucible.values.scalars import Name, Real, Text, Whole
 from nsai_work.payloads.data import DataFile, TrainingData
 from nsai_work.payloads.environments import EnvironmentSpec
 from nsai_work.payloads.job_inputs import TrainedModel
@@ -44,28 +44,28 @@ class RolloutLimits(Record):
     its environment may take in all. Beyond the first two it ends with the reward so far; beyond the last it
     fails."""
 
-    turns: int = Field(default=16, ge=1, le=10_000)
-    tokens: int | None = Field(default=None, ge=1, le=100_000_000)
-    seconds: float = Field(default=300.0, gt=0, le=86_400)
+    turns: Whole = Field(default=16, ge=1, le=10_000)
+    tokens: Whole | None = Field(default=None, ge=1, le=100_000_000)
+    seconds: Real = Field(default=300.0, gt=0, le=86_400)
 
 
 class RolloutErrors(Record):
     """The treatment of rollouts whose environment fails: each is begun again ``retry`` times; a group of which
     fewer than ``min_group`` rollouts are left is not trained on."""
 
-    retry: int = Field(default=3, ge=0, le=1_000)
-    min_group: int = Field(default=2, ge=1, le=65_536)
+    retry: Whole = Field(default=3, ge=0, le=1_000)
+    min_group: Whole = Field(default=2, ge=1, le=65_536)
 
 
 class RolloutSampling(Record):
     """The sampling of answers: at most ``max_tokens`` a turn, and ``concurrency`` at a time, of at most twice as
     many rollouts."""
 
-    max_tokens: int = Field(default=256, ge=1, le=100_000_000)
-    temperature: float = Field(default=1.0, gt=0, le=100)
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    top_k: int | None = Field(default=None, ge=1, le=1_000_000)
-    concurrency: int = Field(default=256, ge=1, le=65_536)
+    max_tokens: Whole = Field(default=256, ge=1, le=100_000_000)
+    temperature: Real = Field(default=1.0, gt=0, le=100)
+    top_p: Real = Field(default=1.0, gt=0, le=1)
+    top_k: Whole | None = Field(default=None, ge=1, le=1_000_000)
+    concurrency: Whole = Field(default=256, ge=1, le=65_536)
     limits: RolloutLimits = RolloutLimits()
     on_error: RolloutErrors = RolloutErrors()
 
@@ -88,9 +88,9 @@ class ReferencePenalty(Record):
     ``teacher``.
     """
 
-    coef: float = Field(gt=0, le=1_000)
+    coef: Real = Field(gt=0, le=1_000)
     reference: Name = Field(default=BASE_REFERENCE, min_length=1, max_length=1_000)
-    discount: float = Field(default=0.0, ge=0, le=1)
+    discount: Real = Field(default=0.0, ge=0, le=1)
     baseline: Literal["mean", "none"] = "mean"
 
 
@@ -104,9 +104,9 @@ class TeacherTargets(Record):
     """
 
     model: Name = Field(default=BASE_REFERENCE, min_length=1, max_length=1_000)
-    top_k: int = Field(default=20, ge=1, le=320)
+    top_k: Whole = Field(default=20, ge=1, le=320)
     prompt: Text | None = Field(default=None, min_length=1, max_length=100_000)
-    skip_tokens: int = Field(default=0, ge=0, le=100_000_000)
+    skip_tokens: Whole = Field(default=0, ge=0, le=100_000_000)
 
 
 class ReinforcementStep(TrainingStep):
@@ -122,15 +122,15 @@ class ReinforcementStep(TrainingStep):
     method: Literal["rl"] = "rl"
     data: TrainingData | NoData = NoData()
     environment: EnvironmentSpec | None = None
-    groups_per_step: int = Field(default=32, ge=1, le=65_536)
-    group_size: int = Field(default=8, ge=1, le=65_536)
+    groups_per_step: Whole = Field(default=32, ge=1, le=65_536)
+    group_size: Whole = Field(default=8, ge=1, le=65_536)
     sampling: RolloutSampling = RolloutSampling()
     advantage: AdvantageSpec = AdvantageSpec()
     loss_fn: Name = Field(default="importance_sampling", min_length=1, max_length=200)
     kl: ReferencePenalty | None = None
     teacher: TeacherTargets | None = None
-    substeps: int = Field(default=1, ge=1, le=1_000)
-    steps_ahead: int = Field(default=0, ge=0, le=64)
+    substeps: Whole = Field(default=1, ge=1, le=1_000)
+    steps_ahead: Whole = Field(default=0, ge=0, le=64)
     on_stale: Literal["train", "drop"] = "train"
 
     @model_validator(mode="before")

@@ -7,6 +7,7 @@ from sqlalchemy import select, tuple_
 
 from nsai_work.store.claim.candidates import Candidate
 from nsai_work.store.claim.limits import LimitKey, running_under
+from nsai_work.store.engine.bulk_write import insert_new
 from nsai_work.store.engine.database import Tx
 from nsai_work.store.schema import limits
 
@@ -35,7 +36,7 @@ class Capacity:
 
     def _limit(self, lane: Candidate, key: LimitKey) -> int | None:
         # the jobs of a group state its size; its row in nsai_limits exists only to be locked
-        return lane.group_max if key[0] == "group" else self.max_running.get(key)
+        return lane.group_max or 0 if key[0] == "group" else self.max_running.get(key)
 
 
 def _keys(lane: Candidate, credential: str) -> list[LimitKey]:
@@ -54,8 +55,13 @@ def measure(tx: Tx, candidates: Sequence[Candidate]) -> Capacity:
         return Capacity()
     keys = {key for lane in limited for _, credential in lane.backends for key in _keys(lane, credential)}
     columns = tuple_(limits.c.scope, limits.c.key, limits.c.model)
-    statement = select(limits).where(columns.in_(sorted(keys))).order_by(*limits.primary_key.columns)
+    statement = select(limits).where(columns.in_(sorted(keys, key=str))).order_by(*limits.primary_key.columns)
     present = {(row.scope, row.key, row.model) for row in tx.connection.execute(statement)}
+    lost = sorted((key for key in keys - present if key[0] == "group"), key=str)
+    if lost:
+        # somebody deleted these rows; without one to lock, its group could not be counted
+        insert_new(tx, limits, [dict(zip(("scope", "key", "model"), key, strict=True)) for key in lost])
+        present |= {*lost}
     rows = tx.connection.execute(statement.with_for_update(skip_locked=True)).all()
     if not rows and len(limited) == len(candidates):
         rows = tx.connection.execute(statement.with_for_update()).all()

@@ -85,7 +85,7 @@ def set_limit(tx: Tx, limit: Limit) -> LimitUse:
 
 def shared_limits(tx: Tx) -> list[Limit]:
     """The limits that are set."""
-    statement = select(limits).where(limits.c.max_running.is_not(None))
+    statement = select(limits).where(limits.c.max_running.is_not(None), limits.c.scope.in_(("tenant", "model")))
     rows = tx.connection.execute(statement.order_by(limits.c.scope, limits.c.key, limits.c.model))
     return [Limit(row.scope, row.key, row.model, row.max_running) for row in rows]
 

@@ -41,6 +41,17 @@ def _moment(microseconds: int) -> datetime | None:
         return None
 
 
+class StoredLimit(TypeDecorator[int]):
+    """A maximum; None if there is none. One that is no integer, as SQLite allows, is 0, so that only what is under
+    it waits."""
+
+    impl = Integer
+    cache_ok = True
+
+    def process_result_value(self, value: int | None, dialect: Dialect) -> int | None:
+        return value if value is None or isinstance(value, int) else 0
+
+
 class Json(TypeDecorator[Any]):
     """JSON as text, in which NUL and lone surrogates are escaped; native JSON types refuse both.
 

@@ -1,11 +1,11 @@
 """The registry of worker processes."""
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import delete, exists, func, insert, select, update
+from sqlalchemy import RowMapping, delete, exists, func, insert, select, update
 
 from nsai_work.lifecycle import JobStatus
 from nsai_work.store.engine.database import Tx
@@ -18,6 +18,9 @@ from nsai_work.store.worker_id import WorkerId
 MAX_SILENCE: Final = timedelta(minutes=10)
 """A worker that has not been seen for longer is gone. It is seen at each campaign for leadership, at least every
 five minutes."""
+
+_DAY_MS: Final = 86_400_000
+_LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)
 
 _ANY_OPEN: Final = exists(
     select(jobs.c.seq).where(status_in(JobStatus.PENDING, JobStatus.QUEUED, JobStatus.RUNNING))
@@ -73,7 +76,7 @@ def present_workers(tx: Tx) -> list[WorkerRow]:
     second."""
     present = workers.c.stopped_at.is_(None) & (workers.c.seen_at > tx.now - MAX_SILENCE)
     statement = select(workers).where(present).order_by(workers.c.started_at, workers.c.id)
-    rows = (WorkerRow(**row._mapping) for row in tx.connection.execute(statement))
+    rows = (_worker_of(row._mapping) for row in tx.connection.execute(statement))
     return [row for row in rows if not _is_silent(row, tx.now)]
 
 
@@ -93,7 +96,27 @@ def is_mixed(tx: Tx, version: str) -> bool:
 def list_workers(tx: Tx) -> list[WorkerRow]:
     """All workers that are registered, the newest first."""
     rows = tx.connection.execute(select(workers).order_by(workers.c.started_at.desc(), workers.c.id))
-    return [WorkerRow(**row._mapping) for row in rows]
+    return [_worker_of(row._mapping) for row in rows]
+
+
+def _worker_of(row: RowMapping) -> WorkerRow:
+    """The worker of a row. A damaged one, which must not hide the others, is for nothing, and long ago."""
+    values: dict[str, Any] = {**row}
+    for name in ("backends", "declined"):
+        values[name] = _texts(values[name]) if isinstance(values[name], dict) else {}
+    for name in ("priorities", "job_ids"):
+        found = values[name]
+        values[name] = [str(item) for item in found] if isinstance(found, list) else None if found is None else []
+    for name in ("started_at", "seen_at"):
+        values[name] = values[name] or _LONG_AGO
+    values["pid"] = values["pid"] if isinstance(values["pid"], int) else 0
+    every_ms = values["seen_every_ms"]
+    values["seen_every_ms"] = every_ms if isinstance(every_ms, int) and 0 < every_ms <= _DAY_MS else None
+    return WorkerRow(**values)
+
+
+def _texts(values: Mapping[str, Any]) -> dict[str, str]:
+    return {str(name): str(value) for name, value in values.items()}
 
 
 def worker_uses(tx: Tx) -> list[WorkerUse]:

@@ -19,7 +19,7 @@ from sqlalchemy import (
 )
 
 from nsai_work.lifecycle import JobStatus
-from nsai_work.store.engine.columns import BigKey, Json, LossyText, UtcTime
+from nsai_work.store.engine.columns import BigKey, Json, LossyText, StoredLimit, UtcTime
 from nsai_work.store.schema.metadata import job_column, metadata, partial_index
 
 job_numbers: Final = Sequence("nsai_job_numbers", metadata=metadata, data_type=BigInteger())
@@ -34,7 +34,7 @@ lanes: Final = Table(
     Column("kind", String(40), nullable=False),
     Column("model", String, nullable=False),
     Column("group_key", String),
-    Column("group_max", Integer),
+    Column("group_max", StoredLimit),
     Column("active", Boolean, nullable=False),
     Index("nsai_lanes_active", "active", "rank"),
 )
@@ -72,7 +72,7 @@ limits: Final = Table(
     Column("scope", String(10), nullable=False),
     Column("key", String, nullable=False),
     Column("model", String, nullable=False),
-    Column("max_running", Integer),
+    Column("max_running", StoredLimit),
     PrimaryKeyConstraint("scope", "key", "model"),
 )
 

@@ -164,8 +164,9 @@ def _full(tx: Tx, limits: _Limits, lane: Row[Any], backends: Sequence[str]) -> s
     """The reason, if a limit of this lane is reached."""
     if lane.group_key is not None:
         count = running_under(tx, ("group", lane.group_key, ALL_MODELS))
-        if count >= lane.group_max:
-            return f"concurrency group is full ({count} of {lane.group_max} running)"
+        most = lane.group_max or 0
+        if count >= most:
+            return f"concurrency group is full ({count} of {most} running)"
     quota = _reached(tx, limits, ("tenant", lane.tenant_id, ALL_MODELS))
     if quota is not None:
         return f"quota of tenant {lane.tenant_id} is used up ({quota})"

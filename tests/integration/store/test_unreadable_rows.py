@@ -10,12 +10,14 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 
 from crucible.errors import CrucibleError
-from nsai_work.job import Job
+from nsai_work.job import Constraints, Job
 from nsai_work.lifecycle import JobStatus
 from nsai_work.store import ClaimRequest, Outcome
 from nsai_work.store.damaged import DamagedJob
 from nsai_work.store.engine.columns import Json, UtcTime
+from nsai_work.store.maintenance.workers import register_worker
 from nsai_work.store.schema import jobs, specs
+from nsai_work.store.worker_id import WorkerId
 from tests.integration.store.conftest import ManualClock, empty
 from tests.working_store import WorkingStore
 
@@ -128,6 +130,56 @@ def test_a_job_has_the_id_by_which_it_is_found(spec: str, store: WorkingStore, m
     set_column(store, job.id, "spec", spec, table="nsai_job_specs")
 
     assert [store.get(job.id).id, store.list_jobs()[0].id] == [job.id, job.id]
+
+
+SHARED_ROWS = {
+    "a group without a size": "UPDATE nsai_lanes SET group_max = NULL WHERE tenant_id = 'a'",
+    "a group that nobody made": "UPDATE nsai_lanes SET group_key = 'odd' WHERE tenant_id = 'a'",
+    "a limit of a group": "UPDATE nsai_limits SET max_running = 3 WHERE scope = 'group'",
+    "no limits at all": "DELETE FROM nsai_limits",
+    "a worker that is for nothing": "UPDATE nsai_workers SET backends = '3', declined = '[]', priorities = '[{}]'",
+    "a worker that is never silent": "UPDATE nsai_workers SET seen_every_ms = 9223372036854775807",
+}
+SQLITE_ROWS = {
+    "a size that is text": "UPDATE nsai_lanes SET group_max = 'odd' WHERE tenant_id = 'a'",
+    "a limit that is text": "UPDATE nsai_limits SET max_running = 'odd' WHERE key = 'a'",
+    "a model that is bytes": "UPDATE nsai_lanes SET model = x'ff' WHERE tenant_id = 'a'",
+    "a worker of no time": "UPDATE nsai_workers SET started_at = 'odd', declined = x'ff', pid = 'odd'",
+}
+"""SQLite takes any value in any column."""
+
+
+def damage_shared_row(
+    statement: str, store: WorkingStore, clock: ManualClock, make_job: MakeJob, request: ClaimRequest
+) -> None:
+    """Jobs of others are claimed, and the queue and the workers are shown."""
+    group = Constraints(concurrency_group="g", max_concurrent_in_group=2)
+    damaged, other = make_job(tenant_id="a", constraints=group), make_job(tenant_id="b")
+    store.submit([damaged, other])
+    store.set_tenant_quota("a", 5)
+    store.database.run(register_worker, WorkerId.of_this_process(), version="1", backends={"fake": "fake"})
+    with store.database.transaction() as tx:
+        tx.connection.execute(text(statement))
+
+    store.queue()
+    assert [type(worker.worker.pid) for worker in store.worker_uses()] == [int]
+    use(store, damaged, [other], clock, request)
+
+
+@pytest.mark.parametrize("statement", SHARED_ROWS.values(), ids=SHARED_ROWS)
+def test_a_damaged_lane_limit_or_worker_stops_no_other(
+    statement: str, store: WorkingStore, clock: ManualClock, make_job: MakeJob, claim_request: MakeRequest
+) -> None:
+    """Values that both databases hold, and rows that somebody deleted."""
+    damage_shared_row(statement, store, clock, make_job, claim_request(limit=2))
+
+
+@pytest.mark.parametrize("statement", SQLITE_ROWS.values(), ids=SQLITE_ROWS)
+def test_another_type_in_a_lane_limit_or_worker_stops_no_other(
+    statement: str, sqlite_store: WorkingStore, clock: ManualClock, make_job: MakeJob, claim_request: MakeRequest
+) -> None:
+    """As only SQLite takes it."""
+    damage_shared_row(statement, sqlite_store, clock, make_job, claim_request(limit=2))
 
 
 @pytest.mark.parametrize("column", ["result", "error"])

@@ -94,6 +94,15 @@ def test_json_is_read_as_json(text: str, as_ascii: bool, tmp_path: Path) -> None
             "constraints.not_before: must be a time",
             id="epoch",
         ),
+        pytest.param(TRAIN.replace("3", "true"), r"payload.max_steps: .*integer \(got True\)", id="truth"),
+        pytest.param(
+            TRAIN.replace("3", "'3'"), r"payload.max_steps: .*integer \(got '3'\)", id="text for a number"
+        ),
+        pytest.param(
+            TRAIN + "  optimizer: {learning_rate: yes}\n",
+            r"learning_rate: .*number \(got True\)",
+            id="rate of truth",
+        ),
         pytest.param("a: &x [1]\nb: *x\n", "line 2: not plain YAML or JSON: aliases", id="alias"),
         pytest.param("just text\n", "expected a job", id="scalar"),
         pytest.param("", "expected a job", id="empty"),

@@ -168,11 +168,20 @@ def int_schemas(schema: Any) -> Iterator[dict[str, Any]]:
             yield schema
             if schema["type"] == "function-after" and schema["schema"].get("type") == "datetime":
                 return
+            if bounds := _outer_bounds(schema):
+                yield from ({**bounds, **found} for found in int_schemas(schema["schema"]))
+                return
         for item in schema.values():
             yield from int_schemas(item)
     elif isinstance(schema, list | tuple):
         for item in schema:
             yield from int_schemas(item)
+
+
+def _outer_bounds(schema: dict[str, Any]) -> dict[str, Any]:
+    """Bounds that pydantic checks after the schema of the number."""
+    function = schema["function"]["function"] if schema["type"] == "function-after" else None
+    return getattr(function, "keywords", {})
 
 
 def fields() -> Iterator[tuple[str, Any]]:

@@ -6,9 +6,13 @@ A new field fails here until it stands in a category, with the test or the modul
 from collections.abc import Iterator
 from typing import Any, get_args
 
-from pydantic import BaseModel
+import pytest
+from pydantic import BaseModel, ValidationError
 
+from crucible.options import Options
+from nsai_work.chat_server.requests import ChatRequest
 from nsai_work.job import NOT_ENFORCED, STATE_FIELDS, Job
+from nsai_work.payloads import METHODS, PAYLOADS
 
 SHOWN = {"name", "owner", "metadata", "parent_id", "note"}
 """For people: stored, and shown by ``show --json``."""
@@ -45,3 +49,22 @@ def test_every_field_of_a_job_is_in_a_category() -> None:
             continue
         known = {*OUTCOME[model.__name__].split(), *SHOWN, *refused}
         assert not model.model_fields.keys() - known, model.__name__
+
+
+@pytest.mark.parametrize("value", [True, "1"])
+def test_a_number_of_a_job_is_written_as_one(value: object) -> None:
+    """``learning_rate: yes`` would be 1.0. Those that the store counts are no input."""
+    taken = []
+    inputs = {
+        kind for root in (Job, Options, ChatRequest, *PAYLOADS.values(), *METHODS.values()) for kind in models(root)
+    }
+    for kind in inputs:
+        for name, field in kind.model_fields.items():
+            kinds = [field.annotation, *get_args(field.annotation)]
+            if not {int, float}.intersection(kinds) or name in STATE_FIELDS:
+                continue
+            with pytest.raises(ValidationError) as caught:
+                kind.model_validate({name: value, "odd": 1})
+            if (name,) not in {error["loc"] for error in caught.value.errors()}:
+                taken.append(f"{kind.__name__}.{name}")
+    assert not taken
