@@ -37,10 +37,10 @@ TRANSITIONS: Final[dict[JobStatus, frozenset[JobStatus]]] = {
     # back to queued: a retry, a pause, a hand-over, or an expired lease
     JobStatus.RUNNING: frozenset({JobStatus.QUEUED, *ENDED}),
     JobStatus.SUCCEEDED: frozenset(),
-    # a manual retry (nsai-work retry)
-    JobStatus.FAILED: frozenset({JobStatus.QUEUED}),
-    JobStatus.CANCELED: frozenset({JobStatus.QUEUED}),
-    JobStatus.TIMEOUT: frozenset({JobStatus.QUEUED}),
+    # a manual retry (nsai-work retry); pending while a dependency is retried too
+    JobStatus.FAILED: frozenset({JobStatus.PENDING, JobStatus.QUEUED}),
+    JobStatus.CANCELED: frozenset({JobStatus.PENDING, JobStatus.QUEUED}),
+    JobStatus.TIMEOUT: frozenset({JobStatus.PENDING, JobStatus.QUEUED}),
 }
 
 

@@ -77,12 +77,13 @@ class JobHandle:
         return self.status()
 
     def retry(self) -> JobStatus:
-        """Requeue a job that failed, was canceled or timed out, and wake a worker. Returns the new status.
+        """Requeue a job that failed, was canceled or timed out, and wake a worker. Returns the new status: pending
+        while a job that it depends on runs again.
 
         The job has all its attempts again and keeps its records: a training job resumes from its newest checkpoint.
 
         Raises:
-            IllegalTransition: the job has not ended, or it succeeded.
+            IllegalTransition: the job has not ended, or it succeeded; or one that it depends on did not.
         """
         from nsai_work.store import WakeUp
 

@@ -172,6 +172,8 @@ class _Clerk:
             short = isinstance(failure, Mapping) and failure.get("code") == OutOfCredit.code
             self._idle = Use.PAUSED if short else Use.QUEUED
             self._waiting = self._failing = self._ended = False
+        elif name == "job.pending":
+            self._idle, self._ended = Use.QUEUED, False
         elif name in _ENDS:
             self._idle, self._ended = Use.PAUSED, True
         elif name == "wait.started":

@@ -19,7 +19,7 @@ EVENT = re.compile(
 COMPUTED = {
     "step",
     "evaluation",
-    *(f"job.{status}" for status in JobStatus if status is not JobStatus.PENDING),
+    *(f"job.{status}" for status in JobStatus),
     *(f"checkpoint.{status}" for status in CheckpointStatus if status is not CheckpointStatus.PENDING),
     *(f"recovery.{name}" for name in RecoveryEventName),
 }

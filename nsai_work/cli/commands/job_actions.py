@@ -45,6 +45,9 @@ def retry(job_id: JobIds = None, tag: Tag = None, json_output: JsonFlag = False)
     settings = load_settings()
     store = existing_store(settings, job_id=" ".join(job_id or []) or None)
     ids = _chosen(store, job_id, tag, lambda status: status.ended and status is not JobStatus.SUCCEEDED)
+    if not job_id:
+        # the oldest first: a job is retried after those that it depends on
+        ids.reverse()
     _change(ids, lambda chosen: JobHandle(chosen, settings).retry(), json_output, one=_is_one(job_id, tag))
 
 

@@ -40,7 +40,7 @@ def settle(tx: Tx, seqs: Collection[int]) -> dict[str, JobStatus]:
     rows = lock_rows(tx, statement)
     if not rows:
         return {}
-    needed = _needed(tx, [row.seq for row in rows])
+    needed = needed_by(tx, [row.seq for row in rows])
     transitions = _transitions(tx, rows, needed)
     apply_transitions(tx, transitions)
     moved = {transition.row.seq for transition in transitions}
@@ -62,13 +62,16 @@ def _record_reasons(tx: Tx, pending: Sequence[Row[Any]], needed: Mapping[int, Se
         record_reasons(tx, reasons)
 
 
-def _needed(tx: Tx, seqs: Collection[int]) -> dict[int, list[Row[Any]]]:
+def needed_by(tx: Tx, seqs: Collection[int], *, lock: bool = False) -> dict[int, list[Row[Any]]]:
+    """The id and status of each job that these depend on, by seq. With ``lock``, none of them ends meanwhile."""
     statement = (
         select(dependencies.c.job_seq, jobs.c.id, jobs.c.status)
         .join_from(dependencies, jobs, jobs.c.seq == dependencies.c.needs_seq)
         .where(tx.one_of(dependencies.c.job_seq, seqs))
         .order_by(jobs.c.seq)
     )
+    if lock:
+        statement = statement.with_for_update(of=jobs, read=True)
     needed: defaultdict[int, list[Any]] = defaultdict(list)
     for row in tx.connection.execute(statement):
         needed[row.job_seq].append(row)
@@ -89,7 +92,7 @@ def _transitions(tx: Tx, rows: Sequence[Row[Any]], needed: Mapping[int, list[Row
 
 
 def _transition(tx: Tx, row: Row[Any], needed: list[Row[Any]], *, behind: bool) -> Transition | None:
-    broken = [other for other in needed if status_of(other.status).ended and other.status != JobStatus.SUCCEEDED]
+    broken = unsuccessful(needed)
     if broken:
         failure = dependency_failure([(other.id, other.status) for other in broken])
         values = {"completed_at": tx.now, "run_at": None, "wait_reason": None, "error": failure_json(failure)}
@@ -101,6 +104,11 @@ def _transition(tx: Tx, row: Row[Any], needed: list[Row[Any]], *, behind: bool) 
     reason = BEHIND if behind else None
     queued = {"queued_at": tx.now, "run_at": None, "wait_reason": reason}
     return Transition(row, JobStatus.QUEUED, queued, {"reason": reason} if behind else {})
+
+
+def unsuccessful(needed: Sequence[Row[Any]]) -> list[Row[Any]]:
+    """Those of the jobs that have ended without success."""
+    return [other for other in needed if status_of(other.status).ended and other.status != JobStatus.SUCCEEDED]
 
 
 def dependency_failure(broken: list[tuple[str, str]]) -> Failure:

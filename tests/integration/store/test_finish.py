@@ -153,6 +153,27 @@ def test_an_ended_job_can_be_retried(store: Store, claim: Claim, claim_request: 
         store.retry(claim.job_id)
 
 
+def test_a_retried_job_waits_for_its_dependencies(
+    store: Store, make_job: MakeJob, claim_request: MakeRequest
+) -> None:
+    """One that has not been retried itself is named; one that runs again is waited for."""
+    store.submit([make_job(id="first"), make_job(id="second", constraints={"depends_on": ["first"]})])
+    (first,) = store.claim(claim_request())
+    store.finish(first, Outcome.failed())
+    assert store.get("second").status is JobStatus.FAILED
+
+    with pytest.raises(IllegalTransition, match=r"'second' depends on 'first' \(failed\)"):
+        store.retry("second")
+    store.retry("first")
+    store.retry("second")
+
+    waiting = store.get("second")
+    assert (waiting.status, waiting.wait_reason, waiting.error) == (JobStatus.PENDING, "depends on first", None)
+    (again,) = store.claim(claim_request(limit=5))
+    store.finish(again, Outcome.succeeded())
+    assert [claim.job_id for claim in store.claim(claim_request(limit=5))] == ["second"]
+
+
 @pytest.mark.parametrize(
     "ask", ["get", "events", "attempts", "steps", "checkpoints", "runs", "request_cancel", "retry"]
 )

@@ -5,6 +5,7 @@ Owners die, and their sessions break and are replaced; observers see which sessi
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from hypothesis.stateful import (
 from sqlalchemy import text
 from sqlalchemy.event import listen
 
-from nsai_work.errors import LeaseLost
+from nsai_work.errors import IllegalTransition, LeaseLost
 from nsai_work.job import Job
 from nsai_work.journal import StepRecord
 from nsai_work.lifecycle import ENDED, JobStatus
@@ -41,6 +42,8 @@ from tests.integration.store.ownership import (
     Owner,
     register,
 )
+
+UNSUCCESSFUL = ENDED - {JobStatus.SUCCEEDED}
 
 
 class Ownership(RuleBasedStateMachine):
@@ -274,8 +277,10 @@ class Ownership(RuleBasedStateMachine):
         job_id = data.draw(st.sampled_from(self.jobs))
         if not retry:
             self.store.request_cancel(job_id)
-        elif self.store.get(job_id).status in ENDED - {JobStatus.SUCCEEDED}:
-            self.store.retry(job_id)
+        elif (job := self.store.get(job_id)).status in UNSUCCESSFUL:
+            broken = any(self.store.get(name).status in UNSUCCESSFUL for name in job.constraints.depends_on)
+            with pytest.raises(IllegalTransition, match="depends on") if broken else nullcontext():
+                self.store.retry(job_id)
 
     @invariant()
     def check_presence(self) -> None:
