@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from crucible.errors import InvalidRequest
 from crucible.values.suggestions import known_names
 from nsai_work.errors import InvalidJob
-from nsai_work.payloads.data import DataFile, DataSource, RowFormat, TrainingData, TrainOn
+from nsai_work.payloads.data import DataFile, DataSource, Reduction, RowFormat, TrainingData, TrainOn
 from nsai_work.payloads.distillation import DistillationStep
 from nsai_work.payloads.environments import EnvironmentSpec, TaskSet
 from nsai_work.payloads.job_inputs import (
@@ -69,6 +69,7 @@ __all__ = [
     "ObjectiveSpec",
     "Payload",
     "PreferenceStep",
+    "Reduction",
     "ReferencePenalty",
     "ReinforcementStep",
     "RolloutSampling",

@@ -40,6 +40,8 @@ TrainOn: TypeAlias = Literal[
     "all_user_and_system_messages",
     "customized",
 ]
+Reduction: TypeAlias = Literal["none", "mean"]
+"""The treatment of the loss weights of an example: they stay, or are divided by their sum."""
 
 
 def _current_format(value: object) -> object:
@@ -85,9 +87,10 @@ class DataFile(Record):
 class TrainingData(Record):
     """The data of a training run: a file (``path``), the rows of a ``job``, or a mixture of several (``sources``).
 
-    ``train_on`` says which turns of a conversation have a loss weight; what a row says of a turn itself wins.
-    ``on_long`` is what happens to examples that are longer than the limit, ``on_bad_row`` to rows that cannot be
-    used. ``ignore`` names fields of rows that are dropped.
+    ``train_on`` says which turns of a conversation have a loss weight; what a row says of a turn itself wins. With
+    ``reduction: mean`` the weights of an example are divided by their sum, so that a long answer counts as much as
+    a short one. ``on_long`` is what happens to examples that are longer than the limit, ``on_bad_row`` to rows that
+    cannot be used. ``ignore`` names fields of rows that are dropped.
     """
 
     path: Name | None = Field(default=None, min_length=1)
@@ -99,6 +102,7 @@ class TrainingData(Record):
     images: Images = Field(default_factory=dict, max_length=10_000, exclude_if=operator.not_)
     sources: tuple[DataFile, ...] = Field(default=(), max_length=1_000)
     train_on: TrainOn = "all_assistant_messages"
+    reduction: Reduction = "none"
     on_long: Literal["cut", "skip", "error"] = "cut"
     on_bad_row: Literal["error", "skip"] = "error"
     ignore: tuple[Name, ...] = ()

@@ -253,6 +253,11 @@ class PreferenceStep(TrainingStep):
     def _require_own_loss(self) -> "PreferenceStep":
         if self.objective is not None or self.loss_fn != "cross_entropy" or self.loss_fn_config:
             raise ValueError("method: dpo has a loss of its own; leave loss_fn, loss_fn_config and objective out")
+        held_out = self.eval.data if self.eval is not None else None
+        if any(data is not None and data.reduction != "none" for data in (self.data, held_out)):
+            raise ValueError(
+                "data.reduction: dpo compares whole answers, by the sums of their tokens; leave it out"
+            )
         return self
 
     @model_validator(mode="after")

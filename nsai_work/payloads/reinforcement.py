@@ -18,8 +18,13 @@ REWARD: Final = "reward"
 """The metric of a step with the mean reward of its rollouts."""
 TEACHER_LOSS: Final = "cross_entropy"
 """The loss of a run with a teacher."""
-_UNREAD: Final = ("format", "train_on", "on_long", "ignore")
+_UNREAD: Final = ("format", "train_on", "reduction", "on_long", "ignore")
 _OF_TEXTS: Final = ("batch_size", "objective")
+
+
+def eval_environment(number: int) -> str:
+    """Return the field of the environment of a set of tasks."""
+    return f"payload.eval.tasks[{number}].environment"
 
 
 class NoData(TrainingData):

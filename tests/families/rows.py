@@ -7,22 +7,28 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+from tests.families.environments import compared
+
 
 def write_rows(folder: Path) -> None:
     """Write the files."""
     talk = [{"role": "user", "content": "Which?"}, {"role": "assistant", "content": "This."}]
     pair = {"chosen": "This.", "rejected": "That."}
-    verdict = [{"role": "user", "content": "A: This. B: That."}, {"role": "assistant", "content": "A"}]
-    choice = [{"type": "text", "text": "choice#", "weight": 0}, {"type": "text", "text": "yes"}]
     files: dict[str, list[dict[str, Any]]] = {
         "conversations.jsonl": [
-            {"messages": [{"role": "user", "content": f"Which is {n}?"}, talk[1]]} for n in range(20)
+            {
+                "messages": [
+                    {"role": "user", "content": f"Which is {n}?"},
+                    {"role": "assistant", "content": "This." + "." * (n % 5)},
+                ]
+            }
+            for n in range(20)
         ],
-        "comparisons.jsonl": [{"messages": verdict}] * 4,
+        "comparisons.jsonl": [_comparison(n) for n in range(20)],
         "preferences.jsonl": [pair | {"prompt": f"Which is {n}?"} for n in range(20)],
         "sums.jsonl": [{"prompt": f"{n}+1=", "answer": n + 1} for n in range(9)],
         "decisions.jsonl": [
-            {"messages": [{"role": "user", "content": f"{n}?"}, {"role": "assistant", "content": choice}]}
+            {"prompt": f"{n}?", "prefill": "choice#", "choices": {"Y": float(n % 2), "N": float(1 - n % 2)}}
             for n in range(20)
         ],
         "outcomes.jsonl": [
@@ -48,6 +54,13 @@ def write_rows(folder: Path) -> None:
     }
     for name, rows in files.items():
         (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _comparison(number: int) -> dict[str, Any]:
+    """A comparison of two answers, of which the better is the first or the second by turns."""
+    answers = ("This.", "That.") if number % 2 else ("That.", "This.")
+    choices = {"A": float(number % 2), "B": float(1 - number % 2)}
+    return {"prompt": compared(number, *answers), "choices": choices}
 
 
 def _pictured(number: int) -> dict[str, Any]:

@@ -1,7 +1,9 @@
 """A data set of the cookbook that has given batches, and its training clients with a given seed of the adapter.
 
 The program's argument is a JSON file: ``seed``, which the cookbook does not pass on, and ``batches`` of examples:
-``[tokens, targets, weights]``, and images if there are any, each of them ``[place, length, format, base64]``.
+``[tokens, targets, trained]``, and images if there are any, each of them ``[place, length, format, base64]``. What is
+``trained`` has 1 for each target with a loss weight, else 0; the cookbook makes the weights of that, by the
+``reduction`` of the settings, if it is there.
 """
 
 import functools
@@ -14,6 +16,8 @@ from typing import Any
 
 import chz
 import tinker
+import torch
+from tinker_cookbook.supervised.common import datum_from_model_input_weights
 from tinker_cookbook.supervised.types import SupervisedDataset, SupervisedDatasetBuilder
 
 settings = json.loads(Path(sys.argv[1]).read_text())
@@ -41,23 +45,20 @@ class GivenBuilder(SupervisedDatasetBuilder):
 
 
 def datum_of(
-    tokens: list[int], targets: list[int], weights: list[float], images: Sequence[Any] = ()
+    tokens: list[int], targets: list[int], trained: list[float], images: Sequence[Any] = ()
 ) -> tinker.Datum:
     """An example with one target of each token."""
+    whole = [*tokens, targets[-1]]
     chunks: list[Any] = []
     begin = 0
     for place, length, kind, data in images:
-        chunks.append(tinker.EncodedTextChunk(tokens=tokens[begin:place]))
+        chunks.append(tinker.EncodedTextChunk(tokens=whole[begin:place]))
         chunks.append(tinker.types.ImageChunk(data=b64decode(data), format=kind, expected_tokens=length))
         begin = place + length
-    chunks.append(tinker.EncodedTextChunk(tokens=tokens[begin:]))
-    return tinker.Datum(
-        model_input=tinker.ModelInput(chunks=chunks),
-        loss_fn_inputs={
-            "target_tokens": tinker.TensorData(data=targets, dtype="int64", shape=[len(targets)]),
-            "weights": tinker.TensorData(data=weights, dtype="float32", shape=[len(weights)]),
-        },
-    )
+    chunks.append(tinker.EncodedTextChunk(tokens=whole[begin:]))
+    marks = torch.tensor([0.0, *trained])
+    reduction = settings.get("reduction", "none")
+    return datum_from_model_input_weights(tinker.ModelInput(chunks=chunks), marks, reduction=reduction)
 
 
 def seed_adapters() -> None:

@@ -15,7 +15,7 @@ from test_cookbook_recipes import environment_of
 
 from backends.tinkex.backend import TinkexBackend
 from backends.tinkex_dev.server import DEV_KEY, DevServer
-from crucible.losses import TARGETS
+from crucible.losses import TARGETS, targets_per_token
 from crucible.training import Datum, RunSpec
 from nsai_work.payloads import JobKind, parse_payload
 from nsai_work.training.sources.data_source import open_batches
@@ -26,6 +26,9 @@ from tests.families.table import COMPARED_TEXTS, ENTRY_POINTS
 from tests.integration.training.harness import Scene
 
 STEPS, RATE, RANK, SEED = 10, 0.01, 4, 7
+SUMS = ("preference.dpo.train", "vlm_classifier.train", "vlm_classifier.sweep", "decisions.demo")
+"""The recipes that keep the loss weights of an example; the others make them by ``conversation_to_datum``, which
+divides them by their sum."""
 
 
 @pytest.mark.parametrize("name", COMPARED_TEXTS)
@@ -42,7 +45,8 @@ def test_the_first_10_losses_of_a_family_are_those_of_the_cookbook(
     changes["optimizer"] = job["payload"]["optimizer"] | {"learning_rate": RATE}
     if "job" in job["payload"]["data"]:
         # what a teacher has answered
-        changes["data"] = {"path": str(tmp_path / "conversations.jsonl")}
+        kept = {name: value for name, value in job["payload"]["data"].items() if name not in ("job", "map")}
+        changes["data"] = {**kept, "path": str(tmp_path / "conversations.jsonl")}
     payload = parse_payload(JobKind.TRAINING_STEP, job["payload"] | changes)
     with DevServer(tmp_path / "server", seed=3) as server:
 
@@ -54,6 +58,7 @@ def test_the_first_10_losses_of_a_family_are_those_of_the_cookbook(
         batches = asyncio.run(_batches(scene, new_backend()))
         given = {"model": MODEL, "rate": RATE, "rank": RANK, "seed": SEED, "log": str(tmp_path / "log")}
         given |= {"schedule": str(payload.schedule.shape), "beta": getattr(payload, "beta", None)}  # type: ignore[attr-defined]
+        given["reduction"] = "none" if name in SUMS else "mean"
         settings = tmp_path / "settings.json"
         settings.write_text(json.dumps({**given, "batches": batches}))
         ended = subprocess.run(
@@ -77,7 +82,7 @@ def test_the_first_10_losses_of_a_family_are_those_of_the_cookbook(
 
 
 async def _batches(scene: Scene, backend: TinkexBackend) -> list[list[list[Any]]]:
-    """The examples of each step: tokens, targets, weights and images."""
+    """The examples of each step: tokens, targets, which of those are trained, and images."""
     payload: Any = scene.payload
 
     async def wait(work: Any) -> Any:
@@ -91,13 +96,16 @@ async def _batches(scene: Scene, backend: TinkexBackend) -> list[list[list[Any]]
             spec = RunSpec(base_model=payload.base_model)
             await reference.complete(ReferenceContext(payload, spec, backend, kept, wait))
         batches = [await source.batch(step) for step in range(1, plan.total_steps + 1)]
-    return [
-        [
-            [[*one.tokens], [*one.loss_inputs[TARGETS]], [*one.loss_inputs["weights"]], _images(one)]
-            for one in batch.datums
-        ]
-        for batch in batches
-    ]
+    return [[_given(datum) for datum in batch.datums] for batch in batches]
+
+
+def _given(datum: Datum) -> list[Any]:
+    targets, weights = datum.loss_inputs[TARGETS], datum.loss_inputs["weights"]
+    count = targets_per_token(datum)
+    # of the choices that a token has, the one with a weight
+    places = [max(range(at, at + count), key=weights.__getitem__) for at in range(0, len(targets), count)]
+    trained = [float(weights[place] > 0) for place in places]
+    return [[*datum.tokens], [targets[place] for place in places], trained, _images(datum)]
 
 
 def _images(datum: Datum) -> list[list[Any]]:

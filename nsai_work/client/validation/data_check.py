@@ -1,7 +1,6 @@
 """The check of training data at submit: every row is read, and rendered as the worker will."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import TypeAlias
 
@@ -119,7 +118,7 @@ class DataCheck:
             report = None if self._on_progress is None else partial(self._on_progress, file.path)
             checks.append(partial(check_file, payload.data, index, rendering, on_progress=report))
         if payload.eval is not None and payload.eval.data is not None and payload.eval.data.job is None:
-            other = rendering and replace(rendering, on_long=payload.eval.data.on_long)
+            other = rendering and rendering.of(payload.eval.data)
             held_out = payload.eval.data
             checks.append(partial(read_examples, lambda data: check_file(data, 0, other), held_out))
         _check_all(checks)

@@ -1,6 +1,8 @@
 """Renders examples to datums: input tokens, target tokens and loss weights. The target of each token is its
 successor."""
 
+import math
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -10,11 +12,11 @@ from crucible.rendering.chat import Chat
 from crucible.rendering.tokenizer import RenderedExample, Tokenizer
 from crucible.training import Datum
 from nsai_work.data.example import Example
-from nsai_work.data.images import ExampleImage
 from nsai_work.data.problems import RowProblem
 from nsai_work.data.rendering.choices import FIELD, choice_datum, choice_place
 from nsai_work.data.rendering.image_places import datum_with_images, spread_images, to_datum
 from nsai_work.data.row_counts import RowCounts
+from nsai_work.payloads import Reduction, TrainingData
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,15 +28,21 @@ class Rendering:
     tokenizer: Tokenizer
     max_tokens: int
     on_long: Literal["cut", "skip", "error"] = "cut"
+    reduction: Reduction = "none"
     is_context: bool = False
     no_choices: str = ""
     no_images: str = ""
     """The reason for which examples with images are refused; empty if they are trained on."""
 
+    def of(self, data: TrainingData) -> "Rendering":
+        """Return the same rules with the settings of other data."""
+        return replace(self, on_long=data.on_long, reduction=data.reduction)
+
     @property
-    def key(self) -> tuple[str, int, str, str, str]:
+    def key(self) -> tuple[object, ...]:
         """The inputs, beside an example, that determine its datums."""
-        return self.tokenizer.tokenizer_id, self.max_tokens, self.on_long, self.no_choices, self.no_images
+        refused = self.no_choices, self.no_images
+        return self.tokenizer.tokenizer_id, self.max_tokens, self.on_long, self.reduction, *refused
 
     def datums(self, example: Example, tally: RowCounts) -> list[Datum]:
         """Return the datums of an example, and count them: none for a bad row or one that is skipped, and several
@@ -66,7 +74,7 @@ class Rendering:
 
     def _learnt(self, example: Example, rendered: Sequence[RenderedExample]) -> list[Datum]:
         """The datums of an answer that have a loss weight; none if it is skipped. Raises RowProblem."""
-        datums = [*self._kept(rendered, example.images)]
+        datums = [*self._kept(rendered, example)]
         # a turn of a conversation that was split can be cut off whole
         learnt = [datum for datum in datums if any(datum.loss_inputs["weights"])]
         if datums and not learnt:
@@ -143,17 +151,18 @@ class Rendering:
             for one in rendered
         ]
 
-    def _kept(self, rendered: Sequence[RenderedExample], images: Sequence[ExampleImage]) -> Iterator[Datum]:
+    def _kept(self, rendered: Sequence[RenderedExample], example: Example) -> Iterator[Datum]:
         for one in rendered:
             if len(one.tokens) > self.max_tokens and self.on_long != "cut":
                 if self.on_long == "skip":
                     continue
                 state = f"has {len(one.tokens)} tokens, and the limit is {self.max_tokens} ({self._limit_name})"
                 raise RowProblem(state, "shorten it, or set data.on_long to cut or skip", self._limit_name)
-            if images:
-                yield datum_with_images(one, self.max_tokens, images, self.tokenizer)
+            if example.images:
+                datum = datum_with_images(one, self.max_tokens, example.images, self.tokenizer)
             else:
-                yield to_datum(one, self.max_tokens)
+                datum = to_datum(one, self.max_tokens)
+            yield _with_sum(datum, example.weight) if self.reduction == "mean" else datum
 
     @property
     def _limit_name(self) -> str:
@@ -170,3 +179,13 @@ class Rendering:
             advice,
             self._limit_name,
         )
+
+
+def _with_sum(datum: Datum, total: float) -> Datum:
+    """Return a datum whose loss weights have this sum, if it has any."""
+    weights = datum.loss_inputs["weights"]
+    found = math.fsum(weights)
+    if not found:
+        return datum
+    scaled = array("f", (weight / found * total for weight in weights))
+    return replace(datum, loss_inputs={**datum.loss_inputs, "weights": scaled})

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import chain
 
 from crucible.backend import TrainingBackend
@@ -52,7 +51,7 @@ async def open_batches(
             for index in part
         ]
     elif payload.eval is not None and payload.eval.data is not None:
-        other = replace(rendering, on_long=payload.eval.data.on_long)
+        other = rendering.of(payload.eval.data)
         held = await asyncio.to_thread(_held_out, payload.eval.data, other)
         evaluated, name, held_out = held, EVALUATED, range(len(held))
         every = chain.from_iterable(each.examples for each in datums)
@@ -139,6 +138,7 @@ async def rendering_of(payload: TrainingStep, backend: TrainingBackend) -> Rende
         tokenizer,
         min(payload.max_tokens, context),
         on_long=payload.data.on_long,
+        reduction=payload.data.reduction,
         is_context=context < payload.max_tokens,
         no_choices=no_choices,
         no_images=no_images,

@@ -278,6 +278,10 @@ def test_fields_that_dpo_cannot_have_are_refused(tmp_path: Path) -> None:
         pairs_payload(tmp_path, method="dpp")
     with pytest.raises(InvalidJob, match="loss of its own"):
         pairs_payload(tmp_path, loss_fn="ppo")
+    reduced = {"path": str(write_pairs(tmp_path)), "reduction": "mean"}
+    for fields in ({"data": reduced}, {"eval": {"every": 3, "data": reduced}}):
+        with pytest.raises(InvalidJob, match=r"data.reduction: dpo"):
+            pairs_payload(tmp_path, **fields)
     with pytest.raises(InvalidJob, match=r"payload.beta"):
         parse_payload(JobKind.TRAINING_STEP, payload_of(tmp_path).model_dump(mode="json") | {"beta": 0.2})
 

@@ -1,5 +1,6 @@
 """Datums: the target of a token is its successor, and only assistant tokens have a weight."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,25 @@ def data(folder: Path, *lines: str) -> TrainingData:
     path.write_text("".join(f'{{"messages": [{{"role": "user", "content": "{line}"}}, '
                             f'{{"role": "assistant", "content": "ok"}}]}}\n' for line in lines))  # fmt: skip
     return TrainingData(path=str(path))
+
+
+def test_every_example_may_count_the_same(tmp_path: Path) -> None:
+    """With the sum of its loss weights as it was cut, times the weight of its row; those without a weight have
+    none, and the rest is shared by nobody else."""
+    path = tmp_path / "rows.jsonl"
+    rows = [{"prompt": "a", "completion": "b" * size, "weight": size % 3 + 0.5} for size in (1, 5, 40)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    dataset = load_data(TrainingData(path=str(path)))
+    rendering = Rendering(TOKENIZER, 20)
+    plain = shared_datums(dataset, rendering)
+    same = shared_datums(dataset, rendering.of(TrainingData(path=str(path), reduction="mean")))
+
+    assert [sum(datum.loss_inputs["weights"]) for datum in plain.batch(range(3))] == [3.0, 15.0, 24.0]
+    for datum, before, row in zip(same.batch(range(3)), plain.batch(range(3)), rows, strict=True):
+        weights = datum.loss_inputs["weights"]
+        assert {weight for weight in weights if weight} == {max(weights)}
+        assert [bool(weight) for weight in weights] == [bool(weight) for weight in before.loss_inputs["weights"]]
+        assert sum(weights) == pytest.approx(row["weight"])
 
 
 def test_an_example_of_which_nothing_would_be_learned_is_refused(tmp_path: Path) -> None:

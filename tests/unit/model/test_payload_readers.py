@@ -107,7 +107,7 @@ READERS: dict[str, Mapping[str, str]] = {
         "nsai_work/payloads/data": "self.path self.job self.map self.format self.sha256 self.ship self.images"
         " self.sources",
         "nsai_work/data/dataset": "data.train_on data.on_bad_row data.ignore",
-        "nsai_work/training/sources/data_source": "data.on_long",
+        "nsai_work/training/sources/data_source": "data.on_long data.reduction",
     },
     "DataFile": {
         _READS: "file.job file.map",
