@@ -68,8 +68,4 @@ class TaskSet(Record):
             raise ValueError("environment.reward: its prompts are eval.data; name an environment here")
         if self.samples > 1 and self.temperature == 0:
             raise ValueError("samples: at temperature 0 all are equal; set a temperature, or 1 sample")
-        if any(isinstance(model, TrainedModel) for model in self.environment.models.values()):
-            raise ValueError(
-                "environment.models: of an evaluation they are names and paths; jobs are not read here"
-            )
         return self

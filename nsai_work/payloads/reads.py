@@ -14,6 +14,8 @@ from nsai_work.payloads import (
     CommandPayload,
     DataFile,
     DistillationStep,
+    EnvironmentSpec,
+    EvaluationSpec,
     Inference,
     InitialWeights,
     Payload,
@@ -24,6 +26,7 @@ from nsai_work.payloads import (
     TrainingData,
     TrainingStep,
 )
+from nsai_work.payloads.reinforcement import eval_environment
 
 _JOB_FIELDS: Final = (
     ("data", "job"),
@@ -37,6 +40,7 @@ _JOB_FIELDS: Final = (
     ("model", "job"),
     ("prompt", "options", "model", "job"),
     ("environment", "models", "*", "job"),
+    ("eval", "tasks", "*", "environment", "models", "*", "job"),
     ("inputs", "*", "job"),
 )
 """Fields of a payload that name another job. ``*`` is any name or index."""
@@ -116,14 +120,21 @@ def _teachers(payload: TrainingStep) -> dict[str, TrainedModel]:
 
 
 def _asked_models(payload: TrainingStep) -> dict[str, TrainedModel]:
-    """The models that the environment asks and other jobs train, by field."""
-    if not isinstance(payload, ReinforcementStep) or payload.environment is None:
+    """The models that environments ask and other jobs train, by field."""
+    if not isinstance(payload, ReinforcementStep):
         return {}
     return {
-        f"payload.environment.models.{name}": model
-        for name, model in payload.environment.models.items()
+        f"{field}.models.{name}": model
+        for field, spec in payload.environments().items()
+        for name, model in spec.models.items()
         if isinstance(model, TrainedModel)
     }
+
+
+def _with_models(spec: EnvironmentSpec, field: str, paths: Mapping[str, str]) -> EnvironmentSpec:
+    """An environment with paths in the places of other jobs' models."""
+    models = {name: paths.get(f"{field}.models.{name}", model) for name, model in spec.models.items()}
+    return spec.model_copy(update={"models": models})
 
 
 def _rows_of(field: str, data: TrainingData) -> Iterator[JobRead]:
@@ -156,21 +167,16 @@ def with_reads(
 
     if isinstance(payload, TrainingStep):
         changes: dict[str, object] = {"data": read("payload.data", payload.data)}
-        if payload.eval is not None and payload.eval.data is not None:
-            held_out = read("payload.eval.data", payload.eval.data)
-            changes["eval"] = payload.eval.model_copy(update={"data": held_out})
+        if payload.eval is not None:
+            changes["eval"] = _read_evaluation(payload.eval, read, paths)
         if payload.init_from is not None and payload.init_from.job is not None:
             path, optimizer = paths["payload.init_from"], payload.init_from.optimizer
             changes["init_from"] = InitialWeights(path=path, optimizer=optimizer)
         changes |= {
             name: paths[f"payload.{name}"] for name in ("teacher", "reference") if f"payload.{name}" in paths
         }
-        if isinstance(payload, ReinforcementStep) and payload.environment is not None and _asked_models(payload):
-            models = {
-                name: paths.get(f"payload.environment.models.{name}", model)
-                for name, model in payload.environment.models.items()
-            }
-            changes["environment"] = payload.environment.model_copy(update={"models": models})
+        if isinstance(payload, ReinforcementStep) and payload.environment is not None:
+            changes["environment"] = _with_models(payload.environment, "payload.environment", paths)
         if payload.continue_from is not None:
             path = paths["payload.continue_from"]
             changes["continue_from"] = payload.continue_from.model_copy(update={"path": path})
@@ -181,6 +187,17 @@ def with_reads(
         found = {name: rows[f"payload.inputs.{name}"] for name in payload.inputs}
         return payload.model_copy(update={"arguments": {**payload.arguments, **found}, "inputs": {}})
     return payload
+
+
+def _read_evaluation(
+    spec: EvaluationSpec, read: Callable[[str, TrainingData], TrainingData], paths: Mapping[str, str]
+) -> EvaluationSpec:
+    tasks = [
+        each.model_copy(update={"environment": _with_models(each.environment, eval_environment(number), paths)})
+        for number, each in enumerate(spec.tasks)
+    ]
+    data = None if spec.data is None else read("payload.eval.data", spec.data)
+    return spec.model_copy(update={"tasks": tuple(tasks), "data": data})
 
 
 def jobs_read(payload: dict[str, Any]) -> list[str]:

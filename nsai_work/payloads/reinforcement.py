@@ -256,10 +256,11 @@ class ReinforcementStep(TrainingStep):
             raise ValueError(f"eval.every: weights are sampled from every {self.substeps} steps; set a multiple")
         return self
 
-    def environments(self) -> Sequence[EnvironmentSpec]:
-        """Return the environments that the job names, those of its evaluation included."""
-        named = [] if self.environment is None else [self.environment]
-        return [*named, *(each.environment for each in (self.eval.tasks if self.eval is not None else ()))]
+    def environments(self) -> Mapping[str, EnvironmentSpec]:
+        """Return the environments that the job names by field, those of its evaluation included."""
+        named = {} if self.environment is None else {"payload.environment": self.environment}
+        tasks = self.eval.tasks if self.eval is not None else ()
+        return named | {eval_environment(number): each.environment for number, each in enumerate(tasks)}
 
     @property
     def needs_forward(self) -> str | None:

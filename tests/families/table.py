@@ -63,6 +63,15 @@ COMPARED_ROLLOUTS: Final = (
 )
 """The entry points whose advantages and losses equal those of the cookbook's loop on the same environment
 (``tests/peers/test_cookbook_families.py``)."""
+COMPARED_TEACHERS: Final = (
+    "distillation.on_policy_distillation",
+    "distillation.on_policy_multi_teacher",
+    "distillation.on_policy_distillation_harbor_multi_turn",
+    "sdft.train",
+    "sdft.run_continual_learning",
+)
+"""The entry points whose losses equal those of the cookbook's loops with the same teachers
+(``tests/peers/test_cookbook_teachers.py``)."""
 COMPARED_TEXTS: Final = (
     "chat_sl.train",
     "chat_sl.sweep.cli",
@@ -78,6 +87,8 @@ COMPARED_TEXTS: Final = (
 COMPARED_ALONE: Final = ("decisions.forecasting",)
 """The entry points whose losses equal those of the cookbook in a test of their own
 (``tests/peers/test_cookbook_decisions.py``)."""
+COMPARED_PIPELINE: Final = "preference.rlhf.rlhf_pipeline"
+"""The entry point whose three stages are those of the cookbook (``tests/peers/test_cookbook_rlhf.py``)."""
 
 
 def levels_of(entry: EntryPoint) -> str:
@@ -85,7 +96,13 @@ def levels_of(entry: EntryPoint) -> str:
     cookbook; E, they have evaluations; K, killed in the middle they end as if left alone."""
     if not entry.jobs:
         return ""
-    compared = entry.name in (*COMPARED_ROLLOUTS, *COMPARED_TEXTS, *COMPARED_ALONE)
+    compared = entry.name in (
+        *COMPARED_ROLLOUTS,
+        *COMPARED_TEACHERS,
+        *COMPARED_TEXTS,
+        *COMPARED_ALONE,
+        COMPARED_PIPELINE,
+    )
     evaluated = any(job["payload"].get("eval") for job in entry.jobs)
     # test_killed_families.py and test_killed_pipelines.py have all between them
     return "".join(letter for letter, held in zip("SLEK", (True, compared, evaluated, True), strict=True) if held)

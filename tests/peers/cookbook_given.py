@@ -1,8 +1,8 @@
 """A data set of the cookbook that has given batches, and its training clients with a given seed of the adapter.
 
 The program's argument is a JSON file: ``seed``, which the cookbook does not pass on, and ``batches`` of examples:
-``[tokens, targets, trained]``, and images if there are any, each of them ``[place, length, format, base64]``. What is
-``trained`` has 1 for each target with a loss weight, else 0; the cookbook makes the weights of that, by the
+``[tokens, targets, trained]``, and images if there are any, each of them ``[place, length, format, base64]``. For
+each target, ``trained`` has 1 if it has a loss weight, else 0; the cookbook makes the weights of that, by the
 ``reduction`` of the settings, if it is there.
 """
 

@@ -6,8 +6,8 @@ from nsai_work.errors import InvalidJob
 from nsai_work.payloads import EnvironmentSpec
 
 
-async def check_asked_models(backend: TrainingBackend, spec: EnvironmentSpec) -> None:
-    """Check the models that a job names; those of other jobs are checked with what it reads of these.
+async def check_asked_models(backend: TrainingBackend, field: str, spec: EnvironmentSpec) -> None:
+    """Check the models that an environment names; those of other jobs are checked with what is read of these.
 
     Raises:
         InvalidJob: the backend has no such model.
@@ -20,6 +20,6 @@ async def check_asked_models(backend: TrainingBackend, spec: EnvironmentSpec) ->
         try:
             sampler = await backend.sampler(model)
         except CallerError as error:
-            field = f"payload.environment.models.{name}"
-            raise InvalidJob(f"{field}: {error.message}", details={**error.details, "field": field}) from error
+            at = f"{field}.models.{name}"
+            raise InvalidJob(f"{at}: {error.message}", details={**error.details, "field": at}) from error
         await sampler.close()

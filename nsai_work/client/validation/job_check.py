@@ -306,7 +306,7 @@ def _check_key(payload: Payload) -> str:
     asked = references = teacher = None
     if isinstance(payload, ReinforcementStep):
         asked, references, teacher = (
-            [spec.models for spec in payload.environments()],
+            [(place, spec.models) for place, spec in payload.environments().items()],
             payload.references(),
             payload.teacher,
         )
@@ -342,8 +342,8 @@ async def _check(backend: Backend, payload: Payload) -> None:
             await check_teachers(training_backend(backend), payload)
         if isinstance(payload, ReinforcementStep):
             await check_penalty(training_backend(backend), payload)
-            for spec in payload.environments():
-                await check_asked_models(training_backend(backend), spec)
+            for place, spec in payload.environments().items():
+                await check_asked_models(training_backend(backend), place, spec)
         field = payload.needs_forward
         if field is not None and not (await backend.capabilities()).supports_forward:
             raise Unsupported(

@@ -91,10 +91,15 @@ def test_an_opponent_is_a_base_model_or_that_of_another_job() -> None:
     one, other = (run({"args": args, "models": {"opponent": "tiny-lm"}}, seed=3) for _ in range(2))
     assert [step.metrics for step in one.steps()] == [step.metrics for step in other.steps()]
 
-    against = run({"args": args, "models": {"opponent": {"job": one.id}}})
-    assert against.job().constraints.depends_on == (one.id,)
+    evaluated = {"name": "nim:Nim", "args": args, "models": {"opponent": {"job": other.id}}}
+    against = run(
+        {"args": args, "models": {"opponent": {"job": one.id}}},
+        eval={"every": 2, "tasks": [{"environment": evaluated, "limit": 1}]},
+    )
+    assert set(against.job().constraints.depends_on) == {one.id, other.id}
     [read] = [event.data["fields"] for event in against.events() if event.name == "job.read"]
     assert read["payload.environment.models.opponent"]["step"] == 2
+    assert read["payload.eval.tasks[0].environment.models.opponent"]["job"] == other.id
 
 
 @pytest.mark.parametrize(
@@ -113,6 +118,14 @@ def test_wrong_models_are_refused_at_submit(environment: dict[str, Any], message
     with pytest.raises(InvalidJob) as refused:
         run(environment)
     assert message in refused.value.message
+
+
+@pytest.mark.parametrize("model", ["tiny-ml", {"job": "nobody"}])
+def test_wrong_models_of_an_evaluation_are_refused_at_submit(model: object) -> None:
+    """With their place."""
+    evaluated = {"name": "nim:Nim", "args": {"opponent": True}, "models": {"opponent": model}}
+    with pytest.raises(InvalidJob, match=r"payload\.eval\.tasks\[0\]\.environment\.models\.opponent"):
+        run({}, eval={"every": 2, "tasks": [{"environment": evaluated}]})
 
 
 def test_a_reward_function_asks_no_models(tmp_path: Path) -> None:
