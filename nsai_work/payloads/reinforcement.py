@@ -105,7 +105,7 @@ class TeacherTargets(Record):
     one, or sampling weights by their path.
 
     ``prompt`` is what it sees in the place of the user's last message: a text with ``{prompt}``, that message, and
-    the columns of the row in braces. The first ``skip_tokens`` of an answer have no targets; its last token has.
+    the columns of the row in braces. The first ``skip_tokens`` of an answer have no targets.
     """
 
     model: Name = Field(default=BASE_REFERENCE, min_length=1, max_length=1_000)

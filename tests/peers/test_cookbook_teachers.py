@@ -91,13 +91,9 @@ def _outcome(handle: JobHandle) -> tuple[ReinforcementStep, list[list[int]], lis
     payload = job.parsed_payload
     assert isinstance(payload, ReinforcementStep)
     records = handle.rollouts()
-    tasks = [
-        [
-            next(one.task for one in records if (one.step, one.group) == (step, group))
-            for group in range(payload.groups_per_step)
-        ]
-        for step in range(1, STEPS + 1)
-    ]
+    # the last step of an epoch may have fewer groups
+    found = [{one.group: one.task for one in records if one.step == step} for step in range(1, STEPS + 1)]
+    tasks = [[groups[number] for number in sorted(groups)] for groups in found]
     return payload, tasks, [step.metrics[KL_REFERENCE] for step in handle.steps() if KL_REFERENCE in step.metrics]
 
 

@@ -17,7 +17,9 @@ from nsai_work.training.rollouts.episodes.turns import Turn, full_prompt
 
 DIGEST_BYTES: Final = 16
 """The length of ``examples_digest``."""
-_LEAST_WEIGHT: Final = 1e-20
+LEAST_WEIGHT: Final = 1e-20
+"""The weight of an example that has nothing to learn. A step needs some weight; this much is nothing beside the
+noise of an optimizer."""
 _LEAST_SPREAD: Final = 1e-6
 
 
@@ -92,8 +94,7 @@ class TrainedExample:
         """Return the example without anything to learn."""
         if (weights := self.datum.loss_inputs.get("weights")) is None:
             return self.with_advantages([0.0] * len(self.datum.tokens))
-        # a step needs some weight; this much is nothing beside the noise of an optimizer
-        least = array("f", (_LEAST_WEIGHT * float(weight) for weight in weights))
+        least = array("f", (weight * (LEAST_WEIGHT if weight > LEAST_WEIGHT else 1.0) for weight in weights))
         inputs = {**self.datum.loss_inputs, "weights": least}
         return replace(self, datum=replace(self.datum, loss_inputs=inputs))
 

@@ -23,7 +23,7 @@ from crucible.training import Datum
 from nsai_work.errors import InvalidJob
 from nsai_work.journal import Journal
 from nsai_work.payloads import BASE_REFERENCE, TeacherTargets
-from nsai_work.training.rollouts.examples import DIGEST_BYTES, TrainedExample, examples_digest
+from nsai_work.training.rollouts.examples import DIGEST_BYTES, LEAST_WEIGHT, TrainedExample, examples_digest
 from nsai_work.training.sources.teacher import CONCURRENCY, SoftTargets, TeacherModels, distribution
 
 _COLUMN: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -62,7 +62,7 @@ class RolloutTeacher:
         """
         prompts = await asyncio.to_thread(lambda: [self._prompt(task) for task in tasks])
         places = [self._places(*pair) for pair in zip(examples, prompts, strict=True)]
-        if not any(places):
+        if all(len(prompt) >= self._context for prompt in prompts):
             raise InvalidJob(
                 "payload.teacher.prompt: the prompts of the teacher leave no room for an answer in its context of "
                 f"{self._context} tokens; shorten them",
@@ -91,11 +91,7 @@ class RolloutTeacher:
     def _places(self, example: TrainedExample, prompt: Sequence[int]) -> list[int]:
         """The targets of an example that the teacher gives: those sampled, as far as its context reaches."""
         sampled = [place for place, mask in enumerate(example.mask) if mask]
-        return sampled[self._skipped(sampled) : max(self._context - len(prompt), 0)]
-
-    def _skipped(self, sampled: Sequence[int]) -> int:
-        # an answer of nothing else would teach nothing, and a step without a weight is none
-        return min(self._spec.skip_tokens, len(sampled) - 1)
+        return sampled[self._spec.skip_tokens : max(self._context - len(prompt), 0)]
 
     async def _asked(
         self, examples: Sequence[TrainedExample], prompts: Sequence[list[int]], places: Sequence[Sequence[int]]
@@ -106,7 +102,7 @@ class RolloutTeacher:
             mask, tokens = examples[number].mask, examples[number].datum.loss_inputs[TARGETS]
             sampled = [int(token) for token, own in zip(tokens, mask, strict=True) if own]
             sequences.append([*prompts[number], *sampled][: self._context])
-            firsts.append(len(prompts[number]) - 1 + self._skipped(sampled))
+            firsts.append(len(prompts[number]) - 1 + self._spec.skip_tokens)
         k = self._spec.top_k
         calls = [partial(self._models.top_tokens, self._model, sequence, k) for sequence in sequences]
         answers = await side_by_side(calls, limit=CONCURRENCY)
@@ -132,6 +128,8 @@ class RolloutTeacher:
                 weights[place * k : (place + 1) * k] = targets.weights[begin : begin + k]
                 mask[place] = 1.0
                 begin += k
+            if not own:
+                weights[-1] = LEAST_WEIGHT
             softened = Datum(datum.tokens, {TARGETS: soft, "weights": weights})
             found.append(replace(example, datum=softened, mask=mask))
         return found
