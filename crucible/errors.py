@@ -35,7 +35,7 @@ later; whether it is retried is the queue's decision, not the backend's. Credent
 
 from collections.abc import Iterator, Mapping
 from copy import copy
-from enum import StrEnum
+from enum import Enum, StrEnum
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BeforeValidator, Field, JsonValue
@@ -141,7 +141,7 @@ class CallerError(CrucibleError):
 def shown_value(value: object, limit: int = 80) -> str:
     """Return the repr of a value, cut to ``limit`` characters, for an error."""
     try:
-        shown = repr(value)
+        shown = repr(value.value if isinstance(value, Enum) else value)
     except (ValueError, RecursionError):  # an integer with thousands of digits, or deep nesting
         shown = f"a {type(value).__name__}"
     return shown if len(shown) <= limit else shown[: limit - 3] + "..."

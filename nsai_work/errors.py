@@ -27,11 +27,13 @@ CrucibleError
     └── WorkerFailed          the worker process ended by itself
 """
 
+from collections.abc import Collection, Mapping
+
 from pydantic import BaseModel, JsonValue, ValidationError
 from pydantic_core import ErrorDetails
 
 from crucible.errors import CallerError, CrucibleError, ErrorCategory, InvalidRequest, NotFound, shown_value
-from crucible.values.field_names import fields_beside
+from crucible.values.field_names import fields_beside, place_of_field
 from crucible.values.json_types import JSON_ERROR
 from crucible.values.scalars import joined, problem_of
 from crucible.values.suggestions import known_names
@@ -44,14 +46,23 @@ class InvalidJob(InvalidRequest):
     code = "invalid_job"
 
     @classmethod
-    def from_validation(cls, error: ValidationError, model: type[BaseModel], *, prefix: str = "") -> "InvalidJob":
-        """Convert a pydantic error of ``model``; each of its complaints is a line of the message."""
-        complaints = [_complaint(item, prefix, model) for item in plain_errors(error)]
+    def from_validation(
+        cls, error: ValidationError, model: type[BaseModel], *, prefix: str = "", hidden: Collection[str] = ()
+    ) -> "InvalidJob":
+        """Convert a pydantic error of ``model``; each of its complaints is a line of the message. The ``hidden``
+        fields of the model are not the user's, and no suggestions."""
+        complaints = [_complaint(item, prefix, model, hidden) for item in plain_errors(error)]
         fields: list[JsonValue] = [complaint.split(": ", 1)[0] for complaint in complaints]
         return cls("\n".join(complaints), details={"fields": fields})
 
 
-def _complaint(item: ErrorDetails, prefix: str, model: type[BaseModel]) -> str:
+def _misplaced(model: type[BaseModel], name: object, prefix: str) -> str:
+    """The place where the model has a field of this name, as text to begin the help with; none if it has none."""
+    place = place_of_field(model, name)
+    return "" if place is None else f"it belongs at {'.'.join([*([prefix] if prefix else []), *place])}; "
+
+
+def _complaint(item: ErrorDetails, prefix: str, model: type[BaseModel], hidden: Collection[str] = ()) -> str:
     location = item["loc"]
     field = ".".join([*([prefix] if prefix else []), *map(str, location)]) or "job"
     inside, message = problem_of(item)
@@ -60,7 +71,12 @@ def _complaint(item: ErrorDetails, prefix: str, model: type[BaseModel]) -> str:
     if item["type"] == "missing":
         return f"{field}: this field is required"
     if item["type"] == "extra_forbidden":
-        return f"{field}: unknown field; {known_names(location[-1], fields_beside(model, location))}"
+        beside = [name for name in fields_beside(model, location) if len(location) > 1 or name not in hidden]
+        return (
+            f"{field}: unknown field; {_misplaced(model, location[-1], prefix)}{known_names(location[-1], beside)}"
+        )
+    if item["type"] == "value_error" and isinstance(item.get("input"), Mapping):
+        return f"{field}: {message}"  # of fields together: the message names them, and the whole block says nothing
     quotes = (
         "; put text in quotes" if item["type"] == "string_type" and isinstance(item["input"], int | float) else ""
     )

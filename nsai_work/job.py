@@ -202,7 +202,7 @@ class Job(Record):
         try:
             return cls.model_validate(data)
         except ValidationError as error:
-            raise InvalidJob.from_validation(error, cls) from None
+            raise InvalidJob.from_validation(error, cls, hidden=STATE_FIELDS) from None
 
 
 def _to_json(value: Any, depth: int = 1) -> Any:

@@ -38,6 +38,9 @@ from nsai_work.cli.store_access import close_all
 
 DEBUG_VARIABLE = "NSAI_WORK_DEBUG"
 
+USAGE_ERROR: type[Any] = typer.BadParameter.__base__ or typer.BadParameter
+"""The error of wrong arguments; typer exports only a kind of it."""
+
 EPILOG = "Exit codes: 0 done, 1 failed, 2 bad input, 3 not found, 124 timed out while waiting, 130 interrupted."
 
 app = typer.Typer(
@@ -113,7 +116,10 @@ def run_app() -> None:
     try:
         _require_utf8(sys.argv[1:])
         _warn_of_unknown_variables()
-        command_tree()(prog_name="nsai-work")
+        sys.exit(command_tree()(prog_name="nsai-work", standalone_mode=False) or ExitCode.DONE)
+    except USAGE_ERROR as error:
+        _report_usage(error)
+        sys.exit(ExitCode.BAD_INPUT)
     except KeyboardInterrupt:
         sys.exit(ExitCode.INTERRUPTED)
     except BrokenPipeError:
@@ -126,6 +132,19 @@ def run_app() -> None:
         sys.exit(error_exit_code(known))
     finally:
         close_all()
+
+
+def _report_usage(error: Any) -> None:
+    """Report wrong arguments: in a box, or as the object that scripts get for every error."""
+    error.message = error.message.replace("Value error, ", "")
+    if not _stderr_is_json():
+        from typer.rich_utils import rich_format_error
+
+        rich_format_error(error)
+        return
+    command = error.ctx.command_path if error.ctx else "nsai-work"
+    wrong = InvalidRequest(error.format_message(), details={"command": command})
+    report_error(wrong, as_json=True, advice=f"{command} --help has the arguments")
 
 
 def _warn_of_unknown_variables() -> None:

@@ -185,7 +185,7 @@ class TrainingStep(Record):
         if decays and begins != start.step:
             raise ValueError(
                 f"schedule: that of the first {start.step} steps has run to its end, which would move; "
-                "give another for the steps that follow"
+                "give another for the steps that follow (nsai-work extend --schedule)"
             )
         return self
 

@@ -1,5 +1,6 @@
 """``nsai-work complete``: sends a prompt to a backend directly, without a job."""
 
+import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -75,7 +76,8 @@ def complete(
 
 
 def _read_prompt(argument: str) -> str:
-    text = sys.stdin.read() if argument == STDIN else argument
+    # as $(...) of a shell does: echo and editors end a text with a newline that is no part of the prompt
+    text = re.sub(r"\r?\n\Z", "", sys.stdin.read()) if argument == STDIN else argument
     if not text.strip():
         raise InvalidRequest.of("prompt", text, "give the text as an argument or on stdin")
     return text

@@ -29,6 +29,8 @@ Output = Annotated[
 
 def plot(job_id: JobIds = None, tag: Tag = None, output: Output = None, json_output: JsonFlag = False) -> None:
     """Plot the loss curves of training jobs, in the terminal or as SVG."""
+    if json_output and output is not None:
+        raise InvalidRequest.of("--output", str(output), "--json prints the curves instead; leave one of them out")
     comparison = _compared(job_id, tag)
     if json_output:
         write_json([{"id": job.line.id, "curve": as_json(job.curve)} for job in comparison.jobs])

@@ -177,7 +177,17 @@ def steps(job_id: JobId, json_output: JsonFlag = False) -> None:
     if evaluated:
         header = (*header, shown.replace(".", " ").upper())
         rows = [(0, *(None for _ in header[2:]), *_evaluated(evaluated, 0, shown)), *rows]
-    write_table(header, rows, if_empty=f"no steps{so_far(job.status)}")
+    write_table(header, rows, if_empty=_none_of(job, "steps"))
+
+
+def _none_of(job: "Job", what: str, *, lacks: str | None = None) -> str:
+    """The text in the place of an empty table: whether there will be something in it. ``lacks`` is the field
+    without which there is nothing."""
+    if job.kind is not JobKind.TRAINING_STEP:
+        return f"no {what}: a job of kind {job.kind} trains no model"
+    if lacks is not None and job.payload.get(lacks) is None:
+        return f"no {what}: the job has no {lacks}"
+    return f"no {what}{so_far(job.status)}"
 
 
 def _evaluated(evaluated: "Mapping[int, EvaluationRecord]", step: int, metric: str) -> tuple[float | None, ...]:
@@ -201,7 +211,7 @@ def evaluations(job_id: JobId, json_output: JsonFlag = False) -> None:
         for record in records
     ]
     header = ("STEP", *map(str.upper, names), "ROWS", "TOKENS")
-    write_table(header, rows, if_empty=f"no evaluations{so_far(job.status)}")
+    write_table(header, rows, if_empty=_none_of(job, "evaluations", lacks="eval"))
 
 
 def checkpoints(job_id: JobId, json_output: JsonFlag = False) -> None:
@@ -216,7 +226,7 @@ def checkpoints(job_id: JobId, json_output: JsonFlag = False) -> None:
         (record.step, record.name, record.status, record.metric, _marks(record), record.path) for record in records
     ]
     header = ("STEP", "NAME", "STATUS", "METRIC", "MARKS", "PATH")
-    write_table(header, rows, if_empty=f"no checkpoints{so_far(job.status)}")
+    write_table(header, rows, if_empty=_none_of(job, "checkpoints"))
 
 
 def _marks(record: "CheckpointRecord") -> list[str]:
@@ -236,12 +246,15 @@ def progress_fields(job: "Job", progress: "TrainingProgress | None") -> list[tup
     if progress is None:
         return []
     total = requested_steps(job)
-    left = None if total is None or not progress.steps_per_s else (total - progress.step) / progress.steps_per_s
+    steps_per_s, tokens_per_s = progress.steps_per_s, progress.tokens_per_s
+    if job.wait_reason is not None:  # what it did before says nothing of when it goes on
+        steps_per_s = tokens_per_s = None
+    left = None if total is None or not steps_per_s else (total - progress.step) / steps_per_s
     return [
         ("step", f"{progress.step} of {total}" if total else progress.step),
         ("reward", progress.reward),
         ("loss", progress.loss),
-        ("speed", None if progress.tokens_per_s is None else f"{progress.tokens_per_s:,.0f} tokens/s"),
+        ("speed", None if tokens_per_s is None else f"{tokens_per_s:,.0f} tokens/s"),
         ("time left", None if left is None else f"about {duration_text(left)}"),
         ("last resume", progress.resume),
     ]

@@ -45,11 +45,12 @@ _MORE_FILES = "raise the number of files that a process may open (ulimit -n), or
 """Advice about an error of any code whose cause is this process."""
 
 
-def report_error(error: CrucibleError, *, as_json: bool) -> None:
-    """Write an error to stderr: one JSON object if ``as_json``, else ``describe_error``."""
+def report_error(error: CrucibleError, *, as_json: bool, advice: str | None = None) -> None:
+    """Write an error to stderr: one JSON object if ``as_json``, else ``describe_error``. ``advice`` is what the
+    user can do; by default that for the error's code."""
     if as_json:
         failure = error.failure().model_dump(mode="json")
-        failure["advice"] = advice_for(error)
+        failure["advice"] = advice or advice_for(error)
         sys.stderr.write(json.dumps({"error": failure}) + "\n")
         return
     sys.stderr.write(describe_error(error) + "\n")

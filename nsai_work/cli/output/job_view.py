@@ -2,11 +2,21 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Column
 from rich.text import Text
 
 from crucible.rendering.plain_text import plain_line, plain_text
@@ -30,6 +40,9 @@ WAITS = ("job.waiting", "wait.started")
 
 PLAIN_LINES = 20
 """Approximate number of progress lines that a plain view writes for a run of any length."""
+
+MAX_SILENCE = timedelta(seconds=30)
+"""The time after which a plain view writes a progress line in any case: the steps of a large model take long."""
 
 
 class JobView(ABC):
@@ -77,11 +90,11 @@ class BarView(JobView):
         self._progress = progress
         self._bar = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            _CutColumn("{task.description}"),
             BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[metrics]}"),
-            TimeElapsedColumn(),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            _CutColumn("{task.fields[metrics]}"),
+            TimeElapsedColumn(table_column=Column(no_wrap=True)),
             console=console,
             expand=True,
         )
@@ -127,14 +140,29 @@ class BarView(JobView):
         self._bar.console.print(Text(plain_text(text), style=style))
 
 
+class _CutColumn(TextColumn):
+    """A text that is cut where a terminal is narrow, before the numbers beside it are."""
+
+    def __init__(self, text_format: str) -> None:
+        super().__init__(text_format, table_column=Column(no_wrap=False))
+
+    def render(self, task: Task) -> Text:
+        text = super().render(task)
+        text.no_wrap, text.overflow = True, "ellipsis"
+        return text
+
+
 class PlainView(JobView):
-    """Plain lines for logs: each event that has a text, and about ``PLAIN_LINES`` progress lines."""
+    """Plain lines for logs: each event that has a text, and of progress about ``PLAIN_LINES`` lines, or one every
+    ``MAX_SILENCE`` if that is more."""
 
     def __init__(self, console: Console, progress: RunProgress, prefix: str = "") -> None:
         self._console = console
         self._progress = progress
         self._prefix = prefix
         self._wait: str | None = None
+        self._shown_at: datetime | None = None
+        self._shown_count: tuple[int, int | None] | None = None
 
     def catch_up(self, event: "EventRow") -> None:
         """Count an event."""
@@ -149,7 +177,8 @@ class PlainView(JobView):
                 self.write_line(line.text)
             # what goes on in between makes the same reason news again
             self._wait = line.text if event.name in WAITS else None
-        elif event.name in _UNITS and self._progress_line_is_due():
+        elif event.name in _UNITS and self._progress_line_is_due(event.at):
+            self._shown_at, self._shown_count = event.at, (self._progress.done, self._progress.total)
             count = f"{_UNITS[event.name]} {self._progress.done}{_of(self._progress.total)}"
             self.write_line(f"{count}  {metrics_text(self._progress)}".rstrip())
 
@@ -166,8 +195,12 @@ class PlainView(JobView):
         self._console.file.write(plain_text(self._prefix + text) + "\n")
         self._console.file.flush()
 
-    def _progress_line_is_due(self) -> bool:
+    def _progress_line_is_due(self, now: datetime) -> bool:
         done, total = self._progress.done, self._progress.total
+        if self._shown_at is None or now - self._shown_at >= MAX_SILENCE:
+            return True
+        if (done, total) == self._shown_count:
+            return False
         stride = max(1, (total or PLAIN_LINES * 10) // PLAIN_LINES)
         return done == 1 or done % stride == 0 or done == total
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
+from crucible.errors import shown_value
 from nsai_work.errors import InvalidJob
 from nsai_work.job import NOT_ENFORCED, STATE_FIELDS, Job
 from nsai_work.payloads import Inference, Payload
@@ -28,7 +29,9 @@ def refuse_unused_fields(job: Job, payload: Payload) -> None:
         unused["payload.prompt.options.stream"] = "the answer of a job is stored whole; leave it out"
     if unused:
         raise InvalidJob(
-            "\n".join(f"{path}: {_value_at(job, path)!r} is not allowed: {why}" for path, why in unused.items()),
+            "\n".join(
+                f"{path}: {shown_value(_value_at(job, path))} is not allowed: {why}" for path, why in unused.items()
+            ),
             details={"fields": [*unused]},
         )
 

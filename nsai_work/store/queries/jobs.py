@@ -16,7 +16,7 @@ from nsai_work.store.lifecycle.locks import job_not_found
 from nsai_work.store.records import AttemptRow, EventRow, JobFilter
 from nsai_work.store.rows import failure_of, job_of, select_jobs
 from nsai_work.store.schema import attempts, events, jobs, status_in, tags
-from nsai_work.store.wait_reasons.reason import wait_reasons
+from nsai_work.store.wait_reasons.reason import orphan_reasons, wait_reasons
 
 MAX_LISTED_MATCHES: Final = 5
 MIN_PART_LENGTH: Final = 4
@@ -71,8 +71,11 @@ def find(tx: Tx, text: str) -> Job:
         return get(tx, text)
     except JobNotFound:
         # too short a part could match some other job after a typing mistake
-        if is_job_id(text) or len(text) < MIN_PART_LENGTH:
+        if is_job_id(text):
             raise
+        if len(text) < MIN_PART_LENGTH:
+            short = f"a part of an ID has at least {MIN_PART_LENGTH} characters"
+            raise JobNotFound(f"ID: no job has the ID {text!r}; {short}") from None
     matches = _ids_like(tx, text, MAX_LISTED_MATCHES + 1)
     if not matches:
         raise JobNotFound(f"ID: no job has the ID {text!r}, and no ID starts or ends with it")
@@ -106,6 +109,9 @@ def _filtered(statement: Select[Any], conditions: JobFilter) -> Select[Any]:
 def _with_reasons(tx: Tx, rows: Sequence[Row[Any]], *, count: bool = False) -> list[Job]:
     waiting = [row for row in rows if row.status in (JobStatus.PENDING, JobStatus.QUEUED)]
     reasons = wait_reasons(tx, waiting, count=count) if waiting else {}
+    running = [row for row in rows if row.status == JobStatus.RUNNING and row.wait_reason is None]
+    if running:
+        reasons |= orphan_reasons(tx, running)
     return [job_of(row._mapping, wait_reason=reasons.get(row.seq, row.wait_reason)) for row in rows]
 
 

@@ -14,9 +14,9 @@ from nsai_work.store.damaged import priority_of
 from nsai_work.store.engine.database import PREPARED, Tx
 from nsai_work.store.lanes import front_of, ready_in
 from nsai_work.store.lifecycle.wait_events import BEHIND, depends_on, not_before
-from nsai_work.store.maintenance.workers import credentials_in_use, present_workers
+from nsai_work.store.maintenance.workers import credentials_in_use, present_workers, worker_states
 from nsai_work.store.records import WorkerRow
-from nsai_work.store.schema import dependencies, jobs, lanes, turns
+from nsai_work.store.schema import dependencies, jobs, lanes, turns, workers
 from nsai_work.store.wait_reasons.declines import backends_of_lanes, declined_by_all
 from nsai_work.store.wait_reasons.requeue import requeue_reason
 
@@ -25,6 +25,7 @@ MAX_COUNTED: Final = 1_000
 MAX_EXAMINED: Final = 50
 """The number of lanes ahead of a lane that are examined."""
 NO_WORKER: Final = "no worker is alive"
+ORPHANED: Final = "its worker is gone, and no worker is alive to take it over"
 BUSY: Final = "waits for a free worker"
 TURN: Final = "it is the turn of another tenant"
 SHARE: Final = "it is the turn of another priority"
@@ -48,6 +49,16 @@ def wait_reasons(tx: Tx, rows: Sequence[Row[Any]], *, count: bool = False) -> di
         elif queue is not None:
             reasons[row.seq] = declined.get(row.seq) or queue.reason(row, count)
     return reasons
+
+
+def orphan_reasons(tx: Tx, rows: Sequence[Row[Any]]) -> dict[int, str]:
+    """The reasons of running jobs whose workers have died while none is alive that would take them over, by seq."""
+    states = worker_states(tx)
+    if any(states[worker.id] == "alive" and worker.job_ids is None for worker in present_workers(tx)):
+        return {}
+    dead = {row.worker_id for row in rows if row.worker_id and states.get(row.worker_id) != "alive"}
+    registered = set(tx.connection.execute(select(workers.c.id).where(tx.one_of(workers.c.id, dead))).scalars())
+    return {row.seq: ORPHANED for row in rows if row.worker_id in registered}
 
 
 def _dependencies(tx: Tx, seq: int) -> str:

@@ -68,7 +68,7 @@ def test_progress_follows_the_newest_run(
 
 
 def test_the_time_left_follows_from_the_speed(make_job: Callable[..., Job]) -> None:
-    """Without a speed or a number of steps it is left out."""
+    """Without a speed or a number of steps it is left out, and while the job waits."""
     job = make_job().model_copy(update={"payload": {"max_steps": 150}})
     shown = dict(progress_fields(job, TrainingProgress(30, 2.5, 0.5, 1234.0, "warm")))
     assert shown == {
@@ -81,4 +81,7 @@ def test_the_time_left_follows_from_the_speed(make_job: Callable[..., Job]) -> N
     }
     first = dict(progress_fields(job, TrainingProgress(1, 2.5, None, None, "fresh")))
     assert (first["speed"], first["time left"]) == (None, None)
+    waiting = job.model_copy(update={"wait_reason": "the service is away"})
+    held_up = dict(progress_fields(waiting, TrainingProgress(30, 2.5, 0.5, 1234.0, "warm")))
+    assert (held_up["step"], held_up["speed"], held_up["time left"]) == ("30 of 150", None, None)
     assert progress_fields(job, None) == []

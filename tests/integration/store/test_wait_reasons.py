@@ -8,7 +8,9 @@ import pytest
 from nsai_work.job import Job, Priority
 from nsai_work.lifecycle import JobStatus
 from nsai_work.store import Outcome
+from nsai_work.store.records import JobFilter
 from nsai_work.store.wait_reasons.kinds import WaitKind, count_waits
+from nsai_work.store.wait_reasons.reason import ORPHANED
 from tests.integration.store.waiting_queue import BACKENDS, Queue, recorded
 
 
@@ -250,3 +252,24 @@ def test_a_deadline_that_passes_says_what_the_job_waited_for(queue: Queue) -> No
         assert ended.error is not None
         assert f"passed while it was {status}: {reason}" in ended.error.message
         assert str(ended.error.details["wait_reason"]).startswith(reason)
+
+
+def test_a_job_whose_worker_died_does_not_seem_to_run(queue: Queue) -> None:
+    """While no worker is alive that would find out, commands that read the job do. A job of a worker that lives has
+    no such reason, nor one that a worker takes over."""
+    queue.worker()
+    queue.worker()
+    owner, other = queue.alive
+    job = queue.submit()
+    queue.store.claim(queue.claim_request(limit=1, backends=BACKENDS, worker_id=owner))
+    assert queue.store.get(job.id).wait_reason is None
+
+    queue.alive.clear()
+    queue.sweep_for(5)
+    assert queue.store.get(job.id).status is JobStatus.RUNNING
+    assert [seen.wait_reason for seen in queue.store.list_jobs(JobFilter())] == [ORPHANED]
+    assert queue.store.get(job.id).wait_reason == ORPHANED
+
+    queue.alive.append(other)
+    queue.sweep_for(1)
+    assert queue.store.get(job.id).wait_reason is None

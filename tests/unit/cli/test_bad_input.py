@@ -22,6 +22,11 @@ FIELDS = {
         ["payload.data.path", "does not exist"],
     ),
     "unknown field of the job": (set_field("retries", 8), ["retries", "unknown field"]),
+    "field of a block of the job": (set_field("max_attempts", 8), ["it belongs at retry_policy.max_attempts"]),
+    "field of a block of the payload": (
+        set_field("payload.learning_rate", 1e-4),
+        ["payload.learning_rate", "it belongs at payload.optimizer.learning_rate"],
+    ),
     "missing field": (lambda job: job["payload"].pop("data"), ["payload.data", "required"]),
     "no steps": (set_field("payload.max_steps", 0), ["payload.max_steps", "greater than or equal to 1"]),
     "misspelt loss": (
@@ -139,6 +144,47 @@ def assert_call_rejected(
     yield call
     # the command set logging up for its process, which here is everybody's
     logging.root.handlers[:], logging.root.level = handlers, level
+
+
+ARGUMENTS = {
+    "value": (["list", "--status", "done"], ["'--status': 'done' is not one of 'pending'"]),
+    "number": (["list", "--limit", "0"], ["--limit", "greater than or equal to 1"]),
+    "argument": (["show"], ["Missing argument 'ID'"]),
+    "option": (["db", "prune"], ["Missing option '--older-than'"]),
+    "command": (["shwo"], ["No such command 'shwo'"]),
+    "of a plug-in": (["dev-server", "--port", "99999"], ["--port", "65535"]),
+}
+
+
+@pytest.mark.parametrize(("arguments", "words"), ARGUMENTS.values(), ids=ARGUMENTS)
+def test_wrong_arguments_are_an_object_for_scripts(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    assert_call_rejected: AssertCallRejected,
+    arguments: list[str],
+    words: list[str],
+) -> None:
+    """As every other error; without --json in a box. Both say what is allowed and nothing of its library."""
+    monkeypatch.setenv("COLUMNS", "200")
+    assert_call_rejected(arguments, words)
+    monkeypatch.setattr(sys, "argv", ["nsai-work", *arguments, "--json"])
+    with pytest.raises(SystemExit) as exited:
+        main()
+
+    shown = capsys.readouterr()
+    error = json.loads(shown.err)["error"]
+    assert (exited.value.code, shown.out) == (2, "")
+    assert all(word in error["message"] for word in words)
+    assert error["advice"].startswith("nsai-work ")
+    assert (error["code"], error["category"]) == ("invalid_request", "validation")
+
+
+def test_fields_that_the_store_sets_are_no_suggestions(
+    job: JobFields, assert_rejected: AssertRejected, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever follows one is refused; and what is refused is shown as it was written."""
+    assert_rejected(json.dumps({**job, "attempts": 3}), ["attempts: unknown field; known are id, kind"])
+    assert_rejected(json.dumps({**job, "status": "succeeded"}), ["status: 'succeeded' is not allowed"])
 
 
 @pytest.mark.parametrize(("change", "words"), FIELDS.values(), ids=FIELDS.keys())

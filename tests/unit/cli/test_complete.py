@@ -1,5 +1,6 @@
 """``nsai-work complete`` says when an answer is not complete, whole or streamed."""
 
+import io
 from collections.abc import Callable
 
 import pytest
@@ -42,3 +43,12 @@ def test_a_refusal_is_printed(capsys: pytest.CaptureFixture[str], write: Callabl
     out, err = capsys.readouterr()
     assert out == "I cannot help with that.\n"
     assert err == "warning: the model refused to answer (declined)\n"
+
+
+@pytest.mark.parametrize("text", ["Hi", "Hi\n", "Hi\r\n"])
+def test_the_newline_at_the_end_of_stdin_is_not_sent(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """echo writes one, and a model may answer another prompt otherwise; any others are the user's."""
+    monkeypatch.setattr("sys.stdin", io.StringIO(text))
+    assert complete._read_prompt("-") == "Hi"
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n" + text + "\n\n"))
+    assert complete._read_prompt("-") == "\n" + text + "\n"

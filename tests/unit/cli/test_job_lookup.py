@@ -50,5 +50,6 @@ def test_several_matches_are_rejected_with_their_ids(store: Store) -> None:
 @pytest.mark.parametrize("text", ["", "0", "019", "ffffffff", "%", "01900000-0000-7000-8000-000000000000"])
 def test_no_match_is_not_found(store: Store, text: str) -> None:
     """A part that is too short never matches: a typing mistake must not affect another job."""
-    with pytest.raises(JobNotFound):
+    with pytest.raises(JobNotFound) as rejected:
         find_job(store, text)
+    assert ("at least 4 characters" in str(rejected.value)) == (len(text) < 4)

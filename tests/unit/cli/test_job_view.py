@@ -1,15 +1,17 @@
 """Views of a job: progress, event texts, the bar and the plain lines."""
 
 import io
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import JsonValue
 from rich.console import Console
+from rich.text import Text
 
 from nsai_work.cli.output.job_view import BarView, PlainView, metrics_text, view_for
 from nsai_work.presentation.event_text import describe_event
@@ -78,6 +80,45 @@ def test_the_number_of_plain_lines_is_bounded() -> None:
     lines = out.getvalue().splitlines()
     assert len(lines) <= 22
     assert lines[-1].startswith("step 10000/10000")
+
+
+def test_a_slow_run_is_not_silent() -> None:
+    """Steps of a large model take long: there is a line every half minute, and the first event that is shown."""
+    out = io.StringIO()
+    with PlainView(Console(file=out), RunProgress(total=10_000)) as view:
+        view.catch_up(step(6))
+        for number in range(7, 16):
+            at = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=10 * number)
+            view.show(Event("step", {"step": number, "total_steps": 10_000, "loss": 1.0}, at=at))
+
+    assert [line.split()[1] for line in out.getvalue().splitlines()] == ["7/10000", "10/10000", "13/10000"]
+
+
+def test_a_count_that_did_not_change_is_one_line() -> None:
+    """Reports of a batch may come at the same count."""
+    out = io.StringIO()
+    with PlainView(Console(file=out), RunProgress()) as view:
+        for done in (0, 4, 4, 4, 6, 6):
+            view.show(Event("inference.progress", {"done": done, "total": 6, "failed": 0}))
+
+    assert out.getvalue().splitlines() == ["rows 0/6", "rows 4/6", "rows 6/6"]
+
+
+def test_a_narrow_terminal_cuts_texts_and_no_numbers() -> None:
+    """The count and the time are whole at 60 columns."""
+    console = Console(file=io.StringIO(), force_terminal=True, width=60, legacy_windows=False)
+    view = BarView(console, RunProgress(total=100))
+    view.catch_up(Event("job.running", {"attempt": 1}))
+    for number in range(1, 5):
+        view.catch_up(Event("checkpoint.committed", {"step": number, "path": "p", "metric": 1.5}))
+    view.show(Event("step", {"step": 99, "total_steps": 100, "loss": 0.0257, "tokens_per_s": 13_743.0}))
+    with console.capture() as capture:
+        console.print(view._bar.get_renderable())
+
+    [line] = Text.from_ansi(capture.get()).plain.splitlines()
+    assert " 99/100 " in line
+    assert re.search(r"\d:\d\d:\d\d$|-:--:--$", line.rstrip())
+    assert len(line) <= 60
 
 
 def test_a_terminal_gets_a_bar() -> None:

@@ -110,6 +110,8 @@ def test_plot_draws_curves(variants_run: tuple[list[str], str], tmp_path: Path) 
     labels = [node.text or "" for node in root.iter("{http://www.w3.org/2000/svg}text")]
     assert sum("learning_rate=" in label for label in labels) == 4
     assert invoke("plot", ids[0], "--output", str(file)).exit_code != 0
+    both = invoke("plot", ids[0], "--output", str(tmp_path / "other.svg"), "--json")
+    assert "leave one of them out" in str(both.exception)
     [curve] = json.loads(invoke("plot", ids[0], "--json").stdout)
     assert curve["curve"]["steps"] == [1, 2, 3, 4]
 

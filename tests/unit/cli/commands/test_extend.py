@@ -58,3 +58,11 @@ def test_a_warm_up_without_a_schedule_is_refused(first: JobHandle) -> None:
     """It would change nothing."""
     with pytest.raises(InvalidRequest, match="--warmup-steps"):
         call("extend", first.id, "--steps", 1, "--warmup-steps", 2)
+
+
+def test_a_schedule_that_has_ended_is_refused_with_the_option() -> None:
+    """And not with the whole payload."""
+    start = {"job": "first", "step": 2}
+    payload = {"base_model": "m", "data": {"path": "d"}, "max_steps": 3, "schedule": {"shape": "linear"}}
+    with pytest.raises(InvalidRequest, match=r"^payload: schedule: .* \(nsai-work extend --schedule\)$"):
+        Job.parse({"kind": "training_step", "payload": {**payload, "continue_from": start}})

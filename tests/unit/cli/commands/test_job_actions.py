@@ -69,9 +69,22 @@ def test_several_ids_and_a_tag_are_canceled_and_retried(call: Call, store: Worki
 
 @pytest.mark.parametrize("name", ["steps", "evaluations", "checkpoints"])
 def test_what_a_job_does_not_have(call: Call, store: WorkingStore, name: str) -> None:
-    """It may get it while it waits or runs, and no more once it has ended."""
-    assert call(name, "wait-1")[1:] == (f"no {name} yet\n", "")
-    assert call(name, "done-1")[1:] == (f"no {name}: the job has ended as succeeded\n", "")
+    """It may get it while it waits or runs, and no more once it has ended; one that trains nothing never does."""
+    payload = {"base_model": "tiny-lm", "data": {"path": "/talks.jsonl"}, "max_steps": 1, "eval": {"split": 0.5}}
+    store.submit([Job.parse({"id": "train-1", "kind": "training_step", "backend": "fake", "payload": payload})])
+    assert call(name, "train-1")[1:] == (f"no {name} yet\n", "")
+    store.request_cancel("train-1")
+    assert call(name, "train-1")[1:] == (f"no {name}: the job has ended as canceled\n", "")
+    for other in ("wait-1", "done-1"):
+        kind = store.get(other).kind
+        assert call(name, other)[1:] == (f"no {name}: a job of kind {kind} trains no model\n", "")
+
+
+def test_a_job_without_eval_has_no_evaluations(call: Call, store: WorkingStore) -> None:
+    """Which is known from the start."""
+    payload = {"base_model": "tiny-lm", "data": {"path": "/talks.jsonl"}, "max_steps": 1}
+    store.submit([Job.parse({"id": "train-1", "kind": "training_step", "backend": "fake", "payload": payload})])
+    assert call("evaluations", "train-1")[1] == "no evaluations: the job has no eval\n"
 
 
 def test_no_steps_to_plot(call: Call, store: WorkingStore) -> None:
