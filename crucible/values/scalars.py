@@ -97,7 +97,7 @@ Whole: TypeAlias = Annotated[int, BeforeValidator(_whole)]
 Real: TypeAlias = Annotated[float, BeforeValidator(_real)]
 """A number that somebody chooses, of which the same holds."""
 
-Whole64: TypeAlias = Annotated[Whole, Field(ge=-(2**63), lt=2**63)]
+Whole64: TypeAlias = Annotated[int, Field(ge=-(2**63), lt=2**63), BeforeValidator(_whole)]
 """The same, if no narrower bounds are known."""
 
 Int64: TypeAlias = Annotated[int, Field(ge=-(2**63), lt=2**63)]

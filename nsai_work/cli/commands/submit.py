@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from pydantic import JsonValue
 
+from crucible.errors import InvalidRequest
 from crucible.runtime.monotonic import monotonic
 from nsai_work.cli.commands.watch import MAX_PAUSE_S
 from nsai_work.cli.exit_codes import ExitCode, status_exit_code
@@ -46,6 +47,8 @@ def submit(
     from nsai_work.client.submit import submit_many
     from nsai_work.client.variants import VariedField, require_bounded
 
+    if timeout is not None and not wait:
+        raise InvalidRequest.of("--timeout", timeout, "nothing is waited for; add --wait")
     settings = load_settings()
     varied = [VariedField.parse(text) for text in assignments or ()]
     require_bounded(varied)

@@ -26,7 +26,9 @@ def worker(
     ] = None,
     concurrency: Annotated[
         int | None,
-        typer.Option(min=1, help="Maximum number of concurrent jobs; NSAI_WORK_CONCURRENCY (100) if omitted."),
+        typer.Option(
+            min=1, max=100_000, help="Maximum number of concurrent jobs; NSAI_WORK_CONCURRENCY (100) if omitted."
+        ),
     ] = None,
     http: Annotated[
         str | None,

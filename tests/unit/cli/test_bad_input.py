@@ -312,6 +312,15 @@ ARGUMENTS = {
         ["model", "control characters", "\\x00"],
     ),
     "limit with a lone surrogate": (["limits", "tenant", "a\ud800", "1"], ["argument", "a\\ud800", "UTF-8"]),
+    "more jobs at a time than a setting allows": (
+        ["worker", "--concurrency", "100001"],
+        ["--concurrency", "100000"],
+    ),
+    "a time limit of no wait": (["submit", "job.yaml", "--timeout", "5"], ["--timeout", "5.0", "add --wait"]),
+    "a seed of 70 bits": (
+        ["complete", "--backend", "fake", "--seed", str(2**70), "hi"],
+        ["options.seed", f"less than {2**63}"],
+    ),
     "image without an end": (["complete", "--backend", "fake", "--image", "/dev/zero", "hi"], ["--image", "file"]),
 }
 
