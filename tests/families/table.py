@@ -84,9 +84,9 @@ COMPARED_TEXTS: Final = (
 )
 """The entry points whose losses equal those of the cookbook's loop on the same batches
 (``tests/peers/test_cookbook_texts.py``)."""
-COMPARED_ALONE: Final = ("decisions.forecasting",)
-"""The entry points whose losses equal those of the cookbook in a test of their own
-(``tests/peers/test_cookbook_decisions.py``)."""
+COMPARED_ALONE: Final = ("decisions.forecasting", "true_thinking_score.run_small_experiment")
+"""The entry points whose losses, or scores, equal those of the cookbook in a test of their own
+(``tests/peers/test_cookbook_decisions.py`` and ``test_cookbook_confidence.py``)."""
 COMPARED_PIPELINE: Final = "preference.rlhf.rlhf_pipeline"
 """The entry point whose three stages are those of the cookbook (``tests/peers/test_cookbook_rlhf.py``)."""
 
