@@ -67,6 +67,21 @@ def test_several_ids_and_a_tag_are_canceled_and_retried(call: Call, store: Worki
     assert "no job with this tag" in call("cancel", "--tag", "nothing")[2]
 
 
+def test_a_pipeline_is_retried_by_its_tag(call: Call, store: WorkingStore) -> None:
+    """Whatever depends on another job waits for it, although it was submitted later."""
+    store.submit(
+        [
+            command(id="first-1", tags=["pipe"]),
+            command(id="second-1", tags=["pipe"], constraints={"depends_on": ["first-1"]}),
+        ]
+    )
+    call("cancel", "--tag", "pipe")
+
+    code, out, _ = call("retry", "--tag", "pipe")
+
+    assert (code, out.splitlines()) == (0, ["first-1 queued", "second-1 pending"])
+
+
 @pytest.mark.parametrize("name", ["steps", "evaluations", "checkpoints"])
 def test_what_a_job_does_not_have(call: Call, store: WorkingStore, name: str) -> None:
     """It may get it while it waits or runs, and no more once it has ended; one that trains nothing never does."""
