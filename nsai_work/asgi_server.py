@@ -14,13 +14,6 @@ if TYPE_CHECKING:
 _TICK_S = 1.0
 
 
-class _Server(uvicorn.Server):
-    """uvicorn without signal handlers: the caller decides when it stops."""
-
-    def install_signal_handlers(self) -> None:
-        """Install none."""
-
-
 @asynccontextmanager
 async def serving_app(
     app: "ASGIApp",
@@ -45,7 +38,8 @@ async def serving_app(
         timeout_keep_alive=75,
         backlog=1024,
     )
-    server = _Server(config)
+    # not its ``serve``, which would handle signals: the caller decides when it stops
+    server = uvicorn.Server(config)
     config.load()
     server.lifespan = config.lifespan_class(config)
     await server.startup(sockets=[listening])

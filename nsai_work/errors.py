@@ -3,7 +3,7 @@
 CrucibleError
 ├── CallerError
 │   ├── InvalidJob            a job or job file is invalid; names the fields
-│   │   └── KeyReused         the idempotency key belongs to a job with another content
+│   │   ├── KeyReused         the idempotency key belongs to a job with another content
 │   │   └── FileUnusable      a file cannot be opened on this machine; perhaps on another
 │   ├── BlobsElsewhere        a process would use another place for blobs than the database names
 │   └── IllegalTransition     the life cycle has no such transition

@@ -11,9 +11,8 @@ _PACKAGES: Final = {
     "redis": ("redis", ("redis", "packaging")),
     "rediss": ("redis", ("redis", "packaging")),
 }
-"""The extra, and the packages that are imported, for the scheme of a URL, the route of metrics, or
-the page.
-kombu imports packaging for Redis."""
+"""The extra, and the packages that are imported, for the scheme of a URL, the route of metrics, or the page. kombu
+imports packaging for Redis."""
 
 
 def missing_extra(scheme: str) -> str | None:
