@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine, inspect, text
 from nsai_work.errors import StoreUnavailable
 
 VERSION_TABLE: Final = "nsai_alembic_version"
-HEAD: Final = "0019"
+HEAD: Final = "0020"
 _LOCK: Final = 7_219_345_101
 
 

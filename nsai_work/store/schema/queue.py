@@ -130,6 +130,12 @@ jobs: Final = Table(
     partial_index(
         "nsai_jobs_deadline", "deadline", where="status IN ('pending', 'queued') AND deadline IS NOT NULL"
     ),
+    # nearly always empty, and asked all the time
+    partial_index(
+        "nsai_jobs_cancel_requested",
+        "worker_id",
+        where="status = 'running' AND cancel_requested_at IS NOT NULL",
+    ),
     partial_index("nsai_jobs_running_tenant", "tenant_id", where="status = 'running'"),
     partial_index("nsai_jobs_running_group", "group_key", where="status = 'running' AND group_key IS NOT NULL"),
     partial_index("nsai_jobs_running_model", "credential", "model", where="status = 'running'"),
