@@ -86,7 +86,8 @@ class Rendering:
     ) -> None:
         """Count the tokens of a row."""
         if any(len(one.tokens) > self.max_tokens for one in rendered):
-            tally.cut.add(line)
+            # of a conversation that is several examples, those within the limit are trained on
+            (tally.skipped if self.on_long == "skip" else tally.cut).add(line)
         for one in rendered:
             tally.lengths.append(len(one.tokens))
         for datum in datums:

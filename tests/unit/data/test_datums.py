@@ -1,13 +1,16 @@
 """Datums: the target of a token is its successor, and only assistant tokens have a weight."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crucible.rendering.tokenizer import ByteTokenizer
+from crucible.rendering.chat import Chat
+from crucible.rendering.tokenizer import ByteTokenizer, RenderedExample, TurnWeight
 from nsai_work.data.dataset import load_data, pin_data
 from nsai_work.data.rendering import datums as module
 from nsai_work.data.rendering.datums import Datums, shared_datums
@@ -88,3 +91,24 @@ def test_runs_of_a_process_share_their_datums(tmp_path: Path) -> None:
     first = shared_datums(dataset, Rendering(TOKENIZER, 100))
     assert shared_datums(dataset, Rendering(ByteTokenizer(), 100)) is first
     assert shared_datums(dataset, Rendering(TOKENIZER, 50)) is not first
+
+
+class SplittingTokenizer(ByteTokenizer):
+    """Renders a conversation as one example for each of its messages."""
+
+    def render_training(self, chat: Chat, weights: Sequence[TurnWeight]) -> tuple[RenderedExample, ...]:
+        return tuple(self.render_text(message["content"]) for message in chat.messages)
+
+
+@pytest.mark.parametrize(("on_long", "made"), [("cut", 2), ("skip", 1)])
+def test_a_conversation_whose_last_example_is_too_long(
+    tmp_path: Path, on_long: Literal["cut", "skip"], made: int
+) -> None:
+    """Nothing is cut where longer ones are to be skipped: the row counts as one of which something is left out."""
+    path = tmp_path / "long.jsonl"
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "y" * 90}]
+    path.write_text(json.dumps({"messages": turns}) + "\n")
+    tally = Datums(load_data(TrainingData(path=str(path))), Rendering(SplittingTokenizer(), 40, on_long)).tally
+    assert tally.examples == made
+    assert {"cut": tally.cut.first, "skip": tally.skipped.first}[on_long] == [1]
+    assert tally.cut.count + tally.skipped.count == 1
