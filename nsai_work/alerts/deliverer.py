@@ -23,6 +23,7 @@ BATCH: Final = 50
 FIRST_PAUSE_S: Final = 1.0
 MAX_PAUSE_S: Final = 300.0
 MAX_DEFECTS: Final = 5
+CLOSE_S: Final = 5.0
 
 
 class AlertStore(Protocol):
@@ -67,8 +68,15 @@ class Deliverer:
             await asyncio.sleep(self._interval_s)
 
     async def close(self) -> None:
-        """Close the notifiers. Nothing is sent afterwards."""
-        await asyncio.gather(*(target.notifier.close() for target in self._targets), return_exceptions=True)
+        """Close the notifiers. Nothing is sent afterwards. A failure to close is logged."""
+        await asyncio.gather(*map(self._close, self._targets))
+
+    async def _close(self, target: Target) -> None:
+        try:
+            async with asyncio.timeout(CLOSE_S):
+                await target.notifier.close()
+        except Exception:
+            log.exception("alerts.close_failed", target=target.name)
 
     async def deliver(self) -> None:
         """Send what is due to each target once. Raises an error of the store when the sends to all have ended."""

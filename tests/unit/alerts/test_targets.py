@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pydantic import JsonValue
 
 from crucible.errors import BackendUnavailable, InvalidRequest
+from nsai_work.alerts import deliverer as deliverers
 from nsai_work.alerts import target as targets
 from nsai_work.alerts.alert import _KINDS, Alert, AlertKind, event_names
 from nsai_work.alerts.deliverer import FIRST_PAUSE_S, MAX_DEFECTS, MAX_PAUSE_S, Deliverer
@@ -186,6 +187,31 @@ def test_a_round_ends_when_nothing_is_sent_any_more() -> None:
         return list(scene.sent)
 
     assert asyncio.run(deliver()) == ["event-1", "event-2"]
+
+
+def test_a_notifier_that_hangs_does_not_keep_a_worker_from_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its close is given up after some seconds; the others are closed meanwhile."""
+    monkeypatch.setattr(deliverers, "CLOSE_S", 0.05)
+    closed: list[str] = []
+
+    class Closing(Scene):
+        async def close(self) -> None:
+            closed.append("ops")
+
+    class Hanging(Scene):
+        async def close(self) -> None:
+            await asyncio.Event().wait()
+
+    scene = Closing({})
+    scene.deliverer._targets = [Target("hangs", frozenset(AlertKind), Hanging({})), *scene.deliverer._targets]
+
+    async def close() -> None:
+        async with asyncio.timeout(30):
+            await scene.deliverer.close()
+
+    asyncio.run(close())
+
+    assert closed == ["ops"]
 
 
 def test_a_webhook_sends_nothing_after_its_close() -> None:
