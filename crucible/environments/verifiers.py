@@ -106,7 +106,7 @@ class _Rollout(Episode):
         self._task = asyncio.create_task(self._environment.rollout(self._row, client, _MODEL, {}))
         request = await self._next()
         if request is None:
-            raise EnvironmentFailed("the rollout has ended before the model was asked")
+            return Observation(ended=await self._scored())
         self._shown, self._tools = list(request["messages"]), request.get("tools")
         return Observation(_messages(self._shown), [Tool.model_validate(each) for each in self._tools or ()])
 

@@ -24,6 +24,7 @@ class OwnLoop:
         self._name = name
         self._loop: asyncio.AbstractEventLoop | None = None
         self._given_up = False
+        self._choosing = asyncio.Lock()
         self.blockers: set[str] = set()
 
     async def run(
@@ -47,18 +48,13 @@ class OwnLoop:
 
     async def current(self) -> asyncio.AbstractEventLoop:
         """Return the loop that new calls run in."""
-        known = self._loop
-        if known is not None and self._given_up:
-            self._given_up = False
-            if not await _answers(known):
-                if (task := asyncio.current_task(known)) is not None:
-                    self.blockers.add(task.get_name())
-                if self._loop is known:
-                    self._loop = None
-        if self._loop is None:
-            self._loop = asyncio.new_event_loop()
-            threading.Thread(target=_serve, args=(self._loop,), daemon=True, name=self._name).start()
-        return self._loop
+        async with self._choosing:
+            if self._loop is not None and self._given_up:
+                await self._leave_blocked(self._loop)
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                threading.Thread(target=_serve, args=(self._loop,), daemon=True, name=self._name).start()
+            return self._loop
 
     def close(self) -> None:
         """Cancel what runs there, and end the loop. May be called twice."""
@@ -67,6 +63,20 @@ class OwnLoop:
             # one that is blocked, or has ended, is left behind
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(_end, loop)
+
+    async def _leave_blocked(self, known: asyncio.AbstractEventLoop) -> None:
+        self._given_up = False
+        try:
+            answers = await _answers(known)
+        except asyncio.CancelledError:
+            self._given_up = True
+            raise
+        if answers:
+            return
+        if (task := asyncio.current_task(known)) is not None:
+            self.blockers.add(task.get_name())
+        if self._loop is known:
+            self._loop = None
 
 
 async def _begun(call: Callable[[], Coroutine[Any, Any, T]], name: str) -> T:
@@ -79,12 +89,17 @@ async def _begun(call: Callable[[], Coroutine[Any, Any, T]], name: str) -> T:
 
 async def _answers(loop: asyncio.AbstractEventLoop) -> bool:
     answered: Future[None] = Future()
-    loop.call_soon_threadsafe(answered.set_result, None)
+    loop.call_soon_threadsafe(_answer, answered)
     try:
         await asyncio.wait_for(asyncio.wrap_future(answered), ANSWERS_WITHIN_S)
     except TimeoutError:
         return False
     return True
+
+
+def _answer(asked: Future[None]) -> None:
+    if asked.set_running_or_notify_cancel():
+        asked.set_result(None)
 
 
 def _serve(loop: asyncio.AbstractEventLoop) -> None:

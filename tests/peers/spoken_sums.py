@@ -13,6 +13,11 @@ async def right(completion: Any, answer: str, **_: Any) -> float:
     return float(answer in str(completion[-1].get("content")))
 
 
+async def given(**_: Any) -> float:
+    """A reward that needs no answer."""
+    return 0.5
+
+
 def add(a: int, b: int) -> str:
     """Add two numbers."""
     return str(a + b)
@@ -23,6 +28,25 @@ class Patient(vf.MultiTurnEnv):
 
     async def env_response(self, messages: Any, state: Any, **_: Any) -> Any:
         return [{"role": "user", "content": f"Are you sure? {len(messages)}"}]
+
+
+class Broken(vf.SingleTurnEnv):
+    """Fails before it asks: with an error of the package, or another."""
+
+    def __init__(self, error: Exception, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.error = error
+
+    async def setup_state(self, state: Any) -> Any:
+        raise self.error
+
+
+class Known(vf.SingleTurnEnv):
+    """Ends before it asks."""
+
+    @vf.stop
+    async def answered(self, state: Any) -> bool:
+        return True
 
 
 def load_environment(kind: str = "single") -> vf.Environment:
@@ -39,4 +63,9 @@ def load_environment(kind: str = "single") -> vf.Environment:
             return [float(len(each)) for each in completions]
 
         return vf.SingleTurnEnv(dataset=data, rubric=vf.Rubric(funcs=[ranks]))
+    if kind in ("failed", "crashed"):
+        error = vf.ToolError("no room") if kind == "failed" else OSError("no room")
+        return Broken(error, dataset=data, rubric=rubric)
+    if kind == "known":
+        return Known(dataset=data, rubric=vf.Rubric(funcs=[given]))
     return vf.SingleTurnEnv(dataset=data, rubric=rubric)

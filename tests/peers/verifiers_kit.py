@@ -9,7 +9,7 @@ import pytest
 
 from crucible.environments import Environment
 from crucible.environments.verifiers import VerifiersEnvironment
-from crucible.errors import InvalidRequest
+from crucible.errors import EnvironmentFailed, InvalidRequest
 from crucible.prompt import Message
 from crucible.testing import EnvironmentContract
 
@@ -79,6 +79,19 @@ def test_turns_have_new_messages() -> None:
         [],
     ]
     assert [each.done for each in replies] == [False, False, True]
+
+
+@pytest.mark.parametrize("kind", ["failed", "crashed"])
+def test_a_rollout_that_fails_before_it_asks_says_why(kind: str) -> None:
+    """As one that fails later."""
+    with pytest.raises((EnvironmentFailed, OSError), match="no room"):
+        played({"args": {"kind": kind}})
+
+
+def test_a_rollout_may_end_before_it_asks() -> None:
+    """It has its reward then."""
+    begun, _ = played({"args": {"kind": "known"}})
+    assert (begun.ended.reward, begun.ended.done) == (0.5, True)
 
 
 @pytest.mark.parametrize(

@@ -102,3 +102,35 @@ def test_a_blocked_loop_is_left_behind() -> None:
         own.close()
 
     asyncio.run(body())
+
+
+def test_no_later_call_gets_a_blocked_loop(caplog: pytest.LogCaptureFixture) -> None:
+    """However many ask at a time, and whether or not the first of them is canceled while it finds out. It logs
+    nothing once it is free again."""
+    blocked, free = threading.Event(), threading.Event()
+
+    async def blocks() -> None:
+        blocked.set()
+        free.wait()
+
+    async def body() -> None:
+        own = OwnLoop("test")
+        loop = await own.current()
+        given_up = asyncio.create_task(own.run(blocks))
+        assert await asyncio.to_thread(blocked.wait, 10)
+        given_up.cancel()
+        await asyncio.wait([given_up])
+        first = asyncio.create_task(own.run(one))
+        await asyncio.sleep(0.01)
+        first.cancel()
+        await asyncio.wait([first])
+        try:
+            async with asyncio.timeout(5):
+                assert await asyncio.gather(*(own.run(one) for _ in range(3))) == [1, 1, 1]
+        finally:
+            free.set()
+            own.close()
+        await own.run(one, loop=loop)
+
+    asyncio.run(body())
+    assert caplog.records == []
