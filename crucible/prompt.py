@@ -116,6 +116,10 @@ class ToolCall(Record):
                 return json.dumps(value, allow_nan=False)
         return value
 
+    def arguments_text(self) -> str:
+        """Return the arguments as JSON text."""
+        return self.arguments if isinstance(self.arguments, str) else json.dumps(self.arguments)
+
     def parsed_arguments(self) -> dict[str, JsonValue]:
         """Parse the arguments into an object.
 

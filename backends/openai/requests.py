@@ -103,8 +103,8 @@ def _part(part: TextPart | ImagePart | AudioPart) -> dict[str, Any]:
 
 
 def _tool_call(call: ToolCall) -> dict[str, Any]:
-    arguments = call.arguments if isinstance(call.arguments, str) else json.dumps(call.arguments)
-    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
+    function = {"name": call.name, "arguments": call.arguments_text()}
+    return {"id": call.id, "type": "function", "function": function}
 
 
 def _tool(tool: Tool) -> dict[str, Any]:

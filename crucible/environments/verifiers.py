@@ -6,7 +6,6 @@ that client hands the request to the episode, and waits for the message of the m
 
 import asyncio
 import importlib.util
-import json
 import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -177,10 +176,7 @@ def _completion(message: Message) -> Any:
             {
                 "id": call.id,
                 "type": "function",
-                "function": {
-                    "name": call.name,
-                    "arguments": call.arguments if isinstance(call.arguments, str) else json.dumps(call.arguments),
-                },
+                "function": {"name": call.name, "arguments": call.arguments_text()},
             }
             for call in message.tool_calls
         ]

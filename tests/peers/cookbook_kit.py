@@ -2,6 +2,7 @@
 builders of ``cookbook_builders.py``."""
 
 import asyncio
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import yaml
 from kit_job import run_job
 
 from crucible.environments import Environment, RolloutContext, load_environment
+from crucible.environments.cookbook.renderer import CookbookTokenizer, RunRenderer
 from crucible.errors import CommandMissing, CrucibleError, InvalidRequest
 from crucible.rendering.tokenizer import ByteTokenizer
 from crucible.testing import EnvironmentContract
@@ -217,6 +219,15 @@ def test_the_example_of_the_page_runs() -> None:
         handle = worked(shown["args"], sampling={"max_tokens": 4})
         assert handle.job().status == "succeeded", handle.job().error
         assert handle.steps()[0].metrics.keys() >= {"env.correct", "env.format"}
+
+
+def test_integers_of_any_size_reach_a_tool() -> None:
+    """In the arguments of a call, as the model has written them."""
+    tokens = ByteTokenizer()
+    call = f'<tool_call>{{"name": "add", "arguments": {{"a": {2**70}}}}}</tool_call>'
+    renderer = RunRenderer(CookbookTokenizer("tiny-lm", tokens))
+    message, _ = renderer.parse_response(tokens.encode(call))
+    assert json.loads(message["tool_calls"][0].function.arguments) == {"a": 2**70}
 
 
 def test_a_tokenizer_of_another_run_is_not_mixed_up() -> None:

@@ -109,7 +109,7 @@ class RunRenderer:
         if parsed.tool_calls:
             message["tool_calls"] = [
                 ToolCall(
-                    id=call.id, function=ToolCall.FunctionBody(name=call.name, arguments=json.dumps(call.arguments))
+                    id=call.id, function=ToolCall.FunctionBody(name=call.name, arguments=call.arguments_text())
                 )
                 for call in parsed.tool_calls
             ]
