@@ -26,7 +26,7 @@ def test_a_run_of_any_id_is_saved(job_id: str) -> None:
     assert CheckpointPath.of_save("fake", "run", IntentKind.SAVE_STATE, name).name == name
 
 
-@pytest.mark.parametrize("job_id", [new_job_id(datetime.now(UTC)), "nightly-7", "_x"])
+@pytest.mark.parametrize("job_id", [new_job_id(datetime.now(UTC)), "nightly-7", "_x"], ids=["new", "word", "short"])
 def test_saves_of_a_plain_id_have_its_end(job_id: str) -> None:
     """People find them by it."""
     assert save_id(job_id) == job_id[-12:].lstrip("_")
