@@ -27,6 +27,11 @@ def describe_event(event: "EventRow") -> EventText | None:
     return EventText(text, style) if text else None
 
 
+def has_text(name: str) -> bool:
+    """Return whether events of this name have a line."""
+    return _without_backend(name) in _FORMATTERS
+
+
 def _without_backend(name: str) -> str:
     """Strip the backend from the name of a recovery event: ``tinkex.recovery.started`` is ``recovery.started``."""
     _, separator, event = name.partition(".recovery.")

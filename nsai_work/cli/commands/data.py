@@ -59,15 +59,12 @@ def _payload(
     from nsai_work.payloads import TrainingStep
 
     if is_job_file(file):
-        for option in ("model", "backend", "max_tokens", "train_on"):
-            source_of = context.get_parameter_source(option)
-            if source_of is not None and source_of.name == "COMMANDLINE":
-                flag = f"--{option.replace('_', '-')}"
-                raise InvalidRequest.of(
-                    flag, context.params[option], "the job file says this; leave the option out"
-                )
+        reason = "the job file says this; leave the option out"
+        _refuse(context, "model", "backend", "max_tokens", "train_on", because=reason)
         job = load_job(file)
     else:
+        if model is None:
+            _refuse(context, "backend", "max_tokens", "rows", because="it needs --model, which renders the rows")
         source: dict[str, JsonValue] = {"path": str(file.absolute()), "train_on": train_on}
         payload: dict[str, JsonValue] = {"base_model": model or _NO_MODEL, "data": source, "max_tokens": max_tokens}
         job = Job.parse({"kind": "training_step", "backend": backend, "payload": payload})
@@ -77,6 +74,14 @@ def _payload(
     if any(source.job is not None for source in parsed.data.files()):
         raise InvalidRequest.of("FILE", str(file), "its job reads the rows of another; nsai-work results has these")
     return parsed, job.backend
+
+
+def _refuse(context: typer.Context, *options: str, because: str) -> None:
+    """Refuse options that would change nothing."""
+    for option in options:
+        source = context.get_parameter_source(option)
+        if source is not None and source.name == "COMMANDLINE":
+            raise InvalidRequest.of(f"--{option.replace('_', '-')}", context.params[option], because)
 
 
 async def _rendering(payload: "TrainingStep", name: str) -> "Rendering":

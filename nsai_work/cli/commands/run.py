@@ -1,6 +1,7 @@
 """``nsai-work run``: runs jobs in this process, without a worker."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -82,7 +83,9 @@ def _jobs(target: str, settings: "Settings", *, check_data: bool) -> "list[Job]"
 def _run_jobs(jobs: "Sequence[Job]", settings: "Settings") -> None:
     if not jobs:
         return
+    from nsai_work.cli.output.shown_events import log_without_shown_events
     from nsai_work.store.worker_id import is_this_process
+    from nsai_work.telemetry.logs import writes_json
     from nsai_work.worker import run_inline
 
     elsewhere: set[str] = set()
@@ -98,7 +101,9 @@ def _run_jobs(jobs: "Sequence[Job]", settings: "Settings") -> None:
         if len(elsewhere) < len(jobs):
             view.write_line(STOPPING, "yellow")
 
-    with view_of_jobs(Console(stderr=True), jobs) as view:
+    # a level that is asked for, and a log for machines, are complete
+    whole = "log_level" in settings.model_fields_set or writes_json()
+    with nullcontext() if whole else log_without_shown_events(), view_of_jobs(Console(stderr=True), jobs) as view:
         for job in jobs:
             view.write_line(f"job {job.id}")
         try:

@@ -99,3 +99,10 @@ def test_what_a_job_file_says_is_no_option_too(tmp_path: Path, option: str) -> N
     assert isinstance(done.exception, InvalidRequest)
     assert option.partition("=")[0] in done.exception.message
     assert "the job file says this; leave the option out" in done.exception.message
+
+
+@pytest.mark.parametrize("option", [("--max-tokens", 50), ("--rows", 1), ("--backend", "fake")])
+def test_what_needs_a_model_is_refused_without_one(file: Path, option: tuple[str, object]) -> None:
+    """It changed nothing."""
+    with pytest.raises(InvalidRequest, match=rf"^{option[0]}: .* it needs --model"):
+        run(file, *option)
