@@ -14,6 +14,7 @@ from pydantic import JsonValue
 
 from crucible.backend import Backend
 from crucible.errors import CrucibleError, PluginError, UnknownBackend
+from crucible.runtime.plugin_code import plugin_code
 from crucible.values.suggestions import known_names
 
 GROUP: Final = "crucible.backends"
@@ -77,7 +78,8 @@ def load_backend(name: str, config: Mapping[str, JsonValue] | None = None) -> Ba
 
 def _create(name: str, kind: type[Backend], config: Mapping[str, JsonValue] | None) -> Backend:
     try:
-        backend = kind(config)
+        with plugin_code():
+            backend = kind(config)
     except CrucibleError:
         raise
     except Exception as exc:
@@ -140,7 +142,8 @@ def _load_class(name: str, search_path: tuple[tuple[str, int], ...]) -> type[Bac
 
     try:
         # with invoke_on_load, an instance that is falsy would be replaced by its class
-        kind: object = DriverManager(GROUP, name, invoke_on_load=False).driver
+        with plugin_code():
+            kind: object = DriverManager(GROUP, name, invoke_on_load=False).driver
     except Exception as exc:
         reason = f"the backend {name!r} cannot be imported: {exc!r}{_shadowing(name)}"
         raise PluginError(reason, backend=name) from exc
@@ -158,13 +161,15 @@ def _shadowing(name: str) -> str:
     A folder of the same name in the current directory, or a package that was installed over it, comes first.
     """
     [point] = [point for point in _entry_points(_search_path()) if point.name == name]
+    if point.pattern.match(point.value) is None:
+        return ""  # no module at all
     package, _, rest = point.module.partition(".")
     try:
         spec = importlib.util.find_spec(package)
     except (ImportError, ValueError):
         return ""
-    if spec is None:
-        return ""
+    if spec is None or (not rest and spec.submodule_search_locations is None):
+        return ""  # a package of one file is the module itself
     folders = [*(spec.submodule_search_locations or ())]
     own = Path(*rest.split(".")) if rest else Path()
     if any(

@@ -13,6 +13,7 @@ from typing import Any, Final
 from backends.python.settings import ALLOW_VARIABLE, PythonSettings
 from backends.python.signature import Signature
 from crucible.errors import CommandMissing, InvalidRequest, PluginError
+from crucible.runtime.plugin_code import plugin_code
 from crucible.values.suggestions import known_names
 
 GROUP: Final = "nsai_work.functions"
@@ -95,7 +96,8 @@ class Catalog:
 
 def _load_entry_point(name: str, point: EntryPoint) -> Callable[..., Any]:
     try:
-        found = point.load()
+        with plugin_code():
+            found = point.load()
     except Exception as error:
         raise _missing(name, f"{point.value} cannot be imported: {error!r}") from error
     if not callable(found):
@@ -106,7 +108,8 @@ def _load_entry_point(name: str, point: EntryPoint) -> Callable[..., Any]:
 
 def _import(name: str, module: str) -> Any:
     try:
-        return importlib.import_module(module)
+        with plugin_code():
+            return importlib.import_module(module)
     except Exception as error:
         raise _missing(name, f"{module} cannot be imported: {error!r}") from error
 

@@ -12,6 +12,7 @@ from pydantic import JsonValue
 
 from crucible.environments.contract import Environment
 from crucible.errors import CommandMissing, CrucibleError, InvalidRequest, PluginError
+from crucible.runtime.plugin_code import plugin_code
 from crucible.values.suggestions import known_names
 
 GROUP: Final = "crucible.environments"
@@ -94,8 +95,9 @@ def _find(field: str, name: str) -> "EntryPoint | re.Match[str]":
 
 def _imported(field: str, name: str, load: Any) -> Any:
     try:
-        return load()
-    except (Exception, SystemExit) as error:
+        with plugin_code():
+            return load()
+    except Exception as error:
         raise _missing(field, name, f"it cannot be imported: {error!r}") from error
 
 

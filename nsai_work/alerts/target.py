@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field, JsonValue, ValidationError
 from pydantic_core import ErrorDetails
 
 from crucible.errors import CrucibleError, InvalidRequest
+from crucible.runtime.plugin_code import plugin_code
 from crucible.values.field_names import fields_beside
 from crucible.values.record import Record
 from crucible.values.scalars import Name
@@ -90,7 +91,8 @@ def _open(name: str, spec: TargetSpec) -> Target:
     if len({point.value for point in points}) > 1:
         raise _refused(f"{name!r:.80}: two packages register the notifier {spec.notifier!r:.80}")
     try:
-        notifier = points[0].load()(spec.settings)
+        with plugin_code():
+            notifier = points[0].load()(spec.settings)
     except ValidationError as error:
         raise _refused(complaints(f"{name!r:.80}: settings", error)) from None
     except CrucibleError as error:

@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from crucible.errors import PluginError
+from crucible.runtime.plugin_code import plugin_code
 
 GROUP = "nsai_work.commands"
 PANEL = "Plug-ins"
@@ -39,7 +40,8 @@ def plugin_commands() -> dict[str, EntryPoint]:
 
 def _load(entry: EntryPoint) -> typer.Typer:
     try:
-        target = entry.load()
+        with plugin_code():
+            target = entry.load()
         if isinstance(target, typer.Typer):
             target.info.name = entry.name
             return target

@@ -7,6 +7,7 @@ from importlib.metadata import entry_points
 from typing import Final
 
 from crucible.errors import CrucibleError, PluginError
+from crucible.runtime.plugin_code import plugin_code
 from crucible.values.suggestions import known_names
 from nsai_work.errors import InvalidJob
 from nsai_work.payloads import SinkSpec
@@ -54,7 +55,8 @@ def _load_class(name: str) -> type[Sink]:
             names = sorted({*BUILT_IN, *(point.name for point in entry_points(group=GROUP))})
             raise InvalidJob.of("payload.sinks.sink", name, known_names(name, names, are="sinks here:"))
         try:
-            found = points[0].load()
+            with plugin_code():
+                found = points[0].load()
         except Exception as error:
             raise PluginError(f"the sink {name!r} cannot be imported: {error!r}") from error
     if not (isinstance(found, type) and issubclass(found, Sink)):

@@ -25,6 +25,7 @@ from typing import Any, Final
 from crucible.environments.registry import load_target
 from crucible.errors import CommandMissing, InvalidRequest, RunCorrupted
 from crucible.losses import targets_per_token
+from crucible.runtime.plugin_code import plugin_code
 from crucible.training import Datum, ForwardResult
 from crucible.values.suggestions import known_names
 from nsai_work.errors import InvalidJob
@@ -151,7 +152,8 @@ def _load(name: str, allow: Sequence[str]) -> ObjectiveFunction:
             raise InvalidJob.of("payload.objective.name", name, "it must name a function")
         return found
     try:
-        function: ObjectiveFunction = point.load()
+        with plugin_code():
+            function: ObjectiveFunction = point.load()
     except Exception as exc:
         raise InvalidJob.of("payload.objective.name", name, f"{point.value} cannot be imported: {exc}") from exc
     return function

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+import crucible
 from crucible import (
     Backend,
     PluginError,
@@ -40,6 +41,9 @@ class Breaking(Whole):
 class Refusing(Whole):
     def __init__(self, config=None): raise RuntimeError("no")
 
+class Leaving(Whole):
+    def __init__(self, config=None): raise SystemExit(0)
+
 Thing = 7
 """
 
@@ -55,6 +59,10 @@ def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "thing": "stranger:Thing",
         "absent": "stranger_that_is_not_there:Backend",
         "twice": "stranger:Whole",
+        "leaving": "stranger:Leaving",
+        "left": "stranger_that_leaves:Whole",
+        "odd": "stranger_that_is_odd:Whole",
+        "no target": "stranger: Whole thing",
     }
     for package, names in {"stranger": list(points), "doppel": ["twice"]}.items():
         info = tmp_path / f"{package}-1.2.dist-info"
@@ -63,6 +71,8 @@ def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         lines = [f"{name} = {points[name]}" for name in names]
         (info / "entry_points.txt").write_text("\n".join(["[crucible.backends]", *lines]) + "\n")
     (tmp_path / "stranger.py").write_text(PLUGIN)
+    (tmp_path / "stranger_that_leaves.py").write_text("import sys; sys.exit(0)")
+    (tmp_path / "stranger_that_is_odd.py").write_text("raise BaseException('odd')")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delitem(sys.modules, "stranger", raising=False)
@@ -96,6 +106,10 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
         ("thing", "must name a class"),
         ("refusing", "RuntimeError('no')"),
         ("twice", "registered 2 times"),
+        ("leaving", "it raised SystemExit(0)"),
+        ("left", "it raised SystemExit(0)"),
+        ("odd", "it raised BaseException(odd)"),
+        ("no target", "cannot be imported: AttributeError"),
     ],
 )
 def test_a_bad_plugin_is_a_plugin_error(plugins: None, name: str, said: str) -> None:
@@ -104,6 +118,17 @@ def test_a_bad_plugin_is_a_plugin_error(plugins: None, name: str, said: str) -> 
         load_backend(name)
 
     assert name in str(caught.value)
+    assert "in place of" not in str(caught.value)
+
+
+def test_whoever_loads_plugins_survives_them() -> None:
+    """Of sinks, functions, objectives, environments, notifiers and commands too: none ends the process."""
+    root = Path(crucible.__file__).parents[1]
+    files = [file for package in ("crucible", "nsai_work", "backends") for file in (root / package).rglob("*.py")]
+    loading = {file: text for file in files if "entry_points(group=" in (text := file.read_text())}
+
+    assert len(loading) >= 7
+    assert [file.name for file, text in loading.items() if "with plugin_code():" not in text] == []
 
 
 def test_a_plugin_that_lies_is_caught(plugins: None) -> None:
