@@ -10,6 +10,7 @@ from backends.tinkex.errors import BACKEND
 from backends.tinkex.types.server_capabilities import ServerCapabilities
 from crucible.errors import BackendUnavailable, CrucibleError
 from crucible.rendering.tokenizer import ChatFeatures, Tokenizer
+from crucible.runtime.waits import remembered
 
 _MAX_AGE_S: Final = 30.0
 
@@ -36,13 +37,15 @@ class CapabilityCache:
 
     async def fetch(self) -> ServerCapabilities:
         """Return the service's capabilities without the cache. Raises BackendUnavailable after ``timeout_s``."""
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                return await self._service.get_server_capabilities()
-        except TimeoutError as error:
-            raise BackendUnavailable(
-                f"no response from {self._service.connection.server} within {self._timeout_s:g} s", backend=BACKEND
-            ) from error
+        with remembered() as last:
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    return await self._service.get_server_capabilities()
+            except TimeoutError as error:
+                server, reason = self._service.connection.server, f": {last.text}" if last.text else ""
+                raise BackendUnavailable(
+                    f"no response from {server} within {self._timeout_s:g} s{reason}", backend=BACKEND
+                ) from error
 
     async def default_features(self, tokenizer_of: Callable[[str], Awaitable[Tokenizer]]) -> ChatFeatures:
         """Return the template features of the first model; none when its tokenizer cannot be loaded in time."""

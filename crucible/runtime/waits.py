@@ -100,3 +100,26 @@ def observed(observer: WaitObserver) -> Iterator[None]:
         yield
     finally:
         _observer.reset(token)
+
+
+class LastReason:
+    """The newest reason of the waits within a block, which stays when they are over: for an error that ends them.
+    Reports go on to the observer outside."""
+
+    def __init__(self, outside: WaitObserver | None) -> None:
+        self._outside = outside
+        self.text: str | None = None
+
+    def report(self, wait: Wait) -> None:
+        """Receive a wait."""
+        self.text = wait.reason or self.text
+        if self._outside is not None:
+            self._outside.report(wait)
+
+
+@contextmanager
+def remembered() -> Iterator[LastReason]:
+    """Remember why the work within the block waited."""
+    last = LastReason(_observer.get())
+    with observed(last):
+        yield last
