@@ -23,10 +23,16 @@ from backends.python.invocation import Invocation, Raised, outcome_of
 from backends.python.settings import PythonSettings
 from crucible.backend import CommandProgress
 from crucible.errors import CrucibleError
+from crucible.values.json_types import to_json
 from nsai_work.functions import CancelFlag
 
 STUCK_S: Final = 0.2
 """The time after which the process is ended from outside the interpreter, if a function does not let go of it."""
+
+
+def encoded(message: dict[str, JsonValue]) -> str:
+    """Encode a message. What its reader takes for no text, such as a lone surrogate in a traceback, is replaced."""
+    return json.dumps(to_json(message))
 
 
 class _Channel:
@@ -39,7 +45,7 @@ class _Channel:
 
     def send(self, message: dict[str, JsonValue]) -> None:
         """Write a message. A parent that no longer reads is no error."""
-        line = json.dumps(message)
+        line = encoded(message)
         with self._lock:
             try:
                 self._file.write(line + "\n")

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 from backends.python import PythonBackend
+from backends.python.child import encoded
+from backends.python.process import _Message
 from crucible.backend import Command, CommandCall
 from crucible.errors import BackendUnavailable, CommandFailed, CommandRetry, InvalidRequest
 from crucible.testing.loop import run_opened
@@ -91,6 +93,16 @@ def start_child(name: str, owned_until: float | None) -> "subprocess.Popen[bytes
     child.stdin.write(json.dumps(request).encode() + b"\n")
     child.stdin.flush()
     return child
+
+
+def test_the_reason_of_a_failure_arrives_whatever_its_text() -> None:
+    """A lone surrogate made the line invalid, and the function's error was not known."""
+    failure = CommandFailed("bad \ud800", backend="python").failure().model_dump(mode="json")
+    line = encoded({"failure": failure, "traceback": "ValueError: \ud800\x00"})
+
+    message = _Message.model_validate_json(line)
+    assert message.failure is not None
+    assert message.traceback == "ValueError: ?\x00"
 
 
 def test_it_ends_with_its_worker() -> None:
