@@ -1,6 +1,6 @@
 """The registry of worker processes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -122,7 +122,7 @@ def _texts(values: Mapping[str, Any]) -> dict[str, str]:
 def worker_uses(tx: Tx) -> list[WorkerUse]:
     """All workers that are registered, the newest first, each with its state and load. A job of a killed worker
     counts as running until another worker takes it over."""
-    states = worker_states(tx)
+    states = worker_states(tx, present_workers(tx))
     counts = select(jobs.c.worker_id, func.count().label("number")).where(status_in(JobStatus.RUNNING))
     running = {row.worker_id: row.number for row in tx.connection.execute(counts.group_by(jobs.c.worker_id))}
     return [
@@ -133,13 +133,13 @@ def worker_uses(tx: Tx) -> list[WorkerUse]:
 
 def worker_counts(tx: Tx) -> dict[str, int]:
     """The number of workers that seem to run: alive, or absent since they were killed or lost their database."""
-    states = [*worker_states(tx).values()]
+    states = [*worker_states(tx, present_workers(tx)).values()]
     return {state: states.count(state) for state in ("alive", "absent")}
 
 
-def worker_states(tx: Tx) -> dict[str, WorkerState]:
-    """The workers that seem to run, by id: alive, or absent since they were killed or lost their database."""
-    present = present_workers(tx)
+def worker_states(tx: Tx, present: Sequence[WorkerRow]) -> dict[str, WorkerState]:
+    """The states of workers that seem to run, by id: alive, or absent since they were killed or lost their
+    database."""
     absent = _absent(tx, [worker.id for worker in present if worker.has_presence])
     return {worker.id: "absent" if worker.id in absent else "alive" for worker in present}
 

@@ -53,10 +53,11 @@ def wait_reasons(tx: Tx, rows: Sequence[Row[Any]], *, count: bool = False) -> di
 
 def orphan_reasons(tx: Tx, rows: Sequence[Row[Any]]) -> dict[int, str]:
     """The reasons of running jobs whose workers have died while none is alive that would take them over, by seq."""
-    states = worker_states(tx)
-    if any(states[worker.id] == "alive" and worker.job_ids is None for worker in present_workers(tx)):
-        return {}
+    present = present_workers(tx)
+    states = worker_states(tx, present)
     dead = {row.worker_id for row in rows if row.worker_id and states.get(row.worker_id) != "alive"}
+    if not dead or any(states[worker.id] == "alive" and worker.job_ids is None for worker in present):
+        return {}
     registered = set(tx.connection.execute(select(workers.c.id).where(tx.one_of(workers.c.id, dead))).scalars())
     return {row.seq: ORPHANED for row in rows if row.worker_id in registered}
 
