@@ -243,6 +243,16 @@ class ReinforcementStep(TrainingStep):
         return self
 
     @model_validator(mode="after")
+    def _require_whole_rounds_to_go_on(self) -> "ReinforcementStep":
+        start = self.continue_from
+        if start is not None and start.step % self.substeps:
+            raise ValueError(
+                f"continue_from: step {start.step} is within a round of {self.substeps} substeps, whose rollouts "
+                "are the other job's; choose a checkpoint of a multiple of substeps"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _require_tasks_of_evaluation(self) -> "ReinforcementStep":
         if self.eval is None:
             return self

@@ -194,7 +194,10 @@ class RolloutSource(BatchSource):
 
     def _weights_step(self, step: int) -> int:
         per_round = self._payload.substeps
-        return max(0, ((step - 1) // per_round - self._payload.steps_ahead) * per_round)
+        # a job that goes on with another has no weights of the steps before its own
+        start = self._payload.continue_from
+        oldest = 0 if start is None else start.step
+        return max(oldest, ((step - 1) // per_round - self._payload.steps_ahead) * per_round)
 
     def _task_numbers(self, step: int) -> Sequence[int]:
         if self._tasks is not None and self._order is None:

@@ -263,7 +263,8 @@ class JournalInMemory:
 
     async def keep_policy(self, policy: PolicyRecord, last_seq_id: int) -> None:
         journal = self._own()
-        assert policy.step == len(journal.steps), "weights are those of the newest step"
+        newest = journal.steps[-1].step if journal.steps else journal.runs[-1].from_step
+        assert policy.step == newest, "weights are those of the newest step"
         journal.policies.setdefault((policy.generation, policy.step), policy)
         self._close((policy.generation, last_seq_id))
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from backends.fake import FakeBackend
 from backends.tinkex.backend import TinkexBackend
 from backends.tinkex_dev.server import DevServer
+from nsai_work.errors import InvalidJob
 from nsai_work.journal import ResumeMode
 from nsai_work.payloads import JobKind, parse_payload
 from nsai_work.training.rollouts.episodes.turns import current_turns
@@ -88,6 +89,24 @@ async def test_killed_again_and_again(kills: list[int], ahead: int, depth: int, 
     scene = Scene(rl_payload(**fields, pipeline_depth=depth), new_backend=FakeBackend)
     await scene.survive(kills)
     assert outcome(scene) == outcome(alone)
+
+
+async def test_a_run_with_rounds_ahead_goes_on_in_another_job() -> None:
+    """Its first rounds are sampled from the weights with which it begins, as those of a new run are; a death
+    changes nothing. Within a round it cannot begin."""
+    fields: dict[str, Any] = {"steps_ahead": 1, "substeps": 2, "max_steps": 2}
+    first = Scene(rl_payload(**fields), new_backend=FakeBackend)
+    start = {"job": first.job.id, "step": 2, "path": (await first.drive())["checkpoint"]}
+    fields |= {"max_steps": 6, "continue_from": start}
+    alone, counted = Scene(rl_payload(**fields), new_backend=FakeBackend), Reaper()
+    await alone.drive(reaper=counted)
+    assert [step.step for step in alone.journal.steps] == [3, 4, 5, 6]
+    assert [step.metrics["staleness"] for step in alone.journal.steps] == [0.0, 1.0, 2.0, 3.0]
+    killed = Scene(rl_payload(**fields), new_backend=FakeBackend)
+    await killed.survive([counted.contacts // 2])
+    assert outcome(killed) == outcome(alone)
+    with pytest.raises(InvalidJob, match="continue_from: step 2 is within a round of 4 substeps"):
+        rl_payload(**fields | {"substeps": 4})
 
 
 def sampled(server: DevServer) -> tuple[int, int]:
