@@ -15,6 +15,7 @@ from nsai_work.lifecycle import JobStatus
 from nsai_work.presentation.json_forms import checkpoint_json
 
 if TYPE_CHECKING:
+    from nsai_work.job import Job
     from nsai_work.store import Store
 
 PAGE = 500
@@ -30,9 +31,20 @@ def cancel(job_id: JobIds = None, tag: Tag = None, json_output: JsonFlag = False
 
     def change(chosen: str) -> str:
         store.request_cancel(chosen)
-        return store.get(chosen).status
+        job = store.get(chosen)
+        if job.status is not JobStatus.CANCELED and not json_output:
+            write_line(_not_yet_canceled(job), err=True)
+        return job.status
 
     _change(ids, change, json_output, one=_is_one(job_id, tag))
+
+
+def _not_yet_canceled(job: "Job") -> str:
+    """The text about a job that was to be canceled, and is not."""
+    if job.status.ended:
+        return f"job {job.id} had ended before"
+    waits = f" ({job.wait_reason})" if job.wait_reason else ""
+    return f"job {job.id} is canceled by its worker, at its next step{waits}"
 
 
 def retry(job_id: JobIds = None, tag: Tag = None, json_output: JsonFlag = False) -> None:

@@ -102,6 +102,15 @@ def test_a_job_without_eval_has_no_evaluations(call: Call, store: WorkingStore) 
     assert call("evaluations", "train-1")[1] == "no evaluations: the job has no eval\n"
 
 
+def test_what_a_cancel_does_not_change_at_once_is_said(call: Call, store: WorkingStore) -> None:
+    """For people: the status alone reads as if nothing had been asked."""
+    [claim] = store.claim(ClaimRequest("w", 1, 15.0, selection(backends={"fake": "fake"})))
+    assert call("cancel", "done-1") == (0, "done-1 succeeded\n", "job done-1 had ended before\n")
+    asked = f"job {claim.job_id} is canceled by its worker, at its next step\n"
+    assert call("cancel", claim.job_id) == (0, f"{claim.job_id} running\n", asked)
+    assert call("cancel", claim.job_id, "--json")[2] == ""
+
+
 def test_no_steps_to_plot(call: Call, store: WorkingStore) -> None:
     """The same of several jobs."""
     assert call("plot", "wait-1", "done-1")[2] == "no steps yet\n"
