@@ -42,7 +42,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     Files of few quick tests are last: then the processes of a run end together.
     """
-    mark_long_forms(items, whole=config.args == config.getini("testpaths"))
+    whole = config.args == config.getini("testpaths") and not config.getoption("ignore")
+    mark_long_forms(items, whole=whole)
     files: dict[str, list[pytest.Item]] = {}
     for item in items:
         files.setdefault(item.nodeid.partition("::")[0], []).append(item)

@@ -1,5 +1,6 @@
 """Evaluations in the middle of a run: at their steps, the same after any death, and able to stop the run."""
 
+import asyncio
 import json
 from collections.abc import Mapping
 from itertools import pairwise
@@ -149,9 +150,13 @@ async def test_killed_again_and_again(
         assert result["steps"] == min(2 * every, STEPS)
 
 
-async def test_a_shutdown_waits_for_the_pass_that_is_under_way(tmp_path: Path) -> None:
+async def test_a_shutdown_waits_for_the_pass_that_is_under_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As for a step: the evaluation is recorded, and the next owner has nothing to repeat."""
     scene, control = Scene(evaluated(tmp_path, pipeline_depth=1)), Control()
+    # the score is computed in a thread, for which turns of the loop are no time
+    monkeypatch.setattr(scene, "sleep", asyncio.sleep)
 
     def stop(event: str, details: dict[str, Any]) -> None:
         intent = details.get("intent")
