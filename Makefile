@@ -55,9 +55,9 @@ demo-rl: $(VENV)/.installed-demo
 	$(BIN)/python examples/reinforce_demo.py
 
 NOT_HERE := not long and not peers and not install and not typing
-# the tests wait for more than half of their time, so more processes than cores; their order is that of
+# the tests wait for a part of their time, so more processes than cores; their order is that of
 # tests/conftest.py
-IN_PARALLEL := -n 6 --dist loadfile --no-loadscope-reorder
+IN_PARALLEL := -n 4 --dist loadfile --no-loadscope-reorder
 
 # a fresh clone is compiled once, in two halves at a time, and not by each process of the tests
 COMPILED := tests/unit/__pycache__

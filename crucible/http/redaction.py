@@ -54,12 +54,12 @@ def remember_secret(*values: str | None) -> None:
             if size >= MIN_SECRET_CHARS:
                 found = _pieces.setdefault(size, set())
                 found.update(plain[start : start + size] for start in range(len(plain) - size + 1))
-    _is_free.cache_clear()
+    _is_known_free.cache_clear()
 
 
 def redacted(text: str) -> str:
     """The text without remembered secrets, whole or in pieces, in any encoding."""
-    if not _pieces or (len(text) <= _MAX_REMEMBERED and _is_free(text)):
+    if not _pieces or (_is_known_free(text) if len(text) <= _MAX_REMEMBERED else _is_free(text)):
         return text
     # as decoded text too: in "%004", a key that begins with 0 would otherwise not be seen, or not in "%30"
     spans = [*_spans(_as_written(text)), *_spans(_decoded_chars(text))]
@@ -67,6 +67,10 @@ def redacted(text: str) -> str:
 
 
 @lru_cache(maxsize=512)
+def _is_known_free(text: str) -> bool:
+    return _is_free(text)
+
+
 def _is_free(text: str) -> bool:
     """True for most texts without a secret, at a fraction of the cost of looking for encoded ones."""
     if len(text) < min(_pieces):

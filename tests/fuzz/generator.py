@@ -11,7 +11,7 @@ from typing import Any
 
 from crucible import CrucibleError
 
-INPUTS = int(os.environ.get("NSAI_FUZZ", "60"))
+INPUTS = int(os.environ.get("NSAI_FUZZ", "40"))
 SCALARS: tuple[Any, ...] = (
     *(None, True, False, 0, 1, -1, 7, 429, 2**31, 2**63, -(2**63) - 1, 10**30, 0.5, -0.0, 1e308),
     *(float("nan"), float("inf"), float("-inf"), "", " ", "429", "x", "\ud800", "\x1b[31m", "\u202e", "corrupted"),

@@ -366,7 +366,7 @@ def machine(store: Store, clock: Any) -> Callable[[], Ownership]:
 @pytest.mark.timeout(600)
 def test_ownership_holds_whatever_happens(machine: Callable[[], Ownership], url: str) -> None:
     """Never two owners with valid leases, never a write by a stale one, never a lost job."""
-    examples = 15 if url.startswith("sqlite") else 6
+    examples = 10 if url.startswith("sqlite") else 6
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         machine,
         settings=settings(

@@ -97,7 +97,7 @@ PLAIN = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(given=st.lists(PLAIN, min_size=1, max_size=3))
 def test_both_submits_write_the_same_rows(store: Store, make_job: MakeJob, given: list[Any]) -> None:
     """Every column of every row is equal, whatever the job contains."""

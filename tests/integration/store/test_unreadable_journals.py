@@ -144,7 +144,7 @@ COLUMNS = [
 ]
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.sampled_from(COLUMNS), value=anything)
 def test_any_value_in_any_column_is_read_or_named(
     sqlite_store: WorkingStore,

@@ -234,7 +234,7 @@ anything = (
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(column=st.sampled_from(COLUMNS), value=anything)
 def test_any_value_in_any_column_stops_no_other(
     sqlite_store: WorkingStore,

@@ -90,7 +90,7 @@ def place(scene: Scene, faults: list[Fault]) -> None:
     scene.service.hook = hook
 
 
-@settings(max_examples=60, derandomize=True)
+@settings(max_examples=30, derandomize=True)
 @given(
     faults=st.lists(
         st.tuples(

@@ -56,7 +56,7 @@ def secrets() -> Iterator[None]:
     redaction._pieces.clear()
     redaction._secrets.update(before[0])
     redaction._pieces.update(before[1])
-    redaction._is_free.cache_clear()
+    redaction._is_known_free.cache_clear()
 
 
 @given(st.text(alphabet=f'{KEY}aB "%\\&#x;é', max_size=60))
