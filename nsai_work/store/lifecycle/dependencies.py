@@ -107,7 +107,7 @@ def _transition(tx: Tx, row: Row[Any], needed: list[Row[Any]], *, behind: bool) 
 
 
 def unsuccessful(needed: Sequence[Row[Any]]) -> list[Row[Any]]:
-    """Those of the jobs that have ended without success."""
+    """The jobs that ended without success, of those that are given."""
     return [other for other in needed if status_of(other.status).ended and other.status != JobStatus.SUCCEEDED]
 
 
